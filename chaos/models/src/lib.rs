@@ -1,0 +1,1 @@
+//! The model checker's view of the migration protocol

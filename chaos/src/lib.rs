@@ -1,0 +1,1 @@
+//! Drills, load, history checker and reports

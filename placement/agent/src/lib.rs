@@ -1,0 +1,1 @@
+//! The agent in each cell: snapshot, change stream, apply, digest, fence

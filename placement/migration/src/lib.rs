@@ -1,0 +1,1 @@
+//! The coordinator: runs pending effects, proposes the resulting events

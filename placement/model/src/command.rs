@@ -1,0 +1,204 @@
+//! What may be asked of the store, and what it answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CellId, CellRecord, CellState, Event, Generation, Leg, Limits, MoveId, MoveRecord, Phase, Rejected, RequestId,
+    Revision, TenantId, TenantRecord, Tier, Uid, UnixMillis,
+};
+
+/// A cell to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCell {
+    /// Its name.
+    pub id: CellId,
+    /// `host:port` of each application instance behind a gate.
+    pub gates: Vec<String>,
+    /// `host:port` of its agent.
+    pub agent: String,
+    /// Where it stands; may be empty.
+    pub region: String,
+    /// Legal zone of its data; may be empty.
+    pub residency: String,
+}
+
+/// A tenant to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTenant {
+    /// Its name.
+    pub id: TenantId,
+    /// Where it is to live; where nobody says, the active cell of its residency with the fewest tenants.
+    pub cell: Option<CellId>,
+    /// What it has paid for.
+    pub tier: Tier,
+    /// Legal zone that its data may not leave; may be empty.
+    pub residency: String,
+}
+
+/// What a move may be told when it is asked for. Durations in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveOptions {
+    /// Stop (pause) when this phase is done.
+    pub until: Option<Phase>,
+    /// The longest that writes may wait in one hold; 1 to 2,000.
+    pub hold_max_ms: u32,
+    /// How long Sync must be steady before the first hold.
+    pub sync_steady_ms: u32,
+    /// How long the new owner serves before the move is final.
+    pub soak_ms: u32,
+    /// How long the old copy is kept after that.
+    pub retain_ms: u64,
+    /// How many holds may be missed before the move is given up.
+    pub retries: u32,
+}
+
+impl MoveOptions {
+    /// The hard cap of a hold: beyond it a client's own time-out becomes likely.
+    pub const HOLD_CAP_MS: u32 = 2_000;
+}
+
+impl Default for MoveOptions {
+    fn default() -> Self {
+        Self { until: None, hold_max_ms: 500, sync_steady_ms: 500, soak_ms: 10_000, retain_ms: 3_600_000, retries: 10 }
+    }
+}
+
+/// What an operator wants of a move under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveIntent {
+    /// Start no new phase.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Take away what was made, before the cutover.
+    Cancel,
+    /// Bring the tenant back, out of soak.
+    Rollback,
+}
+
+/// One command. Everything that changes the store is one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A cell joins.
+    CreateCell(NewCell),
+    /// A cell is told to take, or not to take, new tenants.
+    SetCellState {
+        /// Which.
+        cell: CellId,
+        /// What it is to be.
+        state: CellState,
+    },
+    /// A cell's agent says where it and its gates are to be found and which incarnation it is.
+    ReportCell {
+        /// Which.
+        cell: CellId,
+        /// Its incarnation; lower than the known one is refused.
+        generation: Generation,
+        /// `host:port` of each application instance.
+        gates: Vec<String>,
+        /// `host:port` of the agent.
+        agent: String,
+    },
+    /// A tenant is placed.
+    CreateTenant(NewTenant),
+    /// A tenant is refused from now on and its data deleted.
+    DeleteTenant {
+        /// Which.
+        tenant: TenantId,
+    },
+    /// A tenant is to move.
+    MoveTenant {
+        /// Which.
+        tenant: TenantId,
+        /// To where.
+        target: CellId,
+        /// How.
+        options: MoveOptions,
+    },
+    /// A move under way is told to pause, go on, cancel or roll back.
+    Steer {
+        /// Which.
+        move_id: MoveId,
+        /// What is wanted.
+        intent: MoveIntent,
+    },
+    /// Something happened to a tenant: the result of an effect.
+    Record {
+        /// Whose.
+        tenant: TenantId,
+        /// Which incarnation.
+        uid: Uid,
+        /// The move that it belongs to; none for what happens outside a move.
+        move_id: Option<MoveId>,
+        /// Which way that move went when the effect was started.
+        leg: Option<Leg>,
+        /// What happened.
+        event: Event,
+    },
+    /// The limits of the whole fleet.
+    SetLimits(Limits),
+}
+
+/// A command with what the proposer adds to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// A retry with the same id runs once and gets the first answer.
+    pub request_id: Option<RequestId>,
+    /// Refused unless the named tenant's or cell's record is still at this revision.
+    pub expected_revision: Option<Revision>,
+    /// The proposer's clock.
+    pub at: UnixMillis,
+    /// The command.
+    pub command: Command,
+}
+
+impl Envelope {
+    /// A command with nothing but its time.
+    #[must_use]
+    pub const fn new(at: UnixMillis, command: Command) -> Self {
+        Self { request_id: None, expected_revision: None, at, command }
+    }
+}
+
+/// One record of the replicated state put in place of another. The watch is made of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A tenant's record.
+    Tenant(TenantRecord),
+    /// A cell's record.
+    Cell(CellRecord),
+    /// A move that has ended.
+    MoveEnded(MoveRecord),
+    /// The limits of the fleet.
+    Limits(Limits),
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing: the state was already as wanted.
+    Unchanged,
+    /// A tenant's record was written. For [`Command::MoveTenant`] it names the move.
+    Tenant {
+        /// Which.
+        tenant: TenantId,
+        /// Its incarnation.
+        uid: Uid,
+        /// Its move, if it has one.
+        move_id: Option<MoveId>,
+    },
+    /// A cell's record was written.
+    Cell(CellId),
+    /// The limits were written.
+    Limits,
+}
+
+/// The answer to one command: the revision at which it ran, and what it did or why it was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The store's revision after the command.
+    pub revision: Revision,
+    /// What it did, or why it was refused.
+    pub result: Result<Outcome, Rejected>,
+}

@@ -1,0 +1,175 @@
+//! What can happen to a tenant: the results of effects, and decisions that become due.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Attempt, CellId, Digest, Generation, Seq, UnixMillis};
+
+/// One thing that happened. Acknowledgements of a hold carry the attempt that they belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The owner's grant of a new tenant is durable.
+    Granted,
+    /// A cell holds nothing more of a deleted tenant.
+    Revoked {
+        /// Which cell.
+        cell: CellId,
+    },
+
+    /// A slot among the running moves is free. [`crate::decide`] counts them again.
+    Admitted,
+    /// Every check passed.
+    PreflightPassed,
+    /// A check failed: the move ends.
+    PreflightFailed {
+        /// Stable code.
+        code: String,
+        /// Which check, and why.
+        reason: String,
+    },
+    /// The target refuses everybody but the mover, durably.
+    ImportPrepared {
+        /// Incarnation of its agent.
+        generation: Generation,
+    },
+    /// The source captures, durably.
+    CaptureStarted {
+        /// From here on.
+        position: Seq,
+    },
+    /// The frontier has reached the end.
+    BackfillDone {
+        /// The target holds everything up to here.
+        applied: Seq,
+    },
+    /// The target is close behind the source.
+    CaughtUp {
+        /// The target holds everything up to here.
+        applied: Seq,
+    },
+    /// Full digests are equal at a consistent cut.
+    FullyVerified {
+        /// The cut.
+        seq: Seq,
+        /// What both add up to.
+        digest: Digest,
+    },
+    /// Digests differ: the copy is not the original. The move ends, the tenant stays.
+    Mismatched {
+        /// What differs.
+        reason: String,
+    },
+    /// The source answers writes only when the target holds them.
+    SyncEngaged,
+    /// The coming owner's own capture is durable.
+    ReverseReady {
+        /// Where the reverse stream will start.
+        position: Seq,
+        /// Incarnation of its agent.
+        generation: Generation,
+    },
+    /// The target was too slow: the source asks to answer without it.
+    SyncDegraded {
+        /// The attempt in which it happened.
+        attempt: Attempt,
+    },
+    /// The source has been told that it may answer without the target.
+    SyncDisengaged,
+    /// Sync has been steady for long enough: writes shall wait.
+    HoldDue,
+    /// Gates closed and quiesced, last sequence read.
+    Sealed {
+        /// Of this hold.
+        attempt: Attempt,
+        /// S*.
+        seq: Seq,
+    },
+    /// The other cell holds everything up to S*.
+    Applied {
+        /// Of this hold.
+        attempt: Attempt,
+        /// Its last applied change.
+        seq: Seq,
+        /// Incarnation of its agent.
+        generation: Generation,
+    },
+    /// Both cells add up to the same at S*.
+    Verified {
+        /// Of this hold.
+        attempt: Attempt,
+        /// The cut.
+        seq: Seq,
+        /// What both add up to.
+        digest: Digest,
+    },
+    /// The hold could not be finished within its budget.
+    HoldMissed {
+        /// Of this hold.
+        attempt: Attempt,
+        /// Why.
+        reason: String,
+        /// No new hold before.
+        not_before: UnixMillis,
+    },
+    /// The fence is durable.
+    Fenced {
+        /// Of this hold.
+        attempt: Attempt,
+        /// S*, checked in the transaction that flipped the fence.
+        seq: Seq,
+    },
+    /// COMMIT: raise the epoch and give the tenant to the other cell, if every acknowledgement is there.
+    Commit {
+        /// Of this hold.
+        attempt: Attempt,
+    },
+    /// ABORT: the fence was refused or the commit cannot be; the owner gets the tenant back at a higher epoch.
+    Abort {
+        /// Of this hold.
+        attempt: Attempt,
+        /// Why.
+        reason: String,
+        /// No new hold before.
+        not_before: UnixMillis,
+    },
+    /// The owner owns again, at the epoch that ABORT raised.
+    Unfenced {
+        /// Of this hold.
+        attempt: Attempt,
+    },
+    /// The new owner's grant is durable.
+    Activated {
+        /// Incarnation of its agent.
+        generation: Generation,
+    },
+    /// The fenced cell holds the signed mapping that it hands out.
+    MappingDelivered,
+    /// The new owner has served for long enough.
+    SoakPassed,
+    /// The copying side of an ended move holds nothing more of it.
+    ImportDropped,
+    /// The captured side of an ended move holds nothing more of it.
+    CaptureStopped,
+    /// The engine gives the move up before the cutover.
+    GaveUp {
+        /// Stable code.
+        code: String,
+        /// Why.
+        reason: String,
+    },
+
+    /// The old copy is a tombstone that redirects.
+    Retired {
+        /// Where.
+        cell: CellId,
+    },
+    /// The old copy need not be kept any longer.
+    RetentionOver {
+        /// Where.
+        cell: CellId,
+    },
+    /// The old copy is gone.
+    Reclaimed {
+        /// Where.
+        cell: CellId,
+    },
+}

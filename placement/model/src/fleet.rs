@@ -1,0 +1,283 @@
+//! The replicated state as a whole, and the one way in which it changes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CellId, CellRecord, Change, ClusterId, Envelope, Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId, Revision,
+    TenantId, TenantRecord, UnixMillis, decide,
+};
+
+/// How many moves may be under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Limits {
+    /// Moves that run at once in the whole fleet.
+    pub moves_total: u32,
+    /// Moves that run at once with one cell as source or target.
+    pub moves_per_cell: u32,
+    /// Moves that run or wait for a slot.
+    pub moves_queued: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { moves_total: 8, moves_per_cell: 4, moves_queued: 1_000 }
+    }
+}
+
+/// When, and at which revision, something is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The proposer's clock.
+    pub at: UnixMillis,
+    /// The revision that the command gets if it changes something.
+    pub revision: Revision,
+}
+
+/// What [`decide`] may look at besides the one tenant's record.
+pub trait FleetView {
+    /// Incarnation of this history.
+    fn lineage(&self) -> Lineage;
+    /// The limits.
+    fn limits(&self) -> Limits;
+    /// One cell.
+    fn cell(&self, id: &CellId) -> Option<&CellRecord>;
+    /// All cells, by name.
+    fn cells(&self) -> Box<dyn Iterator<Item = &CellRecord> + '_>;
+    /// One tenant, deleted ones included.
+    fn tenant(&self, id: &TenantId) -> Option<&TenantRecord>;
+    /// How many tenants a cell owns.
+    fn tenants_on(&self, cell: &CellId) -> u64;
+    /// Tenants with a move that waits or runs, by move.
+    fn moving(&self) -> Box<dyn Iterator<Item = (MoveId, &TenantRecord)> + '_>;
+    /// How many they are.
+    fn moving_count(&self) -> usize;
+    /// The tenant whose move this is, if it waits or runs.
+    fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord>;
+    /// A move that has ended.
+    fn ended_move(&self, id: MoveId) -> Option<&MoveRecord>;
+}
+
+/// The part of the state that is not made of records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetHead {
+    /// Which cluster this is.
+    pub cluster: ClusterId,
+    /// Incarnation of its history.
+    pub lineage: Lineage,
+    /// One more with each command that changed something.
+    pub revision: Revision,
+    /// The limits.
+    pub limits: Limits,
+    /// Answers to requests with an id, the oldest first.
+    pub answered: VecDeque<(RequestId, UnixMillis, Reply)>,
+}
+
+/// The replicated state: plain data, and [`Fleet::apply`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fleet {
+    head: FleetHead,
+    cells: BTreeMap<CellId, CellRecord>,
+    tenants: BTreeMap<TenantId, TenantRecord>,
+    ended: BTreeMap<MoveId, MoveRecord>,
+    // Derived from the above.
+    moving: BTreeMap<MoveId, TenantId>,
+    owned: BTreeMap<CellId, u64>,
+    answers: BTreeMap<RequestId, Reply>,
+}
+
+impl Fleet {
+    /// Answers to requests with an id are kept for this long,
+    pub const ANSWERS_KEPT_MS: u64 = 15 * 60 * 1_000;
+    /// but not more of them than this.
+    pub const ANSWERS_MAX: usize = 200_000;
+    /// How many ended moves are kept; the oldest are dropped beyond it.
+    pub const ENDED_MAX: usize = 10_000;
+
+    /// An empty fleet of a new cluster.
+    #[must_use]
+    pub fn new(cluster: ClusterId, lineage: Lineage) -> Self {
+        Self { head: FleetHead { cluster, lineage, ..FleetHead::default() }, ..Self::default() }
+    }
+
+    /// A fleet from its head, to be filled by [`Fleet::install`].
+    #[must_use]
+    pub fn from_head(head: FleetHead) -> Self {
+        let answers = head.answered.iter().map(|(id, _, reply)| (*id, reply.clone())).collect();
+        Self { head, answers, ..Self::default() }
+    }
+
+    /// The part that is not made of records.
+    #[must_use]
+    pub const fn head(&self) -> &FleetHead {
+        &self.head
+    }
+
+    /// Every record, as changes that would make this fleet out of its head.
+    pub fn records(&self) -> impl Iterator<Item = Change> + '_ {
+        let cells = self.cells.values().cloned().map(Change::Cell);
+        let tenants = self.tenants.values().cloned().map(Change::Tenant);
+        let ended = self.ended.values().cloned().map(Change::MoveEnded);
+        cells.chain(tenants).chain(ended)
+    }
+
+    /// Runs one command. This is the whole of the store's `apply`; equal fleets and envelopes give equal results.
+    pub fn apply(&mut self, envelope: &Envelope) -> (Reply, Vec<Change>) {
+        if let Some(known) = envelope.request_id.and_then(|id| self.answers.get(&id)) {
+            return (known.clone(), Vec::new());
+        }
+        let stamp = Stamp { at: envelope.at, revision: self.head.revision.next() };
+        let (reply, changes) = match decide(&*self, envelope, stamp) {
+            Ok(changes) => {
+                if !changes.is_empty() {
+                    self.head.revision = stamp.revision;
+                }
+                let outcome = outcome_of(&changes);
+                for change in &changes {
+                    self.install(change.clone());
+                }
+                (Reply { revision: self.head.revision, result: Ok(outcome) }, changes)
+            }
+            Err(rejected) => (Reply { revision: self.head.revision, result: Err(rejected) }, Vec::new()),
+        };
+        if let Some(id) = envelope.request_id {
+            self.remember_answer(id, envelope.at, reply.clone());
+        }
+        (reply, changes)
+    }
+
+    /// Puts one record in place of what was there.
+    pub fn install(&mut self, change: Change) {
+        match change {
+            Change::Tenant(record) => self.install_tenant(record),
+            Change::Cell(record) => {
+                self.cells.insert(record.id.clone(), record);
+            }
+            Change::MoveEnded(record) => {
+                self.ended.insert(record.movement.id, record);
+                while self.ended.len() > Self::ENDED_MAX {
+                    self.ended.pop_first();
+                }
+            }
+            Change::Limits(limits) => self.head.limits = limits,
+        }
+    }
+
+    fn install_tenant(&mut self, record: TenantRecord) {
+        if let Some(before) = self.tenants.get(&record.id) {
+            if let Some(movement) = &before.movement {
+                self.moving.remove(&movement.id);
+            }
+            if counts_as_owned(before)
+                && let Some(count) = self.owned.get_mut(&before.owner)
+            {
+                *count = count.saturating_sub(1);
+            }
+        }
+        if let Some(movement) = &record.movement {
+            self.moving.insert(movement.id, record.id.clone());
+        }
+        if counts_as_owned(&record) {
+            *self.owned.entry(record.owner.clone()).or_default() += 1;
+        }
+        self.tenants.insert(record.id.clone(), record);
+    }
+
+    fn remember_answer(&mut self, id: RequestId, at: UnixMillis, reply: Reply) {
+        self.answers.insert(id, reply.clone());
+        self.head.answered.push_back((id, at, reply));
+        while let Some((oldest, answered_at, _)) = self.head.answered.front() {
+            let expired = answered_at.0 + Self::ANSWERS_KEPT_MS < at.0;
+            if !expired && self.head.answered.len() <= Self::ANSWERS_MAX {
+                break;
+            }
+            self.answers.remove(oldest);
+            self.head.answered.pop_front();
+        }
+    }
+
+    /// All tenants by name, deleted ones included, beginning after `after`.
+    pub fn tenants_after<'a>(&'a self, after: Option<&TenantId>) -> Box<dyn Iterator<Item = &'a TenantRecord> + 'a> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        match after {
+            Some(after) => Box::new(self.tenants.range((Excluded(after.clone()), Unbounded)).map(|(_, record)| record)),
+            None => Box::new(self.tenants.values()),
+        }
+    }
+
+    /// Ended moves, the newest first, beginning before `before`.
+    pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &MoveRecord> {
+        let end = before.unwrap_or(MoveId(u64::MAX));
+        self.ended.range(..end).rev().map(|(_, record)| record)
+    }
+
+    /// Number of tenants, tombstones included.
+    #[must_use]
+    pub fn tenant_count(&self) -> usize {
+        self.tenants.len()
+    }
+}
+
+fn counts_as_owned(record: &TenantRecord) -> bool {
+    match record.life {
+        crate::Life::Provisioning | crate::Life::Live => true,
+        crate::Life::Deleting { .. } | crate::Life::Deleted => false,
+    }
+}
+
+fn outcome_of(changes: &[Change]) -> Outcome {
+    let of_change = |change: &Change| match change {
+        Change::Tenant(record) => Some(Outcome::Tenant {
+            tenant: record.id.clone(),
+            uid: record.uid,
+            move_id: record.movement.as_ref().map(|movement| movement.id),
+        }),
+        Change::Cell(record) => Some(Outcome::Cell(record.id.clone())),
+        Change::Limits(_) => Some(Outcome::Limits),
+        Change::MoveEnded(_) => None,
+    };
+    changes.iter().find_map(of_change).unwrap_or(Outcome::Unchanged)
+}
+
+impl FleetView for Fleet {
+    fn lineage(&self) -> Lineage {
+        self.head.lineage
+    }
+
+    fn limits(&self) -> Limits {
+        self.head.limits
+    }
+
+    fn cell(&self, id: &CellId) -> Option<&CellRecord> {
+        self.cells.get(id)
+    }
+
+    fn cells(&self) -> Box<dyn Iterator<Item = &CellRecord> + '_> {
+        Box::new(self.cells.values())
+    }
+
+    fn tenant(&self, id: &TenantId) -> Option<&TenantRecord> {
+        self.tenants.get(id)
+    }
+
+    fn tenants_on(&self, cell: &CellId) -> u64 {
+        self.owned.get(cell).copied().unwrap_or(0)
+    }
+
+    fn moving(&self) -> Box<dyn Iterator<Item = (MoveId, &TenantRecord)> + '_> {
+        Box::new(self.moving.iter().filter_map(|(id, tenant)| Some((*id, self.tenants.get(tenant)?))))
+    }
+
+    fn moving_count(&self) -> usize {
+        self.moving.len()
+    }
+
+    fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord> {
+        self.moving.get(&id).and_then(|tenant| self.tenants.get(tenant))
+    }
+
+    fn ended_move(&self, id: MoveId) -> Option<&MoveRecord> {
+        self.ended.get(&id)
+    }
+}

@@ -1,0 +1,43 @@
+//! The heart of Cellway, without I/O: what a fleet is, what may happen to it, and what must be done next.
+//!
+//! * [`Fleet`] is the replicated state. [`Fleet::apply`] takes one [`Envelope`] and is everything that the store's
+//!   `apply` does: it asks [`decide`] and installs the resulting [`Change`]s.
+//! * [`decide`] holds every rule over the fleet (who may be created, cordoned, moved, within which limits) and calls
+//!   [`step`] for what happens inside one move.
+//! * [`step`] is the migration protocol: total, deterministic, one event at a time. See `docs/migration.md`.
+//! * [`pending_effects`] says what must be done in the world for a record to go on. It is recomputed, never
+//!   remembered, so a new leader continues where the last one fell.
+//! * [`invariants`] are the promises I1–I16 as functions, the same in the model checker, simulation and production.
+//!
+//! Time, ids and seeds come in with commands and events; this crate names no clock, no runtime and no file.
+
+mod command;
+mod decide;
+mod effects;
+mod event;
+mod fleet;
+mod ids;
+pub mod invariants;
+mod mapping;
+mod movement;
+mod record;
+mod rejected;
+mod step;
+
+pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply};
+pub use decide::decide;
+pub use effects::{Effect, pending_effects};
+pub use event::Event;
+pub use fleet::{Fleet, FleetHead, FleetView, Limits, Stamp};
+pub use ids::{
+    Attempt, CellId, ClusterId, Digest, Epoch, Generation, InvalidId, Lineage, MoveId, RequestId, Rev, Revision, Seq,
+    TenantId, Term, Uid, UnixMillis,
+};
+pub use mapping::{Hold, Mapping, MappingState};
+pub use movement::{
+    Acks, AppliedAck, End, FencedAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck, SealedAck,
+    SyncMode, VerifiedAck,
+};
+pub use record::{CellRecord, CellState, Life, Retained, TenantRecord, Tier};
+pub use rejected::Rejected;
+pub use step::{Stepped, step};

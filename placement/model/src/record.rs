@@ -1,0 +1,128 @@
+//! What the store keeps of a tenant and of a cell.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CellId, Epoch, Generation, Lineage, Move, MoveId, Rev, Revision, TenantId, Uid, UnixMillis};
+
+/// What a tenant has paid for; limits and weights go by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Pooled.
+    #[default]
+    Bronze,
+    /// Pooled, stricter limits for others.
+    Silver,
+    /// A database of its own.
+    Gold,
+    /// A cell of its own.
+    Platinum,
+}
+
+/// Whether a cell takes part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CellState {
+    /// Takes new tenants.
+    #[default]
+    Active,
+    /// Serves what it has and takes no new tenants.
+    Cordoned,
+    /// An operator has said that it is gone: nothing is placed on it and nothing is moved to it.
+    Dead,
+}
+
+/// A cell as the control plane knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellRecord {
+    /// Its name.
+    pub id: CellId,
+    /// Whether it takes part.
+    pub state: CellState,
+    /// `host:port` of each application instance behind a gate, where routers send requests.
+    pub gates: Vec<String>,
+    /// `host:port` of the agent's gRPC service, where the coordinator and other agents call.
+    pub agent: String,
+    /// Where it stands, such as `eu-west-1`; empty where nobody said.
+    pub region: String,
+    /// Legal zone of its data, such as `eu`; empty where nobody said.
+    pub residency: String,
+    /// Incarnation of its agent, as last reported.
+    pub generation: Generation,
+    /// Revision of the last change to this record.
+    pub revision: Revision,
+}
+
+/// Where in its life a tenant is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Life {
+    /// Placed, but its cell has not yet durably granted it.
+    Provisioning,
+    /// Served.
+    Live,
+    /// Refused everywhere; its data is being deleted.
+    Deleting {
+        /// The owner holds nothing more of it.
+        owner_revoked: bool,
+    },
+    /// Gone. The record stays as a tombstone, so that the name, made again, gets a higher uid.
+    Deleted,
+}
+
+/// A copy that a finished move has left behind on its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retained {
+    /// Where the copy is.
+    pub cell: CellId,
+    /// The move that left it.
+    pub move_id: MoveId,
+    /// Where the tenant went: its reverse capture for this copy is to be stopped.
+    pub successor: CellId,
+    /// Epoch at which that cell was fenced: its tombstone carries it and reclaim checks it.
+    pub fenced_epoch: Epoch,
+    /// Not reclaimed before.
+    pub until: UnixMillis,
+    /// The cell has turned its standby copy into a tombstone that redirects, durably.
+    pub retired: bool,
+    /// Retention is over, or a move back is wanted: the copy is being deleted. The cell is excluded as a target
+    /// until this entry is gone.
+    pub reclaiming: bool,
+}
+
+/// Everything that the store knows of one tenant: the mapping, and the move under way with all its acknowledgements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRecord {
+    /// Its name.
+    pub id: TenantId,
+    /// Its incarnation.
+    pub uid: Uid,
+    /// Incarnation of the control plane's history that last raised `epoch`.
+    pub lineage: Lineage,
+    /// Fencing token of the owner's grant.
+    pub epoch: Epoch,
+    /// Version of this record.
+    pub rev: Rev,
+    /// Store-wide revision of the last change to this record.
+    pub revision: Revision,
+    /// The one cell whose grant at `epoch` may serve the tenant.
+    pub owner: CellId,
+    /// Where in its life it is.
+    pub life: Life,
+    /// What it has paid for.
+    pub tier: Tier,
+    /// Legal zone that its data may not leave; empty where it may be anywhere.
+    pub residency: String,
+    /// The move under way.
+    pub movement: Option<Move>,
+    /// Copies that earlier moves have left behind.
+    pub retained: Vec<Retained>,
+}
+
+impl TenantRecord {
+    /// The copy left behind on `cell`, if there is one.
+    #[must_use]
+    pub fn retained_on(&self, cell: &CellId) -> Option<&Retained> {
+        self.retained.iter().find(|retained| &retained.cell == cell)
+    }
+}

@@ -1,0 +1,180 @@
+//! Why a command was refused: a stable code, a sentence, and what to do next.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Attempt, CellId, Generation, MoveId, Phase, Revision, TenantId, Uid};
+
+/// A refusal. It changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the sentence of each variant is in `Display`, the remedy in `hint`")]
+pub enum Rejected {
+    TenantUnknown { tenant: TenantId },
+    TenantExists { tenant: TenantId },
+    TenantNotLive { tenant: TenantId },
+    CellUnknown { cell: CellId },
+    CellExists { cell: CellId },
+    CellCordoned { cell: CellId },
+    CellDead { cell: CellId },
+    NoEligibleCell { residency: String },
+    ResidencyViolated { tenant: TenantId, residency: String, cell: CellId, cell_residency: String },
+    SameCell { tenant: TenantId, cell: CellId },
+    MoveUnknown { move_id: MoveId },
+    MoveRunning { tenant: TenantId, move_id: MoveId },
+    MoveCommitted { move_id: MoveId },
+    MoveNotCommitted { move_id: MoveId },
+    MoveEnding { move_id: MoveId },
+    MoveLimit { limit: u32 },
+    NoSlot { cell: Option<CellId>, limit: u32 },
+    CopyRetained { tenant: TenantId, cell: CellId },
+    InvalidOption { option: String, rule: String },
+    StaleRevision { expected: Revision, actual: Revision },
+    StaleUid { expected: Uid, actual: Uid },
+    StaleMove { expected: MoveId },
+    StaleAttempt { expected: Attempt, actual: Attempt },
+    StaleGeneration { cell: CellId, expected: Generation, actual: Generation },
+    WrongPhase { event: String, phase: Option<Phase> },
+    NotDue { event: String },
+    MissingAck { ack: String },
+    AckMismatch { ack: String, detail: String },
+}
+
+impl Rejected {
+    /// Stable code, with a page of its own under `docs/errors`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TenantUnknown { .. } => "TENANT_UNKNOWN",
+            Self::TenantExists { .. } => "TENANT_EXISTS",
+            Self::TenantNotLive { .. } => "TENANT_NOT_LIVE",
+            Self::CellUnknown { .. } => "CELL_UNKNOWN",
+            Self::CellExists { .. } => "CELL_EXISTS",
+            Self::CellCordoned { .. } => "CELL_CORDONED",
+            Self::CellDead { .. } => "CELL_DEAD",
+            Self::NoEligibleCell { .. } => "NO_ELIGIBLE_CELL",
+            Self::ResidencyViolated { .. } => "RESIDENCY_VIOLATED",
+            Self::SameCell { .. } => "SAME_CELL",
+            Self::MoveUnknown { .. } => "MOVE_UNKNOWN",
+            Self::MoveRunning { .. } => "MOVE_RUNNING",
+            Self::MoveCommitted { .. } => "MOVE_COMMITTED",
+            Self::MoveNotCommitted { .. } => "MOVE_NOT_COMMITTED",
+            Self::MoveEnding { .. } => "MOVE_ENDING",
+            Self::MoveLimit { .. } => "MOVE_LIMIT",
+            Self::NoSlot { .. } => "NO_SLOT",
+            Self::CopyRetained { .. } => "COPY_RETAINED",
+            Self::InvalidOption { .. } => "INVALID_OPTION",
+            Self::StaleRevision { .. } => "STALE_REVISION",
+            Self::StaleUid { .. } => "STALE_UID",
+            Self::StaleMove { .. } => "STALE_MOVE",
+            Self::StaleAttempt { .. } => "STALE_ATTEMPT",
+            Self::StaleGeneration { .. } => "STALE_GENERATION",
+            Self::WrongPhase { .. } => "WRONG_PHASE",
+            Self::NotDue { .. } => "NOT_DUE",
+            Self::MissingAck { .. } => "MISSING_ACK",
+            Self::AckMismatch { .. } => "ACK_MISMATCH",
+        }
+    }
+
+    /// What the caller may do next.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::TenantUnknown { .. } => "`cellctl get tenants` lists what there is".into(),
+            Self::TenantExists { tenant } => format!("`cellctl describe tenant {tenant}` shows it"),
+            Self::TenantNotLive { tenant } => format!("wait until `cellctl describe tenant {tenant}` says live"),
+            Self::CellUnknown { cell } => {
+                format!("`cellctl get cells` lists what there is; `cellctl create cell {cell} --agent HOST:PORT` makes it")
+            }
+            Self::CellExists { cell } => format!("`cellctl describe cell {cell}` shows it"),
+            Self::CellCordoned { cell } => {
+                format!("choose another cell, or `cellctl uncordon cell {cell}` to let it take tenants again")
+            }
+            Self::CellDead { cell } => {
+                format!("choose another cell; `cellctl uncordon cell {cell}` where it is alive after all")
+            }
+            Self::NoEligibleCell { .. } => "`cellctl get cells` shows residency and state; create or uncordon one".into(),
+            Self::ResidencyViolated { residency, .. } => {
+                format!("choose a cell whose residency is {residency:?}: `cellctl get cells`")
+            }
+            Self::SameCell { tenant, .. } => format!("nothing to do; `cellctl describe tenant {tenant}` shows where it is"),
+            Self::MoveUnknown { .. } => "`cellctl get moves --all` lists running and ended moves".into(),
+            Self::MoveRunning { move_id, .. } => {
+                format!("`cellctl describe move {move_id}` shows it; `cellctl move cancel {move_id}` ends it")
+            }
+            Self::MoveCommitted { move_id } => {
+                format!("the tenant has already moved: `cellctl move rollback {move_id}` brings it back during soak")
+            }
+            Self::MoveNotCommitted { move_id } => {
+                format!("it has not cut over yet: `cellctl move cancel {move_id}` is free")
+            }
+            Self::MoveEnding { move_id } => format!("`cellctl describe move {move_id}` shows how it ends"),
+            Self::MoveLimit { .. } => "wait until moves have ended: `cellctl get moves`".into(),
+            Self::NoSlot { .. } => "it waits for a slot by itself".into(),
+            Self::CopyRetained { tenant, .. } => {
+                format!("the old copy is being reclaimed; `cellctl describe tenant {tenant}` shows when it is gone")
+            }
+            Self::InvalidOption { .. } => "correct the option and run the command again".into(),
+            Self::StaleRevision { .. } => "read the record again and decide anew".into(),
+            Self::StaleUid { .. }
+            | Self::StaleMove { .. }
+            | Self::StaleAttempt { .. }
+            | Self::StaleGeneration { .. }
+            | Self::WrongPhase { .. }
+            | Self::NotDue { .. }
+            | Self::MissingAck { .. }
+            | Self::AckMismatch { .. } => "the coordinator looks again by itself".into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TenantUnknown { tenant } => write!(f, "there is no tenant {tenant}"),
+            Self::TenantExists { tenant } => write!(f, "there is a tenant {tenant} already"),
+            Self::TenantNotLive { tenant } => write!(f, "tenant {tenant} is being made or deleted"),
+            Self::CellUnknown { cell } => write!(f, "there is no cell {cell}"),
+            Self::CellExists { cell } => write!(f, "there is a cell {cell} already"),
+            Self::CellCordoned { cell } => write!(f, "cell {cell} is cordoned and takes no tenants"),
+            Self::CellDead { cell } => write!(f, "cell {cell} is dead"),
+            Self::NoEligibleCell { residency } if residency.is_empty() => {
+                write!(f, "no active cell can take the tenant")
+            }
+            Self::NoEligibleCell { residency } => write!(f, "no active cell with residency {residency:?}"),
+            Self::ResidencyViolated { tenant, residency, cell, cell_residency } => write!(
+                f,
+                "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}"
+            ),
+            Self::SameCell { tenant, cell } => write!(f, "tenant {tenant} is on cell {cell} already"),
+            Self::MoveUnknown { move_id } => write!(f, "there is no move {move_id} under way"),
+            Self::MoveRunning { tenant, move_id } => write!(f, "tenant {tenant} is being moved by {move_id}"),
+            Self::MoveCommitted { move_id } => write!(f, "move {move_id} has cut over and cannot be cancelled"),
+            Self::MoveNotCommitted { move_id } => write!(f, "move {move_id} has not cut over, nothing to roll back"),
+            Self::MoveEnding { move_id } => write!(f, "move {move_id} is ending already"),
+            Self::MoveLimit { limit } => write!(f, "{limit} moves are waiting or running, which is the limit"),
+            Self::NoSlot { cell: Some(cell), limit } => {
+                write!(f, "{limit} moves run at cell {cell}, which is the limit")
+            }
+            Self::NoSlot { cell: None, limit } => write!(f, "{limit} moves run, which is the limit"),
+            Self::CopyRetained { tenant, cell } => {
+                write!(f, "cell {cell} still has a copy of {tenant} from an earlier move")
+            }
+            Self::InvalidOption { option, rule } => write!(f, "{option}: {rule}"),
+            Self::StaleRevision { expected, actual } => {
+                write!(f, "the record is at revision {actual}, not at {expected}")
+            }
+            Self::StaleUid { expected, actual } => write!(f, "the tenant's uid is {actual}, not {expected}"),
+            Self::StaleMove { expected } => write!(f, "{expected} is not the move under way"),
+            Self::StaleAttempt { expected, actual } => write!(f, "attempt {actual} is running, not {expected}"),
+            Self::StaleGeneration { cell, expected, actual } => {
+                write!(f, "the agent of {cell} is at generation {actual}, not {expected}")
+            }
+            Self::WrongPhase { event, phase: Some(phase) } => write!(f, "{event} has no place in phase {phase}"),
+            Self::WrongPhase { event, phase: None } => write!(f, "{event} has no place outside a move"),
+            Self::NotDue { event } => write!(f, "{event} is not due"),
+            Self::MissingAck { ack } => write!(f, "the acknowledgement {ack} is missing"),
+            Self::AckMismatch { ack, detail } => write!(f, "the acknowledgement {ack} does not fit: {detail}"),
+        }
+    }
+}
+
+impl std::error::Error for Rejected {}

@@ -1,0 +1,1 @@
+//! Pure placement: fleet to decision, plan and explanation

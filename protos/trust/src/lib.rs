@@ -1,0 +1,1 @@
+//! Canonical bytes, signatures and their verification

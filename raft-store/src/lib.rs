@@ -1,0 +1,1 @@
+//! The mapping store: openraft on sled, watch hub

@@ -1,0 +1,1 @@
+//! The gate that a cell puts before its application
