@@ -1,1 +1,24 @@
-//! The coordinator: runs pending effects, proposes the resulting events
+//! The coordinator: on the leader it runs what the replicated records ask for, and proposes what came of it.
+//!
+//! It has no memory of its own. [`cell_model::pending_effects`] says from a record alone what is to be done; each effect
+//! is idempotent and carries (lineage, term, move, attempt), so that a new leader simply starts over and a cell refuses
+//! what an old leader still sends. The only things kept here are the tasks that run now: losing them loses nothing.
+//!
+//! ```text
+//!   record changed ──► pending_effects ──► one task per effect ──► steps on agents ──► events ──► propose
+//!        ▲                                                                                        │
+//!        └──────────────────────────── apply (cell_model::step) ◄─────────────────────────────────┘
+//! ```
+//!
+//! * [`Coordinator`] turns leadership and changed records into running tasks;
+//! * `effect` runs one effect to its end, `hold` the steps of a hold within its budget;
+//! * [`ControlPlane`] is the store as the coordinator sees it.
+
+mod control_plane;
+mod coordinator;
+mod effect;
+mod hold;
+mod steps;
+
+pub use control_plane::{ControlPlane, Leadership, ProposeError, Wake};
+pub use coordinator::{Coordinator, Options};

@@ -59,7 +59,14 @@ impl MoveOptions {
 
 impl Default for MoveOptions {
     fn default() -> Self {
-        Self { until: None, hold_max_ms: 500, sync_steady_ms: 500, soak_ms: 10_000, retain_ms: 3_600_000, retries: 10 }
+        Self {
+            until: None,
+            hold_max_ms: 500,
+            sync_steady_ms: 500,
+            soak_ms: 10_000,
+            retain_ms: 3_600_000,
+            retries: 10,
+        }
     }
 }
 

@@ -1,4 +1,400 @@
-//! stub
-use crate::{Change, Envelope, FleetView, Rejected, Stamp};
-/// Everything that a command changes, or why it is refused.
-pub fn decide(_fleet: &dyn FleetView, _envelope: &Envelope, _stamp: Stamp) -> Result<Vec<Change>, Rejected> { Ok(vec![]) }
+//! Every rule over the fleet: what a command changes, or why it is refused.
+
+use crate::step::{Stepped, steer, step};
+use crate::{
+    Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
+    Intent, Leg, Life, Limits, Move, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
+    Rejected, Rev, Revision, Stamp, TenantId, TenantRecord, Uid, UnixMillis,
+};
+
+/// Everything that a command changes; nothing where the state is already as wanted.
+///
+/// # Errors
+/// [`Rejected`] says why not. Nothing has changed then.
+pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+    if let Some(expected) = envelope.expected_revision {
+        let actual = named_revision(fleet, &envelope.command);
+        require(actual == expected, || Rejected::StaleRevision { expected, actual })?;
+    }
+    match &envelope.command {
+        Command::CreateCell(cell) => create_cell(fleet, cell, stamp),
+        Command::SetCellState { cell, state } => change_cell(fleet, cell, stamp, |record| record.state = *state),
+        Command::ReportCell { cell, generation, gates, agent } => {
+            report_cell(fleet, cell, *generation, gates, agent, stamp)
+        }
+        Command::CreateTenant(tenant) => create_tenant(fleet, tenant, stamp),
+        Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
+        Command::MoveTenant { tenant, target, options } => move_tenant(fleet, tenant, target, options, stamp),
+        Command::Steer { move_id, intent } => steer_move(fleet, *move_id, *intent, stamp),
+        Command::Record { tenant, uid, move_id, leg, event } => {
+            let record = known(fleet, tenant)?;
+            require(record.uid == *uid, || Rejected::StaleUid { expected: *uid, actual: record.uid })?;
+            if let Some(move_id) = move_id {
+                let current = record.movement.as_ref().filter(|movement| movement.id == *move_id);
+                let movement = current.ok_or(Rejected::StaleMove { expected: *move_id })?;
+                require(leg.is_none_or(|leg| leg == movement.leg), || Rejected::StaleMove { expected: *move_id })?;
+            }
+            record_event(fleet, record, event, stamp)
+        }
+        Command::SetLimits(limits) => set_limits(fleet, *limits),
+    }
+}
+
+fn require(holds: bool, otherwise: impl FnOnce() -> Rejected) -> Result<(), Rejected> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+fn invalid(option: &str, rule: impl Into<String>) -> Rejected {
+    Rejected::InvalidOption { option: option.into(), rule: rule.into() }
+}
+
+fn known<'a>(fleet: &'a dyn FleetView, tenant: &TenantId) -> Result<&'a TenantRecord, Rejected> {
+    let record = fleet.tenant(tenant).filter(|record| record.life != Life::Deleted);
+    record.ok_or_else(|| Rejected::TenantUnknown { tenant: tenant.clone() })
+}
+
+fn known_cell<'a>(fleet: &'a dyn FleetView, cell: &CellId) -> Result<&'a CellRecord, Rejected> {
+    fleet.cell(cell).ok_or_else(|| Rejected::CellUnknown { cell: cell.clone() })
+}
+
+/// The revision of the record that a command names; 0 where there is none.
+fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
+    let of_tenant = |tenant: &TenantId| fleet.tenant(tenant).map(|record| record.revision);
+    let of_cell = |cell: &CellId| fleet.cell(cell).map(|record| record.revision);
+    let revision = match command {
+        Command::CreateCell(NewCell { id, .. }) => of_cell(id),
+        Command::SetCellState { cell, .. } | Command::ReportCell { cell, .. } => of_cell(cell),
+        Command::CreateTenant(NewTenant { id, .. }) => of_tenant(id),
+        Command::DeleteTenant { tenant } | Command::MoveTenant { tenant, .. } | Command::Record { tenant, .. } => {
+            of_tenant(tenant)
+        }
+        Command::Steer { move_id, .. } => fleet.tenant_of_move(*move_id).map(|record| record.revision),
+        Command::SetLimits(_) => None,
+    };
+    revision.unwrap_or_default()
+}
+
+// --- cells
+
+/// The most instances that one cell may name: each is an address in every router's table.
+const GATES_MAX: usize = 256;
+
+fn check_endpoint(option: &str, endpoint: &str) -> Result<(), Rejected> {
+    let well_formed = endpoint.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && host.len() <= 255 && port.parse::<u16>().is_ok_and(|p| p != 0)
+    });
+    require(well_formed, || invalid(option, format!("{endpoint:?} is not HOST:PORT")))
+}
+
+fn check_endpoints(gates: &[String], agent: &str) -> Result<(), Rejected> {
+    require(gates.len() <= GATES_MAX, || invalid("gates", format!("at most {GATES_MAX} instances a cell")))?;
+    gates.iter().try_for_each(|gate| check_endpoint("gates", gate))?;
+    check_endpoint("agent", agent)
+}
+
+fn create_cell(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+    require(fleet.cell(&cell.id).is_none(), || Rejected::CellExists { cell: cell.id.clone() })?;
+    check_endpoints(&cell.gates, &cell.agent)?;
+    Ok(vec![Change::Cell(CellRecord {
+        id: cell.id.clone(),
+        state: CellState::Active,
+        gates: cell.gates.clone(),
+        agent: cell.agent.clone(),
+        region: cell.region.clone(),
+        residency: cell.residency.clone(),
+        generation: Generation(0),
+        revision: stamp.revision,
+    })])
+}
+
+fn change_cell(
+    fleet: &dyn FleetView,
+    cell: &CellId,
+    stamp: Stamp,
+    change: impl FnOnce(&mut CellRecord),
+) -> Result<Vec<Change>, Rejected> {
+    let before = known_cell(fleet, cell)?;
+    let mut record = before.clone();
+    change(&mut record);
+    if record == *before {
+        return Ok(Vec::new());
+    }
+    record.revision = stamp.revision;
+    Ok(vec![Change::Cell(record)])
+}
+
+fn report_cell(
+    fleet: &dyn FleetView,
+    cell: &CellId,
+    generation: Generation,
+    gates: &[String],
+    agent: &str,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    check_endpoints(gates, agent)?;
+    let known = known_cell(fleet, cell)?.generation;
+    // A process that was paused, with a younger one in its place, must not point routers back to itself.
+    require(generation >= known, || Rejected::StaleGeneration {
+        cell: cell.clone(),
+        expected: generation,
+        actual: known,
+    })?;
+    change_cell(fleet, cell, stamp, |record| {
+        record.generation = generation;
+        record.gates = gates.to_vec();
+        record.agent = agent.to_owned();
+    })
+}
+
+// --- tenants
+
+fn check_taking(cell: &CellRecord) -> Result<(), Rejected> {
+    match cell.state {
+        CellState::Active => Ok(()),
+        CellState::Cordoned => Err(Rejected::CellCordoned { cell: cell.id.clone() }),
+        CellState::Dead => Err(Rejected::CellDead { cell: cell.id.clone() }),
+    }
+}
+
+fn allows_residency(residency: &str, cell: &CellRecord) -> bool {
+    residency.is_empty() || residency == cell.residency
+}
+
+fn check_residency(tenant: &TenantId, residency: &str, cell: &CellRecord) -> Result<(), Rejected> {
+    require(allows_residency(residency, cell), || Rejected::ResidencyViolated {
+        tenant: tenant.clone(),
+        residency: residency.into(),
+        cell: cell.id.clone(),
+        cell_residency: cell.residency.clone(),
+    })
+}
+
+fn choose_cell<'a>(fleet: &'a dyn FleetView, new: &NewTenant) -> Result<&'a CellRecord, Rejected> {
+    if let Some(wanted) = &new.cell {
+        let cell = known_cell(fleet, wanted)?;
+        check_taking(cell)?;
+        check_residency(&new.id, &new.residency, cell)?;
+        return Ok(cell);
+    }
+    let eligible =
+        fleet.cells().filter(|cell| check_taking(cell).is_ok() && allows_residency(&new.residency, cell));
+    eligible
+        .min_by_key(|cell| (fleet.tenants_on(&cell.id), cell.id.clone()))
+        .ok_or_else(|| Rejected::NoEligibleCell { residency: new.residency.clone() })
+}
+
+fn create_tenant(fleet: &dyn FleetView, new: &NewTenant, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+    let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
+    require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
+    let cell = choose_cell(fleet, new)?;
+    Ok(vec![Change::Tenant(TenantRecord {
+        id: new.id.clone(),
+        uid: Uid(stamp.revision.0),
+        lineage: fleet.lineage(),
+        epoch: Epoch(1),
+        rev: Rev(1),
+        revision: stamp.revision,
+        owner: cell.id.clone(),
+        life: Life::Provisioning,
+        tier: new.tier,
+        residency: new.residency.clone(),
+        movement: None,
+        retained: Vec::new(),
+    })])
+}
+
+fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+    let before = known(fleet, tenant)?;
+    if let Some(movement) = &before.movement {
+        return Err(Rejected::MoveRunning { tenant: tenant.clone(), move_id: movement.id });
+    }
+    if matches!(before.life, Life::Deleting { .. }) {
+        return Ok(Vec::new());
+    }
+    let mut record = before.clone();
+    record.life = Life::Deleting { owner_revoked: false };
+    record.epoch = record.epoch.next();
+    record.lineage = fleet.lineage();
+    record.rev = record.rev.next();
+    record.revision = stamp.revision;
+    Ok(vec![Change::Tenant(record)])
+}
+
+// --- moves
+
+const RETRIES_MAX: u32 = 1_000;
+const STEADY_MS_MAX: u32 = 10 * 60 * 1_000;
+const SOAK_MS_MAX: u32 = 14 * 24 * 3_600 * 1_000;
+const RETAIN_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
+
+fn check_options(options: &MoveOptions) -> Result<(), Rejected> {
+    let cap = MoveOptions::HOLD_CAP_MS;
+    require((1..=cap).contains(&options.hold_max_ms), || {
+        invalid("max-hold", format!("{} ms is not between 1 ms and the cap of {cap} ms", options.hold_max_ms))
+    })?;
+    if let Some(until) = options.until {
+        let stoppable = [
+            Phase::Preflight,
+            Phase::Prepare,
+            Phase::Backfill,
+            Phase::CatchUp,
+            Phase::Verify,
+            Phase::Sync,
+            Phase::Soak,
+        ];
+        require(stoppable.contains(&until), || {
+            invalid("until", format!("a move cannot stop after {until}: choose a phase up to sync, or soak"))
+        })?;
+    }
+    require(options.retries <= RETRIES_MAX, || invalid("retries", format!("at most {RETRIES_MAX}")))?;
+    require(options.sync_steady_ms <= STEADY_MS_MAX, || invalid("sync-steady", "at most ten minutes"))?;
+    require(options.soak_ms <= SOAK_MS_MAX, || invalid("soak", "at most fourteen days"))?;
+    require(options.retain_ms <= RETAIN_MS_MAX, || invalid("retain", "at most a year"))
+}
+
+fn move_tenant(
+    fleet: &dyn FleetView,
+    tenant: &TenantId,
+    target: &CellId,
+    options: &MoveOptions,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    let before = known(fleet, tenant)?;
+    require(before.life == Life::Live, || Rejected::TenantNotLive { tenant: tenant.clone() })?;
+    if let Some(movement) = &before.movement {
+        return Err(Rejected::MoveRunning { tenant: tenant.clone(), move_id: movement.id });
+    }
+    let cell = known_cell(fleet, target)?;
+    require(before.owner != *target, || Rejected::SameCell { tenant: tenant.clone(), cell: target.clone() })?;
+    check_taking(cell)?;
+    let source = known_cell(fleet, &before.owner)?;
+    require(source.state != CellState::Dead, || Rejected::CellDead { cell: source.id.clone() })?;
+    check_residency(tenant, &before.residency, cell)?;
+    check_options(options)?;
+    let limit = fleet.limits().moves_queued;
+    let waiting = u32::try_from(fleet.moving_count()).unwrap_or(u32::MAX);
+    require(waiting < limit, || Rejected::MoveLimit { limit })?;
+
+    let mut record = before.clone();
+    record.movement = Some(new_move(before, target, options, stamp));
+    record.rev = record.rev.next();
+    record.revision = stamp.revision;
+    Ok(vec![Change::Tenant(record)])
+}
+
+fn new_move(record: &TenantRecord, target: &CellId, options: &MoveOptions, stamp: Stamp) -> Move {
+    let attempt = Attempt(1);
+    Move {
+        id: MoveId(stamp.revision.0),
+        source: record.owner.clone(),
+        target: target.clone(),
+        leg: Leg::Forward,
+        phase: Phase::Preflight,
+        attempt,
+        intent: Intent::Run,
+        until: options.until,
+        admitted: false,
+        hold_max_ms: options.hold_max_ms,
+        sync_steady_ms: options.sync_steady_ms,
+        soak_ms: options.soak_ms,
+        retain_ms: options.retain_ms,
+        retries_left: options.retries,
+        not_before: UnixMillis(0),
+        acks: Acks::default(),
+        fenced_epoch: None,
+        ending: None,
+        history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
+    }
+}
+
+fn steer_move(
+    fleet: &dyn FleetView,
+    move_id: MoveId,
+    intent: MoveIntent,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    if fleet.ended_move(move_id).is_some() {
+        return Err(Rejected::MoveEnding { move_id });
+    }
+    let record = fleet.tenant_of_move(move_id).ok_or(Rejected::MoveUnknown { move_id })?;
+    changes(fleet, record, steer(record, intent, stamp)?)
+}
+
+fn record_event(
+    fleet: &dyn FleetView,
+    record: &TenantRecord,
+    event: &Event,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    match (event, &record.movement) {
+        (Event::Admitted, Some(movement)) if !movement.admitted => check_slots(fleet, movement)?,
+        (Event::Commit { .. }, Some(movement)) => check_commit(fleet, record, movement)?,
+        _ => {}
+    }
+    changes(fleet, record, step(record, event, stamp)?)
+}
+
+/// The store's own record of the result: nothing where nothing changed.
+fn changes(fleet: &dyn FleetView, before: &TenantRecord, stepped: Stepped) -> Result<Vec<Change>, Rejected> {
+    let Stepped { mut record, ended } = stepped;
+    if record == *before && ended.is_none() {
+        return Ok(Vec::new());
+    }
+    if record.epoch != before.epoch {
+        record.lineage = fleet.lineage();
+    }
+    Ok(std::iter::once(Change::Tenant(record)).chain(ended.map(Change::MoveEnded)).collect())
+}
+
+fn check_slots(fleet: &dyn FleetView, movement: &Move) -> Result<(), Rejected> {
+    let limits = fleet.limits();
+    let running =
+        || fleet.moving().filter_map(|(_, record)| record.movement.as_ref()).filter(|other| other.admitted);
+    let count = |of: &dyn Fn(&Move) -> bool| u32::try_from(running().filter(|m| of(m)).count()).unwrap_or(u32::MAX);
+    require(count(&|_| true) < limits.moves_total, || Rejected::NoSlot { cell: None, limit: limits.moves_total })?;
+    for cell in [&movement.source, &movement.target] {
+        require(count(&|other| other.source == *cell || other.target == *cell) < limits.moves_per_cell, || {
+            Rejected::NoSlot { cell: Some(cell.clone()), limit: limits.moves_per_cell }
+        })?;
+    }
+    Ok(())
+}
+
+/// What COMMIT asks of the fleet, beside the acknowledgements in the record.
+fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -> Result<(), Rejected> {
+    let to = known_cell(fleet, movement.to())?;
+    match movement.leg {
+        Leg::Forward => check_taking(to)?,
+        // Going home is allowed under a cordon, not to the dead.
+        Leg::Back => require(to.state != CellState::Dead, || Rejected::CellDead { cell: to.id.clone() })?,
+    }
+    check_residency(&record.id, &record.residency, to)?;
+    let current = |acknowledged: Generation| {
+        require(acknowledged == to.generation, || Rejected::StaleGeneration {
+            cell: to.id.clone(),
+            expected: acknowledged,
+            actual: to.generation,
+        })
+    };
+    if let Some(applied) = movement.acks.applied {
+        current(applied.generation)?;
+    }
+    match (movement.leg, movement.acks.reverse) {
+        (Leg::Forward, Some(reverse)) => current(reverse.generation),
+        (Leg::Forward | Leg::Back, _) => Ok(()),
+    }
+}
+
+fn set_limits(fleet: &dyn FleetView, limits: Limits) -> Result<Vec<Change>, Rejected> {
+    for (option, value) in [
+        ("moves-total", limits.moves_total),
+        ("moves-per-cell", limits.moves_per_cell),
+        ("moves-queued", limits.moves_queued),
+    ] {
+        require((1..=100_000).contains(&value), || invalid(option, "between 1 and 100,000"))?;
+    }
+    if limits == fleet.limits() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Change::Limits(limits)])
+}

@@ -259,7 +259,8 @@ fn soak_effects(movement: &Move, paused: bool) -> Vec<Effect> {
             effects.push(Effect::AwaitFollower { at: movement.not_before });
         }
         Intent::Run if !paused => {
-            effects.push(Effect::AwaitSoak { at: UnixMillis(movement.soak_since().0 + u64::from(movement.soak_ms)) });
+            effects
+                .push(Effect::AwaitSoak { at: UnixMillis(movement.soak_since().0 + u64::from(movement.soak_ms)) });
         }
         Intent::Run | Intent::Rollback | Intent::Pause | Intent::Cancel => {}
     }

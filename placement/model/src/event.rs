@@ -173,3 +173,45 @@ pub enum Event {
         cell: CellId,
     },
 }
+
+impl Event {
+    /// Its name, for messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Granted => "Granted",
+            Self::Revoked { .. } => "Revoked",
+            Self::Admitted => "Admitted",
+            Self::PreflightPassed => "PreflightPassed",
+            Self::PreflightFailed { .. } => "PreflightFailed",
+            Self::ImportPrepared { .. } => "ImportPrepared",
+            Self::CaptureStarted { .. } => "CaptureStarted",
+            Self::BackfillDone { .. } => "BackfillDone",
+            Self::CaughtUp { .. } => "CaughtUp",
+            Self::FullyVerified { .. } => "FullyVerified",
+            Self::Mismatched { .. } => "Mismatched",
+            Self::SyncEngaged => "SyncEngaged",
+            Self::ReverseReady { .. } => "ReverseReady",
+            Self::SyncDegraded { .. } => "SyncDegraded",
+            Self::SyncDisengaged => "SyncDisengaged",
+            Self::HoldDue => "HoldDue",
+            Self::Sealed { .. } => "Sealed",
+            Self::Applied { .. } => "Applied",
+            Self::Verified { .. } => "Verified",
+            Self::HoldMissed { .. } => "HoldMissed",
+            Self::Fenced { .. } => "Fenced",
+            Self::Commit { .. } => "Commit",
+            Self::Abort { .. } => "Abort",
+            Self::Unfenced { .. } => "Unfenced",
+            Self::Activated { .. } => "Activated",
+            Self::MappingDelivered => "MappingDelivered",
+            Self::SoakPassed => "SoakPassed",
+            Self::ImportDropped => "ImportDropped",
+            Self::CaptureStopped => "CaptureStopped",
+            Self::GaveUp { .. } => "GaveUp",
+            Self::Retired { .. } => "Retired",
+            Self::RetentionOver { .. } => "RetentionOver",
+            Self::Reclaimed { .. } => "Reclaimed",
+        }
+    }
+}

@@ -1,12 +1,12 @@
 //! The replicated state as a whole, and the one way in which it changes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CellId, CellRecord, Change, ClusterId, Envelope, Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId, Revision,
-    TenantId, TenantRecord, UnixMillis, decide,
+    CellId, CellRecord, Change, ClusterId, Envelope, Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId,
+    Revision, TenantId, TenantRecord, UnixMillis, decide,
 };
 
 /// How many moves may be under way.
@@ -83,6 +83,7 @@ pub struct Fleet {
     ended: BTreeMap<MoveId, MoveRecord>,
     // Derived from the above.
     moving: BTreeMap<MoveId, TenantId>,
+    unsettled: BTreeSet<TenantId>,
     owned: BTreeMap<CellId, u64>,
     answers: BTreeMap<RequestId, Reply>,
 }
@@ -169,10 +170,11 @@ impl Fleet {
             if let Some(movement) = &before.movement {
                 self.moving.remove(&movement.id);
             }
-            if counts_as_owned(before)
-                && let Some(count) = self.owned.get_mut(&before.owner)
-            {
-                *count = count.saturating_sub(1);
+            if counts_as_owned(before) {
+                let left = self.owned.remove(&before.owner).unwrap_or_default().saturating_sub(1);
+                if left > 0 {
+                    self.owned.insert(before.owner.clone(), left);
+                }
             }
         }
         if let Some(movement) = &record.movement {
@@ -180,6 +182,11 @@ impl Fleet {
         }
         if counts_as_owned(&record) {
             *self.owned.entry(record.owner.clone()).or_default() += 1;
+        }
+        if is_settled(&record) {
+            self.unsettled.remove(&record.id);
+        } else {
+            self.unsettled.insert(record.id.clone());
         }
         self.tenants.insert(record.id.clone(), record);
     }
@@ -198,10 +205,15 @@ impl Fleet {
     }
 
     /// All tenants by name, deleted ones included, beginning after `after`.
-    pub fn tenants_after<'a>(&'a self, after: Option<&TenantId>) -> Box<dyn Iterator<Item = &'a TenantRecord> + 'a> {
+    pub fn tenants_after<'a>(
+        &'a self,
+        after: Option<&TenantId>,
+    ) -> Box<dyn Iterator<Item = &'a TenantRecord> + 'a> {
         use std::ops::Bound::{Excluded, Unbounded};
         match after {
-            Some(after) => Box::new(self.tenants.range((Excluded(after.clone()), Unbounded)).map(|(_, record)| record)),
+            Some(after) => {
+                Box::new(self.tenants.range((Excluded(after.clone()), Unbounded)).map(|(_, record)| record))
+            }
             None => Box::new(self.tenants.values()),
         }
     }
@@ -210,6 +222,11 @@ impl Fleet {
     pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &MoveRecord> {
         let end = before.unwrap_or(MoveId(u64::MAX));
         self.ended.range(..end).rev().map(|(_, record)| record)
+    }
+
+    /// Tenants for which something is to be done, now or later: the only ones with pending effects.
+    pub fn unsettled(&self) -> impl Iterator<Item = &TenantRecord> {
+        self.unsettled.iter().filter_map(|tenant| self.tenants.get(tenant))
     }
 
     /// Number of tenants, tombstones included.
@@ -223,6 +240,14 @@ fn counts_as_owned(record: &TenantRecord) -> bool {
     match record.life {
         crate::Life::Provisioning | crate::Life::Live => true,
         crate::Life::Deleting { .. } | crate::Life::Deleted => false,
+    }
+}
+
+fn is_settled(record: &TenantRecord) -> bool {
+    match record.life {
+        crate::Life::Live => record.movement.is_none() && record.retained.is_empty(),
+        crate::Life::Deleted => true,
+        crate::Life::Provisioning | crate::Life::Deleting { .. } => false,
     }
 }
 

@@ -30,8 +30,8 @@ pub use effects::{Effect, pending_effects};
 pub use event::Event;
 pub use fleet::{Fleet, FleetHead, FleetView, Limits, Stamp};
 pub use ids::{
-    Attempt, CellId, ClusterId, Digest, Epoch, Generation, InvalidId, Lineage, MoveId, RequestId, Rev, Revision, Seq,
-    TenantId, Term, Uid, UnixMillis,
+    Attempt, CellId, ClusterId, Digest, Epoch, Generation, InvalidId, Lineage, MoveId, RequestId, Rev, Revision,
+    Seq, TenantId, Term, Uid, UnixMillis,
 };
 pub use mapping::{Hold, Mapping, MappingState};
 pub use movement::{

@@ -82,7 +82,9 @@ impl Rejected {
             Self::TenantExists { tenant } => format!("`cellctl describe tenant {tenant}` shows it"),
             Self::TenantNotLive { tenant } => format!("wait until `cellctl describe tenant {tenant}` says live"),
             Self::CellUnknown { cell } => {
-                format!("`cellctl get cells` lists what there is; `cellctl create cell {cell} --agent HOST:PORT` makes it")
+                format!(
+                    "`cellctl get cells` lists what there is; `cellctl create cell {cell} --agent HOST:PORT` makes it"
+                )
             }
             Self::CellExists { cell } => format!("`cellctl describe cell {cell}` shows it"),
             Self::CellCordoned { cell } => {
@@ -91,17 +93,23 @@ impl Rejected {
             Self::CellDead { cell } => {
                 format!("choose another cell; `cellctl uncordon cell {cell}` where it is alive after all")
             }
-            Self::NoEligibleCell { .. } => "`cellctl get cells` shows residency and state; create or uncordon one".into(),
+            Self::NoEligibleCell { .. } => {
+                "`cellctl get cells` shows residency and state; create or uncordon one".into()
+            }
             Self::ResidencyViolated { residency, .. } => {
                 format!("choose a cell whose residency is {residency:?}: `cellctl get cells`")
             }
-            Self::SameCell { tenant, .. } => format!("nothing to do; `cellctl describe tenant {tenant}` shows where it is"),
+            Self::SameCell { tenant, .. } => {
+                format!("nothing to do; `cellctl describe tenant {tenant}` shows where it is")
+            }
             Self::MoveUnknown { .. } => "`cellctl get moves --all` lists running and ended moves".into(),
             Self::MoveRunning { move_id, .. } => {
                 format!("`cellctl describe move {move_id}` shows it; `cellctl move cancel {move_id}` ends it")
             }
             Self::MoveCommitted { move_id } => {
-                format!("the tenant has already moved: `cellctl move rollback {move_id}` brings it back during soak")
+                format!(
+                    "the tenant has already moved: `cellctl move rollback {move_id}` brings it back during soak"
+                )
             }
             Self::MoveNotCommitted { move_id } => {
                 format!("it has not cut over yet: `cellctl move cancel {move_id}` is free")
@@ -140,15 +148,16 @@ impl std::fmt::Display for Rejected {
                 write!(f, "no active cell can take the tenant")
             }
             Self::NoEligibleCell { residency } => write!(f, "no active cell with residency {residency:?}"),
-            Self::ResidencyViolated { tenant, residency, cell, cell_residency } => write!(
-                f,
-                "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}"
-            ),
+            Self::ResidencyViolated { tenant, residency, cell, cell_residency } => {
+                write!(f, "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}")
+            }
             Self::SameCell { tenant, cell } => write!(f, "tenant {tenant} is on cell {cell} already"),
             Self::MoveUnknown { move_id } => write!(f, "there is no move {move_id} under way"),
             Self::MoveRunning { tenant, move_id } => write!(f, "tenant {tenant} is being moved by {move_id}"),
             Self::MoveCommitted { move_id } => write!(f, "move {move_id} has cut over and cannot be cancelled"),
-            Self::MoveNotCommitted { move_id } => write!(f, "move {move_id} has not cut over, nothing to roll back"),
+            Self::MoveNotCommitted { move_id } => {
+                write!(f, "move {move_id} has not cut over, nothing to roll back")
+            }
             Self::MoveEnding { move_id } => write!(f, "move {move_id} is ending already"),
             Self::MoveLimit { limit } => write!(f, "{limit} moves are waiting or running, which is the limit"),
             Self::NoSlot { cell: Some(cell), limit } => {

@@ -1,0 +1,229 @@
+//! From leadership and changed records to running tasks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_client::AgentPool;
+use cell_model::{Attempt, Effect, Leg, Lineage, MoveId, TenantId, TenantRecord, Term, Uid, pending_effects};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ControlPlane, Leadership, Wake};
+
+/// How the coordinator goes about its work.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Effects that may talk to agents at once, besides those that only wait.
+    pub effects_max: usize,
+    /// How often to look at a copy under way.
+    pub poll: Duration,
+    /// First and longest pause after a failed step; it doubles in between.
+    pub retry: (Duration, Duration),
+    /// How long preflight tries to reach both cells.
+    pub preflight_patience: Duration,
+    /// Pause after a missed hold; doubles with each further miss, up to sixteen times.
+    pub hold_backoff: Duration,
+    /// A copy is close behind when it lags less than this,
+    pub caught_up_lag: Duration,
+    /// and less than this many bytes.
+    pub caught_up_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            effects_max: 256,
+            poll: Duration::from_millis(50),
+            retry: (Duration::from_millis(50), Duration::from_secs(2)),
+            preflight_patience: Duration::from_secs(5),
+            hold_backoff: Duration::from_millis(500),
+            caught_up_lag: Duration::from_secs(1),
+            caught_up_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Runs pending effects while this node leads.
+pub struct Coordinator<P> {
+    pub(crate) options: Options,
+    pub(crate) control: Arc<P>,
+    pub(crate) agents: AgentPool,
+    pub(crate) talking: Arc<Semaphore>,
+}
+
+impl<P> Clone for Coordinator<P> {
+    fn clone(&self) -> Self {
+        Self {
+            options: self.options.clone(),
+            control: Arc::clone(&self.control),
+            agents: self.agents.clone(),
+            talking: Arc::clone(&self.talking),
+        }
+    }
+}
+
+/// One term of leadership: what every step of it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    pub(crate) lineage: Lineage,
+    pub(crate) term: Term,
+}
+
+/// What makes two effects the same work.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Work {
+    tenant: TenantId,
+    uid: Uid,
+    within: Option<(MoveId, Leg, Attempt)>,
+    effect: Effect,
+}
+
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<Work>,
+    by_tenant: HashMap<TenantId, HashMap<Work, AbortHandle>>,
+}
+
+impl<P: ControlPlane> Coordinator<P> {
+    /// A coordinator over a store and the cells' agents. Nothing runs until [`Self::run`].
+    #[must_use]
+    pub fn new(options: Options, control: Arc<P>, agents: AgentPool) -> Self {
+        let talking = Arc::new(Semaphore::new(options.effects_max));
+        Self { options, control, agents, talking }
+    }
+
+    /// Works whenever this node leads, until shut down.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut leadership = self.control.leadership();
+        loop {
+            let now = *leadership.borrow_and_update();
+            if let Leadership::Leader { term, lineage } = now {
+                tracing::info!(%term, %lineage, "coordinating");
+                let tenure = Tenure { lineage, term };
+                tokio::select! {
+                    () = self.lead(tenure) => {}
+                    changed = leadership.wait_for(|seen| *seen != now) => {
+                        tracing::info!(%term, "no longer coordinating");
+                        if changed.is_err() { return }
+                    }
+                    () = shutdown.cancelled() => return,
+                }
+            }
+            tokio::select! {
+                changed = leadership.wait_for(|seen| *seen != now) => if changed.is_err() { return },
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// One term. Dropping it ends every task.
+    async fn lead(&self, tenure: Tenure) {
+        let mut wakes = self.control.wakes();
+        let mut running = Running::default();
+        self.look_at_all(&mut running, tenure);
+        loop {
+            tokio::select! {
+                wake = wakes.recv() => match wake {
+                    Some(Wake::Tenant(tenant)) => self.look_at(&mut running, tenure, &tenant),
+                    Some(Wake::All) => self.look_at_all(&mut running, tenure),
+                    None => return,
+                },
+                Some(finished) = running.tasks.join_next() => match finished {
+                    Ok(work) => {
+                        let tenant = work.tenant.clone();
+                        running.forget(&work);
+                        self.look_at(&mut running, tenure, &tenant);
+                    }
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => {
+                        // A task that panics leaves its key behind: start over with what the records say.
+                        tracing::error!(%error, "an effect's task panicked");
+                        running = Running::default();
+                        self.look_at_all(&mut running, tenure);
+                    }
+                },
+            }
+        }
+    }
+
+    fn look_at_all(&self, running: &mut Running, tenure: Tenure) {
+        let mut tenants = self.control.unsettled();
+        tenants.extend(running.by_tenant.keys().cloned());
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            self.look_at(running, tenure, &tenant);
+        }
+    }
+
+    /// Starts what is pending and not running; ends what is running and no longer pending.
+    fn look_at(&self, running: &mut Running, tenure: Tenure, tenant: &TenantId) {
+        let record = self.control.record(tenant);
+        let pending: Vec<Work> = record.iter().flat_map(work_of).collect();
+        running.keep_only(tenant, &pending);
+        let Some(record) = record else { return };
+        for work in pending {
+            if running.has(&work) {
+                continue;
+            }
+            let coordinator = self.clone();
+            let record = record.clone();
+            let key = work.clone();
+            let task = running.tasks.spawn(async move {
+                coordinator.execute(tenure, &record, &work.effect).await;
+                work
+            });
+            running.by_tenant.entry(tenant.clone()).or_default().insert(key, task);
+        }
+    }
+}
+
+impl Running {
+    fn has(&self, work: &Work) -> bool {
+        self.by_tenant.get(&work.tenant).is_some_and(|tasks| tasks.contains_key(work))
+    }
+
+    fn forget(&mut self, work: &Work) {
+        if let Some(tasks) = self.by_tenant.get_mut(&work.tenant) {
+            tasks.remove(work);
+            if tasks.is_empty() {
+                self.by_tenant.remove(&work.tenant);
+            }
+        }
+    }
+
+    fn keep_only(&mut self, tenant: &TenantId, pending: &[Work]) {
+        if let Some(tasks) = self.by_tenant.get_mut(tenant) {
+            tasks.retain(|work, task| {
+                let keep = pending.contains(work);
+                if !keep {
+                    task.abort();
+                }
+                keep
+            });
+            if tasks.is_empty() {
+                self.by_tenant.remove(tenant);
+            }
+        }
+    }
+}
+
+fn work_of(record: &TenantRecord) -> Vec<Work> {
+    let within = record.movement.as_ref().map(|movement| (movement.id, movement.leg, movement.attempt));
+    let work = |effect: Effect| {
+        // What concerns a copy left behind, or the tenant's life, does not start over when a move goes on.
+        let outside = matches!(
+            effect,
+            Effect::Grant { .. }
+                | Effect::Revoke { .. }
+                | Effect::Retire { .. }
+                | Effect::AwaitRetention { .. }
+                | Effect::Reclaim { .. }
+        );
+        let within = if outside { None } else { within };
+        Work { tenant: record.id.clone(), uid: record.uid, within, effect }
+    };
+    pending_effects(record).into_iter().map(work).collect()
+}

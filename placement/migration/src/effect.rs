@@ -1,0 +1,336 @@
+//! Each effect, run to its end. An error leaves it pending: it is started again after a pause.
+
+use std::time::Duration;
+
+use cell_client::StepError;
+use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis};
+use tokio::time::Instant;
+
+use crate::coordinator::Tenure;
+use crate::steps::{Run, Setback};
+use crate::{ControlPlane, Coordinator};
+
+impl<P: ControlPlane> Coordinator<P> {
+    /// Runs one effect; pauses where it came to nothing, so that what is started again at once does not spin.
+    pub(crate) async fn execute(&self, tenure: Tenure, record: &TenantRecord, effect: &Effect) {
+        let run = Run { of: self, tenure, record };
+        let waits_only = matches!(
+            effect,
+            Effect::Admit | Effect::AwaitHold { .. } | Effect::AwaitSoak { .. } | Effect::AwaitRetention { .. }
+        );
+        let _permit = if waits_only { None } else { self.talking.acquire().await.ok() };
+        let movement = record.movement.as_ref();
+        match Box::pin(run.effect(effect)).await {
+            Ok(()) => {}
+            Err(setback) => {
+                tracing::info!(
+                    tenant = %record.id,
+                    r#move = movement.map(|movement| tracing::field::display(movement.id)),
+                    phase = movement.map(|movement| movement.phase.as_str()),
+                    ?effect,
+                    error = %setback,
+                    "effect came to nothing, looking again"
+                );
+                tokio::time::sleep(self.options.retry.0 * 4).await;
+            }
+        }
+    }
+}
+
+impl<P: ControlPlane> Run<'_, P> {
+    async fn effect(&self, effect: &Effect) -> Result<(), Setback> {
+        match effect {
+            Effect::Grant { cell, .. } => self.grant(cell).await,
+            Effect::Revoke { cell } => self.revoke(cell).await,
+            Effect::Admit => self.happened(Event::Admitted).await,
+            Effect::Preflight => self.preflight().await,
+            Effect::StartCapture => self.start_capture().await,
+            Effect::PrepareImport => self.prepare_import().await,
+            Effect::AwaitBackfill => self.await_backfill().await,
+            Effect::AwaitCaughtUp => self.await_caught_up().await,
+            Effect::VerifyFull => self.verify_full().await,
+            Effect::EngageSync => self.engage_sync(true).await,
+            Effect::DisengageSync => self.engage_sync(false).await,
+            Effect::WatchSync { .. } => self.watch_sync().await,
+            Effect::PrepareReverse => self.prepare_reverse().await,
+            Effect::AwaitHold { at } => self.await_hold(*at).await,
+            Effect::AwaitFollower { at } => self.await_follower(*at).await,
+            Effect::Hold { attempt, budget_ms, .. } => self.hold(*attempt, *budget_ms).await,
+            Effect::Fence { attempt, seq } => self.fence(*attempt, *seq).await,
+            Effect::Commit { attempt } => self.commit(*attempt, Vec::new()).await,
+            Effect::Activate { .. } => self.activate().await,
+            Effect::DeliverMapping { cell } => self.deliver_mapping(cell).await,
+            Effect::AwaitSoak { at } => {
+                self.until(*at).await;
+                self.happened(Event::SoakPassed).await
+            }
+            Effect::Unfence { attempt, .. } => self.unfence(*attempt).await,
+            Effect::DropImport { cell } => self.drop_import(cell).await,
+            Effect::StopCapture { cell } => self.stop_capture(cell).await,
+            Effect::Retire { cell, successor, move_id } => self.retire(cell, successor, *move_id).await,
+            Effect::AwaitRetention { cell, at } => {
+                self.until(*at).await;
+                self.propose_outside(Event::RetentionOver { cell: cell.clone() }).await
+            }
+            Effect::Reclaim { cell, fenced_epoch, move_id } => self.reclaim(cell, *fenced_epoch, *move_id).await,
+        }
+    }
+
+    async fn grant(&self, cell: &CellId) -> Result<(), Setback> {
+        let context = self.context();
+        let agent = self.agent(cell)?;
+        self.insist("grant", || self.of.agents.grant(&agent, &context)).await?;
+        self.propose_outside(Event::Granted).await
+    }
+
+    async fn revoke(&self, cell: &CellId) -> Result<(), Setback> {
+        let context = self.context();
+        let agent = self.agent(cell)?;
+        self.of.control.confirm().await?;
+        self.insist("revoke", || self.of.agents.revoke(&agent, &context)).await?;
+        self.propose_outside(Event::Revoked { cell: cell.clone() }).await
+    }
+
+    /// Looks at both cells; a cell that stays silent for too long is a finding, too.
+    async fn preflight(&self) -> Result<(), Setback> {
+        let movement = self.movement()?;
+        let context = self.context();
+        let deadline = Instant::now() + self.of.options.preflight_patience;
+        for (cell, as_target) in [(&movement.source, false), (&movement.target, true)] {
+            let agent = self.agent(cell)?;
+            let looked = self.insist("preflight", || self.of.agents.preflight(&agent, &context, as_target));
+            let failed = |code: &str, reason: String| Event::PreflightFailed { code: code.into(), reason };
+            let finding = match tokio::time::timeout_at(deadline, looked).await {
+                Ok(Ok(report)) => report.findings.into_iter().next().map(|found| failed(&found.code, found.reason)),
+                Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => Some(failed(&code, reason)),
+                Ok(Err(setback)) => return Err(setback),
+                Err(_) => {
+                    let patience = self.of.options.preflight_patience.as_secs();
+                    let reason = format!("the agent of {cell} at {agent} has not answered for {patience} s");
+                    Some(failed("CELL_UNREACHABLE", reason))
+                }
+            };
+            if let Some(finding) = finding {
+                return self.happened(finding).await;
+            }
+        }
+        self.happened(Event::PreflightPassed).await
+    }
+
+    async fn start_capture(&self) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.from()?);
+        let position = self.insist("start capture", || self.of.agents.start_capture(&agent, &context)).await?;
+        self.happened(Event::CaptureStarted { position }).await
+    }
+
+    async fn prepare_import(&self) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.to()?);
+        let source = self.movement()?.from();
+        let source_agent = self.agent(source)?;
+        let prepare = || self.of.agents.prepare_import(&agent, &context, source, &source_agent);
+        let generation = self.insist("prepare import", prepare).await?;
+        self.happened(Event::ImportPrepared { generation }).await
+    }
+
+    async fn await_backfill(&self) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.to()?);
+        loop {
+            let import = self.insist("import status", || self.of.agents.import_status(&agent, &context)).await?;
+            if !import.failure_code.is_empty() {
+                return self.give_up(&import.failure_code, &import.failure).await;
+            }
+            if import.backfilled {
+                return self.happened(Event::BackfillDone { applied: import.applied_seq.into() }).await;
+            }
+            tokio::time::sleep(self.of.options.poll).await;
+        }
+    }
+
+    async fn await_caught_up(&self) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.to()?);
+        loop {
+            let import = self.insist("import status", || self.of.agents.import_status(&agent, &context)).await?;
+            if !import.failure_code.is_empty() {
+                return self.give_up(&import.failure_code, &import.failure).await;
+            }
+            if self.is_close_behind(&import) {
+                return self.happened(Event::CaughtUp { applied: import.applied_seq.into() }).await;
+            }
+            tokio::time::sleep(self.of.options.poll).await;
+        }
+    }
+
+    fn is_close_behind(&self, import: &cell_client::ImportProgress) -> bool {
+        import.backfilled
+            && Duration::from_millis(import.lag_ms) < self.of.options.caught_up_lag
+            && import.lag_bytes < self.of.options.caught_up_bytes
+    }
+
+    async fn give_up(&self, code: &str, reason: &str) -> Result<(), Setback> {
+        self.happened(Event::GaveUp { code: code.into(), reason: reason.into() }).await
+    }
+
+    /// Every row of both, read again. The source is not paused: its digest is of where its scan ended.
+    async fn verify_full(&self) -> Result<(), Setback> {
+        let (context, from, to) = (self.context(), self.from()?, self.to()?);
+        let (seq, ours) = self.insist("scan source", || self.of.agents.scan_digest(&from, &context, None)).await?;
+        let scanned = self.insist("scan target", || self.of.agents.scan_digest(&to, &context, Some(seq))).await;
+        match scanned {
+            Ok((_, theirs)) if theirs == ours => self.happened(Event::FullyVerified { seq, digest: ours }).await,
+            Ok((_, theirs)) => {
+                let reason = format!("at change {seq} the source adds up to {ours}, the target to {theirs}");
+                self.happened(Event::Mismatched { reason }).await
+            }
+            Err(Setback::Step(StepError::Refused { code, reason })) if code == "MISMATCH" => {
+                self.happened(Event::Mismatched { reason }).await
+            }
+            Err(setback) => Err(setback),
+        }
+    }
+
+    async fn engage_sync(&self, engaged: bool) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.from()?);
+        self.insist("engage sync", || self.of.agents.engage_sync(&agent, &context, engaged)).await?;
+        self.happened(if engaged { Event::SyncEngaged } else { Event::SyncDisengaged }).await
+    }
+
+    /// Runs for as long as the move is in Sync.
+    async fn watch_sync(&self) -> Result<(), Setback> {
+        let (context, from, to) = (self.context(), self.from()?, self.to()?);
+        let attempt = self.movement()?.attempt;
+        loop {
+            let sync = self.insist("sync status", || self.of.agents.sync_status(&from, &context)).await?;
+            if sync.wants_degrade {
+                return self.happened(Event::SyncDegraded { attempt }).await;
+            }
+            if !sync.engaged {
+                // The source's agent was started again and has forgotten; the record has not.
+                self.insist("engage sync", || self.of.agents.engage_sync(&from, &context, true)).await?;
+            }
+            // Not insisted on: an unreachable target shows at the source as acknowledgements that are missing.
+            if let Ok(import) = self.of.agents.import_status(&to, &context).await
+                && !import.failure_code.is_empty()
+            {
+                return self.give_up(&import.failure_code, &import.failure).await;
+            }
+            tokio::time::sleep(self.of.options.poll * 2).await;
+        }
+    }
+
+    async fn prepare_reverse(&self) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.to()?);
+        let prepare = || self.of.agents.prepare_reverse(&agent, &context);
+        let (position, generation) = self.insist("prepare reverse", prepare).await?;
+        self.happened(Event::ReverseReady { position, generation }).await
+    }
+
+    /// Waits until a hold may be tried, and then until it is likely to be short.
+    async fn await_hold(&self, at: UnixMillis) -> Result<(), Setback> {
+        self.until(at).await;
+        let (context, agent) = (self.context(), self.to()?);
+        let budget = Duration::from_millis(u64::from(self.movement()?.hold_max_ms));
+        loop {
+            let import = self.insist("import status", || self.of.agents.import_status(&agent, &context)).await?;
+            if import.backfilled && Duration::from_millis(import.lag_ms) * 2 <= budget {
+                return self.happened(Event::HoldDue).await;
+            }
+            tokio::time::sleep(self.of.options.poll).await;
+        }
+    }
+
+    /// The same on the way back: in Soak the old owner follows the new one.
+    async fn await_follower(&self, at: UnixMillis) -> Result<(), Setback> {
+        self.until(at).await;
+        let context = self.context();
+        let agent = self.agent(&self.movement()?.source)?;
+        loop {
+            let import = self.insist("follower status", || self.of.agents.import_status(&agent, &context)).await?;
+            if self.is_close_behind(&import) {
+                return self.happened(Event::HoldDue).await;
+            }
+            tokio::time::sleep(self.of.options.poll).await;
+        }
+    }
+
+    async fn activate(&self) -> Result<(), Setback> {
+        let movement = self.movement()?;
+        let (context, agent) = (self.context(), self.to()?);
+        let follower = match movement.leg {
+            Leg::Forward => Some((movement.from(), self.from()?)),
+            // After a rollback nobody follows.
+            Leg::Back => None,
+        };
+        let follower = follower.as_ref().map(|(cell, agent)| (*cell, agent.as_str()));
+        let generation = self.insist("activate", || self.of.agents.activate(&agent, &context, follower)).await?;
+        self.happened(Event::Activated { generation }).await
+    }
+
+    async fn deliver_mapping(&self, cell: &CellId) -> Result<(), Setback> {
+        let movement = self.movement()?;
+        let (context, agent) = (self.context(), self.agent(cell)?);
+        let signed = self.of.control.sign(self.record);
+        let follow = match movement.leg {
+            Leg::Forward => Some((movement.to(), self.to()?)),
+            Leg::Back => None,
+        };
+        let follow = follow.as_ref().map(|(cell, agent)| (*cell, agent.as_str()));
+        let deliver = || self.of.agents.deliver_mapping(&agent, &context, &signed, follow);
+        self.insist("deliver mapping", deliver).await?;
+        self.happened(Event::MappingDelivered).await
+    }
+
+    async fn unfence(&self, attempt: cell_model::Attempt) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.from()?);
+        self.insist("unfence", || self.of.agents.unfence(&agent, &context)).await?;
+        self.happened(Event::Unfenced { attempt }).await
+    }
+
+    /// A cell that the operator has declared dead is not waited for: what it held went with it.
+    async fn drop_import(&self, cell: &CellId) -> Result<(), Setback> {
+        if !self.is_dead(cell) {
+            let (context, agent) = (self.context(), self.agent(cell)?);
+            self.insist("drop import", || self.of.agents.drop_import(&agent, &context)).await?;
+        }
+        self.happened(Event::ImportDropped).await
+    }
+
+    async fn stop_capture(&self, cell: &CellId) -> Result<(), Setback> {
+        if !self.is_dead(cell) {
+            let (context, agent) = (self.context(), self.agent(cell)?);
+            self.insist("stop capture", || self.of.agents.stop_capture(&agent, &context)).await?;
+        }
+        self.happened(Event::CaptureStopped).await
+    }
+
+    async fn retire(&self, cell: &CellId, successor: &CellId, move_id: MoveId) -> Result<(), Setback> {
+        let context = self.context_of_ended(move_id);
+        if !self.is_dead(cell) {
+            let agent = self.agent(cell)?;
+            self.insist("retire", || self.of.agents.retire(&agent, &context)).await?;
+        }
+        if !self.is_dead(successor) {
+            let agent = self.agent(successor)?;
+            self.insist("stop capture", || self.of.agents.stop_capture(&agent, &context)).await?;
+        }
+        self.propose_outside(Event::Retired { cell: cell.clone() }).await
+    }
+
+    /// Destroys an old copy, after asking the quorum whether that is still wanted.
+    async fn reclaim(&self, cell: &CellId, fenced_epoch: cell_model::Epoch, move_id: MoveId) -> Result<(), Setback> {
+        self.of.control.confirm().await?;
+        let wanted = self.of.control.record(&self.record.id).is_some_and(|record| {
+            let copy = record.retained_on(cell);
+            record.uid == self.record.uid
+                && record.owner != *cell
+                && copy.is_some_and(|copy| copy.reclaiming && copy.move_id == move_id)
+        });
+        if !wanted {
+            return Err(Setback::NotYet("the copy is not to be reclaimed any more".into()));
+        }
+        if !self.is_dead(cell) {
+            let (context, agent) = (self.context_of_ended(move_id), self.agent(cell)?);
+            self.insist("reclaim", || self.of.agents.reclaim(&agent, &context, fenced_epoch)).await?;
+        }
+        self.propose_outside(Event::Reclaimed { cell: cell.clone() }).await
+    }
+}

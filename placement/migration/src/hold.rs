@@ -1,0 +1,140 @@
+//! The cutover: the steps between the moment writes begin to wait and the moment the other cell owns.
+//!
+//! Every millisecond here is one that clients wait, so acknowledgements of one step are proposed together: one entry of
+//! the log between hold and fence, one between fence and activation.
+
+use std::time::Duration;
+
+use cell_client::{StepContext, StepError};
+use cell_model::{Attempt, Digest, Event, Generation, Rejected, Seq, UnixMillis};
+use tokio::time::Instant;
+
+use crate::ControlPlane;
+use crate::steps::{Run, Setback, accepted};
+
+/// Everything that a hold has to bring.
+struct Held {
+    sealed: Seq,
+    generation: Generation,
+    digest: Digest,
+}
+
+/// Why a hold was missed.
+enum Missed {
+    /// It was late, or a cell refused.
+    Reason(String),
+    /// The copy is not the original.
+    Mismatch(String),
+}
+
+impl<P: ControlPlane> Run<'_, P> {
+    pub(crate) async fn hold(&self, attempt: Attempt, budget_ms: u32) -> Result<(), Setback> {
+        let budget = Duration::from_millis(u64::from(budget_ms));
+        let deadline = Instant::now() + budget;
+        let (context, from, to) = (self.context(), self.from()?, self.to()?);
+        let held = tokio::time::timeout_at(deadline, self.held(&context, &from, &to, budget, deadline)).await;
+        let missed = match held {
+            Ok(Ok(held)) => {
+                let Held { sealed: seq, generation, digest } = held;
+                let replies = self
+                    .propose(vec![
+                        Event::Sealed { attempt, seq },
+                        Event::Applied { attempt, seq, generation },
+                        Event::Verified { attempt, seq, digest },
+                    ])
+                    .await?;
+                return accepted(replies);
+            }
+            Ok(Err(missed)) => missed,
+            Err(_) => Missed::Reason(format!("not done within the budget of {budget_ms} ms")),
+        };
+        // The hold lapses by itself; letting go early only spares the writers some waiting.
+        if let Err(error) = self.of.agents.release_hold(&from, &context).await {
+            tracing::debug!(tenant = %self.record.id, %error, "hold not released, it lapses");
+        }
+        let (mismatch, reason) = match missed {
+            Missed::Mismatch(reason) => (true, reason),
+            Missed::Reason(reason) => (false, reason),
+        };
+        tracing::warn!(tenant = %self.record.id, %attempt, reason, mismatch, "hold missed");
+        if mismatch && self.movement()?.leg == cell_model::Leg::Forward {
+            return self.happened(Event::Mismatched { reason }).await;
+        }
+        let not_before = self.after_backoff(attempt);
+        self.happened(Event::HoldMissed { attempt, reason, not_before }).await
+    }
+
+    async fn held(
+        &self,
+        context: &StepContext,
+        from: &str,
+        to: &str,
+        budget: Duration,
+        deadline: Instant,
+    ) -> Result<Held, Missed> {
+        let agents = &self.of.agents;
+        let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
+        let sealed = agents.hold_writes(from, context, budget).await.map_err(|error| missed("hold", error))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (applied, ours) = tokio::join!(
+            agents.await_applied(to, context, sealed, left),
+            agents.digest_at(from, context, sealed),
+        );
+        let (applied, generation) = applied.map_err(|error| missed("apply", error))?;
+        if applied != sealed {
+            return Err(Missed::Reason(format!("sealed at {sealed}, but applied is {applied}")));
+        }
+        let ours = ours.map_err(|error| missed("digest of the owner", error))?;
+        let theirs =
+            agents.digest_at(to, context, sealed).await.map_err(|error| missed("digest of the follower", error))?;
+        if ours != theirs {
+            let reason = format!("at change {sealed} the owner adds up to {ours}, the follower to {theirs}");
+            return Err(Missed::Mismatch(reason));
+        }
+        Ok(Held { sealed, generation, digest: ours })
+    }
+
+    pub(crate) async fn fence(&self, attempt: Attempt, sealed: Seq) -> Result<(), Setback> {
+        let (context, agent) = (self.context(), self.from()?);
+        match self.insist("fence", || self.of.agents.fence(&agent, &context, sealed)).await {
+            Ok(seq) => self.commit(attempt, vec![Event::Fenced { attempt, seq }]).await,
+            // The hold had lapsed: writes above S* may exist. Raising the epoch settles it whatever the cell did.
+            Err(Setback::Step(StepError::Refused { code, reason })) if code != "STALE_TERM" => {
+                self.abort(attempt, format!("the fence was refused: {code}: {reason}")).await
+            }
+            Err(setback) => Err(setback),
+        }
+    }
+
+    /// Proposes COMMIT behind `first`, in one entry; where the store refuses it for good, ABORT.
+    pub(crate) async fn commit(&self, attempt: Attempt, first: Vec<Event>) -> Result<(), Setback> {
+        let mut events = first;
+        events.push(Event::Commit { attempt });
+        let replies = self.propose(events).await?;
+        let Err(Setback::Rejected(rejected)) = accepted(replies) else { return Ok(()) };
+        match rejected {
+            Rejected::CellCordoned { .. }
+            | Rejected::CellDead { .. }
+            | Rejected::CellUnknown { .. }
+            | Rejected::ResidencyViolated { .. }
+            | Rejected::StaleGeneration { .. }
+            | Rejected::MissingAck { .. }
+            | Rejected::AckMismatch { .. } => self.abort(attempt, format!("the commit was refused: {rejected}")).await,
+            // Somebody else has decided meanwhile: the record says what.
+            rejected => Err(rejected.into()),
+        }
+    }
+
+    async fn abort(&self, attempt: Attempt, reason: String) -> Result<(), Setback> {
+        tracing::warn!(tenant = %self.record.id, %attempt, reason, "aborting after the fence");
+        let not_before = self.after_backoff(attempt);
+        self.happened(Event::Abort { attempt, reason, not_before }).await
+    }
+
+    fn after_backoff(&self, attempt: Attempt) -> UnixMillis {
+        let doublings = attempt.0.saturating_sub(2).min(4);
+        let pause = self.of.options.hold_backoff * 2_u32.pow(doublings);
+        let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        UnixMillis(self.of.control.now().0.saturating_add(millis))
+    }
+}

@@ -1,0 +1,161 @@
+//! One effect under way: whom it talks to, how it tries again, and how it says what came of it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use cell_client::{StepContext, StepError};
+use cell_model::{
+    Attempt, CellId, CellRecord, CellState, Command, Envelope, Event, Leg, Move, MoveId, Outcome, Rejected, Reply,
+    TenantRecord, UnixMillis,
+};
+
+use crate::coordinator::Tenure;
+use crate::{ControlPlane, Coordinator};
+
+/// The surroundings of one effect.
+pub(crate) struct Run<'a, P> {
+    pub(crate) of: &'a Coordinator<P>,
+    pub(crate) tenure: Tenure,
+    pub(crate) record: &'a TenantRecord,
+}
+
+/// Why an effect has come to nothing this time. It is still pending, so it is started again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Setback {
+    #[error("{0}")]
+    Step(#[from] StepError),
+    #[error("the store knows no cell {0}")]
+    NoCell(CellId),
+    #[error("{0}")]
+    Propose(#[from] crate::ProposeError),
+    #[error("the store refused: {0}")]
+    Rejected(#[from] Rejected),
+    #[error("{0}")]
+    NotYet(String),
+}
+
+impl<P: ControlPlane> Run<'_, P> {
+    /// The move of the record that this effect was computed from.
+    pub(crate) fn movement(&self) -> Result<&Move, Setback> {
+        self.record.movement.as_ref().ok_or_else(|| Setback::NotYet("the record has no move".into()))
+    }
+
+    /// What every step of this effect carries.
+    pub(crate) fn context(&self) -> StepContext {
+        let movement = self.record.movement.as_ref();
+        StepContext {
+            lineage: self.tenure.lineage,
+            term: self.tenure.term,
+            tenant: self.record.id.clone(),
+            uid: self.record.uid,
+            move_id: movement.map(|movement| movement.id),
+            attempt: movement.map_or(Attempt(0), |movement| movement.attempt),
+            epoch: self.record.epoch,
+            leg: movement.map(|movement| movement.leg),
+        }
+    }
+
+    /// The same for a move that has ended and left a copy.
+    pub(crate) fn context_of_ended(&self, move_id: MoveId) -> StepContext {
+        // Later than every attempt that the move can have had, so that it is never taken for an older one.
+        let attempt = Attempt(u32::MAX);
+        StepContext { move_id: Some(move_id), attempt, leg: Some(Leg::Forward), ..self.context() }
+    }
+
+    pub(crate) fn cell(&self, id: &CellId) -> Result<CellRecord, Setback> {
+        self.of.control.cell(id).ok_or_else(|| Setback::NoCell(id.clone()))
+    }
+
+    pub(crate) fn is_dead(&self, id: &CellId) -> bool {
+        self.of.control.cell(id).is_some_and(|cell| cell.state == CellState::Dead)
+    }
+
+    /// Address of a cell's agent, as the store knows it now.
+    pub(crate) fn agent(&self, id: &CellId) -> Result<String, Setback> {
+        Ok(self.cell(id)?.agent)
+    }
+
+    /// Agent of the cell that is to be left, on this leg.
+    pub(crate) fn from(&self) -> Result<String, Setback> {
+        self.agent(self.movement()?.from())
+    }
+
+    /// Agent of the cell that is to own, on this leg.
+    pub(crate) fn to(&self) -> Result<String, Setback> {
+        self.agent(self.movement()?.to())
+    }
+
+    /// Waits for a time of the wall clock.
+    pub(crate) async fn until(&self, at: UnixMillis) {
+        loop {
+            let now = self.of.control.now();
+            if now >= at {
+                return;
+            }
+            // Looked at again each minute, so that a clock that was set does not keep a move waiting.
+            tokio::time::sleep(Duration::from_millis((at.0 - now.0).min(60_000))).await;
+        }
+    }
+
+    /// Proposes what has happened within the move; refusals come back one by one.
+    pub(crate) async fn propose(&self, events: Vec<Event>) -> Result<Vec<Reply>, Setback> {
+        let movement = self.record.movement.as_ref();
+        let within = movement.map(|movement| (movement.id, movement.leg));
+        self.propose_as(events, within).await
+    }
+
+    /// Proposes what has happened outside a move.
+    pub(crate) async fn propose_outside(&self, event: Event) -> Result<(), Setback> {
+        accepted(self.propose_as(vec![event], None).await?)
+    }
+
+    async fn propose_as(&self, events: Vec<Event>, within: Option<(MoveId, Leg)>) -> Result<Vec<Reply>, Setback> {
+        let at = self.of.control.now();
+        let envelope = |event: Event| {
+            Envelope::new(
+                at,
+                Command::Record {
+                    tenant: self.record.id.clone(),
+                    uid: self.record.uid,
+                    move_id: within.map(|(id, _)| id),
+                    leg: within.map(|(_, leg)| leg),
+                    event,
+                },
+            )
+        };
+        Ok(self.of.control.propose(events.into_iter().map(envelope).collect()).await?)
+    }
+
+    /// Proposes one event, and is content only if it was taken.
+    pub(crate) async fn happened(&self, event: Event) -> Result<(), Setback> {
+        accepted(self.propose(vec![event]).await?)
+    }
+
+    /// Tries a step until it is answered: a cell that cannot be reached now will be later, or the operator decides.
+    pub(crate) async fn insist<T, F, R>(&self, step: &str, mut run: F) -> Result<T, Setback>
+    where
+        F: FnMut() -> R,
+        R: Future<Output = Result<T, StepError>>,
+    {
+        let (mut pause, longest) = self.of.options.retry;
+        loop {
+            match run().await {
+                Ok(answer) => return Ok(answer),
+                Err(refused @ StepError::Refused { .. }) => return Err(refused.into()),
+                Err(error) => {
+                    tracing::debug!(tenant = %self.record.id, step, %error, "step not answered, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(longest);
+                }
+            }
+        }
+    }
+}
+
+/// The first refusal among answers, if there is one.
+pub(crate) fn accepted(replies: Vec<Reply>) -> Result<(), Setback> {
+    for reply in replies {
+        let _outcome: Outcome = reply.result?;
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Preflight to Sync: the copy is made and kept up to date. Nothing here changes who owns the tenant.
+
+use super::{Turn, advance, enter, require, require_attempt, require_phase, turn_to_cleanup};
+use crate::{End, Event, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck};
+
+/// The phases of the copy that can be given up by going to Cleanup.
+pub(super) const COPYING: [Phase; 5] =
+    [Phase::Prepare, Phase::Backfill, Phase::CatchUp, Phase::Verify, Phase::Sync];
+
+pub(super) fn take(
+    record: &mut TenantRecord,
+    movement: &mut Move,
+    event: &Event,
+    stamp: Stamp,
+) -> Result<Turn, Rejected> {
+    match event {
+        Event::Admitted => admitted(record, movement, event)?,
+        Event::PreflightPassed => {
+            require_phase(movement, event, &[Phase::Preflight])?;
+            require(movement.admitted, || Rejected::MissingAck { ack: "Admitted".into() })?;
+            advance(movement, Phase::Prepare, stamp);
+        }
+        Event::PreflightFailed { code, reason } => {
+            require_phase(movement, event, &[Phase::Preflight])?;
+            return Ok(Turn::Ends(End::Aborted { code: code.clone(), reason: reason.clone() }));
+        }
+        Event::CaptureStarted { position } => {
+            require_phase(movement, event, &[Phase::Prepare])?;
+            movement.acks.capture.get_or_insert(*position);
+        }
+        Event::ImportPrepared { generation } => {
+            require_phase(movement, event, &[Phase::Prepare])?;
+            // The first chunk is only exact if the source was capturing before it was read.
+            require(movement.acks.capture.is_some(), || Rejected::MissingAck { ack: "CaptureStarted".into() })?;
+            movement.acks.import = Some(*generation);
+            advance(movement, Phase::Backfill, stamp);
+        }
+        Event::BackfillDone { applied } => {
+            require_phase(movement, event, &[Phase::Backfill])?;
+            movement.acks.backfilled = Some(*applied);
+            advance(movement, Phase::CatchUp, stamp);
+        }
+        Event::CaughtUp { .. } => caught_up(movement, event, stamp)?,
+        Event::FullyVerified { seq, digest } => {
+            require_phase(movement, event, &[Phase::Verify])?;
+            let attempt = movement.attempt;
+            movement.acks.verified_full = Some(VerifiedAck { attempt, seq: *seq, digest: *digest });
+            advance(movement, Phase::Sync, stamp);
+        }
+        Event::Mismatched { reason } => {
+            require_phase(movement, event, &[Phase::CatchUp, Phase::Verify, Phase::Sync, Phase::Hold])?;
+            // On the way back there is no copy to give up: the owner keeps the tenant and the hold is missed.
+            require(movement.leg == Leg::Forward, || Rejected::WrongPhase {
+                event: event.name().into(),
+                phase: Some(movement.phase),
+            })?;
+            give_up(movement, "DIGEST_MISMATCH", reason, stamp);
+        }
+        Event::GaveUp { code, reason } => {
+            require_phase(movement, event, &COPYING)?;
+            give_up(movement, code, reason, stamp);
+        }
+        _ => synchronous(movement, event, stamp)?,
+    }
+    Ok(Turn::Goes)
+}
+
+fn admitted(record: &TenantRecord, movement: &mut Move, event: &Event) -> Result<(), Rejected> {
+    require_phase(movement, event, &[Phase::Preflight])?;
+    // An old copy that still follows would be captured for twice; one on the target would be mixed with the new one.
+    let in_the_way = record.retained.iter().find(|copy| !copy.retired || copy.cell == movement.target);
+    if let Some(copy) = in_the_way {
+        return Err(Rejected::CopyRetained { tenant: record.id.clone(), cell: copy.cell.clone() });
+    }
+    movement.admitted = true;
+    Ok(())
+}
+
+fn caught_up(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
+    require_phase(movement, event, &[Phase::CatchUp])?;
+    require(movement.acks.sync == SyncMode::Async, || Rejected::MissingAck { ack: "SyncDisengaged".into() })?;
+    // A copy that was verified before sync degraded has been kept up to date, digest by digest, since.
+    let next = if movement.acks.verified_full.is_some() { Phase::Sync } else { Phase::Verify };
+    advance(movement, next, stamp);
+    Ok(())
+}
+
+fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
+    match event {
+        Event::SyncEngaged => {
+            require_phase(movement, event, &[Phase::Sync])?;
+            if movement.acks.sync == SyncMode::Async {
+                movement.acks.sync = SyncMode::Engaged { since: stamp.at };
+            }
+        }
+        Event::ReverseReady { position, generation } => {
+            require_phase(movement, event, &[Phase::Sync])?;
+            movement.acks.reverse = Some(ReverseAck { position: *position, generation: *generation });
+        }
+        Event::SyncDegraded { attempt } => {
+            require_phase(movement, event, &[Phase::Sync])?;
+            require_attempt(movement, *attempt)?;
+            require(matches!(movement.acks.sync, SyncMode::Engaged { .. }), || Rejected::MissingAck {
+                ack: "SyncEngaged".into(),
+            })?;
+            movement.acks.sync = SyncMode::Degrading;
+            movement.attempt = movement.attempt.next();
+            enter(movement, Phase::CatchUp, stamp);
+        }
+        Event::SyncDisengaged => {
+            require_phase(movement, event, &[Phase::CatchUp])?;
+            movement.acks.sync = SyncMode::Async;
+        }
+        _ => unreachable!("`step` sends only the events of the copy here"),
+    }
+    Ok(())
+}
+
+fn give_up(movement: &mut Move, code: &str, reason: &str, stamp: Stamp) {
+    turn_to_cleanup(movement, End::Aborted { code: code.into(), reason: reason.into() }, stamp);
+}

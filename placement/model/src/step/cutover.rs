@@ -1,0 +1,217 @@
+//! Hold, fence, COMMIT, ABORT, activation and soak, on either leg. Here, and only here, the epoch rises.
+
+use super::{Turn, back_from_hold, enter, forget_hold, require, require_attempt, require_phase};
+use crate::{
+    AppliedAck, Attempt, End, Event, FencedAck, Intent, Leg, Move, Phase, Rejected, Retained, SealedAck, Stamp,
+    SyncMode, TenantRecord, UnixMillis, VerifiedAck,
+};
+
+pub(super) fn take(
+    record: &mut TenantRecord,
+    movement: &mut Move,
+    event: &Event,
+    stamp: Stamp,
+) -> Result<Turn, Rejected> {
+    match event {
+        Event::HoldDue => hold_due(movement, event, stamp)?,
+        Event::HoldMissed { attempt, reason, not_before } => {
+            require_phase(movement, event, &[Phase::Hold])?;
+            require_attempt(movement, *attempt)?;
+            movement.not_before = *not_before;
+            back_from_hold(movement, stamp, reason);
+        }
+        Event::Sealed { .. } | Event::Applied { .. } | Event::Verified { .. } => held(movement, event, stamp)?,
+        Event::Fenced { attempt, seq } => {
+            require_phase(movement, event, &[Phase::Fenced])?;
+            require_attempt(movement, *attempt)?;
+            let sealed = sealed(movement)?;
+            require_seq("Fenced", *seq, sealed)?;
+            movement.acks.fenced = Some(FencedAck { attempt: *attempt, seq: *seq });
+        }
+        Event::Commit { attempt } => commit(record, movement, event, *attempt, stamp)?,
+        Event::Abort { attempt, reason: _, not_before } => {
+            require_phase(movement, event, &[Phase::Fenced])?;
+            require_attempt(movement, *attempt)?;
+            movement.not_before = *not_before;
+            abort(record, movement, stamp);
+        }
+        Event::Unfenced { attempt } => {
+            require_phase(movement, event, &[Phase::Unfence])?;
+            require_attempt(movement, *attempt)?;
+            // Prepared for the commit that did not come; the incarnation that said so may be gone.
+            movement.acks.reverse = None;
+            back_from_hold(movement, stamp, "the cutover was aborted after the fence");
+        }
+        _ => return committed(record, movement, event, stamp),
+    }
+    Ok(Turn::Goes)
+}
+
+fn hold_due(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
+    require_phase(movement, event, &[Phase::Sync, Phase::Soak])?;
+    let not_due = || Rejected::NotDue { event: "HoldDue".into() };
+    require(stamp.at >= movement.not_before, not_due)?;
+    if movement.phase == Phase::Sync {
+        require(movement.intent == Intent::Run, not_due)?;
+        let missing = |ack: &str| Rejected::MissingAck { ack: ack.into() };
+        let SyncMode::Engaged { since } = movement.acks.sync else { return Err(missing("SyncEngaged")) };
+        require(movement.acks.reverse.is_some(), || missing("ReverseReady"))?;
+        require(movement.acks.verified_full.is_some(), || missing("FullyVerified"))?;
+        require(stamp.at >= UnixMillis(since.0 + u64::from(movement.sync_steady_ms)), not_due)?;
+        if movement.until == Some(Phase::Sync) {
+            movement.until = None;
+            movement.intent = Intent::Pause;
+            return Ok(());
+        }
+    } else {
+        require(movement.intent == Intent::Rollback, not_due)?;
+        // The old owner must follow, or there is nothing to go back to.
+        require(movement.acks.mapping_delivered, || Rejected::MissingAck { ack: "MappingDelivered".into() })?;
+        movement.leg = Leg::Back;
+    }
+    movement.attempt = movement.attempt.next();
+    forget_hold(movement);
+    enter(movement, Phase::Hold, stamp);
+    Ok(())
+}
+
+/// The acknowledgements of a hold. With the last of them the move goes on to the fence.
+fn held(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
+    require_phase(movement, event, &[Phase::Hold])?;
+    match *event {
+        Event::Sealed { attempt, seq } => {
+            require_attempt(movement, attempt)?;
+            if let Some(sealed) = movement.acks.sealed {
+                return require_seq("Sealed", seq, sealed);
+            }
+            movement.acks.sealed = Some(SealedAck { attempt, seq });
+        }
+        Event::Applied { attempt, seq, generation } => {
+            require_attempt(movement, attempt)?;
+            require_seq("Applied", seq, sealed(movement)?)?;
+            movement.acks.applied = Some(AppliedAck { attempt, seq, generation });
+        }
+        Event::Verified { attempt, seq, digest } => {
+            require_attempt(movement, attempt)?;
+            require_seq("Verified", seq, sealed(movement)?)?;
+            movement.acks.verified = Some(VerifiedAck { attempt, seq, digest });
+        }
+        _ => unreachable!("`take` sends only the acknowledgements of a hold here"),
+    }
+    if movement.acks.applied.is_some() && movement.acks.verified.is_some() {
+        enter(movement, Phase::Fenced, stamp);
+    }
+    Ok(())
+}
+
+/// COMMIT: the named list of acknowledgements, each of this attempt, and the epoch rises.
+fn commit(
+    record: &mut TenantRecord,
+    movement: &mut Move,
+    event: &Event,
+    attempt: Attempt,
+    stamp: Stamp,
+) -> Result<(), Rejected> {
+    require_phase(movement, event, &[Phase::Fenced])?;
+    require_attempt(movement, attempt)?;
+    let missing = |ack: &str| Rejected::MissingAck { ack: ack.into() };
+    let sealed = sealed(movement)?;
+    let fenced = movement.acks.fenced.ok_or_else(|| missing("Fenced"))?;
+    let applied = movement.acks.applied.ok_or_else(|| missing("Applied"))?;
+    let verified = movement.acks.verified.ok_or_else(|| missing("Verified"))?;
+    for (ack, of, seq) in [
+        ("Fenced", fenced.attempt, fenced.seq),
+        ("Applied", applied.attempt, applied.seq),
+        ("Verified", verified.attempt, verified.seq),
+    ] {
+        require_attempt(movement, of)?;
+        require_seq(ack, seq, sealed)?;
+    }
+    if movement.leg == Leg::Forward {
+        // It must exist before the new owner's first write, or there would be no way back without loss.
+        require(movement.acks.reverse.is_some(), || missing("ReverseReady"))?;
+    }
+    movement.fenced_epoch = Some(record.epoch);
+    movement.acks.mapping_delivered = false;
+    record.epoch = record.epoch.next();
+    record.owner = movement.to().clone();
+    enter(movement, Phase::Activate, stamp);
+    Ok(())
+}
+
+/// ABORT: the owner stays, at a higher epoch, so that whatever the fence has refused stays refused.
+pub(super) fn abort(record: &mut TenantRecord, movement: &mut Move, stamp: Stamp) {
+    record.epoch = record.epoch.next();
+    enter(movement, Phase::Unfence, stamp);
+}
+
+/// After COMMIT.
+fn committed(
+    record: &mut TenantRecord,
+    movement: &mut Move,
+    event: &Event,
+    stamp: Stamp,
+) -> Result<Turn, Rejected> {
+    match event {
+        Event::Activated { .. } => {
+            require_phase(movement, event, &[Phase::Activate])?;
+            match movement.leg {
+                Leg::Forward => enter(movement, Phase::Soak, stamp),
+                Leg::Back => {
+                    movement.ending = Some(End::RolledBack);
+                    enter(movement, Phase::Cleanup, stamp);
+                }
+            }
+        }
+        Event::MappingDelivered => {
+            let allowed = movement.is_committed();
+            require(allowed, || Rejected::WrongPhase { event: event.name().into(), phase: Some(movement.phase) })?;
+            movement.acks.mapping_delivered = true;
+        }
+        Event::SoakPassed => return soak_passed(record, movement, event, stamp),
+        _ => unreachable!("`step` sends only the events of a cutover here"),
+    }
+    Ok(Turn::Goes)
+}
+
+fn soak_passed(
+    record: &mut TenantRecord,
+    movement: &mut Move,
+    event: &Event,
+    stamp: Stamp,
+) -> Result<Turn, Rejected> {
+    require_phase(movement, event, &[Phase::Soak])?;
+    let not_due = || Rejected::NotDue { event: "SoakPassed".into() };
+    require(movement.intent == Intent::Run, not_due)?;
+    require(stamp.at >= UnixMillis(movement.soak_since().0 + u64::from(movement.soak_ms)), not_due)?;
+    require(movement.acks.mapping_delivered, || Rejected::MissingAck { ack: "MappingDelivered".into() })?;
+    let fenced_epoch = movement.fenced_epoch.ok_or_else(|| Rejected::MissingAck { ack: "Fenced".into() })?;
+    if movement.until == Some(Phase::Soak) {
+        movement.until = None;
+        movement.intent = Intent::Pause;
+        return Ok(Turn::Goes);
+    }
+    record.retained.push(Retained {
+        cell: movement.source.clone(),
+        move_id: movement.id,
+        successor: movement.target.clone(),
+        fenced_epoch,
+        until: UnixMillis(stamp.at.0 + movement.retain_ms),
+        retired: false,
+        reclaiming: false,
+    });
+    Ok(Turn::Ends(End::Completed))
+}
+
+fn sealed(movement: &Move) -> Result<SealedAck, Rejected> {
+    let sealed = movement.acks.sealed.ok_or_else(|| Rejected::MissingAck { ack: "Sealed".into() })?;
+    require_attempt(movement, sealed.attempt)?;
+    Ok(sealed)
+}
+
+fn require_seq(ack: &str, seq: crate::Seq, sealed: SealedAck) -> Result<(), Rejected> {
+    require(seq == sealed.seq, || Rejected::AckMismatch {
+        ack: ack.into(),
+        detail: format!("it is for change {seq}, the hold is sealed at {}", sealed.seq),
+    })
+}

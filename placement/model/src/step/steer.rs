@@ -1,0 +1,78 @@
+//! What an operator may do to a move under way.
+
+use super::{Stepped, Turn, copy::COPYING, cutover, finish, settle, turn_to_cleanup};
+use crate::{End, Intent, Leg, Move, MoveIntent, Phase, Rejected, Stamp, TenantRecord};
+
+/// Pauses, resumes, cancels or rolls back.
+///
+/// # Errors
+/// [`Rejected`] where the move is past the point at which that is possible; it then goes on as before.
+pub(crate) fn steer(record: &TenantRecord, wanted: MoveIntent, stamp: Stamp) -> Result<Stepped, Rejected> {
+    let mut next = record.clone();
+    let Some(mut movement) = next.movement.take() else {
+        return Err(Rejected::WrongPhase { event: "Steer".into(), phase: None });
+    };
+    if movement.ending.is_some() || (movement.leg == Leg::Back && movement.is_committed()) {
+        return Err(Rejected::MoveEnding { move_id: movement.id });
+    }
+    let turn = match wanted {
+        MoveIntent::Pause => pause(&mut movement)?,
+        MoveIntent::Resume => {
+            // Also takes back a rollback that has not been reached yet.
+            if movement.intent != Intent::Cancel && movement.leg == Leg::Forward {
+                movement.intent = Intent::Run;
+            }
+            Turn::Goes
+        }
+        MoveIntent::Cancel => cancel(&mut next, &mut movement, stamp)?,
+        MoveIntent::Rollback => rollback(&mut movement)?,
+    };
+    let ended = settle(&mut next, movement, turn, stamp);
+    Ok(finish(record, next, ended, stamp))
+}
+
+fn pause(movement: &mut Move) -> Result<Turn, Rejected> {
+    match movement.intent {
+        Intent::Run | Intent::Pause => {
+            movement.intent = Intent::Pause;
+            Ok(Turn::Goes)
+        }
+        Intent::Cancel | Intent::Rollback => Err(Rejected::MoveEnding { move_id: movement.id }),
+    }
+}
+
+fn cancel(record: &mut TenantRecord, movement: &mut Move, stamp: Stamp) -> Result<Turn, Rejected> {
+    let committed = || Rejected::MoveCommitted { move_id: movement.id };
+    if movement.leg == Leg::Back {
+        return Err(committed());
+    }
+    match movement.phase {
+        // Nothing has been made yet.
+        Phase::Preflight => return Ok(Turn::Ends(End::Cancelled)),
+        phase if COPYING.contains(&phase) => turn_to_cleanup(movement, End::Cancelled, stamp),
+        Phase::Hold => turn_to_cleanup(movement, End::Cancelled, stamp),
+        // The source may be fenced already: only a decision that raises the epoch gives it the tenant back.
+        Phase::Fenced => {
+            movement.intent = Intent::Cancel;
+            cutover::abort(record, movement, stamp);
+        }
+        Phase::Unfence => movement.intent = Intent::Cancel,
+        Phase::Prepare
+        | Phase::Backfill
+        | Phase::CatchUp
+        | Phase::Verify
+        | Phase::Sync
+        | Phase::Activate
+        | Phase::Soak
+        | Phase::Cleanup => return Err(committed()),
+    }
+    Ok(Turn::Goes)
+}
+
+fn rollback(movement: &mut Move) -> Result<Turn, Rejected> {
+    if !movement.is_committed() && movement.leg == Leg::Forward {
+        return Err(Rejected::MoveNotCommitted { move_id: movement.id });
+    }
+    movement.intent = Intent::Rollback;
+    Ok(Turn::Goes)
+}

@@ -1,0 +1,169 @@
+//! Bad input to the store, and what keeps a retry from running twice.
+
+use cell_model::{
+    CellState, Command, Envelope, Event, Fleet, FleetView, Generation, Limits, MoveId, MoveIntent, MoveOptions,
+    NewTenant, Outcome, Phase, Rejected, RequestId, Revision, Tier, UnixMillis,
+};
+
+use crate::world::{World, cell, move_to, new_cell, new_tenant, tenant};
+
+#[test]
+fn each_bad_move_is_refused_with_its_own_code() {
+    let mut world = World::new();
+    let options = MoveOptions::default;
+    let mut code = |command: Command| world.refused(command).code();
+    assert_eq!(code(move_to("nobody", "b", options())), "TENANT_UNKNOWN");
+    assert_eq!(code(move_to("t", "nowhere", options())), "CELL_UNKNOWN");
+    assert_eq!(code(move_to("t", "a", options())), "SAME_CELL");
+    let bad = |change: fn(&mut MoveOptions)| {
+        let mut bad = MoveOptions::default();
+        change(&mut bad);
+        move_to("t", "b", bad)
+    };
+    assert_eq!(code(bad(|o| o.hold_max_ms = 0)), "INVALID_OPTION");
+    assert_eq!(code(bad(|o| o.hold_max_ms = 2_001)), "INVALID_OPTION");
+    assert_eq!(code(bad(|o| o.until = Some(Phase::Fenced))), "INVALID_OPTION");
+    assert_eq!(code(bad(|o| o.retries = 1_001)), "INVALID_OPTION");
+    assert_eq!(code(Command::Steer { move_id: MoveId(77), intent: MoveIntent::Cancel }), "MOVE_UNKNOWN");
+
+    world.ok(Command::SetCellState { cell: cell("b"), state: CellState::Cordoned });
+    assert_eq!(world.refused(move_to("t", "b", options())).code(), "CELL_CORDONED");
+    world.ok(Command::SetCellState { cell: cell("b"), state: CellState::Dead });
+    assert_eq!(world.refused(move_to("t", "b", options())).code(), "CELL_DEAD");
+    world.ok(Command::SetCellState { cell: cell("b"), state: CellState::Active });
+    world.ok(move_to("t", "b", options()));
+    assert_eq!(world.refused(move_to("t", "c", options())).code(), "MOVE_RUNNING");
+    assert_eq!(world.refused(Command::DeleteTenant { tenant: tenant("t") }).code(), "MOVE_RUNNING");
+}
+
+#[test]
+fn every_refusal_has_a_sentence_and_a_next_step() {
+    let mut world = World::new();
+    for command in [
+        move_to("nobody", "b", MoveOptions::default()),
+        new_tenant("t", None),
+        new_cell("a"),
+        new_tenant("u", Some("nowhere")),
+        Command::SetLimits(Limits { moves_total: 0, ..Limits::default() }),
+    ] {
+        let refused = world.refused(command);
+        assert!(!refused.to_string().is_empty() && !refused.hint().is_empty());
+        assert!(refused.code().chars().all(|c| c.is_ascii_uppercase() || c == '_'));
+    }
+}
+
+#[test]
+fn residency_is_kept_when_placing_and_when_moving() {
+    let mut world = World::new();
+    let eu = |on: Option<&str>| {
+        Command::CreateTenant(NewTenant {
+            id: tenant("eu"),
+            cell: on.map(cell),
+            tier: Tier::Gold,
+            residency: "eu".into(),
+        })
+    };
+    assert_eq!(world.refused(eu(Some("a"))).code(), "RESIDENCY_VIOLATED");
+    world.ok(eu(None));
+    assert_eq!(world.record("eu").owner, cell("c"), "the only cell in its zone");
+    world.tell("eu", Event::Granted).unwrap();
+    assert_eq!(world.refused(move_to("eu", "a", MoveOptions::default())).code(), "RESIDENCY_VIOLATED");
+}
+
+#[test]
+fn a_tenant_without_a_wish_goes_where_fewest_are() {
+    let mut world = World::new();
+    for name in ["u", "v", "w"] {
+        world.ok(new_tenant(name, None));
+    }
+    let owners = ["u", "v", "w"].map(|name| world.record(name).owner.to_string());
+    assert_eq!(owners, ["b", "c", "a"]);
+}
+
+#[test]
+fn a_retry_with_the_same_id_runs_once_and_hears_the_first_answer() {
+    let mut fleet = Fleet::new(cell_model::ClusterId(1), cell_model::Lineage(1));
+    let envelope = |at: u64, id: u128| Envelope {
+        request_id: Some(RequestId(id)),
+        expected_revision: None,
+        at: UnixMillis(at),
+        command: new_cell("a"),
+    };
+    let (first, changes) = fleet.apply(&envelope(0, 1));
+    assert_eq!((first.revision, changes.len()), (Revision(1), 1));
+    let (again, changes) = fleet.apply(&envelope(60_000, 1));
+    assert_eq!((again, changes.len()), (first.clone(), 0));
+    let (other, _) = fleet.apply(&envelope(0, 2));
+    assert!(matches!(other.result, Err(Rejected::CellExists { .. })));
+    // Kept for at least ten minutes, and through a snapshot, but not for ever.
+    let mut restored = Fleet::from_head(fleet.head().clone());
+    fleet.records().for_each(|change| restored.install(change));
+    assert_eq!(restored, fleet);
+    assert_eq!(restored.apply(&envelope(600_000, 1)).0, first);
+    let late = UnixMillis(Fleet::ANSWERS_KEPT_MS + 700_000);
+    fleet.apply(&Envelope { at: late, ..envelope(0, 3) });
+    assert!(!fleet.head().answered.iter().any(|(id, _, _)| *id == RequestId(1)));
+}
+
+#[test]
+fn a_command_that_expects_another_revision_is_refused() {
+    let mut world = World::new();
+    let revision = world.record("t").revision;
+    let envelope = |expected| Envelope {
+        request_id: None,
+        expected_revision: Some(expected),
+        at: UnixMillis(world.now),
+        command: move_to("t", "b", MoveOptions::default()),
+    };
+    let stale = envelope(Revision(revision.0 - 1));
+    let fitting = envelope(revision);
+    assert!(matches!(world.fleet.apply(&stale).0.result, Err(Rejected::StaleRevision { .. })));
+    assert!(world.fleet.apply(&fitting).0.result.is_ok());
+}
+
+#[test]
+fn an_agent_that_was_replaced_cannot_point_routers_back_to_itself() {
+    let mut world = World::new();
+    let report = |generation| Command::ReportCell {
+        cell: cell("a"),
+        generation: Generation(generation),
+        gates: vec![format!("a{generation}:80")],
+        agent: "a:7000".into(),
+    };
+    world.ok(report(2));
+    assert!(matches!(world.refused(report(1)), Rejected::StaleGeneration { .. }));
+    let revision = world.fleet.head().revision;
+    assert_eq!(world.ok(report(2)), Outcome::Unchanged, "said again, nothing is replicated");
+    assert_eq!(world.fleet.head().revision, revision);
+}
+
+#[test]
+fn no_more_moves_run_at_once_than_the_limits_allow() {
+    let mut world = World::new();
+    world.ok(Command::SetLimits(Limits { moves_total: 2, moves_per_cell: 1, moves_queued: 3 }));
+    world.add_tenant("u", "a");
+    world.add_tenant("v", "c");
+    world.add_tenant("w", "c");
+    world.ok(move_to("t", "b", MoveOptions::default()));
+    world.ok(move_to("u", "b", MoveOptions::default()));
+    world.ok(move_to("v", "b", MoveOptions::default()));
+    assert_eq!(world.refused(move_to("w", "b", MoveOptions::default())).code(), "MOVE_LIMIT");
+    world.tell("t", Event::Admitted).unwrap();
+    assert!(matches!(world.tell("u", Event::Admitted), Err(Rejected::NoSlot { cell: Some(_), .. })));
+    world.ok(Command::SetLimits(Limits { moves_total: 1, moves_per_cell: 9, moves_queued: 3 }));
+    assert!(matches!(world.tell("u", Event::Admitted), Err(Rejected::NoSlot { cell: None, .. })));
+    let id = world.movement("t").id;
+    world.steer(id, MoveIntent::Cancel).unwrap();
+    world.tell("u", Event::Admitted).unwrap();
+}
+
+#[test]
+fn an_endpoint_that_is_none_is_refused() {
+    let mut world = World::new();
+    for bad in ["", "host", "host:", ":80", "host:0", "host:99999"] {
+        let Command::CreateCell(mut new) = new_cell("d") else { unreachable!() };
+        new.agent = bad.into();
+        assert_eq!(world.refused(Command::CreateCell(new)).code(), "INVALID_OPTION", "{bad:?}");
+    }
+    assert!(world.fleet.cell(&cell("d")).is_none());
+}

@@ -1,0 +1,6 @@
+//! The protocol as a whole, driven through `Fleet::apply` as the store drives it.
+
+mod commands;
+mod lifecycle;
+mod properties;
+mod world;
