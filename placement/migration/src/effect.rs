@@ -94,27 +94,32 @@ impl<P: ControlPlane> Run<'_, P> {
     /// Looks at both cells; a cell that stays silent for too long is a finding, too.
     async fn preflight(&self) -> Result<(), Setback> {
         let movement = self.movement()?;
-        let context = self.context();
-        let deadline = Instant::now() + self.of.options.preflight_patience;
         for (cell, as_target) in [(&movement.source, false), (&movement.target, true)] {
-            let agent = self.agent(cell)?;
-            let looked = self.insist("preflight", || self.of.agents.preflight(&agent, &context, as_target));
-            let failed = |code: &str, reason: String| Event::PreflightFailed { code: code.into(), reason };
-            let finding = match tokio::time::timeout_at(deadline, looked).await {
-                Ok(Ok(report)) => report.findings.into_iter().next().map(|found| failed(&found.code, found.reason)),
-                Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => Some(failed(&code, reason)),
-                Ok(Err(setback)) => return Err(setback),
-                Err(_) => {
-                    let patience = self.of.options.preflight_patience.as_secs();
-                    let reason = format!("the agent of {cell} at {agent} has not answered for {patience} s");
-                    Some(failed("CELL_UNREACHABLE", reason))
-                }
-            };
-            if let Some(finding) = finding {
-                return self.happened(finding).await;
+            if let Some((code, reason)) = self.finding(cell, as_target).await? {
+                return self.happened(Event::PreflightFailed { code, reason }).await;
             }
         }
         self.happened(Event::PreflightPassed).await
+    }
+
+    async fn finding(&self, cell: &CellId, as_target: bool) -> Result<Option<(String, String)>, Setback> {
+        let context = self.context();
+        let patience = self.of.options.preflight_patience;
+        let deadline = Instant::now() + patience;
+        loop {
+            let agent = self.agent(cell)?;
+            let looked = self.insist("preflight", || self.of.agents.preflight(&agent, &context, as_target));
+            match tokio::time::timeout_at(deadline, looked).await {
+                Ok(Ok(report)) => return Ok(report.findings.into_iter().next().map(|found| (found.code, found.reason))),
+                Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => return Ok(Some((code, reason))),
+                Ok(Err(Setback::Step(_))) => {}
+                Ok(Err(setback)) => return Err(setback),
+                Err(_) => {
+                    let reason = format!("the agent of {cell} at {agent} has not answered for {patience:?}");
+                    return Ok(Some(("CELL_UNREACHABLE".into(), reason)));
+                }
+            }
+        }
     }
 
     async fn start_capture(&self) -> Result<(), Setback> {

@@ -12,6 +12,9 @@ use cell_model::{
 use crate::coordinator::Tenure;
 use crate::{ControlPlane, Coordinator};
 
+/// How often a step is tried before its surroundings are looked at anew.
+const TRIES: u32 = 4;
+
 /// The surroundings of one effect.
 pub(crate) struct Run<'a, P> {
     pub(crate) of: &'a Coordinator<P>,
@@ -131,17 +134,21 @@ impl<P: ControlPlane> Run<'_, P> {
         accepted(self.propose(vec![event]).await?)
     }
 
-    /// Tries a step until it is answered: a cell that cannot be reached now will be later, or the operator decides.
+    /// Tries a step a few times. What is still not answered then is looked at anew: the cell may have another address,
+    /// or the operator may have declared it dead.
     pub(crate) async fn insist<T, F, R>(&self, step: &str, mut run: F) -> Result<T, Setback>
     where
         F: FnMut() -> R,
         R: Future<Output = Result<T, StepError>>,
     {
         let (mut pause, longest) = self.of.options.retry;
+        let mut tries_left = TRIES;
         loop {
+            tries_left -= 1;
             match run().await {
                 Ok(answer) => return Ok(answer),
-                Err(refused @ StepError::Refused { .. }) => return Err(refused.into()),
+                Err(error @ StepError::Refused { .. }) => return Err(error.into()),
+                Err(error) if tries_left == 0 => return Err(error.into()),
                 Err(error) => {
                     tracing::debug!(tenant = %self.record.id, step, %error, "step not answered, trying again");
                     tokio::time::sleep(pause).await;

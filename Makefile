@@ -1,0 +1,30 @@
+# The two commands are `make demo` and `make test`.
+
+CARGO ?= cargo
+SEED ?= 1
+REPORT ?= target/demo-report.json
+
+.PHONY: demo test lint bench-demo models clean-run
+
+## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
+demo:
+	$(CARGO) build --release --locked --package cellctl
+	target/release/cellctl demo --seed $(SEED) --report $(REPORT)
+
+## test: everything that CI runs
+test:
+	./.ci/run
+
+## lint: format and clippy, warnings denied
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+## bench-demo: hold and read gap of live moves, beside the same run's fsync and round trip
+bench-demo:
+	$(CARGO) build --release --locked --package cellctl
+	target/release/cellctl bench demo --out target/bench/bench-demo.json
+
+## models: the model checker's long run
+models:
+	$(CARGO) run --release --locked --package cell-models -- long

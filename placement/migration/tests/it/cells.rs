@@ -1,0 +1,185 @@
+//! Two agents on loopback that obey, remember what they were told, and can be made to misbehave at one step.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use cell_client::wire::agent_service_server::{AgentService, AgentServiceServer};
+use cell_client::wire::step_request::Step;
+use cell_client::wire::step_response::Result as Answer;
+use cell_client::wire::{
+    AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, FollowRequest, FollowResponse,
+    GateMessage, ImportProgress, Position, PreflightReport, StepRefused, StepRequest, StepResponse, SyncProgress,
+};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Where to strike: at the n-th time that a step of this name arrives at either cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Strike {
+    pub(crate) step: String,
+    pub(crate) after_effect: bool,
+}
+
+#[derive(Default)]
+struct Story {
+    /// (cell, step, term), as they took effect.
+    steps: Vec<(&'static str, String, u64)>,
+    strike: Option<Strike>,
+    refuse: Option<(String, String)>,
+    highest_term: u64,
+    generation: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Cells {
+    pub(crate) a: String,
+    pub(crate) b: String,
+    story: Arc<Mutex<Story>>,
+    struck: watch::Sender<bool>,
+}
+
+struct Agent {
+    name: &'static str,
+    cells: Cells,
+}
+
+pub(crate) const LAST: u64 = 41;
+
+impl Cells {
+    pub(crate) async fn start() -> Self {
+        let (a, b) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let cells = Self {
+            a: a.local_addr().unwrap().to_string(),
+            b: b.local_addr().unwrap().to_string(),
+            story: Arc::default(),
+            struck: watch::Sender::new(false),
+        };
+        for (name, listener) in [("a", a), ("b", b)] {
+            let service = AgentServiceServer::new(Agent { name, cells: cells.clone() });
+            let serving =
+                tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+            tokio::spawn(serving);
+        }
+        cells
+    }
+
+    pub(crate) fn strike_at(&self, strike: Strike) {
+        self.story.lock().unwrap().strike = Some(strike);
+    }
+
+    /// Refuses the next step of this name with a code.
+    pub(crate) fn refuse(&self, step: &str, code: &str) {
+        self.story.lock().unwrap().refuse = Some((step.into(), code.into()));
+    }
+
+    pub(crate) async fn struck(&self) {
+        self.struck.subscribe().wait_for(|struck| *struck).await.expect("the cells stay");
+    }
+
+    pub(crate) fn steps(&self) -> Vec<String> {
+        self.story.lock().unwrap().steps.iter().map(|(cell, step, _)| format!("{cell} {step}")).collect()
+    }
+
+    /// Terms in the order in which their steps took effect at one cell.
+    pub(crate) fn terms(&self, of: &str) -> Vec<u64> {
+        self.story.lock().unwrap().steps.iter().filter(|(cell, _, _)| *cell == of).map(|(_, _, term)| *term).collect()
+    }
+}
+
+fn name_of(step: &Step) -> String {
+    let debug = format!("{step:?}");
+    debug.split(['(', ' ']).next().unwrap_or_default().to_owned()
+}
+
+fn answer_to(step: &Step) -> Answer {
+    let digest = Some(Digest { rows: 3, sum: 9_u128.to_be_bytes().to_vec().into() });
+    match step {
+        Step::StartCapture(_) | Step::PrepareReverse(_) => Answer::Position(Position { seq: 7 }),
+        Step::HoldWrites(_) => Answer::Position(Position { seq: LAST }),
+        Step::AwaitApplied(wanted) => Answer::Position(Position { seq: wanted.seq }),
+        Step::Fence(fence) => Answer::Position(Position { seq: fence.sealed_seq }),
+        Step::ImportStatus(_) => Answer::Import(ImportProgress {
+            backfilled: true,
+            applied_seq: LAST,
+            source_seq: LAST,
+            ..ImportProgress::default()
+        }),
+        Step::ScanDigest(scan) => Answer::Digest(DigestResult { seq: scan.at_seq.max(LAST), digest }),
+        Step::DigestAt(at) => Answer::Digest(DigestResult { seq: at.seq, digest }),
+        Step::SyncStatus(_) => {
+            Answer::Sync(SyncProgress { engaged: true, wants_degrade: false, last_seq: LAST, acked_seq: LAST })
+        }
+        Step::Preflight(_) => Answer::Preflight(PreflightReport::default()),
+        _ => Answer::Done(Done {}),
+    }
+}
+
+impl Agent {
+    /// Whether this arrival is the one to strike at.
+    fn strikes(&self, step: &str, after_effect: bool) -> bool {
+        let mut story = self.cells.story.lock().unwrap();
+        let strikes = story.strike.as_ref().is_some_and(|s| s.step == step && s.after_effect == after_effect);
+        if strikes {
+            story.strike = None;
+        }
+        strikes
+    }
+
+    /// The caller never hears of it.
+    async fn vanish(&self) -> Result<Response<StepResponse>, Status> {
+        self.cells.struck.send_replace(true);
+        std::future::pending().await
+    }
+}
+
+type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Agent {
+    type FollowStream = Flow<FollowResponse>;
+    type AttachStream = Flow<AgentMessage>;
+
+    async fn run(&self, request: Request<StepRequest>) -> Result<Response<StepResponse>, Status> {
+        let request = request.into_inner();
+        let header = request.header.expect("every step has a header");
+        let step = request.step.expect("every request has a step");
+        let name = name_of(&step);
+        if self.strikes(&name, false) {
+            return self.vanish().await;
+        }
+        let (generation, result) = {
+            let mut story = self.cells.story.lock().unwrap();
+            let refuse = story.refuse.take_if(|(refused, _)| *refused == name);
+            let result = if header.term < story.highest_term {
+                Answer::Refused(StepRefused { code: "STALE_TERM".into(), reason: "an older leader".into() })
+            } else if let Some((_, code)) = refuse {
+                Answer::Refused(StepRefused { code, reason: "as the test wants".into() })
+            } else {
+                story.highest_term = header.term;
+                story.steps.push((self.name, name.clone(), header.term));
+                answer_to(&step)
+            };
+            (story.generation, result)
+        };
+        if self.strikes(&name, true) {
+            return self.vanish().await;
+        }
+        Ok(Response::new(StepResponse { generation, result: Some(result) }))
+    }
+
+    async fn follow(&self, _: Request<Streaming<FollowRequest>>) -> Result<Response<Self::FollowStream>, Status> {
+        Err(Status::unimplemented("agents on paper do not follow"))
+    }
+
+    async fn attach(&self, _: Request<Streaming<GateMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        Err(Status::unimplemented("agents on paper have no gates"))
+    }
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        Err(Status::unimplemented("agents on paper have no tenants"))
+    }
+}

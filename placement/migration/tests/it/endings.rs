@@ -1,0 +1,136 @@
+//! The other ends of a move, and what refusals of cells lead to.
+
+use std::time::Duration;
+
+use cell_model::{CellState, Command, End, Life, MoveIntent, MoveOptions, Phase};
+
+use crate::cells::Cells;
+use crate::paper::{Leader, Paper, cell, tenant};
+
+async fn started() -> (Cells, Paper, Leader) {
+    let cells = Cells::start().await;
+    let paper = Paper::new(&cells);
+    let leader = paper.elect();
+    paper.until("t is live", |paper| paper.record().life == Life::Live).await;
+    (cells, paper, leader)
+}
+
+fn phase(paper: &Paper) -> Option<Phase> {
+    paper.record().movement.map(|movement| movement.phase)
+}
+
+#[tokio::test]
+async fn a_rollback_brings_the_tenant_home_and_drops_the_copy() {
+    let (cells, paper, leader) = started().await;
+    let options = MoveOptions { sync_steady_ms: 5, soak_ms: 60_000, ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    paper.until("soaking", |paper| phase(paper) == Some(Phase::Soak)).await;
+    let move_id = paper.record().movement.unwrap().id;
+    paper.ok(Command::Steer { move_id, intent: MoveIntent::Rollback });
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let record = paper.record();
+    assert_eq!((record.owner, record.epoch.0), (cell("a"), 3));
+    assert_eq!(paper.ended().unwrap().end, End::RolledBack);
+    let steps = cells.steps();
+    assert!(steps.iter().any(|step| step == "b Fence") && steps.iter().any(|step| step == "b DropImport"));
+}
+
+#[tokio::test]
+async fn a_cancel_in_sync_cleans_both_cells() {
+    let (cells, paper, leader) = started().await;
+    let options = MoveOptions { sync_steady_ms: 60_000, ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    paper.until("in sync", |paper| phase(paper) == Some(Phase::Sync)).await;
+    let move_id = paper.record().movement.unwrap().id;
+    paper.ok(Command::Steer { move_id, intent: MoveIntent::Cancel });
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert_eq!(paper.ended().unwrap().end, End::Cancelled);
+    assert_eq!(paper.record().epoch.0, 1);
+    let steps = cells.steps();
+    assert!(steps.iter().any(|step| step == "b DropImport") && steps.iter().any(|step| step == "a StopCapture"));
+}
+
+#[tokio::test]
+async fn a_hold_that_a_cell_refuses_is_tried_again() {
+    let (cells, paper, leader) = started().await;
+    cells.refuse("HoldWrites", "NOT_QUIESCED");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    assert_eq!(ended.end, End::Completed);
+    assert_eq!(ended.movement.retries_left, 19);
+    assert!(cells.steps().iter().any(|step| step == "a ReleaseHold"));
+}
+
+#[tokio::test]
+async fn a_fence_that_is_refused_is_settled_by_a_higher_epoch() {
+    let (cells, paper, leader) = started().await;
+    cells.refuse("Fence", "NOT_SEALED");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert_eq!(paper.ended().unwrap().end, End::Completed);
+    assert_eq!(paper.record().epoch.0, 3, "one for the abort, one for the commit");
+    assert!(cells.steps().iter().any(|step| step == "a Unfence"));
+}
+
+#[tokio::test]
+async fn a_preflight_finding_ends_the_move_with_its_code() {
+    let (cells, paper, leader) = started().await;
+    cells.refuse("Preflight", "DISK_TOO_SMALL");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert!(matches!(paper.ended().unwrap().end, End::Aborted { code, .. } if code == "DISK_TOO_SMALL"));
+}
+
+#[tokio::test]
+async fn a_cell_that_nobody_answers_at_ends_the_move_in_preflight() {
+    let (_cells, paper, leader) = started().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    paper.ok(Command::ReportCell {
+        cell: cell("b"),
+        generation: cell_model::Generation(1),
+        gates: vec![],
+        agent: nobody.to_string(),
+    });
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert!(matches!(paper.ended().unwrap().end, End::Aborted { code, .. } if code == "CELL_UNREACHABLE"));
+}
+
+#[tokio::test]
+async fn a_cell_declared_dead_is_not_waited_for_in_cleanup() {
+    let (_cells, paper, leader) = started().await;
+    let options = MoveOptions { sync_steady_ms: 60_000, ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    paper.until("in sync", |paper| phase(paper) == Some(Phase::Sync)).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    paper.ok(Command::ReportCell {
+        cell: cell("b"),
+        generation: cell_model::Generation(1),
+        gates: vec![],
+        agent: nobody.to_string(),
+    });
+    let move_id = paper.record().movement.unwrap().id;
+    paper.ok(Command::Steer { move_id, intent: MoveIntent::Cancel });
+    tokio::time::timeout(Duration::from_millis(50), paper.until("never", |paper| paper.ended().is_some()))
+        .await
+        .expect_err("the cleanup waits for the silent cell");
+    paper.ok(Command::SetCellState { cell: cell("b"), state: CellState::Dead });
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_tenant_is_revoked_at_its_cell() {
+    let (cells, paper, leader) = started().await;
+    paper.ok(Command::DeleteTenant { tenant: tenant() });
+    paper.until("t is deleted", |paper| paper.record().life == Life::Deleted).await;
+    leader.stop().await;
+    assert!(cells.steps().iter().any(|step| step == "a Revoke"));
+}

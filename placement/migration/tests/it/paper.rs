@@ -1,0 +1,229 @@
+//! A control plane on paper: one `Fleet` behind a lock, leaders by decree.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Wake};
+use cell_model::{
+    CellId, CellRecord, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Lineage, MoveOptions,
+    MoveRecord, NewCell, NewTenant, Reply, TenantId, TenantRecord, Term, Tier, UnixMillis,
+};
+use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cells::Cells;
+
+struct Inner {
+    fleet: Fleet,
+    listeners: Vec<mpsc::Sender<Wake>>,
+    /// Every change, in order: what a test asks afterwards.
+    history: Vec<TenantRecord>,
+    /// Only this term may propose.
+    term: Term,
+}
+
+#[derive(Clone)]
+pub(crate) struct Paper {
+    inner: Arc<Mutex<Inner>>,
+    key: Arc<SigningKey>,
+    changed: watch::Sender<u64>,
+}
+
+/// The store as one leader sees it: proposals of a deposed one are refused.
+struct Seat {
+    paper: Paper,
+    term: Term,
+    leadership: watch::Sender<Leadership>,
+}
+
+pub(crate) fn tenant() -> TenantId {
+    TenantId::new("t").unwrap()
+}
+
+pub(crate) fn cell(name: &str) -> CellId {
+    CellId::new(name).unwrap()
+}
+
+impl Paper {
+    /// Cells a and b at the addresses of `cells`, and tenant t on a, being provisioned.
+    pub(crate) fn new(cells: &Cells) -> Self {
+        let inner = Inner {
+            fleet: Fleet::new(ClusterId(7), Lineage(1)),
+            listeners: Vec::new(),
+            history: Vec::new(),
+            term: Term(0),
+        };
+        let paper =
+            Self { inner: Arc::new(Mutex::new(inner)), key: Arc::new(SigningKey::generate()), changed: watch::Sender::new(0) };
+        for (name, agent) in [("a", &cells.a), ("b", &cells.b)] {
+            paper.ok(Command::CreateCell(NewCell {
+                id: cell(name),
+                gates: vec![],
+                agent: agent.clone(),
+                region: String::new(),
+                residency: String::new(),
+            }));
+        }
+        paper.ok(Command::CreateTenant(NewTenant {
+            id: tenant(),
+            cell: Some(cell("a")),
+            tier: Tier::Bronze,
+            residency: String::new(),
+        }));
+        paper
+    }
+
+    pub(crate) fn ok(&self, command: Command) -> Reply {
+        let reply = self.apply(&Envelope::new(now(), command));
+        assert!(reply.result.is_ok(), "{:?}", reply.result);
+        reply
+    }
+
+    fn apply(&self, envelope: &Envelope) -> Reply {
+        let mut inner = self.inner.lock().unwrap();
+        let (reply, changes) = inner.fleet.apply(envelope);
+        for change in changes {
+            if let Change::Tenant(record) = change {
+                inner.listeners.retain(|listener| listener.try_send(Wake::Tenant(record.id.clone())).is_ok());
+                inner.history.push(record);
+            }
+        }
+        drop(inner);
+        self.changed.send_modify(|count| *count += 1);
+        reply
+    }
+
+    pub(crate) fn record(&self) -> TenantRecord {
+        self.inner.lock().unwrap().fleet.tenant(&tenant()).expect("t is there").clone()
+    }
+
+    pub(crate) fn history(&self) -> Vec<TenantRecord> {
+        self.inner.lock().unwrap().history.clone()
+    }
+
+    pub(crate) fn ended(&self) -> Option<MoveRecord> {
+        self.inner.lock().unwrap().fleet.ended_moves_before(None).next().cloned()
+    }
+
+    pub(crate) fn start_move(&self) {
+        let options =
+            MoveOptions { sync_steady_ms: 5, soak_ms: 5, retain_ms: 5, retries: 20, ..MoveOptions::default() };
+        self.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    }
+
+    /// Waits until the store says so.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let wait = async {
+            while !holds(self) {
+                changed.changed().await.expect("the paper stays");
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        waited.unwrap_or_else(|_| panic!("not in time: {what}; {:?}", self.record().movement));
+    }
+
+    /// A new leader; whoever led before cannot propose any more.
+    pub(crate) fn elect(&self) -> Leader {
+        let term = {
+            let mut inner = self.inner.lock().unwrap();
+            inner.term = Term(inner.term.0 + 1);
+            inner.term
+        };
+        let leadership = watch::Sender::new(Leadership::Leader { term, lineage: Lineage(1) });
+        let seat = Arc::new(Seat { paper: self.clone(), term, leadership });
+        let quick = Duration::from_millis(2);
+        let options = Options {
+            poll: quick,
+            retry: (quick, quick * 10),
+            hold_backoff: quick,
+            preflight_patience: Duration::from_millis(500),
+            ..Options::default()
+        };
+        let pool = cell_client::AgentPool::new(cell_client::AgentOptions::default());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(Coordinator::new(options, seat, pool).run(shutdown.clone()));
+        Leader { shutdown, task }
+    }
+}
+
+/// A coordinator at work.
+pub(crate) struct Leader {
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Leader {
+    /// Ends it where it stands, as a SIGKILL would.
+    pub(crate) fn kill(self) {
+        self.task.abort();
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.expect("the coordinator ends quietly");
+    }
+}
+
+fn now() -> UnixMillis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap())
+}
+
+impl ControlPlane for Seat {
+    async fn propose(&self, commands: Vec<Envelope>) -> Result<Vec<Reply>, ProposeError> {
+        // Another task may get in between, as in the real store.
+        tokio::task::yield_now().await;
+        if self.paper.inner.lock().unwrap().term != self.term {
+            return Err(ProposeError::NotLeader);
+        }
+        Ok(commands.iter().map(|envelope| self.paper.apply(envelope)).collect())
+    }
+
+    async fn confirm(&self) -> Result<(), ProposeError> {
+        if self.paper.inner.lock().unwrap().term == self.term { Ok(()) } else { Err(ProposeError::NotLeader) }
+    }
+
+    fn record(&self, tenant: &TenantId) -> Option<TenantRecord> {
+        self.paper.inner.lock().unwrap().fleet.tenant(tenant).cloned()
+    }
+
+    fn cell(&self, cell: &CellId) -> Option<CellRecord> {
+        self.paper.inner.lock().unwrap().fleet.cell(cell).cloned()
+    }
+
+    fn unsettled(&self) -> Vec<TenantId> {
+        self.paper.inner.lock().unwrap().fleet.unsettled().map(|record| record.id.clone()).collect()
+    }
+
+    fn sign(&self, record: &TenantRecord) -> SignedMapping {
+        let routed = RoutedMapping {
+            cluster: ClusterId(7),
+            mapping: record.mapping(),
+            owner_gates: vec![],
+            owner_agent: String::new(),
+        };
+        SignedMapping::sign(&self.paper.key, &routed)
+    }
+
+    fn wakes(&self) -> mpsc::Receiver<Wake> {
+        let (sender, receiver) = mpsc::channel(1_024);
+        self.paper.inner.lock().unwrap().listeners.push(sender);
+        receiver
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn now(&self) -> UnixMillis {
+        now()
+    }
+}
+
+/// An event that the test itself reports, outside of a move.
+pub(crate) fn record_outside(paper: &Paper, event: Event) -> Reply {
+    let uid = paper.record().uid;
+    paper.apply(&Envelope::new(now(), Command::Record { tenant: tenant(), uid, move_id: None, leg: None, event }))
+}
