@@ -110,7 +110,9 @@ impl<P: ControlPlane> Run<'_, P> {
             let agent = self.agent(cell)?;
             let looked = self.insist("preflight", || self.of.agents.preflight(&agent, &context, as_target));
             match tokio::time::timeout_at(deadline, looked).await {
-                Ok(Ok(report)) => return Ok(report.findings.into_iter().next().map(|found| (found.code, found.reason))),
+                Ok(Ok(report)) => {
+                    return Ok(report.findings.into_iter().next().map(|found| (found.code, found.reason)));
+                }
                 Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => return Ok(Some((code, reason))),
                 Ok(Err(Setback::Step(_))) => {}
                 Ok(Err(setback)) => return Err(setback),
@@ -145,7 +147,7 @@ impl<P: ControlPlane> Run<'_, P> {
                 return self.give_up(&import.failure_code, &import.failure).await;
             }
             if import.backfilled {
-                return self.happened(Event::BackfillDone { applied: import.applied_seq.into() }).await;
+                return self.happened(Event::BackfillDone { applied: import.applied }).await;
             }
             tokio::time::sleep(self.of.options.poll).await;
         }
@@ -159,7 +161,7 @@ impl<P: ControlPlane> Run<'_, P> {
                 return self.give_up(&import.failure_code, &import.failure).await;
             }
             if self.is_close_behind(&import) {
-                return self.happened(Event::CaughtUp { applied: import.applied_seq.into() }).await;
+                return self.happened(Event::CaughtUp { applied: import.applied }).await;
             }
             tokio::time::sleep(self.of.options.poll).await;
         }
@@ -321,7 +323,12 @@ impl<P: ControlPlane> Run<'_, P> {
     }
 
     /// Destroys an old copy, after asking the quorum whether that is still wanted.
-    async fn reclaim(&self, cell: &CellId, fenced_epoch: cell_model::Epoch, move_id: MoveId) -> Result<(), Setback> {
+    async fn reclaim(
+        &self,
+        cell: &CellId,
+        fenced_epoch: cell_model::Epoch,
+        move_id: MoveId,
+    ) -> Result<(), Setback> {
         self.of.control.confirm().await?;
         let wanted = self.of.control.record(&self.record.id).is_some_and(|record| {
             let copy = record.retained_on(cell);

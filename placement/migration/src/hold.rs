@@ -76,10 +76,8 @@ impl<P: ControlPlane> Run<'_, P> {
         let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
         let sealed = agents.hold_writes(from, context, budget).await.map_err(|error| missed("hold", error))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let (applied, ours) = tokio::join!(
-            agents.await_applied(to, context, sealed, left),
-            agents.digest_at(from, context, sealed),
-        );
+        let (applied, ours) =
+            tokio::join!(agents.await_applied(to, context, sealed, left), agents.digest_at(from, context, sealed),);
         let (applied, generation) = applied.map_err(|error| missed("apply", error))?;
         if applied != sealed {
             return Err(Missed::Reason(format!("sealed at {sealed}, but applied is {applied}")));
@@ -119,7 +117,9 @@ impl<P: ControlPlane> Run<'_, P> {
             | Rejected::ResidencyViolated { .. }
             | Rejected::StaleGeneration { .. }
             | Rejected::MissingAck { .. }
-            | Rejected::AckMismatch { .. } => self.abort(attempt, format!("the commit was refused: {rejected}")).await,
+            | Rejected::AckMismatch { .. } => {
+                self.abort(attempt, format!("the commit was refused: {rejected}")).await
+            }
             // Somebody else has decided meanwhile: the record says what.
             rejected => Err(rejected.into()),
         }

@@ -60,8 +60,9 @@ impl Cells {
         };
         for (name, listener) in [("a", a), ("b", b)] {
             let service = AgentServiceServer::new(Agent { name, cells: cells.clone() });
-            let serving =
-                tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+            let serving = tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener));
             tokio::spawn(serving);
         }
         cells
@@ -86,7 +87,14 @@ impl Cells {
 
     /// Terms in the order in which their steps took effect at one cell.
     pub(crate) fn terms(&self, of: &str) -> Vec<u64> {
-        self.story.lock().unwrap().steps.iter().filter(|(cell, _, _)| *cell == of).map(|(_, _, term)| *term).collect()
+        self.story
+            .lock()
+            .unwrap()
+            .steps
+            .iter()
+            .filter(|(cell, _, _)| *cell == of)
+            .map(|(_, _, term)| *term)
+            .collect()
     }
 }
 

@@ -54,8 +54,11 @@ impl Paper {
             history: Vec::new(),
             term: Term(0),
         };
-        let paper =
-            Self { inner: Arc::new(Mutex::new(inner)), key: Arc::new(SigningKey::generate()), changed: watch::Sender::new(0) };
+        let paper = Self {
+            inner: Arc::new(Mutex::new(inner)),
+            key: Arc::new(SigningKey::generate()),
+            changed: watch::Sender::new(0),
+        };
         for (name, agent) in [("a", &cells.a), ("b", &cells.b)] {
             paper.ok(Command::CreateCell(NewCell {
                 id: cell(name),

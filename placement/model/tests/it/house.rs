@@ -102,7 +102,8 @@ fn the_arrows_between_crates_point_as_drawn() {
 
 #[test]
 fn the_core_names_no_clock_runtime_random_source_or_file() {
-    let banned = ["tokio", "tonic", "std::time", "std::fs", "std::net", "rand::", "getrandom", "HashMap", "HashSet"];
+    let banned =
+        ["tokio", "tonic", "std::time", "std::fs", "std::net", "rand::", "getrandom", "HashMap", "HashSet"];
     for room in ["placement/model/src", "placement/planner/src"] {
         for file in sources(&root().join(room)) {
             let text = std::fs::read_to_string(&file).unwrap();
@@ -164,7 +165,8 @@ fn every_code_has_a_page_and_every_page_a_code() {
 
 /// Codes are named in one way: as the text of `code()` functions and of `code` fields.
 fn codes_in(source: &str) -> BTreeSet<String> {
-    let shown_to_users = source.lines().filter(|line| line.contains("=> \"") && !line.trim_start().starts_with("//"));
+    let shown_to_users =
+        source.lines().filter(|line| line.contains("=> \"") && !line.trim_start().starts_with("//"));
     shown_to_users
         .filter_map(|line| line.split("=> \"").nth(1)?.split('"').next())
         .filter(|code| code.len() > 3 && code.contains('_'))

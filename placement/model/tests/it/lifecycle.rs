@@ -1,8 +1,8 @@
 //! One move, from its beginning to each of its ends.
 
 use cell_model::{
-    Attempt, Command, Digest, Effect, End, Epoch, Event, FleetView, Generation, Hold, Intent, Leg, Life,
-    MappingState, MoveIntent, MoveOptions, Phase, Rejected, Seq, SyncMode, UnixMillis, pending_effects,
+    Attempt, Command, Digest, Effect, End, Epoch, Event, Generation, Hold, Intent, Leg, Life, MappingState,
+    MoveIntent, MoveOptions, Phase, Rejected, Seq, SyncMode, UnixMillis, pending_effects,
 };
 
 use crate::world::{SEALED, World, cell, move_to, tenant};

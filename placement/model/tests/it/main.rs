@@ -1,5 +1,7 @@
 //! The protocol as a whole, driven through `Fleet::apply` as the store drives it.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
+
 mod commands;
 mod house;
 mod lifecycle;
