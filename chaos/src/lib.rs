@@ -1,1 +1,19 @@
-//! Drills, load, history checker and reports
+//! Experiments on real processes, and the judge of what their clients saw.
+//!
+//! * [`history`] – what clients did and were told; [`check`] compares it with what is there at the end.
+//! * [`load`] – the clients; [`http_client`] – one connection of theirs; [`seed`] – what their choices follow.
+//! * [`process`] and [`ports`] – child processes by name; [`link`] – a network link that can be cut.
+
+pub mod check;
+pub mod clock;
+pub mod demo;
+pub mod exercise;
+pub mod fleet;
+pub mod history;
+pub mod http_client;
+pub mod link;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod report;
+pub mod seed;

@@ -1,1 +1,48 @@
-//! The mapping store: openraft on sled, watch hub
+//! The mapping store: a [`cell_model::Fleet`] replicated by openraft, kept on sled, with a watch.
+//!
+//! A newcomer reads it in this order:
+//!
+//! * [`Store`] is the handle: submit a command, read, watch, and the making of a cluster.
+//! * `proposer` puts many commands into one Raft entry; `machine` applies them with `Fleet::apply` and nothing else,
+//!   and `mirror` keeps what it has applied on disk.
+//! * `log` and [`engine`] keep the log: acknowledged means synced, and what is read back is checked.
+//! * `hub` is the watch: one ring of recent revisions, a cursor for each watcher.
+//! * `snapshot`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
+//!   (`wire`, `codec`), never a type of openraft, so that the library can be replaced.
+//!
+//! A write is acknowledged when a majority has it on disk and the leader has applied it. A read after
+//! [`Store::read_index`] sees every write acknowledged before.
+
+mod codec;
+mod consensus;
+mod disk;
+pub mod engine;
+mod error;
+mod fault;
+mod hub;
+mod identity;
+mod leadership;
+mod log;
+mod machine;
+mod mirror;
+mod network;
+mod options;
+mod proposer;
+mod service;
+mod snapshot;
+mod status;
+mod store;
+#[cfg(test)]
+mod suite;
+mod wire;
+
+pub use disk::Disk;
+pub use error::{
+    ClaimError, EngineError, InitializeError, OpenError, ReadError, StoreError, SubmitError, TransferError,
+};
+pub use hub::{Committed, Feed, ResetCause, Subscription, WatchClosed};
+pub use network::{Dialer, tcp_dialer};
+pub use options::{Bounds, StoreOptions, Timers};
+pub use service::RaftEndpoint;
+pub use status::{Leadership, Member, StoreStatus};
+pub use store::{RaftServer, Store};

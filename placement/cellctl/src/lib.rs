@@ -1,1 +1,21 @@
-//! The command line of Cellway
+//! The command line of Cellway, and the place where all crates come together.
+//!
+//! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
+//! are pure; `follow` shows a move while it runs; `dev` hosts a whole fleet in this process, `demo` runs one of many
+//! processes and judges it; `host` runs one server. Data goes to standard output, everything else to standard error.
+
+mod cli;
+mod commands;
+mod console;
+mod demo;
+mod dev;
+mod endpoints;
+mod failure;
+mod follow;
+mod host;
+pub mod render;
+pub mod view;
+
+pub use cli::{Cli, Output};
+pub use commands::run;
+pub use failure::{Exit, Failure};

@@ -1,1 +1,42 @@
-//! Clients of the control plane and of cell agents
+//! Clients of the control plane and of cell agents: the only way in which the processes of Cellway speak to each other.
+//!
+//! * [`ControlClient`] runs commands on the leader, wherever it is, and reads from it. A write carries a request id, so
+//!   that it may be tried again after an unknown outcome and still runs once.
+//! * [`ControlClient::watch`] is a snapshot and then every change, for ever: it reconnects and resumes by revision.
+//! * [`AgentPool`] runs the steps of a move on cell agents. A step is never tried again here: the coordinator decides.
+//! * [`cluster::initialize`] makes a cluster out of nodes, once, however often and by however many it is called.
+//!
+//! Every call has a deadline. Each has three outcomes: done, surely not done, and unknown; the last is never turned into
+//! one of the others.
+
+mod agent;
+mod channel;
+pub mod cluster;
+mod control;
+mod convert;
+mod error;
+mod random;
+mod watch;
+
+pub use agent::{AgentOptions, AgentPool, Finding, ImportProgress, PreflightReport, StepContext, SyncProgress};
+pub use cell_protos::{Malformed, v1 as wire};
+pub use channel::surely_not_sent;
+pub use control::{ClientOptions, Confirmed, ControlClient, ListOptions, Page, WriteOptions};
+pub use convert::{signed_from_wire, signed_to_wire};
+pub use error::{ClientError, StepError};
+pub use random::Random;
+pub use watch::{WatchEvent, WatchItem, WatchOptions};
+
+/// Names of the gRPC trailers that go along with a refusal.
+pub mod trailer {
+    /// `host:port` of the leader, from a node that is not it.
+    pub const LEADER: &str = "cellway-leader";
+    /// The stable code of a refusal.
+    pub const CODE: &str = "cellway-code";
+    /// What the caller may do next.
+    pub const HINT: &str = "cellway-hint";
+    /// The code that goes along with [`LEADER`].
+    pub const NOT_LEADER: &str = "NOT_LEADER";
+    /// The code of a write whose outcome the node does not know.
+    pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+}

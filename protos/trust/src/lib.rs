@@ -1,1 +1,15 @@
-//! Canonical bytes, signatures and their verification
+//! What is believed because it is signed: canonical bytes, Ed25519 signatures, and their verification.
+//!
+//! A router may be cut off from the control plane and still learn where a tenant has gone: the cell that lost it hands
+//! out the newest mapping as the control plane signed it, a [`SignedMapping`]. The router believes it if a
+//! [`TrustedKeys`] entry made the signature, and for no other reason.
+//!
+//! * [`SigningKey`] stands in a file of each control node and never enters log, snapshot or logs;
+//! * [`PublicKey`] is named by its [`PublicKey::key_id`];
+//! * [`RoutedMapping`] is what is signed: the mapping, the cluster, and where the owner is to be found.
+
+mod keys;
+mod mapping;
+
+pub use keys::{InvalidKey, PublicKey, SigningKey, TrustedKeys};
+pub use mapping::{MAPPING_DOMAIN, RoutedMapping, SignedMapping, TrustError};

@@ -1,1 +1,45 @@
-//! The gate that a cell puts before its application
+//! The gate that a cell puts before each instance of its application.
+//!
+//! A router says with every request which owner it believes in: (tenant, uid, epoch), a [`RequestStamp`]. The gate
+//! compares that with what the cell's agent has granted, and lets the request in, lets it wait for a change, tells the
+//! router of a newer mapping (421), or refuses. It decides on the head alone, before the body is read, so whatever it
+//! refuses has surely not been executed, and the router may send it again.
+//!
+//! ```text
+//! router ─► listener ─► front ─► admission ─► application ─► the data layer checks the stamp once more
+//!                                   │ decision (pure): grant × lease × stamp
+//!                                   │ table: tenant → slot (grant, running writes, who waits)
+//! agent ◄──────── attach ───────────┘ grants and lease in, quiesced holds out
+//! ```
+//!
+//! * [`decide`] is the whole table of decisions.
+//! * A write is counted in the same locked step that sees the grant, so a hold is quiesced exactly when every write
+//!   that was let in before it has finished.
+//! * Without a live lease from the agent nothing is let in: a gate that is cut off may have missed a fence.
+
+mod admission;
+mod answer;
+mod application;
+mod attach;
+mod decision;
+mod front;
+mod gate;
+mod lease;
+mod listener;
+mod newest;
+mod options;
+mod outbox;
+mod slot;
+mod stamp;
+mod table;
+pub mod wire;
+
+pub use admission::{Admission, Refusal, WaitLimits};
+pub use application::{Application, BoxError, NotExecuted, RequestBody, ResponseBody, full};
+#[cfg(feature = "planted")]
+pub use decision::Planted;
+pub use decision::{Grant, Otherwise, Role, Verdict, decide};
+pub use gate::{Gate, GateCounts, GateError, GateHandle};
+pub use newest::{MappingSource, NoMappings, Redirect};
+pub use options::{GateOptions, HttpLimits};
+pub use stamp::{RequestStamp, StampError};

@@ -1,0 +1,97 @@
+//! What an operator says about a cell.
+
+use std::path::PathBuf;
+
+use cell_model::CellId;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// Options of one cell: an agent and the instances of its application, each behind a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Options {
+    /// The cell's name, as it was made with `cellctl create cell`.
+    #[arg(long, value_name = "CELL")]
+    pub cell: CellId,
+    /// Where the tenants' data is kept. It belongs to this cell for ever.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// host:port of the agent's gRPC service; port 0 lets the system choose.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    #[serde(default = "any_port")]
+    pub agent_listen: String,
+    /// host:port at which the coordinator and other agents reach the agent, if it is another one.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(default)]
+    pub agent_address: Option<String>,
+    /// host:port of each gate; give it once for each instance. Port 0 lets the system choose.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(default)]
+    pub gate_listen: Vec<String>,
+    /// Instances of the application, where no --gate-listen says it.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[serde(default = "two")]
+    pub instances: u16,
+    /// host:port of each node of the control plane.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "CELLWAY_CONTROL")]
+    #[serde(default)]
+    pub control: Vec<String>,
+    /// Public key of the control plane, in hex; give it once for each key.
+    #[arg(long, value_name = "KEY", value_delimiter = ',', env = "CELLWAY_TRUSTED_KEYS")]
+    #[serde(default)]
+    pub trusted_keys: Vec<String>,
+    /// A fault to plant, so that a drill can prove that its checker catches it.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_enum, value_name = "FAULT")]
+    #[serde(default)]
+    pub plant: Option<Plant>,
+}
+
+fn any_port() -> String {
+    "127.0.0.1:0".into()
+}
+
+const fn two() -> u16 {
+    2
+}
+
+/// A fault that a drill plants.
+#[cfg(feature = "planted")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Plant {
+    /// An acknowledged write is not sent to the copying cell.
+    LostWrite,
+    /// The fenced source goes on serving.
+    StaleEpoch,
+    /// The target serves before COMMIT.
+    EarlyServe,
+}
+
+impl Options {
+    /// A cell with everything else at its default.
+    #[must_use]
+    pub fn new(cell: CellId, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            cell,
+            data_dir: data_dir.into(),
+            agent_listen: any_port(),
+            agent_address: None,
+            gate_listen: Vec::new(),
+            instances: two(),
+            control: Vec::new(),
+            trusted_keys: Vec::new(),
+            #[cfg(feature = "planted")]
+            plant: None,
+        }
+    }
+
+    /// Where each gate listens.
+    pub(crate) fn gates(&self) -> Vec<String> {
+        if self.gate_listen.is_empty() {
+            vec![any_port(); usize::from(self.instances)]
+        } else {
+            self.gate_listen.clone()
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One key with one writer.
+//!
+//! The writer numbers its writes and deletes; it sends one at a time. So "at least as new as" is a comparison of
+//! numbers, and the whole check is two kinds of floor:
+//!
+//! * of real time: what was acknowledged before a read was sent must show in it;
+//! * of the session: what a session has read, it never reads older again.
+//!
+//! An absent document stands for the lowest delete at or above the floor.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{FaultKind, FinalDoc, Findings};
+use crate::clock::Micros;
+use crate::history::{Op, Outcome, Seen, SessionId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    Refused,
+    Unknown,
+    Acked,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Write {
+    delete: bool,
+    fate: Fate,
+    invoked: Micros,
+    acked_at: Micros,
+}
+
+#[derive(Debug, Clone)]
+struct Read {
+    session: SessionId,
+    invoked: Micros,
+    returned: Micros,
+    seen: Option<Seen>,
+}
+
+/// Everything that was done to one key.
+#[derive(Debug, Default)]
+pub(super) struct Register {
+    writes: BTreeMap<u64, Write>,
+    reads: Vec<Read>,
+}
+
+impl Register {
+    pub(super) fn wrote(&mut self, op: &Op, version: u64, delete: bool) {
+        let fate = match op.outcome {
+            Outcome::Refused { .. } => Fate::Refused,
+            Outcome::Unknown { .. } => Fate::Unknown,
+            Outcome::Written | Outcome::Read(_) | Outcome::Created { .. } | Outcome::Counted { .. } => Fate::Acked,
+        };
+        let acked_at = if fate == Fate::Acked { op.returned } else { Micros::MAX };
+        self.writes
+            .entry(version)
+            // The same write sent again under its idempotency key.
+            .and_modify(|known| {
+                known.fate = known.fate.max(fate);
+                known.invoked = known.invoked.min(op.invoked);
+                known.acked_at = known.acked_at.min(acked_at);
+            })
+            .or_insert(Write { delete, fate, invoked: op.invoked, acked_at });
+    }
+
+    pub(super) fn was_read(&mut self, op: &Op) {
+        if let Outcome::Read(seen) = &op.outcome {
+            let seen = seen.clone();
+            self.reads.push(Read { session: op.session, invoked: op.invoked, returned: op.returned, seen });
+        }
+    }
+
+    pub(super) fn check(&self, tenant: &Arc<str>, key: &str, end: Option<&FinalDoc>, findings: &mut Findings) {
+        let acked = self.writes.values().filter(|write| write.fate == Fate::Acked).count();
+        findings.acked_writes += acked as u64;
+        let unknown = self.writes.values().filter(|write| write.fate == Fate::Unknown).count();
+        findings.unknown_writes += unknown as u64;
+        self.check_reads(tenant, key, findings);
+        self.check_end(tenant, key, end, findings);
+    }
+
+    fn check_reads(&self, tenant: &Arc<str>, key: &str, findings: &mut Findings) {
+        let floors = self.acked_floors();
+        let mut reads: Vec<&Read> = self.reads.iter().collect();
+        reads.sort_by_key(|read| (read.session, read.invoked));
+        let mut session_floor = 0;
+        let mut session = None;
+        for read in reads {
+            if session != Some(read.session) {
+                session = Some(read.session);
+                session_floor = 0;
+            }
+            let index = floors.partition_point(|(at, _)| *at < read.invoked);
+            let acked_floor = index.checked_sub(1).map_or(0, |index| floors[index].1);
+            match self.judge_read(tenant, read, acked_floor, session_floor) {
+                Ok(shown) => session_floor = session_floor.max(shown),
+                Err((kind, detail)) => {
+                    let detail = format!("session {} at {} µs: {detail}", read.session, read.invoked);
+                    findings.add(kind, tenant, key, 1, detail);
+                }
+            }
+        }
+    }
+
+    /// (time, highest version acknowledged until then), rising.
+    fn acked_floors(&self) -> Vec<(Micros, u64)> {
+        let acked = self.writes.iter().filter(|(_, write)| write.fate == Fate::Acked);
+        let mut floors: Vec<(Micros, u64)> = acked.map(|(version, write)| (write.acked_at, *version)).collect();
+        floors.sort_unstable();
+        let mut highest = 0;
+        for (_, version) in &mut floors {
+            highest = highest.max(*version);
+            *version = highest;
+        }
+        floors
+    }
+
+    /// The version that the read has shown, or what is wrong with it.
+    fn judge_read(
+        &self,
+        tenant: &Arc<str>,
+        read: &Read,
+        acked: u64,
+        session: u64,
+    ) -> Result<u64, (FaultKind, String)> {
+        let floor = acked.max(session);
+        let Some(seen) = &read.seen else {
+            return self.judge_absence(floor, read.returned).ok_or_else(|| {
+                (FaultKind::Reordered, format!("found nothing after version {floor} was acknowledged or read"))
+            });
+        };
+        if seen.tenant != *tenant {
+            return Err((FaultKind::Leaked, format!("read a document of tenant {}", seen.tenant)));
+        }
+        let version = seen.version;
+        match self.writes.get(&version) {
+            None => Err((FaultKind::Phantom, format!("read version {version}, which nobody wrote"))),
+            Some(write) if write.delete => {
+                Err((FaultKind::Phantom, format!("read version {version}, which is a delete")))
+            }
+            Some(write) if write.fate == Fate::Refused => {
+                Err((FaultKind::Phantom, format!("read version {version}, which was refused")))
+            }
+            Some(write) if write.invoked > read.returned => {
+                Err((FaultKind::Phantom, format!("read version {version} before it was written")))
+            }
+            // It may have been done late; it proves nothing about what is above it.
+            Some(write) if write.fate == Fate::Unknown => Ok(0),
+            Some(_) if version < session => {
+                Err((FaultKind::Reordered, format!("read version {version} after it had read {session}")))
+            }
+            Some(_) if version < acked => {
+                Err((FaultKind::Reordered, format!("read version {version} after {acked} was acknowledged")))
+            }
+            Some(_) => Ok(version),
+        }
+    }
+
+    /// The floor that follows from finding nothing, if that can be.
+    fn judge_absence(&self, floor: u64, returned: Micros) -> Option<u64> {
+        if floor == 0 {
+            return Some(0);
+        }
+        let could_be = |write: &Write| write.delete && write.invoked <= returned && write.fate != Fate::Refused;
+        let at_or_above =
+            self.writes.range(floor..).find(|(_, write)| could_be(write)).map(|(version, _)| *version);
+        let late = || self.writes.values().any(|write| could_be(write) && write.fate == Fate::Unknown).then_some(0);
+        at_or_above.or_else(late)
+    }
+
+    fn check_end(&self, tenant: &Arc<str>, key: &str, end: Option<&FinalDoc>, findings: &mut Findings) {
+        let newest = self.writes.iter().rev().find(|(_, write)| write.fate == Fate::Acked);
+        let floor = newest.map_or(0, |(version, _)| *version);
+        let found = match end {
+            None => {
+                if self.judge_absence(floor, Micros::MAX).is_none() {
+                    let detail = format!("version {floor} was acknowledged, and there is nothing");
+                    findings.add(FaultKind::Lost, tenant, key, 1, detail);
+                }
+                return;
+            }
+            Some(FinalDoc::Register(seen)) => seen,
+            Some(FinalDoc::Posted { nonce, .. }) => {
+                let detail = format!("the document made by request {nonce} is in place of version {floor}");
+                findings.add(FaultKind::Phantom, tenant, key, 1, detail);
+                return;
+            }
+            // Named by the check over all documents.
+            Some(FinalDoc::Foreign { .. }) => return,
+        };
+        // A document of another tenant is named by the check over all documents.
+        if found.tenant != *tenant {
+            return;
+        }
+        if &*found.key != key {
+            let detail = format!("the document says that it is {}", found.key);
+            findings.add(FaultKind::Phantom, tenant, key, 1, detail);
+            return;
+        }
+        let version = found.version;
+        let (kind, detail) = match self.writes.get(&version) {
+            None => (FaultKind::Phantom, format!("version {version} is there, which nobody wrote")),
+            Some(write) if write.delete || write.fate == Fate::Refused => {
+                (FaultKind::Phantom, format!("version {version} is there, which was refused or is a delete"))
+            }
+            Some(write) if version >= floor || write.fate == Fate::Unknown => return,
+            Some(_) if newest.is_some_and(|(_, write)| write.delete) => {
+                (FaultKind::Resurrected, format!("deleted by version {floor}, and version {version} is there"))
+            }
+            Some(_) => (FaultKind::Reordered, format!("version {floor} was acknowledged, and {version} is there")),
+        };
+        findings.add(kind, tenant, key, 1, detail);
+    }
+}

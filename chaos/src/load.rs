@@ -1,0 +1,267 @@
+//! The load: many clients of many tenants, through the routers, every answer noted.
+//!
+//! * **background** – writers at a bounded rate over all tenants, and readers that come back to the same documents;
+//! * **focus** ([`Load::focus`]) – writers and readers of one tenant, one request after the other, for as long as it
+//!   moves: they are what proves that a move was exercised;
+//! * **bulk** ([`Load::fill`]) – gives tenants their size.
+//!
+//! Each client is one [`session::Session`]: one request at a time, routers in turn, the tenant named by `Host` and by
+//! `X-Tenant-ID` in turn. A part of the writes carries an idempotency key, and a part of those is sent again on
+//! purpose. A client never retries: what it sees is what is judged.
+
+pub mod documents;
+mod reader;
+pub mod session;
+mod writer;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::RunClock;
+use crate::history::{Nonce, Recorder, SessionId};
+use crate::seed::Choices;
+use session::Session;
+
+/// How much, against what.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// `host:port` of each router.
+    pub routers: Vec<String>,
+    /// `acme` is reached as `acme.<domain>`, too.
+    pub domain: String,
+    /// Writes per second of the background, all its writers together.
+    pub writes_per_second: u32,
+    /// Reads per second of the background.
+    pub reads_per_second: u32,
+    /// Clients that write in the background.
+    pub writers: u32,
+    /// Clients that read in the background.
+    pub readers: u32,
+    /// A client gives up after this.
+    pub deadline: Duration,
+    /// What the clients' choices follow.
+    pub seed: u64,
+}
+
+/// A tenant that is to get its size.
+#[derive(Debug, Clone)]
+pub struct Filling {
+    /// Whose.
+    pub tenant: Arc<str>,
+    /// How many documents.
+    pub docs: u32,
+    /// How large each is.
+    pub doc_bytes: usize,
+}
+
+/// The load of one run. Clones steer the same load.
+#[derive(Debug, Clone)]
+pub struct Load {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: LoadOptions,
+    clock: RunClock,
+    recorder: Recorder,
+    choices: Choices,
+    session_next: AtomicU32,
+    nonce_next: AtomicU64,
+    known_keys: KnownKeys,
+}
+
+/// A tenant, and a key of it.
+type Place = (Arc<str>, Arc<str>);
+
+/// Documents that exist, for readers to choose from: the newest, up to a limit.
+#[derive(Debug, Default)]
+struct KnownKeys {
+    keys: Mutex<Vec<Place>>,
+}
+
+impl KnownKeys {
+    const KEYS_MAX: usize = 4_096;
+
+    fn add(&self, tenant: &Arc<str>, key: &Arc<str>, choices: &mut Choices) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() < Self::KEYS_MAX {
+            keys.push((tenant.clone(), key.clone()));
+        } else {
+            let index = choices.index(keys.len());
+            keys[index] = (tenant.clone(), key.clone());
+        }
+    }
+
+    fn pick(&self, choices: &mut Choices) -> Option<Place> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get(choices.index(keys.len())).cloned()
+    }
+}
+
+/// Clients that run until they are stopped.
+#[derive(Debug)]
+pub struct Running {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Lets each client finish its request and waits for it.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a load client has ended badly");
+            }
+        }
+    }
+}
+
+impl Load {
+    /// A load that does nothing yet.
+    #[must_use]
+    pub fn new(options: LoadOptions, clock: RunClock, recorder: Recorder) -> Self {
+        let choices = Choices::new(options.seed);
+        Self {
+            shared: Arc::new(Shared {
+                options,
+                clock,
+                recorder,
+                choices,
+                session_next: AtomicU32::new(1),
+                nonce_next: AtomicU64::new(1),
+                known_keys: KnownKeys::default(),
+            }),
+        }
+    }
+
+    /// What clients did.
+    #[must_use]
+    pub fn recorder(&self) -> &Recorder {
+        &self.shared.recorder
+    }
+
+    /// The clock of its history.
+    #[must_use]
+    pub fn clock(&self) -> RunClock {
+        self.shared.clock
+    }
+
+    /// Writers at a bounded rate over these tenants, and readers.
+    #[must_use]
+    pub fn background(&self, tenants: &Arc<[Arc<str>]>) -> Running {
+        let options = &self.shared.options;
+        let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let period = |rate: u32, clients: u32| Duration::from_secs(1) * clients / rate.max(1);
+        for _ in 0..options.writers {
+            let pace = Pace::every(period(options.writes_per_second, options.writers));
+            let writer = writer::Writer::new(self.session(), tenants.clone(), self.clone());
+            running.tasks.spawn(writer.run(pace, running.stop.clone()));
+        }
+        for _ in 0..options.readers {
+            let pace = Pace::every(period(options.reads_per_second, options.readers));
+            let reader = reader::Reader::new(self.session(), None, self.clone());
+            running.tasks.spawn(reader.run(pace, running.stop.clone()));
+        }
+        running
+    }
+
+    /// Writers and readers of one tenant, one request after the other.
+    #[must_use]
+    pub fn focus(&self, tenant: &Arc<str>, writers: u32, readers: u32, gap: Duration) -> Running {
+        let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let only: Arc<[Arc<str>]> = Arc::new([tenant.clone()]);
+        let mut keys = Vec::new();
+        for _ in 0..writers {
+            let writer = writer::Writer::new(self.session(), only.clone(), self.clone());
+            keys.extend(writer.keys_of(tenant));
+            running.tasks.spawn(writer.run(Pace::after(gap), running.stop.clone()));
+        }
+        let keys: Arc<[Place]> = keys.into_iter().map(|key| (tenant.clone(), key)).collect();
+        for _ in 0..readers {
+            let reader = reader::Reader::new(self.session(), Some(keys.clone()), self.clone());
+            running.tasks.spawn(reader.run(Pace::after(gap), running.stop.clone()));
+        }
+        running
+    }
+
+    /// Gives tenants their documents, so many at a time. Returns when all were tried; `done` is told of each.
+    pub async fn fill(&self, fillings: Vec<Filling>, clients: u32, stop: &CancellationToken, done: impl Fn(usize)) {
+        let work: Vec<(Arc<str>, usize)> = fillings
+            .into_iter()
+            .flat_map(|filling| (0..filling.docs).map(move |_| (filling.tenant.clone(), filling.doc_bytes)))
+            .collect();
+        let work = Arc::new(Mutex::new(work));
+        let (told, mut finished) = tokio::sync::mpsc::channel(64);
+        let mut tasks = JoinSet::new();
+        for _ in 0..clients {
+            let (mut session, work, told, stop) = (self.session(), work.clone(), told.clone(), stop.clone());
+            let load = self.clone();
+            tasks.spawn(async move {
+                while !stop.is_cancelled() {
+                    let Some((tenant, bytes)) = work.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
+                        break;
+                    };
+                    session.post(&tenant, load.nonce(), bytes, None).await;
+                    // Nobody listens any more: then nobody needs to be told.
+                    let _ = told.send(bytes).await;
+                }
+            });
+        }
+        drop(told);
+        while let Some(bytes) = finished.recv().await {
+            done(bytes);
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn session(&self) -> Session {
+        let id: SessionId = self.shared.session_next.fetch_add(1, Ordering::Relaxed);
+        let options = &self.shared.options;
+        let choices = self.shared.choices.part(u64::from(id));
+        Session::new(id, options, self.shared.clock, self.shared.recorder.clone(), choices)
+    }
+
+    fn nonce(&self) -> Nonce {
+        self.shared.nonce_next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn known_keys(&self) -> &KnownKeys {
+        &self.shared.known_keys
+    }
+}
+
+/// When a client sends its next request.
+#[derive(Debug)]
+enum Pace {
+    /// So many a second: what was missed is caught up with, but for not more than a second's worth.
+    Rate { period: Duration, next: tokio::time::Instant },
+    /// So long after the last answer.
+    Gap(Duration),
+}
+
+impl Pace {
+    fn every(period: Duration) -> Self {
+        Self::Rate { period, next: tokio::time::Instant::now() }
+    }
+
+    const fn after(gap: Duration) -> Self {
+        Self::Gap(gap)
+    }
+
+    async fn wait(&mut self) {
+        match self {
+            Self::Gap(gap) => tokio::time::sleep(*gap).await,
+            Self::Rate { period, next } => {
+                tokio::time::sleep_until(*next).await;
+                let earliest = tokio::time::Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or(*next);
+                *next = (*next + *period).max(earliest);
+            }
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! What a run has shown: the verdict, the numbers under it, and in which words they are told.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::check::{FaultKind, Findings};
+use crate::exercise::{Exercise, Spread};
+use crate::history::Op;
+
+/// One move as the report tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MoveReport {
+    /// Its name; empty where it could not be asked for.
+    pub id: String,
+    /// Whose.
+    pub tenant: String,
+    /// From where.
+    pub source: String,
+    /// To where.
+    pub target: String,
+    /// What was done to it.
+    pub twist: String,
+    /// A fault was injected while it ran.
+    pub fault: bool,
+    /// How it ended: completed, cancelled, rolled-back, aborted; `unfinished` where it did not end in time.
+    pub end: String,
+    /// How it was to end.
+    pub wanted_end: String,
+    /// Code and reason of an abort.
+    pub reason: String,
+    /// Tries of its hold.
+    pub attempts: u32,
+    /// From being asked for to its end, in seconds.
+    pub seconds: f64,
+    /// Rows that it took along.
+    pub rows: u64,
+    /// What clients did meanwhile.
+    pub exercise: Exercise,
+    /// What they should have done and did not.
+    pub not_exercised: Option<String>,
+}
+
+/// How many moves ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct MoveCounts {
+    /// The tenant lives on the target.
+    pub completed: usize,
+    /// Called off.
+    pub cancelled: usize,
+    /// Brought back.
+    pub rolled_back: usize,
+    /// Given up by the engine.
+    pub aborted: usize,
+    /// Never ended, or never began.
+    pub unfinished: usize,
+}
+
+/// Latencies as clients saw them, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Latencies {
+    /// Of writes.
+    pub write: Spread,
+    /// Of reads.
+    pub read: Spread,
+}
+
+impl Latencies {
+    /// Of all requests that were answered.
+    #[must_use]
+    pub fn of(ops: &[Op]) -> Self {
+        let of = |writes: bool| {
+            let wanted = ops.iter().filter(|op| op.is_done() && op.action.is_write() == writes);
+            Spread::of_micros(wanted.map(Op::latency).collect())
+        };
+        Self { write: of(true), read: of(false) }
+    }
+}
+
+/// Memory of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ProcessReport {
+    /// At the end.
+    pub rss_mib: f64,
+    /// At the most.
+    pub peak_mib: f64,
+}
+
+/// Pass or fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Nothing was lost, duplicated or reordered, nothing failed, everything was exercised.
+    Pass,
+    /// Something was.
+    Fail,
+}
+
+/// What was looked at besides the client history.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// What differs between cells and routers, or between a move's two copies.
+    pub mismatches: Vec<String>,
+    /// Requests that a cell has sent on to the newer owner.
+    pub stale_redirects: u64,
+    /// What else went wrong: processes that fell, steps of the demo that did not come about.
+    pub trouble: Vec<String>,
+    /// Memory by process.
+    pub processes: BTreeMap<String, ProcessReport>,
+}
+
+/// The report of one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Of this shape.
+    #[serde(rename = "apiVersion")]
+    pub api_version: &'static str,
+    /// What it is.
+    pub kind: &'static str,
+    /// What its choices followed.
+    pub seed: u64,
+    /// The fault that was planted on purpose; empty in honest runs.
+    pub planted: String,
+    /// Pass or fail.
+    pub verdict: Verdict,
+    /// Why it failed; empty where it passed.
+    pub reasons: Vec<String>,
+    /// How long it took, start-up and checks included.
+    pub seconds: f64,
+    /// How many tenants there were.
+    pub tenants: usize,
+    /// Writes that clients were told are done.
+    pub acked_writes: u64,
+    /// Of them, per second, while the load ran.
+    pub writes_per_second: f64,
+    /// Writes whose outcome no client knows.
+    pub unknown_writes: u64,
+    /// Acknowledged, and not there.
+    pub lost_writes: u64,
+    /// Done more than once.
+    pub duplicated_writes: u64,
+    /// Older values in place of newer ones, and reads that went back.
+    pub reordered_writes: u64,
+    /// Deleted and there again.
+    pub resurrected_deletes: u64,
+    /// Found with another tenant.
+    pub leaked_values: u64,
+    /// Never written, and there.
+    pub phantom_values: u64,
+    /// Requests that ended in a 5xx, a broken connection or no answer.
+    pub failed_requests: u64,
+    /// Reads that were answered.
+    pub reads: u64,
+    /// How moves ended.
+    pub moves: MoveCounts,
+    /// Longest write of each hold without an injected fault.
+    pub write_hold_ms: Spread,
+    /// Longest read of each fence without an injected fault.
+    pub read_gap_ms: Spread,
+    /// Longest write of each hold with an injected fault.
+    pub write_hold_with_fault_ms: Spread,
+    /// Longest read of each fence with an injected fault.
+    pub read_gap_with_fault_ms: Spread,
+    /// All requests.
+    pub request_ms: Latencies,
+    /// Requests that a cell has sent on to the newer owner.
+    pub stale_redirects: u64,
+    /// Moves that clients did not exercise, and promises of the run that did not come about.
+    pub not_exercised: usize,
+    /// Which those are.
+    pub not_exercised_details: Vec<String>,
+    /// Copies that differ: in a move's own verification, or at the end.
+    pub verify_mismatches: usize,
+    /// Which those are.
+    pub verify_mismatch_details: Vec<String>,
+    /// What is wrong, in detail.
+    pub faults: Vec<crate::check::Fault>,
+    /// Each move.
+    pub move_details: Vec<MoveReport>,
+    /// Memory by process.
+    pub processes: BTreeMap<String, ProcessReport>,
+}
+
+/// What a report is made of.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// What the run's choices followed.
+    pub seed: u64,
+    /// The fault that was planted on purpose.
+    pub planted: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+    /// How long the load ran.
+    pub load_seconds: f64,
+    /// How many tenants there were.
+    pub tenants: usize,
+    /// Writes per second that were promised.
+    pub writes_per_second_wanted: u32,
+    /// What the oracle says.
+    pub findings: Findings,
+    /// Requests that failed.
+    pub failed_requests: u64,
+    /// Latencies.
+    pub request_ms: Latencies,
+    /// Each move.
+    pub moves: Vec<MoveReport>,
+    /// What was seen besides.
+    pub observed: Observed,
+}
+
+impl Report {
+    /// Judges the evidence.
+    #[must_use]
+    pub fn new(evidence: Evidence) -> Self {
+        let Evidence { findings, moves, observed, .. } = evidence;
+        let writes_per_second = findings.acked_writes as f64 / evidence.load_seconds.max(0.001);
+        let mut not_exercised: Vec<String> = moves
+            .iter()
+            .filter_map(|one| Some(format!("{} of {}: {}", one.id, one.tenant, one.not_exercised.as_ref()?)))
+            .collect();
+        if writes_per_second < f64::from(evidence.writes_per_second_wanted) {
+            let wanted = evidence.writes_per_second_wanted;
+            not_exercised.push(format!("{writes_per_second:.0} writes a second, and {wanted} were promised"));
+        }
+        let spread = |fault: bool, of: fn(&Exercise) -> &Vec<u64>| {
+            let chosen = moves.iter().filter(|one| one.fault == fault);
+            Spread::of_micros(chosen.flat_map(|one| of(&one.exercise).iter().copied()).collect())
+        };
+        let mut report = Self {
+            api_version: "cellway.dev/v1",
+            kind: "DemoReport",
+            seed: evidence.seed,
+            planted: evidence.planted.unwrap_or_default(),
+            verdict: Verdict::Pass,
+            reasons: Vec::new(),
+            seconds: evidence.seconds,
+            tenants: evidence.tenants,
+            acked_writes: findings.acked_writes,
+            writes_per_second,
+            unknown_writes: findings.unknown_writes,
+            lost_writes: findings.count(FaultKind::Lost),
+            duplicated_writes: findings.count(FaultKind::Duplicated),
+            reordered_writes: findings.count(FaultKind::Reordered),
+            resurrected_deletes: findings.count(FaultKind::Resurrected),
+            leaked_values: findings.count(FaultKind::Leaked),
+            phantom_values: findings.count(FaultKind::Phantom),
+            failed_requests: evidence.failed_requests,
+            reads: findings.reads,
+            moves: count(&moves),
+            write_hold_ms: spread(false, |exercise| &exercise.write_holds),
+            read_gap_ms: spread(false, |exercise| &exercise.read_gaps),
+            write_hold_with_fault_ms: spread(true, |exercise| &exercise.write_holds),
+            read_gap_with_fault_ms: spread(true, |exercise| &exercise.read_gaps),
+            request_ms: evidence.request_ms,
+            stale_redirects: observed.stale_redirects,
+            not_exercised: not_exercised.len(),
+            not_exercised_details: not_exercised,
+            verify_mismatches: observed.mismatches.len(),
+            verify_mismatch_details: observed.mismatches,
+            faults: findings.faults,
+            move_details: moves,
+            processes: observed.processes,
+        };
+        report.reasons = report.reasons_to_fail(observed.trouble);
+        report.verdict = if report.reasons.is_empty() { Verdict::Pass } else { Verdict::Fail };
+        report
+    }
+
+    fn reasons_to_fail(&self, trouble: Vec<String>) -> Vec<String> {
+        let counted = [
+            (self.lost_writes, "acknowledged writes are lost"),
+            (self.duplicated_writes, "writes were done more than once"),
+            (self.reordered_writes, "values or reads went back"),
+            (self.resurrected_deletes, "deleted documents are there again"),
+            (self.leaked_values, "values are with another tenant"),
+            (self.phantom_values, "values are there that nobody wrote"),
+            (self.failed_requests, "requests failed"),
+            (self.verify_mismatches as u64, "copies differ"),
+            (self.not_exercised as u64, "promises of the run were not exercised"),
+        ];
+        let counted = counted.into_iter().filter(|(count, _)| *count > 0);
+        let ends = self.move_details.iter().filter(|one| one.end != one.wanted_end).map(|one| {
+            let reason = if one.reason.is_empty() { String::new() } else { format!(" ({})", one.reason) };
+            format!("move {} of {} was to end {} and is {}{reason}", one.id, one.tenant, one.wanted_end, one.end)
+        });
+        counted.map(|(count, what)| format!("{count} {what}")).chain(ends).chain(trouble).collect()
+    }
+
+    /// Some lines for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let moves = &self.moves;
+        let mut line = |name: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {name:<18}{value}");
+        };
+        line("writes", format!("{} acknowledged, {:.0} a second", self.acked_writes, self.writes_per_second));
+        line(
+            "of them",
+            format!(
+                "{} lost · {} duplicated · {} reordered",
+                self.lost_writes, self.duplicated_writes, self.reordered_writes
+            ),
+        );
+        line("reads", format!("{}", self.reads));
+        line("failed requests", format!("{}", self.failed_requests));
+        line(
+            "moves",
+            format!(
+                "{} completed · {} cancelled · {} rolled back · {} aborted",
+                moves.completed, moves.cancelled, moves.rolled_back, moves.aborted
+            ),
+        );
+        line("write hold", times(&self.write_hold_ms));
+        line("read gap", times(&self.read_gap_ms));
+        line(
+            "… with a fault",
+            format!(
+                "write {}, read {}",
+                times(&self.write_hold_with_fault_ms),
+                times(&self.read_gap_with_fault_ms)
+            ),
+        );
+        line("stale redirects", format!("{}", self.stale_redirects));
+        let largest = self.processes.iter().max_by(|one, other| one.1.rss_mib.total_cmp(&other.1.rss_mib));
+        if let Some((name, memory)) = largest {
+            line("largest process", format!("{name}, {:.0} MiB resident", memory.rss_mib));
+        }
+        for reason in &self.reasons {
+            line("✗", reason.clone());
+        }
+        for fault in self.faults.iter().take(5) {
+            line("✗", format!("{} {} {}: {}", fault.kind.as_str(), fault.tenant, fault.object, fault.detail));
+        }
+        for detail in self.not_exercised_details.iter().chain(&self.verify_mismatch_details).take(5) {
+            line("✗", detail.clone());
+        }
+        text
+    }
+}
+
+fn times(spread: &Spread) -> String {
+    format!("p50 {:.1} ms · p99 {:.1} ms · max {:.1} ms ({})", spread.p50, spread.p99, spread.max, spread.count)
+}
+
+fn count(moves: &[MoveReport]) -> MoveCounts {
+    let mut counts = MoveCounts::default();
+    for one in moves {
+        let counter = match one.end.as_str() {
+            "completed" => &mut counts.completed,
+            "cancelled" => &mut counts.cancelled,
+            "rolled-back" => &mut counts.rolled_back,
+            "aborted" => &mut counts.aborted,
+            _ => &mut counts.unfinished,
+        };
+        *counter += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Action, Outcome};
+
+    fn a_move(end: &str) -> MoveReport {
+        MoveReport {
+            id: "m-1".into(),
+            tenant: "t-1".into(),
+            source: "c1".into(),
+            target: "c2".into(),
+            twist: "plain".into(),
+            fault: false,
+            end: end.into(),
+            wanted_end: "completed".into(),
+            reason: String::new(),
+            attempts: 1,
+            seconds: 2.0,
+            rows: 10,
+            exercise: Exercise { write_holds: vec![9_000], ..Exercise::default() },
+            not_exercised: None,
+        }
+    }
+
+    fn evidence() -> Evidence {
+        let op = Op {
+            session: 1,
+            tenant: "t-1".into(),
+            action: Action::Increment { counter: "c".into(), nonce: 1 },
+            invoked: 0,
+            returned: 1_000,
+            outcome: Outcome::Counted { value: 1 },
+            failed: false,
+        };
+        let end = crate::check::FinalTenant { counters: [("c".to_owned(), 1)].into(), ..Default::default() };
+        Evidence {
+            seed: 1,
+            planted: None,
+            seconds: 1.0,
+            load_seconds: 1.0,
+            tenants: 1,
+            writes_per_second_wanted: 1,
+            findings: crate::check::check(&[op], &[("t-1".into(), end)].into()),
+            failed_requests: 0,
+            request_ms: Latencies::default(),
+            moves: vec![a_move("completed")],
+            observed: Observed::default(),
+        }
+    }
+
+    #[test]
+    fn a_run_in_which_all_went_well_passes() {
+        let report = Report::new(evidence());
+        assert_eq!((report.verdict, report.reasons.as_slice()), (Verdict::Pass, &[][..]));
+        assert!((report.write_hold_ms.max - 9.0).abs() < 1e-9);
+        assert!(report.summary().contains("1 completed"), "{}", report.summary());
+    }
+
+    /// A reason that must be named, and what brings it about.
+    type Spoilt = (&'static str, fn(&mut Evidence));
+
+    #[test]
+    fn every_promise_that_was_not_kept_fails_the_run() {
+        let spoil: [Spoilt; 8] = [
+            ("requests failed", |evidence| evidence.failed_requests = 1),
+            ("copies differ", |evidence| evidence.observed.mismatches.push("t-1".into())),
+            ("a process fell", |evidence| evidence.observed.trouble.push("a process fell".into())),
+            ("were not exercised", |evidence| evidence.writes_per_second_wanted = 500),
+            ("were not exercised", |evidence| evidence.moves[0].not_exercised = Some("no write".into())),
+            ("is aborted", |evidence| evidence.moves[0].end = "aborted".into()),
+            ("is unfinished", |evidence| evidence.moves[0].end = "unfinished".into()),
+            ("writes are lost", |evidence| {
+                let post = Action::Post { nonce: 1 };
+                let outcome = Outcome::Created { id: "d".into() };
+                let op = Op {
+                    session: 1,
+                    tenant: "t-1".into(),
+                    action: post,
+                    invoked: 0,
+                    returned: 1,
+                    outcome,
+                    failed: false,
+                };
+                evidence.findings = crate::check::check(&[op], &BTreeMap::new());
+            }),
+        ];
+        for (reason, spoil) in spoil {
+            let mut evidence = evidence();
+            spoil(&mut evidence);
+            let report = Report::new(evidence);
+            assert_eq!(report.verdict, Verdict::Fail, "{reason}");
+            assert!(report.reasons.iter().any(|given| given.contains(reason)), "{reason}: {:?}", report.reasons);
+        }
+    }
+
+    #[test]
+    fn the_json_has_what_is_promised_of_it() {
+        let json = serde_json::to_value(Report::new(evidence())).unwrap();
+        for field in [
+            "acked_writes",
+            "lost_writes",
+            "duplicated_writes",
+            "reordered_writes",
+            "failed_requests",
+            "stale_redirects",
+            "not_exercised",
+            "verify_mismatches",
+        ] {
+            assert!(json[field].is_u64(), "{field}");
+        }
+        for field in ["completed", "cancelled", "rolled_back", "aborted"] {
+            assert!(json["moves"][field].is_u64(), "{field}");
+        }
+        for field in ["p50", "p99", "max"] {
+            assert!(json["write_hold_ms"][field].is_f64() && json["read_gap_ms"][field].is_f64(), "{field}");
+        }
+        assert_eq!(json["verdict"], "pass");
+        assert_eq!(json["apiVersion"], "cellway.dev/v1");
+    }
+}

@@ -1,0 +1,116 @@
+//! What an agent is told when it starts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cell_model::CellId;
+use serde::{Deserialize, Serialize};
+
+use crate::error::AgentError;
+
+/// How long things may take and how large they may grow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// A gate may serve for this long without hearing from the agent, in milliseconds.
+    pub lease_ms: u32,
+    /// A write may wait this long for a hold to end before it is refused, in milliseconds.
+    pub write_wait_ms: u32,
+    /// A write that the copying cell does not confirm within this time is answered as unknown, in milliseconds.
+    pub write_confirm_ms: u32,
+    /// A confirmation that is missing for longer makes the agent ask to leave sync, in milliseconds.
+    pub confirm_overdue_ms: u32,
+    /// Captured changes of one tenant beyond this end its move, in bytes.
+    pub captured_bytes_max: u64,
+    /// sled's cache, in bytes.
+    pub cache_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            lease_ms: 1_000,
+            write_wait_ms: 3_000,
+            write_confirm_ms: 5_000,
+            confirm_overdue_ms: 1_000,
+            captured_bytes_max: 64 * 1024 * 1024,
+            cache_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.into())
+    }
+    pub(crate) fn write_wait(&self) -> Duration {
+        Duration::from_millis(self.write_wait_ms.into())
+    }
+    pub(crate) fn write_confirm(&self) -> Duration {
+        Duration::from_millis(self.write_confirm_ms.into())
+    }
+    pub(crate) fn confirm_overdue(&self) -> Duration {
+        Duration::from_millis(self.confirm_overdue_ms.into())
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentOptions {
+    /// The cell's name.
+    pub cell: CellId,
+    /// Where its data is.
+    pub directory: PathBuf,
+    /// `host:port` to listen at; port 0 takes a free one.
+    pub listen: String,
+    /// `host:port` under which others reach it; empty: where it listens.
+    #[serde(default)]
+    pub advertise: String,
+    /// `host:port` of the control plane's nodes. Empty: the agent reports to nobody.
+    #[serde(default)]
+    pub control: Vec<String>,
+    /// Public keys, in hex, whose signatures on mappings are believed. Empty: those that the control plane names when
+    /// the agent first reports.
+    #[serde(default)]
+    pub trusted_keys: Vec<String>,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// A fault to plant.
+    #[cfg(feature = "planted")]
+    #[serde(default)]
+    pub planted: Option<crate::Planted>,
+}
+
+impl AgentOptions {
+    /// Options with everything but the necessary left at its default.
+    #[must_use]
+    pub fn new(cell: CellId, directory: PathBuf, listen: impl Into<String>) -> Self {
+        Self {
+            cell,
+            directory,
+            listen: listen.into(),
+            advertise: String::new(),
+            control: Vec::new(),
+            trusted_keys: Vec::new(),
+            limits: Limits::default(),
+            #[cfg(feature = "planted")]
+            planted: None,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), AgentError> {
+        let invalid = |option, rule| Err(AgentError::InvalidOption { option, rule });
+        if !(100..=60_000).contains(&self.limits.lease_ms) {
+            return invalid("limits.lease_ms", "between 100 and 60,000");
+        }
+        if self.limits.captured_bytes_max < 2 * 1024 * 1024 {
+            return invalid("limits.captured_bytes_max", "at least 2 MiB, twice the largest write");
+        }
+        if self.limits.confirm_overdue_ms >= self.limits.write_confirm_ms {
+            return invalid("limits.confirm_overdue_ms", "less than limits.write_confirm_ms");
+        }
+        Ok(())
+    }
+}

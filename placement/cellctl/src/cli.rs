@@ -1,0 +1,460 @@
+//! What may be typed. kubectl's grammar: a verb, a noun, a name; "explicit always overrides implicit".
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The command line of Cellway.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cellctl",
+    version,
+    about = "Place tenants in cells and move them while they are used",
+    arg_required_else_help = true,
+    after_help = "Exit codes:\n  0 done · 1 failed · 3 checks warn · 4 move aborted, cancelled or rolled back (with --watch)\n  \
+                  5 outcome unknown: run the printed command to learn it · 64 wrong usage · 75 control plane unavailable"
+)]
+pub struct Cli {
+    /// Where the control plane is, and how answers are printed.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Said with any command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Control nodes, host:port, separated by commas
+    #[arg(long, global = true, env = "CELLCTL_ENDPOINTS", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub endpoints: Vec<String>,
+    /// A named set of endpoints from the configuration file
+    #[arg(long, global = true, env = "CELLCTL_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+    /// The configuration file [default: ~/.config/cellctl/config.toml]
+    #[arg(long, global = true, env = "CELLCTL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to print what there is
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Leave out the column names
+    #[arg(long, global = true)]
+    pub no_headers: bool,
+    /// Give up after this long
+    #[arg(long, global = true, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
+    pub timeout: Duration,
+    /// Name of an earlier try of the same command, as an unknown outcome printed it: it runs once
+    #[arg(long, global = true, value_name = "HEX", value_parser = request_id)]
+    pub request_id: Option<RequestId>,
+}
+
+fn request_id(text: &str) -> Result<RequestId, String> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+    number.map(RequestId).ok_or_else(|| "32 hexadecimal digits are wanted".to_owned())
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// Names only, as `tenant/acme`
+    Name,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a tenant or a cell
+    #[command(subcommand)]
+    Create(Create),
+    /// Delete a tenant with all its data
+    #[command(subcommand)]
+    Delete(Delete),
+    /// List tenants, cells or moves
+    #[command(subcommand)]
+    Get(Get),
+    /// Show everything about one tenant, cell or move
+    #[command(subcommand)]
+    Describe(Describe),
+    /// Let a cell take no more tenants
+    #[command(subcommand)]
+    Cordon(OfCell),
+    /// Let a cell take tenants again
+    #[command(subcommand)]
+    Uncordon(OfCell),
+    /// Move a tenant to another cell, or steer a move
+    #[command(subcommand)]
+    Move(Move),
+    /// Make a cluster of control nodes, or look at it
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Make the key that the control plane signs mappings with
+    Keygen {
+        /// Where to write the private key; it is readable by its owner only
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Run a whole fleet in this process, to try things out
+    Dev(Dev),
+    /// Run a fleet of processes, move tenants under load, and check every answer
+    Demo(Demo),
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+    /// Run one server of a fleet
+    #[command(subcommand, hide = true)]
+    Run(Run),
+}
+
+/// What can be made.
+#[derive(Debug, Subcommand)]
+pub enum Create {
+    /// Place a new tenant
+    #[command(visible_alias = "t")]
+    Tenant {
+        /// Its name: lower-case letters, digits and '-'
+        name: TenantId,
+        /// Where it is to live [default: the active cell of its residency with the fewest tenants]
+        #[arg(long, value_name = "CELL")]
+        cell: Option<CellId>,
+        /// What it has paid for
+        #[arg(long, value_enum, default_value_t = Tier::Bronze)]
+        tier: Tier,
+        /// Legal zone that its data may not leave
+        #[arg(long, default_value = "")]
+        residency: String,
+    },
+    /// Let a cell join
+    #[command(visible_alias = "c")]
+    Cell {
+        /// Its name: lower-case letters, digits and '-'
+        name: CellId,
+        /// Its agent
+        #[arg(long, value_name = "HOST:PORT")]
+        agent: String,
+        /// Its gates; they are learnt from the agent where none is given
+        #[arg(long = "gate", value_name = "HOST:PORT")]
+        gates: Vec<String>,
+        /// Where it stands
+        #[arg(long, default_value = "")]
+        region: String,
+        /// Legal zone of its data
+        #[arg(long, default_value = "")]
+        residency: String,
+    },
+}
+
+/// As [`cell_model::Tier`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tier {
+    /// Pooled
+    Bronze,
+    /// Pooled, stricter limits for others
+    Silver,
+    /// A database of its own
+    Gold,
+    /// A cell of its own
+    Platinum,
+}
+
+impl From<Tier> for cell_model::Tier {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::Bronze => Self::Bronze,
+            Tier::Silver => Self::Silver,
+            Tier::Gold => Self::Gold,
+            Tier::Platinum => Self::Platinum,
+        }
+    }
+}
+
+/// What can be deleted.
+#[derive(Debug, Subcommand)]
+pub enum Delete {
+    /// Refuse a tenant from now on and delete its data
+    #[command(visible_alias = "t")]
+    Tenant {
+        /// Its name
+        name: TenantId,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// What can be listed.
+#[derive(Debug, Subcommand)]
+pub enum Get {
+    /// Tenants, all or one
+    #[command(visible_aliases = ["tenant", "t"])]
+    Tenants {
+        /// Only this one
+        name: Option<TenantId>,
+        /// Only those that this cell owns
+        #[arg(long, value_name = "CELL", conflicts_with = "name")]
+        cell: Option<CellId>,
+    },
+    /// Cells, all or one
+    #[command(visible_aliases = ["cell", "c"])]
+    Cells {
+        /// Only this one
+        name: Option<CellId>,
+    },
+    /// Moves that wait or run, or one
+    #[command(visible_aliases = ["move", "m"])]
+    Moves {
+        /// Only this one
+        id: Option<MoveId>,
+        /// Only those of this tenant
+        #[arg(long, value_name = "TENANT", conflicts_with = "id")]
+        tenant: Option<TenantId>,
+        /// Ended moves, too
+        #[arg(long, short)]
+        all: bool,
+    },
+}
+
+/// What can be shown.
+#[derive(Debug, Subcommand)]
+pub enum Describe {
+    /// A tenant: where it is, its epoch, its move, copies left behind
+    #[command(visible_alias = "t")]
+    Tenant {
+        /// Its name
+        name: TenantId,
+    },
+    /// A cell: its state, addresses and tenants
+    #[command(visible_alias = "c")]
+    Cell {
+        /// Its name
+        name: CellId,
+    },
+    /// A move: its phase, history and options
+    #[command(visible_alias = "m")]
+    Move {
+        /// Its name, as m-4182
+        id: MoveId,
+    },
+}
+
+/// The one noun of `cordon` and `uncordon`.
+#[derive(Debug, Subcommand)]
+pub enum OfCell {
+    /// A cell
+    #[command(visible_alias = "c")]
+    Cell {
+        /// Its name
+        name: CellId,
+    },
+}
+
+/// Moves.
+#[derive(Debug, Subcommand)]
+pub enum Move {
+    /// Move a tenant to another cell
+    #[command(visible_alias = "t")]
+    Tenant(MoveTenant),
+    /// Start no new phase
+    Pause {
+        /// Its name, as m-4182
+        id: MoveId,
+    },
+    /// Go on
+    Resume {
+        /// Its name, as m-4182
+        id: MoveId,
+    },
+    /// Take away what was made, before the cutover
+    Cancel {
+        /// Its name, as m-4182
+        id: MoveId,
+    },
+    /// Bring the tenant back, out of soak
+    Rollback {
+        /// Its name, as m-4182
+        id: MoveId,
+    },
+}
+
+/// `move tenant`.
+#[derive(Debug, Clone, Args)]
+pub struct MoveTenant {
+    /// Which tenant
+    pub tenant: TenantId,
+    /// To which cell
+    #[arg(long, value_name = "CELL")]
+    pub to: CellId,
+    /// Stay and show how it goes; Ctrl-C detaches
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Pause when this phase is done: `verify` stops before writes are touched
+    #[arg(long, value_name = "PHASE")]
+    pub until: Option<Phase>,
+    /// The longest that writes may wait in one hold, up to 2s
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms", value_name = "DURATION")]
+    pub max_hold: Duration,
+    /// How long both cells must acknowledge every write before the first hold
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms", value_name = "DURATION")]
+    pub steady: Duration,
+    /// How long the new owner serves before the move is final
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
+    pub soak: Duration,
+    /// How long the old copy is kept after that
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h", value_name = "DURATION")]
+    pub retain: Duration,
+    /// How many holds may be missed before the move is given up
+    #[arg(long, default_value_t = 10)]
+    pub retries: u32,
+}
+
+/// The cluster itself.
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Make one cluster of the nodes in --endpoints; run again it answers the same
+    Init,
+    /// What each node says of itself
+    Status,
+}
+
+/// `dev`.
+#[derive(Debug, Clone, Args)]
+pub struct Dev {
+    /// Keep data in this directory and find it again [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub retain: Option<PathBuf>,
+    /// How many cells
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub cells: u8,
+    /// Where the first router listens
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+}
+
+/// `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct Demo {
+    /// What sizes, tenants and moves follow
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Write the report here, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How many tenants
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(12..=5_000))]
+    pub tenants: u32,
+    /// How many moves, not counting the one that is cancelled
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=500))]
+    pub moves: u32,
+    /// Writes per second that there must be at least
+    #[arg(long, default_value_t = 500, value_name = "RATE")]
+    pub writes_per_second: u32,
+    /// Size of the big tenant, in megabytes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2_000), value_name = "MB")]
+    pub big: u32,
+    /// Keep data and logs of all processes in this directory
+    #[arg(long, value_name = "DIR")]
+    pub retain: Option<PathBuf>,
+    /// Plant a fault that the checker must find
+    #[cfg(feature = "planted")]
+    #[arg(long, value_enum)]
+    pub plant: Option<Plant>,
+}
+
+/// Faults that can be planted in builds that are made for it.
+#[cfg(feature = "planted")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Plant {
+    /// Acknowledged writes are not captured for the other cell
+    LostWrite,
+    /// The fenced source goes on serving
+    StaleEpoch,
+    /// The target serves before the commit
+    EarlyServe,
+}
+
+/// One server of a fleet, as `demo` starts it.
+#[derive(Debug, Subcommand)]
+pub enum Run {
+    /// A control node
+    Control(RunOptions),
+    /// A router
+    Router(RunOptions),
+    /// A cell: agent, gates and the sample application
+    Cell(RunOptions),
+}
+
+/// How a server is started.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// The server's own options, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub options: PathBuf,
+    /// End when standard input ends
+    #[arg(long)]
+    pub exit_with_parent: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_grammar_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_move_has_the_options_and_defaults_of_the_manual() {
+        let cli = parse("cellctl move tenant acme --to c2 --watch --until verify --max-hold 250ms").unwrap();
+        let Command::Move(Move::Tenant(asked)) = cli.command else { panic!("another command") };
+        assert_eq!((asked.tenant.as_str(), asked.to.as_str(), asked.watch), ("acme", "c2", true));
+        assert_eq!((asked.until, asked.max_hold), (Some(Phase::Verify), Duration::from_millis(250)));
+        assert_eq!((asked.soak, asked.retain), (Duration::from_secs(10), Duration::from_secs(3_600)));
+    }
+
+    #[test]
+    fn nouns_are_singular_plural_or_short() {
+        for noun in ["tenants", "tenant", "t"] {
+            let cli = parse(&format!("cellctl get {noun} -o json")).unwrap();
+            assert!(matches!(cli.command, Command::Get(Get::Tenants { name: None, .. })));
+            assert_eq!(cli.global.output, Output::Json);
+        }
+        assert!(matches!(parse("cellctl cordon cell c1").unwrap().command, Command::Cordon(OfCell::Cell { .. })));
+    }
+
+    #[test]
+    fn a_malformed_name_is_refused_with_its_rule() {
+        let refused = parse("cellctl create tenant Not_A_Label").unwrap_err().to_string();
+        assert!(refused.contains("tenant id") && refused.contains("1 to 63 characters"), "{refused}");
+        let refused = parse("cellctl move cancel 17").unwrap_err().to_string();
+        assert!(refused.contains("move id"), "{refused}");
+        let refused = parse("cellctl move tenant a --to b --until halfway").unwrap_err().to_string();
+        assert!(refused.contains("one of preflight"), "{refused}");
+        let refused = parse("cellctl move tenant a --to b --max-hold fast").unwrap_err().to_string();
+        assert!(refused.contains("--max-hold"), "{refused}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "planted"))]
+    fn an_ordinary_build_plants_no_faults() {
+        assert!(parse("cellctl demo --plant lost-write").is_err());
+    }
+}

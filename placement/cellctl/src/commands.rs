@@ -1,0 +1,98 @@
+//! Each command: ask the control plane, print what it says.
+
+mod cluster;
+mod get;
+mod keygen;
+mod write;
+
+use std::future::Future;
+
+use cell_client::{ClientOptions, ControlClient, WriteOptions};
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command, Global};
+use crate::console;
+use crate::endpoints;
+use crate::failure::{Exit, Failure};
+use crate::{demo, dev, host};
+
+/// Runs one command line.
+#[must_use]
+pub fn run(cli: Cli) -> Exit {
+    match dispatch(cli) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            console::note(&failure.to_string());
+            failure.exit
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Create(create) => ask(&global, |control| write::create(control, create)),
+        Command::Delete(delete) => ask(&global, |control| write::delete(control, delete)),
+        Command::Get(get) => ask(&global, |control| get::get(control, get)),
+        Command::Describe(describe) => ask(&global, |control| get::describe(control, describe)),
+        Command::Cordon(of) => ask(&global, |control| write::set_state(control, of, cell_model::CellState::Cordoned)),
+        Command::Uncordon(of) => ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active)),
+        Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
+        Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
+        Command::Keygen { out } => keygen::run(&out),
+        Command::Dev(options) => on_runtime(dev::run(options)),
+        Command::Demo(options) => on_runtime(demo::run(options)),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cellctl", &mut script);
+            console::data(&String::from_utf8_lossy(&script));
+            Ok(Exit::Done)
+        }
+        Command::Version => {
+            console::data(&format!("cellctl {}\n", env!("CARGO_PKG_VERSION")));
+            Ok(Exit::Done)
+        }
+        Command::Run(server) => host::run(server),
+    }
+}
+
+/// The control plane, and how its answers are to be printed.
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    /// The client.
+    pub client: ControlClient,
+    /// What was said on the command line.
+    pub global: Global,
+}
+
+impl Control {
+    /// What goes along with a write.
+    pub(crate) fn write(&self) -> WriteOptions {
+        WriteOptions { request_id: self.global.request_id, expected_revision: None }
+    }
+
+    /// Prints a list.
+    pub(crate) fn print_list<V: crate::view::View>(&self, items: &[V]) {
+        if items.is_empty() && self.global.output == crate::Output::Table {
+            console::note("there is none");
+            return;
+        }
+        console::data(&crate::render::list(items, self.global.output, !self.global.no_headers));
+    }
+}
+
+fn ask<F>(global: &Global, command: impl FnOnce(Control) -> F) -> Result<Exit, Failure>
+where
+    F: Future<Output = Result<Exit, Failure>>,
+{
+    let endpoints = endpoints::resolve(global)?;
+    let options = ClientOptions { deadline: global.timeout, ..ClientOptions::default() };
+    let client = || ControlClient::new(endpoints, options);
+    on_runtime(async { command(Control { client: client(), global: global.clone() }).await })
+}
+
+fn on_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let hint = "too many threads or open files on this machine?";
+    runtime.map_err(|error| Failure::local("RUNTIME", &error.into(), hint))?.block_on(command)
+}

@@ -1,0 +1,118 @@
+//! Where the control plane is: flag > environment > context > what `cellctl dev` uses.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::cli::Global;
+use crate::failure::Failure;
+
+/// Where `cellctl dev` listens, so that commands beside it need no options.
+pub const DEV_CONTROL_PORTS: [u16; 3] = [7401, 7402, 7403];
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Config {
+    current_context: Option<String>,
+    #[serde(default)]
+    contexts: BTreeMap<String, Context>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Context {
+    endpoints: Vec<String>,
+}
+
+/// The control nodes that a command talks to.
+///
+/// # Errors
+/// A context that does not exist, a configuration file that cannot be read, an endpoint that is not `host:port`.
+pub fn resolve(global: &Global) -> Result<Vec<String>, Failure> {
+    let endpoints = if global.endpoints.is_empty() { of_context(global)? } else { global.endpoints.clone() };
+    match endpoints.iter().find(|endpoint| !is_host_port(endpoint)) {
+        Some(bad) => Err(Failure::usage(format!("{bad:?} is not host:port"), "as in --endpoints 10.0.0.1:7401,10.0.0.2:7401")),
+        None => Ok(endpoints),
+    }
+}
+
+fn of_context(global: &Global) -> Result<Vec<String>, Failure> {
+    let named = global.config.clone();
+    let file = named.clone().or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config/cellctl/config.toml")));
+    let config = match &file {
+        Some(file) if named.is_some() || file.exists() => read(file)?,
+        Some(_) | None => Config::default(),
+    };
+    let Some(name) = global.context.clone().or(config.current_context) else {
+        return Ok(DEV_CONTROL_PORTS.iter().map(|port| format!("127.0.0.1:{port}")).collect());
+    };
+    let known = config.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
+    match config.contexts.into_iter().find(|(known, _)| *known == name) {
+        Some((_, context)) if !context.endpoints.is_empty() => Ok(context.endpoints),
+        Some(_) => Err(Failure::usage(format!("context {name} has no endpoints"), "add them to the configuration file")),
+        None => Err(Failure::usage(format!("there is no context {name}"), format!("the configuration file has: {known}"))),
+    }
+}
+
+fn read(file: &Path) -> Result<Config, Failure> {
+    let hint = "correct the file, or say --endpoints";
+    let unreadable = |reason: String| Failure::usage(format!("cannot read {}: {reason}", file.display()), hint);
+    let text = std::fs::read_to_string(file).map_err(|error| unreadable(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| unreadable(error.to_string()))
+}
+
+fn is_host_port(endpoint: &str) -> bool {
+    endpoint.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cli::Output;
+    use crate::failure::Exit;
+
+    fn global() -> Global {
+        Global {
+            endpoints: Vec::new(),
+            context: None,
+            config: None,
+            output: Output::Table,
+            no_headers: false,
+            timeout: Duration::from_secs(1),
+            request_id: None,
+        }
+    }
+
+    fn with_config(text: &str, context: Option<&str>) -> Result<Vec<String>, Failure> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        resolve(&Global { config: Some(file), context: context.map(str::to_owned), ..global() })
+    }
+
+    const TWO: &str = "current-context = 'a'\n[contexts.a]\nendpoints = ['h:1']\n[contexts.b]\nendpoints = ['h:2', 'h:3']\n";
+
+    #[test]
+    fn what_is_said_overrides_what_is_written() {
+        assert_eq!(with_config(TWO, None).unwrap(), ["h:1"]);
+        assert_eq!(with_config(TWO, Some("b")).unwrap(), ["h:2", "h:3"]);
+        let said = resolve(&Global { endpoints: vec!["h:9".into()], context: Some("nowhere".into()), ..global() });
+        assert_eq!(said.unwrap(), ["h:9"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_wrong_usage_and_says_what_would() {
+        let unknown = with_config(TWO, Some("c")).unwrap_err();
+        assert_eq!((unknown.exit, unknown.hint.as_str()), (Exit::Usage, "the configuration file has: a, b"));
+        assert_eq!(with_config("endpoint = 1", None).unwrap_err().exit, Exit::Usage);
+        for bad in ["h", "h:", ":1", "h:99999"] {
+            let refused = resolve(&Global { endpoints: vec![bad.into()], ..global() }).unwrap_err();
+            assert_eq!(refused.exit, Exit::Usage, "{bad}");
+        }
+        let missing = resolve(&Global { config: Some("/nowhere/config.toml".into()), ..global() }).unwrap_err();
+        assert!(missing.message.contains("/nowhere/config.toml"));
+    }
+}

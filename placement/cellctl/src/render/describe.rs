@@ -1,0 +1,109 @@
+//! Everything about one record, for people.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::table;
+use crate::view::{CellView, MoveView, TenantView};
+
+/// A tenant.
+#[must_use]
+pub fn describe_tenant(tenant: &TenantView) -> String {
+    let mut text = fields(&[
+        ("Tenant", tenant.tenant.clone()),
+        ("Life", tenant.life.clone()),
+        ("State", tenant.state.clone()),
+        ("Cell", tenant.cell.clone()),
+        ("Peer", tenant.peer.clone().unwrap_or_default()),
+        ("Epoch", tenant.epoch.to_string()),
+        ("Uid", tenant.uid.to_string()),
+        ("Version", format!("rev {} at revision {}", tenant.rev, tenant.revision)),
+        ("Tier", tenant.tier.clone()),
+        ("Residency", tenant.residency.clone()),
+        ("Waiting", if tenant.hold == "none" { String::new() } else { tenant.hold.clone() }),
+    ]);
+    for copy in &tenant.retained {
+        let what = if copy.reclaiming { "is being deleted".to_owned() } else { format!("kept until {}", time(copy.until_unix_ms)) };
+        line(&mut text, "Old copy", &format!("{} (left by {}, fenced at epoch {}), {what}", copy.cell, copy.move_id, copy.fenced_epoch));
+    }
+    if let Some(movement) = &tenant.movement {
+        text.push('\n');
+        text.push_str(&describe_move(movement));
+    }
+    text
+}
+
+/// A cell, with how many tenants it owns.
+#[must_use]
+pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
+    fields(&[
+        ("Cell", cell.cell.clone()),
+        ("State", cell.state.clone()),
+        ("Agent", cell.agent.clone()),
+        ("Gates", cell.gates.join(", ")),
+        ("Region", cell.region.clone()),
+        ("Residency", cell.residency.clone()),
+        ("Generation", cell.generation.to_string()),
+        ("Revision", cell.revision.to_string()),
+        ("Tenants", tenants.to_string()),
+    ])
+}
+
+/// A move, with its history.
+#[must_use]
+pub fn describe_move(movement: &MoveView) -> String {
+    let phase = if movement.leg == "back" { format!("{}, on the way back", movement.phase) } else { movement.phase.clone() };
+    let end = [&movement.end_code, &movement.end_reason].into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
+    let mut text = fields(&[
+        ("Move", movement.id.clone()),
+        ("Tenant", movement.tenant.clone()),
+        ("From", movement.source.clone()),
+        ("To", movement.target.clone()),
+        ("Status", movement.status.clone()),
+        ("Reason", end),
+        ("Phase", phase),
+        ("Pauses after", movement.until.clone().unwrap_or_default()),
+        ("Attempt", movement.attempt.to_string()),
+        ("Epoch", movement.epoch.to_string()),
+        ("Hold budget", duration(u64::from(movement.hold_max_ms))),
+        ("Soak", duration(u64::from(movement.soak_ms))),
+        ("Retention", duration(movement.retain_ms)),
+        ("Retries left", movement.retries_left.to_string()),
+        ("Digest", movement.digest.clone().unwrap_or_default()),
+        ("Sealed at", movement.sealed_seq.map(|seq| seq.to_string()).unwrap_or_default()),
+        ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
+    ]);
+    let ends = movement.history.iter().skip(1).map(|next| Some(next.at_unix_ms)).chain([movement.ended_unix_ms]);
+    let rows = movement.history.iter().zip(ends).map(|(stamp, end)| {
+        let took = end.map_or_else(|| "…".to_owned(), |end| duration(end.saturating_sub(stamp.at_unix_ms)));
+        let (phase, attempt) = (stamp.phase.clone(), stamp.attempt.to_string());
+        vec![String::new(), phase, attempt, time(stamp.at_unix_ms), took, stamp.revision.to_string()]
+    });
+    if !movement.history.is_empty() {
+        text.push_str("History\n");
+        text.push_str(&table(&["", "PHASE", "ATTEMPT", "ENTERED", "TOOK", "REVISION"], rows, true));
+    }
+    text
+}
+
+/// Leaves out what is empty.
+fn fields(fields: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        line(&mut text, name, value);
+    }
+    text
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{:<15}{value}", format!("{name}:"));
+}
+
+fn time(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+fn duration(ms: u64) -> String {
+    if ms == 0 { "0ms".into() } else { humantime::format_duration(Duration::from_millis(ms)).to_string() }
+}

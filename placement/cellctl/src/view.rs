@@ -1,0 +1,351 @@
+//! Records as they are printed: plain text and numbers, the same for tables and for JSON.
+//!
+//! JSON has `apiVersion` and `kind`; fields are only ever added.
+
+use cell_client::wire;
+use serde::Serialize;
+
+/// What every printed document says first.
+pub const API_VERSION: &str = "cellway.dev/v1";
+
+/// A record that can be printed.
+pub trait View: Serialize {
+    /// `Tenant`.
+    const KIND: &'static str;
+    /// Names of its columns.
+    const COLUMNS: &'static [&'static str];
+    /// One line of a table.
+    fn row(&self) -> Vec<String>;
+    /// `tenant/acme`.
+    fn name(&self) -> String;
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantView {
+    /// Its name.
+    pub tenant: String,
+    /// provisioning, live, deleting, deleted.
+    pub life: String,
+    /// ACTIVE, MIGRATING, CUTOVER, FINAL …
+    pub state: String,
+    /// Who owns it.
+    pub cell: String,
+    /// The other cell of a move.
+    pub peer: Option<String>,
+    /// Fencing token.
+    pub epoch: u64,
+    /// Incarnation.
+    pub uid: u64,
+    /// Version of the record.
+    pub rev: u64,
+    /// Revision of that version.
+    pub revision: u64,
+    /// What it has paid for.
+    pub tier: String,
+    /// Legal zone.
+    pub residency: String,
+    /// What waits: none, writes, all.
+    pub hold: String,
+    /// Its move.
+    #[serde(rename = "move")]
+    pub movement: Option<MoveView>,
+    /// Copies left behind.
+    pub retained: Vec<RetainedView>,
+}
+
+/// A copy that a move has left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetainedView {
+    /// Where.
+    pub cell: String,
+    /// By which move.
+    pub move_id: String,
+    /// At which epoch that cell was fenced.
+    pub fenced_epoch: u64,
+    /// Kept until then.
+    pub until_unix_ms: u64,
+    /// Being deleted.
+    pub reclaiming: bool,
+}
+
+/// A cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CellView {
+    /// Its name.
+    pub cell: String,
+    /// active, cordoned, dead.
+    pub state: String,
+    /// Its agent.
+    pub agent: String,
+    /// Its gates.
+    pub gates: Vec<String>,
+    /// Where it stands.
+    pub region: String,
+    /// Legal zone.
+    pub residency: String,
+    /// Incarnation of its agent.
+    pub generation: u64,
+    /// Revision of the record.
+    pub revision: u64,
+}
+
+/// A move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MoveView {
+    /// Its name.
+    #[serde(rename = "move")]
+    pub id: String,
+    /// Whose.
+    pub tenant: String,
+    /// From where.
+    pub source: String,
+    /// To where.
+    pub target: String,
+    /// forward or back.
+    pub leg: String,
+    /// What is being done.
+    pub phase: String,
+    /// waiting, running, paused …; completed, cancelled, rolled-back, aborted.
+    pub status: String,
+    /// Tries of the hold.
+    pub attempt: u32,
+    /// The tenant's epoch.
+    pub epoch: u64,
+    /// Pauses after this phase.
+    pub until: Option<String>,
+    /// The longest that writes may wait.
+    pub hold_max_ms: u32,
+    /// How long the new owner serves before the end.
+    pub soak_ms: u32,
+    /// How long the old copy is kept.
+    pub retain_ms: u64,
+    /// Missed holds that are left.
+    pub retries_left: u32,
+    /// Digest of the last verification.
+    pub digest: Option<String>,
+    /// Last write of the source.
+    pub sealed_seq: Option<u64>,
+    /// Code of its end.
+    pub end_code: Option<String>,
+    /// Reason of its end.
+    pub end_reason: Option<String>,
+    /// When it ended.
+    pub ended_unix_ms: Option<u64>,
+    /// Phases entered.
+    pub history: Vec<StampView>,
+}
+
+/// A phase entered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StampView {
+    /// Which.
+    pub phase: String,
+    /// In which attempt.
+    pub attempt: u32,
+    /// When.
+    pub at_unix_ms: u64,
+    /// At which revision.
+    pub revision: u64,
+}
+
+impl MoveView {
+    /// It has ended.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.ended_unix_ms.is_some()
+    }
+}
+
+/// The word of an enumeration: `PHASE_CATCH_UP` → `catch-up`.
+fn word<E: TryFrom<i32>>(prefix: &str, number: i32, name: impl Fn(E) -> &'static str) -> String {
+    E::try_from(number).map_or_else(
+        |_| format!("unknown({number})"),
+        |known| name(known).trim_start_matches(prefix).to_lowercase().replace('_', "-"),
+    )
+}
+
+/// The word of a phase.
+#[must_use]
+pub fn phase_word(phase: i32) -> String {
+    word("PHASE_", phase, |phase: wire::Phase| phase.as_str_name())
+}
+
+fn some_text(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+const fn some_number(number: u64) -> Option<u64> {
+    if number == 0 { None } else { Some(number) }
+}
+
+impl From<wire::Tenant> for TenantView {
+    fn from(tenant: wire::Tenant) -> Self {
+        let mapping = tenant.mapping.unwrap_or_default();
+        let retained = |copy: wire::Retained| RetainedView {
+            cell: copy.cell,
+            move_id: copy.move_id,
+            fenced_epoch: copy.fenced_epoch,
+            until_unix_ms: copy.until_unix_ms,
+            reclaiming: copy.reclaiming,
+        };
+        Self {
+            life: tenant.life,
+            state: word("MAPPING_STATE_", mapping.state, |state: wire::MappingState| state.as_str_name()).to_uppercase(),
+            tier: word("TIER_", mapping.tier, |tier: wire::Tier| tier.as_str_name()),
+            hold: word("HOLD_", mapping.hold, |hold: wire::Hold| hold.as_str_name()),
+            tenant: mapping.tenant,
+            cell: mapping.owner,
+            peer: some_text(mapping.peer),
+            epoch: mapping.epoch,
+            uid: mapping.uid,
+            rev: mapping.rev,
+            revision: mapping.revision,
+            residency: tenant.residency,
+            movement: tenant.r#move.map(MoveView::from),
+            retained: tenant.retained.into_iter().map(retained).collect(),
+        }
+    }
+}
+
+impl From<wire::Cell> for CellView {
+    fn from(cell: wire::Cell) -> Self {
+        Self {
+            state: word("CELL_STATE_", cell.state, |state: wire::CellState| state.as_str_name()),
+            cell: cell.id,
+            agent: cell.agent,
+            gates: cell.gates,
+            region: cell.region,
+            residency: cell.residency,
+            generation: cell.generation,
+            revision: cell.revision,
+        }
+    }
+}
+
+impl From<wire::Move> for MoveView {
+    fn from(movement: wire::Move) -> Self {
+        let stamp = |stamp: wire::PhaseStamp| StampView {
+            phase: phase_word(stamp.phase),
+            attempt: stamp.attempt,
+            at_unix_ms: stamp.at_unix_ms,
+            revision: stamp.revision,
+        };
+        Self {
+            status: status_of(&movement),
+            leg: word("LEG_", movement.leg, |leg: wire::Leg| leg.as_str_name()),
+            phase: phase_word(movement.phase),
+            until: (movement.until != 0).then(|| phase_word(movement.until)),
+            id: movement.id,
+            tenant: movement.tenant,
+            source: movement.source,
+            target: movement.target,
+            attempt: movement.attempt,
+            epoch: movement.epoch,
+            hold_max_ms: movement.hold_max_ms,
+            soak_ms: movement.soak_ms,
+            retain_ms: movement.retain_ms,
+            retries_left: movement.retries_left,
+            digest: some_text(movement.digest),
+            sealed_seq: some_number(movement.sealed_seq),
+            end_code: some_text(movement.end_code),
+            end_reason: some_text(movement.end_reason),
+            ended_unix_ms: some_number(movement.ended_unix_ms),
+            history: movement.history.into_iter().map(stamp).collect(),
+        }
+    }
+}
+
+/// One word for how a move stands.
+fn status_of(movement: &wire::Move) -> String {
+    if !movement.end.is_empty() {
+        return movement.end.clone();
+    }
+    match wire::Intent::try_from(movement.intent) {
+        Ok(wire::Intent::Pause) => "paused",
+        Ok(wire::Intent::Cancel) => "cancelling",
+        Ok(wire::Intent::Rollback) => "rolling-back",
+        Ok(wire::Intent::Run | wire::Intent::Unspecified) | Err(_) if movement.admitted => "running",
+        Ok(wire::Intent::Run | wire::Intent::Unspecified) | Err(_) => "waiting",
+    }
+    .to_owned()
+}
+
+impl View for TenantView {
+    const KIND: &'static str = "Tenant";
+    const COLUMNS: &'static [&'static str] = &["TENANT", "STATE", "CELL", "EPOCH", "TIER", "RESIDENCY", "MOVE"];
+
+    fn row(&self) -> Vec<String> {
+        let movement = self.movement.as_ref().map(|movement| {
+            let other = if movement.target == self.cell { &movement.source } else { &movement.target };
+            format!("{} {} ↔ {other}", movement.id, movement.phase)
+        });
+        vec![
+            self.tenant.clone(),
+            if self.life == "live" { self.state.clone() } else { self.life.to_uppercase() },
+            self.cell.clone(),
+            self.epoch.to_string(),
+            self.tier.clone(),
+            dash(&self.residency),
+            movement.unwrap_or_else(|| "-".into()),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("tenant/{}", self.tenant)
+    }
+}
+
+impl View for CellView {
+    const KIND: &'static str = "Cell";
+    const COLUMNS: &'static [&'static str] =
+        &["CELL", "STATE", "AGENT", "GATES", "REGION", "RESIDENCY", "GENERATION"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.cell.clone(),
+            self.state.clone(),
+            dash(&self.agent),
+            dash(&self.gates.join(",")),
+            dash(&self.region),
+            dash(&self.residency),
+            self.generation.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("cell/{}", self.cell)
+    }
+}
+
+impl View for MoveView {
+    const KIND: &'static str = "Move";
+    const COLUMNS: &'static [&'static str] = &["MOVE", "TENANT", "FROM", "TO", "STATUS", "PHASE", "ATTEMPT", "EPOCH"];
+
+    fn row(&self) -> Vec<String> {
+        let phase = if self.leg == "back" { format!("{} (back)", self.phase) } else { self.phase.clone() };
+        vec![
+            self.id.clone(),
+            self.tenant.clone(),
+            self.source.clone(),
+            self.target.clone(),
+            self.status.clone(),
+            if self.has_ended() { "-".into() } else { phase },
+            self.attempt.to_string(),
+            self.epoch.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("move/{}", self.id)
+    }
+}
+
+fn dash(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { text.to_owned() }
+}

@@ -1,0 +1,208 @@
+//! A node from start to stop.
+//!
+//! ```text
+//! start: key ──► listener ──► store ──► (Service, Handle)
+//! run:   server, store, coordinator, health ──► shutdown
+//! stop:  health says NOT_SERVING ──► watches end ──► leadership is handed over, store stops ──► server stops
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cell_protos::v1::cluster_service_server::ClusterServiceServer;
+use cell_protos::v1::control_service_server::ControlServiceServer;
+use cell_store::{Store, StoreOptions};
+use cell_trust::PublicKey;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::service::{ClusterEndpoint, ControlEndpoint, Ground};
+use crate::{Error, Liveness, Options, Signer, coordinator, key_file};
+
+/// How long connections may take to end once the store has stopped.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// The name under which health is asked for.
+const CONTROL: &str = "cellway.v1.ControlService";
+
+/// A node that listens but does not yet answer.
+#[derive(Debug)]
+pub struct Service {
+    ground: Ground,
+    listener: TcpListener,
+    handle: Handle,
+}
+
+/// What others in the same process may know of a node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    local: SocketAddr,
+    store: Store,
+    public_key: PublicKey,
+    liveness: Liveness,
+}
+
+impl Handle {
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// `host:port` at which others reach it.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.store.advertise()
+    }
+
+    /// Its store.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The key whose signatures on mappings are to be believed.
+    #[must_use]
+    pub const fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
+    /// When it has last heard of each cell.
+    #[must_use]
+    pub const fn liveness(&self) -> &Liveness {
+        &self.liveness
+    }
+}
+
+/// Starts a node and runs it until `shutdown`.
+///
+/// # Errors
+/// [`Error`]
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    Service::start(options).await?.run(shutdown).await
+}
+
+impl Service {
+    /// Reads the key, takes the port and opens the data directory, in this order.
+    ///
+    /// # Errors
+    /// [`Error`] names what is wrong.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let wanted = options.wanted_cluster()?;
+        let signer = Signer::new(key_file::read(&options.signing_key_file)?);
+        let address = options.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
+        let advertise = options.advertised(local)?;
+        let store = Store::open(StoreOptions::new(&options.data_dir, advertise)).await?;
+        if let (Some(wanted), Some(found)) = (wanted, store.cluster())
+            && wanted != found
+        {
+            store.stop().await;
+            return Err(Error::OtherCluster { wanted, found });
+        }
+        let liveness = Liveness::default();
+        let handle =
+            Handle { local, store: store.clone(), public_key: signer.public(), liveness: liveness.clone() };
+        tracing::info!(address = handle.address(), key_id = signer.public().key_id(), "node started");
+        let ground = Ground { store, signer, liveness, closing: CancellationToken::new() };
+        Ok(Self { ground, listener, handle })
+    }
+
+    /// What others in the same process may know of it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Answers until `shutdown`, then stops in order.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where storage has failed and the process must end; [`Error::Serve`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { ground, listener, handle: _ } = self;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(cell_protos::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(Error::Reflection)?;
+        let server_stop = CancellationToken::new();
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(ground.store.raft_service())
+            .add_service(ClusterServiceServer::new(ClusterEndpoint(ground.store.clone())))
+            .add_service(ControlServiceServer::new(ControlEndpoint(ground.clone())));
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let stopping = server_stop.clone();
+        let mut server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
+            stopping.cancelled().await;
+        }));
+
+        // The store goes on until health and watches have said goodbye.
+        let store_stop = CancellationToken::new();
+        let store = ground.store.run(store_stop.clone());
+        tokio::pin!(store);
+        let coordinator =
+            tokio::spawn(coordinator::run(ground.store.clone(), ground.signer.key(), shutdown.clone()));
+        let health_follower = tokio::spawn(follow_health(ground.clone(), health.clone()));
+
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => {
+                tracing::info!("node stopping");
+                health_follower.abort();
+                health.set_service_status("", ServingStatus::NotServing).await;
+                health.set_service_status(CONTROL, ServingStatus::NotServing).await;
+                ground.closing.cancel();
+                store_stop.cancel();
+                store.await.map_err(Error::Store)
+            }
+            failed = &mut store => failed.map_err(Error::Store),
+            served = &mut server => {
+                store_stop.cancel();
+                drop(store.await);
+                return server_ended(served);
+            }
+        };
+        health_follower.abort();
+        ground.closing.cancel();
+        coordinator.abort();
+        server_stop.cancel();
+        match tokio::time::timeout(GOODBYE, &mut server).await {
+            Ok(served) => outcome.and(server_ended(served)),
+            // Somebody keeps a connection open: it is cut.
+            Err(_) => {
+                server.abort();
+                outcome
+            }
+        }
+    }
+}
+
+fn server_ended(served: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    match served {
+        Ok(served) => served.map_err(Error::Serve),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The control service serves while a leader is known; the process as a whole for as long as it runs.
+async fn follow_health(ground: Ground, health: HealthReporter) {
+    let mut leadership = ground.store.leadership();
+    loop {
+        let led = leadership.borrow_and_update().leader.is_some();
+        let status = if led { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status(CONTROL, status).await;
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The gRPC services in front of the store.
+//!
+//! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
+//! * `page`: lists, page by page;
+//! * `watch`: a snapshot, then changes;
+//! * `cluster`: making and looking after the cluster itself.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cell_model::{Command, Envelope, Fleet, Outcome, Revision, UnixMillis};
+use cell_protos::v1;
+use cell_store::Store;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{Liveness, Signer, refusal};
+
+mod cluster;
+mod control;
+mod page;
+mod watch;
+
+pub(crate) use cluster::ClusterEndpoint;
+pub(crate) use control::ControlEndpoint;
+
+/// What every service and the coordinator stand on.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    /// The replicated records.
+    pub(crate) store: Store,
+    /// Signs mappings.
+    pub(crate) signer: Signer,
+    /// When each cell was last heard of.
+    pub(crate) liveness: Liveness,
+    /// Streams end when it is cancelled.
+    pub(crate) closing: CancellationToken,
+}
+
+/// The wall clock, for stamps and pauses.
+pub(crate) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Ground {
+    fn belongs(&self) -> bool {
+        self.store.cluster().is_some()
+    }
+
+    /// Runs a command on this node, which must lead.
+    async fn submit(
+        &self,
+        command: Command,
+        options: Option<v1::WriteOptions>,
+    ) -> Result<(Revision, Outcome), Status> {
+        let (request_id, expected_revision) =
+            options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
+        let envelope = Envelope { request_id, expected_revision, at: now(), command };
+        let reply = self.store.submit(envelope).await;
+        let reply = reply.map_err(|error| refusal::submit(&error, self.belongs()))?;
+        let outcome = reply.result.map_err(|rejected| refusal::rejected(&rejected))?;
+        Ok((reply.revision, outcome))
+    }
+
+    /// Waits until this node may answer a read: at once where a stale answer is good enough.
+    async fn readable(&self, allow_stale: bool) -> Result<(), Status> {
+        if allow_stale {
+            return Ok(());
+        }
+        let read = self.store.read_index().await;
+        read.map(drop).map_err(|error| refusal::read(&error, self.belongs()))
+    }
+
+    /// Refuses unless this node leads; how long it has done so.
+    fn leading(&self) -> Result<Duration, Status> {
+        let leadership = self.store.leadership();
+        let leadership = leadership.borrow();
+        if leadership.is_leader {
+            return Ok(leadership.since.elapsed());
+        }
+        Err(refusal::not_leader(leadership.leader.as_deref(), self.belongs()))
+    }
+
+    fn view<R>(&self, look: impl FnOnce(&Fleet) -> R) -> R {
+        self.store.view(look)
+    }
+}

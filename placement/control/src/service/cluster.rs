@@ -1,0 +1,56 @@
+//! Making and looking after the cluster itself. Answered before there is one, too.
+
+use cell_model::ClusterId;
+use cell_protos::v1;
+use cell_protos::v1::cluster_service_server::ClusterService;
+use cell_store::{Member, Store};
+use tonic::{Request, Response, Status};
+
+use crate::refusal;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterEndpoint(pub(crate) Store);
+
+#[tonic::async_trait]
+impl ClusterService for ClusterEndpoint {
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let status = self.0.status();
+        let member =
+            |member: Member| v1::Member { node_id: member.node_id, address: member.address, voter: member.voter };
+        Ok(Response::new(v1::StatusResponse {
+            node_id: status.node_id,
+            cluster_id: status.cluster.unwrap_or_default().0,
+            initialized: status.initialized,
+            term: status.term.get(),
+            leader: status.leader.unwrap_or_default(),
+            is_leader: status.is_leader,
+            revision: status.revision.get(),
+            lineage: status.lineage.get(),
+            last_log_index: status.last_log_index,
+            applied_index: status.applied_index,
+            members: status.members.into_iter().map(member).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            advertise: status.advertise,
+        }))
+    }
+
+    async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimResponse>, Status> {
+        let cluster = ClusterId(request.into_inner().cluster_id);
+        let node_id = self.0.claim(cluster).await.map_err(|error| refusal::claim(&error))?;
+        Ok(Response::new(v1::ClaimResponse { node_id }))
+    }
+
+    async fn initialize(
+        &self,
+        request: Request<v1::InitializeRequest>,
+    ) -> Result<Response<v1::InitializeResponse>, Status> {
+        let wire = request.into_inner();
+        let member =
+            |member: v1::Member| Member { node_id: member.node_id, address: member.address, voter: member.voter };
+        let members = wire.members.into_iter().map(member).collect();
+        let made = self.0.initialize(ClusterId(wire.cluster_id), members).await;
+        made.map_err(|error| refusal::initialize(&error))?;
+        Ok(Response::new(v1::InitializeResponse {}))
+    }
+}

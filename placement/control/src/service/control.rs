@@ -1,0 +1,260 @@
+//! The public API: writes become commands, reads are answered behind a read index.
+
+use cell_model::{CellId, Command, FleetView, Life, MoveId, Outcome, Rejected, TenantId};
+use cell_protos::v1::control_service_server::ControlService;
+use cell_protos::{Malformed, v1};
+use tonic::{Code, Request, Response, Status};
+
+use super::{Ground, page, watch};
+use crate::refusal::{malformed, refusal, rejected};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlEndpoint(pub(crate) Ground);
+
+fn parsed<T: std::str::FromStr<Err = cell_model::InvalidId>>(id: &str) -> Result<T, Status> {
+    id.parse().map_err(|invalid: cell_model::InvalidId| malformed(&Malformed::new("id", invalid.to_string())))
+}
+
+fn command<T: TryInto<Command, Error = Malformed>>(wire: T) -> Result<Command, Status> {
+    wire.try_into().map_err(|error| malformed(&error))
+}
+
+impl ControlEndpoint {
+    /// Runs a command about a cell and answers with the cell's record.
+    async fn write_cell(
+        &self,
+        command: Command,
+        cell: CellId,
+        options: Option<v1::WriteOptions>,
+    ) -> Answer<v1::CellResponse> {
+        let (revision, _) = self.0.submit(command, options).await?;
+        let record = self.0.view(|fleet| fleet.cell(&cell).map(v1::Cell::from));
+        let record = record.ok_or_else(|| rejected(&Rejected::CellUnknown { cell }))?;
+        Ok(Response::new(v1::CellResponse { revision: revision.get(), cell: Some(record) }))
+    }
+
+    /// Runs a command about a tenant and answers with the tenant's record, as it is when the answer is made.
+    async fn write_tenant(
+        &self,
+        command: Command,
+        tenant: TenantId,
+        options: Option<v1::WriteOptions>,
+    ) -> Answer<v1::TenantResponse> {
+        let (revision, outcome) = self.0.submit(command, options).await?;
+        let move_id = match outcome {
+            Outcome::Tenant { move_id, .. } => move_id,
+            Outcome::Unchanged | Outcome::Cell(_) | Outcome::Limits => None,
+        };
+        let record = self.0.view(|fleet| fleet.tenant(&tenant).map(v1::Tenant::from));
+        let record = record.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
+        let move_id = move_id.map(|id| id.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::TenantResponse { revision: revision.get(), tenant: Some(record), move_id }))
+    }
+
+    /// A move to a cell that nobody has heard of would only wait and be given up: say so at once.
+    fn check_reachable(&self, tenant: &TenantId, target: &CellId) -> Result<(), Status> {
+        let leading = self.0.leading()?;
+        // Refusals of the model come first: they say more.
+        let known = self.0.view(|fleet| fleet.cell(target).is_some() && fleet.tenant(tenant).is_some());
+        if known && self.0.liveness.is_unreachable(target, leading) {
+            let message = match self.0.liveness.silence(target) {
+                Some(silence) => {
+                    format!("the agent of cell {target} was last heard of {} s ago", silence.as_secs())
+                }
+                None => format!("the agent of cell {target} has not been heard of"),
+            };
+            let hint =
+                format!("start the cell, then run the command again; `cellctl describe cell {target}` shows it");
+            return Err(refusal(Code::FailedPrecondition, "CELL_UNREACHABLE", message, &hint));
+        }
+        Ok(())
+    }
+
+    fn tenant_of_move(&self, id: MoveId) -> Option<TenantId> {
+        self.0.view(|fleet| {
+            let running = fleet.tenant_of_move(id).map(|record| record.id.clone());
+            running.or_else(|| fleet.ended_move(id).map(|record| record.tenant.clone()))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl ControlService for ControlEndpoint {
+    type WatchStream = watch::Frames;
+
+    async fn create_cell(&self, request: Request<v1::CreateCellRequest>) -> Answer<v1::CellResponse> {
+        let mut wire = request.into_inner();
+        let options = wire.options.take();
+        let command = command(wire)?;
+        let Command::CreateCell(new) = &command else { return Err(Status::internal("not a cell")) };
+        let cell = new.id.clone();
+        self.write_cell(command, cell, options).await
+    }
+
+    async fn set_cell_state(&self, request: Request<v1::SetCellStateRequest>) -> Answer<v1::CellResponse> {
+        let mut wire = request.into_inner();
+        let (options, cell) = (wire.options.take(), wire.cell.clone());
+        let command = command(wire)?;
+        self.write_cell(command, parsed(&cell)?, options).await
+    }
+
+    async fn report_cell(&self, request: Request<v1::ReportCellRequest>) -> Answer<v1::ReportCellResponse> {
+        let wire = request.into_inner();
+        let command = command(wire)?;
+        self.0.leading()?;
+        let Command::ReportCell { cell, generation, gates, agent } = &command else {
+            return Err(Status::internal("not a report"));
+        };
+        let cell = cell.clone();
+        let same = self.0.view(|fleet| {
+            fleet.cell(&cell).is_some_and(|known| {
+                known.generation == *generation && known.gates == *gates && known.agent == *agent
+            })
+        });
+        if !same {
+            self.0.submit(command, None).await?;
+        }
+        self.0.liveness.heard(&cell);
+        let (revision, lineage, cluster) = self.0.view(|fleet| {
+            let head = fleet.head();
+            (head.revision, head.lineage, head.cluster)
+        });
+        Ok(Response::new(v1::ReportCellResponse {
+            revision: revision.get(),
+            lineage: lineage.get(),
+            trusted_keys: vec![self.0.signer.public().to_bytes().to_vec().into()],
+            cluster_id: cluster.0,
+        }))
+    }
+
+    async fn get_cell(&self, request: Request<v1::GetRequest>) -> Answer<v1::Cell> {
+        let wire = request.into_inner();
+        let cell: CellId = parsed(&wire.id)?;
+        self.0.readable(wire.allow_stale).await?;
+        let record = self.0.view(|fleet| fleet.cell(&cell).map(v1::Cell::from));
+        record.map(Response::new).ok_or_else(|| rejected(&Rejected::CellUnknown { cell }))
+    }
+
+    async fn list_cells(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListCellsResponse> {
+        let wire = request.into_inner();
+        let page = page::Wanted::read("cells", &wire)?;
+        self.0.readable(wire.allow_stale).await?;
+        self.0.view(|fleet| page::cells(fleet, &page)).map(Response::new)
+    }
+
+    async fn create_tenant(&self, request: Request<v1::CreateTenantRequest>) -> Answer<v1::TenantResponse> {
+        let mut wire = request.into_inner();
+        let (options, tenant) = (wire.options.take(), wire.tenant.clone());
+        let command = command(wire)?;
+        self.write_tenant(command, parsed(&tenant)?, options).await
+    }
+
+    async fn delete_tenant(&self, request: Request<v1::DeleteTenantRequest>) -> Answer<v1::TenantResponse> {
+        let mut wire = request.into_inner();
+        let (options, tenant) = (wire.options.take(), wire.tenant.clone());
+        let command = command(wire)?;
+        self.write_tenant(command, parsed(&tenant)?, options).await
+    }
+
+    async fn get_tenant(&self, request: Request<v1::GetRequest>) -> Answer<v1::Tenant> {
+        let wire = request.into_inner();
+        let tenant: TenantId = parsed(&wire.id)?;
+        self.0.readable(wire.allow_stale).await?;
+        let living = |record: &&cell_model::TenantRecord| record.life != Life::Deleted;
+        let record = self.0.view(|fleet| fleet.tenant(&tenant).filter(living).map(v1::Tenant::from));
+        record.map(Response::new).ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))
+    }
+
+    async fn list_tenants(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListTenantsResponse> {
+        let wire = request.into_inner();
+        let page = page::Wanted::read("tenants", &wire)?;
+        self.0.readable(wire.allow_stale).await?;
+        self.0.view(|fleet| page::tenants(fleet, &page)).map(Response::new)
+    }
+
+    async fn get_signed_mapping(&self, request: Request<v1::GetRequest>) -> Answer<v1::SignedMapping> {
+        let wire = request.into_inner();
+        let tenant: TenantId = parsed(&wire.id)?;
+        self.0.readable(wire.allow_stale).await?;
+        // A deleted tenant has a mapping, too: it tells a gate to answer 410.
+        let found = self.0.view(|fleet| {
+            let record = fleet.tenant(&tenant)?;
+            Some((fleet.head().cluster, record.clone(), fleet.cell(&record.owner).cloned()))
+        });
+        let (cluster, record, owner) = found.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
+        let signed = self.0.signer.sign(cluster, &record, owner.as_ref());
+        Ok(Response::new(cell_client::signed_to_wire(&signed)))
+    }
+
+    async fn move_tenant(&self, request: Request<v1::MoveTenantRequest>) -> Answer<v1::TenantResponse> {
+        let mut wire = request.into_inner();
+        let options = wire.options.take();
+        let command = command(wire)?;
+        let Command::MoveTenant { tenant, target, .. } = &command else {
+            return Err(Status::internal("not a move"));
+        };
+        self.check_reachable(tenant, target)?;
+        let tenant = tenant.clone();
+        self.write_tenant(command, tenant, options).await
+    }
+
+    async fn steer_move(&self, request: Request<v1::SteerMoveRequest>) -> Answer<v1::TenantResponse> {
+        let mut wire = request.into_inner();
+        let (options, id) = (wire.options.take(), wire.move_id.clone());
+        let command = command(wire)?;
+        let (revision, _) = self.0.submit(command, options).await?;
+        let id: MoveId = parsed(&id)?;
+        let tenant = self.tenant_of_move(id).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))?;
+        let record = self.0.view(|fleet| fleet.tenant(&tenant).map(v1::Tenant::from));
+        let record = record.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
+        let move_id = id.to_string();
+        Ok(Response::new(v1::TenantResponse { revision: revision.get(), tenant: Some(record), move_id }))
+    }
+
+    async fn get_move(&self, request: Request<v1::GetRequest>) -> Answer<v1::Move> {
+        let wire = request.into_inner();
+        let id: MoveId = parsed(&wire.id)?;
+        self.0.readable(wire.allow_stale).await?;
+        let found = self.0.view(|fleet| {
+            let running = fleet.tenant_of_move(id).and_then(v1::Move::running);
+            running.or_else(|| fleet.ended_move(id).map(v1::Move::from))
+        });
+        found.map(Response::new).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))
+    }
+
+    async fn list_moves(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListMovesResponse> {
+        let wire = request.into_inner();
+        let page = page::Wanted::read("moves", &wire)?;
+        self.0.readable(wire.allow_stale).await?;
+        self.0.view(|fleet| page::moves(fleet, &page)).map(Response::new)
+    }
+
+    async fn get_limits(&self, _request: Request<v1::GetLimitsRequest>) -> Answer<v1::Limits> {
+        self.0.readable(false).await?;
+        Ok(Response::new(self.0.view(FleetView::limits).into()))
+    }
+
+    async fn set_limits(&self, request: Request<v1::SetLimitsRequest>) -> Answer<v1::SetLimitsResponse> {
+        let mut wire = request.into_inner();
+        let options = wire.options.take();
+        let (revision, _) = self.0.submit(command(wire)?, options).await?;
+        Ok(Response::new(v1::SetLimitsResponse { revision: revision.get() }))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        watch::begin(&self.0, &request.into_inner()).map(Response::new)
+    }
+
+    async fn confirm_revision(
+        &self,
+        request: Request<v1::ConfirmRevisionRequest>,
+    ) -> Answer<v1::ConfirmRevisionResponse> {
+        let nonce = request.into_inner().nonce;
+        self.0.readable(false).await?;
+        let (revision, lineage) = self.0.view(|fleet| (fleet.head().revision, fleet.head().lineage));
+        Ok(Response::new(v1::ConfirmRevisionResponse { nonce, revision: revision.get(), lineage: lineage.get() }))
+    }
+}

@@ -1,0 +1,218 @@
+//! The watch: what the store's hub feeds, signed and put into frames, with marks of progress in between.
+//!
+//! ```text
+//! subscription ──► Reset ──► Snapshot… ──► SnapshotEnd ──► Changes… ──► …
+//!                    │ another history: LineageChanged first
+//!                    │ in the middle of a snapshot: the stream ends with WATCH_RESTART, the client begins anew
+//!                    └─ after changes (fell behind): a snapshot on the same stream
+//! ```
+//!
+//! A watcher that does not take its frames is cut off with WATCHER_TOO_SLOW. Both ends are resumable by revision.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_model::{Change, FleetView, Lineage, Revision};
+use cell_protos::v1;
+use cell_protos::v1::watch_response::Frame;
+use cell_store::{Committed, Feed, ResetCause, Subscription};
+use futures::{Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::Ground;
+use crate::refusal::{not_leader, watch_ended};
+
+/// Frames that wait for one watcher.
+const FRAMES_WAITING_MAX: usize = 16;
+/// Items in one frame, unless one revision has more.
+const FRAME_ITEMS_MAX: usize = 256;
+/// How long a watcher may leave its frames waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PROGRESS_DEFAULT: Duration = Duration::from_secs(1);
+const PROGRESS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
+
+/// What a watcher gets.
+pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+/// Begins to watch.
+pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, Status> {
+    // A node that has not joined yet would hand out an empty fleet as if it were all.
+    if !ground.store.status().initialized {
+        return Err(not_leader(None, false));
+    }
+    let asked = Duration::from_millis(u64::from(wire.progress_interval_ms));
+    let progress = if asked.is_zero() { PROGRESS_DEFAULT } else { asked.clamp(*PROGRESS.start(), *PROGRESS.end()) };
+    let resumes = wire.after_revision != 0;
+    let lineage = match wire.lineage {
+        0 => ground.view(|fleet| fleet.lineage()),
+        lineage => Lineage(lineage),
+    };
+    let after = resumes.then_some((lineage, Revision(wire.after_revision)));
+    let (frames, taken) = mpsc::channel(FRAMES_WAITING_MAX);
+    let (end, ended) = oneshot::channel();
+    let sender = Sender {
+        ground: ground.clone(),
+        include_moves: wire.include_moves,
+        frames,
+        sent: after.map(|(_, revision)| revision),
+        in_snapshot: false,
+    };
+    let subscription = ground.store.subscribe(after);
+    tracing::debug!(client = wire.client, after = wire.after_revision, "watch begun");
+    let client = wire.client.clone();
+    tokio::spawn(async move {
+        let status = sender.run(subscription, progress).await;
+        if let Some(status) = status {
+            tracing::debug!(client, reason = status.message(), "watch ended");
+            // The watcher may be gone, and then nobody asks.
+            drop(end.send(status));
+        }
+    });
+    // What waits is handed out first, then why it ended.
+    let last = futures::stream::once(ended).filter_map(|status| std::future::ready(status.ok().map(Err)));
+    Ok(Box::pin(ReceiverStream::new(taken).map(Ok).chain(last)))
+}
+
+struct Sender {
+    ground: Ground,
+    include_moves: bool,
+    frames: mpsc::Sender<v1::WatchResponse>,
+    /// Everything up to here has been sent.
+    sent: Option<Revision>,
+    in_snapshot: bool,
+}
+
+impl Sender {
+    /// Why the stream ends; none where the watcher is gone.
+    async fn run(mut self, mut subscription: Subscription, progress: Duration) -> Option<Status> {
+        let closing = self.ground.closing.clone();
+        let mut marks = tokio::time::interval_at(Instant::now() + progress, progress);
+        marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let done = tokio::select! {
+                biased;
+                () = closing.cancelled() => Err(Some(stopping())),
+                () = self.frames.closed() => Err(None),
+                feed = subscription.next() => match feed {
+                    Ok(feed) => self.feed(feed).await,
+                    Err(_) => Err(Some(stopping())),
+                },
+                _ = marks.tick() => self.mark().await,
+            };
+            if let Err(status) = done {
+                return status;
+            }
+        }
+    }
+
+    async fn feed(&mut self, feed: Feed) -> Result<(), Option<Status>> {
+        match feed {
+            Feed::Reset { .. } if self.in_snapshot => Err(Some(watch_ended(
+                Code::Aborted,
+                "WATCH_RESTART",
+                "more has changed during the snapshot than is remembered",
+            ))),
+            Feed::Reset { cause, lineage } => {
+                self.in_snapshot = true;
+                self.sent = None;
+                match cause {
+                    ResetCause::LineageChanged => {
+                        self.send(Frame::LineageChanged(v1::LineageChanged { lineage: lineage.get() })).await
+                    }
+                    ResetCause::Asked | ResetCause::Compacted => Ok(()),
+                }
+            }
+            Feed::Snapshot { revision, records } => {
+                for part in records.chunks(FRAME_ITEMS_MAX) {
+                    let items = self.items(part.to_vec()).await?;
+                    if !items.is_empty() {
+                        self.send(Frame::Snapshot(v1::WatchItems { revision: revision.get(), items })).await?;
+                    }
+                }
+                Ok(())
+            }
+            Feed::SnapshotEnd { revision, lineage } => {
+                self.in_snapshot = false;
+                self.sent = Some(revision);
+                let end = v1::SnapshotEnd { revision: revision.get(), lineage: lineage.get() };
+                self.send(Frame::SnapshotEnd(end)).await
+            }
+            Feed::Changes(committed) => self.changes(committed).await,
+        }
+    }
+
+    /// One frame for a few revisions, so that a burst costs few frames; a revision is never split.
+    async fn changes(&mut self, committed: Vec<Arc<Committed>>) -> Result<(), Option<Status>> {
+        let mut gathered = Vec::new();
+        let mut committed = committed.into_iter().peekable();
+        while let Some(one) = committed.next() {
+            gathered.extend(one.changes.iter().cloned());
+            let next = committed.peek().map_or(usize::MAX, |next| next.changes.len());
+            if gathered.len().saturating_add(next) <= FRAME_ITEMS_MAX {
+                continue;
+            }
+            let items = self.items(std::mem::take(&mut gathered)).await?;
+            self.sent = Some(one.revision);
+            if items.is_empty() {
+                // Nothing in it for this watcher, but it may be waiting for the revision.
+                self.mark().await?;
+            } else {
+                self.send(Frame::Changes(v1::WatchItems { revision: one.revision.get(), items })).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn mark(&mut self) -> Result<(), Option<Status>> {
+        match self.sent {
+            Some(revision) => self.send(Frame::Progress(v1::Progress { revision: revision.get() })).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), Option<Status>> {
+        let response = v1::WatchResponse { frame: Some(frame) };
+        match tokio::time::timeout(PATIENCE, self.frames.send(response)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(None),
+            Err(_) => Err(Some(watch_ended(
+                Code::ResourceExhausted,
+                "WATCHER_TOO_SLOW",
+                "the watcher has not taken its frames in time",
+            ))),
+        }
+    }
+
+    /// Signs what has to be signed, off the threads that answer others where it is much.
+    async fn items(&self, changes: Vec<Change>) -> Result<Vec<v1::WatchItem>, Option<Status>> {
+        if changes.len() <= 8 {
+            return Ok(items(&self.ground, self.include_moves, changes));
+        }
+        let (ground, include_moves) = (self.ground.clone(), self.include_moves);
+        let signed = tokio::task::spawn_blocking(move || items(&ground, include_moves, changes)).await;
+        signed.map_err(|_| Some(stopping()))
+    }
+}
+
+fn stopping() -> Status {
+    watch_ended(Code::Unavailable, "NODE_STOPPED", "this node is stopping")
+}
+
+fn items(ground: &Ground, include_moves: bool, changes: Vec<Change>) -> Vec<v1::WatchItem> {
+    use v1::watch_item::Item;
+    let item = |change: Change| match change {
+        Change::Tenant(record) => {
+            let (cluster, owner) = ground.view(|fleet| (fleet.head().cluster, fleet.cell(&record.owner).cloned()));
+            let signed = ground.signer.sign(cluster, &record, owner.as_ref());
+            Some(Item::Mapping(cell_client::signed_to_wire(&signed)))
+        }
+        Change::Cell(record) => Some(Item::Cell((&record).into())),
+        Change::MoveEnded(record) => include_moves.then(|| Item::MoveEnded((&record).into())),
+        Change::Limits(limits) => Some(Item::Limits(limits.into())),
+    };
+    changes.into_iter().filter_map(item).map(|item| v1::WatchItem { item: Some(item) }).collect()
+}

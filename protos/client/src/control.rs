@@ -1,0 +1,268 @@
+//! Commands and reads: to the leader, wherever it is, until a deadline.
+//!
+//! ```text
+//! attempt ──► answer ─────────────────────────────────────────────► done
+//!    ▲  ├───► refused with a code ────────────────────────────────► Rejected / Invalid
+//!    │  ├───► NOT_LEADER (with the leader's address) ─┐
+//!    │  ├───► no connection: surely not run ──────────┼─ pause ─┐
+//!    │  └───► anything else: may have run ────────────┘         │
+//!    └──────────────── before the deadline ◄────────────────────┤
+//!                                                               └► deadline: Unavailable, or Unknown if it may have run
+//! ```
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cell_model::{RequestId, Revision};
+use cell_protos::Malformed;
+use cell_protos::v1::control_service_client::ControlServiceClient;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::channel::{Channels, surely_not_sent, told, trailer_of};
+use crate::{ClientError, Random, trailer};
+
+type Service = ControlServiceClient<Channel>;
+
+mod reads;
+mod writes;
+
+pub use reads::{Confirmed, ListOptions, Page};
+
+/// How patient a client is.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// For one call, all its attempts together.
+    pub deadline: Duration,
+    /// For one attempt on one node.
+    pub attempt: Duration,
+    /// To connect.
+    pub connect: Duration,
+    /// First and longest pause between attempts; it doubles in between, with jitter.
+    pub retry: (Duration, Duration),
+    /// Read from whichever node answers, without asking the leader.
+    pub allow_stale: bool,
+    /// Where request ids and jitter come from.
+    pub random: Random,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(10),
+            attempt: Duration::from_secs(2),
+            connect: Duration::from_secs(1),
+            retry: (Duration::from_millis(20), Duration::from_millis(500)),
+            allow_stale: false,
+            random: Random::default(),
+        }
+    }
+}
+
+/// What goes along with one write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The name of an earlier try of the same write; without one a new name is made.
+    pub request_id: Option<RequestId>,
+    /// Refused unless the record is still at this revision.
+    pub expected_revision: Option<Revision>,
+}
+
+/// A client of the control plane. Cheap to clone; clones share connections and what they know of the leader.
+#[derive(Debug, Clone)]
+pub struct ControlClient {
+    pub(crate) options: ClientOptions,
+    pub(crate) channels: Channels,
+    nodes: Arc<Nodes>,
+}
+
+/// What kind of call it is: whether it may be tried again, and what an unclear end means.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// Changes nothing, or the same however often it is run.
+    Repeatable,
+    /// Runs once, by its name.
+    Write(RequestId),
+}
+
+impl ControlClient {
+    /// A client of the nodes at `endpoints`, each `host:port`. Connects when it is used.
+    #[must_use]
+    pub fn new(endpoints: Vec<String>, options: ClientOptions) -> Self {
+        let channels = Channels::new(options.connect);
+        Self { channels, nodes: Arc::new(Nodes::new(endpoints)), options }
+    }
+
+    /// The same client, but reading from whichever node answers.
+    #[must_use]
+    pub fn allowing_stale_reads(mut self) -> Self {
+        self.options.allow_stale = true;
+        self
+    }
+
+    /// The endpoints that it was made with.
+    #[must_use]
+    pub fn endpoints(&self) -> &[String] {
+        &self.nodes.endpoints
+    }
+
+    /// The node to be tried next.
+    pub(crate) fn next_node(&self) -> Option<String> {
+        self.nodes.next()
+    }
+
+    pub(crate) fn avoid_node(&self, node: &str) {
+        self.nodes.avoid(node);
+    }
+
+    pub(crate) async fn call<Req, Res, F, Fut>(
+        &self,
+        kind: Kind,
+        request: Req,
+        method: F,
+    ) -> Result<Res, ClientError>
+    where
+        Req: Clone,
+        F: Fn(ControlServiceClient<Channel>, Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
+        let deadline = Instant::now() + self.options.deadline;
+        let mut progress = Progress { kind, may_have_run: false, last: "no endpoint is given".into() };
+        let mut pause = self.options.retry.0;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(node) = self.nodes.next().filter(|_| !left.is_zero()) else {
+                return Err(progress.give_up());
+            };
+            let patience = left.min(self.options.attempt);
+            let answer = match self.channels.to(&node) {
+                Ok(channel) => {
+                    let mut attempt = Request::new(request.clone());
+                    attempt.set_timeout(patience);
+                    // Slightly longer than the server is told, so that its own answer wins.
+                    let patience = patience + Duration::from_millis(20);
+                    tokio::time::timeout(patience, method(ControlServiceClient::new(channel), attempt)).await
+                }
+                Err(status) => Ok(Err(status)),
+            };
+            match answer {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => {
+                    if let Some(error) = progress.failed(&node, &status) {
+                        return Err(error);
+                    }
+                    self.nodes.learn(&node, &status);
+                }
+                Err(_) => {
+                    progress.may_have_run = true;
+                    progress.last = format!("{node} has not answered within {patience:?}");
+                    self.nodes.avoid(&node);
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(self.options.random.jitter(pause).min(left)).await;
+            pause = (pause * 2).min(self.options.retry.1);
+        }
+    }
+}
+
+/// What is known of a call so far.
+struct Progress {
+    kind: Kind,
+    may_have_run: bool,
+    last: String,
+}
+
+impl Progress {
+    /// Takes a failed attempt into account; an error where no other attempt would end better.
+    fn failed(&mut self, node: &str, status: &Status) -> Option<ClientError> {
+        let code = trailer_of(status, trailer::CODE);
+        let hint = trailer_of(status, trailer::HINT);
+        let message = status.message().to_owned();
+        match status.code() {
+            _ if code == trailer::NOT_LEADER => {
+                self.last = format!("{node}: {message}");
+                None
+            }
+            _ if code == trailer::UNKNOWN_OUTCOME => {
+                self.may_have_run = true;
+                self.last = format!("{node}: {message}");
+                None
+            }
+            // Surely not run, by the word of the node.
+            Code::Unavailable | Code::ResourceExhausted if !code.is_empty() => {
+                self.last = format!("{node}: {message}");
+                None
+            }
+            Code::InvalidArgument | Code::Unimplemented if code.is_empty() || code == Malformed::CODE => {
+                let hint = if hint.is_empty() { "correct the request".into() } else { hint };
+                Some(ClientError::Invalid { message, hint })
+            }
+            _ if !code.is_empty() => Some(ClientError::Rejected { code, message, hint }),
+            _ => {
+                self.may_have_run |= !surely_not_sent(status);
+                self.last = format!("{node}: {}", told(status));
+                None
+            }
+        }
+    }
+
+    fn give_up(self) -> ClientError {
+        match self.kind {
+            Kind::Write(id) if self.may_have_run => {
+                ClientError::Unknown { request_id: Some(id), reason: self.last }
+            }
+            Kind::Write(_) | Kind::Repeatable => ClientError::Unavailable { reason: self.last },
+        }
+    }
+}
+
+/// The nodes that are known, and the one that is thought to lead.
+#[derive(Debug)]
+struct Nodes {
+    endpoints: Vec<String>,
+    state: Mutex<NodesState>,
+}
+
+#[derive(Debug, Default)]
+struct NodesState {
+    leader: Option<String>,
+    at: usize,
+}
+
+impl Nodes {
+    fn new(endpoints: Vec<String>) -> Self {
+        Self { endpoints, state: Mutex::default() }
+    }
+
+    fn next(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_turn = || self.endpoints.get(state.at % self.endpoints.len().max(1)).cloned();
+        state.leader.clone().or_else(by_turn)
+    }
+
+    /// Tries another one next time.
+    fn avoid(&self, node: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.leader.as_deref() == Some(node) {
+            state.leader = None;
+        }
+        // Another call may have gone on already.
+        let len = self.endpoints.len().max(1);
+        if self.endpoints.get(state.at % len).is_some_and(|at| at == node) {
+            state.at = (state.at + 1) % len;
+        }
+    }
+
+    /// What a failed attempt says about who leads.
+    fn learn(&self, node: &str, status: &Status) {
+        let leader = trailer_of(status, trailer::LEADER);
+        if leader.is_empty() || leader == node {
+            self.avoid(node);
+        } else {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).leader = Some(leader);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Everything that changes the fleet.
+
+use cell_model::{
+    CellId, CellRecord, CellState, Limits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, Revision, TenantId,
+};
+use cell_protos::{Malformed, request_id_bytes, v1};
+
+use super::{ControlClient, Kind, Service, WriteOptions};
+use crate::ClientError;
+
+impl ControlClient {
+    fn named(&self, options: WriteOptions) -> (Kind, Option<v1::WriteOptions>) {
+        let request_id = options.request_id.unwrap_or_else(|| self.options.random.request_id());
+        let wire = v1::WriteOptions {
+            request_id: request_id_bytes(request_id).into(),
+            expected_revision: options.expected_revision.unwrap_or_default().get(),
+        };
+        (Kind::Write(request_id), Some(wire))
+    }
+
+    /// A cell joins.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn create_cell(&self, cell: NewCell, options: WriteOptions) -> Result<CellRecord, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::CreateCellRequest { cell: Some(cell.into()), options };
+        let call = |mut client: Service, request| async move { client.create_cell(request).await };
+        cell_of(self.call(kind, request, call).await?)
+    }
+
+    /// A cell is told to take, or not to take, new tenants.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn set_cell_state(
+        &self,
+        cell: &CellId,
+        state: CellState,
+        options: WriteOptions,
+    ) -> Result<CellRecord, ClientError> {
+        let (kind, options) = self.named(options);
+        let state = v1::CellState::from(state).into();
+        let request = v1::SetCellStateRequest { cell: cell.to_string(), state, options };
+        let call = |mut client: Service, request| async move { client.set_cell_state(request).await };
+        cell_of(self.call(kind, request, call).await?)
+    }
+
+    /// An agent says where it is. The same however often it is said.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn report_cell(&self, request: v1::ReportCellRequest) -> Result<v1::ReportCellResponse, ClientError> {
+        let call = |mut client: Service, request| async move { client.report_cell(request).await };
+        self.call(Kind::Repeatable, request, call).await
+    }
+
+    /// A tenant is placed.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn create_tenant(&self, tenant: NewTenant, options: WriteOptions) -> Result<v1::Tenant, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::CreateTenantRequest {
+            tenant: tenant.id.into(),
+            cell: tenant.cell.map(String::from).unwrap_or_default(),
+            tier: v1::Tier::from(tenant.tier).into(),
+            residency: tenant.residency,
+            options,
+        };
+        let call = |mut client: Service, request| async move { client.create_tenant(request).await };
+        tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// A tenant is refused from now on, and its data deleted.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn delete_tenant(&self, tenant: &TenantId, options: WriteOptions) -> Result<v1::Tenant, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::DeleteTenantRequest { tenant: tenant.to_string(), options };
+        let call = |mut client: Service, request| async move { client.delete_tenant(request).await };
+        tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// A tenant is to move. The answer comes when the move is accepted, not when it is done.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn move_tenant(
+        &self,
+        tenant: &TenantId,
+        target: &CellId,
+        how: MoveOptions,
+        options: WriteOptions,
+    ) -> Result<(MoveId, v1::Tenant), ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::MoveTenantRequest { options, ..v1::MoveTenantRequest::new(tenant, target, &how) };
+        let call = |mut client: Service, request| async move { client.move_tenant(request).await };
+        let response = self.call(kind, request, call).await?;
+        let move_id = response.move_id.parse::<MoveId>();
+        let move_id = move_id.map_err(|invalid| Malformed::new("move_id", invalid.to_string()))?;
+        Ok((move_id, tenant_of(response)?))
+    }
+
+    /// A move under way is told to pause, go on, cancel or roll back.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn steer_move(
+        &self,
+        move_id: MoveId,
+        intent: MoveIntent,
+        options: WriteOptions,
+    ) -> Result<v1::Tenant, ClientError> {
+        let (kind, options) = self.named(options);
+        let intent = v1::MoveIntent::from(intent).into();
+        let request = v1::SteerMoveRequest { move_id: move_id.to_string(), intent, options };
+        let call = |mut client: Service, request| async move { client.steer_move(request).await };
+        tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// The limits of the whole fleet.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn set_limits(&self, limits: Limits, options: WriteOptions) -> Result<Revision, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::SetLimitsRequest { limits: Some(limits.into()), options };
+        let call = |mut client: Service, request| async move { client.set_limits(request).await };
+        Ok(Revision(self.call(kind, request, call).await?.revision))
+    }
+}
+
+fn cell_of(response: v1::CellResponse) -> Result<CellRecord, ClientError> {
+    let cell = response.cell.ok_or_else(|| Malformed::new("cell", "it is missing"))?;
+    Ok(cell.try_into()?)
+}
+
+fn tenant_of(response: v1::TenantResponse) -> Result<v1::Tenant, ClientError> {
+    Ok(response.tenant.ok_or_else(|| Malformed::new("tenant", "it is missing"))?)
+}

@@ -1,0 +1,119 @@
+//! Tenants and their moves, as clients see them. One direction only: no client hands a move in.
+
+use cell_model::{End, Life, Move, MoveRecord, PhaseStamp, Retained, TenantRecord};
+
+use crate::v1;
+
+impl From<&PhaseStamp> for v1::PhaseStamp {
+    fn from(stamp: &PhaseStamp) -> Self {
+        Self {
+            phase: v1::Phase::from(stamp.phase).into(),
+            attempt: stamp.attempt.get(),
+            at_unix_ms: stamp.at.get(),
+            revision: stamp.revision.get(),
+        }
+    }
+}
+
+impl From<&Retained> for v1::Retained {
+    fn from(retained: &Retained) -> Self {
+        Self {
+            cell: retained.cell.to_string(),
+            move_id: retained.move_id.to_string(),
+            fenced_epoch: retained.fenced_epoch.get(),
+            until_unix_ms: retained.until.get(),
+            retired: retained.retired,
+            reclaiming: retained.reclaiming,
+        }
+    }
+}
+
+/// What a move alone says, without its tenant.
+fn of_move(movement: &Move) -> v1::Move {
+    let acks = &movement.acks;
+    let digest = acks.verified.or(acks.verified_full).map(|ack| ack.digest.to_string());
+    v1::Move {
+        id: movement.id.to_string(),
+        source: movement.source.to_string(),
+        target: movement.target.to_string(),
+        leg: v1::Leg::from(movement.leg).into(),
+        phase: v1::Phase::from(movement.phase).into(),
+        attempt: movement.attempt.get(),
+        intent: v1::Intent::from(movement.intent).into(),
+        until: movement.until.map_or(v1::Phase::Unspecified, v1::Phase::from).into(),
+        admitted: movement.admitted,
+        hold_max_ms: movement.hold_max_ms,
+        sync_steady_ms: movement.sync_steady_ms,
+        soak_ms: movement.soak_ms,
+        retain_ms: movement.retain_ms,
+        retries_left: movement.retries_left,
+        history: movement.history.iter().map(v1::PhaseStamp::from).collect(),
+        digest: digest.unwrap_or_default(),
+        sealed_seq: acks.sealed.map(|ack| ack.seq.get()).unwrap_or_default(),
+        ..v1::Move::default()
+    }
+}
+
+fn with_end(wire: v1::Move, end: &End) -> v1::Move {
+    let (code, reason) = match end {
+        End::Aborted { code, reason } => (code.clone(), reason.clone()),
+        End::Completed | End::Cancelled | End::RolledBack => (String::new(), String::new()),
+    };
+    v1::Move { end: end.as_str().to_owned(), end_code: code, end_reason: reason, ..wire }
+}
+
+impl v1::Move {
+    /// The move that a tenant is under.
+    #[must_use]
+    pub fn running(record: &TenantRecord) -> Option<Self> {
+        let movement = record.movement.as_ref()?;
+        Some(Self {
+            tenant: record.id.to_string(),
+            uid: record.uid.get(),
+            epoch: record.epoch.get(),
+            revision: record.revision.get(),
+            ..of_move(movement)
+        })
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        !self.end.is_empty()
+    }
+}
+
+impl From<&MoveRecord> for v1::Move {
+    fn from(record: &MoveRecord) -> Self {
+        let wire = Self {
+            tenant: record.tenant.to_string(),
+            uid: record.uid.get(),
+            epoch: record.epoch.get(),
+            ended_unix_ms: record.ended.get(),
+            revision: record.revision.get(),
+            ..of_move(&record.movement)
+        };
+        with_end(wire, &record.end)
+    }
+}
+
+impl From<&TenantRecord> for v1::Tenant {
+    fn from(record: &TenantRecord) -> Self {
+        let life = match record.life {
+            Life::Provisioning => "provisioning",
+            Life::Live => "live",
+            Life::Deleting { .. } => "deleting",
+            Life::Deleted => "deleted",
+        };
+        Self {
+            mapping: Some((&record.mapping()).into()),
+            residency: record.residency.clone(),
+            r#move: v1::Move::running(record),
+            retained: record.retained.iter().map(v1::Retained::from).collect(),
+            life: life.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+use cell_model::{
+    Acks, Attempt, CellId, Digest, Epoch, Intent, Leg, Lineage, MappingState, MoveId, Phase, Rev, Revision,
+    SealedAck, Seq, TenantId, Tier, Uid, UnixMillis, VerifiedAck,
+};
+
+use super::*;
+
+fn movement() -> Move {
+    Move {
+        id: MoveId(41),
+        source: CellId::new("c1").unwrap(),
+        target: CellId::new("c2").unwrap(),
+        leg: Leg::Forward,
+        phase: Phase::Hold,
+        attempt: Attempt(3),
+        intent: Intent::Run,
+        until: None,
+        admitted: true,
+        hold_max_ms: 500,
+        sync_steady_ms: 600,
+        soak_ms: 700,
+        retain_ms: 800,
+        retries_left: 9,
+        not_before: UnixMillis(0),
+        acks: Acks {
+            sealed: Some(SealedAck { attempt: Attempt(3), seq: Seq(12) }),
+            verified: Some(VerifiedAck { attempt: Attempt(3), seq: Seq(12), digest: Digest { rows: 5, sum: 255 } }),
+            ..Acks::default()
+        },
+        fenced_epoch: None,
+        ending: None,
+        history: vec![PhaseStamp {
+            phase: Phase::Hold,
+            attempt: Attempt(3),
+            at: UnixMillis(1_000),
+            revision: Revision(50),
+        }],
+    }
+}
+
+fn tenant() -> TenantRecord {
+    TenantRecord {
+        id: TenantId::new("t-1").unwrap(),
+        uid: Uid(7),
+        lineage: Lineage(1),
+        epoch: Epoch(2),
+        rev: Rev(30),
+        revision: Revision(50),
+        owner: CellId::new("c1").unwrap(),
+        life: Life::Live,
+        tier: Tier::Bronze,
+        residency: "eu".into(),
+        movement: Some(movement()),
+        retained: vec![Retained {
+            cell: CellId::new("c3").unwrap(),
+            move_id: MoveId(20),
+            successor: CellId::new("c1").unwrap(),
+            fenced_epoch: Epoch(1),
+            until: UnixMillis(99),
+            retired: true,
+            reclaiming: false,
+        }],
+    }
+}
+
+#[test]
+fn a_tenant_shows_its_mapping_its_move_and_its_copies() {
+    let wire = v1::Tenant::from(&tenant());
+    assert_eq!(wire.life, "live");
+    assert_eq!(wire.residency, "eu");
+    let mapping = cell_model::Mapping::try_from(wire.mapping.unwrap()).unwrap();
+    assert_eq!((mapping.state, mapping.peer), (MappingState::Migrating, Some(CellId::new("c2").unwrap())));
+    assert_eq!(wire.retained[0].move_id, "m-20");
+    let movement = wire.r#move.unwrap();
+    assert_eq!((movement.id.as_str(), movement.tenant.as_str(), movement.uid), ("m-41", "t-1", 7));
+    assert_eq!((movement.phase(), movement.attempt, movement.epoch), (v1::Phase::Hold, 3, 2));
+    assert_eq!((movement.hold_max_ms, movement.sync_steady_ms), (500, 600));
+    assert_eq!((movement.soak_ms, movement.retain_ms), (700, 800));
+    assert_eq!(movement.sealed_seq, 12);
+    assert_eq!(movement.digest, format!("5:{:032x}", 255));
+    assert_eq!(movement.history.len(), 1);
+    assert!(!movement.has_ended());
+}
+
+#[test]
+fn an_ended_move_says_how_and_why() {
+    let record = MoveRecord {
+        tenant: TenantId::new("t-1").unwrap(),
+        uid: Uid(7),
+        movement: movement(),
+        end: End::Aborted { code: "MISMATCH".into(), reason: "a row differs".into() },
+        epoch: Epoch(2),
+        ended: UnixMillis(2_000),
+        revision: Revision(60),
+    };
+    let wire = v1::Move::from(&record);
+    assert!(wire.has_ended());
+    assert_eq!((wire.end.as_str(), wire.end_code.as_str()), ("aborted", "MISMATCH"));
+    assert_eq!((wire.end_reason.as_str(), wire.ended_unix_ms, wire.revision), ("a row differs", 2_000, 60));
+    let completed = v1::Move::from(&MoveRecord { end: End::Completed, ..record });
+    assert_eq!((completed.end.as_str(), completed.end_code.as_str()), ("completed", ""));
+}
+
+#[test]
+fn a_tenant_without_a_move_has_none() {
+    let record = TenantRecord { movement: None, ..tenant() };
+    assert_eq!(v1::Tenant::from(&record).r#move, None);
+}

@@ -1,0 +1,269 @@
+//! What is asked for, as commands of the model, and the options that go along with every write.
+
+use cell_model::{
+    CellId, Command, Generation, MoveIntent, MoveOptions, NewCell, NewTenant, RequestId, Revision, TenantId, Tier,
+};
+
+use crate::enums::Number;
+use crate::malformed::{cell_id, cell_id_or_none, move_id, tenant_id};
+use crate::{Malformed, v1};
+
+const ENDPOINTS_MAX: usize = 256;
+const ENDPOINT_LENGTH_MAX: usize = 255;
+const LABEL_LENGTH_MAX: usize = 63;
+
+/// As [`v1::WriteOptions`] carries it.
+#[must_use]
+pub fn request_id_bytes(id: RequestId) -> Vec<u8> {
+    id.0.to_be_bytes().to_vec()
+}
+
+impl v1::WriteOptions {
+    /// A request id and an expected revision, each where there is one.
+    ///
+    /// # Errors
+    /// [`Malformed`] where the id is neither empty nor 16 bytes.
+    pub fn read(&self) -> Result<(Option<RequestId>, Option<Revision>), Malformed> {
+        let request_id = match self.request_id.len() {
+            0 => None,
+            16 => self.request_id.as_ref().try_into().ok().map(u128::from_be_bytes).map(RequestId),
+            found => {
+                return Err(Malformed::new("request_id", format!("it is empty or has 16 bytes, not {found}")));
+            }
+        };
+        Ok((request_id, (self.expected_revision != 0).then_some(Revision(self.expected_revision))))
+    }
+}
+
+/// `host:port`, with a name, an IPv4 address or a bracketed IPv6 address.
+fn endpoint(field: &'static str, text: &str) -> Result<(), Malformed> {
+    let refuse =
+        || Malformed::new(field, format!("{:?} is not host:port", text.chars().take(80).collect::<String>()));
+    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
+    let port_fits = port.parse::<u16>().is_ok_and(|port| port != 0);
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host_fits = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    if port_fits && host_fits && text.len() <= ENDPOINT_LENGTH_MAX { Ok(()) } else { Err(refuse()) }
+}
+
+fn endpoints(field: &'static str, texts: &[String]) -> Result<(), Malformed> {
+    if texts.len() > ENDPOINTS_MAX {
+        return Err(Malformed::new(field, format!("there are {}, and {ENDPOINTS_MAX} is the limit", texts.len())));
+    }
+    texts.iter().try_for_each(|text| endpoint(field, text))
+}
+
+/// A region or residency: empty, or a short word.
+fn label(field: &'static str, text: String) -> Result<String, Malformed> {
+    let fits = text.len() <= LABEL_LENGTH_MAX
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if fits {
+        Ok(text)
+    } else {
+        Err(Malformed::new(
+            field,
+            format!("at most {LABEL_LENGTH_MAX} characters of a-z, A-Z, 0-9, '.', '-' and '_'"),
+        ))
+    }
+}
+
+impl TryFrom<v1::Cell> for NewCell {
+    type Error = Malformed;
+    fn try_from(wire: v1::Cell) -> Result<Self, Malformed> {
+        endpoints("gates", &wire.gates)?;
+        endpoint("agent", &wire.agent)?;
+        Ok(Self {
+            id: cell_id("id", &wire.id)?,
+            gates: wire.gates,
+            agent: wire.agent,
+            region: label("region", wire.region)?,
+            residency: label("residency", wire.residency)?,
+        })
+    }
+}
+
+impl From<NewCell> for v1::Cell {
+    fn from(cell: NewCell) -> Self {
+        Self {
+            id: cell.id.into(),
+            gates: cell.gates,
+            agent: cell.agent,
+            region: cell.region,
+            residency: cell.residency,
+            ..Self::default()
+        }
+    }
+}
+
+impl TryFrom<v1::CreateCellRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::CreateCellRequest) -> Result<Self, Malformed> {
+        let cell = wire.cell.ok_or_else(|| Malformed::missing("cell"))?;
+        Ok(Self::CreateCell(cell.try_into()?))
+    }
+}
+
+impl TryFrom<v1::SetCellStateRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::SetCellStateRequest) -> Result<Self, Malformed> {
+        let state = Number::of_number("state", wire.state)?;
+        Ok(Self::SetCellState { cell: cell_id("cell", &wire.cell)?, state })
+    }
+}
+
+impl TryFrom<v1::ReportCellRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::ReportCellRequest) -> Result<Self, Malformed> {
+        endpoints("gates", &wire.gates)?;
+        endpoint("agent", &wire.agent)?;
+        Ok(Self::ReportCell {
+            cell: cell_id("cell", &wire.cell)?,
+            generation: Generation(wire.generation),
+            gates: wire.gates,
+            agent: wire.agent,
+        })
+    }
+}
+
+impl TryFrom<v1::CreateTenantRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::CreateTenantRequest) -> Result<Self, Malformed> {
+        Ok(Self::CreateTenant(NewTenant {
+            id: tenant_id("tenant", &wire.tenant)?,
+            cell: cell_id_or_none("cell", &wire.cell)?,
+            tier: Tier::of_number_or_none("tier", wire.tier)?.unwrap_or_default(),
+            residency: label("residency", wire.residency)?,
+        }))
+    }
+}
+
+impl TryFrom<v1::DeleteTenantRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::DeleteTenantRequest) -> Result<Self, Malformed> {
+        Ok(Self::DeleteTenant { tenant: tenant_id("tenant", &wire.tenant)? })
+    }
+}
+
+impl TryFrom<v1::MoveTenantRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::MoveTenantRequest) -> Result<Self, Malformed> {
+        let default = MoveOptions::default();
+        let options = MoveOptions {
+            until: Number::of_number_or_none("until", wire.until)?,
+            hold_max_ms: wire.hold_max_ms.unwrap_or(default.hold_max_ms),
+            sync_steady_ms: wire.sync_steady_ms.unwrap_or(default.sync_steady_ms),
+            soak_ms: wire.soak_ms.unwrap_or(default.soak_ms),
+            retain_ms: wire.retain_ms.unwrap_or(default.retain_ms),
+            retries: wire.retries.unwrap_or(default.retries),
+        };
+        let tenant = tenant_id("tenant", &wire.tenant)?;
+        Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
+    }
+}
+
+impl v1::MoveTenantRequest {
+    /// A move as asked for.
+    #[must_use]
+    pub fn new(tenant: &TenantId, target: &CellId, options: &MoveOptions) -> Self {
+        Self {
+            tenant: tenant.to_string(),
+            target: target.to_string(),
+            until: options.until.map_or(v1::Phase::Unspecified, v1::Phase::from).into(),
+            hold_max_ms: Some(options.hold_max_ms),
+            sync_steady_ms: Some(options.sync_steady_ms),
+            soak_ms: Some(options.soak_ms),
+            retain_ms: Some(options.retain_ms),
+            retries: Some(options.retries),
+            options: None,
+        }
+    }
+}
+
+impl TryFrom<v1::SteerMoveRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::SteerMoveRequest) -> Result<Self, Malformed> {
+        let intent: MoveIntent = Number::of_number("intent", wire.intent)?;
+        Ok(Self::Steer { move_id: move_id("move_id", &wire.move_id)?, intent })
+    }
+}
+
+impl TryFrom<v1::SetLimitsRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::SetLimitsRequest) -> Result<Self, Malformed> {
+        let limits = wire.limits.ok_or_else(|| Malformed::missing("limits"))?;
+        Ok(Self::SetLimits(limits.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cell_model::Phase;
+
+    #[test]
+    fn what_is_left_out_of_a_move_is_the_default_and_zero_is_zero() {
+        let wire = v1::MoveTenantRequest {
+            tenant: "t".into(),
+            target: "c".into(),
+            soak_ms: Some(0),
+            ..Default::default()
+        };
+        let Command::MoveTenant { options, .. } = Command::try_from(wire).unwrap() else { panic!("a move") };
+        assert_eq!(options, MoveOptions { soak_ms: 0, ..MoveOptions::default() });
+    }
+
+    #[test]
+    fn a_move_reads_back() {
+        let options = MoveOptions {
+            until: Some(Phase::Verify),
+            hold_max_ms: 1,
+            sync_steady_ms: 2,
+            soak_ms: 3,
+            retain_ms: 4,
+            retries: 5,
+        };
+        let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
+        let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);
+        assert_eq!(Command::try_from(wire), Ok(Command::MoveTenant { tenant, target, options }));
+    }
+
+    #[test]
+    fn an_endpoint_is_host_and_port() {
+        for good in ["127.0.0.1:80", "cell-1.example.com:9000", "[::1]:80", "localhost:65535"] {
+            assert_eq!(endpoint("agent", good), Ok(()));
+        }
+        let long = format!("{}:80", "h".repeat(255));
+        for bad in ["", "80", ":80", "h:", "h:0", "h:65536", "http://h:80", "h h:80", "::1:80", "[x]:80", &long] {
+            let refused = endpoint("agent", bad).unwrap_err();
+            assert_eq!(refused.field, "agent", "{bad}");
+        }
+        assert_eq!(endpoints("gates", &vec!["h:80".to_owned(); 257]).unwrap_err().field, "gates");
+    }
+
+    #[test]
+    fn a_request_id_is_nothing_or_sixteen_bytes() {
+        let id = RequestId(u128::MAX - 5);
+        let mut options = v1::WriteOptions { request_id: request_id_bytes(id).into(), expected_revision: 7 };
+        assert_eq!(options.read(), Ok((Some(id), Some(Revision(7)))));
+        options = v1::WriteOptions::default();
+        assert_eq!(options.read(), Ok((None, None)));
+        options.request_id = vec![1; 15].into();
+        assert_eq!(options.read().unwrap_err().field, "request_id");
+    }
+
+    #[test]
+    fn a_tenant_without_cell_and_tier_is_placed_by_the_store() {
+        let wire = v1::CreateTenantRequest { tenant: "t-1".into(), ..Default::default() };
+        let Command::CreateTenant(tenant) = Command::try_from(wire).unwrap() else { panic!("a tenant") };
+        assert_eq!((tenant.cell, tenant.tier), (None, Tier::Bronze));
+        let bad = v1::CreateTenantRequest { tenant: "T".into(), ..Default::default() };
+        assert_eq!(Command::try_from(bad).unwrap_err().field, "tenant");
+        let bad = v1::CreateTenantRequest { tenant: "t".into(), residency: "e u".into(), ..Default::default() };
+        assert_eq!(Command::try_from(bad).unwrap_err().field, "residency");
+    }
+}

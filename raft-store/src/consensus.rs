@@ -1,0 +1,79 @@
+//! The one place that says which types openraft is used with.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cell_model::{Envelope, Reply};
+use openraft::{BasicNode, SnapshotPolicy};
+use serde::{Deserialize, Serialize};
+
+use crate::error::OpenError;
+use crate::options::StoreOptions;
+
+/// Entries in one message to a follower: with [`crate::Bounds::entry_bytes`] this bounds the message.
+const MESSAGE_ENTRIES_MAX: u64 = 64;
+
+/// The commands of one Raft entry, in the order in which they run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Batch(pub Vec<Envelope>);
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands", self.0.len())
+    }
+}
+
+/// One reply for each command of a [`Batch`], in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replies(pub Vec<Reply>);
+
+openraft::declare_raft_types!(
+    /// Nodes are `u64`s with an address; an entry is a batch of commands.
+    pub(crate) TypeConfig:
+        D = Batch,
+        R = Replies,
+        NodeId = u64,
+        Node = BasicNode,
+        Term = u64,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
+pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, crate::snapshot::SnapshotData>;
+pub(crate) type IoFlushed = openraft::storage::IOFlushed<TypeConfig>;
+
+/// openraft's settings for a node.
+pub(crate) fn config(options: &StoreOptions) -> Result<Arc<openraft::Config>, OpenError> {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let timers = &options.timers;
+    let invalid = |option, rule| Err(OpenError::InvalidOption { option, rule });
+    if timers.heartbeat * 2 > timers.election_min {
+        return invalid("timers.election_min", "at least twice the heartbeat");
+    }
+    if timers.election_min >= timers.election_max {
+        return invalid("timers.election_max", "longer than election_min");
+    }
+    if options.advertise.is_empty() {
+        return invalid("advertise", "`host:port` under which the peers reach this node");
+    }
+    let config = openraft::Config {
+        cluster_name: "cellway".into(),
+        heartbeat_interval: millis(timers.heartbeat),
+        election_timeout_min: millis(timers.election_min),
+        election_timeout_max: millis(timers.election_max),
+        install_snapshot_timeout: millis(timers.install_snapshot),
+        max_payload_entries: MESSAGE_ENTRIES_MAX,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.bounds.snapshot_after),
+        max_in_snapshot_log_to_keep: options.bounds.log_kept,
+        purge_batch_size: 64,
+        replication_lag_threshold: options.bounds.log_kept.max(1),
+        enable_pre_vote: Some(true),
+        backoff: "50ms 100ms 200ms ...400ms".into(),
+        ..openraft::Config::default()
+    };
+    config.validate().map(Arc::new).map_err(|error| OpenError::Raft { reason: error.to_string() })
+}

@@ -1,0 +1,117 @@
+//! What the store wants of a disk: two narrow traits, one for the log and one for the mirror of the state.
+//!
+//! Nothing in them knows Raft, a codec or a clock; they keep bytes. What a write means is spelled out:
+//!
+//! * A write is *visible* to the next read of the same engine when its call returns.
+//! * A write is *durable* when a [`LogEngine::sync`] or [`StateEngine::sync`] that began after it has returned.
+//! * After a failed sync nothing is known of what was written before it. It is never tried again: the caller stops.
+//!
+//! Two engines pass the same tests: [`sled`](SledLog) for real disks, and [`memory`](MemoryLog) for simulation.
+
+mod memory;
+mod rows;
+mod sled_engine;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use memory::{MemoryLog, MemoryState};
+pub use sled_engine::{SledLog, SledState};
+pub(crate) use sled_engine::sync_directory;
+
+use crate::error::EngineError;
+
+/// A log of rows with consecutive indices, and a handful of named values beside it.
+pub trait LogEngine: fmt::Debug + Send + Sync + 'static {
+    /// Puts rows in place, replacing what was at their indices.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn append(&self, rows: &[(u64, Vec<u8>)]) -> Result<(), EngineError>;
+
+    /// Rows from `from` up to and without `until`, in order. It stops before `bytes_max` is passed, but not before
+    /// the first row.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] where a part of a row is missing.
+    fn range(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, EngineError>;
+
+    /// The row with the highest index.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] where a part of it is missing.
+    fn last(&self) -> Result<Option<(u64, Vec<u8>)>, EngineError>;
+
+    /// Removes the rows from `index` on, the highest first.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn truncate_from(&self, index: u64) -> Result<(), EngineError>;
+
+    /// Removes the rows up to and with `index`, the lowest first.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn purge_to(&self, index: u64) -> Result<(), EngineError>;
+
+    /// Puts a named value in place.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn put_meta(&self, name: &'static str, value: &[u8]) -> Result<(), EngineError>;
+
+    /// A named value.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn get_meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, EngineError>;
+
+    /// Makes every write before it durable.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses; the process must then end.
+    fn sync(&self) -> Result<(), EngineError>;
+
+    /// Whether [`Self::sync`] takes so long that it belongs on a thread of its own.
+    fn sync_blocks(&self) -> bool;
+}
+
+/// One write of a batch: a key, and its value or nothing to remove it.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// An ordered map of keys and values that is changed in batches.
+pub trait StateEngine: fmt::Debug + Send + Sync + 'static {
+    /// Makes all writes, or none.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn apply(&self, writes: &[Write]) -> Result<(), EngineError>;
+
+    /// One value.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] where a part of it is missing.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
+
+    /// Every key and value in the order of keys.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] where a part of a value is missing, and whatever `visit` returns.
+    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), EngineError>) -> Result<(), EngineError>;
+
+    /// Removes everything. It is not atomic: mark what you are about to do first.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses.
+    fn clear(&self) -> Result<(), EngineError>;
+
+    /// Makes every write before it durable.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the disk refuses; the process must then end.
+    fn sync(&self) -> Result<(), EngineError>;
+
+    /// Whether [`Self::sync`] takes so long that it belongs on a thread of its own.
+    fn sync_blocks(&self) -> bool;
+}

@@ -1,0 +1,260 @@
+//! What can go wrong with the store, one type for each thing that was asked of it.
+
+use std::path::PathBuf;
+
+use cell_model::ClusterId;
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The options contradict each other.
+    #[error("option {option}: {rule}")]
+    InvalidOption {
+        /// Which.
+        option: &'static str,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// The data directory cannot be made or read.
+    #[error("cannot use data directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process, or another store in this one, has the directory open.
+    #[error("data directory {} is locked by another process", path.display())]
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The directory was written by another version of the store.
+    #[error("data directory {} has format {found}, and this program reads format {expected}", path.display())]
+    Format {
+        /// Which.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+        /// What is read.
+        expected: u32,
+    },
+    /// What is on disk cannot be read, or not be believed.
+    #[error("what is stored in {} cannot be read", path.display())]
+    Storage {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
+    /// Raft did not start.
+    #[error("raft did not start: {reason}")]
+    Raft {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl OpenError {
+    /// Stable code, with a page of its own under `docs/errors`.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidOption { .. } => "STORE_INVALID_OPTION",
+            Self::Directory { .. } => "DATA_DIRECTORY_UNUSABLE",
+            Self::Locked { .. } => "DATA_DIRECTORY_LOCKED",
+            Self::Format { .. } => "DATA_DIRECTORY_FORMAT",
+            Self::Storage { source: EngineError::Corrupt { .. }, .. } => "STORE_CORRUPT",
+            Self::Storage { .. } => "STORE_UNREADABLE",
+            Self::Raft { .. } => "STORE_RAFT_FAILED",
+        }
+    }
+
+    /// What the operator may do next.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::InvalidOption { .. } => "correct the option and start again".into(),
+            Self::Directory { path, .. } => format!("check that {} exists and may be written", path.display()),
+            Self::Locked { .. } => "stop the other process, or give each node a data directory of its own".into(),
+            Self::Format { .. } => "start the version of the program that wrote it".into(),
+            Self::Storage { path, .. } => format!(
+                "keep a copy of {}; then remove it and let this node join again as a new one, or restore a backup",
+                path.display()
+            ),
+            Self::Raft { .. } => "the log of this process says more".into(),
+        }
+    }
+}
+
+/// What a storage engine may answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// The operating system refused.
+    #[error("{operation} failed: {reason}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// A value is not what was written: its checksum does not fit, or a part of it is missing.
+    #[error("{what} is corrupt: {detail}")]
+    Corrupt {
+        /// Which value.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// An earlier sync failed, so nothing that was written since may be believed.
+    #[error("an earlier sync failed: {reason}")]
+    Poisoned {
+        /// What the system said then.
+        reason: String,
+    },
+}
+
+impl From<EngineError> for std::io::Error {
+    fn from(error: EngineError) -> Self {
+        let kind = match &error {
+            EngineError::Corrupt { .. } => std::io::ErrorKind::InvalidData,
+            EngineError::Io { .. } | EngineError::Poisoned { .. } => std::io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why a running store has stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Log or state could not be written or read. The process must end: what it holds in memory may not be on disk.
+    #[error("storage failed: {reason}")]
+    Storage {
+        /// What failed.
+        reason: String,
+    },
+    /// Raft ended by itself.
+    #[error("raft stopped: {reason}")]
+    Raft {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What became of a submitted command that got no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// It surely did not run: another node leads, or none does at the moment.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// `host:port` of the leader, where one is known.
+        leader: Option<String>,
+    },
+    /// It surely did not run: too many commands wait already.
+    #[error("{queued} commands wait already")]
+    Busy {
+        /// The limit.
+        queued: usize,
+    },
+    /// It surely did not run: it is too large.
+    #[error("the command takes {bytes} bytes, and {limit} is the limit")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// It may or may not have run, and may yet run. A retry with the same request id finds out.
+    #[error("the outcome is unknown: {reason}")]
+    Unknown {
+        /// Why.
+        reason: String,
+    },
+    /// It surely did not run: this node has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// Why a linearizable read was not possible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Another node leads, or none does at the moment.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// `host:port` of the leader, where one is known.
+        leader: Option<String>,
+    },
+    /// No majority answered in time.
+    #[error("no majority has confirmed the read: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+    /// This node has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// Why a node does not agree to belong to a cluster.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClaimError {
+    /// It belongs to another one already.
+    #[error("the data directory belongs to cluster {actual}, not to {wanted}")]
+    OtherCluster {
+        /// Which was asked for.
+        wanted: ClusterId,
+        /// Which it is.
+        actual: ClusterId,
+    },
+    /// Zero names no cluster.
+    #[error("0 is not a cluster id")]
+    Zero,
+    /// The claim could not be made durable.
+    #[error("the claim could not be written")]
+    Storage(#[source] EngineError),
+}
+
+/// Why a cluster could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum InitializeError {
+    /// This node has not been claimed, or for another cluster.
+    #[error("this node is not claimed for cluster {wanted}")]
+    NotClaimed {
+        /// Which was asked for.
+        wanted: ClusterId,
+    },
+    /// The list of members makes no cluster.
+    #[error("members: {rule}")]
+    InvalidMembers {
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// The cluster exists, with other members.
+    #[error("the cluster has been made already, with other members")]
+    Exists,
+    /// Raft refused or has stopped.
+    #[error("raft refused: {reason}")]
+    Raft {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why leadership was not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// There is nothing to hand over.
+    #[error("this node is not the leader")]
+    NotLeader,
+    /// There is nobody to hand it to.
+    #[error("no other voter is known")]
+    NoCandidate,
+    /// It was asked for and did not happen in time.
+    #[error("no other node has taken over in time")]
+    TimedOut,
+    /// This node has stopped.
+    #[error("this node has stopped")]
+    Stopped,
+}

@@ -1,0 +1,98 @@
+//! Which node this is, and which cluster it belongs to: two durable values that are written once.
+//!
+//! The node id is random for each data directory and never used again: a directory that was lost must not come back
+//! under the same id, because its votes are lost as well.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cell_model::ClusterId;
+
+use crate::codec;
+use crate::engine::LogEngine;
+use crate::error::{ClaimError, EngineError, OpenError};
+use crate::log::sync_off_thread;
+use crate::wire::WireIdentity;
+
+const META_IDENTITY: &str = "identity";
+const META_CLUSTER: &str = "cluster";
+/// Layout of the data directory.
+const FORMAT: u32 = 1;
+
+/// A node's durable names.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    engine: Arc<dyn LogEngine>,
+    node_id: u64,
+    cluster: RwLock<Option<ClusterId>>,
+    /// One claim at a time.
+    claiming: tokio::sync::Mutex<()>,
+}
+
+impl Identity {
+    /// Reads the names, or gives a new directory its node id.
+    pub(crate) async fn open(engine: Arc<dyn LogEngine>, path: &std::path::Path) -> Result<Self, OpenError> {
+        let failed = |source: EngineError| OpenError::Storage { path: path.to_owned(), source };
+        let identity = match engine.get_meta(META_IDENTITY).map_err(failed)? {
+            Some(bytes) => codec::open::<WireIdentity>(&bytes, || "the node's identity".into()).map_err(failed)?,
+            None => new_identity(&engine).await.map_err(failed)?,
+        };
+        if identity.format != FORMAT {
+            return Err(OpenError::Format { path: path.to_owned(), found: identity.format, expected: FORMAT });
+        }
+        let cluster = match engine.get_meta(META_CLUSTER).map_err(failed)? {
+            Some(bytes) => Some(codec::open(&bytes, || "the claim of the cluster".into()).map_err(failed)?),
+            None => None,
+        };
+        Ok(Self {
+            engine,
+            node_id: identity.node_id,
+            cluster: RwLock::new(cluster),
+            claiming: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(crate) const fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        *self.cluster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Belongs to `cluster` from now on, durably.
+    pub(crate) async fn claim(&self, cluster: ClusterId) -> Result<(), ClaimError> {
+        let _one_at_a_time = self.claiming.lock().await;
+        if cluster == ClusterId::default() {
+            return Err(ClaimError::Zero);
+        }
+        match self.cluster() {
+            Some(actual) if actual == cluster => return Ok(()),
+            Some(actual) => return Err(ClaimError::OtherCluster { wanted: cluster, actual }),
+            None => {}
+        }
+        self.engine.put_meta(META_CLUSTER, &codec::seal(&cluster)).map_err(ClaimError::Storage)?;
+        let engine = Arc::clone(&self.engine);
+        let synced = sync_off_thread(engine.sync_blocks(), move || engine.sync()).await;
+        synced.map_err(ClaimError::Storage)?;
+        *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+        Ok(())
+    }
+}
+
+async fn new_identity(engine: &Arc<dyn LogEngine>) -> Result<WireIdentity, EngineError> {
+    if engine.last()?.is_some() {
+        return Err(EngineError::Corrupt {
+            what: "the node's identity".into(),
+            detail: "it is missing, and there is a log".into(),
+        });
+    }
+    let random = getrandom::u64().map_err(|error| EngineError::Io {
+        operation: "choosing a node id",
+        reason: error.to_string(),
+    })?;
+    let identity = WireIdentity { format: FORMAT, node_id: random.max(1) };
+    engine.put_meta(META_IDENTITY, &codec::seal(&identity))?;
+    let engine = Arc::clone(engine);
+    sync_off_thread(engine.sync_blocks(), move || engine.sync()).await?;
+    Ok(identity)
+}

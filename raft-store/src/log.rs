@@ -1,0 +1,263 @@
+//! The Raft log on a [`LogEngine`]: acknowledged means synced, and one sync serves everybody who waits.
+//!
+//! ```text
+//! append, save_vote, truncate ──► engine (visible at once) ──► queue ──► flusher: drain, one sync, complete in order
+//! ```
+//!
+//! A failed sync is never tried again: the flusher fails everything from then on, and the node stops.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{LogState, RaftLogReader, RaftLogStorage};
+use openraft::OptionalSend;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::codec;
+use crate::consensus::{Entry, IoFlushed, LogId, TypeConfig, Vote};
+use crate::engine::{LogEngine, StateEngine};
+use crate::error::EngineError;
+use crate::fault::Fault;
+use crate::wire::{WireEntry, WireHardState, WireLogId};
+
+const META_HARD_STATE: &str = "hard-state";
+const META_PURGED: &str = "purged";
+/// Syncs that may wait; beyond it openraft waits.
+const FLUSH_QUEUE: usize = 1_024;
+/// Bytes of entries that are read at once for a follower.
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+enum Waiter {
+    Raft(IoFlushed),
+    Caller(oneshot::Sender<Result<(), EngineError>>),
+}
+
+impl Waiter {
+    fn complete(self, result: Result<(), EngineError>) {
+        match self {
+            Self::Raft(callback) => callback.io_completed(result.map_err(io::Error::from)),
+            // A caller that is gone has no use for the answer.
+            Self::Caller(answer) => drop(answer.send(result)),
+        }
+    }
+}
+
+/// The log of one node. Clones are the same log.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Arc<dyn LogEngine>,
+    state: Arc<dyn StateEngine>,
+    hard_state: Mutex<WireHardState>,
+    purged: Mutex<Option<WireLogId>>,
+    flush: mpsc::Sender<Waiter>,
+    fault: Fault,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a sync where it belongs.
+pub(crate) async fn sync_off_thread(
+    blocks: bool,
+    sync: impl FnOnce() -> Result<(), EngineError> + Send + 'static,
+) -> Result<(), EngineError> {
+    if !blocks {
+        return sync();
+    }
+    let gone = |error: tokio::task::JoinError| EngineError::Io { operation: "syncing", reason: error.to_string() };
+    tokio::task::spawn_blocking(sync).await.unwrap_or_else(|error| Err(gone(error)))
+}
+
+impl Log {
+    /// Reads what is there and starts the flusher, which ends with the last clone.
+    pub(crate) fn open(
+        engine: Arc<dyn LogEngine>,
+        state: Arc<dyn StateEngine>,
+        fault: Fault,
+    ) -> Result<Self, EngineError> {
+        let hard_state = match engine.get_meta(META_HARD_STATE)? {
+            Some(bytes) => codec::open(&bytes, || "the record of term and vote".into())?,
+            None => WireHardState::default(),
+        };
+        let purged = match engine.get_meta(META_PURGED)? {
+            Some(bytes) => Some(codec::open::<WireLogId>(&bytes, || "the record of the purge".into())?),
+            None => None,
+        };
+        if let Some(purged) = purged {
+            // A crash between the two steps of a purge leaves rows behind.
+            engine.purge_to(purged.index)?;
+        }
+        let (flush, waiting) = mpsc::channel(FLUSH_QUEUE);
+        tokio::spawn(flusher(Arc::clone(&engine), waiting, fault.clone()));
+        let inner = Inner {
+            engine,
+            state,
+            hard_state: Mutex::new(hard_state),
+            purged: Mutex::new(purged),
+            flush,
+            fault,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    async fn wait_for_sync(&self) -> Result<(), EngineError> {
+        let (answer, synced) = oneshot::channel();
+        let stopped = || EngineError::Io { operation: "syncing", reason: "the flusher has ended".into() };
+        self.inner.flush.send(Waiter::Caller(answer)).await.map_err(|_| stopped())?;
+        synced.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&dyn LogEngine) -> Result<T, EngineError>) -> Result<T, EngineError> {
+        self.inner.fault.check()?;
+        self.inner.fault.note(write(&*self.inner.engine))
+    }
+
+    fn put_hard_state(&self, change: impl FnOnce(&mut WireHardState)) -> Result<(), EngineError> {
+        let sealed = {
+            let mut hard_state = locked(&self.inner.hard_state);
+            change(&mut hard_state);
+            codec::seal(&*hard_state)
+        };
+        self.write(|engine| engine.put_meta(META_HARD_STATE, &sealed))
+    }
+
+    fn read(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<Entry>, EngineError> {
+        let rows = self.inner.engine.range(from, until, bytes_max)?;
+        let entries: Vec<Entry> = rows.iter().map(|(index, row)| decode(*index, row)).collect::<Result<_, _>>()?;
+        match entries.windows(2).find(|pair| pair[0].index() + 1 != pair[1].index()) {
+            Some(pair) => Err(EngineError::Corrupt {
+                what: "the log".into(),
+                detail: format!("there is nothing between entries {} and {}", pair[0].index(), pair[1].index()),
+            }),
+            None => Ok(entries),
+        }
+    }
+}
+
+fn decode(index: u64, row: &[u8]) -> Result<Entry, EngineError> {
+    let what = || format!("log entry {index}");
+    let corrupt = |detail: String| EngineError::Corrupt { what: what(), detail };
+    let wire: WireEntry = codec::open(row, what)?;
+    if wire.id.index != index {
+        return Err(corrupt(format!("it says that it is entry {}", wire.id.index)));
+    }
+    wire.into_entry().map_err(corrupt)
+}
+
+async fn flusher(engine: Arc<dyn LogEngine>, mut waiting: mpsc::Receiver<Waiter>, fault: Fault) {
+    let mut group = Vec::new();
+    while waiting.recv_many(&mut group, FLUSH_QUEUE).await > 0 {
+        let result = match fault.check() {
+            Ok(()) => {
+                let engine = Arc::clone(&engine);
+                fault.note(sync_off_thread(engine.sync_blocks(), move || engine.sync()).await)
+            }
+            poisoned => poisoned,
+        };
+        for waiter in group.drain(..) {
+            waiter.complete(result.clone());
+        }
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let from = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let until = match range.end_bound() {
+            Bound::Included(index) => index.saturating_add(1),
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        Ok(self.inner.fault.note(self.read(from, until, usize::MAX))?)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        Ok(self.inner.fault.note(self.read(start, end, READ_BYTES_MAX))?)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(locked(&self.inner.hard_state).vote.map(Vote::from))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let purged = locked(&self.inner.purged).map(LogId::from);
+        let last = match self.inner.fault.note(self.inner.engine.last())? {
+            Some((index, row)) => Some(decode(index, &row)?.log_id),
+            None => purged,
+        };
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.put_hard_state(|hard_state| hard_state.vote = Some(vote.into()))?;
+        Ok(self.wait_for_sync().await?)
+    }
+
+    /// Not synced: it rides on the next sync, and an older one only means that more is applied again.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        Ok(self.put_hard_state(|hard_state| hard_state.committed = committed.as_ref().map(WireLogId::from))?)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let committed = locked(&self.inner.hard_state).committed.map(LogId::from);
+        // What is known to be committed may have been written when the entries were not: it then means nothing.
+        let last = self.get_log_state().await?.last_log_id;
+        Ok(committed.min(last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IoFlushed) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let rows: Vec<_> =
+            entries.into_iter().map(|entry| (entry.index(), codec::seal(&WireEntry::from(entry)))).collect();
+        self.write(|engine| engine.append(&rows))?;
+        let stopped = |_| io::Error::other("the flusher has ended");
+        self.inner.flush.send(Waiter::Raft(callback)).await.map_err(stopped)
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let first_gone = last_log_id.map_or(0, |last| last.index + 1);
+        self.write(|engine| engine.truncate_from(first_gone))?;
+        Ok(self.wait_for_sync().await?)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        // What is purged here must be on disk there.
+        let state = Arc::clone(&self.inner.state);
+        self.inner.fault.check()?;
+        self.inner.fault.note(sync_off_thread(state.sync_blocks(), move || state.sync()).await)?;
+        let purged = WireLogId::from(&log_id);
+        *locked(&self.inner.purged) = Some(purged);
+        self.write(|engine| {
+            engine.put_meta(META_PURGED, &codec::seal(&purged))?;
+            engine.purge_to(purged.index)
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! The state machine: `Fleet::apply` for each command of a committed entry, and nothing else.
+//!
+//! ```text
+//! entry ──► lock ─► Fleet::apply × n ─► hub ─► unlock ──► replies ──► mirror (one batch)
+//! ```
+//!
+//! The fleet in memory is what is read and served; [`Mirror`] is what a restart reads.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cell_model::{ClusterId, Fleet, Lineage};
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use crate::consensus::{Batch, LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::error::EngineError;
+use crate::fault::Fault;
+use crate::hub::{Committed, Hub, SharedFleet};
+use crate::log::sync_off_thread;
+use crate::mirror::{Mirror, head_of};
+use crate::snapshot::{self, Depot, SnapshotData};
+use crate::wire::{WireHead, WireSnapshotMeta};
+
+/// The lineage of a cluster that was never restored.
+const FIRST_LINEAGE: Lineage = Lineage(1);
+
+/// What openraft drives. The parts that others read are shared.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    shared: Arc<MachineShared>,
+}
+
+/// What the state machine shares with the rest of the store.
+#[derive(Debug)]
+pub(crate) struct MachineShared {
+    pub fleet: Arc<SharedFleet>,
+    pub hub: Arc<Hub>,
+    applied: Mutex<Applied>,
+    depot: Depot,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+struct Applied {
+    head: WireHead,
+    mirror: Mirror,
+}
+
+impl MachineShared {
+    pub(crate) fn new(
+        mirror: Mirror,
+        head: WireHead,
+        fleet: Arc<SharedFleet>,
+        hub: Arc<Hub>,
+        depot: Depot,
+        fault: Fault,
+    ) -> Self {
+        Self { fleet, hub, applied: Mutex::new(Applied { head, mirror }), depot, fault }
+    }
+
+    fn applied(&self) -> MutexGuard<'_, Applied> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn depot(&self) -> &Depot {
+        &self.depot
+    }
+
+    /// Gives the fleet of a node without history its cluster. Every node begins with the same state.
+    pub(crate) fn begin(&self, cluster: ClusterId) {
+        let _applied = self.applied();
+        let mut fleet = self.fleet.write();
+        if fleet.head().lineage == Lineage::default() {
+            *fleet = Fleet::new(cluster, FIRST_LINEAGE);
+            self.hub.restart(&fleet);
+        }
+    }
+
+    /// Runs the commands of one entry.
+    fn run(&self, applied: &mut Applied, batch: &Batch) -> Replies {
+        let mut committed = Vec::new();
+        let mut replies = Vec::with_capacity(batch.0.len());
+        let mut fleet = self.fleet.write();
+        for envelope in &batch.0 {
+            let (reply, changes) = fleet.apply(envelope);
+            let bytes = applied.mirror.note(&fleet, envelope, &changes);
+            if !changes.is_empty() {
+                committed.push((Committed { revision: reply.revision, changes }, bytes));
+            }
+            replies.push(reply);
+        }
+        applied.head = head_of(&fleet, &applied.head);
+        self.hub.publish(committed);
+        Replies(replies)
+    }
+
+    /// Writes the mirror to disk for good.
+    pub(crate) async fn sync(&self) -> Result<(), EngineError> {
+        let engine = Arc::clone(self.applied().mirror.engine());
+        self.fault.note(sync_off_thread(engine.sync_blocks(), move || engine.sync()).await)
+    }
+
+    fn install(&self, data: &SnapshotData) -> Result<WireHead, EngineError> {
+        let contents = snapshot::read(&mut data.reader())?;
+        self.depot.adopt(data)?;
+        let mut applied = self.applied();
+        applied.mirror.replace(&contents.head, &contents.fleet)?;
+        applied.head = contents.head.clone();
+        let mut fleet = self.fleet.write();
+        *fleet = contents.fleet;
+        self.hub.restart(&fleet);
+        Ok(contents.head)
+    }
+}
+
+impl Machine {
+    pub(crate) const fn new(shared: Arc<MachineShared>) -> Self {
+        Self { shared }
+    }
+}
+
+fn impossible(detail: String) -> io::Error {
+    EngineError::Corrupt { what: "the state's head".into(), detail }.into()
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let head = self.shared.applied().head.clone();
+        let membership = StoredMembership::try_from(head.membership).map_err(impossible)?;
+        Ok((head.applied.map(LogId::from), membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.next().await {
+            let (entry, responder) = entry?;
+            let mut applied = self.shared.applied();
+            let replies = match &entry.payload {
+                EntryPayload::Blank => Replies::default(),
+                EntryPayload::Normal(batch) => self.shared.run(&mut applied, batch),
+                EntryPayload::Membership(membership) => {
+                    let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    applied.head.membership = (&stored).into();
+                    Replies::default()
+                }
+            };
+            applied.head.applied = Some((&entry.log_id).into());
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+            let Applied { head, mirror } = &mut *applied;
+            self.shared.fault.note(mirror.commit(head))?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let applied = self.shared.applied();
+        let fleet = self.shared.fleet.read().clone();
+        let head = head_of(&fleet, &applied.head);
+        drop(applied);
+        Builder { shared: Arc::clone(&self.shared), head, fleet: Some(fleet) }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let shared = Arc::clone(&self.shared);
+        let installed = run_blocking(move || shared.install(&data)).await;
+        let head = self.shared.fault.note(installed)?;
+        let (wanted, found) =
+            (WireSnapshotMeta::from(meta), WireSnapshotMeta { last: head.applied, membership: head.membership });
+        if wanted != found {
+            return Err(impossible(format!("the snapshot covers {:?}, not {:?}", found.last, wanted.last)));
+        }
+        tracing::info!(revision = head.revision.get(), "snapshot installed");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.shared.fault.note(current(&self.shared.depot))?)
+    }
+}
+
+fn current(depot: &Depot) -> Result<Option<Snapshot>, EngineError> {
+    let Some(data) = depot.current()? else { return Ok(None) };
+    let meta = SnapshotMeta::try_from(snapshot::read_meta(&mut data.reader())?);
+    let meta = meta.map_err(|detail| EngineError::Corrupt { what: "snapshot".into(), detail })?;
+    Ok(Some(Snapshot { meta, snapshot: data }))
+}
+
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let gone = |error: tokio::task::JoinError| EngineError::Io { operation: "snapshot", reason: error.to_string() };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(gone(error)))
+}
+
+/// A copy of the state at one moment, to be written while `apply` goes on.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    shared: Arc<MachineShared>,
+    head: WireHead,
+    fleet: Option<Fleet>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let fleet = self.fleet.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
+        let (head, shared) = (self.head.clone(), Arc::clone(&self.shared));
+        let built = run_blocking(move || {
+            let failed = |error: io::Error| EngineError::Io {
+                operation: "writing a snapshot",
+                reason: error.to_string(),
+            };
+            let mut incoming = shared.depot.begin()?;
+            snapshot::write(&mut incoming, &head, &fleet).map_err(failed)?;
+            shared.depot.adopt(&incoming.finish()?)?;
+            current(&shared.depot)
+        });
+        let built = self.shared.fault.note(built.await)?;
+        self.shared.sync().await?;
+        let built = built.ok_or_else(|| io::Error::other("the snapshot is gone"))?;
+        tracing::debug!(revision = self.head.revision.get(), "snapshot made");
+        Ok(built)
+    }
+}

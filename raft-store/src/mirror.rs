@@ -1,0 +1,221 @@
+//! The durable mirror of the state: one ordered map, one batch for each applied Raft entry.
+//!
+//! ```text
+//! m            head: revision, limits, applied entry, membership
+//! c/<cell>     t/<tenant>     g/<ended move>     a/<request id>
+//! i            present while a snapshot is being installed: the rest is then unfinished and not to be believed
+//! ```
+//!
+//! It is not synced with each batch: after a crash the log is applied again from what the head says. It is synced
+//! before the log behind it is purged, when a snapshot is made, and when the node stops.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use cell_model::{Change, Envelope, Fleet, FleetHead, MoveId, RequestId};
+
+use crate::codec;
+use crate::engine::{StateEngine, Write};
+use crate::error::EngineError;
+use crate::wire::{WireAnswer, WireHead};
+
+const HEAD: &[u8] = b"m";
+const INSTALLING: &[u8] = b"i";
+/// Records in one batch while a snapshot is installed.
+const INSTALL_ROWS: usize = 1_024;
+
+/// What the mirror remembers of itself so that it can follow what the fleet forgets.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    engine: Arc<dyn StateEngine>,
+    answers: VecDeque<RequestId>,
+    next_ordinal: u64,
+    ended: BTreeSet<MoveId>,
+    writes: Vec<Write>,
+}
+
+/// What was found on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub head: WireHead,
+    pub fleet: Fleet,
+}
+
+fn key(prefix: u8, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(id.len() + 2);
+    key.extend_from_slice(&[prefix, b'/']);
+    key.extend_from_slice(id);
+    key
+}
+
+fn answer_key(id: RequestId) -> Vec<u8> {
+    key(b'a', &id.0.to_be_bytes())
+}
+
+fn ended_key(id: MoveId) -> Vec<u8> {
+    key(b'g', &id.0.to_be_bytes())
+}
+
+/// Where a record lives; the limits live in the head.
+fn record_key(change: &Change) -> Option<Vec<u8>> {
+    match change {
+        Change::Tenant(record) => Some(key(b't', record.id.as_str().as_bytes())),
+        Change::Cell(record) => Some(key(b'c', record.id.as_str().as_bytes())),
+        Change::MoveEnded(record) => Some(ended_key(record.movement.id)),
+        Change::Limits(_) => None,
+    }
+}
+
+/// The head as it is written.
+pub(crate) fn head_of(fleet: &Fleet, before: &WireHead) -> WireHead {
+    let head = fleet.head();
+    WireHead {
+        cluster: head.cluster,
+        lineage: head.lineage,
+        revision: head.revision,
+        limits: head.limits,
+        ..before.clone()
+    }
+}
+
+impl Mirror {
+    /// Reads everything. An unfinished installation counts as nothing: the snapshot is still there.
+    pub(crate) fn load(engine: Arc<dyn StateEngine>) -> Result<(Self, Loaded), EngineError> {
+        let mut mirror =
+            Self { engine, answers: VecDeque::new(), next_ordinal: 0, ended: BTreeSet::new(), writes: Vec::new() };
+        if mirror.engine.get(INSTALLING)?.is_some() {
+            mirror.engine.clear()?;
+        }
+        let (mut head, mut records, mut answers) = (None, Vec::new(), Vec::new());
+        mirror.engine.scan(&mut |key, value| {
+            let what = || format!("state row {}", key.escape_ascii());
+            match key.first() {
+                Some(b'm') => head = Some(codec::open::<WireHead>(value, what)?),
+                Some(b'a') => answers.push(codec::open::<WireAnswer>(value, what)?),
+                Some(b'c' | b't' | b'g') => {
+                    let change: Change = codec::open(value, what)?;
+                    if record_key(&change).as_deref() != Some(key) {
+                        return Err(EngineError::Corrupt { what: what(), detail: "it is another record".into() });
+                    }
+                    records.push(change);
+                }
+                _ => return Err(EngineError::Corrupt { what: what(), detail: "its kind is unknown".into() }),
+            }
+            Ok(())
+        })?;
+        let Some(head) = head else {
+            if records.is_empty() && answers.is_empty() {
+                return Ok((mirror, Loaded::default()));
+            }
+            return Err(EngineError::Corrupt { what: "the state".into(), detail: "its head is missing".into() });
+        };
+        answers.sort_by_key(|answer| answer.ordinal);
+        let mut fleet = Fleet::from_head(FleetHead {
+            cluster: head.cluster,
+            lineage: head.lineage,
+            revision: head.revision,
+            limits: head.limits,
+            answered: answers.iter().map(|answer| (answer.id, answer.at, answer.reply.clone())).collect(),
+        });
+        mirror.next_ordinal = answers.last().map_or(0, |answer| answer.ordinal + 1);
+        mirror.answers = answers.into_iter().map(|answer| answer.id).collect();
+        for record in records {
+            if let Change::MoveEnded(ended) = &record {
+                mirror.ended.insert(ended.movement.id);
+            }
+            fleet.install(record);
+        }
+        Ok((mirror, Loaded { head, fleet }))
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<dyn StateEngine> {
+        &self.engine
+    }
+
+    /// Takes what one command has done to the fleet. Answers the bytes of the changes.
+    pub(crate) fn note(&mut self, fleet: &Fleet, envelope: &Envelope, changes: &[Change]) -> usize {
+        let mut bytes = 0;
+        for change in changes {
+            let Some(key) = record_key(change) else { continue };
+            let value = codec::seal(change);
+            bytes += value.len();
+            self.writes.push((key, Some(value)));
+            if let Change::MoveEnded(ended) = change {
+                self.ended.insert(ended.movement.id);
+            }
+        }
+        while self.ended.len() > Fleet::ENDED_MAX {
+            if let Some(oldest) = self.ended.pop_first() {
+                self.writes.push((ended_key(oldest), None));
+            }
+        }
+        self.note_answer(fleet, envelope);
+        bytes
+    }
+
+    /// The fleet has kept an answer where its newest is to this request, and has forgotten as many of the oldest as
+    /// are missing. (Writing the newest once more, after a repeated request, changes nothing.)
+    fn note_answer(&mut self, fleet: &Fleet, envelope: &Envelope) {
+        let answered = &fleet.head().answered;
+        let Some((id, at, reply)) = answered.back().filter(|(id, ..)| Some(*id) == envelope.request_id) else {
+            return;
+        };
+        if self.answers.back() != Some(id) {
+            self.answers.push_back(*id);
+            let answer = WireAnswer { ordinal: self.next_ordinal, id: *id, at: *at, reply: reply.clone() };
+            self.next_ordinal += 1;
+            self.writes.push((answer_key(*id), Some(codec::seal(&answer))));
+        }
+        while self.answers.len() > answered.len() {
+            if let Some(oldest) = self.answers.pop_front() {
+                self.writes.push((answer_key(oldest), None));
+            }
+        }
+    }
+
+    /// Writes what was noted, with the head, as one batch.
+    pub(crate) fn commit(&mut self, head: &WireHead) -> Result<(), EngineError> {
+        self.writes.push((HEAD.to_vec(), Some(codec::seal(head))));
+        let result = self.engine.apply(&self.writes);
+        self.writes.clear();
+        result
+    }
+
+    /// Replaces everything. A crash on the way leaves the mark, and the mirror counts as empty.
+    pub(crate) fn replace(&mut self, head: &WireHead, fleet: &Fleet) -> Result<(), EngineError> {
+        self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
+        self.engine.sync()?;
+        self.engine.clear()?;
+        self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
+        self.answers.clear();
+        self.ended.clear();
+        self.writes.clear();
+        for record in fleet.records() {
+            if let Change::MoveEnded(ended) = &record {
+                self.ended.insert(ended.movement.id);
+            }
+            let Some(key) = record_key(&record) else { continue };
+            self.push_full(key, codec::seal(&record))?;
+        }
+        self.next_ordinal = 0;
+        for (id, at, reply) in &fleet.head().answered {
+            let answer = WireAnswer { ordinal: self.next_ordinal, id: *id, at: *at, reply: reply.clone() };
+            self.next_ordinal += 1;
+            self.answers.push_back(*id);
+            self.push_full(answer_key(*id), codec::seal(&answer))?;
+        }
+        self.writes.push((INSTALLING.to_vec(), None));
+        self.commit(head)?;
+        self.engine.sync()
+    }
+
+    fn push_full(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), EngineError> {
+        self.writes.push((key, Some(value)));
+        if self.writes.len() < INSTALL_ROWS {
+            return Ok(());
+        }
+        let result = self.engine.apply(&self.writes);
+        self.writes.clear();
+        result
+    }
+}

@@ -1,0 +1,278 @@
+//! How this node calls its peers: gRPC with our own payloads, a deadline on each call, connections that come back.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cell_protos::v1::RaftMessage;
+use cell_protos::v1::raft_service_client::RaftServiceClient;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::codec;
+use crate::consensus::{LogId, Snapshot, TypeConfig, Vote};
+use crate::error::EngineError;
+use crate::identity::Identity;
+use crate::snapshot::SnapshotData;
+use crate::wire::{
+    WireAppend, WireAppended, WireLogId, WireSnapshotPart, WireSnapshotReply, WireTransfer, WireTransferReply,
+    WireVoteReply, WireVoteRequest,
+};
+
+/// The largest message: [`crate::consensus`] bounds the entries in it.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Pieces of a snapshot on their way.
+const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
+/// A follower answers an append when it has synced it, and disks have bad moments.
+const APPEND_DEADLINE: Duration = Duration::from_secs(1);
+const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Makes a channel to `host:port` that connects when it is used and again whenever it breaks.
+pub type Dialer = Arc<dyn Fn(&str) -> Result<Channel, String> + Send + Sync>;
+
+/// Plain TCP.
+#[must_use]
+pub fn tcp_dialer() -> Dialer {
+    Arc::new(|address| {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+        let endpoint = endpoint
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_DEADLINE)
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true);
+        Ok(endpoint.connect_lazy())
+    })
+}
+
+/// Makes a [`Peer`] for each node that openraft wants to talk to.
+pub(crate) struct Network {
+    identity: Arc<Identity>,
+    dialer: Dialer,
+    /// Calls to one address share a connection.
+    channels: Arc<Mutex<HashMap<String, Channel>>>,
+}
+
+impl Network {
+    pub(crate) fn new(identity: Arc<Identity>, dialer: Dialer) -> Self {
+        Self { identity, dialer, channels: Arc::default() }
+    }
+
+    fn peer(&self, target: u64, node: &BasicNode, channel: Result<Channel, String>) -> Peer {
+        let client = channel.map(|channel| {
+            RaftServiceClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        });
+        Peer { identity: Arc::clone(&self.identity), target, address: node.addr.clone(), client }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = match channels.get(&node.addr) {
+            Some(channel) => Ok(channel.clone()),
+            None => (self.dialer)(&node.addr).inspect(|channel| {
+                channels.insert(node.addr.clone(), channel.clone());
+            }),
+        };
+        drop(channels);
+        self.peer(target, node, channel)
+    }
+
+    /// A snapshot gets a connection of its own: it must not keep heartbeats waiting.
+    async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        self.peer(target, node, (self.dialer)(&node.addr))
+    }
+}
+
+/// One node as another calls it.
+pub(crate) struct Peer {
+    identity: Arc<Identity>,
+    target: u64,
+    address: String,
+    client: Result<RaftServiceClient<Channel>, String>,
+}
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+impl Peer {
+    fn unreachable(&self, reason: &str) -> RPCError<TypeConfig> {
+        RPCError::Unreachable(Unreachable::from_string(format!("{}: {reason}", self.address)))
+    }
+
+    fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
+        let cluster = self.identity.cluster().ok_or_else(|| self.unreachable("this node has no cluster yet"))?;
+        Ok(RaftMessage { cluster_id: cluster.0, payload: codec::seal(payload).into() })
+    }
+
+    fn client(&self) -> Rpc<RaftServiceClient<Channel>> {
+        self.client.clone().map_err(|reason| self.unreachable(&reason))
+    }
+
+    /// Waits for an answer within a deadline, and reads it.
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        action: RPCTypes,
+        deadline: Duration,
+        call: impl Future<Output = Result<tonic::Response<RaftMessage>, tonic::Status>>,
+    ) -> Rpc<T> {
+        let timed_out = || {
+            RPCError::Timeout(Timeout { action, id: self.identity.node_id(), target: self.target, timeout: deadline })
+        };
+        let answer = tokio::time::timeout(deadline, call).await.map_err(|_| timed_out())?;
+        let answer = answer.map_err(|status| self.unreachable(&format!("{:?} {}", status.code(), status.message())))?;
+        codec::open(&answer.into_inner().payload, || "an answer".into())
+            .map_err(|error| self.unreachable(&error.to_string()))
+    }
+
+    async fn ask_for_vote(&self, pre: bool, rpc: VoteRequest<TypeConfig>, deadline: Duration) -> Rpc<WireVoteReply> {
+        let request = self.message(&WireVoteRequest {
+            pre,
+            vote: (&rpc.vote).into(),
+            last: rpc.last_log_id.as_ref().map(WireLogId::from),
+            transfer: rpc.leadership_transfer,
+        })?;
+        let mut client = self.client()?;
+        self.answer(RPCTypes::Vote, deadline, client.vote(request)).await
+    }
+
+    async fn send_snapshot(&self, vote: &Vote, snapshot: &Snapshot, deadline: Duration) -> Rpc<WireSnapshotReply> {
+        let bytes = snapshot.snapshot.length().map_err(|error| self.unreachable(&error.to_string()))?;
+        let offer = WireSnapshotPart::Offer { vote: vote.into(), meta: (&snapshot.meta).into(), bytes };
+        let offer = self.message(&offer)?;
+        let (cluster_id, data) = (offer.cluster_id, snapshot.snapshot.clone());
+        let (parts, stream) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
+        let reading = tokio::task::spawn_blocking(move || feed(&data, offer, cluster_id, &parts));
+        let mut client = self.client()?;
+        let answer = self
+            .answer(RPCTypes::InstallSnapshot, deadline, client.install_snapshot(ReceiverStream::new(stream)))
+            .await;
+        match reading.await {
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            Err(error) => Err(self.unreachable(&error.to_string())),
+            Ok(Ok(())) => answer,
+        }
+    }
+}
+
+/// Reads a snapshot into the stream; ends early where nobody reads it any more.
+fn feed(
+    data: &SnapshotData,
+    offer: RaftMessage,
+    cluster_id: u64,
+    parts: &mpsc::Sender<RaftMessage>,
+) -> Result<(), EngineError> {
+    let failed =
+        |error: std::io::Error| EngineError::Io { operation: "reading a snapshot", reason: error.to_string() };
+    let message = |part: &WireSnapshotPart| RaftMessage { cluster_id, payload: codec::seal(part).into() };
+    let mut reader = data.reader();
+    let mut hasher = blake3::Hasher::new();
+    if parts.blocking_send(offer).is_err() {
+        return Ok(());
+    }
+    loop {
+        let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
+        (&mut reader).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(failed)?;
+        if chunk.is_empty() {
+            break;
+        }
+        hasher.update(&chunk);
+        if parts.blocking_send(message(&WireSnapshotPart::Chunk(chunk))).is_err() {
+            return Ok(());
+        }
+    }
+    let digest = *hasher.finalize().as_bytes();
+    // Nobody reads it any more where the call has ended.
+    drop(parts.blocking_send(message(&WireSnapshotPart::End { digest })));
+    Ok(())
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let is_heartbeat = rpc.entries.is_empty();
+        let deadline = if is_heartbeat { option.soft_ttl() } else { option.soft_ttl().max(APPEND_DEADLINE) };
+        let request = self.message(&WireAppend {
+            vote: (&rpc.vote).into(),
+            previous: rpc.prev_log_id.as_ref().map(WireLogId::from),
+            entries: rpc.entries.into_iter().map(Into::into).collect(),
+            commit: rpc.leader_commit.as_ref().map(WireLogId::from),
+        })?;
+        let mut client = self.client()?;
+        let answer = self.answer(RPCTypes::AppendEntries, deadline, client.append(request)).await?;
+        Ok(match answer {
+            WireAppended::Success => AppendEntriesResponse::Success,
+            WireAppended::Partial(last) => AppendEntriesResponse::PartialSuccess(last.map(LogId::from)),
+            WireAppended::Conflict => AppendEntriesResponse::Conflict,
+            WireAppended::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        Ok(self.ask_for_vote(false, rpc, option.soft_ttl()).await?.into())
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        Ok(self.ask_for_vote(true, rpc, option.soft_ttl()).await?.into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let reply = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            reply = self.send_snapshot(&vote, &snapshot, option.hard_ttl()) => reply?,
+        };
+        Ok(SnapshotResponse::new(reply.vote.into()))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let request = self.message(&WireTransfer {
+            from: rpc.from_leader().into(),
+            to: *rpc.to_node_id(),
+            last: rpc.last_log_id().map(WireLogId::from),
+        })?;
+        let mut client = self.client()?;
+        let answer = self.answer(RPCTypes::TransferLeader, option.soft_ttl(), client.transfer_leader(request)).await?;
+        Ok(match answer {
+            WireTransferReply::Accepted => Ok(()),
+            WireTransferReply::VoteChanged { expected, actual } => {
+                Err(TransferLeaderError::VoteChanged { expected: expected.into(), actual: actual.into() })
+            }
+            WireTransferReply::LogNotFlushed { expected, actual } => Err(TransferLeaderError::LogNotFlushed {
+                expected: expected.map(LogId::from),
+                actual: actual.map(LogId::from),
+            }),
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! What a node says of itself.
+
+use std::time::Instant;
+
+use cell_model::{ClusterId, Lineage, Revision, Term};
+
+/// One node of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Random for each data directory, never used again.
+    pub node_id: u64,
+    /// `host:port` of its gRPC server.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// A node at this moment. Nothing of it is linearizable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// This node.
+    pub node_id: u64,
+    /// Where it says that it is reached.
+    pub advertise: String,
+    /// The cluster that has claimed it.
+    pub cluster: Option<ClusterId>,
+    /// Whether it knows the members of its cluster.
+    pub initialized: bool,
+    /// Raft's term.
+    pub term: Term,
+    /// `host:port` of the leader, where one is known.
+    pub leader: Option<String>,
+    /// Whether this node leads.
+    pub is_leader: bool,
+    /// Newest revision applied here.
+    pub revision: Revision,
+    /// Incarnation of the history.
+    pub lineage: Lineage,
+    /// Newest entry of the log here; 0 where there is none.
+    pub last_log_index: u64,
+    /// Newest entry applied here; 0 where there is none.
+    pub applied_index: u64,
+    /// Everybody in the cluster.
+    pub members: Vec<Member>,
+}
+
+/// Who leads, as this node knows it. Every change of it is seen through a `tokio::sync::watch`.
+///
+/// `is_leader` says that a majority has voted for this node in `term`. It does not say that all entries of earlier
+/// terms are applied: call [`crate::Store::read_index`] before deciding anything as the new leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// Raft's term.
+    pub term: Term,
+    /// Whether this node leads.
+    pub is_leader: bool,
+    /// `host:port` of the leader, where one is known; this node's own where it leads.
+    pub leader: Option<String>,
+    /// Since when this has been so.
+    pub since: Instant,
+}

@@ -1,0 +1,227 @@
+//! Nodes that can be started, crashed and started again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cell_model::{
+    CellId, ClusterId, Command, Envelope, Fleet, Lineage, NewCell, Reply, RequestId, Revision, TenantId, UnixMillis,
+};
+use cell_store::{Bounds, Feed, Member, OpenError, Store, StoreOptions, SubmitError};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+pub const CLUSTER: ClusterId = ClusterId(0xce11);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `look` finds something.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub struct Node {
+    pub directory: TempDir,
+    pub address: SocketAddr,
+    pub bounds: Bounds,
+    running: Option<(Store, JoinHandle<()>)>,
+}
+
+impl Node {
+    pub async fn start(bounds: Bounds) -> Self {
+        // With RUST_LOG set, a failing test tells its story.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut node = Self { directory, address: listener.local_addr().unwrap(), bounds, running: None };
+        node.run(listener).await;
+        node
+    }
+
+    pub async fn restart(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        let address = self.address;
+        let listener = eventually("the port is free", async || TcpListener::bind(address).await.ok()).await;
+        self.run(listener).await;
+    }
+
+    async fn run(&mut self, listener: TcpListener) {
+        let options = self.options();
+        let store = eventually("the directory is free", async || match Store::open(options.clone()).await {
+            Ok(store) => Some(store),
+            Err(OpenError::Locked { .. }) => None,
+            Err(error) => panic!("{error:?}"),
+        })
+        .await;
+        let server = tonic::transport::Server::builder().add_service(store.raft_service());
+        let serving = tokio::spawn(async move {
+            server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+        });
+        self.running = Some((store, serving));
+    }
+
+    pub fn options(&self) -> StoreOptions {
+        let data_dir: PathBuf = self.directory.path().join("data");
+        StoreOptions { bounds: self.bounds, ..StoreOptions::new(data_dir, self.address.to_string()) }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.running.as_ref().expect("it runs").0
+    }
+
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Ends at once: nothing is handed over, nothing synced.
+    pub async fn crash(&mut self) {
+        let (store, serving) = self.running.take().expect("it runs");
+        serving.abort();
+        drop(store);
+        assert!(serving.await.unwrap_err().is_cancelled());
+    }
+
+    /// Ends in order.
+    pub async fn stop(&mut self) {
+        self.store().stop().await;
+        self.crash().await;
+    }
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    pub async fn start(size: usize, bounds: Bounds) -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..size {
+            nodes.push(Node::start(bounds).await);
+        }
+        let mut members = Vec::new();
+        for node in &nodes {
+            let node_id = node.store().claim(CLUSTER).await.unwrap();
+            members.push(Member { node_id, address: node.address.to_string(), voter: true });
+        }
+        nodes[0].store().initialize(CLUSTER, members).await.unwrap();
+        let cluster = Self { nodes };
+        cluster.leader().await;
+        cluster
+    }
+
+    /// The index of the node that leads and can prove it.
+    pub async fn leader(&self) -> usize {
+        eventually("there is a leader", async || {
+            for (index, node) in self.nodes.iter().enumerate() {
+                if node.runs() && node.store().read_index().await.is_ok() {
+                    return Some(index);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Submits as a client does: to whoever leads, again with the same request id where the outcome is unknown.
+    pub async fn submit(&self, request: u128, command: Command) -> Reply {
+        let envelope = Envelope { request_id: Some(RequestId(request)), ..Envelope::new(UnixMillis(1), command) };
+        eventually("a command runs", async || {
+            let leader = self.leader().await;
+            match self.nodes[leader].store().submit(envelope.clone()).await {
+                Ok(reply) => Some(reply),
+                Err(SubmitError::NotLeader { .. } | SubmitError::Unknown { .. } | SubmitError::Stopped) => None,
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .await
+    }
+
+    /// Waits until every running node has applied a revision, and answers their fleets.
+    pub async fn agree_on(&self, revision: Revision) -> Vec<Fleet> {
+        let mut fleets = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.runs()) {
+            eventually("a node has caught up", async || {
+                (node.store().view(|fleet| fleet.head().revision) >= revision).then_some(())
+            })
+            .await;
+            fleets.push(node.store().view(Fleet::clone));
+        }
+        fleets
+    }
+}
+
+pub fn create_cell(number: u128) -> Command {
+    Command::CreateCell(NewCell {
+        id: CellId::new(format!("c{number}")).unwrap(),
+        gates: vec![format!("127.0.0.1:{}", 1_000 + number % 1_000)],
+        agent: "127.0.0.1:9".into(),
+        region: "here".into(),
+        residency: String::new(),
+    })
+}
+
+pub fn create_tenant(number: u128) -> Command {
+    Command::CreateTenant(cell_model::NewTenant {
+        id: TenantId::new(format!("t{number}")).unwrap(),
+        cell: None,
+        tier: cell_model::Tier::Bronze,
+        residency: String::new(),
+    })
+}
+
+pub fn envelope(command: Command) -> Envelope {
+    Envelope::new(UnixMillis(1), command)
+}
+
+/// A watcher's own copy of the state, that checks what it is sent.
+#[derive(Debug, Default)]
+pub struct Replica {
+    pub lineage: Lineage,
+    pub revision: Revision,
+    pub resets: usize,
+    pub fleet: Fleet,
+    pub in_snapshot: bool,
+}
+
+impl Replica {
+    pub fn take(&mut self, feed: Feed) {
+        match feed {
+            Feed::Reset { lineage, .. } => {
+                self.resets += 1;
+                (self.lineage, self.in_snapshot, self.fleet) = (lineage, true, Fleet::default());
+            }
+            Feed::Snapshot { records, .. } => {
+                assert!(self.in_snapshot, "a snapshot is announced");
+                records.into_iter().for_each(|record| self.fleet.install(record));
+            }
+            Feed::SnapshotEnd { revision, lineage } => {
+                assert!(self.in_snapshot && lineage == self.lineage);
+                (self.in_snapshot, self.revision) = (false, revision);
+            }
+            Feed::Changes(committed) => {
+                assert!(!self.in_snapshot && !committed.is_empty());
+                for committed in committed {
+                    assert_eq!(committed.revision, self.revision.next(), "no gap and no duplicate");
+                    self.revision = committed.revision;
+                    committed.changes.iter().cloned().for_each(|change| self.fleet.install(change));
+                }
+            }
+        }
+    }
+
+    /// Whether it holds the records of `fleet`.
+    pub fn equals(&self, fleet: &Fleet) -> bool {
+        self.revision == fleet.head().revision
+            && self.fleet.records().eq(fleet.records())
+            && self.fleet.head().limits == fleet.head().limits
+    }
+}

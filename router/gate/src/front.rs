@@ -1,0 +1,154 @@
+//! One request at the gate: stamp, decision, application, answer.
+//!
+//! The decision needs the head alone. The body of a refused request is handed back unread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Limited};
+use tokio_util::task::TaskTracker;
+
+use crate::admission::{Admission, Gatekeeper};
+use crate::answer;
+use crate::application::{Application, BoxError, NotExecuted, RequestBody, ResponseBody, full};
+use crate::stamp::RequestStamp;
+use crate::wire;
+
+/// What stands between a listener and the application.
+pub(crate) struct Front<A> {
+    pub(crate) gatekeeper: Arc<Gatekeeper>,
+    pub(crate) application: Arc<A>,
+    pub(crate) body_bytes_max: u64,
+    pub(crate) application_deadline: Duration,
+    /// The writes that are running: they go on when their client goes away.
+    pub(crate) writes: TaskTracker,
+}
+
+/// The answer, and the request's body where nobody has read it.
+pub(crate) struct Served<B> {
+    pub(crate) response: Response<ResponseBody>,
+    pub(crate) unread: Option<B>,
+}
+
+impl<A: Application> Front<A> {
+    /// Answers one request.
+    pub(crate) async fn serve<B>(&self, request: Request<B>) -> Served<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (mut parts, body) = request.into_parts();
+        let (stamp, admission) = match self.let_in(&parts).await {
+            Ok(admitted) => admitted,
+            Err(response) => return Served { response: *response, unread: Some(body) },
+        };
+        let is_write = wire::is_write(&parts.method);
+        parts.extensions.insert(stamp.clone());
+        let most = usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX);
+        let request = Request::from_parts(parts, Limited::new(body, most).boxed_unsync());
+        let response = if is_write {
+            self.run_write(request, stamp, admission).await
+        } else {
+            self.run_read(request, stamp, admission).await
+        };
+        Served { response, unread: None }
+    }
+
+    async fn let_in(&self, parts: &Parts) -> Result<(RequestStamp, Admission), Box<Response<ResponseBody>>> {
+        if let Some(response) = self.probe(parts) {
+            return Err(Box::new(response));
+        }
+        let stamp =
+            RequestStamp::from_headers(&parts.headers).map_err(|error| Box::new(answer::unstamped(&error)))?;
+        if announced_length(&parts.headers).is_some_and(|length| length > self.body_bytes_max) {
+            return Err(Box::new(answer::too_large(self.body_bytes_max)));
+        }
+        match self.gatekeeper.admit(&stamp, wire::is_write(&parts.method)).await {
+            Ok(admission) => Ok((stamp, admission)),
+            Err(refusal) => {
+                tracing::debug!(tenant = %stamp.tenant, epoch = %stamp.epoch, code = %refusal.code(), "refused");
+                Err(Box::new(answer::refused(&refusal)))
+            }
+        }
+    }
+
+    /// `/livez` and `/readyz`, which no router asks for: its requests carry a stamp.
+    fn probe(&self, parts: &Parts) -> Option<Response<ResponseBody>> {
+        if parts.headers.contains_key(&wire::TENANT) || parts.method != Method::GET {
+            return None;
+        }
+        let (status, text) = match parts.uri.path() {
+            "/livez" => (StatusCode::OK, "ok\n"),
+            "/readyz" if self.gatekeeper.is_open() => (StatusCode::OK, "ok\n"),
+            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not attached to the agent, or closing\n"),
+            _ => return None,
+        };
+        let mut response = Response::new(full(text));
+        *response.status_mut() = status;
+        Some(response)
+    }
+
+    /// Runs a write in a task of its own, so that a client that goes away does not cut it in half.
+    async fn run_write(
+        &self,
+        request: Request<RequestBody>,
+        stamp: RequestStamp,
+        mut admission: Admission,
+    ) -> Response<ResponseBody> {
+        let application = Arc::clone(&self.application);
+        let task = self.writes.spawn(async move {
+            let response = application.call(request).await;
+            admission.finish();
+            (response, admission)
+        });
+        match tokio::time::timeout(self.application_deadline, task).await {
+            Ok(Ok((response, admission))) => self.finish(response, &stamp, admission).await,
+            Ok(Err(error)) => {
+                tracing::error!(tenant = %stamp.tenant, %error, "the application failed in a write");
+                answer::unknown_outcome(true, "the application failed while it ran the write")
+            }
+            Err(_) => answer::unknown_outcome(true, "the application has not answered the write in time"),
+        }
+    }
+
+    async fn run_read(
+        &self,
+        request: Request<RequestBody>,
+        stamp: RequestStamp,
+        admission: Admission,
+    ) -> Response<ResponseBody> {
+        match tokio::time::timeout(self.application_deadline, self.application.call(request)).await {
+            Ok(response) => match self.gatekeeper.confirm_read(&stamp, &admission) {
+                Ok(()) => self.finish(response, &stamp, admission).await,
+                Err(code) => answer::refused(&self.gatekeeper.after_refusal(&stamp, admission, code).await),
+            },
+            Err(_) => answer::unknown_outcome(false, "the application has not answered in time"),
+        }
+    }
+
+    /// Passes the application's answer on, unless its data layer has refused the request.
+    async fn finish(
+        &self,
+        mut response: Response<ResponseBody>,
+        stamp: &RequestStamp,
+        admission: Admission,
+    ) -> Response<ResponseBody> {
+        if let Some(NotExecuted(code)) = response.extensions_mut().remove::<NotExecuted>() {
+            return answer::refused(&self.gatekeeper.after_refusal(stamp, admission, code).await);
+        }
+        wire::strip_reserved(response.headers_mut());
+        response
+    }
+}
+
+fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Connections of routers: HTTP/1.1 and HTTP/2 with prior knowledge, on one port.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use http::header::EXPECT;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::application::Application;
+use crate::front::Front;
+use crate::options::HttpLimits;
+
+/// How much of a refused request's body is read after its answer has been given, so that the connection can be used
+/// again and the answer is not lost in a reset.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+const HTTP2_STREAMS_MAX: u32 = 256;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until `shutdown`, and lets every connection finish what it has begun.
+pub(crate) async fn accept<A: Application>(
+    listener: TcpListener,
+    front: Arc<Front<A>>,
+    limits: HttpLimits,
+    shutdown: CancellationToken,
+    connections: TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+            () = shutdown.cancelled() => return,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (front, shutdown) = (Arc::clone(&front), shutdown.clone());
+                connections.spawn(async move {
+                    converse(stream, front, limits, shutdown).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: the others go on, and some will end.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse<A: Application>(
+    stream: TcpStream,
+    front: Arc<Front<A>>,
+    limits: HttpLimits,
+    shutdown: CancellationToken,
+) {
+    let idle = Duration::from_millis(limits.idle_ms);
+    // The builder that tells HTTP/1 from HTTP/2 waits for ever for a first byte.
+    tokio::select! {
+        first = tokio::time::timeout(idle, stream.readable()) => match first {
+            Ok(Ok(())) => {}
+            _ => return,
+        },
+        () = shutdown.cancelled() => return,
+    }
+    // A small answer is not to wait for the acknowledgement of the one before; the connection works without, too.
+    let _ = stream.set_nodelay(true);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle)
+        .max_headers(limits.headers)
+        .max_buf_size(limits.header_bytes.max(8 * 1024));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(20));
+    let service = service_fn(move |request| answer(Arc::clone(&front), request));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+async fn answer<A: Application>(
+    front: Arc<Front<A>>,
+    request: Request<Incoming>,
+) -> Result<http::Response<crate::application::ResponseBody>, Infallible> {
+    let lingers = request.version() < http::Version::HTTP_2 && !request.headers().contains_key(EXPECT);
+    let served = front.serve(request).await;
+    if let Some(unread) = served.unread.filter(|_| lingers) {
+        tokio::spawn(linger(unread));
+    }
+    Ok(served.response)
+}
+
+/// Reads what a client still sends for a request that has been refused.
+async fn linger(mut body: Incoming) {
+    let reading = async {
+        let mut read = 0;
+        while read < LINGER_BYTES_MAX
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            read += frame.data_ref().map_or(0, bytes::Bytes::len);
+        }
+    };
+    // Whatever is left after that time is cut off.
+    let _ = tokio::time::timeout(LINGER, reading).await;
+}

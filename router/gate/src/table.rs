@@ -1,0 +1,230 @@
+//! Every tenant that the gate knows of, in a lock-free map.
+//!
+//! A tenant is in the table as long as the cell has a grant for it, and while a request waits for one to come.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cell_model::TenantId;
+
+use crate::decision::Grant;
+use crate::outbox::Outbox;
+use crate::slot::Slot;
+
+/// The grants of one cell, as one gate knows them.
+#[derive(Debug, Default)]
+pub(crate) struct GrantTable {
+    slots: papaya::HashMap<TenantId, Arc<Slot>>,
+    outbox: Arc<Outbox>,
+    /// Tenants whose grant is gone while writes were still running: looked at again by [`Self::sweep`].
+    leaving: Mutex<HashSet<TenantId>>,
+}
+
+impl GrantTable {
+    /// The messages for the agent that changes of grants and finished writes produce.
+    #[must_use]
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The slot of a tenant that is in the table.
+    #[must_use]
+    pub(crate) fn get(&self, tenant: &TenantId) -> Option<Arc<Slot>> {
+        self.slots.pin().get(tenant).map(Arc::clone)
+    }
+
+    /// The slot of a tenant; an empty one is made where there is none.
+    #[must_use]
+    pub(crate) fn slot(&self, tenant: &TenantId) -> Arc<Slot> {
+        let slots = self.slots.pin();
+        if let Some(slot) = slots.get(tenant) {
+            return Arc::clone(slot);
+        }
+        let made = || Arc::new(Slot::new(Arc::clone(&self.outbox)));
+        Arc::clone(slots.get_or_insert_with(tenant.clone(), made))
+    }
+
+    /// Installs one grant, or its absence.
+    pub(crate) fn install(&self, tenant: &TenantId, grant: Option<Grant>) {
+        let gone = grant.is_none();
+        while !self.slot(tenant).install(grant.clone()) {}
+        if gone {
+            self.release(tenant);
+        }
+    }
+
+    /// Installs everything there is: what is not among it is gone.
+    pub(crate) fn install_all(&self, grants: Vec<(TenantId, Grant)>) {
+        // What was to be said on the stream before is said again, where it still holds, by installing.
+        drop(self.outbox.take());
+        let named: HashSet<&TenantId> = grants.iter().map(|(tenant, _)| tenant).collect();
+        let gone: Vec<TenantId> =
+            self.slots.pin().keys().filter(|tenant| !named.contains(tenant)).cloned().collect();
+        for tenant in &gone {
+            self.install(tenant, None);
+        }
+        for (tenant, grant) in grants {
+            self.install(&tenant, Some(grant));
+        }
+    }
+
+    /// Forgets a tenant without a grant, now or when nothing holds on to it any more.
+    pub(crate) fn release(&self, tenant: &TenantId) {
+        let slots = self.slots.pin();
+        let Some(slot) = slots.get(tenant) else { return };
+        slot.retire_if_idle(|| {
+            slots.remove(tenant);
+        });
+        if slots.contains_key(tenant) {
+            self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+        }
+    }
+
+    /// Looks again at tenants that could not be forgotten yet.
+    pub(crate) fn sweep(&self) {
+        let leaving = std::mem::take(&mut *self.leaving.lock().unwrap_or_else(PoisonError::into_inner));
+        for tenant in &leaving {
+            if self.get(tenant).is_some_and(|slot| slot.has_no_grant()) {
+                self.release(tenant);
+            }
+        }
+    }
+
+    /// Lets every waiting request look again.
+    pub(crate) fn wake_all(&self) {
+        for slot in self.slots.pin().values() {
+            slot.wake();
+        }
+    }
+
+    /// The number of tenants known.
+    #[must_use]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether no tenant is known.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The number of admitted writes that have not finished.
+    #[must_use]
+    pub(crate) fn writes(&self) -> u64 {
+        self.slots.pin().values().map(|slot| slot.writes()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{Epoch, Uid};
+
+    use super::*;
+    use crate::decision::Role;
+    use crate::slot::Look;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    fn grant(role: Role) -> Grant {
+        Grant { uid: Uid(1), epoch: Epoch(1), role }
+    }
+
+    fn admit_write(table: &GrantTable, of: &TenantId) -> crate::slot::WriteGuard {
+        match table.slot(of).look(|_| ((), true)) {
+            Look::Seen { write, .. } => write.unwrap(),
+            Look::Retired => panic!("the slot is in use"),
+        }
+    }
+
+    #[test]
+    fn a_hold_without_writes_is_quiesced_at_once() {
+        let table = GrantTable::default();
+        table.install(&tenant("t"), Some(grant(Role::Holding { hold_id: 9 })));
+        assert_eq!(table.outbox().take(), [9]);
+    }
+
+    #[test]
+    fn a_hold_is_quiesced_with_the_last_of_the_earlier_writes() {
+        let table = GrantTable::default();
+        let t = tenant("t");
+        table.install(&t, Some(grant(Role::Owner)));
+        let (first, second) = (admit_write(&table, &t), admit_write(&table, &t));
+        table.install(&t, Some(grant(Role::Holding { hold_id: 9 })));
+        drop(second);
+        assert!(table.outbox().take().is_empty(), "one write is still running");
+        drop(first);
+        assert_eq!(table.outbox().take(), [9]);
+    }
+
+    #[test]
+    fn a_hold_that_lapsed_is_not_reported_later() {
+        let table = GrantTable::default();
+        let t = tenant("t");
+        table.install(&t, Some(grant(Role::Owner)));
+        let write = admit_write(&table, &t);
+        table.install(&t, Some(grant(Role::Holding { hold_id: 9 })));
+        table.install(&t, Some(grant(Role::Owner)));
+        drop(write);
+        assert!(table.outbox().take().is_empty());
+    }
+
+    #[test]
+    fn a_new_stream_hears_of_a_hold_again() {
+        let table = GrantTable::default();
+        let t = tenant("t");
+        let holding = || grant(Role::Holding { hold_id: 9 });
+        table.install(&t, Some(holding()));
+        table.install_all(vec![(t.clone(), holding())]);
+        assert_eq!(table.outbox().take(), [9]);
+        assert!(table.outbox().take().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_among_all_grants_is_gone_but_its_writes_are_still_counted() {
+        let table = GrantTable::default();
+        let (kept, gone) = (tenant("kept"), tenant("gone"));
+        for t in [&kept, &gone] {
+            table.install(t, Some(grant(Role::Owner)));
+        }
+        let write = admit_write(&table, &gone);
+        table.install_all(vec![(kept.clone(), grant(Role::Owner))]);
+        assert_eq!((table.len(), table.writes()), (2, 1));
+
+        table.install(&gone, Some(grant(Role::Holding { hold_id: 4 })));
+        assert!(table.outbox().take().is_empty(), "the write from before still counts");
+        drop(write);
+        assert_eq!(table.outbox().take(), [4]);
+        table.install(&gone, None);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_sweep_forgets_a_tenant_when_its_last_write_has_finished() {
+        let table = GrantTable::default();
+        let t = tenant("t");
+        table.install(&t, Some(grant(Role::Owner)));
+        let write = admit_write(&table, &t);
+        table.install(&t, None);
+        table.sweep();
+        assert_eq!(table.len(), 1);
+        drop(write);
+        table.sweep();
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_has_left_the_table_admits_nothing() {
+        let table = GrantTable::default();
+        let t = tenant("t");
+        let orphan = table.slot(&t);
+        table.release(&t);
+        assert!(table.is_empty());
+        assert!(matches!(orphan.look(|_| ((), true)), Look::Retired));
+        assert!(!orphan.install(Some(grant(Role::Owner))));
+        table.install(&t, Some(grant(Role::Owner)));
+        assert_eq!(table.len(), 1);
+    }
+}

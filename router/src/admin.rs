@@ -1,0 +1,141 @@
+//! The router's own small server, for operators and for whoever asks whether it is alive.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cell_model::TenantId;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::directory::Directory;
+
+const CONNECTIONS_MAX: usize = 64;
+const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the server tells.
+pub(crate) struct Admin {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) quiescing: AtomicBool,
+}
+
+impl Admin {
+    /// Answers until it is dropped.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection of an operator");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let admin = Arc::clone(&self);
+            tokio::spawn(async move {
+                let service = service_fn(|request| {
+                    let response = admin.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let mut builder = hyper::server::conn::http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME_MAX);
+                if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                    tracing::debug!(%error, "an operator's connection has broken");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "only GET and HEAD are answered here");
+        }
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics(),
+            path => match path.strip_prefix("/debug/tenant/") {
+                Some(tenant) => self.tenant(tenant),
+                None => problem(
+                    StatusCode::NOT_FOUND,
+                    "PATH_UNKNOWN",
+                    "there are /livez, /readyz, /metrics and /debug/tenant/<id>",
+                ),
+            },
+        }
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        if self.quiescing.load(Ordering::Acquire) {
+            text(StatusCode::SERVICE_UNAVAILABLE, "quiescing: no new requests, please\n")
+        } else if self.directory.loaded() {
+            text(StatusCode::OK, "ready\n")
+        } else {
+            text(StatusCode::SERVICE_UNAVAILABLE, "no table yet: neither the control plane nor the file has given one\n")
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut encoded = String::new();
+        match prometheus_client::encoding::text::encode(&mut encoded, &self.registry) {
+            Ok(()) => answer(StatusCode::OK, OPEN_METRICS, encoded),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "METRICS_FAILED", &error.to_string()),
+        }
+    }
+
+    fn tenant(&self, tenant: &str) -> Response<Full<Bytes>> {
+        let tenant = match TenantId::new(tenant) {
+            Ok(tenant) => tenant,
+            Err(invalid) => return problem(StatusCode::BAD_REQUEST, "TENANT_INVALID", &invalid.to_string()),
+        };
+        let staleness = self.directory.freshness.staleness(Instant::now());
+        let table = json!({
+            "revision": self.directory.applied(),
+            "tenants": self.directory.tenants(),
+            "staleness_seconds": staleness.map(|staleness| staleness.as_secs_f64()),
+        });
+        let Some(entry) = self.directory.find(&tenant) else {
+            let unknown = json!({ "code": "TENANT_UNKNOWN", "tenant": tenant, "table": table });
+            return answer(StatusCode::NOT_FOUND, "application/json", unknown.to_string());
+        };
+        let shown = json!({
+            "mapping": entry.mapping,
+            "gates": self.directory.gates(&entry).iter().map(|gate| &**gate).collect::<Vec<_>>(),
+            "agent": entry.endpoints.agent,
+            "table": table,
+        });
+        answer(StatusCode::OK, "application/json", shown.to_string())
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn problem(status: StatusCode, code: &str, detail: &str) -> Response<Full<Bytes>> {
+    let body = json!({ "status": status.as_u16(), "code": code, "detail": detail });
+    answer(status, "application/problem+json", body.to_string())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,99 @@
+//! What goes back to the client: a cell's answer as it streams in, or the router's own, with the account of the request
+//! closed when the last byte has gone or the client has.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::metrics::Open;
+use crate::pool::Lease;
+
+/// A cell's body, and the connection that it comes on.
+pub(crate) struct Download {
+    body: Incoming,
+    lease: Option<Lease>,
+}
+
+impl Download {
+    pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
+        let mut download = Self { body, lease: Some(lease) };
+        download.settle();
+        download
+    }
+
+    /// Gives the connection back once nothing more comes on it.
+    fn settle(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.done();
+        }
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) => self.settle(),
+            Some(Err(_)) => drop(self.lease.take()),
+            None => {
+                if let Some(lease) = self.lease.take() {
+                    lease.done();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+}
+
+/// A body for the client.
+pub(crate) struct AnswerBody {
+    content: Content,
+    _open: Open,
+}
+
+enum Content {
+    Own(Option<Bytes>),
+    Cell(Download),
+}
+
+impl AnswerBody {
+    pub(crate) fn own(bytes: Bytes, open: Open) -> Self {
+        Self { content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), _open: open }
+    }
+
+    pub(crate) fn cell(download: Download, open: Open) -> Self {
+        Self { content: Content::Cell(download), _open: open }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.content {
+            Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Cell(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(bytes) => bytes.is_none(),
+            Content::Cell(download) => download.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Cell(download) => download.body.size_hint(),
+        }
+    }
+}

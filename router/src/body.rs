@@ -1,0 +1,254 @@
+//! A client's body on its way to a cell: streamed, counted, and kept up to a bound, so that a request that a gate has
+//! refused can be sent again.
+//!
+//! ```text
+//! client ──► Upload ──► attempt 1 (refused on its head) ✕
+//!            │ keeps    attempt 2: first what was kept, then what still comes
+//! ```
+//! A body larger than the bound is sent with `Expect: 100-continue`, and what goes beyond the bound waits until the
+//! cell wants it: so a refusal can be followed by another attempt however large the body is.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+/// What a body may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UploadLimits {
+    pub(crate) body_bytes_max: u64,
+    pub(crate) replay_bytes_max: usize,
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UploadFault {
+    /// It is larger than it may be.
+    #[error("the body is larger than the limit")]
+    TooLarge,
+    /// The client has gone or has sent something that is no body.
+    #[error("the client's body has broken off")]
+    Broken,
+    /// Another attempt sends the body now.
+    #[error("the body is sent in another attempt")]
+    Superseded,
+}
+
+/// One request's body, for all of its attempts.
+pub(crate) struct Upload<B>(Rc<RefCell<Shared<B>>>);
+
+struct Shared<B> {
+    body: B,
+    limits: UploadLimits,
+    hint: SizeHint,
+    received: u64,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    /// More has passed than was kept.
+    forgotten: bool,
+    fault: Option<UploadFault>,
+    attempt: u32,
+    last_progress: Instant,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
+    pub(crate) fn new(body: B, limits: UploadLimits, now: Instant) -> Self {
+        let (hint, ended) = (body.size_hint(), body.is_end_stream());
+        Self(Rc::new(RefCell::new(Shared {
+            body,
+            limits,
+            hint,
+            received: 0,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            ended,
+            forgotten: false,
+            fault: None,
+            attempt: 0,
+            last_progress: now,
+        })))
+    }
+
+    /// Whether the body is known to be larger than it may be.
+    pub(crate) fn is_too_large(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.hint.lower() > shared.limits.body_bytes_max
+    }
+
+    /// Whether the body may be larger than what is kept: then a cell must say that it wants it.
+    pub(crate) fn may_outgrow_replay(&self) -> bool {
+        let shared = self.0.borrow();
+        !shared.ended && shared.hint.upper().is_none_or(|upper| upper > shared.limits.replay_bytes_max as u64)
+    }
+
+    /// The body for another attempt; the one before gets no more of it.
+    pub(crate) fn attempt(&self, wanted: Option<Arc<Wanted>>) -> UploadBody<B> {
+        let mut shared = self.0.borrow_mut();
+        shared.attempt += 1;
+        UploadBody { shared: Rc::clone(&self.0), attempt: shared.attempt, sent: 0, trailers_sent: false, wanted }
+    }
+
+    /// Whether the body can be sent again from its beginning.
+    pub(crate) fn can_replay(&self) -> bool {
+        let shared = self.0.borrow();
+        !shared.forgotten && shared.fault.is_none()
+    }
+
+    /// Why it ended before its end.
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        self.0.borrow().fault
+    }
+
+    /// Whether the client has sent all of it.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.borrow().ended
+    }
+
+    /// When the last piece of it came.
+    pub(crate) fn last_progress(&self) -> Instant {
+        self.0.borrow().last_progress
+    }
+}
+
+/// The cell's word that it wants the body.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    said: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Wanted {
+    /// The cell wants it.
+    pub(crate) fn say(&self) {
+        self.said.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.said.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A body as one attempt sends it.
+pub(crate) struct UploadBody<B> {
+    shared: Rc<RefCell<Shared<B>>>,
+    attempt: u32,
+    /// Kept pieces that this attempt has sent.
+    sent: usize,
+    trailers_sent: bool,
+    wanted: Option<Arc<Wanted>>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for UploadBody<B> {
+    type Data = Bytes;
+    type Error = UploadFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        let this = &mut *self;
+        let mut shared = this.shared.borrow_mut();
+        if shared.attempt != this.attempt {
+            return Poll::Ready(Some(Err(UploadFault::Superseded)));
+        }
+        if let Some(fault) = shared.fault {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        if let Some(piece) = shared.kept.get(this.sent) {
+            this.sent += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        if shared.ended {
+            let trailers = shared.trailers.clone().filter(|_| !std::mem::replace(&mut this.trailers_sent, true));
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if shared.keeps_no_more()
+            && let Some(wanted) = &this.wanted
+            && wanted.poll(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        let frame = std::task::ready!(Pin::new(&mut shared.body).poll_frame(cx));
+        let taken = shared.take(frame.map(|frame| frame.map_err(|_| UploadFault::Broken)));
+        // Nobody asks for more of a body whose length is known.
+        shared.ended |= shared.body.is_end_stream();
+        this.sent = shared.kept.len();
+        this.trailers_sent = shared.trailers.is_some();
+        Poll::Ready(taken)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let shared = self.shared.borrow();
+        shared.attempt == self.attempt
+            && shared.ended
+            && self.sent >= shared.kept.len()
+            && (self.trailers_sent || shared.trailers.is_none())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.shared.borrow().hint
+    }
+}
+
+/// Bodies come in pieces of about this size; with less room left no other piece is asked for before it is wanted.
+const PIECE_BYTES: usize = 64 << 10;
+
+impl<B> Shared<B> {
+    fn keeps_no_more(&self) -> bool {
+        !self.forgotten && self.kept_bytes + PIECE_BYTES.min(self.limits.replay_bytes_max) > self.limits.replay_bytes_max
+    }
+
+    /// Counts and keeps what has come.
+    fn take(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, UploadFault>>,
+    ) -> Option<Result<Frame<Bytes>, UploadFault>> {
+        self.last_progress = Instant::now();
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(fault)) => {
+                self.fault = Some(fault);
+                return Some(Err(fault));
+            }
+            None => {
+                self.ended = true;
+                return None;
+            }
+        };
+        if let Some(data) = frame.data_ref() {
+            self.received += data.len() as u64;
+            if self.received > self.limits.body_bytes_max {
+                self.fault = Some(UploadFault::TooLarge);
+                return Some(Err(UploadFault::TooLarge));
+            }
+            if self.kept_bytes + data.len() > self.limits.replay_bytes_max {
+                self.forgotten = true;
+                self.kept = Vec::new();
+            }
+            if !self.forgotten {
+                self.kept_bytes += data.len();
+                self.kept.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.ended = true;
+        }
+        Some(Ok(frame))
+    }
+}
+
+#[cfg(test)]
+mod tests;

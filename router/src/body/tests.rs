@@ -1,0 +1,114 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+
+use super::*;
+
+struct Pieces(VecDeque<Frame<Bytes>>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
+
+fn upload(pieces: &[usize], body_bytes_max: u64, replay_bytes_max: usize) -> Upload<Pieces> {
+    let frames = pieces.iter().enumerate().map(|(n, size)| Frame::data(Bytes::from(vec![b'a' + (n % 26) as u8; *size])));
+    let limits = UploadLimits { body_bytes_max, replay_bytes_max };
+    Upload::new(Pieces(frames.collect()), limits, Instant::now())
+}
+
+fn content(pieces: &[usize]) -> Vec<u8> {
+    pieces.iter().enumerate().flat_map(|(n, size)| vec![b'a' + (n % 26) as u8; *size]).collect()
+}
+
+async fn all_of(body: UploadBody<Pieces>) -> Result<Vec<u8>, UploadFault> {
+    Ok(body.collect().await?.to_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn another_attempt_sends_what_was_kept_and_then_the_rest() {
+    let sizes = [10, 20, 30, 5];
+    let upload = upload(&sizes, 1_000, 100);
+    let mut first = upload.attempt(None);
+    first.frame().await.unwrap().unwrap();
+    first.frame().await.unwrap().unwrap();
+    assert!(upload.can_replay());
+    let second = upload.attempt(None);
+    assert_eq!(first.frame().await.unwrap().unwrap_err(), UploadFault::Superseded);
+    assert_eq!(all_of(second).await.unwrap(), content(&sizes));
+    assert_eq!(all_of(upload.attempt(None)).await.unwrap(), content(&sizes));
+}
+
+#[tokio::test]
+async fn trailers_pass_in_every_attempt() {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", "7".parse().unwrap());
+    let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers.clone())];
+    let limits = UploadLimits { body_bytes_max: 10, replay_bytes_max: 10 };
+    let upload = Upload::new(Pieces(frames.into()), limits, Instant::now());
+    for _ in 0..2 {
+        let sent = upload.attempt(None).collect().await.unwrap();
+        assert_eq!(sent.trailers(), Some(&trailers));
+        assert_eq!(sent.to_bytes(), "body");
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_ends_in_a_fault() {
+    let upload = upload(&[60, 60], 100, 1_000);
+    assert_eq!(all_of(upload.attempt(None)).await.unwrap_err(), UploadFault::TooLarge);
+    assert_eq!(upload.fault(), Some(UploadFault::TooLarge));
+    assert!(!upload.can_replay());
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_buffer_waits_until_the_cell_wants_it() {
+    let sizes = [50, 60, 70];
+    let upload = upload(&sizes, 1_000, 100);
+    let wanted = Arc::new(Wanted::default());
+    let mut first = upload.attempt(Some(Arc::clone(&wanted)));
+    first.frame().await.unwrap().unwrap();
+    assert!(futures::poll!(std::pin::pin!(first.frame())).is_pending());
+    assert!(upload.can_replay(), "refused now, it can go elsewhere");
+    let wanted = Arc::new(Wanted::default());
+    let second = upload.attempt(Some(Arc::clone(&wanted)));
+    wanted.say();
+    assert_eq!(all_of(second).await.unwrap(), content(&sizes));
+    assert!(!upload.can_replay());
+}
+
+proptest! {
+    #[test]
+    fn every_attempt_sends_the_same_bytes_for_as_long_as_it_can(
+        sizes in proptest::collection::vec(0..40_usize, 0..12),
+        cuts in proptest::collection::vec(0..14_usize, 0..4),
+        replay in 0..200_usize,
+    ) {
+        let upload = upload(&sizes, 10_000, replay);
+        let whole = content(&sizes);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            for cut in cuts {
+                let mut attempt = upload.attempt(None);
+                let mut sent = Vec::new();
+                for _ in 0..cut {
+                    match attempt.frame().await {
+                        Some(Ok(frame)) => sent.extend_from_slice(frame.data_ref().unwrap()),
+                        _ => break,
+                    }
+                }
+                prop_assert!(whole.starts_with(&sent));
+                if !upload.can_replay() {
+                    return Ok(());
+                }
+            }
+            prop_assert_eq!(all_of(upload.attempt(None)).await.unwrap(), whole);
+            Ok(())
+        })?;
+    }
+}

@@ -1,0 +1,236 @@
+//! Everything that a request is routed by: the table, the cells, how far and how fresh they are, and who waits for a
+//! change. Shared by all threads; lookups take no lock.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cell_model::{CellId, CellRecord, ClusterId, Lineage, Revision, TenantId};
+use cell_trust::RoutedMapping;
+use tokio::time::Instant;
+
+use crate::freshness::Freshness;
+use crate::table::{ConcurrentTable, Endpoints, Entry, Table};
+use crate::waiting::Waiters;
+
+/// All cells, by name.
+pub(crate) type Cells = HashMap<CellId, Arc<CellRecord>>;
+
+/// A mapping of another cluster than the one that this table is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OtherCluster {
+    pub(crate) ours: ClusterId,
+    pub(crate) theirs: ClusterId,
+}
+
+/// Where the watch is to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) lineage: Lineage,
+    pub(crate) revision: Revision,
+}
+
+/// Everything that a request is routed by.
+pub(crate) struct Directory {
+    table: Box<dyn Table>,
+    cells: ArcSwap<Cells>,
+    /// One value for all tenants of a cell, so that a tenant does not carry its owner's addresses of its own.
+    endpoints: Mutex<HashMap<CellId, Arc<Endpoints>>>,
+    cluster: Mutex<Option<ClusterId>>,
+    lineage: AtomicU64,
+    /// The highest revision up to which everything is in the table.
+    applied: AtomicU64,
+    /// Counts changes, so that the file is written only where there were some.
+    changes: AtomicU64,
+    loaded: AtomicBool,
+    pub(crate) waiters: Waiters,
+    pub(crate) freshness: Freshness,
+    fresh_bound: Duration,
+}
+
+impl Directory {
+    pub(crate) fn new(waiters: Waiters, fresh_bound: Duration) -> Self {
+        Self {
+            table: Box::new(ConcurrentTable::new()),
+            cells: ArcSwap::default(),
+            endpoints: Mutex::default(),
+            cluster: Mutex::default(),
+            lineage: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            loaded: AtomicBool::new(false),
+            waiters,
+            freshness: Freshness::new(),
+            fresh_bound,
+        }
+    }
+
+    pub(crate) fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
+        self.table.find(tenant)
+    }
+
+    pub(crate) fn cell(&self, cell: &CellId) -> Option<Arc<CellRecord>> {
+        self.cells.load().get(cell).cloned()
+    }
+
+    pub(crate) fn tenants(&self) -> usize {
+        self.table.count()
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.table.entries()
+    }
+
+    pub(crate) fn cells(&self) -> Arc<Cells> {
+        self.cells.load_full()
+    }
+
+    /// An entry of this directory, sharing its owner's addresses. Refused where it is of another cluster.
+    pub(crate) fn entry(&self, routed: RoutedMapping) -> Result<Arc<Entry>, OtherCluster> {
+        {
+            let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+            let ours = *cluster.get_or_insert(routed.cluster);
+            if ours != routed.cluster {
+                return Err(OtherCluster { ours, theirs: routed.cluster });
+            }
+        }
+        let mut shared = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = shared.get(&routed.mapping.owner).filter(|held| {
+            held.agent == routed.owner_agent
+                && held.gates.iter().map(|gate| &**gate).eq(routed.owner_gates.iter().map(String::as_str))
+        });
+        let endpoints = if let Some(same) = same {
+            Arc::clone(same)
+        } else {
+            let gates = routed.owner_gates.into_iter().map(Arc::from).collect();
+            let fresh = Arc::new(Endpoints { gates, agent: routed.owner_agent });
+            shared.insert(routed.mapping.owner.clone(), Arc::clone(&fresh));
+            fresh
+        };
+        Ok(Arc::new(Entry { mapping: routed.mapping, endpoints }))
+    }
+
+    /// One tenant has changed. Whether that was news.
+    pub(crate) fn install(&self, entry: Arc<Entry>) -> bool {
+        let tenant = entry.mapping.tenant.clone();
+        let news = self.table.install(entry);
+        if news {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            self.waiters.wake(&tenant);
+        }
+        news
+    }
+
+    /// Cells have changed.
+    pub(crate) fn install_cells(&self, changed: Vec<CellRecord>) {
+        self.cells.rcu(|cells| {
+            let mut cells = Cells::clone(cells);
+            for cell in &changed {
+                let older = cells.get(&cell.id).is_none_or(|held| held.revision <= cell.revision);
+                if older {
+                    cells.insert(cell.id.clone(), Arc::new(cell.clone()));
+                }
+            }
+            cells
+        });
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.waiters.wake_all();
+    }
+
+    /// Everything that the control plane, or the file, had at a revision.
+    pub(crate) fn replace(&self, image: Vec<Arc<Entry>>, cells: Vec<CellRecord>, at: Cursor) {
+        self.table.replace(image, at.revision);
+        self.cells.store(Arc::new(cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell))).collect()));
+        self.lineage.store(at.lineage.get(), Ordering::Release);
+        self.applied.store(at.revision.get(), Ordering::Release);
+        self.loaded.store(true, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.freshness.applied(at.revision);
+        self.waiters.wake_all();
+    }
+
+    /// Everything up to `revision` is in the table.
+    pub(crate) fn advance(&self, revision: Revision) {
+        if self.applied.fetch_max(revision.get(), Ordering::AcqRel) < revision.get() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.freshness.applied(revision);
+    }
+
+    /// A ping sent at `asked_at` was answered. An answer of another lineage says nothing of this table.
+    pub(crate) fn confirm(&self, asked_at: Instant, lineage: Lineage, revision: Revision) {
+        if self.loaded() && lineage.get() == self.lineage.load(Ordering::Acquire) {
+            self.freshness.answered(asked_at, revision, self.applied());
+        }
+    }
+
+    /// Forgets everything: it was of another cluster.
+    pub(crate) fn forget(&self) {
+        self.loaded.store(false, Ordering::Release);
+        self.freshness.forget();
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.applied.store(0, Ordering::Release);
+        self.table.clear();
+        self.cells.store(Arc::default());
+        self.waiters.wake_all();
+    }
+
+    /// Whether the table is young enough to say that a tenant does not exist, or that a request must wait.
+    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+        self.freshness.staleness(now).is_some_and(|staleness| staleness <= self.fresh_bound)
+    }
+
+    /// When the table stops being fresh unless it is confirmed again.
+    pub(crate) fn fresh_until(&self) -> Option<Instant> {
+        self.freshness.as_of().map(|as_of| as_of + self.fresh_bound)
+    }
+
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn applied(&self) -> Revision {
+        Revision(self.applied.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there has been a table at all, from the control plane or from the file.
+    pub(crate) fn loaded(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
+    }
+
+    /// Where the watch is to go on. None: from the beginning.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        let lineage = Lineage(self.lineage.load(Ordering::Acquire));
+        self.loaded().then(|| Cursor { lineage, revision: self.applied() })
+    }
+
+    /// Where the owner of a tenant is to be reached, the newest knowledge first: the cell's own record where it is
+    /// younger than the mapping, else what came with the mapping.
+    pub(crate) fn gates(&self, entry: &Entry) -> Vec<Arc<str>> {
+        let reported = self.cell(&entry.mapping.owner).filter(|cell| !cell.gates.is_empty());
+        let with_mapping = &entry.endpoints.gates;
+        let Some(reported) = reported else { return with_mapping.clone() };
+        let of_cell = || reported.gates.iter().map(|gate| Arc::from(gate.as_str()));
+        let mut gates: Vec<Arc<str>> = if reported.revision >= entry.mapping.revision {
+            of_cell().chain(with_mapping.iter().cloned()).collect()
+        } else {
+            with_mapping.iter().cloned().chain(of_cell()).collect()
+        };
+        let mut seen = Vec::with_capacity(gates.len());
+        gates.retain(|gate| {
+            let new = !seen.contains(gate);
+            if new {
+                seen.push(Arc::clone(gate));
+            }
+            new
+        });
+        gates
+    }
+}

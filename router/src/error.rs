@@ -1,0 +1,81 @@
+//! Why a router does not start, or stops by itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why a router does not start, or stops by itself. One variant for each thing that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file with the options cannot be read.
+    #[error("cannot read options from {}: {source}", path.display())]
+    ReadOptions {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file with the options cannot be understood.
+    #[error("cannot understand options in {}: {source}", path.display())]
+    ParseOptions {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// An option breaks its rule.
+    #[error("option {option}: {rule}")]
+    InvalidOption {
+        /// Which.
+        option: String,
+        /// The rule.
+        rule: String,
+    },
+    /// An address to listen at is not to be had.
+    #[error("cannot listen at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread that serves requests cannot be started.
+    #[error("cannot start a thread that serves requests: {source}")]
+    StartWorker {
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread that serves requests ended before it was told to.
+    #[error("a thread that serves requests has failed; the log says why")]
+    WorkerFailed,
+}
+
+impl Error {
+    /// Stable code, with a page of its own under `docs/errors`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::ReadOptions { .. } => "OPTIONS_UNREADABLE",
+            Self::ParseOptions { .. } | Self::InvalidOption { .. } => "OPTIONS_INVALID",
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
+            Self::Listen { .. } => "LISTEN_FAILED",
+            Self::StartWorker { .. } | Self::WorkerFailed => "WORKER_FAILED",
+        }
+    }
+
+    /// What the operator may do next.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::ReadOptions { .. } => "check the path given with --config",
+            Self::ParseOptions { .. } | Self::InvalidOption { .. } => {
+                "correct it and look with `cell-router --check` before you start again"
+            }
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "another process listens there: stop it, or choose another port with --listen or --admin-listen"
+            }
+            Self::Listen { .. } => "choose an address of this host with --listen or --admin-listen",
+            Self::StartWorker { .. } | Self::WorkerFailed => "check the limits of the process (threads, open files)",
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One request sent once to one cell, and what came of it. Whatever the outcome, it says whether the request can have
+//! run: on that alone it depends whether it may be sent again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_gate::{RequestStamp, wire};
+use cell_trust::SignedMapping;
+use http::header::EXPECT;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::answer::Download;
+use crate::body::{Upload, UploadFault, Wanted};
+use crate::context::{RequestCtx, Worker};
+use crate::pool::{Lease, Sent};
+use crate::refusal::{Code, Refusal};
+use crate::table::Entry;
+
+/// A request as it goes to cells: the head without a stamp, and the body.
+pub(crate) struct Outgoing {
+    pub(crate) parts: Parts,
+    pub(crate) upload: Upload<Incoming>,
+}
+
+/// What came of one attempt.
+pub(crate) enum Attempt {
+    /// The cell has answered.
+    Answered(Response<Download>),
+    /// It has not run: the gate knows of a newer owner, and may have said which.
+    Stale(Option<SignedMapping>),
+    /// It has not run: the gate could not let it in.
+    NotExecuted(String),
+    /// It has not run: the gate says that the tenant is deleted.
+    Deleted,
+    /// It has not run: no instance took a connection, or the one that did closed it before it took the request.
+    Unreachable(String),
+    /// It may have run: the connection broke.
+    Broken(Refusal),
+    /// It is over: nothing that comes of sending it again would be better.
+    Over(Refusal),
+}
+
+/// How much of the body of a refusal is read so that its connection can be used again.
+const REFUSAL_BYTES_MAX: usize = 16 << 10;
+const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
+
+/// Sends the request once to an instance of the entry's owner.
+pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry, outgoing: &Outgoing) -> Attempt {
+    let mut lease = match connect(worker, ctx, entry).await {
+        Ok(lease) => lease,
+        Err(reason) => return Attempt::Unreachable(reason),
+    };
+    ctx.attempts += 1;
+    let request = stamped(entry, outgoing);
+    let answer = {
+        let sending = lease.sender().try_send_request(request);
+        match answer_in_time(worker, entry, outgoing, sending).await {
+            Ok(answer) => answer,
+            Err(refusal) => return Attempt::Over(refusal),
+        }
+    };
+    match answer {
+        Ok(response) => sort(response, lease, entry).await,
+        Err(mut error) => {
+            if let Some(refusal) = client_fault(worker, outgoing) {
+                return Attempt::Over(refusal);
+            }
+            let reason = format!("{} of cell {}: {}", lease.address(), entry.mapping.owner, error.error());
+            if error.take_message().is_some() {
+                return Attempt::Unreachable(reason);
+            }
+            worker.metrics.broken.inc();
+            Attempt::Broken(Refusal::new(Code::CellFailed, format!("the connection to {reason}")))
+        }
+    }
+}
+
+/// A connection to one of the owner's instances: they take turns, those that have just failed come last.
+async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> Result<Lease, String> {
+    let mut gates = worker.directory.gates(entry);
+    if gates.is_empty() {
+        return Err(format!("cell {} has not said where its instances are", entry.mapping.owner));
+    }
+    let turn = worker.turn.get();
+    worker.turn.set(turn.wrapping_add(1));
+    let instances = gates.len();
+    gates.rotate_left(turn % instances);
+    worker.pool.healthy_first(&mut gates);
+    // A last connection is tried even where the time for waiting is over.
+    let until = ctx.deadline.max(Instant::now() + worker.timeouts.connect);
+    let mut reasons = Vec::new();
+    for gate in &gates {
+        match worker.pool.checkout(gate, until).await {
+            Ok(lease) => return Ok(lease),
+            Err(error) => {
+                worker.metrics.connect_failures.inc();
+                reasons.push(format!("{gate}: {error}"));
+            }
+        }
+    }
+    Err(format!("no instance of cell {} takes connections ({})", entry.mapping.owner, reasons.join("; ")))
+}
+
+fn stamped(entry: &Entry, outgoing: &Outgoing) -> Request<Sent> {
+    let mut wanted = None;
+    let mut headers = outgoing.parts.headers.clone();
+    let mapping = &entry.mapping;
+    RequestStamp { tenant: mapping.tenant.clone(), uid: mapping.uid, epoch: mapping.epoch }.insert_into(&mut headers);
+    if outgoing.upload.may_outgrow_replay() {
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        wanted = Some(Arc::new(Wanted::default()));
+    }
+    let mut request = Request::new(outgoing.upload.attempt(wanted.clone()));
+    *request.method_mut() = outgoing.parts.method.clone();
+    *request.uri_mut() = outgoing.parts.uri.clone();
+    *request.headers_mut() = headers;
+    if let Some(wanted) = wanted {
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                wanted.say();
+            }
+        });
+    }
+    request
+}
+
+type Sending<E> = Result<Response<Incoming>, E>;
+
+/// Waits for the head of the answer, counted from the last piece of the body that has passed.
+async fn answer_in_time<E>(
+    worker: &Worker,
+    entry: &Entry,
+    outgoing: &Outgoing,
+    sending: impl Future<Output = Sending<E>>,
+) -> Result<Sending<E>, Refusal> {
+    let mut sending = std::pin::pin!(sending);
+    let (began, upload) = (Instant::now(), &outgoing.upload);
+    loop {
+        let seen = (upload.is_complete(), upload.last_progress());
+        let limit = if seen.0 { worker.timeouts.answer } else { worker.timeouts.body_idle };
+        if let Ok(answer) = tokio::time::timeout_at(seen.1.max(began) + limit, &mut sending).await {
+            return Ok(answer);
+        }
+        if seen != (upload.is_complete(), upload.last_progress()) {
+            continue;
+        }
+        worker.metrics.broken.inc();
+        let (cell, seconds) = (&entry.mapping.owner, limit.as_secs_f64());
+        return Err(if seen.0 {
+            Refusal::new(Code::CellTimeout, format!("cell {cell} has not answered for {seconds} s"))
+        } else {
+            Refusal::new(Code::BodyTimeout, format!("nothing of the request's body has passed for {seconds} s"))
+        });
+    }
+}
+
+fn client_fault(worker: &Worker, outgoing: &Outgoing) -> Option<Refusal> {
+    match outgoing.upload.fault()? {
+        UploadFault::TooLarge => Some(too_large(worker.upload.body_bytes_max)),
+        UploadFault::Broken | UploadFault::Superseded => {
+            Some(Refusal::new(Code::BodyTimeout, "the client's body has broken off"))
+        }
+    }
+}
+
+pub(crate) fn too_large(limit: u64) -> Refusal {
+    Refusal::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
+}
+
+/// An answer of the application, or one of its gate.
+async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry) -> Attempt {
+    if !wire::is_not_executed(response.headers()) {
+        return Attempt::Answered(response.map(|body| Download::new(body, lease)));
+    }
+    let status = response.status();
+    let headers = response.headers();
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let code = text(&wire::CODE).unwrap_or_default().to_owned();
+    let mapping = text(&wire::MAPPING).map(SignedMapping::from_header);
+    discard(response.into_body(), lease).await;
+    match status {
+        StatusCode::MISDIRECTED_REQUEST => Attempt::Stale(mapping.and_then(Result::ok)),
+        StatusCode::GONE => Attempt::Deleted,
+        StatusCode::SERVICE_UNAVAILABLE => Attempt::NotExecuted(code),
+        _ => {
+            let detail = format!("a gate of cell {} refused the request with {status} {code}", entry.mapping.owner);
+            Attempt::Over(Refusal::new(Code::CellFailed, detail))
+        }
+    }
+}
+
+/// Reads a short refusal to its end, so that the connection can be used again.
+async fn discard(body: Incoming, lease: Lease) {
+    let limited = http_body_util::Limited::new(body, REFUSAL_BYTES_MAX);
+    if let Ok(Ok(_)) = tokio::time::timeout(REFUSAL_TIME_MAX, limited.collect()).await {
+        lease.done();
+    }
+}

@@ -1,0 +1,150 @@
+//! Keeps the directory up to date: the watch, and the ping that says how fresh it is. Neither is ever on the path of a
+//! request, and both go on for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_client::{WatchEvent, WatchItem};
+use cell_model::{CellRecord, Lineage, Revision};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::time::Instant;
+
+use crate::directory::{Cursor, Directory, OtherCluster};
+use crate::metrics::Metrics;
+use crate::table::Entry;
+
+/// The control plane, as far as a router needs it.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// Everything since `after`, or everything. Reconnects by itself.
+    fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent>;
+    /// The revision up to which everything was committed when this was asked.
+    fn confirm(&self, nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>>;
+}
+
+/// Everything up to `revision` was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Incarnation of the control plane's history.
+    pub lineage: Lineage,
+    /// In that history.
+    pub revision: Revision,
+}
+
+/// A ping that is not answered by then has failed.
+const CONFIRM_TIME_MAX: Duration = Duration::from_secs(1);
+/// Between two pings, however urgently they are wanted.
+const CONFIRM_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Before the watch is started anew from the beginning.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// Follows the watch.
+pub(crate) async fn follow(directory: Arc<Directory>, control: Arc<dyn ControlPlane>, metrics: Metrics) {
+    loop {
+        let after = directory.cursor().map(|cursor| (cursor.lineage, cursor.revision));
+        let mut events = control.watch(after);
+        let mut snapshot = Snapshot::default();
+        while let Some(event) = events.next().await {
+            if let Err(other) = take(&directory, &metrics, &mut snapshot, event) {
+                tracing::error!(
+                    code = "TABLE_OF_OTHER_CLUSTER", ours = %other.ours, theirs = %other.theirs,
+                    "the table is of another cluster than the control plane: it is dropped and fetched anew"
+                );
+                directory.forget();
+                break;
+            }
+        }
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
+}
+
+/// A snapshot as it comes in.
+#[derive(Default)]
+struct Snapshot {
+    entries: Vec<Arc<Entry>>,
+    cells: Vec<CellRecord>,
+}
+
+fn take(
+    directory: &Directory,
+    metrics: &Metrics,
+    snapshot: &mut Snapshot,
+    event: WatchEvent,
+) -> Result<(), OtherCluster> {
+    match event {
+        WatchEvent::Reset => *snapshot = Snapshot::default(),
+        WatchEvent::Snapshot(items) => {
+            for item in items {
+                match item {
+                    WatchItem::Mapping { routed, .. } => snapshot.entries.push(directory.entry(routed)?),
+                    WatchItem::Cell(cell) => snapshot.cells.push(cell),
+                    WatchItem::MoveEnded(_) | WatchItem::Limits(_) => {}
+                }
+            }
+        }
+        WatchEvent::SnapshotEnd { revision, lineage } => {
+            let Snapshot { entries, cells } = std::mem::take(snapshot);
+            tracing::info!(tenants = entries.len(), cells = cells.len(), %revision, %lineage, "table taken from the control plane");
+            directory.replace(entries, cells, Cursor { lineage, revision });
+        }
+        WatchEvent::Changes { revision, items } => {
+            let mut cells = Vec::new();
+            for item in items {
+                match item {
+                    WatchItem::Mapping { routed, .. } => {
+                        directory.install(directory.entry(routed)?);
+                    }
+                    WatchItem::Cell(cell) => cells.push(cell),
+                    WatchItem::MoveEnded(_) | WatchItem::Limits(_) => {}
+                }
+            }
+            if !cells.is_empty() {
+                directory.install_cells(cells);
+            }
+            directory.advance(revision);
+        }
+        WatchEvent::Progress { revision } => directory.advance(revision),
+        WatchEvent::Disconnected { reason } => {
+            metrics.watch_disconnects.inc();
+            tracing::warn!(reason, "the watch has broken off");
+        }
+    }
+    Ok(())
+}
+
+/// Asks again and again how far the control plane is.
+pub(crate) async fn confirm(
+    directory: Arc<Directory>,
+    control: Arc<dyn ControlPlane>,
+    metrics: Metrics,
+    interval: Duration,
+) {
+    let mut answered = true;
+    for nonce in 1.. {
+        let asked_at = Instant::now();
+        let answer = tokio::time::timeout(CONFIRM_TIME_MAX, control.confirm(nonce)).await;
+        let failure = match answer {
+            Ok(Ok(Confirmed { lineage, revision })) => {
+                directory.confirm(asked_at, lineage, revision);
+                None
+            }
+            Ok(Err(reason)) => Some(reason),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(reason) = &failure {
+            metrics.confirm_failures.inc();
+            if answered {
+                tracing::warn!(reason, "no control node confirms how far it is: the table grows stale");
+            }
+        } else if !answered {
+            tracing::info!("the table is confirmed again");
+        }
+        answered = failure.is_none();
+        tokio::time::sleep(CONFIRM_PAUSE_MIN).await;
+        tokio::select! {
+            () = directory.freshness.wanted(), if answered => {}
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}

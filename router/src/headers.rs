@@ -1,0 +1,139 @@
+//! What of a message's head belongs to one connection, and what to the other side (RFC 9110, 7.6).
+
+use std::net::IpAddr;
+
+use cell_gate::wire;
+use http::header::{CONNECTION, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// A request's name, from the client and back to it.
+pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const REQUEST_ID_LENGTH_MAX: usize = 128;
+
+/// Takes out what belongs to the connection that the message came on.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .filter_map(|option| option.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Turns a client's head into the one that goes to a gate; the stamp is put on for each attempt.
+///
+/// The target becomes origin-form, and nothing that Cellway or its gates trust is taken from outside.
+pub(crate) fn to_gate(parts: &mut Parts, peer: IpAddr, request_id: &HeaderValue) {
+    let takes_trailers = parts.version == Version::HTTP_2
+        || parts.headers.get(TE).and_then(|te| te.to_str().ok()).is_some_and(|te| te.contains("trailers"));
+    let headers = &mut parts.headers;
+    strip_hop_by_hop(headers);
+    wire::strip_reserved(headers);
+    headers.remove(TE);
+    headers.remove(EXPECT);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        headers.insert(HOST, host);
+    }
+    if let Ok(peer) = HeaderValue::from_str(&peer.to_string()) {
+        headers.insert(&FORWARDED_FOR, peer);
+    }
+    headers.append(VIA, HeaderValue::from_static("1.1 cellway"));
+    headers.insert(&REQUEST_ID, request_id.clone());
+    headers.insert(&wire::REQUEST_ID, request_id.clone());
+    let target = parts.uri.path_and_query().cloned();
+    parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
+    parts.version = Version::HTTP_11;
+}
+
+/// Turns a gate's head into the one that goes to the client.
+pub(crate) fn to_client(headers: &mut HeaderMap, request_id: &HeaderValue) {
+    strip_hop_by_hop(headers);
+    wire::strip_reserved(headers);
+    headers.insert(&REQUEST_ID, request_id.clone());
+}
+
+/// The client's name for the request, where it has given one that can stand in logs.
+pub(crate) fn request_id_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(&REQUEST_ID)?;
+    let bytes = value.as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/+=".contains(byte);
+    ((1..=REQUEST_ID_LENGTH_MAX).contains(&bytes.len()) && bytes.iter().all(plain)).then(|| value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn forwarded(request: http::request::Builder) -> Parts {
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        to_gate(&mut parts, IpAddr::from([10, 0, 0, 9]), &HeaderValue::from_static("r-1"));
+        parts
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_stays_behind() {
+        let request = Request::get("http://t.example.com/a?b=c")
+            .header("connection", "close, x-own")
+            .header("x-own", "1")
+            .header("keep-alive", "5")
+            .header("te", "gzip, trailers")
+            .header("upgrade", "websocket")
+            .header("expect", "100-continue")
+            .header("accept", "*/*");
+        let parts = forwarded(request);
+        for gone in ["connection", "x-own", "keep-alive", "upgrade", "expect"] {
+            assert!(!parts.headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(parts.headers["te"], "trailers");
+        assert_eq!(parts.headers["accept"], "*/*");
+        assert_eq!(parts.headers["host"], "t.example.com");
+        assert_eq!(parts.uri, "/a?b=c");
+    }
+
+    #[test]
+    fn nothing_that_cells_trust_is_taken_from_outside() {
+        let request = Request::get("/")
+            .header("host", "t")
+            .header("cell-tenant", "other")
+            .header("Cell-Epoch", "99")
+            .header("x-forwarded-for", "1.2.3.4");
+        let parts = forwarded(request);
+        assert!(!parts.headers.contains_key("cell-tenant") && !parts.headers.contains_key("cell-epoch"));
+        assert_eq!(parts.headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["10.0.0.9"]);
+        assert_eq!(parts.headers["cell-request-id"], "r-1");
+    }
+
+    #[test]
+    fn a_request_id_is_taken_only_where_it_can_stand_in_a_log() {
+        let given = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(&REQUEST_ID, HeaderValue::from_static(value));
+            request_id_of(&headers).is_some()
+        };
+        assert!(given("0b5e-77/a:1"));
+        assert!(!given("") && !given("a b") && !given("{}"));
+        assert!(request_id_of(&HeaderMap::new()).is_none());
+    }
+}

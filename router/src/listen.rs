@@ -1,0 +1,61 @@
+//! Sockets: one listener for each thread at the same address, among which the kernel deals out connections.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::Error;
+
+const BACKLOG: i32 = 1_024;
+
+/// As many listeners at one address as there are threads. Port 0 becomes a free one, the same for all.
+pub(crate) fn listen_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Error> {
+    let refused = |source| Error::Listen { address, source };
+    if address.port() != 0 {
+        // Sockets that share a port would also share it with another process: see whether it is free.
+        drop(open(address, false).map_err(refused)?);
+    }
+    let first = open(address, true).map_err(refused)?;
+    let address = first.local_addr().map_err(refused)?;
+    let others = (1..count).map(|_| open(address, true).map_err(refused));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// One listener.
+pub(crate) fn listen_alone(address: SocketAddr) -> Result<TcpListener, Error> {
+    open(address, false).map_err(|source| Error::Listen { address, source })
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_listen_at_one_port() {
+        let listeners = listen_shared(SocketAddr::from(([127, 0, 0, 1], 0)), 3).unwrap();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        assert_eq!(addresses.len(), 3);
+        assert!(addresses.iter().all(|address| *address == addresses[0] && address.port() != 0));
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error_though_sockets_could_share_it() {
+        let held = listen_shared(SocketAddr::from(([127, 0, 0, 1], 0)), 2).unwrap();
+        let error = listen_shared(held[0].local_addr().unwrap(), 2).unwrap_err();
+        assert_eq!(error.code(), "PORT_IN_USE");
+        assert_eq!(listen_alone(held[0].local_addr().unwrap()).unwrap_err().code(), "PORT_IN_USE");
+    }
+}

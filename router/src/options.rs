@@ -1,0 +1,318 @@
+//! What a router is told when it starts: a TOML file, every value with a default but the few that nobody can guess.
+
+mod duration;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cell_trust::{PublicKey, TrustedKeys};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::identify::Domains;
+
+/// Everything that a router is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// Its name, in the control plane's list of watchers and in logs.
+    pub name: String,
+    /// Where clients connect. Port 0: any free one.
+    pub listen: SocketAddr,
+    /// Where `/livez`, `/readyz`, `/metrics` and `/debug` are served.
+    pub admin_listen: SocketAddr,
+    /// `host:port` of the control plane's nodes.
+    pub control: Vec<String>,
+    /// Public keys of the control plane, in hex: whose mappings are believed.
+    pub trusted_keys: Vec<String>,
+    /// Base domains: `<tenant>.<domain>` names a tenant. May be empty: then only the header does.
+    pub domains: Vec<String>,
+    /// Where the table is kept, so that a router starts with the control plane dead. None: nowhere.
+    pub snapshot_file: Option<PathBuf>,
+    /// Threads that serve requests. 0: one for each core.
+    pub threads: usize,
+    /// How much of anything.
+    pub limits: Limits,
+    /// How long anything.
+    pub timeouts: Timeouts,
+}
+
+/// How much of anything. Counts are for the whole process unless they say otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request body.
+    pub body_bytes_max: u64,
+    /// How much of a request body is kept while it is forwarded, so that it can be sent again.
+    pub replay_bytes_max: usize,
+    /// Largest head of a request; at least 8,192.
+    pub header_bytes_max: usize,
+    /// Most header fields of a request.
+    pub headers_max: usize,
+    /// Most client connections.
+    pub connections_max: usize,
+    /// Most streams at once on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Most requests of one tenant that wait for its move.
+    pub held_per_tenant_max: usize,
+    /// Most requests that wait for moves.
+    pub held_max: usize,
+    /// Most connections of one thread to one instance of a cell.
+    pub connections_per_instance_max: usize,
+    /// Idle connections of one thread to one instance that are kept.
+    pub idle_per_instance_max: usize,
+}
+
+/// How long anything.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// How long a request may wait for a move, all its waits and replays together.
+    #[serde(with = "duration")]
+    pub hold: Duration,
+    /// How long connecting to an instance may take.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// How long a cell may take to begin its answer, counted from the last piece of the request that it took.
+    #[serde(with = "duration")]
+    pub answer: Duration,
+    /// How long a client may pause within a body.
+    #[serde(with = "duration")]
+    pub body_idle: Duration,
+    /// How long a head may take to arrive; also how long a connection may be idle between requests.
+    #[serde(with = "duration")]
+    pub header: Duration,
+    /// How long an idle connection to a cell is kept. Keep it below the cell's own.
+    #[serde(with = "duration")]
+    pub pool_idle: Duration,
+    /// At most so old is a table that may say that a tenant does not exist or that a request must wait.
+    #[serde(with = "duration")]
+    pub fresh: Duration,
+    /// How often the control plane is asked how far it is.
+    #[serde(with = "duration")]
+    pub confirm_interval: Duration,
+    /// At most so often the table is written to its file.
+    #[serde(with = "duration")]
+    pub snapshot_interval: Duration,
+    /// After the signal to stop: how long new connections are still taken, while readiness says no.
+    #[serde(with = "duration")]
+    pub quiesce_min: Duration,
+    /// After the signal to stop: when requests in flight are cut.
+    #[serde(with = "duration")]
+    pub quiesce_max: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "router".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            control: Vec::new(),
+            trusted_keys: Vec::new(),
+            domains: Vec::new(),
+            snapshot_file: None,
+            threads: 0,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 8 << 20,
+            replay_bytes_max: 256 << 10,
+            header_bytes_max: 32 << 10,
+            headers_max: 100,
+            connections_max: 10_000,
+            streams_max: 128,
+            held_per_tenant_max: 1_000,
+            held_max: 10_000,
+            connections_per_instance_max: 1_024,
+            idle_per_instance_max: 128,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(5),
+            connect: Duration::from_secs(1),
+            answer: Duration::from_secs(30),
+            body_idle: Duration::from_secs(30),
+            header: Duration::from_secs(60),
+            pool_idle: Duration::from_secs(10),
+            fresh: Duration::from_secs(1),
+            confirm_interval: Duration::from_millis(250),
+            snapshot_interval: Duration::from_secs(5),
+            quiesce_min: Duration::from_secs(1),
+            quiesce_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the options mean, once they are checked.
+pub(crate) struct Checked {
+    pub(crate) trusted: TrustedKeys,
+    pub(crate) domains: Domains,
+}
+
+impl Options {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`Error::ReadOptions`] where it cannot be read, [`Error::ParseOptions`] with line and column where it cannot be
+    /// understood.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::ReadOptions { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| Error::ParseOptions { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Checks everything that can be checked without starting.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`], naming the option and the rule that it breaks.
+    pub fn check(&self) -> Result<(), Error> {
+        self.checked().map(|_| ())
+    }
+
+    pub(crate) fn checked(&self) -> Result<Checked, Error> {
+        let invalid = |option: &str, rule: String| Error::InvalidOption { option: option.to_owned(), rule };
+        if self.name.is_empty() {
+            return Err(invalid("name", "must not be empty".into()));
+        }
+        if self.control.is_empty() {
+            return Err(invalid("control", "at least one host:port of a control node is needed".into()));
+        }
+        for endpoint in &self.control {
+            check_endpoint(endpoint).map_err(|rule| invalid("control", rule))?;
+        }
+        if self.trusted_keys.is_empty() {
+            return Err(invalid("trusted-keys", "at least one public key of the control plane is needed".into()));
+        }
+        let keys: Vec<PublicKey> = self
+            .trusted_keys
+            .iter()
+            .map(|key| key.parse().map_err(|error| invalid("trusted-keys", format!("{key:?}: {error}"))))
+            .collect::<Result<_, _>>()?;
+        let domains =
+            Domains::new(&self.domains).map_err(|domain| invalid("domains", format!("{domain:?} is not a domain")))?;
+        self.check_limits()?;
+        Ok(Checked { trusted: TrustedKeys::new(keys), domains })
+    }
+
+    fn check_limits(&self) -> Result<(), Error> {
+        let limits = &self.limits;
+        let at_least = [
+            ("limits.header-bytes-max", limits.header_bytes_max, 8_192),
+            ("limits.headers-max", limits.headers_max, 1),
+            ("limits.connections-max", limits.connections_max, 1),
+            ("limits.streams-max", limits.streams_max as usize, 1),
+            ("limits.connections-per-instance-max", limits.connections_per_instance_max, 1),
+        ];
+        for (option, value, least) in at_least {
+            if value < least {
+                return Err(Error::InvalidOption { option: option.into(), rule: format!("must be at least {least}") });
+            }
+        }
+        let timeouts = &self.timeouts;
+        let positive = [
+            ("timeouts.connect", timeouts.connect),
+            ("timeouts.answer", timeouts.answer),
+            ("timeouts.body-idle", timeouts.body_idle),
+            ("timeouts.header", timeouts.header),
+            ("timeouts.fresh", timeouts.fresh),
+            ("timeouts.confirm-interval", timeouts.confirm_interval),
+            ("timeouts.snapshot-interval", timeouts.snapshot_interval),
+        ];
+        for (option, value) in positive {
+            if value.is_zero() {
+                return Err(Error::InvalidOption { option: option.into(), rule: "must be more than nothing".into() });
+            }
+        }
+        if timeouts.quiesce_max < timeouts.quiesce_min {
+            let rule = "must not be less than timeouts.quiesce-min".into();
+            return Err(Error::InvalidOption { option: "timeouts.quiesce-max".into(), rule });
+        }
+        Ok(())
+    }
+
+    /// Threads that serve requests.
+    pub(crate) fn worker_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(1..)) => Ok(()),
+        _ => Err(format!("{endpoint:?} is not host:port")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usable() -> Options {
+        let key = cell_trust::SigningKey::from_bytes(&[7; 32]).public().to_string();
+        Options { control: vec!["c1:7400".into()], trusted_keys: vec![key], ..Options::default() }
+    }
+
+    #[test]
+    fn a_file_that_says_little_gets_the_defaults() {
+        let options: Options = toml::from_str("listen = \"0.0.0.0:80\"\n[timeouts]\nhold = \"3s\"").unwrap();
+        assert_eq!(options.timeouts.hold, Duration::from_secs(3));
+        assert_eq!(options.timeouts.connect, Duration::from_secs(1));
+        assert_eq!(options.limits.held_per_tenant_max, 1_000);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let options = usable();
+        let text = toml::to_string(&options).unwrap();
+        let again: Options = toml::from_str(&text).unwrap();
+        assert_eq!(toml::to_string(&again).unwrap(), text);
+    }
+
+    #[test]
+    fn a_mistyped_option_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("router.toml");
+        std::fs::write(&path, "name = \"r\"\nlisen = \"127.0.0.1:1\"\n").unwrap();
+        let error = Options::from_file(&path).unwrap_err();
+        assert_eq!(error.code(), "OPTIONS_INVALID");
+        let text = format!("{error}");
+        assert!(text.contains("line 2") && text.contains("lisen"), "{text}");
+    }
+
+    #[test]
+    fn each_broken_rule_names_its_option() {
+        usable().check().unwrap();
+        let broken: [(&str, fn(&mut Options)); 7] = [
+            ("name", |o| o.name.clear()),
+            ("control", |o| o.control.clear()),
+            ("control", |o| o.control = vec!["no-port".into()]),
+            ("trusted-keys", |o| o.trusted_keys = vec!["xyz".into()]),
+            ("domains", |o| o.domains = vec!["not a domain".into()]),
+            ("limits.header-bytes-max", |o| o.limits.header_bytes_max = 10),
+            ("timeouts.quiesce-max", |o| o.timeouts.quiesce_max = Duration::ZERO),
+        ];
+        for (option, breaks) in broken {
+            let mut options = usable();
+            breaks(&mut options);
+            let error = options.check().unwrap_err();
+            assert!(error.to_string().starts_with(&format!("option {option}:")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What a client is told when the router itself answers: RFC 9457 problem details with a stable code, a sentence, and
+//! what to do next.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+/// Every code that the router answers with. Each has a page under `docs/errors`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// No part of the request says whose it is.
+    TenantMissing,
+    /// Parts of the request disagree about whose it is.
+    TenantAmbiguous,
+    /// What should name a tenant cannot be a tenant's name.
+    TenantInvalid,
+    /// Two readers of this message could understand different things.
+    MessageAmbiguous,
+    /// A method or protocol that the router does not forward.
+    MethodUnsupported,
+    /// The body is larger than the limit.
+    BodyTooLarge,
+    /// The client stopped sending its body.
+    BodyTimeout,
+    /// No such tenant, as of now.
+    TenantUnknown,
+    /// No such tenant in a table that is not up to date.
+    TenantUnknownYet,
+    /// The tenant is deleted.
+    TenantDeleted,
+    /// The tenant is between two cells, and the time to wait is over or too many wait already.
+    TenantMoving,
+    /// No instance of the tenant's cell takes connections.
+    CellUnreachable,
+    /// The tenant's cell has refused the request until the deadline; it has not run.
+    CellRefused,
+    /// The connection broke after the request was sent: it may or may not have run.
+    CellFailed,
+    /// The cell has not answered in time: the request may or may not have run.
+    CellTimeout,
+    /// The cell refused the request, and its body is too large to be sent again from here; it has not run.
+    BodyNotReplayable,
+}
+
+impl Code {
+    /// Every code there is.
+    pub const ALL: [Self; 16] = [
+        Self::TenantMissing,
+        Self::TenantAmbiguous,
+        Self::TenantInvalid,
+        Self::MessageAmbiguous,
+        Self::MethodUnsupported,
+        Self::BodyTooLarge,
+        Self::BodyTimeout,
+        Self::TenantUnknown,
+        Self::TenantUnknownYet,
+        Self::TenantDeleted,
+        Self::TenantMoving,
+        Self::CellUnreachable,
+        Self::CellRefused,
+        Self::CellFailed,
+        Self::CellTimeout,
+        Self::BodyNotReplayable,
+    ];
+
+    /// As it stands in answers and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TenantMissing => "TENANT_MISSING",
+            Self::TenantAmbiguous => "TENANT_AMBIGUOUS",
+            Self::TenantInvalid => "TENANT_INVALID",
+            Self::MessageAmbiguous => "MESSAGE_AMBIGUOUS",
+            Self::MethodUnsupported => "METHOD_UNSUPPORTED",
+            Self::BodyTooLarge => "BODY_TOO_LARGE",
+            Self::BodyTimeout => "BODY_TIMEOUT",
+            Self::TenantUnknown => "TENANT_UNKNOWN",
+            Self::TenantUnknownYet => "TENANT_UNKNOWN_YET",
+            Self::TenantDeleted => "TENANT_DELETED",
+            Self::TenantMoving => "TENANT_MOVING",
+            Self::CellUnreachable => "CELL_UNREACHABLE",
+            Self::CellRefused => "CELL_REFUSED",
+            Self::CellFailed => "CELL_FAILED",
+            Self::CellTimeout => "CELL_TIMEOUT",
+            Self::BodyNotReplayable => "BODY_NOT_REPLAYABLE",
+        }
+    }
+
+    /// The status that goes with it.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::TenantMissing | Self::TenantAmbiguous | Self::TenantInvalid | Self::MessageAmbiguous => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::MethodUnsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TenantUnknown => StatusCode::NOT_FOUND,
+            Self::TenantDeleted => StatusCode::GONE,
+            Self::TenantUnknownYet
+            | Self::TenantMoving
+            | Self::CellUnreachable
+            | Self::CellRefused
+            | Self::BodyNotReplayable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CellFailed => StatusCode::BAD_GATEWAY,
+            Self::CellTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// What the client may do next.
+    #[must_use]
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::TenantMissing => "send the tenant as `Host: <tenant>.<domain>` or as `X-Tenant-ID: <tenant>`",
+            Self::TenantAmbiguous => "name one tenant, once: by host, by header, or by both with the same value",
+            Self::TenantInvalid => "a tenant is 1 to 63 characters of a-z, 0-9 and '-', as `cellctl get tenants` prints it",
+            Self::MessageAmbiguous => "send the request in a form that every reader understands alike",
+            Self::MethodUnsupported => "use another method; tunnels and upgrades are not forwarded",
+            Self::BodyTooLarge => "send less, or raise `limits.body-bytes-max` of the router",
+            Self::BodyTimeout => "send the body without long pauses, or raise `timeouts.body-idle` of the router",
+            Self::TenantUnknown => "`cellctl get tenants` lists what there is",
+            Self::TenantUnknownYet => "try again: the router cannot reach the control plane and may not know yet",
+            Self::TenantDeleted => "the tenant is gone for good; `cellctl create tenant` makes a new, empty one",
+            Self::TenantMoving => "try again: the request has not run",
+            Self::CellUnreachable => "try again: the request has not run; `cellctl get cells` shows the cell",
+            Self::CellRefused => "try again: the request has not run",
+            Self::CellFailed => {
+                "it may or may not have run: read before you write again, or send an `Idempotency-Key` from the start"
+            }
+            Self::CellTimeout => {
+                "it may or may not have run: read before you write again, or send an `Idempotency-Key` from the start"
+            }
+            Self::BodyNotReplayable => "send the request again: it has not run",
+        }
+    }
+
+    /// When to try again, where that helps.
+    #[must_use]
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+/// One refusal: a code and the sentence for this case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The stable code.
+    pub code: Code,
+    /// What happened, in one sentence.
+    pub detail: String,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    hint: &'a str,
+    instance: &'a str,
+}
+
+impl Refusal {
+    /// A refusal with its sentence.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+
+    /// The answer to the client; `request_id` is its `instance`.
+    pub(crate) fn into_response(self, request_id: &str) -> Response<Bytes> {
+        let status = self.code.status();
+        let problem = Problem {
+            title: status.canonical_reason().unwrap_or("Refused"),
+            status: status.as_u16(),
+            code: self.code.as_str(),
+            detail: &self.detail,
+            hint: self.code.hint(),
+            instance: request_id,
+        };
+        let body = serde_json::to_vec(&problem).expect("a struct of strings and a number is JSON");
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(after) = self.code.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_a_problem_with_a_code_a_sentence_and_a_hint() {
+        for code in Code::ALL {
+            let response = Refusal::new(code, "something happened").into_response("r-1");
+            assert!(response.status().is_client_error() || response.status().is_server_error());
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(problem["code"], code.as_str());
+            assert_eq!(problem["status"], response.status().as_u16());
+            assert_eq!(problem["instance"], "r-1");
+            assert!(!problem["hint"].as_str().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_by_itself_says_when_to_try_again() {
+        for code in Code::ALL {
+            let response = Refusal::new(code, "x").into_response("r");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), response.status() == 503, "{}", code.as_str());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! tenant → owner, and the waiting that goes with it.
+//!
+//! | the table says | young enough | older |
+//! |---|---|---|
+//! | one cell owns | go there | go there: the cell decides |
+//! | writes, or all, are held | wait here, before the body is touched | go there: the cell decides |
+//! | placed, not granted yet | wait here | go there |
+//! | deleted | 410 | 410 |
+//! | nothing | 404, once the table is known to be as of this request | 503, never 404 |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_model::{Hold, Mapping, MappingState, TenantId};
+use tokio::time::Instant;
+
+use crate::context::{RequestCtx, Worker};
+use crate::refusal::{Code, Refusal};
+use crate::table::Entry;
+use crate::waiting::Full;
+
+/// How long an unknown tenant's request waits to be sure that it is unknown.
+const ASSURANCE_MAX: Duration = Duration::from_millis(500);
+
+/// The entry to go by, after whatever waiting it asks for.
+pub(crate) async fn resolve(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Arc<Entry>, Refusal> {
+    let entry = match worker.directory.find(tenant) {
+        Some(entry) => entry,
+        None => unknown(worker, ctx, tenant).await?,
+    };
+    if entry.mapping.state == MappingState::Deleted {
+        return Err(deleted(tenant));
+    }
+    if must_wait(&entry.mapping, ctx.is_write) && worker.directory.is_fresh(Instant::now()) {
+        return hold(worker, ctx, tenant).await;
+    }
+    Ok(entry)
+}
+
+/// Whether a request has to wait for the mapping to change.
+pub(crate) fn must_wait(mapping: &Mapping, is_write: bool) -> bool {
+    let held = match mapping.hold {
+        Hold::None => false,
+        Hold::Writes => is_write,
+        Hold::All => true,
+    };
+    held || mapping.state == MappingState::Provisioning
+}
+
+pub(crate) fn deleted(tenant: &TenantId) -> Refusal {
+    Refusal::new(Code::TenantDeleted, format!("tenant {tenant} is deleted"))
+}
+
+pub(crate) fn full(full: Full, tenant: &TenantId) -> Refusal {
+    let detail = match full {
+        Full::Tenant(limit) => format!("tenant {tenant} is moving and {limit} of its requests wait, which is the limit"),
+        Full::Router(limit) => format!("tenant {tenant} is moving and {limit} requests wait here, which is the limit"),
+    };
+    Refusal::new(Code::TenantMoving, detail)
+}
+
+/// Waits, with the body untouched, until the table says go, cannot be trusted to say wait, or the time is up.
+async fn hold(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Arc<Entry>, Refusal> {
+    let directory = &worker.directory;
+    let waiting = directory.waiters.enter(tenant).map_err(|limit| full(limit, tenant))?;
+    let began = Instant::now();
+    let outcome = loop {
+        let changed = waiting.changed();
+        let Some(entry) = directory.find(tenant) else {
+            break Err(Refusal::new(Code::TenantUnknown, format!("there is no tenant {tenant} any more")));
+        };
+        let now = Instant::now();
+        if entry.mapping.state == MappingState::Deleted {
+            break Err(deleted(tenant));
+        }
+        if !must_wait(&entry.mapping, ctx.is_write) || !directory.is_fresh(now) {
+            break Ok(entry);
+        }
+        if now >= ctx.deadline {
+            let waited = now.duration_since(ctx.began);
+            let detail = format!("tenant {tenant} is moving, and the request has waited for {} ms", waited.as_millis());
+            break Err(Refusal::new(Code::TenantMoving, detail));
+        }
+        let look_again = directory.fresh_until().unwrap_or(now).max(now + Duration::from_millis(1)).min(ctx.deadline);
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep_until(look_again) => {}
+        }
+    };
+    worker.metrics.count_hold(began.elapsed());
+    outcome
+}
+
+/// Nothing is known of the tenant: make sure that this is so as of now, before anybody is told that it does not exist.
+async fn unknown(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Arc<Entry>, Refusal> {
+    let directory = &worker.directory;
+    let freshness = &directory.freshness;
+    let not_yet = || {
+        let detail = format!("this router does not know a tenant {tenant}, and its table may be behind");
+        Refusal::new(Code::TenantUnknownYet, detail)
+    };
+    if !directory.is_fresh(Instant::now()) {
+        return Err(not_yet());
+    }
+    let until = ctx.deadline.min(Instant::now() + ASSURANCE_MAX);
+    let waiting = directory.waiters.enter(tenant).map_err(|_| not_yet())?;
+    loop {
+        let (changed, confirmed) = (waiting.changed(), freshness.confirmed());
+        if let Some(entry) = directory.find(tenant) {
+            return Ok(entry);
+        }
+        if freshness.as_of().is_some_and(|as_of| as_of >= ctx.began) {
+            return Err(Refusal::new(Code::TenantUnknown, format!("there is no tenant {tenant}")));
+        }
+        freshness.want();
+        tokio::select! {
+            () = changed => {}
+            () = confirmed => {}
+            () = tokio::time::sleep_until(until) => return Err(not_yet()),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A router as a whole: what it starts, in which order, and how it ends.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use cell_model::{Mapping, Revision, TenantId};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::control::Control;
+use crate::directory::Directory;
+use crate::feed::{self, ControlPlane};
+use crate::metrics::Metrics;
+use crate::options::{Checked, Options};
+use crate::snapshot::{self, SnapshotError};
+use crate::waiting::Waiters;
+use crate::worker::{self, Phase, Seed};
+use crate::{Error, listen};
+
+/// Where a router listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// For clients.
+    pub listen: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+}
+
+/// A look at a router from outside. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    addresses: Addresses,
+    directory: Arc<Directory>,
+}
+
+impl Handle {
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The revision up to which its table is complete.
+    #[must_use]
+    pub fn table_revision(&self) -> Revision {
+        self.directory.applied()
+    }
+
+    /// How old its table may be. None: no control node has ever confirmed it.
+    #[must_use]
+    pub fn staleness(&self) -> Option<Duration> {
+        self.directory.freshness.staleness(Instant::now())
+    }
+
+    /// What it believes of a tenant.
+    #[must_use]
+    pub fn mapping(&self, tenant: &TenantId) -> Option<Mapping> {
+        self.directory.find(tenant).map(|entry| entry.mapping.clone())
+    }
+
+    /// How many requests wait for a move.
+    #[must_use]
+    pub fn held_requests(&self) -> usize {
+        self.directory.waiters.total()
+    }
+}
+
+/// A router that has its sockets and, where there was a file, its table.
+pub struct Router {
+    options: Arc<Options>,
+    checked: Checked,
+    control: Arc<dyn ControlPlane>,
+    directory: Arc<Directory>,
+    metrics: Metrics,
+    admin: Arc<Admin>,
+    listeners: Vec<std::net::TcpListener>,
+    admin_listener: std::net::TcpListener,
+    addresses: Addresses,
+}
+
+/// Runs a router until `shutdown`, and then until its requests have finished.
+///
+/// # Errors
+/// [`Error`] where it cannot start, or where a thread of it has failed.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    let router = Router::bind(options, Registry::default())?;
+    router.run(shutdown).await
+}
+
+impl Router {
+    /// Checks the options, loads the table from its file and takes the sockets. Metrics go into `registry`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`], or [`Error::Listen`] where an address is not to be had.
+    pub fn bind(options: Options, registry: Registry) -> Result<Self, Error> {
+        let checked = options.checked()?;
+        let control = Control::new(&options, checked.trusted.clone());
+        Self::bind_with(options, registry, Arc::new(control))
+    }
+
+    /// As [`Router::bind`], with a control plane of the caller's.
+    ///
+    /// # Errors
+    /// As [`Router::bind`].
+    pub fn bind_with(
+        options: Options,
+        mut registry: Registry,
+        control: Arc<dyn ControlPlane>,
+    ) -> Result<Self, Error> {
+        let checked = options.checked()?;
+        let listeners = listen::listen_shared(options.listen, options.worker_count())?;
+        let admin_listener = listen::listen_alone(options.admin_listen)?;
+        let address_of = |listener: &std::net::TcpListener, address| {
+            listener.local_addr().map_err(|source| Error::Listen { address, source })
+        };
+        let addresses = Addresses {
+            listen: address_of(&listeners[0], options.listen)?,
+            admin: address_of(&admin_listener, options.admin_listen)?,
+        };
+        let waiters = Waiters::new(options.limits.held_per_tenant_max, options.limits.held_max);
+        let directory = Arc::new(Directory::new(waiters, options.timeouts.fresh));
+        if let Some(path) = &options.snapshot_file {
+            load(path, &directory);
+        }
+        let metrics = Metrics::register(&mut registry, Arc::clone(&directory));
+        let admin = Arc::new(Admin {
+            directory: Arc::clone(&directory),
+            registry: Arc::new(registry),
+            quiescing: AtomicBool::new(false),
+        });
+        let options = Arc::new(options);
+        Ok(Self { options, checked, control, directory, metrics, admin, listeners, admin_listener, addresses })
+    }
+
+    /// A look at it from outside.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { addresses: self.addresses, directory: Arc::clone(&self.directory) }
+    }
+
+    /// Serves until `shutdown`, then lets requests in flight finish within the time that the options give.
+    ///
+    /// # Errors
+    /// [`Error`] where a thread cannot be started or has failed.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let (phase, seen) = watch::channel(Phase::Serving);
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        for (index, listener) in (0..).zip(self.listeners) {
+            let seed = Seed {
+                index,
+                listener,
+                options: Arc::clone(&self.options),
+                domains: self.checked.domains.clone(),
+                trusted: self.checked.trusted.clone(),
+                directory: Arc::clone(&self.directory),
+                metrics: self.metrics.clone(),
+                phase: seen.clone(),
+            };
+            worker::start(seed, alive.clone()).map_err(|source| Error::StartWorker { source })?;
+        }
+        drop(alive);
+        let mut background = JoinSet::new();
+        let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
+        background.spawn(feed::follow(Arc::clone(directory), Arc::clone(&self.control), metrics.clone()));
+        let interval = timeouts.confirm_interval;
+        background.spawn(feed::confirm(Arc::clone(directory), Arc::clone(&self.control), metrics.clone(), interval));
+        let admin_listener = TcpListener::from_std(self.admin_listener)
+            .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
+        background.spawn(Arc::clone(&self.admin).serve(admin_listener));
+        if let Some(path) = self.options.snapshot_file.clone() {
+            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), timeouts.snapshot_interval));
+        }
+        tracing::info!(name = self.options.name, listen = %self.addresses.listen, admin = %self.addresses.admin, "routing");
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => false,
+            _ = ended.recv() => true,
+        };
+        self.admin.quiescing.store(true, Ordering::Release);
+        if !failed {
+            quiesce(&phase, &mut ended, timeouts.quiesce_min, timeouts.quiesce_max).await;
+        }
+        phase.send_replace(Phase::Cut);
+        all_ended(&mut ended).await;
+        background.shutdown().await;
+        if let Some(path) = self.options.snapshot_file.clone() {
+            save(path, Arc::clone(directory), metrics).await;
+        }
+        tracing::info!(name = self.options.name, "stopped");
+        if failed { Err(Error::WorkerFailed) } else { Ok(()) }
+    }
+}
+
+/// Waits for the requests in flight, in two steps.
+async fn quiesce(phase: &watch::Sender<Phase>, ended: &mut mpsc::Receiver<()>, min: Duration, max: Duration) {
+    let began = Instant::now();
+    tracing::info!("quiescing: new connections are still taken, and asked to go elsewhere");
+    phase.send_replace(Phase::Quiescing);
+    tokio::time::sleep_until(began + min).await;
+    phase.send_replace(Phase::Closing);
+    tokio::select! {
+        () = all_ended(ended) => {}
+        () = tokio::time::sleep_until(began + max) => {
+            tracing::warn!("requests in flight have not finished in time and are cut");
+        }
+    }
+}
+
+async fn all_ended(ended: &mut mpsc::Receiver<()>) {
+    while ended.recv().await.is_some() {}
+}
+
+/// Loads the table; whatever is wrong with the file, the router starts.
+fn load(path: &Path, directory: &Directory) {
+    match snapshot::load(path, directory, SystemTime::now()) {
+        Ok(None) => tracing::info!(path = %path.display(), "there is no table on file yet"),
+        Ok(Some(loaded)) => tracing::info!(
+            path = %path.display(), tenants = loaded.tenants, revision = %loaded.at.revision, age = ?loaded.age,
+            "table loaded from its file"
+        ),
+        Err(SnapshotError::Io(error)) => {
+            tracing::error!(code = "SNAPSHOT_UNREADABLE", path = %path.display(), %error, "cannot read the table's file: starting without");
+        }
+        Err(SnapshotError::Corrupt(reason)) => {
+            directory.forget();
+            let aside = snapshot::set_aside(path);
+            tracing::error!(
+                code = "SNAPSHOT_CORRUPT", path = %path.display(), reason, kept_as = ?aside,
+                "the table's file cannot be understood: starting without, the control plane will give the table"
+            );
+        }
+    }
+}
+
+/// Writes the table where it has changed, at most so often.
+async fn keep(path: std::path::PathBuf, directory: Arc<Directory>, metrics: Metrics, interval: Duration) {
+    let mut written = directory.changes();
+    loop {
+        tokio::time::sleep(interval).await;
+        let changes = directory.changes();
+        if changes != written && save(path.clone(), Arc::clone(&directory), &metrics).await {
+            written = changes;
+        }
+    }
+}
+
+/// Writes the table. Whether that went well.
+async fn save(path: std::path::PathBuf, directory: Arc<Directory>, metrics: &Metrics) -> bool {
+    let now = SystemTime::now();
+    let shown = path.display().to_string();
+    let written = tokio::task::spawn_blocking(move || snapshot::write(&path, &directory, now)).await;
+    match written {
+        Ok(Ok(())) => {
+            let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            metrics.snapshot_written.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+            true
+        }
+        Ok(Err(error)) => {
+            metrics.snapshot_failures.inc();
+            tracing::error!(code = "SNAPSHOT_UNWRITABLE", path = shown, %error, "cannot write the table to its file");
+            false
+        }
+        Err(error) => {
+            metrics.snapshot_failures.inc();
+            tracing::error!(code = "SNAPSHOT_UNWRITABLE", path = shown, %error, "writing the table has failed");
+            false
+        }
+    }
+}

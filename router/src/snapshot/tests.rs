@@ -1,0 +1,131 @@
+use cell_model::{CellId, CellState, Epoch, Generation, Hold, MappingState, Rev, TenantId, Tier, Uid};
+use proptest::prelude::*;
+
+use super::*;
+use crate::waiting::Waiters;
+
+fn empty() -> Directory {
+    Directory::new(Waiters::new(10, 10), Duration::from_secs(1))
+}
+
+fn routed(number: u64) -> RoutedMapping {
+    let mapping = Mapping {
+        lineage: Lineage(2),
+        tenant: TenantId::new(format!("t-{number}")).unwrap(),
+        uid: Uid(number + 1),
+        epoch: Epoch(number % 7 + 1),
+        rev: Rev(3),
+        revision: Revision(number + 10),
+        state: MappingState::Migrating,
+        owner: CellId::new(format!("c-{}", number % 3)).unwrap(),
+        peer: Some(CellId::new("c-9").unwrap()),
+        hold: Hold::Writes,
+        tier: Tier::Gold,
+    };
+    let gates = vec![format!("10.0.0.{}:80", number % 3), "10.0.1.1:80".into()];
+    RoutedMapping { cluster: ClusterId(77), mapping, owner_gates: gates, owner_agent: "10.0.0.1:90".into() }
+}
+
+fn cell(name: &str) -> CellRecord {
+    CellRecord {
+        id: CellId::new(name).unwrap(),
+        state: CellState::Cordoned,
+        gates: vec!["10.0.0.1:80".into()],
+        agent: "10.0.0.1:90".into(),
+        region: "r".into(),
+        residency: String::new(),
+        generation: Generation(4),
+        revision: Revision(9),
+    }
+}
+
+fn filled(tenants: u64) -> Directory {
+    let directory = empty();
+    let entries = (0..tenants).map(|number| directory.entry(routed(number)).unwrap()).collect();
+    let at = Cursor { lineage: Lineage(2), revision: Revision(tenants + 100) };
+    directory.replace(entries, vec![cell("c-0")], at);
+    directory
+}
+
+fn sorted(directory: &Directory) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = directory.entries().iter().map(|entry| Entry::clone(entry)).collect();
+    entries.sort_by(|a, b| a.mapping.tenant.cmp(&b.mapping.tenant));
+    entries
+}
+
+#[test]
+fn a_table_reads_back_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    let written_at = SystemTime::now();
+    let before = filled(2_345);
+    write(&path, &before, written_at).unwrap();
+    let after = empty();
+    let loaded = load(&path, &after, written_at + Duration::from_secs(9)).unwrap().unwrap();
+    assert_eq!(loaded.tenants, 2_345);
+    assert_eq!(loaded.age.as_secs(), 9);
+    assert_eq!(after.cursor(), before.cursor());
+    assert_eq!(after.cluster(), Some(ClusterId(77)));
+    assert_eq!(sorted(&after), sorted(&before));
+    assert_eq!(*after.cell(&CellId::new("c-0").unwrap()).unwrap(), cell("c-0"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn no_file_is_no_error_and_no_table_writes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    assert!(load(&path, &empty(), SystemTime::now()).unwrap().is_none());
+    write(&path, &empty(), SystemTime::now()).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_is_refused_and_loads_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    write(&path, &filled(20), SystemTime::now()).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let directory = empty();
+        let refused = load(&path, &directory, SystemTime::now()).unwrap_err();
+        assert!(matches!(refused, SnapshotError::Corrupt(_)), "{length}: {refused}");
+        assert_eq!((directory.tenants(), directory.loaded()), (0, false));
+    }
+    std::fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
+    assert!(matches!(load(&path, &empty(), SystemTime::now()), Err(SnapshotError::Corrupt(_))));
+}
+
+#[test]
+fn a_corrupt_file_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    std::fs::write(&path, "rubbish").unwrap();
+    let aside = set_aside(&path).unwrap();
+    assert!(!path.exists());
+    assert_eq!(std::fs::read(aside).unwrap(), b"rubbish");
+}
+
+proptest! {
+    #[test]
+    fn a_flipped_bit_is_noticed(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table");
+        write(&path, &filled(5), SystemTime::now()).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        std::fs::write(&path, &bytes).unwrap();
+        prop_assert!(load(&path, &empty(), SystemTime::now()).is_err());
+    }
+
+    #[test]
+    fn rubbish_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table");
+        let bytes = [&MAGIC[..], &VERSION.to_le_bytes(), &bytes].concat();
+        std::fs::write(&path, &bytes).unwrap();
+        prop_assert!(load(&path, &empty(), SystemTime::now()).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! tenant → owner, as this router believes it: looked up by every request, changed one tenant at a time.
+//!
+//! Two ways of change, because cloning a map to change one tenant costs 177 ms at a million tenants:
+//! * one tenant in place, in a lock-free map ([`Table::install`]);
+//! * everything at once: a snapshot is built beside and exchanged as a whole *image* ([`Table::replace`]).
+//!
+//! Neither ever takes a tenant back to an older owner: [`Mapping::supersedes`] decides each entry. What is learned
+//! from a gate while an image is being built is remembered and carried into it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use cell_model::{Mapping, Revision, TenantId};
+use papaya::{Compute, HashMap, Operation};
+
+/// Where an owner is to be reached. Shared by all of its tenants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    /// `host:port` of each application instance behind a gate.
+    pub(crate) gates: Vec<Arc<str>>,
+    /// `host:port` of its agent.
+    pub(crate) agent: String,
+}
+
+/// What the router knows of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Who owns it, at which epoch.
+    pub(crate) mapping: Mapping,
+    /// Where the owner was to be reached when the mapping was signed.
+    pub(crate) endpoints: Arc<Endpoints>,
+}
+
+/// All mappings that a router holds.
+pub(crate) trait Table: Send + Sync + 'static {
+    /// The entry of a tenant.
+    fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>>;
+    /// Takes the entry if it supersedes what is held. Whether it was taken.
+    fn install(&self, entry: Arc<Entry>) -> bool;
+    /// Takes everything that the control plane had at a revision in place of what is held. What is held and newer
+    /// than that stays.
+    fn replace(&self, image: Vec<Arc<Entry>>, at: Revision);
+    /// Forgets everything: it was another cluster's.
+    fn clear(&self);
+    /// Everything that is held, in no particular order.
+    fn entries(&self) -> Vec<Arc<Entry>>;
+    /// How many tenants are held.
+    fn count(&self) -> usize;
+}
+
+type Image = HashMap<TenantId, Arc<Entry>>;
+
+/// The table on a concurrent map.
+#[derive(Default)]
+pub(crate) struct ConcurrentTable {
+    image: ArcSwap<Image>,
+    /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being built
+    /// it collects what is installed meanwhile.
+    installing: Mutex<Option<Vec<Arc<Entry>>>>,
+}
+
+impl ConcurrentTable {
+    /// An empty table.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Arc<Entry>>>> {
+        self.installing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts `entry` into `image` if it supersedes what is there.
+fn put(image: &Image, entry: &Arc<Entry>) -> bool {
+    let image = image.pin();
+    let outcome = image.compute(entry.mapping.tenant.clone(), |held| match held {
+        Some((_, held)) if !entry.mapping.supersedes(&held.mapping) => Operation::Abort(()),
+        _ => Operation::Insert(Arc::clone(entry)),
+    });
+    !matches!(outcome, Compute::Aborted(()))
+}
+
+impl Table for ConcurrentTable {
+    fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
+        self.image.load().pin().get(tenant).cloned()
+    }
+
+    fn install(&self, entry: Arc<Entry>) -> bool {
+        let mut installing = self.lock();
+        let taken = put(&self.image.load(), &entry);
+        if taken && let Some(meanwhile) = installing.as_mut() {
+            meanwhile.push(entry);
+        }
+        taken
+    }
+
+    fn replace(&self, image: Vec<Arc<Entry>>, at: Revision) {
+        *self.lock() = Some(Vec::new());
+        let next = Image::builder().capacity(image.len()).build();
+        for entry in &image {
+            put(&next, entry);
+        }
+        let held = self.image.load_full();
+        for entry in held.pin().values() {
+            let known = next.pin().contains_key(&entry.mapping.tenant);
+            if known || entry.mapping.revision > at {
+                put(&next, entry);
+            }
+        }
+        let mut installing = self.lock();
+        for entry in installing.take().into_iter().flatten() {
+            put(&next, &entry);
+        }
+        self.image.store(Arc::new(next));
+    }
+
+    fn clear(&self) {
+        let mut installing = self.lock();
+        if let Some(meanwhile) = installing.as_mut() {
+            meanwhile.clear();
+        }
+        self.image.store(Arc::default());
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.image.load().pin().values().cloned().collect()
+    }
+
+    fn count(&self) -> usize {
+        self.image.load().len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

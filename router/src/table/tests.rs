@@ -1,0 +1,116 @@
+use std::collections::HashMap as Reference;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cell_model::{CellId, Epoch, Hold, Lineage, MappingState, Rev, Tier, Uid};
+use proptest::prelude::*;
+
+use super::*;
+
+fn entry(tenant: &str, uid: u64, epoch: u64, rev: u64, revision: u64) -> Arc<Entry> {
+    let mapping = Mapping {
+        lineage: Lineage(1),
+        tenant: TenantId::new(tenant).unwrap(),
+        uid: Uid(uid),
+        epoch: Epoch(epoch),
+        rev: Rev(rev),
+        revision: Revision(revision),
+        state: MappingState::Active,
+        owner: CellId::new("a").unwrap(),
+        peer: None,
+        hold: Hold::None,
+        tier: Tier::Bronze,
+    };
+    Arc::new(Entry { mapping, endpoints: Arc::new(Endpoints { gates: Vec::new(), agent: String::new() }) })
+}
+
+fn epoch_of(table: &ConcurrentTable, tenant: &str) -> Option<u64> {
+    table.find(&TenantId::new(tenant).unwrap()).map(|entry| entry.mapping.epoch.get())
+}
+
+#[test]
+fn an_older_owner_never_comes_back() {
+    let table = ConcurrentTable::new();
+    assert!(table.install(entry("t", 1, 2, 5, 10)));
+    assert!(!table.install(entry("t", 1, 1, 9, 11)), "a lower epoch, though at a higher revision");
+    assert!(!table.install(entry("t", 1, 2, 5, 10)), "the same");
+    assert!(table.install(entry("t", 1, 2, 6, 11)), "the same owner, later in its move");
+    assert!(table.install(entry("t", 2, 1, 1, 12)), "made again");
+    assert_eq!(epoch_of(&table, "t"), Some(1));
+}
+
+#[test]
+fn a_snapshot_drops_what_it_does_not_know_and_keeps_what_is_newer_than_it() {
+    let table = ConcurrentTable::new();
+    table.install(entry("gone", 1, 1, 1, 5));
+    table.install(entry("learned", 1, 3, 9, 50));
+    table.install(entry("newborn", 60, 1, 1, 60));
+    table.replace(vec![entry("learned", 1, 2, 4, 20), entry("other", 7, 1, 1, 7)], Revision(40));
+    assert_eq!(epoch_of(&table, "gone"), None);
+    assert_eq!(epoch_of(&table, "learned"), Some(3));
+    assert_eq!(epoch_of(&table, "newborn"), Some(1));
+    assert_eq!(epoch_of(&table, "other"), Some(1));
+    assert_eq!(table.count(), 3);
+}
+
+#[test]
+fn nothing_learned_is_lost_and_nobody_sees_an_epoch_go_back_while_images_are_exchanged() {
+    const TENANTS: u64 = 40;
+    let table = ConcurrentTable::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let learner = scope.spawn(|| {
+            for epoch in 1..200 {
+                for tenant in 0..TENANTS {
+                    table.install(entry(&format!("t-{tenant}"), 1, epoch, epoch, epoch));
+                }
+            }
+            done.store(true, Ordering::Release);
+        });
+        let reader = scope.spawn(|| {
+            let mut seen = [0; TENANTS as usize];
+            while !done.load(Ordering::Acquire) {
+                for (tenant, seen) in seen.iter_mut().enumerate() {
+                    let epoch = epoch_of(&table, &format!("t-{tenant}")).unwrap_or(0);
+                    assert!(epoch >= *seen, "went back from {seen} to {epoch}");
+                    *seen = epoch;
+                }
+            }
+        });
+        while !done.load(Ordering::Acquire) {
+            let old = (0..TENANTS).map(|tenant| entry(&format!("t-{tenant}"), 1, 1, 1, 1)).collect();
+            table.replace(old, Revision(1));
+        }
+        learner.join().unwrap();
+        reader.join().unwrap();
+    });
+    for tenant in 0..TENANTS {
+        assert_eq!(epoch_of(&table, &format!("t-{tenant}")), Some(199));
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_newest_mapping_wins_in_whatever_order_they_come(
+        mut mappings in proptest::collection::vec((0..4_u8, 1..4_u64, 1..4_u64, 1..4_u64), 1..40),
+        snapshot_at in 0..40_usize,
+    ) {
+        let table = ConcurrentTable::new();
+        let mut newest: Reference<u8, (u64, u64, u64)> = Reference::new();
+        let cut = snapshot_at.min(mappings.len());
+        let image: Vec<_> = mappings.drain(..cut).collect();
+        for (tenant, uid, epoch, rev) in &mappings {
+            table.install(entry(&format!("t{tenant}"), *uid, *epoch, *rev, 10));
+        }
+        let snapshot = image.iter().map(|(t, u, e, r)| entry(&format!("t{t}"), *u, *e, *r, 1)).collect();
+        table.replace(snapshot, Revision(5));
+        for (tenant, uid, epoch, rev) in image.into_iter().chain(mappings) {
+            let held = newest.entry(tenant).or_default();
+            *held = (*held).max((uid, epoch, rev));
+        }
+        for (tenant, newest) in newest {
+            let held = table.find(&TenantId::new(format!("t{tenant}")).unwrap()).unwrap();
+            let held = (held.mapping.uid.get(), held.mapping.epoch.get(), held.mapping.rev.get());
+            prop_assert_eq!(held, newest);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A control plane of one process: what it is told it hands to every watcher, unless it is cut off.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cell_client::{WatchEvent, WatchItem};
+use cell_model::{
+    CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev, Revision,
+    TenantId, Tier, Uid,
+};
+use cell_router::{Confirmed, ControlPlane};
+use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+
+pub(crate) const LINEAGE: Lineage = Lineage(1);
+
+pub(crate) struct FakeControl {
+    pub(crate) key: SigningKey,
+    cluster: ClusterId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    revision: u64,
+    tenants: BTreeMap<TenantId, Mapping>,
+    cells: BTreeMap<CellId, CellRecord>,
+    watchers: Vec<mpsc::UnboundedSender<WatchEvent>>,
+    cut_off: bool,
+}
+
+impl FakeControl {
+    pub(crate) fn new(cluster: u64) -> Arc<Self> {
+        let key = SigningKey::from_bytes(&[42; 32]);
+        Arc::new(Self { key, cluster: ClusterId(cluster), state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Where the instances of a cell are.
+    pub(crate) fn set_cell(&self, cell: &str, gates: &[String]) {
+        let mut state = self.state();
+        state.revision += 1;
+        let record = CellRecord {
+            id: CellId::new(cell).unwrap(),
+            state: CellState::Active,
+            gates: gates.to_vec(),
+            agent: "127.0.0.1:1".into(),
+            region: String::new(),
+            residency: String::new(),
+            generation: Generation(1),
+            revision: Revision(state.revision),
+        };
+        state.cells.insert(record.id.clone(), record.clone());
+        state.publish(WatchItem::Cell(record));
+    }
+
+    /// A tenant is made, or changes; the rev rises by itself. Answers its mapping.
+    pub(crate) fn set_tenant(&self, tenant: &str, owner: &str, epoch: u64, change: impl FnOnce(&mut Mapping)) -> Mapping {
+        let mut state = self.state();
+        state.revision += 1;
+        let id = TenantId::new(tenant).unwrap();
+        let rev = state.tenants.get(&id).map_or(1, |held| held.rev.get() + 1);
+        let mut mapping = Mapping {
+            lineage: LINEAGE,
+            tenant: id.clone(),
+            uid: Uid(1),
+            epoch: Epoch(epoch),
+            rev: Rev(rev),
+            revision: Revision(state.revision),
+            state: MappingState::Active,
+            owner: CellId::new(owner).unwrap(),
+            peer: None,
+            hold: Hold::None,
+            tier: Tier::Bronze,
+        };
+        change(&mut mapping);
+        state.tenants.insert(id, mapping.clone());
+        let item = self.item(&state, &mapping);
+        state.publish(item);
+        mapping
+    }
+
+    /// The mapping of a tenant as this control plane signs it, with the owner's instances of now.
+    pub(crate) fn signed(&self, mapping: &Mapping) -> SignedMapping {
+        SignedMapping::sign(&self.key, &self.routed(&self.state(), mapping))
+    }
+
+    /// From now on nobody hears anything from it.
+    pub(crate) fn cut_off(&self) {
+        self.state().cut_off = true;
+    }
+
+    fn routed(&self, state: &State, mapping: &Mapping) -> RoutedMapping {
+        let gates = state.cells.get(&mapping.owner).map(|cell| cell.gates.clone()).unwrap_or_default();
+        RoutedMapping { cluster: self.cluster, mapping: mapping.clone(), owner_gates: gates, owner_agent: "127.0.0.1:1".into() }
+    }
+
+    fn item(&self, state: &State, mapping: &Mapping) -> WatchItem {
+        let routed = self.routed(state, mapping);
+        let signed = SignedMapping::sign(&self.key, &routed);
+        WatchItem::Mapping { routed, signed }
+    }
+}
+
+impl State {
+    fn publish(&mut self, item: WatchItem) {
+        if !self.cut_off {
+            let revision = Revision(self.revision);
+            for watcher in &self.watchers {
+                let items = vec![item.clone()];
+                let _gone = watcher.send(WatchEvent::Changes { revision, items });
+            }
+        }
+    }
+}
+
+impl ControlPlane for FakeControl {
+    fn watch(&self, _after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
+        let mut state = self.state();
+        if state.cut_off {
+            return futures::stream::pending().boxed();
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let cells = state.cells.values().cloned().map(WatchItem::Cell);
+        let tenants = state.tenants.values().map(|mapping| self.item(&state, mapping));
+        let _own = sender.send(WatchEvent::Reset);
+        let _own = sender.send(WatchEvent::Snapshot(cells.chain(tenants).collect()));
+        let _own = sender.send(WatchEvent::SnapshotEnd { revision: Revision(state.revision), lineage: LINEAGE });
+        state.watchers.push(sender);
+        futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+    }
+
+    fn confirm(&self, _nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>> {
+        let state = self.state();
+        let answer = if state.cut_off {
+            Err("cut off".to_owned())
+        } else {
+            Ok(Confirmed { lineage: LINEAGE, revision: Revision(state.revision) })
+        };
+        Box::pin(async move { answer })
+    }
+}

@@ -1,0 +1,98 @@
+//! How a router ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::client::{self, get, post, request};
+use crate::control::FakeControl;
+use crate::fleet::{Fleet, until};
+use crate::gate::{FakeGate, text};
+
+/// A cell that answers reads at once, and writes when it is let.
+async fn patient(change: impl FnOnce(&mut cell_router::Options)) -> (FakeGate, Arc<Semaphore>, Fleet) {
+    let let_go = Arc::new(Semaphore::new(0));
+    let waiting = Arc::clone(&let_go);
+    let gate = FakeGate::start(move |request, _| {
+        let waiting = Arc::clone(&waiting);
+        async move {
+            if request.method() != http::Method::GET {
+                waiting.acquire().await.unwrap().forget();
+            }
+            text(StatusCode::OK, "done")
+        }
+    })
+    .await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, change).await;
+    (gate, let_go, fleet)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_flight_finish_and_new_connections_go_elsewhere() {
+    let (gate, let_go, fleet) = patient(|options| {
+        options.timeouts.quiesce_min = Duration::from_millis(300);
+        options.timeouts.quiesce_max = Duration::from_secs(10);
+    })
+    .await;
+    let address = fleet.address();
+    let write = tokio::spawn(async move { post(address, "t-1", "/", "x").await });
+    let mut over_h2 = request("POST", "t-1", "http://t-1.example.com/", "x");
+    over_h2.headers_mut().remove("host");
+    let over_h2 = tokio::spawn(async move { client::send_h2(address, over_h2).await });
+    until("both are at the cell", || gate.seen().len() == 2).await;
+    fleet.shutdown.cancel();
+    until_not_ready(&fleet).await;
+    // Still within the first deadline: taken, and asked to go elsewhere next time.
+    let late = get(address, "t-1", "/").await;
+    assert_eq!((late.status, late.headers["connection"].to_str().unwrap()), (StatusCode::OK, "close"));
+    wait_until_refused(address).await;
+    assert!(!write.is_finished() && !over_h2.is_finished(), "both are in flight still");
+    let_go.add_permits(10);
+    assert_eq!(write.await.unwrap().body, "done");
+    assert_eq!(over_h2.await.unwrap().body, "done");
+    tokio::time::timeout(Duration::from_secs(5), fleet.running).await.unwrap().unwrap().unwrap();
+}
+
+async fn until_not_ready(fleet: &Fleet) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while fleet.admin("/readyz").await.status != StatusCode::SERVICE_UNAVAILABLE {
+        assert!(tokio::time::Instant::now() < deadline, "it still says that it is ready");
+    }
+}
+
+async fn wait_until_refused(address: std::net::SocketAddr) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "it still takes connections");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_does_not_keep_a_router_from_stopping() {
+    let (_gate, _let_go, fleet) = patient(|_| {}).await;
+    let idle = TcpStream::connect(fleet.address()).await.unwrap();
+    let (_sender, connection) =
+        hyper::client::conn::http1::handshake::<_, http_body_util::Empty<bytes::Bytes>>(TokioIo::new(idle)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    tokio::time::timeout(Duration::from_secs(5), fleet.stop()).await.unwrap();
+    let _broken_or_closed = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_finish_is_cut_at_the_second_deadline() {
+    let (gate, _let_go, fleet) = patient(|options| options.timeouts.quiesce_max = Duration::from_millis(200)).await;
+    let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nhost: t-1.example.com\r\ncontent-length: 0\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
+    until("it is at the cell", || gate.seen().len() == 1).await;
+    tokio::time::timeout(Duration::from_secs(5), fleet.stop()).await.unwrap();
+    assert_eq!(client::read_until(&mut stream, "HTTP").await, "");
+}
