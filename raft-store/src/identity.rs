@@ -10,7 +10,7 @@ use cell_model::ClusterId;
 use crate::codec;
 use crate::engine::LogEngine;
 use crate::error::{ClaimError, EngineError, OpenError};
-use crate::log::sync_off_thread;
+use crate::offload::offload;
 use crate::wire::WireIdentity;
 
 const META_IDENTITY: &str = "identity";
@@ -72,7 +72,7 @@ impl Identity {
         }
         self.engine.put_meta(META_CLUSTER, &codec::seal(&cluster)).map_err(ClaimError::Storage)?;
         let engine = Arc::clone(&self.engine);
-        let synced = sync_off_thread(engine.sync_blocks(), move || engine.sync()).await;
+        let synced = offload(engine.sync_blocks(), "syncing", move || engine.sync()).await;
         synced.map_err(ClaimError::Storage)?;
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
         Ok(())
@@ -86,13 +86,11 @@ async fn new_identity(engine: &Arc<dyn LogEngine>) -> Result<WireIdentity, Engin
             detail: "it is missing, and there is a log".into(),
         });
     }
-    let random = getrandom::u64().map_err(|error| EngineError::Io {
-        operation: "choosing a node id",
-        reason: error.to_string(),
-    })?;
+    let random = getrandom::u64()
+        .map_err(|error| EngineError::Io { operation: "choosing a node id", reason: error.to_string() })?;
     let identity = WireIdentity { format: FORMAT, node_id: random.max(1) };
     engine.put_meta(META_IDENTITY, &codec::seal(&identity))?;
     let engine = Arc::clone(engine);
-    sync_off_thread(engine.sync_blocks(), move || engine.sync()).await?;
+    offload(engine.sync_blocks(), "syncing", move || engine.sync()).await?;
     Ok(identity)
 }

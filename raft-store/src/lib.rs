@@ -26,6 +26,7 @@ mod log;
 mod machine;
 mod mirror;
 mod network;
+mod offload;
 mod options;
 mod proposer;
 mod service;

@@ -11,9 +11,9 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
 use openraft::storage::{LogState, RaftLogReader, RaftLogStorage};
-use openraft::OptionalSend;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec;
@@ -21,6 +21,7 @@ use crate::consensus::{Entry, IoFlushed, LogId, TypeConfig, Vote};
 use crate::engine::{LogEngine, StateEngine};
 use crate::error::EngineError;
 use crate::fault::Fault;
+use crate::offload::offload;
 use crate::wire::{WireEntry, WireHardState, WireLogId};
 
 const META_HARD_STATE: &str = "hard-state";
@@ -65,18 +66,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a sync where it belongs.
-pub(crate) async fn sync_off_thread(
-    blocks: bool,
-    sync: impl FnOnce() -> Result<(), EngineError> + Send + 'static,
-) -> Result<(), EngineError> {
-    if !blocks {
-        return sync();
-    }
-    let gone = |error: tokio::task::JoinError| EngineError::Io { operation: "syncing", reason: error.to_string() };
-    tokio::task::spawn_blocking(sync).await.unwrap_or_else(|error| Err(gone(error)))
-}
-
 impl Log {
     /// Reads what is there and starts the flusher, which ends with the last clone.
     pub(crate) fn open(
@@ -98,15 +87,33 @@ impl Log {
         }
         let (flush, waiting) = mpsc::channel(FLUSH_QUEUE);
         tokio::spawn(flusher(Arc::clone(&engine), waiting, fault.clone()));
-        let inner = Inner {
-            engine,
-            state,
-            hard_state: Mutex::new(hard_state),
-            purged: Mutex::new(purged),
-            flush,
-            fault,
-        };
+        let inner =
+            Inner { engine, state, hard_state: Mutex::new(hard_state), purged: Mutex::new(purged), flush, fault };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Refuses a log that ends before what was applied: it was synced before, so it has lost its end. Only a snapshot
+    /// that has just been installed may be ahead of it.
+    pub(crate) fn check_against(
+        &self,
+        applied: Option<WireLogId>,
+        snapshot: Option<WireLogId>,
+    ) -> Result<(), EngineError> {
+        let lost = |detail: String| EngineError::Corrupt { what: "the log".into(), detail };
+        let Some(applied) = applied else { return Ok(()) };
+        let purged = *locked(&self.inner.purged);
+        let last = match self.inner.engine.last()? {
+            Some((index, row)) => Some(WireLogId::from(&decode(index, &row)?.log_id)),
+            None => purged,
+        };
+        if last < Some(applied) && snapshot != Some(applied) {
+            let last = last.map_or(0, |last| last.index);
+            return Err(lost(format!("it ends at entry {last}, and entry {} was applied", applied.index)));
+        }
+        match locked(&self.inner.hard_state).vote {
+            Some(vote) if vote.term >= applied.term => Ok(()),
+            _ => Err(lost(format!("it knows no vote of term {}, in which entries were applied", applied.term))),
+        }
     }
 
     async fn wait_for_sync(&self) -> Result<(), EngineError> {
@@ -159,7 +166,7 @@ async fn flusher(engine: Arc<dyn LogEngine>, mut waiting: mpsc::Receiver<Waiter>
         let result = match fault.check() {
             Ok(()) => {
                 let engine = Arc::clone(&engine);
-                fault.note(sync_off_thread(engine.sync_blocks(), move || engine.sync()).await)
+                fault.note(offload(engine.sync_blocks(), "syncing", move || engine.sync()).await)
             }
             poisoned => poisoned,
         };
@@ -251,7 +258,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         // What is purged here must be on disk there.
         let state = Arc::clone(&self.inner.state);
         self.inner.fault.check()?;
-        self.inner.fault.note(sync_off_thread(state.sync_blocks(), move || state.sync()).await)?;
+        self.inner.fault.note(offload(state.sync_blocks(), "syncing", move || state.sync()).await)?;
         let purged = WireLogId::from(&log_id);
         *locked(&self.inner.purged) = Some(purged);
         self.write(|engine| {

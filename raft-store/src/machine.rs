@@ -18,10 +18,11 @@ use crate::consensus::{Batch, LogId, Replies, Snapshot, SnapshotMeta, StoredMemb
 use crate::error::EngineError;
 use crate::fault::Fault;
 use crate::hub::{Committed, Hub, SharedFleet};
-use crate::log::sync_off_thread;
+
 use crate::mirror::{Mirror, head_of};
+use crate::offload::offload;
 use crate::snapshot::{self, Depot, SnapshotData};
-use crate::wire::{WireHead, WireSnapshotMeta};
+use crate::wire::{WireHead, WireLogId, WireSnapshotMeta};
 
 /// The lineage of a cluster that was never restored.
 const FIRST_LINEAGE: Lineage = Lineage(1);
@@ -64,6 +65,15 @@ impl MachineShared {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was applied last, and what the current snapshot covers.
+    pub(crate) fn positions(&self) -> Result<(Option<WireLogId>, Option<WireLogId>), EngineError> {
+        let snapshot = match self.depot.current()? {
+            Some(data) => snapshot::read_meta(&mut data.reader())?.last,
+            None => None,
+        };
+        Ok((self.applied().head.applied, snapshot))
+    }
+
     pub(crate) fn depot(&self) -> &Depot {
         &self.depot
     }
@@ -99,7 +109,7 @@ impl MachineShared {
     /// Writes the mirror to disk for good.
     pub(crate) async fn sync(&self) -> Result<(), EngineError> {
         let engine = Arc::clone(self.applied().mirror.engine());
-        self.fault.note(sync_off_thread(engine.sync_blocks(), move || engine.sync()).await)
+        self.fault.note(offload(engine.sync_blocks(), "syncing", move || engine.sync()).await)
     }
 
     fn install(&self, data: &SnapshotData) -> Result<WireHead, EngineError> {
@@ -171,7 +181,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         let shared = Arc::clone(&self.shared);
-        let installed = run_blocking(move || shared.install(&data)).await;
+        let installed =
+            offload(shared.depot.blocks(), "installing a snapshot", move || shared.install(&data)).await;
         let head = self.shared.fault.note(installed)?;
         let (wanted, found) =
             (WireSnapshotMeta::from(meta), WireSnapshotMeta { last: head.applied, membership: head.membership });
@@ -194,13 +205,6 @@ fn current(depot: &Depot) -> Result<Option<Snapshot>, EngineError> {
     Ok(Some(Snapshot { meta, snapshot: data }))
 }
 
-async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
-) -> Result<T, EngineError> {
-    let gone = |error: tokio::task::JoinError| EngineError::Io { operation: "snapshot", reason: error.to_string() };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(gone(error)))
-}
-
 /// A copy of the state at one moment, to be written while `apply` goes on.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -215,11 +219,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let fleet = self.fleet.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
         let (head, shared) = (self.head.clone(), Arc::clone(&self.shared));
-        let built = run_blocking(move || {
-            let failed = |error: io::Error| EngineError::Io {
-                operation: "writing a snapshot",
-                reason: error.to_string(),
-            };
+        let built = offload(shared.depot.blocks(), "writing a snapshot", move || {
+            let failed =
+                |error: io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
             let mut incoming = shared.depot.begin()?;
             snapshot::write(&mut incoming, &head, &fleet).map_err(failed)?;
             shared.depot.adopt(&incoming.finish()?)?;

@@ -25,6 +25,7 @@ use crate::codec;
 use crate::consensus::{LogId, Snapshot, TypeConfig, Vote};
 use crate::error::EngineError;
 use crate::identity::Identity;
+use crate::offload::offload;
 use crate::snapshot::SnapshotData;
 use crate::wire::{
     WireAppend, WireAppended, WireLogId, WireSnapshotPart, WireSnapshotReply, WireTransfer, WireTransferReply,
@@ -134,15 +135,26 @@ impl Peer {
         call: impl Future<Output = Result<tonic::Response<RaftMessage>, tonic::Status>>,
     ) -> Rpc<T> {
         let timed_out = || {
-            RPCError::Timeout(Timeout { action, id: self.identity.node_id(), target: self.target, timeout: deadline })
+            RPCError::Timeout(Timeout {
+                action,
+                id: self.identity.node_id(),
+                target: self.target,
+                timeout: deadline,
+            })
         };
         let answer = tokio::time::timeout(deadline, call).await.map_err(|_| timed_out())?;
-        let answer = answer.map_err(|status| self.unreachable(&format!("{:?} {}", status.code(), status.message())))?;
+        let answer =
+            answer.map_err(|status| self.unreachable(&format!("{:?} {}", status.code(), status.message())))?;
         codec::open(&answer.into_inner().payload, || "an answer".into())
             .map_err(|error| self.unreachable(&error.to_string()))
     }
 
-    async fn ask_for_vote(&self, pre: bool, rpc: VoteRequest<TypeConfig>, deadline: Duration) -> Rpc<WireVoteReply> {
+    async fn ask_for_vote(
+        &self,
+        pre: bool,
+        rpc: VoteRequest<TypeConfig>,
+        deadline: Duration,
+    ) -> Rpc<WireVoteReply> {
         let request = self.message(&WireVoteRequest {
             pre,
             vote: (&rpc.vote).into(),
@@ -157,50 +169,44 @@ impl Peer {
         let bytes = snapshot.snapshot.length().map_err(|error| self.unreachable(&error.to_string()))?;
         let offer = WireSnapshotPart::Offer { vote: vote.into(), meta: (&snapshot.meta).into(), bytes };
         let offer = self.message(&offer)?;
-        let (cluster_id, data) = (offer.cluster_id, snapshot.snapshot.clone());
         let (parts, stream) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-        let reading = tokio::task::spawn_blocking(move || feed(&data, offer, cluster_id, &parts));
         let mut client = self.client()?;
-        let answer = self
-            .answer(RPCTypes::InstallSnapshot, deadline, client.install_snapshot(ReceiverStream::new(stream)))
-            .await;
-        match reading.await {
-            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
-            Err(error) => Err(self.unreachable(&error.to_string())),
-            Ok(Ok(())) => answer,
-        }
+        let call = client.install_snapshot(ReceiverStream::new(stream));
+        let (fed, answer) = tokio::join!(
+            feed(snapshot.snapshot.clone(), offer, parts),
+            self.answer(RPCTypes::InstallSnapshot, deadline, call)
+        );
+        fed.map_err(|error| self.unreachable(&error.to_string()))?;
+        answer
     }
 }
 
 /// Reads a snapshot into the stream; ends early where nobody reads it any more.
-fn feed(
-    data: &SnapshotData,
-    offer: RaftMessage,
-    cluster_id: u64,
-    parts: &mpsc::Sender<RaftMessage>,
-) -> Result<(), EngineError> {
+async fn feed(data: SnapshotData, offer: RaftMessage, parts: mpsc::Sender<RaftMessage>) -> Result<(), EngineError> {
     let failed =
         |error: std::io::Error| EngineError::Io { operation: "reading a snapshot", reason: error.to_string() };
+    let (cluster_id, blocks) = (offer.cluster_id, data.blocks());
     let message = |part: &WireSnapshotPart| RaftMessage { cluster_id, payload: codec::seal(part).into() };
     let mut reader = data.reader();
     let mut hasher = blake3::Hasher::new();
-    if parts.blocking_send(offer).is_err() {
-        return Ok(());
-    }
-    loop {
-        let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
-        (&mut reader).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(failed)?;
+    let mut next = offer;
+    while parts.send(next).await.is_ok() {
+        let read = move || {
+            let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
+            (&mut reader).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(failed)?;
+            Ok((reader, chunk))
+        };
+        let (rest, chunk) = offload(blocks, "reading a snapshot", read).await?;
         if chunk.is_empty() {
+            let digest = *hasher.finalize().as_bytes();
+            // Nobody reads it any more where the call has ended.
+            drop(parts.send(message(&WireSnapshotPart::End { digest })).await);
             break;
         }
+        reader = rest;
         hasher.update(&chunk);
-        if parts.blocking_send(message(&WireSnapshotPart::Chunk(chunk))).is_err() {
-            return Ok(());
-        }
+        next = message(&WireSnapshotPart::Chunk(chunk));
     }
-    let digest = *hasher.finalize().as_bytes();
-    // Nobody reads it any more where the call has ended.
-    drop(parts.blocking_send(message(&WireSnapshotPart::End { digest })));
     Ok(())
 }
 
@@ -263,7 +269,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             last: rpc.last_log_id().map(WireLogId::from),
         })?;
         let mut client = self.client()?;
-        let answer = self.answer(RPCTypes::TransferLeader, option.soft_ttl(), client.transfer_leader(request)).await?;
+        let answer =
+            self.answer(RPCTypes::TransferLeader, option.soft_ttl(), client.transfer_leader(request)).await?;
         Ok(match answer {
             WireTransferReply::Accepted => Ok(()),
             WireTransferReply::VoteChanged { expected, actual } => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cell_model::{Envelope, Reply};
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Batch, Raft, TypeConfig};
@@ -42,7 +42,8 @@ impl Proposer {
         let bounds = options.bounds;
         let capacity = bounds.submit_queue.max(1);
         let (queue, proposals) = mpsc::channel(capacity);
-        tokio::spawn(gather(raft, bounds, proposals, stop));
+        let stalled_after = options.timers.election_max * 2;
+        tokio::spawn(Gatherer { raft, bounds, stalled_after, stop }.run(proposals));
         Self { queue, capacity, deadline: options.timers.submit }
     }
 
@@ -66,51 +67,82 @@ impl Proposer {
     }
 }
 
-async fn gather(raft: Raft, bounds: Bounds, mut queue: mpsc::Receiver<Proposal>, stop: CancellationToken) {
-    let in_flight = Arc::new(Semaphore::new(bounds.entries_in_flight.max(1)));
-    let mut carried: Option<Proposal> = None;
-    loop {
-        let first = match carried.take() {
-            Some(carried) => carried,
-            None => tokio::select! {
-                () = stop.cancelled() => break,
-                next = queue.recv() => match next {
-                    Some(next) => next,
-                    None => break,
+/// The task behind the queue.
+struct Gatherer {
+    raft: Raft,
+    bounds: Bounds,
+    /// Entries that have been on their way for so long have no majority: what waits behind them is sent away.
+    stalled_after: Duration,
+    stop: CancellationToken,
+}
+
+/// Why no entry can be sent now.
+enum NoSlot {
+    Stopped,
+    Stalled,
+}
+
+impl Gatherer {
+    async fn slot(&self, in_flight: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, NoSlot> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(NoSlot::Stopped),
+            permit = tokio::time::timeout(self.stalled_after, Arc::clone(in_flight).acquire_owned()) => match permit {
+                Ok(Ok(permit)) => Ok(permit),
+                Ok(Err(_)) => Err(NoSlot::Stopped),
+                Err(_) => Err(NoSlot::Stalled),
+            },
+        }
+    }
+
+    async fn run(self, mut queue: mpsc::Receiver<Proposal>) {
+        let in_flight = Arc::new(Semaphore::new(self.bounds.entries_in_flight.max(1)));
+        let mut carried: Option<Proposal> = None;
+        loop {
+            let first = match carried.take() {
+                Some(carried) => carried,
+                None => tokio::select! {
+                    () = self.stop.cancelled() => break,
+                    next = queue.recv() => match next {
+                        Some(next) => next,
+                        None => break,
+                    },
                 },
-            },
-        };
-        let permit = tokio::select! {
-            () = stop.cancelled() => {
-                refuse_stopped(first);
-                break;
+            };
+            match self.slot(&in_flight).await {
+                Ok(slot) => {
+                    let proposals = fill(first, &mut queue, &mut carried, &self.bounds);
+                    self.propose(proposals, slot).await;
+                }
+                Err(NoSlot::Stalled) => refuse_all(first, &mut queue, &SubmitError::NotLeader { leader: None }),
+                Err(NoSlot::Stopped) => {
+                    carried = Some(first);
+                    break;
+                }
             }
-            permit = Arc::clone(&in_flight).acquire_owned() => match permit {
-                Ok(permit) => permit,
-                Err(_) => break,
-            },
-        };
-        let proposals = fill(first, &mut queue, &mut carried, &bounds);
+        }
+        queue.close();
+        if let Some(left) = carried.take().or_else(|| queue.try_recv().ok()) {
+            refuse_all(left, &mut queue, &SubmitError::Stopped);
+        }
+    }
+
+    /// Sends one entry. Entries are sent one after another, so that they keep the order of their commands.
+    async fn propose(&self, proposals: Vec<Proposal>, slot: OwnedSemaphorePermit) {
         let (envelopes, answers): (Vec<_>, Vec<_>) =
             proposals.into_iter().map(|proposal| (proposal.envelope, proposal.answer)).unzip();
         if envelopes.is_empty() {
-            continue;
+            return;
         }
         let (responder, written) = ProgressResponder::complete_only();
-        // Sent from here, one after another, so that entries keep the order of their commands.
-        if raft.client_write_ff(Batch(envelopes), Some(responder)).await.is_err() {
+        if self.raft.client_write_ff(Batch(envelopes), Some(responder)).await.is_err() {
             answer_all(answers, &SubmitError::Stopped);
-            continue;
+            return;
         }
-        let node_id = *raft.node_id();
+        let node_id = *self.raft.node_id();
         tokio::spawn(async move {
             deliver(written.await.ok(), answers, node_id);
-            drop(permit);
+            drop(slot);
         });
-    }
-    queue.close();
-    while let Ok(left) = queue.try_recv() {
-        refuse_stopped(left);
     }
 }
 
@@ -172,6 +204,11 @@ fn answer_all(answers: Vec<oneshot::Sender<Result<Reply, SubmitError>>>, error: 
     }
 }
 
-fn refuse_stopped(proposal: Proposal) {
-    drop(proposal.answer.send(Err(SubmitError::Stopped)));
+/// Sends away `first` and everybody behind it. None of them was proposed.
+fn refuse_all(first: Proposal, queue: &mut mpsc::Receiver<Proposal>, error: &SubmitError) {
+    let mut next = Some(first);
+    while let Some(proposal) = next {
+        drop(proposal.answer.send(Err(error.clone())));
+        next = queue.try_recv().ok();
+    }
 }

@@ -19,6 +19,7 @@ use crate::consensus::{LogId, Raft, Snapshot, SnapshotMeta, TypeConfig};
 use crate::error::EngineError;
 use crate::identity::Identity;
 use crate::machine::MachineShared;
+use crate::offload::offload;
 use crate::snapshot::{self, Incoming, SnapshotData};
 use crate::wire::{
     WireAppend, WireAppended, WireEntry, WireLogId, WireSnapshotMeta, WireSnapshotPart, WireSnapshotReply,
@@ -68,7 +69,8 @@ fn stopped() -> Status {
 }
 
 fn read<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Status> {
-    codec::open(&message.payload, || "the message".into()).map_err(|error| Status::invalid_argument(error.to_string()))
+    codec::open(&message.payload, || "the message".into())
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn reply(node: &Node, payload: &impl Serialize) -> Response<RaftMessage> {
@@ -187,7 +189,7 @@ async fn receive(node: &Node, stream: &mut Streaming<RaftMessage>, bytes: u64) -
                     return Err(Status::data_loss("the snapshot is longer than offered"));
                 }
                 hasher.update(&chunk);
-                incoming = put(incoming, chunk).await?;
+                incoming = put(node, incoming, chunk).await?;
             }
             WireSnapshotPart::End { digest } => {
                 if received != bytes || *hasher.finalize().as_bytes() != digest {
@@ -198,19 +200,22 @@ async fn receive(node: &Node, stream: &mut Streaming<RaftMessage>, bytes: u64) -
             WireSnapshotPart::Offer { .. } => return Err(Status::invalid_argument("a second offer")),
         }
     }
-    blocking(move || incoming.finish()).await
+    let blocks = node.machine.depot().blocks();
+    let finished = offload(blocks, "syncing a snapshot", move || incoming.finish()).await;
+    finished.map_err(|error| local(&error))
 }
 
-async fn put(mut incoming: Incoming, chunk: Vec<u8>) -> Result<Incoming, Status> {
+async fn put(node: &Node, mut incoming: Incoming, chunk: Vec<u8>) -> Result<Incoming, Status> {
     let failed =
         |error: std::io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
-    blocking(move || incoming.write_all(&chunk).map(|()| incoming).map_err(failed)).await
+    let put = move || incoming.write_all(&chunk).map(|()| incoming).map_err(failed);
+    offload(node.machine.depot().blocks(), "writing a snapshot", put).await.map_err(|error| local(&error))
 }
 
 /// Reads the whole snapshot before Raft hears of it: a bad one must not stop this node.
 async fn check(node: &Node, data: SnapshotData, meta: WireSnapshotMeta) -> Result<SnapshotData, Status> {
     let own = node.identity.cluster();
-    blocking(move || {
+    let checked = offload(node.machine.depot().blocks(), "checking a snapshot", move || {
         let refuse = |detail: String| EngineError::Corrupt { what: "snapshot".into(), detail };
         let contents = snapshot::read(&mut data.reader())?;
         if Some(contents.head.cluster) != own {
@@ -220,13 +225,6 @@ async fn check(node: &Node, data: SnapshotData, meta: WireSnapshotMeta) -> Resul
             return Err(refuse("it covers something else than was offered".into()));
         }
         Ok(data)
-    })
-    .await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
-) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))?;
-    done.map_err(|error| local(&error))
+    });
+    checked.await.map_err(|error| local(&error))
 }

@@ -87,9 +87,10 @@ impl Store {
         if let Some(cluster) = identity.cluster() {
             machine.begin(cluster);
         }
+        let (applied, snapshot) = machine.positions().map_err(failed)?;
+        log.check_against(applied, snapshot).map_err(failed)?;
         let network = Network::new(Arc::clone(&identity), dialer);
-        let started =
-            Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine))).await;
+        let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine))).await;
         let raft = started.map_err(|error| match fault.first() {
             Some(first) => failed(first),
             None => OpenError::Raft { reason: error.to_string() },
@@ -135,7 +136,8 @@ impl Store {
             return Err(ReadError::Stopped);
         }
         let deadline = self.inner.options.timers.read;
-        let confirmed = tokio::time::timeout(deadline, self.raft().ensure_linearizable(ReadPolicy::ReadIndex)).await;
+        let confirmed =
+            tokio::time::timeout(deadline, self.raft().ensure_linearizable(ReadPolicy::ReadIndex)).await;
         match confirmed {
             Ok(Ok(_)) => Ok(self.view(|fleet| fleet.head().revision)),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => {
@@ -233,11 +235,11 @@ impl Store {
         match self.raft().initialize(nodes.clone()).await {
             Ok(()) => Ok(()),
             Err(RaftError::APIError(RaftInitializeError::NotAllowed(_))) => {
-                let known = self.raft().with_raft_state(|state| members_of(state.membership_state.effective())).await;
+                let known =
+                    self.raft().with_raft_state(|state| members_of(state.membership_state.effective())).await;
                 let known = known.map_err(|error| InitializeError::Raft { reason: error.to_string() })?;
-                let is_meant = |member: &Member| {
-                    nodes.get(&member.node_id).is_some_and(|node| node.addr == member.address)
-                };
+                let is_meant =
+                    |member: &Member| nodes.get(&member.node_id).is_some_and(|node| node.addr == member.address);
                 let same = known.len() == nodes.len() && known.iter().all(is_meant);
                 if same { Ok(()) } else { Err(InitializeError::Exists) }
             }

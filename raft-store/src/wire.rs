@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cell_model::{ClusterId, Envelope, Lineage, Limits, Reply, RequestId, Revision, UnixMillis};
+use cell_model::{ClusterId, Envelope, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload, Membership};
 use serde::{Deserialize, Serialize};

@@ -63,7 +63,11 @@ impl Admin {
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "only GET and HEAD are answered here");
+            return problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "METHOD_NOT_ALLOWED",
+                "only GET and HEAD are answered here",
+            );
         }
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
@@ -86,7 +90,10 @@ impl Admin {
         } else if self.directory.loaded() {
             text(StatusCode::OK, "ready\n")
         } else {
-            text(StatusCode::SERVICE_UNAVAILABLE, "no table yet: neither the control plane nor the file has given one\n")
+            text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no table yet: neither the control plane nor the file has given one\n",
+            )
         }
     }
 

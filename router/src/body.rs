@@ -5,8 +5,10 @@
 //! client ──► Upload ──► attempt 1 (refused on its head) ✕
 //!            │ keeps    attempt 2: first what was kept, then what still comes
 //! ```
-//! A body larger than the bound is sent with `Expect: 100-continue`, and what goes beyond the bound waits until the
-//! cell wants it: so a refusal can be followed by another attempt however large the body is.
+//! A refusal must not be lost: a gate that refuses on the head alone closes the connection with the body unread, which
+//! resets it, and whoever is still writing may never see the answer. Hence a small body is read first and sent in one
+//! piece with the head; any other is announced with `Expect: 100-continue` and kept back until the cell wants it. So a
+//! refusal can be followed by another attempt however large the body is.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -41,6 +43,9 @@ pub(crate) enum UploadFault {
     #[error("the body is sent in another attempt")]
     Superseded,
 }
+
+/// Up to here a body is sent in one piece with the head.
+const SMALL_BYTES: u64 = 8 << 10;
 
 /// One request's body, for all of its attempts.
 pub(crate) struct Upload<B>(Rc<RefCell<Shared<B>>>);
@@ -86,10 +91,22 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         shared.hint.lower() > shared.limits.body_bytes_max
     }
 
-    /// Whether the body may be larger than what is kept: then a cell must say that it wants it.
-    pub(crate) fn may_outgrow_replay(&self) -> bool {
-        let shared = self.0.borrow();
-        !shared.ended && shared.hint.upper().is_none_or(|upper| upper > shared.limits.replay_bytes_max as u64)
+    /// Reads a small body whole; leaves any other alone.
+    pub(crate) async fn read_small(&self) -> Result<(), UploadFault> {
+        let small = {
+            let shared = self.0.borrow();
+            shared
+                .hint
+                .exact()
+                .is_some_and(|length| length <= SMALL_BYTES.min(shared.limits.replay_bytes_max as u64))
+        };
+        if small {
+            let mut reading = self.attempt(None);
+            while let Some(frame) = futures::future::poll_fn(|cx| Pin::new(&mut reading).poll_frame(cx)).await {
+                frame?;
+            }
+        }
+        Ok(())
     }
 
     /// The body for another attempt; the one before gets no more of it.
@@ -175,8 +192,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UploadBody<B> {
             let trailers = shared.trailers.clone().filter(|_| !std::mem::replace(&mut this.trailers_sent, true));
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        if shared.keeps_no_more()
-            && let Some(wanted) = &this.wanted
+        if let Some(wanted) = &this.wanted
             && wanted.poll(cx).is_pending()
         {
             return Poll::Pending;
@@ -203,14 +219,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UploadBody<B> {
     }
 }
 
-/// Bodies come in pieces of about this size; with less room left no other piece is asked for before it is wanted.
-const PIECE_BYTES: usize = 64 << 10;
-
 impl<B> Shared<B> {
-    fn keeps_no_more(&self) -> bool {
-        !self.forgotten && self.kept_bytes + PIECE_BYTES.min(self.limits.replay_bytes_max) > self.limits.replay_bytes_max
-    }
-
     /// Counts and keeps what has come.
     fn take(
         &mut self,

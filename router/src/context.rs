@@ -94,7 +94,8 @@ impl Dice {
 
     /// Between half of it and all of it.
     pub(crate) fn jittered(&self, duration: Duration) -> Duration {
-        let share = 0.5 + 0.5 * f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        let share =
+            0.5 + 0.5 * f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX);
         duration.mul_f64(share)
     }
 }

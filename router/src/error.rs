@@ -75,7 +75,9 @@ impl Error {
                 "another process listens there: stop it, or choose another port with --listen or --admin-listen"
             }
             Self::Listen { .. } => "choose an address of this host with --listen or --admin-listen",
-            Self::StartWorker { .. } | Self::WorkerFailed => "check the limits of the process (threads, open files)",
+            Self::StartWorker { .. } | Self::WorkerFailed => {
+                "check the limits of the process (threads, open files)"
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use cell_trust::SignedMapping;
 use http::header::EXPECT;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -55,7 +56,8 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         Err(reason) => return Attempt::Unreachable(reason),
     };
     ctx.attempts += 1;
-    let request = stamped(entry, outgoing);
+    let wanted = (!outgoing.upload.is_complete()).then(Arc::<Wanted>::default);
+    let request = stamped(entry, outgoing, wanted.as_ref());
     let answer = {
         let sending = lease.sender().try_send_request(request);
         match answer_in_time(worker, entry, outgoing, sending).await {
@@ -64,10 +66,10 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         }
     };
     match answer {
-        Ok(response) => sort(response, lease, entry).await,
+        Ok(response) => sort(response, lease, entry, wanted).await,
         Err(mut error) => {
-            if let Some(refusal) = client_fault(worker, outgoing) {
-                return Attempt::Over(refusal);
+            if let Some(fault) = outgoing.upload.fault() {
+                return Attempt::Over(refusal_of(worker, fault));
             }
             let reason = format!("{} of cell {}: {}", lease.address(), entry.mapping.owner, error.error());
             if error.take_message().is_some() {
@@ -105,20 +107,19 @@ async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> Result<Lea
     Err(format!("no instance of cell {} takes connections ({})", entry.mapping.owner, reasons.join("; ")))
 }
 
-fn stamped(entry: &Entry, outgoing: &Outgoing) -> Request<Sent> {
-    let mut wanted = None;
+fn stamped(entry: &Entry, outgoing: &Outgoing, wanted: Option<&Arc<Wanted>>) -> Request<Sent> {
     let mut headers = outgoing.parts.headers.clone();
     let mapping = &entry.mapping;
-    RequestStamp { tenant: mapping.tenant.clone(), uid: mapping.uid, epoch: mapping.epoch }.insert_into(&mut headers);
-    if outgoing.upload.may_outgrow_replay() {
+    RequestStamp { tenant: mapping.tenant.clone(), uid: mapping.uid, epoch: mapping.epoch }
+        .insert_into(&mut headers);
+    if wanted.is_some() {
         headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
-        wanted = Some(Arc::new(Wanted::default()));
     }
-    let mut request = Request::new(outgoing.upload.attempt(wanted.clone()));
+    let mut request = Request::new(outgoing.upload.attempt(wanted.cloned()));
     *request.method_mut() = outgoing.parts.method.clone();
     *request.uri_mut() = outgoing.parts.uri.clone();
     *request.headers_mut() = headers;
-    if let Some(wanted) = wanted {
+    if let Some(wanted) = wanted.cloned() {
         hyper::ext::on_informational(&mut request, move |response| {
             if response.status() == StatusCode::CONTINUE {
                 wanted.say();
@@ -139,32 +140,52 @@ async fn answer_in_time<E>(
 ) -> Result<Sending<E>, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
+    let shorter = worker.timeouts.answer.min(worker.timeouts.body_idle);
     loop {
-        let seen = (upload.is_complete(), upload.last_progress());
-        let limit = if seen.0 { worker.timeouts.answer } else { worker.timeouts.body_idle };
-        if let Ok(answer) = tokio::time::timeout_at(seen.1.max(began) + limit, &mut sending).await {
+        // The body may end while this waits, and then the other limit counts: hence the shorter.
+        if let Ok(answer) = tokio::time::timeout(shorter, &mut sending).await {
             return Ok(answer);
         }
-        if seen != (upload.is_complete(), upload.last_progress()) {
+        let complete = upload.is_complete();
+        let limit = if complete { worker.timeouts.answer } else { worker.timeouts.body_idle };
+        let quiet = upload.last_progress().max(began).elapsed();
+        if quiet < limit {
             continue;
         }
         worker.metrics.broken.inc();
         let (cell, seconds) = (&entry.mapping.owner, limit.as_secs_f64());
-        return Err(if seen.0 {
+        return Err(if complete {
             Refusal::new(Code::CellTimeout, format!("cell {cell} has not answered for {seconds} s"))
         } else {
-            Refusal::new(Code::BodyTimeout, format!("nothing of the request's body has passed for {seconds} s"))
+            body_stalled(limit)
         });
     }
 }
 
-fn client_fault(worker: &Worker, outgoing: &Outgoing) -> Option<Refusal> {
-    match outgoing.upload.fault()? {
-        UploadFault::TooLarge => Some(too_large(worker.upload.body_bytes_max)),
+/// Reads a small body whole, so that it goes out in one piece with the head.
+pub(crate) async fn read_small_body(worker: &Worker, outgoing: &Outgoing) -> Result<(), Refusal> {
+    let limit = worker.timeouts.body_idle;
+    match tokio::time::timeout(limit, outgoing.upload.read_small()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(fault)) => Err(refusal_of(worker, fault)),
+        Err(_) => Err(body_stalled(limit)),
+    }
+}
+
+fn refusal_of(worker: &Worker, fault: UploadFault) -> Refusal {
+    match fault {
+        UploadFault::TooLarge => too_large(worker.upload.body_bytes_max),
         UploadFault::Broken | UploadFault::Superseded => {
-            Some(Refusal::new(Code::BodyTimeout, "the client's body has broken off"))
+            Refusal::new(Code::BodyTimeout, "the client's body has broken off")
         }
     }
+}
+
+fn body_stalled(limit: Duration) -> Refusal {
+    Refusal::new(
+        Code::BodyTimeout,
+        format!("nothing of the request's body has passed for {} s", limit.as_secs_f64()),
+    )
 }
 
 pub(crate) fn too_large(limit: u64) -> Refusal {
@@ -172,8 +193,13 @@ pub(crate) fn too_large(limit: u64) -> Refusal {
 }
 
 /// An answer of the application, or one of its gate.
-async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry) -> Attempt {
+async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry, wanted: Option<Arc<Wanted>>) -> Attempt {
     if !wire::is_not_executed(response.headers()) {
+        // An application that begins a streamed answer before it reads has said nothing else to get the body.
+        let streams = response.status().is_success() && response.body().size_hint().exact().is_none();
+        if let Some(wanted) = wanted.filter(|_| streams) {
+            wanted.say();
+        }
         return Attempt::Answered(response.map(|body| Download::new(body, lease)));
     }
     let status = response.status();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use cell_gate::wire;
-use http::header::{CONNECTION, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
@@ -57,12 +57,23 @@ pub(crate) fn to_gate(parts: &mut Parts, peer: IpAddr, request_id: &HeaderValue)
     if let Ok(peer) = HeaderValue::from_str(&peer.to_string()) {
         headers.insert(&FORWARDED_FOR, peer);
     }
+    join_cookies(headers);
     headers.append(VIA, HeaderValue::from_static("1.1 cellway"));
     headers.insert(&REQUEST_ID, request_id.clone());
     headers.insert(&wire::REQUEST_ID, request_id.clone());
     let target = parts.uri.path_and_query().cloned();
     parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
+}
+
+/// HTTP/2 may split one `Cookie` into several; before it becomes HTTP/1.1 it must be one again (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(COOKIE, joined);
+        }
+    }
 }
 
 /// Turns a gate's head into the one that goes to the client.
@@ -123,6 +134,12 @@ mod tests {
         assert!(!parts.headers.contains_key("cell-tenant") && !parts.headers.contains_key("cell-epoch"));
         assert_eq!(parts.headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["10.0.0.9"]);
         assert_eq!(parts.headers["cell-request-id"], "r-1");
+    }
+
+    #[test]
+    fn a_cookie_that_came_in_crumbs_is_one_again() {
+        let parts = forwarded(Request::get("/").header("cookie", "a=1").header("cookie", "b=2; c=3"));
+        assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
     #[test]

@@ -78,7 +78,11 @@ impl Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(reason) = start_log(&cli) {
-        return fail("OPTIONS_INVALID", &format!("option --log: {reason}"), "a level, or target=level, with commas");
+        return fail(
+            "OPTIONS_INVALID",
+            &format!("option --log: {reason}"),
+            "a level, or target=level, with commas",
+        );
     }
     match cli.options().and_then(|options| serve(options, cli.check)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,7 +93,11 @@ fn main() -> ExitCode {
 fn start_log(cli: &Cli) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).map_err(|error| error.to_string())?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if cli.log_json { log.json().init() } else { log.init() };
+    if cli.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    };
     Ok(())
 }
 

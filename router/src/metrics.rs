@@ -84,12 +84,24 @@ impl Metrics {
         };
         let m = metrics.clone();
         let registry = registry.sub_registry_with_prefix("cell_router");
-        registry.register("requests", "Requests by outcome: answered by a cell, or the code of a refusal", m.requests);
-        registry.register("request_duration_seconds", "From the head of a request to the end of its answer", m.durations);
+        registry.register(
+            "requests",
+            "Requests by outcome: answered by a cell, or the code of a refusal",
+            m.requests,
+        );
+        registry.register(
+            "request_duration_seconds",
+            "From the head of a request to the end of its answer",
+            m.durations,
+        );
         registry.register("hold_duration_seconds", "How long held requests waited for a move", m.held_seconds);
         registry.register("requests_in_flight", "Requests whose answer has not gone to its end", m.in_flight);
         registry.register("stale_redirects", "Answers 421 of gates: the table was behind", m.stale_redirects);
-        registry.register("not_executed", "Answers 503 of gates that had surely not run the request", m.not_executed);
+        registry.register(
+            "not_executed",
+            "Answers 503 of gates that had surely not run the request",
+            m.not_executed,
+        );
         registry.register("replays", "Requests sent again", m.replays);
         registry.register("connect_failures", "Connections that no instance took", m.connect_failures);
         registry.register("broken_exchanges", "Connections that broke after a request was sent", m.broken);
@@ -98,7 +110,11 @@ impl Metrics {
         registry.register("watch_disconnects", "Times that the watch broke off", m.watch_disconnects);
         registry.register("confirm_failures", "Pings that no control node answered", m.confirm_failures);
         registry.register("snapshot_failures", "Times that the table could not be written", m.snapshot_failures);
-        registry.register("snapshot_written_timestamp_seconds", "When the file was last written", m.snapshot_written);
+        registry.register(
+            "snapshot_written_timestamp_seconds",
+            "When the file was last written",
+            m.snapshot_written,
+        );
         registry.register_collector(Box::new(TableCollector(directory)));
         metrics
     }
@@ -151,7 +167,11 @@ impl WorkerMetrics {
 
     /// A cell has answered.
     pub(crate) fn count_answer(&self, status: http::StatusCode) {
-        if status.is_server_error() { self.failed_by_cell.inc() } else { self.answered.inc() };
+        if status.is_server_error() {
+            self.failed_by_cell.inc()
+        } else {
+            self.answered.inc()
+        };
     }
 
     /// The router has answered.
@@ -207,7 +227,12 @@ impl Collector for TableCollector {
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
             let name = format!("cell_router_{name}");
-            gauge.encode(encoder.encode_descriptor(&name, help, None, prometheus_client::metrics::MetricType::Gauge)?)?;
+            gauge.encode(encoder.encode_descriptor(
+                &name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?)?;
         }
         Ok(())
     }

@@ -168,8 +168,8 @@ impl Options {
     /// [`Error::ReadOptions`] where it cannot be read, [`Error::ParseOptions`] with line and column where it cannot be
     /// understood.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::ReadOptions { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::ReadOptions { path: path.to_owned(), source })?;
         toml::from_str(&text)
             .map_err(|source| Error::ParseOptions { path: path.to_owned(), source: Box::new(source) })
     }
@@ -201,8 +201,8 @@ impl Options {
             .iter()
             .map(|key| key.parse().map_err(|error| invalid("trusted-keys", format!("{key:?}: {error}"))))
             .collect::<Result<_, _>>()?;
-        let domains =
-            Domains::new(&self.domains).map_err(|domain| invalid("domains", format!("{domain:?} is not a domain")))?;
+        let domains = Domains::new(&self.domains)
+            .map_err(|domain| invalid("domains", format!("{domain:?} is not a domain")))?;
         self.check_limits()?;
         Ok(Checked { trusted: TrustedKeys::new(keys), domains })
     }
@@ -218,7 +218,10 @@ impl Options {
         ];
         for (option, value, least) in at_least {
             if value < least {
-                return Err(Error::InvalidOption { option: option.into(), rule: format!("must be at least {least}") });
+                return Err(Error::InvalidOption {
+                    option: option.into(),
+                    rule: format!("must be at least {least}"),
+                });
             }
         }
         let timeouts = &self.timeouts;
@@ -233,7 +236,10 @@ impl Options {
         ];
         for (option, value) in positive {
             if value.is_zero() {
-                return Err(Error::InvalidOption { option: option.into(), rule: "must be more than nothing".into() });
+                return Err(Error::InvalidOption {
+                    option: option.into(),
+                    rule: "must be more than nothing".into(),
+                });
             }
         }
         if timeouts.quiesce_max < timeouts.quiesce_min {
@@ -299,7 +305,8 @@ mod tests {
     #[test]
     fn each_broken_rule_names_its_option() {
         usable().check().unwrap();
-        let broken: [(&str, fn(&mut Options)); 7] = [
+        type Breaks = fn(&mut Options);
+        let broken: [(&str, Breaks); 7] = [
             ("name", |o| o.name.clear()),
             ("control", |o| o.control.clear()),
             ("control", |o| o.control = vec!["no-port".into()]),

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::answer::{AnswerBody, Download};
 use crate::body::Upload;
 use crate::context::{RequestCtx, Worker};
-use crate::exchange::{Attempt, Outgoing, attempt, too_large};
+use crate::exchange::{Attempt, Outgoing, attempt, read_small_body, too_large};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{deleted, full, resolve};
 use crate::table::Entry;
@@ -84,6 +84,9 @@ async fn forward(
     let (mut redirects, mut repeats, mut rounds, mut pause) = (0, 0, 0, PAUSE_MIN);
     loop {
         let entry = resolve(worker, ctx, tenant).await?;
+        if ctx.attempts == 0 {
+            read_small_body(worker, outgoing).await?;
+        }
         match attempt(worker, ctx, &entry, outgoing).await {
             Attempt::Answered(response) => return Ok(response),
             Attempt::Over(refusal) => return Err(refusal),
@@ -127,7 +130,8 @@ async fn forward(
             }
         }
         if !outgoing.upload.can_replay() {
-            let detail = format!("cell {} refused the request after more of it was read than is kept", entry.mapping.owner);
+            let detail =
+                format!("cell {} refused the request after more of it was read than is kept", entry.mapping.owner);
             return Err(Refusal::new(Code::BodyNotReplayable, detail));
         }
     }

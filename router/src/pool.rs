@@ -76,7 +76,11 @@ impl Pool {
     }
 
     /// A connection to `address`: the one that was used last, else a new one.
-    pub(crate) async fn checkout(self: &Rc<Self>, address: &Arc<str>, until: Instant) -> Result<Lease, ConnectError> {
+    pub(crate) async fn checkout(
+        self: &Rc<Self>,
+        address: &Arc<str>,
+        until: Instant,
+    ) -> Result<Lease, ConnectError> {
         while let Some(connection) = self.pop_idle(address) {
             if connection.sender.is_ready() {
                 return Ok(self.lease(address, connection));
@@ -91,6 +95,7 @@ impl Pool {
                 drop(hosts);
                 Ok(self.lease(address, connection))
             }
+            Err(error @ ConnectError::Busy(_)) => Err(error),
             Err(error) => {
                 host.failed_at = Some(Instant::now());
                 Err(error)

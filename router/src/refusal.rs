@@ -117,7 +117,9 @@ impl Code {
         match self {
             Self::TenantMissing => "send the tenant as `Host: <tenant>.<domain>` or as `X-Tenant-ID: <tenant>`",
             Self::TenantAmbiguous => "name one tenant, once: by host, by header, or by both with the same value",
-            Self::TenantInvalid => "a tenant is 1 to 63 characters of a-z, 0-9 and '-', as `cellctl get tenants` prints it",
+            Self::TenantInvalid => {
+                "a tenant is 1 to 63 characters of a-z, 0-9 and '-', as `cellctl get tenants` prints it"
+            }
             Self::MessageAmbiguous => "send the request in a form that every reader understands alike",
             Self::MethodUnsupported => "use another method; tunnels and upgrades are not forwarded",
             Self::BodyTooLarge => "send less, or raise `limits.body-bytes-max` of the router",

@@ -53,8 +53,12 @@ pub(crate) fn deleted(tenant: &TenantId) -> Refusal {
 
 pub(crate) fn full(full: Full, tenant: &TenantId) -> Refusal {
     let detail = match full {
-        Full::Tenant(limit) => format!("tenant {tenant} is moving and {limit} of its requests wait, which is the limit"),
-        Full::Router(limit) => format!("tenant {tenant} is moving and {limit} requests wait here, which is the limit"),
+        Full::Tenant(limit) => {
+            format!("tenant {tenant} is moving and {limit} of its requests wait, which is the limit")
+        }
+        Full::Router(limit) => {
+            format!("tenant {tenant} is moving and {limit} requests wait here, which is the limit")
+        }
     };
     Refusal::new(Code::TenantMoving, detail)
 }
@@ -78,10 +82,12 @@ async fn hold(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Ar
         }
         if now >= ctx.deadline {
             let waited = now.duration_since(ctx.began);
-            let detail = format!("tenant {tenant} is moving, and the request has waited for {} ms", waited.as_millis());
+            let detail =
+                format!("tenant {tenant} is moving, and the request has waited for {} ms", waited.as_millis());
             break Err(Refusal::new(Code::TenantMoving, detail));
         }
-        let look_again = directory.fresh_until().unwrap_or(now).max(now + Duration::from_millis(1)).min(ctx.deadline);
+        let look_again =
+            directory.fresh_until().unwrap_or(now).max(now + Duration::from_millis(1)).min(ctx.deadline);
         tokio::select! {
             () = changed => {}
             () = tokio::time::sleep_until(look_again) => {}

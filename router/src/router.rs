@@ -171,7 +171,12 @@ impl Router {
         let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
         background.spawn(feed::follow(Arc::clone(directory), Arc::clone(&self.control), metrics.clone()));
         let interval = timeouts.confirm_interval;
-        background.spawn(feed::confirm(Arc::clone(directory), Arc::clone(&self.control), metrics.clone(), interval));
+        background.spawn(feed::confirm(
+            Arc::clone(directory),
+            Arc::clone(&self.control),
+            metrics.clone(),
+            interval,
+        ));
         let admin_listener = TcpListener::from_std(self.admin_listener)
             .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
         background.spawn(Arc::clone(&self.admin).serve(admin_listener));
@@ -226,6 +231,7 @@ fn load(path: &Path, directory: &Directory) {
             "table loaded from its file"
         ),
         Err(SnapshotError::Io(error)) => {
+            directory.forget();
             tracing::error!(code = "SNAPSHOT_UNREADABLE", path = %path.display(), %error, "cannot read the table's file: starting without");
         }
         Err(SnapshotError::Corrupt(reason)) => {

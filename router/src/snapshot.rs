@@ -143,12 +143,8 @@ pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn entry_of(directory: &Directory, cluster: ClusterId, stored: Stored) -> Result<Arc<Entry>, SnapshotError> {
-    let routed = RoutedMapping {
-        cluster,
-        mapping: stored.mapping,
-        owner_gates: stored.gates,
-        owner_agent: stored.agent,
-    };
+    let routed =
+        RoutedMapping { cluster, mapping: stored.mapping, owner_gates: stored.gates, owner_agent: stored.agent };
     directory.entry(routed).map_err(|_| SnapshotError::Corrupt("it is of another cluster".into()))
 }
 

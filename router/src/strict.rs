@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn what_can_be_understood_in_two_ways_is_refused() {
         let (v10, v11) = (Version::HTTP_10, Version::HTTP_11);
-        let ambiguous: &[(Version, &str, &[(&str, &str)])] = &[
+        type Headers = &'static [(&'static str, &'static str)];
+        let ambiguous: &[(Version, &str, Headers)] = &[
             (v11, "/", &[]),
             (v11, "/", &[("host", "a"), ("host", "a")]),
             (v11, "http://a/", &[("host", "b")]),
@@ -171,7 +172,11 @@ mod tests {
             (v11, "/", &[("host", "a"), ("connection", "X_Tenant_ID")]),
         ];
         for (version, uri, headers) in ambiguous {
-            assert_eq!(verdict(*version, uri, headers), Err(Code::MessageAmbiguous), "{version:?} {uri} {headers:?}");
+            assert_eq!(
+                verdict(*version, uri, headers),
+                Err(Code::MessageAmbiguous),
+                "{version:?} {uri} {headers:?}"
+            );
         }
     }
 

@@ -112,7 +112,8 @@ async fn serve(seed: Seed) {
         dice: Dice::new(),
         turn: Cell::new(seed.index as usize),
     });
-    let front = Rc::new(Front { worker: Rc::clone(&worker), options: seed.options, quiescing: Rc::clone(&quiescing) });
+    let front =
+        Rc::new(Front { worker: Rc::clone(&worker), options: seed.options, quiescing: Rc::clone(&quiescing) });
     tokio::task::spawn_local(sweep(Rc::downgrade(&worker.pool)));
     loop {
         let now = *phase.borrow_and_update();

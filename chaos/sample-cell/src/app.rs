@@ -125,3 +125,6 @@ async fn read_body(body: RequestBody) -> Result<Bytes, Problem> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,11 +40,21 @@ pub struct Options {
     #[arg(long, value_name = "KEY", value_delimiter = ',', env = "CELLWAY_TRUSTED_KEYS")]
     #[serde(default)]
     pub trusted_keys: Vec<String>,
+    /// Bytes of a request's body that a gate takes.
+    #[arg(long, value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
+    #[serde(default = "body_bytes_max")]
+    pub body_bytes_max: u64,
     /// A fault to plant, so that a drill can prove that its checker catches it.
     #[cfg(feature = "planted")]
     #[arg(long, value_enum, value_name = "FAULT")]
     #[serde(default)]
     pub plant: Option<Plant>,
+}
+
+const BODY_BYTES_MAX: u64 = 1024 * 1024;
+
+const fn body_bytes_max() -> u64 {
+    BODY_BYTES_MAX
 }
 
 fn any_port() -> String {
@@ -68,6 +78,18 @@ pub enum Plant {
     EarlyServe,
 }
 
+#[cfg(feature = "planted")]
+impl Plant {
+    /// The part of the fault that lies in the agent.
+    pub(crate) const fn in_agent(self) -> cell_agent::Planted {
+        match self {
+            Self::LostWrite => cell_agent::Planted::LostWrite,
+            Self::StaleEpoch => cell_agent::Planted::StaleEpoch,
+            Self::EarlyServe => cell_agent::Planted::EarlyServe,
+        }
+    }
+}
+
 impl Options {
     /// A cell with everything else at its default.
     #[must_use]
@@ -81,12 +103,13 @@ impl Options {
             instances: two(),
             control: Vec::new(),
             trusted_keys: Vec::new(),
+            body_bytes_max: BODY_BYTES_MAX,
             #[cfg(feature = "planted")]
             plant: None,
         }
     }
 
-    /// Where each gate listens.
+    /// Where each gate is to listen.
     pub(crate) fn gates(&self) -> Vec<String> {
         if self.gate_listen.is_empty() {
             vec![any_port(); usize::from(self.instances)]

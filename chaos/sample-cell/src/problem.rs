@@ -25,7 +25,12 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>, hint: &'static str) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<String>,
+        hint: &'static str,
+    ) -> Self {
         Self::Said { status, code, detail: detail.into(), hint }
     }
 

@@ -245,13 +245,8 @@ mod tests {
     async fn a_new_gate_is_told_everything_and_then_what_changes() {
         let board = Board::new(Duration::from_secs(1));
         let tenant = TenantId::new("t").unwrap();
-        let posted = |epoch| Posted {
-            uid: Uid(1),
-            epoch: Epoch(epoch),
-            role: wire::Role::Owner,
-            hold: None,
-            mapping: None,
-        };
+        let posted =
+            |epoch| Posted { uid: Uid(1), epoch: Epoch(epoch), role: wire::Role::Owner, hold: None, mapping: None };
         board.post(&tenant, posted(1));
         let (_, mut inbox) = board.attach(hello("one"));
         board.post(&tenant, posted(2));

@@ -105,7 +105,8 @@ fn decode(bytes: &[u8]) -> Result<wire::Transaction, Refusal> {
     if bytes.is_empty() {
         return Err(Refusal::new("CAPTURE_GAP", "a change was not captured or is gone"));
     }
-    wire::Transaction::decode(bytes).map_err(|error| Refusal::internal(format!("a captured change is damaged: {error}")))
+    wire::Transaction::decode(bytes)
+        .map_err(|error| Refusal::internal(format!("a captured change is damaged: {error}")))
 }
 
 impl Core {
@@ -152,7 +153,10 @@ pub(crate) async fn clear(tenant: &Tenant, durable: &Durable) -> Result<(), Refu
     loop {
         {
             let mut core = tenant.lock();
-            if core.control().is_some_and(|control| control.capture.as_ref().is_some_and(|capture| !capture.overflowed)) {
+            if core
+                .control()
+                .is_some_and(|control| control.capture.as_ref().is_some_and(|capture| !capture.overflowed))
+            {
                 return Ok(());
             }
             let parts = captured_keys(&core, durable)?;

@@ -111,7 +111,11 @@ mod tests {
         assert!(holds.seal_of(TRY, now).is_err(), "open is not sealed");
         assert_eq!(holds.seal(1, Seq(9), now), Ok(Seq(9)));
         assert_eq!(holds.seal(1, Seq(12), now), Ok(Seq(9)), "a seal does not move");
-        assert_eq!(holds.begin(TRY, 2, now, BUDGET).unwrap().sealed, Some(Seq(9)), "the same attempt, the same hold");
+        assert_eq!(
+            holds.begin(TRY, 2, now, BUDGET).unwrap().sealed,
+            Some(Seq(9)),
+            "the same attempt, the same hold"
+        );
         assert_eq!(holds.seal_of(TRY, now), Ok(Seq(9)));
         assert!(holds.seal_of(TRY, deadline).is_err());
         assert!(holds.expire(deadline));

@@ -5,8 +5,8 @@
 
 use cell_model::{Attempt, CellId, Digest, Epoch, Generation, Leg, Lineage, MoveId, Seq, Term, Uid};
 use cell_trust::SignedMapping;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Version of every record's encoding.
 const VERSION: u8 = 1;

@@ -172,7 +172,8 @@ impl<'a> Transaction<'a> {
         let deleted = own.iter().filter(|(_, value)| value.is_none()).count();
         let stored = self.view.scan(from, until, limit.saturating_add(deleted))?;
         // Beyond the last stored row of a full page there may be others that come before own ones.
-        let complete_to = (stored.len() == limit.saturating_add(deleted)).then(|| stored.last().map(|row| row.0.clone()));
+        let complete_to =
+            (stored.len() == limit.saturating_add(deleted)).then(|| stored.last().map(|row| row.0.clone()));
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
         for (key, value) in own {
             match value {

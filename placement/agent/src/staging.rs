@@ -45,7 +45,8 @@ impl<'a> Staging<'a> {
         }
         let size = |value: Option<&Vec<u8>>| value.map_or(0, |value| (key.len() + value.len()) as u64);
         self.position.digest = self.hash.moved(self.position.digest, key, old.as_deref(), value.as_deref());
-        self.position.bytes = self.position.bytes.wrapping_add(size(value.as_ref())).wrapping_sub(size(old.as_ref()));
+        self.position.bytes =
+            self.position.bytes.wrapping_add(size(value.as_ref())).wrapping_sub(size(old.as_ref()));
         match self.rows.get_mut(key) {
             Some(staged) => staged.new = value,
             None => {

@@ -207,7 +207,12 @@ impl Core {
 
     /// Makes a new control record durable. Nothing is written where it is the same; the ticket is that of the last
     /// batch then, so that a step that is done again waits for the first one's durability.
-    pub(crate) fn set_control(&mut self, tenant: &TenantId, durable: &Durable, next: Control) -> Result<Ticket, Refusal> {
+    pub(crate) fn set_control(
+        &mut self,
+        tenant: &TenantId,
+        durable: &Durable,
+        next: Control,
+    ) -> Result<Ticket, Refusal> {
         if self.control.as_ref() == Some(&next) {
             return Ok(self.ticket);
         }

@@ -153,12 +153,7 @@ fn open_agent(here: &CellId, engine: &dyn Engine) -> Result<AgentRecord, AgentEr
             return Err(AgentError::OtherCell { found: known.cell, here: here.clone() });
         }
         Some(known) => AgentRecord { generation: known.generation.next(), ..known },
-        None => AgentRecord {
-            cell: here.clone(),
-            generation: Generation(1),
-            lineage: Lineage(0),
-            term: Term(0),
-        },
+        None => AgentRecord { cell: here.clone(), generation: Generation(1), lineage: Lineage(0), term: Term(0) },
     };
     let mut batch = Batch::default();
     batch.put(keys::AGENT.to_vec(), agent.encode());

@@ -44,7 +44,10 @@ pub(crate) fn admit(control: &Control, context: &Context, names_an_old_move: boo
         return refuse(code, format!("this cell knows uid {}, not {}", control.uid, context.uid));
     }
     if context.epoch < control.epoch {
-        return refuse("STALE_EPOCH", format!("the grant is at epoch {}, the step at {}", control.epoch, context.epoch));
+        return refuse(
+            "STALE_EPOCH",
+            format!("the grant is at epoch {}, the step at {}", control.epoch, context.epoch),
+        );
     }
     let mut next = control.clone();
     if context.move_id == MoveId(0) {
@@ -66,15 +69,23 @@ pub(crate) fn admit(control: &Control, context: &Context, names_an_old_move: boo
 /// An older incarnation may give way to a newer one only where nothing of it can be served any more.
 fn succeed(control: Option<&Control>, context: &Context, has_copy: bool) -> Next {
     let Some(control) = control else {
-        return Ok(Control { uid: context.uid, move_id: context.move_id, attempt: context.attempt, ..Control::default() });
+        return Ok(Control {
+            uid: context.uid,
+            move_id: context.move_id,
+            attempt: context.attempt,
+            ..Control::default()
+        });
     };
     if context.uid <= control.uid {
         return admit(control, context, false);
     }
     match control.role {
-        Role::Nothing | Role::Deleted | Role::Redirect if !has_copy => {
-            Ok(Control { uid: context.uid, move_id: context.move_id, attempt: context.attempt, ..Control::default() })
-        }
+        Role::Nothing | Role::Deleted | Role::Redirect if !has_copy => Ok(Control {
+            uid: context.uid,
+            move_id: context.move_id,
+            attempt: context.attempt,
+            ..Control::default()
+        }),
         Role::Nothing | Role::Deleted | Role::Redirect | Role::Owner | Role::Importing | Role::Fenced { .. } => {
             refuse("BUSY", format!("uid {} is still here; it must be revoked first", control.uid))
         }
@@ -84,7 +95,10 @@ fn succeed(control: Option<&Control>, context: &Context, has_copy: bool) -> Next
 fn owner(control: &Control, context: &Context, names_an_old_move: bool) -> Next {
     let next = admit(control, context, names_an_old_move)?;
     if control.role != Role::Owner || control.epoch != context.epoch {
-        let reason = format!("this cell is {:?} at epoch {}, the step is for {}", control.role, control.epoch, context.epoch);
+        let reason = format!(
+            "this cell is {:?} at epoch {}, the step is for {}",
+            control.role, control.epoch, context.epoch
+        );
         return refuse("NOT_OWNER", reason);
     }
     Ok(next)
@@ -203,7 +217,13 @@ pub(crate) fn hold_writes(control: &Control, context: &Context) -> Next {
 }
 
 /// Refuse everything from now on: the seal of this attempt stands, and nothing was written after it.
-pub(crate) fn fence(control: &Control, context: &Context, wanted: Seq, sealed: Result<Seq, Refusal>, last: Seq) -> Next {
+pub(crate) fn fence(
+    control: &Control,
+    context: &Context,
+    wanted: Seq,
+    sealed: Result<Seq, Refusal>,
+    last: Seq,
+) -> Next {
     let next = admit(control, context, false)?;
     let fenced = Role::Fenced { move_id: context.move_id, attempt: context.attempt, seq: wanted };
     if next.role == fenced && next.epoch == context.epoch {
@@ -233,17 +253,29 @@ pub(crate) fn unfence(control: &Control, context: &Context) -> Next {
 }
 
 /// Own: COMMIT has raised the epoch. `complete`: every row is here and nothing has failed.
-pub(crate) fn activate(control: &Control, context: &Context, complete: bool, last: Seq, keeps_follower: bool) -> Next {
+pub(crate) fn activate(
+    control: &Control,
+    context: &Context,
+    complete: bool,
+    last: Seq,
+    keeps_follower: bool,
+) -> Next {
     let next = admit(control, context, false)?;
     if next.role == Role::Owner && next.epoch == context.epoch {
         return Ok(next);
     }
     let copies = next.follow.as_ref().is_some_and(|follow| follow.move_id == context.move_id);
     if !(copies && matches!(next.role, Role::Importing | Role::Redirect)) {
-        return refuse("NOT_IMPORTING", format!("this cell is {:?} and copies nothing of {}", next.role, context.move_id));
+        return refuse(
+            "NOT_IMPORTING",
+            format!("this cell is {:?} and copies nothing of {}", next.role, context.move_id),
+        );
     }
     if next.epoch >= context.epoch {
-        return refuse("STALE_EPOCH", format!("the copy was prepared at epoch {}; owning needs a higher one", next.epoch));
+        return refuse(
+            "STALE_EPOCH",
+            format!("the copy was prepared at epoch {}; owning needs a higher one", next.epoch),
+        );
     }
     if !complete {
         return refuse("NOT_APPLIED", "the copy is not complete");
@@ -276,7 +308,8 @@ pub(crate) fn deliver_mapping(control: &Control, context: &Context, delivery: De
     let next = admit(control, context, false)?;
     let mapping = &delivery.routed.mapping;
     if mapping.uid != next.uid || mapping.epoch <= next.epoch || &mapping.owner == delivery.here {
-        let reason = format!("the mapping names {} at epoch {}, this cell has {}", mapping.owner, mapping.epoch, next.epoch);
+        let reason =
+            format!("the mapping names {} at epoch {}, this cell has {}", mapping.owner, mapping.epoch, next.epoch);
         return refuse("STALE_EPOCH", reason);
     }
     match next.role {

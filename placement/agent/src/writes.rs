@@ -16,6 +16,7 @@ use crate::capture;
 use crate::data::{ReadError, WriteError};
 use crate::durable::Ticket;
 use crate::engine::Batch;
+use crate::record::{Capture, Control};
 use crate::refusal::Refusal;
 use crate::rows::{RowError, Transaction, View};
 use crate::tenant::{Admission, Core, Tenant};
@@ -113,7 +114,9 @@ impl Tenants {
     where
         F: FnOnce(&mut Transaction<'_>) -> Result<T, E>,
     {
-        let failed = |refusal: Refusal| WriteError::Store(RowError::Engine(crate::engine::EngineError::Write(refusal.reason)));
+        let failed = |refusal: Refusal| {
+            WriteError::Store(RowError::Engine(crate::engine::EngineError::Write(refusal.reason)))
+        };
         let (answer, writes) = {
             let mut transaction = Transaction::new(View::new(self.durable.engine(), &core.keys));
             let answer = work(&mut transaction).map_err(WriteError::App)?;
@@ -126,23 +129,29 @@ impl Tenants {
         }
         let (mut position, changes) = staging.finish();
         if !changed {
-            return Ok(Written { answer, seq: core.last_seq(), ticket: core.ticket, confirm: core.known().is_ok_and(|control| control.sync) });
+            return Ok(Written {
+                answer,
+                seq: core.last_seq(),
+                ticket: core.ticket,
+                confirm: core.known().is_ok_and(|control| control.sync),
+            });
         }
         position.seq = position.seq.next();
         let seq = position.seq;
-        let mut control = core.known().map_err(failed)?.clone();
+        let control = core.known().map_err(failed)?.clone();
         let mut batch = Batch::default();
         let mut new_control = None;
-        if let Some(capture) = control.capture.as_mut().filter(|capture| !capture.overflowed) {
+        if let Some(capture) = control.capture.clone().filter(|capture| !capture.overflowed) {
             let transaction = capture::transaction(seq, &changes, position.digest);
             #[cfg(feature = "planted")]
-            let transaction = crate::planted::captured(self, core, &mut position, transaction);
+            let transaction =
+                crate::planted::captured(self, control.sync, core.position(), &mut position, transaction);
             let bytes = capture::record(&mut batch, &core.keys, &transaction);
             position.captured_bytes += bytes;
             if position.captured_bytes > self.limits.captured_bytes_max {
                 tracing::warn!(tenant = %tenant.id, bytes = position.captured_bytes, "more changes captured than are kept");
-                capture.overflowed = true;
-                new_control = Some(control.clone());
+                let capture = Some(Capture { overflowed: true, ..capture });
+                new_control = Some(Control { capture, ..control.clone() });
             }
         }
         let digest = position.digest;

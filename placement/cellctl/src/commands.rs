@@ -35,8 +35,12 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Delete(delete) => ask(&global, |control| write::delete(control, delete)),
         Command::Get(get) => ask(&global, |control| get::get(control, get)),
         Command::Describe(describe) => ask(&global, |control| get::describe(control, describe)),
-        Command::Cordon(of) => ask(&global, |control| write::set_state(control, of, cell_model::CellState::Cordoned)),
-        Command::Uncordon(of) => ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active)),
+        Command::Cordon(of) => {
+            ask(&global, |control| write::set_state(control, of, cell_model::CellState::Cordoned))
+        }
+        Command::Uncordon(of) => {
+            ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
+        }
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
         Command::Keygen { out } => keygen::run(&out),

@@ -9,7 +9,7 @@ use crate::cli::Global;
 use crate::failure::Failure;
 
 /// Where `cellctl dev` listens, so that commands beside it need no options.
-pub const DEV_CONTROL_PORTS: [u16; 3] = [7401, 7402, 7403];
+pub(crate) const DEV_CONTROL_PORTS: [u16; 3] = [7401, 7402, 7403];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -29,17 +29,22 @@ struct Context {
 ///
 /// # Errors
 /// A context that does not exist, a configuration file that cannot be read, an endpoint that is not `host:port`.
-pub fn resolve(global: &Global) -> Result<Vec<String>, Failure> {
+pub(crate) fn resolve(global: &Global) -> Result<Vec<String>, Failure> {
     let endpoints = if global.endpoints.is_empty() { of_context(global)? } else { global.endpoints.clone() };
     match endpoints.iter().find(|endpoint| !is_host_port(endpoint)) {
-        Some(bad) => Err(Failure::usage(format!("{bad:?} is not host:port"), "as in --endpoints 10.0.0.1:7401,10.0.0.2:7401")),
+        Some(bad) => Err(Failure::usage(
+            format!("{bad:?} is not host:port"),
+            "as in --endpoints 10.0.0.1:7401,10.0.0.2:7401",
+        )),
         None => Ok(endpoints),
     }
 }
 
 fn of_context(global: &Global) -> Result<Vec<String>, Failure> {
     let named = global.config.clone();
-    let file = named.clone().or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config/cellctl/config.toml")));
+    let file = named
+        .clone()
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config/cellctl/config.toml")));
     let config = match &file {
         Some(file) if named.is_some() || file.exists() => read(file)?,
         Some(_) | None => Config::default(),
@@ -50,8 +55,13 @@ fn of_context(global: &Global) -> Result<Vec<String>, Failure> {
     let known = config.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
     match config.contexts.into_iter().find(|(known, _)| *known == name) {
         Some((_, context)) if !context.endpoints.is_empty() => Ok(context.endpoints),
-        Some(_) => Err(Failure::usage(format!("context {name} has no endpoints"), "add them to the configuration file")),
-        None => Err(Failure::usage(format!("there is no context {name}"), format!("the configuration file has: {known}"))),
+        Some(_) => {
+            Err(Failure::usage(format!("context {name} has no endpoints"), "add them to the configuration file"))
+        }
+        None => Err(Failure::usage(
+            format!("there is no context {name}"),
+            format!("the configuration file has: {known}"),
+        )),
     }
 }
 
@@ -93,7 +103,8 @@ mod tests {
         resolve(&Global { config: Some(file), context: context.map(str::to_owned), ..global() })
     }
 
-    const TWO: &str = "current-context = 'a'\n[contexts.a]\nendpoints = ['h:1']\n[contexts.b]\nendpoints = ['h:2', 'h:3']\n";
+    const TWO: &str =
+        "current-context = 'a'\n[contexts.a]\nendpoints = ['h:1']\n[contexts.b]\nendpoints = ['h:2', 'h:3']\n";
 
     #[test]
     fn what_is_said_overrides_what_is_written() {

@@ -28,7 +28,9 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
         None,
         if console::is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     bar.enable_steady_tick(Duration::from_millis(120));
     let ended = tokio::select! {
         ended = until_end(control, id, &bar) => ended,
@@ -37,7 +39,9 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
     bar.finish_and_clear();
     let Some(movement) = ended? else {
         console::note(&format!("detached; {id} goes on"));
-        console::note(&format!("  `cellctl describe move {id}` shows it, `cellctl move cancel {id}` ends it before the cutover"));
+        console::note(&format!(
+            "  `cellctl describe move {id}` shows it, `cellctl move cancel {id}` ends it before the cutover"
+        ));
         return Ok(Exit::Done);
     };
     console::data(&render::one(&movement, control.global.output, |movement| closing(movement) + "\n"));
@@ -97,7 +101,8 @@ async fn copied(agents: &AgentPool, agent: &str, tenant: &str) -> Option<Copied>
 
 /// It was told to stop after a phase and has come there.
 fn is_paused_at(movement: &MoveView) -> bool {
-    movement.status == "paused" && movement.until.as_ref().is_none_or(|until| *until == movement.phase || past(movement))
+    movement.status == "paused"
+        && movement.until.as_ref().is_none_or(|until| *until == movement.phase || past(movement))
 }
 
 fn past(movement: &MoveView) -> bool {
@@ -110,7 +115,8 @@ fn entered(movement: &MoveView, phase: &str, attempt: u32) -> String {
 }
 
 fn running(movement: &MoveView, copied: Option<Copied>) -> String {
-    let copied = copied.map_or_else(String::new, |copied| format!(" · {} rows, {}", copied.rows, bytes(copied.bytes)));
+    let copied =
+        copied.map_or_else(String::new, |copied| format!(" · {} rows, {}", copied.rows, bytes(copied.bytes)));
     let free = match movement.phase.as_str() {
         "activate" | "soak" => "cut over; `cellctl move rollback` brings it back",
         "cleanup" => "cleaning up",
@@ -123,14 +129,18 @@ fn running(movement: &MoveView, copied: Option<Copied>) -> String {
 }
 
 fn closing(movement: &MoveView) -> String {
-    let reason = [&movement.end_code, &movement.end_reason].into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
+    let reason =
+        [&movement.end_code, &movement.end_reason].into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     match movement.status.as_str() {
         "paused" => format!(
             "{} pauses in {}; `cellctl move resume {}` lets it go on",
             movement.id, movement.phase, movement.id
         ),
-        "completed" => format!("{} completed: {} lives on {} at epoch {}", movement.id, movement.tenant, movement.target, movement.epoch),
+        "completed" => format!(
+            "{} completed: {} lives on {} at epoch {}",
+            movement.id, movement.tenant, movement.target, movement.epoch
+        ),
         other => format!("{} {other}{reason}: {} stays on {}", movement.id, movement.tenant, movement.source),
     }
 }
@@ -176,8 +186,14 @@ mod tests {
 
     #[test]
     fn a_running_move_shows_phase_copy_attempt_and_hold() {
-        let running = running(&movement(wire::Phase::Backfill, wire::Intent::Run, None, ""), Some(Copied { rows: 12, bytes: 3_500_000 }));
-        assert_eq!(running, "m-7  backfill · 12 rows, 3.3 MiB · attempt 2 · hold ≤ 500 ms · cancel is free · Ctrl-C detaches");
+        let running = running(
+            &movement(wire::Phase::Backfill, wire::Intent::Run, None, ""),
+            Some(Copied { rows: 12, bytes: 3_500_000 }),
+        );
+        assert_eq!(
+            running,
+            "m-7  backfill · 12 rows, 3.3 MiB · attempt 2 · hold ≤ 500 ms · cancel is free · Ctrl-C detaches"
+        );
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub fn one<V: View>(item: &V, output: Output, text: impl FnOnce(&V) -> String) -
 #[must_use]
 pub fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>, headers: bool) -> String {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     if headers {
         table.set_header(columns);
     }

@@ -196,7 +196,8 @@ impl From<wire::Tenant> for TenantView {
         };
         Self {
             life: tenant.life,
-            state: word("MAPPING_STATE_", mapping.state, |state: wire::MappingState| state.as_str_name()).to_uppercase(),
+            state: word("MAPPING_STATE_", mapping.state, |state: wire::MappingState| state.as_str_name())
+                .to_uppercase(),
             tier: word("TIER_", mapping.tier, |tier: wire::Tier| tier.as_str_name()),
             hold: word("HOLD_", mapping.hold, |hold: wire::Hold| hold.as_str_name()),
             tenant: mapping.tenant,
@@ -325,7 +326,8 @@ impl View for CellView {
 
 impl View for MoveView {
     const KIND: &'static str = "Move";
-    const COLUMNS: &'static [&'static str] = &["MOVE", "TENANT", "FROM", "TO", "STATUS", "PHASE", "ATTEMPT", "EPOCH"];
+    const COLUMNS: &'static [&'static str] =
+        &["MOVE", "TENANT", "FROM", "TO", "STATUS", "PHASE", "ATTEMPT", "EPOCH"];
 
     fn row(&self) -> Vec<String> {
         let phase = if self.leg == "back" { format!("{} (back)", self.phase) } else { self.phase.clone() };

@@ -1,1 +1,27 @@
-//! Pure placement: fleet to decision, plan and explanation
+//! Pure placement: a fleet in, a decision or a plan out, each with its reasons.
+//!
+//! * [`FleetDocument`] (JSON) and [`FleetTables`] (CSV) are checked and packed into a [`Fleet`].
+//! * [`Layout`] is who is where, and what that costs each cell: three resources, by hour of the day.
+//! * [`place`] asks every cell (*filter*), orders those that admit the tenant (*score*) and returns a [`Decision`]
+//!   that says all of it (*explain*). There is no other way to choose a cell in this crate: planning calls the same
+//!   filter and the same score.
+//! * [`HomeRing`] gives each tenant a default home that moves little when cells come and go.
+//! * [`plan`] repairs, drains or rebalances within bounds, and returns a [`Plan`]: ordered waves of which every prefix
+//!   is feasible, a reason for each move, and the proven distance to the best that is possible.
+//!
+//! Nothing here reads a clock, a random source or a file. The same input gives the same bytes.
+
+mod demand;
+mod document;
+mod fleet;
+mod policy;
+mod problem;
+mod resource;
+
+pub use document::{
+    Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
+};
+pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};
+pub use policy::{Policy, PolicyInvalid};
+pub use problem::{FleetError, PROBLEMS_MAX, Place, Problem, ProblemCode};
+pub use resource::{DIMS, Dim, HOURS, RESOURCES, Resource};

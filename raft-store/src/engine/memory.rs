@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{LogEngine, StateEngine, Write};
+use super::{LogEngine, StateEngine, Visit, Write};
 use crate::error::EngineError;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,7 +96,7 @@ impl StateEngine for MemoryState {
         Ok(locked(&self.0).get(key).cloned())
     }
 
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), EngineError>) -> Result<(), EngineError> {
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
         locked(&self.0).iter().try_for_each(|(key, value)| visit(key, value))
     }
 

@@ -13,12 +13,13 @@ mod rows;
 mod sled_engine;
 #[cfg(test)]
 mod tests;
+mod watermark;
 
 use std::fmt;
 
 pub use memory::{MemoryLog, MemoryState};
-pub use sled_engine::{SledLog, SledState};
 pub(crate) use sled_engine::sync_directory;
+pub use sled_engine::{SledLog, SledState};
 
 use crate::error::EngineError;
 
@@ -80,6 +81,9 @@ pub trait LogEngine: fmt::Debug + Send + Sync + 'static {
 /// One write of a batch: a key, and its value or nothing to remove it.
 pub type Write = (Vec<u8>, Option<Vec<u8>>);
 
+/// What is called with each key and value; its error ends the scan.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), EngineError> + 'a;
+
 /// An ordered map of keys and values that is changed in batches.
 pub trait StateEngine: fmt::Debug + Send + Sync + 'static {
     /// Makes all writes, or none.
@@ -98,7 +102,7 @@ pub trait StateEngine: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EngineError::Corrupt`] where a part of a value is missing, and whatever `visit` returns.
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), EngineError>) -> Result<(), EngineError>;
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError>;
 
     /// Removes everything. It is not atomic: mark what you are about to do first.
     ///

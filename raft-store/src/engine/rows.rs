@@ -30,6 +30,9 @@ pub(super) fn pieces(value: &[u8]) -> Result<impl Iterator<Item = (u16, &[u8])>,
     }))
 }
 
+/// A key and its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
 /// Puts the rows of a scan together again and hands on whole values.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
@@ -40,7 +43,7 @@ pub(super) struct Assembly {
 
 impl Assembly {
     /// Takes the next row; answers the value before it where the row begins a new one.
-    pub(super) fn take(&mut self, row: &[u8], piece: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, EngineError> {
+    pub(super) fn take(&mut self, row: &[u8], piece: &[u8]) -> Result<Option<Pair>, EngineError> {
         let corrupt = |detail: String| EngineError::Corrupt { what: describe(row), detail };
         let Some((key, number)) = row.split_last_chunk::<SUFFIX_BYTES>() else {
             return Err(corrupt("its key is too short".into()));
@@ -60,7 +63,7 @@ impl Assembly {
     }
 
     /// The last value.
-    pub(super) fn finish(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn finish(&mut self) -> Option<Pair> {
         let whole = (self.next > 0).then(|| (std::mem::take(&mut self.key), std::mem::take(&mut self.value)));
         self.next = 0;
         whole

@@ -7,14 +7,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sled::{Batch, Db, Tree};
 
-use super::rows::{Assembly, piece_key, pieces};
-use super::{LogEngine, StateEngine, Write};
+use super::rows::{Assembly, Pair, piece_key, pieces};
+use super::watermark::{Mark, Watermark};
+use super::{LogEngine, StateEngine, Visit, Write};
 use crate::error::EngineError;
 
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Rows removed in one batch.
 const REMOVE_ROWS: usize = 1_024;
 
@@ -83,7 +85,19 @@ pub struct SledLog {
     files: Files,
     rows: Tree,
     meta: Tree,
+    watermark: Watermark,
+    written: Mutex<Written>,
 }
+
+/// What the next sync will have made durable, and how often less was asked for.
+#[derive(Debug, Default)]
+struct Written {
+    mark: Mark,
+    lowered: u64,
+}
+
+/// Counts the writes of named values, within their batches.
+const META_WRITES: &str = "writes";
 
 impl SledLog {
     /// Opens or makes the log in a directory of its own.
@@ -91,9 +105,41 @@ impl SledLog {
     /// # Errors
     /// [`EngineError`] where it cannot be read or written.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, EngineError> {
-        let files = Files::open(&path.into())?;
+        let path = path.into();
+        let files = Files::open(&path)?;
         let (rows, meta) = (files.tree("raft_log")?, files.tree("raft_meta")?);
-        Ok(Self { files, rows, meta })
+        let (watermark, mark) = Watermark::open(&path.join("watermark"))?;
+        let log = Self { files, rows, meta, watermark, written: Mutex::default() };
+        let found = Mark { last_index: log.last_index()?, meta_writes: log.meta_writes()? };
+        mark.check(found)?;
+        log.written().mark = found;
+        Ok(log)
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_index(&self) -> Result<u64, EngineError> {
+        let Some((key, _)) = self.rows.last().map_err(io("reading the log"))? else { return Ok(0) };
+        index_of(key.split_last_chunk::<2>().map_or(&key[..], |(index, _)| index))
+    }
+
+    fn meta_writes(&self) -> Result<u64, EngineError> {
+        let count = self.meta.get(META_WRITES).map_err(io("reading the log's meta"))?;
+        count.map_or(Ok(0), |count| index_of(&count))
+    }
+
+    /// Asks for less than before, durably and ahead of a removal.
+    fn lower(&self, last_index: u64) -> Result<(), EngineError> {
+        let mut written = self.written();
+        if last_index < written.mark.last_index {
+            written.mark.last_index = last_index;
+            written.lowered += 1;
+            self.watermark.put(written.mark)?;
+            self.watermark.sync()?;
+        }
+        Ok(())
     }
 
     fn remove(&self, keys: impl Iterator<Item = sled::Result<sled::IVec>>) -> Result<(), EngineError> {
@@ -126,14 +172,17 @@ impl LogEngine for SledLog {
                 batch.insert(piece_key(&index.to_be_bytes(), piece), bytes);
             }
         }
-        self.rows.apply_batch(batch).map_err(io("appending to the log"))
+        self.rows.apply_batch(batch).map_err(io("appending to the log"))?;
+        let mut written = self.written();
+        written.mark.last_index = rows.iter().map(|(index, _)| *index).fold(written.mark.last_index, u64::max);
+        Ok(())
     }
 
     fn range(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, EngineError> {
         let mut found = Vec::new();
         let mut bytes = 0;
         let mut assembly = Assembly::default();
-        let mut keep = |whole: Option<(Vec<u8>, Vec<u8>)>| -> Result<bool, EngineError> {
+        let mut keep = |whole: Option<Pair>| -> Result<bool, EngineError> {
             let Some((key, value)) = whole else { return Ok(true) };
             bytes += value.len();
             let fits = bytes <= bytes_max || found.is_empty();
@@ -155,8 +204,10 @@ impl LogEngine for SledLog {
     }
 
     fn last(&self) -> Result<Option<(u64, Vec<u8>)>, EngineError> {
-        let Some((key, _)) = self.rows.last().map_err(io("reading the log"))? else { return Ok(None) };
-        let index = index_of(key.split_last_chunk::<2>().map_or(&key[..], |(index, _)| index))?;
+        if self.rows.is_empty() {
+            return Ok(None);
+        }
+        let index = self.last_index()?;
         let row = self.range(index, index.saturating_add(1), usize::MAX)?.pop();
         row.map(Some).ok_or_else(|| EngineError::Corrupt {
             what: format!("log row {index}"),
@@ -165,15 +216,26 @@ impl LogEngine for SledLog {
     }
 
     fn truncate_from(&self, index: u64) -> Result<(), EngineError> {
+        self.lower(index.saturating_sub(1))?;
         self.remove(self.rows.range(piece_key(&index.to_be_bytes(), 0)..).keys().rev())
     }
 
     fn purge_to(&self, index: u64) -> Result<(), EngineError> {
+        if index >= self.last_index()? {
+            self.lower(0)?;
+        }
         self.remove(self.rows.range(..=piece_key(&index.to_be_bytes(), u16::MAX)).keys())
     }
 
     fn put_meta(&self, name: &'static str, value: &[u8]) -> Result<(), EngineError> {
-        self.meta.insert(name, value).map(|_| ()).map_err(io("writing the log's meta"))
+        let mut written = self.written();
+        let count = written.mark.meta_writes + 1;
+        let mut batch = Batch::default();
+        batch.insert(name, value);
+        batch.insert(META_WRITES, &count.to_be_bytes());
+        self.meta.apply_batch(batch).map_err(io("writing the log's meta"))?;
+        written.mark.meta_writes = count;
+        Ok(())
     }
 
     fn get_meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, EngineError> {
@@ -181,7 +243,14 @@ impl LogEngine for SledLog {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.files.sync()
+        let (mark, lowered) = {
+            let written = self.written();
+            (written.mark, written.lowered)
+        };
+        self.files.sync()?;
+        let written = self.written();
+        // After a removal in the meantime the note asks for less already, and the next sync raises it.
+        if written.lowered == lowered { self.watermark.put(mark) } else { Ok(()) }
     }
 
     fn sync_blocks(&self) -> bool {
@@ -239,13 +308,15 @@ impl StateEngine for SledState {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let mut value: Option<Vec<u8>> = None;
         for number in 0..=u16::MAX {
-            let Some(piece) = self.rows.get(piece_key(key, number)).map_err(io("reading the state"))? else { break };
+            let Some(piece) = self.rows.get(piece_key(key, number)).map_err(io("reading the state"))? else {
+                break;
+            };
             value.get_or_insert_default().extend_from_slice(&piece);
         }
         Ok(value)
     }
 
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), EngineError>) -> Result<(), EngineError> {
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
         let mut assembly = Assembly::default();
         for row in self.rows.iter() {
             let (row, piece) = row.map_err(io("reading the state"))?;

@@ -106,6 +106,55 @@ fn what_was_synced_is_in_a_copy_of_the_files_taken_while_they_are_open() {
 }
 
 #[test]
+fn a_log_that_has_lost_its_end_is_refused_and_one_that_was_truncated_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, old) = (directory.path().join("log"), directory.path().join("old"));
+    let open = || SledLog::open(&path);
+    let log = open().unwrap();
+    log.append(&(1..=10).map(row).collect::<Vec<_>>()).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    std::fs::copy(path.join("db"), &old).unwrap();
+    let log = open().unwrap();
+    log.append(&(11..=20).map(row).collect::<Vec<_>>()).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let whole = std::fs::read(path.join("db")).unwrap();
+    std::fs::copy(&old, path.join("db")).unwrap();
+    let refused = open().expect_err("entries 11 to 20 are gone");
+    assert!(refused.to_string().contains("entries 11 to 20 were synced and are gone"), "{refused}");
+
+    std::fs::write(path.join("db"), whole).unwrap();
+    let log = open().unwrap();
+    log.truncate_from(5).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let log = open().unwrap();
+    assert_eq!(log.last().unwrap(), Some(row(4)));
+    log.purge_to(4).unwrap();
+    drop(log);
+    assert_eq!(open().unwrap().last().unwrap(), None);
+}
+
+#[test]
+fn a_log_that_has_lost_a_vote_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, old) = (directory.path().join("log"), directory.path().join("old"));
+    let log = SledLog::open(&path).unwrap();
+    log.put_meta("vote", b"1").unwrap();
+    log.sync().unwrap();
+    drop(log);
+    std::fs::copy(path.join("db"), &old).unwrap();
+    let log = SledLog::open(&path).unwrap();
+    log.put_meta("vote", b"2").unwrap();
+    log.sync().unwrap();
+    drop(log);
+    std::fs::copy(&old, path.join("db")).unwrap();
+    let refused = SledLog::open(&path).expect_err("vote 2 is gone");
+    assert!(refused.to_string().contains("the newest vote or claim were synced and are gone"), "{refused}");
+}
+
+#[test]
 fn a_batch_of_the_state_replaces_removes_and_shortens() {
     with_states(|state| {
         let put = |key: &str, value: Vec<u8>| (key.as_bytes().to_vec(), Some(value));

@@ -24,6 +24,11 @@ enum Source {
 }
 
 impl SnapshotData {
+    /// Whether reading it waits for a disk.
+    pub(crate) const fn blocks(&self) -> bool {
+        matches!(self.0, Source::File { .. })
+    }
+
     /// Its length in bytes.
     pub(crate) fn length(&self) -> io::Result<u64> {
         match &self.0 {
@@ -104,6 +109,11 @@ impl Depot {
         }
         sync_directory(path)?;
         Ok(Self::Directory(path.to_owned()))
+    }
+
+    /// Whether reading and writing here waits for a disk.
+    pub(crate) const fn blocks(&self) -> bool {
+        matches!(self, Self::Directory(_))
     }
 
     /// The current snapshot.

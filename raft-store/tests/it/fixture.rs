@@ -12,12 +12,13 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 
-pub const CLUSTER: ClusterId = ClusterId(0xce11);
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xce11);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `look` finds something.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -28,15 +29,15 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     }
 }
 
-pub struct Node {
-    pub directory: TempDir,
-    pub address: SocketAddr,
-    pub bounds: Bounds,
-    running: Option<(Store, JoinHandle<()>)>,
+pub(crate) struct Node {
+    pub(crate) directory: TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) bounds: Bounds,
+    running: Option<(Store, JoinHandle<()>, CancellationToken)>,
 }
 
 impl Node {
-    pub async fn start(bounds: Bounds) -> Self {
+    pub(crate) async fn start(bounds: Bounds) -> Self {
         // With RUST_LOG set, a failing test tells its story.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
@@ -47,7 +48,7 @@ impl Node {
         node
     }
 
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         assert!(self.running.is_none(), "it runs already");
         let address = self.address;
         let listener = eventually("the port is free", async || TcpListener::bind(address).await.ok()).await;
@@ -63,46 +64,48 @@ impl Node {
         })
         .await;
         let server = tonic::transport::Server::builder().add_service(store.raft_service());
+        let end = CancellationToken::new();
+        let ended = end.clone().cancelled_owned();
         let serving = tokio::spawn(async move {
-            server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+            server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended).await.unwrap();
         });
-        self.running = Some((store, serving));
+        self.running = Some((store, serving, end));
     }
 
-    pub fn options(&self) -> StoreOptions {
+    pub(crate) fn options(&self) -> StoreOptions {
         let data_dir: PathBuf = self.directory.path().join("data");
         StoreOptions { bounds: self.bounds, ..StoreOptions::new(data_dir, self.address.to_string()) }
     }
 
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.running.as_ref().expect("it runs").0
     }
 
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.running.is_some()
     }
 
     /// Ends at once: nothing is handed over, nothing synced.
-    pub async fn crash(&mut self) {
-        let (store, serving) = self.running.take().expect("it runs");
-        serving.abort();
+    pub(crate) async fn crash(&mut self) {
+        let (store, serving, end) = self.running.take().expect("it runs");
         drop(store);
-        assert!(serving.await.unwrap_err().is_cancelled());
+        end.cancel();
+        tokio::time::timeout(PATIENCE, serving).await.expect("the server ends").unwrap();
     }
 
     /// Ends in order.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.store().stop().await;
         self.crash().await;
     }
 }
 
-pub struct Cluster {
-    pub nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
 }
 
 impl Cluster {
-    pub async fn start(size: usize, bounds: Bounds) -> Self {
+    pub(crate) async fn start(size: usize, bounds: Bounds) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..size {
             nodes.push(Node::start(bounds).await);
@@ -119,7 +122,7 @@ impl Cluster {
     }
 
     /// The index of the node that leads and can prove it.
-    pub async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         eventually("there is a leader", async || {
             for (index, node) in self.nodes.iter().enumerate() {
                 if node.runs() && node.store().read_index().await.is_ok() {
@@ -132,7 +135,7 @@ impl Cluster {
     }
 
     /// Submits as a client does: to whoever leads, again with the same request id where the outcome is unknown.
-    pub async fn submit(&self, request: u128, command: Command) -> Reply {
+    pub(crate) async fn submit(&self, request: u128, command: Command) -> Reply {
         let envelope = Envelope { request_id: Some(RequestId(request)), ..Envelope::new(UnixMillis(1), command) };
         eventually("a command runs", async || {
             let leader = self.leader().await;
@@ -146,7 +149,7 @@ impl Cluster {
     }
 
     /// Waits until every running node has applied a revision, and answers their fleets.
-    pub async fn agree_on(&self, revision: Revision) -> Vec<Fleet> {
+    pub(crate) async fn agree_on(&self, revision: Revision) -> Vec<Fleet> {
         let mut fleets = Vec::new();
         for node in self.nodes.iter().filter(|node| node.runs()) {
             eventually("a node has caught up", async || {
@@ -159,7 +162,7 @@ impl Cluster {
     }
 }
 
-pub fn create_cell(number: u128) -> Command {
+pub(crate) fn create_cell(number: u128) -> Command {
     Command::CreateCell(NewCell {
         id: CellId::new(format!("c{number}")).unwrap(),
         gates: vec![format!("127.0.0.1:{}", 1_000 + number % 1_000)],
@@ -169,7 +172,7 @@ pub fn create_cell(number: u128) -> Command {
     })
 }
 
-pub fn create_tenant(number: u128) -> Command {
+pub(crate) fn create_tenant(number: u128) -> Command {
     Command::CreateTenant(cell_model::NewTenant {
         id: TenantId::new(format!("t{number}")).unwrap(),
         cell: None,
@@ -178,22 +181,22 @@ pub fn create_tenant(number: u128) -> Command {
     })
 }
 
-pub fn envelope(command: Command) -> Envelope {
+pub(crate) fn envelope(command: Command) -> Envelope {
     Envelope::new(UnixMillis(1), command)
 }
 
 /// A watcher's own copy of the state, that checks what it is sent.
 #[derive(Debug, Default)]
-pub struct Replica {
-    pub lineage: Lineage,
-    pub revision: Revision,
-    pub resets: usize,
-    pub fleet: Fleet,
-    pub in_snapshot: bool,
+pub(crate) struct Replica {
+    pub(crate) lineage: Lineage,
+    pub(crate) revision: Revision,
+    pub(crate) resets: usize,
+    pub(crate) fleet: Fleet,
+    pub(crate) in_snapshot: bool,
 }
 
 impl Replica {
-    pub fn take(&mut self, feed: Feed) {
+    pub(crate) fn take(&mut self, feed: Feed) {
         match feed {
             Feed::Reset { lineage, .. } => {
                 self.resets += 1;
@@ -219,7 +222,7 @@ impl Replica {
     }
 
     /// Whether it holds the records of `fleet`.
-    pub fn equals(&self, fleet: &Fleet) -> bool {
+    pub(crate) fn equals(&self, fleet: &Fleet) -> bool {
         self.revision == fleet.head().revision
             && self.fleet.records().eq(fleet.records())
             && self.fleet.head().limits == fleet.head().limits

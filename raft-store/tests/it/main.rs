@@ -1,4 +1,5 @@
 //! Whole nodes of the store: real files, real gRPC on loopback, in one process.
+#![expect(clippy::unwrap_used, reason = "what fails in a fixture fails the test")]
 
 mod cluster;
 mod damage;

@@ -67,9 +67,8 @@ async fn a_watcher_resumes_where_it_was_on_another_node_after_the_leader_is_gone
     }
     follow_to(&mut subscription, &mut replica, Revision(10)).await;
     cluster.nodes[leader].crash().await;
-    let closed = tokio::time::timeout(Duration::from_secs(10), async {
-        while subscription.next().await.is_ok() {}
-    });
+    let closed =
+        tokio::time::timeout(Duration::from_secs(10), async { while subscription.next().await.is_ok() {} });
     closed.await.expect("a stopped node ends its watches");
     for number in 11..=20 {
         cluster.submit(number, create_cell(number)).await;
@@ -77,8 +76,12 @@ async fn a_watcher_resumes_where_it_was_on_another_node_after_the_leader_is_gone
     for other in (0..3).filter(|index| *index != leader) {
         let store = cluster.nodes[other].store();
         let mut resumed = store.subscribe(Some((replica.lineage, Revision(10))));
-        let mut copy =
-            Replica { lineage: replica.lineage, revision: Revision(10), fleet: replica.fleet.clone(), ..Replica::default() };
+        let mut copy = Replica {
+            lineage: replica.lineage,
+            revision: Revision(10),
+            fleet: replica.fleet.clone(),
+            ..Replica::default()
+        };
         follow_to(&mut resumed, &mut copy, Revision(20)).await;
         assert_eq!(copy.resets, 0, "a resume needs no snapshot");
         assert!(store.view(|fleet| copy.equals(fleet)));

@@ -127,6 +127,7 @@ impl Gatekeeper {
     /// Lets nobody in any more, and sends home who waits.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
+        self.asker.close();
         self.table.wake_all();
     }
 

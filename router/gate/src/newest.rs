@@ -4,7 +4,7 @@
 //! for all requests that wait for it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cell_model::{Epoch, TenantId, Uid};
@@ -111,7 +111,8 @@ pub(crate) struct Shared(tokio::sync::Mutex<Asked>);
 
 /// Asks for newest mappings, with a deadline.
 pub(crate) struct Asker {
-    source: Arc<dyn MappingSource>,
+    /// Gone once the gate is closed, so that a handle to it does not keep the source's store open.
+    source: Mutex<Option<Arc<dyn MappingSource>>>,
     deadline: Duration,
 }
 
@@ -124,7 +125,16 @@ impl fmt::Debug for Asker {
 impl Asker {
     /// Asks `source`, each time for at most `deadline`.
     pub(crate) fn new(source: Arc<dyn MappingSource>, deadline: Duration) -> Self {
-        Self { source, deadline }
+        Self { source: Mutex::new(Some(source)), deadline }
+    }
+
+    /// Asks nobody any more.
+    pub(crate) fn close(&self) {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn source(&self) -> Option<Arc<dyn MappingSource>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A mapping that is news to a router with this stamp. An answer is shared by all that were waiting when it was

@@ -10,5 +10,6 @@ pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Re
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text).map_err(|error| D::Error::custom(format!("{text:?} is not a duration: {error}")))
+    humantime::parse_duration(&text)
+        .map_err(|error| D::Error::custom(format!("{text:?} is not a duration: {error}")))
 }

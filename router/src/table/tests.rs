@@ -54,7 +54,7 @@ fn a_snapshot_drops_what_it_does_not_know_and_keeps_what_is_newer_than_it() {
 
 #[test]
 fn nothing_learned_is_lost_and_nobody_sees_an_epoch_go_back_while_images_are_exchanged() {
-    const TENANTS: u64 = 40;
+    const TENANTS: usize = 40;
     let table = ConcurrentTable::new();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -67,7 +67,7 @@ fn nothing_learned_is_lost_and_nobody_sees_an_epoch_go_back_while_images_are_exc
             done.store(true, Ordering::Release);
         });
         let reader = scope.spawn(|| {
-            let mut seen = [0; TENANTS as usize];
+            let mut seen = [0; TENANTS];
             while !done.load(Ordering::Acquire) {
                 for (tenant, seen) in seen.iter_mut().enumerate() {
                     let epoch = epoch_of(&table, &format!("t-{tenant}")).unwrap_or(0);

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use cell_client::{WatchEvent, WatchItem};
 use cell_model::{
-    CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev, Revision,
-    TenantId, Tier, Uid,
+    CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
+    Revision, TenantId, Tier, Uid,
 };
 use cell_router::{Confirmed, ControlPlane};
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
@@ -30,6 +30,7 @@ struct State {
     cells: BTreeMap<CellId, CellRecord>,
     watchers: Vec<mpsc::UnboundedSender<WatchEvent>>,
     cut_off: bool,
+    watched_after: Vec<Option<Revision>>,
 }
 
 impl FakeControl {
@@ -61,7 +62,13 @@ impl FakeControl {
     }
 
     /// A tenant is made, or changes; the rev rises by itself. Answers its mapping.
-    pub(crate) fn set_tenant(&self, tenant: &str, owner: &str, epoch: u64, change: impl FnOnce(&mut Mapping)) -> Mapping {
+    pub(crate) fn set_tenant(
+        &self,
+        tenant: &str,
+        owner: &str,
+        epoch: u64,
+        change: impl FnOnce(&mut Mapping),
+    ) -> Mapping {
         let mut state = self.state();
         state.revision += 1;
         let id = TenantId::new(tenant).unwrap();
@@ -91,6 +98,11 @@ impl FakeControl {
         SignedMapping::sign(&self.key, &self.routed(&self.state(), mapping))
     }
 
+    /// From where each watch has begun. None: from the beginning.
+    pub(crate) fn watched_after(&self) -> Vec<Option<Revision>> {
+        self.state().watched_after.clone()
+    }
+
     /// From now on nobody hears anything from it.
     pub(crate) fn cut_off(&self) {
         self.state().cut_off = true;
@@ -98,7 +110,12 @@ impl FakeControl {
 
     fn routed(&self, state: &State, mapping: &Mapping) -> RoutedMapping {
         let gates = state.cells.get(&mapping.owner).map(|cell| cell.gates.clone()).unwrap_or_default();
-        RoutedMapping { cluster: self.cluster, mapping: mapping.clone(), owner_gates: gates, owner_agent: "127.0.0.1:1".into() }
+        RoutedMapping {
+            cluster: self.cluster,
+            mapping: mapping.clone(),
+            owner_gates: gates,
+            owner_agent: "127.0.0.1:1".into(),
+        }
     }
 
     fn item(&self, state: &State, mapping: &Mapping) -> WatchItem {
@@ -121,19 +138,33 @@ impl State {
 }
 
 impl ControlPlane for FakeControl {
-    fn watch(&self, _after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
+    fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
         let mut state = self.state();
+        state.watched_after.push(after.map(|(_, revision)| revision));
         if state.cut_off {
             return futures::stream::pending().boxed();
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        let cells = state.cells.values().cloned().map(WatchItem::Cell);
-        let tenants = state.tenants.values().map(|mapping| self.item(&state, mapping));
-        let _own = sender.send(WatchEvent::Reset);
-        let _own = sender.send(WatchEvent::Snapshot(cells.chain(tenants).collect()));
-        let _own = sender.send(WatchEvent::SnapshotEnd { revision: Revision(state.revision), lineage: LINEAGE });
+        let revision = Revision(state.revision);
+        let (since, resumes) = match after {
+            Some((LINEAGE, after)) if after <= revision => (after, true),
+            _ => (Revision(0), false),
+        };
+        let cells = state.cells.values().filter(|cell| cell.revision > since).cloned().map(WatchItem::Cell);
+        let tenants = state.tenants.values().filter(|mapping| mapping.revision > since);
+        let items: Vec<WatchItem> = cells.chain(tenants.map(|mapping| self.item(&state, mapping))).collect();
+        let events = if resumes {
+            vec![WatchEvent::Changes { revision, items }]
+        } else {
+            let end = WatchEvent::SnapshotEnd { revision, lineage: LINEAGE };
+            vec![WatchEvent::Reset, WatchEvent::Snapshot(items), end]
+        };
+        for event in events {
+            sender.send(event).unwrap();
+        }
         state.watchers.push(sender);
-        futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
+        futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
+            .boxed()
     }
 
     fn confirm(&self, _nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>> {

@@ -61,7 +61,8 @@ impl FakeGate {
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
                 tokio::spawn(async move {
-                    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                    let serving =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                     let _broken = serving.await;
                 });
             }

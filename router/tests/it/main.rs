@@ -1,4 +1,5 @@
 //! A whole router on loopback, between real HTTP clients, gates made of hyper, and a control plane made of channels.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod client;
 mod control;

@@ -39,7 +39,7 @@ async fn a_stale_router_is_told_the_new_cell_and_the_write_arrives_there_once() 
     fleet.control.cut_off();
     let body = "x".repeat(100_000);
     let answer = post(fleet.address(), "t-1", "/docs", body.clone()).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
     assert_eq!(answer.body, format!("b:{body}"));
     assert_eq!(b.seen()[0].headers["cell-epoch"], "2");
     assert_eq!(fleet.epoch_of("t-1"), Some(2), "learned");
@@ -58,6 +58,44 @@ async fn an_upload_larger_than_what_is_kept_follows_a_redirect_too() {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.code());
     assert_eq!(answer.body.len(), body.len() + 2);
     assert_eq!(b.seen().len(), 1);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_refusal_is_lost_whatever_the_size_of_the_write() {
+    for size in [0, 1, 8_191, 8_192, 8_193, 30_000, 65_536, 300_000, 1_000_000] {
+        let (_a, b, control) = moved(&FakeControl::new(1)).await;
+        let fleet = Fleet::start(control, |_| {}).await;
+        let answer = post(fleet.address(), "t-1", "/docs", vec![b'z'; size]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{size}: {}", answer.body);
+        assert_eq!((answer.body.len(), b.seen().len()), (size + 2, 1));
+        fleet.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_refusal_is_lost_while_many_write_at_once() {
+    let gate = FakeGate::start(|request, number| async move {
+        if number % 2 == 0 {
+            return not_executed(wire::Code::Hold);
+        }
+        let length = request.into_body().collect().await.unwrap().to_bytes().len();
+        text(StatusCode::OK, &length.to_string())
+    })
+    .await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    let address = fleet.address();
+    let writers = (0..8).map(|writer: usize| async move {
+        for n in 0..25 {
+            let size = [8_192, 20_000, 100, 300_000][(writer + n) % 4];
+            let answer = post(address, "t-1", "/", vec![b'w'; size]).await;
+            assert_eq!((answer.status, answer.body), (StatusCode::OK, size.to_string()));
+        }
+    });
+    futures::future::join_all(writers).await;
     fleet.stop().await;
 }
 
@@ -184,7 +222,8 @@ async fn waiting_ends_at_its_deadline_and_is_bounded() {
     })
     .await;
     let address = fleet.address();
-    let waiting: Vec<_> = (0..2).map(|_| tokio::spawn(async move { post(address, "t-1", "/", "w").await })).collect();
+    let waiting: Vec<_> =
+        (0..2).map(|_| tokio::spawn(async move { post(address, "t-1", "/", "w").await })).collect();
     until("two wait", || fleet.router.held_requests() == 2).await;
     let overflow = post(fleet.address(), "t-1", "/", "w").await;
     assert_eq!((overflow.status, overflow.code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "TENANT_MOVING"));

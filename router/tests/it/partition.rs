@@ -106,6 +106,21 @@ async fn the_file_is_written_while_the_router_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_starts_from_its_file_is_told_only_what_has_changed_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    let control = FakeControl::new(1);
+    control.set_tenant("t-1", "a", 4, |_| {});
+    Fleet::start(control.clone(), |options| options.snapshot_file = Some(path.clone())).await.stop().await;
+    control.set_tenant("t-2", "a", 1, |_| {});
+    control.set_tenant("t-1", "b", 5, |_| {});
+    let fleet = Fleet::start(control.clone(), |options| options.snapshot_file = Some(path.clone())).await;
+    assert_eq!((fleet.epoch_of("t-1"), fleet.epoch_of("t-2")), (Some(5), Some(1)));
+    assert_eq!(control.watched_after(), [None, Some(cell_model::Revision(1))]);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_file_is_set_aside_and_the_control_plane_gives_the_table() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("table");

@@ -116,7 +116,10 @@ where
     tokio::spawn(connection);
     let response = sender.send_request(request).await.unwrap();
     // The connection lives as long as its sender.
-    tokio::spawn(async move { tokio::time::sleep(Duration::from_secs(10)).await; drop(sender) });
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        drop(sender)
+    });
     response
 }
 
@@ -184,6 +187,17 @@ async fn a_large_body_passes_whole_though_only_a_part_of_it_is_kept() {
     let sum = body.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
     let answer = post(fleet.address(), "t-1", "/", body).await;
     assert_eq!(answer.body, format!("3000000:{sum}"));
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_an_application_that_does_not_read_a_large_body_arrives_whole() {
+    let gate = FakeGate::start(|_, _| async { text(StatusCode::CONFLICT, &"no".repeat(10_000)) }).await;
+    let fleet = fleet_with(&gate).await;
+    for _ in 0..5 {
+        let answer = post(fleet.address(), "t-1", "/", vec![0; 500_000]).await;
+        assert_eq!((answer.status, answer.body.len()), (StatusCode::CONFLICT, 20_000));
+    }
     fleet.stop().await;
 }
 

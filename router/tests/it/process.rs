@@ -24,7 +24,11 @@ fn options_can_be_checked_without_starting() {
     assert!(good.status.success(), "{}", error_of(&good));
     let bad = cell_router(&["--config", path, "--check", "--control", "nowhere"]);
     assert_eq!(bad.status.code(), Some(1));
-    assert!(error_of(&bad).starts_with("error[OPTIONS_INVALID]: option control: \"nowhere\""), "{}", error_of(&bad));
+    assert!(
+        error_of(&bad).starts_with("error[OPTIONS_INVALID]: option control: \"nowhere\""),
+        "{}",
+        error_of(&bad)
+    );
     std::fs::write(path, "listen = 5").unwrap();
     let bad = cell_router(&["--config", path, "--check"]);
     assert!(error_of(&bad).contains("line 1"), "{}", error_of(&bad));
@@ -35,8 +39,12 @@ fn a_port_in_use_is_named_with_what_to_do() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let key = FakeControl::new(1).key.public().to_string();
-    let taken = cell_router(&["--control", "127.0.0.1:1", "--trusted-key", &key, "--listen", &address, "--log", "off"]);
+    let taken =
+        cell_router(&["--control", "127.0.0.1:1", "--trusted-key", &key, "--listen", &address, "--log", "off"]);
     assert_eq!(taken.status.code(), Some(1));
     let error = error_of(&taken);
-    assert!(error.starts_with("error[PORT_IN_USE]") && error.contains(&address) && error.contains("hint:"), "{error}");
+    assert!(
+        error.starts_with("error[PORT_IN_USE]") && error.contains(&address) && error.contains("hint:"),
+        "{error}"
+    );
 }

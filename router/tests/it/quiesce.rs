@@ -80,7 +80,9 @@ async fn an_idle_connection_does_not_keep_a_router_from_stopping() {
     let (_gate, _let_go, fleet) = patient(|_| {}).await;
     let idle = TcpStream::connect(fleet.address()).await.unwrap();
     let (_sender, connection) =
-        hyper::client::conn::http1::handshake::<_, http_body_util::Empty<bytes::Bytes>>(TokioIo::new(idle)).await.unwrap();
+        hyper::client::conn::http1::handshake::<_, http_body_util::Empty<bytes::Bytes>>(TokioIo::new(idle))
+            .await
+            .unwrap();
     let ended = tokio::spawn(connection);
     tokio::time::timeout(Duration::from_secs(5), fleet.stop()).await.unwrap();
     let _broken_or_closed = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();

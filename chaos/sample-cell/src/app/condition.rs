@@ -25,9 +25,9 @@ impl Condition {
         match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
             (None, None) => Ok(Self::None),
             (Some(value), None) if value == "*" => Ok(Self::Exists),
-            (Some(value), None) => {
-                versions(value).map(Self::Version).ok_or_else(|| invalid("If-Match is not a list of this cell's ETags"))
-            }
+            (Some(value), None) => versions(value)
+                .map(Self::Version)
+                .ok_or_else(|| invalid("If-Match is not a list of this cell's ETags")),
             (None, Some(value)) if value == "*" => Ok(Self::Absent),
             (None, Some(_)) => Err(invalid("of a write, If-None-Match can only be *")),
             (Some(_), Some(_)) => Err(invalid("If-Match and If-None-Match exclude each other")),
@@ -49,7 +49,12 @@ impl Condition {
             Some(version) => format!("the document has the ETag \"{version}\""),
             None => "there is no such document".into(),
         };
-        Err(Problem::new(StatusCode::PRECONDITION_FAILED, "ETAG_MISMATCH", detail, "read the document and try again"))
+        Err(Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            "ETAG_MISMATCH",
+            detail,
+            "read the document and try again",
+        ))
     }
 }
 
@@ -84,7 +89,8 @@ mod tests {
 
     #[test]
     fn a_condition_that_makes_no_sense_is_refused() {
-        for (name, value) in [(IF_MATCH, "3"), (IF_MATCH, "W/\"3\""), (IF_MATCH, "\"x\""), (IF_NONE_MATCH, "\"3\"")] {
+        for (name, value) in [(IF_MATCH, "3"), (IF_MATCH, "W/\"3\""), (IF_MATCH, "\"x\""), (IF_NONE_MATCH, "\"3\"")]
+        {
             assert!(condition(name, value).is_err(), "{value}");
         }
     }

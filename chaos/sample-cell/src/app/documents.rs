@@ -17,7 +17,11 @@ const PAGE_BYTES: usize = 1024 * 1024;
 /// Rows that are looked at in one go, so that a page never holds more than it gives.
 const SCAN_ROWS: usize = 64;
 
-pub(crate) async fn read(data: &TenantData, stamp: &RequestStamp, id: &Name) -> Result<Response<ResponseBody>, Problem> {
+pub(crate) async fn read(
+    data: &TenantData,
+    stamp: &RequestStamp,
+    id: &Name,
+) -> Result<Response<ResponseBody>, Problem> {
     let key = rows::document_key(id.as_str());
     let row = data.read(stamp, |view: &View<'_>| view.get(&key)).await?;
     let document = row.map(Document::from_row).transpose()?.ok_or_else(|| unknown_document(id))?;

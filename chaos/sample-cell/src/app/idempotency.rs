@@ -105,12 +105,8 @@ impl Named {
     ) -> Result<(), Problem> {
         let order = tally.next_answer;
         tally.next_answer += 1;
-        let kept = Kept {
-            fingerprint: self.fingerprint.clone(),
-            made_at_ms: now_ms,
-            order,
-            answer: answer.clone(),
-        };
+        let kept =
+            Kept { fingerprint: self.fingerprint.clone(), made_at_ms: now_ms, order, answer: answer.clone() };
         let row = serde_json::to_vec(&kept).map_err(|_| Problem::damaged("answer"))?;
         transaction.put(&answer_key(&self.key), row)?;
         transaction.put(&order_key(order), self.key.as_bytes())?;

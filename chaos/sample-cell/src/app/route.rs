@@ -14,7 +14,8 @@ const NAME_RULE: &str = "use 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '~'
 impl Name {
     pub(crate) fn new(text: &str) -> Result<Self, Problem> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
-        let fits = (1..=NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(plain) && !matches!(text, "." | "..");
+        let fits =
+            (1..=NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(plain) && !matches!(text, "." | "..");
         if fits {
             Ok(Self(text.to_owned()))
         } else {
@@ -169,7 +170,9 @@ mod tests {
         for path in ["/", "/doc", "/docs/a/b", "/counters", "/counters/n/decrement"] {
             assert_eq!(code(route(&Method::GET, path, None)), "PATH_UNKNOWN", "{path}");
         }
-        for path in ["/docs/", "/docs/.", "/docs/..", "/docs/a%20b", "/docs/ä", &format!("/docs/{}", "x".repeat(129))] {
+        for path in
+            ["/docs/", "/docs/.", "/docs/..", "/docs/a%20b", "/docs/ä", &format!("/docs/{}", "x".repeat(129))]
+        {
             assert_eq!(code(route(&Method::GET, path, None)), "NAME_INVALID", "{path}");
         }
         assert_eq!(code(route(&Method::PATCH, "/docs/a", None)), "METHOD_NOT_ALLOWED");

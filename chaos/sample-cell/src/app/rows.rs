@@ -82,8 +82,8 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn load(transaction: &Transaction<'_>) -> Result<Self, Problem> {
         let Some(row) = transaction.get(TALLY)? else { return Ok(Self::default()) };
-        let numbers: Option<Vec<u64>> =
-            (row.len() == 24).then(|| row.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect());
+        let numbers: Option<Vec<u64>> = (row.len() == 24)
+            .then(|| row.as_chunks::<8>().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect());
         match numbers.as_deref() {
             Some(&[version, oldest_answer, next_answer]) => Ok(Self { version, oldest_answer, next_answer }),
             _ => Err(Problem::damaged("tally")),

@@ -162,12 +162,13 @@ fn check_document(text: &[u8]) -> Result<(), Problem> {
         let hint = "split it into several documents";
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "DOCUMENT_TOO_LARGE", detail, hint));
     }
-    match serde_json::from_slice::<IgnoredAny>(text) {
-        Ok(IgnoredAny) => Ok(()),
-        Err(error) => {
-            Err(Problem::bad_request("JSON_INVALID", format!("the document is not JSON: {error}"), "send JSON"))
-        }
-    }
+    let invalid = |reason: String| {
+        Problem::bad_request("JSON_INVALID", format!("the document is not JSON: {reason}"), "send JSON in UTF-8")
+    };
+    // A value that is ignored is checked for its form, but not for its encoding.
+    let text = std::str::from_utf8(text).map_err(|error| invalid(error.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| invalid(error.to_string()))?;
+    Ok(())
 }
 
 pub(crate) fn unknown_document(id: &Name) -> Problem {

@@ -63,7 +63,10 @@ pub(super) async fn run(global: Global, command: Cluster) -> Result<Exit, Failur
             let made = cluster::initialize(&endpoints).await;
             let made = made.map_err(|error| Failure::new(error.code(), error.to_string(), error.hint()))?;
             console::data(&format!("{made}\n"));
-            console::note(&format!("cluster {made} has {} nodes; `cellctl cluster status` shows them", endpoints.len()));
+            console::note(&format!(
+                "cluster {made} has {} nodes; `cellctl cluster status` shows them",
+                endpoints.len()
+            ));
             Ok(Exit::Done)
         }
         Cluster::Status => status(&global, &endpoints).await,
@@ -80,7 +83,8 @@ async fn status(global: &Global, endpoints: &[String]) -> Result<Exit, Failure> 
     if led && reachable == nodes.len() {
         return Ok(Exit::Done);
     }
-    let message = format!("{reachable} of {} nodes answer and {} leads", nodes.len(), if led { "one" } else { "none" });
+    let message =
+        format!("{reachable} of {} nodes answer and {} leads", nodes.len(), if led { "one" } else { "none" });
     let hint = "start the missing nodes; `cellctl cluster init` makes a cluster of new ones";
     Err(Failure { exit: Exit::Unavailable, ..Failure::new("NO_QUORUM_SEEN", message, hint) })
 }

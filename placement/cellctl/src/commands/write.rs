@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cell_model::{CellState, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant};
 use cell_client::wire;
+use cell_model::{CellState, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant};
 
 use super::Control;
 use crate::cli::{Create, Delete, Move, MoveTenant, OfCell};

@@ -23,8 +23,16 @@ pub fn describe_tenant(tenant: &TenantView) -> String {
         ("Waiting", if tenant.hold == "none" { String::new() } else { tenant.hold.clone() }),
     ]);
     for copy in &tenant.retained {
-        let what = if copy.reclaiming { "is being deleted".to_owned() } else { format!("kept until {}", time(copy.until_unix_ms)) };
-        line(&mut text, "Old copy", &format!("{} (left by {}, fenced at epoch {}), {what}", copy.cell, copy.move_id, copy.fenced_epoch));
+        let what = if copy.reclaiming {
+            "is being deleted".to_owned()
+        } else {
+            format!("kept until {}", time(copy.until_unix_ms))
+        };
+        line(
+            &mut text,
+            "Old copy",
+            &format!("{} (left by {}, fenced at epoch {}), {what}", copy.cell, copy.move_id, copy.fenced_epoch),
+        );
     }
     if let Some(movement) = &tenant.movement {
         text.push('\n');
@@ -52,8 +60,13 @@ pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
 /// A move, with its history.
 #[must_use]
 pub fn describe_move(movement: &MoveView) -> String {
-    let phase = if movement.leg == "back" { format!("{}, on the way back", movement.phase) } else { movement.phase.clone() };
-    let end = [&movement.end_code, &movement.end_reason].into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
+    let phase = if movement.leg == "back" {
+        format!("{}, on the way back", movement.phase)
+    } else {
+        movement.phase.clone()
+    };
+    let end =
+        [&movement.end_code, &movement.end_reason].into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
     let mut text = fields(&[
         ("Move", movement.id.clone()),
         ("Tenant", movement.tenant.clone()),

@@ -5,7 +5,12 @@ use crate::view::{CellView, MoveView, TenantView};
 use cell_client::wire;
 
 fn movement() -> wire::Move {
-    let stamp = |phase: wire::Phase, at_unix_ms, revision| wire::PhaseStamp { phase: phase.into(), attempt: 1, at_unix_ms, revision };
+    let stamp = |phase: wire::Phase, at_unix_ms, revision| wire::PhaseStamp {
+        phase: phase.into(),
+        attempt: 1,
+        at_unix_ms,
+        revision,
+    };
     wire::Move {
         id: "m-42".into(),
         tenant: "acme".into(),
@@ -95,12 +100,18 @@ fn json_says_what_it_is() {
     let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!((&document["apiVersion"], &document["kind"]), (&"cellway.dev/v1".into(), &"TenantList".into()));
     let first = &document["items"][0];
-    assert_eq!((&first["tenant"], &first["epoch"], &first["state"]), (&"acme".into(), &3.into(), &"MIGRATING".into()));
+    assert_eq!(
+        (&first["tenant"], &first["epoch"], &first["state"]),
+        (&"acme".into(), &3.into(), &"MIGRATING".into())
+    );
     assert_eq!(first["move"]["phase"], "catch-up");
 
     let printed = one(&cell("c1"), Output::Json, |_| unreachable!("JSON was asked for"));
     let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
-    assert_eq!((&document["kind"], &document["cell"], &document["gates"][1]), (&"Cell".into(), &"c1".into(), &"h:2".into()));
+    assert_eq!(
+        (&document["kind"], &document["cell"], &document["gates"][1]),
+        (&"Cell".into(), &"c1".into(), &"h:2".into())
+    );
 }
 
 #[test]
@@ -120,9 +131,9 @@ Soak:          10s
 Retention:     1h
 Retries left:  10
 History
-   PHASE       ATTEMPT   ENTERED                    TOOK       REVISION
-   preflight   1         2023-11-14T22:13:20.000Z   1s 250ms   42
-   catch-up    1         2023-11-14T22:13:21.250Z   …          45
+    PHASE       ATTEMPT   ENTERED                    TOOK       REVISION
+    preflight   1         2023-11-14T22:13:20.000Z   1s 250ms   42
+    catch-up    1         2023-11-14T22:13:21.250Z   …          45
 ";
     assert_eq!(printed, expected);
 }
@@ -139,7 +150,10 @@ fn an_ended_move_says_how_and_why() {
     let view = MoveView::from(ended);
     assert_eq!(view.row()[4..6], ["aborted", "-"]);
     let printed = describe_move(&view);
-    assert!(printed.contains("Status:        aborted\nReason:        CAPTURE_OVERFLOW: the target was too slow\n"), "{printed}");
+    assert!(
+        printed.contains("Status:        aborted\nReason:        CAPTURE_OVERFLOW: the target was too slow\n"),
+        "{printed}"
+    );
 }
 
 #[test]
@@ -165,7 +179,8 @@ fn a_tenant_with_an_old_copy_says_until_when_it_is_kept() {
     });
     let printed = describe_tenant(&TenantView::from(wired));
     assert!(
-        printed.contains("Old copy:      c3 (left by m-30, fenced at epoch 2), kept until 2023-11-14T22:13:20.000Z\n"),
+        printed
+            .contains("Old copy:      c3 (left by m-30, fenced at epoch 2), kept until 2023-11-14T22:13:20.000Z\n"),
         "{printed}"
     );
     assert!(printed.contains("\nMove:          m-42\n"), "{printed}");

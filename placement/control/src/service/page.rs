@@ -72,8 +72,8 @@ impl Wanted {
         if self.filter.is_empty() {
             return Ok(None);
         }
-        let parsed = self.filter.parse().map(Some);
-        parsed.map_err(|invalid| malformed(&Malformed::new("filter", invalid.to_string())))
+        let parsed: Result<T, cell_model::InvalidId> = self.filter.parse();
+        parsed.map(Some).map_err(|invalid| malformed(&Malformed::new("filter", invalid.to_string())))
     }
 }
 

@@ -1,0 +1,203 @@
+//! A cell as one component: its agent, and the instances of the application, each behind a gate of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use cell_agent::engine::EngineError;
+use cell_agent::{Agent, AgentError, AgentOptions};
+use cell_gate::{Gate, GateError, GateHandle, GateOptions, MappingSource};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::Documents;
+use crate::options::Options;
+
+/// Why a cell does not start, or has stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The agent cannot be opened, or has failed.
+    #[error("the cell's agent has failed")]
+    Agent(#[source] Box<AgentError>),
+    /// A gate cannot be started.
+    #[error("the gate {instance} cannot be started")]
+    Gate {
+        /// Which.
+        instance: String,
+        /// Why.
+        #[source]
+        source: GateError,
+    },
+    /// The agent's task has ended in a panic.
+    #[error("the cell's agent has ended in a panic: {reason}")]
+    Panic {
+        /// What is known.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Agent(error) => match &**error {
+                AgentError::Engine(EngineError::Open { .. }) => "STORE_NOT_OPENED",
+                other => other.code(),
+            },
+            Self::Gate { source, .. } => source.code(),
+            Self::Panic { .. } => "PANIC",
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self.code() {
+            "PORT_IN_USE" | "LISTEN_FAILED" => {
+                "stop the process that has the port, or choose another one; port 0 lets the system choose"
+            }
+            "OTHER_CELL" => "give each cell a --data-dir of its own",
+            "STORE_NOT_OPENED" => {
+                "stop the other process that serves this --data-dir, or correct the directory's rights"
+            }
+            "INVALID_OPTION" => "correct the option; `sample-cell serve --help` lists them",
+            _ => "look at the causes above and at the log; nothing that was acknowledged is lost by stopping here",
+        }
+    }
+}
+
+impl From<AgentError> for Error {
+    fn from(error: AgentError) -> Self {
+        Self::Agent(Box::new(error))
+    }
+}
+
+/// A running cell.
+#[derive(Debug)]
+pub struct Cell {
+    agent: SocketAddr,
+    gates: Vec<Gate>,
+    agent_task: JoinHandle<Result<(), AgentError>>,
+    agent_stop: CancellationToken,
+    shutdown: CancellationToken,
+}
+
+/// Where a cell listens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Addresses {
+    /// The agent's gRPC service.
+    pub agent: SocketAddr,
+    /// Each gate.
+    pub gates: Vec<SocketAddr>,
+}
+
+impl Cell {
+    /// Opens the data directory, starts the agent and then its gates.
+    ///
+    /// # Errors
+    /// [`Error`] where the directory cannot be opened or an address cannot be listened on; nothing is left running.
+    pub async fn start(options: Options, shutdown: CancellationToken) -> Result<Self, Error> {
+        let agent = Agent::open(agent_options(&options)).await?;
+        let address = agent.address();
+        let data = agent.data();
+        let mappings: Arc<dyn MappingSource> = Arc::new(agent.mappings());
+        let agent_stop = CancellationToken::new();
+        let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
+        let mut cell = Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown };
+        for (index, listen) in options.gates().into_iter().enumerate() {
+            let instance = format!("{}-{}", options.cell, index + 1);
+            let gate_options = gate_options(&options, address, &instance, listen);
+            let application = Documents::new(data.clone());
+            let started =
+                Gate::start(gate_options, Arc::clone(&mappings), application, cell.shutdown.child_token()).await;
+            match started {
+                Ok(gate) => cell.gates.push(gate),
+                Err(source) => {
+                    cell.shutdown.cancel();
+                    // What is said of the gate tells more than how its agent stopped.
+                    let _ = cell.stopped().await;
+                    return Err(Error::Gate { instance, source });
+                }
+            }
+        }
+        Ok(cell)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        Addresses { agent: self.agent, gates: self.gates.iter().map(Gate::address).collect() }
+    }
+
+    /// A handle to each gate.
+    #[must_use]
+    pub fn gates(&self) -> Vec<GateHandle> {
+        self.gates.iter().map(Gate::handle).collect()
+    }
+
+    /// Waits until it has stopped: after its token was cancelled, or because its agent has failed. The gates stop
+    /// first, so that what they have let in is finished before the store is closed.
+    ///
+    /// # Errors
+    /// [`Error`] where the agent has failed. The process must end then: what was not synced may be lost.
+    pub async fn stopped(self) -> Result<(), Error> {
+        let Self { gates, mut agent_task, agent_stop, shutdown, .. } = self;
+        let early = tokio::select! {
+            ended = &mut agent_task => Some(ended),
+            () = shutdown.cancelled() => None,
+        };
+        shutdown.cancel();
+        for gate in gates {
+            gate.stopped().await;
+        }
+        agent_stop.cancel();
+        let ended = match early {
+            Some(ended) => ended,
+            None => agent_task.await,
+        };
+        match ended {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(Error::Panic { reason: error.to_string() }),
+        }
+    }
+}
+
+/// Runs a cell until `shutdown`. `bound` is told where it listens once everything is started.
+///
+/// # Errors
+/// As [`Cell::start`] and [`Cell::stopped`].
+pub async fn run(
+    options: Options,
+    shutdown: CancellationToken,
+    bound: impl FnOnce(&Addresses) + Send,
+) -> Result<(), Error> {
+    let cell = Cell::start(options, shutdown).await?;
+    bound(&cell.addresses());
+    cell.stopped().await
+}
+
+fn agent_options(options: &Options) -> AgentOptions {
+    let mut agent = AgentOptions::new(options.cell.clone(), options.data_dir.clone(), &options.agent_listen);
+    agent.advertise = options.agent_address.clone().unwrap_or_default();
+    agent.control.clone_from(&options.control);
+    agent.trusted_keys.clone_from(&options.trusted_keys);
+    #[cfg(feature = "planted")]
+    {
+        agent.planted = options.plant.map(crate::options::Plant::in_agent);
+    }
+    agent
+}
+
+fn gate_options(options: &Options, agent: SocketAddr, instance: &str, listen: String) -> GateOptions {
+    // An address that means "every interface" is reached over the loopback one.
+    let reach = if agent.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], agent.port())) } else { agent };
+    let mut gate = GateOptions::new(reach.to_string(), instance, listen);
+    gate.http.body_bytes = options.body_bytes_max;
+    #[cfg(feature = "planted")]
+    {
+        gate.planted.stale_epoch = options.plant == Some(crate::options::Plant::StaleEpoch);
+        gate.planted.early_serve = options.plant == Some(crate::options::Plant::EarlyServe);
+    }
+    gate
+}

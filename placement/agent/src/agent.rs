@@ -1,0 +1,247 @@
+//! The agent as a component: opened on a directory, run until it is told to stop.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use cell_client::{ClientOptions, ControlClient};
+use cell_model::Generation;
+use cell_protos::v1 as wire;
+use cell_protos::v1::agent_service_server::AgentServiceServer;
+use cell_trust::{PublicKey, TrustedKeys};
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::data::TenantData;
+use crate::engine::{Engine, SledEngine};
+use crate::error::AgentError;
+use crate::follow;
+use crate::grpc::Service;
+use crate::newest::NewestMappings;
+use crate::options::AgentOptions;
+use crate::steps;
+use crate::tenants::Tenants;
+
+/// How often the control plane is told where this cell is to be found.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Open requests may take this long to end after a stop.
+const QUIESCE_MAX: Duration = Duration::from_secs(3);
+
+/// See the module.
+pub struct Agent {
+    tenants: Arc<Tenants>,
+    listener: TcpListener,
+    address: SocketAddr,
+    advertise: String,
+    control: Option<ControlClient>,
+    newest: NewestMappings,
+}
+
+impl Agent {
+    /// Opens the data directory and takes the port. Nothing is durable, and so nothing is answered, before
+    /// [`Agent::run`].
+    ///
+    /// # Errors
+    /// [`AgentError`] where the options make no sense, the directory cannot be opened or is another cell's, or the
+    /// port is taken.
+    pub async fn open(options: AgentOptions) -> Result<Self, AgentError> {
+        options.check()?;
+        let (directory, cache_bytes) = (options.directory.clone(), options.limits.cache_bytes);
+        let opened = tokio::task::spawn_blocking(move || SledEngine::open(&directory, cache_bytes)).await;
+        let engine = opened.map_err(|error| crate::engine::EngineError::Open {
+            path: options.directory.display().to_string(),
+            reason: error.to_string(),
+        })??;
+        Self::open_on(options, Arc::new(engine)).await
+    }
+
+    /// As [`Agent::open`], on a store that is open already.
+    ///
+    /// # Errors
+    /// As [`Agent::open`].
+    pub async fn open_on(options: AgentOptions, engine: Arc<dyn Engine>) -> Result<Self, AgentError> {
+        options.check()?;
+        let mut trusted = TrustedKeys::default();
+        for key in &options.trusted_keys {
+            let key: PublicKey = key.parse().map_err(|_| AgentError::InvalidOption {
+                option: "trusted_keys",
+                rule: "each is the 64 hex digits of a public key",
+            })?;
+            trusted.insert(key);
+        }
+        let tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, engine)?;
+        #[cfg(feature = "planted")]
+        let tenants = Tenants { planted: options.planted, ..tenants };
+        let tenants = Arc::new(tenants);
+        let refused = |error: std::io::Error| AgentError::Listen {
+            address: options.listen.clone(),
+            reason: error.to_string(),
+        };
+        let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let advertise = if options.advertise.is_empty() { address.to_string() } else { options.advertise };
+        let control =
+            (!options.control.is_empty()).then(|| ControlClient::new(options.control, ClientOptions::default()));
+        let newest = NewestMappings::new(Arc::clone(&tenants), control.clone());
+        Ok(Self { tenants, listener, address, advertise, control, newest })
+    }
+
+    /// The tenants' rows, for the application.
+    #[must_use]
+    pub fn data(&self) -> TenantData {
+        TenantData::new(Arc::clone(&self.tenants))
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its incarnation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.tenants.generation
+    }
+
+    /// What gates in the same process ask for the newest mapping of a tenant.
+    #[must_use]
+    pub fn mappings(&self) -> NewestMappings {
+        self.newest.clone()
+    }
+
+    /// Serves until `shutdown`, then lets go of gates and followers and makes everything durable.
+    ///
+    /// # Errors
+    /// [`AgentError::Engine`] where the store could not be synced: the process must end, because what was not
+    /// acknowledged may be lost. [`AgentError::Serve`] where the server failed.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let Self { tenants, listener, advertise, control, .. } = self;
+        tracing::info!(cell = %tenants.here, generation = %tenants.generation, agent = %advertise, "agent serving");
+        let durable_stop = CancellationToken::new();
+        let syncing = tokio::spawn({
+            let (tenants, stop) = (Arc::clone(&tenants), durable_stop.clone());
+            async move { tenants.durable.run(stop).await }
+        });
+        resume(&tenants);
+        let stop = tenants.stop.clone();
+        let incoming = TcpListenerStream::new(listener);
+        let service = AgentServiceServer::new(Service { tenants: Arc::clone(&tenants) });
+        let server = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let mut server = tokio::spawn(server);
+        if let Some(control) = control {
+            let reporting = report(Arc::clone(&tenants), advertise, control);
+            let stop = stop.clone();
+            tenants.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
+        }
+        tokio::pin!(syncing);
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => None,
+            synced = &mut syncing => Some(ended(synced)),
+            served = &mut server => Some(Err(AgentError::Serve(match served {
+                Ok(Ok(())) => "it ended by itself".into(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            }))),
+        };
+        stop.cancel();
+        tenants.tasks.close();
+        if tokio::time::timeout(QUIESCE_MAX, async {
+            if !server.is_finished() {
+                let _ended = (&mut server).await;
+            }
+            tenants.tasks.wait().await;
+        })
+        .await
+        .is_err()
+        {
+            tracing::warn!("requests were still open when the agent stopped");
+            server.abort();
+        }
+        durable_stop.cancel();
+        match failed {
+            Some(Err(error @ AgentError::Engine(_))) => Err(error),
+            Some(other) => {
+                let _synced = syncing.await;
+                other
+            }
+            None => ended(syncing.await),
+        }
+    }
+}
+
+fn ended(synced: Result<Result<(), crate::engine::EngineError>, tokio::task::JoinError>) -> Result<(), AgentError> {
+    match synced {
+        Ok(synced) => Ok(synced?),
+        Err(error) => Err(AgentError::Serve(error.to_string())),
+    }
+}
+
+/// Goes on with what was under way when the agent was closed.
+fn resume(tenants: &Arc<Tenants>) {
+    for tenant in tenants.all() {
+        follow::ensure(tenants, &tenant);
+        let emptying = tenant.lock().control().is_some_and(|control| control.emptying);
+        if emptying {
+            let tenants = Arc::clone(tenants);
+            tenants.tasks.clone().spawn(async move {
+                if let Err(refusal) = steps::empty(&tenants, &tenant).await {
+                    tracing::warn!(tenant = %tenant.id, %refusal, "what is left of a copy could not be deleted");
+                }
+            });
+        }
+    }
+}
+
+/// Tells the control plane every second where this cell is to be found.
+async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient) {
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reached = true;
+    loop {
+        ticks.tick().await;
+        let request = wire::ReportCellRequest {
+            cell: tenants.here.to_string(),
+            generation: tenants.generation.get(),
+            gates: tenants.board.addresses(),
+            agent: advertise.clone(),
+        };
+        match control.report_cell(request).await {
+            Ok(answer) => {
+                reached = true;
+                trust(&tenants, &answer.trusted_keys);
+            }
+            Err(error) => {
+                if reached {
+                    tracing::warn!(cell = %tenants.here, %error, "the control plane could not be told of this cell");
+                }
+                reached = false;
+            }
+        }
+    }
+}
+
+/// Believes the keys that the control plane names, if none were given.
+fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
+    let mut trusted = tenants.trusted.write().unwrap_or_else(PoisonError::into_inner);
+    if !trusted.is_empty() {
+        return;
+    }
+    for key in keys {
+        match PublicKey::from_bytes(key.as_ref()) {
+            Ok(key) => trusted.insert(key),
+            Err(error) => tracing::warn!(%error, "the control plane named a key that is none"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("address", &self.address).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! Steps from the coordinator. Each takes the tenant's lock, asks [`crate::transition`] what it makes of the tenant,
+//! commits that, tells the gates, and answers when it is durable. Done again, it answers the same.
+
+mod copying;
+mod ending;
+mod owning;
+
+pub(crate) use ending::empty;
+
+use std::sync::Arc;
+
+use cell_model::{Attempt, Epoch, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
+use cell_protos::v1 as wire;
+use cell_protos::v1::step_request::Step;
+use cell_protos::v1::step_response::Result as Answer;
+
+use crate::durable::Ticket;
+use crate::follow;
+use crate::record::Control;
+use crate::refusal::Refusal;
+use crate::tenant::{Core, Tenant};
+use crate::tenants::Tenants;
+use crate::transition::Context;
+
+/// A step's header, read.
+pub(crate) struct Sender {
+    lineage: Lineage,
+    term: Term,
+    pub(crate) context: Context,
+}
+
+/// What a step works on.
+pub(crate) struct Work<'a> {
+    pub(crate) tenants: &'a Arc<Tenants>,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) sender: Sender,
+}
+
+/// Does one step.
+pub(crate) async fn run(tenants: &Arc<Tenants>, request: wire::StepRequest) -> Result<Answer, Refusal> {
+    let invalid = |reason: &str| Refusal::new("INVALID", reason);
+    let header = request.header.ok_or_else(|| invalid("the step has no header"))?;
+    let step =
+        request.step.ok_or_else(|| invalid("the request names no step, or one that this agent does not know"))?;
+    let id = TenantId::new(&header.tenant).map_err(|error| invalid(&error.to_string()))?;
+    let leg = match header.leg() {
+        wire::Leg::Unspecified => None,
+        wire::Leg::Forward => Some(Leg::Forward),
+        wire::Leg::Back => Some(Leg::Back),
+    };
+    let context = Context {
+        uid: Uid(header.uid),
+        epoch: Epoch(header.epoch),
+        move_id: MoveId(header.move_id),
+        attempt: Attempt(header.attempt),
+        leg,
+    };
+    let in_a_move = !matches!(step, Step::Grant(_) | Step::Revoke(_) | Step::Preflight(_));
+    if in_a_move && context.move_id == MoveId(0) {
+        return Err(invalid("this step belongs to a move, and none is named"));
+    }
+    let sender = Sender { lineage: Lineage(header.lineage), term: Term(header.term), context };
+    tenants.take_term(sender.lineage, sender.term).await?;
+    let work = Work { tenants, tenant: tenants.entry(&id), sender };
+    let answer = work.step(step).await;
+    if let Err(refusal) = &answer {
+        tracing::debug!(tenant = %id, move_id = %context.move_id, attempt = %context.attempt, %refusal, "step refused");
+    }
+    answer
+}
+
+impl Work<'_> {
+    async fn step(&self, step: Step) -> Result<Answer, Refusal> {
+        match step {
+            Step::Grant(_) => self.grant().await,
+            Step::Revoke(_) => self.revoke().await,
+            Step::Preflight(preflight) => Ok(self.preflight(preflight.as_target)),
+            Step::PrepareImport(import) => self.prepare_import(&import).await,
+            Step::StartCapture(_) => self.start_capture().await,
+            Step::ImportStatus(_) => self.import_status().await,
+            Step::ScanDigest(scan) => self.scan_digest(Seq(scan.at_seq)).await,
+            Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
+            Step::SyncStatus(_) => self.sync_status(),
+            Step::PrepareReverse(_) => self.prepare_reverse().await,
+            Step::HoldWrites(hold) => self.hold_writes(hold.budget_ms).await,
+            Step::ReleaseHold(_) => self.release_hold(),
+            Step::AwaitApplied(applied) => self.await_applied(Seq(applied.seq), applied.timeout_ms).await,
+            Step::DigestAt(digest) => self.digest_at(Seq(digest.seq)).await,
+            Step::Fence(fence) => self.fence(Seq(fence.sealed_seq)).await,
+            Step::Unfence(_) => self.unfence().await,
+            Step::Activate(activate) => self.activate(activate.keep_follower).await,
+            Step::DeliverMapping(delivery) => self.deliver_mapping(delivery).await,
+            Step::DropImport(_) => self.drop_import().await,
+            Step::StopCapture(_) => self.stop_capture().await,
+            Step::Retire(_) => self.retire().await,
+            Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+        }
+    }
+
+    const fn context(&self) -> &Context {
+        &self.sender.context
+    }
+
+    /// The tenant's lock, if the step's leader is still the newest.
+    fn lock(&self) -> Result<std::sync::MutexGuard<'_, Core>, Refusal> {
+        let core = self.tenant.lock();
+        self.tenants.check_term(self.sender.lineage, self.sender.term)?;
+        Ok(core)
+    }
+
+    /// Commits what `next` makes of the tenant, tells gates and followers, and waits until it is durable.
+    async fn change(&self, next: impl FnOnce(&mut Core) -> Result<Control, Refusal>) -> Result<(), Refusal> {
+        let ticket = self.change_now(next)?;
+        self.tenants.wait(ticket).await
+    }
+
+    fn change_now(&self, next: impl FnOnce(&mut Core) -> Result<Control, Refusal>) -> Result<Ticket, Refusal> {
+        let ticket = {
+            let mut core = self.lock()?;
+            let next = next(&mut core)?;
+            let ticket = core.set_control(&self.tenant.id, &self.tenants.durable, next)?;
+            self.tenants.post(&self.tenant, &core);
+            ticket
+        };
+        follow::ensure(self.tenants, &self.tenant);
+        Ok(ticket)
+    }
+}
+
+const fn done() -> Answer {
+    Answer::Done(wire::Done {})
+}
+
+const fn position(seq: Seq) -> Answer {
+    Answer::Position(wire::Position { seq: seq.get() })
+}

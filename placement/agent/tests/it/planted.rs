@@ -1,0 +1,40 @@
+//! A planted fault does what it says, so that a checker has something to catch.
+
+use cell_agent::Planted;
+
+use crate::cells::*;
+
+async fn moved(planted: Planted) -> (Ground, Cell, Cell) {
+    let mut ground = Ground::new();
+    ground.planted = Some(planted);
+    let (a, b) = (ground.open("a").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    copy(&ground, &a, &b, &context(1, 1)).await;
+    ground.pool.engage_sync(&a.agent, &context(1, 1), true).await.unwrap();
+    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    (ground, a, b)
+}
+
+#[tokio::test]
+async fn a_lost_write_is_acknowledged_and_missing_after_the_move() {
+    let (ground, a, b) = moved(Planted::LostWrite).await;
+    for number in 0..20 {
+        a.put(1, &format!("k{number:02}"), "v").await.unwrap();
+    }
+    cut_over(&ground, &a, &b, 1, 1).await;
+    assert!(b.rows(2).await.len() < 20);
+}
+
+#[tokio::test]
+async fn a_cell_that_checks_no_epoch_goes_on_serving_behind_the_fence() {
+    let (ground, a, b) = moved(Planted::StaleEpoch).await;
+    cut_over(&ground, &a, &b, 1, 1).await;
+    a.put(1, "k", "zombie").await.unwrap();
+    assert!(!b.rows(2).await.contains_key(&b"k"[..]));
+}
+
+#[tokio::test]
+async fn a_cell_that_serves_early_takes_writes_before_it_owns() {
+    let (_ground, _a, b) = moved(Planted::EarlyServe).await;
+    b.put(2, "k", "early").await.unwrap();
+}

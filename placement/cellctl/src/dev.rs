@@ -1,0 +1,238 @@
+//! `dev`: a whole fleet in this process, to try things out.
+//!
+//! Three control nodes, one router, some cells with the sample application and two tenants. Nothing is faked: the same
+//! libraries talk over loopback as they would between machines. With `--retain` the fleet finds its data and its ports
+//! again.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use cell_chaos::fleet::fetch;
+use cell_chaos::ports::Ports;
+use cell_client::{ClientError, ClientOptions, ControlClient, WriteOptions, cluster};
+use cell_control::key_file;
+use cell_model::{CellId, NewCell, NewTenant, TenantId, Tier};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Dev;
+use crate::console;
+use crate::endpoints::DEV_CONTROL_PORTS;
+use crate::failure::{Exit, Failure};
+use crate::host::{end_on_signal, log_to_stderr};
+
+const DOMAIN: &str = "localhost";
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const TENANTS: [&str; 2] = ["acme", "globex"];
+
+/// Who listens where. Kept beside the data, because the data names these addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Layout {
+    control: Vec<SocketAddr>,
+    router: SocketAddr,
+    router_admin: SocketAddr,
+    cells: Vec<CellLayout>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct CellLayout {
+    id: CellId,
+    agent: String,
+    gates: Vec<String>,
+}
+
+pub(crate) async fn run(said: Dev) -> Result<Exit, Failure> {
+    if std::env::var_os("CELLCTL_LOG").is_some() {
+        log_to_stderr();
+    }
+    let shutdown = CancellationToken::new();
+    let hint = "is another fleet running, or a port in use? `CELLCTL_LOG=info cellctl dev` says more";
+    end_on_signal(shutdown.clone()).map_err(|error| Failure::local("SIGNALS", &error.into(), ""))?;
+    host(&said, shutdown).await.map_err(|error| Failure::local("DEV", &error, hint))?;
+    Ok(Exit::Done)
+}
+
+async fn host(said: &Dev, shutdown: CancellationToken) -> Result<()> {
+    let temporary = tempfile::Builder::new().prefix("cellway-dev-").tempdir().context("no temporary directory")?;
+    let directory = said.retain.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let layout = layout(said, &directory)?;
+    let mut servers = JoinSet::new();
+    let started = tokio::select! {
+        started = start(&layout, &directory, &shutdown, &mut servers) => started,
+        () = shutdown.cancelled() => Ok(()),
+    };
+    if started.is_ok() && !shutdown.is_cancelled() {
+        welcome(&layout, said);
+    }
+    let served = match started {
+        Ok(()) => until_end(&mut servers, &shutdown).await,
+        Err(error) => Err(first_failure(&mut servers).await.unwrap_or(error)),
+    };
+    shutdown.cancel();
+    while servers.join_next().await.is_some() {}
+    served
+}
+
+/// The ports of an earlier run in the same directory, or new ones.
+fn layout(said: &Dev, directory: &Path) -> Result<Layout> {
+    let file = directory.join("layout.json");
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        return serde_json::from_str(&text)
+            .with_context(|| format!("{} is not the layout of a fleet", file.display()));
+    }
+    let mut ports = Ports::new();
+    let mut any = || ports.address().map_err(anyhow::Error::from);
+    let usual = || DEV_CONTROL_PORTS.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).to_vec();
+    let free = usual().iter().all(|address| std::net::TcpListener::bind(address).is_ok());
+    let control = if free { usual() } else { (0..3).map(|_| Ok(any()?.parse()?)).collect::<Result<_>>()? };
+    let cells = (1..=said.cells).map(|number| {
+        let id = CellId::new(format!("cell-{number}"))?;
+        Ok(CellLayout { id, agent: any()?, gates: vec![any()?, any()?] })
+    });
+    let cells = cells.collect::<Result<_>>()?;
+    let layout = Layout { control, router: said.listen, router_admin: any()?.parse()?, cells };
+    std::fs::write(&file, serde_json::to_string_pretty(&layout)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(layout)
+}
+
+type Servers = JoinSet<Result<()>>;
+
+async fn start(
+    layout: &Layout,
+    directory: &Path,
+    shutdown: &CancellationToken,
+    servers: &mut Servers,
+) -> Result<()> {
+    let key = directory.join("signing.key");
+    let public = if key.exists() { key_file::read(&key)?.public() } else { key_file::generate(&key)? };
+    let trusted = vec![public.to_string()];
+    let control: Vec<String> = layout.control.iter().map(ToString::to_string).collect();
+    for (number, address) in (1..).zip(&layout.control) {
+        let options = cell_control::Options {
+            data_dir: directory.join(format!("control-{number}")),
+            listen: *address,
+            advertise: Some(address.to_string()),
+            signing_key_file: key.clone(),
+            cluster: None,
+        };
+        let service = cell_control::Service::start(options).await?;
+        let shutdown = shutdown.clone();
+        servers.spawn(async move { Ok(service.run(shutdown).await?) });
+    }
+    cluster::initialize(&control).await.context("the control nodes did not become a cluster")?;
+    let client =
+        ControlClient::new(control.clone(), ClientOptions { deadline: READY_WITHIN, ..ClientOptions::default() });
+    for cell in &layout.cells {
+        make_cell(&client, cell).await?;
+        let mut options = sample_cell::Options::new(cell.id.clone(), directory.join(cell.id.as_str()));
+        options.agent_listen.clone_from(&cell.agent);
+        options.gate_listen.clone_from(&cell.gates);
+        options.control.clone_from(&control);
+        options.trusted_keys.clone_from(&trusted);
+        let shutdown = shutdown.clone();
+        servers.spawn(async move { Ok(sample_cell::run(options, shutdown, |_| {}).await?) });
+    }
+    let router = cell_router::Options {
+        name: "router-1".into(),
+        listen: layout.router,
+        admin_listen: layout.router_admin,
+        control,
+        trusted_keys: trusted,
+        domains: vec![DOMAIN.into()],
+        snapshot_file: Some(directory.join("router-1.table")),
+        ..cell_router::Options::default()
+    };
+    let ends = shutdown.clone();
+    servers.spawn(async move { Ok(cell_router::run(router, ends).await?) });
+    for tenant in TENANTS {
+        make_tenant(&client, tenant).await?;
+    }
+    serves(layout).await
+}
+
+async fn make_cell(client: &ControlClient, cell: &CellLayout) -> Result<()> {
+    let new = NewCell {
+        id: cell.id.clone(),
+        gates: cell.gates.clone(),
+        agent: cell.agent.clone(),
+        region: "here".into(),
+        residency: String::new(),
+    };
+    match client.create_cell(new, WriteOptions::default()).await {
+        Ok(_) => Ok(()),
+        Err(ClientError::Rejected { code, .. }) if code == "CELL_EXISTS" => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cell {} was not made", cell.id)),
+    }
+}
+
+async fn make_tenant(client: &ControlClient, name: &str) -> Result<()> {
+    let new = NewTenant { id: TenantId::new(name)?, cell: None, tier: Tier::Bronze, residency: String::new() };
+    match client.create_tenant(new, WriteOptions::default()).await {
+        Ok(_) => Ok(()),
+        Err(ClientError::Rejected { code, .. }) if code == "TENANT_EXISTS" => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("tenant {name} was not made")),
+    }
+}
+
+/// Waits until the router is ready.
+async fn serves(layout: &Layout) -> Result<()> {
+    let began = Instant::now();
+    let admin = layout.router_admin.to_string();
+    loop {
+        match fetch(&admin, "/readyz").await {
+            Ok(_) => return Ok(()),
+            Err(error) if began.elapsed() > READY_WITHIN => bail!("the router is not ready: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn until_end(servers: &mut Servers, shutdown: &CancellationToken) -> Result<()> {
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = servers.join_next() => ended?.context("a server has failed"),
+    }
+}
+
+/// Why a server could not start, if one has said so: it is closer to the cause than who waited for it.
+async fn first_failure(servers: &mut Servers) -> Option<anyhow::Error> {
+    let soon = tokio::time::timeout(Duration::from_millis(200), servers.join_next()).await;
+    soon.ok().flatten()?.ok()?.err()
+}
+
+fn welcome(layout: &Layout, said: &Dev) {
+    let control: Vec<String> = layout.control.iter().map(ToString::to_string).collect();
+    let (router, domain, tenant) = (layout.router, DOMAIN, TENANTS[0]);
+    let usual = layout.control.iter().map(SocketAddr::port).eq(DEV_CONTROL_PORTS);
+    let mut lines = vec![
+        format!(
+            "a fleet runs: 3 control nodes, 1 router, {} cells, tenants {}",
+            layout.cells.len(),
+            TENANTS.join(", ")
+        ),
+        format!(
+            "  router   http://{tenant}.{domain}:{}   (metrics http://{}/metrics)",
+            router.port(),
+            layout.router_admin
+        ),
+        format!("  control  {}", control.join(",")),
+    ];
+    if !usual {
+        lines.push(format!("           export CELLCTL_ENDPOINTS={}", control.join(",")));
+    }
+    lines.push("try:".into());
+    lines.push(format!("  curl -X PUT http://{router}/docs/hello -H 'X-Tenant-ID: {tenant}' -H 'Content-Type: application/json' -d '{{\"hello\":\"world\"}}'"));
+    lines.push("  cellctl get tenants".into());
+    lines.push(format!("  cellctl move tenant {tenant} --to cell-2 --watch   (or another cell than its own)"));
+    if said.retain.is_none() {
+        lines.push("Ctrl-C ends it and its data; --retain DIR keeps them".into());
+    }
+    lines.iter().for_each(|line| console::note(line));
+}

@@ -1,0 +1,129 @@
+//! Making a cluster, and losing its leader.
+
+use cell_client::cluster::{self, InitializeError};
+use cell_client::{ClientError, WriteOptions};
+use cell_model::ClusterId;
+
+use crate::nodes::{Nodes, cell_id, create_cell, eventually, new_cell};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_twice_it_is_the_same_cluster() {
+    let (nodes, made) = Nodes::cluster(3).await;
+    assert_ne!(made, ClusterId(0));
+    assert_eq!(cluster::initialize(&nodes.endpoints()).await, Ok(made));
+    for node in &nodes.nodes {
+        assert_eq!(node.handle().store().cluster(), Some(made));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_runs_at_once_make_one_cluster() {
+    let nodes = Nodes::start(3).await;
+    let endpoints = nodes.endpoints();
+    let runs = (0..5).map(|turn| {
+        let mut endpoints = endpoints.clone();
+        endpoints.rotate_left(turn % 3);
+        tokio::spawn(async move { cluster::initialize(&endpoints).await })
+    });
+    let mut made = Vec::new();
+    for run in runs.collect::<Vec<_>>() {
+        made.push(run.await.unwrap().expect("a cluster"));
+    }
+    made.dedup();
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(nodes.nodes[0].handle().store().cluster(), Some(made[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_is_refused_by_name() {
+    let (nodes, made) = Nodes::cluster(1).await;
+    let (other, theirs) = Nodes::cluster(1).await;
+    let both = [nodes.endpoints(), other.endpoints()].concat();
+    let refused = cluster::initialize(&both).await.unwrap_err();
+    assert_eq!(refused.code(), "OTHER_CLUSTER");
+    let InitializeError::OtherCluster { found, expected, .. } = refused else { panic!("{refused}") };
+    assert!([made, theirs].contains(&found) && [made, theirs].contains(&expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_made_cluster_does_not_take_a_node_by_being_made_again() {
+    let (nodes, made) = Nodes::cluster(1).await;
+    let fresh = Nodes::start(1).await;
+    let both = [nodes.endpoints(), fresh.endpoints()].concat();
+    let refused = cluster::initialize(&both).await.unwrap_err();
+    assert_eq!(refused, InitializeError::OtherMembers { cluster: made, members: nodes.endpoints().join(", ") });
+    assert_eq!(fresh.nodes[0].handle().store().cluster(), None, "the fresh node was not claimed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_node_named_twice_is_refused() {
+    let nodes = Nodes::start(1).await;
+    let twice = [nodes.endpoints(), nodes.endpoints()].concat();
+    assert_eq!(cluster::initialize(&twice).await.unwrap_err().code(), "CLUSTER_ENDPOINTS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_there_is_a_cluster_a_client_is_told_so() {
+    let nodes = Nodes::start(1).await;
+    let options = cell_client::ClientOptions {
+        deadline: std::time::Duration::from_millis(300),
+        ..cell_client::ClientOptions::default()
+    };
+    let client = cell_client::ControlClient::new(nodes.endpoints(), options);
+    let refused = client.create_cell(new_cell("c1"), WriteOptions::default()).await.unwrap_err();
+    let ClientError::Unavailable { reason } = &refused else { panic!("{refused:?}") };
+    assert!(reason.contains("belongs to no cluster yet"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_knows_only_a_follower_finds_the_leader() {
+    let (nodes, _) = Nodes::cluster(3).await;
+    let leader = nodes.leader().await;
+    let follower = (leader + 1) % 3;
+    let client = nodes.client_of(follower);
+    let cell = create_cell(&client, "c1").await;
+    assert_eq!(client.get_cell(&cell.id).await.unwrap(), cell);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_goes_on_when_the_leader_stops_and_a_restarted_node_catches_up() {
+    let (mut nodes, _) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    create_cell(&client, "c1").await;
+    let leader = nodes.leader().await;
+    nodes.nodes[leader].stop().await;
+    let second = create_cell(&client, "c2").await;
+    assert_eq!(client.get_cell(&cell_id("c1")).await.unwrap().id, cell_id("c1"));
+
+    nodes.nodes[leader].start().await;
+    let restarted = nodes.nodes[leader].handle().store().clone();
+    let caught_up = || async { (restarted.status().revision >= second.revision).then_some(()) };
+    eventually("the restarted node catches up", caught_up).await;
+    let stale = nodes.client_of(leader).allowing_stale_reads();
+    assert_eq!(stale.get_cell(&cell_id("c2")).await.unwrap(), second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
+    let (mut nodes, _) = Nodes::cluster(3).await;
+    create_cell(&nodes.client(), "c1").await;
+    let all_have_it = || async {
+        let there = |node: &crate::nodes::Node| {
+            node.handle().store().view(|fleet| cell_model::FleetView::cell(fleet, &cell_id("c1")).is_some())
+        };
+        nodes.nodes.iter().all(there).then_some(())
+    };
+    eventually("every node has the cell", all_have_it).await;
+    let kept = nodes.leader().await;
+    for other in (0..3).filter(|other| *other != kept) {
+        nodes.nodes[other].stop().await;
+    }
+    let options = cell_client::ClientOptions {
+        deadline: std::time::Duration::from_secs(4),
+        ..cell_client::ClientOptions::default()
+    };
+    let client = cell_client::ControlClient::new(vec![nodes.nodes[kept].endpoint()], options);
+    let refused = client.get_cell(&cell_id("c1")).await.unwrap_err();
+    assert_eq!(refused.code(), "UNAVAILABLE", "{refused:?}");
+    assert_eq!(client.allowing_stale_reads().get_cell(&cell_id("c1")).await.unwrap().id, cell_id("c1"));
+}

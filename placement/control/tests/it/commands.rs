@@ -1,0 +1,197 @@
+//! The public API on three nodes.
+
+use cell_client::{ClientError, ListOptions, WriteOptions, wire};
+use cell_model::{CellState, Limits, MappingState, MoveOptions, RequestId, Revision};
+
+use crate::nodes::{Nodes, cell_id, create_cell, eventually, new_cell, new_tenant, tenant_id};
+
+fn named(id: u128) -> WriteOptions {
+    WriteOptions { request_id: Some(RequestId(id)), expected_revision: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cells_and_tenants_are_made_read_and_listed() {
+    let (nodes, cluster) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    let cell = create_cell(&client, "c1").await;
+    assert_eq!((cell.state, cell.region.as_str()), (CellState::Active, "here"));
+
+    let tenant = client.create_tenant(new_tenant("t-1", "c1"), WriteOptions::default()).await.unwrap();
+    assert_eq!(tenant.life, "provisioning");
+    let read = client.get_tenant(&tenant_id("t-1")).await.unwrap();
+    assert_eq!(read.mapping, tenant.mapping);
+
+    let signed = client.get_signed_mapping(&tenant_id("t-1")).await.unwrap();
+    let routed = signed.verify(&nodes.trusted()).expect("signed by a node of this cluster");
+    assert_eq!((routed.cluster, routed.mapping.state), (cluster, MappingState::Provisioning));
+    assert_eq!(routed.owner_gates, cell.gates);
+
+    for number in 2..=7 {
+        client.create_tenant(new_tenant(&format!("t-{number}"), "c1"), WriteOptions::default()).await.unwrap();
+    }
+    let (mut seen, mut options) = (Vec::new(), ListOptions { page_size: 3, ..ListOptions::default() });
+    loop {
+        let page = client.list_tenants(options.clone()).await.unwrap();
+        assert!(page.items.len() <= 3);
+        seen.extend(page.items.into_iter().filter_map(|tenant| tenant.mapping).map(|mapping| mapping.tenant));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        options.page_token = page.next_page_token;
+    }
+    assert_eq!(seen, ["t-1", "t-2", "t-3", "t-4", "t-5", "t-6", "t-7"]);
+    let elsewhere = ListOptions { filter: "c9".into(), ..ListOptions::default() };
+    assert_eq!(client.list_tenants(elsewhere).await.unwrap().items, []);
+    assert_eq!(client.list_moves(ListOptions::default()).await.unwrap().items, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_request_runs_once_and_gets_the_first_answer() {
+    let (nodes, _) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    let first = client.create_cell(new_cell("c1"), named(7)).await.unwrap();
+    let again = client.create_cell(new_cell("c1"), named(7)).await.unwrap();
+    assert_eq!(again, first);
+    let other = client.create_cell(new_cell("c1"), named(8)).await.unwrap_err();
+    assert_eq!(other.code(), "CELL_EXISTS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_known_to_the_next_leader_too() {
+    let (mut nodes, _) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    let first = client.create_cell(new_cell("c1"), named(7)).await.unwrap();
+    let leader = nodes.leader().await;
+    nodes.nodes[leader].stop().await;
+    assert_eq!(client.create_cell(new_cell("c1"), named(7)).await.unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_carry_their_code_and_what_to_do_next() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    let unknown = client.get_tenant(&tenant_id("t-9")).await.unwrap_err();
+    assert_eq!(
+        unknown,
+        ClientError::Rejected {
+            code: "TENANT_UNKNOWN".into(),
+            message: "there is no tenant t-9".into(),
+            hint: "`cellctl get tenants` lists what there is".into(),
+        }
+    );
+    let on_nothing = client.create_tenant(new_tenant("t-1", "c9"), WriteOptions::default()).await.unwrap_err();
+    assert_eq!(on_nothing.code(), "CELL_UNKNOWN");
+    let mut crooked = new_cell("c1");
+    crooked.agent = "http://nowhere".into();
+    let crooked = client.create_cell(crooked, WriteOptions::default()).await.unwrap_err();
+    assert!(
+        matches!(&crooked, ClientError::Invalid { message, .. } if message.starts_with("agent:")),
+        "{crooked:?}"
+    );
+    let unknown_list = ListOptions { page_token: "x".into(), ..ListOptions::default() };
+    assert!(matches!(client.list_cells(unknown_list).await, Err(ClientError::Invalid { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_against_a_record_that_has_changed_is_refused() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    let cell = create_cell(&client, "c1").await;
+    let expecting = |revision| WriteOptions { request_id: None, expected_revision: Some(revision) };
+    let cordoned = client.set_cell_state(&cell.id, CellState::Cordoned, expecting(cell.revision)).await.unwrap();
+    assert_eq!(cordoned.state, CellState::Cordoned);
+    let stale = client.set_cell_state(&cell.id, CellState::Active, expecting(cell.revision)).await.unwrap_err();
+    assert_eq!(stale.code(), "STALE_REVISION");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_kept() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    let wanted = Limits { moves_total: 3, moves_per_cell: 2, moves_queued: 9 };
+    let revision = client.set_limits(wanted, WriteOptions::default()).await.unwrap();
+    assert_eq!(client.limits().await.unwrap(), wanted);
+    let confirmed = client.confirm_revision(41).await.unwrap();
+    assert_eq!(confirmed.nonce, 41);
+    assert!(confirmed.revision >= revision);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_replicated_only_where_something_changed() {
+    let (nodes, cluster) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    create_cell(&client, "c1").await;
+    let report = wire::ReportCellRequest {
+        cell: "c1".into(),
+        generation: 5,
+        gates: vec!["127.0.0.1:9001".into()],
+        agent: "127.0.0.1:9002".into(),
+    };
+    let first = client.report_cell(report.clone()).await.unwrap();
+    assert_eq!(first.cluster_id, cluster.0);
+    let key = cell_trust::PublicKey::from_bytes(&first.trusted_keys[0]).unwrap();
+    assert_eq!(key, nodes.nodes[0].handle().public_key());
+    let again = client.report_cell(report.clone()).await.unwrap();
+    assert_eq!(again.revision, first.revision);
+    let record = client.get_cell(&cell_id("c1")).await.unwrap();
+    assert_eq!((record.generation.get(), record.agent.as_str()), (5, "127.0.0.1:9002"));
+
+    let older = client.report_cell(wire::ReportCellRequest { generation: 4, ..report.clone() }).await.unwrap_err();
+    assert_eq!(older.code(), "STALE_GENERATION");
+    let nobody = client.report_cell(wire::ReportCellRequest { cell: "c9".into(), ..report }).await.unwrap_err();
+    assert_eq!(nobody.code(), "CELL_UNKNOWN");
+    let leader = nodes.leader().await;
+    assert!(nodes.nodes[leader].handle().liveness().silence(&cell_id("c1")).is_some());
+    assert!(nodes.nodes[leader].handle().liveness().silence(&cell_id("c9")).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_to_a_cell_that_nobody_hears_of_is_refused() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    for cell in ["c1", "c2"] {
+        create_cell(&client, cell).await;
+    }
+    client.create_tenant(new_tenant("t-1", "c1"), WriteOptions::default()).await.unwrap();
+    // A new leader gives the cells some seconds to be heard of. Until then the model answers: the tenant is not live.
+    let refused = eventually("the cell is taken for unreachable", || async {
+        let how = MoveOptions::default();
+        let moved = client.move_tenant(&tenant_id("t-1"), &cell_id("c2"), how, WriteOptions::default()).await;
+        let refused = moved.expect_err("it cannot be moved");
+        assert!(["TENANT_NOT_LIVE", "CELL_UNREACHABLE"].contains(&refused.code()), "{refused:?}");
+        (refused.code() == "CELL_UNREACHABLE").then_some(refused)
+    })
+    .await;
+    assert!(refused.hint().contains("c2"), "{refused:?}");
+    let report = wire::ReportCellRequest {
+        cell: "c2".into(),
+        generation: 1,
+        gates: Vec::new(),
+        agent: "127.0.0.1:1".into(),
+    };
+    client.report_cell(report).await.unwrap();
+    let how = MoveOptions::default();
+    let heard = client.move_tenant(&tenant_id("t-1"), &cell_id("c2"), how, WriteOptions::default()).await;
+    assert_eq!(heard.unwrap_err().code(), "TENANT_NOT_LIVE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writers_at_once_are_all_answered() {
+    let (nodes, _) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    create_cell(&client, "c1").await;
+    let writers = (0..200).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            client.create_tenant(new_tenant(&format!("t-{number}"), "c1"), WriteOptions::default()).await
+        })
+    });
+    let mut highest = Revision(0);
+    for writer in writers.collect::<Vec<_>>() {
+        let tenant = writer.await.unwrap().expect("a tenant");
+        highest = highest.max(Revision(tenant.mapping.unwrap().revision));
+    }
+    let listed = client.list_tenants(ListOptions::default()).await.unwrap();
+    assert_eq!(listed.items.len(), 200);
+    assert!(listed.revision >= highest);
+}

@@ -1,0 +1,9 @@
+//! Whole nodes in one process, over real sockets and real disks, driven through the clients that everybody uses.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something does not hold")]
+
+mod cluster;
+mod commands;
+mod nodes;
+mod startup;
+mod watch;

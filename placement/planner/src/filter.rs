@@ -1,0 +1,180 @@
+//! May this tenant be on that cell? One table of filters, each with a stable code; its order is the order of asking.
+
+use std::fmt;
+
+use cell_model::{CellState, Tier};
+use serde::{Deserialize, Serialize};
+
+use crate::demand::Profile;
+use crate::document::CellKind;
+use crate::fleet::{Cell, CellIx, Label, NONE, Tenant, TenantIx};
+use crate::layout::{Delta, Layout, Peak};
+
+/// Why a cell does not admit a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RefusalCode {
+    /// The tenant's data may not be in the cell's legal zone. Nothing overrides this.
+    ResidencyViolated,
+    /// An operator has said that the cell is gone.
+    CellDead,
+    /// The tenant must be in another region.
+    RegionMismatch,
+    /// The tenant is pinned to another cell.
+    PinnedElsewhere,
+    /// Platinum wants a dedicated cell, and nobody else may have one.
+    TierMismatch,
+    /// The cell takes no new tenants.
+    CellCordoned,
+    /// This plan empties the cell.
+    CellDraining,
+    /// A dedicated cell that already has its tenant.
+    CellOccupied,
+    /// A member of the tenant's anti-affinity group is there.
+    AntiAffinity,
+    /// A resource would be over its budget at some hour.
+    CapacityExceeded,
+}
+
+impl RefusalCode {
+    /// Every code, in the order of asking.
+    pub const ALL: [Self; 10] = [
+        Self::ResidencyViolated,
+        Self::CellDead,
+        Self::RegionMismatch,
+        Self::PinnedElsewhere,
+        Self::TierMismatch,
+        Self::CellCordoned,
+        Self::CellDraining,
+        Self::CellOccupied,
+        Self::AntiAffinity,
+        Self::CapacityExceeded,
+    ];
+
+    /// The code as text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ResidencyViolated => "RESIDENCY_VIOLATED",
+            Self::CellDead => "CELL_DEAD",
+            Self::RegionMismatch => "REGION_MISMATCH",
+            Self::PinnedElsewhere => "PINNED_ELSEWHERE",
+            Self::TierMismatch => "TIER_MISMATCH",
+            Self::CellCordoned => "CELL_CORDONED",
+            Self::CellDraining => "CELL_DRAINING",
+            Self::CellOccupied => "CELL_OCCUPIED",
+            Self::AntiAffinity => "ANTI_AFFINITY",
+            Self::CapacityExceeded => "CAPACITY_EXCEEDED",
+        }
+    }
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A tenant that says nothing takes any.
+fn wants_other(wanted: Label, offered: Label) -> bool {
+    wanted != NONE && wanted != offered
+}
+
+/// One tenant asking cells to admit it.
+pub(crate) struct Question<'a> {
+    pub(crate) layout: &'a Layout<'a>,
+    pub(crate) index: TenantIx,
+    pub(crate) tenant: &'a Tenant,
+    pub(crate) profile: Profile,
+    /// The cell that it is on. That cell counts it already, and is asked whether it may stay.
+    pub(crate) home: Option<CellIx>,
+    /// By cell: whether this plan empties it. Empty where it empties none.
+    pub(crate) draining: &'a [bool],
+}
+
+impl<'a> Question<'a> {
+    pub(crate) fn new(layout: &'a Layout<'a>, index: TenantIx, draining: &'a [bool]) -> Self {
+        let fleet = layout.fleet();
+        Self {
+            layout,
+            index,
+            tenant: fleet.tenant(index),
+            profile: fleet.demand(index),
+            home: layout.home(index),
+            draining,
+        }
+    }
+
+    /// Itself, as one more on a cell.
+    pub(crate) fn joining(&self) -> Delta<'_> {
+        Delta { profile: &self.profile, cluster: self.tenant.spike_cluster(), sign: 1.0 }
+    }
+
+    /// Itself, as one less.
+    pub(crate) fn leaving(&self) -> Delta<'_> {
+        Delta { sign: -1.0, ..self.joining() }
+    }
+
+    /// Itself, as what it would add to `cell`: nothing where it is at home.
+    pub(crate) fn arriving(&self, cell: CellIx) -> Delta<'_> {
+        if self.is_home(cell) { Delta { sign: 0.0, ..self.joining() } } else { self.joining() }
+    }
+
+    pub(crate) fn is_home(&self, cell: CellIx) -> bool {
+        self.home == Some(cell)
+    }
+
+    /// Where `cell` would be fullest with the tenant on it.
+    pub(crate) fn peak_after(&self, cell: CellIx) -> Peak {
+        if self.is_home(cell) { self.layout.peak(cell) } else { self.layout.peak_with(cell, self.joining()) }
+    }
+
+    /// How full the cell would be, or the first filter that refuses. This is the hot path.
+    pub(crate) fn ask(&self, cell: CellIx) -> Result<Peak, RefusalCode> {
+        self.ask_but_for_capacity(cell)?;
+        let peak = self.peak_after(cell);
+        if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
+    }
+
+    /// Every filter that refuses but capacity: what a repair of one tenant's place looks for.
+    pub(crate) fn ask_but_for_capacity(&self, cell: CellIx) -> Result<(), RefusalCode> {
+        let of = self.layout.fleet().cell(cell);
+        let refuses = |code: &&RefusalCode| **code != RefusalCode::CapacityExceeded && self.refuses(**code, cell, of);
+        RefusalCode::ALL.iter().find(refuses).map_or(Ok(()), |code| Err(*code))
+    }
+
+    /// All filters that refuse, for an explanation.
+    pub(crate) fn refusals(&self, cell: CellIx) -> Vec<RefusalCode> {
+        let of = self.layout.fleet().cell(cell);
+        RefusalCode::ALL.into_iter().filter(|&code| self.refuses(code, cell, of)).collect()
+    }
+
+    /// An overfull cell may keep what it has; it admits nothing more.
+    fn exceeds(&self, cell: CellIx, peak: Peak) -> bool {
+        if self.is_home(cell) { peak.is_over_budget() } else { peak.share > 1.0 }
+    }
+
+    fn refuses(&self, code: RefusalCode, cell: CellIx, of: &Cell) -> bool {
+        let tenant = self.tenant;
+        match code {
+            RefusalCode::ResidencyViolated => wants_other(tenant.residency, of.residency),
+            RefusalCode::CellDead => of.state == CellState::Dead,
+            RefusalCode::RegionMismatch => wants_other(tenant.region, of.region),
+            RefusalCode::PinnedElsewhere => tenant.pin().is_some_and(|pin| pin != cell),
+            RefusalCode::TierMismatch => {
+                (tenant.tier == Tier::Platinum) != (of.kind == CellKind::Dedicated)
+            }
+            RefusalCode::CellCordoned => of.state == CellState::Cordoned && !self.is_home(cell),
+            RefusalCode::CellDraining => self.draining.get(cell.index()).copied().unwrap_or(false),
+            RefusalCode::CellOccupied => {
+                of.kind == CellKind::Dedicated
+                    && self.layout.members(cell).iter().any(|&member| member != self.index)
+            }
+            RefusalCode::AntiAffinity => tenant.group().is_some_and(|group| {
+                let copies = self.layout.group_cells(group).iter().filter(|&&of| of == cell).count();
+                copies > usize::from(self.is_home(cell))
+            }),
+            RefusalCode::CapacityExceeded => self.exceeds(cell, self.peak_after(cell)),
+        }
+    }
+}

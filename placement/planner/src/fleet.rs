@@ -1,0 +1,273 @@
+//! A fleet, checked and packed for deciding: dense arrays under dense numbers.
+//!
+//! Cells are sorted by id, so that the order of [`CellIx`] is the order of ids; tenants keep the order of their source.
+//! A tenant costs about 270 bytes, so a million of them stay below 300 MB.
+
+mod builder;
+mod names;
+
+use cell_model::{CellId, CellState, Revision, TenantId, Tier, UnixMillis};
+
+pub use builder::FleetBuilder;
+use names::{Arena, Names};
+
+use crate::demand::{Demands, Profile};
+use crate::document::{
+    Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
+};
+use crate::resource::{ByDim, DIMS, HOURS, RESOURCES, Resource, SCALE};
+
+/// Number of a cell within one [`Fleet`]; in the order of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CellIx(u32);
+
+/// Number of a tenant within one [`Fleet`]; in the order of its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantIx(u32);
+
+macro_rules! dense {
+    ($name:ident) => {
+        impl $name {
+            pub(crate) fn new(index: usize) -> Self {
+                Self(u32::try_from(index).expect("the builder refuses more than 2^32 entries"))
+            }
+
+            /// The number.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+dense!(CellIx);
+dense!(TenantIx);
+
+/// A name among the names of its kind; `NONE` where nobody said.
+pub(crate) type Label = u32;
+pub(crate) const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    pub(crate) id: CellId,
+    pub(crate) state: CellState,
+    pub(crate) kind: CellKind,
+    pub(crate) region: Label,
+    pub(crate) residency: Label,
+    pub(crate) domain: Label,
+    /// What may be planned with, in thousandths: capacity less the reserve.
+    pub(crate) budget: ByDim,
+    capacity: Amounts,
+    reserve: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tenant {
+    pub(crate) tier: Tier,
+    pub(crate) region: Label,
+    pub(crate) residency: Label,
+    group: Label,
+    spike_cluster: Label,
+    pin: u32,
+    cell: u32,
+    moving_to: u32,
+    pub(crate) cooldown_until: UnixMillis,
+}
+
+fn known(index: u32) -> Option<usize> {
+    (index != NONE).then_some(index as usize)
+}
+
+impl Tenant {
+    pub(crate) fn cell(&self) -> Option<CellIx> {
+        known(self.cell).map(CellIx::new)
+    }
+
+    pub(crate) fn moving_to(&self) -> Option<CellIx> {
+        known(self.moving_to).map(CellIx::new)
+    }
+
+    pub(crate) fn pin(&self) -> Option<CellIx> {
+        known(self.pin).map(CellIx::new)
+    }
+
+    pub(crate) fn group(&self) -> Option<usize> {
+        known(self.group)
+    }
+
+    pub(crate) fn spike_cluster(&self) -> Option<usize> {
+        known(self.spike_cluster)
+    }
+}
+
+/// A checked fleet.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    revision: Revision,
+    cells: Vec<Cell>,
+    tenants: Vec<Tenant>,
+    ids: Arena,
+    /// Tenants in the order of their ids.
+    by_id: Vec<u32>,
+    demands: Demands,
+    regions: Names,
+    residencies: Names,
+    domains: Names,
+    groups: Names,
+    spike_clusters: Names,
+}
+
+impl Fleet {
+    /// Revision of the store that this is a picture of.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// All cells, in the order of their ids.
+    pub fn cells(&self) -> impl ExactSizeIterator<Item = CellIx> + use<> {
+        (0..self.cells.len()).map(CellIx::new)
+    }
+
+    /// All tenants, in the order of their source.
+    pub fn tenants(&self) -> impl ExactSizeIterator<Item = TenantIx> + use<> {
+        (0..self.tenants.len()).map(TenantIx::new)
+    }
+
+    /// The cell of that name.
+    #[must_use]
+    pub fn find_cell(&self, id: &str) -> Option<CellIx> {
+        self.cells.binary_search_by(|cell| cell.id.as_str().cmp(id)).ok().map(CellIx::new)
+    }
+
+    /// The tenant of that name.
+    #[must_use]
+    pub fn find_tenant(&self, id: &str) -> Option<TenantIx> {
+        let found = self.by_id.binary_search_by(|&index| self.ids.get(index as usize).cmp(id));
+        found.ok().map(|at| TenantIx(self.by_id[at]))
+    }
+
+    /// Name of a cell.
+    #[must_use]
+    pub fn cell_id(&self, cell: CellIx) -> &CellId {
+        &self.cells[cell.index()].id
+    }
+
+    /// Name of a tenant.
+    #[must_use]
+    pub fn tenant_id(&self, tenant: TenantIx) -> TenantId {
+        TenantId::new(self.tenant_name(tenant)).expect("the builder has checked it")
+    }
+
+    pub(crate) fn tenant_name(&self, tenant: TenantIx) -> &str {
+        self.ids.get(tenant.index())
+    }
+
+    pub(crate) fn cell(&self, cell: CellIx) -> &Cell {
+        &self.cells[cell.index()]
+    }
+
+    pub(crate) fn tenant(&self, tenant: TenantIx) -> &Tenant {
+        &self.tenants[tenant.index()]
+    }
+
+    pub(crate) fn demand(&self, tenant: TenantIx) -> Profile {
+        self.demands.get(tenant.index())
+    }
+
+    pub(crate) fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub(crate) fn spike_cluster_count(&self) -> usize {
+        self.spike_clusters.len()
+    }
+
+    pub(crate) fn residency_count(&self) -> usize {
+        self.residencies.len()
+    }
+
+    pub(crate) fn region_name(&self, label: Label) -> &str {
+        self.regions.get(label)
+    }
+
+    pub(crate) fn residency_name(&self, label: Label) -> &str {
+        self.residencies.get(label)
+    }
+
+    pub(crate) fn group_name(&self, tenant: TenantIx) -> &str {
+        self.groups.get(self.tenant(tenant).group)
+    }
+
+    /// The fleet as a document. Demands are as they were packed: rounded up a little (see `demand.rs`).
+    #[must_use]
+    pub fn to_document(&self) -> FleetDocument {
+        FleetDocument {
+            revision: self.revision,
+            cells: self.cells.iter().map(|cell| self.cell_entry(cell)).collect(),
+            tenants: self.tenants().map(|tenant| self.tenant_entry(tenant)).collect(),
+        }
+    }
+
+    fn cell_entry(&self, cell: &Cell) -> CellEntry {
+        CellEntry {
+            id: cell.id.to_string(),
+            state: cell.state,
+            kind: cell.kind,
+            region: self.regions.get(cell.region).into(),
+            residency: self.residencies.get(cell.residency).into(),
+            domain: self.domains.get(cell.domain).into(),
+            capacity: cell.capacity,
+            reserve: cell.reserve,
+        }
+    }
+
+    fn tenant_entry(&self, index: TenantIx) -> TenantEntry {
+        let tenant = self.tenant(index);
+        let name = |cell: Option<CellIx>| cell.map(|cell| self.cell_id(cell).to_string()).unwrap_or_default();
+        let profile = self.demand(index);
+        let demand = |resource: Resource| {
+            let dims = resource.first_dim()..resource.first_dim() + HOURS;
+            ResourceDemand {
+                mean: hourly(&profile.mean[dims.clone()]),
+                deviation: hourly(&profile.deviation[dims]),
+            }
+        };
+        TenantEntry {
+            id: self.tenant_name(index).into(),
+            tier: tenant.tier,
+            region: self.regions.get(tenant.region).into(),
+            residency: self.residencies.get(tenant.residency).into(),
+            group: self.groups.get(tenant.group).into(),
+            spike_cluster: self.spike_clusters.get(tenant.spike_cluster).into(),
+            pin: name(tenant.pin()),
+            cooldown_until: tenant.cooldown_until,
+            cell: name(tenant.cell()),
+            moving_to: name(tenant.moving_to()),
+            demand: Demand {
+                cpu: demand(Resource::Cpu),
+                connections: demand(Resource::Connections),
+                storage: demand(Resource::Storage),
+            },
+        }
+    }
+}
+
+fn hourly(thousandths: &[f64]) -> Hourly {
+    let first = thousandths[0];
+    if thousandths.iter().all(|&value| value.to_bits() == first.to_bits()) {
+        Hourly::Flat(first / SCALE)
+    } else {
+        Hourly::ByHour(thousandths.iter().map(|value| value / SCALE).collect())
+    }
+}
+
+/// Spreads one amount for each resource over the hours, in whole thousandths.
+fn by_dim(of: impl Fn(Resource) -> f64) -> ByDim {
+    let mut amounts = [0.0; DIMS];
+    for resource in Resource::ALL {
+        amounts[resource.first_dim()..resource.first_dim() + HOURS].fill(of(resource));
+    }
+    debug_assert_eq!(amounts.len(), RESOURCES * HOURS);
+    amounts
+}

@@ -1,0 +1,343 @@
+//! Takes a fleet entry by entry, checks all of it and says everything that is wrong at once.
+
+use cell_model::{CellId, CellState, Revision, TenantId, Tier};
+
+use super::{Arena, Cell, CellIx, Demands, Fleet, NONE, Names, Tenant, by_dim};
+use crate::demand::Profile;
+use crate::document::{CellEntry, CellKind, Hourly, TenantEntry};
+use crate::problem::{FleetError, Place, ProblemCode, Problems};
+use crate::resource::{DIMS, HOURS, Resource, SCALE};
+
+/// The most cells of one fleet.
+const CELLS_MAX: usize = 100_000;
+/// The most tenants of one fleet.
+const TENANTS_MAX: usize = 20_000_000;
+/// The most spike clusters of one fleet: each cell keeps a sum for each of them.
+const SPIKE_CLUSTERS_MAX: usize = 256;
+/// The largest amount of a resource, in its unit.
+const AMOUNT_MAX: f64 = 2_000_000.0;
+/// Below this, sums of whole numbers are exact in an `f64`.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// Builds a [`Fleet`]: cells first, then tenants one by one.
+#[derive(Debug)]
+pub struct FleetBuilder {
+    fleet: Fleet,
+    places: Vec<Place>,
+    problems: Problems,
+    mean_total: [f64; DIMS],
+    variance_total: [f64; DIMS],
+}
+
+impl FleetBuilder {
+    /// Starts with the cells, each with the place where it was read.
+    pub fn new<'a>(revision: Revision, cells: impl IntoIterator<Item = (Place, &'a CellEntry)>) -> Self {
+        let fleet = Fleet {
+            revision,
+            cells: Vec::new(),
+            tenants: Vec::new(),
+            ids: Arena::default(),
+            by_id: Vec::new(),
+            demands: Demands::default(),
+            regions: Names::default(),
+            residencies: Names::default(),
+            domains: Names::default(),
+            groups: Names::default(),
+            spike_clusters: Names::default(),
+        };
+        let mut builder = Self {
+            fleet,
+            places: Vec::new(),
+            problems: Problems::default(),
+            mean_total: [0.0; DIMS],
+            variance_total: [0.0; DIMS],
+        };
+        let mut placed = Vec::new();
+        for (place, entry) in cells {
+            if let Some(cell) = builder.cell(place, entry) {
+                placed.push((place, cell));
+            }
+        }
+        builder.sort_cells(placed);
+        builder
+    }
+
+    fn cell(&mut self, place: Place, entry: &CellEntry) -> Option<Cell> {
+        let id = match CellId::new(&entry.id) {
+            Ok(id) => id,
+            Err(error) => {
+                self.problems.add(ProblemCode::IdInvalid, place, error.to_string(), "rename the cell");
+                return None;
+            }
+        };
+        if !(0.0..1.0).contains(&entry.reserve) {
+            let sentence = format!("reserve of cell {id} is {}", entry.reserve);
+            let remedy = "give a share of the capacity from 0 to below 1, such as 0.1";
+            self.problems.add(ProblemCode::CapacityInvalid, place, sentence, remedy);
+        }
+        for resource in Resource::ALL {
+            let given = entry.capacity.of(resource);
+            if !(0.0..=AMOUNT_MAX).contains(&given) {
+                let sentence = format!("{} capacity of cell {id} is {given}", resource.name());
+                let remedy = format!("give {} from 0 to {AMOUNT_MAX}", resource.unit());
+                self.problems.add(ProblemCode::CapacityInvalid, place, sentence, remedy);
+            }
+        }
+        let budget = |resource| (entry.capacity.of(resource) * SCALE * (1.0 - entry.reserve)).floor();
+        Some(Cell {
+            id,
+            state: entry.state,
+            kind: entry.kind,
+            region: self.fleet.regions.add(&entry.region),
+            residency: self.fleet.residencies.add(&entry.residency),
+            domain: self.fleet.domains.add(&entry.domain),
+            budget: by_dim(budget),
+            capacity: entry.capacity,
+            reserve: entry.reserve,
+        })
+    }
+
+    fn sort_cells(&mut self, mut cells: Vec<(Place, Cell)>) {
+        if cells.is_empty() && self.problems.is_empty() {
+            let remedy = "add at least one cell with a capacity";
+            self.problems.add(ProblemCode::FleetEmpty, Place::Fleet, "there is no cell", remedy);
+        }
+        if cells.len() > CELLS_MAX {
+            let sentence = format!("{} cells, at most {CELLS_MAX} are taken", cells.len());
+            self.problems.add(ProblemCode::FleetTooLarge, Place::Fleet, sentence, "split the fleet by region");
+        }
+        cells.sort_by(|(at, a), (bt, b)| a.id.cmp(&b.id).then(at.cmp(bt)));
+        for pair in cells.windows(2) {
+            if pair[0].1.id == pair[1].1.id {
+                let sentence = format!("cell {} is already at {}", pair[1].1.id, pair[0].0);
+                self.problems.add(ProblemCode::IdDuplicate, pair[1].0, sentence, "rename or remove one of them");
+            }
+        }
+        self.fleet.cells = cells.into_iter().map(|(_, cell)| cell).collect();
+    }
+
+    /// Adds a tenant. What is wrong with it comes out of [`FleetBuilder::finish`].
+    pub fn tenant(&mut self, place: Place, entry: &TenantEntry) {
+        if let Err(error) = TenantId::new(&entry.id) {
+            self.problems.add(ProblemCode::IdInvalid, place, error.to_string(), "rename the tenant");
+            return;
+        }
+        if self.fleet.tenants.len() >= TENANTS_MAX || !self.fleet.ids.push(&entry.id) {
+            if self.fleet.tenants.len() == TENANTS_MAX {
+                let sentence = format!("more than {TENANTS_MAX} tenants");
+                self.problems.add(ProblemCode::FleetTooLarge, place, sentence, "split the fleet by region");
+            }
+            return;
+        }
+        let tenant = Tenant {
+            tier: entry.tier,
+            region: self.label(place, entry, Kind::Region),
+            residency: self.label(place, entry, Kind::Residency),
+            group: self.fleet.groups.add(&entry.group),
+            spike_cluster: self.fleet.spike_clusters.add(&entry.spike_cluster),
+            pin: self.cell_named(place, entry, "pin", &entry.pin),
+            cell: self.cell_named(place, entry, "cell", &entry.cell),
+            moving_to: self.cell_named(place, entry, "moving_to", &entry.moving_to),
+            cooldown_until: entry.cooldown_until,
+        };
+        self.check_constraints(place, entry, &tenant);
+        let profile = self.profile(place, entry);
+        for dim in 0..DIMS {
+            self.mean_total[dim] += profile.mean[dim];
+            self.variance_total[dim] += profile.deviation[dim] * profile.deviation[dim];
+        }
+        self.fleet.demands.push(&profile);
+        self.fleet.tenants.push(tenant);
+        self.places.push(place);
+    }
+
+    fn label(&mut self, place: Place, entry: &TenantEntry, kind: Kind) -> u32 {
+        let (names, name, code, what) = match kind {
+            Kind::Region => (&self.fleet.regions, &entry.region, ProblemCode::RegionUnknown, "region"),
+            Kind::Residency => {
+                (&self.fleet.residencies, &entry.residency, ProblemCode::ResidencyUnknown, "residency")
+            }
+        };
+        names.find(name).unwrap_or_else(|| {
+            let sentence = format!("tenant {} wants {what} {name:?}, where no cell stands", entry.id);
+            let remedy = match names.listed() {
+                known if known.is_empty() => format!("no cell says its {what}: add it to the cells"),
+                known => format!("choose one of: {known}; or add a cell there"),
+            };
+            self.problems.add(code, place, sentence, remedy);
+            NONE
+        })
+    }
+
+    fn cell_named(&mut self, place: Place, entry: &TenantEntry, field: &str, name: &str) -> u32 {
+        if name.is_empty() {
+            return NONE;
+        }
+        if let Some(cell) = self.fleet.find_cell(name) {
+            return cell.0;
+        }
+        let sentence = format!("{field} of tenant {} names cell {name:?}, which is not in the fleet", entry.id);
+        self.problems.add(ProblemCode::CellUnknown, place, sentence, "add that cell or name another");
+        NONE
+    }
+
+    /// What can never hold, whatever is decided. (That nothing is eligible *today* is an answer, not an error.)
+    fn check_constraints(&mut self, place: Place, entry: &TenantEntry, tenant: &Tenant) {
+        let mut contradict = |sentence: String, remedy: &str| {
+            self.problems.add(ProblemCode::ConstraintsContradict, place, sentence, remedy);
+        };
+        let id = &entry.id;
+        if let Some(moving_to) = tenant.moving_to() {
+            match tenant.cell() {
+                None if entry.cell.is_empty() => {
+                    contradict(format!("tenant {id} is moving but is on no cell"), "say its cell");
+                }
+                Some(cell) if cell == moving_to => {
+                    contradict(format!("tenant {id} is moving to the cell that it is on"), "remove moving_to");
+                }
+                _ => {}
+            }
+        }
+        if tenant.region != NONE && tenant.residency != NONE {
+            let both = |cell: &&Cell| cell.region == tenant.region && cell.residency == tenant.residency;
+            if !self.fleet.cells.iter().any(|cell| both(&cell)) {
+                let sentence =
+                    format!("tenant {id}: no cell of region {} has residency {}", entry.region, entry.residency);
+                contradict(sentence, "drop the region, or add a cell there with that residency");
+            }
+        }
+        if let Some(pin) = tenant.pin() {
+            let cell = self.fleet.cell(pin);
+            let mut against = Vec::new();
+            if tenant.region != NONE && tenant.region != cell.region {
+                against.push("another region");
+            }
+            if tenant.residency != NONE && tenant.residency != cell.residency {
+                against.push("another residency");
+            }
+            if (tenant.tier == Tier::Platinum) != (cell.kind == CellKind::Dedicated) {
+                against.push("a kind that its tier may not use");
+            }
+            if cell.state == CellState::Dead {
+                against.push("the state dead");
+            }
+            if !against.is_empty() {
+                let sentence =
+                    format!("tenant {id} is pinned to cell {}, which has {}", entry.pin, against.join(" and "));
+                contradict(sentence, "drop the pin or the other constraint");
+            }
+        }
+    }
+
+    fn profile(&mut self, place: Place, entry: &TenantEntry) -> Profile {
+        let mut profile = Profile::ZERO;
+        for resource in Resource::ALL {
+            let demand = entry.demand.of(resource);
+            let dims = resource.first_dim()..resource.first_dim() + HOURS;
+            for (what, hourly, into) in [
+                ("mean", &demand.mean, &mut profile.mean),
+                ("deviation", &demand.deviation, &mut profile.deviation),
+            ] {
+                if let Err(wrong) = fill(hourly, &mut into[dims.clone()]) {
+                    let sentence = format!("{} {what} of tenant {} {wrong}", resource.name(), entry.id);
+                    let remedy = format!("give {} from 0 to {AMOUNT_MAX}: one value, or 24", resource.unit());
+                    self.problems.add(ProblemCode::DemandInvalid, place, sentence, remedy);
+                    into[dims.clone()].fill(0.0);
+                }
+            }
+        }
+        profile
+    }
+
+    /// Ends the fleet.
+    ///
+    /// # Errors
+    /// [`FleetError`] lists everything that is wrong with it.
+    pub fn finish(mut self) -> Result<Fleet, FleetError> {
+        if self.fleet.spike_clusters.len() > SPIKE_CLUSTERS_MAX {
+            let sentence = format!("{} spike clusters", self.fleet.spike_clusters.len());
+            let remedy = format!("at most {SPIKE_CLUSTERS_MAX} are taken: join small ones");
+            self.problems.add(ProblemCode::FleetTooLarge, Place::Fleet, sentence, remedy);
+        }
+        if self.mean_total.iter().chain(&self.variance_total).any(|&total| total > EXACT_MAX) {
+            let sentence = "the demands, or their variances, add up to more than can be added exactly";
+            self.problems.add(ProblemCode::FleetTooLarge, Place::Fleet, sentence, "split the fleet by region");
+        }
+        let count = u32::try_from(self.fleet.tenants.len()).expect("fewer than TENANTS_MAX");
+        let mut by_id: Vec<u32> = (0..count).collect();
+        let ids = &self.fleet.ids;
+        by_id.sort_by(|&a, &b| ids.get(a as usize).cmp(ids.get(b as usize)).then(a.cmp(&b)));
+        for pair in by_id.windows(2) {
+            let (first, second) = (pair[0] as usize, pair[1] as usize);
+            if ids.get(first) == ids.get(second) {
+                let sentence = format!("tenant {} is already at {}", ids.get(first), self.places[first]);
+                let remedy = "rename or remove one of them";
+                self.problems.add(ProblemCode::IdDuplicate, self.places[second], sentence, remedy);
+            }
+        }
+        self.fleet.by_id = by_id;
+        self.check_groups();
+        self.problems.or(self.fleet)
+    }
+
+    /// Two tenants of one group that are pinned to one cell can never both be where they must.
+    fn check_groups(&mut self) {
+        let mut pinned: Vec<(usize, CellIx, usize)> = Vec::new();
+        for (index, tenant) in self.fleet.tenants.iter().enumerate() {
+            if let (Some(group), Some(pin)) = (tenant.group(), tenant.pin()) {
+                pinned.push((group, pin, index));
+            }
+        }
+        pinned.sort_unstable();
+        for pair in pinned.windows(2) {
+            let ((group, cell, first), (other, pin, second)) = (pair[0], pair[1]);
+            if group == other && cell == pin {
+                let ids = &self.fleet.ids;
+                let sentence = format!(
+                    "tenants {} and {} are of one anti-affinity group and both pinned to cell {}",
+                    ids.get(first),
+                    ids.get(second),
+                    self.fleet.cell_id(cell)
+                );
+                let remedy = "drop one of the pins";
+                self.problems.add(ProblemCode::ConstraintsContradict, self.places[second], sentence, remedy);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Region,
+    Residency,
+}
+
+/// Spreads amounts over 24 hours, in thousandths, rounded up.
+fn fill(hourly: &Hourly, into: &mut [f64]) -> Result<(), String> {
+    let check = |value: f64| {
+        if value.is_nan() {
+            Err("is not a number".to_owned())
+        } else if !(0.0..=AMOUNT_MAX).contains(&value) {
+            Err(format!("is {value}"))
+        } else {
+            Ok(ceil_thousandths(value))
+        }
+    };
+    match hourly {
+        Hourly::Flat(value) => into.fill(check(*value)?),
+        Hourly::ByHour(values) if values.len() == HOURS => {
+            for (hour, (slot, &value)) in into.iter_mut().zip(values).enumerate() {
+                *slot = check(value).map_err(|wrong| format!("{wrong} at {hour:02}:00"))?;
+            }
+        }
+        Hourly::ByHour(values) => return Err(format!("has {} values", values.len())),
+    }
+    Ok(())
+}
+
+/// Rounds up to whole thousandths, but takes 0.003 for 3 and not for 4, whatever 0.003 × 1000 is in binary.
+fn ceil_thousandths(value: f64) -> f64 {
+    let scaled = value * SCALE;
+    let nearest = scaled.round();
+    if (scaled - nearest).abs() < 1e-6 { nearest } else { scaled.ceil() }
+}
