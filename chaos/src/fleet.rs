@@ -309,6 +309,7 @@ impl Fleet {
 
     async fn ready(&mut self) -> Result<(), FleetError> {
         let agents = AgentPool::new(AgentOptions::default());
+        let control = self.control(Duration::from_secs(2));
         for cell in &self.cells {
             let describe = || async {
                 agents.describe(&cell.agent, None).await.map(|_| ()).map_err(|error| error.to_string())
@@ -317,6 +318,13 @@ impl Fleet {
             for gate in &cell.gates {
                 wait_ready(&mut self.processes, cell.id.as_str(), || readiness(gate)).await?;
             }
+            // An agent names to the control plane the gates that have come to it so far: routers know no others.
+            let all_known = || async {
+                let known = control.get_cell(&cell.id).await.map_err(|error| error.to_string())?.gates.len();
+                let wanted = cell.gates.len();
+                if known == wanted { Ok(()) } else { Err(format!("{known} of its {wanted} gates are known")) }
+            };
+            wait_ready(&mut self.processes, cell.id.as_str(), all_known).await?;
         }
         for router in &self.routers {
             wait_ready(&mut self.processes, &router.name, || readiness(&router.admin)).await?;

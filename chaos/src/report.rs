@@ -78,6 +78,30 @@ impl Latencies {
     }
 }
 
+/// Requests that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failed {
+    /// How many.
+    pub count: u64,
+    /// The first of them, as people read it.
+    pub first: Vec<String>,
+}
+
+impl Failed {
+    const FIRST_MAX: usize = 50;
+
+    /// Of a history.
+    #[must_use]
+    pub fn of(ops: &[Op]) -> Self {
+        let failed = || ops.iter().filter(|op| op.failed);
+        let text = |op: &Op| {
+            let (at, took) = (op.invoked / 1_000, op.latency() / 1_000);
+            format!("at {at} ms, after {took} ms: {} {:?}: {:?}", op.tenant, op.action, op.outcome)
+        };
+        Self { count: failed().count() as u64, first: failed().take(Self::FIRST_MAX).map(text).collect() }
+    }
+}
+
 /// Memory of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ProcessReport {
@@ -150,6 +174,8 @@ pub struct Report {
     pub phantom_values: u64,
     /// Requests that ended in a 5xx, a broken connection or no answer.
     pub failed_requests: u64,
+    /// The first of them.
+    pub failed_request_details: Vec<String>,
     /// Reads that were answered.
     pub reads: u64,
     /// How moves ended.
@@ -200,7 +226,7 @@ pub struct Evidence {
     /// What the oracle says.
     pub findings: Findings,
     /// Requests that failed.
-    pub failed_requests: u64,
+    pub failed: Failed,
     /// Latencies.
     pub request_ms: Latencies,
     /// Each move.
@@ -245,7 +271,8 @@ impl Report {
             resurrected_deletes: findings.count(FaultKind::Resurrected),
             leaked_values: findings.count(FaultKind::Leaked),
             phantom_values: findings.count(FaultKind::Phantom),
-            failed_requests: evidence.failed_requests,
+            failed_requests: evidence.failed.count,
+            failed_request_details: evidence.failed.first,
             reads: findings.reads,
             moves: count(&moves),
             write_hold_ms: spread(false, |exercise| &exercise.write_holds),
@@ -334,6 +361,9 @@ impl Report {
         for fault in self.faults.iter().take(5) {
             line("✗", format!("{} {} {}: {}", fault.kind.as_str(), fault.tenant, fault.object, fault.detail));
         }
+        for detail in self.failed_request_details.iter().take(5) {
+            line("✗", detail.clone());
+        }
         for detail in self.not_exercised_details.iter().chain(&self.verify_mismatch_details).take(5) {
             line("✗", detail.clone());
         }
@@ -403,7 +433,7 @@ mod tests {
             tenants: 1,
             writes_per_second_wanted: 1,
             findings: crate::check::check(&[op], &[("t-1".into(), end)].into()),
-            failed_requests: 0,
+            failed: Failed::default(),
             request_ms: Latencies::default(),
             moves: vec![a_move("completed")],
             observed: Observed::default(),
@@ -424,7 +454,7 @@ mod tests {
     #[test]
     fn every_promise_that_was_not_kept_fails_the_run() {
         let spoil: [Spoilt; 8] = [
-            ("requests failed", |evidence| evidence.failed_requests = 1),
+            ("requests failed", |evidence| evidence.failed.count = 1),
             ("copies differ", |evidence| evidence.observed.mismatches.push("t-1".into())),
             ("a process fell", |evidence| evidence.observed.trouble.push("a process fell".into())),
             ("were not exercised", |evidence| evidence.writes_per_second_wanted = 500),

@@ -57,6 +57,9 @@ pub(crate) fn config(options: &StoreOptions) -> Result<Arc<openraft::Config>, Op
     if timers.election_min >= timers.election_max {
         return invalid("timers.election_max", "longer than election_min");
     }
+    if options.bounds.snapshot_after == 0 {
+        return invalid("bounds.snapshot_after", "at least 1 entry");
+    }
     if options.advertise.is_empty() {
         return invalid("advertise", "`host:port` under which the peers reach this node");
     }

@@ -80,10 +80,15 @@ impl OpenError {
             Self::Directory { path, .. } => format!("check that {} exists and may be written", path.display()),
             Self::Locked { .. } => "stop the other process, or give each node a data directory of its own".into(),
             Self::Format { .. } => "start the version of the program that wrote it".into(),
-            Self::Storage { path, .. } => format!(
-                "keep a copy of {}; then remove it and let this node join again as a new one, or restore a backup",
+            Self::Storage { path, .. } if path.ends_with("sm") => format!(
+                "move {} away and start again: the state is made again from the snapshot and the log",
                 path.display()
             ),
+            Self::Storage { .. } => {
+                "move the whole data directory away and let this node join as a new one; never put \
+                 an older copy back, because the votes in it are out of date"
+                    .into()
+            }
             Self::Raft { .. } => "the log of this process says more".into(),
         }
     }

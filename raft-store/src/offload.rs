@@ -12,6 +12,10 @@ pub(crate) async fn offload<T: Send + 'static>(
     if !blocks {
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panicked| Err(EngineError::Io { operation, reason: panicked.to_string() }))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // The runtime is ending, and with it whoever waits here: that is no failure of the disk.
+        Err(ended) if ended.is_cancelled() => std::future::pending().await,
+        Err(panicked) => Err(EngineError::Io { operation, reason: panicked.to_string() }),
+    }
 }

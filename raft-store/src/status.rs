@@ -40,6 +40,10 @@ pub struct StoreStatus {
     pub last_log_index: u64,
     /// Newest entry applied here; 0 where there is none.
     pub applied_index: u64,
+    /// Newest entry that the current snapshot covers; 0 where there is none.
+    pub snapshot_index: u64,
+    /// Newest entry that the log no longer has; 0 where there is none.
+    pub purged_index: u64,
     /// Everybody in the cluster.
     pub members: Vec<Member>,
 }

@@ -208,6 +208,8 @@ impl Store {
             lineage,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
+            snapshot_index: metrics.snapshot.map_or(0, |covered| covered.index),
+            purged_index: metrics.purged.map_or(0, |purged| purged.index),
             members,
         }
     }

@@ -21,6 +21,8 @@ const GAP: Duration = Duration::from_millis(6);
 /// How long they run before the move is asked for.
 const LEAD: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(60);
+/// How long a move copies before it is called off: clients shall have met the copy.
+const COPY_FIRST: Duration = Duration::from_millis(700);
 /// A move that has not ended by then is called unfinished.
 const END_WITHIN: Duration = Duration::from_secs(75);
 
@@ -138,7 +140,10 @@ impl Driver {
     async fn twist(&self, id: MoveId, twist: Twist, trouble: &mut Vec<String>) {
         let steer = |intent| self.control.steer_move(id, intent, WriteOptions::default());
         let done = match twist {
-            Twist::Cancel => steer(MoveIntent::Cancel).await.map(|_| ()).map_err(|error| error.to_string()),
+            Twist::Cancel => {
+                tokio::time::sleep(COPY_FIRST).await;
+                steer(MoveIntent::Cancel).await.map(|_| ()).map_err(|error| error.to_string())
+            }
             Twist::RollBack => steer(MoveIntent::Rollback).await.map(|_| ()).map_err(|error| error.to_string()),
             Twist::KillLeader(_) => self.kill_leader().await,
             Twist::Plain | Twist::CutRouter => return,

@@ -21,7 +21,7 @@ use crate::exercise::Exercise;
 use crate::fleet::{Fleet, FleetError, FleetOptions};
 use crate::history::{Op, Recorder};
 use crate::load::{Filling, Load, LoadOptions};
-use crate::report::{Evidence, Latencies, MoveReport, Observed, ProcessReport, Report};
+use crate::report::{Evidence, Failed, Latencies, MoveReport, Observed, ProcessReport, Report};
 
 const DOMAIN: &str = "cells.example";
 
@@ -152,7 +152,7 @@ async fn on_fleet(
         tenants: names.len(),
         writes_per_second_wanted: options.writes_per_second,
         findings: check(&ops, &end.tenants),
-        failed_requests: ops.iter().filter(|op| op.failed).count() as u64,
+        failed: Failed::of(&ops),
         request_ms: Latencies::of(&ops),
         moves,
         observed,

@@ -139,7 +139,8 @@ impl<'a> Question<'a> {
     /// Every filter that refuses but capacity: what a repair of one tenant's place looks for.
     pub(crate) fn ask_but_for_capacity(&self, cell: CellIx) -> Result<(), RefusalCode> {
         let of = self.layout.fleet().cell(cell);
-        let refuses = |code: &&RefusalCode| **code != RefusalCode::CapacityExceeded && self.refuses(**code, cell, of);
+        let refuses =
+            |code: &&RefusalCode| **code != RefusalCode::CapacityExceeded && self.refuses(**code, cell, of);
         RefusalCode::ALL.iter().find(refuses).map_or(Ok(()), |code| Err(*code))
     }
 
@@ -161,9 +162,7 @@ impl<'a> Question<'a> {
             RefusalCode::CellDead => of.state == CellState::Dead,
             RefusalCode::RegionMismatch => wants_other(tenant.region, of.region),
             RefusalCode::PinnedElsewhere => tenant.pin().is_some_and(|pin| pin != cell),
-            RefusalCode::TierMismatch => {
-                (tenant.tier == Tier::Platinum) != (of.kind == CellKind::Dedicated)
-            }
+            RefusalCode::TierMismatch => (tenant.tier == Tier::Platinum) != (of.kind == CellKind::Dedicated),
             RefusalCode::CellCordoned => of.state == CellState::Cordoned && !self.is_home(cell),
             RefusalCode::CellDraining => self.draining.get(cell.index()).copied().unwrap_or(false),
             RefusalCode::CellOccupied => {

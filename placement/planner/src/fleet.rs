@@ -12,9 +12,7 @@ pub use builder::FleetBuilder;
 use names::{Arena, Names};
 
 use crate::demand::{Demands, Profile};
-use crate::document::{
-    Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
-};
+use crate::document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 use crate::resource::{ByDim, DIMS, HOURS, RESOURCES, Resource, SCALE};
 
 /// Number of a cell within one [`Fleet`]; in the order of ids.
@@ -185,14 +183,6 @@ impl Fleet {
 
     pub(crate) fn residency_count(&self) -> usize {
         self.residencies.len()
-    }
-
-    pub(crate) fn region_name(&self, label: Label) -> &str {
-        self.regions.get(label)
-    }
-
-    pub(crate) fn residency_name(&self, label: Label) -> &str {
-        self.residencies.get(label)
     }
 
     pub(crate) fn group_name(&self, tenant: TenantIx) -> &str {

@@ -96,24 +96,24 @@ impl Load {
     }
 
     fn apply(&mut self, delta: Delta<'_>) {
-        for dim in 0..DIMS {
-            self.mean[dim] += delta.sign * delta.profile.mean[dim];
+        for (sum, mean) in self.mean.iter_mut().zip(&delta.profile.mean) {
+            *sum += delta.sign * mean;
         }
         let deviation = &delta.profile.deviation;
         let Some(cluster) = delta.cluster else {
-            for dim in 0..DIMS {
-                self.variance[dim] += delta.sign * (deviation[dim] * deviation[dim]);
+            for (variance, deviation) in self.variance.iter_mut().zip(deviation) {
+                *variance += delta.sign * (deviation * deviation);
             }
             return;
         };
-        for dim in 0..DIMS {
-            self.clusters[cluster][dim] += delta.sign * deviation[dim];
+        for (sum, deviation) in self.clusters[cluster].iter_mut().zip(deviation) {
+            *sum += delta.sign * deviation;
         }
         // From scratch, so that no rounding is carried along.
         self.shared_variance = [0.0; DIMS];
         for sums in &self.clusters {
-            for dim in 0..DIMS {
-                self.shared_variance[dim] += sums[dim] * sums[dim];
+            for (shared, sum) in self.shared_variance.iter_mut().zip(sums) {
+                *shared += sum * sum;
             }
         }
     }
@@ -321,9 +321,8 @@ impl<'a> Layout<'a> {
 
     /// Hour by hour, how full the fullest resource is.
     pub(crate) fn hours(&self, cell: CellIx) -> Vec<f64> {
-        let fullest = |hour: usize| {
-            (hour..DIMS).step_by(HOURS).map(|dim| self.share_at(cell, dim, None)).fold(0.0, f64::max)
-        };
+        let fullest =
+            |hour: usize| (hour..DIMS).step_by(HOURS).map(|dim| self.share_at(cell, dim, None)).fold(0.0, f64::max);
         (0..HOURS).map(|hour| rounded(fullest(hour))).collect()
     }
 }

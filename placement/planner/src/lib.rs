@@ -13,15 +13,30 @@
 
 mod demand;
 mod document;
+mod explain;
+mod filter;
 mod fleet;
+mod layout;
+mod plan;
 mod policy;
 mod problem;
 mod resource;
+mod ring;
+mod score;
+mod table;
 
-pub use document::{
-    Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
-};
+pub use document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+pub use explain::{Candidate, Counterfactual, Decision, Margin, PlaceError, RefusedCells, place};
+pub use filter::RefusalCode;
 pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};
+pub use layout::{Layout, PeakReport};
+pub use plan::{
+    Bounds, CellChange, Goal, Left, Plan, PlanError, PlannedMove, Quality, Reason, Request, Undo, Verdict, Wave,
+    plan,
+};
 pub use policy::{Policy, PolicyInvalid};
 pub use problem::{FleetError, PROBLEMS_MAX, Place, Problem, ProblemCode};
 pub use resource::{DIMS, Dim, HOURS, RESOURCES, Resource};
+pub use ring::{Churn, Flow, HomeRing, RingError, RingOptions, VIRTUAL_NODES_MIN};
+pub use score::Terms;
+pub use table::FleetTables;

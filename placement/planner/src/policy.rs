@@ -63,7 +63,12 @@ impl Policy {
                 (0.0..=self.high_water).contains(&self.low_water),
                 "a share between 0 and high-water",
             ),
-            ("gain-min", self.gain_min, self.gain_min > 0.0 && share.contains(&self.gain_min), "above 0, at most 1"),
+            (
+                "gain-min",
+                self.gain_min,
+                self.gain_min > 0.0 && share.contains(&self.gain_min),
+                "above 0, at most 1",
+            ),
             (
                 "gain-min-per-terabyte",
                 self.gain_min_per_terabyte,

@@ -73,7 +73,7 @@ impl Score {
     }
 }
 
-fn shared_fate(question: &Question<'_>, cell: CellIx) -> u32 {
+pub(crate) fn shared_fate(question: &Question<'_>, cell: CellIx) -> u32 {
     let fleet = question.layout.fleet();
     let domain = fleet.cell(cell).domain;
     let Some(group) = question.tenant.group().filter(|_| domain != NONE) else { return 0 };

@@ -52,6 +52,22 @@ async fn a_copy_of_the_directory_taken_at_any_moment_holds_everything_acknowledg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_state_is_made_again_from_snapshot_and_log() {
+    let bounds = Bounds { snapshot_after: 30, log_kept: 5, ..Bounds::default() };
+    let mut cluster = Cluster::start(1, bounds).await;
+    for number in 1..=80 {
+        cluster.submit(number, create_cell(number)).await;
+    }
+    let expected = cluster.nodes[0].store().view(Fleet::clone);
+    let data_dir = cluster.nodes[0].options().data_dir;
+    cluster.nodes[0].stop().await;
+    eventually("nobody writes any more", async || std::fs::remove_dir_all(data_dir.join("sm")).ok()).await;
+    cluster.nodes[0].restart().await;
+    cluster.leader().await;
+    assert_eq!(cluster.nodes[0].store().view(Fleet::clone), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_command_changes_nothing_and_says_why() {
     let cluster = Cluster::start(1, Bounds::default()).await;
     let reply = cluster.submit(1, create_tenant(1)).await;

@@ -157,8 +157,12 @@ impl Asker {
         }
         if asked.at.is_none_or(|at| at < arrived) {
             let at = Instant::now();
-            let signed =
-                tokio::time::timeout(self.deadline, self.source.newest(tenant.clone())).await.ok().flatten();
+            let signed = match self.source() {
+                Some(source) => {
+                    tokio::time::timeout(self.deadline, source.newest(tenant.clone())).await.ok().flatten()
+                }
+                None => None,
+            };
             asked.answer = signed.and_then(|signed| Redirect::new(tenant, &signed)).map(Arc::new);
             asked.at = Some(at);
         }

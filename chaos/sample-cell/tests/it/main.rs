@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cutover;
+mod moving;
+#[cfg(feature = "planted")]
+mod planted;
 mod serving;
 mod starting;
 

@@ -1,0 +1,154 @@
+//! Commands against a control plane of one node. No cell runs, so tenants stay as they were placed.
+
+use std::path::Path;
+
+use cell_control::{Handle, Options, Service, key_file};
+use tokio_util::sync::CancellationToken;
+
+use crate::program::{Said, cellctl};
+
+struct ControlPlane {
+    address: String,
+    stop: CancellationToken,
+    ended: Option<std::thread::JoinHandle<()>>,
+}
+
+impl ControlPlane {
+    fn start(directory: &Path) -> Self {
+        let key = directory.join("key");
+        key_file::generate(&key).unwrap();
+        let options = Options {
+            data_dir: directory.join("data"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            signing_key_file: key,
+            cluster: None,
+        };
+        let stop = CancellationToken::new();
+        let (told, handle) = std::sync::mpsc::sync_channel::<Handle>(1);
+        let ends = stop.clone();
+        let ended = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let service = Service::start(options).await.unwrap();
+                told.send(service.handle()).unwrap();
+                service.run(ends).await.unwrap();
+            });
+        });
+        let address = handle.recv().unwrap().address().to_owned();
+        Self { address, stop, ended: Some(ended) }
+    }
+
+    fn run(&self, words: &str) -> Said {
+        cellctl(&format!("{words} --endpoints {}", self.address))
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(ended) = self.ended.take() {
+            ended.join().unwrap();
+        }
+    }
+}
+
+fn json(said: &Said) -> serde_json::Value {
+    serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
+fn refused(said: &Said, exit: i32, code: &str) {
+    assert_eq!(said.code, exit, "{said:?}");
+    assert!(said.err.contains(code) && said.out.is_empty(), "{said:?}");
+}
+
+#[test]
+fn a_cluster_is_made_once_and_tenants_and_cells_are_made_listed_and_described() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(directory.path());
+    let made = control.run("cluster init");
+    assert_eq!((made.code, made.out.trim().len()), (0, 16), "{made:?}");
+    assert_eq!(control.run("cluster init").out, made.out, "run again it answers the same");
+    let status = json(&control.run("cluster status -o json"));
+    assert_eq!(status["items"][0]["role"], "leader");
+
+    let created = control.run("create cell c1 --agent 127.0.0.1:9 --gate 127.0.0.1:10 --region here");
+    assert_eq!(created.code, 0, "{created:?}");
+    assert_eq!(control.run("create cell c2 --agent 127.0.0.1:11").code, 0);
+    let created = control.run("create tenant acme --cell c1 --tier gold -o json");
+    assert_eq!(json(&created)["items"][0]["cell"], "c1");
+    assert_eq!(control.run("get tenants -o name").out, "tenant/acme\n");
+    let listed = control.run("get tenants --no-headers");
+    assert!(listed.out.starts_with("acme   PROVISIONING   c1"), "{listed:?}");
+    assert_eq!(control.run("get tenants --cell c2 -o name").out, "");
+    let described = control.run("describe tenant acme");
+    assert!(described.out.contains("Tier:          gold\n"), "{described:?}");
+    let cell = control.run("describe cell c1");
+    assert!(
+        cell.out.contains("Gates:         127.0.0.1:10\n") && cell.out.contains("Tenants:       1\n"),
+        "{cell:?}"
+    );
+
+    let cordoned = control.run("cordon cell c2 -o json");
+    assert_eq!(json(&cordoned)["items"][0]["state"], "cordoned");
+    assert_eq!(json(&control.run("uncordon cell c2 -o json"))["items"][0]["state"], "active");
+}
+
+#[test]
+fn bad_input_is_refused_with_a_code_and_a_next_step_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(directory.path());
+    assert_eq!(control.run("cluster init").code, 0);
+    assert_eq!(control.run("create cell c1 --agent 127.0.0.1:9").code, 0);
+    assert_eq!(control.run("create tenant acme").code, 0);
+    let before = control.run("get tenants -o json").out;
+
+    refused(&control.run("describe tenant nobody"), 1, "TENANT_UNKNOWN");
+    refused(&control.run("move tenant nobody --to c1"), 1, "TENANT_UNKNOWN");
+    refused(&control.run("describe cell c9"), 1, "CELL_UNKNOWN");
+    refused(&control.run("create tenant acme"), 1, "TENANT_EXISTS");
+    refused(&control.run("create cell c1 --agent 127.0.0.1:9"), 1, "CELL_EXISTS");
+    refused(&control.run("create tenant other --cell c9"), 1, "CELL_UNKNOWN");
+    refused(&control.run("move cancel m-999999"), 1, "MOVE_UNKNOWN");
+    refused(&control.run("delete tenant acme"), 64, "--yes");
+    refused(&control.run("create tenant Not_A_Label"), 64, "tenant id");
+    refused(&control.run("move cancel 17"), 64, "move id");
+    refused(&control.run("get tenants --endpoints nowhere"), 64, "host:port");
+    let hinted = control.run("create tenant acme");
+    assert!(hinted.err.contains("next: `cellctl describe tenant acme`"), "{hinted:?}");
+    assert_eq!(control.run("get tenants -o json").out, before);
+}
+
+#[test]
+fn a_control_plane_that_is_not_there_is_unavailable_and_not_a_failure() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let said = cellctl(&format!("get tenants --timeout 300ms --endpoints {free}"));
+    refused(&said, 75, "UNAVAILABLE");
+    let status = cellctl(&format!("cluster status --timeout 300ms --endpoints {free}"));
+    assert!(status.code == 75 && status.out.contains("unreachable"), "{status:?}");
+}
+
+#[test]
+fn a_key_is_made_once_and_only_its_public_half_is_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    let made = cellctl(&format!("keygen --out {}", file.display()));
+    assert_eq!((made.code, made.out.trim().len()), (0, 64), "{made:?}");
+    assert!(!std::fs::read_to_string(&file).unwrap().contains(made.out.trim()));
+    refused(&cellctl(&format!("keygen --out {}", file.display())), 1, "SIGNING_KEY_EXISTS");
+}
+
+#[test]
+fn a_server_with_options_that_make_no_sense_says_which() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("options.json");
+    std::fs::write(&file, r#"{"listen-on": 1}"#).unwrap();
+    let said = cellctl(&format!("run control --options {}", file.display()));
+    refused(&said, 64, "listen-on");
+}
+
+#[test]
+fn completion_and_version_need_no_control_plane() {
+    assert!(cellctl("completion bash").out.contains("_cellctl"));
+    assert!(cellctl("version").out.starts_with("cellctl 0."));
+}

@@ -1,0 +1,7 @@
+//! `cellctl` as a process: what it prints, how it exits, and whole demos.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod cli;
+mod demo;
+mod program;

@@ -1,0 +1,27 @@
+//! Runs the program and keeps what it says.
+
+use std::process::Command;
+
+/// What a run of the program has said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs `cellctl` with these words; words are separated by single spaces.
+pub(crate) fn cellctl(words: &str) -> Said {
+    let output = Command::new(env!("CARGO_BIN_EXE_cellctl"))
+        .args(words.split(' '))
+        .env_remove("CELLCTL_ENDPOINTS")
+        .env_remove("CELLCTL_CONTEXT")
+        .env_remove("CELLCTL_LOG")
+        .output()
+        .unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}

@@ -1,0 +1,268 @@
+//! Choose a cell for one tenant, and say why: the one path filter → score → explain.
+//!
+//! For a tenant that is nowhere yet this is its placement; for one that is somewhere it answers where it would be best,
+//! its own cell included. Planning uses the same [`choose`].
+
+use std::fmt;
+
+use cell_model::{CellId, Revision, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::filter::{Question, RefusalCode};
+use crate::fleet::{CellIx, TenantIx};
+use crate::layout::{Layout, Peak, PeakReport};
+use crate::resource::{Amount, DIMS, HOURS, Resource};
+use crate::ring::HomeRing;
+use crate::score::{Score, Terms};
+
+/// How much of a tenant's walk round the ring the score looks at.
+const WALK: usize = 8;
+/// How many counterfactuals an explanation has.
+const COUNTERFACTUALS_MAX: usize = 3;
+
+/// All cells as one tenant sees them.
+pub(crate) struct Assessment {
+    /// Best first.
+    pub(crate) admitted: Vec<(Score, Peak)>,
+    pub(crate) refused: Vec<(CellIx, RefusalCode)>,
+}
+
+impl Assessment {
+    pub(crate) fn best(&self) -> Option<(Score, Peak)> {
+        self.admitted.first().copied()
+    }
+}
+
+/// Asks every cell and orders those that admit the tenant.
+pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assessment {
+    let fleet = question.layout.fleet();
+    let name = fleet.tenant_name(question.index);
+    let walk: Vec<CellIx> = ring.map_or_else(Vec::new, |ring| {
+        ring.walk(name).take(WALK).filter_map(|cell| fleet.find_cell(cell.as_str())).collect()
+    });
+    let mut assessment = Assessment { admitted: Vec::new(), refused: Vec::new() };
+    for cell in fleet.cells() {
+        match question.ask(cell) {
+            Ok(peak) => assessment.admitted.push((Score::new(question, cell, peak, &walk), peak)),
+            Err(code) => assessment.refused.push((cell, code)),
+        }
+    }
+    assessment.admitted.sort_unstable_by_key(|(score, _)| *score);
+    assessment
+}
+
+/// A cell that admits the tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Which.
+    pub cell: CellId,
+    /// Where it would be fullest with the tenant on it.
+    pub peak: PeakReport,
+    /// What is said for and against it.
+    pub terms: Terms,
+}
+
+/// How many cells one filter refused first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedCells {
+    /// Which filter.
+    pub code: RefusalCode,
+    /// How many cells.
+    pub cells: u32,
+}
+
+/// By what the best cell is better than the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Margin {
+    /// The next.
+    pub over: CellId,
+    /// First term in which they differ; `cell` where only the name decides.
+    pub term: String,
+    /// Difference in that term; 0 where only the name decides.
+    pub by: u32,
+}
+
+/// What would let a cell admit the tenant. Residency, death of a cell and pins are never offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counterfactual {
+    /// Which cell.
+    pub cell: CellId,
+    /// The only filter in the way.
+    pub code: RefusalCode,
+    /// What would change the answer.
+    pub sentence: String,
+}
+
+/// Where a tenant should be, with everything that led there. Kept with the decision in the audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Who.
+    pub tenant: TenantId,
+    /// Revision of the fleet that it was decided on.
+    pub parent: Revision,
+    /// The best cell, if any admits it.
+    pub chosen: Option<CellId>,
+    /// How many cells were asked.
+    pub cells_asked: u32,
+    /// How many of them each filter refused, in the order of asking.
+    pub refused: Vec<RefusedCells>,
+    /// The best cells, best first.
+    pub candidates: Vec<Candidate>,
+    /// By what the best is better than the next, where there is a next.
+    pub margin: Option<Margin>,
+    /// What would admit it elsewhere, nearest first.
+    pub counterfactuals: Vec<Counterfactual>,
+}
+
+/// Why there is no decision at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// It is between two cells.
+    #[error("tenant {tenant} is moving to cell {target}: wait for the move to end, or cancel it")]
+    TenantMoving {
+        /// Who.
+        tenant: TenantId,
+        /// Where to.
+        target: CellId,
+    },
+}
+
+/// Decides where a tenant should be.
+///
+/// # Errors
+/// [`PlaceError`] where the tenant is moving already. That no cell admits it is a decision, not an error.
+pub fn place(layout: &Layout<'_>, ring: Option<&HomeRing>, tenant: TenantIx) -> Result<Decision, PlaceError> {
+    let fleet = layout.fleet();
+    if let Some(target) = fleet.tenant(tenant).moving_to() {
+        let target = fleet.cell_id(target).clone();
+        return Err(PlaceError::TenantMoving { tenant: fleet.tenant_id(tenant), target });
+    }
+    let question = Question::new(layout, tenant, &[]);
+    Ok(explain(&question, &choose(&question, ring)))
+}
+
+pub(crate) fn explain(question: &Question<'_>, assessment: &Assessment) -> Decision {
+    let layout = question.layout;
+    let fleet = layout.fleet();
+    let candidate = |(score, peak): &(Score, Peak)| Candidate {
+        cell: fleet.cell_id(score.cell).clone(),
+        peak: peak.report(),
+        terms: score.terms,
+    };
+    let count = |code| {
+        let cells = assessment.refused.iter().filter(|(_, of)| *of == code).count();
+        RefusedCells { code, cells: u32::try_from(cells).expect("the builder bounds the cells") }
+    };
+    Decision {
+        tenant: fleet.tenant_id(question.index),
+        parent: fleet.revision(),
+        chosen: assessment.best().map(|(score, _)| fleet.cell_id(score.cell).clone()),
+        cells_asked: u32::try_from(fleet.cells().len()).expect("the builder bounds the cells"),
+        refused: RefusalCode::ALL.into_iter().map(count).filter(|refused| refused.cells > 0).collect(),
+        candidates: assessment.admitted.iter().take(layout.policy().candidates_shown).map(candidate).collect(),
+        margin: margin(layout, assessment),
+        counterfactuals: counterfactuals(question, assessment),
+    }
+}
+
+fn margin(layout: &Layout<'_>, assessment: &Assessment) -> Option<Margin> {
+    let [(best, _), (next, _), ..] = assessment.admitted.as_slice() else { return None };
+    let pairs = best.terms.listed().into_iter().zip(next.terms.listed());
+    let differs = pairs.into_iter().find(|((_, a), (_, b))| a != b);
+    let (term, by) = differs.map_or(("cell", 0), |((name, a), (_, b))| (name, b - a));
+    Some(Margin { over: layout.cell_id(next.cell).clone(), term: term.into(), by })
+}
+
+/// Cells with one filter in the way, those nearest to admitting first. Where a cell has been found, only capacity is
+/// of interest: it says how close the next best thing was.
+fn counterfactuals(question: &Question<'_>, assessment: &Assessment) -> Vec<Counterfactual> {
+    let found = assessment.best().is_some();
+    let mut near: Vec<(bool, f64, CellIx, RefusalCode)> = Vec::new();
+    for &(cell, first) in &assessment.refused {
+        let worth_saying = matches!(first, RefusalCode::CapacityExceeded)
+            || (!found && in_the_way_of_an_operator(first) && question.refusals(cell) == [first]);
+        if worth_saying {
+            let capacity = first == RefusalCode::CapacityExceeded;
+            near.push((capacity, question.peak_after(cell).share, cell, first));
+        }
+    }
+    near.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+    near.truncate(if found { 1 } else { COUNTERFACTUALS_MAX });
+    let told = near.into_iter().map(|(_, _, cell, code)| Counterfactual {
+        cell: question.layout.cell_id(cell).clone(),
+        code,
+        sentence: remedy(question, cell, code),
+    });
+    told.collect()
+}
+
+/// Filters that an operator may lift. Residency is never among them.
+const fn in_the_way_of_an_operator(code: RefusalCode) -> bool {
+    matches!(
+        code,
+        RefusalCode::CellCordoned
+            | RefusalCode::CellDraining
+            | RefusalCode::CellOccupied
+            | RefusalCode::AntiAffinity
+            | RefusalCode::CapacityExceeded
+    )
+}
+
+fn remedy(question: &Question<'_>, cell: CellIx, code: RefusalCode) -> String {
+    let fleet = question.layout.fleet();
+    let id = fleet.cell_id(cell);
+    match code {
+        RefusalCode::CapacityExceeded => {
+            let short: Vec<String> =
+                shortfalls(question, cell).map(|(amount, hour)| format!("{amount} more at {hour:02}:00")).collect();
+            format!("{} on {id} would admit it", short.join(" and "))
+        }
+        RefusalCode::CellCordoned => format!("lifting the cordon of {id} would admit it"),
+        RefusalCode::CellDraining => format!("not draining {id} would admit it"),
+        RefusalCode::CellOccupied => format!("moving the tenant off dedicated cell {id} would admit it"),
+        RefusalCode::AntiAffinity => {
+            let group = fleet.group_name(question.index);
+            format!("moving the other member of group {group} off {id} would admit it")
+        }
+        other => format!("{id} refuses with {other}, which nothing here lifts"),
+    }
+}
+
+/// Per resource that is short: by how much at the worst hour, rounded up to whole thousandths.
+fn shortfalls<'a>(question: &'a Question<'_>, cell: CellIx) -> impl Iterator<Item = (Amount, usize)> + 'a {
+    let short = move |dim: usize| question.layout.shortfall_at(cell, dim, Some(question.arriving(cell)));
+    Resource::ALL.into_iter().filter_map(move |resource| {
+        let dims = resource.first_dim()..resource.first_dim() + HOURS;
+        debug_assert!(dims.end <= DIMS);
+        let worst = dims.map(|dim| (short(dim), dim)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))?;
+        let amount = Amount { resource, thousandths: worst.0.ceil() };
+        (worst.0 > 0.0).then_some((amount, worst.1 % HOURS))
+    })
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.chosen {
+            Some(cell) => writeln!(f, "tenant {} → cell {cell}", self.tenant)?,
+            None => writeln!(f, "tenant {}: none of {} cells admits it", self.tenant, self.cells_asked)?,
+        }
+        for refused in &self.refused {
+            writeln!(f, "  {:>5} refused by {}", refused.cells, refused.code)?;
+        }
+        for candidate in &self.candidates {
+            let percent = candidate.peak.share * 100.0;
+            write!(f, "  {} {percent:.1} % ({})", candidate.cell, candidate.peak.at)?;
+            for (name, value) in candidate.terms.listed() {
+                write!(f, " {name}={value}")?;
+            }
+            writeln!(f)?;
+        }
+        if let Some(margin) = &self.margin {
+            writeln!(f, "  better than {} by {} of {}", margin.over, margin.by, margin.term)?;
+        }
+        for counterfactual in &self.counterfactuals {
+            writeln!(f, "  {}", counterfactual.sentence)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! A plan: what to move, in which order, why, and what that is worth.
+//!
+//! A plan is made against one revision of the fleet (its `parent`) and never changes. Its moves are in waves: those of
+//! one wave may run at the same time, and a wave begins when the one before has ended. **Every prefix is feasible**:
+//! whichever moves of a wave have begun or ended, no cell passes its budget (one that was above it before only loses),
+//! no two members of a group share a cell, and residency holds, with every running move counted on both cells.
+
+mod bound;
+mod search;
+mod waves;
+
+use cell_model::{CellId, Revision, TenantId, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use crate::explain::Decision;
+use crate::filter::RefusalCode;
+use crate::fleet::Fleet;
+use crate::layout::{Layout, PeakReport, rounded};
+use crate::policy::{Policy, PolicyInvalid};
+use crate::ring::HomeRing;
+use search::{Search, Step};
+
+/// What a plan is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Goal {
+    /// Put right what breaks a constraint; touch nothing else.
+    Repair,
+    /// Empty these cells.
+    Drain {
+        /// Which.
+        cells: Vec<CellId>,
+    },
+    /// Repair, then bring hot cells down to the low water.
+    Rebalance,
+}
+
+/// How much a plan may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bounds {
+    /// The most moves.
+    pub moves_max: u32,
+    /// The most bytes copied.
+    pub bytes_max: u64,
+    /// The most moves of one wave.
+    pub at_once_max: u32,
+    /// The most moves of one wave that one cell takes part in.
+    pub at_once_per_cell_max: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { moves_max: 1_000, bytes_max: u64::MAX, at_once_max: 16, at_once_per_cell_max: 4 }
+    }
+}
+
+/// A question for a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// What for.
+    pub goal: Goal,
+    /// Within what.
+    pub bounds: Bounds,
+    /// The time for cooldowns.
+    pub now: UnixMillis,
+}
+
+/// Why a tenant moves; in the order of urgency.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "code")]
+pub enum Reason {
+    /// It may not be where it is.
+    Violation {
+        /// What its cell breaks.
+        filter: RefusalCode,
+    },
+    /// Its cell is above its budget.
+    Overloaded {
+        /// How full the cell was when this move was chosen, in thousandths.
+        source_per_mille: u32,
+        /// How full the fuller of the two cells is after it.
+        after_per_mille: u32,
+    },
+    /// Its cell is emptied.
+    Drain,
+    /// Its cell is above the high water.
+    Hot {
+        /// How full the cell was when this move was chosen, in thousandths.
+        source_per_mille: u32,
+        /// How full the fuller of the two cells is after it.
+        after_per_mille: u32,
+    },
+}
+
+/// One move of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMove {
+    /// Who.
+    pub tenant: TenantId,
+    /// From where.
+    pub source: CellId,
+    /// To where.
+    pub target: CellId,
+    /// What is copied.
+    pub bytes: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Moves that may run at the same time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// Which.
+    pub moves: Vec<PlannedMove>,
+}
+
+/// A tenant that the goal wants elsewhere and that stays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Left {
+    /// Who.
+    pub tenant: TenantId,
+    /// Where it stays.
+    pub cell: CellId,
+    /// Why, in a sentence.
+    pub why: String,
+    /// What each cell said, where no cell admits it.
+    pub decision: Option<Box<Decision>>,
+}
+
+/// A cell before and after a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellChange {
+    /// Which.
+    pub cell: CellId,
+    /// Tenants on it before.
+    pub tenants_before: usize,
+    /// Tenants on it after.
+    pub tenants_after: usize,
+    /// Where it was fullest.
+    pub before: PeakReport,
+    /// Where it is fullest then.
+    pub after: PeakReport,
+    /// By hour: how full its fullest resource was.
+    pub hours_before: Vec<f64>,
+    /// By hour: how full its fullest resource is then.
+    pub hours_after: Vec<f64>,
+}
+
+/// How good the result is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// How full the fullest cell was.
+    pub hottest_before: f64,
+    /// How full it is then.
+    pub hottest_after: f64,
+    /// No placement of these tenants on these cells has a fullest cell below this.
+    pub lower_bound: f64,
+    /// `hottest_after` above `lower_bound`, as a share of the bound: a proven distance to the best possible.
+    pub gap: f64,
+    /// How full the fullest cell is after 0, 1, 2, … moves: choose how many are worth it.
+    pub curve: Vec<f64>,
+}
+
+/// The way back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undo {
+    /// The waves in reverse, each move the other way.
+    pub waves: Vec<Wave>,
+    /// Every prefix of them is feasible as well. Not so where the plan repairs something or empties a cell: then the
+    /// way back leads to what was wrong.
+    pub feasible: bool,
+}
+
+/// What a plan comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The goal holds already.
+    NothingToDo,
+    /// The goal holds after the plan.
+    Reached,
+    /// The plan gets nearer to the goal; the rest is said in `why` and `left`.
+    Partly,
+    /// Something is to be done and nothing can be.
+    Stuck,
+}
+
+/// An immutable list of moves with its reasons.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Revision of the fleet that it was made on. It is refused where the fleet has moved on.
+    pub parent: Revision,
+    /// What was asked.
+    pub request: Request,
+    /// What it was judged by.
+    pub policy: Policy,
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// Why so, in a sentence or two.
+    pub why: String,
+    /// What to do, in order.
+    pub waves: Vec<Wave>,
+    /// Number of moves.
+    pub moves: usize,
+    /// Bytes copied by all of them.
+    pub bytes: u64,
+    /// Who stays although the goal wants it elsewhere.
+    pub left: Vec<Left>,
+    /// How many more of them there are.
+    pub left_unlisted: usize,
+    /// The cells that take part.
+    pub cells: Vec<CellChange>,
+    /// How good the result is.
+    pub quality: Quality,
+    /// The way back.
+    pub undo: Undo,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A cell to empty is not in the fleet.
+    #[error("cell {cell} is not in the fleet: list the cells with `cellctl get cells`")]
+    CellUnknown {
+        /// Which.
+        cell: CellId,
+    },
+    /// No cell to empty was named.
+    #[error("no cell to drain was named")]
+    NothingToDrain,
+    /// A bound that nothing fits into.
+    #[error("{bound} is 0: a plan could hold no move")]
+    BoundInvalid {
+        /// Which.
+        bound: &'static str,
+    },
+    /// The policy cannot hold.
+    #[error(transparent)]
+    Policy(#[from] PolicyInvalid),
+}
+
+impl PlanError {
+    /// Stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::CellUnknown { .. } => "CELL_UNKNOWN",
+            Self::NothingToDrain => "NOTHING_TO_DRAIN",
+            Self::BoundInvalid { .. } => "BOUND_INVALID",
+            Self::Policy(_) => "POLICY_INVALID",
+        }
+    }
+}
+
+/// Makes a plan. The same input makes the same plan, byte for byte.
+///
+/// # Errors
+/// [`PlanError`] where the question makes no sense. That nothing can be done is a plan that says why.
+pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Request) -> Result<Plan, PlanError> {
+    policy.check()?;
+    let draining = check(fleet, request)?;
+    let start = Layout::new(fleet, policy);
+    let found = Search::new(start.clone(), ring, request, draining).run();
+    let sequence = waves::sequence(&start, &found.steps, &request.bounds, &found.draining);
+    let mut left = found.left;
+    left.extend(sequence.left);
+    let end = sequence.end;
+    let waves: Vec<Wave> = sequence.waves.iter().map(|wave| Wave { moves: told(fleet, wave) }).collect();
+    let undo = waves::undo(&end, &sequence.waves);
+    let moves = waves.iter().map(|wave| wave.moves.len()).sum();
+    let verdict = match (found.wanted, left.is_empty() && found.reached, moves) {
+        (false, ..) => Verdict::NothingToDo,
+        (true, true, _) => Verdict::Reached,
+        (true, false, 0) => Verdict::Stuck,
+        (true, false, _) => Verdict::Partly,
+    };
+    let lower_bound = bound::lower_bound(&end);
+    let hottest_after = bound::hottest(&end);
+    let gap = if lower_bound > 0.0 { hottest_after / lower_bound - 1.0 } else { 0.0 };
+    Ok(Plan {
+        parent: fleet.revision(),
+        request: request.clone(),
+        policy,
+        verdict,
+        why: found.why,
+        moves,
+        bytes: waves.iter().flat_map(|wave| &wave.moves).map(|planned| planned.bytes).sum(),
+        left,
+        left_unlisted: found.left_unlisted,
+        cells: changes(&start, &end, &sequence.waves),
+        quality: Quality {
+            hottest_before: rounded(bound::hottest(&start)),
+            hottest_after: rounded(hottest_after),
+            lower_bound: rounded(lower_bound),
+            gap: rounded(gap),
+            curve: found.curve.into_iter().map(rounded).collect(),
+        },
+        undo: Undo {
+            waves: undo.waves.iter().map(|wave| Wave { moves: told(fleet, wave) }).collect(),
+            feasible: undo.feasible,
+        },
+        waves,
+    })
+}
+
+/// Checks a request against the fleet; says by cell whether it is to be emptied.
+fn check(fleet: &Fleet, request: &Request) -> Result<Vec<bool>, PlanError> {
+    let bounds = &request.bounds;
+    let given = [
+        ("moves-max", bounds.moves_max == 0),
+        ("bytes-max", bounds.bytes_max == 0),
+        ("at-once-max", bounds.at_once_max == 0),
+        ("at-once-per-cell-max", bounds.at_once_per_cell_max == 0),
+    ];
+    if let Some((bound, _)) = given.into_iter().find(|(_, zero)| *zero) {
+        return Err(PlanError::BoundInvalid { bound });
+    }
+    let mut draining = vec![false; fleet.cells().len()];
+    if let Goal::Drain { cells } = &request.goal {
+        if cells.is_empty() {
+            return Err(PlanError::NothingToDrain);
+        }
+        for id in cells {
+            let cell = fleet.find_cell(id.as_str()).ok_or_else(|| PlanError::CellUnknown { cell: id.clone() })?;
+            draining[cell.index()] = true;
+        }
+    }
+    Ok(draining)
+}
+
+fn told(fleet: &Fleet, wave: &[Step]) -> Vec<PlannedMove> {
+    let tell = |step: &Step| PlannedMove {
+        tenant: fleet.tenant_id(step.tenant),
+        source: fleet.cell_id(step.source).clone(),
+        target: fleet.cell_id(step.target).clone(),
+        bytes: step.bytes,
+        reason: step.reason.clone(),
+    };
+    wave.iter().map(tell).collect()
+}
+
+fn changes(start: &Layout<'_>, end: &Layout<'_>, waves: &[Vec<Step>]) -> Vec<CellChange> {
+    let mut cells: Vec<_> = waves.iter().flatten().flat_map(|step| [step.source, step.target]).collect();
+    cells.sort_unstable();
+    cells.dedup();
+    let change = |cell| CellChange {
+        cell: start.cell_id(cell).clone(),
+        tenants_before: start.members(cell).len(),
+        tenants_after: end.members(cell).len(),
+        before: start.peak_report(cell),
+        after: end.peak_report(cell),
+        hours_before: start.hours(cell),
+        hours_after: end.hours(cell),
+    };
+    cells.into_iter().map(change).collect()
+}
+
+impl Plan {
+    /// The plan as JSON, the same bytes for the same input.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a plan has string keys only");
+        text.push('\n');
+        text
+    }
+
+    /// Reads a plan that [`Plan::to_json`] wrote.
+    ///
+    /// # Errors
+    /// A text with line and column where it is no plan.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
