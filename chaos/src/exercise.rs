@@ -10,7 +10,7 @@ use cell_model::Phase;
 use serde::Serialize;
 
 use crate::clock::Micros;
-use crate::history::Op;
+use crate::history::{Op, SessionId};
 
 /// One entered phase, on the clock of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +157,13 @@ fn held(ops: &[&Op], spans: &[Span]) -> usize {
     held
 }
 
+/// Requests of a probe that the target of a move has served before COMMIT, as far as the millisecond of its stamp tells.
+#[must_use]
+pub fn served_early(ops: &[&Op], probe: SessionId, entered: &[Entered]) -> usize {
+    let commit = entered.iter().find(|stamp| stamp.phase == Phase::Activate).map_or(Micros::MAX, |stamp| stamp.at);
+    ops.iter().filter(|op| op.session == probe && op.is_done() && op.returned < commit).count()
+}
+
 /// Half, nearly all, all: of a list of durations, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
@@ -260,6 +267,15 @@ mod tests {
         let stamps = [(Phase::Sync, 1_000), (Phase::Hold, 2_000), (Phase::Sync, 3_000), (Phase::Cleanup, 4_000)];
         let found = exercise(&[write(2_100, 3_100)], &stamps);
         assert_eq!((found.writes_held, found.write_holds), (0, vec![1_000]));
+    }
+
+    #[test]
+    fn what_a_target_serves_before_its_commit_is_early() {
+        let ops = [write(9_500, 10_900), write(10_500, 11_200), write(3_000, 3_100)];
+        let ops: Vec<&Op> = ops.iter().collect();
+        assert_eq!(served_early(&ops, 1, &entered(&STAMPS)), 2);
+        assert_eq!(served_early(&ops, 2, &entered(&STAMPS)), 0);
+        assert_eq!(served_early(&ops, 1, &entered(&STAMPS[..5])), 3, "a move without a commit");
     }
 
     #[test]

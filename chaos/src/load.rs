@@ -3,6 +3,7 @@
 //! * **background** – writers at a bounded rate over all tenants, and readers that come back to the same documents;
 //! * **focus** ([`Load::focus`]) – writers and readers of one tenant, one request after the other, for as long as it
 //!   moves: they are what proves that a move was exercised;
+//! * **probe** ([`Load::probe`]) – a client that calls the target of a move before it owns: it must not be served;
 //! * **bulk** ([`Load::fill`]) – gives tenants their size.
 //!
 //! Each client is one [`session::Session`]: one request at a time, routers in turn, the tenant named by `Host` and by
@@ -10,6 +11,7 @@
 //! purpose. A client never retries: what it sees is what is judged.
 
 pub mod documents;
+mod prober;
 mod reader;
 pub mod session;
 mod writer;
@@ -24,7 +26,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::RunClock;
 use crate::history::{Nonce, Recorder, SessionId};
 use crate::seed::Choices;
-use session::Session;
+use session::{Session, Stamp};
+
+/// How long after an answer a probe asks again.
+const PROBE_GAP: Duration = Duration::from_millis(20);
 
 /// How much, against what.
 #[derive(Debug, Clone)]
@@ -188,6 +193,17 @@ impl Load {
             running.tasks.spawn(reader.run(Pace::after(gap), running.stop.clone()));
         }
         running
+    }
+
+    /// A client that calls these gates directly, under this stamp; and who it is in the history.
+    #[must_use]
+    pub fn probe(&self, tenant: &Arc<str>, gates: &[String], stamp: Stamp) -> (Running, SessionId) {
+        let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let session = self.session().direct(gates, self.shared.options.deadline, stamp);
+        let id = session.id;
+        let prober = prober::Prober::new(session, tenant.clone());
+        running.tasks.spawn(prober.run(Pace::after(PROBE_GAP), running.stop.clone()));
+        (running, id)
     }
 
     /// Gives tenants their documents, so many at a time. Returns when all were tried; `done` is told of each.

@@ -1,5 +1,8 @@
 //! What a run has shown: the verdict, the numbers under it, and in which words they are told.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -38,6 +41,8 @@ pub struct MoveReport {
     pub rows: u64,
     /// What clients did meanwhile.
     pub exercise: Exercise,
+    /// Requests that the target has served before COMMIT.
+    pub served_early: usize,
     /// What they should have done and did not.
     pub not_exercised: Option<String>,
 }
@@ -69,9 +74,9 @@ pub struct Latencies {
 impl Latencies {
     /// Of all requests that were answered.
     #[must_use]
-    pub fn of(ops: &[Op]) -> Self {
+    pub fn of<'a>(ops: impl Iterator<Item = &'a Op> + Clone) -> Self {
         let of = |writes: bool| {
-            let wanted = ops.iter().filter(|op| op.is_done() && op.action.is_write() == writes);
+            let wanted = ops.clone().filter(|op| op.is_done() && op.action.is_write() == writes);
             Spread::of_micros(wanted.map(Op::latency).collect())
         };
         Self { write: of(true), read: of(false) }
@@ -176,6 +181,8 @@ pub struct Report {
     pub failed_requests: u64,
     /// The first of them.
     pub failed_request_details: Vec<String>,
+    /// Requests that a target has served before it owned.
+    pub served_early: usize,
     /// Reads that were answered.
     pub reads: u64,
     /// How moves ended.
@@ -273,6 +280,7 @@ impl Report {
             phantom_values: findings.count(FaultKind::Phantom),
             failed_requests: evidence.failed.count,
             failed_request_details: evidence.failed.first,
+            served_early: moves.iter().map(|one| one.served_early).sum(),
             reads: findings.reads,
             moves: count(&moves),
             write_hold_ms: spread(false, |exercise| &exercise.write_holds),
@@ -302,6 +310,7 @@ impl Report {
             (self.resurrected_deletes, "deleted documents are there again"),
             (self.leaked_values, "values are with another tenant"),
             (self.phantom_values, "values are there that nobody wrote"),
+            (self.served_early as u64, "requests were served by a cell before it owned"),
             (self.failed_requests, "requests failed"),
             (self.verify_mismatches as u64, "copies differ"),
             (self.not_exercised as u64, "promises of the run were not exercised"),
@@ -388,125 +397,4 @@ fn count(moves: &[MoveReport]) -> MoveCounts {
         *counter += 1;
     }
     counts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::history::{Action, Outcome};
-
-    fn a_move(end: &str) -> MoveReport {
-        MoveReport {
-            id: "m-1".into(),
-            tenant: "t-1".into(),
-            source: "c1".into(),
-            target: "c2".into(),
-            twist: "plain".into(),
-            fault: false,
-            end: end.into(),
-            wanted_end: "completed".into(),
-            reason: String::new(),
-            attempts: 1,
-            seconds: 2.0,
-            rows: 10,
-            exercise: Exercise { write_holds: vec![9_000], ..Exercise::default() },
-            not_exercised: None,
-        }
-    }
-
-    fn evidence() -> Evidence {
-        let op = Op {
-            session: 1,
-            tenant: "t-1".into(),
-            action: Action::Increment { counter: "c".into(), nonce: 1 },
-            invoked: 0,
-            returned: 1_000,
-            outcome: Outcome::Counted { value: 1 },
-            failed: false,
-        };
-        let end = crate::check::FinalTenant { counters: [("c".to_owned(), 1)].into(), ..Default::default() };
-        Evidence {
-            seed: 1,
-            planted: None,
-            seconds: 1.0,
-            load_seconds: 1.0,
-            tenants: 1,
-            writes_per_second_wanted: 1,
-            findings: crate::check::check(&[op], &[("t-1".into(), end)].into()),
-            failed: Failed::default(),
-            request_ms: Latencies::default(),
-            moves: vec![a_move("completed")],
-            observed: Observed::default(),
-        }
-    }
-
-    #[test]
-    fn a_run_in_which_all_went_well_passes() {
-        let report = Report::new(evidence());
-        assert_eq!((report.verdict, report.reasons.as_slice()), (Verdict::Pass, &[][..]));
-        assert!((report.write_hold_ms.max - 9.0).abs() < 1e-9);
-        assert!(report.summary().contains("1 completed"), "{}", report.summary());
-    }
-
-    /// A reason that must be named, and what brings it about.
-    type Spoilt = (&'static str, fn(&mut Evidence));
-
-    #[test]
-    fn every_promise_that_was_not_kept_fails_the_run() {
-        let spoil: [Spoilt; 8] = [
-            ("requests failed", |evidence| evidence.failed.count = 1),
-            ("copies differ", |evidence| evidence.observed.mismatches.push("t-1".into())),
-            ("a process fell", |evidence| evidence.observed.trouble.push("a process fell".into())),
-            ("were not exercised", |evidence| evidence.writes_per_second_wanted = 500),
-            ("were not exercised", |evidence| evidence.moves[0].not_exercised = Some("no write".into())),
-            ("is aborted", |evidence| evidence.moves[0].end = "aborted".into()),
-            ("is unfinished", |evidence| evidence.moves[0].end = "unfinished".into()),
-            ("writes are lost", |evidence| {
-                let post = Action::Post { nonce: 1 };
-                let outcome = Outcome::Created { id: "d".into() };
-                let op = Op {
-                    session: 1,
-                    tenant: "t-1".into(),
-                    action: post,
-                    invoked: 0,
-                    returned: 1,
-                    outcome,
-                    failed: false,
-                };
-                evidence.findings = crate::check::check(&[op], &BTreeMap::new());
-            }),
-        ];
-        for (reason, spoil) in spoil {
-            let mut evidence = evidence();
-            spoil(&mut evidence);
-            let report = Report::new(evidence);
-            assert_eq!(report.verdict, Verdict::Fail, "{reason}");
-            assert!(report.reasons.iter().any(|given| given.contains(reason)), "{reason}: {:?}", report.reasons);
-        }
-    }
-
-    #[test]
-    fn the_json_has_what_is_promised_of_it() {
-        let json = serde_json::to_value(Report::new(evidence())).unwrap();
-        for field in [
-            "acked_writes",
-            "lost_writes",
-            "duplicated_writes",
-            "reordered_writes",
-            "failed_requests",
-            "stale_redirects",
-            "not_exercised",
-            "verify_mismatches",
-        ] {
-            assert!(json[field].is_u64(), "{field}");
-        }
-        for field in ["completed", "cancelled", "rolled_back", "aborted"] {
-            assert!(json["moves"][field].is_u64(), "{field}");
-        }
-        for field in ["p50", "p99", "max"] {
-            assert!(json["write_hold_ms"][field].is_f64() && json["read_gap_ms"][field].is_f64(), "{field}");
-        }
-        assert_eq!(json["verdict"], "pass");
-        assert_eq!(json["apiVersion"], "cellway.dev/v1");
-    }
 }

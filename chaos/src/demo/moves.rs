@@ -12,7 +12,9 @@ use super::plan::{MovePlan, Twist};
 use super::{Progress, STALE_REDIRECTS, Tell};
 use crate::exercise::Entered;
 use crate::fleet::{Fleet, FleetError};
-use crate::load::Load;
+use crate::history::SessionId;
+use crate::load::session::Stamp;
+use crate::load::{Load, Running};
 
 /// Clients on a tenant that moves.
 const WRITERS: u32 = 4;
@@ -36,6 +38,8 @@ pub(super) struct Driven {
     pub(super) entered: Vec<Entered>,
     pub(super) ended: u64,
     pub(super) took: Duration,
+    /// Who called the target before it owned.
+    pub(super) prober: Option<SessionId>,
     /// What did not come about.
     pub(super) trouble: Vec<String>,
 }
@@ -64,8 +68,17 @@ impl Driver {
         tokio::time::sleep(LEAD).await;
         let mut trouble = Vec::new();
         let redirects = if planned.twist == Twist::CutRouter { Some(self.cut_router().await) } else { None };
+        let mut prober = None;
         let movement = match self.start(&planned).await {
-            Ok(id) => self.to_the_end(id, &planned, &mut trouble).await,
+            Ok((id, tenant)) => {
+                let probing = self.probe(&name, &planned, tenant.mapping).await;
+                let ended = self.to_the_end(id, &planned, &mut trouble).await;
+                if let Some((running, id)) = probing {
+                    prober = Some(id);
+                    running.stop().await;
+                }
+                ended
+            }
             Err(error) => {
                 trouble.push(format!("the move of {name} could not be asked for: {error}"));
                 None
@@ -85,10 +98,10 @@ impl Driver {
         let entered = entered.collect();
         let ended = movement.as_ref().map_or(0, |movement| movement.ended_unix_ms);
         let ended = if ended == 0 { clock.now() } else { clock.of_unix_millis(ended) };
-        Driven { planned, movement, entered, ended, took: began.elapsed(), trouble }
+        Driven { planned, movement, entered, ended, took: began.elapsed(), prober, trouble }
     }
 
-    async fn start(&self, planned: &MovePlan) -> Result<MoveId, ClientError> {
+    async fn start(&self, planned: &MovePlan) -> Result<(MoveId, wire::Tenant), ClientError> {
         let tenant = TenantId::new(&*self.names[planned.tenant]).expect("planned names are labels");
         let how = MoveOptions {
             sync_steady_ms: 400,
@@ -98,8 +111,20 @@ impl Driver {
             ..MoveOptions::default()
         };
         let target = &self.cells[planned.target];
-        let asked = self.control.move_tenant(&tenant, target, how, WriteOptions::default()).await;
-        asked.map(|(id, _)| id)
+        self.control.move_tenant(&tenant, target, how, WriteOptions::default()).await
+    }
+
+    /// A client at the target's gates, under the epoch that the target will have after COMMIT.
+    async fn probe(
+        &self,
+        name: &Arc<str>,
+        planned: &MovePlan,
+        mapping: Option<wire::Mapping>,
+    ) -> Option<(Running, SessionId)> {
+        let mapping = mapping?;
+        let gates = self.fleet.lock().await.cells.get(planned.target)?.gates.clone();
+        let stamp = Stamp { uid: mapping.uid, epoch: mapping.epoch + 1 };
+        Some(self.load.probe(name, &gates, stamp))
     }
 
     /// Watches until it has ended and does on the way what the plan says.

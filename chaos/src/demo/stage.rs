@@ -1,6 +1,6 @@
 //! The demo from its first process to its verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ use super::plan::Plan;
 use super::{DemoOptions, Progress, STALE_REDIRECTS, Tell};
 use crate::check::check;
 use crate::clock::RunClock;
-use crate::exercise::Exercise;
+use crate::exercise::{Exercise, served_early};
 use crate::fleet::{Fleet, FleetError, FleetOptions};
-use crate::history::{Op, Recorder};
+use crate::history::{Op, Recorder, SessionId};
 use crate::load::{Filling, Load, LoadOptions};
 use crate::report::{Evidence, Failed, Latencies, MoveReport, Observed, ProcessReport, Report};
 
@@ -153,7 +153,7 @@ async fn on_fleet(
         writes_per_second_wanted: options.writes_per_second,
         findings: check(&ops, &end.tenants),
         failed: Failed::of(&ops),
-        request_ms: Latencies::of(&ops),
+        request_ms: Latencies::of(ops.iter().filter(|op| !driven.iter().any(|one| one.prober == Some(op.session)))),
         moves,
         observed,
     }))
@@ -297,20 +297,23 @@ async fn observe_fleet(fleet: &Mutex<Fleet>, observed: &mut Observed) {
 }
 
 fn reports(driven: &[Driven], plan: &Plan, ops: &[Op], observed: &mut Observed) -> Vec<MoveReport> {
+    let probes: BTreeSet<SessionId> = driven.iter().filter_map(|driven| driven.prober).collect();
     let movers = plan.movers();
-    let mut by_tenant: BTreeMap<&str, Vec<&Op>> =
-        movers.iter().map(|&index| (plan.tenants[index].name.as_str(), Vec::new())).collect();
+    let mut by_tenant: BTreeMap<&str, (Vec<&Op>, Vec<&Op>)> =
+        movers.iter().map(|&index| (plan.tenants[index].name.as_str(), Default::default())).collect();
     for op in ops {
-        if let Some(of_tenant) = by_tenant.get_mut(&*op.tenant) {
-            of_tenant.push(op);
+        if let Some((of_clients, of_probes)) = by_tenant.get_mut(&*op.tenant) {
+            // A probe waits on purpose: what it felt says nothing of the move.
+            if probes.contains(&op.session) { of_probes.push(op) } else { of_clients.push(op) }
         }
     }
-    let nothing = Vec::new();
+    let nothing = Default::default();
     let report = |driven: &Driven| {
         let tenant = &plan.tenants[driven.planned.tenant].name;
         let twist = driven.planned.twist;
-        let ops = by_tenant.get(tenant.as_str()).unwrap_or(&nothing);
-        let exercise = Exercise::of(ops, &driven.entered, driven.ended);
+        let (of_clients, of_probes) = by_tenant.get(tenant.as_str()).unwrap_or(&nothing);
+        let exercise = Exercise::of(of_clients, &driven.entered, driven.ended);
+        let early = driven.prober.map_or(0, |probe| served_early(of_probes, probe, &driven.entered));
         let movement = driven.movement.clone().unwrap_or_default();
         if movement.end_code.contains("MISMATCH") {
             observed.mismatches.push(format!("{} of {tenant}: {}", movement.id, movement.end_reason));
@@ -333,6 +336,7 @@ fn reports(driven: &[Driven], plan: &Plan, ops: &[Op], observed: &mut Observed) 
             attempts: movement.attempt,
             seconds: driven.took.as_secs_f64(),
             rows: rows.unwrap_or(0),
+            served_early: early,
             not_exercised: exercise.missing(twist.wanted()),
             exercise,
         }

@@ -154,7 +154,7 @@ pub struct Quality {
     pub hottest_before: f64,
     /// How full it is then.
     pub hottest_after: f64,
-    /// No placement of these tenants on these cells has a fullest cell below this.
+    /// No placement of these tenants on these cells that keeps to their residency has a fullest cell below this.
     pub lower_bound: f64,
     /// `hottest_after` above `lower_bound`, as a share of the bound: a proven distance to the best possible.
     pub gap: f64,
@@ -277,7 +277,7 @@ pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Re
     };
     let lower_bound = bound::lower_bound(&end);
     let hottest_after = bound::hottest(&end);
-    let gap = if lower_bound > 0.0 { hottest_after / lower_bound - 1.0 } else { 0.0 };
+    let gap = if lower_bound > 0.0 { (hottest_after / lower_bound - 1.0).max(0.0) } else { 0.0 };
     Ok(Plan {
         parent: fleet.revision(),
         request: request.clone(),

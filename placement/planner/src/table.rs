@@ -192,18 +192,31 @@ fn read<T>(
     for record in reader.records() {
         match record {
             Ok(record) => {
-                let at = place(record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(usize::MAX)));
+                let at = place(line_of(text, record.position()));
                 let mut line = Line { columns: &columns, names, record: &record, place: at, problems };
                 entries.push((at, entry(&mut line)));
             }
             Err(error) => {
-                let line = error.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(usize::MAX));
                 let remedy = "give each line as many fields as there are columns; the file may have been cut short";
-                problems.add(ProblemCode::FleetSyntax, place(line), error_told(&error), remedy);
+                problems.add(
+                    ProblemCode::FleetSyntax,
+                    place(line_of(text, error.position())),
+                    error_told(&error),
+                    remedy,
+                );
             }
         }
     }
     entries
+}
+
+/// The line at which a record begins. The reader's own count begins before any empty lines that it has passed over.
+fn line_of(text: &str, position: Option<&csv::Position>) -> usize {
+    let Some(position) = position else { return 0 };
+    let begin = usize::try_from(position.byte()).unwrap_or(usize::MAX);
+    let rest = text.as_bytes().get(begin..).unwrap_or_default();
+    let blank = rest.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).filter(|byte| **byte == b'\n').count();
+    usize::try_from(position.line()).unwrap_or(usize::MAX).saturating_add(blank)
 }
 
 fn error_told(error: &csv::Error) -> String {

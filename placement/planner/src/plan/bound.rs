@@ -1,4 +1,4 @@
-//! A proven limit: no placement has a fullest cell below this.
+//! A proven limit: no placement that keeps to residency has a fullest cell below this.
 //!
 //! Three arguments, the largest of which counts. (1) In each dimension the cells' needs add up to at least the sum of
 //! the means plus `risk` times the root of the sum of all variances (a sum of roots is at least the root of the sum,

@@ -128,12 +128,19 @@ impl<'a> Search<'a> {
         let found = violations.len();
         violations
             .sort_by_key(|&(code, tenant)| (code, self.layout.fleet().tenant(tenant).pin().is_some(), tenant));
-        for (_, tenant) in violations {
-            // A move before this one may have put it right: of two that may not be together, one goes.
-            if let Some(code) = self.violation(tenant) {
-                self.relocate(tenant, Reason::Violation { filter: code });
+        // A move may make the room that another one needs, so those that found none ask again while anything moves.
+        loop {
+            let before = self.steps.len();
+            violations.retain(|&(_, tenant)| {
+                // A move before this one may have put it right: of two that may not be together, one goes.
+                let violation = self.violation(tenant);
+                violation.is_some_and(|filter| !self.relocate(tenant, &Reason::Violation { filter }))
+            });
+            if self.steps.len() == before {
+                break;
             }
         }
+        violations.into_iter().for_each(|(_, tenant)| self.refuse(tenant));
         let over: Vec<CellIx> = self.cells_above(Peak::is_over_budget);
         for &cell in &over {
             self.wanted = true;
@@ -191,7 +198,8 @@ impl<'a> Search<'a> {
             match of.moving_to() {
                 Some(target) if target == cell => self.stay(tenant, cell, "it is moving there: cancel that move"),
                 Some(_) => self.notes.push(format!("{} is on its way already", self.name(tenant))),
-                None => self.relocate(tenant, Reason::Drain),
+                None if self.relocate(tenant, &Reason::Drain) => {}
+                None => self.refuse(tenant),
             }
         }
     }
@@ -248,33 +256,41 @@ impl<'a> Search<'a> {
 
     // --- moving one tenant
 
-    /// Moves a tenant that must go to the cell that placing would choose, or says why not.
-    fn relocate(&mut self, tenant: TenantIx, reason: Reason) {
+    /// Moves a tenant that must go to the cell that placing would choose, or notes why it may not move. Says whether
+    /// that settles it: not so where no cell admits it as things stand.
+    fn relocate(&mut self, tenant: TenantIx, reason: &Reason) -> bool {
         self.wanted = true;
         let fleet = self.layout.fleet();
         let source = self.layout.home(tenant).expect("only tenants with a home are relocated");
         if fleet.cell(source).state == CellState::Dead {
-            let why = "its cell is dead and a move needs a living source: take it over by force";
-            return self.stay(tenant, source, why);
+            self.stay(tenant, source, "its cell is dead and a move needs a living source: take it over by force");
+            return true;
         }
         let pinned_here = fleet.tenant(tenant).pin() == Some(source);
         if let Some(fixed) = self.fixed(tenant).filter(|fixed| *fixed != Fixed::Pinned || pinned_here) {
-            return self.stay(tenant, source, &fixed.to_string());
+            self.stay(tenant, source, &fixed.to_string());
+            return true;
         }
         let bytes = self.bytes_of(tenant);
         if let Err(bound) = self.afford(bytes) {
-            return self.stay(tenant, source, &bound);
+            self.stay(tenant, source, &bound);
+            return true;
         }
         let question = Question::new(&self.layout, tenant, &self.draining);
-        let assessment = choose(&question, self.ring);
-        match assessment.best() {
-            Some((score, _)) => self.make(Step { tenant, source, target: score.cell, bytes, reason }),
-            None => {
-                let explained = self.left.len() < LEFT_EXPLAINED_MAX;
-                let decision = explained.then(|| Box::new(explain(&question, &assessment)));
-                self.leave(tenant, source, "no other cell admits it", decision);
-            }
-        }
+        let Some((score, _)) = choose(&question, self.ring).best() else { return false };
+        self.make(Step { tenant, source, target: score.cell, bytes, reason: reason.clone() });
+        true
+    }
+
+    /// Notes that no cell admits a tenant that must go.
+    fn refuse(&mut self, tenant: TenantIx) {
+        let source = self.layout.home(tenant).expect("only tenants with a home are relocated");
+        let explained = self.left.len() < LEFT_EXPLAINED_MAX;
+        let decision = explained.then(|| {
+            let question = Question::new(&self.layout, tenant, &self.draining);
+            Box::new(explain(&question, &choose(&question, self.ring)))
+        });
+        self.leave(tenant, source, "no other cell admits it", decision);
     }
 
     fn make(&mut self, step: Step) {

@@ -200,7 +200,7 @@ fn a_misspelt_field_is_not_passed_over() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(40))]
 
     #[test]
     fn a_fleet_comes_back_as_it_went_out(seed in any::<u64>()) {

@@ -1,8 +1,20 @@
 //! What the planner promises, asked from outside.
 
+#![expect(clippy::unwrap_used, reason = "a test may; clippy knows only the functions marked as tests")]
+
 mod decisions;
 mod input;
 mod plans;
 mod prefixes;
 mod rings;
 mod world;
+
+/// So many cases of each property, or as many as `PROPTEST_CASES` says.
+fn cases(usual: u32) -> proptest::test_runner::Config {
+    let default = proptest::test_runner::Config::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        default
+    } else {
+        proptest::test_runner::Config { cases: usual, ..default }
+    }
+}

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use cell_model::{CellId, UnixMillis};
+use cell_model::{CellId, TenantId, UnixMillis};
 use cell_planner::{
-    Bounds, Fleet, FleetDocument, Goal, Plan, PlanError, Policy, Reason, RefusalCode, Request, TenantEntry,
-    Verdict, plan,
+    Bounds, Fleet, FleetDocument, Goal, Plan, PlanError, PlannedMove, Policy, Reason, RefusalCode, Request,
+    TenantEntry, Verdict, Wave, plan,
 };
 use proptest::prelude::*;
 
@@ -57,7 +57,7 @@ fn check_prefixes(document: &FleetDocument, plan: &Plan, dice: &mut Dice) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(80))]
 
     #[test]
     fn every_prefix_of_every_plan_is_feasible((shape, goal) in shape_and_goal()) {
@@ -71,7 +71,10 @@ proptest! {
         let curve = &plan.quality.curve;
         prop_assert_eq!(curve.len(), plan.moves + 1);
         prop_assert!((curve[plan.moves] - plan.quality.hottest_after).abs() < 1e-9);
-        prop_assert!(plan.quality.lower_bound <= plan.quality.hottest_after + 1e-4);
+        if plan.left.is_empty() {
+            // Where somebody stays where it may not be, a fullest cell below the bound is no legal placement.
+            prop_assert!(plan.quality.lower_bound <= plan.quality.hottest_after + 1e-4);
+        }
         let tenants: BTreeSet<_> = plan.waves.iter().flat_map(|wave| &wave.moves).map(|of| &of.tenant).collect();
         prop_assert_eq!(tenants.len(), plan.moves, "a tenant moves once");
         prop_assert!(!plan.why.is_empty());
@@ -113,7 +116,7 @@ proptest! {
 
     #[test]
     fn what_has_just_been_placed_stays(shape in shape(false)) {
-        let shape = Shape { fill: shape.fill.min(0.35), tenants: shape.tenants.max(20), ..shape };
+        let shape = Shape { tenants: shape.tenants.max(20), ..shape };
         let fleet = placed(random(shape), Policy::default()).build().unwrap();
         let plan = planned(&fleet, Goal::Rebalance);
         let hot = plan.quality.hottest_before > Policy::default().high_water;
@@ -159,9 +162,16 @@ proptest! {
 
 #[test]
 fn noise_of_five_percent_moves_nobody() {
+    let mut tried = 0;
     for seed in 0..20 {
-        let shape = Shape { seed, cells: 10, tenants: 400, fill: 0.25, careless: false };
+        let shape = Shape { seed, cells: 10, tenants: 400, fill: 1.2, careless: false };
         let mut document = placed(random(shape), Policy::default());
+        // Placing keeps cells below the low water where it can; in some of these fleets a legal zone is too full.
+        let hottest = planned(&document.build().unwrap(), Goal::Rebalance).quality.hottest_before;
+        if hottest > Policy::default().low_water {
+            continue;
+        }
+        tried += 1;
         let mut dice = Dice(seed);
         for entry in &mut document.tenants {
             for of in [&mut entry.demand.cpu, &mut entry.demand.connections, &mut entry.demand.storage] {
@@ -172,10 +182,11 @@ fn noise_of_five_percent_moves_nobody() {
             }
         }
         let plan = planned(&document.build().unwrap(), Goal::Rebalance);
-        assert!(plan.quality.hottest_before > 0.3, "the fleet is loaded: {}", plan.quality.hottest_before);
+        assert!(plan.quality.hottest_before > 0.5, "the fleet is loaded: {}", plan.quality.hottest_before);
         assert_eq!((plan.moves, plan.verdict), (0, Verdict::NothingToDo), "{}", plan.why);
         assert!(plan.why.contains("no cell is above the high water of 80 %: the fullest is c-"), "{}", plan.why);
     }
+    assert!(tried >= 10, "enough of them fit: {tried}");
 }
 
 #[test]
@@ -260,4 +271,35 @@ fn a_question_without_sense_is_refused() {
     assert_eq!(ask(&Request { bounds, ..request(Goal::Repair) }), PlanError::BoundInvalid { bound: "moves-max" });
     let policy = Policy { risk: -1.0, ..Policy::default() };
     assert_eq!(plan(&fleet, policy, None, &request(Goal::Repair)).unwrap_err().code(), "POLICY_INVALID");
+}
+
+#[test]
+#[should_panic(expected = "c-2 needs 120")]
+fn the_second_opinion_notices_a_move_that_does_not_fit() {
+    let tenants = vec![on("c-1", tenant("a", 60.0)), on("c-2", tenant("b", 60.0))];
+    let fleet = fleet(vec![cell("c-1", 100.0), cell("c-2", 100.0)], tenants);
+    let too_much = PlannedMove {
+        tenant: TenantId::new("a").unwrap(),
+        source: CellId::new("c-1").unwrap(),
+        target: CellId::new("c-2").unwrap(),
+        bytes: 0,
+        reason: Reason::Drain,
+    };
+    Checker::new(&fleet, 2.0, &[]).run(&[Wave { moves: vec![too_much] }], &mut Dice(0));
+}
+
+#[test]
+fn a_move_waits_for_the_room_that_another_one_makes() {
+    let cells = vec![cell("c-1", 100.0), cell("c-2", 100.0), cell("c-3", 100.0)];
+    let mut big = on("c-1", tenant("big", 90.0));
+    let mut astray = on("c-2", tenant("astray", 50.0));
+    astray.pin = "c-3".into();
+    big.pin = "c-2".into();
+    // The one that has to wait is asked first.
+    let fleet = fleet(cells, vec![big, astray]);
+    let plan = planned(&fleet, Goal::Repair);
+    assert_eq!(plan.verdict, Verdict::Reached, "{plan:?}");
+    let order: Vec<Vec<&str>> =
+        plan.waves.iter().map(|wave| wave.moves.iter().map(|of| of.tenant.as_str()).collect()).collect();
+    assert_eq!(order, [["astray"], ["big"]], "two waves: while astray is moving it still counts on c-2");
 }

@@ -8,7 +8,7 @@ use cell_planner::{CellEntry, CellKind, Fleet, FleetDocument, Hourly, PlannedMov
 
 use crate::world::Dice;
 
-pub struct Checker {
+pub(crate) struct Checker {
     document: FleetDocument,
     risk: f64,
     /// Copies of tenants, by cell.
@@ -35,7 +35,7 @@ fn budget(cell: &CellEntry, dim: usize) -> f64 {
 }
 
 impl Checker {
-    pub fn new(fleet: &Fleet, risk: f64, draining: &[&str]) -> Self {
+    pub(crate) fn new(fleet: &Fleet, risk: f64, draining: &[&str]) -> Self {
         let document = fleet.to_document();
         let mut on: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         for (index, tenant) in document.tenants.iter().enumerate() {
@@ -73,12 +73,12 @@ impl Checker {
         mean + self.risk * variance.sqrt()
     }
 
-    pub fn cell_of(&self, tenant: &str) -> Vec<&str> {
+    pub(crate) fn cell_of(&self, tenant: &str) -> Vec<&str> {
         let index = self.index(tenant);
         self.on.iter().filter(|(_, tenants)| tenants.contains(&index)).map(|(cell, _)| cell.as_str()).collect()
     }
 
-    pub fn load(&self, cell: &str) -> usize {
+    pub(crate) fn load(&self, cell: &str) -> usize {
         self.on.get(cell).map_or(0, BTreeSet::len)
     }
 
@@ -123,7 +123,7 @@ impl Checker {
 
     /// Runs the waves with moves beginning and ending in a random order. Every state on the way is looked at: also the
     /// one in which all moves of a wave have begun and none has ended.
-    pub fn run(&mut self, waves: &[Wave], dice: &mut Dice) {
+    pub(crate) fn run(&mut self, waves: &[Wave], dice: &mut Dice) {
         for wave in waves {
             let mut waiting: Vec<&PlannedMove> = wave.moves.iter().collect();
             let mut running: Vec<&PlannedMove> = Vec::new();

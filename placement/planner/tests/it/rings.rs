@@ -21,7 +21,7 @@ fn homes(ring: &HomeRing, tenants: usize) -> Vec<String> {
 
 #[test]
 fn the_fullest_of_a_hundred_cells_has_little_more_than_the_mean() {
-    const TENANTS: usize = 100_000;
+    const TENANTS: usize = 50_000;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for home in homes(&ring(cells(100)), TENANTS) {
         *counts.entry(home).or_default() += 1;
@@ -58,7 +58,7 @@ fn homes_are_the_same_in_every_build() {
 }
 
 /// From the first run. A change of these moves tenants of every fleet in the world: make it on purpose or not at all.
-const GOLDEN: [&str; 6] = ["?", "?", "?", "?", "?", "?"];
+const GOLDEN: [&str; 6] = ["cell-0002", "cell-0005", "cell-0001", "cell-0014", "cell-0017", "cell-0007"];
 
 #[test]
 fn another_seed_is_another_ring() {
@@ -93,7 +93,7 @@ fn a_ring_that_cannot_be_even_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(30))]
 
     #[test]
     fn a_walk_meets_every_cell_once(count in 1usize..60, name in "[a-z]{1,12}") {

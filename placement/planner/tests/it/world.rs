@@ -7,10 +7,10 @@ use cell_planner::{
 };
 
 /// SplitMix64: small, and the same everywhere.
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -18,22 +18,22 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 
     /// Between 0 and 1.
     #[expect(clippy::cast_precision_loss, reason = "53 bits")]
-    pub fn share(&mut self) -> f64 {
+    pub(crate) fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub fn chance(&mut self, share: f64) -> bool {
+    pub(crate) fn chance(&mut self, share: f64) -> bool {
         self.share() < share
     }
 }
 
-pub fn cell(id: &str, cpu: f64) -> CellEntry {
+pub(crate) fn cell(id: &str, cpu: f64) -> CellEntry {
     CellEntry {
         id: id.into(),
         capacity: Amounts { cpu, connections: 1_000.0, storage: 10_000.0 },
@@ -41,7 +41,7 @@ pub fn cell(id: &str, cpu: f64) -> CellEntry {
     }
 }
 
-pub fn tenant(id: &str, cpu: f64) -> TenantEntry {
+pub(crate) fn tenant(id: &str, cpu: f64) -> TenantEntry {
     let flat = |value| ResourceDemand { mean: Hourly::Flat(value), deviation: Hourly::Flat(0.0) };
     TenantEntry {
         id: id.into(),
@@ -50,30 +50,30 @@ pub fn tenant(id: &str, cpu: f64) -> TenantEntry {
     }
 }
 
-pub fn on(cell: &str, tenant: TenantEntry) -> TenantEntry {
+pub(crate) fn on(cell: &str, tenant: TenantEntry) -> TenantEntry {
     TenantEntry { cell: cell.into(), ..tenant }
 }
 
-pub fn fleet(cells: Vec<CellEntry>, tenants: Vec<TenantEntry>) -> Fleet {
+pub(crate) fn fleet(cells: Vec<CellEntry>, tenants: Vec<TenantEntry>) -> Fleet {
     FleetDocument { revision: Revision(7), cells, tenants }.build().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a random fleet is like.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    pub seed: u64,
-    pub cells: usize,
-    pub tenants: usize,
+pub(crate) struct Shape {
+    pub(crate) seed: u64,
+    pub(crate) cells: usize,
+    pub(crate) tenants: usize,
     /// Share of all capacity that the means of all tenants take, about.
-    pub fill: f64,
+    pub(crate) fill: f64,
     /// Tenants are anywhere, whatever the constraints say.
-    pub careless: bool,
+    pub(crate) careless: bool,
 }
 
 const ZONES: [(&str, &str); 3] = [("eu-1", "eu"), ("eu-2", "eu"), ("us-1", "us")];
 
 /// A random fleet with every kind of constraint in it.
-pub fn random(shape: Shape) -> FleetDocument {
+pub(crate) fn random(shape: Shape) -> FleetDocument {
     let mut dice = Dice(shape.seed);
     let cells: Vec<CellEntry> = (0..shape.cells).map(|index| random_cell(&mut dice, index)).collect();
     let mean = shape.fill * 100.0 * shape.cells as f64 / shape.tenants.max(1) as f64;
@@ -137,14 +137,14 @@ fn random_tenant(dice: &mut Dice, index: usize, mean: f64, cells: &[CellEntry], 
     entry
 }
 
-pub fn ring(fleet: &Fleet) -> HomeRing {
+pub(crate) fn ring(fleet: &Fleet) -> HomeRing {
     let cells = fleet.cells().map(|cell| fleet.cell_id(cell).clone());
     HomeRing::build(cells, RingOptions::default()).unwrap()
 }
 
 /// Places every tenant of the document that is nowhere yet, one after the other, and gives the document with their
 /// places. Tenants that no cell admits stay nowhere.
-pub fn placed(mut document: FleetDocument, policy: Policy) -> FleetDocument {
+pub(crate) fn placed(mut document: FleetDocument, policy: Policy) -> FleetDocument {
     let fleet = document.build().unwrap_or_else(|error| panic!("{error}"));
     let ring = ring(&fleet);
     let mut layout = Layout::new(&fleet, policy);

@@ -1,0 +1,406 @@
+//! The store: the tenant's record and what [`cell_model::decide`] looks at besides, applied command by command.
+//!
+//! What only grows (revisions, the history of phases) is cleared after each command, and time stands still with every
+//! waiting time at 0: whatever is due at some time is due at any time. Two records that differ in nothing that decides
+//! are then one state.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use cell_model::invariants::{Violation, check_record_succession};
+use cell_model::{
+    CellId, CellRecord, CellState, Change, Command, End, Envelope, Epoch, Event, FleetView, Generation, Leg, Life,
+    Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, Rejected, Rev, Revision, Stamp, TenantId,
+    TenantRecord, Tier, Uid, UnixMillis, decide,
+};
+
+use crate::{Mutant, Note, mutant};
+
+/// Where a tenant can be: the two cells of every configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Where the tenant is at first.
+    A,
+    /// Where it is first moved to.
+    B,
+}
+
+impl Place {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// Its place in arrays.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::A => 0,
+            Self::B => 1,
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// Which one a cell id names.
+    #[must_use]
+    pub fn of(cell: &CellId) -> Self {
+        if cell.as_str() == "a" { Self::A } else { Self::B }
+    }
+
+    /// Its id.
+    ///
+    /// # Panics
+    /// Never: both are well-formed.
+    #[must_use]
+    pub fn id(self) -> CellId {
+        let name = match self {
+            Self::A => "a",
+            Self::B => "b",
+        };
+        CellId::new(name).expect("a letter is a label")
+    }
+}
+
+/// How the last move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ended {
+    /// The tenant lives on the target.
+    Completed,
+    /// The operator cancelled.
+    Cancelled,
+    /// The operator brought it back.
+    RolledBack,
+    /// The engine gave up.
+    Aborted,
+}
+
+/// The replicated state of one tenant and two cells.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    /// The record, without what only grows.
+    pub record: TenantRecord,
+    /// How the last move ended.
+    pub ended: Option<Ended>,
+    /// How many moves were asked for: their ids.
+    pub moves: u8,
+    /// The owner at each epoch so far, a bit each: what routers may still believe.
+    pub owners: u16,
+    cells: [CellRecord; 2],
+    fingerprint: u64,
+}
+
+impl PartialEq for Ledger {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+            && self.record == other.record
+            && self.cells == other.cells
+            && (self.ended, self.moves, self.owners) == (other.ended, other.moves, other.owners)
+    }
+}
+
+impl Eq for Ledger {}
+
+impl Hash for Ledger {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(self.fingerprint);
+    }
+}
+
+const NOW: UnixMillis = UnixMillis(0);
+
+fn cell_record(place: Place) -> CellRecord {
+    CellRecord {
+        id: place.id(),
+        state: CellState::Active,
+        gates: Vec::new(),
+        agent: format!("{}:1", place.id()),
+        region: String::new(),
+        residency: String::new(),
+        generation: Generation(0),
+        revision: Revision(0),
+    }
+}
+
+impl Ledger {
+    /// A tenant that lives on A.
+    ///
+    /// # Panics
+    /// Never: the names are well-formed.
+    #[must_use]
+    pub fn new() -> Self {
+        let record = TenantRecord {
+            id: TenantId::new("t").expect("a letter is a label"),
+            uid: Uid(1),
+            lineage: Lineage(1),
+            epoch: Epoch(1),
+            rev: Rev(0),
+            revision: Revision(0),
+            owner: Place::A.id(),
+            life: Life::Live,
+            tier: Tier::Bronze,
+            residency: String::new(),
+            movement: None,
+            retained: Vec::new(),
+        };
+        let cells = Place::ALL.map(cell_record);
+        let mut ledger = Self { record, ended: None, moves: 0, owners: 0, cells, fingerprint: 0 };
+        ledger.settle();
+        ledger
+    }
+
+    /// The tenant's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u8 {
+        small(self.record.epoch.0)
+    }
+
+    /// Who owned at `epoch`.
+    #[must_use]
+    pub const fn owner_at(&self, epoch: u8) -> Place {
+        if self.owners >> epoch & 1 == 0 { Place::A } else { Place::B }
+    }
+
+    /// The incarnation that the store knows of a cell.
+    #[must_use]
+    pub fn generation(&self, place: Place) -> u8 {
+        small(self.cells[place.index()].generation.0)
+    }
+
+    /// Whether a cell takes no new tenants.
+    #[must_use]
+    pub fn is_cordoned(&self, place: Place) -> bool {
+        self.cells[place.index()].state == CellState::Cordoned
+    }
+
+    /// A move is asked for.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn ask(&self, target: Place, retries: u8) -> Result<(Self, Vec<Violation>), Rejected> {
+        let options = MoveOptions {
+            until: None,
+            hold_max_ms: 1,
+            sync_steady_ms: 0,
+            soak_ms: 0,
+            retain_ms: 0,
+            retries: retries.into(),
+        };
+        let tenant = self.record.id.clone();
+        let mut next = self.clone();
+        let broken = next.apply(Command::MoveTenant { tenant, target: target.id(), options })?;
+        next.moves += 1;
+        Ok((next, broken))
+    }
+
+    /// An operator steers the move under way.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn steer(&self, intent: MoveIntent) -> Result<(Self, Vec<Violation>), Rejected> {
+        let move_id = self.record.movement.as_ref().map(|movement| movement.id).unwrap_or_default();
+        let mut next = self.clone();
+        let broken = next.apply(Command::Steer { move_id, intent })?;
+        Ok((next, broken))
+    }
+
+    /// A cell's agent reports its incarnation.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn report(&self, place: Place, generation: u8) -> Result<(Self, Vec<Violation>), Rejected> {
+        let record = &self.cells[place.index()];
+        let command = Command::ReportCell {
+            cell: place.id(),
+            generation: Generation(generation.into()),
+            gates: Vec::new(),
+            agent: record.agent.clone(),
+        };
+        let mut next = self.clone();
+        let broken = next.apply(command)?;
+        Ok((next, broken))
+    }
+
+    /// An operator cordons a cell.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn cordon(&self, place: Place) -> Result<(Self, Vec<Violation>), Rejected> {
+        let mut next = self.clone();
+        let broken = next.apply(Command::SetCellState { cell: place.id(), state: CellState::Cordoned })?;
+        Ok((next, broken))
+    }
+
+    /// Something happened: its events one by one, as the proposer puts them into one entry. A refusal of one does not
+    /// keep the next from being tried.
+    ///
+    /// # Errors
+    /// The first refusal, if nothing has changed.
+    pub fn told(&self, note: &Note, mutant: Option<Mutant>) -> Result<(Self, Vec<Violation>), Rejected> {
+        let mut next = self.clone();
+        let (mut broken, mut refused) = (Vec::new(), None);
+        for event in note.events() {
+            match next.record_event(note, event, mutant) {
+                Ok(found) => broken.extend(found),
+                Err(rejected) => refused = refused.or(Some(rejected)),
+            }
+        }
+        match refused {
+            Some(rejected) if next == *self => Err(rejected),
+            _ => Ok((next, broken)),
+        }
+    }
+
+    fn record_event(
+        &mut self,
+        note: &Note,
+        event: Event,
+        mutant: Option<Mutant>,
+    ) -> Result<Vec<Violation>, Rejected> {
+        let before = self.record.clone();
+        let event = match mutant {
+            Some(mutant) => mutant::before_decide(mutant, &mut self.record, event),
+            None => event,
+        };
+        let command = Command::Record {
+            tenant: self.record.id.clone(),
+            uid: self.record.uid,
+            move_id: note.within.map(|(move_id, _)| MoveId(move_id.into())),
+            leg: note.within.map(|(_, back)| if back { Leg::Back } else { Leg::Forward }),
+            event,
+        };
+        let applied = self.apply(command);
+        match applied {
+            Ok(broken) => {
+                if let Some(mutant) = mutant {
+                    mutant::after_decide(mutant, &before, &mut self.record);
+                    self.settle();
+                }
+                Ok(broken)
+            }
+            Err(rejected) => {
+                self.record = before;
+                Err(rejected)
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) -> Result<Vec<Violation>, Rejected> {
+        // A move is named after its revision, so revisions go by moves.
+        let stamp = Stamp { at: NOW, revision: Revision(u64::from(self.moves) + 1) };
+        let changes = decide(&*self, &Envelope::new(NOW, command), stamp)?;
+        let mut broken = Vec::new();
+        for change in changes {
+            match change {
+                Change::Tenant(record) => {
+                    broken.extend(check_record_succession(&self.record, &record));
+                    self.record = record;
+                }
+                Change::Cell(record) => {
+                    let place = Place::of(&record.id);
+                    self.cells[place.index()] = CellRecord { revision: Revision(0), ..record };
+                }
+                Change::MoveEnded(ended) => self.ended = Some(Ended::of(&ended.end)),
+                Change::Limits(_) => {}
+            }
+        }
+        self.settle();
+        Ok(broken)
+    }
+
+    /// Clears what only grows.
+    fn settle(&mut self) {
+        self.record.rev = Rev(0);
+        self.record.revision = Revision(0);
+        if let Some(movement) = &mut self.record.movement {
+            movement.history.clear();
+        }
+        if Place::of(&self.record.owner) == Place::B {
+            self.owners |= 1 << self.epoch();
+        }
+        let mut hasher = DefaultHasher::new();
+        (self.ended, self.moves, self.owners).hash(&mut hasher);
+        for cell in &self.cells {
+            (cell.generation, cell.state).hash(&mut hasher);
+        }
+        let record = &self.record;
+        (record.epoch, &record.owner, record.life, &record.movement).hash(&mut hasher);
+        for copy in &record.retained {
+            (&copy.cell, copy.move_id, &copy.successor, copy.fenced_epoch).hash(&mut hasher);
+            (copy.retired, copy.reclaiming).hash(&mut hasher);
+        }
+        self.fingerprint = hasher.finish();
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ended {
+    const fn of(end: &End) -> Self {
+        match end {
+            End::Completed => Self::Completed,
+            End::Cancelled => Self::Cancelled,
+            End::RolledBack => Self::RolledBack,
+            End::Aborted { .. } => Self::Aborted,
+        }
+    }
+}
+
+/// A number of the record that the bounds keep small.
+///
+/// # Panics
+/// Where they do not.
+pub(crate) fn small(number: u64) -> u8 {
+    u8::try_from(number).expect("the bounds of a configuration keep numbers small")
+}
+
+impl FleetView for Ledger {
+    fn lineage(&self) -> Lineage {
+        Lineage(1)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    fn cell(&self, id: &CellId) -> Option<&CellRecord> {
+        self.cells.iter().find(|cell| cell.id == *id)
+    }
+
+    fn cells(&self) -> Box<dyn Iterator<Item = &CellRecord> + '_> {
+        Box::new(self.cells.iter())
+    }
+
+    fn tenant(&self, id: &TenantId) -> Option<&TenantRecord> {
+        (self.record.id == *id).then_some(&self.record)
+    }
+
+    fn tenants_on(&self, cell: &CellId) -> u64 {
+        u64::from(self.record.owner == *cell)
+    }
+
+    fn moving(&self) -> Box<dyn Iterator<Item = (MoveId, &TenantRecord)> + '_> {
+        Box::new(self.record.movement.iter().map(|movement| (movement.id, &self.record)))
+    }
+
+    fn moving_count(&self) -> usize {
+        self.moving().count()
+    }
+
+    fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord> {
+        self.moving().find(|(moving, _)| *moving == id).map(|(_, record)| record)
+    }
+
+    fn ended_move(&self, _id: MoveId) -> Option<&MoveRecord> {
+        // Only asked for moves that an operator names, and here it names the one under way.
+        None
+    }
+}

@@ -1,0 +1,115 @@
+//! What a coordinator proposes: small enough to wait in a state, and turned into events when it is applied.
+
+use cell_model::{Attempt, Event, Generation, Seq, UnixMillis};
+
+use crate::{Log, Place};
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is the event of the same name in cell-model")]
+pub enum Said {
+    Admitted,
+    PreflightPassed,
+    CaptureStarted { from: u8 },
+    ImportPrepared { generation: u8 },
+    BackfillDone { applied: u8 },
+    CaughtUp { applied: u8 },
+    FullyVerified { log: Log },
+    Mismatched,
+    SyncEngaged,
+    SyncDisengaged,
+    SyncDegraded { attempt: u8 },
+    ReverseReady { position: u8, generation: u8 },
+    HoldDue,
+    /// Sealed, applied and verified: proposed together, as one entry.
+    Held { attempt: u8, log: Log, applied: u8, generation: u8 },
+    HoldMissed { attempt: u8 },
+    /// The fence is there, and COMMIT behind it.
+    Fenced { attempt: u8, seq: u8 },
+    Commit { attempt: u8 },
+    Abort { attempt: u8 },
+    Unfenced { attempt: u8 },
+    Activated { generation: u8 },
+    MappingDelivered,
+    SoakPassed,
+    ImportDropped,
+    CaptureStopped,
+    GaveUp,
+    Retired { cell: Place },
+    RetentionOver { cell: Place },
+    Reclaimed { cell: Place },
+}
+
+/// A proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Note {
+    /// The move, and whether it was on the way back; none for what lies outside a move.
+    pub within: Option<(u8, bool)>,
+    /// What happened.
+    pub said: Said,
+}
+
+fn generation(number: u8) -> Generation {
+    Generation(number.into())
+}
+
+fn seq(number: u8) -> Seq {
+    Seq(number.into())
+}
+
+const NOW: UnixMillis = UnixMillis(0);
+
+impl Note {
+    /// The events, in the order in which they are put into one entry of the log.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        let attempt = |number: u8| Attempt(number.into());
+        let one = match self.said {
+            Said::Held { attempt: of, log, applied, generation: by } => {
+                let (attempt, sealed) = (attempt(of), seq(log.last()));
+                return vec![
+                    Event::Sealed { attempt, seq: sealed },
+                    Event::Applied { attempt, seq: seq(applied), generation: generation(by) },
+                    Event::Verified { attempt, seq: sealed, digest: log.digest() },
+                ];
+            }
+            Said::Fenced { attempt: of, seq: at } => {
+                let attempt = attempt(of);
+                return vec![Event::Fenced { attempt, seq: seq(at) }, Event::Commit { attempt }];
+            }
+            Said::HoldMissed { attempt: of } => {
+                Event::HoldMissed { attempt: attempt(of), reason: String::new(), not_before: NOW }
+            }
+            Said::Abort { attempt: of } => {
+                Event::Abort { attempt: attempt(of), reason: String::new(), not_before: NOW }
+            }
+            Said::Commit { attempt: of } => Event::Commit { attempt: attempt(of) },
+            Said::Unfenced { attempt: of } => Event::Unfenced { attempt: attempt(of) },
+            Said::SyncDegraded { attempt: of } => Event::SyncDegraded { attempt: attempt(of) },
+            Said::Admitted => Event::Admitted,
+            Said::PreflightPassed => Event::PreflightPassed,
+            Said::CaptureStarted { from } => Event::CaptureStarted { position: seq(from) },
+            Said::ImportPrepared { generation: by } => Event::ImportPrepared { generation: generation(by) },
+            Said::BackfillDone { applied } => Event::BackfillDone { applied: seq(applied) },
+            Said::CaughtUp { applied } => Event::CaughtUp { applied: seq(applied) },
+            Said::FullyVerified { log } => Event::FullyVerified { seq: seq(log.last()), digest: log.digest() },
+            Said::Mismatched => Event::Mismatched { reason: String::new() },
+            Said::SyncEngaged => Event::SyncEngaged,
+            Said::SyncDisengaged => Event::SyncDisengaged,
+            Said::ReverseReady { position, generation: by } => {
+                Event::ReverseReady { position: seq(position), generation: generation(by) }
+            }
+            Said::HoldDue => Event::HoldDue,
+            Said::Activated { generation: by } => Event::Activated { generation: generation(by) },
+            Said::MappingDelivered => Event::MappingDelivered,
+            Said::SoakPassed => Event::SoakPassed,
+            Said::ImportDropped => Event::ImportDropped,
+            Said::CaptureStopped => Event::CaptureStopped,
+            Said::GaveUp => Event::GaveUp { code: "COPY_FAILED".into(), reason: String::new() },
+            Said::Retired { cell } => Event::Retired { cell: cell.id() },
+            Said::RetentionOver { cell } => Event::RetentionOver { cell: cell.id() },
+            Said::Reclaimed { cell } => Event::Reclaimed { cell: cell.id() },
+        };
+        vec![one]
+    }
+}
