@@ -9,8 +9,9 @@ use cell_model::ClusterId;
 
 use crate::codec;
 use crate::engine::LogEngine;
+use crate::entropy;
 use crate::error::{ClaimError, EngineError, OpenError};
-use crate::offload::offload;
+use crate::offload::sync_log;
 use crate::wire::WireIdentity;
 
 const META_IDENTITY: &str = "identity";
@@ -30,11 +31,15 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Reads the names, or gives a new directory its node id.
-    pub(crate) async fn open(engine: Arc<dyn LogEngine>, path: &std::path::Path) -> Result<Self, OpenError> {
+    pub(crate) async fn open(
+        engine: Arc<dyn LogEngine>,
+        path: &std::path::Path,
+        seed: Option<u64>,
+    ) -> Result<Self, OpenError> {
         let failed = |source: EngineError| OpenError::Storage { path: path.to_owned(), source };
         let identity = match engine.get_meta(META_IDENTITY).map_err(failed)? {
             Some(bytes) => codec::open::<WireIdentity>(&bytes, || "the node's identity".into()).map_err(failed)?,
-            None => new_identity(&engine).await.map_err(failed)?,
+            None => new_identity(&engine, seed).await.map_err(failed)?,
         };
         if identity.format != FORMAT {
             return Err(OpenError::Format { path: path.to_owned(), found: identity.format, expected: FORMAT });
@@ -71,26 +76,22 @@ impl Identity {
             None => {}
         }
         self.engine.put_meta(META_CLUSTER, &codec::seal(&cluster)).map_err(ClaimError::Storage)?;
-        let engine = Arc::clone(&self.engine);
-        let synced = offload(engine.sync_blocks(), "syncing", move || engine.sync()).await;
-        synced.map_err(ClaimError::Storage)?;
+        sync_log(&self.engine).await.map_err(ClaimError::Storage)?;
         *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
         Ok(())
     }
 }
 
-async fn new_identity(engine: &Arc<dyn LogEngine>) -> Result<WireIdentity, EngineError> {
+async fn new_identity(engine: &Arc<dyn LogEngine>, seed: Option<u64>) -> Result<WireIdentity, EngineError> {
     if engine.last()?.is_some() {
         return Err(EngineError::Corrupt {
             what: "the node's identity".into(),
             detail: "it is missing, and there is a log".into(),
         });
     }
-    let random = getrandom::u64()
-        .map_err(|error| EngineError::Io { operation: "choosing a node id", reason: error.to_string() })?;
+    let random = entropy::seed(seed, "choosing a node id")?;
     let identity = WireIdentity { format: FORMAT, node_id: random.max(1) };
     engine.put_meta(META_IDENTITY, &codec::seal(&identity))?;
-    let engine = Arc::clone(engine);
-    offload(engine.sync_blocks(), "syncing", move || engine.sync()).await?;
+    sync_log(engine).await?;
     Ok(identity)
 }

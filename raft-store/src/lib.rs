@@ -17,6 +17,7 @@ mod codec;
 mod consensus;
 mod disk;
 pub mod engine;
+mod entropy;
 mod error;
 mod fault;
 mod hub;

@@ -21,7 +21,7 @@ use crate::consensus::{Entry, IoFlushed, LogId, TypeConfig, Vote};
 use crate::engine::{LogEngine, StateEngine};
 use crate::error::EngineError;
 use crate::fault::Fault;
-use crate::offload::offload;
+use crate::offload::{sync_log, sync_state};
 use crate::wire::{WireEntry, WireHardState, WireLogId};
 
 const META_HARD_STATE: &str = "hard-state";
@@ -164,10 +164,7 @@ async fn flusher(engine: Arc<dyn LogEngine>, mut waiting: mpsc::Receiver<Waiter>
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, FLUSH_QUEUE).await > 0 {
         let result = match fault.check() {
-            Ok(()) => {
-                let engine = Arc::clone(&engine);
-                fault.note(offload(engine.sync_blocks(), "syncing", move || engine.sync()).await)
-            }
+            Ok(()) => fault.note(sync_log(&engine).await),
             poisoned => poisoned,
         };
         for waiter in group.drain(..) {
@@ -256,9 +253,8 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         // What is purged here must be on disk there.
-        let state = Arc::clone(&self.inner.state);
         self.inner.fault.check()?;
-        self.inner.fault.note(offload(state.sync_blocks(), "syncing", move || state.sync()).await)?;
+        self.inner.fault.note(sync_state(&self.inner.state).await)?;
         let purged = WireLogId::from(&log_id);
         *locked(&self.inner.purged) = Some(purged);
         self.write(|engine| {

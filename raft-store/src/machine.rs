@@ -20,7 +20,7 @@ use crate::fault::Fault;
 use crate::hub::{Committed, Hub, SharedFleet};
 
 use crate::mirror::{Mirror, head_of};
-use crate::offload::offload;
+use crate::offload::{offload, sync_state};
 use crate::snapshot::{self, Depot, SnapshotData};
 use crate::wire::{WireHead, WireLogId, WireSnapshotMeta};
 
@@ -109,7 +109,7 @@ impl MachineShared {
     /// Writes the mirror to disk for good.
     pub(crate) async fn sync(&self) -> Result<(), EngineError> {
         let engine = Arc::clone(self.applied().mirror.engine());
-        self.fault.note(offload(engine.sync_blocks(), "syncing", move || engine.sync()).await)
+        self.fault.note(sync_state(&engine).await)
     }
 
     fn install(&self, data: &SnapshotData) -> Result<WireHead, EngineError> {

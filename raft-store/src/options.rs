@@ -14,6 +14,9 @@ pub struct StoreOptions {
     pub timers: Timers,
     /// What bounds the growth of queues, log and watch history.
     pub bounds: Bounds,
+    /// What this node's random choices follow: its node id, if it has none yet, and Raft's time-outs. Only for a
+    /// simulation, and then another one for each node and each start; none asks the operating system.
+    pub seed: Option<u64>,
 }
 
 impl StoreOptions {
@@ -25,6 +28,7 @@ impl StoreOptions {
             advertise: advertise.into(),
             timers: Timers::default(),
             bounds: Bounds::default(),
+            seed: None,
         }
     }
 }

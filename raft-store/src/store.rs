@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{self, Raft};
 use crate::disk::Disk;
+use crate::entropy;
 use crate::error::{
     ClaimError, EngineError, InitializeError, OpenError, ReadError, StoreError, SubmitError, TransferError,
 };
@@ -80,7 +81,7 @@ impl Store {
         let config = consensus::config(&options)?;
         let path = options.data_dir.clone();
         let failed = |source: EngineError| OpenError::Storage { path: path.clone(), source };
-        let identity = Arc::new(Identity::open(Arc::clone(&disk.log), &path).await?);
+        let identity = Arc::new(Identity::open(Arc::clone(&disk.log), &path, options.seed).await?);
         let fault = Fault::new();
         let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), fault.clone()).map_err(failed)?;
         let machine = Arc::new(load_machine(&options, &disk, fault.clone()).map_err(failed)?);
@@ -90,7 +91,9 @@ impl Store {
         let (applied, snapshot) = machine.positions().map_err(failed)?;
         log.check_against(applied, snapshot).map_err(failed)?;
         let network = Network::new(Arc::clone(&identity), dialer);
-        let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine))).await;
+        let seed = entropy::seed(options.seed, "choosing a seed").map_err(failed)?;
+        let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine)));
+        let started = entropy::scope(seed, started).await;
         let raft = started.map_err(|error| match fault.first() {
             Some(first) => failed(first),
             None => OpenError::Raft { reason: error.to_string() },

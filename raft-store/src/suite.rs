@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::consensus::TypeConfig;
 use crate::disk::Disk;
+use crate::entropy;
 use crate::fault::Fault;
 use crate::hub::{Hub, SharedFleet};
 use crate::log::Log;
@@ -47,10 +48,10 @@ impl StoreBuilder<TypeConfig, Log, Machine, (TempDir, Disk)> for OnSled {
 
 #[tokio::test]
 async fn the_memory_engine_passes_openrafts_suite() {
-    Suite::test_all(InMemory).await.unwrap();
+    entropy::scope(1, Suite::test_all(InMemory)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sled_engine_passes_openrafts_suite() {
-    Suite::test_all(OnSled).await.unwrap();
+    entropy::scope(1, Suite::test_all(OnSled)).await.unwrap();
 }

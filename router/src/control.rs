@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cell_client::{ClientOptions, ControlClient, WatchEvent, WatchOptions};
-use cell_model::{Lineage, Revision};
+use cell_model::{ClusterId, Lineage, Revision};
 use cell_trust::TrustedKeys;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -21,6 +21,7 @@ const CONFIRM_ATTEMPT_TIME_MAX: Duration = Duration::from_millis(400);
 pub(crate) struct Control {
     name: String,
     trusted: TrustedKeys,
+    endpoints: Vec<String>,
     watching: ControlClient,
     confirming: ControlClient,
 }
@@ -35,6 +36,7 @@ impl Control {
         Self {
             name: options.name.clone(),
             trusted,
+            endpoints: options.control.clone(),
             watching: ControlClient::new(options.control.clone(), ClientOptions::default()),
             confirming: ControlClient::new(options.control.clone(), impatient),
         }
@@ -42,6 +44,21 @@ impl Control {
 }
 
 impl ControlPlane for Control {
+    fn cluster(&self) -> BoxFuture<'static, Result<ClusterId, String>> {
+        let endpoints = self.endpoints.clone();
+        Box::pin(async move {
+            let mut reasons = Vec::new();
+            for endpoint in &endpoints {
+                match cell_client::cluster::status(endpoint, CONFIRM_TIME_MAX).await {
+                    Ok(status) if status.cluster_id != 0 => return Ok(ClusterId(status.cluster_id)),
+                    Ok(_) => reasons.push(format!("{endpoint} belongs to no cluster yet")),
+                    Err(error) => reasons.push(error.to_string()),
+                }
+            }
+            Err(reasons.join("; "))
+        })
+    }
+
     fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
         let options = WatchOptions {
             client: self.name.clone(),

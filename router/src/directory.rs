@@ -45,6 +45,8 @@ pub(crate) struct Directory {
     /// Counts changes, so that the file is written only where there were some.
     changes: AtomicU64,
     loaded: AtomicBool,
+    /// The control plane that is followed is the one that the table is of.
+    attached: AtomicBool,
     pub(crate) waiters: Waiters,
     pub(crate) freshness: Freshness,
     fresh_bound: Duration,
@@ -61,6 +63,7 @@ impl Directory {
             applied: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             loaded: AtomicBool::new(false),
+            attached: AtomicBool::new(false),
             waiters,
             freshness: Freshness::new(),
             fresh_bound,
@@ -161,9 +164,15 @@ impl Directory {
 
     /// A ping sent at `asked_at` was answered. An answer of another lineage says nothing of this table.
     pub(crate) fn confirm(&self, asked_at: Instant, lineage: Lineage, revision: Revision) {
-        if self.loaded() && lineage.get() == self.lineage.load(Ordering::Acquire) {
+        let ours = self.loaded() && self.attached.load(Ordering::Acquire);
+        if ours && lineage.get() == self.lineage.load(Ordering::Acquire) {
             self.freshness.answered(asked_at, revision, self.applied());
         }
+    }
+
+    /// From now on the control plane's word on how far it is counts.
+    pub(crate) fn attach(&self) {
+        self.attached.store(true, Ordering::Release);
     }
 
     /// Forgets everything: it was of another cluster.

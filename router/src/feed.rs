@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_client::{WatchEvent, WatchItem};
-use cell_model::{CellRecord, Lineage, Revision};
+use cell_model::{CellRecord, ClusterId, Lineage, Revision};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -17,6 +17,8 @@ use crate::table::Entry;
 
 /// The control plane, as far as a router needs it.
 pub trait ControlPlane: Send + Sync + 'static {
+    /// Which cluster it is.
+    fn cluster(&self) -> BoxFuture<'static, Result<ClusterId, String>>;
     /// Everything since `after`, or everything. Reconnects by itself.
     fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent>;
     /// The revision up to which everything was committed when this was asked.
@@ -36,27 +38,48 @@ pub struct Confirmed {
 const CONFIRM_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between two pings, however urgently they are wanted.
 const CONFIRM_PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Before the watch is started anew from the beginning.
+/// Before the watch is started anew from the beginning, and before a silent control plane is asked again who it is.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
 /// Follows the watch.
 pub(crate) async fn follow(directory: Arc<Directory>, control: Arc<dyn ControlPlane>, metrics: Metrics) {
+    recognise(&directory, control.as_ref()).await;
     loop {
         let after = directory.cursor().map(|cursor| (cursor.lineage, cursor.revision));
         let mut events = control.watch(after);
         let mut snapshot = Snapshot::default();
         while let Some(event) = events.next().await {
             if let Err(other) = take(&directory, &metrics, &mut snapshot, event) {
-                tracing::error!(
-                    code = "TABLE_OF_OTHER_CLUSTER", ours = %other.ours, theirs = %other.theirs,
-                    "the table is of another cluster than the control plane: it is dropped and fetched anew"
-                );
-                directory.forget();
+                give_up(&directory, other);
                 break;
             }
         }
         tokio::time::sleep(RESTART_PAUSE).await;
     }
+}
+
+/// A table from a file may be another cluster's, and where that one happens to be at the same revision, the watch would
+/// not show it. So the control plane is asked first; until it has answered, nothing counts as confirmed.
+async fn recognise(directory: &Directory, control: &dyn ControlPlane) {
+    while let Some(ours) = directory.cluster() {
+        match control.cluster().await {
+            Ok(theirs) if theirs == ours => break,
+            Ok(theirs) => give_up(directory, OtherCluster { ours, theirs }),
+            Err(reason) => {
+                tracing::debug!(reason, "no control node says which cluster it is");
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+        }
+    }
+    directory.attach();
+}
+
+fn give_up(directory: &Directory, other: OtherCluster) {
+    tracing::error!(
+        code = "TABLE_OF_OTHER_CLUSTER", ours = %other.ours, theirs = %other.theirs,
+        "the table is of another cluster than the control plane: it is dropped and fetched anew"
+    );
+    directory.forget();
 }
 
 /// A snapshot as it comes in.

@@ -1,1 +1,39 @@
-//! The model checker's view of the migration protocol
+//! The migration protocol under a model checker: the production [`cell_model::decide`], `step` and `pending_effects`
+//! in a small world where everything that can go wrong may go wrong at any moment.
+//!
+//! * [`World`] is one state: the store ([`Ledger`]), two cells ([`Cell`]), the leader and a deposed one
+//!   ([`Coordinator`]), steps and proposals that come late, clients whose writes are numbered. [`Action`] is one thing
+//!   that happens.
+//! * [`judge`] says which promises a step has broken: the invariants of cell-model, and that no acknowledged write is
+//!   missing at a cell that serves, and none is there twice.
+//! * [`settling`] asks of each state whether the move ends once nothing more goes wrong.
+//! * [`configurations`] are the bounds within which every state is visited; [`check`] visits them.
+//! * [`Mutant`]s are guards switched off, one at a time: the checker must find a counterexample for each.
+//!
+//! The cells here follow the rules of `placement/agent` by hand, since an agent cannot be part of a state. That the two
+//! agree is for the drills on real processes to show.
+
+mod bounds;
+mod cell;
+pub mod configurations;
+mod coordinator;
+pub mod judge;
+mod ledger;
+mod log;
+pub mod model;
+mod mutant;
+mod note;
+mod run;
+pub mod settling;
+mod world;
+
+pub use bounds::{Bounds, Budget};
+pub use cell::{Capture, Cell, Grant, Header, Hold, Refusal, Rows, Step};
+pub use coordinator::{Call, Coordinator, Deed};
+pub use ledger::{Ended, Ledger, Place};
+pub use log::Log;
+pub use model::CellModel;
+pub use mutant::Mutant;
+pub use note::{Note, Said};
+pub use run::{Search, Verdict, check};
+pub use world::{Action, World, Zombie};

@@ -6,7 +6,7 @@ use cell_model::Digest;
 const BITS: u32 = 4;
 
 /// Writes in commit order. Small and of fixed size, because a checker keeps millions of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Log {
     len: u8,
     packed: u64,

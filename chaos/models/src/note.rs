@@ -5,7 +5,7 @@ use cell_model::{Attempt, Event, Generation, Seq, UnixMillis};
 use crate::{Log, Place};
 
 /// Something that happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "each is the event of the same name in cell-model")]
 pub enum Said {
     Admitted,
@@ -41,7 +41,7 @@ pub enum Said {
 }
 
 /// A proposal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Note {
     /// The move, and whether it was on the way back; none for what lies outside a move.
     pub within: Option<(u8, bool)>,

@@ -16,6 +16,7 @@ mod tests;
 mod watermark;
 
 use std::fmt;
+use std::time::Duration;
 
 pub use memory::{MemoryLog, MemoryState};
 pub(crate) use sled_engine::sync_directory;
@@ -76,6 +77,12 @@ pub trait LogEngine: fmt::Debug + Send + Sync + 'static {
 
     /// Whether [`Self::sync`] takes so long that it belongs on a thread of its own.
     fn sync_blocks(&self) -> bool;
+
+    /// How much time goes by before a [`Self::sync`] that does not block: only in a simulation, whose clock does not
+    /// move while a call runs.
+    fn sync_delay(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// One write of a batch: a key, and its value or nothing to remove it.
@@ -118,4 +125,10 @@ pub trait StateEngine: fmt::Debug + Send + Sync + 'static {
 
     /// Whether [`Self::sync`] takes so long that it belongs on a thread of its own.
     fn sync_blocks(&self) -> bool;
+
+    /// How much time goes by before a [`Self::sync`] that does not block: only in a simulation, whose clock does not
+    /// move while a call runs.
+    fn sync_delay(&self) -> Duration {
+        Duration::ZERO
+    }
 }

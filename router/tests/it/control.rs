@@ -138,6 +138,11 @@ impl State {
 }
 
 impl ControlPlane for FakeControl {
+    fn cluster(&self) -> BoxFuture<'static, Result<ClusterId, String>> {
+        let answer = if self.state().cut_off { Err("cut off".to_owned()) } else { Ok(self.cluster) };
+        Box::pin(async move { answer })
+    }
+
     fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
         let mut state = self.state();
         state.watched_after.push(after.map(|(_, revision)| revision));

@@ -11,7 +11,7 @@ mod world;
 
 /// So many cases of each property, or as many as `PROPTEST_CASES` says.
 fn cases(usual: u32) -> proptest::test_runner::Config {
-    let default = proptest::test_runner::Config::default();
+    let default = proptest::test_runner::Config { max_global_rejects: 1 << 20, ..Default::default() };
     if std::env::var_os("PROPTEST_CASES").is_some() {
         default
     } else {

@@ -71,8 +71,8 @@ proptest! {
         let curve = &plan.quality.curve;
         prop_assert_eq!(curve.len(), plan.moves + 1);
         prop_assert!((curve[plan.moves] - plan.quality.hottest_after).abs() < 1e-9);
-        if plan.left.is_empty() {
-            // Where somebody stays where it may not be, a fullest cell below the bound is no legal placement.
+        if plan.left.is_empty() && !matches!(plan.request.goal, Goal::Drain { .. }) {
+            // The bound is one for legal placements. A drain repairs nobody else, and who is left may be astray.
             prop_assert!(plan.quality.lower_bound <= plan.quality.hottest_after + 1e-4);
         }
         let tenants: BTreeSet<_> = plan.waves.iter().flat_map(|wave| &wave.moves).map(|of| &of.tenant).collect();
@@ -164,7 +164,7 @@ proptest! {
 fn noise_of_five_percent_moves_nobody() {
     let mut tried = 0;
     for seed in 0..20 {
-        let shape = Shape { seed, cells: 10, tenants: 400, fill: 1.2, careless: false };
+        let shape = Shape { seed, cells: 10, tenants: 400, fill: 1.0, careless: false };
         let mut document = placed(random(shape), Policy::default());
         // Placing keeps cells below the low water where it can; in some of these fleets a legal zone is too full.
         let hottest = planned(&document.build().unwrap(), Goal::Rebalance).quality.hottest_before;

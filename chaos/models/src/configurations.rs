@@ -1,0 +1,153 @@
+//! The configurations: each is a small world in which one kind of trouble has all the room that it needs.
+
+use crate::{Bounds, Budget, Mutant};
+
+const CALM: Budget = Budget {
+    writes: 2,
+    moves: 1,
+    cancels: 0,
+    rollbacks: 0,
+    elections: 0,
+    crashes: 0,
+    lapses: 0,
+    misses: 0,
+    degrades: 0,
+    failures: 0,
+    cordons: 0,
+};
+
+const CALM_BOUNDS: Bounds = Bounds {
+    name: "calm",
+    about: "nothing goes wrong but the order",
+    budget: CALM,
+    delayed: 1,
+    late: 1,
+    retries: 1,
+    ends: true,
+    reaches: &["a move completes", "a write during the copy is acknowledged", "an old copy is reclaimed"],
+    mutant: None,
+};
+
+/// Holds that lapse, are missed, and fences that come too late.
+const CUTOVER: Bounds = Bounds {
+    name: "cutover",
+    about: "holds lapse and are missed, the operator cancels, steps and proposals come late",
+    budget: Budget { cancels: 1, lapses: 1, misses: 1, ..CALM },
+    reaches: &[
+        "a move completes",
+        "a move is cancelled",
+        "an abort after the fence",
+        "a hold lapses between seal and fence",
+        "a write after a lapsed hold",
+    ],
+    ..CALM_BOUNDS
+};
+
+const LEADERS: Bounds = Bounds {
+    name: "leaders",
+    about: "the leader changes, the one before goes on, holds lapse",
+    budget: Budget { elections: 1, lapses: 1, ..CALM },
+    reaches: &[
+        "a move completes",
+        "a zombie is refused",
+        "a zombie is obeyed where nobody newer has been",
+        "a hold lapses between seal and fence",
+    ],
+    ..CALM_BOUNDS
+};
+
+const CRASHES: Bounds = Bounds {
+    name: "crashes",
+    about: "cells are killed and start again, the target is cordoned",
+    budget: Budget { crashes: 1, cordons: 1, ..CALM },
+    reaches: &["a move completes", "a move is given up", "an abort after the fence"],
+    ..CALM_BOUNDS
+};
+
+const ROLLBACK: Bounds = Bounds {
+    name: "rollback",
+    about: "the operator brings the tenant back, holds lapse on either leg",
+    budget: Budget { rollbacks: 1, lapses: 1, ..CALM },
+    reaches: &[
+        "a move completes",
+        "a move is rolled back",
+        "an abort of a rollback after the fence",
+        "the new owner acknowledges a write that the old one then follows",
+    ],
+    ..CALM_BOUNDS
+};
+
+const SYNC: Bounds = Bounds {
+    name: "sync",
+    about: "the target is too slow, copies fail",
+    budget: Budget { degrades: 1, failures: 1, crashes: 1, ..CALM },
+    reaches: &["a move completes", "a move is given up", "a write waits for the follower", "sync is given up"],
+    ..CALM_BOUNDS
+};
+
+const RETURN: Bounds = Bounds {
+    name: "return",
+    about: "two moves, there and back, with what the first one left behind",
+    budget: Budget { moves: 2, cancels: 1, ..CALM },
+    reaches: &["a tenant moves there and back", "an old copy is reclaimed", "a move is cancelled"],
+    ..CALM_BOUNDS
+};
+
+/// For `cargo test`: each kind of trouble with the least room.
+pub const SMALL: &[Bounds] = &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN];
+
+/// For every change: exhaustive, within a minute or so on two cores.
+pub const CI: &[Bounds] = &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN];
+
+/// For a night.
+pub const LONG: &[Bounds] = &[
+    Bounds { name: "cutover-long", delayed: 2, late: 2, budget: Budget { lapses: 2, ..CUTOVER.budget }, ..CUTOVER },
+    Bounds { name: "leaders-long", budget: Budget { elections: 2, misses: 1, ..LEADERS.budget }, ..LEADERS },
+    Bounds { name: "crashes-long", budget: Budget { crashes: 2, lapses: 1, ..CRASHES.budget }, ..CRASHES },
+    Bounds { name: "rollback-long", budget: Budget { elections: 1, crashes: 1, ..ROLLBACK.budget }, ..ROLLBACK },
+    Bounds { name: "return-long", budget: Budget { elections: 1, lapses: 1, rollbacks: 1, ..RETURN.budget }, ..RETURN },
+];
+
+/// Everything at once: too large to be exhausted, walked at random.
+pub const EVERYTHING: Bounds = Bounds {
+    name: "everything",
+    about: "every kind of trouble at once, at random",
+    budget: Budget {
+        writes: 6,
+        moves: 3,
+        cancels: 1,
+        rollbacks: 1,
+        elections: 3,
+        crashes: 3,
+        lapses: 3,
+        misses: 2,
+        degrades: 2,
+        failures: 1,
+        cordons: 0,
+    },
+    delayed: 2,
+    late: 2,
+    retries: 3,
+    reaches: &[],
+    ..CALM_BOUNDS
+};
+
+/// The configuration in which the lack of a guard must show.
+#[must_use]
+pub const fn that_catches(mutant: Mutant) -> Bounds {
+    let bounds = match mutant {
+        Mutant::EpochUnchecked
+        | Mutant::FenceWithoutSeal
+        | Mutant::ServesBeforeCommit
+        | Mutant::CommitWithoutFence
+        | Mutant::CommitWithoutApplied
+        | Mutant::AbortKeepsEpoch
+        | Mutant::CommitKeepsEpoch
+        | Mutant::FenceTimesOut => CUTOVER,
+        Mutant::TermIgnored => LEADERS,
+        Mutant::FenceForgotten => CRASHES,
+        Mutant::AnsweredBeforeApplied | Mutant::UnknownReplayed | Mutant::ChangeAppliedTwice => SYNC,
+        Mutant::DropsWhatItOwns | Mutant::ReclaimsWithoutLooking | Mutant::CopyInTheWayIgnored => RETURN,
+    };
+    Bounds { reaches: &[], ..bounds.without(mutant) }
+}

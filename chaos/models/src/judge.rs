@@ -1,0 +1,125 @@
+//! What is promised in every state and over every step: the invariants of cell-model, and what only shows here, where
+//! clients' writes have numbers.
+
+use cell_model::invariants::{Violation, check, check_succession};
+use cell_model::{Phase, Uid};
+
+use crate::cell::{Grant, Rows};
+use crate::{Log, Place, World};
+
+/// A promise's bit.
+pub type Promise = u16;
+
+/// Broken promises, a bit each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Broken(u16);
+
+/// Where the id of a promise stands in [`IDS`].
+macro_rules! promises {
+    ($($name:ident $id:literal $bit:literal;)*) => {
+        $(#[doc = concat!("The bit of ", $id, ".")] pub const $name: Promise = 1 << $bit;)*
+        /// Every promise that is judged, with its bit.
+        pub const IDS: &[(&str, Promise)] = &[$(($id, $name)),*];
+    };
+}
+
+promises! {
+    I1 "I1" 0;
+    I2 "I2" 1;
+    I3 "I3" 2;
+    I4 "I4" 3;
+    I5 "I5" 4;
+    I6 "I6" 5;
+    I7 "I7" 6;
+    I9 "I9" 7;
+    I10 "I10" 8;
+    I11 "I11" 9;
+    I12 "I12" 10;
+    I15 "I15" 11;
+    P3 "P3" 12;
+}
+
+impl Broken {
+    /// Whether any is.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether this one is.
+    #[must_use]
+    pub const fn has(self, promise: Promise) -> bool {
+        self.0 & promise != 0
+    }
+
+    /// This one is, too.
+    pub const fn note(&mut self, promise: Promise) {
+        self.0 |= promise;
+    }
+
+    /// These are, too.
+    ///
+    /// # Panics
+    /// Where cell-model has a promise that this model does not know.
+    pub fn add(&mut self, violations: &[Violation]) {
+        for violation in violations {
+            let known = IDS.iter().find(|(id, _)| *id == violation.id);
+            self.0 |= known.expect("every promise of cell-model that a state can break has a bit").1;
+        }
+    }
+
+    /// The ids of those that are.
+    pub fn ids(self) -> impl Iterator<Item = &'static str> {
+        IDS.iter().filter(move |(_, promise)| self.has(*promise)).map(|(id, _)| *id)
+    }
+}
+
+/// Judges the step from `before` to `after`.
+pub(crate) fn judge(before: &World, after: &mut World) {
+    let uid = Uid(1);
+    let mut broken = after.broken;
+    let sight = |world: &World, place: Place| world.cell(place).sight(place.id(), uid);
+    let sights = Place::ALL.map(|place| sight(after, place));
+    for place in Place::ALL {
+        if before.cell(place) != after.cell(place) {
+            broken.add(&check_succession(&sight(before, place), &sights[place.index()]));
+        }
+    }
+    broken.add(&check(&after.ledger.record, &sights));
+    for place in Place::ALL {
+        judge_cell(after, place, &mut broken);
+    }
+    judge_copies(after, &mut broken);
+    after.broken = broken;
+}
+
+fn judge_cell(world: &World, place: Place, broken: &mut Broken) {
+    let cell = world.cell(place);
+    // Reads, too, must show every write that a client was told of.
+    if cell.role().serves() && world.acked & !cell.log.writes() != 0 {
+        broken.note(I3);
+    }
+    // Clients number their writes in the order in which they are executed.
+    if !is_rising(&cell.log) {
+        broken.note(I7);
+    }
+    if matches!(cell.grant, Grant::Owner | Grant::Fenced { .. }) && cell.rows != Rows::Complete {
+        broken.note(I12);
+    }
+}
+
+fn is_rising(log: &Log) -> bool {
+    (2..=log.last()).all(|seq| log.at(seq - 1) < log.at(seq))
+}
+
+/// Nothing may be destroyed that a decision has made the tenant's home, or that is kept for a way back.
+fn judge_copies(world: &World, broken: &mut Broken) {
+    let record = &world.ledger.record;
+    let is_gone = |cell: &cell_model::CellId| world.cell(Place::of(cell)).rows != Rows::Complete;
+    let committed = record.movement.as_ref().filter(|movement| movement.phase == Phase::Activate);
+    let home = committed.is_some_and(|movement| is_gone(movement.to()));
+    let kept = record.retained.iter().any(|copy| !copy.reclaiming && is_gone(&copy.cell));
+    if home || kept {
+        broken.note(I12);
+    }
+}

@@ -1,0 +1,134 @@
+//! `cell-models list | ci | long | mutants | NAME`: checks configurations and says what came of it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cell_models::configurations::{CI, EVERYTHING, LONG, that_catches};
+use cell_models::{Bounds, Mutant, Search, Verdict, check};
+
+const USAGE: &str = "usage: cell-models COMMAND
+
+  list            configurations and mutants
+  ci              every configuration of CI, exhaustively
+  long            the same, the larger ones, and an hour of random walks
+  mutants         each guard switched off: the checker must find a counterexample
+  walk SECONDS SEED   random walks through everything at once
+  NAME            one configuration, exhaustively
+";
+
+/// How long `long` walks at random.
+const WALK: Duration = Duration::from_secs(3_600);
+
+fn main() -> io::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let passed = match words[..] {
+        ["list"] => list(&mut out)?,
+        ["ci"] => all(&mut out, CI, threads)?,
+        ["long"] => {
+            let exhausted = all(&mut out, CI, threads)? & all(&mut out, LONG, threads)?;
+            exhausted & one(&mut out, EVERYTHING, Search::Random { seed: 1, time: WALK }, threads)?
+        }
+        ["mutants"] => mutants(&mut out, threads)?,
+        ["walk", seconds, seed] => match (seconds.parse(), seed.parse()) {
+            (Ok(seconds), Ok(seed)) => {
+                let search = Search::Random { seed, time: Duration::from_secs(seconds) };
+                one(&mut out, EVERYTHING, search, threads)?
+            }
+            _ => return usage(),
+        },
+        [name] => match CI.iter().chain(LONG).find(|bounds| bounds.name == name) {
+            Some(bounds) => one(&mut out, *bounds, Search::Exhaustive, threads)?,
+            None => return usage(),
+        },
+        _ => return usage(),
+    };
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn usage() -> io::Result<ExitCode> {
+    io::stderr().write_all(USAGE.as_bytes())?;
+    Ok(ExitCode::from(2))
+}
+
+fn list(out: &mut impl Write) -> io::Result<bool> {
+    for bounds in CI.iter().chain(LONG).chain([&EVERYTHING]) {
+        writeln!(out, "{:<16} {}", bounds.name, bounds.about)?;
+    }
+    for mutant in Mutant::ALL {
+        writeln!(out, "without {:<24} caught in {}", mutant.name(), that_catches(mutant).name)?;
+    }
+    Ok(true)
+}
+
+fn all(out: &mut impl Write, configurations: &[Bounds], threads: usize) -> io::Result<bool> {
+    let (mut passed, mut states, mut time) = (true, 0, Duration::ZERO);
+    for bounds in configurations {
+        let verdict = check(*bounds, Search::Exhaustive, threads);
+        report(out, bounds, &verdict)?;
+        passed &= verdict.passes();
+        states += verdict.states;
+        time += verdict.time;
+    }
+    writeln!(out, "{:<16} {states:>12} states in {:.1} s", "sum", time.as_secs_f64())?;
+    Ok(passed)
+}
+
+fn one(out: &mut impl Write, bounds: Bounds, search: Search, threads: usize) -> io::Result<bool> {
+    let verdict = check(bounds, search, threads);
+    report(out, &bounds, &verdict)?;
+    Ok(verdict.passes())
+}
+
+fn mutants(out: &mut impl Write, threads: usize) -> io::Result<bool> {
+    let mut caught = true;
+    for mutant in Mutant::ALL {
+        let bounds = that_catches(mutant);
+        let verdict = check(bounds, Search::Shortest, threads);
+        match verdict.broken.iter().min_by_key(|(_, path)| path.len()) {
+            Some((promise, path)) => {
+                writeln!(
+                    out,
+                    "{:<24} caught: {promise} ({} steps, {} states, {:.1} s)",
+                    mutant.name(),
+                    path.len(),
+                    verdict.states,
+                    verdict.time.as_secs_f64()
+                )?;
+            }
+            None => {
+                caught = false;
+                writeln!(out, "{:<24} NOT CAUGHT in {} ({} states)", mutant.name(), bounds.name, verdict.states)?;
+            }
+        }
+    }
+    Ok(caught)
+}
+
+fn report(out: &mut impl Write, bounds: &Bounds, verdict: &Verdict) -> io::Result<()> {
+    let rate = verdict.states as f64 / verdict.time.as_secs_f64().max(f64::EPSILON);
+    writeln!(
+        out,
+        "{:<16} {:>12} states, {:>11} unique, depth {:>3}, {:>6.1} s, {:>8.0} states/s  {}",
+        bounds.name,
+        verdict.states,
+        verdict.unique,
+        verdict.depth,
+        verdict.time.as_secs_f64(),
+        rate,
+        if verdict.passes() { "ok" } else { "FAILED" },
+    )?;
+    for (promise, path) in &verdict.broken {
+        writeln!(out, "  broken: {promise}")?;
+        for action in path {
+            writeln!(out, "    {action}")?;
+        }
+    }
+    for situation in &verdict.unreached {
+        writeln!(out, "  never reached: {situation}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The model as stateright checks it: promises that always hold, and situations that must be reachable, so that no
+//! promise holds only because nothing ever happens.
+
+use cell_model::{Leg, Phase, SyncMode};
+use stateright::{Model, Property};
+
+use crate::cell::{Grant, Rows};
+use crate::{Action, Bounds, Ended, Place, World, judge, settling};
+
+/// One configuration, ready to be checked.
+#[derive(Debug, Clone, Copy)]
+pub struct CellModel {
+    /// How large it is.
+    pub bounds: Bounds,
+}
+
+impl Model for CellModel {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::first(&self.bounds)]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        world.actions(&self.bounds, actions);
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        world.after(&self.bounds, action)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = PROMISES.map(|(name, holds)| Property::always(name, holds)).to_vec();
+        if self.bounds.ends {
+            properties.push(Property::always(ENDS, ends));
+        }
+        let wanted = REACHABLE.iter().filter(|(name, _)| self.bounds.reaches.contains(name));
+        properties.extend(wanted.map(|(name, seen)| Property::sometimes(name, *seen)));
+        properties
+    }
+}
+
+type Condition = fn(&CellModel, &World) -> bool;
+
+/// The name under which liveness is reported.
+pub const ENDS: &str = "every move ends once nothing more goes wrong, and leaves nothing behind";
+
+const PROMISES: [(&str, Condition); 12] = [
+    ("I1: one cell at most accepts writes", |_, world| !world.broken.has(judge::I1)),
+    ("I2: the epoch never goes back", |_, world| !world.broken.has(judge::I2)),
+    ("I3: every acknowledged write is readable at whoever serves", |_, world| !world.broken.has(judge::I3)),
+    ("I4: no write behind a fence", |_, world| !world.broken.has(judge::I4)),
+    ("I5: the target serves nothing before COMMIT", |_, world| !world.broken.has(judge::I5)),
+    ("I6: copies at the same change are equal", |_, world| !world.broken.has(judge::I6)),
+    ("I7: each write is executed and applied once, in order", |_, world| !world.broken.has(judge::I7)),
+    ("I10: a fence ends only by a decision", |_, world| !world.broken.has(judge::I10)),
+    ("I11: an older leader has no effect", |_, world| !world.broken.has(judge::I11)),
+    ("I12: nothing is destroyed that is owned or kept", |_, world| !world.broken.has(judge::I12)),
+    ("P3: in Sync nothing is answered that the target lacks", |_, world| !world.broken.has(judge::P3)),
+    ("nothing else is broken", |_, world| !world.broken.has(judge::I9 | judge::I15)),
+];
+
+fn ends(model: &CellModel, world: &World) -> bool {
+    world.broken.any() || settling::settle(world, &model.bounds).is_some_and(|rest| settling::is_at_rest(&rest))
+}
+
+fn phase_is(world: &World, wanted: Phase, leg: Leg) -> bool {
+    world.ledger.record.movement.as_ref().is_some_and(|movement| (movement.phase, movement.leg) == (wanted, leg))
+}
+
+/// Situations that configurations name as those that they must reach.
+pub const REACHABLE: [(&str, Condition); 16] = [
+    ("a move completes", |_, world| world.ledger.ended == Some(Ended::Completed)),
+    ("a move is rolled back", |_, world| world.ledger.ended == Some(Ended::RolledBack)),
+    ("a move is cancelled", |_, world| world.ledger.ended == Some(Ended::Cancelled)),
+    ("a move is given up", |_, world| world.ledger.ended == Some(Ended::Aborted)),
+    ("an abort after the fence", |_, world| {
+        phase_is(world, Phase::Unfence, Leg::Forward)
+            && matches!(world.cell(Place::A).grant, Grant::Fenced { .. })
+    }),
+    ("an abort of a rollback after the fence", |_, world| {
+        phase_is(world, Phase::Unfence, Leg::Back) && matches!(world.cell(Place::B).grant, Grant::Fenced { .. })
+    }),
+    ("a hold lapses between seal and fence", |_, world| {
+        let source = world.cell(Place::A);
+        phase_is(world, Phase::Fenced, Leg::Forward) && source.grant == Grant::Owner && source.hold.is_none()
+    }),
+    ("a write after a lapsed hold", |_, world| {
+        let sealed = world.ledger.record.movement.as_ref().and_then(|movement| movement.acks.sealed);
+        let last = u64::from(world.cell(Place::A).log.last());
+        phase_is(world, Phase::Fenced, Leg::Forward) && sealed.is_some_and(|sealed| sealed.seq.0 < last)
+    }),
+    ("a zombie is refused", |model, world| {
+        let old = world.zombie.as_ref().map(|zombie| zombie.term);
+        let calls = world.zombie_calls(model.bounds.mutant);
+        old.is_some_and(|term| calls.iter().any(|call| world.cell(call.to).term > term))
+    }),
+    ("a zombie is obeyed where nobody newer has been", |model, world| {
+        let calls = world.zombie_calls(model.bounds.mutant);
+        calls.into_iter().any(|call| world.after(&model.bounds, Action::Zombie(call)).is_some())
+    }),
+    ("a write waits for the follower", |_, world| world.cell(Place::A).owed != 0),
+    ("a write during the copy is acknowledged", |_, world| {
+        let source = world.cell(Place::A);
+        source.sync && world.acked != 0 && world.cell(Place::B).rows == Rows::Complete
+    }),
+    ("sync is given up", |_, world| {
+        world.ledger.record.movement.as_ref().is_some_and(|movement| movement.acks.sync == SyncMode::Degrading)
+    }),
+    ("the new owner acknowledges a write that the old one then follows", |_, world| {
+        let (old, new) = (world.cell(Place::A), world.cell(Place::B));
+        phase_is(world, Phase::Soak, Leg::Forward) && new.log.last() > 0 && old.follow.is_some() && old.log == new.log
+    }),
+    ("an old copy is reclaimed", |_, world| {
+        let old = world.cell(Place::A);
+        world.ledger.ended == Some(Ended::Completed) && old.grant == Grant::Redirect && old.rows == Rows::Absent
+    }),
+    ("a tenant moves there and back", |_, world| {
+        world.ledger.moves == 2
+            && world.ledger.ended == Some(Ended::Completed)
+            && world.ledger.record.movement.is_none()
+            && Place::of(&world.ledger.record.owner) == Place::A
+    }),
+];

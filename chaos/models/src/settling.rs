@@ -1,0 +1,60 @@
+//! Does every move end? From a state on, nothing more goes wrong: the leader does what is pending, cells are sent what
+//! they lack, late proposals are applied, delayed steps are lost. The move must then end within [`STEPS_MAX`] steps and
+//! leave nothing behind.
+//!
+//! That is liveness under one fair schedule from every state that the faults can reach, not under every fair schedule:
+//! a checker of finite runs cannot promise more.
+
+use crate::cell::{Grant, Rows};
+use crate::{Action, Bounds, Budget, Deed, Place, World};
+
+/// The most steps that a move needs, from any state, if nothing more goes wrong.
+pub const STEPS_MAX: usize = 120;
+
+/// The state in which a run without faults comes to rest; none where it does not within [`STEPS_MAX`].
+#[must_use]
+pub fn settle(world: &World, bounds: &Bounds) -> Option<World> {
+    let mut now = World { left: Budget::default(), ..world.clone() };
+    for _ in 0..STEPS_MAX {
+        match step(&now, bounds) {
+            Some(next) => now = next,
+            None => return Some(now),
+        }
+    }
+    None
+}
+
+/// The first thing that changes something.
+fn step(world: &World, bounds: &Bounds) -> Option<World> {
+    let late = (0..Bounds::SLOTS).filter(|slot| world.late[*slot].is_some()).map(Action::Apply);
+    let reports = Place::ALL.into_iter().filter(|place| {
+        world.cell(*place).generation != world.ledger.generation(*place)
+    });
+    let pulls = Place::ALL.into_iter().filter(|place| world.cell(*place).can_pull(world.cell(place.other())));
+    let deeds = world.leader(bounds.mutant).deeds().into_iter().map(|deed| match deed {
+        Deed::Call(call) => Action::Call { call, again: false, late: false },
+        Deed::Propose(note) => Action::Propose { note, late: false },
+    });
+    let mut actions =
+        late.chain(reports.map(Action::Report)).chain(pulls.map(Action::Pull)).chain(deeds);
+    actions.find_map(|action| world.after(bounds, action))
+}
+
+/// Whether one cell owns the tenant at the record's epoch, and nothing is left of any move.
+#[must_use]
+pub fn is_at_rest(world: &World) -> bool {
+    let record = &world.ledger.record;
+    let owner = Place::of(&record.owner);
+    let (home, other) = (world.cell(owner), world.cell(owner.other()));
+    record.movement.is_none()
+        && record.retained.is_empty()
+        && home.grant == Grant::Owner
+        && home.epoch == world.ledger.epoch()
+        && home.capture.is_none()
+        && home.hold.is_none()
+        && matches!(other.grant, Grant::Nothing | Grant::Redirect)
+        && other.rows == Rows::Absent
+        && other.follow.is_none()
+        && other.capture.is_none()
+        && !world.broken.any()
+}
