@@ -38,9 +38,6 @@ openraft::declare_raft_types!(
         AsyncRuntime = crate::entropy::Runtime,
 );
 
-#[expect(deprecated, reason = "the other name is in a crate that we would depend on for this one name")]
-pub(crate) use openraft::impls::TokioRuntime;
-
 pub(crate) type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
 pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;

@@ -5,9 +5,9 @@
 
 use std::future::Future;
 
+use openraft::impls::TokioRuntime;
 use openraft::rt::deterministic_rng::DeterministicRng;
 
-use crate::consensus::TokioRuntime;
 use crate::error::EngineError;
 
 /// openraft's runtime: tokio with a random source of our own.

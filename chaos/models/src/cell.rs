@@ -311,11 +311,14 @@ impl Cell {
         self.admit(header, false)?;
         match self.grant {
             Grant::Owner if self.epoch == header.epoch => {}
-            Grant::Owner | Grant::Fenced { .. } => {
+            // Also where the fence was refused: the epoch rose all the same.
+            Grant::Owner | Grant::Fenced { .. } if self.epoch < header.epoch => {
                 self.grant = Grant::Owner;
                 self.epoch = header.epoch;
             }
-            Grant::Nothing | Grant::Importing | Grant::Redirect => return Err(Refusal::Other),
+            Grant::Nothing | Grant::Owner | Grant::Importing | Grant::Fenced { .. } | Grant::Redirect => {
+                return Err(Refusal::Other);
+            }
         }
         self.end_hold();
         Ok(())
@@ -326,7 +329,8 @@ impl Cell {
         if self.grant == Grant::Owner && self.epoch == header.epoch {
             return Ok(());
         }
-        let copies = self.follow == Some(header.move_id) && matches!(self.grant, Grant::Importing | Grant::Redirect);
+        let copies =
+            self.follow == Some(header.move_id) && matches!(self.grant, Grant::Importing | Grant::Redirect);
         require(copies && self.epoch < header.epoch && self.rows == Rows::Complete)?;
         let captures = !header.back || self.reverse == Some(header.move_id);
         self.grant = Grant::Owner;

@@ -22,6 +22,41 @@ pub struct Call {
     pub step: Step,
 }
 
+impl Call {
+    /// Whether this is what an answer to the call makes a coordinator say.
+    #[must_use]
+    pub fn leads_to(&self, said: &Said) -> bool {
+        match said {
+            Said::CaptureStarted { .. } => self.step == Step::StartCapture,
+            Said::ImportPrepared { .. } => self.step == Step::PrepareImport,
+            Said::SyncEngaged => self.step == Step::EngageSync(true),
+            Said::SyncDisengaged => self.step == Step::EngageSync(false),
+            Said::ReverseReady { .. } => self.step == Step::PrepareReverse,
+            Said::Held { .. } | Said::HoldMissed { .. } => self.step == Step::HoldWrites,
+            Said::Fenced { .. } | Said::Abort { .. } => matches!(self.step, Step::Fence(_)),
+            Said::Unfenced { .. } => self.step == Step::Unfence,
+            Said::Activated { .. } => self.step == Step::Activate,
+            Said::MappingDelivered => self.step == Step::DeliverMapping,
+            Said::ImportDropped => self.step == Step::DropImport,
+            Said::CaptureStopped => self.step == Step::StopCapture,
+            Said::Retired { .. } => self.step == Step::Retire,
+            Said::Reclaimed { .. } => matches!(self.step, Step::Reclaim(_)),
+            Said::Admitted
+            | Said::PreflightPassed
+            | Said::BackfillDone { .. }
+            | Said::CaughtUp { .. }
+            | Said::FullyVerified { .. }
+            | Said::Mismatched
+            | Said::SyncDegraded { .. }
+            | Said::HoldDue
+            | Said::Commit { .. }
+            | Said::SoakPassed
+            | Said::GaveUp
+            | Said::RetentionOver { .. } => false,
+        }
+    }
+}
+
 /// One thing that a coordinator can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deed {
@@ -48,7 +83,20 @@ impl Coordinator<'_> {
     #[must_use]
     pub fn deeds(&self) -> Vec<Deed> {
         let record = &self.ledger.record;
-        pending_effects(record).iter().filter_map(|effect| self.deed(record, effect)).collect()
+        let deeds = pending_effects(record).into_iter().filter_map(|effect| self.deed(record, &effect));
+        deeds.chain(self.rash()).collect()
+    }
+
+    /// What a coordinator with a fault would propose: what only a guard of the store keeps from happening.
+    fn rash(&self) -> Option<Deed> {
+        let movement = self.ledger.record.movement.as_ref()?;
+        let attempt = small(movement.attempt.0.into());
+        let said = match (self.mutant?, movement.phase) {
+            (Mutant::CommitWithoutFence, Phase::Fenced) => Said::Commit { attempt },
+            (Mutant::CopyInTheWayIgnored, Phase::Preflight) if !movement.admitted => Said::Admitted,
+            _ => return None,
+        };
+        Some(Deed::Propose(note(movement, said)))
     }
 
     fn deed(&self, record: &TenantRecord, effect: &Effect) -> Option<Deed> {
@@ -183,11 +231,10 @@ impl Coordinator<'_> {
     /// First the old cell, then the new one; the store hears of it when both have answered.
     fn retire(&self, cell: Place, successor: Place, move_id: u8) -> Option<Deed> {
         let header = self.header_of_ended(move_id);
-        let calls = [Call { to: cell, header, step: Step::Retire }, Call {
-            to: successor,
-            header,
-            step: Step::StopCapture,
-        }];
+        let calls = [
+            Call { to: cell, header, step: Step::Retire },
+            Call { to: successor, header, step: Step::StopCapture },
+        ];
         let next = calls.into_iter().find(|call| {
             let mut after = *self.cell(call.to);
             after.take(&call.header, call.step, self.mutant).is_err() || after != *self.cell(call.to)
@@ -223,9 +270,7 @@ fn said(movement: &Move, call: &Call, after: &Cell) -> Option<Said> {
         Step::EngageSync(true) if movement.acks.sync != SyncMode::Async => return None,
         Step::EngageSync(true) => Said::SyncEngaged,
         Step::EngageSync(false) => Said::SyncDisengaged,
-        Step::PrepareReverse => {
-            Said::ReverseReady { position: after.log.last(), generation: after.generation }
-        }
+        Step::PrepareReverse => Said::ReverseReady { position: after.log.last(), generation: after.generation },
         Step::Fence(seq) => Said::Fenced { attempt, seq },
         Step::Unfence => Said::Unfenced { attempt },
         Step::Activate => Said::Activated { generation: after.generation },

@@ -275,10 +275,11 @@ impl Ledger {
         };
         let applied = self.apply(command);
         match applied {
-            Ok(broken) => {
+            Ok(mut broken) => {
                 if let Some(mutant) = mutant {
                     mutant::after_decide(mutant, &before, &mut self.record);
                     self.settle();
+                    broken.extend(check_record_succession(&before, &self.record));
                 }
                 Ok(broken)
             }

@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cell_models::configurations::{CI, EVERYTHING, LONG, that_catches};
+use cell_models::configurations::{CI, EVERYTHING, LATE_DISENGAGE, LONG, SMALL, that_catches};
 use cell_models::{Bounds, Mutant, Search, Verdict, check};
 
 const USAGE: &str = "usage: cell-models COMMAND
 
   list            configurations and mutants
+  small           every configuration with the least room
   ci              every configuration of CI, exhaustively
   long            the same, the larger ones, and an hour of random walks
   mutants         each guard switched off: the checker must find a counterexample
@@ -27,6 +28,7 @@ fn main() -> io::Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let passed = match words[..] {
         ["list"] => list(&mut out)?,
+        ["small"] => all(&mut out, SMALL, threads)?,
         ["ci"] => all(&mut out, CI, threads)?,
         ["long"] => {
             let exhausted = all(&mut out, CI, threads)? & all(&mut out, LONG, threads)?;
@@ -40,7 +42,7 @@ fn main() -> io::Result<ExitCode> {
             }
             _ => return usage(),
         },
-        [name] => match CI.iter().chain(LONG).find(|bounds| bounds.name == name) {
+        [name] => match CI.iter().chain(LONG).chain([&LATE_DISENGAGE]).find(|bounds| bounds.name == name) {
             Some(bounds) => one(&mut out, *bounds, Search::Exhaustive, threads)?,
             None => return usage(),
         },
@@ -55,7 +57,7 @@ fn usage() -> io::Result<ExitCode> {
 }
 
 fn list(out: &mut impl Write) -> io::Result<bool> {
-    for bounds in CI.iter().chain(LONG).chain([&EVERYTHING]) {
+    for bounds in CI.iter().chain(LONG).chain([&LATE_DISENGAGE, &EVERYTHING]) {
         writeln!(out, "{:<16} {}", bounds.name, bounds.about)?;
     }
     for mutant in Mutant::ALL {

@@ -5,13 +5,23 @@ use cell_model::{Leg, Phase, SyncMode};
 use stateright::{Model, Property};
 
 use crate::cell::{Grant, Rows};
+use crate::settling::Settled;
 use crate::{Action, Bounds, Ended, Place, World, judge, settling};
 
 /// One configuration, ready to be checked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct CellModel {
     /// How large it is.
     pub bounds: Bounds,
+    settled: Settled,
+}
+
+impl CellModel {
+    /// A configuration.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, settled: Settled::default() }
+    }
 }
 
 impl Model for CellModel {
@@ -62,7 +72,7 @@ const PROMISES: [(&str, Condition); 12] = [
 ];
 
 fn ends(model: &CellModel, world: &World) -> bool {
-    world.broken.any() || settling::settle(world, &model.bounds).is_some_and(|rest| settling::is_at_rest(&rest))
+    world.broken.any() || settling::ends(world, &model.bounds, &model.settled)
 }
 
 fn phase_is(world: &World, wanted: Phase, leg: Leg) -> bool {
@@ -76,11 +86,10 @@ pub const REACHABLE: [(&str, Condition); 16] = [
     ("a move is cancelled", |_, world| world.ledger.ended == Some(Ended::Cancelled)),
     ("a move is given up", |_, world| world.ledger.ended == Some(Ended::Aborted)),
     ("an abort after the fence", |_, world| {
-        phase_is(world, Phase::Unfence, Leg::Forward)
-            && matches!(world.cell(Place::A).grant, Grant::Fenced { .. })
+        phase_is(world, Phase::Unfence, Leg::Forward) && matches!(world.cell(Place::A).grant, Grant::Fenced { .. })
     }),
-    ("an abort of a rollback after the fence", |_, world| {
-        phase_is(world, Phase::Unfence, Leg::Back) && matches!(world.cell(Place::B).grant, Grant::Fenced { .. })
+    ("a rollback is aborted and the new owner goes on", |_, world| {
+        phase_is(world, Phase::Soak, Leg::Forward) && world.ledger.epoch() > 2
     }),
     ("a hold lapses between seal and fence", |_, world| {
         let source = world.cell(Place::A);
@@ -110,7 +119,10 @@ pub const REACHABLE: [(&str, Condition); 16] = [
     }),
     ("the new owner acknowledges a write that the old one then follows", |_, world| {
         let (old, new) = (world.cell(Place::A), world.cell(Place::B));
-        phase_is(world, Phase::Soak, Leg::Forward) && new.log.last() > 0 && old.follow.is_some() && old.log == new.log
+        phase_is(world, Phase::Soak, Leg::Forward)
+            && new.log.last() > 0
+            && old.follow.is_some()
+            && old.log == new.log
     }),
     ("an old copy is reclaimed", |_, world| {
         let old = world.cell(Place::A);

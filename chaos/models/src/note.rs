@@ -10,34 +10,73 @@ use crate::{Log, Place};
 pub enum Said {
     Admitted,
     PreflightPassed,
-    CaptureStarted { from: u8 },
-    ImportPrepared { generation: u8 },
-    BackfillDone { applied: u8 },
-    CaughtUp { applied: u8 },
-    FullyVerified { log: Log },
+    CaptureStarted {
+        from: u8,
+    },
+    ImportPrepared {
+        generation: u8,
+    },
+    BackfillDone {
+        applied: u8,
+    },
+    CaughtUp {
+        applied: u8,
+    },
+    FullyVerified {
+        log: Log,
+    },
     Mismatched,
     SyncEngaged,
     SyncDisengaged,
-    SyncDegraded { attempt: u8 },
-    ReverseReady { position: u8, generation: u8 },
+    SyncDegraded {
+        attempt: u8,
+    },
+    ReverseReady {
+        position: u8,
+        generation: u8,
+    },
     HoldDue,
     /// Sealed, applied and verified: proposed together, as one entry.
-    Held { attempt: u8, log: Log, applied: u8, generation: u8 },
-    HoldMissed { attempt: u8 },
+    Held {
+        attempt: u8,
+        log: Log,
+        applied: u8,
+        generation: u8,
+    },
+    HoldMissed {
+        attempt: u8,
+    },
     /// The fence is there, and COMMIT behind it.
-    Fenced { attempt: u8, seq: u8 },
-    Commit { attempt: u8 },
-    Abort { attempt: u8 },
-    Unfenced { attempt: u8 },
-    Activated { generation: u8 },
+    Fenced {
+        attempt: u8,
+        seq: u8,
+    },
+    Commit {
+        attempt: u8,
+    },
+    Abort {
+        attempt: u8,
+    },
+    Unfenced {
+        attempt: u8,
+    },
+    Activated {
+        generation: u8,
+    },
     MappingDelivered,
     SoakPassed,
     ImportDropped,
     CaptureStopped,
     GaveUp,
-    Retired { cell: Place },
-    RetentionOver { cell: Place },
-    Reclaimed { cell: Place },
+    Retired {
+        cell: Place,
+    },
+    RetentionOver {
+        cell: Place,
+    },
+    Reclaimed {
+        cell: Place,
+    },
 }
 
 /// A proposal.

@@ -54,20 +54,19 @@ impl Verdict {
 #[must_use]
 pub fn check(bounds: Bounds, search: Search, threads: usize) -> Verdict {
     let begun = Instant::now();
-    let model = CellModel { bounds };
-    let checker = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let checker = CellModel::new(bounds).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     match search {
-        Search::Exhaustive => verdict(model, checker.spawn_dfs().join(), begun, true),
-        Search::Shortest => verdict(model, checker.spawn_bfs().join(), begun, true),
+        Search::Exhaustive => verdict(checker.spawn_dfs().join(), begun, true),
+        Search::Shortest => verdict(checker.spawn_bfs().join(), begun, true),
         Search::Random { seed, time } => {
             let walks = checker.timeout(time).spawn_simulation(seed, UniformChooser);
-            verdict(model, walks.join(), begun, false)
+            verdict(walks.join(), begun, false)
         }
     }
 }
 
-fn verdict(model: CellModel, checker: impl Checker<CellModel>, begun: Instant, exhaustive: bool) -> Verdict {
-    let properties = model.properties();
+fn verdict(checker: impl Checker<CellModel>, begun: Instant, exhaustive: bool) -> Verdict {
+    let properties = checker.model().properties();
     let found = checker.discoveries();
     let (mut broken, mut unreached) = (BTreeMap::new(), Vec::new());
     for property in properties {

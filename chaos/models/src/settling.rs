@@ -5,38 +5,72 @@
 //! That is liveness under one fair schedule from every state that the faults can reach, not under every fair schedule:
 //! a checker of finite runs cannot promise more.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+
 use crate::cell::{Grant, Rows};
 use crate::{Action, Bounds, Budget, Deed, Place, World};
 
 /// The most steps that a move needs, from any state, if nothing more goes wrong.
 pub const STEPS_MAX: usize = 120;
 
-/// The state in which a run without faults comes to rest; none where it does not within [`STEPS_MAX`].
-#[must_use]
-pub fn settle(world: &World, bounds: &Bounds) -> Option<World> {
-    let mut now = World { left: Budget::default(), ..world.clone() };
-    for _ in 0..STEPS_MAX {
-        match step(&now, bounds) {
-            Some(next) => now = next,
-            None => return Some(now),
-        }
+/// States from which a run without faults is known to end well, by fingerprint: most runs soon meet another one's.
+#[derive(Debug, Default)]
+pub struct Settled(Mutex<HashSet<u64>>);
+
+impl Settled {
+    fn has(&self, fingerprint: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint)
     }
-    None
+
+    fn learn(&self, fingerprints: Vec<u64>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(fingerprints);
+    }
+}
+
+fn fingerprint(world: &World) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    world.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether a run without faults comes to rest within [`STEPS_MAX`], with one owner and nothing left over.
+#[must_use]
+pub fn ends(world: &World, bounds: &Bounds, settled: &Settled) -> bool {
+    let (delayed, zombie) = (Default::default(), None);
+    let mut now = World { left: Budget::default(), delayed, zombie, ..world.clone() };
+    let mut passed = Vec::new();
+    for _ in 0..STEPS_MAX {
+        let met = fingerprint(&now);
+        if settled.has(met) {
+            settled.learn(passed);
+            return true;
+        }
+        passed.push(met);
+        let Some(next) = step(&now, bounds) else {
+            let rests = is_at_rest(&now);
+            if rests {
+                settled.learn(passed);
+            }
+            return rests;
+        };
+        now = next;
+    }
+    false
 }
 
 /// The first thing that changes something.
 fn step(world: &World, bounds: &Bounds) -> Option<World> {
     let late = (0..Bounds::SLOTS).filter(|slot| world.late[*slot].is_some()).map(Action::Apply);
-    let reports = Place::ALL.into_iter().filter(|place| {
-        world.cell(*place).generation != world.ledger.generation(*place)
-    });
+    let reports =
+        Place::ALL.into_iter().filter(|place| world.cell(*place).generation != world.ledger.generation(*place));
     let pulls = Place::ALL.into_iter().filter(|place| world.cell(*place).can_pull(world.cell(place.other())));
     let deeds = world.leader(bounds.mutant).deeds().into_iter().map(|deed| match deed {
         Deed::Call(call) => Action::Call { call, again: false, late: false },
         Deed::Propose(note) => Action::Propose { note, late: false },
     });
-    let mut actions =
-        late.chain(reports.map(Action::Report)).chain(pulls.map(Action::Pull)).chain(deeds);
+    let mut actions = late.chain(reports.map(Action::Report)).chain(pulls.map(Action::Pull)).chain(deeds);
     actions.find_map(|action| world.after(bounds, action))
 }
 

@@ -174,6 +174,8 @@ impl World {
         let may_be_late = self.late.iter().flatten().count() < bounds.late;
         for deed in self.leader(bounds.mutant).deeds() {
             match deed {
+                // Each effect is run once at a time: what it proposes comes first.
+                _ if self.is_under_way(&deed) => {}
                 Deed::Call(call) => {
                     for (again, late) in [(false, false), (true, false), (false, true), (true, true)] {
                         if (!again || may_delay) && (!late || may_be_late) {
@@ -201,6 +203,14 @@ impl World {
         }
     }
 
+    /// Whether what the leader would hear, or say, is a late proposal already.
+    fn is_under_way(&self, deed: &Deed) -> bool {
+        self.late.iter().flatten().any(|note| match deed {
+            Deed::Call(call) => call.leads_to(&note.said),
+            Deed::Propose(other) => other == note,
+        })
+    }
+
     /// What a coordinator proposes because something takes too long or fails.
     fn faults_of_move(&self) -> impl Iterator<Item = Note> {
         let movement = self.ledger.record.movement.as_ref();
@@ -210,7 +220,8 @@ impl World {
             let lags = from.sync && to.log.last() < from.log.last();
             let engaged = matches!(movement.acks.sync, SyncMode::Engaged { .. });
             let copying = matches!(movement.phase, Phase::Backfill | Phase::CatchUp | Phase::Sync);
-            let miss = (movement.phase == Phase::Hold && self.left.misses > 0).then_some(Said::HoldMissed { attempt });
+            let miss =
+                (movement.phase == Phase::Hold && self.left.misses > 0).then_some(Said::HoldMissed { attempt });
             let degrade = movement.phase == Phase::Sync && engaged && lags && self.left.degrades > 0;
             let fail = copying && self.left.failures > 0;
             let degrade = degrade.then_some(Said::SyncDegraded { attempt });

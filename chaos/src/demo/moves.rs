@@ -17,9 +17,10 @@ use crate::load::session::Stamp;
 use crate::load::{Load, Running};
 
 /// Clients on a tenant that moves.
-const WRITERS: u32 = 4;
+const WRITERS: u32 = 8;
 const READERS: u32 = 2;
-const GAP: Duration = Duration::from_millis(6);
+/// Between two requests of one: short enough that a hold of a few milliseconds is met by some of them.
+const GAP: Duration = Duration::from_millis(3);
 /// How long they run before the move is asked for.
 const LEAD: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(60);

@@ -91,7 +91,7 @@ fn end_with_parent(shutdown: CancellationToken) {
 
 /// Logs go to standard error; `CELLCTL_LOG` chooses what is logged.
 pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("CELLCTL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("CELLCTL_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A second subscriber of one process would be refused, and the first is as good.

@@ -131,7 +131,7 @@ pub enum Intent {
 
 /// How a move ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "end")]
+#[serde(rename_all = "kebab-case")]
 pub enum End {
     /// The tenant lives on the target.
     Completed,

@@ -158,15 +158,20 @@ proptest! {
     }
 
     #[test]
-    fn equal_fleets_and_commands_give_equal_results(steps in prop::collection::vec(any_step(), 1..60)) {
+    fn equal_fleets_and_commands_give_equal_results_and_survive_being_written_down(steps in prop::collection::vec(any_step(), 1..60)) {
         let (mut one, mut other) = (World::new(), World::new());
         for step in steps {
             run(&mut one, step.clone());
             run(&mut other, step);
             prop_assert_eq!(&one.fleet, &other.fleet);
         }
-        let mut restored = cell_model::Fleet::from_head(one.fleet.head().clone());
-        one.fleet.records().for_each(|change| restored.install(change));
+        // As the store keeps it: every record through its encoding and back.
+        let written = postcard::to_stdvec(one.fleet.head()).unwrap();
+        let mut restored = cell_model::Fleet::from_head(postcard::from_bytes(&written).unwrap());
+        for change in one.fleet.records() {
+            let written = postcard::to_stdvec(&change).unwrap();
+            restored.install(postcard::from_bytes(&written).unwrap());
+        }
         prop_assert_eq!(restored, one.fleet);
     }
 }

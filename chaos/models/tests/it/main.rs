@@ -1,0 +1,92 @@
+//! The protocol within small bounds, and the proof that the checker would have seen it fail.
+
+use cell_models::configurations::{CI, LATE_DISENGAGE, SMALL, that_catches};
+use cell_models::model::{ENDS, REACHABLE};
+use cell_models::{Bounds, Mutant, Search, Verdict, check};
+
+fn exhausted(bounds: &Bounds) -> Verdict {
+    let verdict = check(*bounds, Search::Exhaustive, 1);
+    assert!(verdict.passes(), "{}: {verdict:#?}", bounds.name);
+    assert!(verdict.complete, "{} was not gone through", bounds.name);
+    verdict
+}
+
+fn exhaust(name: &str) {
+    exhausted(SMALL.iter().find(|bounds| bounds.name == name).expect("a configuration of that name"));
+}
+
+#[test]
+fn a_move_in_which_only_the_order_goes_wrong_keeps_every_promise_and_ends() {
+    exhaust("calm");
+}
+
+#[test]
+fn holds_that_lapse_and_cancels_at_any_moment_keep_every_promise() {
+    exhaust("cutover");
+}
+
+#[test]
+fn a_leader_that_was_deposed_and_goes_on_breaks_no_promise() {
+    exhaust("leaders");
+}
+
+#[test]
+fn a_cell_killed_at_any_moment_breaks_no_promise() {
+    exhaust("crashes");
+}
+
+#[test]
+fn a_rollback_at_any_moment_keeps_every_promise() {
+    exhaust("rollback");
+}
+
+#[test]
+fn a_slow_target_and_a_failed_copy_break_no_promise() {
+    exhaust("sync");
+}
+
+#[test]
+fn there_and_back_what_the_first_move_left_is_in_nobodys_way() {
+    exhaust("return");
+}
+
+#[test]
+fn the_same_bounds_have_the_same_states() {
+    let bounds = SMALL.iter().find(|bounds| bounds.name == "rollback").unwrap();
+    let (one, other) = (exhausted(bounds), exhausted(bounds));
+    assert_eq!((one.states, one.unique, one.depth), (other.states, other.unique, other.depth));
+    assert!(one.unique > 1_000, "{one:?}");
+}
+
+#[test]
+fn every_guard_switched_off_has_a_counterexample() {
+    for mutant in Mutant::ALL {
+        let bounds = that_catches(mutant);
+        let verdict = check(bounds, Search::Shortest, 1);
+        assert!(!verdict.broken.is_empty(), "{} is not caught in {}", mutant.name(), bounds.name);
+        // Only where cells refuse what the store has let through is it liveness that is lost, and not safety.
+        let only_stuck = verdict.broken.keys().all(|promise| *promise == ENDS);
+        assert_eq!(only_stuck, bounds.ends, "{}: {:?}", mutant.name(), verdict.broken.keys());
+    }
+}
+
+#[test]
+fn every_situation_that_a_configuration_names_is_known_and_every_one_is_named() {
+    let named: Vec<&str> = CI.iter().flat_map(|bounds| bounds.reaches).copied().collect();
+    for (situation, _) in REACHABLE {
+        assert!(named.contains(&situation), "no configuration has to reach: {situation}");
+    }
+    for situation in named {
+        assert!(REACHABLE.iter().any(|(known, _)| *known == situation), "nobody knows: {situation}");
+    }
+}
+
+/// A finding that stands: when cell-model refuses the late step, this fails, and `LATE_DISENGAGE` moves into `CI`.
+#[test]
+fn a_late_step_out_of_sync_is_obeyed_after_sync_was_engaged_anew() {
+    let verdict = check(LATE_DISENGAGE, Search::Shortest, 1);
+    let path = verdict.broken.get("P3: in Sync nothing is answered that the target lacks").unwrap();
+    assert_eq!(verdict.broken.len(), 1, "{:?}", verdict.broken.keys());
+    assert!(path.iter().any(|action| action.contains("SyncDegraded")), "{path:#?}");
+    assert!(path.iter().any(|action| action.contains("EngageSync(false)")), "{path:#?}");
+}

@@ -1,0 +1,310 @@
+//! A disk in memory that takes time to sync, and loses at a crash what was not synced.
+//!
+//! ```text
+//! write ──► visible, pending        sync ──► pending becomes durable        crash ──► durable + some of pending
+//! ```
+//!
+//! What survives of the pending writes is their beginning, up to a point that chance decides: a file that is written
+//! at its end keeps a prefix. Log and state are two files, and lose independently of each other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cell_store::EngineError;
+use cell_store::engine::{LogEngine, StateEngine, Visit, Write};
+
+use crate::chance::Chance;
+use crate::flaw::Flaw;
+
+/// Contents that are changed by replayable writes.
+trait Contents: Clone + Default + fmt::Debug + Send + 'static {
+    type Write: fmt::Debug + Send;
+
+    fn take(&mut self, write: &Self::Write);
+}
+
+#[derive(Debug)]
+struct Layers<C: Contents> {
+    durable: C,
+    visible: C,
+    pending: Vec<C::Write>,
+    chance: Chance,
+    /// Syncs that are still to be honest; none where all are.
+    honest_syncs: Option<u32>,
+}
+
+impl<C: Contents> Layers<C> {
+    fn write(&mut self, write: C::Write) {
+        self.visible.take(&write);
+        self.pending.push(write);
+    }
+
+    fn sync(&mut self) {
+        match &mut self.honest_syncs {
+            Some(0) => return,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        for write in mem::take(&mut self.pending) {
+            self.durable.take(&write);
+        }
+    }
+
+    fn crash(&mut self) {
+        let pending = mem::take(&mut self.pending);
+        let kept = match self.honest_syncs {
+            // A disk that lies about its syncs loses everything that it kept to itself.
+            Some(0) => 0,
+            _ => self.chance.index(pending.len() + 1),
+        };
+        for write in &pending[..kept] {
+            self.durable.take(write);
+        }
+        self.visible = self.durable.clone();
+    }
+
+    /// Mostly quick, as a disk is; and sometimes not, as a disk is.
+    fn delay(&mut self) -> Duration {
+        let slow = self.chance.percent(3);
+        Duration::from_millis(if slow { self.chance.between(20, 200) } else { self.chance.between(1, 6) })
+    }
+}
+
+/// A file of a simulated disk. Clones are the same file.
+#[derive(Debug)]
+struct File<C: Contents>(Arc<Mutex<Layers<C>>>);
+
+impl<C: Contents> Clone for File<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C: Contents> File<C> {
+    fn new(chance: Chance, honest_syncs: Option<u32>) -> Self {
+        let (durable, visible) = (C::default(), C::default());
+        Self(Arc::new(Mutex::new(Layers { durable, visible, pending: Vec::new(), chance, honest_syncs })))
+    }
+
+    fn layers(&self) -> MutexGuard<'_, Layers<C>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Log {
+    rows: BTreeMap<u64, Vec<u8>>,
+    meta: BTreeMap<&'static str, Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum LogWrite {
+    Append(Vec<(u64, Vec<u8>)>),
+    TruncateFrom(u64),
+    PurgeTo(u64),
+    PutMeta(&'static str, Vec<u8>),
+}
+
+impl Contents for Log {
+    type Write = LogWrite;
+
+    fn take(&mut self, write: &LogWrite) {
+        match write {
+            LogWrite::Append(rows) => self.rows.extend(rows.iter().cloned()),
+            LogWrite::TruncateFrom(index) => drop(self.rows.split_off(index)),
+            LogWrite::PurgeTo(index) => self.rows.retain(|row, _| row > index),
+            LogWrite::PutMeta(name, value) => drop(self.meta.insert(name, value.clone())),
+        }
+    }
+}
+
+impl LogEngine for File<Log> {
+    fn append(&self, rows: &[(u64, Vec<u8>)]) -> Result<(), EngineError> {
+        self.layers().write(LogWrite::Append(rows.to_vec()));
+        Ok(())
+    }
+
+    fn range(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<(u64, Vec<u8>)>, EngineError> {
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        for (index, row) in self.layers().visible.rows.range(from..until.max(from)) {
+            bytes += row.len();
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push((*index, row.clone()));
+        }
+        Ok(found)
+    }
+
+    fn last(&self) -> Result<Option<(u64, Vec<u8>)>, EngineError> {
+        Ok(self.layers().visible.rows.last_key_value().map(|(index, row)| (*index, row.clone())))
+    }
+
+    fn truncate_from(&self, index: u64) -> Result<(), EngineError> {
+        self.layers().write(LogWrite::TruncateFrom(index));
+        Ok(())
+    }
+
+    fn purge_to(&self, index: u64) -> Result<(), EngineError> {
+        self.layers().write(LogWrite::PurgeTo(index));
+        Ok(())
+    }
+
+    fn put_meta(&self, name: &'static str, value: &[u8]) -> Result<(), EngineError> {
+        self.layers().write(LogWrite::PutMeta(name, value.to_vec()));
+        Ok(())
+    }
+
+    fn get_meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.layers().visible.meta.get(name).cloned())
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.layers().sync();
+        Ok(())
+    }
+
+    fn sync_blocks(&self) -> bool {
+        false
+    }
+
+    fn sync_delay(&self) -> Duration {
+        self.layers().delay()
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct State(BTreeMap<Vec<u8>, Vec<u8>>);
+
+#[derive(Debug)]
+enum StateWrite {
+    Apply(Vec<Write>),
+    Clear,
+}
+
+impl Contents for State {
+    type Write = StateWrite;
+
+    fn take(&mut self, write: &StateWrite) {
+        match write {
+            StateWrite::Apply(writes) => {
+                for (key, value) in writes {
+                    match value {
+                        Some(value) => self.0.insert(key.clone(), value.clone()),
+                        None => self.0.remove(key),
+                    };
+                }
+            }
+            StateWrite::Clear => self.0.clear(),
+        }
+    }
+}
+
+impl StateEngine for File<State> {
+    fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
+        self.layers().write(StateWrite::Apply(writes.to_vec()));
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.layers().visible.0.get(key).cloned())
+    }
+
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+        self.layers().visible.0.iter().try_for_each(|(key, value)| visit(key, value))
+    }
+
+    fn clear(&self) -> Result<(), EngineError> {
+        self.layers().write(StateWrite::Clear);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.layers().sync();
+        Ok(())
+    }
+
+    fn sync_blocks(&self) -> bool {
+        false
+    }
+
+    fn sync_delay(&self) -> Duration {
+        self.layers().delay()
+    }
+}
+
+/// The disk of one node; it outlives the node's crashes. Clones are the same disk.
+#[derive(Debug, Clone)]
+pub(crate) struct SimDisk {
+    log: File<Log>,
+    state: File<State>,
+    mounted: cell_store::Disk,
+}
+
+impl SimDisk {
+    pub(crate) fn new(seed: u64, node: &str, flaw: Option<Flaw>) -> Self {
+        let honest = (flaw == Some(Flaw::LyingDisk)).then_some(HONEST_SYNCS);
+        let log = File::new(Chance::of(seed, &format!("log of {node}")), honest);
+        let state = File::new(Chance::of(seed, &format!("state of {node}")), honest.map(|_| 0));
+        let mounted = cell_store::Disk::of(Arc::new(log.clone()), Arc::new(state.clone()));
+        Self { log, state, mounted }
+    }
+
+    /// As the store wants it. Snapshots are durable as soon as they are whole.
+    pub(crate) fn mount(&self) -> cell_store::Disk {
+        self.mounted.clone()
+    }
+
+    /// The power goes.
+    pub(crate) fn crash(&self) {
+        self.log.layers().crash();
+        self.state.layers().crash();
+    }
+}
+
+/// A lying disk is honest while the cluster is made.
+const HONEST_SYNCS: u32 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(index: u64) -> Vec<(u64, Vec<u8>)> {
+        vec![(index, vec![1])]
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+        let mut kept_some = false;
+        let mut lost_some = false;
+        for seed in 0..32 {
+            let disk = SimDisk::new(seed, "n", None);
+            let log = &disk.log;
+            log.append(&row(1)).unwrap();
+            log.sync().unwrap();
+            (2..=9).for_each(|index| log.append(&row(index)).unwrap());
+            assert_eq!(log.last().unwrap().unwrap().0, 9, "visible at once");
+            disk.crash();
+            let rows: Vec<u64> = log.range(0, u64::MAX, usize::MAX).unwrap().into_iter().map(|row| row.0).collect();
+            assert_eq!(rows, (1..=rows.len() as u64).collect::<Vec<_>>(), "a prefix");
+            kept_some |= rows.len() > 1;
+            lost_some |= rows.len() < 9;
+        }
+        assert!(kept_some && lost_some);
+    }
+
+    #[test]
+    fn a_lying_disk_loses_what_it_said_was_synced() {
+        let disk = SimDisk::new(1, "n", Some(Flaw::LyingDisk));
+        for index in 1..=u64::from(HONEST_SYNCS) + 5 {
+            disk.log.append(&row(index)).unwrap();
+            disk.log.sync().unwrap();
+        }
+        disk.crash();
+        assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(HONEST_SYNCS));
+    }
+}

@@ -1,0 +1,43 @@
+//! What happened, in order, and a hash of it: the same seed gives the same hash.
+//!
+//! Lines are what clients, watchers and nemesis did, with their simulated times. Between them the hash takes in how
+//! many messages are under way on each link at each tick, so that it also tells runs apart whose nodes did different
+//! things without any client noticing.
+
+use std::fmt;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// The trace of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    hasher: blake3::Hasher,
+    lines: Vec<String>,
+}
+
+impl Trace {
+    /// Adds a line.
+    pub(crate) fn note(&mut self, at: Duration, line: fmt::Arguments<'_>) {
+        let mut text = String::new();
+        write!(text, "{:>9.3} {line}", at.as_secs_f64()).expect("a string takes everything");
+        self.hasher.update(text.as_bytes());
+        self.lines.push(text);
+    }
+
+    /// Adds how many messages are under way on one link.
+    pub(crate) fn count(&mut self, messages: usize) {
+        self.hasher.update(&messages.to_le_bytes());
+    }
+
+    /// The hash of everything so far.
+    #[must_use]
+    pub(crate) fn hash(&self) -> String {
+        self.hasher.finalize().to_hex()[..16].to_owned()
+    }
+
+    /// The lines so far.
+    #[must_use]
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+}
