@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test lint bench-demo models clean-run
+.PHONY: demo test lint bench-demo models
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -20,10 +20,9 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-## bench-demo: hold and read gap of live moves, beside the same run's fsync and round trip
-bench-demo:
+## bench-demo:
 	$(CARGO) build --release --locked --package cellctl
-	target/release/cellctl bench demo --out target/bench/bench-demo.json
+	target/release/cellctl demo --seed $(SEED) --moves 60 --figures target/bench/demo.json
 
 ## models: the model checker's long run
 models:

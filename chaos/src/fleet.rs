@@ -134,7 +134,7 @@ impl RouterNode {
         self.links.iter().for_each(Link::heal);
     }
 
-    /// The sum of a counter over its labels.
+    /// The sum of a counter, or of a gauge of whole numbers, over its labels.
     ///
     /// # Errors
     /// Why its metrics could not be read.
@@ -379,7 +379,9 @@ fn sum_of(metrics: &str, name: &str) -> u64 {
         let (series, value) = line.rsplit_once(' ')?;
         let known = series.split('{').next()?;
         let counted = known == name || known.strip_suffix("_total") == Some(name);
-        if counted { value.parse::<u64>().ok() } else { None }
+        // A gauge is printed as a float even where it is whole.
+        let whole = value.strip_suffix(".0").unwrap_or(value);
+        if counted { whole.parse::<u64>().ok() } else { None }
     };
     metrics.lines().filter_map(value_of).sum()
 }
@@ -416,9 +418,11 @@ mod tests {
         let metrics = "# HELP cell_router_stale_redirects Answers.\n\
                        cell_router_stale_redirects_total{worker=\"0\"} 3\n\
                        cell_router_stale_redirects_total{worker=\"1\"} 4\n\
-                       cell_router_stale_redirects_other_total 9\n";
+                       cell_router_stale_redirects_other_total 9\n\
+                       cell_router_table_revision 12.0\n";
         assert_eq!(sum_of(metrics, "cell_router_stale_redirects"), 7);
         assert_eq!(sum_of(metrics, "cell_router"), 0);
+        assert_eq!(sum_of(metrics, "cell_router_table_revision"), 12);
     }
 
     #[tokio::test]

@@ -2,13 +2,16 @@
 //!
 //! * [`history`] – what clients did and were told; [`check`] compares it with what is there at the end.
 //! * [`load`] – the clients; [`http_client`] – one connection of theirs; [`seed`] – what their choices follow.
+//! * [`report`] – verdict and numbers of a run; [`figures`] tells them as a benchmark, beside what [`gauge`] says of the machine.
 //! * [`process`] and [`ports`] – child processes by name; [`link`] – a network link that can be cut.
 
 pub mod check;
 pub mod clock;
 pub mod demo;
 pub mod exercise;
+pub mod figures;
 pub mod fleet;
+pub mod gauge;
 pub mod history;
 pub mod http_client;
 pub mod link;

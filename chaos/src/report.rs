@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::check::{FaultKind, Findings};
 use crate::exercise::{Exercise, Spread};
+use crate::gauge::Gauges;
 use crate::history::Op;
 
 /// One move as the report tells of it.
@@ -137,6 +138,8 @@ pub struct Observed {
     pub trouble: Vec<String>,
     /// Memory by process.
     pub processes: BTreeMap<String, ProcessReport>,
+    /// What the machine itself cost meanwhile.
+    pub machine: Option<Gauges>,
 }
 
 /// The report of one run.
@@ -213,6 +216,8 @@ pub struct Report {
     pub move_details: Vec<MoveReport>,
     /// Memory by process.
     pub processes: BTreeMap<String, ProcessReport>,
+    /// What the machine itself cost meanwhile; null where that could not be measured.
+    pub machine: Option<Gauges>,
 }
 
 /// What a report is made of.
@@ -296,6 +301,7 @@ impl Report {
             faults: findings.faults,
             move_details: moves,
             processes: observed.processes,
+            machine: observed.machine,
         };
         report.reasons = report.reasons_to_fail(observed.trouble);
         report.verdict = if report.reasons.is_empty() { Verdict::Pass } else { Verdict::Fail };

@@ -73,10 +73,16 @@ impl Log {
         state: Arc<dyn StateEngine>,
         fault: Fault,
     ) -> Result<Self, EngineError> {
-        let hard_state = match engine.get_meta(META_HARD_STATE)? {
+        let mut hard_state = match engine.get_meta(META_HARD_STATE)? {
             Some(bytes) => codec::open(&bytes, || "the record of term and vote".into())?,
             None => WireHardState::default(),
         };
+        if let Some(vote) = &mut hard_state.vote {
+            // openraft would have a leader that was restarted go on in its old term. But it may have sent entries
+            // that it had not synced and has lost: it would give their ids to others. As a mere vote, it makes the
+            // node stand for election, in a new term.
+            vote.committed = false;
+        }
         let purged = match engine.get_meta(META_PURGED)? {
             Some(bytes) => Some(codec::open::<WireLogId>(&bytes, || "the record of the purge".into())?),
             None => None,

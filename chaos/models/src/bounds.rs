@@ -55,6 +55,9 @@ pub struct Bounds {
 impl Bounds {
     /// The most delayed steps, and the most late proposals.
     pub const SLOTS: usize = 2;
+    /// States beyond this epoch are not visited. A rollback whose COMMIT is refused is tried again for as long as it is,
+    /// and each time raises the epoch: while a restarted cell has not reported, without end.
+    pub const EPOCH_MAX: u8 = 8;
 
     /// The same, without a guard.
     #[must_use]

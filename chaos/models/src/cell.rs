@@ -183,7 +183,7 @@ impl Cell {
         Self { grant: Grant::Owner, epoch: 1, rows: Rows::Complete, ..Self::default() }
     }
 
-    /// Does one step; `here` is false in the mapping that it may bring. Refused: nothing but the term has changed.
+    /// Does one step. Refused: nothing but the term has changed.
     ///
     /// # Errors
     /// [`Refusal`].

@@ -43,6 +43,15 @@ const CUTOVER: Bounds = Bounds {
     ..CALM_BOUNDS
 };
 
+const CUTOVER_LATE: Bounds = Bounds {
+    name: "cutover-late",
+    about: "the same with one more lapse, and two steps and two proposals late at once",
+    budget: Budget { lapses: 2, ..CUTOVER.budget },
+    delayed: 2,
+    late: 2,
+    ..CUTOVER
+};
+
 const LEADERS: Bounds = Bounds {
     name: "leaders",
     about: "the leader changes, the one before goes on, holds lapse",
@@ -111,9 +120,9 @@ const fn small(bounds: Bounds) -> Bounds {
     Bounds { budget, late: if bounds.delayed > 0 { 0 } else { bounds.late }, ..bounds }
 }
 
-/// Where the protocol as it stands does not keep what it promises: a step back to answering alone
-/// (`EngageSync(false)`) that is delivered a second time, after Sync was engaged anew in the same attempt, is obeyed.
-/// The owner then answers alone while the store says that it does not.
+/// The step back to answering alone (`EngageSync(false)`) is delivered a second time, after Sync was engaged anew. Once it
+/// was obeyed: the owner then answered alone while the store said that it did not. Since then re-entering Sync is a new
+/// attempt, and this configuration keeps it so.
 pub const LATE_DISENGAGE: Bounds = Bounds {
     name: "late-disengage",
     about: "sync is given up and engaged again, and one step comes late",
@@ -126,11 +135,10 @@ pub const LATE_DISENGAGE: Bounds = Bounds {
 };
 
 /// For every change: exhaustive, within a minute or so on two cores.
-pub const CI: &[Bounds] = &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN];
+pub const CI: &[Bounds] = &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN, LATE_DISENGAGE, CUTOVER_LATE];
 
 /// For a night.
 pub const LONG: &[Bounds] = &[
-    Bounds { name: "cutover-long", delayed: 2, late: 2, budget: Budget { lapses: 2, ..CUTOVER.budget }, ..CUTOVER },
     Bounds { name: "leaders-long", budget: Budget { elections: 2, misses: 1, ..LEADERS.budget }, ..LEADERS },
     Bounds { name: "crashes-long", budget: Budget { crashes: 2, lapses: 1, ..CRASHES.budget }, ..CRASHES },
     Bounds { name: "rollback-long", budget: Budget { elections: 1, crashes: 1, ..ROLLBACK.budget }, ..ROLLBACK },
@@ -154,9 +162,9 @@ pub const EVERYTHING: Bounds = Bounds {
         crashes: 3,
         lapses: 3,
         misses: 2,
-        degrades: 2,
+        degrades: 1,
         failures: 1,
-        cordons: 0,
+        cordons: 1,
     },
     delayed: 2,
     late: 2,

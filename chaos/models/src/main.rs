@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cell_models::configurations::{CI, EVERYTHING, LATE_DISENGAGE, LONG, SMALL, that_catches};
+use cell_models::configurations::{CI, EVERYTHING, LONG, SMALL, that_catches};
 use cell_models::{Bounds, Mutant, Search, Verdict, check};
 
 const USAGE: &str = "usage: cell-models COMMAND
@@ -42,7 +42,7 @@ fn main() -> io::Result<ExitCode> {
             }
             _ => return usage(),
         },
-        [name] => match CI.iter().chain(LONG).chain([&LATE_DISENGAGE]).find(|bounds| bounds.name == name) {
+        [name] => match CI.iter().chain(LONG).find(|bounds| bounds.name == name) {
             Some(bounds) => one(&mut out, *bounds, Search::Exhaustive, threads)?,
             None => return usage(),
         },
@@ -57,7 +57,7 @@ fn usage() -> io::Result<ExitCode> {
 }
 
 fn list(out: &mut impl Write) -> io::Result<bool> {
-    for bounds in CI.iter().chain(LONG).chain([&LATE_DISENGAGE, &EVERYTHING]) {
+    for bounds in CI.iter().chain(LONG).chain([&EVERYTHING]) {
         writeln!(out, "{:<16} {}", bounds.name, bounds.about)?;
     }
     for mutant in Mutant::ALL {

@@ -40,6 +40,10 @@ impl Model for CellModel {
         world.after(&self.bounds, action)
     }
 
+    fn within_boundary(&self, world: &World) -> bool {
+        world.ledger.epoch() <= Bounds::EPOCH_MAX
+    }
+
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = PROMISES.map(|(name, holds)| Property::always(name, holds)).to_vec();
         if self.bounds.ends {

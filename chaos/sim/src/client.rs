@@ -14,8 +14,8 @@ use crate::workload::Workload;
 
 const CONNECT_DEADLINE: Duration = Duration::from_millis(400);
 const ATTEMPT_DEADLINE: Duration = Duration::from_millis(1_500);
-/// How long an operation is tried.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long an operation is tried, in milliseconds: a client that gives up early leaves an unknown outcome behind.
+const PATIENCE_MS: (u64, u64) = (100, 4_000);
 
 /// One client.
 #[derive(Debug)]
@@ -74,10 +74,9 @@ impl Client {
     async fn operate(&mut self, command: Option<Command>) -> bool {
         let begun = now();
         let at = UnixMillis(u64::try_from(begun.as_millis()).unwrap_or(u64::MAX));
-        let mut envelope = command.map(|command| Envelope {
-            request_id: Some(self.next_request()),
-            ..Envelope::new(at, command)
-        });
+        let mut envelope =
+            command.map(|command| Envelope { request_id: Some(self.next_request()), ..Envelope::new(at, command) });
+        let patience = Duration::from_millis(self.chance.between(PATIENCE_MS.0, PATIENCE_MS.1));
         let mut may_have_run = false;
         let ending = loop {
             let ask = envelope.clone().map_or(Ask::Read, Ask::Submit);
@@ -95,10 +94,13 @@ impl Client {
                     self.turn_to(None);
                 }
             }
-            if now() > begun + PATIENCE {
+            if now() > begun + patience {
                 break if may_have_run { Ending::Unknown } else { Ending::NotRun };
             }
-            if may_have_run && self.flaw == Some(Flaw::CarelessRetry) && let Some(envelope) = &mut envelope {
+            if may_have_run
+                && self.flaw == Some(Flaw::CarelessRetry)
+                && let Some(envelope) = &mut envelope
+            {
                 envelope.request_id = Some(self.next_request());
             }
             self.pause(10, 60).await;

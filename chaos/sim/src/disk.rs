@@ -4,6 +4,9 @@
 //! write ──► visible, pending        sync ──► pending becomes durable        crash ──► durable + some of pending
 //! ```
 //!
+//! A lying disk ([`Flaw::LyingDisk`]) has a fourth part, and it is all that is left when every node loses its power at
+//! once. With one node alone openraft notices by itself that a follower has lost its end, and panics.
+//!
 //! What survives of the pending writes is their beginning, up to a point that chance decides: a file that is written
 //! at its end keeps a prefix. Log and state are two files, and lose independently of each other.
 
@@ -32,8 +35,24 @@ struct Layers<C: Contents> {
     visible: C,
     pending: Vec<C::Write>,
     chance: Chance,
-    /// Syncs that are still to be honest; none where all are.
-    honest_syncs: Option<u32>,
+    /// What a lying disk really has.
+    lie: Option<Lie<C>>,
+}
+
+/// A disk that kept to itself what it was to make durable since some sync.
+#[derive(Debug)]
+struct Lie<C: Contents> {
+    honest_syncs: u32,
+    really: C,
+}
+
+/// How the power went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PowerCut {
+    /// For some nodes.
+    Some,
+    /// For all nodes at once.
+    All,
 }
 
 impl<C: Contents> Layers<C> {
@@ -43,25 +62,23 @@ impl<C: Contents> Layers<C> {
     }
 
     fn sync(&mut self) {
-        match &mut self.honest_syncs {
-            Some(0) => return,
-            Some(left) => *left -= 1,
-            None => {}
-        }
         for write in mem::take(&mut self.pending) {
             self.durable.take(&write);
         }
+        if let Some(Lie { honest_syncs: left @ 1.., really }) = &mut self.lie {
+            *left -= 1;
+            *really = self.durable.clone();
+        }
     }
 
-    fn crash(&mut self) {
+    fn crash(&mut self, cut: PowerCut) {
         let pending = mem::take(&mut self.pending);
-        let kept = match self.honest_syncs {
-            // A disk that lies about its syncs loses everything that it kept to itself.
-            Some(0) => 0,
-            _ => self.chance.index(pending.len() + 1),
-        };
+        let kept = self.chance.index(pending.len() + 1);
         for write in &pending[..kept] {
             self.durable.take(write);
+        }
+        if let Some(Lie { really, .. }) = self.lie.as_ref().filter(|_| cut == PowerCut::All) {
+            self.durable = really.clone();
         }
         self.visible = self.durable.clone();
     }
@@ -86,7 +103,8 @@ impl<C: Contents> Clone for File<C> {
 impl<C: Contents> File<C> {
     fn new(chance: Chance, honest_syncs: Option<u32>) -> Self {
         let (durable, visible) = (C::default(), C::default());
-        Self(Arc::new(Mutex::new(Layers { durable, visible, pending: Vec::new(), chance, honest_syncs })))
+        let lie = honest_syncs.map(|honest_syncs| Lie { honest_syncs, really: C::default() });
+        Self(Arc::new(Mutex::new(Layers { durable, visible, pending: Vec::new(), chance, lie })))
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers<C>> {
@@ -260,9 +278,9 @@ impl SimDisk {
     }
 
     /// The power goes.
-    pub(crate) fn crash(&self) {
-        self.log.layers().crash();
-        self.state.layers().crash();
+    pub(crate) fn crash(&self, cut: PowerCut) {
+        self.log.layers().crash(cut);
+        self.state.layers().crash(cut);
     }
 }
 
@@ -288,7 +306,7 @@ mod tests {
             log.sync().unwrap();
             (2..=9).for_each(|index| log.append(&row(index)).unwrap());
             assert_eq!(log.last().unwrap().unwrap().0, 9, "visible at once");
-            disk.crash();
+            disk.crash(PowerCut::All);
             let rows: Vec<u64> = log.range(0, u64::MAX, usize::MAX).unwrap().into_iter().map(|row| row.0).collect();
             assert_eq!(rows, (1..=rows.len() as u64).collect::<Vec<_>>(), "a prefix");
             kept_some |= rows.len() > 1;
@@ -304,7 +322,9 @@ mod tests {
             disk.log.append(&row(index)).unwrap();
             disk.log.sync().unwrap();
         }
-        disk.crash();
+        disk.crash(PowerCut::Some);
+        assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(HONEST_SYNCS) + 5);
+        disk.crash(PowerCut::All);
         assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(HONEST_SYNCS));
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 /// One planted fault. A run with it must fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Flaw {
-    /// Disks say that they have synced, and lose it when the power goes.
+    /// Disks say that they have synced, and lose it when the power of all nodes goes.
     LyingDisk,
     /// A client writes down another revision than it was told.
     MisrecordingClient,

@@ -46,7 +46,6 @@ pub(crate) struct History {
     pub(crate) sightings: Vec<Vec<Sighting>>,
 }
 
-
 impl History {
     /// Snapshots that watchers got.
     pub(crate) fn snapshots(&self) -> usize {

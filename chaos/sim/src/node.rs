@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use turmoil::net::TcpListener;
 
 use crate::chance::Chance;
-use crate::disk::SimDisk;
+use crate::disk::{PowerCut, SimDisk};
 use crate::flaw::Flaw;
 use crate::{front, wire};
 
@@ -51,8 +51,8 @@ impl Machine {
     }
 
     /// The power goes. The host's tasks must be gone already.
-    pub(crate) fn crash(&self) {
-        self.disk.crash();
+    pub(crate) fn crash(&self, cut: PowerCut) {
+        self.disk.crash(cut);
     }
 
     fn next_seed(&self) -> u64 {

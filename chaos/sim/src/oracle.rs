@@ -227,7 +227,11 @@ impl Replay {
             }
         }
         violations.require(fleet == *end, Rule::ReplayAgrees, || {
-            format!("the commands alone lead to {}, the nodes are at {}", fleet.head().revision, end.head().revision)
+            format!(
+                "the commands alone lead to {}, the nodes are at {}",
+                fleet.head().revision,
+                end.head().revision
+            )
         });
         replay
     }

@@ -10,6 +10,7 @@ use turmoil::Sim;
 
 use crate::chance::Chance;
 use crate::client::Client;
+use crate::disk::PowerCut;
 use crate::flaw::Flaw;
 use crate::front::{Answer, Ask, Connection};
 use crate::history::Ending;
@@ -213,10 +214,11 @@ impl World<'_> {
             Fault::Hold(one, other) if *begins => self.sim.hold(*one, *other),
             Fault::Hold(one, other) => self.sim.release(*one, *other),
             Fault::PowerOff(nodes) => {
+                let cut = if nodes.len() == NODES.len() { PowerCut::All } else { PowerCut::Some };
                 for (name, machine) in self.machines.iter().filter(|(name, _)| nodes.contains(name)) {
                     if *begins {
                         self.sim.crash(*name);
-                        machine.crash();
+                        machine.crash(cut);
                     } else {
                         self.sim.bounce(*name);
                     }
@@ -280,6 +282,8 @@ async fn ask_the_nodes(stage: SharedStage) -> turmoil::Result {
         }
         let level = fleets.iter().all(|fleet| fleet.head().revision == fleets[0].head().revision);
         if fleets != before || fleets.len() < NODES.len() || !level {
+            let revisions: Vec<u64> = fleets.iter().map(|fleet| fleet.head().revision.get()).collect();
+            stage.note(format_args!("{} nodes answer the judge, at {revisions:?}", fleets.len()));
             (before, since) = (fleets, now());
         } else if now() > since + QUIET {
             let last = fleets[0].head().revision;

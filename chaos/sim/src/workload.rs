@@ -1,14 +1,14 @@
 //! What clients ask for: few names, so that they meet, and all kinds of commands, moves included.
 
 use cell_model::{
-    CellId, CellState, Command, Event, Generation, Leg, Limits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant,
-    Outcome, Reply, TenantId, Tier, Uid,
+    CellId, CellState, Command, Event, Generation, Leg, Limits, MoveId, MoveIntent, MoveOptions, NewCell,
+    NewTenant, Outcome, Reply, TenantId, Tier, Uid,
 };
 
 use crate::chance::Chance;
 
 const CELLS: u64 = 6;
-const TENANTS: u64 = 24;
+const TENANTS: u64 = 80;
 /// How many answers a client remembers to build on.
 const REMEMBERED: usize = 8;
 
@@ -47,11 +47,9 @@ impl Workload {
             36..55 => self.create_tenant(),
             55..60 => Command::DeleteTenant { tenant: self.tenant() },
             60..75 => self.event().unwrap_or_else(|| self.create_tenant()),
-            75..90 => Command::MoveTenant {
-                tenant: self.tenant(),
-                target: self.cell(),
-                options: MoveOptions::default(),
-            },
+            75..90 => {
+                Command::MoveTenant { tenant: self.tenant(), target: self.cell(), options: MoveOptions::default() }
+            }
             90..96 => self.steer().unwrap_or_else(|| self.create_tenant()),
             _ => Command::SetLimits(Limits {
                 moves_total: u32::try_from(self.chance.between(1, 8)).unwrap_or(1),
@@ -118,6 +116,7 @@ impl Workload {
         let Known { tenant, uid, move_id } = self.recall()?;
         let event = match (move_id, self.chance.between(0, 3)) {
             (None, _) => Event::Granted,
+            (Some(_), 0) if self.chance.percent(50) => Event::Granted,
             (Some(_), 0) => Event::PreflightFailed { code: "SIMULATED".into(), reason: "by chance".into() },
             (Some(_), 1) => Event::PreflightPassed,
             (Some(_), _) => Event::Admitted,

@@ -19,6 +19,7 @@ use crate::check::check;
 use crate::clock::RunClock;
 use crate::exercise::{Exercise, served_early};
 use crate::fleet::{Fleet, FleetError, FleetOptions};
+use crate::gauge::Gauges;
 use crate::history::{Op, Recorder, SessionId};
 use crate::load::{Filling, Load, LoadOptions};
 use crate::report::{Evidence, Failed, Latencies, MoveReport, Observed, ProcessReport, Report};
@@ -120,6 +121,7 @@ async fn on_fleet(
     };
     tell(Progress::Stage("filling the tenants".into()));
     fill(&load, plan, &names, tell, stop).await;
+    let machine = gauge(options, fleet, &control).await;
     tell(Progress::Stage(format!("moving tenants: {} moves", driver.in_all)));
     let driven = drive_all(&driver, plan).await;
     background.stop().await;
@@ -127,7 +129,7 @@ async fn on_fleet(
     reporting.abort();
 
     tell(Progress::Stage("reading everything back, through the routers and at its owners".into()));
-    let mut observed = Observed::default();
+    let mut observed = Observed { machine, ..Observed::default() };
     let end = {
         let fleet = fleet.lock().await;
         match read_end(&fleet, &control, &names).await {
@@ -157,6 +159,13 @@ async fn on_fleet(
         moves,
         observed,
     }))
+}
+
+/// Under the background load and before the first move: neither shall be taken for the other.
+async fn gauge(options: &DemoOptions, fleet: &Mutex<Fleet>, control: &ControlClient) -> Option<Gauges> {
+    let fleet = fleet.lock().await;
+    let taken = Gauges::take(&options.directory, control, fleet.routers.first()?).await;
+    taken.inspect_err(|error| tracing::warn!(error, "the machine could not be measured")).ok()
 }
 
 fn load_options(options: &DemoOptions, routers: Vec<String>) -> LoadOptions {

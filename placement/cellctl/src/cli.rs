@@ -351,6 +351,9 @@ pub struct Demo {
     /// Write the report here, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Write what it measured here, as a list of figures with their limits, and print them as a table
+    #[arg(long, value_name = "FILE")]
+    pub figures: Option<PathBuf>,
     /// How many tenants
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(12..=5_000))]
     pub tenants: u32,

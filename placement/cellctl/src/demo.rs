@@ -68,6 +68,16 @@ fn finish(said: &Demo, report: &Report) -> Result<Exit, Failure> {
             .with_context(|| format!("cannot write {}", file.display()))
             .map_err(|error| Failure::local("REPORT", &error, "choose another --report"))?;
     }
+    if let Some(file) = &said.figures {
+        let figures = cell_chaos::figures::of(report);
+        let json = serde_json::to_string_pretty(&figures).expect("figures are text and numbers") + "\n";
+        let folder = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+        folder
+            .and_then(|()| std::fs::write(file, json))
+            .with_context(|| format!("cannot write {}", file.display()))
+            .map_err(|error| Failure::local("REPORT", &error, "choose another --figures"))?;
+        console::note(&cell_chaos::figures::table(&figures));
+    }
     let (word, color) = match report.verdict {
         Verdict::Pass => ("PASS", "1;32"),
         Verdict::Fail => ("FAIL", "1;31"),

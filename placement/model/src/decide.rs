@@ -328,6 +328,10 @@ fn record_event(
 ) -> Result<Vec<Change>, Rejected> {
     match (event, &record.movement) {
         (Event::Admitted, Some(movement)) if !movement.admitted => check_slots(fleet, movement)?,
+        // Before the fence: found out only at COMMIT, each further try would be a gap for readers, too.
+        (Event::Applied { generation, .. }, Some(movement)) => {
+            check_incarnation(known_cell(fleet, movement.to())?, *generation)?;
+        }
         (Event::Commit { .. }, Some(movement)) => check_commit(fleet, record, movement)?,
         _ => {}
     }
@@ -369,20 +373,22 @@ fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -
         Leg::Back => require(to.state != CellState::Dead, || Rejected::CellDead { cell: to.id.clone() })?,
     }
     check_residency(&record.id, &record.residency, to)?;
-    let current = |acknowledged: Generation| {
-        require(acknowledged == to.generation, || Rejected::StaleGeneration {
-            cell: to.id.clone(),
-            expected: acknowledged,
-            actual: to.generation,
-        })
-    };
     if let Some(applied) = movement.acks.applied {
-        current(applied.generation)?;
+        check_incarnation(to, applied.generation)?;
     }
     match (movement.leg, movement.acks.reverse) {
-        (Leg::Forward, Some(reverse)) => current(reverse.generation),
+        (Leg::Forward, Some(reverse)) => check_incarnation(to, reverse.generation),
         (Leg::Forward | Leg::Back, _) => Ok(()),
     }
+}
+
+/// An acknowledgement counts only while the agent that gave it is the one that runs.
+fn check_incarnation(cell: &CellRecord, acknowledged: Generation) -> Result<(), Rejected> {
+    require(acknowledged == cell.generation, || Rejected::StaleGeneration {
+        cell: cell.id.clone(),
+        expected: acknowledged,
+        actual: cell.generation,
+    })
 }
 
 fn set_limits(fleet: &dyn FleetView, limits: Limits) -> Result<Vec<Change>, Rejected> {

@@ -81,12 +81,10 @@ fn every_situation_that_a_configuration_names_is_known_and_every_one_is_named() 
     }
 }
 
-/// A finding that stands: when cell-model refuses the late step, this fails, and `LATE_DISENGAGE` moves into `CI`.
+/// A finding that was mended: re-entering Sync is a new attempt.
 #[test]
-fn a_late_step_out_of_sync_is_obeyed_after_sync_was_engaged_anew() {
+fn a_late_step_out_of_sync_is_refused_once_sync_is_engaged_anew() {
     let verdict = check(LATE_DISENGAGE, Search::Shortest, 1);
-    let path = verdict.broken.get("P3: in Sync nothing is answered that the target lacks").unwrap();
-    assert_eq!(verdict.broken.len(), 1, "{:?}", verdict.broken.keys());
-    assert!(path.iter().any(|action| action.contains("SyncDegraded")), "{path:#?}");
-    assert!(path.iter().any(|action| action.contains("EngageSync(false)")), "{path:#?}");
+    assert!(verdict.broken.is_empty(), "{:?}", verdict.broken);
+    assert!(verdict.states > 1_000, "too few states to say anything: {}", verdict.states);
 }

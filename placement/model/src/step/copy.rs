@@ -81,6 +81,11 @@ fn caught_up(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rej
     require(movement.acks.sync == SyncMode::Async, || Rejected::MissingAck { ack: "SyncDisengaged".into() })?;
     // A copy that was verified before sync degraded has been kept up to date, digest by digest, since.
     let next = if movement.acks.verified_full.is_some() { Phase::Sync } else { Phase::Verify };
+    if next == Phase::Sync {
+        // What was sent to leave sync may be on its way yet: it must not be obeyed once sync is engaged anew. The model
+        // checker found this (configuration `late-disengage`).
+        movement.attempt = movement.attempt.next();
+    }
     advance(movement, next, stamp);
     Ok(())
 }

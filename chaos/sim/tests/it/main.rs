@@ -1,0 +1,81 @@
+//! The simulation as its users run it: the program, one process for each seed.
+
+use std::process::{Command, Output};
+
+fn simulate(arguments: &[&str]) -> (Output, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_cell-sim")).args(arguments).output().expect("the program runs");
+    let text = String::from_utf8(output.stdout.clone()).expect("it prints text");
+    (output, text)
+}
+
+fn passes(seed: &str) {
+    let (output, text) = simulate(&["--seed", seed, "--faults", "8"]);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.starts_with(&format!("seed {seed} passed: ")), "{text}");
+    assert!(!text.contains(" 0 answered") && !text.contains(" 0 faults"), "{text}");
+}
+
+#[test]
+fn seed_1_breaks_no_promise() {
+    passes("1");
+}
+
+#[test]
+fn seed_2_breaks_no_promise() {
+    passes("2");
+}
+
+#[test]
+fn seed_3_breaks_no_promise() {
+    passes("3");
+}
+
+#[test]
+fn the_same_seed_leaves_the_same_trace_and_another_seed_another_one() {
+    let arguments = |seed| ["--seed", seed, "--faults", "6", "--trace"];
+    let (first, first_text) = simulate(&arguments("7"));
+    let (_, second_text) = simulate(&arguments("7"));
+    let (_, other_text) = simulate(&arguments("8"));
+    assert!(first.status.success(), "{first_text}");
+    assert!(first_text.lines().count() > 100, "the trace tells a story: {first_text}");
+    assert!(first_text == second_text, "one seed, two traces");
+    let hash = |text: &str| text.rsplit(' ').next().map(str::to_owned);
+    assert_ne!(hash(&first_text), hash(&other_text), "the hash depends on what happens");
+}
+
+/// Runs with a fault in the harness itself. It must be found, by a rule that fits, with the line that runs it again.
+fn is_found(flaw: &str, seed: &str, rule: &str) {
+    let (output, text) = simulate(&["--seed", seed, "--faults", "8", "--flaw", flaw]);
+    assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(&format!("\n  {rule}: ")), "{text}");
+    let again = format!("\n  again: cargo run -p cell-sim -- --seed {seed} --faults 8 --flaw {flaw} --trace\n");
+    assert!(text.contains(&again), "{text}");
+}
+
+#[test]
+fn a_disk_that_lies_about_its_syncs_is_found() {
+    is_found("lying-disk", "1", "answered-is-kept");
+}
+
+#[test]
+fn a_client_that_writes_down_what_it_was_not_told_is_found() {
+    is_found("misrecording-client", "1", "answered-is-kept");
+}
+
+#[test]
+fn a_retry_under_another_request_id_is_found() {
+    is_found("careless-retry", "1", "request-runs-once");
+}
+
+#[test]
+fn a_watcher_that_drops_a_revision_is_found() {
+    is_found("skipping-watcher", "1", "watch-is-whole");
+}
+
+#[test]
+fn many_seeds_get_a_line_each_and_a_failing_one_is_named() {
+    let (output, text) = simulate(&["--seeds", "1..3", "--faults", "2", "--flaw", "misrecording-client"]);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("seed 1 FAILED: ") && text.contains("seed 2 FAILED: "), "{text}");
+    assert!(text.ends_with("2 of 2 seeds failed [1, 2]\n"), "{text}");
+}
