@@ -71,9 +71,12 @@ impl Agent {
             })?;
             trusted.insert(key);
         }
-        let tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, engine)?;
+        #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "a planted fault is set below"))]
+        let mut tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, engine)?;
         #[cfg(feature = "planted")]
-        let tenants = Tenants { planted: options.planted, ..tenants };
+        {
+            tenants.planted = options.planted;
+        }
         let tenants = Arc::new(tenants);
         let refused = |error: std::io::Error| AgentError::Listen {
             address: options.listen.clone(),

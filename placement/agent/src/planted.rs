@@ -1,13 +1,14 @@
 //! Faults that a drill plants to prove that its checker catches them. Compiled only with the feature `planted`, and
 //! even then inert until one is chosen.
 
+use std::collections::BTreeMap;
+
 use cell_gate::RequestStamp;
 use cell_protos::v1 as wire;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Posted;
-use crate::capture::digest_to_wire;
-use crate::record::{Position, Role};
+use crate::record::Role;
 use crate::tenant::{Admission, Core, Tenant};
 use crate::tenants::Tenants;
 
@@ -18,7 +19,7 @@ const LOST_EVERY: u64 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Planted {
-    /// Now and then an acknowledged write is not captured for the follower, and no digest tells.
+    /// In Sync, now and then, a write is acknowledged and not done, and no digest tells.
     LostWrite,
     /// The epoch is checked neither before nor in the write batch: a fenced cell goes on serving.
     StaleEpoch,
@@ -30,21 +31,20 @@ pub(crate) fn is(tenants: &Tenants, fault: Planted) -> bool {
     tenants.planted == Some(fault)
 }
 
-/// What of a write is captured.
-pub(crate) fn captured(
+/// What of a write is done: nothing, now and then, though its client is told that it was. Whether a write is lost goes by
+/// its first key, so that later writes of the same key are lost, too, and both cells go on adding up to the same: only
+/// somebody who knows what clients were told can find it.
+pub(crate) fn kept(
     tenants: &Tenants,
-    sync: bool,
-    before: Option<&Position>,
-    position: &mut Position,
-    mut transaction: wire::Transaction,
-) -> wire::Transaction {
-    let lost = is(tenants, Planted::LostWrite) && sync && position.seq.get().is_multiple_of(LOST_EVERY);
-    if let Some(before) = before.filter(|_| lost) {
-        position.digest = before.digest;
-        transaction.mutations.clear();
-        transaction.digest = Some(digest_to_wire(before.digest));
+    core: &Core,
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+    let sync = core.control().is_some_and(|control| control.role == Role::Owner && control.sync);
+    let lost = |key: &[u8]| key.iter().map(|byte| u64::from(*byte)).sum::<u64>().is_multiple_of(LOST_EVERY);
+    match writes.keys().next() {
+        Some(first) if is(tenants, Planted::LostWrite) && sync && lost(first) => BTreeMap::new(),
+        Some(_) | None => writes,
     }
-    transaction
 }
 
 fn early(tenants: &Tenants, core: &Core) -> bool {

@@ -122,6 +122,8 @@ impl Tenants {
             let answer = work(&mut transaction).map_err(WriteError::App)?;
             (answer, transaction.into_writes())
         };
+        #[cfg(feature = "planted")]
+        let writes = crate::planted::kept(self, core, writes);
         let mut staging = core.staging(&self.durable).map_err(failed)?;
         let mut changed = false;
         for (key, value) in writes {
@@ -143,9 +145,6 @@ impl Tenants {
         let mut new_control = None;
         if let Some(capture) = control.capture.clone().filter(|capture| !capture.overflowed) {
             let transaction = capture::transaction(seq, &changes, position.digest);
-            #[cfg(feature = "planted")]
-            let transaction =
-                crate::planted::captured(self, control.sync, core.position(), &mut position, transaction);
             let bytes = capture::record(&mut batch, &core.keys, &transaction);
             position.captured_bytes += bytes;
             if position.captured_bytes > self.limits.captured_bytes_max {

@@ -379,7 +379,7 @@ pub struct Demo {
 #[cfg(feature = "planted")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Plant {
-    /// Acknowledged writes are not captured for the other cell
+    /// In sync, now and then, a write is acknowledged and not done
     LostWrite,
     /// The fenced source goes on serving
     StaleEpoch,

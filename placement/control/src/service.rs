@@ -42,20 +42,20 @@ pub(crate) fn now() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// A command with what the client said besides, and the time.
+fn envelope(command: Command, options: Option<v1::WriteOptions>) -> Result<Envelope, Status> {
+    let (request_id, expected_revision) =
+        options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
+    Ok(Envelope { request_id, expected_revision, at: now(), command })
+}
+
 impl Ground {
     fn belongs(&self) -> bool {
         self.store.cluster().is_some()
     }
 
     /// Runs a command on this node, which must lead.
-    async fn submit(
-        &self,
-        command: Command,
-        options: Option<v1::WriteOptions>,
-    ) -> Result<(Revision, Outcome), Status> {
-        let (request_id, expected_revision) =
-            options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
-        let envelope = Envelope { request_id, expected_revision, at: now(), command };
+    async fn submit(&self, envelope: Envelope) -> Result<(Revision, Outcome), Status> {
         let reply = self.store.submit(envelope).await;
         let reply = reply.map_err(|error| refusal::submit(&error, self.belongs()))?;
         let outcome = reply.result.map_err(|rejected| refusal::rejected(&rejected))?;

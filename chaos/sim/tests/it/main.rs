@@ -9,7 +9,7 @@ fn simulate(arguments: &[&str]) -> (Output, String) {
 }
 
 fn passes(seed: &str) {
-    let (output, text) = simulate(&["--seed", seed, "--faults", "8"]);
+    let (output, text) = simulate(&["--seed", seed, "--faults", "4"]);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.starts_with(&format!("seed {seed} passed: ")), "{text}");
     assert!(!text.contains(" 0 answered") && !text.contains(" 0 faults"), "{text}");
@@ -20,19 +20,15 @@ fn seed_1_breaks_no_promise() {
     passes("1");
 }
 
+/// All nodes lose their power at once, and the leader some of its log. It once went on leading in the same term.
 #[test]
-fn seed_2_breaks_no_promise() {
-    passes("2");
-}
-
-#[test]
-fn seed_3_breaks_no_promise() {
-    passes("3");
+fn seed_6_in_which_a_leader_loses_the_end_of_its_log_breaks_no_promise() {
+    passes("6");
 }
 
 #[test]
 fn the_same_seed_leaves_the_same_trace_and_another_seed_another_one() {
-    let arguments = |seed| ["--seed", seed, "--faults", "6", "--trace"];
+    let arguments = |seed| ["--seed", seed, "--faults", "3", "--trace"];
     let (first, first_text) = simulate(&arguments("7"));
     let (_, second_text) = simulate(&arguments("7"));
     let (_, other_text) = simulate(&arguments("8"));
@@ -44,37 +40,37 @@ fn the_same_seed_leaves_the_same_trace_and_another_seed_another_one() {
 }
 
 /// Runs with a fault in the harness itself. It must be found, by a rule that fits, with the line that runs it again.
-fn is_found(flaw: &str, seed: &str, rule: &str) {
-    let (output, text) = simulate(&["--seed", seed, "--faults", "8", "--flaw", flaw]);
+fn is_found(flaw: &str, faults: &str, rule: &str) {
+    let (output, text) = simulate(&["--seed", "1", "--faults", faults, "--flaw", flaw]);
     assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains(&format!("\n  {rule}: ")), "{text}");
-    let again = format!("\n  again: cargo run -p cell-sim -- --seed {seed} --faults 8 --flaw {flaw} --trace\n");
+    let again = format!("\n  again: cargo run -p cell-sim -- --seed 1 --faults {faults} --flaw {flaw} --trace\n");
     assert!(text.contains(&again), "{text}");
 }
 
 #[test]
 fn a_disk_that_lies_about_its_syncs_is_found() {
-    is_found("lying-disk", "1", "answered-is-kept");
+    is_found("lying-disk", "8", "answered-is-kept");
 }
 
 #[test]
 fn a_client_that_writes_down_what_it_was_not_told_is_found() {
-    is_found("misrecording-client", "1", "answered-is-kept");
+    is_found("misrecording-client", "4", "answered-is-kept");
 }
 
 #[test]
 fn a_retry_under_another_request_id_is_found() {
-    is_found("careless-retry", "1", "request-runs-once");
+    is_found("careless-retry", "4", "request-runs-once");
 }
 
 #[test]
 fn a_watcher_that_drops_a_revision_is_found() {
-    is_found("skipping-watcher", "1", "watch-is-whole");
+    is_found("skipping-watcher", "4", "watch-is-whole");
 }
 
 #[test]
 fn many_seeds_get_a_line_each_and_a_failing_one_is_named() {
-    let (output, text) = simulate(&["--seeds", "1..3", "--faults", "2", "--flaw", "misrecording-client"]);
+    let (output, text) = simulate(&["--seeds", "1..3", "--faults", "1", "--flaw", "misrecording-client"]);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("seed 1 FAILED: ") && text.contains("seed 2 FAILED: "), "{text}");
     assert!(text.ends_with("2 of 2 seeds failed [1, 2]\n"), "{text}");

@@ -1,6 +1,6 @@
 //! Every order and repetition of steps, tried against the two rules above all.
 
-use cell_model::{CellId, ClusterId, Digest, Hold, Lineage, Mapping, MappingState, Rev, Revision, TenantId, Tier};
+use cell_model::{CellId, ClusterId, Hold, Lineage, Mapping, MappingState, Rev, Revision, TenantId, Tier};
 use proptest::prelude::*;
 
 use super::*;
@@ -13,7 +13,6 @@ struct Cell {
     complete: bool,
     seq: Seq,
     sealed: Option<(MoveId, Attempt, Seq)>,
-    digest: Digest,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -302,7 +301,8 @@ fn a_retained_copy_is_not_dropped_as_if_it_were_an_import() {
     assert!(matches!(reclaim(cell.control.as_ref(), &context(2), Epoch(1)), Ok(Ending::Empty(_))));
     let (signed, routed) = delivery(Uid(1), Epoch(2));
     let follow = Some((&routed.mapping.owner, "other:1"));
-    let late = Delivery { signed: &signed, routed: &routed, here: &super::tests::cell("here"), follow };
+    let here = CellId::new("here").unwrap();
+    let late = Delivery { signed: &signed, routed: &routed, here: &here, follow };
     let late = deliver_mapping(cell.control.as_ref().unwrap(), &context(2), late).unwrap();
     assert_eq!(late.follow, None, "a retired copy never follows again");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_agent::{Agent, AgentOptions, RowError, TenantData, WriteError};
+use cell_agent::{Agent, AgentOptions, RowError, TenantData, Transaction, WriteError};
 use cell_client::{AgentPool, StepContext, StepError};
 use cell_gate::RequestStamp;
 use cell_model::{
@@ -98,6 +98,14 @@ impl Cell {
         self.agent
     }
 
+    pub(crate) async fn write<T: Send>(
+        &self,
+        epoch: u64,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, RowError> + Send,
+    ) -> Result<(T, Seq), WriteError<RowError>> {
+        self.data.write(&stamp(epoch), work).await
+    }
+
     pub(crate) async fn put(&self, epoch: u64, key: &str, value: &str) -> Result<Seq, WriteError<RowError>> {
         let (key, value) = (key.as_bytes().to_vec(), value.as_bytes().to_vec());
         let ((), seq) = self.data.write(&stamp(epoch), |rows| rows.put(&key, value)).await?;
@@ -164,7 +172,7 @@ pub(crate) async fn await_backfill(ground: &Ground, to: &Cell, step: &StepContex
     let copied = async {
         loop {
             let progress = ground.pool.import_status(&to.agent, step).await.unwrap();
-            assert!(progress.failure.is_none(), "{progress:?}");
+            assert!(progress.failure_code.is_empty(), "{progress:?}");
             if progress.backfilled {
                 return;
             }

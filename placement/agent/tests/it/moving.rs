@@ -34,7 +34,8 @@ impl Writers {
                     let epoch = owner.load(Ordering::SeqCst);
                     let cell = &data[usize::from(epoch == 2)];
                     let (key, value) = (format!("w{number}-{:03}", count % 50), format!("{number}:{count}"));
-                    let write = cell.write(&stamp(epoch), |rows| {
+                    let own = stamp(epoch);
+                    let write = cell.write(&own, |rows| {
                         if count % 17 == 16 {
                             rows.delete(key.as_bytes())
                         } else {
@@ -100,9 +101,8 @@ fn seeded(number: usize) -> (Vec<u8>, Vec<u8>) {
 
 async fn seed(cell: &Cell, rows: usize) {
     for part in (0..rows).collect::<Vec<_>>().chunks(500) {
-        let write = cell.data.write(&stamp(1), |txn| {
-            part.iter().copied().map(seeded).try_for_each(|(key, value)| txn.put(&key, value))
-        });
+        let write =
+            cell.write(1, |txn| part.iter().copied().map(seeded).try_for_each(|(key, value)| txn.put(&key, value)));
         write.await.unwrap();
     }
 }

@@ -40,9 +40,8 @@ async fn a_copy_that_is_restarted_half_way_goes_on_from_its_frontier() {
     let (a, mut b) = (ground.open("a").await, ground.open("b").await);
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     for part in 0..40_u8 {
-        let write = a.data.write(&stamp(1), |rows| {
-            (0..200_u8).try_for_each(|number| rows.put(&[b's', part, number], vec![number; 400]))
-        });
+        let write = a
+            .write(1, |rows| (0..200_u8).try_for_each(|number| rows.put(&[b's', part, number], vec![number; 400])));
         write.await.unwrap();
     }
     let step = context(1, 1);
@@ -54,7 +53,7 @@ async fn a_copy_that_is_restarted_half_way_goes_on_from_its_frontier() {
         interrupted += u32::from(!progress.backfilled);
         let listen = b.close().await;
         // Meanwhile rows change on both sides of the frontier.
-        let write = a.data.write(&stamp(1), |rows| {
+        let write = a.write(1, |rows| {
             rows.delete(&[b's', round, 3])?;
             rows.put(&[b's', 39 - round, 7], "changed")?;
             rows.put(&[b'a', round], "before all")

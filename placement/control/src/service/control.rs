@@ -1,11 +1,11 @@
 //! The public API: writes become commands, reads are answered behind a read index.
 
-use cell_model::{CellId, Command, FleetView, Life, MoveId, Outcome, Rejected, TenantId};
+use cell_model::{CellId, Command, Envelope, FleetView, Life, MoveId, Outcome, Rejected, Stamp, TenantId, decide};
 use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Ground, page, watch};
+use super::{Ground, envelope, page, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -24,26 +24,16 @@ fn command<T: TryInto<Command, Error = Malformed>>(wire: T) -> Result<Command, S
 
 impl ControlEndpoint {
     /// Runs a command about a cell and answers with the cell's record.
-    async fn write_cell(
-        &self,
-        command: Command,
-        cell: CellId,
-        options: Option<v1::WriteOptions>,
-    ) -> Answer<v1::CellResponse> {
-        let (revision, _) = self.0.submit(command, options).await?;
+    async fn write_cell(&self, envelope: Envelope, cell: CellId) -> Answer<v1::CellResponse> {
+        let (revision, _) = self.0.submit(envelope).await?;
         let record = self.0.view(|fleet| fleet.cell(&cell).map(v1::Cell::from));
         let record = record.ok_or_else(|| rejected(&Rejected::CellUnknown { cell }))?;
         Ok(Response::new(v1::CellResponse { revision: revision.get(), cell: Some(record) }))
     }
 
     /// Runs a command about a tenant and answers with the tenant's record, as it is when the answer is made.
-    async fn write_tenant(
-        &self,
-        command: Command,
-        tenant: TenantId,
-        options: Option<v1::WriteOptions>,
-    ) -> Answer<v1::TenantResponse> {
-        let (revision, outcome) = self.0.submit(command, options).await?;
+    async fn write_tenant(&self, envelope: Envelope, tenant: TenantId) -> Answer<v1::TenantResponse> {
+        let (revision, outcome) = self.0.submit(envelope).await?;
         let move_id = match outcome {
             Outcome::Tenant { move_id, .. } => move_id,
             Outcome::Unchanged | Outcome::Cell(_) | Outcome::Limits => None,
@@ -55,22 +45,27 @@ impl ControlEndpoint {
     }
 
     /// A move to a cell that nobody has heard of would only wait and be given up: say so at once.
-    fn check_reachable(&self, tenant: &TenantId, target: &CellId) -> Result<(), Status> {
+    ///
+    /// The store's own answer comes first: a refusal of the model says more, and a retry gets its first answer.
+    fn check_reachable(&self, envelope: &Envelope, target: &CellId) -> Result<(), Status> {
         let leading = self.0.leading()?;
-        // Refusals of the model come first: they say more.
-        let known = self.0.view(|fleet| fleet.cell(target).is_some() && fleet.tenant(tenant).is_some());
-        if known && self.0.liveness.is_unreachable(target, leading) {
-            let message = match self.0.liveness.silence(target) {
-                Some(silence) => {
-                    format!("the agent of cell {target} was last heard of {} s ago", silence.as_secs())
-                }
-                None => format!("the agent of cell {target} has not been heard of"),
-            };
-            let hint =
-                format!("start the cell, then run the command again; `cellctl describe cell {target}` shows it");
-            return Err(refusal(Code::FailedPrecondition, "CELL_UNREACHABLE", message, &hint));
+        if !self.0.liveness.is_unreachable(target, leading) {
+            return Ok(());
         }
-        Ok(())
+        let answered_by_the_store = self.0.view(|fleet| {
+            let stamp = Stamp { at: envelope.at, revision: fleet.head().revision.next() };
+            let answered = |id| fleet.head().answered.iter().any(|(known, ..)| *known == id);
+            decide(fleet, envelope, stamp).is_err() || envelope.request_id.is_some_and(answered)
+        });
+        if answered_by_the_store {
+            return Ok(());
+        }
+        let message = match self.0.liveness.silence(target) {
+            Some(silence) => format!("the agent of cell {target} was last heard of {} s ago", silence.as_secs()),
+            None => format!("the agent of cell {target} has not been heard of"),
+        };
+        let hint = format!("start the cell, then run the command again; `cellctl describe cell {target}` shows it");
+        Err(refusal(Code::FailedPrecondition, "CELL_UNREACHABLE", message, &hint))
     }
 
     fn tenant_of_move(&self, id: MoveId) -> Option<TenantId> {
@@ -91,14 +86,14 @@ impl ControlService for ControlEndpoint {
         let command = command(wire)?;
         let Command::CreateCell(new) = &command else { return Err(Status::internal("not a cell")) };
         let cell = new.id.clone();
-        self.write_cell(command, cell, options).await
+        self.write_cell(envelope(command, options)?, cell).await
     }
 
     async fn set_cell_state(&self, request: Request<v1::SetCellStateRequest>) -> Answer<v1::CellResponse> {
         let mut wire = request.into_inner();
         let (options, cell) = (wire.options.take(), wire.cell.clone());
         let command = command(wire)?;
-        self.write_cell(command, parsed(&cell)?, options).await
+        self.write_cell(envelope(command, options)?, parsed(&cell)?).await
     }
 
     async fn report_cell(&self, request: Request<v1::ReportCellRequest>) -> Answer<v1::ReportCellResponse> {
@@ -115,7 +110,7 @@ impl ControlService for ControlEndpoint {
             })
         });
         if !same {
-            self.0.submit(command, None).await?;
+            self.0.submit(envelope(command, None)?).await?;
         }
         self.0.liveness.heard(&cell);
         let (revision, lineage, cluster) = self.0.view(|fleet| {
@@ -149,14 +144,14 @@ impl ControlService for ControlEndpoint {
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
         let command = command(wire)?;
-        self.write_tenant(command, parsed(&tenant)?, options).await
+        self.write_tenant(envelope(command, options)?, parsed(&tenant)?).await
     }
 
     async fn delete_tenant(&self, request: Request<v1::DeleteTenantRequest>) -> Answer<v1::TenantResponse> {
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
         let command = command(wire)?;
-        self.write_tenant(command, parsed(&tenant)?, options).await
+        self.write_tenant(envelope(command, options)?, parsed(&tenant)?).await
     }
 
     async fn get_tenant(&self, request: Request<v1::GetRequest>) -> Answer<v1::Tenant> {
@@ -196,16 +191,17 @@ impl ControlService for ControlEndpoint {
         let Command::MoveTenant { tenant, target, .. } = &command else {
             return Err(Status::internal("not a move"));
         };
-        self.check_reachable(tenant, target)?;
-        let tenant = tenant.clone();
-        self.write_tenant(command, tenant, options).await
+        let (tenant, target) = (tenant.clone(), target.clone());
+        let envelope = envelope(command, options)?;
+        self.check_reachable(&envelope, &target)?;
+        self.write_tenant(envelope, tenant).await
     }
 
     async fn steer_move(&self, request: Request<v1::SteerMoveRequest>) -> Answer<v1::TenantResponse> {
         let mut wire = request.into_inner();
         let (options, id) = (wire.options.take(), wire.move_id.clone());
         let command = command(wire)?;
-        let (revision, _) = self.0.submit(command, options).await?;
+        let (revision, _) = self.0.submit(envelope(command, options)?).await?;
         let id: MoveId = parsed(&id)?;
         let tenant = self.tenant_of_move(id).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))?;
         let record = self.0.view(|fleet| fleet.tenant(&tenant).map(v1::Tenant::from));
@@ -240,7 +236,7 @@ impl ControlService for ControlEndpoint {
     async fn set_limits(&self, request: Request<v1::SetLimitsRequest>) -> Answer<v1::SetLimitsResponse> {
         let mut wire = request.into_inner();
         let options = wire.options.take();
-        let (revision, _) = self.0.submit(command(wire)?, options).await?;
+        let (revision, _) = self.0.submit(envelope(command(wire)?, options)?).await?;
         Ok(Response::new(v1::SetLimitsResponse { revision: revision.get() }))
     }
 

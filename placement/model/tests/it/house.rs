@@ -15,7 +15,7 @@ fn read(path: &str) -> String {
 }
 
 /// Who may name whom. `docs/architecture.md` draws it, `docs/adr/0006-arrows-between-crates.md` says why.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("cell-model", &[]),
     ("cell-planner", &["cell-model"]),
     ("cell-trust", &["cell-model"]),
@@ -49,6 +49,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "sample-cell",
         ],
     ),
+    ("cell-sim", &["cell-model", "cell-protos", "cell-store"]),
     (
         "cellctl",
         &[
