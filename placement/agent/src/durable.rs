@@ -75,6 +75,8 @@ impl Durable {
     /// Syncs until `shutdown`, and once more then.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), EngineError> {
         let mut wanted = self.wanted.subscribe();
+        // What was applied before this began waits, too.
+        wanted.mark_changed();
         let result = loop {
             let ended = tokio::select! {
                 biased;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Entry};
 use crate::keys::TenantKeys;
 
 /// The longest key, in bytes.
@@ -84,12 +84,7 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// [`RowError::Engine`].
-    pub fn scan(
-        &self,
-        from: &[u8],
-        until: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RowError> {
+    pub fn scan(&self, from: &[u8], until: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, RowError> {
         let end = until.map_or_else(|| self.keys.rows_end(), |until| self.keys.row(until));
         let entries = self.engine.scan(&self.keys.row(from), &end, limit.min(SCAN_ROWS_MAX))?;
         Ok(entries.into_iter().map(|(key, value)| (self.keys.strip_row(&key), value)).collect())
@@ -160,12 +155,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// [`RowError::Engine`].
-    pub fn scan(
-        &self,
-        from: &[u8],
-        until: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RowError> {
+    pub fn scan(&self, from: &[u8], until: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, RowError> {
         let limit = limit.min(SCAN_ROWS_MAX);
         let inside = |key: &[u8]| key >= from && until.is_none_or(|until| key < until);
         let own: Vec<_> = self.writes.iter().filter(|(key, _)| inside(key)).collect();

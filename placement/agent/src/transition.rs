@@ -370,6 +370,7 @@ pub(crate) fn drop_import(control: Option<&Control>, context: &Context) -> Resul
         // A newer move's copy stays, and so does what a newer move has made of this cell.
         Role::Importing | Role::Redirect | Role::Owner if next.move_id > context.move_id => Ok(Ending::Gone),
         Role::Importing if next.mapping.is_some() => Ok(emptied(Role::Redirect, next)),
+        Role::Nothing if !next.emptying => Ok(Ending::Keep(Control { ended, ..next })),
         Role::Importing | Role::Nothing => Ok(emptied(Role::Nothing, next)),
         // The way back has left this copy behind, or it was being dropped before.
         Role::Redirect if next.emptying || context.leg == Some(Leg::Back) => Ok(emptied(Role::Redirect, next)),

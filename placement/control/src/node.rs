@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use cell_protos::v1::cluster_service_server::ClusterServiceServer;
 use cell_protos::v1::control_service_server::ControlServiceServer;
-use cell_store::{Store, StoreOptions};
+use cell_store::{OpenError, Store, StoreOptions};
 use cell_trust::PublicKey;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -25,6 +26,9 @@ use crate::{Error, Liveness, Options, Signer, coordinator, key_file};
 
 /// How long connections may take to end once the store has stopped.
 const GOODBYE: Duration = Duration::from_secs(3);
+
+/// How long a data directory that is locked is waited for.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// The name under which health is asked for.
 const CONTROL: &str = "cellway.v1.ControlService";
@@ -98,7 +102,7 @@ impl Service {
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let advertise = options.advertised(local)?;
-        let store = Store::open(StoreOptions::new(&options.data_dir, advertise)).await?;
+        let store = open_store(&StoreOptions::new(&options.data_dir, advertise)).await?;
         if let (Some(wanted), Some(found)) = (wanted, store.cluster())
             && wanted != found
         {
@@ -171,9 +175,9 @@ impl Service {
                 return server_ended(served);
             }
         };
-        health_follower.abort();
         ground.closing.cancel();
-        coordinator.abort();
+        end(health_follower).await;
+        end(coordinator).await;
         server_stop.cancel();
         match tokio::time::timeout(GOODBYE, &mut server).await {
             Ok(served) => outcome.and(server_ended(served)),
@@ -183,6 +187,29 @@ impl Service {
                 outcome
             }
         }
+    }
+}
+
+/// A node that has just stopped may hold the directory a moment longer: it is waited for.
+async fn open_store(options: &StoreOptions) -> Result<Store, OpenError> {
+    let deadline = Instant::now() + HANDOVER;
+    loop {
+        match Store::open(options.clone()).await {
+            Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Ends a task and waits until it holds nothing any more.
+async fn end(task: tokio::task::JoinHandle<()>) {
+    task.abort();
+    if let Err(error) = task.await
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a task of the node panicked");
     }
 }
 

@@ -54,7 +54,7 @@ impl Default for ClientOptions {
             deadline: Duration::from_secs(10),
             attempt: Duration::from_secs(2),
             connect: Duration::from_secs(1),
-            retry: (Duration::from_millis(20), Duration::from_millis(500)),
+            retry: (Duration::from_millis(20), Duration::from_millis(250)),
             allow_stale: false,
             random: Random::default(),
         }

@@ -280,7 +280,7 @@ mod tests {
     fn the_canonical_bytes_do_not_change() {
         let signed = SignedMapping::sign(&key(), &routed());
         assert_eq!(blake3::hash(&signed.payload).to_hex()[..16], *"270fdb0bc24aeedc");
-        assert_eq!(blake3::hash(&signed.signature).to_hex()[..16], *"SIGNATURE_HASH");
+        assert_eq!(blake3::hash(&signed.signature).to_hex()[..16], *"ec08fa7dee5446b4");
     }
 
     proptest! {

@@ -177,7 +177,7 @@ impl Work<'_> {
             let complete = core.is_complete() && core.progress.failure.is_none();
             let last = core.last_seq();
             let next = transition::activate(core.known()?, self.context(), complete, last, keep_follower)?;
-            let ticket = if core.control() == Some(&next) {
+            if core.control() == Some(&next) {
                 core.ticket
             } else {
                 let position =
@@ -186,8 +186,7 @@ impl Work<'_> {
                 core.unacked_since = None;
                 let (batch, changes) = (Batch::default(), Changes::default());
                 core.commit(&self.tenant.id, &self.tenants.durable, batch, &changes, Some(next), Some(position))?
-            };
-            ticket
+            }
         };
         // Served only once it is durable: a crash must not take an epoch back that a client has seen.
         self.tenants.wait(ticket).await?;

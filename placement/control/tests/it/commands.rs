@@ -1,7 +1,10 @@
 //! The public API on three nodes.
 
-use cell_client::{ClientError, ListOptions, WriteOptions, wire};
-use cell_model::{CellState, Limits, MappingState, MoveOptions, RequestId, Revision};
+use cell_client::{ClientError, ControlClient, ListOptions, WriteOptions, wire};
+use cell_control::Liveness;
+use cell_model::{
+    CellState, Command, Envelope, Event, Limits, MappingState, MoveOptions, RequestId, Revision, Uid, UnixMillis,
+};
 
 use crate::nodes::{Nodes, cell_id, create_cell, eventually, new_cell, new_tenant, tenant_id};
 
@@ -145,34 +148,54 @@ async fn a_report_is_replicated_only_where_something_changed() {
     assert!(nodes.nodes[leader].handle().liveness().silence(&cell_id("c9")).is_none());
 }
 
+/// A tenant that its cell has granted, as far as the store knows.
+async fn live_tenant(nodes: &Nodes, id: &str, cell: &str) {
+    let tenant = nodes.client().create_tenant(new_tenant(id, cell), WriteOptions::default()).await.unwrap();
+    let uid = Uid(tenant.mapping.unwrap().uid);
+    let granted = Command::Record { tenant: tenant_id(id), uid, move_id: None, leg: None, event: Event::Granted };
+    let leader = nodes.leader().await;
+    let reply = nodes.nodes[leader].handle().store().submit(Envelope::new(UnixMillis(1), granted)).await;
+    reply.unwrap().result.expect("the grant is recorded");
+}
+
+async fn hear_of(client: &ControlClient, cell: &str) {
+    let agent = "127.0.0.1:1".into();
+    let report = wire::ReportCellRequest { cell: cell.into(), generation: 1, gates: Vec::new(), agent };
+    client.report_cell(report).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_to_a_cell_that_nobody_hears_of_is_refused() {
     let (nodes, _) = Nodes::cluster(1).await;
     let client = nodes.client();
-    for cell in ["c1", "c2"] {
+    for cell in ["c1", "c2", "c3"] {
         create_cell(&client, cell).await;
     }
-    client.create_tenant(new_tenant("t-1", "c1"), WriteOptions::default()).await.unwrap();
-    // A new leader gives the cells some seconds to be heard of. Until then the model answers: the tenant is not live.
-    let refused = eventually("the cell is taken for unreachable", || async {
-        let how = MoveOptions::default();
-        let moved = client.move_tenant(&tenant_id("t-1"), &cell_id("c2"), how, WriteOptions::default()).await;
-        let refused = moved.expect_err("it cannot be moved");
-        assert!(["TENANT_NOT_LIVE", "CELL_UNREACHABLE"].contains(&refused.code()), "{refused:?}");
-        (refused.code() == "CELL_UNREACHABLE").then_some(refused)
-    })
-    .await;
-    assert!(refused.hint().contains("c2"), "{refused:?}");
-    let report = wire::ReportCellRequest {
-        cell: "c2".into(),
-        generation: 1,
-        gates: Vec::new(),
-        agent: "127.0.0.1:1".into(),
+    live_tenant(&nodes, "t-1", "c1").await;
+    client.set_cell_state(&cell_id("c3"), CellState::Dead, WriteOptions::default()).await.unwrap();
+    let leader = nodes.nodes[0].handle().store().leadership();
+    let has_listened = || async { (leader.borrow().since.elapsed() > Liveness::SILENCE_MAX).then_some(()) };
+    eventually("the leader has listened for long enough", has_listened).await;
+
+    let (tenant, how) = (tenant_id("t-1"), MoveOptions::default());
+    let to = |cell: &str, options| {
+        let (client, cell, tenant, how) = (client.clone(), cell_id(cell), tenant.clone(), how.clone());
+        async move { client.move_tenant(&tenant, &cell, how, options).await }
     };
-    client.report_cell(report).await.unwrap();
-    let how = MoveOptions::default();
-    let heard = client.move_tenant(&tenant_id("t-1"), &cell_id("c2"), how, WriteOptions::default()).await;
-    assert_eq!(heard.unwrap_err().code(), "TENANT_NOT_LIVE");
+    let refused = to("c2", WriteOptions::default()).await.unwrap_err();
+    assert_eq!(refused.code(), "CELL_UNREACHABLE");
+    assert!(refused.hint().contains("c2"), "{refused:?}");
+    // What the model has to say comes first.
+    assert_eq!(to("c3", WriteOptions::default()).await.unwrap_err().code(), "CELL_DEAD");
+    assert_eq!(to("c1", WriteOptions::default()).await.unwrap_err().code(), "SAME_CELL");
+
+    hear_of(&client, "c2").await;
+    let (move_id, moving) = to("c2", named(5)).await.unwrap();
+    assert_eq!(moving.r#move.unwrap().id, move_id.to_string());
+    let liveness = nodes.nodes[0].handle().liveness();
+    let fell_silent = || async { liveness.is_unreachable(&cell_id("c2"), Liveness::SILENCE_MAX * 2).then_some(()) };
+    eventually("the cell has fallen silent", fell_silent).await;
+    assert_eq!(to("c2", named(5)).await.unwrap().0, move_id, "a retry gets its first answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,3 +100,70 @@ async fn health_says_serving_once_there_is_a_leader() {
     eventually("it serves", || says(ServingStatus::Serving)).await;
     assert_eq!(status("").await, Some(ServingStatus::Serving));
 }
+
+fn program() -> std::process::Command {
+    std::process::Command::new(env!("CARGO_BIN_EXE_cell-control"))
+}
+
+#[test]
+fn keygen_prints_the_public_key_and_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    let made = program().arg("keygen").arg("--out").arg(&file).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let printed: cell_trust::PublicKey = String::from_utf8(made.stdout).unwrap().trim().parse().unwrap();
+    assert_eq!(key_file::read(&file).unwrap().public(), printed);
+
+    let again = program().arg("keygen").arg("--out").arg(&file).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    let told = String::from_utf8(again.stderr).unwrap();
+    assert!(told.contains("[SIGNING_KEY_EXISTS]") && told.contains("next: "), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_is_told_to_end_ends_in_order() {
+    use std::io::{BufRead, BufReader, Read};
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    key_file::generate(&key).unwrap();
+    let mut serve = program();
+    serve.arg("serve").arg("--data-dir").arg(dir.path().join("data")).arg("--signing-key-file").arg(&key);
+    serve.args(["--listen", "127.0.0.1:0"]).env("CELL_LOG", "info").env("NO_COLOR", "1");
+    let mut process = serve.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("node started") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it started");
+    }
+    let pid = process.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(process.wait().unwrap().success(), "{rest}");
+    assert!(rest.contains("node stopping"), "{rest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let nodes = Nodes::start(1).await;
+    let endpoint = format!("http://{}", nodes.nodes[0].endpoint());
+    let channel = tonic::transport::Endpoint::from_shared(endpoint).unwrap().connect_lazy();
+    let list = MessageRequest::ListServices(String::new());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let asked = futures::stream::iter([request]);
+    let mut answers =
+        ServerReflectionClient::new(channel).server_reflection_info(asked).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(listed) = answer else { panic!("{answer:?}") };
+    let names: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
+    for service in ["ControlService", "ClusterService", "RaftService"] {
+        assert!(names.contains(&format!("cellway.v1.{service}")), "{names:?}");
+    }
+}

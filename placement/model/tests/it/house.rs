@@ -140,38 +140,187 @@ fn every_promise_is_on_the_page_of_invariants() {
     }
 }
 
+/// Which page of `docs/errors` describes the codes of which folder. The first that fits counts.
+const PAGES: [(&str, &str); 11] = [
+    ("protos/src/", "control-plane.md"),
+    ("protos/client/", "control-plane.md"),
+    ("placement/model/", "control-plane.md"),
+    ("placement/control/", "control-plane.md"),
+    ("placement/migration/", "move.md"),
+    ("placement/agent/", "move.md"),
+    ("placement/planner/", "placement.md"),
+    ("raft-store/", "store.md"),
+    ("router/src/", "router.md"),
+    ("router/gate/", "gate-and-cell.md"),
+    ("chaos/sample-cell/", "gate-and-cell.md"),
+];
+
+/// What is written like a code and is none.
+const NO_CODES: [&str; 19] = [
+    // Environment variables.
+    "CARGO_PKG_VERSION",
+    "CELLCTL_CONFIG",
+    "CELLCTL_CONTEXT",
+    "CELLCTL_ENDPOINTS",
+    "CELLCTL_LOG",
+    "CELLWAY_CONTROL",
+    "CELLWAY_TRUSTED_KEYS",
+    "CELL_ADVERTISE",
+    "CELL_CLUSTER",
+    "CELL_DATA_DIR",
+    "CELL_LISTEN",
+    "CELL_LOG",
+    "CELL_LOG_FORMAT",
+    "CELL_ROUTER_CONFIG",
+    "CELL_ROUTER_LOG",
+    "CELL_SIGNING_KEY_FILE",
+    "NO_COLOR",
+    "OUT_DIR",
+    // How serde spells variants.
+    "SCREAMING_SNAKE_CASE",
+];
+
+/// Calls whose first argument is a code. They tell codes of one word from other words in capital letters.
+const CALLS: [&str; 7] = [
+    "Refusal::new(",
+    "refuse(",
+    "Self::new(",
+    "Failure::new(",
+    "Failure::local(",
+    "Admission::No(",
+    "Admission::Wait(",
+];
+
 #[test]
 fn every_code_has_a_page_and_every_page_a_code() {
-    let index = read("docs/errors/README.md");
-    let pages: BTreeSet<String> = std::fs::read_dir(root().join("docs/errors"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter_map(|name| name.strip_suffix(".md").map(str::to_owned))
-        .filter(|name| name != "README")
-        .collect();
-    let source: String = ["protos", "placement", "raft-store", "router", "chaos"]
-        .iter()
-        .flat_map(|room| sources(&root().join(room)))
-        .filter(|file| !file.components().any(|part| part.as_os_str() == "tests"))
-        .map(|file| std::fs::read_to_string(file).unwrap())
-        .collect();
-    for page in &pages {
-        assert!(source.contains(&format!("\"{page}\"")), "docs/errors/{page}.md: no code says this");
-        assert!(index.contains(&format!("[{page}]({page}.md)")), "docs/errors/README.md does not list {page}");
+    let (described, twice) = described_codes();
+    let raised = raised_codes();
+    let mut wrong = twice;
+    for (code, file) in &raised {
+        if !described.contains_key(code) {
+            let page = PAGES.iter().find(|(room, _)| file.starts_with(room)).map_or("cellctl.md", |(_, page)| page);
+            wrong.push(format!(
+                "{code} (in {file}) is described nowhere: add a row | `{code}` | what happened | what to do next | \
+                 to docs/errors/{page}, or, if it is no code, add it to NO_CODES here"
+            ));
+        }
     }
-    for code in codes_in(&source) {
-        assert!(pages.contains(&code), "docs/errors/{code}.md is missing");
+    let source: String = sources_of_programs().into_iter().map(|(_, text)| text).collect();
+    for (code, page) in &described {
+        if !raised.contains_key(code) && !said_in(&source, code) {
+            wrong.push(format!("docs/errors/{page} describes {code}, which no source says: remove the row"));
+        }
+    }
+    assert!(wrong.is_empty(), "docs/errors and the sources differ:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_page_of_errors_is_in_the_index() {
+    let index = read("docs/errors/README.md");
+    let pages = error_pages();
+    for page in &pages {
+        assert!(index.contains(&format!("]({page})")), "docs/errors/README.md does not lead to {page}");
+    }
+    for (_, page) in PAGES {
+        assert!(pages.contains(page), "docs/errors/{page} is missing");
     }
 }
 
-/// Codes are named in one way: as the text of `code()` functions and of `code` fields.
-fn codes_in(source: &str) -> BTreeSet<String> {
-    let shown_to_users =
-        source.lines().filter(|line| line.contains("=> \"") && !line.trim_start().starts_with("//"));
-    shown_to_users
-        .filter_map(|line| line.split("=> \"").nth(1)?.split('"').next())
-        .filter(|code| code.len() > 3 && code.contains('_'))
-        .filter(|code| code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
-        .map(str::to_owned)
+#[test]
+fn codes_are_told_from_other_text() {
+    let text = r#"
+        Self::Gone => "TENANT_GONE", // no "COMMENTED_OUT" one
+        Status::failed("WRONG_PLACE: it is elsewhere");
+        Err(Refusal::new(
+            "BUSY", "A_SENTENCE with capitals"))
+        word("PREFIX_", "POST", "A1", "NO_COLOR")
+        #[cfg(test)]
+        mod tests { "IN_A_TEST" }"#;
+    let found: Vec<String> = codes_in(&without_tests(text)).into_iter().collect();
+    assert_eq!(found, ["BUSY", "TENANT_GONE", "WRONG_PLACE"]);
+    assert!(said_in(text, "POST") && said_in(text, "WRONG_PLACE") && !said_in(text, "TENANT"));
+}
+
+fn error_pages() -> BTreeSet<String> {
+    std::fs::read_dir(root().join("docs/errors"))
+        .expect("docs/errors is there")
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".md") && name != "README.md")
         .collect()
+}
+
+/// Each code that has a row, with its page; and what is wrong with the rows.
+fn described_codes() -> (BTreeMap<String, String>, Vec<String>) {
+    let (mut described, mut wrong) = (BTreeMap::<String, String>::new(), Vec::new());
+    for page in error_pages() {
+        let text = read(&format!("docs/errors/{page}"));
+        for row in text.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let code = cells[0].trim_matches('`').to_owned();
+            if cells.len() != 3 || cells.iter().any(|cell| cell.is_empty()) || !is_capital(&code) {
+                wrong.push(format!("docs/errors/{page}: not `CODE`, what happened, what to do next: {row}"));
+            } else if let Some(other) = described.insert(code.clone(), page.clone()) {
+                wrong.push(format!("{code} has a row in docs/errors/{other} and one in {page}: keep one"));
+            }
+        }
+    }
+    (described, wrong)
+}
+
+/// Each code that a source raises, with the first file that does.
+fn raised_codes() -> BTreeMap<String, String> {
+    let mut raised = BTreeMap::new();
+    for (file, text) in sources_of_programs() {
+        for code in codes_in(&text) {
+            raised.entry(code).or_insert_with(|| file.clone());
+        }
+    }
+    raised
+}
+
+/// Path and text of every source that is part of a program: no tests, and no model checker, which makes up codes.
+fn sources_of_programs() -> Vec<(String, String)> {
+    let root = root();
+    ["protos", "placement", "raft-store", "router", "chaos"]
+        .iter()
+        .flat_map(|room| sources(&root.join(room)))
+        .map(|path| (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), path))
+        .filter(|(file, _)| file.contains("/src/") && !file.starts_with("chaos/models/"))
+        .filter(|(file, _)| !file.contains("/tests/") && !file.ends_with("/tests.rs"))
+        .map(|(file, path)| (file, without_tests(&std::fs::read_to_string(path).unwrap())))
+        .collect()
+}
+
+/// The text up to its tests and without comments.
+fn without_tests(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_end = |pair: &[&str]| pair[0].trim() == "#[cfg(test)]" && pair[1].trim().starts_with("mod tests");
+    let end = lines.windows(2).position(is_end).unwrap_or(lines.len());
+    let code = lines[..end].iter().map(|line| line.split(" //").next().unwrap_or_default());
+    code.filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Codes are literals in capital letters: with an underscore anywhere, alone or before `: `; of one word only as the
+/// first argument of [`CALLS`].
+fn codes_in(text: &str) -> BTreeSet<String> {
+    let literals = text.match_indices('"').filter_map(|(at, _)| {
+        let after = &text[at + 1..];
+        let end = after.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))?;
+        let (code, rest) = after.split_at(end);
+        let is_whole = rest.starts_with('"') || (rest.starts_with(": ") && code.contains('_'));
+        let is_called = || CALLS.iter().any(|call| text[..at].trim_end().ends_with(call));
+        let is_code = is_whole && is_capital(code) && (code.contains('_') || is_called());
+        (is_code && !NO_CODES.contains(&code)).then(|| code.to_owned())
+    });
+    literals.collect()
+}
+
+fn is_capital(word: &str) -> bool {
+    let is_part =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
+    word.len() > 2 && word.starts_with(|c: char| c.is_ascii_uppercase()) && word.split('_').all(is_part)
+}
+
+fn said_in(source: &str, code: &str) -> bool {
+    source.contains(&format!("\"{code}\"")) || source.contains(&format!("\"{code}: "))
 }
