@@ -169,6 +169,8 @@ impl Router {
         drop(alive);
         let mut background = JoinSet::new();
         let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
+        // Counted before anything can change: what comes from now on is not yet in the file.
+        let on_file = directory.changes();
         background.spawn(feed::follow(Arc::clone(directory), Arc::clone(&self.control), metrics.clone()));
         let interval = timeouts.confirm_interval;
         background.spawn(feed::confirm(
@@ -181,7 +183,8 @@ impl Router {
             .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
         background.spawn(Arc::clone(&self.admin).serve(admin_listener));
         if let Some(path) = self.options.snapshot_file.clone() {
-            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), timeouts.snapshot_interval));
+            let interval = timeouts.snapshot_interval;
+            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
         }
         tracing::info!(name = self.options.name, listen = %self.addresses.listen, admin = %self.addresses.admin, "routing");
         let failed = tokio::select! {
@@ -246,8 +249,14 @@ fn load(path: &Path, directory: &Directory) {
 }
 
 /// Writes the table where it has changed, at most so often.
-async fn keep(path: std::path::PathBuf, directory: Arc<Directory>, metrics: Metrics, interval: Duration) {
-    let mut written = directory.changes();
+async fn keep(
+    path: std::path::PathBuf,
+    directory: Arc<Directory>,
+    metrics: Metrics,
+    interval: Duration,
+    on_file: u64,
+) {
+    let mut written = on_file;
     loop {
         tokio::time::sleep(interval).await;
         let changes = directory.changes();

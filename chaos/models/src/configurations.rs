@@ -135,7 +135,8 @@ pub const LATE_DISENGAGE: Bounds = Bounds {
 };
 
 /// For every change: exhaustive, within a minute or so on two cores.
-pub const CI: &[Bounds] = &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN, LATE_DISENGAGE, CUTOVER_LATE];
+pub const CI: &[Bounds] =
+    &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN, LATE_DISENGAGE, CUTOVER_LATE];
 
 /// For a night.
 pub const LONG: &[Bounds] = &[

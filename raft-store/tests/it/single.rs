@@ -11,7 +11,7 @@ use cell_store::{
 
 use crate::fixture::{CLUSTER, Cluster, Node, create_cell, create_tenant, envelope, eventually};
 
-fn copy_directory(from: &Path, to: &Path) {
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
