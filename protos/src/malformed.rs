@@ -13,7 +13,7 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    /// Stable code, with a page of its own under `docs/errors`.
+    /// Stable code, with a row in `docs/errors`.
     pub const CODE: &'static str = "INVALID_ARGUMENT";
 
     /// A field with a reason.

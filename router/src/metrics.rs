@@ -226,9 +226,8 @@ impl Collector for TableCollector {
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
-            let name = format!("cell_router_{name}");
             gauge.encode(encoder.encode_descriptor(
-                &name,
+                name,
                 help,
                 None,
                 prometheus_client::metrics::MetricType::Gauge,

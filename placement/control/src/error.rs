@@ -53,7 +53,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Stable code, with a page of its own under `docs/errors`.
+    /// Stable code, with a row in `docs/errors`.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

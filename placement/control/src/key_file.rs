@@ -55,7 +55,7 @@ pub enum KeyFileError {
 }
 
 impl KeyFileError {
-    /// Stable code, with a page of its own under `docs/errors`.
+    /// Stable code, with a row in `docs/errors`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

@@ -90,7 +90,7 @@ pub enum InitializeError {
 }
 
 impl InitializeError {
-    /// Stable code, with a page of its own under `docs/errors`.
+    /// Stable code, with a row in `docs/errors`.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {

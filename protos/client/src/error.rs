@@ -9,7 +9,7 @@ pub enum ClientError {
     /// The control plane refused. Nothing was changed.
     #[error("{message}")]
     Rejected {
-        /// Stable, with a page of its own under `docs/errors`.
+        /// Stable, with a row in `docs/errors`.
         code: String,
         /// A sentence.
         message: String,
@@ -44,7 +44,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Stable code, with a page of its own under `docs/errors`.
+    /// Stable code, with a row in `docs/errors`.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {

@@ -78,6 +78,8 @@ async fn a_router_starts_from_its_file_with_the_control_plane_dead() {
     assert_eq!(shown["mapping"]["epoch"], 4);
     assert_eq!(shown["gates"][0], gate.address);
     assert_eq!(shown["table"]["staleness_seconds"], serde_json::Value::Null);
+    let metrics = fleet.admin("/metrics").await.body;
+    assert!(metrics.contains("\ncell_router_table_revision "), "{metrics}");
     fleet.stop().await;
 }
 
