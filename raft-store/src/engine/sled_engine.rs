@@ -40,11 +40,27 @@ struct Files {
     file: File,
 }
 
+/// sled lets go of its lock on a thread of its own, a moment after its last handle is dropped: who opens the same
+/// directory again at once may come too early.
+fn open_when_released(config: &sled::Config) -> sled::Result<Db> {
+    const TRIES: u32 = 50;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+    for _ in 1..TRIES {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    config.open()
+}
+
 impl Files {
     fn open(path: &Path) -> Result<Self, EngineError> {
         let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
         // sled panics on some kinds of damage.
-        let db = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()))
+        let db = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open_when_released(&config)))
             .map_err(|panic| EngineError::Corrupt { what: "database".into(), detail: panic_text(&*panic) })?
             .map_err(io("opening a database"))?;
         let file = File::open(path.join("db")).map_err(std_io("opening a database"))?;

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Applied, Batch, Engine, EngineError, Entry};
 
@@ -20,6 +21,22 @@ pub struct SledEngine {
     writing: Mutex<()>,
 }
 
+/// sled lets go of its lock on a thread of its own, a moment after its last handle is dropped: who opens the same
+/// directory again at once may come too early.
+fn open_when_released(config: &sled::Config) -> sled::Result<sled::Db> {
+    const TRIES: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 1..TRIES {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    config.open()
+}
+
 impl SledEngine {
     /// Opens or makes the store in `directory`.
     ///
@@ -28,12 +45,8 @@ impl SledEngine {
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         let refused = |reason: String| EngineError::Open { path: directory.display().to_string(), reason };
         std::fs::create_dir_all(directory).map_err(|error| refused(error.to_string()))?;
-        let db = sled::Config::default()
-            .path(directory)
-            .cache_capacity(cache_bytes)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| refused(error.to_string()))?;
+        let config = sled::Config::default().path(directory).cache_capacity(cache_bytes).flush_every_ms(None);
+        let db = open_when_released(&config).map_err(|error| refused(error.to_string()))?;
         let tree = db.open_tree("agent").map_err(|error| refused(error.to_string()))?;
         let log = File::open(directory.join("db")).map_err(|error| refused(error.to_string()))?;
         let engine = Self { db, tree, log, writing: Mutex::new(()) };
