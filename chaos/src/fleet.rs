@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cell_client::cluster::InitializeOptions;
 use cell_client::{AgentOptions, AgentPool, ClientError, ClientOptions, ControlClient, WriteOptions, cluster};
+use cell_control::{Authority, AuthorityError};
 use cell_model::{CellId, NewCell};
-use cell_trust::SigningKey;
+use cell_trust::{Principal, Role, SigningKey};
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -60,6 +62,12 @@ pub enum FleetError {
         #[source]
         source: std::io::Error,
     },
+    /// No certificates.
+    #[error("the fleet's certificates could not be made")]
+    Certificates(#[from] AuthorityError),
+    /// The fleet's own certificates cannot be used.
+    #[error("the fleet's certificates cannot be used")]
+    Identity(#[from] cell_client::IdentityError),
     /// No port.
     #[error(transparent)]
     Port(#[from] NoFreePort),
@@ -159,6 +167,8 @@ pub struct CellNode {
 #[derive(Debug)]
 pub struct Fleet {
     options: FleetOptions,
+    /// How whoever drives the fleet calls it: with the certificate of an admin.
+    admin: cell_client::Link,
     /// Everything that runs.
     pub processes: Processes,
     /// The control plane.
@@ -181,9 +191,12 @@ impl Fleet {
         let hex: String = key.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         write_private(&key_file, &format!("{hex}\n"))?;
 
+        let certificates = options.directory.join("certificates");
+        Authority::open_or_create(&certificates)?;
+        let admin = cell_client::Link::open(Some(&issue(&certificates, Role::Admin, "fleet")?), false)?;
         let processes = Processes::new(options.directory.join("logs"));
         let (controls, routers, cells) = (Vec::new(), Vec::new(), Vec::new());
-        let mut fleet = Self { options, processes, controls, routers, cells };
+        let mut fleet = Self { options, admin, processes, controls, routers, cells };
         fleet.start_controls(&mut ports, &key_file).await?;
         let trusted = key.public().to_string();
         fleet.start_cells(&mut ports, &trusted).await?;
@@ -195,8 +208,14 @@ impl Fleet {
     /// A client of the control plane.
     #[must_use]
     pub fn control(&self, deadline: Duration) -> ControlClient {
-        let options = ClientOptions { deadline, ..ClientOptions::default() };
+        let options = ClientOptions { deadline, link: self.admin.clone(), ..ClientOptions::default() };
         ControlClient::new(self.control_addresses(), options)
+    }
+
+    /// Calls agents as an admin, who may look.
+    #[must_use]
+    pub fn agents(&self, options: AgentOptions) -> AgentPool {
+        AgentPool::new(AgentOptions { link: self.admin.clone(), ..options })
     }
 
     /// `host:port` of each control node.
@@ -208,7 +227,7 @@ impl Fleet {
     /// The control node that leads now.
     pub async fn leader(&self) -> Option<ControlNode> {
         for node in &self.controls {
-            let status = cluster::status(&node.address, Duration::from_secs(1)).await;
+            let status = cluster::status(&node.address, Duration::from_secs(1), &self.admin).await;
             if status.is_ok_and(|status| status.is_leader) {
                 return Some(node.clone());
             }
@@ -229,11 +248,13 @@ impl Fleet {
                 "listen": address,
                 "advertise": address,
                 "signing-key-file": key_file,
+                "identity": self.identity(Role::Control, &name)?,
             });
             self.run("control", &name, &options)?;
             self.controls.push(ControlNode { name, address });
         }
-        cluster::initialize(&self.control_addresses())
+        let options = InitializeOptions { link: self.admin.clone(), ..InitializeOptions::default() };
+        cluster::initialize_with(&self.control_addresses(), options)
             .await
             .map_err(|source| FleetError::Cluster { log: log_tail(&self.processes.log_of("control-1")), source })?;
         Ok(())
@@ -263,6 +284,7 @@ impl Fleet {
                 "agent-listen": agent,
                 "gate-listen": gates,
                 "control": self.control_addresses(),
+                "identity": self.identity(Role::Agent, &name)?,
                 "trusted-keys": [trusted],
             });
             if let Some(fault) = &self.options.plant {
@@ -288,6 +310,9 @@ impl Fleet {
                 "listen": listen,
                 "admin-listen": admin,
                 "control": control,
+                // Else a router that is cut off would reach the leader beside its link.
+                "only-given-control": true,
+                "identity": self.identity(Role::Router, &name)?,
                 "trusted-keys": [trusted],
                 "domains": [self.options.domain],
                 "snapshot-file": self.options.directory.join(format!("{name}.table")),
@@ -296,6 +321,11 @@ impl Fleet {
             self.routers.push(RouterNode { name, listen, admin, links });
         }
         Ok(())
+    }
+
+    /// The directory with a process's certificate.
+    fn identity(&self, role: Role, name: &str) -> Result<PathBuf, FleetError> {
+        issue(&self.options.directory.join("certificates"), role, name)
     }
 
     fn run(&mut self, server: &str, name: &str, options: &Value) -> Result<(), FleetError> {
@@ -308,7 +338,7 @@ impl Fleet {
     }
 
     async fn ready(&mut self) -> Result<(), FleetError> {
-        let agents = AgentPool::new(AgentOptions::default());
+        let agents = self.agents(AgentOptions::default());
         let control = self.control(Duration::from_secs(2));
         for cell in &self.cells {
             let describe = || async {
@@ -331,6 +361,15 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// A certificate for one process, in a directory of its own.
+fn issue(authority: &Path, role: Role, name: &str) -> Result<PathBuf, FleetError> {
+    const VALID: Duration = Duration::from_secs(30 * 24 * 3_600);
+    let out = authority.join(name);
+    let principal = Principal::new(role, name).expect("processes are named by letters, hyphens and digits");
+    Authority::open(authority)?.issue_once(&principal, VALID, &out)?;
+    Ok(out)
 }
 
 async fn readiness(address: &str) -> Result<(), String> {

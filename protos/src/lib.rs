@@ -3,17 +3,20 @@
 //! Conversions out of the model always succeed and are `From`. Conversions into the model are `TryFrom` and name the
 //! field that is wrong: see [`Malformed`]. A number that stands for nothing known is refused, never guessed.
 //!
+//! * `audit`: entries of the audit trail;
 //! * `enums`: one table for each enumeration;
 //! * `records`: mappings, cells, digests, limits;
 //! * `movement`: tenants and their moves, as clients see them;
 //! * `requests`: what is asked for, as commands of the model.
 
+mod audit;
 mod enums;
 mod malformed;
 mod movement;
 mod records;
 mod requests;
 
+pub use audit::audit_hash;
 pub use malformed::Malformed;
 pub use requests::request_id_bytes;
 

@@ -126,6 +126,7 @@ impl TryFrom<v1::ReportCellRequest> for Command {
             generation: Generation(wire.generation),
             gates: wire.gates,
             agent: wire.agent,
+            partial: wire.partial,
         })
     }
 }

@@ -62,7 +62,7 @@ impl OpenError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::InvalidOption { .. } => "STORE_INVALID_OPTION",
+            Self::InvalidOption { .. } => "INVALID_OPTION",
             Self::Directory { .. } => "DATA_DIRECTORY_UNUSABLE",
             Self::Locked { .. } => "DATA_DIRECTORY_LOCKED",
             Self::Format { .. } => "DATA_DIRECTORY_FORMAT",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! m            head: revision, limits, applied entry, membership
-//! c/<cell>     t/<tenant>     g/<ended move>     a/<request id>
+//! c/<cell>     t/<tenant>     g/<ended move>     a/<request id>     l/<audit entry>
 //! i            present while a snapshot is being installed: the rest is then unfinished and not to be believed
 //! ```
 //!
@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cell_model::{Change, Envelope, Fleet, FleetHead, MoveId, RequestId};
+use cell_model::{AuditEntry, Change, Envelope, Fleet, FleetHead, MoveId, RequestId};
 
 use crate::codec;
 use crate::engine::{StateEngine, Write};
@@ -31,6 +31,8 @@ pub(crate) struct Mirror {
     answers: VecDeque<RequestId>,
     next_ordinal: u64,
     ended: BTreeSet<MoveId>,
+    /// Numbers of the audit entries on disk, the oldest and the newest; 0 where there is none.
+    audited: (u64, u64),
     writes: Vec<Write>,
 }
 
@@ -54,6 +56,10 @@ fn answer_key(id: RequestId) -> Vec<u8> {
 
 fn ended_key(id: MoveId) -> Vec<u8> {
     key(b'g', &id.0.to_be_bytes())
+}
+
+fn audit_key(number: u64) -> Vec<u8> {
+    key(b'l', &number.to_be_bytes())
 }
 
 /// Where a record lives; the limits live in the head.
@@ -81,17 +87,25 @@ pub(crate) fn head_of(fleet: &Fleet, before: &WireHead) -> WireHead {
 impl Mirror {
     /// Reads everything. An unfinished installation counts as nothing: the snapshot is still there.
     pub(crate) fn load(engine: Arc<dyn StateEngine>) -> Result<(Self, Loaded), EngineError> {
-        let mut mirror =
-            Self { engine, answers: VecDeque::new(), next_ordinal: 0, ended: BTreeSet::new(), writes: Vec::new() };
+        let mut mirror = Self {
+            engine,
+            answers: VecDeque::new(),
+            next_ordinal: 0,
+            ended: BTreeSet::new(),
+            audited: (0, 0),
+            writes: Vec::new(),
+        };
         if mirror.engine.get(INSTALLING)?.is_some() {
             mirror.engine.clear()?;
         }
         let (mut head, mut records, mut answers) = (None, Vec::new(), Vec::new());
+        let mut trail: Vec<AuditEntry> = Vec::new();
         mirror.engine.scan(&mut |key, value| {
             let what = || format!("state row {}", key.escape_ascii());
             match key.first() {
                 Some(b'm') => head = Some(codec::open::<WireHead>(value, what)?),
                 Some(b'a') => answers.push(codec::open::<WireAnswer>(value, what)?),
+                Some(b'l') => trail.push(codec::open(value, what)?),
                 Some(b'c' | b't' | b'g') => {
                     let change: Change = codec::open(value, what)?;
                     if record_key(&change).as_deref() != Some(key) {
@@ -104,7 +118,7 @@ impl Mirror {
             Ok(())
         })?;
         let Some(head) = head else {
-            if records.is_empty() && answers.is_empty() {
+            if records.is_empty() && answers.is_empty() && trail.is_empty() {
                 return Ok((mirror, Loaded::default()));
             }
             return Err(EngineError::Corrupt { what: "the state".into(), detail: "its head is missing".into() });
@@ -125,6 +139,14 @@ impl Mirror {
             }
             fleet.install(record);
         }
+        trail.sort_by_key(|entry| entry.number);
+        for entry in trail {
+            fleet.restore_audit(entry).map_err(|broken| EngineError::Corrupt {
+                what: "the audit trail".into(),
+                detail: broken.to_string(),
+            })?;
+        }
+        mirror.audited = (fleet.audit().first_number(), fleet.audit().last_number());
         Ok((mirror, Loaded { head, fleet }))
     }
 
@@ -150,7 +172,20 @@ impl Mirror {
             }
         }
         self.note_answer(fleet, envelope);
+        self.note_audit(fleet);
         bytes
+    }
+
+    fn note_audit(&mut self, fleet: &Fleet) {
+        let trail = fleet.audit();
+        for entry in trail.after(self.audited.1) {
+            self.writes.push((audit_key(entry.number), Some(codec::seal(&**entry))));
+        }
+        if self.audited.0 > 0 {
+            let dropped = self.audited.0..trail.first_number();
+            self.writes.extend(dropped.map(|number| (audit_key(number), None)));
+        }
+        self.audited = (trail.first_number(), trail.last_number());
     }
 
     /// The fleet has kept an answer where its newest is to this request, and has forgotten as many of the oldest as
@@ -204,6 +239,11 @@ impl Mirror {
             self.answers.push_back(*id);
             self.push_full(answer_key(*id), codec::seal(&answer))?;
         }
+        self.audited = (0, 0);
+        for entry in fleet.audit().after(0) {
+            self.push_full(audit_key(entry.number), codec::seal(&**entry))?;
+        }
+        self.audited = (fleet.audit().first_number(), fleet.audit().last_number());
         self.writes.push((INSTALLING.to_vec(), None));
         self.commit(head)?;
         self.engine.sync()

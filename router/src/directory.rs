@@ -11,6 +11,7 @@ use cell_model::{CellId, CellRecord, ClusterId, Lineage, Revision, TenantId};
 use cell_trust::RoutedMapping;
 use tokio::time::Instant;
 
+use crate::feed::{Confirmed, Held};
 use crate::freshness::Freshness;
 use crate::table::{ConcurrentTable, Endpoints, Entry, Table};
 use crate::waiting::Waiters;
@@ -50,6 +51,8 @@ pub(crate) struct Directory {
     pub(crate) waiters: Waiters,
     pub(crate) freshness: Freshness,
     fresh_bound: Duration,
+    /// The last lease, in milliseconds.
+    lease_ms: AtomicU64,
 }
 
 impl Directory {
@@ -67,6 +70,7 @@ impl Directory {
             waiters,
             freshness: Freshness::new(),
             fresh_bound,
+            lease_ms: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -163,11 +167,30 @@ impl Directory {
     }
 
     /// A ping sent at `asked_at` was answered. An answer of another lineage says nothing of this table.
-    pub(crate) fn confirm(&self, asked_at: Instant, lineage: Lineage, revision: Revision) {
+    pub(crate) fn confirm(&self, asked_at: Instant, confirmed: Confirmed) {
         let ours = self.loaded() && self.attached.load(Ordering::Acquire);
-        if ours && lineage.get() == self.lineage.load(Ordering::Acquire) {
-            self.freshness.answered(asked_at, revision, self.applied());
+        if ours && confirmed.lineage.get() == self.lineage.load(Ordering::Acquire) {
+            let lease = confirmed.lease.unwrap_or(self.fresh_bound).as_millis();
+            self.lease_ms.store(u64::try_from(lease).unwrap_or(u64::MAX), Ordering::Release);
+            self.freshness.answered(asked_at, confirmed.revision, self.applied());
         }
+    }
+
+    /// What the control plane is told that this table holds.
+    pub(crate) fn held(&self, now: Instant) -> Held {
+        let held = self.loaded() && self.attached.load(Ordering::Acquire);
+        let cursor = self.cursor().filter(|_| held);
+        Held {
+            lineage: cursor.map(|cursor| cursor.lineage).unwrap_or_default(),
+            revision: cursor.map(|cursor| cursor.revision).unwrap_or_default(),
+            staleness: self.freshness.staleness(now),
+        }
+    }
+
+    /// At most so old is a fresh table: by this router's own options, and within the lease of the control plane, which
+    /// counts a router whose lease has run out as one that takes its table for stale.
+    fn fresh_for(&self) -> Duration {
+        self.fresh_bound.min(Duration::from_millis(self.lease_ms.load(Ordering::Acquire)))
     }
 
     /// From now on the control plane's word on how far it is counts.
@@ -189,12 +212,12 @@ impl Directory {
 
     /// Whether the table is young enough to say that a tenant does not exist, or that a request must wait.
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        self.freshness.staleness(now).is_some_and(|staleness| staleness <= self.fresh_bound)
+        self.freshness.staleness(now).is_some_and(|staleness| staleness <= self.fresh_for())
     }
 
     /// When the table stops being fresh unless it is confirmed again.
     pub(crate) fn fresh_until(&self) -> Option<Instant> {
-        self.freshness.as_of().map(|as_of| as_of + self.fresh_bound)
+        self.freshness.as_of().map(|as_of| as_of + self.fresh_for())
     }
 
     pub(crate) fn cluster(&self) -> Option<ClusterId> {

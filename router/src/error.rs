@@ -31,6 +31,9 @@ pub enum Error {
         /// The rule.
         rule: String,
     },
+    /// The control plane is not told who this router is.
+    #[error("{0}")]
+    Identity(#[from] cell_client::IdentityError),
     /// An address to listen at is not to be had.
     #[error("cannot listen at {address}: {source}")]
     Listen {
@@ -57,6 +60,7 @@ impl Error {
         match self {
             Self::ReadOptions { .. } => "OPTIONS_UNREADABLE",
             Self::ParseOptions { .. } | Self::InvalidOption { .. } => "OPTIONS_INVALID",
+            Self::Identity(error) => error.code(),
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::StartWorker { .. } | Self::WorkerFailed => "WORKER_FAILED",
@@ -70,6 +74,10 @@ impl Error {
             Self::ReadOptions { .. } => "check the path given with --config",
             Self::ParseOptions { .. } | Self::InvalidOption { .. } => {
                 "correct it and look with `cell-router --check` before you start again"
+            }
+            Self::Identity(_) => {
+                "name the directory of a certificate as `identity` (`cellctl ca issue router NAME` makes one); \
+                 `insecure-plaintext = true` only for trying things out on one machine"
             }
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 "another process listens there: stop it, or choose another port with --listen or --admin-listen"

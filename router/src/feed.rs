@@ -21,8 +21,19 @@ pub trait ControlPlane: Send + Sync + 'static {
     fn cluster(&self) -> BoxFuture<'static, Result<ClusterId, String>>;
     /// Everything since `after`, or everything. Reconnects by itself.
     fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent>;
-    /// The revision up to which everything was committed when this was asked.
-    fn confirm(&self, nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>>;
+    /// The revision up to which everything was committed when this was asked. Says along what this router holds.
+    fn confirm(&self, nonce: u64, held: Held) -> BoxFuture<'static, Result<Confirmed, String>>;
+}
+
+/// What a router's table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Incarnation of the control plane's history.
+    pub lineage: Lineage,
+    /// In that history.
+    pub revision: Revision,
+    /// How old it may be, if anybody has ever confirmed it.
+    pub staleness: Option<Duration>,
 }
 
 /// Everything up to `revision` was committed.
@@ -32,6 +43,8 @@ pub struct Confirmed {
     pub lineage: Lineage,
     /// In that history.
     pub revision: Revision,
+    /// For how long after the question the table may be taken for fresh, if the control plane has said so.
+    pub lease: Option<Duration>,
 }
 
 /// A ping that is not answered by then has failed.
@@ -146,10 +159,10 @@ pub(crate) async fn confirm(
     let mut answered = true;
     for nonce in 1.. {
         let asked_at = Instant::now();
-        let answer = tokio::time::timeout(CONFIRM_TIME_MAX, control.confirm(nonce)).await;
+        let answer = tokio::time::timeout(CONFIRM_TIME_MAX, control.confirm(nonce, directory.held(asked_at))).await;
         let failure = match answer {
-            Ok(Ok(Confirmed { lineage, revision })) => {
-                directory.confirm(asked_at, lineage, revision);
+            Ok(Ok(confirmed)) => {
+                directory.confirm(asked_at, confirmed);
                 None
             }
             Ok(Err(reason)) => Some(reason),

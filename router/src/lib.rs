@@ -38,7 +38,7 @@ mod waiting;
 mod worker;
 
 pub use error::Error;
-pub use feed::{Confirmed, ControlPlane};
+pub use feed::{Confirmed, ControlPlane, Held};
 pub use options::{Limits, Options, Timeouts};
 pub use refusal::{Code, Refusal};
 pub use router::{Addresses, Handle, Router, run};

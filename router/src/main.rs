@@ -32,6 +32,12 @@ struct Cli {
     /// A node of the control plane; once for each
     #[arg(long, value_name = "HOST:PORT")]
     control: Vec<String>,
+    /// Directory with ca.crt, tls.crt and tls.key of role router, shown to the control plane
+    #[arg(long, value_name = "DIR", env = "CELL_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Call the control plane without certificates
+    #[arg(long)]
+    insecure_plaintext: bool,
     /// A public key of the control plane, as `cell-control keygen` prints it; once for each
     #[arg(long, value_name = "HEX")]
     trusted_key: Vec<String>,
@@ -66,6 +72,8 @@ impl Cli {
         set(&self.control, &mut options.control);
         set(&self.trusted_key, &mut options.trusted_keys);
         set(&self.domain, &mut options.domains);
+        options.identity = self.identity.clone().or(options.identity);
+        options.insecure_plaintext |= self.insecure_plaintext;
         options.name = self.name.clone().unwrap_or(options.name);
         options.listen = self.listen.unwrap_or(options.listen);
         options.admin_listen = self.admin_listen.unwrap_or(options.admin_listen);

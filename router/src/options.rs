@@ -24,6 +24,13 @@ pub struct Options {
     pub admin_listen: SocketAddr,
     /// `host:port` of the control plane's nodes.
     pub control: Vec<String>,
+    /// Call the control plane at these addresses only, never at the one that a node names as the leader's: where the
+    /// nodes are reached through a proxy.
+    pub only_given_control: bool,
+    /// Directory with ca.crt, tls.crt and tls.key of role router, shown to the control plane.
+    pub identity: Option<PathBuf>,
+    /// Call the control plane without certificates.
+    pub insecure_plaintext: bool,
     /// Public keys of the control plane, in hex: whose mappings are believed.
     pub trusted_keys: Vec<String>,
     /// Base domains: `<tenant>.<domain>` names a tenant. May be empty: then only the header does.
@@ -110,6 +117,9 @@ impl Default for Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             control: Vec::new(),
+            only_given_control: false,
+            identity: None,
+            insecure_plaintext: false,
             trusted_keys: Vec::new(),
             domains: Vec::new(),
             snapshot_file: None,

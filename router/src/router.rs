@@ -102,7 +102,7 @@ impl Router {
     /// [`Error::InvalidOption`], or [`Error::Listen`] where an address is not to be had.
     pub fn bind(options: Options, registry: Registry) -> Result<Self, Error> {
         let checked = options.checked()?;
-        let control = Control::new(&options, checked.trusted.clone());
+        let control = Control::new(&options, checked.trusted.clone())?;
         Self::bind_with(options, registry, Arc::new(control))
     }
 

@@ -215,6 +215,7 @@ impl Ledger {
     pub fn report(&self, place: Place, generation: u8) -> Result<(Self, Vec<Violation>), Rejected> {
         let record = &self.cells[place.index()];
         let command = Command::ReportCell {
+            partial: false,
             cell: place.id(),
             generation: Generation(generation.into()),
             gates: Vec::new(),

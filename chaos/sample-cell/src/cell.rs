@@ -60,6 +60,16 @@ impl Error {
             "STORE_NOT_OPENED" => {
                 "stop the other process that serves this --data-dir, or correct the directory's rights"
             }
+            "IDENTITY_REQUIRED" => {
+                "name the directory of a certificate with --identity (`cellctl ca issue agent CELL` makes one); \
+                 --insecure-plaintext only for trying things out on one machine"
+            }
+            "PLAINTEXT_REFUSED" => "listen on 127.0.0.1, or name a certificate with --identity",
+            "IDENTITY_UNREADABLE"
+            | "IDENTITY_INVALID"
+            | "IDENTITY_EXPOSED"
+            | "IDENTITY_NOT_VALID"
+            | "IDENTITY_OTHER_ROLE" => "correct the identity, or issue it anew: `cellctl ca issue agent CELL`",
             "INVALID_OPTION" => "correct the option; `sample-cell serve --help` lists them",
             _ => "look at the causes above and at the log; nothing that was acknowledged is lost by stopping here",
         }
@@ -181,6 +191,8 @@ fn agent_options(options: &Options) -> AgentOptions {
     let mut agent = AgentOptions::new(options.cell.clone(), options.data_dir.clone(), &options.agent_listen);
     agent.advertise = options.agent_address.clone().unwrap_or_default();
     agent.control.clone_from(&options.control);
+    agent.identity.clone_from(&options.identity);
+    agent.insecure_plaintext = options.insecure_plaintext;
     agent.trusted_keys.clone_from(&options.trusted_keys);
     #[cfg(feature = "planted")]
     {
@@ -193,6 +205,7 @@ fn gate_options(options: &Options, agent: SocketAddr, instance: &str, listen: St
     // An address that means "every interface" is reached over the loopback one.
     let reach = if agent.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], agent.port())) } else { agent };
     let mut gate = GateOptions::new(reach.to_string(), instance, listen);
+    gate.identity.clone_from(&options.identity);
     gate.http.body_bytes = options.body_bytes_max;
     #[cfg(feature = "planted")]
     {

@@ -36,6 +36,14 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "CELLWAY_CONTROL")]
     #[serde(default)]
     pub control: Vec<String>,
+    /// Directory with ca.crt, tls.crt and tls.key of role agent, in the name of the cell.
+    #[arg(long, value_name = "DIR", env = "CELL_IDENTITY")]
+    #[serde(default)]
+    pub identity: Option<PathBuf>,
+    /// Offer the agent without certificates, to everybody on this machine. Only on a loopback address.
+    #[arg(long)]
+    #[serde(default)]
+    pub insecure_plaintext: bool,
     /// Public key of the control plane, in hex; give it once for each key.
     #[arg(long, value_name = "KEY", value_delimiter = ',', env = "CELLWAY_TRUSTED_KEYS")]
     #[serde(default)]
@@ -102,6 +110,8 @@ impl Options {
             gate_listen: Vec::new(),
             instances: two(),
             control: Vec::new(),
+            identity: None,
+            insecure_plaintext: false,
             trusted_keys: Vec::new(),
             body_bytes_max: BODY_BYTES_MAX,
             #[cfg(feature = "planted")]

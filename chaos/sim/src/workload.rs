@@ -39,6 +39,7 @@ impl Workload {
             15..22 => self.create_cell(),
             22..30 => Command::SetCellState { cell: self.cell(), state: self.state() },
             30..36 => Command::ReportCell {
+                partial: false,
                 cell: self.cell(),
                 generation: Generation(self.chance.between(1, 50)),
                 gates: vec![format!("10.0.0.1:{}", self.chance.between(1_000, 9_000))],

@@ -60,7 +60,8 @@ pub(super) async fn read_end(fleet: &Fleet, control: &ControlClient, names: &[Ar
         end.mismatches.extend(mismatch);
         end.tenants.insert(name, seen);
     }
-    end.mismatches.extend(grants(control, &fleet.cells, names, &end.tenants).await?);
+    let agents = fleet.agents(AgentOptions { step: READ_WITHIN, ..AgentOptions::default() });
+    end.mismatches.extend(grants(control, &agents, &fleet.cells, names, &end.tenants).await?);
     Ok(end)
 }
 
@@ -95,11 +96,11 @@ async fn mapping(control: &ControlClient, name: &str) -> Result<wire::Mapping, S
 /// clients see.
 async fn grants(
     control: &ControlClient,
+    agents: &AgentPool,
     cells: &[CellNode],
     names: &[Arc<str>],
     tenants: &BTreeMap<Arc<str>, FinalTenant>,
 ) -> Result<Vec<String>, String> {
-    let agents = AgentPool::new(AgentOptions { step: READ_WITHIN, ..AgentOptions::default() });
     let mut owners: BTreeMap<String, Vec<(String, u64)>> = BTreeMap::new();
     let mut rows: BTreeMap<(String, String), u64> = BTreeMap::new();
     for cell in cells {

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use cell_client::{ClientOptions, ControlClient};
+use cell_client::{ClientOptions, ControlClient, Link};
 use cell_model::Generation;
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_server::AgentServiceServer;
-use cell_trust::{PublicKey, TrustedKeys};
+use cell_trust::{PublicKey, Role, TrustedKeys};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -26,17 +26,22 @@ use crate::tenants::Tenants;
 
 /// How often the control plane is told where this cell is to be found.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Gates come to an agent that has started within this time; those that the control plane knows stay until then.
+const GATES_COME_WITHIN: Duration = Duration::from_secs(3);
 /// Open requests may take this long to end after a stop.
 const QUIESCE_MAX: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub struct Agent {
     tenants: Arc<Tenants>,
+    server: tonic::transport::Server,
     listener: TcpListener,
     address: SocketAddr,
     advertise: String,
     control: Option<ControlClient>,
     newest: NewestMappings,
+    /// The control plane says whose signatures are believed.
+    names_keys: bool,
 }
 
 impl Agent {
@@ -63,6 +68,10 @@ impl Agent {
     /// As [`Agent::open`].
     pub async fn open_on(options: AgentOptions, engine: Arc<dyn Engine>) -> Result<Self, AgentError> {
         options.check()?;
+        let link = Link::open(options.identity.as_deref(), options.insecure_plaintext)?;
+        if let Some(identity) = link.identity() {
+            identity.require(Role::Agent)?;
+        }
         let mut trusted = TrustedKeys::default();
         for key in &options.trusted_keys {
             let key: PublicKey = key.parse().map_err(|_| AgentError::InvalidOption {
@@ -71,24 +80,24 @@ impl Agent {
             })?;
             trusted.insert(key);
         }
-        #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "a planted fault is set below"))]
+        let names_keys = trusted.is_empty();
         let mut tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, engine)?;
         #[cfg(feature = "planted")]
         {
             tenants.planted = options.planted;
         }
+        tenants.link = link.clone();
         let tenants = Arc::new(tenants);
-        let refused = |error: std::io::Error| AgentError::Listen {
-            address: options.listen.clone(),
-            reason: error.to_string(),
-        };
+        let refused = |source| AgentError::Listen { address: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        link.may_listen(address.ip())?;
+        let server = link.server().map_err(AgentError::Tls)?;
         let advertise = if options.advertise.is_empty() { address.to_string() } else { options.advertise };
-        let control =
-            (!options.control.is_empty()).then(|| ControlClient::new(options.control, ClientOptions::default()));
+        let calls = ClientOptions { link, ..ClientOptions::default() };
+        let control = (!options.control.is_empty()).then(|| ControlClient::new(options.control, calls));
         let newest = NewestMappings::new(Arc::clone(&tenants), control.clone());
-        Ok(Self { tenants, listener, address, advertise, control, newest })
+        Ok(Self { tenants, server, listener, address, advertise, control, newest, names_keys })
     }
 
     /// The tenants' rows, for the application.
@@ -121,7 +130,7 @@ impl Agent {
     /// [`AgentError::Engine`] where the store could not be synced: the process must end, because what was not
     /// acknowledged may be lost. [`AgentError::Serve`] where the server failed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { tenants, listener, advertise, control, .. } = self;
+        let Self { tenants, server, listener, advertise, control, names_keys, .. } = self;
         tracing::info!(cell = %tenants.here, generation = %tenants.generation, agent = %advertise, "agent serving");
         let durable_stop = CancellationToken::new();
         let syncing = tokio::spawn({
@@ -132,13 +141,14 @@ impl Agent {
         let stop = tenants.stop.clone();
         let incoming = TcpListenerStream::new(listener);
         let service = AgentServiceServer::new(Service { tenants: Arc::clone(&tenants) });
-        let server = tonic::transport::Server::builder()
+        let server = server
             .tcp_nodelay(true)
+            .layer(tenants.link.guard())
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         if let Some(control) = control {
-            let reporting = report(Arc::clone(&tenants), advertise, control);
+            let reporting = report(Arc::clone(&tenants), advertise, control, names_keys);
             let stop = stop.clone();
             tenants.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
         }
@@ -202,10 +212,11 @@ fn resume(tenants: &Arc<Tenants>) {
 }
 
 /// Tells the control plane every second where this cell is to be found.
-async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient) {
+async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient, names_keys: bool) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reached = true;
+    let began = tokio::time::Instant::now();
     loop {
         ticks.tick().await;
         let request = wire::ReportCellRequest {
@@ -213,11 +224,14 @@ async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient
             generation: tenants.generation.get(),
             gates: tenants.board.addresses(),
             agent: advertise.clone(),
+            partial: began.elapsed() < GATES_COME_WITHIN,
         };
         match control.report_cell(request).await {
             Ok(answer) => {
                 reached = true;
-                trust(&tenants, &answer.trusted_keys);
+                if names_keys {
+                    trust(&tenants, &answer.trusted_keys);
+                }
             }
             Err(error) => {
                 if reached {
@@ -229,17 +243,24 @@ async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient
     }
 }
 
-/// Believes the keys that the control plane names, if none were given.
+/// Believes the keys that the control plane names, and no others: while a key is exchanged it names both.
 fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
-    let mut trusted = tenants.trusted.write().unwrap_or_else(PoisonError::into_inner);
-    if !trusted.is_empty() {
-        return;
-    }
+    let mut named = TrustedKeys::default();
     for key in keys {
         match PublicKey::from_bytes(key.as_ref()) {
-            Ok(key) => trusted.insert(key),
+            Ok(key) => named.insert(key),
             Err(error) => tracing::warn!(%error, "the control plane named a key that is none"),
         }
+    }
+    if named.is_empty() {
+        return;
+    }
+    let mut trusted = tenants.trusted.write().unwrap_or_else(PoisonError::into_inner);
+    let same = trusted.iter().map(PublicKey::to_bytes).eq(named.iter().map(PublicKey::to_bytes));
+    if !same {
+        let names: Vec<String> = named.iter().map(PublicKey::key_id).collect();
+        tracing::info!(keys = names.join(" "), "the control plane has named the keys that it signs with");
+        *trusted = named;
     }
 }
 

@@ -26,16 +26,23 @@ pub enum AgentError {
     #[error("the agent's store holds a damaged name")]
     Name(#[from] InvalidId),
     /// The address to listen at cannot be had.
-    #[error("cannot listen at {address}: {reason}; another process may have the port")]
+    #[error("cannot listen at {address}")]
     Listen {
         /// Where.
         address: String,
         /// Why not.
-        reason: String,
+        #[source]
+        source: std::io::Error,
     },
     /// The gRPC server ended by itself.
     #[error("the agent's server failed: {0}")]
     Serve(String),
+    /// Nobody is told who this agent is.
+    #[error("the agent's identity cannot be used")]
+    Identity(#[from] cell_client::IdentityError),
+    /// Certificate and key cannot be used for TLS.
+    #[error("the agent's identity cannot be used for TLS")]
+    Tls(#[source] tonic::transport::Error),
     /// An option makes no sense.
     #[error("{option}: {rule}")]
     InvalidOption {
@@ -49,13 +56,16 @@ pub enum AgentError {
 impl AgentError {
     /// Stable code.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Engine(_) => "STORE_FAILED",
             Self::OtherCell { .. } => "OTHER_CELL",
             Self::Record(_) | Self::Name(_) => "STORE_DAMAGED",
+            Self::Listen { source, .. } if matches!(source.kind(), std::io::ErrorKind::AddrInUse) => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
-            Self::Serve(_) => "SERVE_FAILED",
+            Self::Serve(_) => "SERVER_FAILED",
+            Self::Identity(error) => error.code(),
+            Self::Tls(_) => "IDENTITY_INVALID",
             Self::InvalidOption { .. } => "INVALID_OPTION",
         }
     }

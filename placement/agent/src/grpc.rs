@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::{caller, check_cell};
 use cell_model::{Seq, TenantId};
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_server::AgentService;
@@ -52,7 +53,7 @@ impl AgentService for Service {
         &self,
         request: Request<Streaming<wire::FollowRequest>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let responses = follow::serve(&self.tenants, request.into_inner()).await?;
+        let responses = follow::serve(&self.tenants, request).await?;
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -60,6 +61,7 @@ impl AgentService for Service {
         &self,
         request: Request<Streaming<wire::GateMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        check_cell(caller(&request), self.tenants.here.as_str()).map_err(|status| *status)?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, incoming.message())
             .await

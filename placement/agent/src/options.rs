@@ -70,8 +70,14 @@ pub struct AgentOptions {
     /// `host:port` of the control plane's nodes. Empty: the agent reports to nobody.
     #[serde(default)]
     pub control: Vec<String>,
-    /// Public keys, in hex, whose signatures on mappings are believed. Empty: those that the control plane names when
-    /// the agent first reports.
+    /// Directory with ca.crt, tls.crt and tls.key of role agent, in the name of the cell.
+    #[serde(default)]
+    pub identity: Option<PathBuf>,
+    /// Offer everything without certificates, to everybody on this machine. Only on a loopback address.
+    #[serde(default)]
+    pub insecure_plaintext: bool,
+    /// Public keys, in hex, whose signatures on mappings are believed. Empty: those that the control plane names, at each
+    /// report, so that a key can be exchanged.
     #[serde(default)]
     pub trusted_keys: Vec<String>,
     /// Limits.
@@ -93,6 +99,8 @@ impl AgentOptions {
             listen: listen.into(),
             advertise: String::new(),
             control: Vec::new(),
+            identity: None,
+            insecure_plaintext: false,
             trusted_keys: Vec::new(),
             limits: Limits::default(),
             #[cfg(feature = "planted")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use cell_client::Link;
 use cell_model::{CellId, Generation, Lineage, TenantId, Term};
 use cell_trust::TrustedKeys;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(crate) struct Tenants {
     pub(crate) generation: Generation,
     /// Whose signatures on mappings are believed.
     pub(crate) trusted: RwLock<TrustedKeys>,
+    /// How other agents are called, and call.
+    pub(crate) link: Link,
     /// Followers and lapse timers run here, until
     pub(crate) tasks: TaskTracker,
     /// this.
@@ -57,6 +60,7 @@ impl Tenants {
             generation: agent.generation,
             here,
             trusted: RwLock::new(trusted),
+            link: Link::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             #[cfg(feature = "planted")]

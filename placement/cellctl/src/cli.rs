@@ -7,6 +7,10 @@ use std::time::Duration;
 use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod care;
+
+pub use care::{Audit, Ca, Category, Check};
+
 /// The command line of Cellway.
 #[derive(Debug, Parser)]
 #[command(
@@ -35,6 +39,12 @@ pub struct Global {
     /// A named set of endpoints from the configuration file
     #[arg(long, global = true, env = "CELLCTL_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
+    /// Who you are: directory with ca.crt, tls.crt and tls.key of role viewer, operator or admin
+    #[arg(long, global = true, env = "CELLCTL_IDENTITY", value_name = "DIR")]
+    pub identity: Option<PathBuf>,
+    /// Call without certificates, for trying things out on one machine
+    #[arg(long, global = true)]
+    pub insecure_plaintext: bool,
     /// The configuration file [default: ~/.config/cellctl/config.toml]
     #[arg(long, global = true, env = "CELLCTL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -78,7 +88,7 @@ pub enum Command {
     /// Delete a tenant with all its data
     #[command(subcommand)]
     Delete(Delete),
-    /// List tenants, cells or moves
+    /// List tenants, cells, routers or moves
     #[command(subcommand)]
     Get(Get),
     /// Show everything about one tenant, cell or move
@@ -96,6 +106,14 @@ pub enum Command {
     /// Make a cluster of control nodes, or look at it
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Who asked for what, and what came of it; and the proof that nobody has rewritten it
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Look over the whole fleet: each finding with what to do about it
+    Check(Check),
+    /// Make an authority, and certificates for nodes, routers, cells and people
+    #[command(subcommand)]
+    Ca(Ca),
     /// Make the key that the control plane signs mappings with
     Keygen {
         /// Where to write the private key; it is readable by its owner only
@@ -211,6 +229,13 @@ pub enum Get {
     Cells {
         /// Only this one
         name: Option<CellId>,
+    },
+    /// Routers, what each holds and how far it lags
+    #[command(visible_aliases = ["router", "r"])]
+    Routers {
+        /// Which epoch of this tenant each of them holds
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<TenantId>,
     },
     /// Moves that wait or run, or one
     #[command(visible_aliases = ["move", "m"])]

@@ -1,5 +1,8 @@
 //! Each command: ask the control plane, print what it says.
 
+mod audit;
+mod ca;
+mod check;
 mod cluster;
 mod get;
 mod keygen;
@@ -7,12 +10,12 @@ mod write;
 
 use std::future::Future;
 
-use cell_client::{ClientOptions, ControlClient, WriteOptions};
+use cell_client::{ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
 use crate::cli::{Cli, Command, Global};
 use crate::console;
-use crate::endpoints;
+use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
 use crate::{demo, dev, host};
 
@@ -43,6 +46,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
+        Command::Audit(command) => audit::run(global, command),
+        Command::Check(what) => on_runtime(check::run(global, what)),
+        Command::Ca(command) => ca::run(command),
         Command::Keygen { out } => keygen::run(&out),
         Command::Dev(options) => on_runtime(dev::run(options)),
         Command::Demo(options) => on_runtime(demo::run(options)),
@@ -65,6 +71,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
 pub(crate) struct Control {
     /// The client.
     pub client: ControlClient,
+    /// Where it goes, and as whom.
+    pub target: Target,
     /// What was said on the command line.
     pub global: Global,
 }
@@ -89,10 +97,17 @@ fn ask<F>(global: &Global, command: impl FnOnce(Control) -> F) -> Result<Exit, F
 where
     F: Future<Output = Result<Exit, Failure>>,
 {
-    let endpoints = endpoints::resolve(global)?;
-    let options = ClientOptions { deadline: global.timeout, ..ClientOptions::default() };
-    let client = || ControlClient::new(endpoints, options);
-    on_runtime(async { command(Control { client: client(), global: global.clone() }).await })
+    let target = endpoints::resolve(global)?;
+    let options = client_options(global, &target.link);
+    let client = || ControlClient::new(target.endpoints.clone(), options);
+    on_runtime(async {
+        command(Control { client: client(), target: target.clone(), global: global.clone() }).await
+    })
+}
+
+/// How a command calls the control plane.
+fn client_options(global: &Global, link: &Link) -> ClientOptions {
+    ClientOptions { deadline: global.timeout, link: link.clone(), ..ClientOptions::default() }
 }
 
 fn on_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {

@@ -5,15 +5,16 @@
 //! again.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cell_chaos::fleet::fetch;
 use cell_chaos::ports::Ports;
-use cell_client::{ClientError, ClientOptions, ControlClient, WriteOptions, cluster};
-use cell_control::key_file;
+use cell_client::{ClientError, ClientOptions, ControlClient, Link, WriteOptions, cluster};
+use cell_control::{Authority, key_file};
 use cell_model::{CellId, NewCell, NewTenant, TenantId, Tier};
+use cell_trust::{Principal, Role};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -68,7 +69,7 @@ async fn host(said: &Dev, shutdown: CancellationToken) -> Result<()> {
         () = shutdown.cancelled() => Ok(()),
     };
     if started.is_ok() && !shutdown.is_cancelled() {
-        welcome(&layout, said);
+        welcome(&layout, said, &directory);
     }
     let served = match started {
         Ok(()) => until_end(&mut servers, &shutdown).await,
@@ -114,27 +115,36 @@ async fn start(
     let public = if key.exists() { key_file::read(&key)?.public() } else { key_file::generate(&key)? };
     let trusted = vec![public.to_string()];
     let control: Vec<String> = layout.control.iter().map(ToString::to_string).collect();
+    let certificates = Certificates::of_fleet(directory)?;
+    let link = Link::open(Some(&certificates.of(Role::Admin, OPERATOR)?), false)?;
+    write_config(directory, &control, &certificates.of(Role::Admin, OPERATOR)?)?;
     for (number, address) in (1..).zip(&layout.control) {
         let options = cell_control::Options {
             data_dir: directory.join(format!("control-{number}")),
             listen: *address,
             advertise: Some(address.to_string()),
             signing_key_file: key.clone(),
+            identity: Some(certificates.of(Role::Control, &format!("control-{number}"))?),
+            insecure_plaintext: false,
+            trusted_keys: Vec::new(),
             cluster: None,
         };
         let service = cell_control::Service::start(options).await?;
         let shutdown = shutdown.clone();
         servers.spawn(async move { Ok(service.run(shutdown).await?) });
     }
-    cluster::initialize(&control).await.context("the control nodes did not become a cluster")?;
-    let client =
-        ControlClient::new(control.clone(), ClientOptions { deadline: READY_WITHIN, ..ClientOptions::default() });
+    let options = cluster::InitializeOptions { link: link.clone(), ..cluster::InitializeOptions::default() };
+    let made = cluster::initialize_with(&control, options).await;
+    made.context("the control nodes did not become a cluster")?;
+    let options = ClientOptions { deadline: READY_WITHIN, link, ..ClientOptions::default() };
+    let client = ControlClient::new(control.clone(), options);
     for cell in &layout.cells {
         make_cell(&client, cell).await?;
         let mut options = sample_cell::Options::new(cell.id.clone(), directory.join(cell.id.as_str()));
         options.agent_listen.clone_from(&cell.agent);
         options.gate_listen.clone_from(&cell.gates);
         options.control.clone_from(&control);
+        options.identity = Some(certificates.of(Role::Agent, cell.id.as_str())?);
         options.trusted_keys.clone_from(&trusted);
         let shutdown = shutdown.clone();
         servers.spawn(async move { Ok(sample_cell::run(options, shutdown, |_| {}).await?) });
@@ -144,6 +154,7 @@ async fn start(
         listen: layout.router,
         admin_listen: layout.router_admin,
         control,
+        identity: Some(certificates.of(Role::Router, "router-1")?),
         trusted_keys: trusted,
         domains: vec![DOMAIN.into()],
         snapshot_file: Some(directory.join("router-1.table")),
@@ -155,6 +166,47 @@ async fn start(
         make_tenant(&client, tenant).await?;
     }
     serves(layout).await
+}
+
+/// Who whoever types commands beside the fleet is.
+const OPERATOR: &str = "dev";
+/// The configuration for commands beside the fleet.
+const CONFIG: &str = "cellctl.toml";
+
+/// The certificates of the fleet, made as they are needed and found again.
+struct Certificates {
+    directory: PathBuf,
+    authority: Authority,
+}
+
+impl Certificates {
+    fn of_fleet(directory: &Path) -> Result<Self> {
+        let directory = directory.join("certificates");
+        let authority = Authority::open_or_create(&directory)?;
+        Ok(Self { directory, authority })
+    }
+
+    /// The directory with the certificate of one process or person.
+    fn of(&self, role: Role, name: &str) -> Result<PathBuf> {
+        const VALID: Duration = Duration::from_secs(365 * 24 * 3_600);
+        let out = self.directory.join(name);
+        self.authority.issue_once(&Principal::new(role, name)?, VALID, &out)?;
+        Ok(out)
+    }
+}
+
+fn write_config(directory: &Path, endpoints: &[String], identity: &Path) -> Result<()> {
+    let identity = std::path::absolute(identity)?;
+    let mut context = toml::Table::new();
+    context.insert("endpoints".into(), endpoints.to_vec().into());
+    context.insert("identity".into(), identity.display().to_string().into());
+    let mut contexts = toml::Table::new();
+    contexts.insert("dev".into(), context.into());
+    let mut config = toml::Table::new();
+    config.insert("current-context".into(), "dev".into());
+    config.insert("contexts".into(), contexts.into());
+    let file = directory.join(CONFIG);
+    std::fs::write(&file, toml::to_string(&config)?).with_context(|| format!("cannot write {}", file.display()))
 }
 
 async fn make_cell(client: &ControlClient, cell: &CellLayout) -> Result<()> {
@@ -207,10 +259,11 @@ async fn first_failure(servers: &mut Servers) -> Option<anyhow::Error> {
     soon.ok().flatten()?.ok()?.err()
 }
 
-fn welcome(layout: &Layout, said: &Dev) {
+fn welcome(layout: &Layout, said: &Dev, directory: &Path) {
     let control: Vec<String> = layout.control.iter().map(ToString::to_string).collect();
     let (router, domain, tenant) = (layout.router, DOMAIN, TENANTS[0]);
-    let usual = layout.control.iter().map(SocketAddr::port).eq(DEV_CONTROL_PORTS);
+    let config = directory.join(CONFIG);
+    let config = std::path::absolute(&config).unwrap_or(config);
     let mut lines = vec![
         format!(
             "a fleet runs: 3 control nodes, 1 router, {} cells, tenants {}",
@@ -224,9 +277,8 @@ fn welcome(layout: &Layout, said: &Dev) {
         ),
         format!("  control  {}", control.join(",")),
     ];
-    if !usual {
-        lines.push(format!("           export CELLCTL_ENDPOINTS={}", control.join(",")));
-    }
+    lines.push("in another terminal, as its admin:".into());
+    lines.push(format!("  export CELLCTL_CONFIG={}", config.display()));
     lines.push("try:".into());
     lines.push(format!("  curl -X PUT http://{router}/docs/hello -H 'X-Tenant-ID: {tenant}' -H 'Content-Type: application/json' -d '{{\"hello\":\"world\"}}'"));
     lines.push("  cellctl get tenants".into());

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cell_client::Link;
 use serde::Deserialize;
 
 use crate::cli::Global;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Where `cellctl dev` listens, so that commands beside it need no options.
 pub(crate) const DEV_CONTROL_PORTS: [u16; 3] = [7401, 7402, 7403];
@@ -19,28 +20,47 @@ struct Config {
     contexts: BTreeMap<String, Context>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Context {
     endpoints: Vec<String>,
+    identity: Option<PathBuf>,
+    #[serde(default)]
+    insecure_plaintext: bool,
 }
 
 /// The control nodes that a command talks to.
 ///
 /// # Errors
 /// A context that does not exist, a configuration file that cannot be read, an endpoint that is not `host:port`.
-pub(crate) fn resolve(global: &Global) -> Result<Vec<String>, Failure> {
-    let endpoints = if global.endpoints.is_empty() { of_context(global)? } else { global.endpoints.clone() };
-    match endpoints.iter().find(|endpoint| !is_host_port(endpoint)) {
-        Some(bad) => Err(Failure::usage(
+pub(crate) fn resolve(global: &Global) -> Result<Target, Failure> {
+    let context = of_context(global)?;
+    let endpoints = if global.endpoints.is_empty() { context.endpoints } else { global.endpoints.clone() };
+    if let Some(bad) = endpoints.iter().find(|endpoint| !is_host_port(endpoint)) {
+        return Err(Failure::usage(
             format!("{bad:?} is not host:port"),
             "as in --endpoints 10.0.0.1:7401,10.0.0.2:7401",
-        )),
-        None => Ok(endpoints),
+        ));
     }
+    let plaintext = global.insecure_plaintext;
+    let identity = global.identity.clone().or(context.identity).filter(|_| !plaintext);
+    let link = Link::open(identity.as_deref(), plaintext || context.insecure_plaintext).map_err(|error| {
+        let (code, hint) = (error.code(), error.hint());
+        Failure { exit: Exit::Usage, ..Failure::new(code, format!("{:#}", anyhow::Error::from(error)), hint) }
+    })?;
+    Ok(Target { endpoints, link })
 }
 
-fn of_context(global: &Global) -> Result<Vec<String>, Failure> {
+/// Where the control plane is, and as whom it is called.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Its nodes.
+    pub endpoints: Vec<String>,
+    /// With this identity, or in plaintext.
+    pub link: Link,
+}
+
+fn of_context(global: &Global) -> Result<Context, Failure> {
     let named = global.config.clone();
     let file = named
         .clone()
@@ -50,11 +70,12 @@ fn of_context(global: &Global) -> Result<Vec<String>, Failure> {
         Some(_) | None => Config::default(),
     };
     let Some(name) = global.context.clone().or(config.current_context) else {
-        return Ok(DEV_CONTROL_PORTS.iter().map(|port| format!("127.0.0.1:{port}")).collect());
+        let endpoints = DEV_CONTROL_PORTS.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        return Ok(Context { endpoints, ..Context::default() });
     };
     let known = config.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
     match config.contexts.into_iter().find(|(known, _)| *known == name) {
-        Some((_, context)) if !context.endpoints.is_empty() => Ok(context.endpoints),
+        Some((_, context)) if !context.endpoints.is_empty() => Ok(context),
         Some(_) => {
             Err(Failure::usage(format!("context {name} has no endpoints"), "add them to the configuration file"))
         }
@@ -82,12 +103,13 @@ mod tests {
 
     use super::*;
     use crate::cli::Output;
-    use crate::failure::Exit;
 
     fn global() -> Global {
         Global {
             endpoints: Vec::new(),
             context: None,
+            identity: None,
+            insecure_plaintext: true,
             config: None,
             output: Output::Table,
             no_headers: false,
@@ -97,6 +119,10 @@ mod tests {
     }
 
     fn with_config(text: &str, context: Option<&str>) -> Result<Vec<String>, Failure> {
+        Ok(target_with_config(text, context)?.endpoints)
+    }
+
+    fn target_with_config(text: &str, context: Option<&str>) -> Result<Target, Failure> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.toml");
         std::fs::write(&file, text).unwrap();
@@ -110,8 +136,17 @@ mod tests {
     fn what_is_said_overrides_what_is_written() {
         assert_eq!(with_config(TWO, None).unwrap(), ["h:1"]);
         assert_eq!(with_config(TWO, Some("b")).unwrap(), ["h:2", "h:3"]);
-        let said = resolve(&Global { endpoints: vec!["h:9".into()], context: Some("nowhere".into()), ..global() });
-        assert_eq!(said.unwrap(), ["h:9"]);
+        let said = resolve(&Global { endpoints: vec!["h:9".into()], ..global() });
+        assert_eq!(said.unwrap().endpoints, ["h:9"]);
+    }
+
+    #[test]
+    fn nobody_calls_without_saying_who_he_is() {
+        let nameless = resolve(&Global { insecure_plaintext: false, ..global() }).unwrap_err();
+        assert_eq!((nameless.exit, nameless.code.as_str()), (Exit::Usage, "IDENTITY_REQUIRED"));
+        assert!(nameless.hint.contains("--identity"), "{nameless}");
+        let nowhere = Global { insecure_plaintext: false, identity: Some("/nowhere".into()), ..global() };
+        assert_eq!(resolve(&nowhere).unwrap_err().code, "IDENTITY_UNREADABLE");
     }
 
     #[test]

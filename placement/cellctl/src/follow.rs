@@ -52,7 +52,7 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
 }
 
 async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<Option<MoveView>, Failure> {
-    let agents = AgentPool::new(AgentOptions::default());
+    let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
     let mut target_agent = None;
     let mut said = BTreeSet::new();
     loop {

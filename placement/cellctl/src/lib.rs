@@ -4,6 +4,7 @@
 //! are pure; `follow` shows a move while it runs; `dev` hosts a whole fleet in this process, `demo` runs one of many
 //! processes and judges it; `host` runs one server. Data goes to standard output, everything else to standard error.
 
+mod audit_chain;
 mod cli;
 mod commands;
 mod console;

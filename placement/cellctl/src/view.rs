@@ -2,8 +2,15 @@
 //!
 //! JSON has `apiVersion` and `kind`; fields are only ever added.
 
+mod audit;
+mod router;
+
 use cell_client::wire;
 use serde::Serialize;
+
+pub use audit::AuditView;
+pub(crate) use audit::hash_of;
+pub use router::RouterView;
 
 /// What every printed document says first.
 pub const API_VERSION: &str = "cellway.dev/v1";

@@ -11,14 +11,18 @@ use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::service::Ground;
+
 /// Changed records that may wait for the coordinator before it is told to look at everything instead.
 const WAKES_MAX: usize = 4_096;
 
 /// Runs the coordinator beside the store until shut down. It works only while this node leads.
-pub(crate) async fn run(store: Store, key: Arc<SigningKey>, shutdown: CancellationToken) {
+pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
+    let (store, key) = (ground.store, ground.signer.key());
+    let agents = AgentOptions { link: ground.link, ..AgentOptions::default() };
     let leadership = watch::Sender::new(Leadership::Follower);
     let control = Arc::new(StoreControlPlane { store: store.clone(), key, leadership: leadership.clone() });
-    let coordinator = Coordinator::new(Options::default(), control, AgentPool::new(AgentOptions::default()));
+    let coordinator = Coordinator::new(Options::default(), control, AgentPool::new(agents));
     tokio::join!(follow_leadership(store, leadership, shutdown.clone()), coordinator.run(shutdown));
 }
 
@@ -63,7 +67,9 @@ struct StoreControlPlane {
 impl ControlPlane for StoreControlPlane {
     async fn propose(&self, commands: Vec<Envelope>) -> Result<Vec<Reply>, ProposeError> {
         // Submitted in order and together: the proposer puts what waits into one entry, in this order.
-        let submitted = commands.into_iter().map(|envelope| self.store.submit(envelope));
+        let submitted = commands
+            .into_iter()
+            .map(|envelope| self.store.submit(Envelope { actor: "control".into(), ..envelope }));
         let answers = futures::future::join_all(submitted).await;
         answers.into_iter().map(|answer| answer.map_err(|error| not_proposed(&error))).collect()
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use cell_client::IdentityError;
 use cell_model::ClusterId;
 use cell_store::{OpenError, StoreError};
 
@@ -30,6 +31,12 @@ pub enum Error {
     /// The signing key cannot be used.
     #[error(transparent)]
     SigningKey(#[from] KeyFileError),
+    /// Nobody is told who this node is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The identity cannot be used for TLS.
+    #[error("the identity cannot be used for TLS")]
+    Tls(#[source] tonic::transport::Error),
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -59,8 +66,10 @@ impl Error {
         match self {
             Self::Option { .. } => "INVALID_OPTION",
             Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => "PORT_IN_USE",
-            Self::Listen { .. } => "CANNOT_LISTEN",
+            Self::Listen { .. } => "LISTEN_FAILED",
             Self::SigningKey(error) => error.code(),
+            Self::Identity(error) => error.code(),
+            Self::Tls(_) => "IDENTITY_INVALID",
             Self::Open(error) => error.code(),
             Self::OtherCluster { .. } => "OTHER_CLUSTER",
             Self::Reflection(_) => "REFLECTION_FAILED",
@@ -81,6 +90,8 @@ impl Error {
             }
             Self::Listen { .. } => "choose an address of this machine with --listen".into(),
             Self::SigningKey(error) => error.hint(),
+            Self::Identity(error) => error.hint(),
+            Self::Tls(_) => "certificate and key do not fit together: issue them anew".into(),
             Self::Open(error) => error.hint(),
             Self::OtherCluster { .. } => "give this node its own data directory with --data-dir".into(),
             Self::Reflection(_) => "this program was not built as it should be: report it".into(),

@@ -7,22 +7,23 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use cell_client::Link;
 use cell_protos::v1::cluster_service_server::ClusterServiceServer;
 use cell_protos::v1::control_service_server::ControlServiceServer;
-use cell_store::{OpenError, Store, StoreOptions};
-use cell_trust::PublicKey;
+use cell_store::{Disk, OpenError, Store, StoreOptions};
+use cell_trust::{PublicKey, Role};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::service::{ClusterEndpoint, ControlEndpoint, Ground};
-use crate::{Error, Liveness, Options, Signer, coordinator, key_file};
+use crate::{Error, Liveness, Options, Routers, Signer, coordinator, key_file, peers, witness};
 
 /// How long connections may take to end once the store has stopped.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -37,6 +38,7 @@ const CONTROL: &str = "cellway.v1.ControlService";
 #[derive(Debug)]
 pub struct Service {
     ground: Ground,
+    data_dir: PathBuf,
     listener: TcpListener,
     handle: Handle,
 }
@@ -97,12 +99,16 @@ impl Service {
     /// [`Error`] names what is wrong.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let wanted = options.wanted_cluster()?;
-        let signer = Signer::new(key_file::read(&options.signing_key_file)?);
+        let link = Link::open(options.identity.as_deref(), options.insecure_plaintext)?;
+        link.may_listen(options.listen.ip())?;
+        link.identity().map_or(Ok(()), |identity| identity.require(Role::Control))?;
+        let others = options.other_keys()?;
+        let signer = Signer::beside(key_file::read(&options.signing_key_file)?, &others);
         let address = options.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let advertise = options.advertised(local)?;
-        let store = open_store(&StoreOptions::new(&options.data_dir, advertise)).await?;
+        let store = open_store(&StoreOptions::new(&options.data_dir, advertise), &link).await?;
         if let (Some(wanted), Some(found)) = (wanted, store.cluster())
             && wanted != found
         {
@@ -113,8 +119,15 @@ impl Service {
         let handle =
             Handle { local, store: store.clone(), public_key: signer.public(), liveness: liveness.clone() };
         tracing::info!(address = handle.address(), key_id = signer.public().key_id(), "node started");
-        let ground = Ground { store, signer, liveness, closing: CancellationToken::new() };
-        Ok(Self { ground, listener, handle })
+        let ground = Ground {
+            store,
+            signer,
+            link,
+            liveness,
+            routers: Routers::default(),
+            closing: CancellationToken::new(),
+        };
+        Ok(Self { ground, data_dir: options.data_dir, listener, handle })
     }
 
     /// What others in the same process may know of it.
@@ -128,7 +141,7 @@ impl Service {
     /// # Errors
     /// [`Error::Store`] where storage has failed and the process must end; [`Error::Serve`].
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { ground, listener, handle: _ } = self;
+        let Self { ground, data_dir, listener, handle: _ } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(cell_protos::DESCRIPTOR_SET)
@@ -136,13 +149,19 @@ impl Service {
             .build_v1()
             .map_err(Error::Reflection)?;
         let server_stop = CancellationToken::new();
-        let router = Server::builder()
+        let (store, link) = (ground.store.clone(), ground.link.clone());
+        let cluster = ClusterEndpoint { store, data_dir, link };
+        let router = ground
+            .link
+            .server()
+            .map_err(Error::Tls)?
+            .layer(ground.link.guard())
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(ground.store.raft_service())
-            .add_service(ClusterServiceServer::new(ClusterEndpoint(ground.store.clone())))
+            .add_service(ClusterServiceServer::new(cluster))
             .add_service(ControlServiceServer::new(ControlEndpoint(ground.clone())));
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let stopping = server_stop.clone();
@@ -154,8 +173,8 @@ impl Service {
         let store_stop = CancellationToken::new();
         let store = ground.store.run(store_stop.clone());
         tokio::pin!(store);
-        let coordinator =
-            tokio::spawn(coordinator::run(ground.store.clone(), ground.signer.key(), shutdown.clone()));
+        let coordinator = tokio::spawn(coordinator::run(ground.clone(), shutdown.clone()));
+        let witness = tokio::spawn(witness::run(ground.store.clone(), ground.routers.clone(), shutdown.clone()));
         let health_follower = tokio::spawn(follow_health(ground.clone(), health.clone()));
 
         let outcome = tokio::select! {
@@ -178,6 +197,7 @@ impl Service {
         ground.closing.cancel();
         end(health_follower).await;
         end(coordinator).await;
+        end(witness).await;
         server_stop.cancel();
         match tokio::time::timeout(GOODBYE, &mut server).await {
             Ok(served) => outcome.and(server_ended(served)),
@@ -191,10 +211,16 @@ impl Service {
 }
 
 /// A node that has just stopped may hold the directory a moment longer: it is waited for.
-async fn open_store(options: &StoreOptions) -> Result<Store, OpenError> {
+async fn open_store(options: &StoreOptions, link: &Link) -> Result<Store, OpenError> {
     let deadline = Instant::now() + HANDOVER;
     loop {
-        match Store::open(options.clone()).await {
+        let path = options.data_dir.clone();
+        let disk = tokio::task::spawn_blocking(move || Disk::directory(&path)).await;
+        let opened = match disk.map_err(|error| OpenError::Raft { reason: error.to_string() })? {
+            Ok(disk) => Store::open_on(options.clone(), disk, peers::dialer(link.clone())).await,
+            Err(error) => Err(error),
+        };
+        match opened {
             Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use cell_trust::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -27,6 +28,22 @@ pub struct Options {
     #[arg(long, env = "CELL_SIGNING_KEY_FILE")]
     pub signing_key_file: PathBuf,
 
+    /// Directory with ca.crt, tls.crt and tls.key of role control: who this node is, to others.
+    #[arg(long, env = "CELL_IDENTITY", value_name = "DIR")]
+    #[serde(default)]
+    pub identity: Option<PathBuf>,
+
+    /// Offer everything without certificates, to everybody on this machine. Only on a loopback address.
+    #[arg(long)]
+    #[serde(default)]
+    pub insecure_plaintext: bool,
+
+    /// Public keys, in hex, that sign mappings beside this node's own: the next or the former one, while the key is
+    /// exchanged. Agents are told to believe them.
+    #[arg(long, env = "CELL_TRUSTED_KEYS", value_delimiter = ',', value_name = "KEY")]
+    #[serde(default)]
+    pub trusted_keys: Vec<String>,
+
     /// Refuse to start if the data directory belongs to another cluster than this (16 hexadecimal digits).
     #[arg(long, env = "CELL_CLUSTER")]
     pub cluster: Option<String>,
@@ -40,6 +57,17 @@ impl Options {
         let refuse =
             || Error::Option { option: "cluster", reason: format!("{text:?} is not 16 hexadecimal digits") };
         number.map(cell_model::ClusterId).map(Some).ok_or_else(refuse)
+    }
+
+    /// The keys that sign beside this node's own.
+    pub(crate) fn other_keys(&self) -> Result<Vec<PublicKey>, Error> {
+        let key = |text: &String| {
+            text.parse().map_err(|error: cell_trust::InvalidKey| Error::Option {
+                option: "trusted-keys",
+                reason: error.to_string(),
+            })
+        };
+        self.trusted_keys.iter().map(key).collect()
     }
 
     /// Where others reach a node that listens on `bound`.
@@ -74,6 +102,9 @@ mod tests {
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             signing_key_file: "key".into(),
+            identity: None,
+            insecure_plaintext: true,
+            trusted_keys: Vec::new(),
             cluster: None,
         }
     }

@@ -73,7 +73,7 @@ pub(crate) fn submit(error: &SubmitError, belongs: bool) -> Status {
         }
         SubmitError::Unknown { .. } => refusal(
             Code::Unknown,
-            trailer::UNKNOWN_OUTCOME,
+            trailer::OUTCOME_UNKNOWN,
             error.to_string(),
             "send it again with the same request id: it runs once",
         ),

@@ -3,21 +3,26 @@
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
 //! * `page`: lists, page by page;
 //! * `watch`: a snapshot, then changes;
+//! * `routers`: who lags, and whether all have seen a revision;
+//! * `audit`: who asked for what;
 //! * `cluster`: making and looking after the cluster itself.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cell_client::Link;
 use cell_model::{Command, Envelope, Fleet, Outcome, Revision, UnixMillis};
 use cell_protos::v1;
 use cell_store::Store;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::{Liveness, Signer, refusal};
+use crate::{Liveness, Routers, Signer, refusal};
 
+mod audit;
 mod cluster;
 mod control;
 mod page;
+mod routers;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;
@@ -32,8 +37,21 @@ pub(crate) struct Ground {
     pub(crate) signer: Signer,
     /// When each cell was last heard of.
     pub(crate) liveness: Liveness,
+    /// How others are called, and call.
+    pub(crate) link: Link,
+    /// What each router holds.
+    pub(crate) routers: Routers,
     /// Streams end when it is cancelled.
     pub(crate) closing: CancellationToken,
+}
+
+/// Who asks, as the audit trail writes it.
+struct Caller(String);
+
+impl Caller {
+    fn of<T>(request: &tonic::Request<T>) -> Self {
+        Self(cell_client::actor(request))
+    }
 }
 
 /// The wall clock, for stamps and pauses.
@@ -43,10 +61,10 @@ pub(crate) fn now() -> UnixMillis {
 }
 
 /// A command with what the client said besides, and the time.
-fn envelope(command: Command, options: Option<v1::WriteOptions>) -> Result<Envelope, Status> {
+fn envelope(command: Command, options: Option<v1::WriteOptions>, by: Caller) -> Result<Envelope, Status> {
     let (request_id, expected_revision) =
         options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
-    Ok(Envelope { request_id, expected_revision, at: now(), command })
+    Ok(Envelope { request_id, expected_revision, at: now(), actor: by.0, command })
 }
 
 impl Ground {

@@ -16,6 +16,8 @@ type Version = (ClusterId, Uid, Rev, Revision, Revision);
 #[derive(Debug, Clone)]
 pub struct Signer {
     key: Arc<SigningKey>,
+    /// Keys that sign beside this one, while the key is exchanged.
+    others: Arc<[PublicKey]>,
     remembered: Arc<Mutex<Generations>>,
 }
 
@@ -44,7 +46,21 @@ impl Signer {
     /// A signer with this key.
     #[must_use]
     pub fn new(key: SigningKey) -> Self {
-        Self { key: Arc::new(key), remembered: Arc::default() }
+        Self::beside(key, &[])
+    }
+
+    /// A signer with this key, beside others that are to be believed, too.
+    #[must_use]
+    pub fn beside(key: SigningKey, others: &[PublicKey]) -> Self {
+        let public = key.public();
+        let others = others.iter().copied().filter(|other| *other != public).collect();
+        Self { key: Arc::new(key), others, remembered: Arc::default() }
+    }
+
+    /// Every key that is to be believed, its own first.
+    #[must_use]
+    pub fn trusted(&self) -> Vec<PublicKey> {
+        std::iter::once(self.public()).chain(self.others.iter().copied()).collect()
     }
 
     /// The public half of its key.

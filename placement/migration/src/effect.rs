@@ -113,6 +113,10 @@ impl<P: ControlPlane> Run<'_, P> {
                 Ok(Ok(report)) => {
                     return Ok(report.findings.into_iter().next().map(|found| (found.code, found.reason)));
                 }
+                // It says nothing of the cell: another node leads, and looks for itself.
+                Ok(Err(setback @ Setback::Step(StepError::Refused { .. }))) if setback.is_of_an_old_leader() => {
+                    return Err(setback);
+                }
                 Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => return Ok(Some((code, reason))),
                 Ok(Err(Setback::Step(_))) => {}
                 Ok(Err(setback)) => return Err(setback),

@@ -37,6 +37,13 @@ pub(crate) enum Setback {
     NotYet(String),
 }
 
+impl Setback {
+    /// The agent has heard of a younger leader: this one must not draw any conclusion from the refusal.
+    pub(crate) fn is_of_an_old_leader(&self) -> bool {
+        matches!(self, Self::Step(StepError::Refused { code, .. }) if code == "STALE_TERM")
+    }
+}
+
 impl<P: ControlPlane> Run<'_, P> {
     /// The move of the record that this effect was computed from.
     pub(crate) fn movement(&self) -> Result<&Move, Setback> {

@@ -106,6 +106,8 @@ pub enum Command {
         gates: Vec<String>,
         /// `host:port` of the agent.
         agent: String,
+        /// The agent has just started, and gates are still coming: those that are known stay.
+        partial: bool,
     },
     /// A tenant is placed.
     CreateTenant(NewTenant),
@@ -145,6 +147,46 @@ pub enum Command {
     },
     /// The limits of the whole fleet.
     SetLimits(Limits),
+    /// Evidence, kept in the audit trail: how each router stood to a commit. It changes no record.
+    RoutersSaw {
+        /// Whose owner has changed.
+        tenant: TenantId,
+        /// By which move.
+        move_id: MoveId,
+        /// The revision of the change.
+        revision: Revision,
+        /// Routers by name; at most [`Command::ROUTERS_TOLD_MAX`].
+        routers: Vec<(String, Sight)>,
+    },
+}
+
+impl Command {
+    /// How many routers a [`Command::RoutersSaw`] may name.
+    pub const ROUTERS_TOLD_MAX: usize = 64;
+}
+
+/// How a router stands to a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sight {
+    /// Its table has it.
+    Seen,
+    /// Its lease has run out: it takes its table for stale by itself.
+    Fenced,
+    /// It has a lease, and has not said that it has it.
+    Waiting,
+}
+
+impl Sight {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Fenced => "fenced",
+            Self::Waiting => "waiting",
+        }
+    }
 }
 
 /// A command with what the proposer adds to it.
@@ -156,6 +198,8 @@ pub struct Envelope {
     pub expected_revision: Option<Revision>,
     /// The proposer's clock.
     pub at: UnixMillis,
+    /// Who asks, as `operator/alice`: role and name of the certificate. Empty where nobody had to say.
+    pub actor: String,
     /// The command.
     pub command: Command,
 }
@@ -164,7 +208,7 @@ impl Envelope {
     /// A command with nothing but its time.
     #[must_use]
     pub const fn new(at: UnixMillis, command: Command) -> Self {
-        Self { request_id: None, expected_revision: None, at, command }
+        Self { request_id: None, expected_revision: None, at, actor: String::new(), command }
     }
 }
 

@@ -19,8 +19,10 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
     match &envelope.command {
         Command::CreateCell(cell) => create_cell(fleet, cell, stamp),
         Command::SetCellState { cell, state } => change_cell(fleet, cell, stamp, |record| record.state = *state),
-        Command::ReportCell { cell, generation, gates, agent } => {
-            report_cell(fleet, cell, *generation, gates, agent, stamp)
+        Command::ReportCell { cell, generation, gates, agent, partial } => {
+            let known = if *partial { fleet.cell(cell).map(|cell| cell.gates.as_slice()) } else { None };
+            let gates = with_known(known.unwrap_or_default(), gates);
+            report_cell(fleet, cell, *generation, &gates, agent, stamp)
         }
         Command::CreateTenant(tenant) => create_tenant(fleet, tenant, stamp),
         Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
@@ -37,6 +39,12 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
             record_event(fleet, record, event, stamp)
         }
         Command::SetLimits(limits) => set_limits(fleet, *limits),
+        Command::RoutersSaw { tenant, routers, .. } => {
+            known(fleet, tenant)?;
+            let most = Command::ROUTERS_TOLD_MAX;
+            require(routers.len() <= most, || invalid("routers", format!("at most {most} are named")))?;
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -65,9 +73,10 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::CreateCell(NewCell { id, .. }) => of_cell(id),
         Command::SetCellState { cell, .. } | Command::ReportCell { cell, .. } => of_cell(cell),
         Command::CreateTenant(NewTenant { id, .. }) => of_tenant(id),
-        Command::DeleteTenant { tenant } | Command::MoveTenant { tenant, .. } | Command::Record { tenant, .. } => {
-            of_tenant(tenant)
-        }
+        Command::DeleteTenant { tenant }
+        | Command::MoveTenant { tenant, .. }
+        | Command::Record { tenant, .. }
+        | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
         Command::Steer { move_id, .. } => fleet.tenant_of_move(*move_id).map(|record| record.revision),
         Command::SetLimits(_) => None,
     };
@@ -121,6 +130,13 @@ fn change_cell(
     }
     record.revision = stamp.revision;
     Ok(vec![Change::Cell(record)])
+}
+
+/// The gates that are known, and those that have come to an agent since it started. The known ones are kept until it
+/// says that all of its gates have had the time to come.
+fn with_known(known: &[String], come: &[String]) -> Vec<String> {
+    let new = come.iter().filter(|gate| !known.contains(gate));
+    known.iter().chain(new).cloned().collect()
 }
 
 fn report_cell(

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CellId, CellRecord, Change, ClusterId, Envelope, Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId,
-    Revision, TenantId, TenantRecord, UnixMillis, decide,
+    AuditEntry, AuditTrail, BrokenChain, CellId, CellRecord, Change, ClusterId, Command, Envelope, Lineage, MoveId,
+    MoveRecord, Outcome, Reply, RequestId, Revision, TenantId, TenantRecord, UnixMillis, decide,
 };
 
 /// How many moves may be under way.
@@ -81,6 +81,7 @@ pub struct Fleet {
     cells: BTreeMap<CellId, CellRecord>,
     tenants: BTreeMap<TenantId, TenantRecord>,
     ended: BTreeMap<MoveId, MoveRecord>,
+    audit: AuditTrail,
     // Derived from the above.
     moving: BTreeMap<MoveId, TenantId>,
     unsettled: BTreeSet<TenantId>,
@@ -91,8 +92,10 @@ pub struct Fleet {
 impl Fleet {
     /// Answers to requests with an id are kept for this long,
     pub const ANSWERS_KEPT_MS: u64 = 15 * 60 * 1_000;
-    /// but not more of them than this.
+    /// but not more of them than this: enough for ten minutes of 333 writes a second.
     pub const ANSWERS_MAX: usize = 200_000;
+    /// So many of the newest are kept however old they are: a clock that jumps makes no retry run twice.
+    pub const ANSWERS_MIN: usize = 1_000;
     /// How many ended moves are kept; the oldest are dropped beyond it.
     pub const ENDED_MAX: usize = 10_000;
 
@@ -129,6 +132,7 @@ impl Fleet {
             return (known.clone(), Vec::new());
         }
         let stamp = Stamp { at: envelope.at, revision: self.head.revision.next() };
+        let before = self.named_tenant(&envelope.command).cloned();
         let (reply, changes) = match decide(&*self, envelope, stamp) {
             Ok(changes) => {
                 if !changes.is_empty() {
@@ -142,10 +146,34 @@ impl Fleet {
             }
             Err(rejected) => (Reply { revision: self.head.revision, result: Err(rejected) }, Vec::new()),
         };
+        self.audit.note(self.head.cluster, envelope, before.as_ref(), &changes, &reply);
         if let Some(id) = envelope.request_id {
             self.remember_answer(id, envelope.at, reply.clone());
         }
         (reply, changes)
+    }
+
+    /// The tenant that the audit trail compares before and after: only where a step may change more than it says.
+    fn named_tenant(&self, command: &Command) -> Option<&TenantRecord> {
+        match command {
+            Command::Record { tenant, .. } => self.tenants.get(tenant),
+            Command::Steer { move_id, .. } => self.tenant_of_move(*move_id),
+            _ => None,
+        }
+    }
+
+    /// Who asked for what, and what came of it.
+    #[must_use]
+    pub const fn audit(&self) -> &AuditTrail {
+        &self.audit
+    }
+
+    /// Takes an entry of the audit trail that was kept before, the oldest first.
+    ///
+    /// # Errors
+    /// [`BrokenChain`] where it does not follow from the one before it.
+    pub fn restore_audit(&mut self, entry: AuditEntry) -> Result<(), BrokenChain> {
+        self.audit.restore(entry)
     }
 
     /// Puts one record in place of what was there.
@@ -195,7 +223,8 @@ impl Fleet {
         self.answers.insert(id, reply.clone());
         self.head.answered.push_back((id, at, reply));
         while let Some((oldest, answered_at, _)) = self.head.answered.front() {
-            let expired = answered_at.0 + Self::ANSWERS_KEPT_MS < at.0;
+            let expired = answered_at.0.saturating_add(Self::ANSWERS_KEPT_MS) < at.0
+                && self.head.answered.len() > Self::ANSWERS_MIN;
             if !expired && self.head.answered.len() <= Self::ANSWERS_MAX {
                 break;
             }

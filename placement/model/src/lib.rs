@@ -7,10 +7,12 @@
 //! * [`step`] is the migration protocol: total, deterministic, one event at a time. See `docs/migration.md`.
 //! * [`pending_effects`] says what must be done in the world for a record to go on. It is recomputed, never
 //!   remembered, so a new leader continues where the last one fell.
+//! * [`AuditTrail`] is who asked for what and what came of it, as a chain of hashes.
 //! * [`invariants`] are the promises I1–I16 as functions, the same in the model checker, simulation and production.
 //!
 //! Time, ids and seeds come in with commands and events; this crate names no clock, no runtime and no file.
 
+mod audit;
 mod command;
 mod decide;
 mod effects;
@@ -24,7 +26,8 @@ mod record;
 mod rejected;
 mod step;
 
-pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply};
+pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
+pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Sight};
 pub use decide::decide;
 pub use effects::{Effect, pending_effects};
 pub use event::Event;

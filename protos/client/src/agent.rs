@@ -12,8 +12,8 @@ use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
 use tonic::{Code, Request, Status};
 
-use crate::StepError;
 use crate::channel::{Channels, surely_not_sent, told};
+use crate::{Link, Server, StepError};
 
 mod steps;
 
@@ -28,6 +28,8 @@ pub struct AgentOptions {
     pub scan: Duration,
     /// For the answer to travel, beyond what the step itself may take.
     pub travel: Duration,
+    /// Over which link agents are called.
+    pub link: Link,
 }
 
 impl Default for AgentOptions {
@@ -37,6 +39,7 @@ impl Default for AgentOptions {
             step: Duration::from_secs(5),
             scan: Duration::from_secs(120),
             travel: Duration::from_secs(1),
+            link: Link::default(),
         }
     }
 }
@@ -144,7 +147,7 @@ impl AgentPool {
     /// A pool without connections; they are made when they are needed.
     #[must_use]
     pub fn new(options: AgentOptions) -> Self {
-        Self { channels: Channels::new(options.connect), options }
+        Self { channels: Channels::new(options.link.clone(), Server::Agent, options.connect), options }
     }
 
     /// What an agent holds: of one tenant, or of every tenant.

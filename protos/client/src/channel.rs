@@ -5,8 +5,10 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
+
+use crate::{Link, Server};
 
 /// Connections that are kept; beyond it all are dropped and made anew as they are needed.
 const CHANNELS_MAX: usize = 1_024;
@@ -14,13 +16,15 @@ const CHANNELS_MAX: usize = 1_024;
 /// Connections by endpoint. Cheap to clone; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Channels {
+    link: Link,
+    server: Server,
     connect: Duration,
     open: Arc<Mutex<HashMap<String, Channel>>>,
 }
 
 impl Channels {
-    pub(crate) fn new(connect: Duration) -> Self {
-        Self { connect, open: Arc::default() }
+    pub(crate) fn new(link: Link, server: Server, connect: Duration) -> Self {
+        Self { link, server, connect, open: Arc::default() }
     }
 
     /// A channel that connects when it is used, and again after it was lost.
@@ -29,7 +33,9 @@ impl Channels {
         if let Some(channel) = open.get(endpoint) {
             return Ok(channel.clone());
         }
-        let built = Endpoint::from_shared(format!("http://{endpoint}"))
+        let built = self
+            .link
+            .endpoint(endpoint, self.server)
             .map_err(|error| Status::invalid_argument(format!("{endpoint:?} is not host:port: {error}")))?;
         let channel = built
             .connect_timeout(self.connect)
@@ -57,6 +63,15 @@ pub fn surely_not_sent(status: &Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// Whether a status says that one side has not believed the other's certificate, or speaks no TLS: nothing was sent, and
+/// trying again does not help.
+pub(crate) fn tls_refused(status: &Status) -> bool {
+    let told = told(status);
+    ["invalid peer certificate", "received fatal alert", "InvalidContentType"]
+        .iter()
+        .any(|sign| told.contains(sign))
 }
 
 /// A status in one line, with what caused it.

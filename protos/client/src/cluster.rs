@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::channel::{Channels, told, trailer_of};
-use crate::{Random, trailer};
+use crate::{Link, Random, Server, trailer};
 
 /// How patient [`initialize_with`] is.
 #[derive(Debug, Clone)]
@@ -27,13 +27,20 @@ pub struct InitializeOptions {
     pub deadline: Duration,
     /// For one call.
     pub attempt: Duration,
+    /// Over which link the nodes are called.
+    pub link: Link,
     /// Where the cluster's id comes from.
     pub random: Random,
 }
 
 impl Default for InitializeOptions {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), attempt: Duration::from_secs(5), random: Random::default() }
+        Self {
+            deadline: Duration::from_secs(30),
+            attempt: Duration::from_secs(5),
+            link: Link::default(),
+            random: Random::default(),
+        }
     }
 }
 
@@ -121,8 +128,13 @@ impl InitializeError {
 ///
 /// # Errors
 /// [`InitializeError::Unreachable`]
-pub async fn status(endpoint: &str, patience: Duration) -> Result<v1::StatusResponse, InitializeError> {
-    Nodes { channels: Channels::new(patience), attempt: patience }.status(endpoint).await
+pub async fn status(
+    endpoint: &str,
+    patience: Duration,
+    link: &Link,
+) -> Result<v1::StatusResponse, InitializeError> {
+    let channels = Channels::new(link.clone(), Server::Control, patience);
+    Nodes { channels, attempt: patience }.status(endpoint).await
 }
 
 /// Makes a cluster of the nodes at `endpoints`, or finds that they are one already.
@@ -145,7 +157,8 @@ pub async fn initialize_with(
         return Err(InitializeError::Endpoints("no node is named".into()));
     }
     let deadline = Instant::now() + options.deadline;
-    let nodes = Nodes { channels: Channels::new(options.attempt), attempt: options.attempt };
+    let channels = Channels::new(options.link.clone(), Server::Control, options.attempt);
+    let nodes = Nodes { channels, attempt: options.attempt };
     let cluster = loop {
         let seen = nodes.survey(endpoints, deadline).await?;
         if let Some(cluster) = made_already(&seen)? {
@@ -235,6 +248,7 @@ impl Nodes {
         let unreachable = |reason| InitializeError::Unreachable { endpoint: endpoint.to_owned(), reason };
         match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if !trailer_of(&status, trailer::CODE).is_empty() => Err(refused(endpoint, &status)),
             Ok(Err(status)) => Err(unreachable(told(&status))),
             Err(_) => Err(unreachable(format!("nothing was heard for {:?}", self.attempt))),
         }

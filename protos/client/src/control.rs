@@ -21,15 +21,15 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::channel::{Channels, surely_not_sent, told, trailer_of};
-use crate::{ClientError, Random, trailer};
+use crate::channel::{Channels, surely_not_sent, tls_refused, told, trailer_of};
+use crate::{ClientError, Link, Random, Server, trailer};
 
 type Service = ControlServiceClient<Channel>;
 
 mod reads;
 mod writes;
 
-pub use reads::{Confirmed, ListOptions, Page};
+pub use reads::{AuditPage, Confirmed, ListOptions, Page, RouterReport};
 
 /// How patient a client is.
 #[derive(Debug, Clone)]
@@ -44,6 +44,11 @@ pub struct ClientOptions {
     pub retry: (Duration, Duration),
     /// Read from whichever node answers, without asking the leader.
     pub allow_stale: bool,
+    /// Never call a leader at the address that another node names: only the endpoints given are called, by turns. For
+    /// clients that reach the nodes by other addresses than those that the nodes advertise, as through a proxy.
+    pub only_given_endpoints: bool,
+    /// Over which link the nodes are called.
+    pub link: Link,
     /// Where request ids and jitter come from.
     pub random: Random,
 }
@@ -56,6 +61,8 @@ impl Default for ClientOptions {
             connect: Duration::from_secs(1),
             retry: (Duration::from_millis(20), Duration::from_millis(250)),
             allow_stale: false,
+            only_given_endpoints: false,
+            link: Link::default(),
             random: Random::default(),
         }
     }
@@ -91,8 +98,8 @@ impl ControlClient {
     /// A client of the nodes at `endpoints`, each `host:port`. Connects when it is used.
     #[must_use]
     pub fn new(endpoints: Vec<String>, options: ClientOptions) -> Self {
-        let channels = Channels::new(options.connect);
-        Self { channels, nodes: Arc::new(Nodes::new(endpoints)), options }
+        let channels = Channels::new(options.link.clone(), Server::Control, options.connect);
+        Self { channels, nodes: Arc::new(Nodes::new(endpoints, options.only_given_endpoints)), options }
     }
 
     /// The same client, but reading from whichever node answers.
@@ -186,7 +193,7 @@ impl Progress {
                 self.last = format!("{node}: {message}");
                 None
             }
-            _ if code == trailer::UNKNOWN_OUTCOME => {
+            _ if code == trailer::OUTCOME_UNKNOWN => {
                 self.may_have_run = true;
                 self.last = format!("{node}: {message}");
                 None
@@ -201,6 +208,11 @@ impl Progress {
                 Some(ClientError::Invalid { message, hint })
             }
             _ if !code.is_empty() => Some(ClientError::Rejected { code, message, hint }),
+            _ if tls_refused(status) => Some(ClientError::Rejected {
+                code: "TLS_REFUSED".into(),
+                message: format!("{node}: {}", told(status)),
+                hint: "both sides need certificates of one authority, or both none: look at --identity".into(),
+            }),
             _ => {
                 self.may_have_run |= !surely_not_sent(status);
                 self.last = format!("{node}: {}", told(status));
@@ -223,6 +235,7 @@ impl Progress {
 #[derive(Debug)]
 struct Nodes {
     endpoints: Vec<String>,
+    only_given: bool,
     state: Mutex<NodesState>,
 }
 
@@ -233,8 +246,8 @@ struct NodesState {
 }
 
 impl Nodes {
-    fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, state: Mutex::default() }
+    fn new(endpoints: Vec<String>, only_given: bool) -> Self {
+        Self { endpoints, only_given, state: Mutex::default() }
     }
 
     fn next(&self) -> Option<String> {
@@ -259,7 +272,8 @@ impl Nodes {
     /// What a failed attempt says about who leads.
     fn learn(&self, node: &str, status: &Status) {
         let leader = trailer_of(status, trailer::LEADER);
-        if leader.is_empty() || leader == node {
+        let is_stranger = self.only_given && !self.endpoints.contains(&leader);
+        if leader.is_empty() || leader == node || is_stranger {
             self.avoid(node);
         } else {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).leader = Some(leader);

@@ -51,7 +51,7 @@ impl ClientError {
             Self::Rejected { code, .. } => code,
             Self::Invalid { .. } => Malformed::CODE,
             Self::Unavailable { .. } => "UNAVAILABLE",
-            Self::Unknown { .. } => "UNKNOWN_OUTCOME",
+            Self::Unknown { .. } => "OUTCOME_UNKNOWN",
             Self::Answer(_) => "MALFORMED_ANSWER",
         }
     }

@@ -6,6 +6,9 @@
 //! * [`AgentPool`] runs the steps of a move on cell agents. A step is never tried again here: the coordinator decides.
 //! * [`cluster::initialize`] makes a cluster out of nodes, once, however often and by however many it is called.
 //!
+//! * [`Link`] is mutual TLS under an [`Identity`], or plaintext where somebody has said so; [`Guard`] stands before every
+//!   server and refuses what the role of the caller may not.
+//!
 //! Every call has a deadline. Each has three outcomes: done, surely not done, and unknown; the last is never turned into
 //! one of the others.
 
@@ -15,15 +18,23 @@ pub mod cluster;
 mod control;
 mod convert;
 mod error;
+mod guard;
+pub mod identity;
+mod link;
 mod random;
 mod watch;
 
 pub use agent::{AgentOptions, AgentPool, Finding, ImportProgress, PreflightReport, StepContext, SyncProgress};
 pub use cell_protos::{Malformed, v1 as wire};
 pub use channel::surely_not_sent;
-pub use control::{ClientOptions, Confirmed, ControlClient, ListOptions, Page, WriteOptions};
+pub use control::{
+    AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, WriteOptions,
+};
 pub use convert::{signed_from_wire, signed_to_wire};
 pub use error::{ClientError, StepError};
+pub use guard::{Guard, Guarded, actor, caller, check_cell};
+pub use identity::{Identity, IdentityError, Server};
+pub use link::Link;
 pub use random::Random;
 pub use watch::{WatchEvent, WatchItem, WatchOptions};
 
@@ -38,5 +49,5 @@ pub mod trailer {
     /// The code that goes along with [`LEADER`].
     pub const NOT_LEADER: &str = "NOT_LEADER";
     /// The code of a write whose outcome the node does not know.
-    pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+    pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 }

@@ -6,10 +6,16 @@
 //!
 //! * [`SigningKey`] stands in a file of each control node and never enters log, snapshot or logs;
 //! * [`PublicKey`] is named by its [`PublicKey::key_id`];
-//! * [`RoutedMapping`] is what is signed: the mapping, the cluster, and where the owner is to be found.
+//! * [`RoutedMapping`] is what is signed: the mapping, the cluster, and where the owner is to be found;
+//! * [`Rpc::callers`] says which [`Role`] may call what, for the [`Principal`] of a certificate;
+//! * [`Checkpoint`] is the end of the audit trail, signed: what an export is held against later.
 
+mod checkpoint;
 mod keys;
 mod mapping;
+mod role;
 
+pub use checkpoint::{CHECKPOINT_DOMAIN, Checkpoint};
 pub use keys::{InvalidKey, PublicKey, SigningKey, TrustedKeys};
 pub use mapping::{MAPPING_DOMAIN, RoutedMapping, SignedMapping, TrustError};
+pub use role::{InvalidPrincipal, Principal, Role, Rpc};

@@ -1,8 +1,8 @@
-//! The layout: `magic`, then blocks of `length | sealed block`: one header, records, answers, one footer.
+//! The layout: `magic`, then blocks of `length | sealed block`: one header, records, answers, audit entries, one footer.
 
 use std::io::{self, Read, Write};
 
-use cell_model::{Change, Fleet, FleetHead};
+use cell_model::{AuditEntry, Change, Fleet, FleetHead};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -21,6 +21,7 @@ enum Block {
     Records(Vec<Change>),
     Answers(Vec<WireAnswer>),
     Footer { records: u64, answers: u64, digest: [u8; 32] },
+    Audit(Vec<AuditEntry>),
 }
 
 /// What a snapshot says.
@@ -59,6 +60,16 @@ pub(crate) fn write(out: &mut impl Write, head: &WireHead, fleet: &Fleet) -> io:
     if !block.is_empty() {
         write_block(&mut hashing, &Block::Answers(block))?;
     }
+    let mut block = Vec::with_capacity(BLOCK_RECORDS);
+    for entry in fleet.audit().after(0) {
+        block.push(AuditEntry::clone(entry));
+        if block.len() == BLOCK_RECORDS {
+            write_block(&mut hashing, &Block::Audit(std::mem::take(&mut block)))?;
+        }
+    }
+    if !block.is_empty() {
+        write_block(&mut hashing, &Block::Audit(block))?;
+    }
     let digest = *hashing.hasher.finalize().as_bytes();
     write_block(out, &Block::Footer { records, answers, digest })
 }
@@ -89,7 +100,7 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
         limits: head.limits,
         answered: std::collections::VecDeque::new(),
     };
-    let mut records = Vec::new();
+    let (mut records, mut trail) = (Vec::new(), Vec::new());
     loop {
         let before = *input.hasher.finalize().as_bytes();
         match read_block(&mut input)? {
@@ -97,6 +108,7 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
             Block::Answers(block) => {
                 fleet_head.answered.extend(block.into_iter().map(|answer| (answer.id, answer.at, answer.reply)));
             }
+            Block::Audit(block) => trail.extend(block),
             Block::Header(_) => return Err(corrupt("it has a second header")),
             Block::Footer { records: records_said, answers, digest } => {
                 if digest != before {
@@ -116,6 +128,9 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
     for record in records {
         fleet.install(record);
     }
+    for entry in trail {
+        fleet.restore_audit(entry).map_err(|broken| corrupt(&broken.to_string()))?;
+    }
     Ok(Contents { head, fleet })
 }
 
@@ -127,7 +142,9 @@ fn read_header(input: &mut impl Read) -> Result<WireHead, EngineError> {
     }
     match read_block(input)? {
         Block::Header(head) => Ok(head),
-        Block::Records(_) | Block::Answers(_) | Block::Footer { .. } => Err(corrupt("it has no header")),
+        Block::Records(_) | Block::Answers(_) | Block::Audit(_) | Block::Footer { .. } => {
+            Err(corrupt("it has no header"))
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cell_client::{Link, Server};
 use cell_model::{Epoch, TenantId, Uid};
 use cell_protos::v1 as proto;
 use cell_protos::v1::agent_service_client::AgentServiceClient;
@@ -25,7 +26,6 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Endpoint;
 
 use crate::admission::Gatekeeper;
 use crate::decision::{Grant, Role};
@@ -41,6 +41,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Who attaches to whom.
 #[derive(Debug, Clone)]
 pub(crate) struct Attachment {
+    /// Over which link.
+    pub link: Link,
     /// `host:port` of the agent.
     pub agent: String,
     /// The gate's name within its cell.
@@ -128,7 +130,9 @@ async fn open(
     line: &Line,
 ) -> Result<(mpsc::Sender<proto::GateMessage>, Streaming<proto::AgentMessage>), Detached> {
     let agent = attachment.agent.clone();
-    let endpoint = Endpoint::from_shared(format!("http://{agent}"))
+    let endpoint = attachment
+        .link
+        .endpoint(&agent, Server::Agent)
         .map_err(|source| Detached::Address { agent: agent.clone(), source })?
         .connect_timeout(CONNECT_DEADLINE)
         .http2_keep_alive_interval(Duration::from_secs(2))

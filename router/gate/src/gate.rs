@@ -31,6 +31,9 @@ pub enum GateError {
         #[source]
         source: std::io::Error,
     },
+    /// Nobody is told who this gate is.
+    #[error("the gate's identity cannot be used")]
+    Identity(#[from] cell_client::IdentityError),
 }
 
 impl GateError {
@@ -40,6 +43,7 @@ impl GateError {
         match self {
             Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
+            Self::Identity(error) => error.code(),
         }
     }
 
@@ -47,8 +51,9 @@ impl GateError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self.code() {
+            "LISTEN_FAILED" => "give an address of this machine as host:port",
             "PORT_IN_USE" => "stop the other process, or choose another port; port 0 lets the system choose",
-            _ => "give an address of this machine as host:port",
+            _ => "issue the identity anew: `cellctl ca issue agent CELL`",
         }
     }
 }
@@ -130,6 +135,7 @@ impl Gate {
         application: A,
         shutdown: CancellationToken,
     ) -> Result<Self, GateError> {
+        let link = cell_client::Link::open(options.identity.as_deref(), options.identity.is_none())?;
         let failed = |source| GateError::Listen { listen: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -139,7 +145,8 @@ impl Gate {
         let gatekeeper = gatekeeper.planting(options.planted);
         let gatekeeper = Arc::new(gatekeeper);
         tracing::info!(instance = options.instance, %address, agent = options.agent, "gate listens");
-        let running = tokio::spawn(run(options, Arc::clone(&gatekeeper), listener, address, application, shutdown));
+        let running =
+            tokio::spawn(run(options, link, Arc::clone(&gatekeeper), (listener, address), application, shutdown));
         Ok(Self { address, handle: GateHandle { gatekeeper }, running })
     }
 
@@ -166,14 +173,15 @@ impl Gate {
 /// Serves until `shutdown`; then lets nobody in, finishes what was let in, and says farewell to the agent.
 async fn run<A: Application>(
     options: GateOptions,
+    link: cell_client::Link,
     gatekeeper: Arc<Gatekeeper>,
-    listener: TcpListener,
-    address: SocketAddr,
+    (listener, address): (TcpListener, SocketAddr),
     application: A,
     shutdown: CancellationToken,
 ) {
     let farewell = CancellationToken::new();
     let attachment = Attachment {
+        link,
         agent: options.agent,
         instance: options.instance,
         address: options.address.unwrap_or_else(|| address.to_string()),

@@ -17,6 +17,10 @@ pub struct GateOptions {
     /// `host:port` at which routers reach the gate, where it is not the one that it listens on.
     #[serde(default)]
     pub address: Option<String>,
+    /// Directory with ca.crt, tls.crt and tls.key of role agent, in the name of the cell. None: plaintext, which an agent
+    /// that has an identity of its own does not take.
+    #[serde(default)]
+    pub identity: Option<std::path::PathBuf>,
     /// How long and how many requests may wait for a grant to change.
     #[serde(default)]
     pub wait: WaitLimits,
@@ -38,6 +42,7 @@ impl GateOptions {
             instance: instance.into(),
             listen: listen.into(),
             address: None,
+            identity: None,
             wait: WaitLimits::default(),
             http: HttpLimits::default(),
             #[cfg(feature = "planted")]

@@ -8,7 +8,7 @@ use cell_model::{
     CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
     Revision, TenantId, Tier, Uid,
 };
-use cell_router::{Confirmed, ControlPlane};
+use cell_router::{Confirmed, ControlPlane, Held};
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -172,12 +172,12 @@ impl ControlPlane for FakeControl {
             .boxed()
     }
 
-    fn confirm(&self, _nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>> {
+    fn confirm(&self, _nonce: u64, _held: Held) -> BoxFuture<'static, Result<Confirmed, String>> {
         let state = self.state();
         let answer = if state.cut_off {
             Err("cut off".to_owned())
         } else {
-            Ok(Confirmed { lineage: LINEAGE, revision: Revision(state.revision) })
+            Ok(Confirmed { lineage: LINEAGE, revision: Revision(state.revision), lease: None })
         };
         Box::pin(async move { answer })
     }

@@ -39,8 +39,10 @@ fn a_port_in_use_is_named_with_what_to_do() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let key = FakeControl::new(1).key.public().to_string();
-    let taken =
-        cell_router(&["--control", "127.0.0.1:1", "--trusted-key", &key, "--listen", &address, "--log", "off"]);
+    let args = ["--control", "127.0.0.1:1", "--trusted-key", &key, "--listen", &address, "--log", "off"];
+    let nameless = cell_router(&args);
+    assert!(error_of(&nameless).starts_with("error[IDENTITY_REQUIRED]"), "{}", error_of(&nameless));
+    let taken = cell_router(&[&args[..], &["--insecure-plaintext"]].concat());
     assert_eq!(taken.status.code(), Some(1));
     let error = error_of(&taken);
     assert!(

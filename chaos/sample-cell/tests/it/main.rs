@@ -43,7 +43,7 @@ pub(crate) struct Running {
 }
 
 pub(crate) fn options(directory: &Path) -> Options {
-    Options::new(CellId::new("c1").unwrap(), directory)
+    Options { insecure_plaintext: true, ..Options::new(CellId::new("c1").unwrap(), directory) }
 }
 
 impl Running {

@@ -15,7 +15,7 @@ async fn a_cell_whose_ports_are_taken_says_which() {
     let mut agent = options(directory.path());
     agent.agent_listen.clone_from(&address);
     let error = refused(agent).await;
-    assert_eq!(error.code(), "LISTEN_FAILED");
+    assert_eq!(error.code(), "PORT_IN_USE");
     assert!(format!("{:?}", anyhow::Error::new(error)).contains(&address));
 
     let mut gate = options(directory.path());

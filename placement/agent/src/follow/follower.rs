@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::Server;
 use cell_model::{MoveId, Seq};
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_client::AgentServiceClient;
@@ -11,7 +12,6 @@ use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 
 use super::apply::{self, Held, NOT_WANTED};
 use super::owner::CODE_TRAILER;
@@ -103,7 +103,7 @@ async fn session(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) 
             return Ended::Lost("the stream ended at once".into());
         }
     }
-    let endpoint = match Endpoint::from_shared(format!("http://{}", follow.agent)) {
+    let endpoint = match tenants.link.endpoint(&follow.agent, Server::Agent) {
         Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::check_cell;
 use cell_model::{MoveId, Seq, TenantId, Uid};
 use cell_protos::v1 as wire;
 use cell_protos::v1::follow_request::Request;
@@ -57,14 +58,17 @@ struct Feed {
 /// Serves a follower until it goes, another stream takes its place, or nothing is captured for it any more.
 pub(crate) async fn serve(
     tenants: &Arc<Tenants>,
-    mut incoming: Streaming<wire::FollowRequest>,
+    request: tonic::Request<Streaming<wire::FollowRequest>>,
 ) -> Result<Responses, Status> {
+    let caller = cell_client::caller(&request).cloned();
+    let mut incoming = request.into_inner();
     let first = tokio::time::timeout(OPENING_MAX, incoming.message())
         .await
         .map_err(|_| Status::deadline_exceeded("a stream begins with a start"))??;
     let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
         return Err(Status::invalid_argument("a stream begins with a start"));
     };
+    check_cell(caller.as_ref(), &start.cell).map_err(|status| *status)?;
     let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
     let tenant = tenants.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (outbox, responses) = mpsc::channel(QUEUE);

@@ -51,6 +51,7 @@ impl Ground {
     pub(crate) async fn open_at(&self, name: &str, listen: &str) -> Cell {
         let id = CellId::new(name).unwrap();
         let mut options = AgentOptions::new(id.clone(), self.directory.path().join(name), listen);
+        options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key.public().to_string()];
         options.limits.write_wait_ms = 4_000;
         #[cfg(feature = "planted")]

@@ -79,10 +79,11 @@ async fn a_directory_of_another_cell_and_a_port_in_use_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let options = |name: &str, listen: &str| {
         let id = cell_model::CellId::new(name).unwrap();
-        cell_agent::AgentOptions::new(id, directory.path().to_owned(), listen)
+        let options = cell_agent::AgentOptions::new(id, directory.path().to_owned(), listen);
+        cell_agent::AgentOptions { insecure_plaintext: true, ..options }
     };
     let taken = cell_agent::Agent::open(options("c", &a.agent)).await.unwrap_err();
-    assert_eq!(taken.code(), "LISTEN_FAILED");
+    assert_eq!(taken.code(), "PORT_IN_USE");
     let other = cell_agent::Agent::open(options("d", "127.0.0.1:0")).await.unwrap_err();
     assert_eq!(other.code(), "OTHER_CELL");
     assert!(other.to_string().contains('c') && other.to_string().contains('d'), "{other}");

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use cell_client::cluster;
+use cell_client::Link;
+use cell_client::cluster::{self, InitializeOptions};
 use serde::Serialize;
 
 use crate::cli::{Cluster, Global};
 use crate::console;
-use crate::endpoints;
+use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
 use crate::render;
 use crate::view::View;
@@ -57,10 +58,12 @@ impl View for NodeView {
 }
 
 pub(super) async fn run(global: Global, command: Cluster) -> Result<Exit, Failure> {
-    let endpoints = endpoints::resolve(&global)?;
+    let Target { endpoints, link } = endpoints::resolve(&global)?;
     match command {
         Cluster::Init => {
-            let made = cluster::initialize(&endpoints).await;
+            let made =
+                cluster::initialize_with(&endpoints, InitializeOptions { link, ..InitializeOptions::default() })
+                    .await;
             let made = made.map_err(|error| Failure::new(error.code(), error.to_string(), error.hint()))?;
             console::data(&format!("{made}\n"));
             console::note(&format!(
@@ -69,13 +72,13 @@ pub(super) async fn run(global: Global, command: Cluster) -> Result<Exit, Failur
             ));
             Ok(Exit::Done)
         }
-        Cluster::Status => status(&global, &endpoints).await,
+        Cluster::Status => status(&global, &endpoints, &link).await,
     }
 }
 
-async fn status(global: &Global, endpoints: &[String]) -> Result<Exit, Failure> {
+async fn status(global: &Global, endpoints: &[String], link: &Link) -> Result<Exit, Failure> {
     let patience = global.timeout.min(Duration::from_secs(3));
-    let asked = endpoints.iter().map(|endpoint| async move { node(endpoint, patience).await });
+    let asked = endpoints.iter().map(|endpoint| async move { node(endpoint, patience, link).await });
     let nodes = futures::future::join_all(asked).await;
     console::data(&render::list(&nodes, global.output, !global.no_headers));
     let reachable = nodes.iter().filter(|node| node.reachable).count();
@@ -89,8 +92,8 @@ async fn status(global: &Global, endpoints: &[String]) -> Result<Exit, Failure> 
     Err(Failure { exit: Exit::Unavailable, ..Failure::new("NO_QUORUM_SEEN", message, hint) })
 }
 
-async fn node(endpoint: &str, patience: Duration) -> NodeView {
-    match cluster::status(endpoint, patience).await {
+async fn node(endpoint: &str, patience: Duration, link: &Link) -> NodeView {
+    match cluster::status(endpoint, patience, link).await {
         Ok(status) => NodeView {
             endpoint: endpoint.to_owned(),
             reachable: true,

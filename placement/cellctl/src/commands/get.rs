@@ -7,7 +7,7 @@ use crate::cli::{Describe, Get};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render::{describe_cell, describe_move, describe_tenant, one};
-use crate::view::{CellView, MoveView, TenantView};
+use crate::view::{CellView, MoveView, RouterView, TenantView};
 
 pub(super) async fn get(control: Control, get: Get) -> Result<Exit, Failure> {
     match get {
@@ -22,6 +22,10 @@ pub(super) async fn get(control: Control, get: Get) -> Result<Exit, Failure> {
             let cells = all(|options| control.client.list_cells(options), ListOptions::default()).await?;
             let cells: Vec<CellView> = cells.iter().map(|cell| CellView::from(wire::Cell::from(cell))).collect();
             control.print_list(&cells);
+        }
+        Get::Routers { tenant } => {
+            let known = control.client.list_routers(tenant.as_ref()).await?;
+            control.print_list(&RouterView::of(known, tenant.is_some()));
         }
         Get::Moves { id: Some(id), .. } => {
             control.print_list(&[MoveView::from(control.client.get_move(id).await?)]);

@@ -22,6 +22,9 @@ impl ControlPlane {
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             signing_key_file: key,
+            identity: None,
+            insecure_plaintext: true,
+            trusted_keys: Vec::new(),
             cluster: None,
         };
         let stop = CancellationToken::new();
@@ -40,7 +43,7 @@ impl ControlPlane {
     }
 
     fn run(&self, words: &str) -> Said {
-        cellctl(&format!("{words} --endpoints {}", self.address))
+        cellctl(&format!("{words} --insecure-plaintext --endpoints {}", self.address))
     }
 }
 

@@ -1,21 +1,46 @@
 //! Making and looking after the cluster itself. Answered before there is one, too.
 
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cell_client::Link;
 use cell_model::ClusterId;
 use cell_protos::v1;
 use cell_protos::v1::cluster_service_server::ClusterService;
 use cell_store::{Member, Store};
 use tonic::{Request, Response, Status};
 
+use super::now;
 use crate::refusal;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub(crate) struct ClusterEndpoint(pub(crate) Store);
+pub(crate) struct ClusterEndpoint {
+    pub(crate) store: Store,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) link: Link,
+}
+
+/// Free and total bytes where the data is; zeros where the system does not say.
+fn room(data_dir: &Path) -> (u64, u64) {
+    match rustix::fs::statvfs(data_dir) {
+        Ok(found) => (found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)),
+        Err(error) => {
+            tracing::debug!(%error, "the system does not say how much room there is");
+            (0, 0)
+        }
+    }
+}
+
+fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
 
 #[tonic::async_trait]
 impl ClusterService for ClusterEndpoint {
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let status = self.0.status();
+        let status = self.store.status();
+        let (disk_free_bytes, disk_total_bytes) = room(&self.data_dir);
         let member =
             |member: Member| v1::Member { node_id: member.node_id, address: member.address, voter: member.voter };
         Ok(Response::new(v1::StatusResponse {
@@ -32,12 +57,16 @@ impl ClusterService for ClusterEndpoint {
             members: status.members.into_iter().map(member).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             advertise: status.advertise,
+            clock_unix_ms: now().get(),
+            disk_free_bytes,
+            disk_total_bytes,
+            certificate_not_after_unix_s: self.link.identity().map_or(0, |identity| unix_s(identity.not_after())),
         }))
     }
 
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimResponse>, Status> {
         let cluster = ClusterId(request.into_inner().cluster_id);
-        let node_id = self.0.claim(cluster).await.map_err(|error| refusal::claim(&error))?;
+        let node_id = self.store.claim(cluster).await.map_err(|error| refusal::claim(&error))?;
         Ok(Response::new(v1::ClaimResponse { node_id }))
     }
 
@@ -49,7 +78,7 @@ impl ClusterService for ClusterEndpoint {
         let member =
             |member: v1::Member| Member { node_id: member.node_id, address: member.address, voter: member.voter };
         let members = wire.members.into_iter().map(member).collect();
-        let made = self.0.initialize(ClusterId(wire.cluster_id), members).await;
+        let made = self.store.initialize(ClusterId(wire.cluster_id), members).await;
         made.map_err(|error| refusal::initialize(&error))?;
         Ok(Response::new(v1::InitializeResponse {}))
     }

@@ -1,11 +1,12 @@
 //! The public API: writes become commands, reads are answered behind a read index.
 
+use cell_client::{caller, check_cell};
 use cell_model::{CellId, Command, Envelope, FleetView, Life, MoveId, Outcome, Rejected, Stamp, TenantId, decide};
 use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Ground, envelope, page, watch};
+use super::{Caller, Ground, audit, envelope, page, routers, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -81,36 +82,44 @@ impl ControlService for ControlEndpoint {
     type WatchStream = watch::Frames;
 
     async fn create_cell(&self, request: Request<v1::CreateCellRequest>) -> Answer<v1::CellResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let options = wire.options.take();
         let command = command(wire)?;
         let Command::CreateCell(new) = &command else { return Err(Status::internal("not a cell")) };
         let cell = new.id.clone();
-        self.write_cell(envelope(command, options)?, cell).await
+        self.write_cell(envelope(command, options, by)?, cell).await
     }
 
     async fn set_cell_state(&self, request: Request<v1::SetCellStateRequest>) -> Answer<v1::CellResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let (options, cell) = (wire.options.take(), wire.cell.clone());
         let command = command(wire)?;
-        self.write_cell(envelope(command, options)?, parsed(&cell)?).await
+        self.write_cell(envelope(command, options, by)?, parsed(&cell)?).await
     }
 
     async fn report_cell(&self, request: Request<v1::ReportCellRequest>) -> Answer<v1::ReportCellResponse> {
-        let wire = request.into_inner();
-        let command = command(wire)?;
+        check_cell(caller(&request), &request.get_ref().cell).map_err(|status| *status)?;
+        let by = Caller::of(&request);
+        let command = command(request.into_inner())?;
         self.0.leading()?;
-        let Command::ReportCell { cell, generation, gates, agent } = &command else {
+        let Command::ReportCell { cell, generation, gates, agent, partial } = &command else {
             return Err(Status::internal("not a report"));
         };
         let cell = cell.clone();
         let same = self.0.view(|fleet| {
             fleet.cell(&cell).is_some_and(|known| {
-                known.generation == *generation && known.gates == *gates && known.agent == *agent
+                let same_gates = if *partial {
+                    gates.iter().all(|gate| known.gates.contains(gate))
+                } else {
+                    known.gates == *gates
+                };
+                known.generation == *generation && same_gates && known.agent == *agent
             })
         });
         if !same {
-            self.0.submit(envelope(command, None)?).await?;
+            self.0.submit(envelope(command, None, by)?).await?;
         }
         self.0.liveness.heard(&cell);
         let (revision, lineage, cluster) = self.0.view(|fleet| {
@@ -120,7 +129,7 @@ impl ControlService for ControlEndpoint {
         Ok(Response::new(v1::ReportCellResponse {
             revision: revision.get(),
             lineage: lineage.get(),
-            trusted_keys: vec![self.0.signer.public().to_bytes().to_vec().into()],
+            trusted_keys: self.0.signer.trusted().iter().map(|key| key.to_bytes().to_vec().into()).collect(),
             cluster_id: cluster.0,
         }))
     }
@@ -141,17 +150,19 @@ impl ControlService for ControlEndpoint {
     }
 
     async fn create_tenant(&self, request: Request<v1::CreateTenantRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
         let command = command(wire)?;
-        self.write_tenant(envelope(command, options)?, parsed(&tenant)?).await
+        self.write_tenant(envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn delete_tenant(&self, request: Request<v1::DeleteTenantRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
         let command = command(wire)?;
-        self.write_tenant(envelope(command, options)?, parsed(&tenant)?).await
+        self.write_tenant(envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn get_tenant(&self, request: Request<v1::GetRequest>) -> Answer<v1::Tenant> {
@@ -185,6 +196,7 @@ impl ControlService for ControlEndpoint {
     }
 
     async fn move_tenant(&self, request: Request<v1::MoveTenantRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let options = wire.options.take();
         let command = command(wire)?;
@@ -192,16 +204,17 @@ impl ControlService for ControlEndpoint {
             return Err(Status::internal("not a move"));
         };
         let (tenant, target) = (tenant.clone(), target.clone());
-        let envelope = envelope(command, options)?;
+        let envelope = envelope(command, options, by)?;
         self.check_reachable(&envelope, &target)?;
         self.write_tenant(envelope, tenant).await
     }
 
     async fn steer_move(&self, request: Request<v1::SteerMoveRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let (options, id) = (wire.options.take(), wire.move_id.clone());
         let command = command(wire)?;
-        let (revision, _) = self.0.submit(envelope(command, options)?).await?;
+        let (revision, _) = self.0.submit(envelope(command, options, by)?).await?;
         let id: MoveId = parsed(&id)?;
         let tenant = self.tenant_of_move(id).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))?;
         let record = self.0.view(|fleet| fleet.tenant(&tenant).map(v1::Tenant::from));
@@ -234,9 +247,10 @@ impl ControlService for ControlEndpoint {
     }
 
     async fn set_limits(&self, request: Request<v1::SetLimitsRequest>) -> Answer<v1::SetLimitsResponse> {
+        let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let options = wire.options.take();
-        let (revision, _) = self.0.submit(envelope(command(wire)?, options)?).await?;
+        let (revision, _) = self.0.submit(envelope(command(wire)?, options, by)?).await?;
         Ok(Response::new(v1::SetLimitsResponse { revision: revision.get() }))
     }
 
@@ -248,9 +262,18 @@ impl ControlService for ControlEndpoint {
         &self,
         request: Request<v1::ConfirmRevisionRequest>,
     ) -> Answer<v1::ConfirmRevisionResponse> {
-        let nonce = request.into_inner().nonce;
-        self.0.readable(false).await?;
-        let (revision, lineage) = self.0.view(|fleet| (fleet.head().revision, fleet.head().lineage));
-        Ok(Response::new(v1::ConfirmRevisionResponse { nonce, revision: revision.get(), lineage: lineage.get() }))
+        routers::confirm(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_routers(&self, request: Request<v1::ListRoutersRequest>) -> Answer<v1::ListRoutersResponse> {
+        routers::list(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn await_seen(&self, request: Request<v1::AwaitSeenRequest>) -> Answer<v1::AwaitSeenResponse> {
+        routers::await_seen(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
+        audit::list(&self.0, request.into_inner()).await.map(Response::new)
     }
 }

@@ -114,7 +114,7 @@ async fn limits_are_kept() {
     let wanted = Limits { moves_total: 3, moves_per_cell: 2, moves_queued: 9 };
     let revision = client.set_limits(wanted, WriteOptions::default()).await.unwrap();
     assert_eq!(client.limits().await.unwrap(), wanted);
-    let confirmed = client.confirm_revision(41).await.unwrap();
+    let confirmed = client.confirm_revision(41, None).await.unwrap();
     assert_eq!(confirmed.nonce, 41);
     assert!(confirmed.revision >= revision);
 }
@@ -129,6 +129,7 @@ async fn a_report_is_replicated_only_where_something_changed() {
         generation: 5,
         gates: vec!["127.0.0.1:9001".into()],
         agent: "127.0.0.1:9002".into(),
+        partial: false,
     };
     let first = client.report_cell(report.clone()).await.unwrap();
     assert_eq!(first.cluster_id, cluster.0);
@@ -160,7 +161,8 @@ async fn live_tenant(nodes: &Nodes, id: &str, cell: &str) {
 
 async fn hear_of(client: &ControlClient, cell: &str) {
     let agent = "127.0.0.1:1".into();
-    let report = wire::ReportCellRequest { cell: cell.into(), generation: 1, gates: Vec::new(), agent };
+    let report =
+        wire::ReportCellRequest { cell: cell.into(), generation: 1, gates: Vec::new(), agent, partial: false };
     client.report_cell(report).await.unwrap();
 }
 

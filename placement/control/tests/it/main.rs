@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something does not hold")]
 
+mod audit;
 mod cluster;
 mod commands;
 mod nodes;
+mod routers;
+mod security;
 mod startup;
 mod watch;

@@ -110,7 +110,16 @@ impl Nodes {
 
 pub(crate) fn options(data_dir: PathBuf, signing_key_file: PathBuf) -> Options {
     let listen = "127.0.0.1:0".parse().unwrap();
-    Options { data_dir, listen, advertise: None, signing_key_file, cluster: None }
+    Options {
+        data_dir,
+        listen,
+        advertise: None,
+        signing_key_file,
+        identity: None,
+        insecure_plaintext: true,
+        trusted_keys: Vec::new(),
+        cluster: None,
+    }
 }
 
 /// Asks again until there is an answer.

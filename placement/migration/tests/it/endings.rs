@@ -37,6 +37,16 @@ async fn a_rollback_brings_the_tenant_home_and_drops_the_copy() {
 }
 
 #[tokio::test]
+async fn a_cell_that_has_heard_of_a_younger_leader_is_no_finding_of_preflight() {
+    let (cells, paper, leader) = started().await;
+    cells.refuse("Preflight", "STALE_TERM");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert_eq!(paper.ended().unwrap().end, End::Completed, "the leader looked again: {:?}", paper.ended());
+}
+
+#[tokio::test]
 async fn a_cancel_in_sync_cleans_both_cells() {
     let (cells, paper, leader) = started().await;
     let options = MoveOptions { sync_steady_ms: 60_000, ..MoveOptions::default() };
@@ -92,6 +102,7 @@ async fn a_cell_that_nobody_answers_at_ends_the_move_in_preflight() {
     let (_cells, paper, leader) = started().await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     paper.ok(Command::ReportCell {
+        partial: false,
         cell: cell("b"),
         generation: cell_model::Generation(1),
         gates: vec![],
@@ -111,6 +122,7 @@ async fn a_cell_declared_dead_is_not_waited_for_in_cleanup() {
     paper.until("in sync", |paper| phase(paper) == Some(Phase::Sync)).await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     paper.ok(Command::ReportCell {
+        partial: false,
         cell: cell("b"),
         generation: cell_model::Generation(1),
         gates: vec![],

@@ -85,9 +85,7 @@ fn a_retry_with_the_same_id_runs_once_and_hears_the_first_answer() {
     let mut fleet = Fleet::new(cell_model::ClusterId(1), cell_model::Lineage(1));
     let envelope = |at: u64, id: u128| Envelope {
         request_id: Some(RequestId(id)),
-        expected_revision: None,
-        at: UnixMillis(at),
-        command: new_cell("a"),
+        ..Envelope::new(UnixMillis(at), new_cell("a"))
     };
     let (first, changes) = fleet.apply(&envelope(0, 1));
     assert_eq!((first.revision, changes.len()), (Revision(1), 1));
@@ -98,10 +96,16 @@ fn a_retry_with_the_same_id_runs_once_and_hears_the_first_answer() {
     // Kept for at least ten minutes, and through a snapshot, but not for ever.
     let mut restored = Fleet::from_head(fleet.head().clone());
     fleet.records().for_each(|change| restored.install(change));
+    fleet.audit().after(0).for_each(|entry| restored.restore_audit(entry.as_ref().clone()).unwrap());
     assert_eq!(restored, fleet);
     assert_eq!(restored.apply(&envelope(600_000, 1)).0, first);
-    let late = UnixMillis(Fleet::ANSWERS_KEPT_MS + 700_000);
-    fleet.apply(&Envelope { at: late, ..envelope(0, 3) });
+    // A clock that jumps by a day forgets nothing,
+    let late = 24 * 3_600_000;
+    fleet.apply(&envelope(late, 3));
+    assert_eq!(fleet.apply(&envelope(late, 1)).0, first);
+    // but what is old is forgotten when there is enough that is younger.
+    let most = u128::try_from(Fleet::ANSWERS_MIN).unwrap();
+    (4..4 + most).for_each(|id| drop(fleet.apply(&envelope(late, id))));
     assert!(!fleet.head().answered.iter().any(|(id, _, _)| *id == RequestId(1)));
 }
 
@@ -125,6 +129,7 @@ fn a_command_that_expects_another_revision_is_refused() {
 fn an_agent_that_was_replaced_cannot_point_routers_back_to_itself() {
     let mut world = World::new();
     let report = |generation| Command::ReportCell {
+        partial: false,
         cell: cell("a"),
         generation: Generation(generation),
         gates: vec![format!("a{generation}:80")],

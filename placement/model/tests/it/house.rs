@@ -141,7 +141,11 @@ fn every_promise_is_on_the_page_of_invariants() {
 }
 
 /// Which page of `docs/errors` describes the codes of which folder. The first that fits counts.
-const PAGES: [(&str, &str); 11] = [
+const PAGES: [(&str, &str); 15] = [
+    ("protos/client/src/identity.rs", "security.md"),
+    ("protos/client/src/guard.rs", "security.md"),
+    ("placement/control/src/authority.rs", "security.md"),
+    ("placement/cellctl/src/audit_chain.rs", "security.md"),
     ("protos/src/", "control-plane.md"),
     ("protos/client/", "control-plane.md"),
     ("placement/model/", "control-plane.md"),
@@ -156,24 +160,27 @@ const PAGES: [(&str, &str); 11] = [
 ];
 
 /// What is written like a code and is none.
-const NO_CODES: [&str; 19] = [
+const NO_CODES: [&str; 22] = [
     // Environment variables.
     "CARGO_PKG_VERSION",
     "CELLCTL_CONFIG",
     "CELLCTL_CONTEXT",
     "CELLCTL_ENDPOINTS",
+    "CELLCTL_IDENTITY",
     "CELLCTL_LOG",
     "CELLWAY_CONTROL",
     "CELLWAY_TRUSTED_KEYS",
     "CELL_ADVERTISE",
     "CELL_CLUSTER",
     "CELL_DATA_DIR",
+    "CELL_IDENTITY",
     "CELL_LISTEN",
     "CELL_LOG",
     "CELL_LOG_FORMAT",
     "CELL_ROUTER_CONFIG",
     "CELL_ROUTER_LOG",
     "CELL_SIGNING_KEY_FILE",
+    "CELL_TRUSTED_KEYS",
     "NO_COLOR",
     "OUT_DIR",
     // How serde spells variants.

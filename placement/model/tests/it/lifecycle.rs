@@ -212,6 +212,7 @@ fn commit_is_refused_where_the_target_was_cordoned_or_its_agent_is_another() {
     assert!(matches!(world.tell("t", Event::Commit { attempt }), Err(Rejected::CellCordoned { .. })));
     world.ok(Command::SetCellState { cell: cell("b"), state: cell_model::CellState::Active });
     world.ok(Command::ReportCell {
+        partial: false,
         cell: cell("b"),
         generation: Generation(1),
         gates: vec!["b:8080".into()],

@@ -122,7 +122,13 @@ fn run(world: &mut World, step: Step) {
         Step::Restart => {
             let generation = world.fleet.cell(&cell("b")).unwrap().generation.next();
             let gates = vec!["b:8080".into()];
-            world.ok(Command::ReportCell { cell: cell("b"), generation, gates, agent: "b:7000".into() });
+            world.ok(Command::ReportCell {
+                cell: cell("b"),
+                generation,
+                gates,
+                agent: "b:7000".into(),
+                partial: false,
+            });
         }
         Step::Delete => {
             world.apply(Command::DeleteTenant { tenant: tenant("t") });
@@ -171,6 +177,10 @@ proptest! {
         for change in one.fleet.records() {
             let written = postcard::to_stdvec(&change).unwrap();
             restored.install(postcard::from_bytes(&written).unwrap());
+        }
+        for entry in one.fleet.audit().after(0) {
+            let written = postcard::to_stdvec(&**entry).unwrap();
+            restored.restore_audit(postcard::from_bytes(&written).unwrap()).unwrap();
         }
         prop_assert_eq!(restored, one.fleet);
     }

@@ -1,8 +1,10 @@
 //! Everything that only looks.
 
-use cell_model::{CellId, CellRecord, Limits, Lineage, MoveId, Revision, TenantId};
-use cell_protos::v1;
-use cell_trust::SignedMapping;
+use std::time::Duration;
+
+use cell_model::{AuditEntry, CellId, CellRecord, ClusterId, Limits, Lineage, MoveId, Revision, TenantId};
+use cell_protos::{audit_hash, v1};
+use cell_trust::{Checkpoint, SignedMapping};
 
 use super::{ControlClient, Kind, Service};
 use crate::{ClientError, signed_from_wire};
@@ -31,6 +33,9 @@ pub struct Page<T> {
     pub revision: Revision,
 }
 
+/// What a router says of itself when it asks for a lease.
+pub type RouterReport = v1::RouterReport;
+
 /// A revision that a majority has confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirmed {
@@ -40,6 +45,26 @@ pub struct Confirmed {
     pub revision: Revision,
     /// In this history.
     pub lineage: Lineage,
+    /// For how long, counted from before the question was sent, a table that holds the revision may be taken for fresh.
+    /// None where no lease was asked for, or none was granted.
+    pub lease: Option<Duration>,
+}
+
+/// Part of the audit trail, and its end under the answering node's signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPage {
+    /// In order.
+    pub entries: Vec<AuditEntry>,
+    /// Number of the oldest entry that is kept; 0 where there is none.
+    pub first: u64,
+    /// The newest entry.
+    pub end: Checkpoint,
+    /// Name of the key that signed the end.
+    pub key_id: String,
+    /// The signature.
+    pub signature: Vec<u8>,
+    /// Where to go on; none after the last page.
+    pub next: Option<u64>,
 }
 
 impl ControlClient {
@@ -133,14 +158,76 @@ impl ControlClient {
         Ok(self.call(Kind::Repeatable, v1::GetLimitsRequest {}, call).await?.into())
     }
 
-    /// A revision that a majority confirms now: whoever has applied it is as fresh as this question.
+    /// A revision that a majority confirms now: whoever has applied it is as fresh as this question. A router that says
+    /// who it is gets a lease.
     ///
     /// # Errors
     /// [`ClientError`]
-    pub async fn confirm_revision(&self, nonce: u64) -> Result<Confirmed, ClientError> {
+    pub async fn confirm_revision(
+        &self,
+        nonce: u64,
+        router: Option<RouterReport>,
+    ) -> Result<Confirmed, ClientError> {
         let call = |mut client: Service, request| async move { client.confirm_revision(request).await };
-        let request = v1::ConfirmRevisionRequest { nonce };
+        let request = v1::ConfirmRevisionRequest { nonce, router };
         let wire = self.call(Kind::Repeatable, request, call).await?;
-        Ok(Confirmed { nonce: wire.nonce, revision: Revision(wire.revision), lineage: Lineage(wire.lineage) })
+        let lease = (wire.lease_ms > 0).then(|| Duration::from_millis(wire.lease_ms.into()));
+        let (revision, lineage) = (Revision(wire.revision), Lineage(wire.lineage));
+        Ok(Confirmed { nonce: wire.nonce, revision, lineage, lease })
+    }
+
+    /// Every router that the leader has heard of. With a tenant: which of its epochs each holds.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn list_routers(&self, tenant: Option<&TenantId>) -> Result<v1::ListRoutersResponse, ClientError> {
+        let call = |mut client: Service, request| async move { client.list_routers(request).await };
+        let request = v1::ListRoutersRequest { tenant: tenant.map(ToString::to_string).unwrap_or_default() };
+        self.call(Kind::Repeatable, request, call).await
+    }
+
+    /// Waits, at most for `patience`, until every router has seen `revision` or is fenced.
+    ///
+    /// # Errors
+    /// [`ClientError`]; routers that have neither seen it nor are fenced are no error, the answer names them.
+    pub async fn await_seen(
+        &self,
+        revision: Revision,
+        patience: Duration,
+    ) -> Result<v1::AwaitSeenResponse, ClientError> {
+        let call = |mut client: Service, request| async move { client.await_seen(request).await };
+        let timeout_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        // The node waits on purpose: an attempt may take as long, and then the answer has to travel.
+        let travel = self.options.attempt;
+        let mut patient = self.clone();
+        patient.options.attempt = patience + travel;
+        patient.options.deadline = self.options.deadline.max(patience + travel);
+        let request = v1::AwaitSeenRequest { revision: revision.get(), timeout_ms };
+        patient.call(Kind::Repeatable, request, call).await
+    }
+
+    /// Part of the audit trail, behind entry `after`. With a tenant: only what concerns it.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn list_audit(&self, after: u64, tenant: Option<&TenantId>) -> Result<AuditPage, ClientError> {
+        let call = |mut client: Service, request| async move { client.list_audit(request).await };
+        let request = v1::ListAuditRequest {
+            after,
+            page_size: 0,
+            tenant: tenant.map(ToString::to_string).unwrap_or_default(),
+            allow_stale: self.options.allow_stale,
+        };
+        let wire = self.call(Kind::Repeatable, request, call).await?;
+        let entries = wire.entries.into_iter().map(AuditEntry::try_from).collect::<Result<_, _>>()?;
+        let hash = audit_hash("tip", &wire.tip)?;
+        Ok(AuditPage {
+            entries,
+            first: wire.first,
+            end: Checkpoint { cluster: ClusterId(wire.cluster_id), number: wire.last, hash },
+            key_id: wire.key_id,
+            signature: wire.signature.to_vec(),
+            next: (wire.next > 0).then_some(wire.next),
+        })
     }
 }

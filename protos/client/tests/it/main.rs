@@ -3,4 +3,5 @@
 
 mod agents;
 mod lost_answers;
+mod roles;
 mod silent;

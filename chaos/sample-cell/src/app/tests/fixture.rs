@@ -17,7 +17,8 @@ pub(super) struct Fixture {
 
 pub(super) async fn cell() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
-    let options = AgentOptions::new(CellId::new("c1").unwrap(), directory.path().into(), "127.0.0.1:0");
+    let mut options = AgentOptions::new(CellId::new("c1").unwrap(), directory.path().into(), "127.0.0.1:0");
+    options.insecure_plaintext = true;
     let agent = Agent::open(options).await.unwrap();
     let (address, data) = (agent.address(), agent.data());
     let stop = CancellationToken::new();

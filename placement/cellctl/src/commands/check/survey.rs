@@ -1,0 +1,106 @@
+//! What is asked of a fleet before it is judged. Nothing here is an error: what could not be asked is a finding.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, cluster, wire};
+use cell_model::CellRecord;
+
+use crate::audit_chain::Trail;
+use crate::commands::{Control, audit};
+
+/// A control node's answer, or why there is none.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub endpoint: String,
+    pub status: Result<wire::StatusResponse, String>,
+    /// Its clock minus ours, in milliseconds, give or take half of the way.
+    pub clock_ms: Option<(i64, u64)>,
+    pub trail: Result<Trail, String>,
+}
+
+/// A cell, and what its agent says.
+#[derive(Debug, Clone)]
+pub(super) struct Cell {
+    pub record: CellRecord,
+    pub agent: Result<wire::DescribeResponse, String>,
+}
+
+/// Everything that was heard.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub now_ms: u64,
+    pub nodes: Vec<Node>,
+    pub cells: Result<Vec<Cell>, String>,
+    pub tenants: Result<Vec<wire::Tenant>, String>,
+    pub moves: Result<Vec<wire::Move>, String>,
+    pub routers: Result<wire::ListRoutersResponse, String>,
+    /// When our own certificate runs out, in seconds from now; none in plaintext.
+    pub own_certificate_s: Option<i64>,
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) async fn survey(control: &Control) -> Survey {
+    let patience = control.global.timeout.min(Duration::from_secs(3));
+    let nodes = futures::future::join_all(
+        control.target.endpoints.iter().map(|endpoint| async move { node(control, endpoint, patience).await }),
+    );
+    let told = |error: ClientError| error.to_string();
+    let client = &control.client;
+    let cells = async {
+        let records = all(|options| client.list_cells(options)).await.map_err(told)?;
+        let options = AgentOptions { step: patience, link: control.target.link.clone(), ..AgentOptions::default() };
+        let agents = AgentPool::new(options);
+        let ask = records.into_iter().map(|record| {
+            let agents = agents.clone();
+            async move {
+                let agent = agents.describe(&record.agent, None).await.map_err(|error| error.to_string());
+                Cell { record, agent }
+            }
+        });
+        Ok(futures::future::join_all(ask).await)
+    };
+    let tenants = async { all(|options| client.list_tenants(options)).await.map_err(told) };
+    let moves = async { all(|options| client.list_moves(options)).await.map_err(told) };
+    let routers = async { client.list_routers(None).await.map_err(told) };
+    let (nodes, cells, tenants, moves, routers) = tokio::join!(nodes, cells, tenants, moves, routers);
+    let own_certificate_s = control.target.link.identity().map(|identity| {
+        let left = identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        i64::try_from(left.as_secs()).unwrap_or(i64::MAX)
+    });
+    Survey { now_ms: unix_ms(), nodes, cells, tenants, moves, routers, own_certificate_s }
+}
+
+async fn node(control: &Control, endpoint: &str, patience: Duration) -> Node {
+    let asked = unix_ms();
+    let status = cluster::status(endpoint, patience, &control.target.link).await;
+    let answered = unix_ms();
+    let clock_ms = status.as_ref().ok().filter(|status| status.clock_unix_ms > 0).map(|status| {
+        let way = answered.saturating_sub(asked);
+        let here = i64::try_from(asked + way / 2).unwrap_or(i64::MAX);
+        (i64::try_from(status.clock_unix_ms).unwrap_or(i64::MAX).saturating_sub(here), way / 2 + 1)
+    });
+    let trail = match &status {
+        Ok(_) => audit::trail(&audit::client_of(control, endpoint), 0).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    Node { endpoint: endpoint.to_owned(), status: status.map_err(|error| error.to_string()), clock_ms, trail }
+}
+
+async fn all<T, F>(page: impl Fn(ListOptions) -> F) -> Result<Vec<T>, ClientError>
+where
+    F: Future<Output = Result<Page<T>, ClientError>>,
+{
+    let (mut items, mut options) = (Vec::new(), ListOptions::default());
+    loop {
+        let part = page(options.clone()).await?;
+        items.extend(part.items);
+        if part.next_page_token.is_empty() {
+            return Ok(items);
+        }
+        options.page_token = part.next_page_token;
+    }
+}

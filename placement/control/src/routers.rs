@@ -1,0 +1,262 @@
+//! The routers that this node has heard of while it leads: what each holds, and until when it may take that for fresh.
+//!
+//! ```text
+//! router  t0 ── ping (name, what its table holds) ──►  leader: lease until t_received + D, revision confirmed
+//!         ◄── revision, D ──                           the router counts D from t0, so its lease ends before ours
+//! ```
+//!
+//! A lease is only granted behind a read index: a majority has confirmed the leader after the ping came. So a leader of
+//! a later term, which was elected later still, has waited out every lease of the one before it when it has led for
+//! [`Routers::LEASE`] and a margin. Nothing here is replicated and losing it loses nothing: whether a tenant may be served
+//! is decided by its cell. See docs/architecture.md, "Freshness and partitions".
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cell_model::{Lineage, Revision, Sight};
+use tokio::sync::watch;
+
+/// What a router says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Its name.
+    pub name: String,
+    /// Random at each of its starts.
+    pub instance: u64,
+    /// History of its table.
+    pub lineage: Lineage,
+    /// What its table holds.
+    pub revision: Revision,
+    /// How old its table may be, if anybody has ever confirmed it.
+    pub staleness: Option<Duration>,
+    /// Of its program.
+    pub version: String,
+}
+
+/// What is known of one router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What it said last.
+    pub report: Report,
+    /// How long ago that was.
+    pub silence: Duration,
+    /// What is left of its lease.
+    pub lease: Duration,
+}
+
+impl Known {
+    /// How it stands to a revision.
+    #[must_use]
+    pub fn sight(&self, lineage: Lineage, revision: Revision) -> Sight {
+        if self.report.lineage == lineage && self.report.revision >= revision {
+            Sight::Seen
+        } else if self.lease.is_zero() {
+            Sight::Fenced
+        } else {
+            Sight::Waiting
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Heard {
+    report: Report,
+    at: Instant,
+    lease_ends: Instant,
+}
+
+/// Name and instance.
+type Key = (String, u64);
+
+#[derive(Debug)]
+struct Shared {
+    heard: Mutex<BTreeMap<Key, Heard>>,
+    /// When everything was forgotten last: a lease granted before may still run.
+    forgotten: Mutex<Option<Instant>>,
+    reports: watch::Sender<u64>,
+}
+
+/// Cheap to clone; clones share what was heard.
+#[derive(Debug, Clone)]
+pub struct Routers(Arc<Shared>);
+
+impl Default for Routers {
+    fn default() -> Self {
+        let reports = watch::Sender::new(0);
+        Self(Arc::new(Shared { heard: Mutex::default(), forgotten: Mutex::default(), reports }))
+    }
+}
+
+impl Routers {
+    /// For how long a router may take its table for fresh after a ping.
+    pub const LEASE: Duration = Duration::from_secs(1);
+    /// Clocks run apart by less than 1 in 200 over a lease; and a little for rounding.
+    const MARGIN: Duration = Duration::from_millis(25);
+    /// Routers that are remembered; one more gets no lease.
+    pub const ROUTERS_MAX: usize = 4_096;
+    /// A router that was silent for so long is forgotten.
+    const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<Key, Heard>> {
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a report that came at `received`. Answers the lease, or none where too many routers are known already.
+    pub fn report(&self, report: Report, received: Instant) -> Option<Duration> {
+        let key = (report.name.clone(), report.instance);
+        let mut heard = self.heard();
+        if !heard.contains_key(&key) && heard.len() >= Self::ROUTERS_MAX {
+            heard.retain(|_, router| router.at.elapsed() < Self::FORGOTTEN_AFTER);
+            if heard.len() >= Self::ROUTERS_MAX {
+                return None;
+            }
+        }
+        let lease_ends = received + Self::LEASE + Self::MARGIN;
+        heard.insert(key, Heard { report, at: received, lease_ends });
+        drop(heard);
+        self.0.reports.send_modify(|count| *count += 1);
+        Some(Self::LEASE)
+    }
+
+    /// Every router, by name. One that has been silent for long is forgotten.
+    #[must_use]
+    pub fn known(&self) -> Vec<Known> {
+        let now = Instant::now();
+        let mut heard = self.heard();
+        heard.retain(|_, router| now.duration_since(router.at) < Self::FORGOTTEN_AFTER);
+        let known = |router: &Heard| Known {
+            report: router.report.clone(),
+            silence: now.duration_since(router.at),
+            lease: router.lease_ends.saturating_duration_since(now),
+        };
+        heard.values().map(known).collect()
+    }
+
+    /// Forgets all: what a former term has heard says nothing in the next.
+    pub fn forget(&self) {
+        let mut heard = self.heard();
+        *self.0.forgotten.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        heard.clear();
+    }
+
+    /// From when on this node has heard of every router that holds a lease.
+    fn waited_out(&self, leading_since: Instant) -> Instant {
+        let forgotten = *self.0.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        forgotten.map_or(leading_since, |forgotten| forgotten.max(leading_since)) + Self::LEASE + Self::MARGIN
+    }
+
+    /// Waits until every router has seen `revision` or is fenced, or until the deadline. `leading_since`: when this node
+    /// began to lead; until a lease later a router may be served by a lease of the leader before.
+    ///
+    /// Answers whether all have seen it or are fenced, and how each stands.
+    pub async fn await_seen(
+        &self,
+        (lineage, revision): (Lineage, Revision),
+        leading_since: Instant,
+        deadline: Instant,
+    ) -> (bool, Vec<Known>) {
+        let mut reports = self.0.reports.subscribe();
+        loop {
+            reports.mark_unchanged();
+            let now = Instant::now();
+            let known = self.known();
+            let waited_out = self.waited_out(leading_since);
+            let is_waiting = |router: &&Known| router.sight(lineage, revision) == Sight::Waiting;
+            let first_lease_ends = known.iter().filter(is_waiting).map(|router| now + router.lease).min();
+            if first_lease_ends.is_none() && now >= waited_out {
+                return (true, known);
+            }
+            if now >= deadline {
+                return (false, known);
+            }
+            let wake = first_lease_ends.unwrap_or(waited_out).min(deadline).max(now + Duration::from_millis(1));
+            tokio::select! {
+                _ = reports.changed() => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(name: &str, revision: u64) -> Report {
+        Report {
+            name: name.into(),
+            instance: 1,
+            lineage: Lineage(1),
+            revision: Revision(revision),
+            staleness: None,
+            version: String::new(),
+        }
+    }
+
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine has run for five seconds")
+    }
+
+    const AT: (Lineage, Revision) = (Lineage(1), Revision(7));
+
+    #[tokio::test]
+    async fn a_router_that_reports_the_revision_has_seen_it_and_one_that_does_not_is_named() {
+        let routers = Routers::default();
+        routers.report(report("r1", 7), Instant::now());
+        routers.report(report("r2", 6), Instant::now());
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let (complete, known) = routers.await_seen(AT, long_ago(), deadline).await;
+        let sights: Vec<_> = known.iter().map(|known| known.sight(AT.0, AT.1)).collect();
+        assert_eq!((complete, sights), (false, vec![Sight::Seen, Sight::Waiting]));
+        routers.report(report("r2", 8), Instant::now());
+        let (complete, known) = routers.await_seen(AT, long_ago(), Instant::now()).await;
+        assert!(complete && known.iter().all(|known| known.sight(AT.0, AT.1) == Sight::Seen));
+    }
+
+    #[tokio::test]
+    async fn a_router_that_falls_silent_is_fenced_when_its_lease_has_run_out_and_not_before() {
+        let routers = Routers::default();
+        let began = Instant::now();
+        routers.report(report("r1", 6), began);
+        let (complete, known) = routers.await_seen(AT, long_ago(), began + Duration::from_secs(5)).await;
+        assert!(complete && known[0].sight(AT.0, AT.1) == Sight::Fenced);
+        assert!(began.elapsed() >= Routers::LEASE, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_table_of_another_history_has_seen_nothing() {
+        let routers = Routers::default();
+        routers.report(Report { lineage: Lineage(9), ..report("r1", 100) }, Instant::now());
+        let (complete, known) = routers.await_seen(AT, long_ago(), Instant::now()).await;
+        assert!(!complete && known[0].sight(AT.0, AT.1) == Sight::Waiting);
+    }
+
+    #[tokio::test]
+    async fn a_new_leader_waits_out_the_leases_of_the_one_before() {
+        let (routers, began) = (Routers::default(), Instant::now());
+        let (complete, _) = routers.await_seen(AT, began, began + Duration::from_millis(50)).await;
+        assert!(!complete, "somebody may hold a lease of the former leader");
+        let (complete, _) = routers.await_seen(AT, began, began + Duration::from_secs(5)).await;
+        assert!(complete && began.elapsed() >= Routers::LEASE);
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_may_still_hold_a_lease() {
+        let (routers, began) = (Routers::default(), Instant::now());
+        routers.report(report("r1", 6), began);
+        routers.forget();
+        let (complete, known) = routers.await_seen(AT, long_ago(), began + Duration::from_millis(50)).await;
+        assert_eq!((complete, known.len()), (false, 0));
+    }
+
+    #[test]
+    fn how_many_are_remembered_is_bounded() {
+        let routers = Routers::default();
+        for number in 0..Routers::ROUTERS_MAX {
+            assert!(routers.report(report(&format!("r{number}"), 1), Instant::now()).is_some());
+        }
+        assert_eq!(routers.report(report("one-more", 1), Instant::now()), None);
+        assert!(routers.report(report("r7", 2), Instant::now()).is_some(), "a known one goes on");
+    }
+}

@@ -1,0 +1,439 @@
+//! The audit trail: who asked for what, when, and what came of it, as a chain of hashes inside the replicated state.
+//!
+//! ```text
+//! anchor ──► entry n ──► entry n+1 ──► … ──► tip           hash = SHA-256(previous, every field)
+//!    └ hash of the last entry that was dropped
+//! ```
+//!
+//! Every node computes the same chain from the same log. Whoever rewrites one node's trail must find another entry with
+//! the same hash, or rewrite every later one, and then its tip is no longer that of the other nodes, nor the one of any
+//! export made before. The trail keeps the newest [`AuditTrail::ENTRIES_MAX`] entries; the first one kept names the hash
+//! of the one before it, so that an export that ends there can be joined.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Change, ClusterId, Command, Envelope, Event, MoveIntent, NewCell, NewTenant, Outcome, Reply, RequestId,
+    Revision, TenantRecord, UnixMillis,
+};
+
+/// SHA-256 of an entry and of everything before it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AuditHash(pub [u8; 32]);
+
+impl fmt::Display for AuditHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for AuditHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One action and its outcome. Everything but the hashes is text or a number, so that a few lines of any language check
+/// the chain: see `docs/audit.md`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// 1, 2, 3, …: none is missing.
+    pub number: u64,
+    /// The proposer's clock.
+    pub at: UnixMillis,
+    /// Who asked: role and name of a certificate, as `operator/alice`; empty where nobody had to say.
+    pub actor: String,
+    /// The client's name for the request.
+    pub request_id: Option<RequestId>,
+    /// What was asked for, as `move-tenant`.
+    pub action: String,
+    /// Of what, as `tenant/acme`.
+    pub subject: String,
+    /// The particulars, as `target=c2 move=m-7`.
+    pub detail: String,
+    /// The store's revision after it.
+    pub revision: Revision,
+    /// `done`, `unchanged`, or the code of the refusal.
+    pub outcome: String,
+    /// Hash of the entry before.
+    pub previous: AuditHash,
+    /// Hash of this one.
+    pub hash: AuditHash,
+}
+
+impl AuditEntry {
+    /// What is hashed: each field as a netstring (`length:bytes,`), in the order of the struct, the previous hash first.
+    #[must_use]
+    pub fn canonical(&self) -> Vec<u8> {
+        let request_id = self.request_id.map(|id| id.to_string()).unwrap_or_default();
+        let fields = [
+            self.previous.to_string(),
+            self.number.to_string(),
+            self.at.to_string(),
+            self.actor.clone(),
+            request_id,
+            self.action.clone(),
+            self.subject.clone(),
+            self.detail.clone(),
+            self.revision.to_string(),
+            self.outcome.clone(),
+        ];
+        fields.iter().fold(Vec::new(), |mut bytes, field| {
+            bytes.extend_from_slice(format!("{}:{field},", field.len()).as_bytes());
+            bytes
+        })
+    }
+
+    /// The hash that this entry must have.
+    #[must_use]
+    pub fn computed(&self) -> AuditHash {
+        AuditHash(Sha256::digest(self.canonical()).into())
+    }
+}
+
+/// Where a chain is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenChain {
+    /// At which entry.
+    pub number: u64,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for BrokenChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "audit entry {}: {}", self.number, self.reason)
+    }
+}
+
+impl std::error::Error for BrokenChain {}
+
+/// Checks that `entries` are one unbroken chain.
+///
+/// # Errors
+/// [`BrokenChain`] names the first entry that is missing or was rewritten.
+pub fn verify_chain<'a>(entries: impl IntoIterator<Item = &'a AuditEntry>) -> Result<(), BrokenChain> {
+    let mut before: Option<&AuditEntry> = None;
+    for entry in entries {
+        check_link(before.map(|before| (before.number, before.hash)), entry)?;
+        before = Some(entry);
+    }
+    Ok(())
+}
+
+fn check_link(before: Option<(u64, AuditHash)>, entry: &AuditEntry) -> Result<(), BrokenChain> {
+    let broken = |reason| Err(BrokenChain { number: entry.number, reason });
+    if entry.computed() != entry.hash {
+        return broken("it is not what its hash says");
+    }
+    match before {
+        Some((number, _)) if number + 1 != entry.number => broken("the entry before it is missing"),
+        Some((_, hash)) if hash != entry.previous => broken("it does not follow from the entry before it"),
+        None if entry.number == 1 && entry.previous != AuditHash::default() => {
+            broken("it is the first and follows")
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The entries that are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditTrail {
+    entries: VecDeque<Arc<AuditEntry>>,
+}
+
+impl AuditTrail {
+    /// How many entries are kept; the oldest are dropped beyond it.
+    pub const ENTRIES_MAX: usize = 20_000;
+    /// Longer particulars are cut.
+    const DETAIL_BYTES_MAX: usize = 512;
+
+    /// The kept entries behind `after`, the oldest first.
+    pub fn after(&self, after: u64) -> impl DoubleEndedIterator<Item = &Arc<AuditEntry>> {
+        let first = self.entries.front().map_or(1, |entry| entry.number);
+        let skipped = usize::try_from((after + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+        self.entries.range(skipped.min(self.entries.len())..)
+    }
+
+    /// The newest entry.
+    #[must_use]
+    pub fn last(&self) -> Option<&AuditEntry> {
+        self.entries.back().map(|entry| &**entry)
+    }
+
+    /// Number of the oldest entry that is kept; 0 where there is none.
+    #[must_use]
+    pub fn first_number(&self) -> u64 {
+        self.entries.front().map_or(0, |entry| entry.number)
+    }
+
+    /// Number of the newest entry; 0 where there is none.
+    #[must_use]
+    pub fn last_number(&self) -> u64 {
+        self.last().map_or(0, |entry| entry.number)
+    }
+
+    /// Takes an entry that was kept before: from disk, or from a snapshot.
+    ///
+    /// # Errors
+    /// [`BrokenChain`] where it does not follow from the one before it.
+    pub fn restore(&mut self, entry: AuditEntry) -> Result<(), BrokenChain> {
+        check_link(self.last().map(|last| (last.number, last.hash)), &entry)?;
+        self.entries.push_back(Arc::new(entry));
+        Ok(())
+    }
+
+    /// Takes a command and what came of it, if it belongs into the trail.
+    pub(crate) fn note(
+        &mut self,
+        cluster: ClusterId,
+        envelope: &Envelope,
+        before: Option<&TenantRecord>,
+        changes: &[Change],
+        reply: &Reply,
+    ) {
+        let Some(event) = Noted::of(envelope, before, changes) else { return };
+        let mut detail = event.detail;
+        if reply.revision == Revision(0) && self.entries.is_empty() {
+            // The first entry of a cluster names it: no other cluster's trail begins with the same hash.
+            let _ = write!(detail, " cluster={cluster}");
+        }
+        truncate(&mut detail, Self::DETAIL_BYTES_MAX);
+        let outcome = match &reply.result {
+            Ok(Outcome::Unchanged) if changes.is_empty() && !event.is_evidence => "unchanged".into(),
+            Ok(_) => "done".into(),
+            Err(rejected) => rejected.code().into(),
+        };
+        let mut entry = AuditEntry {
+            number: self.last_number() + 1,
+            at: envelope.at,
+            actor: envelope.actor.clone(),
+            request_id: envelope.request_id,
+            action: event.action.into(),
+            subject: event.subject,
+            detail: detail.trim().to_owned(),
+            revision: reply.revision,
+            outcome,
+            previous: self.last().map(|last| last.hash).unwrap_or_default(),
+            hash: AuditHash::default(),
+        };
+        entry.hash = entry.computed();
+        self.entries.push_back(Arc::new(entry));
+        while self.entries.len() > Self::ENTRIES_MAX {
+            self.entries.pop_front();
+        }
+    }
+}
+
+fn truncate(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let end = (0..=bytes_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+    }
+}
+
+/// A command as the trail tells of it.
+struct Noted {
+    action: &'static str,
+    subject: String,
+    detail: String,
+    /// It changes nothing on purpose.
+    is_evidence: bool,
+}
+
+impl Noted {
+    fn new(action: &'static str, subject: String, detail: String) -> Self {
+        Self { action, subject, detail, is_evidence: false }
+    }
+
+    /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.
+    fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
+        let after = changes.iter().find_map(|change| match change {
+            Change::Tenant(record) => Some(record),
+            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) => None,
+        });
+        let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
+        let cell = |id: &dyn fmt::Display| format!("cell/{id}");
+        Some(match &envelope.command {
+            Command::CreateCell(NewCell { id, agent, region, residency, .. }) => {
+                Self::new("create-cell", cell(id), format!("agent={agent} region={region} residency={residency}"))
+            }
+            Command::SetCellState { cell: id, state } => {
+                Self::new("set-cell-state", cell(id), format!("state={state:?}").to_lowercase())
+            }
+            Command::ReportCell { cell: id, generation, gates, agent, .. } => {
+                if changes.is_empty() {
+                    return None;
+                }
+                let gates = gates.join(",");
+                Self::new("report-cell", cell(id), format!("generation={generation} agent={agent} gates={gates}"))
+            }
+            Command::CreateTenant(NewTenant { id, tier, residency, cell: wanted }) => {
+                let owner = after.map(|record| &record.owner).or(wanted.as_ref());
+                let owner = owner.map(ToString::to_string).unwrap_or_default();
+                let tier = format!("{tier:?}").to_lowercase();
+                Self::new("create-tenant", tenant(id), format!("cell={owner} tier={tier} residency={residency}"))
+            }
+            Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
+            Command::MoveTenant { tenant: id, target, .. } => {
+                let asked = after.and_then(|record| record.movement.as_ref());
+                let asked = asked.map(|movement| format!(" move={} source={}", movement.id, movement.source));
+                Self::new("move-tenant", tenant(id), format!("target={target}{}", asked.unwrap_or_default()))
+            }
+            Command::Steer { move_id, intent } => {
+                let action = match intent {
+                    MoveIntent::Pause => "pause-move",
+                    MoveIntent::Resume => "resume-move",
+                    MoveIntent::Cancel => "cancel-move",
+                    MoveIntent::Rollback => "rollback-move",
+                };
+                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
+                Self::new(action, subject, format!("move={move_id}"))
+            }
+            Command::Record { tenant: id, event, move_id, .. } => {
+                Self::new("move-phase", tenant(id), phase_change(before?, after?, event, *move_id)?)
+            }
+            Command::SetLimits(limits) => Self::new(
+                "set-limits",
+                "limits".into(),
+                format!(
+                    "moves-total={} moves-per-cell={} moves-queued={}",
+                    limits.moves_total, limits.moves_per_cell, limits.moves_queued
+                ),
+            ),
+            Command::RoutersSaw { tenant: id, move_id, revision, routers } => {
+                let mut detail = format!("move={move_id} seen-revision={revision}");
+                for (router, sight) in routers {
+                    let _ = write!(detail, " {router}={}", sight.as_str());
+                }
+                Self { is_evidence: true, ..Self::new("routers-saw", tenant(id), detail) }
+            }
+        })
+    }
+}
+
+/// What a step of a move has changed for others than the mover; none where it has not.
+fn phase_change(
+    before: &TenantRecord,
+    after: &TenantRecord,
+    event: &Event,
+    move_id: Option<crate::MoveId>,
+) -> Option<String> {
+    let phase = |record: &TenantRecord| record.movement.as_ref().map(|movement| movement.phase);
+    let same = (before.epoch, &before.owner, before.life, phase(before))
+        == (after.epoch, &after.owner, after.life, phase(after));
+    if same {
+        return None;
+    }
+    let mut detail = format!("event={} owner={} epoch={}", event.name(), after.owner, after.epoch);
+    if let Some(move_id) = move_id {
+        let _ = write!(detail, " move={move_id}");
+    }
+    if let Some(phase) = phase(after) {
+        let _ = write!(detail, " phase={phase}");
+    }
+    Some(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Fleet, Limits, Lineage};
+
+    fn fleet(commands: u32) -> Fleet {
+        let mut fleet = Fleet::new(ClusterId(7), Lineage(1));
+        for number in 1..=commands {
+            let limits = Limits { moves_total: number % 50 + 1, ..Limits::default() };
+            let envelope = Envelope {
+                actor: "operator/alice".into(),
+                ..Envelope::new(UnixMillis(number.into()), Command::SetLimits(limits))
+            };
+            fleet.apply(&envelope);
+        }
+        fleet
+    }
+
+    fn entries(fleet: &Fleet) -> Vec<AuditEntry> {
+        fleet.audit().after(0).map(|entry| AuditEntry::clone(entry)).collect()
+    }
+
+    #[test]
+    fn equal_histories_have_equal_chains_and_others_do_not() {
+        assert_eq!(entries(&fleet(9)), entries(&fleet(9)));
+        assert_ne!(fleet(9).audit().last().unwrap().hash, fleet(8).audit().last().unwrap().hash);
+        verify_chain(&entries(&fleet(9))).unwrap();
+    }
+
+    #[test]
+    fn whatever_is_changed_cut_out_or_swapped_is_named() {
+        let whole = entries(&fleet(9));
+        let change: [fn(&mut AuditEntry); 8] = [
+            |entry| entry.actor = "operator/bob".into(),
+            |entry| entry.at = UnixMillis(0),
+            |entry| entry.request_id = Some(RequestId(1)),
+            |entry| entry.action.push('x'),
+            |entry| entry.subject.push('x'),
+            |entry| entry.detail.push('x'),
+            |entry| entry.revision = Revision(99),
+            |entry| entry.outcome = "unchanged".into(),
+        ];
+        for (place, change) in change.into_iter().enumerate() {
+            let mut forged = whole.clone();
+            change(&mut forged[4]);
+            assert_eq!(verify_chain(&forged).unwrap_err().number, 5, "change {place}");
+            // Even with its hash made anew, the next entry does not follow.
+            forged[4].hash = forged[4].computed();
+            assert_eq!(verify_chain(&forged).unwrap_err().number, 6, "change {place}");
+        }
+        let mut cut = whole.clone();
+        cut.remove(4);
+        assert_eq!(verify_chain(&cut).unwrap_err().number, 6);
+        let mut swapped = whole;
+        swapped.swap(3, 4);
+        assert!(verify_chain(&swapped).is_err());
+    }
+
+    #[test]
+    fn a_field_cannot_be_moved_into_its_neighbour() {
+        let mut entry = entries(&fleet(1)).remove(0);
+        let before = entry.canonical();
+        entry.actor = "operator/alic".into();
+        entry.action = format!("e{}", entry.action);
+        assert_ne!(entry.canonical(), before);
+    }
+
+    #[test]
+    fn the_oldest_are_dropped_and_the_rest_still_joins() {
+        let most = u32::try_from(AuditTrail::ENTRIES_MAX).unwrap();
+        let fleet = fleet(most + 10);
+        let kept = entries(&fleet);
+        assert_eq!((kept.len(), kept[0].number), (AuditTrail::ENTRIES_MAX, 11));
+        verify_chain(&kept).unwrap();
+        assert_eq!(fleet.audit().after(u64::from(most) + 8).count(), 2);
+        assert_eq!(fleet.audit().after(u64::MAX - 1).count(), 0);
+    }
+
+    #[test]
+    fn a_refusal_is_in_the_trail_and_a_repeated_request_only_once() {
+        let mut fleet = Fleet::new(ClusterId(7), Lineage(1));
+        let tenant = crate::TenantId::new("acme").unwrap();
+        let envelope = Envelope {
+            request_id: Some(RequestId(5)),
+            ..Envelope::new(UnixMillis(1), Command::DeleteTenant { tenant })
+        };
+        fleet.apply(&envelope);
+        fleet.apply(&envelope);
+        let entries = entries(&fleet);
+        assert_eq!(entries.len(), 1);
+        let entry = &entries[0];
+        assert_eq!((entry.action.as_str(), entry.subject.as_str()), ("delete-tenant", "tenant/acme"));
+        assert_eq!((entry.outcome.as_str(), entry.request_id), ("TENANT_UNKNOWN", Some(RequestId(5))));
+        assert!(entry.detail.contains("cluster="), "{}", entry.detail);
+    }
+}

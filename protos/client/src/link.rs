@@ -1,0 +1,87 @@
+//! How this process speaks to others: over mutual TLS, or in plaintext where somebody has said so.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use tonic::transport::{Endpoint, Error};
+
+use crate::guard::Guard;
+use crate::identity::{Identity, IdentityError, Server};
+
+/// Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub enum Link {
+    /// Anybody may read and change what is said. For one machine, and for tests.
+    #[default]
+    Plaintext,
+    /// Both sides show a certificate of one authority.
+    Mutual(Identity),
+}
+
+impl Link {
+    /// From what the operator has said: a directory with an identity, or that there is to be none.
+    ///
+    /// # Errors
+    /// [`IdentityError`], also where neither is said.
+    pub fn open(identity: Option<&Path>, insecure_plaintext: bool) -> Result<Self, IdentityError> {
+        match (identity, insecure_plaintext) {
+            (Some(directory), _) => Ok(Self::Mutual(Identity::load(directory)?)),
+            (None, true) => Ok(Self::Plaintext),
+            (None, false) => Err(IdentityError::NotNamed),
+        }
+    }
+
+    /// Whether a server may listen there: in plaintext only where nobody else can call.
+    ///
+    /// # Errors
+    /// [`IdentityError::PlaintextBeyondLoopback`]
+    pub fn may_listen(&self, address: IpAddr) -> Result<(), IdentityError> {
+        match self {
+            Self::Plaintext if !address.is_loopback() => Err(IdentityError::PlaintextBeyondLoopback { address }),
+            Self::Plaintext | Self::Mutual(_) => Ok(()),
+        }
+    }
+
+    /// Whose certificate this process shows, if it shows any.
+    #[must_use]
+    pub const fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Plaintext => None,
+            Self::Mutual(identity) => Some(identity),
+        }
+    }
+
+    /// What stands before a server of this process.
+    #[must_use]
+    pub const fn guard(&self) -> Guard {
+        match self {
+            Self::Plaintext => Guard::Open,
+            Self::Mutual(_) => Guard::ByCertificate,
+        }
+    }
+
+    /// How a server at `host:port` is called.
+    ///
+    /// # Errors
+    /// Where that is no address, or the identity cannot be used.
+    pub fn endpoint(&self, address: &str, server: Server) -> Result<Endpoint, Error> {
+        match self {
+            Self::Plaintext => Endpoint::from_shared(format!("http://{address}")),
+            Self::Mutual(identity) => {
+                Endpoint::from_shared(format!("https://{address}"))?.tls_config(identity.calls(server))
+            }
+        }
+    }
+
+    /// A gRPC server that is called over this link.
+    ///
+    /// # Errors
+    /// Where the identity cannot be used.
+    pub fn server(&self) -> Result<tonic::transport::Server, Error> {
+        let server = tonic::transport::Server::builder();
+        match self {
+            Self::Plaintext => Ok(server),
+            Self::Mutual(identity) => server.tls_config(identity.serves()),
+        }
+    }
+}
