@@ -61,7 +61,7 @@ impl AgentService for Service {
         &self,
         request: Request<Streaming<wire::GateMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        check_cell(caller(&request), self.tenants.here.as_str()).map_err(|status| *status)?;
+        check_cell(caller(&request), self.tenants.here.as_str())?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, incoming.message())
             .await

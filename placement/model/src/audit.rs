@@ -157,7 +157,7 @@ impl AuditTrail {
     /// The kept entries behind `after`, the oldest first.
     pub fn after(&self, after: u64) -> impl DoubleEndedIterator<Item = &Arc<AuditEntry>> {
         let first = self.entries.front().map_or(1, |entry| entry.number);
-        let skipped = usize::try_from((after + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+        let skipped = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
         self.entries.range(skipped.min(self.entries.len())..)
     }
 
@@ -200,7 +200,7 @@ impl AuditTrail {
     ) {
         let Some(event) = Noted::of(envelope, before, changes) else { return };
         let mut detail = event.detail;
-        if reply.revision == Revision(0) && self.entries.is_empty() {
+        if self.entries.is_empty() {
             // The first entry of a cluster names it: no other cluster's trail begins with the same hash.
             let _ = write!(detail, " cluster={cluster}");
         }

@@ -120,14 +120,14 @@ pub fn caller<T>(request: &tonic::Request<T>) -> Option<&Principal> {
 ///
 /// # Errors
 /// A status with code `OTHER_CELLS_NAME`.
-pub fn check_cell(caller: Option<&Principal>, cell: &str) -> Result<(), Box<Status>> {
+pub fn check_cell(caller: Option<&Principal>, cell: &str) -> Result<(), Status> {
     match caller {
-        Some(principal) if principal.name() != cell => Err(Box::new(refused(
+        Some(principal) if principal.name() != cell => Err(refused(
             Code::PermissionDenied,
             "OTHER_CELLS_NAME",
             format!("{principal} may not speak for cell {cell}"),
             "give each cell a certificate of role agent in its own name",
-        ))),
+        )),
         Some(_) | None => Ok(()),
     }
 }

@@ -128,15 +128,6 @@ impl IdentityError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } => "IDENTITY_UNREADABLE",
-            Self::NotNamed => {
-                "name the directory of a certificate with --identity DIR (`cellctl ca issue` makes one); \
-                               --insecure-plaintext only for trying things out on one machine"
-                    .into()
-            }
-            Self::PlaintextBeyondLoopback { .. } => {
-                "listen on 127.0.0.1, or name a certificate with --identity DIR".into()
-            }
-            Self::OtherRole { wanted, .. } => format!("issue one: `cellctl ca issue {wanted} NAME`"),
             Self::Invalid { .. } | Self::Nobody { .. } => "IDENTITY_INVALID",
             Self::Exposed { .. } => "IDENTITY_EXPOSED",
             Self::NotValidNow { .. } => "IDENTITY_NOT_VALID",
@@ -155,6 +146,15 @@ impl IdentityError {
                 "name a directory with ca.crt, tls.crt and tls.key: `cellctl ca issue` makes one".into()
             }
             Self::NotValidNow { .. } => "check the clock, or issue it anew: `cellctl ca issue`".into(),
+            Self::NotNamed => {
+                "name the directory of a certificate with --identity DIR (`cellctl ca issue` makes one); \
+                               --insecure-plaintext only for trying things out on one machine"
+                    .into()
+            }
+            Self::PlaintextBeyondLoopback { .. } => {
+                "listen on 127.0.0.1, or name a certificate with --identity DIR".into()
+            }
+            Self::OtherRole { wanted, .. } => format!("issue one: `cellctl ca issue {wanted} NAME`"),
             Self::Invalid { .. } | Self::Nobody { .. } => "issue it anew: `cellctl ca issue`".into(),
         }
     }

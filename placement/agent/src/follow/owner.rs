@@ -68,7 +68,7 @@ pub(crate) async fn serve(
     let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
         return Err(Status::invalid_argument("a stream begins with a start"));
     };
-    check_cell(caller.as_ref(), &start.cell).map_err(|status| *status)?;
+    check_cell(caller.as_ref(), &start.cell)?;
     let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
     let tenant = tenants.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (outbox, responses) = mpsc::channel(QUEUE);

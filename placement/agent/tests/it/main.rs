@@ -9,3 +9,4 @@ mod moving;
 #[cfg(feature = "planted")]
 mod planted;
 mod restarting;
+mod strangers;

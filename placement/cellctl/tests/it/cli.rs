@@ -1,29 +1,36 @@
 //! Commands against a control plane of one node. No cell runs, so tenants stay as they were placed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cell_control::{Handle, Options, Service, key_file};
 use tokio_util::sync::CancellationToken;
 
 use crate::program::{Said, cellctl};
 
-struct ControlPlane {
-    address: String,
+pub(crate) struct ControlPlane {
+    pub(crate) address: String,
     stop: CancellationToken,
     ended: Option<std::thread::JoinHandle<()>>,
 }
 
 impl ControlPlane {
     fn start(directory: &Path) -> Self {
+        Self::start_as(directory, None)
+    }
+
+    /// In plaintext, or with this identity.
+    pub(crate) fn start_as(directory: &Path, identity: Option<PathBuf>) -> Self {
         let key = directory.join("key");
-        key_file::generate(&key).unwrap();
+        if !key.exists() {
+            key_file::generate(&key).unwrap();
+        }
         let options = Options {
             data_dir: directory.join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             signing_key_file: key,
-            identity: None,
-            insecure_plaintext: true,
+            insecure_plaintext: identity.is_none(),
+            identity,
             trusted_keys: Vec::new(),
             cluster: None,
         };
@@ -42,7 +49,7 @@ impl ControlPlane {
         Self { address, stop, ended: Some(ended) }
     }
 
-    fn run(&self, words: &str) -> Said {
+    pub(crate) fn run(&self, words: &str) -> Said {
         cellctl(&format!("{words} --insecure-plaintext --endpoints {}", self.address))
     }
 }
@@ -125,9 +132,9 @@ fn bad_input_is_refused_with_a_code_and_a_next_step_and_changes_nothing() {
 #[test]
 fn a_control_plane_that_is_not_there_is_unavailable_and_not_a_failure() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let said = cellctl(&format!("get tenants --timeout 300ms --endpoints {free}"));
+    let said = cellctl(&format!("get tenants --timeout 300ms --insecure-plaintext --endpoints {free}"));
     refused(&said, 75, "UNAVAILABLE");
-    let status = cellctl(&format!("cluster status --timeout 300ms --endpoints {free}"));
+    let status = cellctl(&format!("cluster status --timeout 300ms --insecure-plaintext --endpoints {free}"));
     assert!(status.code == 75 && status.out.contains("unreachable"), "{status:?}");
 }
 

@@ -17,6 +17,8 @@ pub(crate) fn cellctl(words: &str) -> Said {
         .env_remove("CELLCTL_ENDPOINTS")
         .env_remove("CELLCTL_CONTEXT")
         .env_remove("CELLCTL_LOG")
+        .env_remove("CELLCTL_CONFIG")
+        .env_remove("CELLCTL_IDENTITY")
         .output()
         .unwrap();
     Said {

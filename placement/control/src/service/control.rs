@@ -100,7 +100,7 @@ impl ControlService for ControlEndpoint {
     }
 
     async fn report_cell(&self, request: Request<v1::ReportCellRequest>) -> Answer<v1::ReportCellResponse> {
-        check_cell(caller(&request), &request.get_ref().cell).map_err(|status| *status)?;
+        check_cell(caller(&request), &request.get_ref().cell)?;
         let by = Caller::of(&request);
         let command = command(request.into_inner())?;
         self.0.leading()?;

@@ -5,6 +5,7 @@
 mod audit;
 mod cluster;
 mod commands;
+mod keys;
 mod nodes;
 mod routers;
 mod security;

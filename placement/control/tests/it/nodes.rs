@@ -35,6 +35,11 @@ impl Node {
         self.options.listen.to_string()
     }
 
+    /// What it is told at its next start.
+    pub(crate) const fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
     pub(crate) async fn start(&mut self) {
         let service = Service::start(self.options.clone()).await.expect("the node starts");
         let handle = service.handle();

@@ -114,10 +114,8 @@ fn a_command_that_expects_another_revision_is_refused() {
     let mut world = World::new();
     let revision = world.record("t").revision;
     let envelope = |expected| Envelope {
-        request_id: None,
         expected_revision: Some(expected),
-        at: UnixMillis(world.now),
-        command: move_to("t", "b", MoveOptions::default()),
+        ..Envelope::new(UnixMillis(world.now), move_to("t", "b", MoveOptions::default()))
     };
     let stale = envelope(Revision(revision.0 - 1));
     let fitting = envelope(revision);
@@ -140,6 +138,26 @@ fn an_agent_that_was_replaced_cannot_point_routers_back_to_itself() {
     let revision = world.fleet.head().revision;
     assert_eq!(world.ok(report(2)), Outcome::Unchanged, "said again, nothing is replicated");
     assert_eq!(world.fleet.head().revision, revision);
+}
+
+#[test]
+fn an_agent_that_has_just_started_does_not_take_away_gates_that_are_still_coming() {
+    let mut world = World::new();
+    let report = |gates: &[&str], partial| Command::ReportCell {
+        cell: cell("a"),
+        generation: Generation(3),
+        gates: gates.iter().map(ToString::to_string).collect(),
+        agent: "a:7000".into(),
+        partial,
+    };
+    let gates = |world: &World| world.fleet.cell(&cell("a")).unwrap().gates.clone();
+    world.ok(report(&["a1:80", "a2:80"], false));
+    world.ok(report(&[], true));
+    assert_eq!(gates(&world), ["a1:80", "a2:80"]);
+    world.ok(report(&["a2:80", "a3:80"], true));
+    assert_eq!(gates(&world), ["a1:80", "a2:80", "a3:80"]);
+    world.ok(report(&["a2:80", "a3:80"], false));
+    assert_eq!(gates(&world), ["a2:80", "a3:80"], "those that have not come in time are gone");
 }
 
 #[test]
