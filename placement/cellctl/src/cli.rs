@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod care;
 
-pub use care::{Audit, Ca, Category, Check};
+pub(crate) use care::{Audit, Ca, Category, Check};
 
 /// The command line of Cellway.
 #[derive(Debug, Parser)]
