@@ -239,10 +239,24 @@ pub(crate) enum WireTransferReply {
     LogNotFlushed { expected: Option<WireLogId>, actual: Option<WireLogId> },
 }
 
-/// The messages of a snapshot on its way to another node, in their order: one offer, chunks, one end.
+/// What tells one snapshot from another while it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireSnapshotName {
+    pub meta: WireSnapshotMeta,
+    pub bytes: u64,
+    pub digest: [u8; 32],
+}
+
+/// How much of a snapshot a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireSnapshotHave {
+    pub bytes: u64,
+}
+
+/// The messages of a snapshot on its way to another node, in their order: one beginning, chunks, one end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WireSnapshotPart {
-    Offer { vote: WireVote, meta: WireSnapshotMeta, bytes: u64 },
+    Resume { vote: WireVote, name: WireSnapshotName, from: u64 },
     Chunk(Vec<u8>),
     End { digest: [u8; 32] },
 }

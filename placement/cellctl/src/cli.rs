@@ -96,6 +96,9 @@ pub enum Command {
     /// Make a cluster of control nodes, or look at it
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Look after the store: members, disks, snapshots, backups
+    #[command(subcommand)]
+    Store(crate::store::Store),
     /// Make the key that the control plane signs mappings with
     Keygen {
         /// Where to write the private key; it is readable by its owner only

@@ -14,7 +14,7 @@ use crate::cli::{Cli, Command, Global};
 use crate::console;
 use crate::endpoints;
 use crate::failure::{Exit, Failure};
-use crate::{demo, dev, host};
+use crate::{demo, dev, host, store};
 
 /// Runs one command line.
 #[must_use]
@@ -43,6 +43,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
+        Command::Store(command) if store::is_local(&command) => on_runtime(store::run_local(command)),
+        Command::Store(command) => ask(&global, |control| store::run(control, command)),
         Command::Keygen { out } => keygen::run(&out),
         Command::Dev(options) => on_runtime(dev::run(options)),
         Command::Demo(options) => on_runtime(demo::run(options)),

@@ -3,7 +3,8 @@
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
 //! * `page`: lists, page by page;
 //! * `watch`: a snapshot, then changes;
-//! * `cluster`: making and looking after the cluster itself.
+//! * `cluster`: making and looking after the cluster itself;
+//! * `store`: members, disk, snapshots, backups.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,10 +19,12 @@ use crate::{Liveness, Signer, refusal};
 mod cluster;
 mod control;
 mod page;
+mod store;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
+pub(crate) use store::StoreEndpoint;
 
 /// What every service and the coordinator stand on.
 #[derive(Debug, Clone)]
