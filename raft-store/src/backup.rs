@@ -255,7 +255,7 @@ pub async fn restore(backup: &Path, data_dir: &Path, advertise: &str) -> Result<
     let membership = WireStored { at: Some(first), membership };
     let head = head_of(&fleet, &WireHead { applied: Some(first), membership, ..WireHead::default() });
     let mut incoming = disk.depot.begin().map_err(BackupError::Engine)?;
-    snapshot::write(&mut incoming, &head, &fleet).map_err(BackupError::Read)?;
+    snapshot::write(&mut incoming, &head, &fleet.image()).map_err(BackupError::Read)?;
     let finished = incoming.finish().and_then(|data| disk.depot.adopt(&data));
     finished.map_err(BackupError::Engine)?;
     let vote = WireVote { term: first.term, node: node_id, committed: false };

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cell_model::{ClusterId, Fleet, Lineage};
+use cell_model::{ClusterId, Fleet, FleetImage, Lineage};
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -73,10 +73,10 @@ impl MachineShared {
     }
 
     /// The whole state at one moment.
-    pub(crate) fn image(&self) -> (WireHead, Fleet) {
+    pub(crate) fn image(&self) -> (WireHead, FleetImage) {
         let applied = self.applied();
-        let fleet = self.fleet.read().clone();
-        (head_of(&fleet, &applied.head), fleet)
+        let fleet = self.fleet.read();
+        (head_of(&fleet, &applied.head), fleet.image())
     }
 
     pub(crate) fn depot(&self) -> &Depot {
@@ -212,7 +212,7 @@ fn current(depot: &Depot) -> Result<Option<Snapshot>, EngineError> {
 pub(crate) struct Builder {
     shared: Arc<MachineShared>,
     head: WireHead,
-    fleet: Option<Fleet>,
+    fleet: Option<FleetImage>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {

@@ -22,13 +22,14 @@ mod mapping;
 mod movement;
 mod record;
 mod rejected;
+mod shelves;
 mod step;
 
 pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply};
 pub use decide::decide;
 pub use effects::{Effect, pending_effects};
 pub use event::Event;
-pub use fleet::{Fleet, FleetHead, FleetView, Limits, Stamp};
+pub use fleet::{Fleet, FleetHead, FleetImage, FleetView, Limits, Stamp};
 pub use ids::{
     Attempt, CellId, ClusterId, Digest, Epoch, Generation, InvalidId, Lineage, MoveId, RequestId, Rev, Revision,
     Seq, TenantId, Term, Uid, UnixMillis,
@@ -40,4 +41,5 @@ pub use movement::{
 };
 pub use record::{CellRecord, CellState, Life, Retained, TenantRecord, Tier};
 pub use rejected::Rejected;
+pub use shelves::Trail;
 pub use step::{Stepped, step};
