@@ -335,3 +335,56 @@ impl RaftLogStorage<TypeConfig> for Log {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{MemoryLog, MemoryState};
+    use crate::wire::{WirePayload, WireVote};
+
+    fn id(term: u64, index: u64) -> WireLogId {
+        WireLogId { term, node: 1, index }
+    }
+
+    /// A log with entries `1..=last` of term 2 and a vote of that term.
+    fn log(last: u64) -> Log {
+        let engine = MemoryLog::default();
+        let entry = |index| WireEntry { id: id(2, index), payload: WirePayload::Blank };
+        engine.append(&(1..=last).map(|index| (index, codec::seal(&entry(index)))).collect::<Vec<_>>()).unwrap();
+        let vote = Some(WireVote { term: 2, node: 1, committed: true });
+        engine.put_meta(META_HARD_STATE, &codec::seal(&WireHardState { vote, committed: None })).unwrap();
+        Log::open(Arc::new(engine), Arc::new(MemoryState::default()), Fault::new()).unwrap()
+    }
+
+    fn refused(log: &Log, applied: WireLogId, noted: u64) -> String {
+        log.check_against(Some(applied), noted).expect_err("it is refused").to_string()
+    }
+
+    #[tokio::test]
+    async fn a_log_that_ends_before_what_was_applied_counts_as_purged_unless_that_was_synced() {
+        // Entries 401 and 402 were applied, because others had them on disk, and not yet synced here.
+        let behind = log(400);
+        behind.check_against(Some(id(2, 402)), 400).unwrap();
+        behind.check_against(Some(id(2, 402)), 0).unwrap();
+        assert!(refused(&behind, id(2, 402), 401).contains("ends at entry 400, and entry 401 was synced"));
+        assert!(refused(&log(0), id(2, 402), 1).contains("ends at entry 0"));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_differs_from_what_was_applied_or_has_lost_its_vote_is_refused() {
+        assert!(refused(&log(5), id(3, 5), 0).contains("older than entry 5"));
+        assert!(refused(&log(3), id(3, 5), 0).contains("no vote of term 3"));
+        log(5).check_against(None, 0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_hole_between_log_and_state_is_purged_when_openraft_starts_from_them() {
+        let mut behind = log(400);
+        behind.purge(id(2, 402).into()).await.unwrap();
+        let state = behind.get_log_state().await.unwrap();
+        assert_eq!(state.last_purged_log_id, Some(id(2, 402).into()));
+        assert_eq!(state.last_log_id, Some(id(2, 402).into()));
+        assert_eq!(behind.check_all().unwrap(), 0);
+        behind.check_against(Some(id(2, 402)), 400).unwrap();
+    }
+}

@@ -220,3 +220,6 @@ async fn check(
     });
     checked.await.map_err(|error| local(&error))
 }
+
+#[cfg(test)]
+mod tests;
