@@ -34,6 +34,7 @@ mod network;
 mod offload;
 mod options;
 mod proposer;
+mod recent;
 mod service;
 mod snapshot;
 mod space;

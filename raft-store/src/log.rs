@@ -23,6 +23,7 @@ use crate::engine::{LogEngine, StateEngine};
 use crate::error::EngineError;
 use crate::fault::Fault;
 use crate::offload::{sync_log, sync_state};
+use crate::recent::Recent;
 use crate::wire::{WireEntry, WireHardState, WireLogId};
 
 pub(crate) const META_HARD_STATE: &str = "hard-state";
@@ -59,6 +60,7 @@ struct Inner {
     state: Arc<dyn StateEngine>,
     hard_state: Mutex<WireHardState>,
     purged: Mutex<Option<WireLogId>>,
+    recent: Mutex<Recent>,
     /// The last row that was handed to the engine.
     written: Arc<AtomicU64>,
     synced: Synced,
@@ -116,7 +118,8 @@ impl Log {
         };
         tokio::spawn(flusher.run(waiting));
         let (hard_state, purged) = (Mutex::new(hard_state), Mutex::new(purged));
-        let inner = Inner { engine, state, hard_state, purged, written, synced, flush, fault };
+        let recent = Mutex::default();
+        let inner = Inner { engine, state, hard_state, purged, recent, written, synced, flush, fault };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -190,6 +193,9 @@ impl Log {
     }
 
     fn read(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<Entry>, EngineError> {
+        if let Some(entries) = locked(&self.inner.recent).range(from, until, bytes_max) {
+            return Ok(entries);
+        }
         let rows = self.inner.engine.range(from, until, bytes_max)?;
         let entries: Vec<Entry> = rows.iter().map(|(index, row)| decode(*index, row)).collect::<Result<_, _>>()?;
         match entries.windows(2).find(|pair| pair[0].index() + 1 != pair[1].index()) {
@@ -304,9 +310,16 @@ impl RaftLogStorage<TypeConfig> for Log {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
         let rows: Vec<_> =
-            entries.into_iter().map(|entry| (entry.index(), codec::seal(&WireEntry::from(entry)))).collect();
+            entries.iter().map(|entry| (entry.index(), codec::seal(&WireEntry::from(entry.clone())))).collect();
         self.write(|engine| engine.append(&rows))?;
+        {
+            let mut recent = locked(&self.inner.recent);
+            for (entry, (_, row)) in entries.into_iter().zip(&rows) {
+                recent.push(entry, row.len());
+            }
+        }
         if let Some((last, _)) = rows.last() {
             self.inner.written.store(*last, Ordering::Release);
         }
@@ -318,6 +331,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         let first_gone = last_log_id.map_or(0, |last| last.index + 1);
         // Only entries that were not committed are truncated, and the state notes only of applied ones.
         self.inner.written.store(first_gone.saturating_sub(1), Ordering::Release);
+        locked(&self.inner.recent).truncate_from(first_gone);
         self.write(|engine| engine.truncate_from(first_gone))?;
         Ok(self.wait_for_sync().await?)
     }
@@ -328,6 +342,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         self.inner.fault.note(sync_state(&self.inner.state).await)?;
         let purged = WireLogId::from(&log_id);
         *locked(&self.inner.purged) = Some(purged);
+        locked(&self.inner.recent).purge_to(purged.index);
         self.write(|engine| {
             engine.put_meta(META_PURGED, &codec::seal(&purged))?;
             engine.purge_to(purged.index)

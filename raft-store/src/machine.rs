@@ -98,7 +98,7 @@ impl MachineShared {
         let mut committed = Vec::new();
         let mut replies = Vec::with_capacity(batch.0.len());
         let mut fleet = self.fleet.write();
-        for envelope in &batch.0 {
+        for envelope in batch.0.iter() {
             let (reply, changes) = fleet.apply(envelope);
             let bytes = applied.mirror.note(&fleet, envelope, &changes);
             if !changes.is_empty() {

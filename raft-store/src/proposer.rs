@@ -137,7 +137,7 @@ impl Gatherer {
             return;
         }
         let (responder, written) = ProgressResponder::complete_only();
-        if self.raft.client_write_ff(Batch(envelopes), Some(responder)).await.is_err() {
+        if self.raft.client_write_ff(Batch(Arc::new(envelopes)), Some(responder)).await.is_err() {
             answer_all(answers, &SubmitError::Stopped);
             return;
         }
