@@ -111,14 +111,14 @@ impl<V: Keyed + Clone> Shelves<V> {
     }
 
     /// Those after a key, in order.
-    pub(crate) fn after(&self, key: &V::Key) -> impl Iterator<Item = &V> {
+    pub(crate) fn after<'s>(&'s self, key: &V::Key) -> impl Iterator<Item = &'s V> + use<'s, V> {
         let at = self.shelf_of(key);
         let place = self.shelves.get(at).map_or(0, |shelf| shelf.partition_point(|record| record.key() <= key));
         self.shelves.iter().skip(at).flat_map(|shelf| shelf.iter()).skip(place)
     }
 
     /// Those before a key, the highest first.
-    pub(crate) fn before(&self, key: &V::Key) -> impl Iterator<Item = &V> {
+    pub(crate) fn before<'s>(&'s self, key: &V::Key) -> impl Iterator<Item = &'s V> + use<'s, V> {
         let at = self.shelf_of(key);
         let place = self.shelves.get(at).map_or(0, |shelf| shelf.partition_point(|record| record.key() < key));
         let last = self.shelves.get(at).map_or(&[][..], |shelf| &shelf[..place]);

@@ -19,7 +19,6 @@ use clap::{Parser, Subcommand};
 
 /// Generated from `proto/kv.proto`.
 #[expect(
-    missing_docs,
     unreachable_pub,
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
@@ -45,6 +44,8 @@ enum Command {
     Million(compare::Million),
     /// End nodes with SIGKILL while clients put, and judge what they were told
     Kill(ordeal::Kill),
+    /// How long writes wait when a leader stops, is killed, or a cut-off member comes back
+    Gaps(ordeal::Gaps),
     /// Copy the disk of a stopped node as a power cut would leave it, and open the copy
     Cut(ordeal::Cut),
     /// One node
@@ -66,6 +67,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Compare(compare) => compare::run(compare).await,
         Command::Million(million) => compare::million(million).await,
         Command::Kill(kill) => ordeal::kill(kill).await,
+        Command::Gaps(gaps) => ordeal::gaps(gaps).await,
         Command::Cut(cut) => ordeal::cut(cut).await,
         Command::Node(node) => node::run(node).await,
     }

@@ -58,10 +58,17 @@ pub(crate) async fn run(node: Node) -> anyhow::Result<()> {
         .add_service(KvServer::new(Front(store.clone())))
         .add_service(WatchServer::new(Front(store.clone())))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let shutdown = CancellationToken::new();
+    let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let stopping = shutdown.clone();
+    tokio::spawn(async move {
+        told.recv().await;
+        stopping.cancel();
+    });
     tokio::select! {
         served = server => Ok(served?),
-        // A node whose storage has failed ends: the process with it.
-        failed = store.run(CancellationToken::new()) => Ok(failed?),
+        // Told to stop, it hands leadership over. A node whose storage has failed ends: the process with it.
+        ended = store.run(shutdown) => Ok(ended?),
     }
 }
 

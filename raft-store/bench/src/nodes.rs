@@ -118,6 +118,14 @@ impl Nodes {
         Ok(())
     }
 
+    /// Waits until a node that was told to has ended.
+    pub(crate) fn wait(&mut self, node: usize) -> anyhow::Result<()> {
+        if let Some(mut process) = self.processes[node].take() {
+            process.wait()?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn runs(&mut self, node: usize) -> bool {
         self.processes[node].as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }

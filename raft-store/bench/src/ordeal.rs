@@ -41,6 +41,14 @@ pub(crate) struct Kill {
     seed: u64,
 }
 
+/// How long writes wait when something happens to a node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Gaps {
+    /// How often each
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+}
+
 /// How often the power goes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cut {
@@ -195,6 +203,67 @@ pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
         &operations,
         &judge(&operations, &states),
     )
+}
+
+/// The longest time without an answer, of those that begin after `since`.
+fn longest_gap(told: &[Operation], since: Instant) -> Duration {
+    let answered = told.iter().filter_map(|operation| match operation.ending {
+        Ending::Answered(_, at) => Some(at),
+        Ending::Unknown => None,
+    });
+    let mut answered: Vec<Instant> = answered.filter(|at| *at >= since).collect();
+    answered.sort_unstable();
+    let first = answered.first().map_or(Duration::ZERO, |first| *first - since);
+    answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default().max(first)
+}
+
+/// What each event does to a steady load: nothing (the measure of the machine), a leader that is told to stop, a leader
+/// that is killed, a follower that was cut off (stopped) for longer than elections take and comes back.
+pub(crate) async fn gaps(gaps: Gaps) -> anyhow::Result<()> {
+    const EVENTS: [&str; 4] = ["nothing", "leader told to stop", "leader killed", "cut-off member returns"];
+    const SETTLING: Duration = Duration::from_secs(2);
+    let directory = tempfile::tempdir()?;
+    let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions::default()).await?;
+    load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
+    let keys = Keys::default();
+    let clients = Clients::start(&nodes.addresses, &keys)?;
+    for event in EVENTS {
+        let mut seen = Vec::new();
+        for _ in 0..gaps.rounds {
+            progress(&clients).await?;
+            let leader = nodes.leader().await?;
+            let follower = (leader + 1) % 3;
+            if event == "cut-off member returns" {
+                signal(nodes.pid(follower).context("it runs")?, "STOP")?;
+                tokio::time::sleep(Duration::from_secs(6)).await;
+            }
+            let since = Instant::now();
+            match event {
+                "leader told to stop" => {
+                    signal(nodes.pid(leader).context("it runs")?, "TERM")?;
+                    nodes.wait(leader)?;
+                }
+                "leader killed" => nodes.kill(leader)?,
+                "cut-off member returns" => signal(nodes.pid(follower).context("it runs")?, "CONT")?,
+                _ => {}
+            }
+            tokio::time::sleep(SETTLING).await;
+            seen.push(longest_gap(&clients.so_far(), since));
+            if !nodes.runs(leader) {
+                nodes.spawn(leader)?;
+                tokio::time::sleep(SETTLING).await;
+            }
+        }
+        seen.sort_unstable();
+        let middle = seen[seen.len() / 2];
+        crate::say(&format!("{event}: longest time without an answer, median {middle:?}, all {seen:?}\n"));
+    }
+    let operations = clients.end().await;
+    let mut states = Vec::new();
+    for address in &nodes.addresses {
+        states.push(state_of(address, newest(&operations)).await?);
+    }
+    verdict("gaps", &operations, &judge(&operations, &states))
 }
 
 fn verdict(title: &str, operations: &[Operation], broken: &[String]) -> anyhow::Result<()> {
