@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test lint bench-demo models
+.PHONY: demo test lint bench-demo bench-store ordeal-store models
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -23,6 +23,18 @@ lint:
 ## bench-demo:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl demo --seed $(SEED) --moves 60 --figures target/bench/demo.json
+
+## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings
+bench-store:
+	$(CARGO) build --release --locked --package cell-store-bench
+	target/release/bench-store compare --out target/bench/store.json
+	target/release/bench-store million --out target/bench/store-million.json
+
+## ordeal-store: 200 kills and 200 power cuts (as root), judged by a history checker
+ordeal-store:
+	$(CARGO) build --release --locked --package cell-store-bench
+	target/release/bench-store kill --rounds 200 --seed $(SEED)
+	target/release/bench-store cut --rounds 200 --seed $(SEED)
 
 ## models: the model checker's long run
 models:

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["types", "control", "raft", "agent"].map(|name| format!("proto/cellway/v1/{name}.proto"));
+    let files = ["types", "control", "store", "raft", "agent"].map(|name| format!("proto/cellway/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cell_model::{Envelope, Reply};
 use openraft::{BasicNode, SnapshotPolicy};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::OpenError;
 use crate::options::StoreOptions;
@@ -13,9 +13,21 @@ use crate::options::StoreOptions;
 /// Entries in one message to a follower: with [`crate::Bounds::entry_bytes`] this bounds the message.
 const MESSAGE_ENTRIES_MAX: u64 = 64;
 
-/// The commands of one Raft entry, in the order in which they run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Batch(pub Vec<Envelope>);
+/// The commands of one Raft entry, in the order in which they run. Copies share them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batch(pub Arc<Vec<Envelope>>);
+
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_slice().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Arc::new(Vec::deserialize(deserializer)?)))
+    }
+}
 
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

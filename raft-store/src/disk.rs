@@ -1,11 +1,12 @@
 //! What a node writes to, as one value that can be swapped: a directory, or memory for simulation.
 
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::engine::{LogEngine, MemoryLog, MemoryState, SledLog, SledState, StateEngine};
 use crate::error::{EngineError, OpenError};
+use crate::honesty::{self, SyncPath};
 use crate::snapshot::Depot;
 
 /// How sled says that somebody else has its file open.
@@ -17,6 +18,8 @@ pub struct Disk {
     pub(crate) log: Arc<dyn LogEngine>,
     pub(crate) state: Arc<dyn StateEngine>,
     pub(crate) depot: Depot,
+    /// Where it is, and how far its syncs reach; none in memory.
+    pub(crate) place: Option<Arc<(PathBuf, SyncPath)>>,
     /// Held as long as anything of this disk is in use.
     _lock: Option<Arc<File>>,
 }
@@ -31,7 +34,7 @@ impl Disk {
     /// A disk of other engines; its snapshots are kept in memory.
     #[must_use]
     pub fn of(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>) -> Self {
-        Self { log, state, depot: Depot::Memory(Arc::default()), _lock: None }
+        Self { log, state, depot: Depot::Memory(Arc::default()), place: None, _lock: None }
     }
 
     /// Locks and opens a data directory, or makes it. Blocks while sled reads its file.
@@ -48,6 +51,7 @@ impl Disk {
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
+        let sync_path = honesty::probe(path).map_err(unusable)?;
         let inside = |name: &str| {
             let path = path.join(name);
             (path.clone(), move |source: EngineError| match &source {
@@ -63,6 +67,7 @@ impl Disk {
             log: Arc::new(SledLog::open(log_path).map_err(log_failed)?),
             state: Arc::new(SledState::open(state_path).map_err(state_failed)?),
             depot: Depot::open_directory(&snapshot_path).map_err(snapshot_failed)?,
+            place: Some(Arc::new((path.to_owned(), sync_path))),
             _lock: Some(Arc::new(lock)),
         })
     }

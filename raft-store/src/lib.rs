@@ -7,12 +7,14 @@
 //!   and `mirror` keeps what it has applied on disk.
 //! * `log` and [`engine`] keep the log: acknowledged means synced, and what is read back is checked.
 //! * `hub` is the watch: one ring of recent revisions, a cursor for each watcher.
-//! * `snapshot`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
+//! * `membership` decides who may come and go; `backup` is also verify and restore; `space` and `honesty` look at the disk.
+//! * `snapshot`, `transfer`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
 //!   (`wire`, `codec`), never a type of openraft, so that the library can be replaced.
 //!
 //! A write is acknowledged when a majority has it on disk and the leader has applied it. A read after
 //! [`Store::read_index`] sees every write acknowledged before.
 
+mod backup;
 mod codec;
 mod consensus;
 mod disk;
@@ -20,31 +22,40 @@ pub mod engine;
 mod entropy;
 mod error;
 mod fault;
+mod honesty;
 mod hub;
 mod identity;
 mod leadership;
 mod log;
 mod machine;
+mod membership;
 mod mirror;
 mod network;
 mod offload;
 mod options;
 mod proposer;
+mod recent;
 mod service;
 mod snapshot;
+mod space;
 mod status;
 mod store;
 #[cfg(test)]
 mod suite;
+mod transfer;
 mod wire;
 
+pub use backup::{Backup, REVISIONS_SKIPPED, Restored, Summary, restore, verify_backup, verify_directory};
 pub use disk::Disk;
 pub use error::{
-    ClaimError, EngineError, InitializeError, OpenError, ReadError, StoreError, SubmitError, TransferError,
+    BackupError, ClaimError, CompactError, EngineError, InitializeError, MembershipError, OpenError, ReadError,
+    StoreError, SubmitError, TransferError,
 };
+pub use honesty::{Honesty, SyncPath};
 pub use hub::{Committed, Feed, ResetCause, Subscription, WatchClosed};
+pub use membership::Change as MemberChange;
 pub use network::{Dialer, tcp_dialer};
 pub use options::{Bounds, StoreOptions, Timers};
 pub use service::RaftEndpoint;
-pub use status::{Leadership, Member, StoreStatus};
+pub use status::{Leadership, Member, MemberProgress, StoreStatus};
 pub use store::{RaftServer, Store};

@@ -9,6 +9,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::OptionalSend;
@@ -22,9 +23,10 @@ use crate::engine::{LogEngine, StateEngine};
 use crate::error::EngineError;
 use crate::fault::Fault;
 use crate::offload::{sync_log, sync_state};
+use crate::recent::Recent;
 use crate::wire::{WireEntry, WireHardState, WireLogId};
 
-const META_HARD_STATE: &str = "hard-state";
+pub(crate) const META_HARD_STATE: &str = "hard-state";
 const META_PURGED: &str = "purged";
 /// Syncs that may wait; beyond it openraft waits.
 const FLUSH_QUEUE: usize = 1_024;
@@ -58,8 +60,22 @@ struct Inner {
     state: Arc<dyn StateEngine>,
     hard_state: Mutex<WireHardState>,
     purged: Mutex<Option<WireLogId>>,
+    recent: Mutex<Recent>,
+    /// The last row that was handed to the engine.
+    written: Arc<AtomicU64>,
+    synced: Synced,
     flush: mpsc::Sender<Waiter>,
     fault: Fault,
+}
+
+/// Up to which entry the log is surely on disk. Clones follow the same log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Synced(Arc<AtomicU64>);
+
+impl Synced {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,20 +107,37 @@ impl Log {
             // A crash between the two steps of a purge leaves rows behind.
             engine.purge_to(purged.index)?;
         }
+        let last = engine.last()?.map_or(0, |(index, _)| index);
+        let (written, synced) = (Arc::new(AtomicU64::new(last)), Synced(Arc::new(AtomicU64::new(last))));
         let (flush, waiting) = mpsc::channel(FLUSH_QUEUE);
-        tokio::spawn(flusher(Arc::clone(&engine), waiting, fault.clone()));
-        let inner =
-            Inner { engine, state, hard_state: Mutex::new(hard_state), purged: Mutex::new(purged), flush, fault };
+        let flusher = Flusher {
+            engine: Arc::clone(&engine),
+            written: Arc::clone(&written),
+            synced: synced.clone(),
+            fault: fault.clone(),
+        };
+        tokio::spawn(flusher.run(waiting));
+        let (hard_state, purged) = (Mutex::new(hard_state), Mutex::new(purged));
+        let recent = Mutex::default();
+        let inner = Inner { engine, state, hard_state, purged, recent, written, synced, flush, fault };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Refuses a log that ends before what was applied: it was synced before, so it has lost its end. Only a snapshot
-    /// that has just been installed may be ahead of it.
-    pub(crate) fn check_against(
-        &self,
-        applied: Option<WireLogId>,
-        snapshot: Option<WireLogId>,
-    ) -> Result<(), EngineError> {
+    /// What the state notes of this log, for [`Self::check_against`].
+    pub(crate) fn synced(&self) -> Synced {
+        self.inner.synced.clone()
+    }
+
+    /// Holds the log against what the state says of it.
+    ///
+    /// A log may end before what was applied: a node applies what the leader says is committed, and that may be on
+    /// the disks of a majority before it is on its own. Such a log counts as purged up to what was applied (openraft
+    /// does so when it starts, through [`RaftLogStorage::purge`], which syncs the state first): the state holds the
+    /// very entries that are missing, and they are committed, so nobody will ever ask to have them replaced. Saying
+    /// "my log ends at what I applied" is then true, and a vote given on it is given on no less than this node had
+    /// acknowledged, because of the first check: a log that has lost entries *that were synced*, and so may have
+    /// counted towards a majority, is refused. `noted` is what the state remembers of that.
+    pub(crate) fn check_against(&self, applied: Option<WireLogId>, noted: u64) -> Result<(), EngineError> {
         let lost = |detail: String| EngineError::Corrupt { what: "the log".into(), detail };
         let Some(applied) = applied else { return Ok(()) };
         let purged = *locked(&self.inner.purged);
@@ -112,14 +145,30 @@ impl Log {
             Some((index, row)) => Some(WireLogId::from(&decode(index, &row)?.log_id)),
             None => purged,
         };
-        if last < Some(applied) && snapshot != Some(applied) {
-            let last = last.map_or(0, |last| last.index);
-            return Err(lost(format!("it ends at entry {last}, and entry {} was applied", applied.index)));
+        let end = last.map_or(0, |last| last.index);
+        if end < noted {
+            return Err(lost(format!("it ends at entry {end}, and entry {noted} was synced")));
+        }
+        if end >= applied.index && last < Some(applied) {
+            return Err(lost(format!("its end is older than entry {}, which was applied", applied.index)));
         }
         match locked(&self.inner.hard_state).vote {
             Some(vote) if vote.term >= applied.term => Ok(()),
             _ => Err(lost(format!("it knows no vote of term {}, in which entries were applied", applied.term))),
         }
+    }
+
+    /// Reads every entry. Answers how many there are.
+    pub(crate) fn check_all(&self) -> Result<u64, EngineError> {
+        let Some((last, _)) = self.inner.engine.last()? else { return Ok(0) };
+        let (mut next, mut count) = (locked(&self.inner.purged).map_or(0, |purged| purged.index + 1), 0);
+        while next <= last {
+            let entries = self.read(next, last + 1, READ_BYTES_MAX)?;
+            let Some(end) = entries.last().map(RaftEntry::index) else { break };
+            count += entries.len() as u64;
+            next = end + 1;
+        }
+        Ok(count)
     }
 
     async fn wait_for_sync(&self) -> Result<(), EngineError> {
@@ -144,6 +193,9 @@ impl Log {
     }
 
     fn read(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<Entry>, EngineError> {
+        if let Some(entries) = locked(&self.inner.recent).range(from, until, bytes_max) {
+            return Ok(entries);
+        }
         let rows = self.inner.engine.range(from, until, bytes_max)?;
         let entries: Vec<Entry> = rows.iter().map(|(index, row)| decode(*index, row)).collect::<Result<_, _>>()?;
         match entries.windows(2).find(|pair| pair[0].index() + 1 != pair[1].index()) {
@@ -166,15 +218,29 @@ fn decode(index: u64, row: &[u8]) -> Result<Entry, EngineError> {
     wire.into_entry().map_err(corrupt)
 }
 
-async fn flusher(engine: Arc<dyn LogEngine>, mut waiting: mpsc::Receiver<Waiter>, fault: Fault) {
-    let mut group = Vec::new();
-    while waiting.recv_many(&mut group, FLUSH_QUEUE).await > 0 {
-        let result = match fault.check() {
-            Ok(()) => fault.note(sync_log(&engine).await),
-            poisoned => poisoned,
-        };
-        for waiter in group.drain(..) {
-            waiter.complete(result.clone());
+/// The task that syncs for everybody who waits.
+struct Flusher {
+    engine: Arc<dyn LogEngine>,
+    written: Arc<AtomicU64>,
+    synced: Synced,
+    fault: Fault,
+}
+
+impl Flusher {
+    async fn run(self, mut waiting: mpsc::Receiver<Waiter>) {
+        let mut group = Vec::new();
+        while waiting.recv_many(&mut group, FLUSH_QUEUE).await > 0 {
+            let written = self.written.load(Ordering::Acquire);
+            let result = match self.fault.check() {
+                Ok(()) => self.fault.note(sync_log(&self.engine).await),
+                poisoned => poisoned,
+            };
+            if result.is_ok() {
+                self.synced.0.store(written, Ordering::Release);
+            }
+            for waiter in group.drain(..) {
+                waiter.complete(result.clone());
+            }
         }
     }
 }
@@ -244,15 +310,28 @@ impl RaftLogStorage<TypeConfig> for Log {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
         let rows: Vec<_> =
-            entries.into_iter().map(|entry| (entry.index(), codec::seal(&WireEntry::from(entry)))).collect();
+            entries.iter().map(|entry| (entry.index(), codec::seal(&WireEntry::from(entry.clone())))).collect();
         self.write(|engine| engine.append(&rows))?;
+        {
+            let mut recent = locked(&self.inner.recent);
+            for (entry, (_, row)) in entries.into_iter().zip(&rows) {
+                recent.push(entry, row.len());
+            }
+        }
+        if let Some((last, _)) = rows.last() {
+            self.inner.written.store(*last, Ordering::Release);
+        }
         let stopped = |_| io::Error::other("the flusher has ended");
         self.inner.flush.send(Waiter::Raft(callback)).await.map_err(stopped)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let first_gone = last_log_id.map_or(0, |last| last.index + 1);
+        // Only entries that were not committed are truncated, and the state notes only of applied ones.
+        self.inner.written.store(first_gone.saturating_sub(1), Ordering::Release);
+        locked(&self.inner.recent).truncate_from(first_gone);
         self.write(|engine| engine.truncate_from(first_gone))?;
         Ok(self.wait_for_sync().await?)
     }
@@ -263,10 +342,64 @@ impl RaftLogStorage<TypeConfig> for Log {
         self.inner.fault.note(sync_state(&self.inner.state).await)?;
         let purged = WireLogId::from(&log_id);
         *locked(&self.inner.purged) = Some(purged);
+        locked(&self.inner.recent).purge_to(purged.index);
         self.write(|engine| {
             engine.put_meta(META_PURGED, &codec::seal(&purged))?;
             engine.purge_to(purged.index)
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{MemoryLog, MemoryState};
+    use crate::wire::{WirePayload, WireVote};
+
+    fn id(term: u64, index: u64) -> WireLogId {
+        WireLogId { term, node: 1, index }
+    }
+
+    /// A log with entries `1..=last` of term 2 and a vote of that term.
+    fn log(last: u64) -> Log {
+        let engine = MemoryLog::default();
+        let entry = |index| WireEntry { id: id(2, index), payload: WirePayload::Blank };
+        engine.append(&(1..=last).map(|index| (index, codec::seal(&entry(index)))).collect::<Vec<_>>()).unwrap();
+        let vote = Some(WireVote { term: 2, node: 1, committed: true });
+        engine.put_meta(META_HARD_STATE, &codec::seal(&WireHardState { vote, committed: None })).unwrap();
+        Log::open(Arc::new(engine), Arc::new(MemoryState::default()), Fault::new()).unwrap()
+    }
+
+    fn refused(log: &Log, applied: WireLogId, noted: u64) -> String {
+        log.check_against(Some(applied), noted).expect_err("it is refused").to_string()
+    }
+
+    #[tokio::test]
+    async fn a_log_that_ends_before_what_was_applied_counts_as_purged_unless_that_was_synced() {
+        // Entries 401 and 402 were applied, because others had them on disk, and not yet synced here.
+        let behind = log(400);
+        behind.check_against(Some(id(2, 402)), 400).unwrap();
+        behind.check_against(Some(id(2, 402)), 0).unwrap();
+        assert!(refused(&behind, id(2, 402), 401).contains("ends at entry 400, and entry 401 was synced"));
+        assert!(refused(&log(0), id(2, 402), 1).contains("ends at entry 0"));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_differs_from_what_was_applied_or_has_lost_its_vote_is_refused() {
+        assert!(refused(&log(5), id(3, 5), 0).contains("older than entry 5"));
+        assert!(refused(&log(3), id(3, 5), 0).contains("no vote of term 3"));
+        log(5).check_against(None, 0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_hole_between_log_and_state_is_purged_when_openraft_starts_from_them() {
+        let mut behind = log(400);
+        behind.purge(id(2, 402).into()).await.unwrap();
+        let state = behind.get_log_state().await.unwrap();
+        assert_eq!(state.last_purged_log_id, Some(id(2, 402).into()));
+        assert_eq!(state.last_log_id, Some(id(2, 402).into()));
+        assert_eq!(behind.check_all().unwrap(), 0);
+        behind.check_against(Some(id(2, 402)), 400).unwrap();
     }
 }

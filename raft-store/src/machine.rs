@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cell_model::{ClusterId, Fleet, Lineage};
+use cell_model::{ClusterId, Fleet, FleetImage, Lineage};
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -18,7 +18,7 @@ use crate::consensus::{Batch, LogId, Replies, Snapshot, SnapshotMeta, StoredMemb
 use crate::error::EngineError;
 use crate::fault::Fault;
 use crate::hub::{Committed, Hub, SharedFleet};
-
+use crate::log::Synced;
 use crate::mirror::{Mirror, head_of};
 use crate::offload::{offload, sync_state};
 use crate::snapshot::{self, Depot, SnapshotData};
@@ -40,6 +40,7 @@ pub(crate) struct MachineShared {
     pub hub: Arc<Hub>,
     applied: Mutex<Applied>,
     depot: Depot,
+    log_synced: Synced,
     fault: Fault,
 }
 
@@ -56,22 +57,26 @@ impl MachineShared {
         fleet: Arc<SharedFleet>,
         hub: Arc<Hub>,
         depot: Depot,
+        log_synced: Synced,
         fault: Fault,
     ) -> Self {
-        Self { fleet, hub, applied: Mutex::new(Applied { head, mirror }), depot, fault }
+        Self { fleet, hub, applied: Mutex::new(Applied { head, mirror }), depot, log_synced, fault }
     }
 
     fn applied(&self) -> MutexGuard<'_, Applied> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was applied last, and what the current snapshot covers.
-    pub(crate) fn positions(&self) -> Result<(Option<WireLogId>, Option<WireLogId>), EngineError> {
-        let snapshot = match self.depot.current()? {
-            Some(data) => snapshot::read_meta(&mut data.reader())?.last,
-            None => None,
-        };
-        Ok((self.applied().head.applied, snapshot))
+    /// What was applied last.
+    pub(crate) fn last_applied(&self) -> Option<WireLogId> {
+        self.applied().head.applied
+    }
+
+    /// The whole state at one moment.
+    pub(crate) fn image(&self) -> (WireHead, FleetImage) {
+        let applied = self.applied();
+        let fleet = self.fleet.read();
+        (head_of(&fleet, &applied.head), fleet.image())
     }
 
     pub(crate) fn depot(&self) -> &Depot {
@@ -93,7 +98,7 @@ impl MachineShared {
         let mut committed = Vec::new();
         let mut replies = Vec::with_capacity(batch.0.len());
         let mut fleet = self.fleet.write();
-        for envelope in &batch.0 {
+        for envelope in batch.0.iter() {
             let (reply, changes) = fleet.apply(envelope);
             let bytes = applied.mirror.note(&fleet, envelope, &changes);
             if !changes.is_empty() {
@@ -116,7 +121,7 @@ impl MachineShared {
         let contents = snapshot::read(&mut data.reader())?;
         self.depot.adopt(data)?;
         let mut applied = self.applied();
-        applied.mirror.replace(&contents.head, &contents.fleet)?;
+        applied.mirror.replace(&contents.head, &contents.fleet, self.log_synced.get())?;
         applied.head = contents.head.clone();
         let mut fleet = self.fleet.write();
         *fleet = contents.fleet;
@@ -166,16 +171,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 responder.send(replies);
             }
             let Applied { head, mirror } = &mut *applied;
-            self.shared.fault.note(mirror.commit(head))?;
+            self.shared.fault.note(mirror.commit(head, self.shared.log_synced.get()))?;
         }
         Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let applied = self.shared.applied();
-        let fleet = self.shared.fleet.read().clone();
-        let head = head_of(&fleet, &applied.head);
-        drop(applied);
+        let (head, fleet) = self.shared.image();
         Builder { shared: Arc::clone(&self.shared), head, fleet: Some(fleet) }
     }
 
@@ -210,7 +212,7 @@ fn current(depot: &Depot) -> Result<Option<Snapshot>, EngineError> {
 pub(crate) struct Builder {
     shared: Arc<MachineShared>,
     head: WireHead,
-    fleet: Option<Fleet>,
+    fleet: Option<FleetImage>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {

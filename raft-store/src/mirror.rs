@@ -3,6 +3,7 @@
 //! ```text
 //! m            head: revision, limits, applied entry, membership
 //! c/<cell>     t/<tenant>     g/<ended move>     a/<request id>     l/<audit entry>
+//! s            up to which applied entry the log was synced when the head was written
 //! i            present while a snapshot is being installed: the rest is then unfinished and not to be believed
 //! ```
 //!
@@ -21,6 +22,7 @@ use crate::wire::{WireAnswer, WireHead};
 
 const HEAD: &[u8] = b"m";
 const INSTALLING: &[u8] = b"i";
+const LOG_SYNCED: &[u8] = b"s";
 /// Records in one batch while a snapshot is installed.
 const INSTALL_ROWS: usize = 1_024;
 
@@ -33,6 +35,7 @@ pub(crate) struct Mirror {
     ended: BTreeSet<MoveId>,
     /// Numbers of the audit entries on disk, the oldest and the newest; 0 where there is none.
     audited: (u64, u64),
+    log_synced: u64,
     writes: Vec<Write>,
 }
 
@@ -41,6 +44,8 @@ pub(crate) struct Mirror {
 pub(crate) struct Loaded {
     pub head: WireHead,
     pub fleet: Fleet,
+    /// Up to this entry the log was synced when the head was written: it must not end before.
+    pub log_synced: u64,
 }
 
 fn key(prefix: u8, id: &[u8]) -> Vec<u8> {
@@ -93,17 +98,19 @@ impl Mirror {
             next_ordinal: 0,
             ended: BTreeSet::new(),
             audited: (0, 0),
+            log_synced: 0,
             writes: Vec::new(),
         };
         if mirror.engine.get(INSTALLING)?.is_some() {
             mirror.engine.clear()?;
         }
-        let (mut head, mut records, mut answers) = (None, Vec::new(), Vec::new());
+        let (mut head, mut log_synced, mut records, mut answers) = (None, 0, Vec::new(), Vec::new());
         let mut trail: Vec<AuditEntry> = Vec::new();
         mirror.engine.scan(&mut |key, value| {
             let what = || format!("state row {}", key.escape_ascii());
             match key.first() {
                 Some(b'm') => head = Some(codec::open::<WireHead>(value, what)?),
+                Some(b's') => log_synced = codec::open(value, what)?,
                 Some(b'a') => answers.push(codec::open::<WireAnswer>(value, what)?),
                 Some(b'l') => trail.push(codec::open(value, what)?),
                 Some(b'c' | b't' | b'g') => {
@@ -132,6 +139,7 @@ impl Mirror {
             answered: answers.iter().map(|answer| (answer.id, answer.at, answer.reply.clone())).collect(),
         });
         mirror.next_ordinal = answers.last().map_or(0, |answer| answer.ordinal + 1);
+        mirror.log_synced = log_synced;
         mirror.answers = answers.into_iter().map(|answer| answer.id).collect();
         for record in records {
             if let Change::MoveEnded(ended) = &record {
@@ -147,7 +155,7 @@ impl Mirror {
             })?;
         }
         mirror.audited = (fleet.audit().first_number(), fleet.audit().last_number());
-        Ok((mirror, Loaded { head, fleet }))
+        Ok((mirror, Loaded { head, fleet, log_synced }))
     }
 
     pub(crate) fn engine(&self) -> &Arc<dyn StateEngine> {
@@ -208,8 +216,14 @@ impl Mirror {
         }
     }
 
-    /// Writes what was noted, with the head, as one batch.
-    pub(crate) fn commit(&mut self, head: &WireHead) -> Result<(), EngineError> {
+    /// Writes what was noted, with the head, as one batch. `log_synced` is how far the log is on disk: what is not
+    /// applied may yet be replaced, so no more than that is noted of it.
+    pub(crate) fn commit(&mut self, head: &WireHead, log_synced: u64) -> Result<(), EngineError> {
+        let log_synced = log_synced.min(head.applied.map_or(0, |applied| applied.index));
+        if log_synced > self.log_synced {
+            self.log_synced = log_synced;
+            self.writes.push((LOG_SYNCED.to_vec(), Some(codec::seal(&log_synced))));
+        }
         self.writes.push((HEAD.to_vec(), Some(codec::seal(head))));
         let result = self.engine.apply(&self.writes);
         self.writes.clear();
@@ -217,11 +231,12 @@ impl Mirror {
     }
 
     /// Replaces everything. A crash on the way leaves the mark, and the mirror counts as empty.
-    pub(crate) fn replace(&mut self, head: &WireHead, fleet: &Fleet) -> Result<(), EngineError> {
+    pub(crate) fn replace(&mut self, head: &WireHead, fleet: &Fleet, log_synced: u64) -> Result<(), EngineError> {
         self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
         self.engine.sync()?;
         self.engine.clear()?;
         self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
+        self.log_synced = 0;
         self.answers.clear();
         self.ended.clear();
         self.writes.clear();
@@ -245,7 +260,7 @@ impl Mirror {
         }
         self.audited = (fleet.audit().first_number(), fleet.audit().last_number());
         self.writes.push((INSTALLING.to_vec(), None));
-        self.commit(head)?;
+        self.commit(head, log_synced)?;
         self.engine.sync()
     }
 
@@ -303,7 +318,7 @@ mod tests {
             let (_, changes) = fleet.apply(&envelope);
             mirror.note(&fleet, &envelope, &changes);
             head = head_of(&fleet, &head);
-            mirror.commit(&head).unwrap();
+            mirror.commit(&head, 0).unwrap();
             if position % 7 == 0 || position + 1 == steps.len() {
                 let (reloaded, loaded) = Mirror::load(Arc::clone(&engine)).unwrap();
                 assert_eq!(loaded.fleet, fleet);
@@ -311,7 +326,7 @@ mod tests {
                 mirror = reloaded;
             }
         }
-        mirror.replace(&head, &fleet).unwrap();
+        mirror.replace(&head, &fleet, 0).unwrap();
         assert_eq!(Mirror::load(engine).unwrap().1.fleet, fleet);
     }
 
@@ -339,7 +354,7 @@ mod tests {
     fn an_unfinished_installation_counts_as_nothing() {
         let engine: Arc<dyn StateEngine> = Arc::new(MemoryState::default());
         let (mut mirror, _) = Mirror::load(Arc::clone(&engine)).unwrap();
-        mirror.replace(&WireHead::default(), &Fleet::new(ClusterId(1), Lineage(1))).unwrap();
+        mirror.replace(&WireHead::default(), &Fleet::new(ClusterId(1), Lineage(1)), 0).unwrap();
         engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))]).unwrap();
         let (_, loaded) = Mirror::load(engine).unwrap();
         assert_eq!(loaded.fleet, Fleet::default());
@@ -353,7 +368,7 @@ mod tests {
         let envelope = Envelope::new(UnixMillis(1), command(0, 3));
         let (_, changes) = fleet.apply(&envelope);
         mirror.note(&fleet, &envelope, &changes);
-        mirror.commit(&head_of(&fleet, &WireHead::default())).unwrap();
+        mirror.commit(&head_of(&fleet, &WireHead::default()), 0).unwrap();
         let key = b"c/c3".to_vec();
         let mut value = engine.get(&key).unwrap().unwrap();
         *value.last_mut().unwrap() ^= 1;

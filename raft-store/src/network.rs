@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ use openraft::raft::{
 use openraft::{BasicNode, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,18 +23,15 @@ use crate::codec;
 use crate::consensus::{LogId, Snapshot, TypeConfig, Vote};
 use crate::error::EngineError;
 use crate::identity::Identity;
-use crate::offload::offload;
 use crate::snapshot::SnapshotData;
+use crate::transfer;
 use crate::wire::{
-    WireAppend, WireAppended, WireLogId, WireSnapshotPart, WireSnapshotReply, WireTransfer, WireTransferReply,
+    WireAppend, WireAppended, WireLogId, WireSnapshotHave, WireSnapshotReply, WireTransfer, WireTransferReply,
     WireVoteReply, WireVoteRequest,
 };
 
 /// The largest message: [`crate::consensus`] bounds the entries in it.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Pieces of a snapshot on their way.
-const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
-const SNAPSHOT_CHUNKS_AHEAD: usize = 4;
 /// A follower answers an append when it has synced it, and disks have bad moments.
 const APPEND_DEADLINE: Duration = Duration::from_secs(1);
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
@@ -166,48 +161,21 @@ impl Peer {
     }
 
     async fn send_snapshot(&self, vote: &Vote, snapshot: &Snapshot, deadline: Duration) -> Rpc<WireSnapshotReply> {
-        let bytes = snapshot.snapshot.length().map_err(|error| self.unreachable(&error.to_string()))?;
-        let offer = WireSnapshotPart::Offer { vote: vote.into(), meta: (&snapshot.meta).into(), bytes };
-        let offer = self.message(&offer)?;
-        let (parts, stream) = mpsc::channel(SNAPSHOT_CHUNKS_AHEAD);
-        let mut client = self.client()?;
-        let call = client.install_snapshot(ReceiverStream::new(stream));
-        let (fed, answer) = tokio::join!(
-            feed(snapshot.snapshot.clone(), offer, parts),
-            self.answer(RPCTypes::InstallSnapshot, deadline, call)
-        );
-        fed.map_err(|error| self.unreachable(&error.to_string()))?;
+        let failed = |error: EngineError| self.unreachable(&error.to_string());
+        let name = transfer::name(&snapshot.snapshot, (&snapshot.meta).into()).await.map_err(failed)?;
+        let (asked, mut client) = (self.message(&name)?, self.client()?);
+        let have: WireSnapshotHave =
+            self.answer(RPCTypes::InstallSnapshot, deadline, client.snapshot_progress(asked)).await?;
+        if have.bytes > 0 {
+            tracing::info!(target = self.target, from = have.bytes, bytes = name.bytes, "snapshot resumed");
+        }
+        let cluster_id = self.identity.cluster().unwrap_or_default().0;
+        let (parts, fed) = transfer::send(snapshot.snapshot.clone(), cluster_id, vote.into(), name, have.bytes);
+        let call = client.install_snapshot(ReceiverStream::new(parts));
+        let (fed, answer) = tokio::join!(fed, self.answer(RPCTypes::InstallSnapshot, deadline, call));
+        fed.map_err(failed)?;
         answer
     }
-}
-
-/// Reads a snapshot into the stream; ends early where nobody reads it any more.
-async fn feed(data: SnapshotData, offer: RaftMessage, parts: mpsc::Sender<RaftMessage>) -> Result<(), EngineError> {
-    let failed =
-        |error: std::io::Error| EngineError::Io { operation: "reading a snapshot", reason: error.to_string() };
-    let (cluster_id, blocks) = (offer.cluster_id, data.blocks());
-    let message = |part: &WireSnapshotPart| RaftMessage { cluster_id, payload: codec::seal(part).into() };
-    let mut reader = data.reader();
-    let mut hasher = blake3::Hasher::new();
-    let mut next = offer;
-    while parts.send(next).await.is_ok() {
-        let read = move || {
-            let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
-            (&mut reader).take(SNAPSHOT_CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(failed)?;
-            Ok((reader, chunk))
-        };
-        let (rest, chunk) = offload(blocks, "reading a snapshot", read).await?;
-        if chunk.is_empty() {
-            let digest = *hasher.finalize().as_bytes();
-            // Nobody reads it any more where the call has ended.
-            drop(parts.send(message(&WireSnapshotPart::End { digest })).await);
-            break;
-        }
-        reader = rest;
-        hasher.update(&chunk);
-        next = message(&WireSnapshotPart::Chunk(chunk));
-    }
-    Ok(())
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {

@@ -82,6 +82,8 @@ pub struct Bounds {
     pub history_revisions: usize,
     /// Bytes of changes that the watch remembers.
     pub history_bytes: usize,
+    /// Bytes that are kept free on the disk, besides room for a snapshot: with less nothing is accepted. 0: not kept.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Bounds {
@@ -100,6 +102,7 @@ impl Default for Bounds {
             log_kept: 5_000,
             history_revisions: 100_000,
             history_bytes: 64 * 1024 * 1024,
+            disk_reserve_bytes: 128 * 1024 * 1024,
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::consensus::{Batch, Raft, TypeConfig};
 use crate::error::SubmitError;
 use crate::options::{Bounds, StoreOptions};
+use crate::space::Space;
 
 struct Proposal {
     envelope: Envelope,
@@ -32,19 +33,20 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Proposal>,
     capacity: usize,
     deadline: Duration,
+    space: Space,
 }
 
 type WriteResult = Result<openraft::raft::ClientWriteResponse<TypeConfig>, ClientWriteError<TypeConfig>>;
 
 impl Proposer {
     /// Starts the task that gathers; it ends with `stop`.
-    pub(crate) fn start(raft: Raft, options: &StoreOptions, stop: CancellationToken) -> Self {
+    pub(crate) fn start(raft: Raft, options: &StoreOptions, space: Space, stop: CancellationToken) -> Self {
         let bounds = options.bounds;
         let capacity = bounds.submit_queue.max(1);
         let (queue, proposals) = mpsc::channel(capacity);
         let stalled_after = options.timers.election_max * 2;
         tokio::spawn(Gatherer { raft, bounds, stalled_after, stop }.run(proposals));
-        Self { queue, capacity, deadline: options.timers.submit }
+        Self { queue, capacity, deadline: options.timers.submit, space }
     }
 
     /// Has one command run.
@@ -53,6 +55,7 @@ impl Proposer {
         if bytes > Bounds::COMMAND_BYTES_MAX {
             return Err(SubmitError::TooLarge { bytes, limit: Bounds::COMMAND_BYTES_MAX });
         }
+        self.space.check().map_err(|full| SubmitError::DiskFull { reason: full.to_string() })?;
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Proposal { envelope, bytes, answer }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => SubmitError::Busy { queued: self.capacity },
@@ -134,7 +137,7 @@ impl Gatherer {
             return;
         }
         let (responder, written) = ProgressResponder::complete_only();
-        if self.raft.client_write_ff(Batch(envelopes), Some(responder)).await.is_err() {
+        if self.raft.client_write_ff(Batch(Arc::new(envelopes)), Some(responder)).await.is_err() {
             answer_all(answers, &SubmitError::Stopped);
             return;
         }

@@ -1,8 +1,6 @@
 //! What peers may ask of this node. Messages of another cluster, or before this node has one, are refused.
 
-use std::io::Write;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use cell_protos::v1::RaftMessage;
 use cell_protos::v1::raft_service_server::RaftService;
@@ -16,20 +14,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec;
 use crate::consensus::{LogId, Raft, Snapshot, SnapshotMeta, TypeConfig};
-use crate::error::EngineError;
 use crate::identity::Identity;
 use crate::machine::MachineShared;
-use crate::offload::offload;
-use crate::snapshot::{self, Incoming, SnapshotData};
+use crate::space::Space;
+use crate::transfer::Arrivals;
 use crate::wire::{
-    WireAppend, WireAppended, WireEntry, WireLogId, WireSnapshotMeta, WireSnapshotPart, WireSnapshotReply,
+    WireAppend, WireAppended, WireEntry, WireLogId, WireSnapshotHave, WireSnapshotPart, WireSnapshotReply,
     WireTransfer, WireTransferReply, WireVote, WireVoteReply, WireVoteRequest,
 };
-
-/// How long the next part of a snapshot may take.
-const PART_DEADLINE: Duration = Duration::from_secs(10);
-/// The largest snapshot that is taken.
-const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// What the service needs of its node. The service does not keep the node alive.
 #[derive(Debug)]
@@ -37,6 +29,15 @@ pub(crate) struct Node {
     pub raft: Raft,
     pub identity: Arc<Identity>,
     pub machine: Arc<MachineShared>,
+    pub arrivals: Arrivals,
+    pub space: Space,
+}
+
+impl Node {
+    /// Refuses where the disk is nearly full: the leader tries again, and goes on with the others.
+    fn may_write(&self) -> Result<(), Status> {
+        self.space.check().map_err(|full| Status::resource_exhausted(format!("DISK_FULL: {full}")))
+    }
 }
 
 /// The receiving end of [`crate::RaftServer`].
@@ -93,6 +94,9 @@ impl RaftService for RaftEndpoint {
         let node = self.admit(&message)?;
         let append: WireAppend = read(&message)?;
         drop(message);
+        if !append.entries.is_empty() {
+            node.may_write()?;
+        }
         let entries = append.entries.into_iter().map(WireEntry::into_entry).collect::<Result<_, _>>();
         let answer = node.raft.append_entries(AppendEntriesRequest {
             vote: append.vote.into(),
@@ -122,22 +126,26 @@ impl RaftService for RaftEndpoint {
         Ok(reply(&node, &WireVoteReply::from(&answer)))
     }
 
+    async fn snapshot_progress(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let message = request.into_inner();
+        let node = self.admit(&message)?;
+        let bytes = node.arrivals.have(&read(&message)?);
+        Ok(reply(&node, &WireSnapshotHave { bytes }))
+    }
+
     async fn install_snapshot(
         &self,
         request: Request<Streaming<RaftMessage>>,
     ) -> Result<Response<RaftMessage>, Status> {
         let mut stream = request.into_inner();
-        let first = next_part(&mut stream).await?;
+        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("no snapshot came"))?;
         let node = self.admit(&first)?;
-        let WireSnapshotPart::Offer { vote, meta, bytes } = read(&first)? else {
-            return Err(Status::invalid_argument("the first message of a snapshot is an offer"));
+        let WireSnapshotPart::Resume { vote, name, from } = read(&first)? else {
+            return Err(Status::invalid_argument("a snapshot begins with its name"));
         };
-        if bytes > SNAPSHOT_BYTES_MAX {
-            return Err(Status::invalid_argument(format!("{bytes} bytes are too many for a snapshot")));
-        }
-        let data = receive(&node, &mut stream, bytes).await?;
-        let data = check(&node, data, meta.clone()).await?;
-        let meta = SnapshotMeta::try_from(meta).map_err(Status::invalid_argument)?;
+        node.may_write()?;
+        let data = node.arrivals.receive(&node.machine, first.cluster_id, &name, from, &mut stream).await?;
+        let meta = SnapshotMeta::try_from(name.meta).map_err(Status::invalid_argument)?;
         let snapshot = Snapshot { meta, snapshot: data };
         let installed = node.raft.install_full_snapshot(vote.into(), snapshot).await;
         let installed = installed.map_err(|error| fatal(&error))?;
@@ -163,68 +171,4 @@ impl RaftService for RaftEndpoint {
         };
         Ok(reply(&node, &answer))
     }
-}
-
-async fn next_part(stream: &mut Streaming<RaftMessage>) -> Result<RaftMessage, Status> {
-    let late = |_| Status::deadline_exceeded("the next part of the snapshot did not come");
-    let part = tokio::time::timeout(PART_DEADLINE, stream.message()).await.map_err(late)??;
-    part.ok_or_else(|| Status::data_loss("the snapshot was cut off"))
-}
-
-fn local(error: &EngineError) -> Status {
-    Status::unavailable(error.to_string())
-}
-
-/// Takes the chunks down and compares their digest.
-async fn receive(node: &Node, stream: &mut Streaming<RaftMessage>, bytes: u64) -> Result<SnapshotData, Status> {
-    let mut incoming = node.machine.depot().begin().map_err(|error| local(&error))?;
-    let mut hasher = blake3::Hasher::new();
-    let mut received = 0;
-    loop {
-        let message = next_part(stream).await?;
-        match read(&message)? {
-            WireSnapshotPart::Chunk(chunk) => {
-                received += chunk.len() as u64;
-                if received > bytes {
-                    return Err(Status::data_loss("the snapshot is longer than offered"));
-                }
-                hasher.update(&chunk);
-                incoming = put(node, incoming, chunk).await?;
-            }
-            WireSnapshotPart::End { digest } => {
-                if received != bytes || *hasher.finalize().as_bytes() != digest {
-                    return Err(Status::data_loss("the snapshot did not arrive as it was sent"));
-                }
-                break;
-            }
-            WireSnapshotPart::Offer { .. } => return Err(Status::invalid_argument("a second offer")),
-        }
-    }
-    let blocks = node.machine.depot().blocks();
-    let finished = offload(blocks, "syncing a snapshot", move || incoming.finish()).await;
-    finished.map_err(|error| local(&error))
-}
-
-async fn put(node: &Node, mut incoming: Incoming, chunk: Vec<u8>) -> Result<Incoming, Status> {
-    let failed =
-        |error: std::io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
-    let put = move || incoming.write_all(&chunk).map(|()| incoming).map_err(failed);
-    offload(node.machine.depot().blocks(), "writing a snapshot", put).await.map_err(|error| local(&error))
-}
-
-/// Reads the whole snapshot before Raft hears of it: a bad one must not stop this node.
-async fn check(node: &Node, data: SnapshotData, meta: WireSnapshotMeta) -> Result<SnapshotData, Status> {
-    let own = node.identity.cluster();
-    let checked = offload(node.machine.depot().blocks(), "checking a snapshot", move || {
-        let refuse = |detail: String| EngineError::Corrupt { what: "snapshot".into(), detail };
-        let contents = snapshot::read(&mut data.reader())?;
-        if Some(contents.head.cluster) != own {
-            return Err(refuse(format!("it is of cluster {}", contents.head.cluster)));
-        }
-        if (WireSnapshotMeta { last: contents.head.applied, membership: contents.head.membership }) != meta {
-            return Err(refuse("it covers something else than was offered".into()));
-        }
-        Ok(data)
-    });
-    checked.await.map_err(|error| local(&error))
 }

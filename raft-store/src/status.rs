@@ -1,8 +1,10 @@
 //! What a node says of itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cell_model::{ClusterId, Lineage, Revision, Term};
+
+use crate::honesty::SyncPath;
 
 /// One node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,12 @@ pub struct StoreStatus {
     pub purged_index: u64,
     /// Everybody in the cluster.
     pub members: Vec<Member>,
+    /// How far syncs reach; none where the store is in memory.
+    pub sync_path: Option<SyncPath>,
+    /// Bytes that are free for the data directory, where that is known.
+    pub disk_available: Option<u64>,
+    /// Nothing is accepted, because the disk is nearly full.
+    pub disk_full: bool,
 }
 
 /// Who leads, as this node knows it. Every change of it is seen through a `tokio::sync::watch`.
@@ -62,4 +70,23 @@ pub struct Leadership {
     pub leader: Option<String>,
     /// Since when this has been so.
     pub since: Instant,
+}
+
+/// A member as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Random for each data directory, never used again.
+    pub node_id: u64,
+    /// `host:port` of its gRPC server.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Newest entry that it is known to have; none where nothing is known.
+    pub matched: Option<u64>,
+    /// Entries that it lacks; none where nothing is known.
+    pub lag: Option<u64>,
+    /// How long ago it last answered; none where it never has.
+    pub heard: Option<Duration>,
 }

@@ -1,4 +1,6 @@
-//! The handle of the store: one node, opened, asked and stopped.
+//! The handle of the store: one node, opened, asked and stopped. Its part about members is in `members`.
+
+mod members;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,15 +24,15 @@ use crate::identity::Identity;
 use crate::leadership;
 use crate::log::Log;
 use crate::machine::{Machine, MachineShared};
+use crate::membership::VOTERS_MAX;
 use crate::mirror::Mirror;
 use crate::network::{Dialer, MESSAGE_BYTES_MAX, Network, tcp_dialer};
 use crate::options::StoreOptions;
 use crate::proposer::Proposer;
 use crate::service::{Node, RaftEndpoint};
+use crate::space::Space;
 use crate::status::{Leadership, Member, StoreStatus};
-
-/// Members of a new cluster at the most.
-const MEMBERS_MAX: usize = 9;
+use crate::transfer::Arrivals;
 
 /// The gRPC service that peers call.
 pub type RaftServer = cell_protos::v1::raft_service_server::RaftServiceServer<RaftEndpoint>;
@@ -38,19 +40,19 @@ pub type RaftServer = cell_protos::v1::raft_service_server::RaftServiceServer<Ra
 /// One node of the store. Clones are the same node. Dropping the last one stops it as a crash would.
 #[derive(Debug, Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    options: StoreOptions,
-    node: Arc<Node>,
+pub(crate) struct Inner {
+    pub(crate) options: StoreOptions,
+    pub(crate) node: Arc<Node>,
     proposer: Proposer,
-    leadership: watch::Receiver<Leadership>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
     fault: Fault,
     stop: CancellationToken,
     /// Keeps the lock of the data directory.
-    _disk: Disk,
+    disk: Disk,
 }
 
 impl Drop for Inner {
@@ -84,12 +86,12 @@ impl Store {
         let identity = Arc::new(Identity::open(Arc::clone(&disk.log), &path, options.seed).await?);
         let fault = Fault::new();
         let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), fault.clone()).map_err(failed)?;
-        let machine = Arc::new(load_machine(&options, &disk, fault.clone()).map_err(failed)?);
+        let (machine, noted) = load_machine(&options, &disk, &log, fault.clone()).map_err(failed)?;
+        let machine = Arc::new(machine);
         if let Some(cluster) = identity.cluster() {
             machine.begin(cluster);
         }
-        let (applied, snapshot) = machine.positions().map_err(failed)?;
-        log.check_against(applied, snapshot).map_err(failed)?;
+        log.check_against(machine.last_applied(), noted).map_err(failed)?;
         let network = Network::new(Arc::clone(&identity), dialer);
         let seed = entropy::seed(options.seed, "choosing a seed").map_err(failed)?;
         let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine)));
@@ -99,18 +101,20 @@ impl Store {
             None => OpenError::Raft { reason: error.to_string() },
         })?;
         let stop = CancellationToken::new();
-        let proposer = Proposer::start(raft.clone(), &options, stop.clone());
+        let directory = disk.place.as_ref().map(|place| place.0.clone());
+        let space = Space::watch(directory, options.bounds.disk_reserve_bytes, stop.clone());
+        let proposer = Proposer::start(raft.clone(), &options, space.clone(), stop.clone());
         let leadership = leadership::follow(&raft, stop.clone());
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
-        let node = Arc::new(Node { raft, identity, machine });
-        Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, fault, stop, _disk: disk }) })
+        let node = Arc::new(Node { raft, identity, machine, arrivals: Arrivals::default(), space });
+        Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, fault, stop, disk }) })
     }
 
-    fn raft(&self) -> &Raft {
+    pub(crate) fn raft(&self) -> &Raft {
         &self.inner.node.raft
     }
 
-    fn leader_elsewhere(&self) -> Option<String> {
+    pub(crate) fn leader_elsewhere(&self) -> Option<String> {
         let leadership = self.inner.leadership.borrow();
         leadership.leader.clone().filter(|_| !leadership.is_leader)
     }
@@ -214,6 +218,9 @@ impl Store {
             snapshot_index: metrics.snapshot.map_or(0, |covered| covered.index),
             purged_index: metrics.purged.map_or(0, |purged| purged.index),
             members,
+            sync_path: self.inner.disk.place.as_ref().map(|place| place.1.clone()),
+            disk_available: self.inner.node.space.available(),
+            disk_full: self.inner.node.space.check().is_err(),
         }
     }
 
@@ -254,7 +261,7 @@ impl Store {
 
     fn check_members(&self, members: &[Member]) -> Result<BTreeMap<u64, BasicNode>, InitializeError> {
         let invalid = |rule: &'static str| Err(InitializeError::InvalidMembers { rule });
-        if members.is_empty() || members.len() > MEMBERS_MAX {
+        if members.is_empty() || members.len() > VOTERS_MAX {
             return invalid("there must be 1 to 9 of them");
         }
         if members.iter().any(|member| !member.voter) {
@@ -281,19 +288,9 @@ impl Store {
         if !self.inner.leadership.borrow().is_leader {
             return Err(TransferError::NotLeader);
         }
-        let metrics = self.raft().metrics().borrow_watched().clone();
-        let replicated = metrics.replication.unwrap_or_default();
-        let others = metrics.membership_config.voter_ids().filter(|voter| *voter != self.node_id());
-        let best = others.max_by_key(|voter| replicated.get(voter).copied().flatten());
-        let target = best.ok_or(TransferError::NoCandidate)?;
-        self.raft().trigger().transfer_leader(target).await.map_err(|_| TransferError::Stopped)?;
-        let mut leadership = self.inner.leadership.clone();
-        let taken_over = leadership.wait_for(|now| !now.is_leader && now.leader.is_some());
-        match tokio::time::timeout(self.inner.options.timers.election_max * 2, taken_over).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(TransferError::Stopped),
-            Err(_) => Err(TransferError::TimedOut),
-        }
+        let others = self.members().into_iter().filter(|member| member.voter && !member.leader);
+        let best = others.max_by_key(|member| member.matched).ok_or(TransferError::NoCandidate)?;
+        self.transfer_leader_to(best.node_id).await
     }
 
     /// The gRPC service for the node's peers; add it to the node's server.
@@ -376,10 +373,16 @@ fn members_of(membership: &consensus::StoredMembership) -> Vec<Member> {
     membership.nodes().map(member).collect()
 }
 
-/// Reads the state and puts hub and machine around it.
-fn load_machine(options: &StoreOptions, disk: &Disk, fault: Fault) -> Result<MachineShared, EngineError> {
+/// Reads the state and puts hub and machine around it. Answers also what the state notes of the log.
+fn load_machine(
+    options: &StoreOptions,
+    disk: &Disk,
+    log: &Log,
+    fault: Fault,
+) -> Result<(MachineShared, u64), EngineError> {
     let (mirror, loaded) = Mirror::load(Arc::clone(&disk.state))?;
     let hub = Arc::new(Hub::new(&loaded.fleet, &options.bounds));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));
-    Ok(MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), fault))
+    let machine = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log.synced(), fault);
+    Ok((machine, loaded.log_synced))
 }

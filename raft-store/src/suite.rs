@@ -22,7 +22,7 @@ fn assemble(disk: &Disk) -> (Log, Machine) {
     let (mirror, loaded) = Mirror::load(Arc::clone(&disk.state)).unwrap();
     let hub = Arc::new(Hub::new(&loaded.fleet, &Bounds::default()));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));
-    let shared = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), fault);
+    let shared = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log.synced(), fault);
     (log, Machine::new(Arc::new(shared)))
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cell_model::{ClusterId, Envelope, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
+use cell_model::{ClusterId, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload, Membership};
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ pub(crate) struct WireEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WirePayload {
     Blank,
-    Commands(Vec<Envelope>),
+    Commands(Batch),
     Membership(WireMembership),
 }
 
@@ -117,7 +117,7 @@ impl From<Entry> for WireEntry {
     fn from(entry: Entry) -> Self {
         let payload = match entry.payload {
             EntryPayload::Blank => WirePayload::Blank,
-            EntryPayload::Normal(batch) => WirePayload::Commands(batch.0),
+            EntryPayload::Normal(batch) => WirePayload::Commands(batch),
             EntryPayload::Membership(membership) => WirePayload::Membership((&membership).into()),
         };
         Self { id: (&entry.log_id).into(), payload }
@@ -129,7 +129,7 @@ impl WireEntry {
     pub(crate) fn into_entry(self) -> Result<Entry, String> {
         let payload = match self.payload {
             WirePayload::Blank => EntryPayload::Blank,
-            WirePayload::Commands(commands) => EntryPayload::Normal(Batch(commands)),
+            WirePayload::Commands(commands) => EntryPayload::Normal(commands),
             WirePayload::Membership(membership) => EntryPayload::Membership(membership.try_into()?),
         };
         Ok(Entry { log_id: self.id.into(), payload })
@@ -239,10 +239,24 @@ pub(crate) enum WireTransferReply {
     LogNotFlushed { expected: Option<WireLogId>, actual: Option<WireLogId> },
 }
 
-/// The messages of a snapshot on its way to another node, in their order: one offer, chunks, one end.
+/// What tells one snapshot from another while it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireSnapshotName {
+    pub meta: WireSnapshotMeta,
+    pub bytes: u64,
+    pub digest: [u8; 32],
+}
+
+/// How much of a snapshot a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireSnapshotHave {
+    pub bytes: u64,
+}
+
+/// The messages of a snapshot on its way to another node, in their order: one beginning, chunks, one end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WireSnapshotPart {
-    Offer { vote: WireVote, meta: WireSnapshotMeta, bytes: u64 },
+    Resume { vote: WireVote, name: WireSnapshotName, from: u64 },
     Chunk(Vec<u8>),
     End { digest: [u8; 32] },
 }

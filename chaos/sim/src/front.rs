@@ -125,7 +125,12 @@ async fn submit(store: &Store, envelope: Envelope) -> Answer {
     match store.submit(envelope).await {
         Ok(reply) => Answer::Ran(reply),
         Err(SubmitError::NotLeader { leader }) => Answer::NotRun(leader),
-        Err(SubmitError::Busy { .. } | SubmitError::TooLarge { .. } | SubmitError::Stopped) => Answer::NotRun(None),
+        Err(
+            SubmitError::Busy { .. }
+            | SubmitError::DiskFull { .. }
+            | SubmitError::TooLarge { .. }
+            | SubmitError::Stopped,
+        ) => Answer::NotRun(None),
         Err(SubmitError::Unknown { .. }) => Answer::Unknown,
     }
 }

@@ -114,6 +114,9 @@ pub enum Command {
     /// Make an authority, and certificates for nodes, routers, cells and people
     #[command(subcommand)]
     Ca(Ca),
+    /// Look after the store: members, disks, snapshots, backups
+    #[command(subcommand)]
+    Store(crate::store::Store),
     /// Make the key that the control plane signs mappings with
     Keygen {
         /// Where to write the private key; it is readable by its owner only

@@ -17,7 +17,7 @@ use crate::cli::{Cli, Command, Global};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
-use crate::{demo, dev, host};
+use crate::{demo, dev, host, store};
 
 /// Runs one command line.
 #[must_use]
@@ -49,6 +49,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Audit(command) => audit::run(global, command),
         Command::Check(what) => on_runtime(check::run(global, what)),
         Command::Ca(command) => ca::run(command),
+        Command::Store(command) if store::is_local(&command) => on_runtime(store::run_local(command)),
+        Command::Store(command) => ask(&global, |control| store::run(control, command)),
         Command::Keygen { out } => keygen::run(&out),
         Command::Dev(options) => on_runtime(dev::run(options)),
         Command::Demo(options) => on_runtime(demo::run(options)),

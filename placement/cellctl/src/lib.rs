@@ -1,7 +1,7 @@
 //! The command line of Cellway, and the place where all crates come together.
 //!
 //! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
-//! are pure; `follow` shows a move while it runs; `dev` hosts a whole fleet in this process, `demo` runs one of many
+//! are pure; `store` looks after the control plane's own store; `follow` shows a move while it runs; `dev` hosts a whole fleet in this process, `demo` runs one of many
 //! processes and judges it; `host` runs one server. Data goes to standard output, everything else to standard error.
 
 mod audit_chain;
@@ -15,6 +15,7 @@ mod failure;
 mod follow;
 mod host;
 pub mod render;
+mod store;
 pub mod view;
 
 pub use cli::{Cli, Output};

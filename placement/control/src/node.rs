@@ -13,6 +13,7 @@ use std::time::Duration;
 use cell_client::Link;
 use cell_protos::v1::cluster_service_server::ClusterServiceServer;
 use cell_protos::v1::control_service_server::ControlServiceServer;
+use cell_protos::v1::store_service_server::StoreServiceServer;
 use cell_store::{Disk, OpenError, Store, StoreOptions};
 use cell_trust::{PublicKey, Role};
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::service::{ClusterEndpoint, ControlEndpoint, Ground};
+use crate::service::{ClusterEndpoint, ControlEndpoint, Ground, StoreEndpoint};
 use crate::{Error, Liveness, Options, Routers, Signer, coordinator, key_file, peers, witness};
 
 /// How long connections may take to end once the store has stopped.
@@ -162,6 +163,7 @@ impl Service {
             .add_service(reflection)
             .add_service(ground.store.raft_service())
             .add_service(ClusterServiceServer::new(cluster))
+            .add_service(StoreServiceServer::new(StoreEndpoint(ground.clone())))
             .add_service(ControlServiceServer::new(ControlEndpoint(ground.clone())));
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let stopping = server_stop.clone();

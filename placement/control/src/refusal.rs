@@ -3,7 +3,9 @@
 use cell_client::trailer;
 use cell_model::Rejected;
 use cell_protos::Malformed;
-use cell_store::{ClaimError, InitializeError, ReadError, SubmitError};
+use cell_store::{
+    BackupError, ClaimError, CompactError, InitializeError, MembershipError, ReadError, SubmitError, TransferError,
+};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -68,6 +70,12 @@ pub(crate) fn submit(error: &SubmitError, belongs: bool) -> Status {
         SubmitError::Busy { .. } => {
             refusal(Code::ResourceExhausted, "STORE_BUSY", error.to_string(), "try again a little later")
         }
+        SubmitError::DiskFull { .. } => refusal(
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            error.to_string(),
+            "make room on the disk of the leader: it accepts again by itself",
+        ),
         SubmitError::TooLarge { .. } => {
             refusal(Code::InvalidArgument, "COMMAND_TOO_LARGE", error.to_string(), "name fewer or shorter things")
         }
@@ -124,6 +132,64 @@ pub(crate) fn initialize(error: &InitializeError) -> Status {
         _ => (Code::Internal, "STORE_RAFT_FAILED", "the log of the node says more"),
     };
     refusal(code, cellway_code, error.to_string(), hint)
+}
+
+/// A change of the members that was refused.
+pub(crate) fn membership(error: &MembershipError, belongs: bool) -> Status {
+    let code = match error {
+        MembershipError::NotLeader { leader } => return not_leader(leader.as_deref(), belongs),
+        MembershipError::Stopped => return stopped(),
+        MembershipError::Unknown { .. } => Code::NotFound,
+        MembershipError::Outcome { .. } => Code::Unknown,
+        MembershipError::Changing => Code::Aborted,
+        _ => Code::FailedPrecondition,
+    };
+    refusal(code, error.code(), error.to_string(), error.hint())
+}
+
+/// A leader that was not moved.
+pub(crate) fn transfer(error: &TransferError, leader: Option<&str>) -> Status {
+    match error {
+        TransferError::NotLeader => not_leader(leader, true),
+        TransferError::NoCandidate => refusal(
+            Code::FailedPrecondition,
+            "NO_VOTER",
+            "that node does not vote in this cluster",
+            "`cellctl store members` lists the voters",
+        ),
+        TransferError::TimedOut => refusal(
+            Code::DeadlineExceeded,
+            "LEADER_NOT_MOVED",
+            error.to_string(),
+            "`cellctl store members` shows who leads and how far the others are",
+        ),
+        TransferError::Stopped => stopped(),
+    }
+}
+
+/// A snapshot that was not made.
+pub(crate) fn compact(error: &CompactError) -> Status {
+    match error {
+        CompactError::Full { .. } => {
+            refusal(Code::ResourceExhausted, "DISK_FULL", error.to_string(), "make room on the disk of the node")
+        }
+        CompactError::TimedOut => refusal(
+            Code::DeadlineExceeded,
+            "SNAPSHOT_NOT_DONE",
+            error.to_string(),
+            "it goes on: `cellctl store status` shows what the snapshot covers",
+        ),
+        CompactError::Stopped => stopped(),
+    }
+}
+
+/// A backup that was not made.
+pub(crate) fn backup(error: &BackupError) -> Status {
+    let code = match error {
+        BackupError::Full { .. } => Code::ResourceExhausted,
+        _ => Code::Internal,
+    };
+    refusal(code, error.code(), error.to_string(), &error.hint())
 }
 
 /// A watcher whose stream is ended; it may resume.

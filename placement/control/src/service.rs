@@ -5,7 +5,8 @@
 //! * `watch`: a snapshot, then changes;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
-//! * `cluster`: making and looking after the cluster itself.
+//! * `cluster`: making and looking after the cluster itself;
+//! * `store`: members, disk, snapshots, backups.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,10 +24,12 @@ mod cluster;
 mod control;
 mod page;
 mod routers;
+mod store;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
+pub(crate) use store::StoreEndpoint;
 
 /// What every service and the coordinator stand on.
 #[derive(Debug, Clone)]

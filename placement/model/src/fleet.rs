@@ -1,9 +1,10 @@
 //! The replicated state as a whole, and the one way in which it changes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::shelves::{Keyed, Shelves, Trail};
 use crate::{
     AuditEntry, AuditTrail, BrokenChain, CellId, CellRecord, Change, ClusterId, Command, Envelope, Lineage, MoveId,
     MoveRecord, Outcome, Reply, RequestId, Revision, TenantId, TenantRecord, UnixMillis, decide,
@@ -71,7 +72,48 @@ pub struct FleetHead {
     /// The limits.
     pub limits: Limits,
     /// Answers to requests with an id, the oldest first.
-    pub answered: VecDeque<(RequestId, UnixMillis, Reply)>,
+    pub answered: Trail<(RequestId, UnixMillis, Reply)>,
+}
+
+impl Keyed for TenantRecord {
+    type Key = TenantId;
+    fn key(&self) -> &TenantId {
+        &self.id
+    }
+}
+
+impl Keyed for MoveRecord {
+    type Key = MoveId;
+    fn key(&self) -> &MoveId {
+        &self.movement.id
+    }
+}
+
+/// The whole state at one moment, to be read while commands go on. Taking it costs microseconds, however large the fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetImage {
+    /// The part that is not made of records.
+    pub head: FleetHead,
+    cells: BTreeMap<CellId, CellRecord>,
+    tenants: Shelves<TenantRecord>,
+    ended: Shelves<MoveRecord>,
+    audit: AuditTrail,
+}
+
+impl FleetImage {
+    /// Who asked for what.
+    #[must_use]
+    pub const fn audit(&self) -> &AuditTrail {
+        &self.audit
+    }
+
+    /// Every record, as changes that would make this fleet out of its head.
+    pub fn records(&self) -> impl Iterator<Item = Change> + '_ {
+        let cells = self.cells.values().cloned().map(Change::Cell);
+        let tenants = self.tenants.iter().cloned().map(Change::Tenant);
+        let ended = self.ended.iter().cloned().map(Change::MoveEnded);
+        cells.chain(tenants).chain(ended)
+    }
 }
 
 /// The replicated state: plain data, and [`Fleet::apply`].
@@ -79,15 +121,32 @@ pub struct FleetHead {
 pub struct Fleet {
     head: FleetHead,
     cells: BTreeMap<CellId, CellRecord>,
-    tenants: BTreeMap<TenantId, TenantRecord>,
-    ended: BTreeMap<MoveId, MoveRecord>,
+    tenants: Shelves<TenantRecord>,
+    ended: Shelves<MoveRecord>,
     audit: AuditTrail,
     // Derived from the above.
     moving: BTreeMap<MoveId, TenantId>,
     unsettled: BTreeSet<TenantId>,
     owned: BTreeMap<CellId, u64>,
-    answers: BTreeMap<RequestId, Reply>,
+    answers: Answers,
 }
+
+/// Where in the trail of answers each one is. It follows from the trail, so it makes no two fleets differ.
+#[derive(Debug, Clone, Default)]
+struct Answers {
+    /// Counted from the first answer that this process has seen.
+    places: BTreeMap<RequestId, u64>,
+    /// Answers that have left the trail since.
+    gone: u64,
+}
+
+impl PartialEq for Answers {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Answers {}
 
 impl Fleet {
     /// Answers to requests with an id are kept for this long,
@@ -108,8 +167,8 @@ impl Fleet {
     /// A fleet from its head, to be filled by [`Fleet::install`].
     #[must_use]
     pub fn from_head(head: FleetHead) -> Self {
-        let answers = head.answered.iter().map(|(id, _, reply)| (*id, reply.clone())).collect();
-        Self { head, answers, ..Self::default() }
+        let places = head.answered.iter().map(|(id, ..)| *id).zip(0..).collect();
+        Self { head, answers: Answers { places, gone: 0 }, ..Self::default() }
     }
 
     /// The part that is not made of records.
@@ -121,14 +180,33 @@ impl Fleet {
     /// Every record, as changes that would make this fleet out of its head.
     pub fn records(&self) -> impl Iterator<Item = Change> + '_ {
         let cells = self.cells.values().cloned().map(Change::Cell);
-        let tenants = self.tenants.values().cloned().map(Change::Tenant);
-        let ended = self.ended.values().cloned().map(Change::MoveEnded);
+        let tenants = self.tenants.iter().cloned().map(Change::Tenant);
+        let ended = self.ended.iter().cloned().map(Change::MoveEnded);
         cells.chain(tenants).chain(ended)
+    }
+
+    /// The whole state as it is now.
+    #[must_use]
+    pub fn image(&self) -> FleetImage {
+        FleetImage {
+            head: self.head.clone(),
+            cells: self.cells.clone(),
+            tenants: self.tenants.clone(),
+            ended: self.ended.clone(),
+            audit: self.audit.clone(),
+        }
+    }
+
+    /// The answer to a request that has run.
+    #[must_use]
+    pub fn answer(&self, id: RequestId) -> Option<&Reply> {
+        let place = self.answers.places.get(&id)?.checked_sub(self.answers.gone)?;
+        self.head.answered.get(usize::try_from(place).ok()?).map(|(_, _, reply)| reply)
     }
 
     /// Runs one command. This is the whole of the store's `apply`; equal fleets and envelopes give equal results.
     pub fn apply(&mut self, envelope: &Envelope) -> (Reply, Vec<Change>) {
-        if let Some(known) = envelope.request_id.and_then(|id| self.answers.get(&id)) {
+        if let Some(known) = envelope.request_id.and_then(|id| self.answer(id)) {
             return (known.clone(), Vec::new());
         }
         let stamp = Stamp { at: envelope.at, revision: self.head.revision.next() };
@@ -184,7 +262,7 @@ impl Fleet {
                 self.cells.insert(record.id.clone(), record);
             }
             Change::MoveEnded(record) => {
-                self.ended.insert(record.movement.id, record);
+                self.ended.insert(record);
                 while self.ended.len() > Self::ENDED_MAX {
                     self.ended.pop_first();
                 }
@@ -216,11 +294,12 @@ impl Fleet {
         } else {
             self.unsettled.insert(record.id.clone());
         }
-        self.tenants.insert(record.id.clone(), record);
+        self.tenants.insert(record);
     }
 
     fn remember_answer(&mut self, id: RequestId, at: UnixMillis, reply: Reply) {
-        self.answers.insert(id, reply.clone());
+        let place = self.answers.gone + self.head.answered.len() as u64;
+        self.answers.places.insert(id, place);
         self.head.answered.push_back((id, at, reply));
         while let Some((oldest, answered_at, _)) = self.head.answered.front() {
             let expired = answered_at.0.saturating_add(Self::ANSWERS_KEPT_MS) < at.0
@@ -228,8 +307,9 @@ impl Fleet {
             if !expired && self.head.answered.len() <= Self::ANSWERS_MAX {
                 break;
             }
-            self.answers.remove(oldest);
+            self.answers.places.remove(oldest);
             self.head.answered.pop_front();
+            self.answers.gone += 1;
         }
     }
 
@@ -238,19 +318,15 @@ impl Fleet {
         &'a self,
         after: Option<&TenantId>,
     ) -> Box<dyn Iterator<Item = &'a TenantRecord> + 'a> {
-        use std::ops::Bound::{Excluded, Unbounded};
         match after {
-            Some(after) => {
-                Box::new(self.tenants.range((Excluded(after.clone()), Unbounded)).map(|(_, record)| record))
-            }
-            None => Box::new(self.tenants.values()),
+            Some(after) => Box::new(self.tenants.after(after)),
+            None => Box::new(self.tenants.iter()),
         }
     }
 
     /// Ended moves, the newest first, beginning before `before`.
     pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &MoveRecord> {
-        let end = before.unwrap_or(MoveId(u64::MAX));
-        self.ended.range(..end).rev().map(|(_, record)| record)
+        self.ended.before(&before.unwrap_or(MoveId(u64::MAX)))
     }
 
     /// Tenants for which something is to be done, now or later: the only ones with pending effects.

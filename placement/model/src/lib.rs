@@ -24,6 +24,7 @@ mod mapping;
 mod movement;
 mod record;
 mod rejected;
+mod shelves;
 mod step;
 
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
@@ -31,7 +32,7 @@ pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, N
 pub use decide::decide;
 pub use effects::{Effect, pending_effects};
 pub use event::Event;
-pub use fleet::{Fleet, FleetHead, FleetView, Limits, Stamp};
+pub use fleet::{Fleet, FleetHead, FleetImage, FleetView, Limits, Stamp};
 pub use ids::{
     Attempt, CellId, ClusterId, Digest, Epoch, Generation, InvalidId, Lineage, MoveId, RequestId, Rev, Revision,
     Seq, TenantId, Term, Uid, UnixMillis,
@@ -43,4 +44,5 @@ pub use movement::{
 };
 pub use record::{CellRecord, CellState, Life, Retained, TenantRecord, Tier};
 pub use rejected::Rejected;
+pub use shelves::Trail;
 pub use step::{Stepped, step};

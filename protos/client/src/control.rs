@@ -135,6 +135,21 @@ impl ControlClient {
         F: Fn(ControlServiceClient<Channel>, Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
+        self.call_on(kind, request, |channel, request| method(ControlServiceClient::new(channel), request)).await
+    }
+
+    /// As [`Self::call`], for any service of the control nodes.
+    pub(crate) async fn call_on<Req, Res, F, Fut>(
+        &self,
+        kind: Kind,
+        request: Req,
+        method: F,
+    ) -> Result<Res, ClientError>
+    where
+        Req: Clone,
+        F: Fn(Channel, Request<Req>) -> Fut,
+        Fut: Future<Output = Result<Response<Res>, Status>>,
+    {
         let deadline = Instant::now() + self.options.deadline;
         let mut progress = Progress { kind, may_have_run: false, last: "no endpoint is given".into() };
         let mut pause = self.options.retry.0;
@@ -150,7 +165,7 @@ impl ControlClient {
                     attempt.set_timeout(patience);
                     // Slightly longer than the server is told, so that its own answer wins.
                     let patience = patience + Duration::from_millis(20);
-                    tokio::time::timeout(patience, method(ControlServiceClient::new(channel), attempt)).await
+                    tokio::time::timeout(patience, method(channel, attempt)).await
                 }
                 Err(status) => Ok(Err(status)),
             };

@@ -3,6 +3,7 @@
 //! * [`ControlClient`] runs commands on the leader, wherever it is, and reads from it. A write carries a request id, so
 //!   that it may be tried again after an unknown outcome and still runs once.
 //! * [`ControlClient::watch`] is a snapshot and then every change, for ever: it reconnects and resumes by revision.
+//! * `store`: the store's members, snapshots and backups, for operators.
 //! * [`AgentPool`] runs the steps of a move on cell agents. A step is never tried again here: the coordinator decides.
 //! * [`cluster::initialize`] makes a cluster out of nodes, once, however often and by however many it is called.
 //!
@@ -22,6 +23,7 @@ mod guard;
 pub mod identity;
 mod link;
 mod random;
+mod store;
 mod watch;
 
 pub use agent::{AgentOptions, AgentPool, Finding, ImportProgress, PreflightReport, StepContext, SyncProgress};
@@ -36,6 +38,7 @@ pub use guard::{Guard, Guarded, actor, caller, check_cell};
 pub use identity::{Identity, IdentityError, Server};
 pub use link::Link;
 pub use random::Random;
+pub use store::BackupReader;
 pub use watch::{WatchEvent, WatchItem, WatchOptions};
 
 /// Names of the gRPC trailers that go along with a refusal.

@@ -5,6 +5,7 @@
 //! calls `sync_data` on the same file; and the values stay below the size that sled would put into files of their own
 //! that nobody syncs ([`super::rows`]). Log and state are two databases: applying never rides on the commit path.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -279,6 +280,8 @@ impl LogEngine for SledLog {
 pub struct SledState {
     files: Files,
     rows: Tree,
+    /// Keys of values in more than one piece: only they can leave pieces behind when they are replaced.
+    large: Mutex<BTreeSet<Vec<u8>>>,
 }
 
 impl SledState {
@@ -289,7 +292,14 @@ impl SledState {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, EngineError> {
         let files = Files::open(&path.into())?;
         let rows = files.tree("state")?;
-        Ok(Self { files, rows })
+        let mut large = BTreeSet::new();
+        for row in rows.iter().keys() {
+            let row = row.map_err(io("reading the state"))?;
+            if let Some((key, [0, 1])) = row.split_last_chunk::<2>() {
+                large.insert(key.to_vec());
+            }
+        }
+        Ok(Self { files, rows, large: Mutex::new(large) })
     }
 
     /// Removes the pieces of a value from `piece` on.
@@ -308,6 +318,7 @@ impl SledState {
 impl StateEngine for SledState {
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
         let mut batch = Batch::default();
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in writes {
             let mut kept = 0;
             if let Some(value) = value {
@@ -316,7 +327,14 @@ impl StateEngine for SledState {
                     kept = piece + 1;
                 }
             }
-            self.remove_from(&mut batch, key, kept)?;
+            if kept == 0 {
+                batch.remove(piece_key(key, 0));
+                kept = 1;
+            }
+            let was_large = if kept > 1 { !large.insert(key.clone()) } else { large.remove(key) };
+            if was_large {
+                self.remove_from(&mut batch, key, kept)?;
+            }
         }
         self.rows.apply_batch(batch).map_err(io("writing the state"))
     }
@@ -344,6 +362,7 @@ impl StateEngine for SledState {
     }
 
     fn clear(&self) -> Result<(), EngineError> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.rows.clear().map_err(io("clearing the state"))
     }
 

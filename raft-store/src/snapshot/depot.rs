@@ -39,7 +39,12 @@ impl SnapshotData {
 
     /// A reader of its own from the beginning.
     pub(crate) fn reader(&self) -> impl Read + Send + use<> {
-        BufReader::with_capacity(128 * 1024, Cursor { source: self.0.clone(), offset: 0 })
+        self.reader_from(0)
+    }
+
+    /// A reader of its own from a byte on.
+    pub(crate) fn reader_from(&self, offset: u64) -> impl Read + Send + use<> {
+        BufReader::with_capacity(128 * 1024, Cursor { source: self.0.clone(), offset })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use cell_model::{AuditEntry, Change, Fleet, FleetHead};
+use cell_model::{AuditEntry, Change, Fleet, FleetHead, FleetImage, Trail};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -32,7 +32,7 @@ pub(crate) struct Contents {
 }
 
 /// Writes `fleet` as of `head`.
-pub(crate) fn write(out: &mut impl Write, head: &WireHead, fleet: &Fleet) -> io::Result<()> {
+pub(crate) fn write(out: &mut impl Write, head: &WireHead, fleet: &FleetImage) -> io::Result<()> {
     let mut hashing = Hashing { inner: out, hasher: blake3::Hasher::new() };
     hashing.write_all(MAGIC)?;
     write_block(&mut hashing, &Block::Header(head.clone()))?;
@@ -50,7 +50,7 @@ pub(crate) fn write(out: &mut impl Write, head: &WireHead, fleet: &Fleet) -> io:
     }
     let mut answers = 0;
     let mut block = Vec::with_capacity(BLOCK_RECORDS);
-    for (id, at, reply) in &fleet.head().answered {
+    for (id, at, reply) in &fleet.head.answered {
         block.push(WireAnswer { ordinal: answers, id: *id, at: *at, reply: reply.clone() });
         answers += 1;
         if block.len() == BLOCK_RECORDS {
@@ -98,7 +98,7 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
         lineage: head.lineage,
         revision: head.revision,
         limits: head.limits,
-        answered: std::collections::VecDeque::new(),
+        answered: Trail::default(),
     };
     let (mut records, mut trail) = (Vec::new(), Vec::new());
     loop {
@@ -228,7 +228,7 @@ mod tests {
     fn a_snapshot_reads_back_what_was_written() {
         let (head, fleet) = sample();
         let mut bytes = Vec::new();
-        write(&mut bytes, &head, &fleet).unwrap();
+        write(&mut bytes, &head, &fleet.image()).unwrap();
         let contents = read(&mut bytes.as_slice()).unwrap();
         assert_eq!(contents.fleet, fleet);
         assert_eq!(contents.head, head);
@@ -238,7 +238,7 @@ mod tests {
     fn a_flipped_or_missing_byte_of_a_snapshot_is_refused_wherever_it_is() {
         let (head, fleet) = sample();
         let mut bytes = Vec::new();
-        write(&mut bytes, &head, &fleet).unwrap();
+        write(&mut bytes, &head, &fleet.image()).unwrap();
         for position in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
             let mut flipped = bytes.clone();
             flipped[position] ^= 0x10;

@@ -1,0 +1,94 @@
+//! Backups as files: write, verify, restore.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use cell_store::Summary;
+
+use crate::commands::Control;
+use crate::console;
+use crate::failure::{Exit, Failure};
+
+/// Written under another name first: a file of the right name is whole.
+pub(super) async fn backup(control: &Control, out: &Path) -> Result<Exit, Failure> {
+    if out.exists() {
+        let message = format!("{} exists", out.display());
+        return Err(Failure::new("BACKUP_EXISTS", message, "name another file; a backup is never overwritten"));
+    }
+    let partial = out.with_extension("partial");
+    let unwritable = |error: std::io::Error| {
+        let error = anyhow::Error::new(error).context(format!("cannot write {}", partial.display()));
+        Failure::local("BACKUP_UNWRITABLE", &error, "check the path, its rights and the room on its disk")
+    };
+    let mut backup = control.client.backup().await?;
+    let mut file = File::create(&partial).map_err(unwritable)?;
+    let mut bytes = 0;
+    while let Some(chunk) = backup.chunk().await? {
+        file.write_all(&chunk).map_err(unwritable)?;
+        bytes += chunk.len();
+    }
+    file.sync_all().map_err(unwritable)?;
+    // What arrived is read once as a restore would read it: a backup that cannot be restored is none.
+    let summary = cell_store::verify_backup(&partial).map_err(|error| failure(&error))?;
+    std::fs::rename(&partial, out).map_err(unwritable)?;
+    console::data(&tell(&summary));
+    console::note(&format!("{bytes} bytes as of revision {} are in {}", backup.revision(), out.display()));
+    Ok(Exit::Done)
+}
+
+pub(super) async fn verify(path: &Path) -> Result<Exit, Failure> {
+    let summary = if path.is_dir() {
+        cell_store::verify_directory(path).await.map_err(|error| {
+            let hint = error.hint();
+            Failure::new(error.code(), format!("{:#}", anyhow::Error::new(error)), hint)
+        })?
+    } else {
+        cell_store::verify_backup(path).map_err(|error| failure(&error))?
+    };
+    console::data(&tell(&summary));
+    console::note("every part has its checksum");
+    Ok(Exit::Done)
+}
+
+pub(super) async fn restore(from: &Path, data_dir: &Path, advertise: &str) -> Result<Exit, Failure> {
+    let restored = cell_store::restore(from, data_dir, advertise).await.map_err(|error| failure(&error))?;
+    console::data(&format!(
+        "cluster    {}\nlineage    {}\nrevision   {}\nnode       {:016x}\n",
+        restored.cluster, restored.lineage, restored.revision, restored.node_id
+    ));
+    console::note(&format!(
+        "next: cell-control serve --data-dir {} --advertise {advertise} …, and `cellctl store members add` for each \
+         further node",
+        data_dir.display()
+    ));
+    Ok(Exit::Done)
+}
+
+fn failure(error: &cell_store::BackupError) -> Failure {
+    let (code, hint) = (error.code(), error.hint());
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    Failure::new(code, text, hint)
+}
+
+fn tell(summary: &Summary) -> String {
+    let mut lines = vec![
+        ("cluster", summary.cluster.to_string()),
+        ("lineage", summary.lineage.to_string()),
+        ("revision", summary.revision.to_string()),
+        ("tenants", summary.tenants.to_string()),
+        ("records", summary.records.to_string()),
+        ("answers", summary.answers.to_string()),
+    ];
+    if summary.bytes > 0 {
+        lines.push(("bytes", summary.bytes.to_string()));
+    } else {
+        lines.push(("log", format!("{} entries", summary.log_entries)));
+    }
+    lines.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}

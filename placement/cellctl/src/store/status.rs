@@ -1,0 +1,114 @@
+//! Disks, logs and snapshots, node by node.
+
+use cell_client::wire;
+use serde::Serialize;
+
+use crate::commands::Control;
+use crate::console;
+use crate::failure::{Exit, Failure};
+use crate::view::View;
+
+/// The disk of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DiskView {
+    endpoint: String,
+    node: String,
+    revision: u64,
+    last_log_index: u64,
+    applied_index: u64,
+    snapshot_index: u64,
+    purged_index: u64,
+    available_bytes: Option<u64>,
+    full: bool,
+    filesystem: String,
+    device: String,
+    sync: String,
+    sync_us: u64,
+    error: Option<String>,
+}
+
+impl DiskView {
+    fn of(endpoint: &str, disk: wire::DiskStatusResponse) -> Self {
+        let sync = match disk.honesty() {
+            wire::SyncHonesty::Durable => "durable",
+            wire::SyncHonesty::Volatile => "volatile",
+            wire::SyncHonesty::Lying => "lying",
+            wire::SyncHonesty::Unspecified => "unknown",
+        };
+        Self {
+            endpoint: endpoint.to_owned(),
+            node: format!("{:016x}", disk.node_id),
+            revision: disk.revision,
+            last_log_index: disk.last_log_index,
+            applied_index: disk.applied_index,
+            snapshot_index: disk.snapshot_index,
+            purged_index: disk.purged_index,
+            available_bytes: Some(disk.available_bytes).filter(|bytes| *bytes > 0),
+            full: disk.full,
+            filesystem: disk.filesystem,
+            device: disk.device,
+            sync: sync.into(),
+            sync_us: disk.sync_us,
+            error: None,
+        }
+    }
+
+    fn silent(endpoint: &str, error: String) -> Self {
+        Self { error: Some(error), ..Self::of(endpoint, wire::DiskStatusResponse::default()) }
+    }
+}
+
+impl View for DiskView {
+    const KIND: &'static str = "StoreDisk";
+    const COLUMNS: &'static [&'static str] =
+        &["ENDPOINT", "NODE", "REVISION", "LOG", "APPLIED", "SNAPSHOT", "PURGED", "FREE", "SYNC", "DEVICE"];
+
+    fn row(&self) -> Vec<String> {
+        if let Some(error) = &self.error {
+            return vec![self.endpoint.clone(), format!("unreachable: {error}")];
+        }
+        let free = self.available_bytes.map_or_else(|| "?".into(), |bytes| format!("{} MiB", bytes >> 20));
+        vec![
+            self.endpoint.clone(),
+            self.node.clone(),
+            self.revision.to_string(),
+            self.last_log_index.to_string(),
+            self.applied_index.to_string(),
+            self.snapshot_index.to_string(),
+            self.purged_index.to_string(),
+            if self.full { format!("{free} FULL") } else { free },
+            format!("{} {} us", self.sync, self.sync_us),
+            format!("{} {}", self.filesystem, self.device).trim().to_owned(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("disk/{}", self.endpoint)
+    }
+}
+
+pub(super) async fn status(control: &Control) -> Result<Exit, Failure> {
+    let mut disks = Vec::new();
+    for endpoint in control.client.endpoints() {
+        disks.push(match control.client.disk_status(endpoint).await {
+            Ok(disk) => DiskView::of(endpoint, disk),
+            Err(error) => DiskView::silent(endpoint, error.to_string()),
+        });
+    }
+    control.print_list(&disks);
+    if disks.iter().all(|disk| disk.error.is_none()) {
+        return Ok(Exit::Done);
+    }
+    let hint = "start the nodes that do not answer";
+    Err(Failure { exit: Exit::Unavailable, ..Failure::new("NODE_UNREACHABLE", "not all nodes answer", hint) })
+}
+
+pub(super) async fn snapshot(control: &Control, compact: bool) -> Result<Exit, Failure> {
+    for endpoint in control.client.endpoints() {
+        let index = control.client.take_snapshot(endpoint, compact).await?;
+        let done = if compact { "dropped its log up to" } else { "has a snapshot up to" };
+        console::note(&format!("{endpoint} {done} entry {index}"));
+    }
+    Ok(Exit::Done)
+}

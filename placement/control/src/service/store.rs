@@ -1,0 +1,138 @@
+//! Looking after the store: members, disk, snapshots, backups.
+
+use cell_protos::v1;
+use cell_protos::v1::change_members_request::Change;
+use cell_protos::v1::store_service_server::StoreService;
+use cell_store::{Backup, Honesty, MemberChange, MemberProgress, Store};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Ground;
+use crate::refusal;
+
+/// Chunks of a backup that wait to be taken.
+const CHUNKS_AHEAD: usize = 2;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreEndpoint(pub(crate) Ground);
+
+impl StoreEndpoint {
+    const fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    fn members(&self) -> v1::ListMembersResponse {
+        let millis = |ago: std::time::Duration| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        let member = |member: MemberProgress| v1::StoreMember {
+            node_id: member.node_id,
+            address: member.address,
+            voter: member.voter,
+            leader: member.leader,
+            lag: member.lag,
+            heard_ms: member.heard.map(millis),
+        };
+        v1::ListMembersResponse { members: self.store().members().into_iter().map(member).collect() }
+    }
+}
+
+fn change(wire: v1::ChangeMembersRequest) -> Result<MemberChange, Status> {
+    Ok(match wire.change {
+        Some(Change::Add(add)) => MemberChange::Add { node_id: add.node_id, address: add.address },
+        Some(Change::Promote(promote)) => MemberChange::Promote { node_id: promote.node_id },
+        Some(Change::Remove(remove)) => MemberChange::Remove { node_id: remove.node_id },
+        Some(Change::Replace(replace)) => MemberChange::Replace { node_id: replace.node_id, by: replace.by },
+        None => return Err(refusal::malformed(&cell_protos::Malformed::new("change", "it is missing"))),
+    })
+}
+
+#[tonic::async_trait]
+impl StoreService for StoreEndpoint {
+    type BackupStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::BackupResponse, Status>> + Send>>;
+
+    async fn list_members(&self, _request: Request<v1::ListMembersRequest>) -> Answer<v1::ListMembersResponse> {
+        self.0.leading()?;
+        Ok(Response::new(self.members()))
+    }
+
+    async fn change_members(&self, request: Request<v1::ChangeMembersRequest>) -> Answer<v1::ListMembersResponse> {
+        let change = change(request.into_inner())?;
+        let changed = self.store().change_members(&change).await;
+        changed.map_err(|error| refusal::membership(&error, self.0.belongs()))?;
+        Ok(Response::new(self.members()))
+    }
+
+    async fn move_leader(&self, request: Request<v1::MoveLeaderRequest>) -> Answer<v1::MoveLeaderResponse> {
+        let moved = match request.into_inner().node_id {
+            0 => self.store().transfer_leader().await,
+            node_id => self.store().transfer_leader_to(node_id).await,
+        };
+        let leader = self.store().leadership().borrow().leader.clone();
+        moved.map_err(|error| refusal::transfer(&error, leader.as_deref()))?;
+        Ok(Response::new(v1::MoveLeaderResponse { leader: leader.unwrap_or_default() }))
+    }
+
+    async fn disk_status(&self, _request: Request<v1::DiskStatusRequest>) -> Answer<v1::DiskStatusResponse> {
+        let status = self.store().status();
+        let honesty = match status.sync_path.as_ref().map(|path| path.honesty) {
+            Some(Honesty::Durable) => v1::SyncHonesty::Durable,
+            Some(Honesty::Volatile) => v1::SyncHonesty::Volatile,
+            Some(Honesty::Lying) => v1::SyncHonesty::Lying,
+            Some(Honesty::Unknown) | None => v1::SyncHonesty::Unspecified,
+        };
+        let (filesystem, device, median) =
+            status.sync_path.map(|path| (path.filesystem, path.device, path.median)).unwrap_or_default();
+        Ok(Response::new(v1::DiskStatusResponse {
+            node_id: status.node_id,
+            last_log_index: status.last_log_index,
+            applied_index: status.applied_index,
+            snapshot_index: status.snapshot_index,
+            purged_index: status.purged_index,
+            available_bytes: status.disk_available.unwrap_or(0),
+            full: status.disk_full,
+            filesystem,
+            device,
+            honesty: honesty.into(),
+            sync_us: u64::try_from(median.as_micros()).unwrap_or(u64::MAX),
+            revision: status.revision.get(),
+        }))
+    }
+
+    async fn take_snapshot(&self, request: Request<v1::TakeSnapshotRequest>) -> Answer<v1::TakeSnapshotResponse> {
+        let taken =
+            if request.into_inner().compact { self.store().compact().await } else { self.store().snapshot().await };
+        let index = taken.map_err(|error| refusal::compact(&error))?;
+        Ok(Response::new(v1::TakeSnapshotResponse { index }))
+    }
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
+        self.0.readable(request.into_inner().allow_stale).await?;
+        let backup = self.store().backup().await.map_err(|error| refusal::backup(&error))?;
+        let (parts, taken) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::spawn(hand_out(backup, parts));
+        Ok(Response::new(Box::pin(ReceiverStream::new(taken))))
+    }
+}
+
+/// Ends where nobody takes it any more.
+async fn hand_out(mut backup: Backup, parts: mpsc::Sender<Result<v1::BackupResponse, Status>>) {
+    use v1::backup_response::Part;
+    let header = v1::BackupHeader { revision: backup.revision.get(), bytes: backup.bytes };
+    let mut next = Ok(Part::Header(header));
+    loop {
+        let is_last = next.is_err();
+        let part = next.map(|part| v1::BackupResponse { part: Some(part) });
+        if parts.send(part).await.is_err() || is_last {
+            return;
+        }
+        next = match backup.chunk().await {
+            Ok(Some(chunk)) => Ok(Part::Chunk(chunk.into())),
+            Ok(None) => return,
+            Err(error) => Err(refusal::backup(&error)),
+        };
+    }
+}

@@ -1,0 +1,251 @@
+//! The comparison: the same load on both stores, in turns, on the same disk; medians and their ratios.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::load::{self, Keys, Round, Work};
+use crate::nodes::{Kind, NodeOptions, Nodes};
+use crate::watching::{self, Fanout};
+
+/// How long and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compare {
+    /// Rounds of each measurement; the stores take turns
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of one round
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Clients at once
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128, 1024])]
+    clients: Vec<usize>,
+    /// Only our store: what a profile needs
+    #[arg(long)]
+    alone: bool,
+    /// Leave out the watchers
+    #[arg(long)]
+    no_watch: bool,
+    /// Where the report goes
+    #[arg(long, default_value = "target/bench/store.json")]
+    out: PathBuf,
+    /// Where the nodes keep their data [default: a temporary directory beside the report]
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+/// One figure of one store.
+#[derive(Debug, Serialize)]
+struct Figure {
+    work: String,
+    clients: usize,
+    store: Kind,
+    rounds: Vec<Round>,
+    median: Round,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    figures: Vec<Figure>,
+    /// Our median over etcd's: throughput, and the 99th percentile of the latency.
+    ratios: BTreeMap<String, Ratio>,
+    watch: BTreeMap<String, Vec<Fanout>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Ratio {
+    throughput: f64,
+    p99: f64,
+}
+
+struct Sides {
+    sides: Vec<(Kind, Nodes, Keys)>,
+}
+
+pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
+    let parent = compare.out.parent().context("the report has a directory")?;
+    std::fs::create_dir_all(parent)?;
+    let temporary = tempfile::tempdir_in(compare.data.as_deref().unwrap_or(parent))?;
+    let sides = Sides::start(temporary.path(), compare.alone).await?;
+    let mut report = Report { figures: Vec::new(), ratios: BTreeMap::new(), watch: BTreeMap::new() };
+    for (work, name) in [(Work::Put, "put"), (Work::Get, "get")] {
+        for clients in &compare.clients {
+            let figures = sides.measure(work, name, *clients, &compare).await?;
+            if let [ours, etcd] = &figures[..] {
+                let ratio = Ratio {
+                    throughput: ours.median.per_second / etcd.median.per_second,
+                    p99: ours.median.p99_ms / etcd.median.p99_ms,
+                };
+                report.ratios.insert(format!("{name} x{clients:04}"), ratio);
+            }
+            report.figures.extend(figures);
+        }
+    }
+    if !compare.no_watch {
+        for watchers in [100, 200] {
+            report.watch.insert(format!("{watchers:03} watchers"), sides.watch(watchers, &compare).await?);
+        }
+    }
+    std::fs::write(&compare.out, serde_json::to_string_pretty(&report)? + "\n")?;
+    crate::say(&table(&report, &sides));
+    Ok(())
+}
+
+impl Sides {
+    async fn start(directory: &Path, alone: bool) -> anyhow::Result<Self> {
+        let mut sides = Vec::new();
+        for kind in [Kind::Cellway, Kind::Etcd].into_iter().take(if alone { 1 } else { 2 }) {
+            let nodes = Nodes::start(kind, &directory.join(format!("{kind:?}")), 3, NodeOptions::default()).await?;
+            let leader = nodes.leader().await?;
+            if kind == Kind::Cellway {
+                load::prepare(&nodes.addresses[leader]).await?;
+            }
+            sides.push((kind, nodes, Keys::default()));
+        }
+        Ok(Self { sides })
+    }
+
+    async fn measure(&self, work: Work, name: &str, clients: usize, how: &Compare) -> anyhow::Result<Vec<Figure>> {
+        let mut rounds: BTreeMap<Kind, Vec<Round>> = BTreeMap::new();
+        for _ in 0..how.rounds {
+            for (kind, nodes, keys) in &self.sides {
+                let address = &nodes.addresses[nodes.leader().await?];
+                let round = load::run(address, work, clients, Duration::from_secs(how.seconds), keys).await?;
+                crate::say(&format!(
+                    "{kind:?} {name} x{clients}: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms\n",
+                    round.per_second, round.p50_ms, round.p99_ms
+                ));
+                rounds.entry(*kind).or_default().push(round);
+            }
+        }
+        let figure = |(store, mut rounds): (Kind, Vec<Round>)| {
+            rounds.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+            let mut p99: Vec<f64> = rounds.iter().map(|round| round.p99_ms).collect();
+            p99.sort_by(f64::total_cmp);
+            let middle = rounds.len() / 2;
+            let median = Round { p99_ms: p99[middle], ..rounds[middle] };
+            Figure { work: name.to_owned(), clients, store, rounds, median }
+        };
+        Ok(rounds.into_iter().map(figure).collect())
+    }
+
+    async fn watch(&self, watchers: usize, how: &Compare) -> anyhow::Result<Vec<Fanout>> {
+        const RATE: u32 = 2_000;
+        let mut seen = Vec::new();
+        for (kind, nodes, keys) in &self.sides {
+            let address = &nodes.addresses[nodes.leader().await?];
+            let fanout = watching::run(address, watchers, RATE, Duration::from_secs(how.seconds), keys).await?;
+            crate::say(&format!("{kind:?} {fanout:?}\n"));
+            seen.push(fanout);
+        }
+        Ok(seen)
+    }
+}
+
+fn table(report: &Report, sides: &Sides) -> String {
+    let mut text = String::from("\nwork        ours/s    etcd/s   ratio   ours p99   etcd p99   ratio\n");
+    for figures in report.figures.chunks(sides.sides.len()) {
+        let ours = figures[0].median;
+        let name = format!("{} x{}", figures[0].work, figures[0].clients);
+        if let [_, etcd] = figures {
+            let etcd = etcd.median;
+            text += &format!(
+                "{name:<10} {:>7.0} {:>9.0} {:>7.2} {:>7.2} ms {:>7.2} ms {:>7.2}\n",
+                ours.per_second,
+                etcd.per_second,
+                ours.per_second / etcd.per_second,
+                ours.p99_ms,
+                etcd.p99_ms,
+                ours.p99_ms / etcd.p99_ms
+            );
+        } else {
+            text += &format!("{name:<10} {:>7.0}                   {:>7.2} ms\n", ours.per_second, ours.p99_ms);
+        }
+    }
+    text
+}
+
+/// A million mappings: how long they take to a cold watcher, what they weigh, how long a start takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Million {
+    /// How many mappings
+    #[arg(long, default_value_t = 1_000_000)]
+    mappings: u64,
+    /// Where the report goes
+    #[arg(long, default_value = "target/bench/store-million.json")]
+    out: PathBuf,
+}
+
+/// What a full store weighs.
+#[derive(Debug, Serialize)]
+struct Weight {
+    mappings: u64,
+    fill_seconds: f64,
+    resident_mib: u64,
+    bytes_per_mapping: u64,
+    data_directory_mib: u64,
+    cold_watch_seconds: f64,
+    restart_seconds: f64,
+}
+
+pub(crate) async fn million(million: Million) -> anyhow::Result<()> {
+    let parent = million.out.parent().context("the report has a directory")?;
+    std::fs::create_dir_all(parent)?;
+    let temporary = tempfile::tempdir_in(parent)?;
+    let mut nodes = Nodes::start(Kind::Cellway, temporary.path(), 3, NodeOptions::default()).await?;
+    let leader = nodes.leader().await?;
+    load::prepare(&nodes.addresses[leader]).await?;
+    let keys = Keys::default();
+    let empty = resident(nodes.pid(leader).context("it runs")?)?;
+    let filled = load::fill(&nodes.addresses[leader], million.mappings, &keys).await?;
+    let leader = nodes.leader().await?;
+    let full = resident(nodes.pid(leader).context("it runs")?)?;
+    let begun = Instant::now();
+    let client = crate::kv::watch_client::WatchClient::new(crate::nodes::connect(&nodes.addresses[leader])?);
+    let mut stream = watching::begin(client, 1).await?;
+    let mut got = 0;
+    while got < keys.used() {
+        got += stream.message().await?.context("the watch ended")?.events.len() as u64;
+    }
+    let cold = begun.elapsed();
+    let data = bytes_of(&nodes.data_dir(leader))?;
+    nodes.kill(leader)?;
+    let begun = Instant::now();
+    nodes.spawn(leader)?;
+    while cell_client::cluster::status(&nodes.addresses[leader], Duration::from_millis(200)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let weight = Weight {
+        mappings: keys.used(),
+        fill_seconds: filled.as_secs_f64(),
+        resident_mib: full >> 20,
+        bytes_per_mapping: full.saturating_sub(empty) / keys.used().max(1),
+        data_directory_mib: data >> 20,
+        cold_watch_seconds: cold.as_secs_f64(),
+        restart_seconds: begun.elapsed().as_secs_f64(),
+    };
+    let text = serde_json::to_string_pretty(&weight)? + "\n";
+    std::fs::write(&million.out, &text)?;
+    crate::say(&text);
+    Ok(())
+}
+
+fn resident(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel says VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    Ok(kib * 1024)
+}
+
+fn bytes_of(directory: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() { bytes_of(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}

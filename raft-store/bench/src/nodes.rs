@@ -1,0 +1,175 @@
+//! Nodes as processes: ours, or etcd's.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use cell_client::cluster;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::kv;
+use crate::kv::maintenance_client::MaintenanceClient;
+
+/// How long a cluster may take until it answers.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// Whose nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// The store of this repository
+    Cellway,
+    /// Debian's etcd-server
+    Etcd,
+}
+
+/// What is said to each of our nodes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeOptions {
+    pub extra: Vec<String>,
+}
+
+/// Processes and their directories. They end with it.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    kind: Kind,
+    directory: PathBuf,
+    pub(crate) addresses: Vec<String>,
+    peers: Vec<String>,
+    processes: Vec<Option<Child>>,
+    options: NodeOptions,
+}
+
+fn free_address() -> anyhow::Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+impl Nodes {
+    /// Starts `count` nodes under `directory` and makes them a cluster.
+    pub(crate) async fn start(
+        kind: Kind,
+        directory: &Path,
+        count: usize,
+        options: NodeOptions,
+    ) -> anyhow::Result<Self> {
+        let addresses = (0..count).map(|_| free_address()).collect::<Result<Vec<_>, _>>()?;
+        let peers = (0..count).map(|_| free_address()).collect::<Result<Vec<_>, _>>()?;
+        let (directory, processes) = (directory.to_owned(), (0..count).map(|_| None).collect());
+        let mut nodes = Self { kind, directory, addresses, peers, processes, options };
+        (0..count).try_for_each(|node| nodes.spawn(node))?;
+        if kind == Kind::Cellway {
+            cluster::initialize(&nodes.addresses).await?;
+        }
+        nodes.leader().await?;
+        Ok(nodes)
+    }
+
+    pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
+        self.directory.join(format!("node-{node}"))
+    }
+
+    /// Starts one node.
+    pub(crate) fn spawn(&mut self, node: usize) -> anyhow::Result<()> {
+        let mut command = match self.kind {
+            Kind::Cellway => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("node").arg("--data-dir").arg(self.data_dir(node));
+                command.args(["--listen", &self.addresses[node]]).args(&self.options.extra);
+                command
+            }
+            Kind::Etcd => self.etcd(node),
+        };
+        std::fs::create_dir_all(&self.directory)?;
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.directory.join(format!("{node}.log")))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.processes[node] = Some(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
+        Ok(())
+    }
+
+    fn etcd(&self, node: usize) -> Command {
+        let url = |address: &str| format!("http://{address}");
+        let members: Vec<String> =
+            self.peers.iter().enumerate().map(|(node, peer)| format!("n{node}={}", url(peer))).collect();
+        let mut command = Command::new("etcd");
+        command.args(["--name", &format!("n{node}")]).arg("--data-dir").arg(self.data_dir(node));
+        command.args(["--listen-client-urls", &url(&self.addresses[node])]);
+        command.args(["--advertise-client-urls", &url(&self.addresses[node])]);
+        command.args(["--listen-peer-urls", &url(&self.peers[node])]);
+        command.args(["--initial-advertise-peer-urls", &url(&self.peers[node])]);
+        command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", "new"]);
+        // Room for the whole load.
+        command.args(["--quota-backend-bytes", "4000000000"]);
+        command
+    }
+
+    pub(crate) fn pid(&self, node: usize) -> Option<u32> {
+        self.processes[node].as_ref().map(Child::id)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, node: usize) -> anyhow::Result<()> {
+        if let Some(mut process) = self.processes[node].take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node that was told to has ended.
+    pub(crate) fn wait(&mut self, node: usize) -> anyhow::Result<()> {
+        if let Some(mut process) = self.processes[node].take() {
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn runs(&mut self, node: usize) -> bool {
+        self.processes[node].as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
+    }
+
+    /// The node that leads: the load goes there, to both stores.
+    pub(crate) async fn leader(&self) -> anyhow::Result<usize> {
+        let begin = Instant::now();
+        while begin.elapsed() < STARTING {
+            for (node, address) in self.addresses.iter().enumerate() {
+                if self.processes[node].is_some() && leads(self.kind, address).await.unwrap_or(false) {
+                    return Ok(node);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("no node of {:?} leads; their logs are in {}", self.kind, self.directory.display())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for node in 0..self.processes.len() {
+            // It has ended already, or ends with this process's other children.
+            drop(self.kill(node));
+        }
+    }
+}
+
+async fn leads(kind: Kind, address: &str) -> anyhow::Result<bool> {
+    let patience = Duration::from_millis(500);
+    match kind {
+        Kind::Cellway => Ok(cluster::status(address, patience).await?.is_leader),
+        Kind::Etcd => {
+            let mut client = MaintenanceClient::new(connect(address)?);
+            let asked = client.status(kv::StatusRequest {});
+            let status = tokio::time::timeout(patience, asked).await??.into_inner();
+            let member = status.header.map_or(0, |header| header.member_id);
+            Ok(status.leader != 0 && status.leader == member)
+        }
+    }
+}
+
+/// A connection of its own.
+pub(crate) fn connect(address: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+    Ok(endpoint.connect_timeout(Duration::from_millis(500)).connect_lazy())
+}

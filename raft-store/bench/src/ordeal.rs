@@ -1,0 +1,385 @@
+//! Kills and power cuts, while clients put; and the judgement.
+//!
+//! A *kill* is a SIGKILL at any instant: what the process had not handed to the kernel is gone. A *cut* is what a disk holds
+//! when the power goes: the file system is a loop-mounted image, the node is stopped with SIGSTOP, the image is copied,
+//! and the copy is opened as after the power has come back. What the kernel had not written is gone, too.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use cell_store::{Store, StoreOptions};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::history::{Ending, Operation, State, judge};
+use crate::kv;
+use crate::kv::kv_client::KvClient;
+use crate::load::{self, Keys};
+use crate::nodes::{Kind, NodeOptions, Nodes, connect};
+use crate::watching;
+
+const CLIENTS: usize = 8;
+/// How long a client tries one put.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long a cluster may need to go on after a kill.
+const RECOVERING: Duration = Duration::from_secs(30);
+/// Of the image that stands for a disk.
+const IMAGE_BYTES: u64 = 384 * 1024 * 1024;
+
+/// How often nodes are ended.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Kill {
+    /// How often; every fourth time all three at once
+    #[arg(long, default_value_t = 200)]
+    rounds: u32,
+    /// What the choices follow
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// How long writes wait when something happens to a node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Gaps {
+    /// How often each
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+}
+
+/// How often the power goes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cut {
+    /// How often
+    #[arg(long, default_value_t = 200)]
+    rounds: u32,
+    /// What the choices follow
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Choices that follow a seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// Clients that put until they are told to end, and what they were told.
+struct Clients {
+    tasks: JoinSet<()>,
+    told: Arc<Mutex<Vec<Operation>>>,
+    end: CancellationToken,
+}
+
+impl Clients {
+    fn start(addresses: &[String], keys: &Keys) -> anyhow::Result<Self> {
+        let mut clients = Self { tasks: JoinSet::new(), told: Arc::default(), end: CancellationToken::new() };
+        for client in 0..CLIENTS {
+            let services = addresses.iter().map(|address| Ok(KvClient::new(connect(address)?)));
+            let services = services.collect::<anyhow::Result<Vec<_>>>()?;
+            let (keys, told, end) = (keys.clone(), Arc::clone(&clients.told), clients.end.clone());
+            clients.tasks.spawn(async move {
+                let mut at = client;
+                while !end.is_cancelled() {
+                    let operation = put_until_answered(&services, &mut at, keys.next()).await;
+                    told.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
+                }
+            });
+        }
+        Ok(clients)
+    }
+
+    fn so_far(&self) -> Vec<Operation> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn end(mut self) -> Vec<Operation> {
+        self.end.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.so_far()
+    }
+}
+
+type Service = KvClient<tonic::transport::Channel>;
+
+/// Tries every node in turn, with the same key and so with the same request id.
+async fn put_until_answered(services: &[Service], at: &mut usize, key: String) -> Operation {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let mut service = services[*at % services.len()].clone();
+        let request = kv::PutRequest { key: key.clone().into(), value: Vec::new().into() };
+        if let Ok(Ok(answer)) = tokio::time::timeout(ATTEMPT, service.put(request)).await {
+            let revision = answer.into_inner().header.map_or(0, |header| header.revision);
+            let revision = u64::try_from(revision).unwrap_or(0);
+            return Operation { key, begun, ending: Ending::Answered(revision, Instant::now()) };
+        }
+        *at += 1;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    Operation { key, begun, ending: Ending::Unknown }
+}
+
+/// Waits until somebody is answered who has begun after now.
+async fn progress(clients: &Clients) -> anyhow::Result<()> {
+    let since = Instant::now();
+    let later = |operation: &Operation| operation.begun > since && operation.ending != Ending::Unknown;
+    while since.elapsed() < RECOVERING {
+        if clients.so_far().iter().rev().take(64).any(later) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("no put was answered for {} s", RECOVERING.as_secs())
+}
+
+/// Every key that a node has, once it has `revision`.
+async fn state_of(address: &str, revision: u64) -> anyhow::Result<State> {
+    let mut stream = watching::begin(crate::kv::watch_client::WatchClient::new(connect(address)?), 1).await?;
+    let mut state = State::new();
+    loop {
+        let next = tokio::time::timeout(RECOVERING, stream.message()).await;
+        let response = next.context("a node does not catch up")??.context("the watch ended")?;
+        let header = response.header.map_or(0, |header| header.revision);
+        for kv in response.events.into_iter().filter_map(|event| event.kv) {
+            state.insert(String::from_utf8(kv.key.to_vec())?, u64::try_from(kv.mod_revision)?);
+        }
+        if u64::try_from(header)? >= revision && state.values().max().copied().unwrap_or(0) >= revision {
+            return Ok(state);
+        }
+    }
+}
+
+fn newest(operations: &[Operation]) -> u64 {
+    let revision = |operation: &Operation| match operation.ending {
+        Ending::Answered(revision, _) => revision,
+        Ending::Unknown => 0,
+    };
+    operations.iter().map(revision).max().unwrap_or(0)
+}
+
+pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut chance = Chance(kill.seed);
+    // Small enough that snapshots, purges and their half-done states are hit, too.
+    let extra = ["--snapshot-after", "150"].map(str::to_owned).to_vec();
+    let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions { extra }).await?;
+    load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
+    let (keys, mut gaps) = (Keys::default(), Vec::new());
+    let clients = Clients::start(&nodes.addresses, &keys)?;
+    for round in 0..kill.rounds {
+        tokio::time::sleep(Duration::from_millis(50 + chance.below(350))).await;
+        let victims: Vec<usize> =
+            if round % 4 == 3 { vec![0, 1, 2] } else { vec![usize::try_from(chance.below(3))?] };
+        let killed = Instant::now();
+        victims.iter().try_for_each(|victim| nodes.kill(*victim))?;
+        tokio::time::sleep(Duration::from_millis(chance.below(120))).await;
+        for victim in victims {
+            nodes.spawn(victim)?;
+        }
+        progress(&clients).await.with_context(|| format!("after kill {round} of seed {}", kill.seed))?;
+        gaps.push(killed.elapsed());
+        for node in 0..3 {
+            ensure!(nodes.runs(node), "node {node} does not start after kill {round} of seed {}", kill.seed);
+        }
+    }
+    let operations = clients.end().await;
+    let mut states = Vec::new();
+    for address in &nodes.addresses {
+        states.push(state_of(address, newest(&operations)).await?);
+    }
+    gaps.sort_unstable();
+    let middle = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
+    verdict(
+        &format!("kill: seed {}, {} rounds, median time to the next answer {middle:?}", kill.seed, kill.rounds),
+        &operations,
+        &judge(&operations, &states),
+    )
+}
+
+/// The longest time without an answer, of those that begin after `since`.
+fn longest_gap(told: &[Operation], since: Instant) -> Duration {
+    let answered = told.iter().filter_map(|operation| match operation.ending {
+        Ending::Answered(_, at) => Some(at),
+        Ending::Unknown => None,
+    });
+    let mut answered: Vec<Instant> = answered.filter(|at| *at >= since).collect();
+    answered.sort_unstable();
+    let first = answered.first().map_or(Duration::ZERO, |first| *first - since);
+    answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default().max(first)
+}
+
+/// What each event does to a steady load: nothing (the measure of the machine), a leader that is told to stop, a leader
+/// that is killed, a follower that was cut off (stopped) for longer than elections take and comes back.
+pub(crate) async fn gaps(gaps: Gaps) -> anyhow::Result<()> {
+    const EVENTS: [&str; 4] = ["nothing", "leader told to stop", "leader killed", "cut-off member returns"];
+    const SETTLING: Duration = Duration::from_secs(2);
+    let directory = tempfile::tempdir()?;
+    let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions::default()).await?;
+    load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
+    let keys = Keys::default();
+    let clients = Clients::start(&nodes.addresses, &keys)?;
+    for event in EVENTS {
+        let mut seen = Vec::new();
+        for _ in 0..gaps.rounds {
+            progress(&clients).await?;
+            let leader = nodes.leader().await?;
+            let follower = (leader + 1) % 3;
+            if event == "cut-off member returns" {
+                signal(nodes.pid(follower).context("it runs")?, "STOP")?;
+                tokio::time::sleep(Duration::from_secs(6)).await;
+            }
+            let since = Instant::now();
+            match event {
+                "leader told to stop" => {
+                    signal(nodes.pid(leader).context("it runs")?, "TERM")?;
+                    nodes.wait(leader)?;
+                }
+                "leader killed" => nodes.kill(leader)?,
+                "cut-off member returns" => signal(nodes.pid(follower).context("it runs")?, "CONT")?,
+                _ => {}
+            }
+            tokio::time::sleep(SETTLING).await;
+            seen.push(longest_gap(&clients.so_far(), since));
+            if !nodes.runs(leader) {
+                nodes.spawn(leader)?;
+                tokio::time::sleep(SETTLING).await;
+            }
+        }
+        seen.sort_unstable();
+        let middle = seen[seen.len() / 2];
+        crate::say(&format!("{event}: longest time without an answer, median {middle:?}, all {seen:?}\n"));
+    }
+    let operations = clients.end().await;
+    let mut states = Vec::new();
+    for address in &nodes.addresses {
+        states.push(state_of(address, newest(&operations)).await?);
+    }
+    verdict("gaps", &operations, &judge(&operations, &states))
+}
+
+fn verdict(title: &str, operations: &[Operation], broken: &[String]) -> anyhow::Result<()> {
+    let unknown = operations.iter().filter(|operation| operation.ending == Ending::Unknown).count();
+    crate::say(&format!(
+        "{title}; {} puts, {unknown} unknown, {} broken promises\n",
+        operations.len(),
+        broken.len()
+    ));
+    for promise in broken.iter().take(20) {
+        crate::say(&format!("  {promise}\n"));
+    }
+    ensure!(broken.is_empty(), "promises were broken");
+    Ok(())
+}
+
+/// A file system of its own in a file. It goes with the value.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(image: &Path, at: PathBuf) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&at)?;
+        let status = quiet(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&at))?;
+        ensure!(status.success(), "the image cannot be mounted");
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: whoever still holds a file of it ends soon.
+        drop(quiet(Command::new("umount").arg("-l").arg(&self.0)));
+    }
+}
+
+fn quiet(command: &mut Command) -> std::io::Result<ExitStatus> {
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status()
+}
+
+fn make_image(path: &Path) -> anyhow::Result<()> {
+    std::fs::File::create(path)?.set_len(IMAGE_BYTES)?;
+    let made = quiet(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path))?;
+    ensure!(made.success(), "mkfs.ext4 has failed");
+    Ok(())
+}
+
+fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+    let sent = quiet(Command::new("kill").args(["-s", name, &pid.to_string()]))?;
+    ensure!(sent.success(), "no signal reaches the node");
+    Ok(())
+}
+
+pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (image, copy) = (directory.path().join("disk"), directory.path().join("copy"));
+    let mounted = match make_image(&image).and_then(|()| Mounted::new(&image, directory.path().join("mnt"))) {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            crate::say(&format!("cut: skipped, because a loop mount needs root and mkfs.ext4: {error}\n"));
+            return Ok(());
+        }
+    };
+    let mut chance = Chance(cut.seed);
+    let extra = ["--snapshot-after", "100"].map(str::to_owned).to_vec();
+    // One node: nobody else has what it acknowledges.
+    let mut nodes = Nodes::start(Kind::Cellway, &mounted.0, 1, NodeOptions { extra }).await?;
+    load::prepare(&nodes.addresses[0]).await?;
+    let keys = Keys::default();
+    let clients = Clients::start(&nodes.addresses, &keys)?;
+    let mut broken = Vec::new();
+    for round in 0..cut.rounds {
+        tokio::time::sleep(Duration::from_millis(20 + chance.below(200))).await;
+        let pid = nodes.pid(0).context("it runs")?;
+        signal(pid, "STOP")?;
+        let told = clients.so_far();
+        std::fs::copy(&image, &copy)?;
+        signal(pid, "CONT")?;
+        let opened = {
+            let after = Mounted::new(&copy, directory.path().join("after"))?;
+            state_after(&after.0.join("node-0"), &nodes.addresses[0]).await
+        };
+        match opened {
+            Ok(state) => broken.extend(lost(&told, &state).map(|lost| format!("cut {round}: {lost}"))),
+            Err(error) => broken.push(format!("cut {round}: it does not open: {error:#}")),
+        }
+        ensure!(nodes.runs(0), "the node has ended");
+    }
+    let operations = clients.end().await;
+    let state = state_of(&nodes.addresses[0], newest(&operations)).await?;
+    broken.extend(judge(&operations, &[state]));
+    nodes.kill(0)?;
+    verdict(&format!("cut: seed {}, {} rounds", cut.seed, cut.rounds), &operations, &broken)
+}
+
+/// What was answered and is not there. What was on its way may be there, too.
+fn lost<'a>(told: &'a [Operation], state: &'a State) -> impl Iterator<Item = String> + 'a {
+    told.iter().filter_map(|operation| match operation.ending {
+        Ending::Answered(revision, _) if state.get(&operation.key) != Some(&revision) => {
+            Some(format!("{} was answered at {revision} and is {:?}", operation.key, state.get(&operation.key)))
+        }
+        _ => None,
+    })
+}
+
+/// Opens a data directory in this process and reads what it holds.
+async fn state_after(data_dir: &Path, address: &str) -> anyhow::Result<State> {
+    let store = Store::open(StoreOptions::new(data_dir, address)).await?;
+    let begin = Instant::now();
+    while store.read_index().await.is_err() {
+        ensure!(begin.elapsed() < RECOVERING, "it does not lead");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let state = store.view(|fleet| {
+        let record = |record: &cell_model::TenantRecord| (record.id.to_string(), record.revision.get());
+        fleet.tenants_after(None).map(record).collect()
+    });
+    store.stop().await;
+    Ok(state)
+}

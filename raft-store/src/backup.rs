@@ -1,0 +1,268 @@
+//! Backup, verify, restore.
+//!
+//! A backup is a snapshot at one revision, in the format in which nodes send each other theirs: every block has a
+//! checksum, the whole has a digest. It is made while the store runs, and verified without it.
+//!
+//! Restoring makes a *new* cluster of one node: another cluster id, a fresh node id, and a higher lineage, so that
+//! nobody takes the one history for the other; the revision jumps ahead by [`REVISIONS_SKIPPED`], past whatever the old
+//! cluster may have handed out after the backup. Other nodes join it as they join any cluster. Records keep the lineage
+//! and epoch under which cells have granted them: a cell that has seen a newer epoch refuses what is older.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use cell_model::{ClusterId, Fleet, FleetHead, Lineage, Revision};
+use openraft::async_runtime::WatchReceiver;
+
+use crate::codec;
+use crate::disk::Disk;
+use crate::entropy;
+use crate::error::{BackupError, CompactError, EngineError, OpenError};
+use crate::fault::Fault;
+use crate::identity::Identity;
+use crate::log::{Log, META_HARD_STATE};
+use crate::mirror::{Mirror, head_of};
+use crate::offload::{offload, sync_log};
+use crate::snapshot::{self, Contents, SnapshotData};
+use crate::store::Store;
+use crate::wire::{WireHardState, WireHead, WireLogId, WireMembership, WireStored, WireVote};
+
+/// How far a restore moves the revision ahead.
+pub const REVISIONS_SKIPPED: u64 = 1 << 32;
+const CHUNK_BYTES: u64 = 1024 * 1024;
+
+/// What a backup or a data directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// Of which history.
+    pub lineage: Lineage,
+    /// As of which revision.
+    pub revision: Revision,
+    /// Tenants, tombstones included.
+    pub tenants: usize,
+    /// All records.
+    pub records: usize,
+    /// Remembered answers.
+    pub answers: usize,
+    /// Length of the backup; 0 of a directory.
+    pub bytes: u64,
+    /// Entries of the log; 0 of a backup.
+    pub log_entries: u64,
+}
+
+impl Summary {
+    fn of(fleet: &Fleet, bytes: u64, log_entries: u64) -> Self {
+        let head = fleet.head();
+        Self {
+            cluster: head.cluster,
+            lineage: head.lineage,
+            revision: head.revision,
+            tenants: fleet.tenant_count(),
+            records: fleet.records().count(),
+            answers: head.answered.len(),
+            bytes,
+            log_entries,
+        }
+    }
+}
+
+/// A backup that was made and waits to be read. Dropping it removes it from the node's disk.
+#[derive(Debug)]
+pub struct Backup {
+    data: SnapshotData,
+    /// As of which revision.
+    pub revision: Revision,
+    /// Its length.
+    pub bytes: u64,
+    read: u64,
+}
+
+impl Backup {
+    /// The next piece; none at the end.
+    ///
+    /// # Errors
+    /// [`BackupError::Engine`] where the disk refuses.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, BackupError> {
+        let (data, from) = (self.data.clone(), self.read);
+        let chunk = offload(self.data.blocks(), "reading a backup", move || {
+            let mut chunk = Vec::new();
+            let read = data.reader_from(from).take(CHUNK_BYTES).read_to_end(&mut chunk);
+            read.map_err(|error| EngineError::Io { operation: "reading a backup", reason: error.to_string() })?;
+            Ok(chunk)
+        })
+        .await
+        .map_err(BackupError::Engine)?;
+        self.read += chunk.len() as u64;
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
+}
+
+impl Store {
+    /// Makes a backup of what this node has applied: call [`Store::read_index`] first to have everything that was
+    /// acknowledged before. Nothing waits for it.
+    ///
+    /// # Errors
+    /// [`BackupError`] where the disk has no room or refuses.
+    pub async fn backup(&self) -> Result<Backup, BackupError> {
+        let node = &self.inner.node;
+        node.space.check().map_err(|full| BackupError::Full { reason: full.to_string() })?;
+        let machine = Arc::clone(&node.machine);
+        let (head, fleet) = machine.image();
+        let revision = head.revision;
+        let written = offload(machine.depot().blocks(), "writing a backup", move || {
+            let mut incoming = machine.depot().begin()?;
+            let failed = |error: std::io::Error| EngineError::Io {
+                operation: "writing a backup",
+                reason: error.to_string(),
+            };
+            snapshot::write(&mut incoming, &head, &fleet).map_err(failed)?;
+            incoming.finish()
+        });
+        let data = written.await.map_err(BackupError::Engine)?;
+        let bytes = data.length().map_err(BackupError::Read)?;
+        Ok(Backup { data, revision, bytes, read: 0 })
+    }
+
+    /// Writes a snapshot of what is applied, so that the log before it can go. Answers the entry that it covers.
+    ///
+    /// # Errors
+    /// [`CompactError`]
+    pub async fn snapshot(&self) -> Result<u64, CompactError> {
+        self.inner.node.space.check().map_err(|full| CompactError::Full { reason: full.to_string() })?;
+        let mut metrics = self.raft().metrics();
+        let applied = metrics.borrow_watched().last_applied.map_or(0, |applied| applied.index);
+        self.raft().trigger().snapshot().await.map_err(|_| CompactError::Stopped)?;
+        let covered = async {
+            loop {
+                let covers = metrics.borrow_watched().snapshot.map_or(0, |covered| covered.index);
+                if covers >= applied {
+                    return Ok(covers);
+                }
+                metrics.changed().await.map_err(|_| CompactError::Stopped)?;
+            }
+        };
+        let patience = self.inner.options.timers.install_snapshot;
+        tokio::time::timeout(patience, covered).await.map_err(|_| CompactError::TimedOut)?
+    }
+
+    /// Writes a snapshot and drops the log that it covers. A follower that lags then needs a snapshot. Answers the
+    /// newest entry that is gone.
+    ///
+    /// # Errors
+    /// [`CompactError`]
+    pub async fn compact(&self) -> Result<u64, CompactError> {
+        let covered = self.snapshot().await?;
+        let mut metrics = self.raft().metrics();
+        self.raft().trigger().purge_log(covered).await.map_err(|_| CompactError::Stopped)?;
+        let purged = async {
+            loop {
+                let purged = metrics.borrow_watched().purged.map_or(0, |purged| purged.index);
+                if purged >= covered {
+                    return Ok(purged);
+                }
+                metrics.changed().await.map_err(|_| CompactError::Stopped)?;
+            }
+        };
+        let patience = self.inner.options.timers.install_snapshot;
+        tokio::time::timeout(patience, purged).await.map_err(|_| CompactError::TimedOut)?
+    }
+}
+
+fn read_backup(path: &Path) -> Result<(Contents, u64), BackupError> {
+    let file = File::open(path).map_err(BackupError::Read)?;
+    let bytes = file.metadata().map_err(BackupError::Read)?.len();
+    let contents = snapshot::read(&mut BufReader::with_capacity(1 << 17, file)).map_err(BackupError::Engine)?;
+    Ok((contents, bytes))
+}
+
+/// Reads a whole backup and checks every part of it. Blocks.
+///
+/// # Errors
+/// [`BackupError`] names what is wrong.
+pub fn verify_backup(path: &Path) -> Result<Summary, BackupError> {
+    let (contents, bytes) = read_backup(path)?;
+    Ok(Summary::of(&contents.fleet, bytes, 0))
+}
+
+/// Reads a whole data directory, as a start would, and checks every record, entry and snapshot. The node must not
+/// run. Needs a runtime around it.
+///
+/// # Errors
+/// [`OpenError`] names what is wrong.
+pub async fn verify_directory(path: &Path) -> Result<Summary, OpenError> {
+    let failed = |source: EngineError| OpenError::Storage { path: path.to_owned(), source };
+    if !path.join("lock").exists() {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it holds no store");
+        return Err(OpenError::Directory { path: path.to_owned(), source });
+    }
+    let disk = Disk::directory(path)?;
+    let identity = Identity::open(Arc::clone(&disk.log), path, None).await?;
+    let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), Fault::new()).map_err(failed)?;
+    let (_, loaded) = Mirror::load(Arc::clone(&disk.state)).map_err(failed)?;
+    log.check_against(loaded.head.applied, loaded.log_synced).map_err(failed)?;
+    let entries = log.check_all().map_err(failed)?;
+    let mut fleet = loaded.fleet;
+    if let Some(data) = disk.depot.current().map_err(failed)? {
+        let contents = snapshot::read(&mut data.reader()).map_err(failed)?;
+        if contents.head.applied > loaded.head.applied {
+            fleet = contents.fleet;
+        }
+    }
+    let mut summary = Summary::of(&fleet, 0, entries);
+    summary.cluster = identity.cluster().unwrap_or_default();
+    Ok(summary)
+}
+
+/// What a restore has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// The new cluster.
+    pub cluster: ClusterId,
+    /// Its history.
+    pub lineage: Lineage,
+    /// The revision that it goes on from.
+    pub revision: Revision,
+    /// The node of the new directory.
+    pub node_id: u64,
+}
+
+/// Makes a data directory out of a backup: the one voter of a new cluster, reached at `advertise`.
+///
+/// # Errors
+/// [`BackupError`]; the directory must not exist or be empty.
+pub async fn restore(backup: &Path, data_dir: &Path, advertise: &str) -> Result<Restored, BackupError> {
+    let (contents, _) = read_backup(backup)?;
+    let empty = |mut entries: fs::ReadDir| entries.next().is_none();
+    if !fs::read_dir(data_dir).map_or(true, empty) {
+        return Err(BackupError::NotEmpty { path: data_dir.to_owned() });
+    }
+    let disk = Disk::directory(data_dir).map_err(BackupError::Open)?;
+    let identity = Identity::open(Arc::clone(&disk.log), data_dir, None).await.map_err(BackupError::Open)?;
+    let node_id = identity.node_id();
+    let cluster = ClusterId(entropy::seed(None, "choosing a cluster id").map_err(BackupError::Engine)?.max(1));
+    let old = contents.fleet.head();
+    let lineage = Lineage(old.lineage.get() + 1);
+    let revision = Revision(old.revision.get().saturating_add(REVISIONS_SKIPPED));
+    let mut fleet = Fleet::from_head(FleetHead { cluster, lineage, revision, ..old.clone() });
+    contents.fleet.records().for_each(|record| fleet.install(record));
+    let first = WireLogId { term: 1, node: node_id, index: 1 };
+    let membership =
+        WireMembership { configs: vec![[node_id].into()], nodes: [(node_id, advertise.to_owned())].into() };
+    let membership = WireStored { at: Some(first), membership };
+    let head = head_of(&fleet, &WireHead { applied: Some(first), membership, ..WireHead::default() });
+    let mut incoming = disk.depot.begin().map_err(BackupError::Engine)?;
+    snapshot::write(&mut incoming, &head, &fleet.image()).map_err(BackupError::Read)?;
+    let finished = incoming.finish().and_then(|data| disk.depot.adopt(&data));
+    finished.map_err(BackupError::Engine)?;
+    let vote = WireVote { term: first.term, node: node_id, committed: false };
+    let hard_state = WireHardState { vote: Some(vote), committed: None };
+    disk.log.put_meta(META_HARD_STATE, &codec::seal(&hard_state)).map_err(BackupError::Engine)?;
+    sync_log(&disk.log).await.map_err(BackupError::Engine)?;
+    // Last: without it the directory is that of a node which waits to be claimed.
+    identity.claim(cluster).await.map_err(BackupError::Claim)?;
+    Ok(Restored { cluster, lineage, revision, node_id })
+}
