@@ -1,11 +1,15 @@
 //! What may be typed. kubectl's grammar: a verb, a noun, a name; "explicit always overrides implicit".
 
+mod plan;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use plan::{Apply, Asked, BoundArgs, Explain, FleetArgs, JudgeArgs, Plan};
 
 /// The command line of Cellway.
 #[derive(Debug, Parser)]
@@ -14,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     about = "Place tenants in cells and move them while they are used",
     arg_required_else_help = true,
-    after_help = "Exit codes:\n  0 done · 1 failed · 3 checks warn · 4 move aborted, cancelled or rolled back (with --watch)\n  \
+    after_help = "Exit codes:\n  0 done · 1 failed · 2 plan has moves (with --detailed-exitcode) · 3 checks warn · 4 move aborted, cancelled or rolled back (with --watch)\n  \
                   5 outcome unknown: run the printed command to learn it · 64 wrong usage · 75 control plane unavailable"
 )]
 pub struct Cli {
@@ -67,6 +71,8 @@ pub enum Output {
     Json,
     /// Names only, as `tenant/acme`
     Name,
+    /// One page with everything on it, for `plan` and `explain`
+    Html,
 }
 
 /// Verbs.
@@ -93,6 +99,14 @@ pub enum Command {
     /// Move a tenant to another cell, or steer a move
     #[command(subcommand)]
     Move(Move),
+    /// Plan placements, moves, drains and losses; nothing is changed
+    #[command(subcommand)]
+    Plan(Plan),
+    /// Say why a tenant is where it is, and where it would be better
+    #[command(subcommand)]
+    Explain(Explain),
+    /// Carry out a plan of moves, wave by wave; run again it goes on where it was
+    Apply(Apply),
     /// Make a cluster of control nodes, or look at it
     #[command(subcommand)]
     Cluster(Cluster),

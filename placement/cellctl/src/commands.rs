@@ -10,11 +10,11 @@ use std::future::Future;
 use cell_client::{ClientOptions, ControlClient, WriteOptions};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, Output};
 use crate::console;
 use crate::endpoints;
 use crate::failure::{Exit, Failure};
-use crate::{demo, dev, host};
+use crate::{demo, dev, host, plan};
 
 /// Runs one command line.
 #[must_use]
@@ -30,6 +30,10 @@ pub fn run(cli: Cli) -> Exit {
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
+    let draws = matches!(cli.command, Command::Plan(_) | Command::Explain(_));
+    if global.output == Output::Html && !draws {
+        return Err(Failure::usage("only `plan` and `explain` print pages", "-o table, json or name"));
+    }
     match cli.command {
         Command::Create(create) => ask(&global, |control| write::create(control, create)),
         Command::Delete(delete) => ask(&global, |control| write::delete(control, delete)),
@@ -42,6 +46,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
         }
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
+        Command::Plan(command) => plan::run(&global, command),
+        Command::Explain(command) => plan::explain(&global, command),
+        Command::Apply(apply) => ask(&global, |control| plan::apply(control, apply)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
         Command::Keygen { out } => keygen::run(&out),
         Command::Dev(options) => on_runtime(dev::run(options)),
@@ -85,17 +92,20 @@ impl Control {
     }
 }
 
+/// A client of the control plane that the command line names.
+pub(crate) fn connect(global: &Global) -> Result<Control, Failure> {
+    let options = ClientOptions { deadline: global.timeout, ..ClientOptions::default() };
+    Ok(Control { client: ControlClient::new(endpoints::resolve(global)?, options), global: global.clone() })
+}
+
 fn ask<F>(global: &Global, command: impl FnOnce(Control) -> F) -> Result<Exit, Failure>
 where
     F: Future<Output = Result<Exit, Failure>>,
 {
-    let endpoints = endpoints::resolve(global)?;
-    let options = ClientOptions { deadline: global.timeout, ..ClientOptions::default() };
-    let client = || ControlClient::new(endpoints, options);
-    on_runtime(async { command(Control { client: client(), global: global.clone() }).await })
+    on_runtime(async { command(connect(global)?).await })
 }
 
-fn on_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+pub(crate) fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let hint = "too many threads or open files on this machine?";
     runtime.map_err(|error| Failure::local("RUNTIME", &error.into(), hint))?.block_on(command)

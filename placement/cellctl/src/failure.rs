@@ -12,6 +12,8 @@ pub enum Exit {
     Done = 0,
     /// Failed: nothing was changed, or what was is said.
     Failed = 1,
+    /// A plan has moves, and the caller has asked to be told by the exit code.
+    Changes = 2,
     /// A watched move was aborted, cancelled or rolled back.
     NotMoved = 4,
     /// It may or may not have happened.

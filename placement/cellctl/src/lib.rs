@@ -1,7 +1,7 @@
 //! The command line of Cellway, and the place where all crates come together.
 //!
 //! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
-//! are pure; `follow` shows a move while it runs; `dev` hosts a whole fleet in this process, `demo` runs one of many
+//! are pure; `follow` shows a move while it runs; `plan` decides where tenants belong and carries plans out; `dev` hosts a whole fleet in this process, `demo` runs one of many
 //! processes and judges it; `host` runs one server. Data goes to standard output, everything else to standard error.
 
 mod cli;
@@ -13,6 +13,7 @@ mod endpoints;
 mod failure;
 mod follow;
 mod host;
+mod plan;
 pub mod render;
 pub mod view;
 
