@@ -140,7 +140,7 @@ pub enum Create {
     Tenant {
         /// Its name: lower-case letters, digits and '-'
         name: TenantId,
-        /// Where it is to live [default: the active cell of its residency with the fewest tenants]
+        /// Where it is to live [default: the planner chooses; `explain tenant` says why]
         #[arg(long, value_name = "CELL")]
         cell: Option<CellId>,
         /// What it has paid for

@@ -1,7 +1,7 @@
 //! The gRPC services in front of the store.
 //!
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
-//! * `page`: lists, page by page;
+//! * `page`: lists, page by page; `placing`: a cell for a tenant that names none;
 //! * `watch`: a snapshot, then changes;
 //! * `cluster`: making and looking after the cluster itself.
 
@@ -18,6 +18,7 @@ use crate::{Liveness, Signer, refusal};
 mod cluster;
 mod control;
 mod page;
+mod placing;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;

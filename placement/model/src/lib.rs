@@ -24,7 +24,9 @@ mod record;
 mod rejected;
 mod step;
 
-pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply};
+pub use command::{
+    Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Suggestion,
+};
 pub use decide::decide;
 pub use effects::{Effect, pending_effects};
 pub use event::Event;

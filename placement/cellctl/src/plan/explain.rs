@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use cell_model::TenantId;
 use cell_planner::{Candidate, Decision, Layout, place};
 use serde::Serialize;
 
@@ -9,6 +10,7 @@ use super::place::{find, moving};
 use super::text::percent;
 use super::{html, load, plural, policy, ring};
 use crate::cli::{Explain, Global, Output};
+use crate::commands::{connect, on_runtime};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render::table;
@@ -43,7 +45,7 @@ pub(crate) fn run(global: &Global, explain: Explain) -> Result<Exit, Failure> {
         kind: "Explanation",
         origin: loaded.origin,
         cell: layout.home(tenant).map(|cell| layout.cell_id(cell).to_string()),
-        placed: None,
+        placed: if loaded.is_live { kept(global, &name)? } else { None },
         decision,
     };
     console::data(&match global.output {
@@ -53,6 +55,12 @@ pub(crate) fn run(global: &Global, explain: Explain) -> Result<Exit, Failure> {
         Output::Html => html::explanation(&explanation),
     });
     Ok(Exit::Done)
+}
+
+/// What the record says of how it was placed.
+fn kept(global: &Global, name: &TenantId) -> Result<Option<String>, Failure> {
+    let record = on_runtime(async { Ok(connect(global)?.client.get_tenant(name).await?) })?;
+    Ok(Some(record.placed).filter(|placed| !placed.is_empty()))
 }
 
 fn told(explanation: &Explanation) -> String {

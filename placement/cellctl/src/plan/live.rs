@@ -3,8 +3,8 @@
 //! Places, states, regions, residencies, tiers and moves come from the control plane, all at one revision. Storage is
 //! what the cells' agents have measured. What nobody can measure comes from a *profile*: capacities, kinds and failure
 //! domains of cells, demands, groups, pins and cooldowns of tenants. Without one, a tenant is taken to want one
-//! connection and its measured storage, and a cell to have room for the whole fleet: placing, draining and repairing
-//! work then, and a cell is hot only if it holds most of all tenants.
+//! connection and its measured storage, and a cell to have room for four times the mean of all cells: placing, draining
+//! and repairing work then, and a cell is hot only if it holds far more than its share.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,6 +22,10 @@ use crate::failure::Failure;
 /// Tries to read every page at one revision.
 const TRIES: usize = 20;
 const BYTES_PER_GB: f64 = 1e9;
+/// Room of a cell that nobody has described, in means of all cells,
+const MEANS: f64 = 4.0;
+/// and how full the fullest cell is with it, at most.
+const FULLEST: f64 = 0.75;
 
 /// The fleet, and what a person should know of how it was come by.
 #[derive(Debug)]
@@ -153,22 +157,36 @@ impl Picture {
 
     fn without_profile(&self, notes: &mut Vec<String>) -> FleetDocument {
         let tenants: Vec<TenantEntry> = self.tenant_entries().map(|of| pooled(of, false)).collect();
-        let room = self.whole_fleet(tenants.len());
+        let room = self.room(&tenants);
         let cells = self.cells.iter().map(|cell| CellEntry { capacity: room, ..Self::cell_entry(cell) }).collect();
         notes.push(
             "no --profile: each tenant counts as one connection and its measured storage, each cell has room for \
-             all of them"
+             four times the mean of all cells"
                 .into(),
         );
         FleetDocument { revision: self.revision, cells, tenants }
     }
 
-    fn whole_fleet(&self, tenants: usize) -> Amounts {
-        let storage: f64 = self.measured.values().sum();
-        #[expect(clippy::cast_precision_loss, reason = "a number of tenants")]
-        let connections = tenants as f64;
-        // One more than there are: the next one fits as well.
-        Amounts { cpu: 0.0, connections: connections + 1.0, storage: storage.ceil() + 1.0 }
+    /// Room where nobody knows better: four times what a cell has on average, and a third more than any has.
+    fn room(&self, tenants: &[TenantEntry]) -> Amounts {
+        let mut cells: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for tenant in tenants {
+            for cell in [&tenant.cell, &tenant.moving_to].into_iter().filter(|cell| !cell.is_empty()) {
+                let (connections, storage) = cells.entry(cell).or_default();
+                *connections += most(&tenant.demand.connections.mean);
+                *storage += most(&tenant.demand.storage.mean);
+            }
+        }
+        let room = |of: fn(&(f64, f64)) -> f64| {
+            let (total, fullest) = cells
+                .values()
+                .map(of)
+                .fold((0.0, 0.0), |(total, fullest): (f64, f64), of| (total + of, fullest.max(of)));
+            #[expect(clippy::cast_precision_loss, reason = "a number of cells")]
+            let mean = total / self.cells.len().max(1) as f64;
+            (mean * MEANS).max(fullest / FULLEST).ceil() + 1.0
+        };
+        Amounts { cpu: 0.0, connections: room(|of| of.0), storage: room(|of| of.1) }
     }
 
     fn with_profile(&self, profile: &FleetDocument, notes: &mut Vec<String>) -> FleetDocument {
@@ -187,7 +205,7 @@ impl Picture {
             })
             .map(|of| pooled(of, dedicated))
             .collect();
-        let room = self.whole_fleet(tenants.len());
+        let room = self.room(&tenants);
         let mut cell_of = |cell: &CellRecord| match known_cells.get(cell.id.as_str()) {
             Some(known) => CellEntry { id: cell.id.to_string(), ..merged(Self::cell_entry(cell), known) },
             None => {
@@ -197,7 +215,10 @@ impl Picture {
         };
         let cells = self.cells.iter().map(&mut cell_of).collect();
         if new_cells > 0 {
-            notes.push(format!("the profile lacks {}: room for all tenants is assumed", plural(new_cells, "cell")));
+            notes.push(format!(
+                "the profile lacks {}: room for four times the mean is assumed",
+                plural(new_cells, "cell")
+            ));
         }
         if new_tenants > 0 {
             let lacking = plural(new_tenants, "tenant");

@@ -5,7 +5,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Ground, envelope, page, watch};
+use super::{Ground, envelope, page, placing, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -143,7 +143,12 @@ impl ControlService for ControlEndpoint {
     async fn create_tenant(&self, request: Request<v1::CreateTenantRequest>) -> Answer<v1::TenantResponse> {
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
-        let command = command(wire)?;
+        let mut command = command(wire)?;
+        if let Command::CreateTenant(new) = &command
+            && let Some(suggestion) = self.0.view(|fleet| placing::suggest(fleet, new))
+        {
+            command = Command::PlaceTenant { tenant: new.clone(), suggestion };
+        }
         self.write_tenant(envelope(command, options)?, parsed(&tenant)?).await
     }
 
