@@ -9,7 +9,10 @@ use std::time::Duration;
 use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use plan::{Apply, Asked, BoundArgs, Explain, FleetArgs, JudgeArgs, Plan};
+pub use plan::{
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, GrowthOf, JudgeArgs, Plan, Simulate,
+    Survive,
+};
 
 /// The command line of Cellway.
 #[derive(Debug, Parser)]
@@ -71,7 +74,7 @@ pub enum Output {
     Json,
     /// Names only, as `tenant/acme`
     Name,
-    /// One page with everything on it, for `plan` and `explain`
+    /// One page with everything on it, for `plan`, `explain` and `simulate`
     Html,
 }
 
@@ -105,6 +108,8 @@ pub enum Command {
     /// Say why a tenant is where it is, and where it would be better
     #[command(subcommand)]
     Explain(Explain),
+    /// Run days of a fleet on paper, with the code that places and plans in earnest
+    Simulate(Simulate),
     /// Carry out a plan of moves, wave by wave; run again it goes on where it was
     Apply(Apply),
     /// Make a cluster of control nodes, or look at it

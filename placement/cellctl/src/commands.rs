@@ -30,9 +30,9 @@ pub fn run(cli: Cli) -> Exit {
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
-    let draws = matches!(cli.command, Command::Plan(_) | Command::Explain(_));
+    let draws = matches!(cli.command, Command::Plan(_) | Command::Explain(_) | Command::Simulate(_));
     if global.output == Output::Html && !draws {
-        return Err(Failure::usage("only `plan` and `explain` print pages", "-o table, json or name"));
+        return Err(Failure::usage("only `plan`, `explain` and `simulate` print pages", "-o table, json or name"));
     }
     match cli.command {
         Command::Create(create) => ask(&global, |control| write::create(control, create)),
@@ -48,6 +48,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
         Command::Plan(command) => plan::run(&global, command),
         Command::Explain(command) => plan::explain(&global, command),
+        Command::Simulate(asked) => plan::simulate(&global, &asked),
         Command::Apply(apply) => ask(&global, |control| plan::apply(control, apply)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
         Command::Keygen { out } => keygen::run(&out),

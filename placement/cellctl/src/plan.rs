@@ -11,13 +11,14 @@
 
 mod apply;
 mod ask;
+mod capacity;
 mod chart;
 mod document;
 mod explain;
 mod html;
 mod live;
-mod loss;
 mod place;
+mod simulate;
 mod source;
 mod text;
 
@@ -32,6 +33,7 @@ use crate::failure::Failure;
 pub(crate) use apply::run as apply;
 pub(crate) use ask::run;
 pub(crate) use explain::run as explain;
+pub(crate) use simulate::run as simulate;
 
 /// A fleet, and where it comes from.
 struct Loaded {

@@ -2,11 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cell_model::{CellId, UnixMillis};
+use cell_model::UnixMillis;
 use cell_planner::{Bounds, Goal, PlanError, Request, Verdict};
 
 use super::document::PlanDocument;
-use super::{Loaded, html, load, loss, place, policy, ring, source, text};
+use super::{Loaded, capacity, html, load, place, policy, ring, source, text};
 use crate::cli::{Asked, BoundArgs, FleetArgs, Global, Output, Plan};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -17,7 +17,8 @@ pub(crate) fn run(global: &Global, plan: Plan) -> Result<Exit, Failure> {
         Plan::Rebalance(asked) => moves(global, Goal::Rebalance, &asked),
         Plan::Repair(asked) => moves(global, Goal::Repair, &asked),
         Plan::Drain { cells, asked } => moves(global, Goal::Drain { cells }, &asked),
-        Plan::FailCell { cells, of, judge } => loss::run(global, &cells, &of, &judge),
+        Plan::FailCell(asked) => capacity::fail(global, &asked),
+        Plan::Capacity(asked) => capacity::run(global, &asked),
         Plan::Export { to, of } => export(global, to.as_deref(), &of),
     }
 }
@@ -26,7 +27,7 @@ fn moves(global: &Global, goal: Goal, asked: &Asked) -> Result<Exit, Failure> {
     let loaded = load(global, &asked.of)?;
     let policy = policy(&asked.judge)?;
     let ring = ring(&loaded.fleet, &asked.judge)?;
-    let request = Request { goal, bounds: bounds(&asked.bounds), now: asked.bounds.at.unwrap_or_else(now) };
+    let request = Request { goal, bounds: bounds(&asked.bounds), now: asked.at.unwrap_or_else(now) };
     let planned = console::while_waiting("planning", || {
         cell_planner::plan(&loaded.fleet, policy, Some(&ring), &request).map_err(|error| refused(&error))
     })?;
@@ -40,17 +41,20 @@ fn moves(global: &Global, goal: Goal, asked: &Asked) -> Result<Exit, Failure> {
     console::data(&printed);
     Ok(match verdict {
         Verdict::Stuck => Exit::Failed,
-        _ if asked.bounds.detailed_exitcode && moves > 0 => Exit::Changes,
+        _ if asked.detailed_exitcode && moves > 0 => Exit::Changes,
         _ => Exit::Done,
     })
 }
 
-fn bounds(said: &BoundArgs) -> Bounds {
+pub(super) fn bounds(said: &BoundArgs) -> Bounds {
     Bounds {
         moves_max: said.max_moves,
         bytes_max: said.max_bytes.unwrap_or(u64::MAX),
         at_once_max: said.at_once,
         at_once_per_cell_max: said.at_once_per_cell,
+        at_once_per_domain_max: said.at_once_per_domain.unwrap_or(u32::MAX),
+        seconds_max: said.window.map_or(u64::MAX, |window| window.as_secs()),
+        ..Bounds::default()
     }
 }
 
@@ -67,14 +71,6 @@ fn refused(error: &PlanError) -> Failure {
         PlanError::Policy(_) => "correct the file of --policy",
     };
     Failure::new(error.code(), error.to_string(), hint)
-}
-
-/// Each cell must be one of the fleet.
-pub(super) fn check_known(loaded: &Loaded, cells: &[CellId]) -> Result<(), Failure> {
-    match cells.iter().find(|cell| loaded.fleet.find_cell(cell.as_str()).is_none()) {
-        None => Ok(()),
-        Some(cell) => Err(refused(&PlanError::CellUnknown { cell: cell.clone() })),
-    }
 }
 
 fn export(global: &Global, to: Option<&std::path::Path>, of: &FleetArgs) -> Result<Exit, Failure> {

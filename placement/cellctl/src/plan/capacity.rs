@@ -121,7 +121,8 @@ fn text(report: &CapacityReport, origin: &str, headers: bool) -> String {
         "capacity of {origin} at revision {}: {} days ahead, {growth} growth in 30 days\n\n",
         report.parent, request.horizon_days
     );
-    let columns = ["ZONE", "CELLS", "TENANTS", "TIGHTEST", "NOW", "AT THE HORIZON", "FIRST CELL FULL", "ZONE FULL", "ADD"];
+    let columns =
+        ["ZONE", "CELLS", "TENANTS", "TIGHTEST", "NOW", "AT THE HORIZON", "FIRST CELL FULL", "ZONE FULL", "ADD"];
     text.push_str(&table(&columns, report.zones.iter().map(zone_row), headers));
     text.push('\n');
     for zone in &report.zones {
@@ -159,7 +160,14 @@ fn loss(report: &LossReport, origin: &str, headers: bool) -> String {
     let mut text = format!("loss of {}, {origin}\n  {}\n\n", name(&report.loss), report.sentence);
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<14}{value}\n"));
     let tenants = plural(report.tenants, "tenant");
-    line("blast radius", format!("{tenants}, {} of all; {} of all demand", percent(report.tenants_share), percent(report.blast_radius)));
+    line(
+        "blast radius",
+        format!(
+            "{tenants}, {} of all; {} of all demand",
+            percent(report.tenants_share),
+            percent(report.blast_radius)
+        ),
+    );
     line("to restore", size(report.bytes));
     if !report.takers.is_empty() {
         let rows = report.takers.iter().map(|change| {
@@ -180,7 +188,11 @@ fn loss(report: &LossReport, origin: &str, headers: bool) -> String {
     }
     for of in report.stranded.iter().take(SHOWN) {
         let nearest = of.decision.as_ref().and_then(|decision| decision.counterfactuals.first());
-        text.push_str(&format!("  {}: {}\n", of.tenant, nearest.map_or(of.why.as_str(), |near| near.sentence.as_str())));
+        text.push_str(&format!(
+            "  {}: {}\n",
+            of.tenant,
+            nearest.map_or(of.why.as_str(), |near| near.sentence.as_str())
+        ));
     }
     let more = (report.stranded.len() + report.stranded_unlisted).saturating_sub(SHOWN);
     if more > 0 {

@@ -1,13 +1,12 @@
 //! Reports as one page each: no script, nothing from outside, light and dark.
 
-use cell_planner::{CellChange, Decision, Left, Plan, Verdict};
+use cell_planner::{CapacityReport, CellChange, Decision, Left, LossReport, Plan, SimulationReport, Verdict};
 
 use super::chart::{self, Change, Day, Level, Line, escaped};
 use super::explain::{self, Explanation};
-use super::loss::Loss;
 use super::place::Placements;
 use super::text::{self, percent, size};
-use super::{Loaded, plural};
+use super::{Loaded, capacity, plural, simulate};
 
 /// Rows of a table of a page; the JSON has them all.
 const ROWS_MAX: usize = 2_000;
@@ -108,6 +107,7 @@ pub(super) fn plan(plan: &Plan, loaded: &Loaded) -> String {
         (plan.moves.to_string(), "moves"),
         (plan.waves.len().to_string(), "waves"),
         (size(plan.bytes), "copied"),
+        (text::seconds(plan.seconds), "if the waves follow each other"),
         (percent(quality.hottest_before), "fullest cell now"),
         (percent(quality.hottest_after), "fullest cell then"),
         (percent(quality.lower_bound), "no placement is below this"),
@@ -266,29 +266,114 @@ fn one_line(decision: &Decision) -> String {
     format!("{chosen} out of {}", plural(decision.cells_asked as usize, "cell"))
 }
 
-/// The loss of cells.
-pub(super) fn loss(loss: &Loss, high_water: f64) -> String {
-    let badge = if loss.homeless() == 0 { ("everybody finds room", "good") } else { ("some find no room", "bad") };
-    let under = format!("{}. {} at revision {}.", sentence_of(&loss.verdict()), loss.origin, loss.parent);
-    let mut page = Page::new(&format!("Loss of {}", loss.names()), badge, &under);
+/// What losses would do.
+pub(super) fn losses(report: &CapacityReport, origin: &str) -> String {
+    let stranded = report.losses.iter().map(|of| of.stranded.len() + of.stranded_unlisted).sum::<usize>();
+    let badge = if stranded == 0 { ("everybody finds room", "good") } else { ("some find no room", "bad") };
+    let names: Vec<String> = report.losses.iter().map(|of| capacity::name(&of.loss)).collect();
+    let under = format!("{origin} at revision {}. Each is lost for itself.", report.parent);
+    let mut page = Page::new(&format!("Loss of {}", names.join(", ")), badge, &under);
+    report.losses.iter().for_each(|of| loss(&mut page, of, report.policy.high_water));
+    page.finish("a lost cell's tenants are restored or taken over by force: docs/migration.md")
+}
+
+fn loss(page: &mut Page, of: &LossReport, high_water: f64) {
+    let stranded = of.stranded.len() + of.stranded_unlisted;
     page.tiles(&[
-        (loss.tenants.to_string(), "tenants lose their cell"),
-        (percent(loss.share()), "of all tenants"),
-        (loss.homeless().to_string(), "find no room"),
-        (percent(loss.hottest_before), "fullest cell left, before"),
-        (percent(loss.hottest_after), "fullest cell left, after"),
+        (capacity::name(&of.loss), "is lost"),
+        (of.tenants.to_string(), "tenants lose their cell"),
+        (percent(of.tenants_share), "of all tenants"),
+        (percent(of.blast_radius), "of all demand, where it is most"),
+        (stranded.to_string(), "find no room"),
+        (size(of.bytes), "to restore"),
     ]);
-    if !loss.changes.is_empty() {
-        cells(&mut page, &loss.changes, high_water);
+    if !of.takers.is_empty() {
+        cells(page, &of.takers, high_water);
     }
-    let pinned = loss.pinned.iter().map(|id| vec![id.clone(), "it is pinned to a lost cell".to_owned()]);
-    let nowhere = loss.nowhere.iter().map(|decision| {
-        let nearest = decision.counterfactuals.first().map_or("no cell may take it", |of| of.sentence.as_str());
-        vec![decision.tenant.to_string(), nearest.to_owned()]
-    });
-    if loss.homeless() > 0 {
-        let drawn = table(&["Tenant", "What would change it"], pinned.chain(nowhere));
-        page.section("Who finds no room", "", &drawn);
-    }
-    page.finish("a lost cell's tenants are taken over by force: docs/migration.md")
+    left(page, &of.stranded, of.stranded_unlisted);
+}
+
+/// How long there is room.
+pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
+    let to_add: u32 = report.zones.iter().map(|zone| zone.cells_to_add).sum();
+    let badge = if to_add == 0 { ("there is room", "good") } else { ("cells are missing", "warn") };
+    let days = report.request.horizon_days;
+    let under = format!("{origin} at revision {}, {days} days ahead.", report.parent);
+    let mut page = Page::new("Capacity", badge, &under);
+    let first = report.zones.iter().filter_map(|zone| zone.cell_breach.as_ref()).map(|breach| breach.days).min();
+    page.tiles(&[
+        (report.zones.len().to_string(), "zones"),
+        (first.map_or_else(|| "none".into(), |days| days.to_string()), "days until the first cell is full"),
+        (to_add.to_string(), "cells to add"),
+        (percent(report.request.growth.monthly), "growth in 30 days"),
+    ]);
+    let columns =
+        ["Zone", "Cells", "Tenants", "Tightest", "Now", "At the horizon", "First cell full", "Zone full", "Add"];
+    let sentence = "A zone is a set of cells between which tenants may move. Its first cell is full when nobody is moved; the \
+                    zone is full however well its tenants are spread.";
+    page.section("Zones", sentence, &table(&columns, report.zones.iter().map(capacity::zone_row)));
+    let changes: Vec<Change> = report
+        .zones
+        .iter()
+        .flat_map(|zone| zone.uses.iter().map(move |of| (zone, of)))
+        .take(CELLS_MAX)
+        .map(|(zone, of)| Change {
+            name: format!("{} {}", zone.zone, of.at.resource.name()),
+            before: of.share,
+            after: of.share_at_horizon,
+            note: format!("at {:02}:00", of.at.hour),
+        })
+        .collect();
+    let levels = [level(1.0, "budget", "budget"), level(report.policy.high_water, "high water", "water")];
+    let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days} days.");
+    page.section("From now to the horizon", &sentence, &chart::changes(&changes, &levels));
+    let rows = report.zones.iter().map(|zone| vec![zone.zone.clone(), zone.sentence.clone()]);
+    page.section("In words", "", &table(&["Zone", "What it comes to"], rows));
+    report.losses.iter().for_each(|of| loss(&mut page, of, report.policy.high_water));
+    page.finish("shares are of each cell's budget")
+}
+
+/// Days on paper.
+pub(super) fn simulation(report: &SimulationReport, origin: &str) -> String {
+    let totals = &report.totals;
+    let badge = if totals.hours_over_capacity == 0 { ("no violation", "good") } else { ("violations", "bad") };
+    let days = plural(report.days.len(), "day");
+    let mut page = Page::new(&format!("{days} on paper"), badge, &format!("Simulated from {origin}."));
+    page.tiles(&[
+        (totals.moves.to_string(), "moves"),
+        (size(totals.bytes), "copied"),
+        (totals.hours_over_capacity.to_string(), "cell hours above capacity"),
+        (simulate::violation(totals.violation_share), "of all cell hours"),
+        (percent(totals.hottest), "fullest cell ever"),
+        (format!("{:.1}", totals.density), "tenants a cell"),
+    ]);
+    let hottest: Vec<f64> = report.days.iter().map(|day| day.hottest).collect();
+    let expected: Vec<f64> = report.days.iter().map(|day| day.hottest_expected).collect();
+    let lines = [
+        Line { name: "was", class: "after", values: &hottest },
+        Line { name: "expected", class: "before", values: &expected },
+    ];
+    let levels =
+        [level(1.0, "budget", "budget"), level(report.simulation.policy.high_water, "high water", "water")];
+    let sentence = "How full the fullest cell was on each day, and how full it was expected to be the day before.";
+    page.section("The fullest cell", sentence, &chart::lines(&lines, &levels, "days"));
+    let fill: Vec<f64> = report.days.iter().map(|day| day.fill).collect();
+    let line = Line { name: "used", class: "after", values: &fill };
+    let sentence = "What was used of all capacity, in the resource and hour in which that was most.";
+    page.section("The whole fleet", sentence, &chart::lines(&[line], &[], "days"));
+    let columns = [
+        "Day",
+        "Tenants",
+        "Placed",
+        "Wait",
+        "Left",
+        "Moves",
+        "Copied",
+        "Fullest",
+        "Expected",
+        "Over budget",
+        "Over capacity",
+    ];
+    page.section("Day by day", "", &table(&columns, report.days.iter().map(simulate::row)));
+    page.finish("over budget: the reserve was eaten; over capacity: more was wanted than there is")
 }

@@ -78,7 +78,8 @@ pub(crate) fn run(global: &Global, asked: &Simulate) -> Result<Exit, Failure> {
         bar.inc(1);
         bar.set_message(format!("fullest cell {}", percent(day.hottest)));
     };
-    let report = simulate(&loaded.fleet, &days, Some(&ring), &simulation, &mut each).map_err(|error| refused(&error));
+    let report =
+        simulate(&loaded.fleet, &days, Some(&ring), &simulation, &mut each).map_err(|error| refused(&error));
     bar.finish_and_clear();
     let report = report?;
     console::data(&match global.output {
@@ -135,9 +136,11 @@ fn recorded(path: &Path, fleet: &Fleet) -> Result<Recorded, Failure> {
         let [tenant, resource, values] = fields.as_slice() else {
             return Err(wrong(line, format!("it has {}, not 3", plural(fields.len(), "field"))));
         };
-        let tenant = fleet.find_tenant(tenant).ok_or_else(|| wrong(line, format!("no tenant {tenant} in the fleet")))?;
+        let tenant =
+            fleet.find_tenant(tenant).ok_or_else(|| wrong(line, format!("no tenant {tenant} in the fleet")))?;
         let resource = Resource::ALL.iter().position(|of| of.name() == *resource);
-        let resource = resource.ok_or_else(|| wrong(line, "the resource is not cpu, connections or storage".into()))?;
+        let resource =
+            resource.ok_or_else(|| wrong(line, "the resource is not cpu, connections or storage".into()))?;
         let values: Result<Vec<f64>, _> = values.split_whitespace().map(str::parse::<f64>).collect();
         let values = values.ok().filter(|values| values.iter().all(|value| *value >= 0.0 && value.is_finite()));
         let values = values.filter(|values| !values.is_empty() && values.len().is_multiple_of(HOURS));
@@ -157,13 +160,40 @@ fn text(report: &SimulationReport, origin: &str, headers: bool) -> String {
     let totals = &report.totals;
     let mut text = format!("{} of {origin}\n", plural(report.days.len(), "day"));
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<14}{value}\n"));
-    line("moves", format!("{}, {} copied; {} of tenants that had just moved", totals.moves, size(totals.bytes), totals.moved_again));
-    line("violations", format!("{} cell hours above capacity, {} of all", totals.hours_over_capacity, violation(totals.violation_share)));
+    line(
+        "moves",
+        format!(
+            "{}, {} copied; {} of tenants that had just moved",
+            totals.moves,
+            size(totals.bytes),
+            totals.moved_again
+        ),
+    );
+    line(
+        "violations",
+        format!(
+            "{} cell hours above capacity, {} of all",
+            totals.hours_over_capacity,
+            violation(totals.violation_share)
+        ),
+    );
     line("reserve eaten", format!("{} cell hours above budget", totals.hours_over_budget));
     line("fullest ever", percent(totals.hottest));
     line("density", format!("{:.1} tenants a cell", totals.density));
     text.push('\n');
-    let columns = ["DAY", "TENANTS", "PLACED", "WAIT", "LEFT", "MOVES", "COPIED", "FULLEST", "EXPECTED", "OVER BUDGET", "OVER CAPACITY"];
+    let columns = [
+        "DAY",
+        "TENANTS",
+        "PLACED",
+        "WAIT",
+        "LEFT",
+        "MOVES",
+        "COPIED",
+        "FULLEST",
+        "EXPECTED",
+        "OVER BUDGET",
+        "OVER CAPACITY",
+    ];
     let stride = report.days.len().div_ceil(ROWS).max(1);
     let shown = report.days.iter().filter(|day| (day.day as usize).is_multiple_of(stride));
     text.push_str(&table(&columns, shown.map(row), headers));

@@ -81,7 +81,15 @@ fn summary(plan: &Plan) -> String {
         return text;
     }
     let waves = plural(plan.waves.len(), "wave");
-    line("moves", format!("{} in {waves}, {} copied", plan.moves, size(plan.bytes)));
+    let took = seconds(plan.seconds);
+    line(
+        "moves",
+        format!(
+            "{} in {waves}, {} copied, about {took} if the waves follow each other",
+            plan.moves,
+            size(plan.bytes)
+        ),
+    );
     line("worth it", curve(&quality.curve));
     let back = if plan.undo.feasible { "open: feasible at every step" } else { "leads back to what was wrong" };
     line("way back", back.into());
@@ -124,6 +132,8 @@ pub(super) fn reason(reason: &Reason) -> String {
             format!("above budget: {} → {}", per_mille(*source_per_mille), per_mille(*after_per_mille))
         }
         Reason::Drain => "its cell is emptied".into(),
+        Reason::Exchange { with } => format!("changes places with {with}"),
+        Reason::MakeRoom { waits } => format!("makes room for {waits}"),
         Reason::Hot { source_per_mille, after_per_mille } => {
             format!("hot: {} → {}", per_mille(*source_per_mille), per_mille(*after_per_mille))
         }
@@ -176,6 +186,11 @@ pub(super) fn percent(share: f64) -> String {
 
 fn per_mille(share: u32) -> String {
     percent(f64::from(share) / 1000.0)
+}
+
+/// A time as people say it.
+pub(super) fn seconds(seconds: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
 }
 
 /// Bytes in the units that disks are sold in: demands are in gigabytes of 10⁹.

@@ -186,14 +186,19 @@ fn the_loss_of_a_cell_names_who_finds_no_room() {
     let tenants = r#"{"id":"eu-only","cell":"c1","residency":"eu"},
         {"id":"pinned","cell":"c1","pin":"c1"},{"id":"free","cell":"c1"},{"id":"other","cell":"c2"}"#;
     let loss = json(&on(&fleet(tenants), "plan fail-cell c1 -o json"));
-    assert_eq!((loss["kind"].as_str(), loss["tenants"].as_u64()), (Some("CellLoss"), Some(3)));
-    assert_eq!(loss["placed"][0]["tenant"], "free");
-    assert_eq!(loss["placed"][0]["chosen"], "c2");
-    assert_eq!(loss["nowhere"][0]["tenant"], "eu-only", "residency holds in an emergency, too");
-    assert_eq!(loss["pinned"][0], "pinned");
+    assert_eq!(loss["kind"], "LossList");
+    let loss = &loss["items"][0];
+    assert_eq!((loss["tenants"].as_u64(), loss["rehomed"].as_u64()), (Some(3), Some(1)));
+    let stranded: Vec<&str> =
+        loss["stranded"].as_array().unwrap().iter().map(|of| of["tenant"].as_str().unwrap()).collect();
+    assert_eq!(stranded, ["eu-only", "pinned"], "residency and pins hold in an emergency, too");
     let said = on(&fleet(tenants), "plan fail-cell c1");
-    assert!(said.out.contains("2 of its 3 tenants find no room"), "{said:?}");
-    assert_eq!(on(&fleet(tenants), "plan fail-cell c9").code, 1);
+    assert!(said.out.contains("3 tenants lose their home, 1 find another, 2 do not"), "{said:?}");
+    let unknown = on(&fleet(tenants), "plan fail-cell c9");
+    assert!(unknown.code == 1 && unknown.err.contains("LOSS_UNKNOWN"), "{unknown:?}");
+    let region = json(&on(&fleet(tenants), "plan fail-cell --region eu-1 -o json"));
+    assert_eq!(region["items"][0]["cells"], serde_json::json!(["c1"]));
+    assert_eq!(on(&fleet(tenants), "plan fail-cell").code, 64, "something must be lost");
 }
 
 #[test]
@@ -220,4 +225,53 @@ fn only_a_plan_of_this_kind_is_applied() {
         assert!(said.code == 1 && said.err.contains("PLAN_SYNTAX") && said.err.contains(why), "{said:?}");
     }
     assert_eq!(cellctl("apply -f /nowhere/plan.json --endpoints 127.0.0.1:1").code, 64);
+}
+
+#[test]
+fn capacity_says_how_long_there_is_room_and_what_is_missing() {
+    let of = |more: &str| cellctl(&format!("plan capacity --fleet {}{more}", example()));
+    let report = json(&of(" --growth 20% --horizon 180 -o json"));
+    assert_eq!(report["kind"], "Capacity");
+    let zones = report["zones"].as_array().unwrap();
+    assert!(!zones.is_empty());
+    let missing: u64 = zones.iter().map(|zone| zone["cells_to_add"].as_u64().unwrap()).sum();
+    assert!(missing > 0, "at 20 % a month half a year is long: {report}");
+    let still = json(&of(" --growth 0 --survive nothing -o json"));
+    assert!(still["zones"].as_array().unwrap().iter().all(|zone| zone["zone_breach"].is_null()), "{still}");
+    assert!(of(" --lose-domain zone-a").out.contains("loss of failure domain zone-a"));
+    assert!(of(" -o html").out.contains("<svg"));
+    let unknown = of(" --growth-of region=mars:3%");
+    assert!(unknown.code == 1 && unknown.err.contains("REGION_UNKNOWN"), "{unknown:?}");
+    assert_eq!(of(" --growth lots").code, 64);
+    assert!(of(" --horizon 0").err.contains("HORIZON_INVALID"));
+}
+
+#[test]
+fn a_simulation_is_repeatable_and_takes_recorded_days() {
+    let of = |more: &str| cellctl(&format!("simulate --fleet {} --days 10{more}", example()));
+    let report = of(" --spikes 5% --growth 10% --seed 3 -o json");
+    assert_eq!(report.out, of(" --spikes 5% --growth 10% --seed 3 -o json").out);
+    assert_ne!(report.out, of(" --spikes 5% --growth 10% --seed 4 -o json").out);
+    let report = json(&report);
+    assert_eq!((report["kind"].as_str(), report["days"].as_array().unwrap().len()), (Some("Simulation"), 10));
+    assert!(of("").out.contains("moves") && of(" -o html").out.contains("<svg"));
+
+    let directory = tempfile::tempdir().unwrap();
+    let usage = directory.path().join("usage.csv");
+    let busy = vec!["40"; 24].join(" ");
+    std::fs::write(&usage, format!("tenant,resource,values\nacme,cpu,{busy}\n")).unwrap();
+    let recorded = json(&of(&format!(" --plan-every 0 --usage {} -o json", usage.display())));
+    let hours = recorded["totals"]["hours_over_capacity"].as_u64().unwrap();
+    assert_eq!(hours, 240, "acme wants more than its cell has, in every hour of ten days: {recorded}");
+    for (text, why) in [
+        ("tenant,values\n", "usage.csv:1:"),
+        ("tenant,resource,values\nnobody,cpu,1\n", "no tenant nobody"),
+        ("tenant,resource,values\nacme,cpu,1 2 3\n", "usage.csv:2: not 24 numbers a day"),
+        ("tenant,resource,values\n\nacme,tea,1\n", "usage.csv:3: the resource"),
+    ] {
+        std::fs::write(&usage, text).unwrap();
+        let said = of(&format!(" --usage {}", usage.display()));
+        assert!(said.code == 1 && said.err.contains(why) && said.err.contains("USAGE_SYNTAX"), "{said:?}");
+    }
+    assert!(of("0000").err.contains("DAYS_INVALID"));
 }
