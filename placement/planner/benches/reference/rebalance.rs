@@ -45,13 +45,7 @@ fn start() -> (FleetDocument, Vec<[f64; 3]>) {
 
 pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let (document, sizes) = start();
-    let policy = Policy {
-        high_water: FILL,
-        low_water: FILL,
-        gain_min: 1e-4,
-        gain_min_per_terabyte: 0.0,
-        ..Policy::default()
-    };
+    let policy = Policy { gain_min: 1e-4, gain_min_per_terabyte: 0.0, ..Policy::default().even() };
     let fleet = document.build().unwrap();
     let bounds = Bounds { moves_max: MOVES, ..Bounds::default() };
     let request = Request { goal: Goal::Rebalance, bounds, now: UnixMillis(0) };

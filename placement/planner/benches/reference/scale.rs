@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use cell_model::{Revision, UnixMillis};
 use cell_planner::{
-    Amounts, Bounds, CellEntry, Fleet, FleetBuilder, Goal, Layout, Place, Policy, Request, TenantEntry, place, plan,
+    Amounts, Bounds, CellEntry, Fleet, FleetBuilder, Goal, HomeRing, Layout, Place, Policy, Request, TenantEntry,
+    place, plan,
 };
 
 use crate::dice::Dice;
@@ -67,16 +68,7 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let p99 = figures.ours(format!("{name}: place with explanation, p99"), "µs", percentile(&mut micros, 0.99));
     (p99.floor, p99.goal) = (Some(200.0), Some(100.0));
     drop(layout);
-    let request = Request { goal: Goal::Rebalance, bounds: Bounds::default(), now: UnixMillis(0) };
-    let began = Instant::now();
-    let planned = plan(&fleet, policy, Some(&ring), &request).unwrap();
-    let figure =
-        figures.ours(format!("{name}: plan of {} moves", planned.moves), "s", began.elapsed().as_secs_f64());
-    (figure.floor, figure.goal) = (Some(2.0), Some(0.5));
-    let before = planned.quality.hottest_before;
-    figures.beside(format!("{name}: fullest cell"), "", planned.quality.hottest_after, before, "before");
-    let bound = planned.quality.lower_bound;
-    figures.beside(format!("{name}: fullest cell"), "", planned.quality.hottest_after, bound, "lower bound");
+    plans(figures, &fleet, &ring, name);
     match peak_mib() {
         Some(peak) => figures.ours("the whole run: peak memory", "MiB", peak).floor = Some(600.0),
         None => {
@@ -84,6 +76,35 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
             return;
         }
     };
+}
+
+/// A plan of a thousand moves as an operator asks for it, and one that evens cells out with one move for each hundred
+/// tenants.
+fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
+    let cooled = (Policy::default(), 1_000, (2.0, 0.5));
+    let one_per_cent = u32::try_from(fleet.tenants().len() / 100).unwrap();
+    let evened = (Policy::default().even(), one_per_cent, (10.0, 10.0));
+    for (policy, moves_max, (floor, goal)) in [cooled, evened] {
+        let bounds = Bounds { moves_max, ..Bounds::default() };
+        let request = Request { goal: Goal::Rebalance, bounds, now: UnixMillis(0) };
+        let began = Instant::now();
+        let planned = plan(fleet, policy, Some(ring), &request).unwrap();
+        let took = began.elapsed().as_secs_f64();
+        let figure = figures.ours(format!("{name}: plan of {} moves", planned.moves), "s", took);
+        (figure.floor, figure.goal) = (Some(floor), Some(goal));
+        let quality = planned.quality;
+        let measure = format!("{name}, {} moves: fullest cell", planned.moves);
+        figures.beside(&*measure, "", quality.hottest_after, quality.hottest_before, "before");
+        figures.beside(&*measure, "", quality.hottest_after, quality.lower_bound, "lower bound");
+        if moves_max == one_per_cent {
+            let gap = figures.ours(
+                format!("{name}, {} moves: gap to the bound", planned.moves),
+                "%",
+                quality.gap * 100.0,
+            );
+            gap.floor = Some(2.0);
+        }
+    }
 }
 
 fn peak_mib() -> Option<f64> {
