@@ -32,7 +32,7 @@ pub(super) fn run(
     let loaded = load(global, of)?;
     let (policy, ring) = (policy(judge)?, ring(&loaded.fleet, judge)?);
     let asked = tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;
-    let items = console::while_waiting("placing", || decide(&loaded.fleet, policy, &ring, &asked))?;
+    let items = decide(&loaded.fleet, policy, &ring, &asked)?;
     let refused: Vec<&Decision> = items.iter().filter(|decision| decision.chosen.is_none()).collect();
     let failure = refused.first().map(|first| nowhere(first, refused.len()));
     let placements = Placements {
