@@ -59,7 +59,7 @@ fn the_manual_shows_what_the_program_prints() {
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&file, &shown).unwrap();
     }
-    assert_eq!(commands, 4);
+    assert_eq!(commands, 6);
     assert_eq!(shown, manual, "`BLESS=1 cargo nextest run -p cellctl the_manual` writes what the program prints");
 }
 
