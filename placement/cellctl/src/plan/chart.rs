@@ -54,7 +54,7 @@ pub(super) fn lines(lines: &[Line<'_>], levels: &[Level], steps: &str) -> String
     const HEIGHT: f64 = 240.0;
     const LEFT: f64 = 56.0;
     const RIGHT: f64 = 150.0;
-    const BOTTOM: f64 = 34.0;
+    const BOTTOM: f64 = 40.0;
     let last = lines.iter().map(|line| line.values.len()).max().unwrap_or(0).saturating_sub(1).max(1);
     let values = lines.iter().flat_map(|line| line.values.iter().copied());
     let top = top_of(values.chain(levels.iter().map(|level| level.share)));
@@ -67,9 +67,9 @@ pub(super) fn lines(lines: &[Line<'_>], levels: &[Level], steps: &str) -> String
         push(&mut svg, &label(LEFT - 8.0, at + 4.0, "end", &format!("{:.0} %", share * 100.0)));
     }
     for step in [0, last / 2, last] {
-        push(&mut svg, &label(x(step), HEIGHT - 14.0, "middle", &step.to_string()));
+        push(&mut svg, &label(x(step), HEIGHT - 22.0, "middle", &step.to_string()));
     }
-    push(&mut svg, &label(f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT, "middle", steps));
+    push(&mut svg, &label(f64::midpoint(LEFT, WIDTH - RIGHT), HEIGHT - 6.0, "middle", steps));
     let mut names = Names::default();
     for line in lines {
         let stride = line.values.len().div_ceil(POINTS_MAX).max(1);
