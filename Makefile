@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test lint bench-demo bench-store ordeal-store models
+.PHONY: demo test lint bench-demo bench-store bench-placement ordeal-store models
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -35,6 +35,10 @@ ordeal-store:
 	$(CARGO) build --release --locked --package cell-store-bench
 	target/release/bench-store kill --rounds 200 --seed $(SEED)
 	target/release/bench-store cut --rounds 200 --seed $(SEED)
+## bench-placement: the planner on reference inputs, beside its peers. CELLWAY_DATA names the directory of the traces,
+## CELLWAY_REBALANCER a Python with the package rebalancer; what is left out is said
+bench-placement:
+	$(CARGO) bench --locked --package cell-planner --bench reference -- --out $(CURDIR)/target/bench/placement.json
 
 ## models: the model checker's long run
 models:

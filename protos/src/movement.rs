@@ -111,6 +111,7 @@ impl From<&TenantRecord> for v1::Tenant {
             r#move: v1::Move::running(record),
             retained: record.retained.iter().map(v1::Retained::from).collect(),
             life: life.to_owned(),
+            placed: record.placed.clone(),
         }
     }
 }

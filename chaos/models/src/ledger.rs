@@ -146,6 +146,7 @@ impl Ledger {
             residency: String::new(),
             movement: None,
             retained: Vec::new(),
+            placed: String::new(),
         };
         let cells = Place::ALL.map(cell_record);
         let mut ledger = Self { record, ended: None, moves: 0, owners: 0, cells, fingerprint: 0 };

@@ -1,5 +1,7 @@
 //! What may be typed. kubectl's grammar: a verb, a noun, a name; "explicit always overrides implicit".
 
+mod plan;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod care;
 
 pub(crate) use care::{Audit, Ca, Category, Check};
+pub use plan::{
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, GrowthOf, JudgeArgs, Plan, Simulate,
+    Survive,
+};
 
 /// The command line of Cellway.
 #[derive(Debug, Parser)]
@@ -18,7 +24,7 @@ pub(crate) use care::{Audit, Ca, Category, Check};
     version,
     about = "Place tenants in cells and move them while they are used",
     arg_required_else_help = true,
-    after_help = "Exit codes:\n  0 done · 1 failed · 3 checks warn · 4 move aborted, cancelled or rolled back (with --watch)\n  \
+    after_help = "Exit codes:\n  0 done · 1 failed · 2 plan has moves (with --detailed-exitcode) · 3 checks warn · 4 move aborted, cancelled or rolled back (with --watch)\n  \
                   5 outcome unknown: run the printed command to learn it · 64 wrong usage · 75 control plane unavailable"
 )]
 pub struct Cli {
@@ -77,6 +83,8 @@ pub enum Output {
     Json,
     /// Names only, as `tenant/acme`
     Name,
+    /// One page with everything on it, for `plan`, `explain` and `simulate`
+    Html,
 }
 
 /// Verbs.
@@ -103,6 +111,16 @@ pub enum Command {
     /// Move a tenant to another cell, or steer a move
     #[command(subcommand)]
     Move(Move),
+    /// Plan placements, moves, drains and losses; nothing is changed
+    #[command(subcommand)]
+    Plan(Plan),
+    /// Say why a tenant is where it is, and where it would be better
+    #[command(subcommand)]
+    Explain(Explain),
+    /// Run days of a fleet on paper, with the code that places and plans in earnest
+    Simulate(Simulate),
+    /// Carry out a plan of moves, wave by wave; run again it goes on where it was
+    Apply(Apply),
     /// Make a cluster of control nodes, or look at it
     #[command(subcommand)]
     Cluster(Cluster),
@@ -147,7 +165,7 @@ pub enum Create {
     Tenant {
         /// Its name: lower-case letters, digits and '-'
         name: TenantId,
-        /// Where it is to live [default: the active cell of its residency with the fewest tenants]
+        /// Where it is to live [default: the planner chooses; `explain tenant` says why]
         #[arg(long, value_name = "CELL")]
         cell: Option<CellId>,
         /// What it has paid for

@@ -13,11 +13,11 @@ use std::future::Future;
 use cell_client::{ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, Output};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
-use crate::{demo, dev, host, store};
+use crate::{demo, dev, host, plan, store};
 
 /// Runs one command line.
 #[must_use]
@@ -33,6 +33,10 @@ pub fn run(cli: Cli) -> Exit {
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
+    let draws = matches!(cli.command, Command::Plan(_) | Command::Explain(_) | Command::Simulate(_));
+    if global.output == Output::Html && !draws {
+        return Err(Failure::usage("only `plan`, `explain` and `simulate` print pages", "-o table, json or name"));
+    }
     match cli.command {
         Command::Create(create) => ask(&global, |control| write::create(control, create)),
         Command::Delete(delete) => ask(&global, |control| write::delete(control, delete)),
@@ -45,6 +49,10 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
         }
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
+        Command::Plan(command) => plan::run(&global, command),
+        Command::Explain(command) => plan::explain(&global, command),
+        Command::Simulate(asked) => plan::simulate(&global, &asked),
+        Command::Apply(apply) => ask(&global, |control| plan::apply(control, apply)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),
         Command::Audit(command) => audit::run(global, command),
         Command::Check(what) => on_runtime(check::run(global, what)),
@@ -95,16 +103,18 @@ impl Control {
     }
 }
 
+/// A client of the control plane that the command line names.
+pub(crate) fn connect(global: &Global) -> Result<Control, Failure> {
+    let target = endpoints::resolve(global)?;
+    let client = ControlClient::new(target.endpoints.clone(), client_options(global, &target.link));
+    Ok(Control { client, target, global: global.clone() })
+}
+
 fn ask<F>(global: &Global, command: impl FnOnce(Control) -> F) -> Result<Exit, Failure>
 where
     F: Future<Output = Result<Exit, Failure>>,
 {
-    let target = endpoints::resolve(global)?;
-    let options = client_options(global, &target.link);
-    let client = || ControlClient::new(target.endpoints.clone(), options);
-    on_runtime(async {
-        command(Control { client: client(), target: target.clone(), global: global.clone() }).await
-    })
+    on_runtime(async { command(connect(global)?).await })
 }
 
 /// How a command calls the control plane.
@@ -112,7 +122,7 @@ fn client_options(global: &Global, link: &Link) -> ClientOptions {
     ClientOptions { deadline: global.timeout, link: link.clone(), ..ClientOptions::default() }
 }
 
-fn on_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+pub(crate) fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let hint = "too many threads or open files on this machine?";
     runtime.map_err(|error| Failure::local("RUNTIME", &error.into(), hint))?.block_on(command)

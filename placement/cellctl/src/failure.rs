@@ -14,6 +14,8 @@ pub enum Exit {
     Failed = 1,
     /// A check warns.
     Warned = 3,
+    /// A plan has moves, and the caller has asked to be told by the exit code.
+    Changes = 2,
     /// A watched move was aborted, cancelled or rolled back.
     NotMoved = 4,
     /// It may or may not have happened.

@@ -1,7 +1,8 @@
 //! The command line of Cellway, and the place where all crates come together.
 //!
 //! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
-//! are pure; `store` looks after the control plane's own store; `follow` shows a move while it runs; `dev` hosts a whole fleet in this process, `demo` runs one of many
+//! are pure; `store` looks after the control plane's own store; `follow` shows a move while it runs; `plan` decides where
+//! tenants belong and carries plans out; `dev` hosts a whole fleet in this process, `demo` runs one of many
 //! processes and judges it; `host` runs one server. Data goes to standard output, everything else to standard error.
 
 mod audit_chain;
@@ -14,6 +15,7 @@ mod endpoints;
 mod failure;
 mod follow;
 mod host;
+mod plan;
 pub mod render;
 mod store;
 pub mod view;

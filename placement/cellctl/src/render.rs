@@ -33,7 +33,7 @@ struct List<'a, V> {
 #[must_use]
 pub fn list<V: View>(items: &[V], output: Output, headers: bool) -> String {
     match output {
-        Output::Table => table(V::COLUMNS, items.iter().map(View::row), headers),
+        Output::Table | Output::Html => table(V::COLUMNS, items.iter().map(View::row), headers),
         Output::Json => json(&List { api_version: API_VERSION, kind: format!("{}List", V::KIND), items }),
         Output::Name => items.iter().map(|item| item.name() + "\n").collect(),
     }
@@ -43,7 +43,7 @@ pub fn list<V: View>(items: &[V], output: Output, headers: bool) -> String {
 #[must_use]
 pub fn one<V: View>(item: &V, output: Output, text: impl FnOnce(&V) -> String) -> String {
     match output {
-        Output::Table => text(item),
+        Output::Table | Output::Html => text(item),
         Output::Json => json(&One { api_version: API_VERSION, kind: V::KIND, item }),
         Output::Name => item.name() + "\n",
     }

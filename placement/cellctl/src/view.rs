@@ -60,6 +60,8 @@ pub struct TenantView {
     pub movement: Option<MoveView>,
     /// Copies left behind.
     pub retained: Vec<RetainedView>,
+    /// Why it was placed where it was made; nothing where somebody named the cell.
+    pub placed: Option<String>,
 }
 
 /// A copy that a move has left behind.
@@ -217,6 +219,7 @@ impl From<wire::Tenant> for TenantView {
             residency: tenant.residency,
             movement: tenant.r#move.map(MoveView::from),
             retained: tenant.retained.into_iter().map(retained).collect(),
+            placed: some_text(tenant.placed),
         }
     }
 }

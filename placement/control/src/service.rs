@@ -1,7 +1,7 @@
 //! The gRPC services in front of the store.
 //!
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
-//! * `page`: lists, page by page;
+//! * `page`: lists, page by page; `placing`: a cell for a tenant that names none;
 //! * `watch`: a snapshot, then changes;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
@@ -25,6 +25,7 @@ mod control;
 mod page;
 mod routers;
 mod store;
+mod placing;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;

@@ -121,6 +121,7 @@ mod tests {
             residency: String::new(),
             movement: None,
             retained: Vec::new(),
+            placed: String::new(),
         }
     }
 

@@ -274,7 +274,8 @@ impl Noted {
                 let gates = gates.join(",");
                 Self::new("report-cell", cell(id), format!("generation={generation} agent={agent} gates={gates}"))
             }
-            Command::CreateTenant(NewTenant { id, tier, residency, cell: wanted }) => {
+            Command::CreateTenant(NewTenant { id, tier, residency, cell: wanted })
+            | Command::PlaceTenant { tenant: NewTenant { id, tier, residency, cell: wanted }, .. } => {
                 let owner = after.map(|record| &record.owner).or(wanted.as_ref());
                 let owner = owner.map(ToString::to_string).unwrap_or_default();
                 let tier = format!("{tier:?}").to_lowercase();

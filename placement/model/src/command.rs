@@ -35,6 +35,20 @@ pub struct NewTenant {
     pub residency: String,
 }
 
+/// Where a new tenant would be best, and why: what the planner has said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suggestion {
+    /// The best cell.
+    pub cell: CellId,
+    /// Why, in a sentence or two. Kept in the tenant's record; at most [`Suggestion::WHY_MAX`] bytes.
+    pub why: String,
+}
+
+impl Suggestion {
+    /// A record for each tenant keeps it: a million of them must fit into memory.
+    pub const WHY_MAX: usize = 400;
+}
+
 /// What a move may be told when it is asked for. Durations in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveOptions {
@@ -147,6 +161,14 @@ pub enum Command {
     },
     /// The limits of the whole fleet.
     SetLimits(Limits),
+    /// A tenant is placed where the planner suggests; as by [`Command::CreateTenant`] where that cell takes none by
+    /// now.
+    PlaceTenant {
+        /// Who; a cell that it names outweighs the suggestion.
+        tenant: NewTenant,
+        /// Where to, and why.
+        suggestion: Suggestion,
+    },
     /// Evidence, kept in the audit trail: how each router stood to a commit. It changes no record.
     RoutersSaw {
         /// Whose owner has changed.

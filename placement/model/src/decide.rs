@@ -4,7 +4,7 @@ use crate::step::{Stepped, steer, step};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
     Intent, Leg, Life, Limits, Move, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Stamp, TenantId, TenantRecord, Uid, UnixMillis,
+    Rejected, Rev, Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -24,7 +24,8 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
             let gates = with_known(known.unwrap_or_default(), gates);
             report_cell(fleet, cell, *generation, &gates, agent, stamp)
         }
-        Command::CreateTenant(tenant) => create_tenant(fleet, tenant, stamp),
+        Command::CreateTenant(tenant) => create_tenant(fleet, tenant, None, stamp),
+        Command::PlaceTenant { tenant, suggestion } => create_tenant(fleet, tenant, Some(suggestion), stamp),
         Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
         Command::MoveTenant { tenant, target, options } => move_tenant(fleet, tenant, target, options, stamp),
         Command::Steer { move_id, intent } => steer_move(fleet, *move_id, *intent, stamp),
@@ -72,7 +73,9 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
     let revision = match command {
         Command::CreateCell(NewCell { id, .. }) => of_cell(id),
         Command::SetCellState { cell, .. } | Command::ReportCell { cell, .. } => of_cell(cell),
-        Command::CreateTenant(NewTenant { id, .. }) => of_tenant(id),
+        Command::CreateTenant(NewTenant { id, .. }) | Command::PlaceTenant { tenant: NewTenant { id, .. }, .. } => {
+            of_tenant(id)
+        }
         Command::DeleteTenant { tenant }
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
@@ -185,24 +188,44 @@ fn check_residency(tenant: &TenantId, residency: &str, cell: &CellRecord) -> Res
     })
 }
 
-fn choose_cell<'a>(fleet: &'a dyn FleetView, new: &NewTenant) -> Result<&'a CellRecord, Rejected> {
+/// The cell, and why: nothing where the caller named it.
+fn choose_cell<'a>(
+    fleet: &'a dyn FleetView,
+    new: &NewTenant,
+    suggestion: Option<&Suggestion>,
+) -> Result<(&'a CellRecord, String), Rejected> {
     if let Some(wanted) = &new.cell {
         let cell = known_cell(fleet, wanted)?;
         check_taking(cell)?;
         check_residency(&new.id, &new.residency, cell)?;
-        return Ok(cell);
+        return Ok((cell, String::new()));
     }
-    let eligible =
-        fleet.cells().filter(|cell| check_taking(cell).is_ok() && allows_residency(&new.residency, cell));
-    eligible
+    let takes = |cell: &CellRecord| check_taking(cell).is_ok() && allows_residency(&new.residency, cell);
+    // The planner looked some milliseconds ago: the cell may have been cordoned since.
+    if let Some(suggestion) = suggestion
+        && let Some(cell) = fleet.cell(&suggestion.cell).filter(|cell| takes(cell))
+    {
+        return Ok((cell, suggestion.why.clone()));
+    }
+    let fewest = fleet
+        .cells()
+        .filter(|cell| takes(cell))
         .min_by_key(|cell| (fleet.tenants_on(&cell.id), cell.id.clone()))
-        .ok_or_else(|| Rejected::NoEligibleCell { residency: new.residency.clone() })
+        .ok_or_else(|| Rejected::NoEligibleCell { residency: new.residency.clone() })?;
+    Ok((fewest, "fewest tenants among the cells that take it".into()))
 }
 
-fn create_tenant(fleet: &dyn FleetView, new: &NewTenant, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+fn create_tenant(
+    fleet: &dyn FleetView,
+    new: &NewTenant,
+    suggestion: Option<&Suggestion>,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    let length = suggestion.map_or(0, |suggestion| suggestion.why.len());
+    require(length <= Suggestion::WHY_MAX, || invalid("why", format!("at most {} bytes", Suggestion::WHY_MAX)))?;
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
-    let cell = choose_cell(fleet, new)?;
+    let (cell, placed) = choose_cell(fleet, new, suggestion)?;
     Ok(vec![Change::Tenant(TenantRecord {
         id: new.id.clone(),
         uid: Uid(stamp.revision.0),
@@ -216,6 +239,7 @@ fn create_tenant(fleet: &dyn FleetView, new: &NewTenant, stamp: Stamp) -> Result
         residency: new.residency.clone(),
         movement: None,
         retained: Vec::new(),
+        placed,
     })])
 }
 

@@ -28,7 +28,9 @@ mod shelves;
 mod step;
 
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
-pub use command::{Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Sight};
+pub use command::{
+    Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Sight, Suggestion,
+};
 pub use decide::decide;
 pub use effects::{Effect, pending_effects};
 pub use event::Event;

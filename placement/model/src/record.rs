@@ -117,6 +117,8 @@ pub struct TenantRecord {
     pub movement: Option<Move>,
     /// Copies that earlier moves have left behind.
     pub retained: Vec<Retained>,
+    /// Why it was placed where it was made; empty where somebody named the cell.
+    pub placed: String,
 }
 
 impl TenantRecord {

@@ -39,6 +39,14 @@ pub(crate) struct Demands {
 }
 
 impl Demands {
+    pub(crate) fn with_capacity(tenants: usize) -> Self {
+        Self {
+            means: Vec::with_capacity(tenants),
+            deviations: Vec::with_capacity(tenants),
+            shifts: Vec::with_capacity(tenants),
+        }
+    }
+
     /// Adds one tenant's demand. Values are whole, finite and not negative; the builder has checked them.
     pub(crate) fn push(&mut self, profile: &Profile) {
         let mut means = [0u16; DIMS];
@@ -57,6 +65,13 @@ impl Demands {
         self.means.push(means);
         self.deviations.push(deviations);
         self.shifts.push(shifts);
+    }
+
+    /// Mean and deviation in one dimension.
+    pub(crate) fn at(&self, index: usize, dim: usize) -> (f64, f64) {
+        let shift = self.shifts[index][dim / HOURS];
+        let mean = f64::from(self.means[index][dim]) * power(shift.mean);
+        (mean, f64::from(self.deviations[index][dim]) * power(shift.deviation))
     }
 
     pub(crate) fn get(&self, index: usize) -> Profile {

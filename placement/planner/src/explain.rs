@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::filter::{Question, RefusalCode};
 use crate::fleet::{CellIx, TenantIx};
-use crate::layout::{Layout, Peak, PeakReport};
+use crate::layout::{Layout, PeakReport};
+use crate::load::Peak;
 use crate::resource::{Amount, DIMS, HOURS, Resource};
 use crate::ring::HomeRing;
 use crate::score::{Score, Terms};
@@ -33,15 +34,20 @@ impl Assessment {
     }
 }
 
-/// Asks every cell and orders those that admit the tenant.
-pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assessment {
+/// The beginning of the tenant's walk round the ring.
+fn walk(question: &Question<'_>, ring: Option<&HomeRing>) -> Vec<CellIx> {
     let fleet = question.layout.fleet();
     let name = fleet.tenant_name(question.index);
-    let walk: Vec<CellIx> = ring.map_or_else(Vec::new, |ring| {
+    ring.map_or_else(Vec::new, |ring| {
         ring.walk(name).take(WALK).filter_map(|cell| fleet.find_cell(cell.as_str())).collect()
-    });
+    })
+}
+
+/// Asks every cell and orders those that admit the tenant.
+pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assessment {
+    let walk = walk(question, ring);
     let mut assessment = Assessment { admitted: Vec::new(), refused: Vec::new() };
-    for cell in fleet.cells() {
+    for cell in question.layout.fleet().cells() {
         match question.ask(cell) {
             Ok(peak) => assessment.admitted.push((Score::new(question, cell, peak, &walk), peak)),
             Err(code) => assessment.refused.push((cell, code)),
@@ -49,6 +55,28 @@ pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assess
     }
     assessment.admitted.sort_unstable_by_key(|(score, _)| *score);
     assessment
+}
+
+/// The best of the cells that are `open`, as [`choose`] would say, for when nobody asks why. A cell that cannot be
+/// better than the best so far, even if the tenant weighed nothing, is passed over.
+pub(crate) fn best(
+    question: &Question<'_>,
+    ring: Option<&HomeRing>,
+    open: impl Fn(CellIx) -> bool,
+) -> Option<(Score, Peak)> {
+    let walk = walk(question, ring);
+    let mut best: Option<(Score, Peak)> = None;
+    for cell in question.layout.fleet().cells().filter(|&cell| open(cell)) {
+        if best.is_some_and(|(best, _)| Score::at_best(question, cell, &walk) > best) {
+            continue;
+        }
+        let Ok(peak) = question.ask(cell) else { continue };
+        let score = Score::new(question, cell, peak, &walk);
+        if best.is_none_or(|(best, _)| score < best) {
+            best = Some((score, peak));
+        }
+    }
+    best
 }
 
 /// A cell that admits the tenant.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::demand::Profile;
 use crate::document::CellKind;
 use crate::fleet::{Cell, CellIx, Label, NONE, Tenant, TenantIx};
-use crate::layout::{Delta, Layout, Peak};
+use crate::layout::Layout;
+use crate::load::{Delta, Peak};
 
 /// Why a cell does not admit a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,79 +81,31 @@ fn wants_other(wanted: Label, offered: Label) -> bool {
     wanted != NONE && wanted != offered
 }
 
-/// One tenant asking cells to admit it.
-pub(crate) struct Question<'a> {
+/// One tenant and the cell that it is on, if any: all that every filter but capacity looks at.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish<'a> {
     pub(crate) layout: &'a Layout<'a>,
     pub(crate) index: TenantIx,
     pub(crate) tenant: &'a Tenant,
-    pub(crate) profile: Profile,
     /// The cell that it is on. That cell counts it already, and is asked whether it may stay.
     pub(crate) home: Option<CellIx>,
     /// By cell: whether this plan empties it. Empty where it empties none.
-    pub(crate) draining: &'a [bool],
+    draining: &'a [bool],
 }
 
-impl<'a> Question<'a> {
+impl<'a> Wish<'a> {
     pub(crate) fn new(layout: &'a Layout<'a>, index: TenantIx, draining: &'a [bool]) -> Self {
-        let fleet = layout.fleet();
-        Self {
-            layout,
-            index,
-            tenant: fleet.tenant(index),
-            profile: fleet.demand(index),
-            home: layout.home(index),
-            draining,
-        }
-    }
-
-    /// Itself, as one more on a cell.
-    pub(crate) fn joining(&self) -> Delta<'_> {
-        Delta { profile: &self.profile, cluster: self.tenant.spike_cluster(), sign: 1.0 }
-    }
-
-    /// Itself, as one less.
-    pub(crate) fn leaving(&self) -> Delta<'_> {
-        Delta { sign: -1.0, ..self.joining() }
-    }
-
-    /// Itself, as what it would add to `cell`: nothing where it is at home.
-    pub(crate) fn arriving(&self, cell: CellIx) -> Delta<'_> {
-        if self.is_home(cell) { Delta { sign: 0.0, ..self.joining() } } else { self.joining() }
+        Self { layout, index, tenant: layout.fleet().tenant(index), home: layout.home(index), draining }
     }
 
     pub(crate) fn is_home(&self, cell: CellIx) -> bool {
         self.home == Some(cell)
     }
 
-    /// Where `cell` would be fullest with the tenant on it.
-    pub(crate) fn peak_after(&self, cell: CellIx) -> Peak {
-        if self.is_home(cell) { self.layout.peak(cell) } else { self.layout.peak_with(cell, self.joining()) }
-    }
-
-    /// How full the cell would be, or the first filter that refuses. This is the hot path.
-    pub(crate) fn ask(&self, cell: CellIx) -> Result<Peak, RefusalCode> {
-        self.ask_but_for_capacity(cell)?;
-        let peak = self.peak_after(cell);
-        if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
-    }
-
-    /// Every filter that refuses but capacity: what a repair of one tenant's place looks for.
-    pub(crate) fn ask_but_for_capacity(&self, cell: CellIx) -> Result<(), RefusalCode> {
+    /// The first filter that refuses, capacity aside: what a repair of one tenant's place looks for.
+    pub(crate) fn ask(&self, cell: CellIx) -> Result<(), RefusalCode> {
         let of = self.layout.fleet().cell(cell);
-        let refuses =
-            |code: &&RefusalCode| **code != RefusalCode::CapacityExceeded && self.refuses(**code, cell, of);
-        RefusalCode::ALL.iter().find(refuses).map_or(Ok(()), |code| Err(*code))
-    }
-
-    /// All filters that refuse, for an explanation.
-    pub(crate) fn refusals(&self, cell: CellIx) -> Vec<RefusalCode> {
-        let of = self.layout.fleet().cell(cell);
-        RefusalCode::ALL.into_iter().filter(|&code| self.refuses(code, cell, of)).collect()
-    }
-
-    /// An overfull cell may keep what it has; it admits nothing more.
-    fn exceeds(&self, cell: CellIx, peak: Peak) -> bool {
-        if self.is_home(cell) { peak.is_over_budget() } else { peak.share > 1.0 }
+        RefusalCode::ALL.into_iter().find(|&code| self.refuses(code, cell, of)).map_or(Ok(()), Err)
     }
 
     fn refuses(&self, code: RefusalCode, cell: CellIx, of: &Cell) -> bool {
@@ -173,7 +126,75 @@ impl<'a> Question<'a> {
                 let copies = self.layout.group_cells(group).iter().filter(|&&of| of == cell).count();
                 copies > usize::from(self.is_home(cell))
             }),
-            RefusalCode::CapacityExceeded => self.exceeds(cell, self.peak_after(cell)),
+            // Asked of a `Question`, which knows the demand.
+            RefusalCode::CapacityExceeded => false,
         }
+    }
+}
+
+/// One tenant asking cells to admit it.
+pub(crate) struct Question<'a> {
+    wish: Wish<'a>,
+    profile: Profile,
+}
+
+impl<'a> std::ops::Deref for Question<'a> {
+    type Target = Wish<'a>;
+    fn deref(&self) -> &Wish<'a> {
+        &self.wish
+    }
+}
+
+impl<'a> Question<'a> {
+    pub(crate) fn new(layout: &'a Layout<'a>, index: TenantIx, draining: &'a [bool]) -> Self {
+        Self { wish: Wish::new(layout, index, draining), profile: layout.fleet().demand(index) }
+    }
+
+    /// The same question of a tenant as it would be.
+    pub(crate) fn of(self, tenant: &'a Tenant) -> Self {
+        Self { wish: Wish { tenant, ..self.wish }, ..self }
+    }
+
+    /// Itself, as one more on a cell.
+    pub(crate) fn joining(&self) -> Delta<'_> {
+        Delta { profile: &self.profile, cluster: self.tenant.spike_cluster(), sign: 1.0 }
+    }
+
+    /// Itself, as one less.
+    pub(crate) fn leaving(&self) -> Delta<'_> {
+        Delta { sign: -1.0, ..self.joining() }
+    }
+
+    /// Itself, as what it would add to `cell`: nothing where it is at home.
+    pub(crate) fn arriving(&self, cell: CellIx) -> Delta<'_> {
+        if self.is_home(cell) { Delta { sign: 0.0, ..self.joining() } } else { self.joining() }
+    }
+
+    /// Where `cell` would be fullest with the tenant on it.
+    pub(crate) fn peak_after(&self, cell: CellIx) -> Peak {
+        if self.is_home(cell) { self.layout.peak(cell) } else { self.layout.peak_with(cell, self.joining()) }
+    }
+
+    /// How full the cell would be, or the first filter that refuses. This is the hot path.
+    pub(crate) fn ask(&self, cell: CellIx) -> Result<Peak, RefusalCode> {
+        self.wish.ask(cell)?;
+        let peak = self.peak_after(cell);
+        if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
+    }
+
+    /// All filters that refuse, for an explanation.
+    pub(crate) fn refusals(&self, cell: CellIx) -> Vec<RefusalCode> {
+        let of = self.layout.fleet().cell(cell);
+        let mut codes: Vec<_> =
+            RefusalCode::ALL.into_iter().filter(|&code| self.wish.refuses(code, cell, of)).collect();
+        if self.exceeds(cell, self.peak_after(cell)) {
+            codes.push(RefusalCode::CapacityExceeded);
+        }
+        codes
+    }
+
+    /// An overfull cell may keep what it has; it admits nothing more.
+    fn exceeds(&self, cell: CellIx, peak: Peak) -> bool {
+        if self.is_home(cell) { peak.is_over_budget() } else { peak.share > 1.0 }
     }
 }

@@ -4,6 +4,7 @@
 //! A tenant costs about 270 bytes, so a million of them stay below 300 MB.
 
 mod builder;
+mod change;
 mod names;
 
 use cell_model::{CellId, CellState, Revision, TenantId, Tier, UnixMillis};
@@ -13,6 +14,7 @@ use names::{Arena, Names};
 
 use crate::demand::{Demands, Profile};
 use crate::document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+use crate::load::Budget;
 use crate::resource::{ByDim, DIMS, HOURS, RESOURCES, Resource, SCALE};
 
 /// Number of a cell within one [`Fleet`]; in the order of ids.
@@ -41,6 +43,9 @@ macro_rules! dense {
 dense!(CellIx);
 dense!(TenantIx);
 
+/// The largest amount of a resource, in its unit.
+const AMOUNT_MAX: f64 = 2_000_000.0;
+
 /// A name among the names of its kind; `NONE` where nobody said.
 pub(crate) type Label = u32;
 pub(crate) const NONE: u32 = u32::MAX;
@@ -54,7 +59,7 @@ pub(crate) struct Cell {
     pub(crate) residency: Label,
     pub(crate) domain: Label,
     /// What may be planned with, in thousandths: capacity less the reserve.
-    pub(crate) budget: ByDim,
+    pub(crate) budget: Budget,
     capacity: Amounts,
     reserve: f64,
 }
@@ -77,6 +82,11 @@ fn known(index: u32) -> Option<usize> {
 }
 
 impl Tenant {
+    /// The same tenant, were it of that tier.
+    pub(crate) const fn with_tier(self, tier: Tier) -> Self {
+        Self { tier, ..self }
+    }
+
     pub(crate) fn cell(&self) -> Option<CellIx> {
         known(self.cell).map(CellIx::new)
     }
@@ -173,6 +183,10 @@ impl Fleet {
         self.demands.get(tenant.index())
     }
 
+    pub(crate) fn demand_at(&self, tenant: TenantIx, dim: usize) -> (f64, f64) {
+        self.demands.at(tenant.index(), dim)
+    }
+
     pub(crate) fn group_count(&self) -> usize {
         self.groups.len()
     }
@@ -181,8 +195,41 @@ impl Fleet {
         self.spike_clusters.len()
     }
 
-    pub(crate) fn residency_count(&self) -> usize {
-        self.residencies.len()
+    pub(crate) fn domain_count(&self) -> usize {
+        self.domains.len()
+    }
+
+    pub(crate) fn capacity(&self, cell: CellIx) -> Amounts {
+        self.cells[cell.index()].capacity
+    }
+
+    pub(crate) fn reserve(&self, cell: CellIx) -> f64 {
+        self.cells[cell.index()].reserve
+    }
+
+    /// What a move copies: the storage that the tenant is expected to have at its largest.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 2 × 10^15, not negative")]
+    pub(crate) fn bytes_of(&self, tenant: TenantIx) -> u64 {
+        const BYTES_PER_THOUSANDTH: f64 = 1e6;
+        let dims = Resource::Storage.first_dim()..Resource::Storage.first_dim() + HOURS;
+        let megabytes = dims.map(|dim| self.demand_at(tenant, dim).0).fold(0.0, f64::max);
+        (megabytes * BYTES_PER_THOUSANDTH) as u64
+    }
+
+    pub(crate) fn region_name(&self, label: Label) -> &str {
+        self.regions.get(label)
+    }
+
+    pub(crate) fn residency_name(&self, label: Label) -> &str {
+        self.residencies.get(label)
+    }
+
+    pub(crate) fn find_region(&self, name: &str) -> Option<Label> {
+        self.regions.find(name).filter(|&label| label != NONE)
+    }
+
+    pub(crate) fn find_domain(&self, name: &str) -> Option<Label> {
+        self.domains.find(name).filter(|&label| label != NONE)
     }
 
     pub(crate) fn group_name(&self, tenant: TenantIx) -> &str {

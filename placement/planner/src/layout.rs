@@ -1,43 +1,15 @@
-//! Who is where, and what that costs each cell.
+//! Who is where, and what that costs each cell (see `load.rs` for how it adds up).
 //!
-//! A cell must have room for the mean of its tenants plus `risk` standard deviations of their sum. Deviations of
-//! tenants of one spike cluster add up; all others are independent and their variances add up:
-//!
-//! `need = Σ mean + risk · √( Σ variance of the unclustered + Σ over clusters (Σ deviation)² )`
-//!
-//! A tenant that is moving counts on both cells. Means, variances and the sums by cluster are whole numbers below
-//! 2^53, so the need of a cell depends on who is on it and not on the order in which they came and went.
+//! A tenant that is moving counts on both cells. A layout is for trying things out: tenants are shifted to and fro, and
+//! one that has left again leaves no trace.
 
 use cell_model::CellId;
 use serde::{Deserialize, Serialize};
 
-use crate::demand::Profile;
 use crate::fleet::{CellIx, Fleet, TenantIx};
+use crate::load::{Delta, Load, Peak};
 use crate::policy::Policy;
-use crate::resource::{ByDim, DIMS, Dim, HOURS};
-
-/// Rounding of a root and a division: a cell is over its budget only beyond this.
-const ROUNDING: f64 = 1e-9;
-
-/// The dimension in which a cell is fullest.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Peak {
-    /// Need by budget; infinite where there is need and no budget.
-    pub(crate) share: f64,
-    pub(crate) dim: usize,
-}
-
-impl Peak {
-    const IDLE: Self = Self { share: 0.0, dim: 0 };
-
-    pub(crate) fn is_over_budget(self) -> bool {
-        self.share > 1.0 + ROUNDING
-    }
-
-    pub(crate) fn report(self) -> PeakReport {
-        PeakReport { share: rounded(self.share), at: Dim::at(self.dim) }
-    }
-}
+use crate::resource::{DIMS, Dim, HOURS};
 
 /// Where a cell is fullest, for people and documents.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -54,98 +26,9 @@ pub(crate) fn rounded(share: f64) -> f64 {
     (share.min(1e6) * 1e4).round() / 1e4
 }
 
-fn share_of(need: f64, budget: f64) -> f64 {
-    if need <= 0.0 {
-        0.0
-    } else if budget <= 0.0 {
-        f64::INFINITY
-    } else {
-        need / budget
-    }
-}
-
-/// What the tenants of one cell add up to.
-#[derive(Debug, Clone)]
-struct Load {
-    mean: ByDim,
-    /// Of the tenants without a cluster.
-    variance: ByDim,
-    /// Σ over clusters (Σ deviation)².
-    shared_variance: ByDim,
-    /// Σ deviation, by cluster.
-    clusters: Vec<ByDim>,
-}
-
-/// One tenant more or less than a load has.
-#[derive(Clone, Copy)]
-pub(crate) struct Delta<'a> {
-    pub(crate) profile: &'a Profile,
-    pub(crate) cluster: Option<usize>,
-    /// 1 for one more, -1 for one less, 0 for one that is counted already.
-    pub(crate) sign: f64,
-}
-
-impl Load {
-    fn new(clusters: usize) -> Self {
-        Self {
-            mean: [0.0; DIMS],
-            variance: [0.0; DIMS],
-            shared_variance: [0.0; DIMS],
-            clusters: vec![[0.0; DIMS]; clusters],
-        }
-    }
-
-    fn apply(&mut self, delta: Delta<'_>) {
-        for (sum, mean) in self.mean.iter_mut().zip(&delta.profile.mean) {
-            *sum += delta.sign * mean;
-        }
-        let deviation = &delta.profile.deviation;
-        let Some(cluster) = delta.cluster else {
-            for (variance, deviation) in self.variance.iter_mut().zip(deviation) {
-                *variance += delta.sign * (deviation * deviation);
-            }
-            return;
-        };
-        for (sum, deviation) in self.clusters[cluster].iter_mut().zip(deviation) {
-            *sum += delta.sign * deviation;
-        }
-        // From scratch, so that no rounding is carried along.
-        self.shared_variance = [0.0; DIMS];
-        for sums in &self.clusters {
-            for (shared, sum) in self.shared_variance.iter_mut().zip(sums) {
-                *shared += sum * sum;
-            }
-        }
-    }
-
-    fn variance_with(&self, dim: usize, delta: Option<Delta<'_>>) -> f64 {
-        let own = self.variance[dim] + self.shared_variance[dim];
-        let Some(delta) = delta else { return own };
-        let deviation = delta.profile.deviation[dim];
-        let change = match delta.cluster {
-            None => delta.sign * (deviation * deviation),
-            Some(cluster) => {
-                let sum = self.clusters[cluster][dim];
-                delta.sign * (2.0 * sum * deviation) + delta.sign.abs() * (deviation * deviation)
-            }
-        };
-        (own + change).max(0.0)
-    }
-
-    fn need_with(&self, dim: usize, risk: f64, delta: Option<Delta<'_>>) -> f64 {
-        let mean = self.mean[dim] + delta.map_or(0.0, |delta| delta.sign * delta.profile.mean[dim]);
-        mean + risk * self.variance_with(dim, delta).sqrt()
-    }
-
-    fn peak_with(&self, budget: &ByDim, risk: f64, delta: Option<Delta<'_>>) -> Peak {
-        let mut peak = Peak::IDLE;
-        for (dim, &budget) in budget.iter().enumerate() {
-            let share = share_of(self.need_with(dim, risk, delta), budget);
-            if share > peak.share {
-                peak = Peak { share, dim };
-            }
-        }
-        peak
+impl Peak {
+    pub(crate) fn report(self) -> PeakReport {
+        PeakReport { share: rounded(self.share), at: Dim::at(self.dim) }
     }
 }
 
@@ -179,13 +62,22 @@ impl<'a> Layout<'a> {
         };
         for index in fleet.tenants() {
             let tenant = fleet.tenant(index);
-            for cell in [tenant.cell(), tenant.moving_to()].into_iter().flatten() {
-                layout.count(index, cell, 1.0);
-                layout.members[cell.index()].push(index);
-            }
             layout.homes[index.index()] = tenant.cell();
+            if tenant.cell().is_none() && tenant.moving_to().is_none() {
+                continue;
+            }
+            let profile = fleet.demand(index);
+            let delta = Delta { profile: &profile, cluster: tenant.spike_cluster(), sign: 1.0 };
+            for cell in [tenant.cell(), tenant.moving_to()].into_iter().flatten() {
+                layout.loads[cell.index()].add(delta);
+                layout.members[cell.index()].push(index);
+                if let Some(group) = tenant.group() {
+                    layout.groups[group].push(cell);
+                }
+            }
         }
         for cell in fleet.cells() {
+            layout.loads[cell.index()].settle();
             layout.refresh(cell);
         }
         layout
@@ -284,7 +176,7 @@ impl<'a> Layout<'a> {
 
     fn refresh(&mut self, cell: CellIx) {
         let budget = &self.fleet.cell(cell).budget;
-        self.peaks[cell.index()] = self.loads[cell.index()].peak_with(budget, self.policy.risk, None);
+        self.peaks[cell.index()] = self.loads[cell.index()].peak(budget, self.policy.risk);
     }
 
     pub(crate) fn peak(&self, cell: CellIx) -> Peak {
@@ -292,17 +184,24 @@ impl<'a> Layout<'a> {
     }
 
     pub(crate) fn peak_with(&self, cell: CellIx, delta: Delta<'_>) -> Peak {
-        self.loads[cell.index()].peak_with(&self.fleet.cell(cell).budget, self.policy.risk, Some(delta))
+        self.loads[cell.index()].peak_with(&self.fleet.cell(cell).budget, self.policy.risk, delta)
+    }
+
+    pub(crate) fn need_at(&self, cell: CellIx, dim: usize, delta: Option<Delta<'_>>) -> f64 {
+        self.loads[cell.index()].need_with(dim, self.policy.risk, delta)
+    }
+
+    pub(crate) fn need_without(&self, cell: CellIx, dim: usize, demand: (f64, f64), cluster: Option<usize>) -> f64 {
+        self.loads[cell.index()].need_without(dim, self.policy.risk, demand, cluster)
     }
 
     pub(crate) fn share_at(&self, cell: CellIx, dim: usize, delta: Option<Delta<'_>>) -> f64 {
-        let need = self.loads[cell.index()].need_with(dim, self.policy.risk, delta);
-        share_of(need, self.fleet.cell(cell).budget[dim])
+        self.fleet.cell(cell).budget.share(dim, self.need_at(cell, dim, delta))
     }
 
     /// Need less budget, in thousandths; negative where there is room.
     pub(crate) fn shortfall_at(&self, cell: CellIx, dim: usize, delta: Option<Delta<'_>>) -> f64 {
-        self.loads[cell.index()].need_with(dim, self.policy.risk, delta) - self.fleet.cell(cell).budget[dim]
+        self.need_at(cell, dim, delta) - self.fleet.cell(cell).budget.amounts[dim]
     }
 
     /// The part of the variance at `dim` that one spike cluster is to blame for, with `delta` counted.
@@ -310,13 +209,21 @@ impl<'a> Layout<'a> {
         let Some(cluster) = delta.cluster else { return 0.0 };
         let load = &self.loads[cell.index()];
         let variance = load.variance_with(dim, Some(delta));
-        let sum = load.clusters[cluster][dim] + delta.sign * delta.profile.deviation[dim];
+        let sum = load.cluster_with(cluster, dim, delta);
         if variance > 0.0 { (sum * sum / variance).min(1.0) } else { 0.0 }
     }
 
     /// The cells that hold copies of a group's members.
     pub(crate) fn group_cells(&self, group: usize) -> &[CellIx] {
         &self.groups[group]
+    }
+
+    /// The largest share of its own cell that a tenant alone would take; of the first one where it is nowhere.
+    pub(crate) fn largest_share(&self, tenant: TenantIx) -> f64 {
+        let profile = self.fleet.demand(tenant);
+        let cell = self.home(tenant).unwrap_or(CellIx::new(0));
+        let budget = &self.fleet.cell(cell).budget;
+        (0..DIMS).map(|dim| budget.share(dim, profile.need(dim, self.policy.risk))).fold(0.0, f64::max)
     }
 
     /// Hour by hour, how full the fullest resource is.

@@ -11,20 +11,29 @@
 //!
 //! Nothing here reads a clock, a random source or a file. The same input gives the same bytes.
 
+mod capacity;
 mod demand;
 mod document;
 mod explain;
 mod filter;
 mod fleet;
 mod layout;
+mod load;
 mod plan;
 mod policy;
 mod problem;
 mod resource;
 mod ring;
 mod score;
+mod simulate;
 mod table;
+mod tier;
+mod zone;
 
+pub use capacity::{
+    Breach, CapacityError, CapacityReport, CapacityRequest, Growth, GrowthRule, Loss, LossReport, Survive,
+    ZoneCapacity, ZoneUse, capacity,
+};
 pub use document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 pub use explain::{Candidate, Counterfactual, Decision, Margin, PlaceError, RefusedCells, place};
 pub use filter::RefusalCode;
@@ -32,11 +41,16 @@ pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};
 pub use layout::{Layout, PeakReport};
 pub use plan::{
     Bounds, CellChange, Goal, Left, Plan, PlanError, PlannedMove, Quality, Reason, Request, Undo, Verdict, Wave,
-    plan,
+    ZoneQuality, plan,
 };
 pub use policy::{Policy, PolicyInvalid};
 pub use problem::{FleetError, PROBLEMS_MAX, Place, Problem, ProblemCode};
 pub use resource::{DIMS, Dim, HOURS, RESOURCES, Resource};
 pub use ring::{Churn, Flow, HomeRing, RingError, RingOptions, VIRTUAL_NODES_MIN};
 pub use score::Terms;
+pub use simulate::{
+    DayReport, DayUsage, Forecast, Recorded, Scenario, SimulateError, Simulation, SimulationReport, Synthetic,
+    Totals, Usage, simulate,
+};
 pub use table::FleetTables;
+pub use tier::{Proposal, Signal, Streak, Threshold, TierCost, TierPolicy, TierWatch};

@@ -6,6 +6,7 @@
 //! no two members of a group share a cell, and residency holds, with every running move counted on both cells.
 
 mod bound;
+mod make;
 mod search;
 mod waves;
 
@@ -14,11 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::Decision;
 use crate::filter::RefusalCode;
-use crate::fleet::Fleet;
-use crate::layout::{Layout, PeakReport, rounded};
+use crate::layout::PeakReport;
 use crate::policy::{Policy, PolicyInvalid};
-use crate::ring::HomeRing;
-use search::{Search, Step};
+
+pub(crate) use bound::Bound;
+pub use make::plan;
 
 /// What a plan is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,11 +48,26 @@ pub struct Bounds {
     pub at_once_max: u32,
     /// The most moves of one wave that one cell takes part in.
     pub at_once_per_cell_max: u32,
+    /// The most moves of one wave that one failure domain takes part in.
+    pub at_once_per_domain_max: u32,
+    /// The most moves of the whole plan that one cell takes part in. A cell that is emptied is bounded by `moves_max`
+    /// only.
+    pub moves_per_cell_max: u32,
+    /// The longest that all waves may take, one after the other (see [`Policy::seconds_for`]): the window.
+    pub seconds_max: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { moves_max: 1_000, bytes_max: u64::MAX, at_once_max: 16, at_once_per_cell_max: 4 }
+        Self {
+            moves_max: 1_000,
+            bytes_max: u64::MAX,
+            at_once_max: 16,
+            at_once_per_cell_max: 4,
+            at_once_per_domain_max: u32::MAX,
+            moves_per_cell_max: u32::MAX,
+            seconds_max: u64::MAX,
+        }
     }
 }
 
@@ -91,6 +107,16 @@ pub enum Reason {
         /// How full the fuller of the two cells is after it.
         after_per_mille: u32,
     },
+    /// It changes places with another one, which weighs more where the other's cell is fullest.
+    Exchange {
+        /// Who goes to where it is.
+        with: TenantId,
+    },
+    /// It makes room for another one, which no cell could take otherwise.
+    MakeRoom {
+        /// Who comes to where it was.
+        waits: TenantId,
+    },
 }
 
 /// One move of a plan.
@@ -113,6 +139,8 @@ pub struct PlannedMove {
 pub struct Wave {
     /// Which.
     pub moves: Vec<PlannedMove>,
+    /// How long the longest of them is expected to take.
+    pub seconds: u64,
 }
 
 /// A tenant that the goal wants elsewhere and that stays.
@@ -158,8 +186,29 @@ pub struct Quality {
     pub lower_bound: f64,
     /// `hottest_after` above `lower_bound`, as a share of the bound: a proven distance to the best possible.
     pub gap: f64,
-    /// How full the fullest cell is after 0, 1, 2, … moves: choose how many are worth it.
+    /// How full the fullest cell is after 0, 1, 2, … moves, in the order of the waves: choose how many are worth it.
     pub curve: Vec<f64>,
+    /// Zone by zone: no tenant of one may ever be on a cell of another.
+    pub zones: Vec<ZoneQuality>,
+}
+
+/// How good the result is in one zone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ZoneQuality {
+    /// What its cells have in common.
+    pub zone: String,
+    /// How many cells it has.
+    pub cells: usize,
+    /// How many copies of tenants are on them.
+    pub tenants: usize,
+    /// How full its fullest cell was.
+    pub hottest_before: f64,
+    /// How full it is then.
+    pub hottest_after: f64,
+    /// No legal placement has a fullest cell below this.
+    pub lower_bound: f64,
+    /// `hottest_after` above `lower_bound`, as a share of the bound.
+    pub gap: f64,
 }
 
 /// The way back.
@@ -205,6 +254,8 @@ pub struct Plan {
     pub moves: usize,
     /// Bytes copied by all of them.
     pub bytes: u64,
+    /// How long all waves are expected to take.
+    pub seconds: u64,
     /// Who stays although the goal wants it elsewhere.
     pub left: Vec<Left>,
     /// How many more of them there are.
@@ -251,109 +302,6 @@ impl PlanError {
             Self::Policy(_) => "POLICY_INVALID",
         }
     }
-}
-
-/// Makes a plan. The same input makes the same plan, byte for byte.
-///
-/// # Errors
-/// [`PlanError`] where the question makes no sense. That nothing can be done is a plan that says why.
-pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Request) -> Result<Plan, PlanError> {
-    policy.check()?;
-    let draining = check(fleet, request)?;
-    let start = Layout::new(fleet, policy);
-    let found = Search::new(start.clone(), ring, request, draining).run();
-    let sequence = waves::sequence(&start, &found.steps, &request.bounds, &found.draining);
-    let mut left = found.left;
-    left.extend(sequence.left);
-    let end = sequence.end;
-    let waves: Vec<Wave> = sequence.waves.iter().map(|wave| Wave { moves: told(fleet, wave) }).collect();
-    let undo = waves::undo(&end, &sequence.waves);
-    let moves = waves.iter().map(|wave| wave.moves.len()).sum();
-    let verdict = match (found.wanted, left.is_empty() && found.reached, moves) {
-        (false, ..) => Verdict::NothingToDo,
-        (true, true, _) => Verdict::Reached,
-        (true, false, 0) => Verdict::Stuck,
-        (true, false, _) => Verdict::Partly,
-    };
-    let lower_bound = bound::lower_bound(&end);
-    let hottest_after = bound::hottest(&end);
-    let gap = if lower_bound > 0.0 { (hottest_after / lower_bound - 1.0).max(0.0) } else { 0.0 };
-    Ok(Plan {
-        parent: fleet.revision(),
-        request: request.clone(),
-        policy,
-        verdict,
-        why: found.why,
-        moves,
-        bytes: waves.iter().flat_map(|wave| &wave.moves).map(|planned| planned.bytes).sum(),
-        left,
-        left_unlisted: found.left_unlisted,
-        cells: changes(&start, &end, &sequence.waves),
-        quality: Quality {
-            hottest_before: rounded(bound::hottest(&start)),
-            hottest_after: rounded(hottest_after),
-            lower_bound: rounded(lower_bound),
-            gap: rounded(gap),
-            curve: found.curve.into_iter().map(rounded).collect(),
-        },
-        undo: Undo {
-            waves: undo.waves.iter().map(|wave| Wave { moves: told(fleet, wave) }).collect(),
-            feasible: undo.feasible,
-        },
-        waves,
-    })
-}
-
-/// Checks a request against the fleet; says by cell whether it is to be emptied.
-fn check(fleet: &Fleet, request: &Request) -> Result<Vec<bool>, PlanError> {
-    let bounds = &request.bounds;
-    let given = [
-        ("moves-max", bounds.moves_max == 0),
-        ("bytes-max", bounds.bytes_max == 0),
-        ("at-once-max", bounds.at_once_max == 0),
-        ("at-once-per-cell-max", bounds.at_once_per_cell_max == 0),
-    ];
-    if let Some((bound, _)) = given.into_iter().find(|(_, zero)| *zero) {
-        return Err(PlanError::BoundInvalid { bound });
-    }
-    let mut draining = vec![false; fleet.cells().len()];
-    if let Goal::Drain { cells } = &request.goal {
-        if cells.is_empty() {
-            return Err(PlanError::NothingToDrain);
-        }
-        for id in cells {
-            let cell = fleet.find_cell(id.as_str()).ok_or_else(|| PlanError::CellUnknown { cell: id.clone() })?;
-            draining[cell.index()] = true;
-        }
-    }
-    Ok(draining)
-}
-
-fn told(fleet: &Fleet, wave: &[Step]) -> Vec<PlannedMove> {
-    let tell = |step: &Step| PlannedMove {
-        tenant: fleet.tenant_id(step.tenant),
-        source: fleet.cell_id(step.source).clone(),
-        target: fleet.cell_id(step.target).clone(),
-        bytes: step.bytes,
-        reason: step.reason.clone(),
-    };
-    wave.iter().map(tell).collect()
-}
-
-fn changes(start: &Layout<'_>, end: &Layout<'_>, waves: &[Vec<Step>]) -> Vec<CellChange> {
-    let mut cells: Vec<_> = waves.iter().flatten().flat_map(|step| [step.source, step.target]).collect();
-    cells.sort_unstable();
-    cells.dedup();
-    let change = |cell| CellChange {
-        cell: start.cell_id(cell).clone(),
-        tenants_before: start.members(cell).len(),
-        tenants_after: end.members(cell).len(),
-        before: start.peak_report(cell),
-        after: end.peak_report(cell),
-        hours_before: start.hours(cell),
-        hours_after: end.hours(cell),
-    };
-    cells.into_iter().map(change).collect()
 }
 
 impl Plan {

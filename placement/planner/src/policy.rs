@@ -19,6 +19,10 @@ pub struct Policy {
     pub gain_min_per_terabyte: f64,
     /// How long the list of candidates in an explanation is.
     pub candidates_shown: usize,
+    /// What one move is expected to copy in a second: the migration engine's own figure, where there is one.
+    pub copy_bytes_per_second: u64,
+    /// What a move takes besides copying.
+    pub move_seconds: u64,
 }
 
 impl Default for Policy {
@@ -30,6 +34,8 @@ impl Default for Policy {
             gain_min: 0.005,
             gain_min_per_terabyte: 0.01,
             candidates_shown: 5,
+            copy_bytes_per_second: 50_000_000,
+            move_seconds: 10,
         }
     }
 }
@@ -47,6 +53,19 @@ pub struct PolicyInvalid {
 }
 
 impl Policy {
+    /// A policy that evens cells out as far as moves still gain anything: any cell may be relieved, down to the lower
+    /// bound of its zone.
+    #[must_use]
+    pub fn even(self) -> Self {
+        Self { high_water: 0.0, low_water: 0.0, ..self }
+    }
+
+    /// How long a move that copies so much is expected to take.
+    #[must_use]
+    pub const fn seconds_for(&self, bytes: u64) -> u64 {
+        self.move_seconds.saturating_add(bytes.div_ceil(self.copy_bytes_per_second))
+    }
+
     /// Checks every number.
     ///
     /// # Errors
@@ -76,6 +95,10 @@ impl Policy {
                 "between 0 and 10",
             ),
         ];
+        if self.copy_bytes_per_second == 0 {
+            let rule = "at least 1: nothing would ever be copied";
+            return Err(PolicyInvalid { option: "copy-bytes-per-second", given: "0".into(), rule });
+        }
         match rules.into_iter().find(|(_, _, holds, _)| !holds) {
             None => Ok(()),
             Some((option, given, _, rule)) => Err(PolicyInvalid { option, given: given.to_string(), rule }),

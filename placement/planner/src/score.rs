@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::filter::Question;
+use crate::filter::{Question, Wish};
 use crate::fleet::{CellIx, NONE};
-use crate::layout::Peak;
+use crate::load::Peak;
 
 /// Steps of fullness that count as equal, so that a hair's breadth does not outweigh what comes after it.
 const LEVELS: f64 = 20.0;
@@ -57,23 +57,32 @@ impl Score {
     /// The score of a cell that admits the tenant and would be as full as `peak`. `walk` begins the tenant's walk
     /// round the ring.
     pub(crate) fn new(question: &Question<'_>, cell: CellIx, peak: Peak, walk: &[CellIx]) -> Self {
-        let layout = question.layout;
-        let above = (peak.share - layout.policy().low_water) * 1000.0;
-        let spikes = layout.spike_share(cell, peak.dim, question.arriving(cell));
+        let spikes = question.layout.spike_share(cell, peak.dim, question.arriving(cell));
+        Self::with(question, cell, peak.share, whole((spikes * 10.0).round()), walk)
+    }
+
+    /// No score of this cell is better: the tenant only makes it fuller.
+    pub(crate) fn at_best(question: &Question<'_>, cell: CellIx, walk: &[CellIx]) -> Self {
+        // A hair less, for the rounding of the two ways to the same share.
+        Self::with(question, cell, question.layout.peak(cell).share - 1e-9, 0, walk)
+    }
+
+    fn with(question: &Question<'_>, cell: CellIx, share: f64, spikes: u32, walk: &[CellIx]) -> Self {
+        let above = (share - question.layout.policy().low_water) * 1000.0;
         let detour = walk.iter().position(|&at| at == cell).unwrap_or(walk.len());
         let terms = Terms {
             strain: whole(above.ceil()),
             shared_fate: shared_fate(question, cell),
             moves: u32::from(question.home.is_some() && !question.is_home(cell)),
-            level: whole((peak.share * LEVELS).floor()),
-            spikes: whole((spikes * 10.0).round()),
+            level: whole((share * LEVELS).floor()),
+            spikes,
             detour: u32::try_from(detour).expect("a walk is short"),
         };
         Self { terms, cell }
     }
 }
 
-pub(crate) fn shared_fate(question: &Question<'_>, cell: CellIx) -> u32 {
+pub(crate) fn shared_fate(question: &Wish<'_>, cell: CellIx) -> u32 {
     let fleet = question.layout.fleet();
     let domain = fleet.cell(cell).domain;
     let Some(group) = question.tenant.group().filter(|_| domain != NONE) else { return 0 };

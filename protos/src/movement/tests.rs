@@ -60,6 +60,7 @@ fn tenant() -> TenantRecord {
             retired: true,
             reclaiming: false,
         }],
+        placed: String::new(),
     }
 }
 

@@ -20,6 +20,7 @@ pub fn describe_tenant(tenant: &TenantView) -> String {
         ("Version", format!("rev {} at revision {}", tenant.rev, tenant.revision)),
         ("Tier", tenant.tier.clone()),
         ("Residency", tenant.residency.clone()),
+        ("Placed", tenant.placed.clone().unwrap_or_default()),
         ("Waiting", if tenant.hold == "none" { String::new() } else { tenant.hold.clone() }),
     ]);
     for copy in &tenant.retained {

@@ -53,6 +53,7 @@ fn tenant() -> wire::Tenant {
         residency: "eu".into(),
         r#move: Some(movement()),
         retained: Vec::new(),
+        placed: String::new(),
         life: "live".into(),
     }
 }

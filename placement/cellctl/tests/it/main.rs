@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod care;
+mod apply;
 mod cli;
 mod demo;
+mod plan;
 mod program;

@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, envelope, page, routers, watch};
+use super::{Caller, Ground, audit, envelope, page, placing, routers, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -153,7 +153,12 @@ impl ControlService for ControlEndpoint {
         let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
-        let command = command(wire)?;
+        let mut command = command(wire)?;
+        if let Command::CreateTenant(new) = &command
+            && let Some(suggestion) = self.0.view(|fleet| placing::suggest(fleet, new))
+        {
+            command = Command::PlaceTenant { tenant: new.clone(), suggestion };
+        }
         self.write_tenant(envelope(command, options, by)?, parsed(&tenant)?).await
     }
 

@@ -2,7 +2,7 @@
 
 use cell_model::{
     CellState, Command, Envelope, Event, Fleet, FleetView, Generation, Limits, MoveId, MoveIntent, MoveOptions,
-    NewTenant, Outcome, Phase, Rejected, RequestId, Revision, Tier, UnixMillis,
+    NewTenant, Outcome, Phase, Rejected, RequestId, Revision, Suggestion, Tier, UnixMillis,
 };
 
 use crate::world::{World, cell, move_to, new_cell, new_tenant, tenant};
@@ -78,6 +78,32 @@ fn a_tenant_without_a_wish_goes_where_fewest_are() {
     }
     let owners = ["u", "v", "w"].map(|name| world.record(name).owner.to_string());
     assert_eq!(owners, ["b", "c", "a"]);
+}
+
+#[test]
+fn a_suggested_cell_is_taken_with_its_reason_unless_it_takes_nobody_by_now() {
+    let mut world = World::new();
+    let place = |name: &str, on: &str, why: &str| Command::PlaceTenant {
+        tenant: NewTenant { id: tenant(name), cell: None, tier: Tier::Gold, residency: String::new() },
+        suggestion: Suggestion { cell: cell(on), why: why.into() },
+    };
+    world.ok(place("u", "c", "it has the most room"));
+    let placed = world.record("u");
+    assert_eq!((placed.owner, placed.placed.as_str()), (cell("c"), "it has the most room"));
+    world.ok(Command::SetCellState { cell: cell("c"), state: CellState::Cordoned });
+    world.ok(place("v", "c", "it has the most room"));
+    let placed = world.record("v");
+    assert!(placed.owner != cell("c") && placed.placed.contains("fewest tenants"), "{placed:?}");
+    world.ok(place("w", "nowhere", ""));
+    let long = "x".repeat(Suggestion::WHY_MAX + 1);
+    assert_eq!(world.refused(place("x", "a", &long)).code(), "INVALID_OPTION");
+    let named = Command::PlaceTenant {
+        tenant: NewTenant { id: tenant("y"), cell: Some(cell("a")), tier: Tier::Gold, residency: String::new() },
+        suggestion: Suggestion { cell: cell("b"), why: "it has the most room".into() },
+    };
+    world.ok(named);
+    let placed = world.record("y");
+    assert_eq!((placed.owner, placed.placed.as_str()), (cell("a"), ""), "who names a cell gets it");
 }
 
 #[test]

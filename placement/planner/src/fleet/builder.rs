@@ -2,9 +2,10 @@
 
 use cell_model::{CellId, CellState, Revision, TenantId, Tier};
 
-use super::{Arena, Cell, CellIx, Demands, Fleet, NONE, Names, Tenant, by_dim};
+use super::{AMOUNT_MAX, Arena, Cell, CellIx, Demands, Fleet, NONE, Names, Tenant, by_dim};
 use crate::demand::Profile;
 use crate::document::{CellEntry, CellKind, Hourly, TenantEntry};
+use crate::load::Budget;
 use crate::problem::{FleetError, Place, ProblemCode, Problems};
 use crate::resource::{DIMS, HOURS, Resource, SCALE};
 
@@ -14,8 +15,6 @@ const CELLS_MAX: usize = 100_000;
 const TENANTS_MAX: usize = 20_000_000;
 /// The most spike clusters of one fleet: each cell keeps a sum for each of them.
 const SPIKE_CLUSTERS_MAX: usize = 256;
-/// The largest amount of a resource, in its unit.
-const AMOUNT_MAX: f64 = 2_000_000.0;
 /// Below this, sums of whole numbers are exact in an `f64`.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
@@ -91,7 +90,7 @@ impl FleetBuilder {
             region: self.fleet.regions.add(&entry.region),
             residency: self.fleet.residencies.add(&entry.residency),
             domain: self.fleet.domains.add(&entry.domain),
-            budget: by_dim(budget),
+            budget: Budget::new(by_dim(budget)),
             capacity: entry.capacity,
             reserve: entry.reserve,
         })

@@ -1,27 +1,66 @@
 //! Finds the moves of a plan, one after the other.
 //!
-//! Every target is chosen by the one path of this crate ([`choose`] for a tenant that must go; its filter for one that
+//! Every target is chosen by the one path of this crate ([`best`] for a tenant that must go; its filter for one that
 //! relieves its cell), so a plan and a placement never disagree. A tenant moves at most once in a plan. Each relieving
 //! move lowers the fuller of its two cells, so the search ends.
+//!
+//! * `search.rs` repairs and drains: tenants that must go, each to its best cell.
+//! * `search/cool.rs` rebalances: how far down can all hot cells be brought within the bounds?
+//! * `search/relieve.rs` takes one tenant off one cell, the one that helps most.
+//! * `search/exchange.rs` is for when no single move helps: changing places, and making room.
 
+mod cool;
+mod exchange;
 mod relieve;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use cell_model::CellState;
 
-use super::{Goal, Left, Reason, Request, bound};
-use crate::explain::{Decision, choose, explain};
-use crate::filter::{Question, RefusalCode};
-use crate::fleet::{CellIx, TenantIx};
-use crate::layout::{Layout, Peak};
-use crate::resource::{HOURS, Resource};
+use super::{Bound, Goal, Left, Reason, Request};
+use crate::explain::{Decision, best, choose, explain};
+use crate::filter::{Question, RefusalCode, Wish};
+use crate::fleet::{CellIx, Fleet, TenantIx};
+use crate::layout::Layout;
+use crate::load::Peak;
 use crate::ring::HomeRing;
+use crate::zone::Zones;
+use relieve::Ranked;
 
 /// How many tenants that stay are listed with what each cell said; those after them only with a sentence ...
 const LEFT_EXPLAINED_MAX: usize = 20;
 /// ... and those after these are only counted.
 const LEFT_LISTED_MAX: usize = 1_000;
+
+/// How many pairs of moves are tried in one search: some ten microseconds each.
+const TRIES_MAX: u32 = 20_000;
+
+/// Why a tenant moves, with numbers instead of names.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    Violation(RefusalCode),
+    Overloaded { source_per_mille: u32, after_per_mille: u32 },
+    Drain,
+    Hot { source_per_mille: u32, after_per_mille: u32 },
+    Exchange(TenantIx),
+    MakeRoom(TenantIx),
+}
+
+impl Why {
+    pub(super) fn told(self, fleet: &Fleet) -> Reason {
+        match self {
+            Self::Violation(filter) => Reason::Violation { filter },
+            Self::Overloaded { source_per_mille, after_per_mille } => {
+                Reason::Overloaded { source_per_mille, after_per_mille }
+            }
+            Self::Drain => Reason::Drain,
+            Self::Hot { source_per_mille, after_per_mille } => Reason::Hot { source_per_mille, after_per_mille },
+            Self::Exchange(with) => Reason::Exchange { with: fleet.tenant_id(with) },
+            Self::MakeRoom(waits) => Reason::MakeRoom { waits: fleet.tenant_id(waits) },
+        }
+    }
+}
 
 /// One move.
 #[derive(Debug, Clone)]
@@ -30,11 +69,13 @@ pub(super) struct Step {
     pub(super) source: CellIx,
     pub(super) target: CellIx,
     pub(super) bytes: u64,
-    pub(super) reason: Reason,
+    pub(super) why: Why,
 }
 
 /// What the search came to.
-pub(super) struct Found {
+pub(super) struct Found<'a> {
+    /// As it is after all steps.
+    pub(super) layout: Layout<'a>,
     pub(super) steps: Vec<Step>,
     pub(super) left: Vec<Left>,
     pub(super) left_unlisted: usize,
@@ -44,7 +85,6 @@ pub(super) struct Found {
     /// No cell stayed above where it should be.
     pub(super) reached: bool,
     pub(super) why: String,
-    pub(super) curve: Vec<f64>,
 }
 
 pub(super) struct Search<'a> {
@@ -52,15 +92,22 @@ pub(super) struct Search<'a> {
     ring: Option<&'a HomeRing>,
     request: &'a Request,
     draining: Vec<bool>,
+    zones: &'a Zones,
+    bound: &'a Bound,
     moved: Vec<bool>,
+    /// By cell: steps that it takes part in.
+    parts: Vec<u32>,
     steps: Vec<Step>,
     bytes: u64,
     left: Vec<Left>,
     left_unlisted: usize,
-    curve: Vec<f64>,
     wanted: bool,
     reached: bool,
     notes: Vec<String>,
+    /// By cell and dimension: who weighs most there.
+    ranked: BTreeMap<(CellIx, usize, bool), Ranked>,
+    /// How many more pairs of moves may be tried.
+    tries_left: u32,
 }
 
 /// Why a tenant is not touched.
@@ -87,27 +134,33 @@ impl<'a> Search<'a> {
         ring: Option<&'a HomeRing>,
         request: &'a Request,
         draining: Vec<bool>,
+        zones: &'a Zones,
+        bound: &'a Bound,
     ) -> Self {
-        let curve = vec![bound::hottest(&layout)];
         let moved = vec![false; layout.fleet().tenants().len()];
+        let parts = vec![0; layout.fleet().cells().len()];
         Self {
             layout,
             ring,
             request,
             draining,
+            zones,
+            bound,
             moved,
+            parts,
             steps: Vec::new(),
             bytes: 0,
             left: Vec::new(),
             left_unlisted: 0,
-            curve,
             wanted: false,
             reached: true,
             notes: Vec::new(),
+            ranked: BTreeMap::new(),
+            tries_left: TRIES_MAX,
         }
     }
 
-    pub(super) fn run(mut self) -> Found {
+    pub(super) fn run(mut self) -> Found<'a> {
         match &self.request.goal {
             Goal::Repair => self.repair(),
             Goal::Drain { .. } => self.drain(),
@@ -117,8 +170,8 @@ impl<'a> Search<'a> {
             }
         }
         let why = self.notes.join("; ");
-        let Self { steps, left, left_unlisted, draining, wanted, reached, curve, .. } = self;
-        Found { steps, left, left_unlisted, draining, wanted, reached, why, curve }
+        let Self { layout, steps, left, left_unlisted, draining, wanted, reached, .. } = self;
+        Found { layout, steps, left, left_unlisted, draining, wanted, reached, why }
     }
 
     // --- repair
@@ -134,17 +187,21 @@ impl<'a> Search<'a> {
             violations.retain(|&(_, tenant)| {
                 // A move before this one may have put it right: of two that may not be together, one goes.
                 let violation = self.violation(tenant);
-                violation.is_some_and(|filter| !self.relocate(tenant, &Reason::Violation { filter }))
+                violation.is_some_and(|filter| !self.relocate(tenant, Why::Violation(filter)))
             });
             if self.steps.len() == before {
                 break;
             }
         }
-        violations.into_iter().for_each(|(_, tenant)| self.refuse(tenant));
+        for (code, tenant) in violations {
+            if !self.make_room(tenant, Why::Violation(code)) {
+                self.refuse(tenant);
+            }
+        }
         let over: Vec<CellIx> = self.cells_above(Peak::is_over_budget);
         for &cell in &over {
             self.wanted = true;
-            self.relieve(cell, relieve::Level::OverBudget);
+            self.bring_into_budget(cell);
         }
         self.notes.push(match (found, over.len()) {
             (0, 0) => "every tenant may be where it is and no cell is above its budget".to_owned(),
@@ -158,16 +215,20 @@ impl<'a> Search<'a> {
     }
 
     fn violation(&self, tenant: TenantIx) -> Option<RefusalCode> {
-        let question = Question::new(&self.layout, tenant, &[]);
-        question.ask_but_for_capacity(question.home?).err()
+        let wish = Wish::new(&self.layout, tenant, &[]);
+        wish.ask(wish.home?).err()
     }
 
-    /// Living cells that meet `condition`, fullest first. (Nobody can be moved off a dead one.)
+    /// Nobody can be moved off a dead one.
+    fn is_alive(&self, cell: CellIx) -> bool {
+        self.layout.fleet().cell(cell).state != CellState::Dead
+    }
+
+    /// Living cells that meet `condition`, fullest first.
     fn cells_above(&self, condition: impl Fn(Peak) -> bool) -> Vec<CellIx> {
         let cells = self.layout.fleet().cells();
-        let alive = |cell: &CellIx| self.layout.fleet().cell(*cell).state != CellState::Dead;
         let mut cells: Vec<CellIx> =
-            cells.filter(|cell| alive(cell) && condition(self.layout.peak(*cell))).collect();
+            cells.filter(|&cell| self.is_alive(cell) && condition(self.layout.peak(cell))).collect();
         cells.sort_by(|&a, &b| self.layout.peak(b).share.total_cmp(&self.layout.peak(a).share).then(a.cmp(&b)));
         cells
     }
@@ -198,7 +259,7 @@ impl<'a> Search<'a> {
             match of.moving_to() {
                 Some(target) if target == cell => self.stay(tenant, cell, "it is moving there: cancel that move"),
                 Some(_) => self.notes.push(format!("{} is on its way already", self.name(tenant))),
-                None if self.relocate(tenant, &Reason::Drain) => {}
+                None if self.relocate(tenant, Why::Drain) || self.make_room(tenant, Why::Drain) => {}
                 None => self.refuse(tenant),
             }
         }
@@ -207,58 +268,17 @@ impl<'a> Search<'a> {
     /// The share of a cell that a tenant alone would take.
     fn weight(&self, cell: CellIx, tenant: TenantIx) -> f64 {
         let profile = self.layout.fleet().demand(tenant);
-        let budget = &self.layout.fleet().cell(cell).budget;
+        let budget = &self.layout.fleet().cell(cell).budget.amounts;
         let risk = self.layout.policy().risk;
         let share = |dim: usize| profile.need(dim, risk) / budget[dim].max(1.0);
         (0..budget.len()).map(share).fold(0.0, f64::max)
-    }
-
-    // --- rebalance
-
-    fn cool(&mut self) {
-        let high_water = self.layout.policy().high_water;
-        let hot = self.cells_above(|peak| peak.share > high_water);
-        let Some(&hottest) = hot.first() else {
-            let note = format!("no cell is above the high water of {:.0} %", high_water * 100.0);
-            self.notes.push(format!("{note}: {}", self.hottest_told()));
-            return;
-        };
-        self.wanted = true;
-        let peak = self.layout.peak(hottest).report();
-        self.notes.push(format!(
-            "{} cells are above the high water of {:.0} %, the hottest is {} at {:.1} % ({})",
-            hot.len(),
-            high_water * 100.0,
-            self.layout.cell_id(hottest),
-            peak.share * 100.0,
-            peak.at
-        ));
-        let mut given_up = vec![false; self.layout.fleet().cells().len()];
-        // Every turn gives a cell up or makes at least one move, and a tenant moves once.
-        loop {
-            let hot = self.cells_above(|peak| peak.share > high_water);
-            let Some(&cell) = hot.iter().find(|cell| !given_up[cell.index()]) else { break };
-            given_up[cell.index()] = !self.relieve(cell, relieve::Level::Hot);
-        }
-    }
-
-    fn hottest_told(&self) -> String {
-        let hottest = self.cells_above(|peak| peak.share > 0.0);
-        hottest.first().map_or_else(
-            || "no cell is loaded".to_owned(),
-            |&cell| {
-                let peak = self.layout.peak(cell).report();
-                let id = self.layout.cell_id(cell);
-                format!("the fullest is {id} at {:.1} % ({})", peak.share * 100.0, peak.at)
-            },
-        )
     }
 
     // --- moving one tenant
 
     /// Moves a tenant that must go to the cell that placing would choose, or notes why it may not move. Says whether
     /// that settles it: not so where no cell admits it as things stand.
-    fn relocate(&mut self, tenant: TenantIx, reason: &Reason) -> bool {
+    fn relocate(&mut self, tenant: TenantIx, why: Why) -> bool {
         self.wanted = true;
         let fleet = self.layout.fleet();
         let source = self.layout.home(tenant).expect("only tenants with a home are relocated");
@@ -272,13 +292,14 @@ impl<'a> Search<'a> {
             return true;
         }
         let bytes = self.bytes_of(tenant);
-        if let Err(bound) = self.afford(bytes) {
+        if let Err(bound) = self.afford(bytes, source) {
             self.stay(tenant, source, &bound);
             return true;
         }
         let question = Question::new(&self.layout, tenant, &self.draining);
-        let Some((score, _)) = choose(&question, self.ring).best() else { return false };
-        self.make(Step { tenant, source, target: score.cell, bytes, reason: reason.clone() });
+        let open = |cell| self.has_part_left(cell);
+        let Some((score, _)) = best(&question, self.ring, open) else { return false };
+        self.make(Step { tenant, source, target: score.cell, bytes, why });
         true
     }
 
@@ -296,9 +317,22 @@ impl<'a> Search<'a> {
     fn make(&mut self, step: Step) {
         self.layout.shift(step.tenant, step.target);
         self.moved[step.tenant.index()] = true;
+        self.parts[step.source.index()] += 1;
+        self.parts[step.target.index()] += 1;
         self.bytes += step.bytes;
         self.steps.push(step);
-        self.curve.push(bound::hottest(&self.layout));
+    }
+
+    /// Takes back every step after the first `keep`.
+    fn take_back(&mut self, keep: usize) {
+        while self.steps.len() > keep {
+            let step = self.steps.pop().expect("there are more than that");
+            self.layout.shift(step.tenant, step.source);
+            self.moved[step.tenant.index()] = false;
+            self.parts[step.source.index()] -= 1;
+            self.parts[step.target.index()] -= 1;
+            self.bytes -= step.bytes;
+        }
     }
 
     fn stay(&mut self, tenant: TenantIx, cell: CellIx, why: &str) {
@@ -317,8 +351,8 @@ impl<'a> Search<'a> {
         self.left.push(Left { tenant, cell, why: why.into(), decision });
     }
 
-    /// Whether one more move of that size is within the bounds; which bound it breaks otherwise.
-    fn afford(&self, bytes: u64) -> Result<(), String> {
+    /// Whether one more move of that size off that cell is within the bounds; which bound it breaks otherwise.
+    fn afford(&self, bytes: u64, source: CellIx) -> Result<(), String> {
         let bounds = &self.request.bounds;
         if self.steps.len() >= bounds.moves_max as usize {
             return Err(format!("the bound of {} moves is reached", bounds.moves_max));
@@ -326,7 +360,18 @@ impl<'a> Search<'a> {
         if self.bytes.saturating_add(bytes) > bounds.bytes_max {
             return Err(format!("its {bytes} bytes would pass the bound of {} bytes", bounds.bytes_max));
         }
+        if self.layout.policy().seconds_for(bytes) > bounds.seconds_max {
+            return Err(format!("copying its {bytes} bytes takes longer than {} s", bounds.seconds_max));
+        }
+        if !self.has_part_left(source) {
+            return Err(format!("its cell takes part in {} moves already", bounds.moves_per_cell_max));
+        }
         Ok(())
+    }
+
+    /// Whether a cell may take part in one more move.
+    fn has_part_left(&self, cell: CellIx) -> bool {
+        self.draining[cell.index()] || self.parts[cell.index()] < self.request.bounds.moves_per_cell_max
     }
 
     fn fixed(&self, tenant: TenantIx) -> Option<Fixed> {
@@ -346,14 +391,8 @@ impl<'a> Search<'a> {
         self.layout.fleet().tenant(tenant).cooldown_until > self.request.now
     }
 
-    /// What a move copies: the storage that the tenant is expected to have at its largest.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 2 × 10^15, not negative")]
     fn bytes_of(&self, tenant: TenantIx) -> u64 {
-        const BYTES_PER_THOUSANDTH: f64 = 1e6;
-        let mean = self.layout.fleet().demand(tenant).mean;
-        let dims = Resource::Storage.first_dim()..Resource::Storage.first_dim() + HOURS;
-        let megabytes = mean[dims].iter().copied().fold(0.0, f64::max);
-        (megabytes * BYTES_PER_THOUSANDTH) as u64
+        self.layout.fleet().bytes_of(tenant)
     }
 
     fn name(&self, tenant: TenantIx) -> &'a str {

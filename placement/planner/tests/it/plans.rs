@@ -285,7 +285,7 @@ fn the_second_opinion_notices_a_move_that_does_not_fit() {
         bytes: 0,
         reason: Reason::Drain,
     };
-    Checker::new(&fleet, 2.0, &[]).run(&[Wave { moves: vec![too_much] }], &mut Dice(0));
+    Checker::new(&fleet, 2.0, &[]).run(&[Wave { moves: vec![too_much], ..Wave::default() }], &mut Dice(0));
 }
 
 #[test]

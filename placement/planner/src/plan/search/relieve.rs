@@ -1,48 +1,90 @@
-//! Takes load off one cell: at each step the move that lowers the fuller of its two cells the most.
+//! Takes load off one cell: the move that lowers the fuller of its two cells the most.
 //!
 //! A move counts no further than to where the cell is to be brought, so among those that bring it there the one that
 //! copies the least wins. A tenant cannot lower its cell by more than what it weighs in the dimension where the cell
 //! is fullest; tenants are tried in that order, and the search stops where that is less than what has been found.
 
-use super::{Fixed, Reason, Search, Step};
-use crate::filter::Question;
+use super::{Fixed, Search, Step, Why};
+use crate::filter::{Question, Wish};
 use crate::fleet::{CellIx, TenantIx};
+use crate::layout::Layout;
 use crate::score::shared_fate;
 
 /// How many cells that admit a tenant are compared, coldest first.
 const TARGETS_MAX: usize = 12;
+/// How many cells are looked at, coldest first, before all others of the zone.
+const COLDEST: usize = 48;
 /// How many (tenant, cell) pairs are weighed for one move.
-const EVALUATIONS_MAX: usize = 4_096;
+const EVALUATIONS_MAX: usize = 2_048;
+/// How many of the heaviest tenants of a cell are remembered.
+const RANKED_MAX: usize = 512;
 const BYTES_PER_TERABYTE: f64 = 1e12;
 
 /// Why a cell is relieved, and so how far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    /// It is above its budget: bring it to the budget, whatever that gains.
-    OverBudget,
-    /// It is above the high water: bring it to the low water where that pays.
-    Hot,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Aim {
+    /// It is above its budget: any gain is worth a move. Otherwise a move has to pay.
+    over_budget: bool,
+    /// Lowering it further than to this gains nothing.
+    pub(super) settle: f64,
+}
+
+impl Aim {
+    pub(super) const INTO_BUDGET: Self = Self { over_budget: true, settle: 1.0 };
+
+    pub(super) const fn cooling(settle: f64) -> Self {
+        Self { over_budget: false, settle }
+    }
+
+    pub(super) fn why(self, before: f64, after: f64) -> Why {
+        let (source_per_mille, after_per_mille) = (per_mille(before), per_mille(after));
+        if self.over_budget {
+            Why::Overloaded { source_per_mille, after_per_mille }
+        } else {
+            Why::Hot { source_per_mille, after_per_mille }
+        }
+    }
+}
+
+/// What became of an attempt to relieve a cell.
+pub(super) enum Relief {
+    /// It has been relieved, by a move or an exchange.
+    Done,
+    /// Nothing is worth it.
+    None {
+        /// A bound was in the way of something that might have been.
+        bounded: bool,
+        /// What was in the way of whom.
+        told: String,
+    },
+}
+
+/// Tenants of a cell by what they weigh in one dimension, heaviest first. Made once for a cell and dimension: who comes
+/// later has been moved by this plan and stays.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ranked {
+    pub(super) by_weight: Vec<(f64, TenantIx)>,
+    pinned: usize,
+    moving: usize,
+    cooling: usize,
+    arrived: usize,
 }
 
 /// Why members of a cell were not moved.
 #[derive(Debug, Default)]
 struct Tally {
-    pinned: usize,
-    moving: usize,
-    moved: usize,
-    cooling: usize,
     bounded: usize,
     nowhere: usize,
     too_little: usize,
 }
 
 impl Tally {
-    fn told(&self) -> String {
+    fn told(&self, ranked: &Ranked) -> String {
         let counted = [
-            (self.pinned, "pinned"),
-            (self.moving, "moving already"),
-            (self.moved, "moved by this plan"),
-            (self.cooling, "cooling down"),
+            (ranked.pinned, "pinned"),
+            (ranked.moving, "moving already"),
+            (ranked.arrived, "moved by this plan"),
+            (ranked.cooling, "cooling down"),
             (self.bounded, "beyond the bounds of this plan"),
             (self.nowhere, "admitted nowhere"),
             (self.too_little, "would gain too little"),
@@ -55,7 +97,7 @@ impl Tally {
 
 struct Best {
     gain: u32,
-    after: u32,
+    after: f64,
     bytes: u64,
     tenant: TenantIx,
     target: CellIx,
@@ -73,74 +115,76 @@ fn grains(share: f64) -> u32 {
 }
 
 impl Search<'_> {
-    /// Relieves a cell; says whether it is where it should be. Where it is not, the reason is noted.
-    pub(super) fn relieve(&mut self, cell: CellIx, level: Level) -> bool {
-        let settle = match level {
-            Level::OverBudget => 1.0,
-            Level::Hot => self.layout.policy().low_water,
-        };
-        loop {
-            let before = self.layout.peak(cell);
-            let settled = match level {
-                Level::OverBudget => !before.is_over_budget(),
-                Level::Hot => before.share <= settle,
-            };
-            if settled {
-                return true;
+    /// Brings a cell that is above its budget into it; where that cannot be, the reason is noted.
+    pub(super) fn bring_into_budget(&mut self, cell: CellIx) {
+        while self.layout.peak(cell).is_over_budget() {
+            if let Relief::None { told, .. } = self.relieve(cell, Aim::INTO_BUDGET) {
+                self.reached = false;
+                let id = self.layout.cell_id(cell);
+                let at = self.layout.peak(cell).report();
+                self.notes.push(format!("{id} stays at {:.1} % ({}): {told}", at.share * 100.0, at.at));
+                return;
             }
-            let mut tally = Tally::default();
-            let Some(best) = self.best_relief(cell, level, settle, &mut tally) else {
-                self.give_up(cell, level, &tally);
-                return false;
-            };
-            let source_per_mille = per_mille(before.share);
-            let after_per_mille = best.after;
-            let reason = match level {
-                Level::OverBudget => Reason::Overloaded { source_per_mille, after_per_mille },
-                Level::Hot => Reason::Hot { source_per_mille, after_per_mille },
-            };
-            self.make(Step { tenant: best.tenant, source: cell, target: best.target, bytes: best.bytes, reason });
         }
     }
 
-    /// Below the high water a hot cell has cooled enough, even if it did not reach the low water.
-    fn give_up(&mut self, cell: CellIx, level: Level, tally: &Tally) {
-        let peak = self.layout.peak(cell);
-        let enough = level == Level::Hot && peak.share <= self.layout.policy().high_water;
-        if !enough {
-            self.reached = false;
-            let id = self.layout.cell_id(cell);
-            let at = peak.report();
-            let note = format!("{id} stays at {:.1} % ({}): {}", at.share * 100.0, at.at, tally.told());
-            self.notes.push(note);
-        }
+    /// Relieves a cell by the best single move, or where there is none by an exchange.
+    pub(super) fn relieve(&mut self, cell: CellIx, aim: Aim) -> Relief {
+        let before = self.layout.peak(cell);
+        let cooling = !aim.over_budget;
+        let ranked = self.take_ranked(cell, before.dim, cooling);
+        let targets = self.by_warmth(cell);
+        let mut tally = Tally::default();
+        let best = self.best_relief(cell, aim, &ranked, &targets, &mut tally);
+        let relief = match best {
+            Some(best) => {
+                let why = aim.why(before.share, best.after);
+                self.make(Step { tenant: best.tenant, source: cell, target: best.target, bytes: best.bytes, why });
+                Relief::Done
+            }
+            None if self.exchange(cell, aim, &ranked, &targets) => Relief::Done,
+            None => Relief::None { bounded: tally.bounded > 0, told: tally.told(&ranked) },
+        };
+        self.ranked.insert((cell, before.dim, cooling), ranked);
+        relief
     }
 
-    fn best_relief(&self, cell: CellIx, level: Level, settle: f64, tally: &mut Tally) -> Option<Best> {
+    fn best_relief(
+        &self,
+        cell: CellIx,
+        aim: Aim,
+        ranked: &Ranked,
+        targets: &[CellIx],
+        tally: &mut Tally,
+    ) -> Option<Best> {
         let peak = self.layout.peak(cell);
-        let candidates = self.by_weight(cell, peak.dim, level, tally);
-        let targets = self.by_warmth(cell, peak.dim);
         let mut best: Option<Best> = None;
         let mut evaluations = 0;
-        for (weight, tenant) in candidates {
-            let at_most = grains(weight.min(peak.share - settle));
+        for &(weight, tenant) in &ranked.by_weight {
+            let at_most = grains(weight.min(peak.share - aim.settle));
             if evaluations >= EVALUATIONS_MAX || best.as_ref().is_some_and(|best| at_most < best.gain) {
                 break;
             }
+            if self.moved[tenant.index()] {
+                continue;
+            }
             let bytes = self.bytes_of(tenant);
-            if self.afford(bytes).is_err() {
+            let least = self.gain_wanted(aim, bytes);
+            if weight < least {
+                tally.too_little += 1;
+                continue;
+            }
+            if self.afford(bytes, cell).is_err() {
                 tally.bounded += 1;
                 continue;
             }
-            let least = self.gain_wanted(level, bytes);
-            match self.best_target(cell, tenant, &targets, settle, &mut evaluations) {
+            match self.best_target(cell, tenant, targets, aim.settle, &mut evaluations) {
                 None => tally.nowhere += 1,
                 Some((gain, ..)) if gain < least => tally.too_little += 1,
                 Some((gain, after, target)) => {
                     let gain = grains(gain);
-                    let better = best.as_ref().is_none_or(|best| (best.gain, bytes) < (gain, best.bytes));
-                    if better {
-                        best = Some(Best { gain, after: per_mille(after), bytes, tenant, target });
+                    if best.as_ref().is_none_or(|best| (best.gain, bytes) < (gain, best.bytes)) {
+                        best = Some(Best { gain, after, bytes, tenant, target });
                     }
                 }
             }
@@ -149,51 +193,63 @@ impl Search<'_> {
     }
 
     /// The gain that makes a move worth it: the payback rule. Any gain at all where a budget is broken.
-    fn gain_wanted(&self, level: Level, bytes: u64) -> f64 {
+    pub(super) fn gain_wanted(&self, aim: Aim, bytes: u64) -> f64 {
+        if aim.over_budget {
+            return 1e-6;
+        }
         #[expect(clippy::cast_precision_loss, reason = "a size in terabytes needs no 53 bits")]
         let terabytes = bytes as f64 / BYTES_PER_TERABYTE;
-        match level {
-            Level::OverBudget => 1e-6,
-            Level::Hot => {
-                let policy = self.layout.policy();
-                policy.gain_min + policy.gain_min_per_terabyte * terabytes
-            }
-        }
+        let policy = self.layout.policy();
+        policy.gain_min + policy.gain_min_per_terabyte * terabytes
     }
 
-    /// The tenants that may leave, by what that takes off the fullest dimension; the heaviest first.
-    fn by_weight(&self, cell: CellIx, dim: usize, level: Level, tally: &mut Tally) -> Vec<(f64, TenantIx)> {
-        let mut candidates = Vec::new();
-        let now = self.layout.share_at(cell, dim, None);
-        for &tenant in self.layout.members(cell) {
+    /// The tenants that may leave a cell, by what that takes off one dimension; heaviest first. `cooling`: without those
+    /// that are cooling down. Give it back when done.
+    pub(super) fn take_ranked(&mut self, cell: CellIx, dim: usize, cooling: bool) -> Ranked {
+        self.ranked.remove(&(cell, dim, cooling)).unwrap_or_else(|| self.rank(cell, dim, cooling))
+    }
+
+    fn rank(&self, cell: CellIx, dim: usize, cooling: bool) -> Ranked {
+        let mut ranked = Ranked::default();
+        // Who has left may come back, when moves that were tried are taken back. Who has come never leaves again.
+        let left = self.steps.iter().filter(|step| step.source == cell).map(|step| step.tenant);
+        for tenant in self.layout.members(cell).iter().copied().chain(left) {
             match self.fixed(tenant) {
-                Some(Fixed::Pinned) => tally.pinned += 1,
-                Some(Fixed::Moving) => tally.moving += 1,
-                Some(Fixed::Moved) => tally.moved += 1,
-                None if level == Level::Hot && self.is_cooling(tenant) => tally.cooling += 1,
-                None => {
-                    let question = Question::new(&self.layout, tenant, &self.draining);
-                    let without = self.layout.share_at(cell, dim, Some(question.leaving()));
-                    candidates.push((now - without, tenant));
-                }
+                Some(Fixed::Pinned) => ranked.pinned += 1,
+                Some(Fixed::Moving) => ranked.moving += 1,
+                Some(Fixed::Moved) if self.layout.home(tenant) == Some(cell) => ranked.arrived += 1,
+                _ if cooling && self.is_cooling(tenant) => ranked.cooling += 1,
+                _ => ranked.by_weight.push((self.layout.weight_at(cell, tenant, dim), tenant)),
             }
         }
-        candidates.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        candidates
+        let order = |a: &(f64, TenantIx), b: &(f64, TenantIx)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if ranked.by_weight.len() > RANKED_MAX {
+            ranked.by_weight.select_nth_unstable_by(RANKED_MAX, order);
+            ranked.by_weight.truncate(RANKED_MAX);
+        }
+        ranked.by_weight.sort_unstable_by(order);
+        ranked
     }
 
-    /// All other cells, the coldest in that dimension first.
-    fn by_warmth(&self, cell: CellIx, dim: usize) -> Vec<CellIx> {
-        let others = self.layout.fleet().cells().filter(|&other| other != cell);
-        let mut cells: Vec<(f64, CellIx)> =
-            others.map(|other| (self.layout.share_at(other, dim, None), other)).collect();
-        cells.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    /// The other cells of the zone: first those that are coldest where they are fullest, in that order, then the rest.
+    fn by_warmth(&self, cell: CellIx) -> Vec<CellIx> {
+        let zone = &self.zones.all[self.zones.of(cell)];
+        let others = zone.cells.iter().filter(|&&other| other != cell && self.has_part_left(other));
+        let mut cells: Vec<(f64, CellIx)> = others.map(|&other| (self.layout.peak(other).share, other)).collect();
+        let order = |a: &(f64, CellIx), b: &(f64, CellIx)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if cells.len() > COLDEST {
+            cells.select_nth_unstable_by(COLDEST, order);
+            cells[..COLDEST].sort_unstable_by(order);
+            cells[COLDEST..].sort_unstable_by_key(|(_, cell)| *cell);
+        } else {
+            cells.sort_unstable_by(order);
+        }
         cells.into_iter().map(|(_, cell)| cell).collect()
     }
 
     /// Gain, fullness of the fuller cell, and the target, for the best of the coldest cells that admit the tenant and
     /// do not bring it nearer to others of its group.
-    fn best_target(
+    pub(super) fn best_target(
         &self,
         source: CellIx,
         tenant: TenantIx,
@@ -201,20 +257,28 @@ impl Search<'_> {
         settle: f64,
         evaluations: &mut usize,
     ) -> Option<(f64, f64, CellIx)> {
-        let question = Question::new(&self.layout, tenant, &self.draining);
+        let wish = Wish::new(&self.layout, tenant, &self.draining);
+        let mut question = None;
         let before = self.layout.peak(source).share;
-        let source_after = self.layout.peak_with(source, question.leaving()).share;
-        let fate = shared_fate(&question, source);
+        let fate = shared_fate(&wish, source);
         let mut best: Option<(f64, f64, CellIx)> = None;
         let mut admitted = 0;
         for &target in targets {
+            // A cell that is as full already cannot be the better one.
+            let so_full = self.layout.peak(target).share;
+            let hopeless = best.is_some_and(|(gain, ..)| before - so_full.max(settle) < gain);
             if admitted == TARGETS_MAX || *evaluations >= EVALUATIONS_MAX {
                 break;
             }
-            if question.ask_but_for_capacity(target).is_err() || shared_fate(&question, target) > fate {
+            if hopeless || so_full >= before || wish.ask(target).is_err() || shared_fate(&wish, target) > fate {
                 continue;
             }
             *evaluations += 1;
+            let (question, source_after) = question.get_or_insert_with(|| {
+                let question = Question::new(&self.layout, tenant, &self.draining);
+                let source_after = self.layout.peak_with(source, question.leaving()).share;
+                (question, source_after)
+            });
             let Ok(peak) = question.ask(target) else { continue };
             admitted += 1;
             let after = source_after.max(peak.share);
@@ -224,5 +288,18 @@ impl Search<'_> {
             }
         }
         best
+    }
+}
+
+impl Layout<'_> {
+    /// What a cell's share in one dimension loses without one of its tenants.
+    pub(super) fn weight_at(&self, cell: CellIx, tenant: TenantIx, dim: usize) -> f64 {
+        let fleet = self.fleet();
+        let demand = fleet.demand_at(tenant, dim);
+        let cluster = fleet.tenant(tenant).spike_cluster();
+        let now = self.need_at(cell, dim, None);
+        let without = self.need_without(cell, dim, demand, cluster);
+        let budget = &fleet.cell(cell).budget;
+        budget.share(dim, now) - budget.share(dim, without)
     }
 }

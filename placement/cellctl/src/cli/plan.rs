@@ -1,0 +1,339 @@
+//! What may be typed of placement: `plan`, `explain`, `apply`, `simulate`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cell_model::{CellId, TenantId, UnixMillis};
+use cell_planner::GrowthRule;
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Which fleet is looked at: a file, or the one that the control plane has.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FleetArgs {
+    /// Work on this fleet, without a control plane: a JSON document, or a directory with cells.csv and tenants.csv
+    #[arg(long, value_name = "FILE|DIR")]
+    pub fleet: Option<PathBuf>,
+    /// What the live fleet's cells can do and its tenants want: a fleet file, whose places do not count
+    #[arg(long, value_name = "FILE|DIR", conflicts_with = "fleet")]
+    pub profile: Option<PathBuf>,
+}
+
+/// How it is judged.
+#[derive(Debug, Clone, Default, Args)]
+pub struct JudgeArgs {
+    /// Numbers of the policy, as JSON: risk, high_water, low_water, gain_min …
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Key of the ring of default homes; the same seed gives the same answer
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+}
+
+/// How much a plan may do.
+#[derive(Debug, Clone, Args)]
+pub struct BoundArgs {
+    /// The most moves
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub max_moves: u32,
+    /// The most that may be copied, as 500GB or 2TiB [default: no bound]
+    #[arg(long, value_parser = bytes, value_name = "BYTES")]
+    pub max_bytes: Option<u64>,
+    /// The most moves at the same time
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub at_once: u32,
+    /// The most moves at the same time that one cell takes part in
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub at_once_per_cell: u32,
+    /// The most moves at the same time that one failure domain takes part in [default: no bound]
+    #[arg(long, value_name = "N")]
+    pub at_once_per_domain: Option<u32>,
+    /// The longest that all waves may take, as 2h; a move is expected to copy 50 MB a second [default: no bound]
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub window: Option<Duration>,
+}
+
+/// What is to be planned.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Plan {
+    /// Where tenants that are nowhere yet belong, and why
+    Place {
+        /// Which tenants [default: all that are nowhere yet]
+        tenants: Vec<TenantId>,
+        #[command(flatten)]
+        of: FleetArgs,
+        #[command(flatten)]
+        judge: JudgeArgs,
+    },
+    /// Put right what breaks a constraint, then bring hot cells down
+    Rebalance(Asked),
+    /// Put right what breaks a constraint; touch nothing else
+    Repair(Asked),
+    /// Empty cells
+    Drain {
+        /// Which
+        #[arg(required = true)]
+        cells: Vec<CellId>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// What happens if a cell, a failure domain or a region is lost: who goes where, and who finds no room
+    FailCell(FailCell),
+    /// How long there is room, and how many cells are missing
+    Capacity(CapacityArgs),
+    /// Write the fleet as a file, to plan with it elsewhere
+    Export {
+        /// A JSON file, or a directory for cells.csv and tenants.csv where the name ends with '/' [default: print JSON]
+        #[arg(long, value_name = "FILE|DIR/")]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        of: FleetArgs,
+    },
+}
+
+/// What every plan of moves is asked with.
+#[derive(Debug, Clone, Args)]
+pub struct Asked {
+    #[command(flatten)]
+    pub(crate) of: FleetArgs,
+    #[command(flatten)]
+    pub(crate) judge: JudgeArgs,
+    #[command(flatten)]
+    pub(crate) bounds: BoundArgs,
+    /// Time for which cooldowns are looked at [default: now]
+    #[arg(long, value_parser = time, value_name = "RFC 3339")]
+    pub(crate) at: Option<UnixMillis>,
+    /// Exit with 2 where the plan has moves
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+/// `plan fail-cell`.
+#[derive(Debug, Clone, Args)]
+#[command(group(clap::ArgGroup::new("lost").required(true).multiple(true).args(["cells", "domain", "region"])))]
+pub struct FailCell {
+    /// Which cells; each is lost for itself
+    pub(crate) cells: Vec<CellId>,
+    /// Every cell of a failure domain
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) domain: Vec<String>,
+    /// Every cell of a region
+    #[arg(long, value_name = "REGION")]
+    pub(crate) region: Vec<String>,
+    #[command(flatten)]
+    pub(crate) of: FleetArgs,
+    #[command(flatten)]
+    pub(crate) judge: JudgeArgs,
+}
+
+/// `plan capacity`.
+#[derive(Debug, Clone, Args)]
+pub struct CapacityArgs {
+    /// By how much demand grows in 30 days
+    #[arg(long, value_parser = rate, default_value = "5%", value_name = "RATE")]
+    pub(crate) growth: f64,
+    /// Another rate for some tenants, as tier=gold:8% or region=eu-1:3%; the first that fits counts
+    #[arg(long, value_parser = growth_of, value_name = "WHO:RATE")]
+    pub(crate) growth_of: Vec<GrowthOf>,
+    /// How many days to look ahead
+    #[arg(long, default_value_t = 365, value_name = "DAYS")]
+    pub(crate) horizon: u32,
+    /// What each zone must be able to lose without passing the high water
+    #[arg(long, value_enum, default_value_t = Survive::Cell)]
+    pub(crate) survive: Survive,
+    /// Ask, too, what the loss of this cell would do
+    #[arg(long, value_name = "CELL")]
+    pub(crate) lose_cell: Vec<CellId>,
+    /// Ask, too, what the loss of this failure domain would do
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) lose_domain: Vec<String>,
+    /// Ask, too, what the loss of this region would do
+    #[arg(long, value_name = "REGION")]
+    pub(crate) lose_region: Vec<String>,
+    #[command(flatten)]
+    pub(crate) of: FleetArgs,
+    #[command(flatten)]
+    pub(crate) judge: JudgeArgs,
+}
+
+/// As [`cell_planner::Survive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Survive {
+    /// Nothing
+    Nothing,
+    /// Its largest cell
+    Cell,
+    /// Its largest failure domain
+    Domain,
+}
+
+impl From<Survive> for cell_planner::Survive {
+    fn from(survive: Survive) -> Self {
+        match survive {
+            Survive::Nothing => Self::Nothing,
+            Survive::Cell => Self::Cell,
+            Survive::Domain => Self::Domain,
+        }
+    }
+}
+
+/// A rule of growth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrowthOf(pub(crate) GrowthRule);
+
+/// `simulate`.
+#[derive(Debug, Clone, Args)]
+pub struct Simulate {
+    /// How many days
+    #[arg(long, default_value_t = 30, value_name = "DAYS")]
+    pub(crate) days: u32,
+    /// What tenants really use, as tenant,resource,values with 24 values a day [default: made up by --seed]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["growth", "weekend", "spikes", "arrivals", "departures"])]
+    pub(crate) usage: Option<PathBuf>,
+    /// By how much demand grows in 30 days
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "RATE")]
+    pub(crate) growth: f64,
+    /// What is left of demand on two days of seven
+    #[arg(long, value_parser = rate, default_value = "100%", value_name = "SHARE")]
+    pub(crate) weekend: f64,
+    /// The chance that a tenant has a spike of three hours on a day
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    pub(crate) spikes: f64,
+    /// The share of tenants that arrive after the first day
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    pub(crate) arrivals: f64,
+    /// The share of tenants that leave
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    pub(crate) departures: f64,
+    /// Make a plan every so many days; 0: never
+    #[arg(long, default_value_t = 1, value_name = "DAYS")]
+    pub(crate) plan_every: u32,
+    /// Leave who has moved alone for so many days
+    #[arg(long, default_value_t = 7, value_name = "DAYS")]
+    pub(crate) cooldown_days: u32,
+    #[command(flatten)]
+    pub(crate) of: FleetArgs,
+    #[command(flatten)]
+    pub(crate) judge: JudgeArgs,
+    #[command(flatten)]
+    pub(crate) bounds: BoundArgs,
+}
+
+/// What can be explained.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Explain {
+    /// A tenant: where it is, where it would be best, what speaks against every other cell
+    #[command(visible_alias = "t")]
+    Tenant {
+        /// Its name
+        name: TenantId,
+        #[command(flatten)]
+        of: FleetArgs,
+        #[command(flatten)]
+        judge: JudgeArgs,
+    },
+}
+
+/// `apply`.
+#[derive(Debug, Clone, Args)]
+pub struct Apply {
+    /// A plan that `cellctl plan … -o json` has written; '-' reads it from standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// How long each new owner serves before its move is final and the next wave may begin
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
+    pub soak: Duration,
+    /// How long old copies are kept after that
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h", value_name = "DURATION")]
+    pub retain: Duration,
+}
+
+/// Bytes as people write them: `1048576`, `500MB`, `1.5 TiB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 10] = [
+        ("", 1.0),
+        ("b", 1.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("tb", 1e12),
+        ("kib", 1024.0),
+        ("mib", 1_048_576.0),
+        ("gib", 1_073_741_824.0),
+        ("tib", 1_099_511_627_776.0),
+    ];
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let unit = unit.trim().to_lowercase();
+    let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
+    let value = number.parse::<f64>().ok().zip(scale).map(|(number, scale)| (number * scale).round());
+    match value {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "its range has just been asked"
+        )]
+        Some(value) if (1.0..=9e15).contains(&value) => Ok(value as u64),
+        _ => Err("give a size from 1 byte to 9 PB, as 500MB, 2TB or 1.5TiB".to_owned()),
+    }
+}
+
+/// A share: `0.05` or `5%`.
+fn rate(text: &str) -> Result<f64, String> {
+    let (number, scale) = text.trim().strip_suffix('%').map_or((text.trim(), 1.0), |number| (number.trim(), 100.0));
+    let rate = number.parse::<f64>().ok().map(|number| number / scale).filter(|rate| (0.0..=10.0).contains(rate));
+    rate.ok_or_else(|| "give a share from 0 to 10, as 0.05 or 5%".to_owned())
+}
+
+fn growth_of(text: &str) -> Result<GrowthOf, String> {
+    let wrong = || "as tier=gold:8% or region=eu-1:3%".to_owned();
+    let (who, monthly) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let rule = GrowthRule { monthly: rate(monthly)?, ..GrowthRule::default() };
+    match who.split_once('=') {
+        Some(("region", region)) if !region.is_empty() => {
+            Ok(GrowthOf(GrowthRule { region: region.into(), ..rule }))
+        }
+        Some(("tier", tier)) => {
+            let tier = super::Tier::from_str(tier, true).map_err(|_| wrong())?;
+            Ok(GrowthOf(GrowthRule { tier: Some(tier.into()), ..rule }))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+fn time(text: &str) -> Result<UnixMillis, String> {
+    let at = humantime::parse_rfc3339_weak(text).map_err(|error| format!("{error}: as 2026-03-01T06:00:00Z"))?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "a time after 1970 is wanted".to_owned())?;
+    u64::try_from(since.as_millis()).map(UnixMillis).map_err(|_| "that is too far away".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!([bytes("7"), bytes("500MB"), bytes("1.5 TiB")], [Ok(7), Ok(500_000_000), Ok(1_649_267_441_664)]);
+        for bad in ["", "0", "-1", "12 parsecs", "1e300", "99999TB", "1.2.3GB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_shares_or_per_cent() {
+        assert_eq!([rate("0.05"), rate("5%"), rate(" 100 %")], [Ok(0.05), Ok(0.05), Ok(1.0)]);
+        assert!(rate("-1%").is_err() && rate("NaN").is_err() && rate("much").is_err());
+        let of = growth_of("tier=gold:8%").unwrap().0;
+        assert_eq!((of.tier, of.monthly), (Some(cell_model::Tier::Gold), 0.08));
+        assert_eq!(growth_of("region=eu-1:3%").unwrap().0.region, "eu-1");
+        for bad in ["gold:8%", "tier=tin:8%", "region=:3%", "tier=gold"] {
+            assert!(growth_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_rfc_3339_has_them() {
+        assert_eq!(time("1970-01-02T00:00:00Z"), Ok(UnixMillis(86_400_000)));
+        assert!(time("tomorrow").is_err_and(|said| said.contains("2026-03-01T06:00:00Z")));
+    }
+}

@@ -1,0 +1,87 @@
+//! Placement as people touch it: plans, explanations, and plans that are carried out.
+//!
+//! ```text
+//! fleet file ──► source ─┐                    ┌─► text, html, JSON
+//!                        ├─► Fleet ─► planner ┤
+//! control plane ─► live ─┘                    └─► JSON ─► apply ─► moves, wave by wave
+//! ```
+//!
+//! Everything that is decided is decided by `cell-planner`, which is pure; here it gets its fleet, its clock and its
+//! questions, and its answers are made readable. With `--fleet` no control plane is asked at all.
+
+mod apply;
+mod ask;
+mod capacity;
+mod chart;
+mod document;
+mod explain;
+mod html;
+mod live;
+mod place;
+mod simulate;
+mod source;
+mod text;
+
+use cell_planner::{Fleet, HomeRing, Policy, RingOptions};
+use serde::Serialize;
+
+use crate::cli::{FleetArgs, Global, JudgeArgs};
+use crate::commands::{connect, on_runtime};
+use crate::console;
+use crate::failure::Failure;
+
+pub(crate) use apply::run as apply;
+pub(crate) use ask::run;
+pub(crate) use explain::run as explain;
+pub(crate) use simulate::run as simulate;
+
+/// A fleet, and where it comes from.
+struct Loaded {
+    fleet: Fleet,
+    /// Where it comes from, for people.
+    origin: String,
+    /// There is a control plane behind it.
+    is_live: bool,
+}
+
+/// The fleet that the command line names.
+fn load(global: &Global, of: &FleetArgs) -> Result<Loaded, Failure> {
+    if let Some(path) = &of.fleet {
+        let fleet = console::while_waiting(&format!("reading {}", path.display()), || source::read(path))?;
+        return Ok(Loaded { fleet, origin: path.display().to_string(), is_live: false });
+    }
+    let profile = of.profile.as_deref().map(source::read).transpose()?;
+    let taken = on_runtime(async { live::take(&connect(global)?, profile.as_ref()).await })?;
+    taken.notes.iter().for_each(|note| console::note(&format!("note: {note}")));
+    Ok(Loaded { fleet: taken.fleet, origin: "the control plane".into(), is_live: true })
+}
+
+/// The numbers that a fleet is judged by.
+fn policy(judge: &JudgeArgs) -> Result<Policy, Failure> {
+    let Some(path) = &judge.policy else { return Ok(Policy::default()) };
+    let wrong = |error: serde_json::Error| {
+        Failure::new("POLICY_INVALID", format!("{} is no policy: {error}", path.display()), "correct it there")
+    };
+    let policy: Policy = serde_json::from_str(&source::text_of(path)?).map_err(wrong)?;
+    policy.check().map_err(|invalid| Failure::new("POLICY_INVALID", invalid.to_string(), "correct it there"))?;
+    Ok(policy)
+}
+
+/// Default homes of tenants on these cells.
+fn ring(fleet: &Fleet, judge: &JudgeArgs) -> Result<HomeRing, Failure> {
+    let options = RingOptions::default();
+    let options = RingOptions { seed: judge.seed.unwrap_or(options.seed), ..options };
+    let cells = fleet.cells().map(|cell| fleet.cell_id(cell).clone());
+    HomeRing::build(cells, options)
+        .map_err(|error| Failure::new("FLEET_TOO_LARGE", error.to_string(), "split the fleet by region"))
+}
+
+fn plural(count: usize, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
+fn to_json(document: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(document).expect("documents have string keys only");
+    text.push('\n');
+    text
+}

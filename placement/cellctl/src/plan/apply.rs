@@ -1,0 +1,422 @@
+//! `apply`: a plan becomes moves, wave by wave.
+//!
+//! ```text
+//! each tenant:  pending ──► running ──► done
+//!                  │           └──────► failed      the first one stops everything that has not begun
+//!                  └──────────────────► elsewhere   somebody else has moved it: refused
+//! ```
+//!
+//! Nothing is remembered here: where each move stands is read from the control plane, so an `apply` that was
+//! interrupted goes on when it is run again. The first run is refused unless the fleet is still at the revision that
+//! the plan was made on; a later one is known by moves of the plan that were made after that revision.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use cell_client::{ClientError, ListOptions, WriteOptions, wire};
+use cell_model::{MoveId, MoveOptions, Revision, TenantId};
+use cell_planner::PlannedMove;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::document::PlanDocument;
+use super::{plural, source};
+use crate::cli::{Apply, Output};
+use crate::commands::Control;
+use crate::console;
+use crate::failure::{Exit, Failure};
+use crate::render::table;
+use crate::view::API_VERSION;
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// Where one move of the plan stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "status")]
+enum Standing {
+    /// It has not begun.
+    Pending {
+        #[serde(skip)]
+        record: Revision,
+    },
+    /// It is under way.
+    Running { id: String, phase: String },
+    /// The tenant is where the plan wants it.
+    Done,
+    /// The move has ended otherwise.
+    Failed { id: String, why: String },
+    /// Somebody else has moved the tenant, or it is gone.
+    Elsewhere { why: String },
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    wave: usize,
+    tenant: String,
+    source: String,
+    target: String,
+    #[serde(flatten)]
+    standing: Standing,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Run<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    items: &'a [Line],
+}
+
+pub(crate) async fn run(control: Control, apply: Apply) -> Result<Exit, Failure> {
+    let name = apply.file.display().to_string();
+    let document = PlanDocument::from_json(&source::text_of(&apply.file)?, &name)?;
+    if document.plan.moves == 0 {
+        console::note(&format!("{name} has no moves: {}", document.plan.why));
+        return Ok(Exit::Done);
+    }
+    let mut applying = Applying::new(control, document, &apply)?;
+    applying.begin().await?;
+    let bar = console::progress(applying.lines.len() as u64, "moves done");
+    let ended = tokio::select! {
+        ended = applying.until_end(&bar) => ended.map(Some),
+        _ = tokio::signal::ctrl_c() => Ok(None),
+    };
+    bar.finish_and_clear();
+    let ended = ended?;
+    applying.print();
+    applying.close(ended.as_ref(), &apply.file)
+}
+
+/// How the whole of it has ended.
+enum End {
+    Done,
+    /// The first move that has not gone as planned.
+    Stopped {
+        why: String,
+    },
+}
+
+struct Applying {
+    control: Control,
+    document: PlanDocument,
+    options: MoveOptions,
+    lines: Vec<Line>,
+    /// Moves that have been seen under way.
+    moves: BTreeMap<usize, MoveId>,
+}
+
+impl Applying {
+    fn new(control: Control, document: PlanDocument, apply: &Apply) -> Result<Self, Failure> {
+        let too_long = |name: &str| Failure::usage(format!("{name} is too long"), "say a shorter time");
+        let options = MoveOptions {
+            soak_ms: u32::try_from(apply.soak.as_millis()).map_err(|_| too_long("--soak"))?,
+            retain_ms: u64::try_from(apply.retain.as_millis()).map_err(|_| too_long("--retain"))?,
+            ..MoveOptions::default()
+        };
+        let line = |wave: usize, planned: &PlannedMove| Line {
+            wave,
+            tenant: planned.tenant.to_string(),
+            source: planned.source.to_string(),
+            target: planned.target.to_string(),
+            standing: Standing::Pending { record: Revision(0) },
+        };
+        let waves = (1..).zip(&document.plan.waves);
+        let lines: Vec<Line> =
+            waves.flat_map(|(number, wave)| wave.moves.iter().map(move |planned| line(number, planned))).collect();
+        Ok(Self { control, document, options, lines, moves: BTreeMap::new() })
+    }
+
+    /// Reads where everything stands, and refuses a plan whose fleet has moved on.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        let confirmed = self.control.client.confirm_revision(1).await?;
+        for index in 0..self.lines.len() {
+            self.look(index).await?;
+        }
+        let parent = self.document.plan.parent;
+        let again = "make the plan anew: `cellctl plan … -o json`";
+        let elsewhere = self.lines.iter().find_map(|line| match &line.standing {
+            Standing::Elsewhere { why } => Some(why.clone()),
+            _ => None,
+        });
+        if let Some(why) = elsewhere {
+            let message = format!("the plan no longer fits the fleet: {why}");
+            return Err(Failure::new("PLAN_STALE", message, again));
+        }
+        if confirmed.revision == parent {
+            return Ok(());
+        }
+        let begun = self.begun(parent).await?;
+        if begun == 0 {
+            let message =
+                format!("the plan was made at revision {parent}, the fleet is at revision {}", confirmed.revision);
+            return Err(Failure::new("PLAN_PARENT_MOVED", message, again));
+        }
+        console::note(&format!("{} of {} were begun by an earlier run: going on", begun, self.count()));
+        Ok(())
+    }
+
+    fn count(&self) -> String {
+        plural(self.lines.len(), "move")
+    }
+
+    /// How many moves of the plan were asked for after it was made.
+    async fn begun(&self, parent: Revision) -> Result<usize, Failure> {
+        let mut begun = 0;
+        for line in &self.lines {
+            let filter = line.tenant.clone();
+            let options = ListOptions { filter, include_ended: true, page_size: 50, ..ListOptions::default() };
+            let moves = self.control.client.list_moves(options).await?.items;
+            let ours = |of: &&wire::Move| {
+                let id = of.id.parse::<MoveId>().map(|id| id.0).unwrap_or_default();
+                of.source == line.source && of.target == line.target && id > parent.get()
+            };
+            begun += usize::from(moves.iter().any(|of| ours(&of)));
+        }
+        Ok(begun)
+    }
+
+    async fn until_end(&mut self, bar: &ProgressBar) -> Result<End, Failure> {
+        let waves = self.document.plan.waves.len();
+        for wave in 1..=waves {
+            let of_wave: Vec<usize> = (0..self.lines.len()).filter(|&at| self.lines[at].wave == wave).collect();
+            let mut stopped = None;
+            loop {
+                for &index in &of_wave {
+                    if let Some(why) = self.advance(index, stopped.is_some()).await? {
+                        stopped.get_or_insert(why);
+                    }
+                }
+                bar.set_position(self.in_standing(|of| *of == Standing::Done) as u64);
+                bar.set_message(self.under_way(wave, waves));
+                let open = of_wave.iter().any(|&at| match self.lines[at].standing {
+                    Standing::Pending { .. } => stopped.is_none(),
+                    Standing::Running { .. } => true,
+                    Standing::Done | Standing::Failed { .. } | Standing::Elsewhere { .. } => false,
+                });
+                if !open {
+                    break;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+            if let Some(why) = stopped {
+                return Ok(End::Stopped { why });
+            }
+        }
+        Ok(End::Done)
+    }
+
+    /// Looks where a move stands and begins it where it is due; says why everything must stop, if it must.
+    async fn advance(&mut self, index: usize, stopping: bool) -> Result<Option<String>, Failure> {
+        if self.lines[index].standing == Standing::Done {
+            return Ok(None);
+        }
+        match self.look(index).await {
+            Ok(()) => {}
+            // The moves do not need us: look again.
+            Err(failure) if failure.exit == Exit::Unavailable => return Ok(None),
+            Err(failure) => return Err(failure),
+        }
+        let line = &self.lines[index];
+        match &line.standing {
+            Standing::Pending { record } if !stopping => self.start(index, *record).await,
+            Standing::Failed { id, why } => Ok(Some(format!("{id} of tenant {} {why}", line.tenant))),
+            Standing::Elsewhere { why } => Ok(Some(why.clone())),
+            Standing::Pending { .. } | Standing::Running { .. } | Standing::Done => Ok(None),
+        }
+    }
+
+    async fn start(&mut self, index: usize, record: Revision) -> Result<Option<String>, Failure> {
+        let line = &self.lines[index];
+        let planned = self.document.plan.waves.iter().flat_map(|wave| &wave.moves).nth(index);
+        let Some(planned) = planned else { return Ok(None) };
+        // Refused if anybody has touched the tenant since it was looked at.
+        let write = WriteOptions { expected_revision: Some(record), ..WriteOptions::default() };
+        let options = self.options.clone();
+        match self.control.client.move_tenant(&planned.tenant, &planned.target, options, write).await {
+            Ok((id, _)) => {
+                console::note(&format!(
+                    "wave {}: {id} {} {} → {}",
+                    line.wave, line.tenant, line.source, line.target
+                ));
+                self.moves.insert(index, id);
+                Ok(None)
+            }
+            // Looking again tells what has become of it.
+            Err(ClientError::Unknown { .. } | ClientError::Unavailable { .. }) => Ok(None),
+            Err(ClientError::Rejected { code, .. }) if matches!(code.as_str(), "MOVE_LIMIT" | "STALE_REVISION") => {
+                Ok(None)
+            }
+            Err(ClientError::Rejected { code, message, .. }) => {
+                let why = format!("tenant {} was refused: {message} ({code})", line.tenant);
+                self.lines[index].standing = Standing::Failed { id: "no move".into(), why: why.clone() };
+                Ok(Some(why))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads where one move stands.
+    async fn look(&mut self, index: usize) -> Result<(), Failure> {
+        let line = &self.lines[index];
+        if matches!(line.standing, Standing::Failed { .. }) {
+            return Ok(());
+        }
+        let name = TenantId::new(&line.tenant).map_err(|error| {
+            Failure::new("PLAN_SYNTAX", format!("the plan names a tenant that cannot be: {error}"), "make it anew")
+        })?;
+        let record = match self.control.client.get_tenant(&name).await {
+            Ok(record) => record,
+            Err(ClientError::Rejected { message, .. }) => {
+                self.lines[index].standing = Standing::Elsewhere { why: message };
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let ended = match (self.moves.get(&index), &record.r#move) {
+            (Some(id), None) => Some(self.control.client.get_move(*id).await?),
+            _ => None,
+        };
+        let standing = standing(line, &record, ended.as_ref());
+        if let Standing::Running { id, .. } = &standing
+            && let Ok(id) = id.parse::<MoveId>()
+        {
+            self.moves.insert(index, id);
+        }
+        self.lines[index].standing = standing;
+        Ok(())
+    }
+
+    fn in_standing(&self, of: impl Fn(&Standing) -> bool) -> usize {
+        self.lines.iter().filter(|line| of(&line.standing)).count()
+    }
+
+    fn under_way(&self, wave: usize, waves: usize) -> String {
+        let running = self.lines.iter().filter_map(|line| match &line.standing {
+            Standing::Running { phase, .. } => Some(format!("{} {phase}", line.tenant)),
+            _ => None,
+        });
+        format!("wave {wave} of {waves} · {}", running.collect::<Vec<_>>().join(", "))
+    }
+
+    fn print(&self) {
+        let run = Run { api_version: API_VERSION, kind: "PlanRun", items: &self.lines };
+        let columns = ["WAVE", "TENANT", "FROM", "TO", "STATUS", "MOVE"];
+        console::data(&match self.control.global.output {
+            Output::Table | Output::Html => {
+                let rows = (0..self.lines.len()).map(|index| self.row(index));
+                table(&columns, rows, !self.control.global.no_headers)
+            }
+            Output::Json => super::to_json(&run),
+            Output::Name => self.lines.iter().map(|line| format!("tenant/{}\n", line.tenant)).collect(),
+        });
+    }
+
+    fn row(&self, index: usize) -> Vec<String> {
+        let line = &self.lines[index];
+        let status = match &line.standing {
+            Standing::Pending { .. } => "not begun".to_owned(),
+            Standing::Running { phase, .. } => format!("running: {phase}"),
+            Standing::Done => "done".to_owned(),
+            Standing::Failed { why, .. } | Standing::Elsewhere { why } => format!("failed: {why}"),
+        };
+        let id = self.moves.get(&index).map_or_else(|| "-".to_owned(), ToString::to_string);
+        vec![line.wave.to_string(), line.tenant.clone(), line.source.clone(), line.target.clone(), status, id]
+    }
+
+    fn close(&self, end: Option<&End>, file: &Path) -> Result<Exit, Failure> {
+        let done = self.in_standing(|of| *of == Standing::Done);
+        let pending = self.in_standing(|of| matches!(of, Standing::Pending { .. }));
+        let again = format!("`cellctl apply -f {}` goes on where it stands", file.display());
+        match end {
+            Some(End::Done) => {
+                console::note(&format!("{} of {} done", done, self.count()));
+                Ok(Exit::Done)
+            }
+            Some(End::Stopped { why }) => {
+                let message = format!("{why}; {done} of {} done, {pending} not begun", self.count());
+                let hint = format!("`cellctl get moves --all` shows why; {again}, or make a new plan");
+                Err(Failure { exit: Exit::NotMoved, ..Failure::new("PLAN_STOPPED", message, hint) })
+            }
+            None => {
+                console::note(&format!("detached; running moves go on, {pending} have not begun; {again}"));
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+/// What a tenant's record says of a planned move; `ended` is the move that was seen under way, if it has ended.
+fn standing(line: &Line, record: &wire::Tenant, ended: Option<&wire::Move>) -> Standing {
+    let mapping = record.mapping.clone().unwrap_or_default();
+    let (tenant, owner) = (&line.tenant, &mapping.owner);
+    if let Some(movement) = &record.r#move {
+        let ours = movement.source == line.source && movement.target == line.target;
+        if ours {
+            let phase = crate::view::phase_word(movement.phase);
+            return Standing::Running { id: movement.id.clone(), phase };
+        }
+        let why = format!("tenant {tenant} is moving from {} to {}", movement.source, movement.target);
+        return Standing::Elsewhere { why };
+    }
+    if record.life != "live" {
+        return Standing::Elsewhere { why: format!("tenant {tenant} is {}", record.life) };
+    }
+    match ended {
+        Some(ended) if ended.end != "completed" => {
+            let reason = [ended.end_code.as_str(), ended.end_reason.as_str()];
+            let reason: Vec<&str> = reason.into_iter().filter(|text| !text.is_empty()).collect();
+            let reason = if reason.is_empty() { String::new() } else { format!(" ({})", reason.join(": ")) };
+            Standing::Failed { id: ended.id.clone(), why: format!("{}{reason}", ended.end) }
+        }
+        _ if *owner == line.target => Standing::Done,
+        _ if *owner == line.source => Standing::Pending { record: Revision(mapping.revision) },
+        _ => {
+            let why = format!("tenant {tenant} is on {owner}, neither on {} nor on {}", line.source, line.target);
+            Standing::Elsewhere { why }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line {
+        let [tenant, source, target] = ["acme", "c1", "c2"].map(String::from);
+        Line { wave: 1, tenant, source, target, standing: Standing::Done }
+    }
+
+    fn record(owner: &str, movement: Option<(&str, &str)>) -> wire::Tenant {
+        let mapping = wire::Mapping { owner: owner.into(), revision: 5, ..wire::Mapping::default() };
+        let movement = movement.map(|(source, target)| wire::Move {
+            id: "m-7".into(),
+            source: source.into(),
+            target: target.into(),
+            phase: wire::Phase::Backfill.into(),
+            ..wire::Move::default()
+        });
+        wire::Tenant { mapping: Some(mapping), r#move: movement, life: "live".into(), ..wire::Tenant::default() }
+    }
+
+    #[test]
+    fn where_a_move_stands_is_read_from_the_record_alone() {
+        let of = |owner, movement| standing(&line(), &record(owner, movement), None);
+        assert_eq!(of("c1", None), Standing::Pending { record: Revision(5) });
+        let running = Standing::Running { id: "m-7".into(), phase: "backfill".into() };
+        assert_eq!(of("c1", Some(("c1", "c2"))), running);
+        assert_eq!(of("c2", Some(("c1", "c2"))), running, "after the cutover it is not done before its end");
+        assert_eq!(of("c2", None), Standing::Done);
+        assert!(matches!(of("c3", None), Standing::Elsewhere { .. }));
+        assert!(matches!(of("c1", Some(("c1", "c3"))), Standing::Elsewhere { .. }));
+    }
+
+    #[test]
+    fn a_move_that_was_rolled_back_has_failed_and_is_not_begun_again() {
+        let end = |end: &str| wire::Move { id: "m-7".into(), end: end.into(), ..wire::Move::default() };
+        let of = |owner, ended: &str| standing(&line(), &record(owner, None), Some(&end(ended)));
+        assert!(matches!(of("c1", "rolled-back"), Standing::Failed { .. }));
+        assert!(matches!(of("c1", "aborted"), Standing::Failed { .. }));
+        assert_eq!(of("c2", "completed"), Standing::Done);
+    }
+}

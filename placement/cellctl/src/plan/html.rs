@@ -1,0 +1,379 @@
+//! Reports as one page each: no script, nothing from outside, light and dark.
+
+use cell_planner::{CapacityReport, CellChange, Decision, Left, LossReport, Plan, SimulationReport, Verdict};
+
+use super::chart::{self, Change, Day, Level, Line, escaped};
+use super::explain::{self, Explanation};
+use super::place::Placements;
+use super::text::{self, percent, size};
+use super::{Loaded, capacity, plural, simulate};
+
+/// Rows of a table of a page; the JSON has them all.
+const ROWS_MAX: usize = 2_000;
+/// Cells of a chart of a page; those that change most.
+const CELLS_MAX: usize = 40;
+const STYLE: &str = include_str!("html/style.css");
+
+/// A page in the making.
+pub(super) struct Page {
+    title: String,
+    body: String,
+}
+
+impl Page {
+    /// A page with its heading; `badge` is a word and its colour: good, bad or warn.
+    pub(super) fn new(title: &str, badge: (&str, &str), under: &str) -> Self {
+        let (word, colour) = badge;
+        let word = if word.is_empty() {
+            String::new()
+        } else {
+            format!("<span class=\"badge {colour}\">{}</span>", escaped(word))
+        };
+        let body = format!("<header><h1>{}{word}</h1><p>{}</p></header>\n", escaped(title), escaped(under));
+        Self { title: title.to_owned(), body }
+    }
+
+    /// The few numbers that matter most.
+    pub(super) fn tiles(&mut self, tiles: &[(String, &str)]) {
+        self.body.push_str("<div class=tiles>");
+        for (value, name) in tiles {
+            let (value, name) = (escaped(value), escaped(name));
+            self.body.push_str(&format!("<div class=tile><b>{value}</b><span>{name}</span></div>"));
+        }
+        self.body.push_str("</div>\n");
+    }
+
+    /// A part with a heading, a sentence and what has been drawn.
+    pub(super) fn section(&mut self, heading: &str, sentence: &str, drawn: &str) {
+        let (heading, sentence) = (escaped(heading), escaped(sentence));
+        self.body.push_str(&format!(
+            "<section><h2>{heading}</h2><p>{sentence}</p><div class=scroll>{drawn}</div></section>\n"
+        ));
+    }
+
+    pub(super) fn finish(self, next: &str) -> String {
+        format!(
+            "<!doctype html>\n<html lang=en><head><meta charset=utf-8>\
+             <meta name=viewport content=\"width=device-width, initial-scale=1\">\
+             <title>{}</title><style>\n{STYLE}</style></head>\n<body><main>\n{}\
+             <footer>cellctl {} · {}</footer>\n</main></body></html>\n",
+            escaped(&self.title),
+            self.body,
+            env!("CARGO_PKG_VERSION"),
+            escaped(next)
+        )
+    }
+}
+
+/// A table of a page; texts are escaped here.
+pub(super) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let cells = |tag: &str, texts: &mut dyn Iterator<Item = &str>| -> String {
+        texts.map(|text| format!("<{tag}>{}</{tag}>", escaped(text))).collect()
+    };
+    let head = cells("th", &mut columns.iter().copied());
+    let mut html = format!("<table><thead><tr>{head}</tr></thead><tbody>");
+    let mut more = 0;
+    for (index, row) in rows.enumerate() {
+        if index >= ROWS_MAX {
+            more += 1;
+            continue;
+        }
+        let row = cells("td", &mut row.iter().map(String::as_str));
+        html.push_str(&format!("<tr>{row}</tr>\n"));
+    }
+    html.push_str("</tbody></table>");
+    if more > 0 {
+        html.push_str(&format!("<p>and {more} more rows: -o json has them</p>"));
+    }
+    html
+}
+
+const fn badge(verdict: Verdict) -> (&'static str, &'static str) {
+    let colour = match verdict {
+        Verdict::NothingToDo | Verdict::Reached => "good",
+        Verdict::Partly => "warn",
+        Verdict::Stuck => "bad",
+    };
+    (text::verdict(verdict), colour)
+}
+
+/// A plan of moves.
+pub(super) fn plan(plan: &Plan, loaded: &Loaded) -> String {
+    let goal = text::goal(&plan.request.goal);
+    let under = format!("{}. Made from {} at revision {}.", sentence(&plan.why), loaded.origin, plan.parent);
+    let mut page = Page::new(&format!("Plan: {goal}"), badge(plan.verdict), &under);
+    let quality = &plan.quality;
+    page.tiles(&[
+        (plan.moves.to_string(), "moves"),
+        (plan.waves.len().to_string(), "waves"),
+        (size(plan.bytes), "copied"),
+        (text::seconds(plan.seconds), "if the waves follow each other"),
+        (percent(quality.hottest_before), "fullest cell now"),
+        (percent(quality.hottest_after), "fullest cell then"),
+        (percent(quality.lower_bound), "no placement is below this"),
+    ]);
+    if plan.moves > 0 {
+        let levels = [
+            level(quality.lower_bound, "lower bound", "bound"),
+            level(plan.policy.high_water, "high water", "water"),
+        ];
+        let line = Line { name: "fullest", class: "after", values: &quality.curve };
+        let sentence =
+            "How full the fullest cell is after so many moves. Where the line flattens, further moves buy little.";
+        page.section("What each move is worth", sentence, &chart::lines(&[line], &levels, "moves"));
+        cells(&mut page, &plan.cells, plan.policy.high_water);
+        let sentence = "Moves of one wave may run at the same time; a wave begins when the one before has ended. At every \
+                        moment in between, each moving tenant counts on both cells and no cell passes its budget.";
+        page.section("Moves", sentence, &moves(plan));
+    }
+    left(&mut page, &plan.left, plan.left_unlisted);
+    page.section("How good it is", &format!("{}.", sentence_of(&text::distance(plan))), &undo(plan));
+    page.finish("times are UTC, shares are of each cell's budget, 1 GB is 10⁹ bytes")
+}
+
+pub(super) fn level(share: f64, name: &str, class: &'static str) -> Level {
+    Level { share, name: name.to_owned(), class }
+}
+
+fn sentence(text: &str) -> &str {
+    text.trim_end_matches('.')
+}
+
+fn sentence_of(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// The cells that take part: how full they are before and after, over the day.
+fn cells(page: &mut Page, cells: &[CellChange], high_water: f64) {
+    let mut order: Vec<&CellChange> = cells.iter().collect();
+    let change = |of: &CellChange| (of.before.share - of.after.share).abs();
+    order.sort_by(|a, b| change(b).total_cmp(&change(a)));
+    let shown = order.len().min(CELLS_MAX);
+    order.truncate(shown);
+    order.sort_by(|a, b| b.before.share.total_cmp(&a.before.share).then(a.cell.cmp(&b.cell)));
+    let changes: Vec<Change> = order
+        .iter()
+        .map(|of| Change {
+            name: of.cell.to_string(),
+            before: of.before.share,
+            after: of.after.share,
+            note: format!("{} → {} tenants", of.tenants_before, of.tenants_after),
+        })
+        .collect();
+    let levels = [level(1.0, "budget", "budget"), level(high_water, "high water", "water")];
+    let more = match cells.len() - shown {
+        0 => String::new(),
+        more => format!(" The {shown} cells that change most; {more} more are in the JSON."),
+    };
+    let sentence = format!("How full each cell is at its worst hour: ring before, dot after.{more}");
+    page.section("Cells", &sentence, &chart::changes(&changes, &levels));
+    let days: Vec<Day<'_>> = order
+        .iter()
+        .map(|of| Day { name: of.cell.to_string(), before: &of.hours_before, after: &of.hours_after })
+        .collect();
+    let sentence = "Each field is an hour (UTC): the fuller the cell's fullest resource, the stronger the colour.";
+    page.section("The day", sentence, &chart::days(&days));
+}
+
+fn moves(plan: &Plan) -> String {
+    let rows = (1..).zip(&plan.waves).flat_map(|(number, wave): (usize, _)| {
+        wave.moves.iter().map(move |planned| {
+            vec![
+                number.to_string(),
+                planned.tenant.to_string(),
+                planned.source.to_string(),
+                planned.target.to_string(),
+                size(planned.bytes),
+                text::reason(&planned.reason),
+            ]
+        })
+    });
+    table(&["Wave", "Tenant", "From", "To", "Copies", "Reason"], rows)
+}
+
+fn left(page: &mut Page, left: &[Left], unlisted: usize) {
+    if left.is_empty() {
+        return;
+    }
+    let rows = left.iter().map(|of| {
+        let nearest = of.decision.as_ref().and_then(|decision| decision.counterfactuals.first());
+        let nearest = nearest.map(|of| of.sentence.clone()).unwrap_or_default();
+        vec![of.tenant.to_string(), of.cell.to_string(), of.why.clone(), nearest]
+    });
+    let drawn = table(&["Tenant", "Stays on", "Why", "What would change it"], rows);
+    let count = plural(left.len() + unlisted, "tenant");
+    page.section("Who stays although it should not", &format!("{count}; the reasons are the planner's."), &drawn);
+}
+
+fn undo(plan: &Plan) -> String {
+    if plan.moves == 0 {
+        return String::new();
+    }
+    let told = if plan.undo.feasible {
+        "The way back is open: the waves in reverse are feasible at every step."
+    } else {
+        "The way back leads to what was wrong: not every step of it is feasible."
+    };
+    format!("<p>{told}</p>")
+}
+
+/// Several placements.
+pub(super) fn placements(placements: &Placements) -> String {
+    let items = &placements.items;
+    let placed = items.iter().filter(|decision| decision.chosen.is_some()).count();
+    let badge = if placed == items.len() { ("all placed", "good") } else { ("some have no cell", "bad") };
+    let mut page = Page::new("Placements", badge, "Each decision is made with those before it carried out.");
+    page.tiles(&[(items.len().to_string(), "tenants"), (placed.to_string(), "find a cell")]);
+    let rows = items.iter().map(|decision| {
+        let peak = decision.candidates.first().map(|best| format!("{} {}", percent(best.peak.share), best.peak.at));
+        let nearest = decision.counterfactuals.first().map(|of| of.sentence.clone());
+        vec![
+            decision.tenant.to_string(),
+            decision.chosen.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+            peak.unwrap_or_default(),
+            explain::margin(decision).unwrap_or_default(),
+            nearest.unwrap_or_default(),
+        ]
+    });
+    let columns = ["Tenant", "Cell", "Fullest then", "Better than", "What would change it"];
+    page.section("Decisions", "", &table(&columns, rows));
+    page.finish("shares are of each cell's budget")
+}
+
+/// One tenant.
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    let decision = &explanation.decision;
+    let is_best = explanation.cell.as_deref() == decision.chosen.as_ref().map(cell_model::CellId::as_str);
+    let badge = match (&explanation.cell, &decision.chosen) {
+        (Some(_), Some(_)) if is_best => ("on its best cell", "good"),
+        (_, Some(_)) => ("another cell is better", "warn"),
+        (_, None) => ("no cell admits it", "bad"),
+    };
+    let place = explanation.cell.as_ref().map_or_else(|| "on no cell".to_owned(), |cell| format!("on cell {cell}"));
+    let under = format!("It is {place}; looked at revision {}.", decision.parent);
+    let mut page = Page::new(&format!("Tenant {}", decision.tenant), badge, &under);
+    page.section(
+        "The decision",
+        &one_line(decision),
+        &format!("<pre>{}</pre>", escaped(&explain::decision(decision))),
+    );
+    page.finish("less is better in every term, and an earlier term outweighs all later ones")
+}
+
+fn one_line(decision: &Decision) -> String {
+    let chosen = decision.chosen.as_ref().map_or_else(|| "no cell".to_owned(), ToString::to_string);
+    format!("{chosen} out of {}", plural(decision.cells_asked as usize, "cell"))
+}
+
+/// What losses would do.
+pub(super) fn losses(report: &CapacityReport, origin: &str) -> String {
+    let stranded = report.losses.iter().map(|of| of.stranded.len() + of.stranded_unlisted).sum::<usize>();
+    let badge = if stranded == 0 { ("everybody finds room", "good") } else { ("some find no room", "bad") };
+    let names: Vec<String> = report.losses.iter().map(|of| capacity::name(&of.loss)).collect();
+    let under = format!("{origin} at revision {}. Each is lost for itself.", report.parent);
+    let mut page = Page::new(&format!("Loss of {}", names.join(", ")), badge, &under);
+    report.losses.iter().for_each(|of| loss(&mut page, of, report.policy.high_water));
+    page.finish("a lost cell's tenants are restored or taken over by force: docs/migration.md")
+}
+
+fn loss(page: &mut Page, of: &LossReport, high_water: f64) {
+    let stranded = of.stranded.len() + of.stranded_unlisted;
+    page.tiles(&[
+        (capacity::name(&of.loss), "is lost"),
+        (of.tenants.to_string(), "tenants lose their cell"),
+        (percent(of.tenants_share), "of all tenants"),
+        (percent(of.blast_radius), "of all demand, where it is most"),
+        (stranded.to_string(), "find no room"),
+        (size(of.bytes), "to restore"),
+    ]);
+    if !of.takers.is_empty() {
+        cells(page, &of.takers, high_water);
+    }
+    left(page, &of.stranded, of.stranded_unlisted);
+}
+
+/// How long there is room.
+pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
+    let to_add: u32 = report.zones.iter().map(|zone| zone.cells_to_add).sum();
+    let badge = if to_add == 0 { ("there is room", "good") } else { ("cells are missing", "warn") };
+    let days = report.request.horizon_days;
+    let under = format!("{origin} at revision {}, {days} days ahead.", report.parent);
+    let mut page = Page::new("Capacity", badge, &under);
+    let first = report.zones.iter().filter_map(|zone| zone.cell_breach.as_ref()).map(|breach| breach.days).min();
+    page.tiles(&[
+        (report.zones.len().to_string(), "zones"),
+        (first.map_or_else(|| "none".into(), |days| days.to_string()), "days until the first cell is full"),
+        (to_add.to_string(), "cells to add"),
+        (percent(report.request.growth.monthly), "growth in 30 days"),
+    ]);
+    let columns =
+        ["Zone", "Cells", "Tenants", "Tightest", "Now", "At the horizon", "First cell full", "Zone full", "Add"];
+    let sentence = "A zone is a set of cells between which tenants may move. Its first cell is full when nobody is moved; the \
+                    zone is full however well its tenants are spread.";
+    page.section("Zones", sentence, &table(&columns, report.zones.iter().map(capacity::zone_row)));
+    let changes: Vec<Change> = report
+        .zones
+        .iter()
+        .flat_map(|zone| zone.uses.iter().map(move |of| (zone, of)))
+        .take(CELLS_MAX)
+        .map(|(zone, of)| Change {
+            name: format!("{} {}", zone.zone, of.at.resource.name()),
+            before: of.share,
+            after: of.share_at_horizon,
+            note: format!("at {:02}:00", of.at.hour),
+        })
+        .collect();
+    let levels = [level(1.0, "budget", "budget"), level(report.policy.high_water, "high water", "water")];
+    let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days} days.");
+    page.section("From now to the horizon", &sentence, &chart::changes(&changes, &levels));
+    let rows = report.zones.iter().map(|zone| vec![zone.zone.clone(), zone.sentence.clone()]);
+    page.section("In words", "", &table(&["Zone", "What it comes to"], rows));
+    report.losses.iter().for_each(|of| loss(&mut page, of, report.policy.high_water));
+    page.finish("shares are of each cell's budget")
+}
+
+/// Days on paper.
+pub(super) fn simulation(report: &SimulationReport, origin: &str) -> String {
+    let totals = &report.totals;
+    let badge = if totals.hours_over_capacity == 0 { ("no violation", "good") } else { ("violations", "bad") };
+    let days = plural(report.days.len(), "day");
+    let mut page = Page::new(&format!("{days} on paper"), badge, &format!("Simulated from {origin}."));
+    page.tiles(&[
+        (totals.moves.to_string(), "moves"),
+        (size(totals.bytes), "copied"),
+        (totals.hours_over_capacity.to_string(), "cell hours above capacity"),
+        (simulate::violation(totals.violation_share), "of all cell hours"),
+        (percent(totals.hottest), "fullest cell ever"),
+        (format!("{:.1}", totals.density), "tenants a cell"),
+    ]);
+    let hottest: Vec<f64> = report.days.iter().map(|day| day.hottest).collect();
+    let expected: Vec<f64> = report.days.iter().map(|day| day.hottest_expected).collect();
+    let lines = [
+        Line { name: "was", class: "after", values: &hottest },
+        Line { name: "expected", class: "before", values: &expected },
+    ];
+    let levels =
+        [level(1.0, "budget", "budget"), level(report.simulation.policy.high_water, "high water", "water")];
+    let sentence = "How full the fullest cell was on each day, and how full it was expected to be the day before.";
+    page.section("The fullest cell", sentence, &chart::lines(&lines, &levels, "days"));
+    let fill: Vec<f64> = report.days.iter().map(|day| day.fill).collect();
+    let line = Line { name: "used", class: "after", values: &fill };
+    let sentence = "What was used of all capacity, in the resource and hour in which that was most.";
+    page.section("The whole fleet", sentence, &chart::lines(&[line], &[], "days"));
+    let columns = [
+        "Day",
+        "Tenants",
+        "Placed",
+        "Wait",
+        "Left",
+        "Moves",
+        "Copied",
+        "Fullest",
+        "Expected",
+        "Over budget",
+        "Over capacity",
+    ];
+    page.section("Day by day", "", &table(&columns, report.days.iter().map(simulate::row)));
+    page.finish("over budget: the reserve was eaten; over capacity: more was wanted than there is")
+}

@@ -1,0 +1,337 @@
+//! The live fleet, as the planner sees fleets.
+//!
+//! Places, states, regions, residencies, tiers and moves come from the control plane, all at one revision. Storage is
+//! what the cells' agents have measured. What nobody can measure comes from a *profile*: capacities, kinds and failure
+//! domains of cells, demands, groups, pins and cooldowns of tenants. Without one, a tenant is taken to want one
+//! connection and its measured storage, and a cell to have room for four times the mean of all cells: placing, draining
+//! and repairing work then, and a cell is hot only if it holds far more than its share.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, wire};
+use cell_model::{CellRecord, Revision, Tier};
+use cell_planner::{
+    Amounts, CellEntry, CellKind, Demand, Fleet, FleetDocument, Hourly, ResourceDemand, TenantEntry,
+};
+
+use super::plural;
+use crate::commands::Control;
+use crate::failure::Failure;
+
+/// Tries to read every page at one revision.
+const TRIES: usize = 20;
+const BYTES_PER_GB: f64 = 1e9;
+/// Room of a cell that nobody has described, in means of all cells,
+const MEANS: f64 = 4.0;
+/// and how full the fullest cell is with it, at most.
+const FULLEST: f64 = 0.75;
+
+/// The fleet, and what a person should know of how it was come by.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) fleet: Fleet,
+    pub(super) notes: Vec<String>,
+}
+
+/// Takes a picture of the live fleet.
+///
+/// # Errors
+/// The control plane cannot be asked, the fleet changes all the time, or profile and fleet contradict each other.
+pub(super) async fn take(control: &Control, profile: Option<&Fleet>) -> Result<Taken, Failure> {
+    let (revision, cells, tenants) = at_one_revision(control).await?;
+    let mut notes = Vec::new();
+    let measured = measured(&cells, &mut notes).await;
+    let picture = Picture { revision, cells, tenants, measured };
+    let document = match profile {
+        Some(profile) => picture.with_profile(&profile.to_document(), &mut notes),
+        None => picture.without_profile(&mut notes),
+    };
+    let fleet = document.build().map_err(|error| {
+        let code = error.problems.first().map_or("FLEET_SYNTAX", |problem| problem.code.as_str());
+        let message = format!("the live fleet cannot be planned with:\n  {error}");
+        Failure::new(code, message, "`cellctl create cell` adds a cell; a --profile must fit the live fleet")
+    })?;
+    Ok(Taken { fleet, notes })
+}
+
+type Records = (Revision, Vec<CellRecord>, Vec<wire::Tenant>);
+
+/// A plan carries the revision that it was made on, so all pages must be of one.
+async fn at_one_revision(control: &Control) -> Result<Records, Failure> {
+    for _ in 0..TRIES {
+        let mut revisions = Vec::new();
+        let cells = every_page(|page| control.client.list_cells(page), &mut revisions).await?;
+        let tenants = every_page(|page| control.client.list_tenants(page), &mut revisions).await?;
+        revisions.dedup();
+        if let [revision] = revisions.as_slice() {
+            return Ok((*revision, cells, tenants));
+        }
+    }
+    let message = format!("the fleet has changed during each of {TRIES} readings");
+    Err(Failure::new("FLEET_CHANGING", message, "run the command again when fewer moves run"))
+}
+
+async fn every_page<T, F>(list: impl Fn(ListOptions) -> F, revisions: &mut Vec<Revision>) -> Result<Vec<T>, Failure>
+where
+    F: Future<Output = Result<Page<T>, ClientError>>,
+{
+    let mut options = ListOptions { page_size: 1_000, ..ListOptions::default() };
+    let mut items = Vec::new();
+    loop {
+        let page = list(options.clone()).await?;
+        revisions.push(page.revision);
+        items.extend(page.items);
+        if page.next_page_token.is_empty() {
+            return Ok(items);
+        }
+        options.page_token = page.next_page_token;
+    }
+}
+
+/// Gigabytes of each tenant, by the agent of its cell.
+async fn measured(cells: &[CellRecord], notes: &mut Vec<String>) -> BTreeMap<(String, String), f64> {
+    let agents = AgentPool::new(AgentOptions::default());
+    let mut measured = BTreeMap::new();
+    let mut silent = Vec::new();
+    for cell in cells {
+        let Ok(described) = agents.describe(&cell.agent, None).await else {
+            silent.push(cell.id.to_string());
+            continue;
+        };
+        for storage in described.storage {
+            #[expect(clippy::cast_precision_loss, reason = "megabytes are looked at")]
+            let gigabytes = storage.bytes as f64 / BYTES_PER_GB;
+            measured.insert((cell.id.to_string(), storage.tenant), gigabytes);
+        }
+    }
+    if !silent.is_empty() {
+        notes
+            .push(format!("the agents of {} do not answer: their tenants' storage counts as 0", silent.join(", ")));
+    }
+    measured
+}
+
+struct Picture {
+    revision: Revision,
+    cells: Vec<CellRecord>,
+    tenants: Vec<wire::Tenant>,
+    measured: BTreeMap<(String, String), f64>,
+}
+
+impl Picture {
+    fn cell_entry(cell: &CellRecord) -> CellEntry {
+        CellEntry {
+            id: cell.id.to_string(),
+            state: cell.state,
+            region: cell.region.clone(),
+            residency: cell.residency.clone(),
+            ..CellEntry::default()
+        }
+    }
+
+    /// Tenants that use a cell, deleted ones left out.
+    fn tenant_entries(&self) -> impl Iterator<Item = TenantEntry> + '_ {
+        let living = self.tenants.iter().filter(|tenant| matches!(tenant.life.as_str(), "live" | "provisioning"));
+        living.filter_map(|tenant| {
+            let mapping = tenant.mapping.as_ref()?;
+            let tier = wire::Tier::try_from(mapping.tier).ok().and_then(|tier| Tier::try_from(tier).ok());
+            Some(TenantEntry {
+                id: mapping.tenant.clone(),
+                tier: tier.unwrap_or_default(),
+                residency: tenant.residency.clone(),
+                cell: mapping.owner.clone(),
+                // While a move runs, and while the old copy follows, both cells carry the tenant.
+                moving_to: tenant.r#move.as_ref().map(|_| mapping.peer.clone()).unwrap_or_default(),
+                demand: self.least_demand(&mapping.owner, &mapping.tenant),
+                ..TenantEntry::default()
+            })
+        })
+    }
+
+    fn least_demand(&self, cell: &str, tenant: &str) -> Demand {
+        let flat = |value| ResourceDemand { mean: Hourly::Flat(value), deviation: Hourly::default() };
+        let storage = self.measured.get(&(cell.to_owned(), tenant.to_owned())).copied().unwrap_or_default();
+        Demand { connections: flat(1.0), storage: flat(storage), ..Demand::default() }
+    }
+
+    fn without_profile(&self, notes: &mut Vec<String>) -> FleetDocument {
+        let tenants: Vec<TenantEntry> = self.tenant_entries().map(|of| pooled(of, false)).collect();
+        let room = self.room(&tenants);
+        let cells = self.cells.iter().map(|cell| CellEntry { capacity: room, ..Self::cell_entry(cell) }).collect();
+        notes.push(
+            "no --profile: each tenant counts as one connection and its measured storage, each cell has room for \
+             four times the mean of all cells"
+                .into(),
+        );
+        FleetDocument { revision: self.revision, cells, tenants }
+    }
+
+    /// Room where nobody knows better: four times what a cell has on average, and a third more than any has.
+    fn room(&self, tenants: &[TenantEntry]) -> Amounts {
+        let mut cells: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for tenant in tenants {
+            for cell in [&tenant.cell, &tenant.moving_to].into_iter().filter(|cell| !cell.is_empty()) {
+                let (connections, storage) = cells.entry(cell).or_default();
+                *connections += most(&tenant.demand.connections.mean);
+                *storage += most(&tenant.demand.storage.mean);
+            }
+        }
+        let room = |of: fn(&(f64, f64)) -> f64| {
+            let (total, fullest) = cells
+                .values()
+                .map(of)
+                .fold((0.0, 0.0), |(total, fullest): (f64, f64), of| (total + of, fullest.max(of)));
+            #[expect(clippy::cast_precision_loss, reason = "a number of cells")]
+            let mean = total / self.cells.len().max(1) as f64;
+            (mean * MEANS).max(fullest / FULLEST).ceil() + 1.0
+        };
+        Amounts { cpu: 0.0, connections: room(|of| of.0), storage: room(|of| of.1) }
+    }
+
+    fn with_profile(&self, profile: &FleetDocument, notes: &mut Vec<String>) -> FleetDocument {
+        let known_cells: BTreeMap<&str, &CellEntry> = profile.cells.iter().map(|of| (of.id.as_str(), of)).collect();
+        let known: BTreeMap<&str, &TenantEntry> = profile.tenants.iter().map(|of| (of.id.as_str(), of)).collect();
+        let dedicated = profile.cells.iter().any(|cell| cell.kind == CellKind::Dedicated);
+        let (mut new_cells, mut new_tenants) = (0, 0);
+        let tenants: Vec<TenantEntry> = self
+            .tenant_entries()
+            .map(|live| match known.get(live.id.as_str()) {
+                Some(known) => profiled(live, known),
+                None => {
+                    new_tenants += 1;
+                    live
+                }
+            })
+            .map(|of| pooled(of, dedicated))
+            .collect();
+        let room = self.room(&tenants);
+        let mut cell_of = |cell: &CellRecord| match known_cells.get(cell.id.as_str()) {
+            Some(known) => CellEntry { id: cell.id.to_string(), ..merged(Self::cell_entry(cell), known) },
+            None => {
+                new_cells += 1;
+                CellEntry { capacity: room, ..Self::cell_entry(cell) }
+            }
+        };
+        let cells = self.cells.iter().map(&mut cell_of).collect();
+        if new_cells > 0 {
+            notes.push(format!(
+                "the profile lacks {}: room for four times the mean is assumed",
+                plural(new_cells, "cell")
+            ));
+        }
+        if new_tenants > 0 {
+            let lacking = plural(new_tenants, "tenant");
+            notes.push(format!("the profile lacks {lacking}: one connection and the measured storage are assumed"));
+        }
+        FleetDocument { revision: self.revision, cells, tenants }
+    }
+}
+
+/// Where it is comes from the control plane, what it wants from the profile. Storage is the larger of both.
+fn profiled(live: TenantEntry, known: &TenantEntry) -> TenantEntry {
+    let mut demand = known.demand.clone();
+    let planned = most(&demand.storage.mean);
+    if let Hourly::Flat(measured) = live.demand.storage.mean
+        && measured > planned
+    {
+        demand.storage.mean = Hourly::Flat(measured);
+    }
+    TenantEntry {
+        region: known.region.clone(),
+        group: known.group.clone(),
+        spike_cluster: known.spike_cluster.clone(),
+        pin: known.pin.clone(),
+        cooldown_until: known.cooldown_until,
+        demand,
+        ..live
+    }
+}
+
+fn merged(live: CellEntry, known: &CellEntry) -> CellEntry {
+    CellEntry { id: live.id, state: live.state, region: live.region, residency: live.residency, ..known.clone() }
+}
+
+pub(super) fn most(hourly: &Hourly) -> f64 {
+    match hourly {
+        Hourly::Flat(value) => *value,
+        Hourly::ByHour(values) => values.iter().copied().fold(0.0, f64::max),
+    }
+}
+
+/// Where no cell is known to be dedicated, platinum tenants are pooled like the rest.
+fn pooled(mut tenant: TenantEntry, dedicated: bool) -> TenantEntry {
+    if !dedicated && tenant.tier == Tier::Platinum {
+        tenant.tier = Tier::Gold;
+    }
+    tenant
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{CellId, CellState, Generation};
+
+    use super::*;
+
+    fn picture() -> Picture {
+        let cell = |id: &str, state| CellRecord {
+            id: CellId::new(id).unwrap(),
+            state,
+            gates: Vec::new(),
+            agent: "h:1".into(),
+            region: "eu-1".into(),
+            residency: "eu".into(),
+            generation: Generation(1),
+            revision: Revision(3),
+        };
+        let tenant = |id: &str, life: &str, peer: &str| wire::Tenant {
+            mapping: Some(wire::Mapping {
+                tenant: id.into(),
+                owner: "c1".into(),
+                peer: peer.into(),
+                tier: wire::Tier::Platinum.into(),
+                ..wire::Mapping::default()
+            }),
+            residency: "eu".into(),
+            r#move: (!peer.is_empty()).then(wire::Move::default),
+            life: life.into(),
+            ..wire::Tenant::default()
+        };
+        Picture {
+            revision: Revision(9),
+            cells: vec![cell("c1", CellState::Active), cell("c2", CellState::Cordoned)],
+            tenants: vec![tenant("acme", "live", ""), tenant("gone", "deleting", ""), tenant("mid", "live", "c2")],
+            measured: BTreeMap::from([(("c1".into(), "acme".into()), 2.5)]),
+        }
+    }
+
+    #[test]
+    fn places_come_from_the_control_plane_and_storage_from_the_agents() {
+        let mut notes = Vec::new();
+        let document = picture().without_profile(&mut notes);
+        document.build().unwrap();
+        let tenants: Vec<_> = document.tenants.iter().map(|of| (of.id.as_str(), of.moving_to.as_str())).collect();
+        assert_eq!(tenants, [("acme", ""), ("mid", "c2")]);
+        assert_eq!(most(&document.tenants[0].demand.storage.mean), 2.5);
+        assert_eq!(document.cells[1].state, CellState::Cordoned);
+        assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Gold);
+        assert!(notes[0].contains("no --profile"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_profile_says_what_is_wanted_and_not_where() {
+        let profile = FleetDocument::from_json(
+            r#"{"cells":[{"id":"c1","kind":"dedicated","domain":"r1","region":"us","capacity":{"cpu":4,"connections":1,"storage":1}}],
+                "tenants":[{"id":"acme","cell":"c9","pin":"c1","demand":{"cpu":{"mean":1.5},"storage":{"mean":1}}}]}"#,
+        )
+        .unwrap();
+        let mut notes = Vec::new();
+        let document = picture().with_profile(&profile, &mut notes);
+        let acme = &document.tenants[0];
+        assert_eq!((acme.cell.as_str(), acme.pin.as_str(), most(&acme.demand.cpu.mean)), ("c1", "c1", 1.5));
+        assert_eq!(most(&acme.demand.storage.mean), 2.5, "what has been measured is not planned away");
+        let cell = &document.cells[0];
+        assert_eq!((cell.region.as_str(), cell.domain.as_str(), cell.capacity.cpu), ("eu-1", "r1", 4.0));
+        assert_eq!(notes.len(), 2, "{notes:?}");
+    }
+}

@@ -1,0 +1,223 @@
+//! `simulate`: days of a fleet on paper, with the code that places and plans in earnest.
+
+use std::path::Path;
+
+use cell_planner::{
+    DayReport, DayUsage, Fleet, HOURS, Recorded, Resource, Scenario, SimulateError, Simulation, SimulationReport,
+    TenantIx, Usage, simulate,
+};
+use serde::Serialize;
+
+use super::text::{percent, size};
+use super::{ask, html, load, plural, policy, ring, source};
+use crate::cli::{Global, Output, Simulate};
+use crate::console;
+use crate::failure::{Exit, Failure};
+use crate::render::table;
+use crate::view::API_VERSION;
+
+/// Days that a table shows; of more of them every so many.
+const ROWS: usize = 60;
+
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    #[serde(rename = "apiVersion")]
+    api_version: &'static str,
+    kind: &'static str,
+    origin: &'a str,
+    #[serde(flatten)]
+    report: &'a SimulationReport,
+}
+
+/// What happens: made up, or recorded.
+enum Days<'a> {
+    MadeUp(cell_planner::Synthetic<'a>),
+    Recorded(Recorded),
+}
+
+impl Usage for Days<'_> {
+    fn day(&self, day: u32, tenant: TenantIx, into: &mut DayUsage) {
+        match self {
+            Self::MadeUp(days) => days.day(day, tenant, into),
+            Self::Recorded(days) => days.day(day, tenant, into),
+        }
+    }
+
+    fn arrives(&self, tenant: TenantIx) -> u32 {
+        match self {
+            Self::MadeUp(days) => days.arrives(tenant),
+            Self::Recorded(days) => days.arrives(tenant),
+        }
+    }
+
+    fn leaves(&self, tenant: TenantIx) -> Option<u32> {
+        match self {
+            Self::MadeUp(days) => days.leaves(tenant),
+            Self::Recorded(days) => days.leaves(tenant),
+        }
+    }
+}
+
+pub(crate) fn run(global: &Global, asked: &Simulate) -> Result<Exit, Failure> {
+    let loaded = load(global, &asked.of)?;
+    let ring = ring(&loaded.fleet, &asked.judge)?;
+    let simulation = Simulation {
+        days: asked.days,
+        policy: policy(&asked.judge)?,
+        bounds: ask::bounds(&asked.bounds),
+        plan_every_days: asked.plan_every,
+        cooldown_days: asked.cooldown_days,
+        ..Simulation::default()
+    };
+    let days = match &asked.usage {
+        Some(path) => Days::Recorded(recorded(path, &loaded.fleet)?),
+        None => Days::MadeUp(scenario(asked).over(&loaded.fleet)),
+    };
+    let bar = console::progress(u64::from(asked.days), "days");
+    let mut each = |day: &DayReport| {
+        bar.inc(1);
+        bar.set_message(format!("fullest cell {}", percent(day.hottest)));
+    };
+    let report =
+        simulate(&loaded.fleet, &days, Some(&ring), &simulation, &mut each).map_err(|error| refused(&error));
+    bar.finish_and_clear();
+    let report = report?;
+    console::data(&match global.output {
+        Output::Table => text(&report, &loaded.origin, !global.no_headers),
+        Output::Json => super::to_json(&Document {
+            api_version: API_VERSION,
+            kind: "Simulation",
+            origin: &loaded.origin,
+            report: &report,
+        }),
+        Output::Html => html::simulation(&report, &loaded.origin),
+        Output::Name => report.days.iter().map(|day| format!("day/{}\n", day.day)).collect(),
+    });
+    Ok(Exit::Done)
+}
+
+fn scenario(asked: &Simulate) -> Scenario {
+    Scenario {
+        seed: asked.judge.seed.unwrap_or(1),
+        growth_monthly: asked.growth,
+        weekend: asked.weekend,
+        spike_chance: asked.spikes,
+        arrivals: asked.arrivals,
+        departures: asked.departures,
+        arrival_days: asked.days.saturating_sub(1).max(1),
+        ..Scenario::default()
+    }
+}
+
+fn refused(error: &SimulateError) -> Failure {
+    let hint = match error {
+        SimulateError::DaysInvalid { .. } => "such as --days 30",
+        SimulateError::SmoothingInvalid { .. } | SimulateError::Plan(_) => "correct the number",
+    };
+    Failure::new(error.code(), error.to_string(), hint)
+}
+
+/// Reads what tenants really used: lines of `tenant,resource,values`, with 24 values for each day, spaces between.
+fn recorded(path: &Path, fleet: &Fleet) -> Result<Recorded, Failure> {
+    let text = source::text_of(path)?;
+    let mut days: Vec<Vec<DayUsage>> = vec![Vec::new(); fleet.tenants().len()];
+    let mut lines = (1..).zip(text.lines());
+    let wrong = |line: usize, what: String| {
+        let message = format!("{}:{line}: {what}", path.display());
+        let hint = "lines are tenant,resource,values with 24 numbers a day, after a line of these three names";
+        Failure::new("USAGE_SYNTAX", message, hint)
+    };
+    match lines.next() {
+        Some((_, head)) if head.split(',').map(str::trim).eq(["tenant", "resource", "values"]) => {}
+        _ => return Err(wrong(1, "the first line does not name the columns".into())),
+    }
+    for (line, row) in lines.filter(|(_, row)| !row.trim().is_empty()) {
+        let fields: Vec<&str> = row.split(',').map(str::trim).collect();
+        let [tenant, resource, values] = fields.as_slice() else {
+            return Err(wrong(line, format!("it has {}, not 3", plural(fields.len(), "field"))));
+        };
+        let tenant =
+            fleet.find_tenant(tenant).ok_or_else(|| wrong(line, format!("no tenant {tenant} in the fleet")))?;
+        let resource = Resource::ALL.iter().position(|of| of.name() == *resource);
+        let resource =
+            resource.ok_or_else(|| wrong(line, "the resource is not cpu, connections or storage".into()))?;
+        let values: Result<Vec<f64>, _> = values.split_whitespace().map(str::parse::<f64>).collect();
+        let values = values.ok().filter(|values| values.iter().all(|value| *value >= 0.0 && value.is_finite()));
+        let values = values.filter(|values| !values.is_empty() && values.len().is_multiple_of(HOURS));
+        let values = values.ok_or_else(|| wrong(line, "not 24 numbers a day, none of them negative".into()))?;
+        let of = &mut days[tenant.index()];
+        if of.len() < values.len() / HOURS {
+            of.resize(values.len() / HOURS, DayUsage::default());
+        }
+        for (day, hours) in of.iter_mut().zip(values.chunks_exact(HOURS)) {
+            day.amounts[resource].copy_from_slice(hours);
+        }
+    }
+    Ok(Recorded { days })
+}
+
+fn text(report: &SimulationReport, origin: &str, headers: bool) -> String {
+    let totals = &report.totals;
+    let mut text = format!("{} of {origin}\n", plural(report.days.len(), "day"));
+    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<14}{value}\n"));
+    line(
+        "moves",
+        format!(
+            "{}, {} copied; {} of tenants that had just moved",
+            totals.moves,
+            size(totals.bytes),
+            totals.moved_again
+        ),
+    );
+    line(
+        "violations",
+        format!(
+            "{} cell hours above capacity, {} of all",
+            totals.hours_over_capacity,
+            violation(totals.violation_share)
+        ),
+    );
+    line("reserve eaten", format!("{} cell hours above budget", totals.hours_over_budget));
+    line("fullest ever", percent(totals.hottest));
+    line("density", format!("{:.1} tenants a cell", totals.density));
+    text.push('\n');
+    let columns = [
+        "DAY",
+        "TENANTS",
+        "PLACED",
+        "WAIT",
+        "LEFT",
+        "MOVES",
+        "COPIED",
+        "FULLEST",
+        "EXPECTED",
+        "OVER BUDGET",
+        "OVER CAPACITY",
+    ];
+    let stride = report.days.len().div_ceil(ROWS).max(1);
+    let shown = report.days.iter().filter(|day| (day.day as usize).is_multiple_of(stride));
+    text.push_str(&table(&columns, shown.map(row), headers));
+    text
+}
+
+/// A share that is small where all is well.
+pub(super) fn violation(share: f64) -> String {
+    format!("{:.3} %", share * 100.0)
+}
+
+/// A day's numbers.
+pub(super) fn row(day: &DayReport) -> Vec<String> {
+    vec![
+        day.day.to_string(),
+        day.tenants.to_string(),
+        day.placed.to_string(),
+        day.waiting.to_string(),
+        day.left.to_string(),
+        day.moves.to_string(),
+        size(day.bytes),
+        percent(day.hottest),
+        percent(day.hottest_expected),
+        format!("{} h", day.hours_over_budget),
+        format!("{} h", day.hours_over_capacity),
+    ]
+}

@@ -1,0 +1,118 @@
+//! Plans of a live fleet, carried out: three cells, three control nodes and a router, all of them real.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::program::{Said, cellctl};
+
+/// `cellctl dev`, until it is dropped.
+struct Fleet {
+    child: Child,
+    control: String,
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cellctl"))
+            .args(["dev", "--cells", "3", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut lines = Vec::new();
+        for line in said {
+            let line = line.unwrap();
+            if let Some(control) = line.trim().strip_prefix("control ") {
+                let control = control.trim().to_owned();
+                return Self { child, control };
+            }
+            lines.push(line);
+        }
+        panic!("dev has ended: {lines:?}");
+    }
+
+    fn run(&self, words: &str) -> Said {
+        cellctl(&format!("{words} --endpoints {}", self.control))
+    }
+
+    fn json(&self, words: &str) -> serde_json::Value {
+        let said = self.run(&format!("{words} -o json"));
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    }
+
+    fn cell_of(&self, tenant: &str) -> String {
+        self.json(&format!("get tenants {tenant}"))["items"][0]["cell"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the fleet rests: tenants are granted one after the other, and cells report.
+    fn settled(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut before = String::new();
+        loop {
+            let now = self.json("plan export")["revision"].to_string();
+            let live = self.run("get tenants").out;
+            if now == before && !live.contains("PROVISIONING") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the fleet does not come to rest: {live}");
+            before = now;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved_on() {
+    let fleet = Fleet::start();
+    for name in ["initech", "hooli", "stark", "wayne"] {
+        assert_eq!(fleet.run(&format!("create tenant {name}")).code, 0);
+    }
+    fleet.settled();
+    let placed = fleet.run("explain tenant initech");
+    assert!(placed.out.contains("when it was made: best of 3 cells"), "{placed:?}");
+    let counts: Vec<usize> = ["cell-1", "cell-2", "cell-3"]
+        .map(|cell| fleet.json(&format!("get tenants --cell {cell}"))["items"].as_array().unwrap().len())
+        .into();
+    assert_eq!(counts, [2, 2, 2], "who names no cell is spread by the planner");
+
+    let source = fleet.cell_of("initech");
+    assert_eq!(fleet.run(&format!("cordon cell {source}")).code, 0);
+    fleet.settled();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("plan.json");
+    let said = fleet.run(&format!("plan drain {source} -o json"));
+    assert!(said.code == 0 && said.err.contains("no --profile"), "{said:?}");
+    std::fs::write(&file, &said.out).unwrap();
+    let plan: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((plan["moves"].as_u64(), plan["verdict"].as_str()), (Some(2), Some("reached")), "{plan}");
+
+    let apply = format!("apply -f {} --soak 500ms", file.display());
+    let said = fleet.run(&apply);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.out.matches(" done ").count(), 2, "{said:?}");
+    assert_ne!(fleet.cell_of("initech"), source);
+    assert_eq!(fleet.json(&format!("get tenants --cell {source}"))["items"], serde_json::json!([]));
+
+    let again = fleet.run(&apply);
+    assert!(again.code == 0 && again.err.contains("2 of 2 moves were begun by an earlier run"), "{again:?}");
+
+    fleet.settled();
+    assert_eq!(fleet.run(&format!("uncordon cell {source}")).code, 0);
+    let target = fleet.cell_of("wayne");
+    let said = fleet.run(&format!("plan drain {target} -o json"));
+    std::fs::write(&file, &said.out).unwrap();
+    assert_eq!(fleet.run("create tenant tyrell").code, 0);
+    let moved_on = fleet.run(&apply);
+    assert!(moved_on.code == 1 && moved_on.err.contains("PLAN_PARENT_MOVED"), "{moved_on:?}");
+    assert!(moved_on.err.contains("next: make the plan anew"), "{moved_on:?}");
+    assert_eq!(fleet.cell_of("wayne"), target, "nothing was moved");
+}

@@ -1,0 +1,69 @@
+//! `make bench-placement`: the planner on reference inputs, beside its peers, in one run.
+//!
+//! * `fleets` makes the reference fleets, the same from every seed; `packing` makes inputs with a known best answer.
+//! * `peers` has the ways of choosing a cell that others use; `rebalancer` runs Meta's Rebalancer, where there is one.
+//! * `traces` places on one day of real use and replays another; the traces are not part of the repository.
+//! * `scale` is a million tenants on a thousand cells.
+//!
+//! Every result is judged by one judge: a [`cell_planner::Layout`] of where the tenants have ended up. Arguments:
+//! `--out FILE` for the figures as JSON, `--quick` for a run of seconds. Environment: `CELLWAY_DATA`, the directory of
+//! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer`. What is left out is said.
+
+#![expect(clippy::print_stdout, reason = "its table is what it is for")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+
+mod dice;
+mod figure;
+mod fleets;
+mod packing;
+mod peers;
+mod rebalance;
+mod scale;
+mod traces;
+
+use std::path::PathBuf;
+
+use figure::Figures;
+
+fn main() {
+    let said = Said::read(std::env::args().skip(1));
+    let mut figures = Figures::default();
+    fleets::run(&mut figures);
+    packing::run(&mut figures);
+    rebalance::run(&mut figures, said.quick);
+    traces::run(&mut figures);
+    scale::run(&mut figures, said.quick);
+    print!("{}", figures.table());
+    for left_out in &figures.left_out {
+        println!("left out: {left_out}");
+    }
+    if let Some(out) = said.out {
+        if let Some(directory) = out.parent() {
+            std::fs::create_dir_all(directory).expect("the directory of --out can be made");
+        }
+        std::fs::write(&out, figures.to_json()).expect("--out can be written");
+        println!("figures: {}", out.display());
+    }
+}
+
+struct Said {
+    out: Option<PathBuf>,
+    quick: bool,
+}
+
+impl Said {
+    fn read(mut words: impl Iterator<Item = String>) -> Self {
+        let mut said = Self { out: None, quick: false };
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--out" => said.out = Some(words.next().expect("--out FILE").into()),
+                "--quick" => said.quick = true,
+                // What `cargo bench` adds by itself.
+                "--bench" => {}
+                other => panic!("{other} is not known: --out FILE, --quick"),
+            }
+        }
+        said
+    }
+}

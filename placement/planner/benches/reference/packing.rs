@@ -1,0 +1,114 @@
+//! Perfect packings: K full cells are cut into tenants at random, so that K cells are known to be enough. How many
+//! does the planner need? Peer: first fit decreasing by the largest share, the usual rule.
+
+use std::time::Instant;
+
+use cell_model::{Revision, UnixMillis};
+use cell_planner::{
+    Amounts, Bounds, CellEntry, Demand, FleetDocument, Goal, Hourly, Layout, Policy, Request, ResourceDemand,
+    TenantEntry, plan,
+};
+
+use crate::dice::Dice;
+use crate::figure::Figures;
+use crate::fleets::{place_all, ring};
+
+const CAPACITY: usize = 100_000;
+
+/// Sizes of the pieces of `cells` full cells, in three resources, in random order.
+fn pieces(cells: usize, dice: &mut Dice) -> Vec<[usize; 3]> {
+    let mut pieces = Vec::new();
+    for _ in 0..cells {
+        let count = 4 + dice.below(9);
+        let begin = pieces.len();
+        pieces.resize(begin + count, [0; 3]);
+        for resource in 0..3 {
+            let mut cuts: Vec<usize> = (1..count).map(|_| dice.below(CAPACITY + 1)).collect();
+            cuts.extend([0, CAPACITY]);
+            cuts.sort_unstable();
+            for (piece, cut) in pieces[begin..].iter_mut().zip(cuts.windows(2)) {
+                piece[resource] = cut[1] - cut[0];
+            }
+        }
+    }
+    for at in (1..pieces.len()).rev() {
+        pieces.swap(at, dice.below(at + 1));
+    }
+    // The largest first: the same order for everybody.
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.iter().max().copied()));
+    pieces
+}
+
+fn document(pieces: &[[usize; 3]], cells: usize) -> FleetDocument {
+    let unit = CAPACITY as f64 / 1_000.0;
+    let amount = |thousandths: usize| thousandths as f64 / 1_000.0;
+    let capacity = Amounts { cpu: unit, connections: unit, storage: unit };
+    let cell = |index| CellEntry { id: format!("c-{index:04}"), capacity, ..CellEntry::default() };
+    let tenant = |(index, piece): (usize, &[usize; 3])| {
+        let [cpu, connections, storage] =
+            piece.map(|size| ResourceDemand { mean: Hourly::Flat(amount(size)), deviation: Hourly::Flat(0.0) });
+        let demand = Demand { cpu, connections, storage };
+        TenantEntry { id: format!("t-{index:05}"), demand, ..TenantEntry::default() }
+    };
+    FleetDocument {
+        revision: Revision(1),
+        cells: (0..cells).map(cell).collect(),
+        tenants: pieces.iter().enumerate().map(tenant).collect(),
+    }
+}
+
+/// Whether everybody finds room on that many cells: who does not at first goes to the emptiest cell, and the planner
+/// repairs that.
+fn fits(pieces: &[[usize; 3]], cells: usize) -> bool {
+    let policy = Policy { low_water: 1.0, high_water: 1.0, ..Policy::default() };
+    let mut document = document(pieces, cells);
+    place_all(&mut document, policy);
+    let homeless = document.tenants.iter().filter(|tenant| tenant.cell.is_empty()).count();
+    if homeless == 0 {
+        return true;
+    }
+    // Many without a home are no matter of swaps.
+    if homeless > cells / 4 + 2 {
+        return false;
+    }
+    for at in 0..document.tenants.len() {
+        if document.tenants[at].cell.is_empty() {
+            let fleet = document.build().unwrap();
+            let layout = Layout::new(&fleet, policy);
+            let share = |cell: &cell_planner::CellIx| layout.peak_report(*cell).share;
+            let emptiest = fleet.cells().min_by(|a, b| share(a).total_cmp(&share(b))).unwrap();
+            document.tenants[at].cell = fleet.cell_id(emptiest).to_string();
+        }
+    }
+    let fleet = document.build().unwrap();
+    let bounds = Bounds { moves_max: 100_000, ..Bounds::default() };
+    let request = Request { goal: Goal::Repair, bounds, now: UnixMillis(0) };
+    plan(&fleet, policy, Some(&ring(&fleet)), &request).unwrap().quality.hottest_after <= 1.0 + 1e-9
+}
+
+fn first_fit(pieces: &[[usize; 3]]) -> usize {
+    let mut cells: Vec<[usize; 3]> = Vec::new();
+    for piece in pieces {
+        let takes = |cell: &[usize; 3]| (0..3).all(|at| cell[at] + piece[at] <= CAPACITY);
+        let at = cells.iter().position(takes).unwrap_or_else(|| {
+            cells.push([0; 3]);
+            cells.len() - 1
+        });
+        (0..3).for_each(|resource| cells[at][resource] += piece[resource]);
+    }
+    cells.len()
+}
+
+pub(crate) fn run(figures: &mut Figures) {
+    for (cells, goal) in [(20, 0.10), (50, 0.05), (100, 0.02), (200, 0.01)] {
+        let pieces = pieces(cells, &mut Dice(cells as u64));
+        let began = Instant::now();
+        let ours = (cells..=2 * cells).find(|&count| fits(&pieces, count)).unwrap_or(2 * cells);
+        let took = began.elapsed().as_secs_f64();
+        let gap = |count: usize| (count as f64 / cells as f64 - 1.0) * 100.0;
+        let measure = format!("perfect packing, {cells} cells, {} tenants: gap", pieces.len());
+        let figure = figures.beside(measure, "%", gap(ours), gap(first_fit(&pieces)), "first fit decreasing");
+        figure.goal = Some(goal * 100.0);
+        figures.ours(format!("perfect packing, {cells} cells: time"), "s", took);
+    }
+}

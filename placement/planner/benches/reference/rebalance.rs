@@ -1,0 +1,116 @@
+//! 10,000 tenants that a hash has put on 100 cells, and 100 moves to make it better: ours beside Meta's Rebalancer,
+//! which gets the same start, the same cap and a minute.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use cell_model::{Revision, UnixMillis};
+use cell_planner::{
+    Amounts, Bounds, CellEntry, Demand, FleetDocument, Goal, Hourly, Policy, Request, ResourceDemand, TenantEntry,
+    plan,
+};
+use serde_json::json;
+
+use crate::dice::Dice;
+use crate::figure::Figures;
+use crate::fleets::{judge, ring};
+
+const TENANTS: usize = 10_000;
+const CELLS: usize = 100;
+const MOVES: u32 = 100;
+const FILL: f64 = 0.7;
+const SECONDS: u32 = 60;
+const SCRIPT: &str = include_str!("rebalancer.py");
+/// The variable that names the peer's Python.
+const PYTHON: &str = "CELLWAY_REBALANCER";
+
+fn start() -> (FleetDocument, Vec<[f64; 3]>) {
+    let mut dice = Dice(7);
+    let sizes: Vec<[f64; 3]> = (0..TENANTS).map(|_| [(); 3].map(|()| dice.log_normal(1.6).min(60.0))).collect();
+    let total = |resource: usize| sizes.iter().map(|size| size[resource]).sum::<f64>();
+    let capacity = |resource| total(resource) / (CELLS as f64 * FILL);
+    let capacity = Amounts { cpu: capacity(0), connections: capacity(1), storage: capacity(2) };
+    let flat = |value| ResourceDemand { mean: Hourly::Flat(value), deviation: Hourly::Flat(0.0) };
+    let tenants = sizes.iter().enumerate().map(|(index, size)| TenantEntry {
+        id: format!("t-{index:05}"),
+        cell: format!("c-{:03}", dice.below(CELLS)),
+        demand: Demand { cpu: flat(size[0]), connections: flat(size[1]), storage: flat(size[2]) },
+        ..TenantEntry::default()
+    });
+    let tenants = tenants.collect();
+    let cell = |index| CellEntry { id: format!("c-{index:03}"), capacity, ..CellEntry::default() };
+    (FleetDocument { revision: Revision(1), cells: (0..CELLS).map(cell).collect(), tenants }, sizes)
+}
+
+pub(crate) fn run(figures: &mut Figures, quick: bool) {
+    let (document, sizes) = start();
+    let policy = Policy { gain_min: 1e-4, gain_min_per_terabyte: 0.0, ..Policy::default().even() };
+    let fleet = document.build().unwrap();
+    let bounds = Bounds { moves_max: MOVES, ..Bounds::default() };
+    let request = Request { goal: Goal::Rebalance, bounds, now: UnixMillis(0) };
+    let began = Instant::now();
+    let planned = plan(&fleet, policy, Some(&ring(&fleet)), &request).unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let before = judge(&document, policy).hottest;
+    let measure = format!("10,000 × 100, {MOVES} moves: fullest cell");
+    figures.beside(&*measure, "", planned.quality.hottest_after, before, "before");
+    figures.beside(&*measure, "", planned.quality.hottest_after, planned.quality.lower_bound, "lower bound");
+    figures.ours(format!("10,000 × 100, {MOVES} moves: time"), "s", took);
+    if quick {
+        return figures.left_out.push("Rebalancer: --quick".into());
+    }
+    match rebalancer(&document, &sizes) {
+        Ok((theirs, seconds, moves)) => {
+            let judged = judge(&theirs, policy);
+            let name = format!("Rebalancer, {moves} moves");
+            let ours = planned.quality.hottest_after;
+            let figure = figures.beside(&*measure, "", ours, judged.hottest, &name);
+            (figure.floor, figure.goal) = (Some(judged.hottest * 1.01), Some(judged.hottest));
+            let figure = figures.beside("10,000 × 100, 100 moves: time", "s", took, seconds, &name);
+            (figure.floor, figure.goal) = (Some(seconds / 100.0), None);
+        }
+        Err(why) => figures.left_out.push(format!("Rebalancer: {why}")),
+    }
+}
+
+/// Runs the peer on the same start; gives where it has put the tenants, its seconds and its moves.
+fn rebalancer(document: &FleetDocument, sizes: &[[f64; 3]]) -> Result<(FleetDocument, f64, usize), String> {
+    let python = std::env::var(PYTHON).map_err(|_| {
+        format!(
+            "{PYTHON} is not set: make a Python 3.12 environment, `pip install rebalancer==1.0.4`, name its python"
+        )
+    })?;
+    let capacity = document.cells[0].capacity;
+    let input = json!({
+        "seconds": SECONDS,
+        "moves": MOVES,
+        "capacity": [capacity.cpu, capacity.connections, capacity.storage],
+        "cells": document.cells.iter().map(|cell| &cell.id).collect::<Vec<_>>(),
+        "tenants": document.tenants.iter().zip(sizes).map(|(of, size)| json!([of.id, of.cell, size])).collect::<Vec<_>>(),
+    });
+    let mut child = Command::new(&python)
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("{python} does not start: {error}"))?;
+    child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).map_err(|error| error.to_string())?;
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("it has failed: {}", said.lines().last().unwrap_or("no word")));
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let answer: serde_json::Value = serde_json::from_str(said.lines().last().unwrap_or_default())
+        .map_err(|error| format!("its answer makes no sense: {error}"))?;
+    let mut theirs = document.clone();
+    let mut moves = 0;
+    for tenant in &mut theirs.tenants {
+        let cell = answer["assignment"][&tenant.id].as_str().ok_or("its answer lacks a tenant")?;
+        moves += usize::from(cell != tenant.cell);
+        cell.clone_into(&mut tenant.cell);
+    }
+    Ok((theirs, answer["seconds"].as_f64().ok_or("its answer lacks its time")?, moves))
+}
