@@ -3,6 +3,7 @@
 use http::Response;
 
 use crate::answer::{AnswerBody, Download};
+use crate::conn::Busy;
 use crate::context::{RequestCtx, Worker};
 use crate::headers;
 use crate::metrics::Open;
@@ -19,13 +20,15 @@ pub(crate) fn close(
     ctx: RequestCtx,
     routed: Result<Response<Download>, Refusal>,
     open: Open,
+    mut busy: Busy,
 ) -> Response<AnswerBody> {
+    busy.answered();
     worker.metrics.replays.inc_by(u64::from(ctx.attempts.saturating_sub(1)));
     match routed {
         Ok(mut response) => {
             worker.metrics.count_answer(response.status());
-            headers::to_client(response.headers_mut(), &ctx.request_id);
-            response.map(|body| AnswerBody::cell(body, open))
+            headers::to_client(response.status(), response.headers_mut(), &ctx.request_id);
+            response.map(|body| AnswerBody::cell(body, open, busy))
         }
         Err(refusal) => {
             worker.metrics.count_refusal(refusal.code);
@@ -34,9 +37,10 @@ pub(crate) fn close(
                 tenant = ctx.tenant.as_ref().map(tracing::field::display), code = refusal.code.as_str(),
                 detail = refusal.detail, "request refused"
             );
-            let mut response = refusal.into_response(ctx.request_id());
+            let mut response =
+                if ctx.is_grpc { refusal.into_grpc() } else { refusal.into_response(ctx.request_id()) };
             response.headers_mut().insert(&headers::REQUEST_ID, ctx.request_id);
-            response.map(|bytes| AnswerBody::own(bytes, open))
+            response.map(|bytes| AnswerBody::own(bytes, open, busy))
         }
     }
 }

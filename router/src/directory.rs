@@ -48,12 +48,14 @@ pub(crate) struct Directory {
     /// The control plane that is followed is the one that the table is of.
     attached: AtomicBool,
     pub(crate) waiters: Waiters,
+    /// WebSockets that are to be told when their tenant moves.
+    pub(crate) tunnels: Waiters,
     pub(crate) freshness: Freshness,
     fresh_bound: Duration,
 }
 
 impl Directory {
-    pub(crate) fn new(waiters: Waiters, fresh_bound: Duration) -> Self {
+    pub(crate) fn new(waiters: Waiters, tunnels: Waiters, fresh_bound: Duration) -> Self {
         Self {
             table: Box::new(ConcurrentTable::new()),
             cells: ArcSwap::default(),
@@ -65,6 +67,7 @@ impl Directory {
             loaded: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             waiters,
+            tunnels,
             freshness: Freshness::new(),
             fresh_bound,
         }
@@ -122,6 +125,7 @@ impl Directory {
         if news {
             self.changes.fetch_add(1, Ordering::Relaxed);
             self.waiters.wake(&tenant);
+            self.tunnels.wake(&tenant);
         }
         news
     }
@@ -139,7 +143,7 @@ impl Directory {
             cells
         });
         self.changes.fetch_add(1, Ordering::Relaxed);
-        self.waiters.wake_all();
+        self.wake_all();
     }
 
     /// Everything that the control plane, or the file, had at a revision.
@@ -151,7 +155,12 @@ impl Directory {
         self.loaded.store(true, Ordering::Release);
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.freshness.applied(at.revision);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.waiters.wake_all();
+        self.tunnels.wake_all();
     }
 
     /// Everything up to `revision` is in the table.
@@ -184,7 +193,7 @@ impl Directory {
         self.applied.store(0, Ordering::Release);
         self.table.clear();
         self.cells.store(Arc::default());
-        self.waiters.wake_all();
+        self.wake_all();
     }
 
     /// Whether the table is young enough to say that a tenant does not exist, or that a request must wait.

@@ -43,7 +43,7 @@ pub(crate) async fn forward(
         let entry = resolve(worker, ctx, tenant).await?;
         ctx.entry = Some(Arc::clone(&entry));
         if ctx.attempts == 0 {
-            read_small_body(worker, outgoing).await?;
+            read_small_body(worker, ctx, outgoing).await?;
         }
         match attempt(worker, ctx, &entry, outgoing).await {
             Attempt::Answered(response) => return Ok(response),

@@ -7,7 +7,10 @@
 //! * Safety is not here: cells refuse what they do not own. A router that is behind is told so by a gate, learns the
 //!   signed mapping, and sends the request again, because the gate has surely not run it.
 //! * While a tenant moves, its requests wait here with their bodies untouched (`resolve`, `waiting`).
-//! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`).
+//! * A client's bytes are read strictly (`strict`) and over TLS where there is some (`tls`), on connections with a timer
+//!   for everything (`front`, `conn`, `patience`); a WebSocket becomes a tunnel (`upgrade`, `tunnel`).
+//! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`);
+//!   sockets go to the idlest (`sharing`).
 //!
 //! [`Options`] → [`Router::bind`] → [`Router::run`], with a [`Handle`] to look at it; or [`run`] for all of it.
 
@@ -15,6 +18,7 @@ mod account;
 mod admin;
 mod answer;
 mod body;
+mod conn;
 mod context;
 mod control;
 mod directory;
@@ -23,24 +27,36 @@ mod exchange;
 mod feed;
 mod forward;
 mod freshness;
+mod front;
 mod headers;
 mod identify;
 mod listen;
 mod metrics;
 mod options;
+mod patience;
 mod pipeline;
 mod pool;
 mod refusal;
 mod resolve;
 mod router;
+mod sharing;
+mod signing;
 mod snapshot;
 mod strict;
 mod table;
+mod tls;
+mod token;
+mod tunnel;
+mod upgrade;
 mod waiting;
 mod worker;
 
 pub use error::Error;
 pub use feed::{Confirmed, ControlPlane};
-pub use options::{Limits, Options, Timeouts};
+pub use options::{
+    CertificateFiles, ContextOptions, IdentityOptions, Limits, Options, Source, Timeouts, TlsOptions, TokenOptions,
+    UpstreamOptions, UpstreamProtocol, UpstreamTlsOptions,
+};
 pub use refusal::{Code, Refusal};
 pub use router::{Addresses, Handle, Router, run};
+pub use tls::TlsError;

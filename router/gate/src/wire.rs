@@ -20,6 +20,8 @@ pub static TENANT: HeaderName = HeaderName::from_static("cell-tenant");
 pub static UID: HeaderName = HeaderName::from_static("cell-uid");
 /// The epoch that the router believes in, in decimal.
 pub static EPOCH: HeaderName = HeaderName::from_static("cell-epoch");
+/// `TenantContext::to_header()`: the same under the router's signature, where routers sign.
+pub static CONTEXT: HeaderName = HeaderName::from_static("cell-context");
 /// The request's name in logs, from the client's edge to the cell.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("cell-request-id");
 /// `SignedMapping::to_header()` of the newest mapping that the cell knows. Only with 421.
