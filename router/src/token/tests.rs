@@ -106,7 +106,11 @@ async fn a_token_does_not_choose_how_it_is_verified() {
         }
     }
     let stranger = Issuer::new("k");
-    assert_eq!(verdict(&verifier, &stranger.sign("k", |_| {})).await, Err(Code::TokenInvalid), "another's signature");
+    assert_eq!(
+        verdict(&verifier, &stranger.sign("k", |_| {})).await,
+        Err(Code::TokenInvalid),
+        "another's signature"
+    );
 }
 
 #[tokio::test]
