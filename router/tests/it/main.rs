@@ -4,6 +4,7 @@
 mod client;
 mod control;
 mod fleet;
+mod foreign;
 mod gate;
 mod tls_gate;
 
