@@ -166,6 +166,7 @@ impl Router {
             metrics,
             admin,
             edge,
+            connections: Arc::default(),
             listeners,
             admin_listener,
             addresses,
