@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::conn::Busy;
 use crate::metrics::Open;
 use crate::pool::Lease;
 
@@ -22,6 +23,12 @@ impl Download {
         let mut download = Self { body, lease: Some(lease) };
         download.settle();
         download
+    }
+
+    /// The head of an answer after which the connection speaks another protocol.
+    pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
+        lease.upgraded();
+        Self { body, lease: None }
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -51,6 +58,7 @@ impl Download {
 /// A body for the client.
 pub(crate) struct AnswerBody {
     content: Content,
+    busy: Busy,
     _open: Open,
 }
 
@@ -60,12 +68,12 @@ enum Content {
 }
 
 impl AnswerBody {
-    pub(crate) fn own(bytes: Bytes, open: Open) -> Self {
-        Self { content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), _open: open }
+    pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy) -> Self {
+        Self { content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), busy, _open: open }
     }
 
-    pub(crate) fn cell(download: Download, open: Open) -> Self {
-        Self { content: Content::Cell(download), _open: open }
+    pub(crate) fn cell(download: Download, open: Open, busy: Busy) -> Self {
+        Self { content: Content::Cell(download), busy, _open: open }
     }
 }
 
@@ -77,10 +85,15 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.content {
+        self.busy.asked();
+        let frame = match &mut self.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Cell(download) => download.poll_frame(cx),
+        };
+        if matches!(frame, Poll::Ready(Some(Ok(_)))) {
+            self.busy.handed_over();
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -49,6 +49,8 @@ pub(crate) struct Directory {
     /// The control plane that is followed is the one that the table is of.
     attached: AtomicBool,
     pub(crate) waiters: Waiters,
+    /// WebSockets that are to be told when their tenant moves.
+    pub(crate) tunnels: Waiters,
     pub(crate) freshness: Freshness,
     fresh_bound: Duration,
     /// The last lease, in milliseconds.
@@ -56,7 +58,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn new(waiters: Waiters, fresh_bound: Duration) -> Self {
+    pub(crate) fn new(waiters: Waiters, tunnels: Waiters, fresh_bound: Duration) -> Self {
         Self {
             table: Box::new(ConcurrentTable::new()),
             cells: ArcSwap::default(),
@@ -68,6 +70,7 @@ impl Directory {
             loaded: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             waiters,
+            tunnels,
             freshness: Freshness::new(),
             fresh_bound,
             lease_ms: AtomicU64::new(u64::MAX),
@@ -126,6 +129,7 @@ impl Directory {
         if news {
             self.changes.fetch_add(1, Ordering::Relaxed);
             self.waiters.wake(&tenant);
+            self.tunnels.wake(&tenant);
         }
         news
     }
@@ -143,7 +147,7 @@ impl Directory {
             cells
         });
         self.changes.fetch_add(1, Ordering::Relaxed);
-        self.waiters.wake_all();
+        self.wake_all();
     }
 
     /// Everything that the control plane, or the file, had at a revision.
@@ -155,7 +159,12 @@ impl Directory {
         self.loaded.store(true, Ordering::Release);
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.freshness.applied(at.revision);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.waiters.wake_all();
+        self.tunnels.wake_all();
     }
 
     /// Everything up to `revision` is in the table.
@@ -207,7 +216,7 @@ impl Directory {
         self.applied.store(0, Ordering::Release);
         self.table.clear();
         self.cells.store(Arc::default());
-        self.waiters.wake_all();
+        self.wake_all();
     }
 
     /// Whether the table is young enough to say that a tenant does not exist, or that a request must wait.

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::tls::TlsError;
+
 /// Why a router does not start, or stops by itself. One variant for each thing that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -34,6 +36,18 @@ pub enum Error {
     /// The control plane is not told who this router is.
     #[error("{0}")]
     Identity(#[from] cell_client::IdentityError),
+    /// A certificate or key cannot be used.
+    #[error("{source}")]
+    Certificate {
+        /// Which, and why.
+        source: TlsError,
+    },
+    /// The key for signed contexts cannot be used.
+    #[error("context: {reason}")]
+    ContextKey {
+        /// Which, and why.
+        reason: String,
+    },
     /// An address to listen at is not to be had.
     #[error("cannot listen at {address}: {source}")]
     Listen {
@@ -61,6 +75,8 @@ impl Error {
             Self::ReadOptions { .. } => "OPTIONS_UNREADABLE",
             Self::ParseOptions { .. } | Self::InvalidOption { .. } => "OPTIONS_INVALID",
             Self::Identity(error) => error.code(),
+            Self::Certificate { .. } => "CERTIFICATE_INVALID",
+            Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::StartWorker { .. } | Self::WorkerFailed => "WORKER_FAILED",
@@ -78,6 +94,9 @@ impl Error {
             Self::Identity(_) => {
                 "name the directory of a certificate as `identity` (`cellctl ca issue router NAME` makes one); \
                  `insecure-plaintext = true` only for trying things out on one machine"
+            Self::Certificate { .. } => "correct the file that is named; certificates and keys are PEM",
+            Self::ContextKey { .. } => {
+                "write 64 hexadecimal digits into the file, as `openssl rand -hex 32` prints them"
             }
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 "another process listens there: stop it, or choose another port with --listen or --admin-listen"

@@ -1,44 +1,62 @@
 //! The edge router: carries every request of every tenant to the cell that owns it, and goes on doing so with the
 //! control plane gone.
 //!
-//! * A request goes through one function, `pipeline`: strict → identify → resolve → exchange → account.
+//! * A request goes through one function, `pipeline`: strict → identify → forward (resolve, exchange) → account.
 //! * It is routed by the `directory`: a lock-free `table` fed by the watch (`feed`), with a ping that says how
 //!   fresh it is (`freshness`) and a file that it starts from (`snapshot`).
 //! * Safety is not here: cells refuse what they do not own. A router that is behind is told so by a gate, learns the
 //!   signed mapping, and sends the request again, because the gate has surely not run it.
 //! * While a tenant moves, its requests wait here with their bodies untouched (`resolve`, `waiting`).
-//! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`).
+//! * A client's bytes are read strictly (`strict`) and over TLS where there is some (`tls`), on connections with a timer
+//!   for everything (`front`, `conn`, `patience`); a WebSocket becomes a tunnel (`upgrade`, `tunnel`).
+//! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`);
+//!   sockets go to the idlest (`sharing`).
 //!
 //! [`Options`] → [`Router::bind`] → [`Router::run`], with a [`Handle`] to look at it; or [`run`] for all of it.
 
+mod account;
 mod admin;
 mod answer;
 mod body;
+mod conn;
 mod context;
 mod control;
 mod directory;
 mod error;
 mod exchange;
 mod feed;
+mod forward;
 mod freshness;
+mod front;
 mod headers;
 mod identify;
 mod listen;
 mod metrics;
 mod options;
+mod patience;
 mod pipeline;
 mod pool;
 mod refusal;
 mod resolve;
 mod router;
+mod sharing;
+mod signing;
 mod snapshot;
 mod strict;
 mod table;
+mod tls;
+mod token;
+mod tunnel;
+mod upgrade;
 mod waiting;
 mod worker;
 
 pub use error::Error;
 pub use feed::{Confirmed, ControlPlane, Held};
-pub use options::{Limits, Options, Timeouts};
+pub use options::{
+    CertificateFiles, ContextOptions, IdentityOptions, Limits, Options, Source, Timeouts, TlsOptions, TokenOptions,
+    UpstreamOptions, UpstreamProtocol, UpstreamTlsOptions,
+};
 pub use refusal::{Code, Refusal};
 pub use router::{Addresses, Handle, Router, run};
+pub use tls::TlsError;

@@ -56,6 +56,12 @@ pub(crate) struct Metrics {
     broken: Family<WorkerLabel, Counter>,
     untrusted_mappings: Family<WorkerLabel, Counter>,
     connections: Family<WorkerLabel, Gauge>,
+    tls_failures: Family<WorkerLabel, Counter>,
+    abusive_connections: Family<WorkerLabel, Counter>,
+    tunnels: Family<WorkerLabel, Gauge>,
+    tunnels_quiesced: Family<WorkerLabel, Counter>,
+    pub(crate) tls_reload_failures: Counter,
+    pub(crate) jwks_failures: Counter,
     pub(crate) watch_disconnects: Counter,
     pub(crate) confirm_failures: Counter,
     pub(crate) snapshot_failures: Counter,
@@ -77,6 +83,12 @@ impl Metrics {
             broken: Family::default(),
             untrusted_mappings: Family::default(),
             connections: Family::default(),
+            tls_failures: Family::default(),
+            abusive_connections: Family::default(),
+            tunnels: Family::default(),
+            tunnels_quiesced: Family::default(),
+            tls_reload_failures: Counter::default(),
+            jwks_failures: Counter::default(),
             watch_disconnects: Counter::default(),
             confirm_failures: Counter::default(),
             snapshot_failures: Counter::default(),
@@ -107,6 +119,20 @@ impl Metrics {
         registry.register("broken_exchanges", "Connections that broke after a request was sent", m.broken);
         registry.register("untrusted_mappings", "Mappings from gates that were not believed", m.untrusted_mappings);
         registry.register("client_connections", "Open connections of clients", m.connections);
+        registry.register("tls_failures", "TLS handshakes of clients that failed", m.tls_failures);
+        registry.register(
+            "abusive_connections",
+            "Connections closed because most of their requests were taken back",
+            m.abusive_connections,
+        );
+        registry.register("tunnels", "Open WebSockets", m.tunnels);
+        registry.register("tunnels_quiesced", "WebSockets closed because their tenant moved", m.tunnels_quiesced);
+        registry.register(
+            "tls_reload_failures",
+            "Times that new certificates were not used",
+            m.tls_reload_failures,
+        );
+        registry.register("jwks_failures", "Times that the issuer's keys could not be fetched", m.jwks_failures);
         registry.register("watch_disconnects", "Times that the watch broke off", m.watch_disconnects);
         registry.register("confirm_failures", "Pings that no control node answered", m.confirm_failures);
         registry.register("snapshot_failures", "Times that the table could not be written", m.snapshot_failures);
@@ -137,6 +163,10 @@ impl Metrics {
             broken: self.broken.get_or_create_owned(&label),
             untrusted_mappings: self.untrusted_mappings.get_or_create_owned(&label),
             connections: self.connections.get_or_create_owned(&label),
+            tls_failures: self.tls_failures.get_or_create_owned(&label),
+            abusive_connections: self.abusive_connections.get_or_create_owned(&label),
+            tunnels: self.tunnels.get_or_create_owned(&label),
+            tunnels_quiesced: self.tunnels_quiesced.get_or_create_owned(&label),
         }
     }
 }
@@ -156,6 +186,10 @@ pub(crate) struct WorkerMetrics {
     pub(crate) broken: Counter,
     pub(crate) untrusted_mappings: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) tls_failures: Counter,
+    pub(crate) abusive_connections: Counter,
+    pub(crate) tunnels: Gauge,
+    pub(crate) tunnels_quiesced: Counter,
 }
 
 impl WorkerMetrics {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cell_model::{Mapping, Revision, TenantId};
@@ -20,7 +20,11 @@ use crate::directory::Directory;
 use crate::feed::{self, ControlPlane};
 use crate::metrics::Metrics;
 use crate::options::{Checked, Options};
+use crate::sharing::Sharing;
+use crate::signing::Signer;
 use crate::snapshot::{self, SnapshotError};
+use crate::tls::{self, TlsBack, TlsFront};
+use crate::token::{Fetcher, Keys};
 use crate::waiting::Waiters;
 use crate::worker::{self, Phase, Seed};
 use crate::{Error, listen};
@@ -38,6 +42,7 @@ pub struct Addresses {
 #[derive(Clone)]
 pub struct Handle {
     addresses: Addresses,
+    connections: Arc<AtomicUsize>,
     directory: Arc<Directory>,
 }
 
@@ -66,6 +71,18 @@ impl Handle {
         self.directory.find(tenant).map(|entry| entry.mapping.clone())
     }
 
+    /// How many connections of clients are open.
+    #[must_use]
+    pub fn client_connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many WebSockets are open.
+    #[must_use]
+    pub fn open_tunnels(&self) -> usize {
+        self.directory.tunnels.total()
+    }
+
     /// How many requests wait for a move.
     #[must_use]
     pub fn held_requests(&self) -> usize {
@@ -81,6 +98,8 @@ pub struct Router {
     directory: Arc<Directory>,
     metrics: Metrics,
     admin: Arc<Admin>,
+    edge: Edge,
+    connections: Arc<AtomicUsize>,
     listeners: Vec<std::net::TcpListener>,
     admin_listener: std::net::TcpListener,
     addresses: Addresses,
@@ -116,6 +135,7 @@ impl Router {
         control: Arc<dyn ControlPlane>,
     ) -> Result<Self, Error> {
         let checked = options.checked()?;
+        let edge = Edge::load(&options)?;
         let listeners = listen::listen_shared(options.listen, options.worker_count())?;
         let admin_listener = listen::listen_alone(options.admin_listen)?;
         let address_of = |listener: &std::net::TcpListener, address| {
@@ -126,7 +146,8 @@ impl Router {
             admin: address_of(&admin_listener, options.admin_listen)?,
         };
         let waiters = Waiters::new(options.limits.held_per_tenant_max, options.limits.held_max);
-        let directory = Arc::new(Directory::new(waiters, options.timeouts.fresh));
+        let tunnels = Waiters::new(options.limits.tunnels_per_tenant_max, options.limits.tunnels_max);
+        let directory = Arc::new(Directory::new(waiters, tunnels, options.timeouts.fresh));
         if let Some(path) = &options.snapshot_file {
             load(path, &directory);
         }
@@ -137,13 +158,29 @@ impl Router {
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
-        Ok(Self { options, checked, control, directory, metrics, admin, listeners, admin_listener, addresses })
+        Ok(Self {
+            options,
+            checked,
+            control,
+            directory,
+            metrics,
+            admin,
+            edge,
+            connections: Arc::default(),
+            listeners,
+            admin_listener,
+            addresses,
+        })
     }
 
     /// A look at it from outside.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { addresses: self.addresses, directory: Arc::clone(&self.directory) }
+        Handle {
+            addresses: self.addresses,
+            connections: Arc::clone(&self.connections),
+            directory: Arc::clone(&self.directory),
+        }
     }
 
     /// Serves until `shutdown`, then lets requests in flight finish within the time that the options give.
@@ -153,12 +190,19 @@ impl Router {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);
-        for (index, listener) in (0..).zip(self.listeners) {
+        let threads = Sharing::among(self.listeners.len()).into_iter().zip(self.listeners);
+        for (index, (sharing, listener)) in (0..).zip(threads) {
             let seed = Seed {
                 index,
                 listener,
                 options: Arc::clone(&self.options),
-                domains: self.checked.domains.clone(),
+                identity: self.checked.identity.clone(),
+                tokens: self.checked.tokens.clone().zip(self.edge.keys.clone()),
+                tls: self.edge.tls.clone(),
+                upstream_tls: self.edge.upstream_tls.clone(),
+                signer: self.edge.signer.clone(),
+                sharing,
+                connections: Arc::clone(&self.connections),
                 trusted: self.checked.trusted.clone(),
                 directory: Arc::clone(&self.directory),
                 metrics: self.metrics.clone(),
@@ -179,6 +223,7 @@ impl Router {
             metrics.clone(),
             interval,
         ));
+        self.edge.keep_up(&mut background, &self.options, metrics, &shutdown)?;
         let admin_listener = TcpListener::from_std(self.admin_listener)
             .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
         background.spawn(Arc::clone(&self.admin).serve(admin_listener));
@@ -203,6 +248,48 @@ impl Router {
         }
         tracing::info!(name = self.options.name, "stopped");
         if failed { Err(Error::WorkerFailed) } else { Ok(()) }
+    }
+}
+
+/// What the edge has read from files, shared by all threads.
+struct Edge {
+    tls: Option<TlsFront>,
+    upstream_tls: Option<TlsBack>,
+    signer: Option<Arc<Signer>>,
+    keys: Option<Arc<Keys>>,
+}
+
+impl Edge {
+    fn load(options: &Options) -> Result<Self, Error> {
+        let certificate = |source| Error::Certificate { source };
+        let key = |reason| Error::ContextKey { reason };
+        Ok(Self {
+            tls: options.tls.as_ref().map(TlsFront::load).transpose().map_err(certificate)?,
+            upstream_tls: options.upstream.tls.as_ref().map(TlsBack::load).transpose().map_err(certificate)?,
+            signer: options.context.as_ref().map(Signer::load).transpose().map_err(key)?,
+            keys: options.identity.token.as_ref().map(Keys::new),
+        })
+    }
+
+    /// Starts what reads certificates and keys again while the router runs.
+    fn keep_up(
+        &self,
+        background: &mut JoinSet<()>,
+        options: &Options,
+        metrics: &Metrics,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
+        let front = self.tls.clone().zip(options.tls.clone());
+        let back = self.upstream_tls.clone().zip(options.upstream.tls.clone());
+        if front.is_some() || back.is_some() {
+            background.spawn(tls::watch(front, back, metrics.clone(), shutdown.clone()));
+        }
+        if let (Some(keys), Some(token)) = (&self.keys, &options.identity.token) {
+            let fetcher = Fetcher::new(Arc::clone(keys), token, metrics.clone());
+            let fetcher = fetcher.map_err(|source| Error::Certificate { source })?;
+            background.spawn(fetcher.run(shutdown.clone()));
+        }
+        Ok(())
     }
 }
 

@@ -6,16 +6,19 @@
 //!
 //! * [`SigningKey`] stands in a file of each control node and never enters log, snapshot or logs;
 //! * [`PublicKey`] is named by its [`PublicKey::key_id`];
-//! * [`RoutedMapping`] is what is signed: the mapping, the cluster, and where the owner is to be found;
 //! * [`Rpc::callers`] says which [`Role`] may call what, for the [`Principal`] of a certificate;
-//! * [`Checkpoint`] is the end of the audit trail, signed: what an export is held against later.
+//! * [`Checkpoint`] is the end of the audit trail, signed: what an export is held against later;
+//! * [`TenantContext`] is what a router signs about a request, for seconds;
+//! * [`RoutedMapping`] is what the control plane signs: the mapping, the cluster, and where the owner is to be found.
 
 mod checkpoint;
+mod context;
 mod keys;
 mod mapping;
 mod role;
 
 pub use checkpoint::{CHECKPOINT_DOMAIN, Checkpoint};
+pub use context::{CONTEXT_DOMAIN, ContextError, TenantContext};
 pub use keys::{InvalidKey, PublicKey, SigningKey, TrustedKeys};
 pub use mapping::{MAPPING_DOMAIN, RoutedMapping, SignedMapping, TrustError};
 pub use role::{InvalidPrincipal, Principal, Role, Rpc};

@@ -13,11 +13,13 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{Admission, Gatekeeper, Refusal};
 use crate::application::Application;
 use crate::attach::{self, Attachment};
+use crate::context::Contexts;
 use crate::front::Front;
 use crate::listener;
 use crate::newest::{Asker, MappingSource};
 use crate::options::GateOptions;
 use crate::stamp::RequestStamp;
+use crate::tls::Tls;
 
 /// Why a gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,23 @@ pub enum GateError {
     /// Nobody is told who this gate is.
     #[error("the gate's identity cannot be used")]
     Identity(#[from] cell_client::IdentityError),
+    /// A certificate or key cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A key whose contexts are to be believed is none.
+    #[error("context key {key:?} cannot be used: {source}")]
+    ContextKey {
+        /// As given.
+        key: String,
+        /// Why.
+        #[source]
+        source: cell_trust::InvalidKey,
+    },
 }
 
 impl GateError {
@@ -44,6 +63,8 @@ impl GateError {
             Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::Identity(error) => error.code(),
+            Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
+            Self::Certificate { .. } => "CERTIFICATE_INVALID",
         }
     }
 
@@ -53,6 +74,8 @@ impl GateError {
         match self.code() {
             "LISTEN_FAILED" => "give an address of this machine as host:port",
             "PORT_IN_USE" => "stop the other process, or choose another port; port 0 lets the system choose",
+            "CERTIFICATE_INVALID" => "correct the file that is named; certificates and keys are PEM",
+            "CONTEXT_KEY_INVALID" => "give the 64 hexadecimal digits of a router's public key",
             _ => "issue the identity anew: `cellctl ca issue agent CELL`",
         }
     }
@@ -136,6 +159,8 @@ impl Gate {
         shutdown: CancellationToken,
     ) -> Result<Self, GateError> {
         let link = cell_client::Link::open(options.identity.as_deref(), options.identity.is_none())?;
+        let contexts = Contexts::new(&options.context_keys)?;
+        let tls = options.tls.clone().map(Tls::load).transpose()?;
         let failed = |source| GateError::Listen { listen: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -145,8 +170,15 @@ impl Gate {
         let gatekeeper = gatekeeper.planting(options.planted);
         let gatekeeper = Arc::new(gatekeeper);
         tracing::info!(instance = options.instance, %address, agent = options.agent, "gate listens");
-        let running =
-            tokio::spawn(run(options, link, Arc::clone(&gatekeeper), (listener, address), application, shutdown));
+        let running = tokio::spawn(run(
+            options,
+            link,
+            Arc::clone(&gatekeeper),
+            (tls, contexts),
+            (listener, address),
+            application,
+            shutdown,
+        ));
         Ok(Self { address, handle: GateHandle { gatekeeper }, running })
     }
 
@@ -175,6 +207,7 @@ async fn run<A: Application>(
     options: GateOptions,
     link: cell_client::Link,
     gatekeeper: Arc<Gatekeeper>,
+    (tls, contexts): (Option<Tls>, Option<Contexts>),
     (listener, address): (TcpListener, SocketAddr),
     application: A,
     shutdown: CancellationToken,
@@ -190,12 +223,13 @@ async fn run<A: Application>(
     let tasks = TaskTracker::new();
     let front = Arc::new(Front {
         gatekeeper: Arc::clone(&gatekeeper),
+        contexts,
         application: Arc::new(application),
         body_bytes_max: options.http.body_bytes,
         application_deadline: Duration::from_millis(options.http.application_ms),
         writes: tasks.clone(),
     });
-    listener::accept(listener, front, options.http, shutdown, tasks.clone()).await;
+    listener::accept(listener, tls.map(Arc::new), front, options.http, shutdown, tasks.clone()).await;
     gatekeeper.close();
     tasks.close();
     let patience = Duration::from_millis(options.http.quiesce_ms);

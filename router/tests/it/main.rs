@@ -4,11 +4,18 @@
 mod client;
 mod control;
 mod fleet;
+mod foreign;
 mod gate;
+mod tls_gate;
 
+mod attacks;
 mod bad_input;
+mod corpus;
 mod moving;
 mod partition;
 mod passing;
 mod process;
+mod protocols;
 mod quiesce;
+mod secure;
+mod websocket;
