@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_gate::wire;
+use cell_model::TenantId;
 use cell_trust::TrustedKeys;
 use http::{HeaderValue, Method};
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use crate::identify::Domains;
 use crate::metrics::WorkerMetrics;
 use crate::options::Timeouts;
 use crate::pool::Pool;
+use crate::table::Entry;
 
 /// What one thread has at hand. Nothing in it is shared but the directory.
 pub(crate) struct Worker {
@@ -45,6 +47,10 @@ pub(crate) struct RequestCtx {
     /// May be sent again although it may have run: it changes nothing, or the cell runs it once.
     pub(crate) may_repeat: bool,
     pub(crate) peer: IpAddr,
+    /// Whose it is, once that is known.
+    pub(crate) tenant: Option<TenantId>,
+    /// By what it was routed last.
+    pub(crate) entry: Option<Arc<Entry>>,
     /// How often it was sent.
     pub(crate) attempts: u32,
 }
@@ -62,6 +68,8 @@ impl RequestCtx {
             is_write,
             may_repeat: !is_write || request.headers().contains_key("idempotency-key"),
             peer,
+            tenant: None,
+            entry: None,
             attempts: 0,
         }
     }

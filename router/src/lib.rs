@@ -1,7 +1,7 @@
 //! The edge router: carries every request of every tenant to the cell that owns it, and goes on doing so with the
 //! control plane gone.
 //!
-//! * A request goes through one function, `pipeline`: strict → identify → resolve → exchange → account.
+//! * A request goes through one function, `pipeline`: strict → identify → forward (resolve, exchange) → account.
 //! * It is routed by the `directory`: a lock-free `table` fed by the watch (`feed`), with a ping that says how
 //!   fresh it is (`freshness`) and a file that it starts from (`snapshot`).
 //! * Safety is not here: cells refuse what they do not own. A router that is behind is told so by a gate, learns the
@@ -11,6 +11,7 @@
 //!
 //! [`Options`] → [`Router::bind`] → [`Router::run`], with a [`Handle`] to look at it; or [`run`] for all of it.
 
+mod account;
 mod admin;
 mod answer;
 mod body;
@@ -22,6 +23,7 @@ mod error;
 mod fair;
 mod exchange;
 mod feed;
+mod forward;
 mod freshness;
 mod headers;
 mod identify;

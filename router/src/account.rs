@@ -1,0 +1,42 @@
+//! The last stage: what became of a request is counted and logged, and its answer made ready for the client.
+
+use http::Response;
+
+use crate::answer::{AnswerBody, Download};
+use crate::context::{RequestCtx, Worker};
+use crate::headers;
+use crate::metrics::Open;
+use crate::refusal::Refusal;
+
+/// A request has begun. What is returned goes with the answer and is dropped with its last byte.
+pub(crate) fn open(worker: &Worker, ctx: &RequestCtx) -> Open {
+    worker.metrics.open(ctx.began.into_std())
+}
+
+/// A request has its answer, a cell's or our own.
+pub(crate) fn close(
+    worker: &Worker,
+    ctx: RequestCtx,
+    routed: Result<Response<Download>, Refusal>,
+    open: Open,
+) -> Response<AnswerBody> {
+    worker.metrics.replays.inc_by(u64::from(ctx.attempts.saturating_sub(1)));
+    match routed {
+        Ok(mut response) => {
+            worker.metrics.count_answer(response.status());
+            headers::to_client(response.headers_mut(), &ctx.request_id);
+            response.map(|body| AnswerBody::cell(body, open))
+        }
+        Err(refusal) => {
+            worker.metrics.count_refusal(refusal.code);
+            tracing::debug!(
+                request_id = ctx.request_id(), method = %ctx.method, attempts = ctx.attempts,
+                tenant = ctx.tenant.as_ref().map(tracing::field::display), code = refusal.code.as_str(),
+                detail = refusal.detail, "request refused"
+            );
+            let mut response = refusal.into_response(ctx.request_id());
+            response.headers_mut().insert(&headers::REQUEST_ID, ctx.request_id);
+            response.map(|bytes| AnswerBody::own(bytes, open))
+        }
+    }
+}
