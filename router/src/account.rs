@@ -25,7 +25,8 @@ pub(crate) fn close(
         Ok(mut response) => {
             worker.metrics.count_answer(response.status());
             headers::to_client(response.headers_mut(), &ctx.request_id);
-            response.map(|body| AnswerBody::cell(body, open))
+            let on_its_way = ctx.admitted.map(|admitted| admitted.on_its_way);
+            response.map(|body| AnswerBody::cell(body, open, on_its_way))
         }
         Err(refusal) => {
             worker.metrics.count_refusal(refusal.code);

@@ -120,9 +120,13 @@ impl Admin {
             let unknown = json!({ "code": "TENANT_UNKNOWN", "tenant": tenant, "table": table });
             return answer(StatusCode::NOT_FOUND, "application/json", unknown.to_string());
         };
+        let (gates, others) = self.directory.gates(&entry);
+        let others = others
+            .iter()
+            .flat_map(|others| others.addresses().filter(|other| !gates.addresses().any(|gate| gate == *other)));
         let shown = json!({
             "mapping": entry.mapping,
-            "gates": self.directory.gates(&entry).iter().map(|gate| &**gate).collect::<Vec<_>>(),
+            "gates": gates.addresses().chain(others).map(|gate| &**gate).collect::<Vec<_>>(),
             "agent": entry.endpoints.agent,
             "table": table,
         });

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::fair::scheduler::Permit;
+use crate::fair::tenants::OnItsWay;
 use crate::metrics::Open;
 use crate::pool::Lease;
 
@@ -15,13 +17,22 @@ use crate::pool::Lease;
 pub(crate) struct Download {
     body: Incoming,
     lease: Option<Lease>,
+    permit: Option<Permit>,
 }
 
 impl Download {
     pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut download = Self { body, lease: Some(lease) };
+        let mut download = Self { body, lease: Some(lease), permit: None };
         download.settle();
         download
+    }
+
+    /// Keeps its room in the cell until its end, if that is in sight: an answer without a length may be a stream that is
+    /// open for hours, and what it takes of the cell is not seen from here.
+    #[must_use]
+    pub(crate) fn keeping(mut self, permit: Option<Permit>) -> Self {
+        self.permit = permit.filter(|_| self.lease.is_some() && self.body.size_hint().exact().is_some());
+        self
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -29,6 +40,7 @@ impl Download {
         if self.body.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
+            self.permit = None;
             lease.done();
         }
     }
@@ -52,6 +64,7 @@ impl Download {
 pub(crate) struct AnswerBody {
     content: Content,
     _open: Open,
+    _on_its_way: Option<OnItsWay>,
 }
 
 enum Content {
@@ -61,11 +74,15 @@ enum Content {
 
 impl AnswerBody {
     pub(crate) fn own(bytes: Bytes, open: Open) -> Self {
-        Self { content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), _open: open }
+        Self {
+            content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            _open: open,
+            _on_its_way: None,
+        }
     }
 
-    pub(crate) fn cell(download: Download, open: Open) -> Self {
-        Self { content: Content::Cell(download), _open: open }
+    pub(crate) fn cell(download: Download, open: Open, on_its_way: Option<OnItsWay>) -> Self {
+        Self { content: Content::Cell(download), _open: open, _on_its_way: on_its_way }
     }
 }
 

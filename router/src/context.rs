@@ -15,16 +15,19 @@ use tokio::time::Instant;
 
 use crate::body::UploadLimits;
 use crate::directory::Directory;
+use crate::flow::Flow;
 use crate::headers;
 use crate::identify::Domains;
 use crate::metrics::WorkerMetrics;
 use crate::options::Timeouts;
+use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::table::Entry;
 
 /// What one thread has at hand. Nothing in it is shared but the directory.
 pub(crate) struct Worker {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) flow: Arc<Flow>,
     pub(crate) pool: Rc<Pool>,
     pub(crate) domains: Domains,
     pub(crate) trusted: TrustedKeys,
@@ -32,8 +35,6 @@ pub(crate) struct Worker {
     pub(crate) timeouts: Timeouts,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) dice: Dice,
-    /// The next instance to be asked, taken modulo their number.
-    pub(crate) turn: Cell<usize>,
 }
 
 /// One request on its way.
@@ -53,6 +54,10 @@ pub(crate) struct RequestCtx {
     pub(crate) entry: Option<Arc<Entry>>,
     /// How often it was sent.
     pub(crate) attempts: u32,
+    /// What it has taken of its tenant's allowance.
+    pub(crate) admitted: Option<Admitted>,
+    /// How long it has waited for its turn.
+    pub(crate) queued: Duration,
 }
 
 impl RequestCtx {
@@ -71,6 +76,8 @@ impl RequestCtx {
             tenant: None,
             entry: None,
             attempts: 0,
+            admitted: None,
+            queued: Duration::ZERO,
         }
     }
 
@@ -100,11 +107,14 @@ impl Dice {
         HeaderValue::from_str(&text).expect("hexadecimal digits are a header value")
     }
 
+    /// Between 0 and 1.
+    pub(crate) fn part(&self) -> f64 {
+        f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+    }
+
     /// Between half of it and all of it.
     pub(crate) fn jittered(&self, duration: Duration) -> Duration {
-        let share =
-            0.5 + 0.5 * f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        duration.mul_f64(share)
+        duration.mul_f64(0.5 + 0.5 * self.part())
     }
 }
 

@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::directory::Directory;
+use crate::flow::Flow;
 use crate::refusal::Code;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +49,7 @@ pub(crate) struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
     durations: Family<WorkerLabel, Histogram, Seconds>,
     held_seconds: Family<WorkerLabel, Histogram, Seconds>,
+    queued_seconds: Family<WorkerLabel, Histogram, Seconds>,
     in_flight: Family<WorkerLabel, Gauge>,
     stale_redirects: Family<WorkerLabel, Counter>,
     not_executed: Family<WorkerLabel, Counter>,
@@ -55,8 +57,13 @@ pub(crate) struct Metrics {
     connect_failures: Family<WorkerLabel, Counter>,
     broken: Family<WorkerLabel, Counter>,
     untrusted_mappings: Family<WorkerLabel, Counter>,
+    breaker_refusals: Family<WorkerLabel, Counter>,
+    breaker_openings: Family<WorkerLabel, Counter>,
+    retries_denied: Family<WorkerLabel, Counter>,
+    ejections: Family<WorkerLabel, Counter>,
     connections: Family<WorkerLabel, Gauge>,
     pub(crate) watch_disconnects: Counter,
+    pub(crate) check_failures: Counter,
     pub(crate) confirm_failures: Counter,
     pub(crate) snapshot_failures: Counter,
     /// Unix time in seconds of the last written file.
@@ -64,11 +71,12 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &mut Registry, directory: Arc<Directory>) -> Self {
+    pub(crate) fn register(registry: &mut Registry, directory: Arc<Directory>, flow: Arc<Flow>) -> Self {
         let metrics = Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(Seconds { from: 0.000_25, buckets: 16 }),
             held_seconds: Family::new_with_constructor(Seconds { from: 0.001, buckets: 14 }),
+            queued_seconds: Family::new_with_constructor(Seconds { from: 0.001, buckets: 14 }),
             in_flight: Family::default(),
             stale_redirects: Family::default(),
             not_executed: Family::default(),
@@ -76,8 +84,13 @@ impl Metrics {
             connect_failures: Family::default(),
             broken: Family::default(),
             untrusted_mappings: Family::default(),
+            breaker_refusals: Family::default(),
+            breaker_openings: Family::default(),
+            retries_denied: Family::default(),
+            ejections: Family::default(),
             connections: Family::default(),
             watch_disconnects: Counter::default(),
+            check_failures: Counter::default(),
             confirm_failures: Counter::default(),
             snapshot_failures: Counter::default(),
             snapshot_written: Gauge::default(),
@@ -95,6 +108,20 @@ impl Metrics {
             m.durations,
         );
         registry.register("hold_duration_seconds", "How long held requests waited for a move", m.held_seconds);
+        registry.register(
+            "queue_duration_seconds",
+            "How long requests waited for their turn in a cell",
+            m.queued_seconds,
+        );
+        registry.register("breaker_refusals", "Requests that an open breaker has refused", m.breaker_refusals);
+        registry.register("breaker_openings", "Times that a breaker has opened", m.breaker_openings);
+        registry.register("retries_denied", "Retries for which no budget was left", m.retries_denied);
+        registry.register(
+            "instance_ejections",
+            "Times that an instance was put last for its failures",
+            m.ejections,
+        );
+        registry.register("instance_check_failures", "Health checks of instances that failed", m.check_failures);
         registry.register("requests_in_flight", "Requests whose answer has not gone to its end", m.in_flight);
         registry.register("stale_redirects", "Answers 421 of gates: the table was behind", m.stale_redirects);
         registry.register(
@@ -116,6 +143,7 @@ impl Metrics {
             m.snapshot_written,
         );
         registry.register_collector(Box::new(TableCollector(directory)));
+        registry.register_collector(Box::new(FlowCollector(flow)));
         metrics
     }
 
@@ -129,6 +157,11 @@ impl Metrics {
             refused: Code::ALL.map(|code| outcome(code.as_str())),
             durations: self.durations.get_or_create_owned(&label),
             held_seconds: self.held_seconds.get_or_create_owned(&label),
+            queued_seconds: self.queued_seconds.get_or_create_owned(&label),
+            breaker_refusals: self.breaker_refusals.get_or_create_owned(&label),
+            breaker_openings: self.breaker_openings.get_or_create_owned(&label),
+            retries_denied: self.retries_denied.get_or_create_owned(&label),
+            ejections: self.ejections.get_or_create_owned(&label),
             in_flight: self.in_flight.get_or_create_owned(&label),
             stale_redirects: self.stale_redirects.get_or_create_owned(&label),
             not_executed: self.not_executed.get_or_create_owned(&label),
@@ -148,7 +181,12 @@ pub(crate) struct WorkerMetrics {
     refused: [Counter<u64, AtomicU64>; Code::ALL.len()],
     durations: Histogram,
     held_seconds: Histogram,
+    queued_seconds: Histogram,
     in_flight: Gauge,
+    pub(crate) breaker_refusals: Counter,
+    pub(crate) breaker_openings: Counter,
+    pub(crate) retries_denied: Counter,
+    pub(crate) ejections: Counter,
     pub(crate) stale_redirects: Counter,
     pub(crate) not_executed: Counter,
     pub(crate) replays: Counter,
@@ -179,6 +217,11 @@ impl WorkerMetrics {
         if let Some(at) = Code::ALL.iter().position(|other| *other == code) {
             self.refused[at].inc();
         }
+    }
+
+    /// A request waited for its turn.
+    pub(crate) fn count_queued(&self, waited: Duration) {
+        self.queued_seconds.observe(waited.as_secs_f64());
     }
 
     /// A request was held for a move.
@@ -232,6 +275,50 @@ impl Collector for TableCollector {
                 None,
                 prometheus_client::metrics::MetricType::Gauge,
             )?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is read off cells and tenants when somebody asks: a series for each cell, none for each tenant.
+struct FlowCollector(Arc<Flow>);
+
+impl fmt::Debug for FlowCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FlowCollector")
+    }
+}
+
+impl Collector for FlowCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let flow = &self.0;
+        let active = ConstGauge::new(flow.tenants.count() as f64);
+        let gauge = prometheus_client::metrics::MetricType::Gauge;
+        active.encode(encoder.encode_descriptor(
+            "active_tenants",
+            "Tenants of which something is kept",
+            None,
+            gauge,
+        )?)?;
+        let mut cells = Vec::new();
+        flow.for_each_cell(|id, cell| {
+            let scheduler = &cell.scheduler;
+            let open = f64::from(u8::from(!cell.breaker.is_closed()));
+            let values =
+                [f64::from(scheduler.limit()), scheduler.in_flight() as f64, scheduler.waiting() as f64, open];
+            cells.push((id.to_string(), values));
+        });
+        let described = [
+            ("cell_concurrency_limit", "Requests that a cell gets at once now"),
+            ("cell_requests", "Requests that a cell has now"),
+            ("cell_queued_requests", "Requests that wait for their turn in a cell"),
+            ("cell_breaker_open", "Whether no requests are sent to a cell, for want of connections"),
+        ];
+        for (at, (name, help)) in described.into_iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, None, gauge)?;
+            for (cell, values) in &cells {
+                ConstGauge::new(values[at]).encode(family.encode_family(&[("cell", cell.as_str())])?)?;
+            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a router is told when it starts: a TOML file, every value with a default but the few that nobody can guess.
 
 mod duration;
+mod flow;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::identify::Domains;
+
+pub use flow::{Containment, Fairness, Instances, Policy, Tiers};
 
 /// Everything that a router is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +39,12 @@ pub struct Options {
     pub limits: Limits,
     /// How long anything.
     pub timeouts: Timeouts,
+    /// Who may ask how much, and who is next.
+    pub fairness: Fairness,
+    /// What is left alone when it fails.
+    pub containment: Containment,
+    /// Which instance of a cell a request goes to.
+    pub instances: Instances,
 }
 
 /// How much of anything. Counts are for the whole process unless they say otherwise.
@@ -116,6 +125,9 @@ impl Default for Options {
             threads: 0,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            fairness: Fairness::default(),
+            containment: Containment::default(),
+            instances: Instances::default(),
         }
     }
 }
@@ -204,6 +216,11 @@ impl Options {
         let domains = Domains::new(&self.domains)
             .map_err(|domain| invalid("domains", format!("{domain:?} is not a domain")))?;
         self.check_limits()?;
+        let broken =
+            self.fairness.broken().or_else(|| self.containment.broken()).or_else(|| self.instances.broken());
+        if let Some((option, rule)) = broken {
+            return Err(Error::InvalidOption { option, rule });
+        }
         Ok(Checked { trusted: TrustedKeys::new(keys), domains })
     }
 

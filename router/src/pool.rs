@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::body::UploadBody;
+use crate::instance::{Instance, Occupied};
 
 /// What a client's body is on its way to a cell.
 pub(crate) type Sent = UploadBody<Incoming>;
@@ -29,8 +30,6 @@ pub(crate) struct PoolLimits {
     pub(crate) connect: Duration,
 }
 
-/// For how long an instance that took no connection is asked last.
-const SHUNNED: Duration = Duration::from_secs(1);
 /// What hyper may buffer of an answer, and the size of the pieces of a body.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -47,6 +46,13 @@ pub(crate) enum ConnectError {
     Handshake(hyper::Error),
 }
 
+impl ConnectError {
+    /// Whether it says something about the instance, and not about us.
+    pub(crate) fn is_of_instance(&self) -> bool {
+        !matches!(self, Self::Busy(_))
+    }
+}
+
 /// The connections of one thread.
 pub(crate) struct Pool {
     limits: PoolLimits,
@@ -57,7 +63,6 @@ pub(crate) struct Pool {
 struct Host {
     idle: Vec<Idle>,
     open: usize,
-    failed_at: Option<Instant>,
 }
 
 struct Idle {
@@ -86,30 +91,8 @@ impl Pool {
                 return Ok(self.lease(address, connection));
             }
         }
-        let opened = self.open(address, until).await;
-        let mut hosts = self.hosts.borrow_mut();
-        let host = hosts.entry(Arc::clone(address)).or_default();
-        match opened {
-            Ok(connection) => {
-                host.failed_at = None;
-                drop(hosts);
-                Ok(self.lease(address, connection))
-            }
-            Err(error @ ConnectError::Busy(_)) => Err(error),
-            Err(error) => {
-                host.failed_at = Some(Instant::now());
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts the instances that have just failed behind the others.
-    pub(crate) fn healthy_first(&self, addresses: &mut [Arc<str>]) {
-        let hosts = self.hosts.borrow();
-        let shunned = |address: &Arc<str>| {
-            hosts.get(address).and_then(|host| host.failed_at).is_some_and(|at| at.elapsed() < SHUNNED)
-        };
-        addresses.sort_by_key(shunned);
+        let connection = self.open(address, until).await?;
+        Ok(self.lease(address, connection))
     }
 
     /// Closes what has been idle for too long and forgets instances that nothing is known of any more.
@@ -117,13 +100,12 @@ impl Pool {
         let idle_max = self.limits.idle_max;
         self.hosts.borrow_mut().retain(|_, host| {
             host.idle.retain(|idle| idle.since.elapsed() < idle_max && !idle.connection.sender.is_closed());
-            let failed = host.failed_at.is_some_and(|at| at.elapsed() < SHUNNED);
-            host.open > 0 || !host.idle.is_empty() || failed
+            host.open > 0 || !host.idle.is_empty()
         });
     }
 
     fn lease(self: &Rc<Self>, address: &Arc<str>, connection: Connection) -> Lease {
-        Lease { pool: Rc::clone(self), address: Arc::clone(address), connection: Some(connection) }
+        Lease { pool: Rc::clone(self), address: Arc::clone(address), connection: Some(connection), occupied: None }
     }
 
     fn pop_idle(&self, address: &Arc<str>) -> Option<Connection> {
@@ -190,9 +172,23 @@ pub(crate) struct Lease {
     pool: Rc<Pool>,
     address: Arc<str>,
     connection: Option<Connection>,
+    /// The instance counts it until it is dropped.
+    occupied: Option<Occupied>,
 }
 
 impl Lease {
+    /// Counted by its instance from now on.
+    #[must_use]
+    pub(crate) fn to(mut self, occupied: Occupied) -> Self {
+        self.occupied = Some(occupied);
+        self
+    }
+
+    /// The instance that it goes to.
+    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
+        self.occupied.as_ref().map(Occupied::instance)
+    }
+
     /// Where it goes to.
     pub(crate) fn address(&self) -> &Arc<str> {
         &self.address

@@ -43,11 +43,19 @@ pub enum Code {
     CellTimeout,
     /// The cell refused the request, and its body is too large to be sent again from here; it has not run.
     BodyNotReplayable,
+    /// The tenant asks more often than it may.
+    RateLimited,
+    /// The tenant has as many requests on their way as it may.
+    TenantBusy,
+    /// The tenant's cell has as many requests as it can do, and the turn has not come.
+    CellBusy,
+    /// Requests like this one have failed lately, and none is sent for a while.
+    BreakerOpen,
 }
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::TenantMissing,
         Self::TenantAmbiguous,
         Self::TenantInvalid,
@@ -64,6 +72,10 @@ impl Code {
         Self::CellFailed,
         Self::CellTimeout,
         Self::BodyNotReplayable,
+        Self::RateLimited,
+        Self::TenantBusy,
+        Self::CellBusy,
+        Self::BreakerOpen,
     ];
 
     /// As it stands in answers and metrics.
@@ -86,6 +98,10 @@ impl Code {
             Self::CellFailed => "CELL_FAILED",
             Self::CellTimeout => "CELL_TIMEOUT",
             Self::BodyNotReplayable => "BODY_NOT_REPLAYABLE",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::TenantBusy => "TENANT_BUSY",
+            Self::CellBusy => "CELL_BUSY",
+            Self::BreakerOpen => "BREAKER_OPEN",
         }
     }
 
@@ -105,7 +121,11 @@ impl Code {
             | Self::TenantMoving
             | Self::CellUnreachable
             | Self::CellRefused
-            | Self::BodyNotReplayable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::BodyNotReplayable
+            | Self::TenantBusy
+            | Self::CellBusy
+            | Self::BreakerOpen => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::CellFailed => StatusCode::BAD_GATEWAY,
             Self::CellTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -137,6 +157,12 @@ impl Code {
                 "it may or may not have run: read before you write again, or send an `Idempotency-Key` from the start"
             }
             Self::BodyNotReplayable => "send the request again: it has not run",
+            Self::RateLimited => "wait for as long as `Retry-After` says; the request has not run",
+            Self::TenantBusy => "have fewer requests at once, and try again: the request has not run",
+            Self::CellBusy => "try again: the request has not run",
+            Self::BreakerOpen => {
+                "try again after `Retry-After`: the request has not run; `cellctl get cells` shows the cell"
+            }
         }
     }
 
@@ -144,7 +170,7 @@ impl Code {
     #[must_use]
     pub const fn retry_after(self) -> Option<Duration> {
         match self.status() {
-            StatusCode::SERVICE_UNAVAILABLE => Some(Duration::from_secs(1)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -157,6 +183,8 @@ pub struct Refusal {
     pub code: Code,
     /// What happened, in one sentence.
     pub detail: String,
+    /// When to try again, where that is known better than from the code.
+    pub retry_after: Option<Duration>,
 }
 
 #[derive(Serialize)]
@@ -172,7 +200,13 @@ struct Problem<'a> {
 impl Refusal {
     /// A refusal with its sentence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), retry_after: None }
+    }
+
+    /// With the time after which it may be tried again.
+    #[must_use]
+    pub fn after(self, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..self }
     }
 
     /// The answer to the client; `request_id` is its `instance`.
@@ -192,7 +226,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(after) = self.code.retry_after() {
+        if let Some(after) = self.retry_after.or(self.code.retry_after()) {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         response

@@ -18,6 +18,9 @@ use crate::admin::Admin;
 use crate::control::Control;
 use crate::directory::Directory;
 use crate::feed::{self, ControlPlane};
+use crate::flow::Flow;
+use crate::instance::check;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::options::{Checked, Options};
 use crate::snapshot::{self, SnapshotError};
@@ -79,6 +82,7 @@ pub struct Router {
     checked: Checked,
     control: Arc<dyn ControlPlane>,
     directory: Arc<Directory>,
+    flow: Arc<Flow>,
     metrics: Metrics,
     admin: Arc<Admin>,
     listeners: Vec<std::net::TcpListener>,
@@ -130,14 +134,26 @@ impl Router {
         if let Some(path) = &options.snapshot_file {
             load(path, &directory);
         }
-        let metrics = Metrics::register(&mut registry, Arc::clone(&directory));
+        let flow = Flow::new(Live::new(&options), directory.instances.clock());
+        let metrics = Metrics::register(&mut registry, Arc::clone(&directory), Arc::clone(&flow));
         let admin = Arc::new(Admin {
             directory: Arc::clone(&directory),
             registry: Arc::new(registry),
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
-        Ok(Self { options, checked, control, directory, metrics, admin, listeners, admin_listener, addresses })
+        Ok(Self {
+            options,
+            checked,
+            control,
+            directory,
+            flow,
+            metrics,
+            admin,
+            listeners,
+            admin_listener,
+            addresses,
+        })
     }
 
     /// A look at it from outside.
@@ -161,6 +177,7 @@ impl Router {
                 domains: self.checked.domains.clone(),
                 trusted: self.checked.trusted.clone(),
                 directory: Arc::clone(&self.directory),
+                flow: Arc::clone(&self.flow),
                 metrics: self.metrics.clone(),
                 phase: seen.clone(),
             };
@@ -178,6 +195,12 @@ impl Router {
             Arc::clone(&self.control),
             metrics.clone(),
             interval,
+        ));
+        background.spawn(Arc::clone(&self.flow).sweep());
+        background.spawn(check::run(
+            Arc::clone(&directory.instances),
+            Arc::clone(&self.flow),
+            metrics.check_failures.clone(),
         ));
         let admin_listener = TcpListener::from_std(self.admin_listener)
             .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;

@@ -13,11 +13,13 @@ use arc_swap::ArcSwap;
 use cell_model::{Mapping, Revision, TenantId};
 use papaya::{Compute, HashMap, Operation};
 
+use crate::instance::set::InstanceSet;
+
 /// Where an owner is to be reached. Shared by all of its tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoints {
-    /// `host:port` of each application instance behind a gate.
-    pub(crate) gates: Vec<Arc<str>>,
+    /// The application's instances, each behind a gate.
+    pub(crate) gates: Arc<InstanceSet>,
     /// `host:port` of its agent.
     pub(crate) agent: String,
 }

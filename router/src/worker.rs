@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::body::UploadLimits;
 use crate::context::{Dice, Worker};
 use crate::directory::Directory;
+use crate::flow::Flow;
 use crate::identify::Domains;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::options::Options;
@@ -51,6 +52,7 @@ pub(crate) struct Seed {
     pub(crate) domains: Domains,
     pub(crate) trusted: TrustedKeys,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) flow: Arc<Flow>,
     pub(crate) metrics: Metrics,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -100,6 +102,7 @@ async fn serve(seed: Seed) {
     let quiescing = Rc::new(Cell::new(false));
     let worker = Rc::new(Worker {
         directory: seed.directory,
+        flow: seed.flow,
         pool: Pool::new(pool_limits(&seed.options)),
         domains: seed.domains,
         trusted: seed.trusted,
@@ -110,7 +113,6 @@ async fn serve(seed: Seed) {
         timeouts: seed.options.timeouts.clone(),
         metrics: seed.metrics.worker(seed.index),
         dice: Dice::new(),
-        turn: Cell::new(seed.index as usize),
     });
     let front =
         Rc::new(Front { worker: Rc::clone(&worker), options: seed.options, quiescing: Rc::clone(&quiescing) });

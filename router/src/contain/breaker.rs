@@ -64,7 +64,9 @@ impl State {
             Self::Closed { window, total, failed } => {
                 (u64::from(window & 0x3fff_ffff) << 32) | (u64::from(total) << 16) | u64::from(failed)
             }
-            Self::Open { until_millis, strikes } => (1 << 62) | (u64::from(strikes) << TIME_BITS) | (until_millis & TIME_MASK),
+            Self::Open { until_millis, strikes } => {
+                (1 << 62) | (u64::from(strikes) << TIME_BITS) | (until_millis & TIME_MASK)
+            }
             Self::HalfOpen { probe_millis, strikes, passed } => {
                 (2 << 62)
                     | (u64::from(passed) << (TIME_BITS + 5))
@@ -186,7 +188,14 @@ impl Breaker {
     }
 
     /// What came of a request that passed. Whether that has opened the breaker.
-    pub(crate) fn tell(&self, verdict: Verdict, failed: bool, now: Moment, options: BreakerOptions, jitter: f64) -> bool {
+    pub(crate) fn tell(
+        &self,
+        verdict: Verdict,
+        failed: bool,
+        now: Moment,
+        options: BreakerOptions,
+        jitter: f64,
+    ) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let state = State::from_word(word);

@@ -58,7 +58,8 @@ impl Budget {
             let (since, balance) = (word >> BALANCE_BITS, word & BALANCE_MASK);
             // A second of the floor at a time would be coarse; a millisecond of one retry a second is one unit.
             let passed = Duration::from_millis(now.millis().saturating_sub(since)).min(Duration::from_secs(3_600));
-            let flowed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) * u64::from(options.floor_per_second);
+            let flowed =
+                u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) * u64::from(options.floor_per_second);
             let Some(next) = change((balance + flowed).min(most)) else { return false };
             let next = (now.millis().max(since) << BALANCE_BITS) | next.min(most);
             if next == word {

@@ -161,7 +161,13 @@ mod tests {
         Window { answers: 50, mean, timeouts: 0, in_flight_peak: limit }
     }
 
-    fn run(adaptive: &mut Adaptive, from: Moment, windows: u32, places: u32, service: Duration) -> (Moment, Vec<u32>) {
+    fn run(
+        adaptive: &mut Adaptive,
+        from: Moment,
+        windows: u32,
+        places: u32,
+        service: Duration,
+    ) -> (Moment, Vec<u32>) {
         let mut now = from;
         let limits = (0..windows).map(|_| {
             now = now.after(WINDOW);
@@ -214,8 +220,7 @@ mod tests {
     fn a_limit_that_nobody_uses_up_does_not_grow() {
         let mut adaptive = Adaptive::new(RANGE, Moment(0));
         for n in 0..50 {
-            let window =
-                Window { answers: 9, mean: Duration::from_millis(2), timeouts: 0, in_flight_peak: 3 };
+            let window = Window { answers: 9, mean: Duration::from_millis(2), timeouts: 0, in_flight_peak: 3 };
             adaptive.observe(window, Moment(n));
         }
         assert_eq!(adaptive.limit(), RANGE.initial);

@@ -105,7 +105,8 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         }
         let mut displaced = None;
         if self.waiting >= self.limits.total_max {
-            let longest = self.lengths.last().filter(|(longest, _)| *longest > length + 1).map(|(_, key)| key.clone());
+            let longest =
+                self.lengths.last().filter(|(longest, _)| *longest > length + 1).map(|(_, key)| key.clone());
             let Some(longest) = longest else { return Err(NoPlace::All(self.limits.total_max)) };
             displaced = self.take_last(&longest);
         }

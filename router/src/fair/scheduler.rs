@@ -161,8 +161,13 @@ impl Scheduler {
                     // Gone already: then nobody needs to be told.
                     let _told = displaced.send(false);
                 }
-                let place =
-                    Place { scheduler: Arc::clone(self), tenant: tenant.clone(), ticket: pushed.ticket, turn, over: false };
+                let place = Place {
+                    scheduler: Arc::clone(self),
+                    tenant: tenant.clone(),
+                    ticket: pushed.ticket,
+                    turn,
+                    over: false,
+                };
                 Ok(Queued::Waits(place))
             }
             Err(no_place) => {
@@ -351,7 +356,8 @@ impl Meter {
             answers,
             mean: Duration::from_nanos(mean),
             timeouts: self.timeouts.swap(0, Ordering::Relaxed),
-            in_flight_peak: u32::try_from(self.in_flight_peak.swap(in_flight, Ordering::Relaxed)).unwrap_or(u32::MAX),
+            in_flight_peak: u32::try_from(self.in_flight_peak.swap(in_flight, Ordering::Relaxed))
+                .unwrap_or(u32::MAX),
         };
         adaptive.observe(window, now);
         Some(adaptive.limit())

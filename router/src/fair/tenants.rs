@@ -110,7 +110,10 @@ impl Active {
     }
 
     fn is_idle(&self, now: Moment) -> bool {
-        self.in_flight() == 0 && self.bucket.is_full(now) && self.breaker.is_closed() && self.asked.load(Ordering::Relaxed) == 0
+        self.in_flight() == 0
+            && self.bucket.is_full(now)
+            && self.breaker.is_closed()
+            && self.asked.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -143,9 +146,9 @@ impl Tenants {
         let active = self.active.pin();
         match active.get(tenant) {
             Some(found) => Arc::clone(found),
-            None => Arc::clone(
-                active.get_or_insert_with(tenant.clone(), || Arc::new(Active::new(self.first_share.load(Ordering::Relaxed)))),
-            ),
+            None => Arc::clone(active.get_or_insert_with(tenant.clone(), || {
+                Arc::new(Active::new(self.first_share.load(Ordering::Relaxed)))
+            })),
         }
     }
 

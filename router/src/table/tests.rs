@@ -20,7 +20,10 @@ fn entry(tenant: &str, uid: u64, epoch: u64, rev: u64, revision: u64) -> Arc<Ent
         hold: Hold::None,
         tier: Tier::Bronze,
     };
-    Arc::new(Entry { mapping, endpoints: Arc::new(Endpoints { gates: Vec::new(), agent: String::new() }) })
+    Arc::new(Entry {
+        mapping,
+        endpoints: Arc::new(Endpoints { gates: Arc::new(InstanceSet::new(Vec::new())), agent: String::new() }),
+    })
 }
 
 fn epoch_of(table: &ConcurrentTable, tenant: &str) -> Option<u64> {

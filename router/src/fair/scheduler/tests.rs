@@ -115,7 +115,8 @@ async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_th
     let seconds = 30;
     let ask = |name: &'static str| {
         let (scheduler, origin) = (Arc::clone(&scheduler), Arc::clone(&origin));
-        let (answered_a, took_b, refused_b) = (Arc::clone(&answered_a), Arc::clone(&took_b), Arc::clone(&refused_b));
+        let (answered_a, took_b, refused_b) =
+            (Arc::clone(&answered_a), Arc::clone(&took_b), Arc::clone(&refused_b));
         tokio::spawn(async move {
             let began = Instant::now();
             let Ok(permit) = scheduler.enter(&tenant(name), PLAIN, far()).await else {
