@@ -18,8 +18,8 @@ use crate::directory::Directory;
 use crate::flow::Flow;
 use crate::headers;
 use crate::identify::Domains;
+use crate::live::Live;
 use crate::metrics::WorkerMetrics;
-use crate::options::Timeouts;
 use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::table::Entry;
@@ -32,9 +32,15 @@ pub(crate) struct Worker {
     pub(crate) domains: Domains,
     pub(crate) trusted: TrustedKeys,
     pub(crate) upload: UploadLimits,
-    pub(crate) timeouts: Timeouts,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) dice: Dice,
+}
+
+impl Worker {
+    /// The options of now. Not to be kept over an await.
+    pub(crate) fn live(&self) -> arc_swap::Guard<Arc<Live>> {
+        self.flow.live.load()
+    }
 }
 
 /// One request on its way.
@@ -67,7 +73,7 @@ impl RequestCtx {
         let is_write = wire::is_write(request.method());
         Self {
             began,
-            deadline: began + worker.timeouts.hold,
+            deadline: began + worker.live().timeouts.hold,
             request_id,
             method: request.method().clone(),
             is_write,

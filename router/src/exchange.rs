@@ -113,7 +113,7 @@ async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> Result<Lea
     }
     let (clock, options) = (worker.flow.clock, worker.flow.live.load().instances);
     // A last connection is tried even where the time for waiting is over.
-    let until = ctx.deadline.max(Instant::now() + worker.timeouts.connect);
+    let until = ctx.deadline.max(Instant::now() + worker.live().timeouts.connect);
     let (mut tried, mut reasons) = (Vec::new(), Vec::new());
     for set in std::iter::once(&newest).chain(&other) {
         while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.now(), options) {
@@ -167,14 +167,14 @@ async fn answer_in_time<E>(
 ) -> Result<Sending<E>, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
-    let shorter = worker.timeouts.answer.min(worker.timeouts.body_idle);
+    let shorter = worker.live().timeouts.answer.min(worker.live().timeouts.body_idle);
     loop {
         // The body may end while this waits, and then the other limit counts: hence the shorter.
         if let Ok(answer) = tokio::time::timeout(shorter, &mut sending).await {
             return Ok(answer);
         }
         let complete = upload.is_complete();
-        let limit = if complete { worker.timeouts.answer } else { worker.timeouts.body_idle };
+        let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
         let quiet = upload.last_progress().max(began).elapsed();
         if quiet < limit {
             continue;
@@ -191,7 +191,7 @@ async fn answer_in_time<E>(
 
 /// Reads a small body whole, so that it goes out in one piece with the head.
 pub(crate) async fn read_small_body(worker: &Worker, outgoing: &Outgoing) -> Result<(), Refusal> {
-    let limit = worker.timeouts.body_idle;
+    let limit = worker.live().timeouts.body_idle;
     match tokio::time::timeout(limit, outgoing.upload.read_small()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(fault)) => Err(refusal_of(worker, fault)),

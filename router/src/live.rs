@@ -10,7 +10,7 @@ use crate::fair::rate::Rate;
 use crate::fair::scheduler::ScheduleOptions;
 use crate::instance::InstanceOptions;
 use crate::instance::check::CheckOptions;
-use crate::options::{Fairness, Options, Policy};
+use crate::options::{Fairness, Options, Policy, Timeouts};
 
 /// What one tenant may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,7 @@ pub(crate) struct Live {
     pub(crate) budget: BudgetOptions,
     pub(crate) instances: InstanceOptions,
     pub(crate) check: CheckOptions,
+    pub(crate) timeouts: Timeouts,
 }
 
 impl Live {
@@ -88,6 +89,7 @@ impl Live {
             budget: options.containment.budget(),
             instances: options.instances.picking(),
             check: options.instances.checking(),
+            timeouts: options.timeouts.clone(),
         }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Metrics {
     retries_denied: Family<WorkerLabel, Counter>,
     ejections: Family<WorkerLabel, Counter>,
     connections: Family<WorkerLabel, Gauge>,
+    pub(crate) reloads: Counter,
+    pub(crate) reloads_refused: Counter,
     pub(crate) watch_disconnects: Counter,
     pub(crate) check_failures: Counter,
     pub(crate) confirm_failures: Counter,
@@ -89,6 +91,8 @@ impl Metrics {
             retries_denied: Family::default(),
             ejections: Family::default(),
             connections: Family::default(),
+            reloads: Counter::default(),
+            reloads_refused: Counter::default(),
             watch_disconnects: Counter::default(),
             check_failures: Counter::default(),
             confirm_failures: Counter::default(),
@@ -134,6 +138,12 @@ impl Metrics {
         registry.register("broken_exchanges", "Connections that broke after a request was sent", m.broken);
         registry.register("untrusted_mappings", "Mappings from gates that were not believed", m.untrusted_mappings);
         registry.register("client_connections", "Open connections of clients", m.connections);
+        registry.register("reloads", "Times that options were read again and taken", m.reloads);
+        registry.register(
+            "reloads_refused",
+            "Times that options were read again and were wrong",
+            m.reloads_refused,
+        );
         registry.register("watch_disconnects", "Times that the watch broke off", m.watch_disconnects);
         registry.register("confirm_failures", "Pings that no control node answered", m.confirm_failures);
         registry.register("snapshot_failures", "Times that the table could not be written", m.snapshot_failures);

@@ -33,6 +33,8 @@ pub struct Options {
     pub domains: Vec<String>,
     /// Where the table is kept, so that a router starts with the control plane dead. None: nowhere.
     pub snapshot_file: Option<PathBuf>,
+    /// Where a new process asks for the listening sockets, so that a restart drops nothing. None: it cannot.
+    pub handover_socket: Option<PathBuf>,
     /// Threads that serve requests. 0: one for each core.
     pub threads: usize,
     /// How much of anything.
@@ -122,6 +124,7 @@ impl Default for Options {
             trusted_keys: Vec::new(),
             domains: Vec::new(),
             snapshot_file: None,
+            handover_socket: None,
             threads: 0,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -19,10 +19,12 @@ use crate::control::Control;
 use crate::directory::Directory;
 use crate::feed::{self, ControlPlane};
 use crate::flow::Flow;
+use crate::handover::{self, Giver, Inherited, Old};
 use crate::instance::check;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::options::{Checked, Options};
+use crate::reload::{Difference, Reload};
 use crate::snapshot::{self, SnapshotError};
 use crate::waiting::Waiters;
 use crate::worker::{self, Phase, Seed};
@@ -42,6 +44,7 @@ pub struct Addresses {
 pub struct Handle {
     addresses: Addresses,
     directory: Arc<Directory>,
+    reload: Arc<Reload>,
 }
 
 impl Handle {
@@ -69,6 +72,14 @@ impl Handle {
         self.directory.find(tenant).map(|entry| entry.mapping.clone())
     }
 
+    /// Takes other options, or leaves everything as it is. Answers what differs, and what of that waits for a restart.
+    ///
+    /// # Errors
+    /// The error that is given, or the first rule that the options break.
+    pub fn reload(&self, options: Result<Options, Error>) -> Result<Vec<Difference>, Error> {
+        self.reload.take(options)
+    }
+
     /// How many requests wait for a move.
     #[must_use]
     pub fn held_requests(&self) -> usize {
@@ -85,9 +96,43 @@ pub struct Router {
     flow: Arc<Flow>,
     metrics: Metrics,
     admin: Arc<Admin>,
-    listeners: Vec<std::net::TcpListener>,
-    admin_listener: std::net::TcpListener,
+    reload: Arc<Reload>,
+    sockets: Sockets,
     addresses: Addresses,
+}
+
+/// What a router listens at.
+struct Sockets {
+    listeners: Vec<std::net::TcpListener>,
+    admin: std::net::TcpListener,
+    /// The process that they come from, and that still serves.
+    old: Option<Old>,
+}
+
+impl Sockets {
+    /// Those of the process that runs, or new ones.
+    fn open(options: &Options) -> Result<Self, Error> {
+        if let Some(path) = &options.handover_socket {
+            let taken = handover::take_over(path, options.listen, options.admin_listen);
+            let taken = taken.map_err(|source| Error::HandOver { path: path.clone(), source })?;
+            if let Some(Inherited { mut listeners, admin, old }) = taken {
+                tracing::info!(path = %path.display(), sockets = listeners.len(), "taking over from the process that runs");
+                // Every socket that is shared gets its part of the connections, so that none may be left without a thread.
+                for index in listeners.len()..options.worker_count() {
+                    let again = listeners[index % listeners.len()].try_clone();
+                    listeners.push(again.map_err(|source| Error::HandOver { path: path.clone(), source })?);
+                }
+                return Ok(Self { listeners, admin, old: Some(old) });
+            }
+        }
+        let listeners = listen::listen_shared(options.listen, options.worker_count())?;
+        Ok(Self { listeners, admin: listen::listen_alone(options.admin_listen)?, old: None })
+    }
+
+    /// All of them, for the next process.
+    fn for_the_next(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+        self.listeners.iter().chain([&self.admin]).map(std::net::TcpListener::try_clone).collect()
+    }
 }
 
 /// Runs a router until `shutdown`, and then until its requests have finished.
@@ -120,14 +165,13 @@ impl Router {
         control: Arc<dyn ControlPlane>,
     ) -> Result<Self, Error> {
         let checked = options.checked()?;
-        let listeners = listen::listen_shared(options.listen, options.worker_count())?;
-        let admin_listener = listen::listen_alone(options.admin_listen)?;
+        let sockets = Sockets::open(&options)?;
         let address_of = |listener: &std::net::TcpListener, address| {
             listener.local_addr().map_err(|source| Error::Listen { address, source })
         };
         let addresses = Addresses {
-            listen: address_of(&listeners[0], options.listen)?,
-            admin: address_of(&admin_listener, options.admin_listen)?,
+            listen: address_of(&sockets.listeners[0], options.listen)?,
+            admin: address_of(&sockets.admin, options.admin_listen)?,
         };
         let waiters = Waiters::new(options.limits.held_per_tenant_max, options.limits.held_max);
         let directory = Arc::new(Directory::new(waiters, options.timeouts.fresh));
@@ -136,30 +180,30 @@ impl Router {
         }
         let flow = Flow::new(Live::new(&options), directory.instances.clock());
         let metrics = Metrics::register(&mut registry, Arc::clone(&directory), Arc::clone(&flow));
+        let reload = Reload::new(
+            options.clone(),
+            Arc::clone(&flow),
+            metrics.reloads.clone(),
+            metrics.reloads_refused.clone(),
+        );
+        let reload = Arc::new(reload);
         let admin = Arc::new(Admin {
             directory: Arc::clone(&directory),
             registry: Arc::new(registry),
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
-        Ok(Self {
-            options,
-            checked,
-            control,
-            directory,
-            flow,
-            metrics,
-            admin,
-            listeners,
-            admin_listener,
-            addresses,
-        })
+        Ok(Self { options, checked, control, directory, flow, metrics, admin, reload, sockets, addresses })
     }
 
     /// A look at it from outside.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { addresses: self.addresses, directory: Arc::clone(&self.directory) }
+        Handle {
+            addresses: self.addresses,
+            directory: Arc::clone(&self.directory),
+            reload: Arc::clone(&self.reload),
+        }
     }
 
     /// Serves until `shutdown`, then lets requests in flight finish within the time that the options give.
@@ -169,7 +213,13 @@ impl Router {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);
-        for (index, listener) in (0..).zip(self.listeners) {
+        let mut background = self.background();
+        let giver = self.giver()?;
+        let Sockets { listeners, admin, old } = self.sockets;
+        if old.is_some() {
+            until_it_can_serve(&self.directory).await;
+        }
+        for (index, listener) in (0..).zip(listeners) {
             let seed = Seed {
                 index,
                 listener,
@@ -184,56 +234,119 @@ impl Router {
             worker::start(seed, alive.clone()).map_err(|source| Error::StartWorker { source })?;
         }
         drop(alive);
-        let mut background = JoinSet::new();
-        let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
-        // Counted before anything can change: what comes from now on is not yet in the file.
-        let on_file = directory.changes();
-        background.spawn(feed::follow(Arc::clone(directory), Arc::clone(&self.control), metrics.clone()));
-        let interval = timeouts.confirm_interval;
-        background.spawn(feed::confirm(
-            Arc::clone(directory),
-            Arc::clone(&self.control),
-            metrics.clone(),
-            interval,
-        ));
-        background.spawn(Arc::clone(&self.flow).sweep());
-        background.spawn(check::run(
-            Arc::clone(&directory.instances),
-            Arc::clone(&self.flow),
-            metrics.check_failures.clone(),
-        ));
-        let admin_listener = TcpListener::from_std(self.admin_listener)
+        let admin = TcpListener::from_std(admin)
             .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
-        background.spawn(Arc::clone(&self.admin).serve(admin_listener));
-        if let Some(path) = self.options.snapshot_file.clone() {
-            let interval = timeouts.snapshot_interval;
-            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
+        let answering = background.spawn(Arc::clone(&self.admin).serve(admin));
+        if let Some(old) = old
+            && let Err(error) = old.ready()
+        {
+            tracing::warn!(%error, "the process that ran before is gone already");
         }
-        tracing::info!(name = self.options.name, listen = %self.addresses.listen, admin = %self.addresses.admin, "routing");
-        let failed = tokio::select! {
-            () = shutdown.cancelled() => false,
-            _ = ended.recv() => true,
+        let name = &self.options.name;
+        tracing::info!(name, listen = %self.addresses.listen, admin = %self.addresses.admin, "routing");
+        let handed_over = async {
+            match giver {
+                Some(giver) => giver.handed_over().await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = tokio::select! {
+            () = shutdown.cancelled() => End::Stopped,
+            () = handed_over => End::HandedOver,
+            _ = ended.recv() => End::Failed,
         };
         self.admin.quiescing.store(true, Ordering::Release);
-        if !failed {
-            quiesce(&phase, &mut ended, timeouts.quiesce_min, timeouts.quiesce_max).await;
+        let times = self.reload.timeouts();
+        match end {
+            End::Stopped => quiesce(&phase, Phase::Quiescing, &mut ended, times).await,
+            End::HandedOver => {
+                answering.abort();
+                quiesce(&phase, Phase::HandedOver, &mut ended, times).await;
+            }
+            End::Failed => {}
         }
         phase.send_replace(Phase::Cut);
         all_ended(&mut ended).await;
         background.shutdown().await;
-        if let Some(path) = self.options.snapshot_file.clone() {
-            save(path, Arc::clone(directory), metrics).await;
+        if let Some(path) = self.options.snapshot_file.clone()
+            && end != End::HandedOver
+        {
+            save(path, Arc::clone(&self.directory), &self.metrics).await;
         }
-        tracing::info!(name = self.options.name, "stopped");
-        if failed { Err(Error::WorkerFailed) } else { Ok(()) }
+        tracing::info!(name, "stopped");
+        if end == End::Failed { Err(Error::WorkerFailed) } else { Ok(()) }
+    }
+
+    /// What goes on beside the threads that serve.
+    fn background(&self) -> JoinSet<()> {
+        let mut background = JoinSet::new();
+        let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
+        // Counted before anything can change: what comes from now on is not yet in the file.
+        let on_file = directory.changes();
+        let control = || Arc::clone(&self.control);
+        background.spawn(feed::follow(Arc::clone(directory), control(), metrics.clone()));
+        let interval = timeouts.confirm_interval;
+        background.spawn(feed::confirm(Arc::clone(directory), control(), metrics.clone(), interval));
+        background.spawn(Arc::clone(&self.flow).sweep());
+        let instances = Arc::clone(&directory.instances);
+        background.spawn(check::run(instances, Arc::clone(&self.flow), metrics.check_failures.clone()));
+        if let Some(path) = self.options.snapshot_file.clone() {
+            let interval = timeouts.snapshot_interval;
+            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
+        }
+        background
+    }
+
+    /// What hands the sockets to the next process.
+    fn giver(&self) -> Result<Option<Giver>, Error> {
+        let Some(path) = &self.options.handover_socket else { return Ok(None) };
+        let Addresses { listen, admin } = self.addresses;
+        let sockets = self.sockets.for_the_next();
+        let giver = sockets.and_then(|sockets| Giver::listen(path, listen, admin, sockets));
+        giver.map(Some).map_err(|source| Error::HandOver { path: path.clone(), source })
     }
 }
 
-/// Waits for the requests in flight, in two steps.
-async fn quiesce(phase: &watch::Sender<Phase>, ended: &mut mpsc::Receiver<()>, min: Duration, max: Duration) {
+/// Why a router ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    /// Another process serves now.
+    HandedOver,
+    Failed,
+}
+
+/// A router that takes over serves once its table is fresh; where that does not come about, with one that is not; and in
+/// the end without any.
+async fn until_it_can_serve(directory: &Directory) {
     let began = Instant::now();
-    tracing::info!("quiescing: new connections are still taken, and asked to go elsewhere");
-    phase.send_replace(Phase::Quiescing);
+    loop {
+        let waited = began.elapsed();
+        let fresh = directory.is_fresh(Instant::now());
+        if fresh || (directory.loaded() && waited > FRESH_TIME_MAX) || waited > TABLE_TIME_MAX {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const FRESH_TIME_MAX: Duration = Duration::from_secs(5);
+const TABLE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Waits for the requests in flight, in two steps.
+async fn quiesce(
+    phase: &watch::Sender<Phase>,
+    first: Phase,
+    ended: &mut mpsc::Receiver<()>,
+    (min, max): (Duration, Duration),
+) {
+    let began = Instant::now();
+    if first == Phase::HandedOver {
+        tracing::info!("another process has taken over: what is open here is finished");
+    } else {
+        tracing::info!("quiescing: new connections are still taken, and asked to go elsewhere");
+    }
+    phase.send_replace(first);
     tokio::time::sleep_until(began + min).await;
     phase.send_replace(Phase::Closing);
     tokio::select! {

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! Serving ──► Quiescing ──────────────► Closing ──────────────────► Cut
-//!             still accepts;            accepts no more;            drops what is left
-//!             HTTP/1: connection: close idle connections end,
-//!             HTTP/2: GOAWAY            requests in flight finish
+//!    │        still accepts;            ▲ accepts no more;            drops what is left
+//!    │        HTTP/1: connection: close │ idle connections end,
+//!    │        HTTP/2: GOAWAY            │ requests in flight finish
+//!    └──────► HandedOver ───────────────┘
+//!             as Quiescing, but another process accepts
 //! ```
 
 use std::cell::Cell;
@@ -40,6 +42,7 @@ use cell_trust::TrustedKeys;
 pub(crate) enum Phase {
     Serving,
     Quiescing,
+    HandedOver,
     Closing,
     Cut,
 }
@@ -110,7 +113,6 @@ async fn serve(seed: Seed) {
             body_bytes_max: seed.options.limits.body_bytes_max,
             replay_bytes_max: seed.options.limits.replay_bytes_max,
         },
-        timeouts: seed.options.timeouts.clone(),
         metrics: seed.metrics.worker(seed.index),
         dice: Dice::new(),
     });
@@ -120,7 +122,7 @@ async fn serve(seed: Seed) {
     loop {
         let now = *phase.borrow_and_update();
         quiescing.set(now > Phase::Serving);
-        if now >= Phase::Closing {
+        if now >= Phase::HandedOver {
             break;
         }
         tokio::select! {
@@ -220,7 +222,7 @@ impl Front {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let first = tokio::select! {
-            first = tokio::time::timeout(self.options.timeouts.header, sniff(&stream)) => first,
+            first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&stream)) => first,
             () = until_closing(phase.clone()) => return,
         };
         let outcome = match first {
@@ -238,7 +240,7 @@ impl Front {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(self.options.timeouts.header)
+            .header_read_timeout(self.worker.live().timeouts.header)
             .max_headers(self.options.limits.headers_max)
             .max_header_size(self.options.limits.header_bytes_max)
             .max_buf_size(READ_BUFFER_BYTES.max(self.options.limits.header_bytes_max));
@@ -249,7 +251,7 @@ impl Front {
                 ended = connection.as_mut() => return ended,
                 changed = phase.changed() => match *phase.borrow_and_update() {
                     _ if changed.is_err() => return Ok(()),
-                    Phase::Serving | Phase::Quiescing => {}
+                    Phase::Serving | Phase::Quiescing | Phase::HandedOver => {}
                     Phase::Closing => connection.as_mut().graceful_shutdown(),
                     Phase::Cut => return Ok(()),
                 },
