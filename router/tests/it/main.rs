@@ -7,6 +7,10 @@ mod fleet;
 mod gate;
 
 mod bad_input;
+mod containment;
+mod fairness;
+mod handover;
+mod instances;
 mod moving;
 mod partition;
 mod passing;
