@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test lint bench-demo models
+.PHONY: demo test lint bench-demo bench-router models
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -23,6 +23,13 @@ lint:
 ## bench-demo:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl demo --seed $(SEED) --moves 60 --figures target/bench/demo.json
+
+## bench-router: the router beside nginx, HAProxy and whatever else is here; fairness; how long a change takes to be seen
+bench-router:
+	$(CARGO) build --release --locked --package cell-router-bench
+	target/release/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
+	target/release/bench-router fair --out target/bench/router-fair.json
+	target/release/bench-router visible --out target/bench/router-visible.json
 
 ## models: the model checker's long run
 models:

@@ -121,16 +121,17 @@ fn serve(options: Options, cli: &Cli) -> Result<(), Error> {
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(stop_on_signal(shutdown.clone()));
+        // From here on SIGHUP does not end the process any more, not even while the table is loaded.
+        let hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
         let router = Router::bind(options, Registry::default())?;
-        tokio::spawn(reload_on_signal(router.handle(), again));
+        tokio::spawn(reload_on_signal(hangup, router.handle(), again));
         router.run(shutdown).await
     })
 }
 
 /// SIGHUP reads the options again.
-async fn reload_on_signal(router: Handle, cli: Cli) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+async fn reload_on_signal(hangup: std::io::Result<tokio::signal::unix::Signal>, router: Handle, cli: Cli) {
+    let Ok(mut hangup) = hangup else {
         return tracing::error!("cannot listen for SIGHUP: options are taken at the next start alone");
     };
     while hangup.recv().await.is_some() {

@@ -15,7 +15,7 @@ fn read(path: &str) -> String {
 }
 
 /// Who may name whom. `docs/architecture.md` draws it, `docs/adr/0006-arrows-between-crates.md` says why.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("cell-model", &[]),
     ("cell-planner", &["cell-model"]),
     ("cell-trust", &["cell-model"]),
@@ -24,6 +24,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("cell-client", &["cell-protos", "cell-trust", "cell-model"]),
     ("cell-gate", &["cell-client", "cell-protos", "cell-trust", "cell-model"]),
     ("cell-router", &["cell-client", "cell-trust", "cell-gate", "cell-model"]),
+    ("cell-router-bench", &["cell-client", "cell-trust", "cell-router", "cell-model"]),
     ("cell-store", &["cell-protos", "cell-trust", "cell-model"]),
     ("cell-migration", &["cell-client", "cell-trust", "cell-model"]),
     ("cell-agent", &["cell-gate", "cell-client", "cell-protos", "cell-trust", "cell-model"]),
