@@ -1,12 +1,17 @@
 //! The last stage: what became of a request is counted and logged, and its answer made ready for the client.
 
-use http::Response;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{Response, StatusCode};
 
 use crate::answer::{AnswerBody, Download};
 use crate::context::{RequestCtx, Worker};
+use crate::fair::tenants::OnItsWay;
 use crate::headers;
 use crate::metrics::Open;
-use crate::refusal::Refusal;
+use crate::observe::Record;
+use crate::refusal::{Code, Refusal};
 
 /// A request has begun. What is returned goes with the answer and is dropped with its last byte.
 pub(crate) fn open(worker: &Worker, ctx: &RequestCtx) -> Open {
@@ -25,7 +30,7 @@ pub(crate) fn close(
         Ok(mut response) => {
             worker.metrics.count_answer(response.status());
             headers::to_client(response.headers_mut(), &ctx.request_id);
-            let on_its_way = ctx.admitted.map(|admitted| admitted.on_its_way);
+            let on_its_way = record(worker, ctx, response.status(), None);
             response.map(|body| AnswerBody::cell(body, open, on_its_way))
         }
         Err(refusal) => {
@@ -35,9 +40,40 @@ pub(crate) fn close(
                 tenant = ctx.tenant.as_ref().map(tracing::field::display), code = refusal.code.as_str(),
                 detail = refusal.detail, "request refused"
             );
+            let said = (refusal.code, refusal.detail.clone());
             let mut response = refusal.into_response(ctx.request_id());
-            response.headers_mut().insert(&headers::REQUEST_ID, ctx.request_id);
+            response.headers_mut().insert(&headers::REQUEST_ID, ctx.request_id.clone());
+            let on_its_way = record(worker, ctx, response.status(), Some(said));
+            drop(on_its_way);
             response.map(|bytes| AnswerBody::own(bytes, open))
         }
     }
+}
+
+/// Remembers what became of the request. Answers the tenant's place that it has taken.
+fn record(
+    worker: &Worker,
+    ctx: RequestCtx,
+    status: StatusCode,
+    refusal: Option<(Code, String)>,
+) -> Option<OnItsWay> {
+    let record = Arc::new(Record {
+        at: SystemTime::now(),
+        took: ctx.began.elapsed(),
+        request_id: ctx.request_id,
+        method: ctx.method,
+        tenant: ctx.tenant,
+        entry: ctx.entry,
+        table_revision: worker.directory.applied(),
+        instance: ctx.instance,
+        attempts: ctx.attempts,
+        held: ctx.held,
+        queued: ctx.queued,
+        cell_limit: ctx.cell_limit,
+        status,
+        refusal,
+    });
+    worker.log.write(&record);
+    worker.ring.push(record);
+    ctx.admitted.map(|admitted| admitted.on_its_way)
 }

@@ -40,7 +40,7 @@ impl Download {
         if self.body.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
-            self.permit = None;
+            drop(self.permit.take());
             lease.done();
         }
     }

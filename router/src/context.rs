@@ -20,6 +20,8 @@ use crate::headers;
 use crate::identify::Domains;
 use crate::live::Live;
 use crate::metrics::WorkerMetrics;
+use crate::observe::log::Log;
+use crate::observe::recent::Ring;
 use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::table::Entry;
@@ -28,6 +30,8 @@ use crate::table::Entry;
 pub(crate) struct Worker {
     pub(crate) directory: Arc<Directory>,
     pub(crate) flow: Arc<Flow>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) log: Log,
     pub(crate) pool: Rc<Pool>,
     pub(crate) domains: Domains,
     pub(crate) trusted: TrustedKeys,
@@ -64,6 +68,12 @@ pub(crate) struct RequestCtx {
     pub(crate) admitted: Option<Admitted>,
     /// How long it has waited for its turn.
     pub(crate) queued: Duration,
+    /// How long it has waited for a move.
+    pub(crate) held: Duration,
+    /// Requests that its cell got at once when it was sent.
+    pub(crate) cell_limit: u32,
+    /// Where it was sent last.
+    pub(crate) instance: Option<Arc<str>>,
 }
 
 impl RequestCtx {
@@ -84,6 +94,9 @@ impl RequestCtx {
             attempts: 0,
             admitted: None,
             queued: Duration::ZERO,
+            held: Duration::ZERO,
+            cell_limit: 0,
+            instance: None,
         }
     }
 

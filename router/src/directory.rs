@@ -82,10 +82,6 @@ impl Directory {
         self.table.find(tenant)
     }
 
-    pub(crate) fn cell(&self, cell: &CellId) -> Option<Arc<CellRecord>> {
-        self.cells.load().get(cell).cloned()
-    }
-
     pub(crate) fn tenants(&self) -> usize {
         self.table.count()
     }

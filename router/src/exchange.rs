@@ -58,6 +58,7 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         Err(reason) => return Attempt::Unreachable(reason),
     };
     ctx.attempts += 1;
+    ctx.instance = Some(Arc::clone(lease.address()));
     let wanted = (!outgoing.upload.is_complete()).then(Arc::<Wanted>::default);
     let request = stamped(entry, outgoing, wanted.as_ref());
     let answer = {

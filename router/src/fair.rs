@@ -8,6 +8,7 @@
 //! fleet: each router has a share by the demand that it sees ([`fleet`]).
 
 pub(crate) mod adaptive;
+pub(crate) mod fleet;
 pub(crate) mod queue;
 pub(crate) mod rate;
 pub(crate) mod scheduler;

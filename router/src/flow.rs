@@ -53,11 +53,6 @@ impl Flow {
         Arc::clone(made)
     }
 
-    /// The way into a cell, if anybody has gone it.
-    pub(crate) fn find_cell(&self, cell: &CellId) -> Option<Arc<CellFlow>> {
-        self.cells.pin().get(cell).cloned()
-    }
-
     pub(crate) fn for_each_cell(&self, mut each: impl FnMut(&CellId, &CellFlow)) {
         for (id, cell) in &self.cells.pin() {
             each(id, cell);

@@ -14,6 +14,7 @@
 mod account;
 mod admin;
 mod answer;
+mod ask;
 mod body;
 mod contain;
 mod context;
@@ -34,6 +35,7 @@ mod listen;
 mod live;
 mod metrics;
 mod moment;
+mod observe;
 mod options;
 mod pipeline;
 mod policy;

@@ -77,6 +77,7 @@ pub(crate) struct Live {
     pub(crate) budget: BudgetOptions,
     pub(crate) instances: InstanceOptions,
     pub(crate) check: CheckOptions,
+    pub(crate) peers: Vec<String>,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -89,6 +90,7 @@ impl Live {
             budget: options.containment.budget(),
             instances: options.instances.picking(),
             check: options.instances.checking(),
+            peers: options.fairness.peers.clone(),
             timeouts: options.timeouts.clone(),
         }
     }

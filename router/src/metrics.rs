@@ -63,6 +63,8 @@ pub(crate) struct Metrics {
     ejections: Family<WorkerLabel, Counter>,
     connections: Family<WorkerLabel, Gauge>,
     pub(crate) reloads: Counter,
+    pub(crate) log_lines_left_out: Counter,
+    pub(crate) peer_failures: Counter,
     pub(crate) reloads_refused: Counter,
     pub(crate) watch_disconnects: Counter,
     pub(crate) check_failures: Counter,
@@ -92,6 +94,8 @@ impl Metrics {
             ejections: Family::default(),
             connections: Family::default(),
             reloads: Counter::default(),
+            log_lines_left_out: Counter::default(),
+            peer_failures: Counter::default(),
             reloads_refused: Counter::default(),
             watch_disconnects: Counter::default(),
             check_failures: Counter::default(),
@@ -138,6 +142,16 @@ impl Metrics {
         registry.register("broken_exchanges", "Connections that broke after a request was sent", m.broken);
         registry.register("untrusted_mappings", "Mappings from gates that were not believed", m.untrusted_mappings);
         registry.register("client_connections", "Open connections of clients", m.connections);
+        registry.register(
+            "peer_failures",
+            "Times that another router did not say what it sees: its part of rates is left to it",
+            m.peer_failures,
+        );
+        registry.register(
+            "access_log_lines_left_out",
+            "Requests that are not in the access log, because it is slower than they come or cannot be written",
+            m.log_lines_left_out,
+        );
         registry.register("reloads", "Times that options were read again and taken", m.reloads);
         registry.register(
             "reloads_refused",

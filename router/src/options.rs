@@ -35,6 +35,8 @@ pub struct Options {
     pub snapshot_file: Option<PathBuf>,
     /// Where a new process asks for the listening sockets, so that a restart drops nothing. None: it cannot.
     pub handover_socket: Option<PathBuf>,
+    /// Where a line of JSON is written for each request. None: nowhere.
+    pub access_log: Option<PathBuf>,
     /// Threads that serve requests. 0: one for each core.
     pub threads: usize,
     /// How much of anything.
@@ -69,6 +71,8 @@ pub struct Limits {
     pub held_per_tenant_max: usize,
     /// Most requests that wait for moves.
     pub held_max: usize,
+    /// Requests that each thread remembers, for `/debug/request/<id>`.
+    pub remembered_requests: usize,
     /// Most connections of one thread to one instance of a cell.
     pub connections_per_instance_max: usize,
     /// Idle connections of one thread to one instance that are kept.
@@ -125,6 +129,7 @@ impl Default for Options {
             domains: Vec::new(),
             snapshot_file: None,
             handover_socket: None,
+            access_log: None,
             threads: 0,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -146,6 +151,7 @@ impl Default for Limits {
             streams_max: 128,
             held_per_tenant_max: 1_000,
             held_max: 10_000,
+            remembered_requests: 4_096,
             connections_per_instance_max: 1_024,
             idle_per_instance_max: 128,
         }

@@ -38,7 +38,10 @@ pub(crate) async fn resolve(
     }
     policy::admit(worker, ctx, &entry)?;
     if must_wait(&entry.mapping, ctx.is_write) && worker.directory.is_fresh(Instant::now()) {
-        return hold(worker, ctx, tenant).await;
+        let began = Instant::now();
+        let held = hold(worker, ctx, tenant).await;
+        ctx.held += began.elapsed();
+        return held;
     }
     Ok(entry)
 }

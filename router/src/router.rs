@@ -17,12 +17,15 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::control::Control;
 use crate::directory::Directory;
+use crate::fair::fleet;
 use crate::feed::{self, ControlPlane};
 use crate::flow::Flow;
 use crate::handover::{self, Giver, Inherited, Old};
 use crate::instance::check;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::observe::log::Log;
+use crate::observe::recent::Recent;
 use crate::options::{Checked, Options};
 use crate::reload::{Difference, Reload};
 use crate::snapshot::{self, SnapshotError};
@@ -190,6 +193,8 @@ impl Router {
         let admin = Arc::new(Admin {
             directory: Arc::clone(&directory),
             registry: Arc::new(registry),
+            flow: Arc::clone(&flow),
+            recent: Arc::new(Recent::new(options.limits.remembered_requests)),
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
@@ -214,6 +219,8 @@ impl Router {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let mut background = self.background();
+        let (log, writer) = Log::open(self.options.access_log.clone(), self.metrics.log_lines_left_out.clone());
+        let writing = writer.map(|writer| tokio::spawn(writer.run()));
         let giver = self.giver()?;
         let Sockets { listeners, admin, old } = self.sockets;
         if old.is_some() {
@@ -228,6 +235,8 @@ impl Router {
                 trusted: self.checked.trusted.clone(),
                 directory: Arc::clone(&self.directory),
                 flow: Arc::clone(&self.flow),
+                ring: self.admin.recent.ring(),
+                log: log.clone(),
                 metrics: self.metrics.clone(),
                 phase: seen.clone(),
             };
@@ -268,6 +277,11 @@ impl Router {
         phase.send_replace(Phase::Cut);
         all_ended(&mut ended).await;
         background.shutdown().await;
+        drop(log);
+        if let Some(writing) = writing {
+            // Ends with the last line, now that nobody is left who could log.
+            let _written = writing.await;
+        }
         if let Some(path) = self.options.snapshot_file.clone()
             && end != End::HandedOver
         {
@@ -288,6 +302,11 @@ impl Router {
         let interval = timeouts.confirm_interval;
         background.spawn(feed::confirm(Arc::clone(directory), control(), metrics.clone(), interval));
         background.spawn(Arc::clone(&self.flow).sweep());
+        background.spawn(fleet::share(
+            Arc::clone(&self.flow),
+            Arc::clone(directory),
+            metrics.peer_failures.clone(),
+        ));
         let instances = Arc::clone(&directory.instances);
         background.spawn(check::run(instances, Arc::clone(&self.flow), metrics.check_failures.clone()));
         if let Some(path) = self.options.snapshot_file.clone() {

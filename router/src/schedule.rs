@@ -72,6 +72,7 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
         share.weight = admitted.weight;
     }
     cell.retries.request(now, flow.live.load().budget);
+    ctx.cell_limit = cell.scheduler.limit();
     leave.permit = cell.scheduler.try_enter();
     if leave.permit.is_none() {
         if let Some(admitted) = &ctx.admitted {

@@ -32,6 +32,8 @@ use crate::directory::Directory;
 use crate::flow::Flow;
 use crate::identify::Domains;
 use crate::metrics::{Metrics, WorkerMetrics};
+use crate::observe::log::Log;
+use crate::observe::recent::Ring;
 use crate::options::Options;
 use crate::pipeline;
 use crate::pool::{Pool, PoolLimits};
@@ -56,6 +58,8 @@ pub(crate) struct Seed {
     pub(crate) trusted: TrustedKeys,
     pub(crate) directory: Arc<Directory>,
     pub(crate) flow: Arc<Flow>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) log: Log,
     pub(crate) metrics: Metrics,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -106,6 +110,8 @@ async fn serve(seed: Seed) {
     let worker = Rc::new(Worker {
         directory: seed.directory,
         flow: seed.flow,
+        ring: seed.ring,
+        log: seed.log,
         pool: Pool::new(pool_limits(&seed.options)),
         domains: seed.domains,
         trusted: seed.trusted,

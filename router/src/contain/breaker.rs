@@ -147,7 +147,6 @@ impl State {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked")]
 fn window_of(now: Moment, options: BreakerOptions) -> u32 {
     let window = crate::moment::nanos(options.window).max(1);
     ((now.0 / window) & 0x3fff_ffff) as u32

@@ -80,7 +80,7 @@ impl Adaptive {
     }
 
     /// The limit to go by until the next window.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32s")]
+    #[expect(clippy::cast_possible_truncation, reason = "clamped to u32s")]
     pub(crate) fn limit(&self) -> u32 {
         let probing = matches!(self.phase, Phase::Settling | Phase::Probing);
         let limit = if probing { self.limit / 2.0 } else { self.limit };

@@ -93,6 +93,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.limits = limits;
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.waiting
     }
@@ -179,11 +180,7 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
 }
 
 /// Cost over weight, in virtual time; never nothing.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to what fits and is not negative"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "clamped to what fits and is not negative")]
 fn virtual_length(share: Share) -> u64 {
     let cost = (f64::from(share.cost) * UNIT as f64).clamp(1.0, 1e12) as u64;
     (cost / u64::from(share.weight.max(1))).max(1)

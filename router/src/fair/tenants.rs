@@ -25,8 +25,10 @@ pub(crate) struct Active {
     in_flight: AtomicU32,
     /// This router's part of the tenant's rate, of [`WHOLE`].
     share: AtomicU32,
-    /// Requests since somebody last asked, for the fleet's shares.
+    /// Requests since the last turn of the fleet's shares.
     asked: AtomicU32,
+    /// Requests a second, smoothed, in thousandths; let in or not.
+    demand_milli: AtomicU64,
     /// What its requests take in the cell, smoothed.
     takes_nanos: AtomicU64,
 }
@@ -41,6 +43,7 @@ impl Active {
             in_flight: AtomicU32::new(0),
             share: AtomicU32::new(share),
             asked: AtomicU32::new(0),
+            demand_milli: AtomicU64::new(0),
             takes_nanos: AtomicU64::new(0),
         }
     }
@@ -85,9 +88,19 @@ impl Active {
         self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests since the last call.
-    pub(crate) fn take_count(&self) -> u32 {
-        self.asked.swap(0, Ordering::Relaxed)
+    /// Requests a second, smoothed.
+    pub(crate) fn demand(&self) -> f64 {
+        self.demand_milli.load(Ordering::Relaxed) as f64 / 1_000.0
+    }
+
+    /// A turn is over: takes what was asked in it into the demand.
+    #[expect(clippy::cast_possible_truncation, reason = "not negative, and far below u64")]
+    pub(crate) fn turn(&self, lasted: Duration) {
+        let asked = f64::from(self.asked.swap(0, Ordering::Relaxed));
+        let now = asked / lasted.as_secs_f64().max(0.001) * 1_000.0;
+        let held = self.demand_milli.load(Ordering::Relaxed) as f64;
+        let next = if held == 0.0 { now } else { held * 0.7 + now * 0.3 };
+        self.demand_milli.store(if next < 1.0 { 0 } else { next as u64 }, Ordering::Relaxed);
     }
 
     /// One of its requests has taken so long in the cell.

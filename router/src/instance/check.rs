@@ -4,13 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
-use http::Request;
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
-use tokio::net::TcpStream;
 
 use super::{Instance, Instances};
 use crate::flow::Flow;
@@ -94,21 +89,11 @@ impl Streak {
     }
 }
 
+/// Its answer says nothing but its status.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
 async fn ask(address: &str, path: &str) -> Result<(), String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let request = Request::get(path)
-        .header(http::header::HOST, address)
-        .header(http::header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let answering = sender.send_request(request);
-    let answer = tokio::select! {
-        answer = answering => answer,
-        ended = connection => return Err(ended.err().map_or("it hung up".into(), |error| error.to_string())),
-    };
-    let status = answer.map_err(|error| error.to_string())?.status();
+    let (status, _) = crate::ask::get(address, path, ANSWER_BYTES_MAX).await?;
     if status.is_success() { Ok(()) } else { Err(format!("it answered {status} to {path}")) }
 }
 

@@ -36,6 +36,8 @@ pub struct Fairness {
     pub queue_per_tenant_max: usize,
     /// Most requests that wait for a cell.
     pub queue_per_cell_max: usize,
+    /// `host:port` of the admin ports of the other routers of the fleet, so that rates hold for all of them together.
+    pub peers: Vec<String>,
     /// By what a tenant has paid for.
     pub tiers: Tiers,
     /// For single tenants; what is not said is as in the tier.
@@ -136,6 +138,7 @@ impl Default for Fairness {
             queue_wait: Duration::from_millis(250),
             queue_per_tenant_max: 64,
             queue_per_cell_max: 1_024,
+            peers: Vec::new(),
             tiers: Tiers::default(),
             tenants: BTreeMap::new(),
         }
@@ -224,6 +227,9 @@ impl Fairness {
         }
         if self.cell_concurrency_max < self.cell_concurrency_min {
             return rule("fairness.cell-concurrency-max", "must not be less than fairness.cell-concurrency-min");
+        }
+        if let Some(rule_of_peer) = self.peers.iter().find_map(|peer| super::check_endpoint(peer).err()) {
+            return rule("fairness.peers", &rule_of_peer);
         }
         let tiers = [
             ("bronze", self.tiers.bronze),
@@ -346,6 +352,7 @@ mod tests {
     fn each_broken_rule_is_named() {
         for (text, option) in [
             ("cell-concurrency-min = 0", "fairness.cell-concurrency-min"),
+            ("peers = [\"nowhere\"]", "fairness.peers"),
             ("cell-concurrency-max = 2", "fairness.cell-concurrency-max"),
             ("[tiers.gold]\nrate = 0", "fairness.tiers.gold.rate"),
             ("[tenants.t-1]\nrate = 2000000", "fairness.tenants.t-1.rate"),
