@@ -31,6 +31,29 @@ fn epoch_of(table: &ConcurrentTable, tenant: &str) -> Option<u64> {
 }
 
 #[test]
+fn an_entry_comes_back_as_it_was_taken() {
+    let table = ConcurrentTable::new();
+    let mut taken = Entry::clone(&entry("t", 1, 2, 3, 4));
+    taken.mapping.peer = Some(CellId::new("b").unwrap());
+    taken.mapping.state = MappingState::Migrating;
+    taken.mapping.hold = Hold::Writes;
+    taken.mapping.tier = Tier::Gold;
+    assert!(table.install(Arc::new(taken.clone())));
+    assert_eq!(*table.find(&taken.mapping.tenant).unwrap(), taken);
+    assert_eq!(table.entries(), [Arc::new(taken)]);
+}
+
+#[test]
+fn places_that_no_tenant_is_at_are_forgotten() {
+    let table = ConcurrentTable::new();
+    for n in 1..2_000 {
+        // Each brings addresses of its own.
+        assert!(table.install(entry("t", 1, n, n, n)));
+    }
+    assert!(table.lock().places.count() <= 256, "{}", table.lock().places.count());
+}
+
+#[test]
 fn an_older_owner_never_comes_back() {
     let table = ConcurrentTable::new();
     assert!(table.install(entry("t", 1, 2, 5, 10)));
