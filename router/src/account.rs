@@ -23,18 +23,20 @@ pub(crate) fn close(
     worker: &Worker,
     ctx: RequestCtx,
     routed: Result<Response<Download>, Refusal>,
-    open: Open,
+    mut open: Open,
 ) -> Response<AnswerBody> {
+    let tier = ctx.entry.as_ref().map(|entry| entry.mapping.tier);
+    worker.metrics.set_tier(&mut open, tier);
     worker.metrics.replays.inc_by(u64::from(ctx.attempts.saturating_sub(1)));
     match routed {
         Ok(mut response) => {
-            worker.metrics.count_answer(response.status());
+            worker.metrics.count_answer(response.status(), tier);
             headers::to_client(response.headers_mut(), &ctx.request_id);
             let on_its_way = record(worker, ctx, response.status(), None);
             response.map(|body| AnswerBody::cell(body, open, on_its_way))
         }
         Err(refusal) => {
-            worker.metrics.count_refusal(refusal.code);
+            worker.metrics.count_refusal(refusal.code, tier);
             tracing::debug!(
                 request_id = ctx.request_id(), method = %ctx.method, attempts = ctx.attempts,
                 tenant = ctx.tenant.as_ref().map(tracing::field::display), code = refusal.code.as_str(),

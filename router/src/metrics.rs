@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
+use cell_model::Tier;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
@@ -26,9 +27,29 @@ struct WorkerLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabel {
+    worker: u32,
+    tier: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     worker: u32,
+    tier: &'static str,
     outcome: &'static str,
+}
+
+/// What a tenant has paid for, as a label; the first stands for requests of which that is not known.
+const TIERS: [&str; 5] = ["none", "bronze", "silver", "gold", "platinum"];
+
+fn tier_index(tier: Option<Tier>) -> usize {
+    match tier {
+        None => 0,
+        Some(Tier::Bronze) => 1,
+        Some(Tier::Silver) => 2,
+        Some(Tier::Gold) => 3,
+        Some(Tier::Platinum) => 4,
+    }
 }
 
 #[derive(Clone)]
@@ -47,7 +68,7 @@ impl MetricConstructor<Histogram> for Seconds {
 #[derive(Clone)]
 pub(crate) struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
-    durations: Family<WorkerLabel, Histogram, Seconds>,
+    durations: Family<TierLabel, Histogram, Seconds>,
     held_seconds: Family<WorkerLabel, Histogram, Seconds>,
     queued_seconds: Family<WorkerLabel, Histogram, Seconds>,
     in_flight: Family<WorkerLabel, Gauge>,
@@ -174,12 +195,12 @@ impl Metrics {
     /// The series of one thread.
     pub(crate) fn worker(&self, worker: u32) -> WorkerMetrics {
         let label = WorkerLabel { worker };
-        let outcome = |outcome| self.requests.get_or_create_owned(&OutcomeLabel { worker, outcome });
+        let outcome = |tier, outcome| self.requests.get_or_create_owned(&OutcomeLabel { worker, tier, outcome });
         WorkerMetrics {
-            answered: outcome("answered"),
-            failed_by_cell: outcome("answered_5xx"),
-            refused: Code::ALL.map(|code| outcome(code.as_str())),
-            durations: self.durations.get_or_create_owned(&label),
+            answered: TIERS.map(|tier| outcome(tier, "answered")),
+            failed_by_cell: TIERS.map(|tier| outcome(tier, "answered_5xx")),
+            refused: Code::ALL.map(|code| TIERS.map(|tier| outcome(tier, code.as_str()))),
+            durations: TIERS.map(|tier| self.durations.get_or_create_owned(&TierLabel { worker, tier })),
             held_seconds: self.held_seconds.get_or_create_owned(&label),
             queued_seconds: self.queued_seconds.get_or_create_owned(&label),
             breaker_refusals: self.breaker_refusals.get_or_create_owned(&label),
@@ -200,10 +221,10 @@ impl Metrics {
 
 /// The series of one thread, resolved.
 pub(crate) struct WorkerMetrics {
-    answered: Counter<u64, AtomicU64>,
-    failed_by_cell: Counter<u64, AtomicU64>,
-    refused: [Counter<u64, AtomicU64>; Code::ALL.len()],
-    durations: Histogram,
+    answered: [Counter<u64, AtomicU64>; TIERS.len()],
+    failed_by_cell: [Counter<u64, AtomicU64>; TIERS.len()],
+    refused: [[Counter<u64, AtomicU64>; TIERS.len()]; Code::ALL.len()],
+    durations: [Histogram; TIERS.len()],
     held_seconds: Histogram,
     queued_seconds: Histogram,
     in_flight: Gauge,
@@ -224,22 +245,24 @@ impl WorkerMetrics {
     /// A request has begun.
     pub(crate) fn open(&self, began: Instant) -> Open {
         self.in_flight.inc();
-        Open { began, durations: self.durations.clone(), in_flight: self.in_flight.clone() }
+        Open { began, durations: self.durations[0].clone(), in_flight: self.in_flight.clone() }
+    }
+
+    /// It is known whose the request is.
+    pub(crate) fn set_tier(&self, open: &mut Open, tier: Option<Tier>) {
+        open.durations = self.durations[tier_index(tier)].clone();
     }
 
     /// A cell has answered.
-    pub(crate) fn count_answer(&self, status: http::StatusCode) {
-        if status.is_server_error() {
-            self.failed_by_cell.inc()
-        } else {
-            self.answered.inc()
-        };
+    pub(crate) fn count_answer(&self, status: http::StatusCode, tier: Option<Tier>) {
+        let outcomes = if status.is_server_error() { &self.failed_by_cell } else { &self.answered };
+        outcomes[tier_index(tier)].inc();
     }
 
     /// The router has answered.
-    pub(crate) fn count_refusal(&self, code: Code) {
+    pub(crate) fn count_refusal(&self, code: Code, tier: Option<Tier>) {
         if let Some(at) = Code::ALL.iter().position(|other| *other == code) {
-            self.refused[at].inc();
+            self.refused[at][tier_index(tier)].inc();
         }
     }
 
@@ -345,5 +368,42 @@ impl Collector for FlowCollector {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::TenantId;
+
+    use super::*;
+    use crate::live::Live;
+    use crate::options::Options;
+    use crate::waiting::Waiters;
+
+    #[test]
+    fn a_hundred_thousand_active_tenants_add_no_series() {
+        let directory = Arc::new(Directory::new(Waiters::new(1, 1), Duration::from_secs(1)));
+        let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock());
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));
+        let worker = metrics.worker(0);
+        let series = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text.lines().filter(|line| !line.starts_with('#')).count()
+        };
+        let before = series(&registry);
+        for n in 0..100_000_u32 {
+            let tenant = TenantId::new(format!("t-{n}")).unwrap();
+            flow.tenants.of(&tenant).count();
+            let tier = [None, Some(Tier::Bronze), Some(Tier::Gold)][n as usize % 3];
+            let mut open = worker.open(Instant::now());
+            worker.set_tier(&mut open, tier);
+            worker.count_answer(http::StatusCode::OK, tier);
+            worker.count_refusal(Code::ALL[n as usize % Code::ALL.len()], tier);
+        }
+        assert_eq!(flow.tenants.count(), 100_000);
+        assert_eq!(series(&registry), before);
+        assert!(before < 500, "{before} series for one thread");
     }
 }
