@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test lint bench-demo bench-router models
+.PHONY: demo test test-clients lint bench-demo bench-router models
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -14,6 +14,12 @@ demo:
 ## test: everything that CI runs
 test:
 	./.ci/run
+
+## test-clients: the router between clients and servers that others wrote (grpcio, websockets, curl)
+test-clients:
+	python3 -m venv target/clients
+	target/clients/bin/pip install --quiet --requirement router/tests/clients/requirements.txt
+	CELLWAY_PYTHON=$(CURDIR)/target/clients/bin/python $(CARGO) nextest run --locked --package cell-router --run-ignored only -E 'test(foreign)'
 
 ## lint: format and clippy, warnings denied
 lint:

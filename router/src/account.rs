@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use http::{Response, StatusCode};
 
 use crate::answer::{AnswerBody, Download};
+use crate::conn::Busy;
 use crate::context::{RequestCtx, Worker};
 use crate::fair::tenants::OnItsWay;
 use crate::headers;
@@ -24,16 +25,18 @@ pub(crate) fn close(
     ctx: RequestCtx,
     routed: Result<Response<Download>, Refusal>,
     mut open: Open,
+    mut busy: Busy,
 ) -> Response<AnswerBody> {
+    busy.answered();
     let tier = ctx.entry.as_ref().map(|entry| entry.mapping.tier);
     worker.metrics.set_tier(&mut open, tier);
     worker.metrics.replays.inc_by(u64::from(ctx.attempts.saturating_sub(1)));
     match routed {
         Ok(mut response) => {
             worker.metrics.count_answer(response.status(), tier);
-            headers::to_client(response.headers_mut(), &ctx.request_id);
+            headers::to_client(response.status(), response.headers_mut(), &ctx.request_id);
             let on_its_way = record(worker, ctx, response.status(), None);
-            response.map(|body| AnswerBody::cell(body, open, on_its_way))
+            response.map(|body| AnswerBody::cell(body, open, busy, on_its_way))
         }
         Err(refusal) => {
             worker.metrics.count_refusal(refusal.code, tier);
@@ -43,11 +46,12 @@ pub(crate) fn close(
                 detail = refusal.detail, "request refused"
             );
             let said = (refusal.code, refusal.detail.clone());
-            let mut response = refusal.into_response(ctx.request_id());
+            let mut response =
+                if ctx.is_grpc { refusal.into_grpc() } else { refusal.into_response(ctx.request_id()) };
             response.headers_mut().insert(&headers::REQUEST_ID, ctx.request_id.clone());
-            let on_its_way = record(worker, ctx, response.status(), Some(said));
-            drop(on_its_way);
-            response.map(|bytes| AnswerBody::own(bytes, open))
+            // Its place is free before the answer goes: this one does nothing more for its tenant.
+            drop(record(worker, ctx, response.status(), Some(said)));
+            response.map(|bytes| AnswerBody::own(bytes, open, busy))
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::conn::Busy;
 use crate::fair::scheduler::Permit;
 use crate::fair::tenants::OnItsWay;
 use crate::metrics::Open;
@@ -33,6 +34,12 @@ impl Download {
     pub(crate) fn keeping(mut self, permit: Option<Permit>) -> Self {
         self.permit = permit.filter(|_| self.lease.is_some() && self.body.size_hint().exact().is_some());
         self
+    }
+
+    /// The head of an answer after which the connection speaks another protocol.
+    pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
+        lease.upgraded();
+        Self { body, lease: None, permit: None }
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -63,6 +70,7 @@ impl Download {
 /// A body for the client.
 pub(crate) struct AnswerBody {
     content: Content,
+    busy: Busy,
     _open: Open,
     _on_its_way: Option<OnItsWay>,
 }
@@ -73,16 +81,17 @@ enum Content {
 }
 
 impl AnswerBody {
-    pub(crate) fn own(bytes: Bytes, open: Open) -> Self {
+    pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy) -> Self {
         Self {
             content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            busy,
             _open: open,
             _on_its_way: None,
         }
     }
 
-    pub(crate) fn cell(download: Download, open: Open, on_its_way: Option<OnItsWay>) -> Self {
-        Self { content: Content::Cell(download), _open: open, _on_its_way: on_its_way }
+    pub(crate) fn cell(download: Download, open: Open, busy: Busy, on_its_way: Option<OnItsWay>) -> Self {
+        Self { content: Content::Cell(download), busy, _open: open, _on_its_way: on_its_way }
     }
 }
 
@@ -94,10 +103,15 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.content {
+        self.busy.asked();
+        let frame = match &mut self.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Cell(download) => download.poll_frame(cx),
+        };
+        if matches!(frame, Poll::Ready(Some(Ok(_)))) {
+            self.busy.handed_over();
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

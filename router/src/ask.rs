@@ -4,11 +4,32 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::tls::TlsBack;
+
 /// Status and body, up to so many bytes. How long it may take is the caller's to say.
-pub(crate) async fn get(address: &str, path: &str, bytes_max: usize) -> Result<(StatusCode, Bytes), String> {
+pub(crate) async fn get(
+    address: &str,
+    path: &str,
+    tls: Option<&TlsBack>,
+    bytes_max: usize,
+) -> Result<(StatusCode, Bytes), String> {
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    match tls {
+        None => exchange(stream, address, path, bytes_max).await,
+        Some(tls) => {
+            let stream = tls.connect(stream, address, false).await.map_err(|error| format!("TLS: {error}"))?;
+            exchange(stream, address, path, bytes_max).await
+        }
+    }
+}
+
+async fn exchange<S>(stream: S, address: &str, path: &str, bytes_max: usize) -> Result<(StatusCode, Bytes), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let request = Request::get(path)

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,21 +9,29 @@ use std::time::Duration;
 use cell_gate::wire;
 use cell_model::TenantId;
 use cell_trust::TrustedKeys;
-use http::{HeaderValue, Method};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::body::UploadLimits;
+use crate::conn::Conn;
 use crate::directory::Directory;
 use crate::flow::Flow;
 use crate::headers;
-use crate::identify::Domains;
+use crate::identify::IdentityRules;
 use crate::live::Live;
 use crate::metrics::WorkerMetrics;
 use crate::observe::log::Log;
 use crate::observe::recent::Ring;
+use crate::options::UpstreamProtocol;
 use crate::policy::Admitted;
 use crate::pool::Pool;
+use crate::signing::Contexts;
 use crate::table::Entry;
+use crate::token::Verifier;
+use crate::upgrade::Upgrade;
+use crate::worker::Phase;
 
 /// What one thread has at hand. Nothing in it is shared but the directory.
 pub(crate) struct Worker {
@@ -33,7 +40,11 @@ pub(crate) struct Worker {
     pub(crate) ring: Arc<Ring>,
     pub(crate) log: Log,
     pub(crate) pool: Rc<Pool>,
-    pub(crate) domains: Domains,
+    pub(crate) identity: IdentityRules,
+    pub(crate) verifier: Option<Verifier>,
+    pub(crate) protocol: UpstreamProtocol,
+    pub(crate) contexts: Option<Contexts>,
+    pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) trusted: TrustedKeys,
     pub(crate) upload: UploadLimits,
     pub(crate) metrics: WorkerMetrics,
@@ -47,8 +58,19 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Done once the router lets nothing long go on.
+    pub(crate) async fn stopping(&self) {
+        // An error means that nobody is left who could say so.
+        let mut phase = self.phase.clone();
+        let _stopping = phase.wait_for(|phase| *phase >= Phase::Closing).await;
+    }
+}
+
 /// One request on its way.
 pub(crate) struct RequestCtx {
+    /// The connection that it came on.
+    pub(crate) conn: Rc<Conn>,
     pub(crate) began: Instant,
     /// The end of all waiting and replaying.
     pub(crate) deadline: Instant,
@@ -57,7 +79,10 @@ pub(crate) struct RequestCtx {
     pub(crate) is_write: bool,
     /// May be sent again although it may have run: it changes nothing, or the cell runs it once.
     pub(crate) may_repeat: bool,
-    pub(crate) peer: IpAddr,
+    /// gRPC: refused with a status of its own, and sent over HTTP/2.
+    pub(crate) is_grpc: bool,
+    /// Asks for a WebSocket.
+    pub(crate) upgrade: Option<Upgrade>,
     /// Whose it is, once that is known.
     pub(crate) tenant: Option<TenantId>,
     /// By what it was routed last.
@@ -77,18 +102,26 @@ pub(crate) struct RequestCtx {
 }
 
 impl RequestCtx {
-    pub(crate) fn new<B>(worker: &Worker, request: &http::Request<B>, peer: IpAddr) -> Self {
+    pub(crate) fn new<B>(worker: &Worker, request: &http::Request<B>, conn: &Rc<Conn>) -> Self {
         let began = Instant::now();
         let request_id = headers::request_id_of(request.headers()).unwrap_or_else(|| worker.dice.request_id());
-        let is_write = wire::is_write(request.method());
+        let upgrade = Upgrade::asked_for(request);
+        // What a WebSocket will carry may be writes.
+        let is_write = wire::is_write(request.method()) || upgrade.is_some();
+        let is_grpc = is_grpc(request.headers());
+        let hold = worker.live().timeouts.hold;
+        let patience =
+            if is_grpc { grpc_timeout(request.headers()).map_or(hold, |own| own.min(hold)) } else { hold };
         Self {
+            conn: Rc::clone(conn),
             began,
-            deadline: began + worker.live().timeouts.hold,
+            deadline: began + patience,
             request_id,
             method: request.method().clone(),
             is_write,
             may_repeat: !is_write || request.headers().contains_key("idempotency-key"),
-            peer,
+            is_grpc,
+            upgrade,
             tenant: None,
             entry: None,
             attempts: 0,
@@ -103,6 +136,31 @@ impl RequestCtx {
     pub(crate) fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
+}
+
+/// `application/grpc`, with or without what its messages are written in.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let after = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    after.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// `grpc-timeout: 250m`.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3_600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// Random numbers for names and jitter (SplitMix64), not for secrets.
@@ -131,6 +189,19 @@ impl Dice {
         f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
     }
 
+    /// A key for a WebSocket that this router asks a cell for (RFC 6455, 4.1): 16 bytes that nobody has to guess.
+    pub(crate) fn websocket_key(&self) -> HeaderValue {
+        use base64::Engine as _;
+        let bytes = [self.roll().to_be_bytes(), self.roll().to_be_bytes()].concat();
+        let key = base64::engine::general_purpose::STANDARD.encode(bytes);
+        HeaderValue::try_from(key).expect("base64 is a header value")
+    }
+
+    /// Some share of it.
+    pub(crate) fn share_of(&self, duration: Duration) -> Duration {
+        duration.mul_f64(self.part())
+    }
+
     /// Between half of it and all of it.
     pub(crate) fn jittered(&self, duration: Duration) -> Duration {
         duration.mul_f64(0.5 + 0.5 * self.part())
@@ -148,6 +219,41 @@ mod tests {
         for _ in 0..1_000 {
             let jittered = dice.jittered(whole);
             assert!(jittered >= whole / 2 && jittered <= whole, "{jittered:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type_and_brings_its_deadline() {
+        let with = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            headers
+        };
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; a=b", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_grpc(&with("content-type", value)), grpc, "{value}");
+        }
+        for (value, timeout) in [
+            ("250m", Some(Duration::from_millis(250))),
+            ("2S", Some(Duration::from_secs(2))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3_600))),
+            ("", None),
+            ("5", None),
+            ("S", None),
+            ("123456789S", None),
+            ("-1S", None),
+            ("1\u{e4}", None),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                let mut headers = HeaderMap::new();
+                headers.insert("grpc-timeout", value);
+                assert_eq!(grpc_timeout(&headers), timeout);
+            }
         }
     }
 

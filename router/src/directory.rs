@@ -54,12 +54,14 @@ pub(crate) struct Directory {
     /// The control plane that is followed is the one that the table is of.
     attached: AtomicBool,
     pub(crate) waiters: Waiters,
+    /// WebSockets that are to be told when their tenant moves.
+    pub(crate) tunnels: Waiters,
     pub(crate) freshness: Freshness,
     fresh_bound: Duration,
 }
 
 impl Directory {
-    pub(crate) fn new(waiters: Waiters, fresh_bound: Duration) -> Self {
+    pub(crate) fn new(waiters: Waiters, tunnels: Waiters, fresh_bound: Duration) -> Self {
         Self {
             table: Box::new(ConcurrentTable::new()),
             cells: ArcSwap::default(),
@@ -73,6 +75,7 @@ impl Directory {
             loaded: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             waiters,
+            tunnels,
             freshness: Freshness::new(),
             fresh_bound,
         }
@@ -155,6 +158,7 @@ impl Directory {
         if news {
             self.changes.fetch_add(1, Ordering::Relaxed);
             self.waiters.wake(&tenant);
+            self.tunnels.wake(&tenant);
         }
         news
     }
@@ -173,7 +177,7 @@ impl Directory {
         });
         self.report(&self.cells.load());
         self.changes.fetch_add(1, Ordering::Relaxed);
-        self.waiters.wake_all();
+        self.wake_all();
     }
 
     /// Everything that the control plane, or the file, had at a revision.
@@ -186,7 +190,12 @@ impl Directory {
         self.loaded.store(true, Ordering::Release);
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.freshness.applied(at.revision);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.waiters.wake_all();
+        self.tunnels.wake_all();
     }
 
     /// Everything up to `revision` is in the table.
@@ -220,7 +229,7 @@ impl Directory {
         self.table.clear();
         self.cells.store(Arc::default());
         self.reported.store(Arc::default());
-        self.waiters.wake_all();
+        self.wake_all();
     }
 
     /// Whether the table is young enough to say that a tenant does not exist, or that a request must wait.

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::tls::TlsError;
+
 /// Why a router does not start, or stops by itself. One variant for each thing that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -30,6 +32,18 @@ pub enum Error {
         option: String,
         /// The rule.
         rule: String,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{source}")]
+    Certificate {
+        /// Which, and why.
+        source: TlsError,
+    },
+    /// The key for signed contexts cannot be used.
+    #[error("context: {reason}")]
+    ContextKey {
+        /// Which, and why.
+        reason: String,
     },
     /// An address to listen at is not to be had.
     #[error("cannot listen at {address}: {source}")]
@@ -65,6 +79,8 @@ impl Error {
         match self {
             Self::ReadOptions { .. } => "OPTIONS_UNREADABLE",
             Self::ParseOptions { .. } | Self::InvalidOption { .. } => "OPTIONS_INVALID",
+            Self::Certificate { .. } => "CERTIFICATE_INVALID",
+            Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::HandOver { .. } => "HANDOVER_FAILED",
@@ -79,6 +95,10 @@ impl Error {
             Self::ReadOptions { .. } => "check the path given with --config",
             Self::ParseOptions { .. } | Self::InvalidOption { .. } => {
                 "correct it and look with `cell-router --check` before you start again"
+            }
+            Self::Certificate { .. } => "correct the file that is named; certificates and keys are PEM",
+            Self::ContextKey { .. } => {
+                "write 64 hexadecimal digits into the file, as `openssl rand -hex 32` prints them"
             }
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 "another process listens there: stop it, or choose another port with --listen or --admin-listen"

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use cell_gate::{RequestStamp, wire};
 use cell_trust::SignedMapping;
-use http::header::EXPECT;
+use http::header::{EXPECT, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -17,7 +18,8 @@ use tokio::time::Instant;
 use crate::answer::Download;
 use crate::body::{Upload, UploadFault, Wanted};
 use crate::context::{RequestCtx, Worker};
-use crate::pool::{Lease, Sent};
+use crate::options::UpstreamProtocol;
+use crate::pool::{Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
 use crate::table::Entry;
 
@@ -53,16 +55,19 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Sends the request once to an instance of the entry's owner.
 pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry, outgoing: &Outgoing) -> Attempt {
-    let mut lease = match connect(worker, ctx, entry).await {
+    let wire = wire_of(worker, ctx);
+    let mut lease = match connect(worker, ctx, entry, wire).await {
         Ok(lease) => lease,
         Err(reason) => return Attempt::Unreachable(reason),
     };
     ctx.attempts += 1;
     ctx.instance = Some(Arc::clone(lease.address()));
-    let wanted = (!outgoing.upload.is_complete()).then(Arc::<Wanted>::default);
-    let request = stamped(entry, outgoing, wanted.as_ref());
+    // A stream of HTTP/2 that is refused takes nothing else along: its body needs not to be kept back.
+    let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete();
+    let wanted = kept_back.then(Arc::<Wanted>::default);
+    let request = stamped(worker, entry, outgoing, wire, wanted.as_ref());
     let answer = {
-        let sending = lease.sender().try_send_request(request);
+        let sending = lease.send(request);
         match answer_in_time(worker, entry, outgoing, sending).await {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -82,7 +87,7 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         }
         Err(mut error) => {
             if let Some(fault) = outgoing.upload.fault() {
-                return Attempt::Over(refusal_of(worker, fault));
+                return Attempt::Over(refusal_of(worker, ctx, fault));
             }
             let reason = format!("{} of cell {}: {}", lease.address(), entry.mapping.owner, error.error());
             if error.take_message().is_some() {
@@ -107,7 +112,7 @@ fn failed(worker: &Worker, lease: &Lease) {
 }
 
 /// A connection to one of the owner's instances: the tenant's own first, those that are not well last.
-async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> Result<Lease, String> {
+async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry, wire: Wire) -> Result<Lease, String> {
     let (newest, other) = worker.directory.gates(entry);
     if newest.instances().is_empty() {
         return Err(format!("cell {} has not said where its instances are", entry.mapping.owner));
@@ -119,7 +124,7 @@ async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> Result<Lea
     for set in std::iter::once(&newest).chain(&other) {
         while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.now(), options) {
             let occupied = instance.occupy();
-            match worker.pool.checkout(instance.address(), until).await {
+            match worker.pool.checkout(instance.address(), wire, until).await {
                 Ok(lease) => return Ok(lease.to(occupied)),
                 Err(error) => {
                     worker.metrics.connect_failures.inc();
@@ -135,17 +140,41 @@ async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> Result<Lea
     Err(format!("no instance of cell {} takes connections ({})", entry.mapping.owner, reasons.join("; ")))
 }
 
-fn stamped(entry: &Entry, outgoing: &Outgoing, wanted: Option<&Arc<Wanted>>) -> Request<Sent> {
+/// The protocol that a request takes to its cell.
+fn wire_of(worker: &Worker, ctx: &RequestCtx) -> Wire {
+    match worker.protocol {
+        _ if ctx.upgrade.is_some() => Wire::Http1,
+        UpstreamProtocol::Http2 => Wire::Http2,
+        UpstreamProtocol::Auto if ctx.is_grpc => Wire::Http2,
+        UpstreamProtocol::Auto | UpstreamProtocol::Http1 => Wire::Http1,
+    }
+}
+
+fn stamped(
+    worker: &Worker,
+    entry: &Entry,
+    outgoing: &Outgoing,
+    wire: Wire,
+    wanted: Option<&Arc<Wanted>>,
+) -> Request<Sent> {
     let mut headers = outgoing.parts.headers.clone();
     let mapping = &entry.mapping;
     RequestStamp { tenant: mapping.tenant.clone(), uid: mapping.uid, epoch: mapping.epoch }
         .insert_into(&mut headers);
+    if let Some(contexts) = &worker.contexts {
+        headers.insert(&wire::CONTEXT, contexts.of(mapping));
+    }
     if wanted.is_some() {
         headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
     }
     let mut request = Request::new(outgoing.upload.attempt(wanted.cloned()));
     *request.method_mut() = outgoing.parts.method.clone();
     *request.uri_mut() = outgoing.parts.uri.clone();
+    if wire == Wire::Http2 {
+        *request.version_mut() = Version::HTTP_2;
+        let host = headers.remove(HOST);
+        *request.uri_mut() = with_authority(&outgoing.parts.uri, host.as_ref(), mapping.tenant.as_str());
+    }
     *request.headers_mut() = headers;
     if let Some(wanted) = wanted.cloned() {
         hyper::ext::on_informational(&mut request, move |response| {
@@ -155,6 +184,15 @@ fn stamped(entry: &Entry, outgoing: &Outgoing, wanted: Option<&Arc<Wanted>>) -> 
         });
     }
     request
+}
+
+/// HTTP/2 has no `Host` but an authority; who came without one gets its tenant's name.
+fn with_authority(target: &Uri, host: Option<&HeaderValue>, tenant: &str) -> Uri {
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = target.clone().into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = authority.or_else(|| tenant.parse().ok());
+    Uri::from_parts(parts).unwrap_or_else(|_| target.clone())
 }
 
 type Sending<E> = Result<Response<Incoming>, E>;
@@ -191,16 +229,19 @@ async fn answer_in_time<E>(
 }
 
 /// Reads a small body whole, so that it goes out in one piece with the head.
-pub(crate) async fn read_small_body(worker: &Worker, outgoing: &Outgoing) -> Result<(), Refusal> {
+pub(crate) async fn read_small_body(worker: &Worker, ctx: &RequestCtx, outgoing: &Outgoing) -> Result<(), Refusal> {
     let limit = worker.live().timeouts.body_idle;
     match tokio::time::timeout(limit, outgoing.upload.read_small()).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(fault)) => Err(refusal_of(worker, fault)),
+        Ok(Err(fault)) => Err(refusal_of(worker, ctx, fault)),
         Err(_) => Err(body_stalled(limit)),
     }
 }
 
-fn refusal_of(worker: &Worker, fault: UploadFault) -> Refusal {
+fn refusal_of(worker: &Worker, ctx: &RequestCtx, fault: UploadFault) -> Refusal {
+    if let Some(rule) = ctx.conn.said.as_ref().and_then(|said| said.body_rule()) {
+        return rule.refusal();
+    }
     match fault {
         UploadFault::TooLarge => too_large(worker.upload.body_bytes_max),
         UploadFault::Broken | UploadFault::Superseded => {
@@ -227,6 +268,9 @@ async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry, wanted:
         let streams = response.status().is_success() && response.body().size_hint().exact().is_none();
         if let Some(wanted) = wanted.filter(|_| streams) {
             wanted.say();
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Attempt::Answered(response.map(|body| Download::switched(body, lease)));
         }
         return Attempt::Answered(response.map(|body| Download::new(body, lease)));
     }

@@ -44,7 +44,7 @@ pub(crate) async fn forward(
         let entry = resolve(worker, ctx, tenant).await?;
         ctx.entry = Some(Arc::clone(&entry));
         if ctx.attempts == 0 {
-            read_small_body(worker, outgoing).await?;
+            read_small_body(worker, ctx, outgoing).await?;
         }
         let leave = schedule::enter(worker, ctx, &entry).await?;
         let timed = outgoing.upload.is_complete();

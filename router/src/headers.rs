@@ -1,15 +1,21 @@
 //! What of a message's head belongs to one connection, and what to the other side (RFC 9110, 7.6).
 
-use std::net::IpAddr;
+use std::fmt::Write as _;
 
 use cell_gate::wire;
 use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
+
+use crate::conn::Conn;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// A request's name, from the client and back to it.
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -30,7 +36,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE] {
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &HTTP2_SETTINGS] {
         headers.remove(name);
     }
 }
@@ -38,7 +44,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Turns a client's head into the one that goes to a gate; the stamp is put on for each attempt.
 ///
 /// The target becomes origin-form, and nothing that Cellway or its gates trust is taken from outside.
-pub(crate) fn to_gate(parts: &mut Parts, peer: IpAddr, request_id: &HeaderValue) {
+pub(crate) fn to_gate(parts: &mut Parts, conn: &Conn, request_id: &HeaderValue) {
     let takes_trailers = parts.version == Version::HTTP_2
         || parts.headers.get(TE).and_then(|te| te.to_str().ok()).is_some_and(|te| te.contains("trailers"));
     let headers = &mut parts.headers;
@@ -54,9 +60,12 @@ pub(crate) fn to_gate(parts: &mut Parts, peer: IpAddr, request_id: &HeaderValue)
     {
         headers.insert(HOST, host);
     }
-    if let Ok(peer) = HeaderValue::from_str(&peer.to_string()) {
+    if let Some(peer) = shown(conn.peer) {
         headers.insert(&FORWARDED_FOR, peer);
     }
+    headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(if conn.secure { "https" } else { "http" }));
+    headers.remove(&FORWARDED_HOST);
+    headers.remove(&FORWARDED);
     join_cookies(headers);
     headers.append(VIA, HeaderValue::from_static("1.1 cellway"));
     headers.insert(&REQUEST_ID, request_id.clone());
@@ -64,6 +73,13 @@ pub(crate) fn to_gate(parts: &mut Parts, peer: IpAddr, request_id: &HeaderValue)
     let target = parts.uri.path_and_query().cloned();
     parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
+}
+
+/// An address as a header value, without a detour over a text of its own.
+fn shown(peer: std::net::IpAddr) -> Option<HeaderValue> {
+    let mut text = bytes::BytesMut::with_capacity(40);
+    write!(text, "{peer}").ok()?;
+    HeaderValue::from_maybe_shared(text.freeze()).ok()
 }
 
 /// HTTP/2 may split one `Cookie` into several; before it becomes HTTP/1.1 it must be one again (RFC 9113, 8.2.3).
@@ -77,8 +93,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Turns a gate's head into the one that goes to the client.
-pub(crate) fn to_client(headers: &mut HeaderMap, request_id: &HeaderValue) {
-    strip_hop_by_hop(headers);
+pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, request_id: &HeaderValue) {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        strip_hop_by_hop(headers);
+    }
     wire::strip_reserved(headers);
     headers.insert(&REQUEST_ID, request_id.clone());
 }
@@ -96,10 +114,12 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::conn::Came;
 
     fn forwarded(request: http::request::Builder) -> Parts {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        to_gate(&mut parts, IpAddr::from([10, 0, 0, 9]), &HeaderValue::from_static("r-1"));
+        let came = Came { peer: std::net::IpAddr::from([10, 0, 0, 9]), secure: true, place: None };
+        to_gate(&mut parts, &Conn::new(came, None, None), &HeaderValue::from_static("r-1"));
         parts
     }
 
@@ -129,11 +149,16 @@ mod tests {
             .header("host", "t")
             .header("cell-tenant", "other")
             .header("Cell-Epoch", "99")
-            .header("x-forwarded-for", "1.2.3.4");
+            .header("x-forwarded-for", "1.2.3.4")
+            .header("x-forwarded-host", "other")
+            .header("x-forwarded-proto", "http")
+            .header("forwarded", "for=1.2.3.4");
         let parts = forwarded(request);
         assert!(!parts.headers.contains_key("cell-tenant") && !parts.headers.contains_key("cell-epoch"));
         assert_eq!(parts.headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["10.0.0.9"]);
         assert_eq!(parts.headers["cell-request-id"], "r-1");
+        assert_eq!(parts.headers["x-forwarded-proto"], "https");
+        assert!(!parts.headers.contains_key("forwarded") && !parts.headers.contains_key("x-forwarded-host"));
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! request → tenant: from `Host: <tenant>.<domain>`, from `X-Tenant-ID`, or from both with the same value.
+//! request → tenant, from what the options list, in their order: `Host: <tenant>.<domain>`, a path that begins with
+//! `/t/<tenant>`, `X-Tenant-ID`, the client's certificate, a claim of its token. Whatever names one has to name the same.
 
 use cell_model::TenantId;
 use http::request::Parts;
 use http::{HeaderName, Uri};
 
+use crate::options::{IdentityOptions, Source};
 use crate::refusal::{Code, Refusal};
+use crate::token::Verifier;
 
 /// The header that names a tenant.
 pub(crate) static TENANT_HEADER: HeaderName = HeaderName::from_static("x-tenant-id");
@@ -36,21 +39,149 @@ fn strip_suffix_ignoring_case<'h>(host: &'h str, suffix: &str) -> Option<&'h str
     end.eq_ignore_ascii_case(suffix).then_some(name)
 }
 
-/// Whose request it is.
-pub(crate) fn tenant_of(parts: &Parts, domains: &Domains) -> Result<TenantId, Refusal> {
-    let from_header = from_header(parts)?;
-    let from_host = from_host(parts, domains)?;
-    match (from_host, from_header) {
-        (Some(host), Some(header)) if host != header => Err(Refusal::new(
-            Code::TenantAmbiguous,
-            format!("the host names tenant {host}, the header X-Tenant-ID names tenant {header}"),
-        )),
-        (Some(tenant), _) | (None, Some(tenant)) => Ok(tenant),
-        (None, None) => Err(Refusal::new(
-            Code::TenantMissing,
-            "neither the host nor a header X-Tenant-ID says which tenant the request is for",
-        )),
+/// What may name a tenant, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct IdentityRules {
+    order: Vec<Source>,
+    domains: Domains,
+    /// With a slash at both ends.
+    path_prefix: String,
+}
+
+impl IdentityRules {
+    /// The rule that an option breaks, where one does.
+    pub(crate) fn new(options: &IdentityOptions, domains: Domains) -> Result<Self, (&'static str, String)> {
+        let order = &options.order;
+        if order.is_empty() {
+            return Err(("identity.order", "at least one source is needed".into()));
+        }
+        if let Some(twice) = order.iter().enumerate().find(|(at, source)| order[..*at].contains(source)) {
+            return Err(("identity.order", format!("{:?} is listed twice", twice.1)));
+        }
+        if order.contains(&Source::Token) != options.token.is_some() {
+            return Err(("identity.token", "is needed where identity.order lists token, and only there".into()));
+        }
+        let prefix = &options.path_prefix;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+        if !(prefix.starts_with('/') && prefix.ends_with('/') && prefix.bytes().all(plain)) {
+            return Err(("identity.path-prefix", "must be a path between two slashes".into()));
+        }
+        Ok(Self { order: order.clone(), domains, path_prefix: prefix.clone() })
     }
+
+    fn reads(&self, source: Source) -> bool {
+        self.order.contains(&source)
+    }
+}
+
+/// Whose request it is. Takes out of the request what named it and means nothing to the application: the path's prefix,
+/// and a header that is not looked at.
+pub(crate) async fn identify(
+    rules: &IdentityRules,
+    verifier: Option<&Verifier>,
+    certified: Option<&TenantId>,
+    parts: &mut Parts,
+) -> Result<TenantId, Refusal> {
+    let from_token = match verifier {
+        Some(verifier) => verifier.tenant_of(&parts.headers).await?,
+        None => None,
+    };
+    let tenant = agreed(rules, parts, certified, from_token.as_ref())?;
+    if rules.reads(Source::Path) {
+        take_prefix(parts, &rules.path_prefix);
+    }
+    if !rules.reads(Source::Header) {
+        parts.headers.remove(&TENANT_HEADER);
+    }
+    Ok(tenant)
+}
+
+/// The tenant that everything names that is looked at.
+fn agreed(
+    rules: &IdentityRules,
+    parts: &Parts,
+    certified: Option<&TenantId>,
+    from_token: Option<&TenantId>,
+) -> Result<TenantId, Refusal> {
+    let mut first: Option<(Source, TenantId)> = None;
+    for source in &rules.order {
+        let named = match source {
+            Source::Host => from_host(parts, &rules.domains)?,
+            Source::Path => from_path(parts, &rules.path_prefix)?,
+            Source::Header => from_header(parts)?,
+            Source::Certificate => certified.cloned(),
+            Source::Token => from_token.cloned(),
+        };
+        let Some(named) = named else { continue };
+        match &first {
+            None => first = Some((*source, named)),
+            Some((_, tenant)) if *tenant == named => {}
+            Some((other, tenant)) => return Err(disagreement((*other, tenant), (*source, &named))),
+        }
+    }
+    first.map(|(_, tenant)| tenant).ok_or_else(|| {
+        let looked = rules.order.iter().map(|source| source.shown()).collect::<Vec<_>>().join(", ");
+        Refusal::new(
+            Code::TenantMissing,
+            format!("nothing says which tenant the request is for (looked at: {looked})"),
+        )
+    })
+}
+
+/// Two parts of a request that are written by its sender only make no sense together; a proof of being another tenant is
+/// an attempt.
+fn disagreement(one: (Source, &TenantId), other: (Source, &TenantId)) -> Refusal {
+    let proven = |source| matches!(source, Source::Certificate | Source::Token);
+    let code = if proven(one.0) || proven(other.0) { Code::TenantMismatch } else { Code::TenantAmbiguous };
+    let detail = format!("{} names tenant {}, {} names tenant {}", one.0.shown(), one.1, other.0.shown(), other.1);
+    Refusal::new(code, detail)
+}
+
+impl Source {
+    const fn shown(self) -> &'static str {
+        match self {
+            Self::Host => "the host",
+            Self::Path => "the path",
+            Self::Header => "the header X-Tenant-ID",
+            Self::Certificate => "the client's certificate",
+            Self::Token => "the token",
+        }
+    }
+}
+
+/// `/t/<tenant>` at the end or before a slash. A path that another reader could shorten names nobody for sure.
+fn from_path(parts: &Parts, prefix: &str) -> Result<Option<TenantId>, Refusal> {
+    let path = parts.uri.path();
+    let Some(rest) = path.strip_prefix(prefix) else { return Ok(None) };
+    let dots = |segment: &str| {
+        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+        plain == "." || plain == ".."
+    };
+    if path.split('/').any(dots) {
+        return Err(Refusal::new(Code::MessageAmbiguous, "the path names a tenant and has dot segments"));
+    }
+    let name = rest.split('/').next().unwrap_or_default();
+    TenantId::new(name)
+        .map(Some)
+        .map_err(|invalid| Refusal::new(Code::TenantInvalid, format!("the path: {invalid}")))
+}
+
+/// Takes `/t/<tenant>` off.
+fn take_prefix(parts: &mut Parts, prefix: &str) {
+    let Some(rest) = parts.uri.path().strip_prefix(prefix) else { return };
+    let path = rest.find('/').map_or("/", |at| &rest[at..]);
+    // `//x` would be read as an authority.
+    let path = format!("/{}", path.trim_start_matches('/'));
+    let target = match parts.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    if let Ok(target) = target.parse() {
+        uri.path_and_query = Some(target);
+    }
+    // What was an address before is one with another path.
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
 }
 
 fn from_header(parts: &Parts) -> Result<Option<TenantId>, Refusal> {
@@ -106,45 +237,99 @@ mod tests {
         Domains::new(&["example.com".into(), ".Cells.Example.COM".into()]).unwrap()
     }
 
-    fn identify(host: &str, headers: &[&str]) -> Result<String, Code> {
+    fn found(host: &str, headers: &[&str]) -> Result<String, Code> {
         let mut request = Request::builder().uri("/").header("host", host);
         for value in headers {
             request = request.header("X-Tenant-ID", *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        tenant_of(&parts, &domains()).map(|tenant| tenant.to_string()).map_err(|refusal| refusal.code)
+        agreed(&rules(&[]), &parts, None, None).map(|tenant| tenant.to_string()).map_err(|refusal| refusal.code)
+    }
+
+    /// Host and header, and what is added.
+    fn rules(more: &[Source]) -> IdentityRules {
+        let mut options = IdentityOptions::default();
+        options.order.extend(more);
+        IdentityRules { order: options.order, domains: domains(), path_prefix: options.path_prefix }
+    }
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_proof_of_being_another_tenant_is_refused_as_such() {
+        let rules = rules(&[Source::Certificate, Source::Token]);
+        let request = Request::get("/").header("host", "b.example.com");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let (a, b) = (tenant("a"), tenant("b"));
+        let code = |certified, token| agreed(&rules, &parts, certified, token).map_err(|refusal| refusal.code);
+        assert_eq!(code(None, Some(&a)), Err(Code::TenantMismatch), "tenant A's token, tenant B's host");
+        assert_eq!(code(Some(&a), None), Err(Code::TenantMismatch));
+        assert_eq!(code(Some(&b), Some(&a)), Err(Code::TenantMismatch));
+        assert_eq!(code(Some(&b), Some(&b)), Ok(b));
+    }
+
+    #[test]
+    fn a_path_names_a_tenant_and_loses_it_on_the_way() {
+        let rules = rules(&[Source::Path]);
+        let through = |path: &str, host: &str| {
+            let (mut parts, ()) = Request::get(path).header("host", host).body(()).unwrap().into_parts();
+            let identified = futures::executor::block_on(identify(&rules, None, None, &mut parts));
+            identified.map(|tenant| (tenant.to_string(), parts.uri.to_string())).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(through("/t/a/x/y?z=1", "other"), Ok(("a".into(), "/x/y?z=1".into())));
+        assert_eq!(through("/t/a", "other"), Ok(("a".into(), "/".into())));
+        assert_eq!(through("/t/a//evil.com", "other"), Ok(("a".into(), "/evil.com".into())));
+        assert_eq!(through("http://other/t/a/x", "other"), Ok(("a".into(), "http://other/x".into())));
+        assert_eq!(through("/t/a/x", "a.example.com"), Ok(("a".into(), "/x".into())));
+        assert_eq!(through("/t/a/x", "b.example.com"), Err(Code::TenantAmbiguous));
+        assert_eq!(through("/t/a/../b/x", "other"), Err(Code::MessageAmbiguous));
+        assert_eq!(through("/t/a/%2E%2e/b", "other"), Err(Code::MessageAmbiguous));
+        assert_eq!(through("/t//x", "other"), Err(Code::TenantInvalid));
+        assert_eq!(through("/t/A_1/x", "other"), Err(Code::TenantInvalid));
+        assert_eq!(through("/other", "other"), Err(Code::TenantMissing));
+    }
+
+    #[test]
+    fn a_header_that_is_not_looked_at_does_not_reach_the_application() {
+        let rules = IdentityRules { order: vec![Source::Host], domains: domains(), path_prefix: "/t/".into() };
+        let request = Request::get("/").header("host", "a.example.com").header("x-tenant-id", "b");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let identified = futures::executor::block_on(identify(&rules, None, None, &mut parts)).unwrap();
+        assert_eq!((identified.as_str(), parts.headers.len()), ("a", 1));
     }
 
     #[test]
     fn a_tenant_is_found_in_the_host_or_in_the_header() {
-        assert_eq!(identify("t-1.example.com", &[]), Ok("t-1".into()));
-        assert_eq!(identify("T-1.EXAMPLE.com:8443", &[]), Ok("t-1".into()));
-        assert_eq!(identify("t-1.example.com.", &[]), Ok("t-1".into()));
-        assert_eq!(identify("t-1.cells.example.com", &[]), Ok("t-1".into()), "the longest domain counts");
-        assert_eq!(identify("10.0.0.1:8080", &["t-2"]), Ok("t-2".into()));
-        assert_eq!(identify("[::1]:8080", &["t-2"]), Ok("t-2".into()));
-        assert_eq!(identify("example.com", &["t-2"]), Ok("t-2".into()));
-        assert_eq!(identify("t-2.example.com", &["t-2"]), Ok("t-2".into()));
+        assert_eq!(found("t-1.example.com", &[]), Ok("t-1".into()));
+        assert_eq!(found("T-1.EXAMPLE.com:8443", &[]), Ok("t-1".into()));
+        assert_eq!(found("t-1.example.com.", &[]), Ok("t-1".into()));
+        assert_eq!(found("t-1.cells.example.com", &[]), Ok("t-1".into()), "the longest domain counts");
+        assert_eq!(found("10.0.0.1:8080", &["t-2"]), Ok("t-2".into()));
+        assert_eq!(found("[::1]:8080", &["t-2"]), Ok("t-2".into()));
+        assert_eq!(found("example.com", &["t-2"]), Ok("t-2".into()));
+        assert_eq!(found("t-2.example.com", &["t-2"]), Ok("t-2".into()));
     }
 
     #[test]
     fn a_request_that_names_two_tenants_is_refused() {
-        assert_eq!(identify("t-1.example.com", &["t-2"]), Err(Code::TenantAmbiguous));
-        assert_eq!(identify("other.org", &["t-1", "t-1"]), Err(Code::TenantAmbiguous));
-        assert_eq!(identify("other.org", &["t-1, t-2"]), Err(Code::TenantAmbiguous));
+        assert_eq!(found("t-1.example.com", &["t-2"]), Err(Code::TenantAmbiguous));
+        assert_eq!(found("other.org", &["t-1", "t-1"]), Err(Code::TenantAmbiguous));
+        assert_eq!(found("other.org", &["t-1, t-2"]), Err(Code::TenantAmbiguous));
     }
 
     #[test]
     fn a_request_that_names_none_or_something_else_is_refused() {
-        assert_eq!(identify("other.org", &[]), Err(Code::TenantMissing));
-        assert_eq!(identify("example.com", &[]), Err(Code::TenantMissing));
-        assert_eq!(identify("notexample.com", &[]), Err(Code::TenantMissing));
-        assert_eq!(identify("a.b.example.com", &[]), Err(Code::TenantInvalid));
-        assert_eq!(identify(".example.com", &[]), Err(Code::TenantInvalid));
-        assert_eq!(identify("other.org", &["T-1"]), Err(Code::TenantInvalid));
-        assert_eq!(identify("other.org", &["a/b"]), Err(Code::TenantInvalid));
-        assert_eq!(identify("other.org", &[""]), Err(Code::TenantInvalid));
-        assert_eq!(identify("a_b.example.com", &["a-b"]), Err(Code::TenantInvalid));
+        assert_eq!(found("other.org", &[]), Err(Code::TenantMissing));
+        assert_eq!(found("example.com", &[]), Err(Code::TenantMissing));
+        assert_eq!(found("notexample.com", &[]), Err(Code::TenantMissing));
+        assert_eq!(found("a.b.example.com", &[]), Err(Code::TenantInvalid));
+        assert_eq!(found(".example.com", &[]), Err(Code::TenantInvalid));
+        assert_eq!(found("other.org", &["T-1"]), Err(Code::TenantInvalid));
+        assert_eq!(found("other.org", &["a/b"]), Err(Code::TenantInvalid));
+        assert_eq!(found("other.org", &[""]), Err(Code::TenantInvalid));
+        assert_eq!(found("a_b.example.com", &["a-b"]), Err(Code::TenantInvalid));
     }
 
     #[test]
@@ -162,7 +347,7 @@ mod tests {
             }
             if let Ok(request) = request.body(()) {
                 let (parts, ()) = request.into_parts();
-                if let Ok(tenant) = tenant_of(&parts, &domains()) {
+                if let Ok(tenant) = agreed(&rules(&[]), &parts, None, None) {
                     let in_host = host.to_ascii_lowercase().starts_with(&format!("{tenant}."));
                     prop_assert!(in_host || header.as_deref() == Some(tenant.as_str()));
                 }
@@ -172,8 +357,8 @@ mod tests {
         #[test]
         fn every_tenant_is_found_under_every_domain(name in "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", port in proptest::option::of(1..u16::MAX)) {
             let port = port.map_or_else(String::new, |port| format!(":{port}"));
-            prop_assert_eq!(identify(&format!("{name}.example.com{port}"), &[]), Ok(name.clone()));
-            prop_assert_eq!(identify("example.com", &[&name]), Ok(name));
+            prop_assert_eq!(found(&format!("{name}.example.com{port}"), &[]), Ok(name.clone()));
+            prop_assert_eq!(found("example.com", &[&name]), Ok(name));
         }
     }
 }

@@ -7,7 +7,10 @@
 //! * Safety is not here: cells refuse what they do not own. A router that is behind is told so by a gate, learns the
 //!   signed mapping, and sends the request again, because the gate has surely not run it.
 //! * While a tenant moves, its requests wait here with their bodies untouched (`resolve`, `waiting`).
-//! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`).
+//! * A client's bytes are read strictly (`strict`) and over TLS where there is some (`tls`), on connections with a timer
+//!   for everything (`front`, `conn`, `patience`); a WebSocket becomes a tunnel (`upgrade`, `tunnel`).
+//! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`);
+//!   sockets go to the idlest (`sharing`).
 //!
 //! [`Options`] → [`Router::bind`] → [`Router::run`], with a [`Handle`] to look at it; or [`run`] for all of it.
 
@@ -16,6 +19,7 @@ mod admin;
 mod answer;
 mod ask;
 mod body;
+mod conn;
 mod contain;
 mod context;
 mod control;
@@ -27,6 +31,7 @@ mod feed;
 mod flow;
 mod forward;
 mod freshness;
+mod front;
 mod handover;
 mod headers;
 mod identify;
@@ -37,6 +42,7 @@ mod metrics;
 mod moment;
 mod observe;
 mod options;
+mod patience;
 mod pipeline;
 mod policy;
 mod pool;
@@ -45,15 +51,25 @@ mod reload;
 mod resolve;
 mod router;
 mod schedule;
+mod sharing;
+mod signing;
 mod snapshot;
 mod strict;
 mod table;
+mod tls;
+mod token;
+mod tunnel;
+mod upgrade;
 mod waiting;
 mod worker;
 
 pub use error::Error;
 pub use feed::{Confirmed, ControlPlane};
-pub use options::{Containment, Fairness, Instances, Limits, Options, Policy, Tiers, Timeouts};
+pub use options::{
+    CertificateFiles, Containment, ContextOptions, Fairness, IdentityOptions, Instances, Limits, Options, Policy,
+    Source, Tiers, Timeouts, TlsOptions, TokenOptions, UpstreamOptions, UpstreamProtocol, UpstreamTlsOptions,
+};
 pub use refusal::{Code, Refusal};
 pub use reload::Difference;
 pub use router::{Addresses, Handle, Router, run};
+pub use tls::TlsError;

@@ -87,6 +87,12 @@ pub(crate) struct Metrics {
     pub(crate) log_lines_left_out: Counter,
     pub(crate) peer_failures: Counter,
     pub(crate) reloads_refused: Counter,
+    tls_failures: Family<WorkerLabel, Counter>,
+    abusive_connections: Family<WorkerLabel, Counter>,
+    tunnels: Family<WorkerLabel, Gauge>,
+    tunnels_quiesced: Family<WorkerLabel, Counter>,
+    pub(crate) tls_reload_failures: Counter,
+    pub(crate) jwks_failures: Counter,
     pub(crate) watch_disconnects: Counter,
     pub(crate) check_failures: Counter,
     pub(crate) confirm_failures: Counter,
@@ -118,6 +124,12 @@ impl Metrics {
             log_lines_left_out: Counter::default(),
             peer_failures: Counter::default(),
             reloads_refused: Counter::default(),
+            tls_failures: Family::default(),
+            abusive_connections: Family::default(),
+            tunnels: Family::default(),
+            tunnels_quiesced: Family::default(),
+            tls_reload_failures: Counter::default(),
+            jwks_failures: Counter::default(),
             watch_disconnects: Counter::default(),
             check_failures: Counter::default(),
             confirm_failures: Counter::default(),
@@ -179,6 +191,20 @@ impl Metrics {
             "Times that options were read again and were wrong",
             m.reloads_refused,
         );
+        registry.register("tls_failures", "TLS handshakes of clients that failed", m.tls_failures);
+        registry.register(
+            "abusive_connections",
+            "Connections closed because most of their requests were taken back",
+            m.abusive_connections,
+        );
+        registry.register("tunnels", "Open WebSockets", m.tunnels);
+        registry.register("tunnels_quiesced", "WebSockets closed because their tenant moved", m.tunnels_quiesced);
+        registry.register(
+            "tls_reload_failures",
+            "Times that new certificates were not used",
+            m.tls_reload_failures,
+        );
+        registry.register("jwks_failures", "Times that the issuer's keys could not be fetched", m.jwks_failures);
         registry.register("watch_disconnects", "Times that the watch broke off", m.watch_disconnects);
         registry.register("confirm_failures", "Pings that no control node answered", m.confirm_failures);
         registry.register("snapshot_failures", "Times that the table could not be written", m.snapshot_failures);
@@ -215,6 +241,10 @@ impl Metrics {
             broken: self.broken.get_or_create_owned(&label),
             untrusted_mappings: self.untrusted_mappings.get_or_create_owned(&label),
             connections: self.connections.get_or_create_owned(&label),
+            tls_failures: self.tls_failures.get_or_create_owned(&label),
+            abusive_connections: self.abusive_connections.get_or_create_owned(&label),
+            tunnels: self.tunnels.get_or_create_owned(&label),
+            tunnels_quiesced: self.tunnels_quiesced.get_or_create_owned(&label),
         }
     }
 }
@@ -239,6 +269,10 @@ pub(crate) struct WorkerMetrics {
     pub(crate) broken: Counter,
     pub(crate) untrusted_mappings: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) tls_failures: Counter,
+    pub(crate) abusive_connections: Counter,
+    pub(crate) tunnels: Gauge,
+    pub(crate) tunnels_quiesced: Counter,
 }
 
 impl WorkerMetrics {

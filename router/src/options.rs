@@ -1,6 +1,7 @@
 //! What a router is told when it starts: a TOML file, every value with a default but the few that nobody can guess.
 
 mod duration;
+mod edge;
 mod flow;
 
 use std::net::SocketAddr;
@@ -11,7 +12,13 @@ use cell_trust::{PublicKey, TrustedKeys};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::identify::Domains;
+use crate::identify::{Domains, IdentityRules};
+use crate::token::TokenRules;
+
+pub use edge::{
+    CertificateFiles, ContextOptions, IdentityOptions, Source, TlsOptions, TokenOptions, UpstreamOptions,
+    UpstreamProtocol, UpstreamTlsOptions,
+};
 
 pub use flow::{Containment, Fairness, Instances, Policy, Tiers};
 
@@ -39,6 +46,14 @@ pub struct Options {
     pub access_log: Option<PathBuf>,
     /// Threads that serve requests. 0: one for each core.
     pub threads: usize,
+    /// What names a request's tenant.
+    pub identity: IdentityOptions,
+    /// How cells are spoken to.
+    pub upstream: UpstreamOptions,
+    /// The signed context for gates and applications. None: there is none.
+    pub context: Option<ContextOptions>,
+    /// TLS towards clients. None: in the clear.
+    pub tls: Option<TlsOptions>,
     /// How much of anything.
     pub limits: Limits,
     /// How long anything.
@@ -67,6 +82,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// Most streams at once on one HTTP/2 connection.
     pub streams_max: u32,
+    /// Most WebSockets of one tenant.
+    pub tunnels_per_tenant_max: usize,
+    /// Most WebSockets.
+    pub tunnels_max: usize,
     /// Most requests of one tenant that wait for its move.
     pub held_per_tenant_max: usize,
     /// Most requests that wait for moves.
@@ -95,9 +114,24 @@ pub struct Timeouts {
     /// How long a client may pause within a body.
     #[serde(with = "duration")]
     pub body_idle: Duration,
-    /// How long a head may take to arrive; also how long a connection may be idle between requests.
+    /// How long a client may take for its TLS handshake.
+    #[serde(with = "duration")]
+    pub handshake: Duration,
+    /// How long a client may take for its first byte, and for a head from its first byte to its last.
     #[serde(with = "duration")]
     pub header: Duration,
+    /// How long a client's connection may be idle between requests.
+    #[serde(with = "duration")]
+    pub idle: Duration,
+    /// How long a client may take no piece of its answer.
+    #[serde(with = "duration")]
+    pub write_idle: Duration,
+    /// How long a WebSocket may be silent in both directions.
+    #[serde(with = "duration")]
+    pub tunnel_idle: Duration,
+    /// Over how long the WebSockets of a tenant that moves are closed, so that they do not all come back at once.
+    #[serde(with = "duration")]
+    pub tunnel_close_spread: Duration,
     /// How long an idle connection to a cell is kept. Keep it below the cell's own.
     #[serde(with = "duration")]
     pub pool_idle: Duration,
@@ -131,6 +165,10 @@ impl Default for Options {
             handover_socket: None,
             access_log: None,
             threads: 0,
+            identity: IdentityOptions::default(),
+            upstream: UpstreamOptions::default(),
+            context: None,
+            tls: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             fairness: Fairness::default(),
@@ -149,6 +187,8 @@ impl Default for Limits {
             headers_max: 100,
             connections_max: 10_000,
             streams_max: 128,
+            tunnels_per_tenant_max: 1_000,
+            tunnels_max: 8_000,
             held_per_tenant_max: 1_000,
             held_max: 10_000,
             remembered_requests: 4_096,
@@ -165,7 +205,12 @@ impl Default for Timeouts {
             connect: Duration::from_secs(1),
             answer: Duration::from_secs(30),
             body_idle: Duration::from_secs(30),
-            header: Duration::from_secs(60),
+            handshake: Duration::from_secs(5),
+            header: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            write_idle: Duration::from_secs(30),
+            tunnel_idle: Duration::from_secs(300),
+            tunnel_close_spread: Duration::from_millis(200),
             pool_idle: Duration::from_secs(10),
             fresh: Duration::from_secs(1),
             confirm_interval: Duration::from_millis(250),
@@ -179,7 +224,8 @@ impl Default for Timeouts {
 /// What the options mean, once they are checked.
 pub(crate) struct Checked {
     pub(crate) trusted: TrustedKeys,
-    pub(crate) domains: Domains,
+    pub(crate) identity: IdentityRules,
+    pub(crate) tokens: Option<TokenRules>,
 }
 
 impl Options {
@@ -230,7 +276,10 @@ impl Options {
         if let Some((option, rule)) = broken {
             return Err(Error::InvalidOption { option, rule });
         }
-        Ok(Checked { trusted: TrustedKeys::new(keys), domains })
+        let broken = |(option, rule): (&str, String)| invalid(option, rule);
+        let identity = IdentityRules::new(&self.identity, domains).map_err(broken)?;
+        let tokens = self.identity.token.as_ref().map(TokenRules::new).transpose().map_err(broken)?;
+        Ok(Checked { trusted: TrustedKeys::new(keys), identity, tokens })
     }
 
     fn check_limits(&self) -> Result<(), Error> {
@@ -255,7 +304,11 @@ impl Options {
             ("timeouts.connect", timeouts.connect),
             ("timeouts.answer", timeouts.answer),
             ("timeouts.body-idle", timeouts.body_idle),
+            ("timeouts.handshake", timeouts.handshake),
             ("timeouts.header", timeouts.header),
+            ("timeouts.idle", timeouts.idle),
+            ("timeouts.write-idle", timeouts.write_idle),
+            ("timeouts.tunnel-idle", timeouts.tunnel_idle),
             ("timeouts.fresh", timeouts.fresh),
             ("timeouts.confirm-interval", timeouts.confirm_interval),
             ("timeouts.snapshot-interval", timeouts.snapshot_interval),

@@ -1,48 +1,66 @@
 //! The way of a request, from its head to its answer, as one function that can be read from top to bottom:
 //!
 //! ```text
-//! strict → identify → forward: ┌ resolve (wait while the tenant moves) → exchange ┐ → account
+//! strict → identify → forward: ┌ resolve (wait while the tenant moves) → exchange ┐ → upgrade → account
 //!                              └────────── again, while it surely has not run ────┘
 //! ```
 //!
 //! Every stage is a function over one [`RequestCtx`]: it reads what the stages before it have found out, and leaves
 //! there what those after it, and the account, need. A stage that says no returns a [`Refusal`].
 
+use std::rc::Rc;
+
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::answer::{AnswerBody, Download};
 use crate::body::Upload;
+use crate::conn::{Busy, Conn};
 use crate::context::{RequestCtx, Worker};
 use crate::exchange::{Outgoing, too_large};
 use crate::refusal::Refusal;
-use crate::{account, forward, headers, identify, strict};
+use crate::{account, forward, headers, identify, strict, upgrade};
 
 /// Serves one request.
 pub(crate) async fn serve(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     request: Request<Incoming>,
-    peer: std::net::IpAddr,
+    conn: &Rc<Conn>,
 ) -> Response<AnswerBody> {
-    let mut ctx = RequestCtx::new(worker, &request, peer);
-    let open = account::open(worker, &ctx);
+    let mut ctx = RequestCtx::new(worker, &request, conn);
+    let (open, busy) = (account::open(worker, &ctx), Busy::new(conn));
     let routed = route(worker, &mut ctx, request).await;
-    account::close(worker, ctx, routed, open)
+    account::close(worker, ctx, routed, open, busy)
 }
 
 async fn route(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     ctx: &mut RequestCtx,
     request: Request<Incoming>,
 ) -> Result<Response<Download>, Refusal> {
-    let (mut parts, body) = request.into_parts();
-    strict::check(&parts)?;
-    let tenant = identify::tenant_of(&parts, &worker.domains)?;
-    ctx.tenant = Some(tenant.clone());
-    let upload = Upload::new(body, worker.upload, ctx.began);
-    if upload.is_too_large() {
-        return Err(too_large(worker.upload.body_bytes_max));
+    if let Some(rule) = ctx.conn.said.as_ref().and_then(|said| said.next_request()) {
+        return Err(rule.refusal());
     }
-    headers::to_gate(&mut parts, ctx.peer, &ctx.request_id);
-    forward::forward(worker, ctx, &tenant, &Outgoing { parts, upload }).await
+    let (mut parts, body) = request.into_parts();
+    let pending = upgrade::prepare(worker, ctx, &mut parts)?;
+    strict::check(&parts)?;
+    let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
+    let tenant = identify::identify(rules, verifier, ctx.conn.certified.as_ref(), &mut parts).await?;
+    ctx.tenant = Some(tenant.clone());
+    upgrade::has_room(worker, ctx)?;
+    let mut limits = worker.upload;
+    if ctx.is_grpc {
+        // A stream of messages has no length; each message has its own limit where it is read.
+        limits.body_bytes_max = u64::MAX;
+    }
+    let upload = Upload::new(body, limits, ctx.began);
+    if upload.is_too_large() {
+        return Err(too_large(limits.body_bytes_max));
+    }
+    headers::to_gate(&mut parts, &ctx.conn, &ctx.request_id);
+    if ctx.upgrade.is_some() {
+        upgrade::ask(&mut parts.headers);
+    }
+    let response = forward::forward(worker, ctx, &tenant, &Outgoing { parts, upload }).await?;
+    upgrade::establish(worker, ctx, pending, response)
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
@@ -51,11 +51,25 @@ pub enum Code {
     CellBusy,
     /// Requests like this one have failed lately, and none is sent for a while.
     BreakerOpen,
+    /// The head of the request is larger than the limit.
+    HeaderTooLarge,
+    /// The head of the request did not come in time.
+    HeaderTimeout,
+    /// What proves who sends the request names another tenant than the request.
+    TenantMismatch,
+    /// There is no token, and one is needed.
+    TokenMissing,
+    /// The token is not accepted.
+    TokenInvalid,
+    /// No token can be verified yet.
+    TokenKeysUnavailable,
+    /// No more WebSockets are taken.
+    TunnelsFull,
 }
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 27] = [
         Self::TenantMissing,
         Self::TenantAmbiguous,
         Self::TenantInvalid,
@@ -76,6 +90,13 @@ impl Code {
         Self::TenantBusy,
         Self::CellBusy,
         Self::BreakerOpen,
+        Self::HeaderTooLarge,
+        Self::HeaderTimeout,
+        Self::TenantMismatch,
+        Self::TokenMissing,
+        Self::TokenInvalid,
+        Self::TokenKeysUnavailable,
+        Self::TunnelsFull,
     ];
 
     /// As it stands in answers and metrics.
@@ -102,6 +123,13 @@ impl Code {
             Self::TenantBusy => "TENANT_BUSY",
             Self::CellBusy => "CELL_BUSY",
             Self::BreakerOpen => "BREAKER_OPEN",
+            Self::HeaderTooLarge => "HEADER_TOO_LARGE",
+            Self::HeaderTimeout => "HEADER_TIMEOUT",
+            Self::TenantMismatch => "TENANT_MISMATCH",
+            Self::TokenMissing => "TOKEN_MISSING",
+            Self::TokenInvalid => "TOKEN_INVALID",
+            Self::TokenKeysUnavailable => "TOKEN_KEYS_UNAVAILABLE",
+            Self::TunnelsFull => "TUNNELS_FULL",
         }
     }
 
@@ -114,13 +142,18 @@ impl Code {
             }
             Self::MethodUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout | Self::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TenantMismatch => StatusCode::FORBIDDEN,
+            Self::TokenMissing | Self::TokenInvalid => StatusCode::UNAUTHORIZED,
             Self::TenantUnknown => StatusCode::NOT_FOUND,
             Self::TenantDeleted => StatusCode::GONE,
             Self::TenantUnknownYet
             | Self::TenantMoving
             | Self::CellUnreachable
             | Self::CellRefused
+            | Self::TokenKeysUnavailable
+            | Self::TunnelsFull
             | Self::BodyNotReplayable
             | Self::TenantBusy
             | Self::CellBusy
@@ -131,17 +164,44 @@ impl Code {
         }
     }
 
+    /// The status of gRPC that goes with it.
+    #[must_use]
+    pub const fn grpc_status(self) -> u16 {
+        match self.status().as_u16() {
+            // INVALID_ARGUMENT
+            400 => 3,
+            // DEADLINE_EXCEEDED
+            408 | 504 => 4,
+            // NOT_FOUND
+            404 | 410 => 5,
+            // PERMISSION_DENIED
+            403 => 7,
+            // RESOURCE_EXHAUSTED
+            413 | 429 | 431 => 8,
+            // UNIMPLEMENTED
+            501 => 12,
+            // UNAVAILABLE
+            503 => 14,
+            // UNAUTHENTICATED
+            401 => 16,
+            // UNKNOWN: it may or may not have run. Clients repeat UNAVAILABLE by themselves.
+            _ => 2,
+        }
+    }
+
     /// What the client may do next.
     #[must_use]
     pub const fn hint(self) -> &'static str {
         match self {
-            Self::TenantMissing => "send the tenant as `Host: <tenant>.<domain>` or as `X-Tenant-ID: <tenant>`",
+            Self::TenantMissing => {
+                "name the tenant, usually as `Host: <tenant>.<domain>` or as `X-Tenant-ID: <tenant>`"
+            }
             Self::TenantAmbiguous => "name one tenant, once: by host, by header, or by both with the same value",
             Self::TenantInvalid => {
                 "a tenant is 1 to 63 characters of a-z, 0-9 and '-', as `cellctl get tenants` prints it"
             }
             Self::MessageAmbiguous => "send the request in a form that every reader understands alike",
-            Self::MethodUnsupported => "use another method; tunnels and upgrades are not forwarded",
+            Self::MethodUnsupported => "use another method; of tunnels, only WebSockets are forwarded",
             Self::BodyTooLarge => "send less, or raise `limits.body-bytes-max` of the router",
             Self::BodyTimeout => "send the body without long pauses, or raise `timeouts.body-idle` of the router",
             Self::TenantUnknown => "`cellctl get tenants` lists what there is",
@@ -162,6 +222,21 @@ impl Code {
             Self::CellBusy => "try again: the request has not run",
             Self::BreakerOpen => {
                 "try again after `Retry-After`: the request has not run; `cellctl get cells` shows the cell"
+            }
+            Self::HeaderTooLarge => {
+                "send fewer or shorter header fields, or raise `limits.header-bytes-max` and `limits.headers-max` of the router"
+            }
+            Self::HeaderTimeout => "send the head without pauses, or raise `timeouts.header` of the router",
+            Self::TenantMismatch => {
+                "use the host, path or header of the tenant that the token or certificate is for"
+            }
+            Self::TokenMissing => "send `Authorization: Bearer <token>`",
+            Self::TokenInvalid => "get a new token from the issuer that the router is told of in `identity.token`",
+            Self::TokenKeysUnavailable => {
+                "try again: the router has not reached the issuer's keys yet; its log says why"
+            }
+            Self::TunnelsFull => {
+                "try again later, or raise `limits.tunnels-per-tenant-max` and `limits.tunnels-max` of the router"
             }
         }
     }
@@ -209,6 +284,26 @@ impl Refusal {
         Self { retry_after: Some(retry_after), ..self }
     }
 
+    /// The answer to a gRPC client: a status without a message (the answer has only trailers, and these in its head).
+    pub(crate) fn into_grpc(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(self.code.grpc_status()));
+        // Percent-encoded (gRPC over HTTP/2, Status-Message); whatever is left over is a header value.
+        if let Ok(message) = HeaderValue::from_str(&percent_encoded(&self.detail)) {
+            headers.insert("grpc-message", message);
+        }
+        headers.insert("cellway-code", HeaderValue::from_static(self.code.as_str()));
+        if let Ok(hint) = HeaderValue::from_str(self.code.hint()) {
+            headers.insert("cellway-hint", hint);
+        }
+        if let Some(after) = self.retry_after.or(self.code.retry_after()) {
+            headers.insert("grpc-retry-pushback-ms", HeaderValue::from(after.as_secs() * 1_000));
+        }
+        response
+    }
+
     /// The answer to the client; `request_id` is its `instance`.
     pub(crate) fn into_response(self, request_id: &str) -> Response<Bytes> {
         let status = self.code.status();
@@ -226,11 +321,26 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(after) = self.retry_after.or(self.code.retry_after()) {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         response
     }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (0x20..0x7f).contains(&byte) && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 #[cfg(test)]
@@ -255,7 +365,8 @@ mod tests {
     fn only_what_may_pass_by_itself_says_when_to_try_again() {
         for code in Code::ALL {
             let response = Refusal::new(code, "x").into_response("r");
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), response.status() == 503, "{}", code.as_str());
+            let passes = response.status() == 503 || response.status() == 429;
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), passes, "{}", code.as_str());
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::live::Live;
 use crate::options::Options;
 
 /// What is taken while the router runs; a prefix that ends in a dot stands for a whole section.
-const TAKEN_AT_ONCE: [&str; 9] = [
+const TAKEN_AT_ONCE: [&str; 14] = [
     "fairness.",
     "containment.",
     "instances.",
@@ -23,6 +23,11 @@ const TAKEN_AT_ONCE: [&str; 9] = [
     "timeouts.answer",
     "timeouts.body-idle",
     "timeouts.header",
+    "timeouts.handshake",
+    "timeouts.idle",
+    "timeouts.write-idle",
+    "timeouts.tunnel-idle",
+    "timeouts.tunnel-close-spread",
     "timeouts.quiesce-min",
     "timeouts.quiesce-max",
 ];

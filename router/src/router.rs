@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cell_model::{Mapping, Revision, TenantId};
@@ -28,7 +28,11 @@ use crate::observe::log::Log;
 use crate::observe::recent::Recent;
 use crate::options::{Checked, Options};
 use crate::reload::{Difference, Reload};
+use crate::sharing::Sharing;
+use crate::signing::Signer;
 use crate::snapshot::{self, SnapshotError};
+use crate::tls::{self, TlsBack, TlsFront};
+use crate::token::{Fetcher, Keys};
 use crate::waiting::Waiters;
 use crate::worker::{self, Phase, Seed};
 use crate::{Error, listen};
@@ -46,6 +50,7 @@ pub struct Addresses {
 #[derive(Clone)]
 pub struct Handle {
     addresses: Addresses,
+    connections: Arc<AtomicUsize>,
     directory: Arc<Directory>,
     reload: Arc<Reload>,
 }
@@ -83,6 +88,18 @@ impl Handle {
         self.reload.take(options)
     }
 
+    /// How many connections of clients are open.
+    #[must_use]
+    pub fn client_connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many WebSockets are open.
+    #[must_use]
+    pub fn open_tunnels(&self) -> usize {
+        self.directory.tunnels.total()
+    }
+
     /// How many requests wait for a move.
     #[must_use]
     pub fn held_requests(&self) -> usize {
@@ -99,6 +116,8 @@ pub struct Router {
     flow: Arc<Flow>,
     metrics: Metrics,
     admin: Arc<Admin>,
+    edge: Edge,
+    connections: Arc<AtomicUsize>,
     reload: Arc<Reload>,
     sockets: Sockets,
     addresses: Addresses,
@@ -168,6 +187,7 @@ impl Router {
         control: Arc<dyn ControlPlane>,
     ) -> Result<Self, Error> {
         let checked = options.checked()?;
+        let edge = Edge::load(&options)?;
         let sockets = Sockets::open(&options)?;
         let address_of = |listener: &std::net::TcpListener, address| {
             listener.local_addr().map_err(|source| Error::Listen { address, source })
@@ -177,7 +197,8 @@ impl Router {
             admin: address_of(&sockets.admin, options.admin_listen)?,
         };
         let waiters = Waiters::new(options.limits.held_per_tenant_max, options.limits.held_max);
-        let directory = Arc::new(Directory::new(waiters, options.timeouts.fresh));
+        let tunnels = Waiters::new(options.limits.tunnels_per_tenant_max, options.limits.tunnels_max);
+        let directory = Arc::new(Directory::new(waiters, tunnels, options.timeouts.fresh));
         if let Some(path) = &options.snapshot_file {
             load(path, &directory);
         }
@@ -198,7 +219,21 @@ impl Router {
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
-        Ok(Self { options, checked, control, directory, flow, metrics, admin, reload, sockets, addresses })
+        let connections = Arc::default();
+        Ok(Self {
+            options,
+            checked,
+            control,
+            directory,
+            flow,
+            metrics,
+            admin,
+            edge,
+            connections,
+            reload,
+            sockets,
+            addresses,
+        })
     }
 
     /// A look at it from outside.
@@ -206,6 +241,7 @@ impl Router {
     pub fn handle(&self) -> Handle {
         Handle {
             addresses: self.addresses,
+            connections: Arc::clone(&self.connections),
             directory: Arc::clone(&self.directory),
             reload: Arc::clone(&self.reload),
         }
@@ -218,7 +254,7 @@ impl Router {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);
-        let mut background = self.background();
+        let mut background = self.background(&shutdown)?;
         let (log, writer) = Log::open(self.options.access_log.clone(), self.metrics.log_lines_left_out.clone());
         let writing = writer.map(|writer| tokio::spawn(writer.run()));
         let giver = self.giver()?;
@@ -226,12 +262,19 @@ impl Router {
         if old.is_some() {
             until_it_can_serve(&self.directory).await;
         }
-        for (index, listener) in (0..).zip(listeners) {
+        let threads = Sharing::among(listeners.len()).into_iter().zip(listeners);
+        for (index, (sharing, listener)) in (0..).zip(threads) {
             let seed = Seed {
                 index,
                 listener,
                 options: Arc::clone(&self.options),
-                domains: self.checked.domains.clone(),
+                identity: self.checked.identity.clone(),
+                tokens: self.checked.tokens.clone().zip(self.edge.keys.clone()),
+                tls: self.edge.tls.clone(),
+                upstream_tls: self.edge.upstream_tls.clone(),
+                signer: self.edge.signer.clone(),
+                sharing,
+                connections: Arc::clone(&self.connections),
                 trusted: self.checked.trusted.clone(),
                 directory: Arc::clone(&self.directory),
                 flow: Arc::clone(&self.flow),
@@ -292,7 +335,7 @@ impl Router {
     }
 
     /// What goes on beside the threads that serve.
-    fn background(&self) -> JoinSet<()> {
+    fn background(&self, shutdown: &CancellationToken) -> Result<JoinSet<()>, Error> {
         let mut background = JoinSet::new();
         let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
         // Counted before anything can change: what comes from now on is not yet in the file.
@@ -308,12 +351,18 @@ impl Router {
             metrics.peer_failures.clone(),
         ));
         let instances = Arc::clone(&directory.instances);
-        background.spawn(check::run(instances, Arc::clone(&self.flow), metrics.check_failures.clone()));
+        background.spawn(check::run(
+            instances,
+            Arc::clone(&self.flow),
+            self.edge.upstream_tls.clone(),
+            metrics.check_failures.clone(),
+        ));
         if let Some(path) = self.options.snapshot_file.clone() {
             let interval = timeouts.snapshot_interval;
             background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
         }
-        background
+        self.edge.keep_up(&mut background, &self.options, metrics, shutdown)?;
+        Ok(background)
     }
 
     /// What hands the sockets to the next process.
@@ -323,6 +372,48 @@ impl Router {
         let sockets = self.sockets.for_the_next();
         let giver = sockets.and_then(|sockets| Giver::listen(path, listen, admin, sockets));
         giver.map(Some).map_err(|source| Error::HandOver { path: path.clone(), source })
+    }
+}
+
+/// What the edge has read from files, shared by all threads.
+struct Edge {
+    tls: Option<TlsFront>,
+    upstream_tls: Option<TlsBack>,
+    signer: Option<Arc<Signer>>,
+    keys: Option<Arc<Keys>>,
+}
+
+impl Edge {
+    fn load(options: &Options) -> Result<Self, Error> {
+        let certificate = |source| Error::Certificate { source };
+        let key = |reason| Error::ContextKey { reason };
+        Ok(Self {
+            tls: options.tls.as_ref().map(TlsFront::load).transpose().map_err(certificate)?,
+            upstream_tls: options.upstream.tls.as_ref().map(TlsBack::load).transpose().map_err(certificate)?,
+            signer: options.context.as_ref().map(Signer::load).transpose().map_err(key)?,
+            keys: options.identity.token.as_ref().map(Keys::new),
+        })
+    }
+
+    /// Starts what reads certificates and keys again while the router runs.
+    fn keep_up(
+        &self,
+        background: &mut JoinSet<()>,
+        options: &Options,
+        metrics: &Metrics,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
+        let front = self.tls.clone().zip(options.tls.clone());
+        let back = self.upstream_tls.clone().zip(options.upstream.tls.clone());
+        if front.is_some() || back.is_some() {
+            background.spawn(tls::watch(front, back, metrics.clone(), shutdown.clone()));
+        }
+        if let (Some(keys), Some(token)) = (&self.keys, &options.identity.token) {
+            let fetcher = Fetcher::new(Arc::clone(keys), token, metrics.clone());
+            let fetcher = fetcher.map_err(|source| Error::Certificate { source })?;
+            background.spawn(fetcher.run(shutdown.clone()));
+        }
+        Ok(())
     }
 }
 

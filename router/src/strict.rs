@@ -1,37 +1,72 @@
 //! Refuses what two readers of one message could understand differently, before anything trusts it.
 //!
-//! hyper has parsed the message by now: what it settles by itself (a length beside chunks, bare line feeds) is not to
-//! be seen here any more. What is left to see is refused.
+//! * On HTTP/1 a connection is read through a [`StrictStream`], which checks lines, framing and chunks as bytes before
+//!   hyper sees them: hyper, like other servers, settles by itself a length beside chunks, bare line feeds, two hosts.
+//! * What can be seen of a parsed head is checked by [`check`], for both versions: hosts that disagree, names that are
+//!   mistaken for trusted ones, fields that name each other away.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+mod chunks;
+mod head;
+mod rule;
+mod said;
+mod stream;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::identify::authority_of;
 use crate::refusal::{Code, Refusal};
 use cell_gate::wire;
 
+pub(crate) use head::HeadLimits;
+pub(crate) use rule::Rule;
+pub(crate) use said::{Next, Said};
+pub(crate) use stream::{StrictLimits, StrictStream};
+
 /// Names that somebody trusts: here, at the gate, or in the application.
-const TRUSTED: [&str; 9] = [
+const TRUSTED: [&str; 14] = [
     "x-tenant-id",
     "x-request-id",
     "x-forwarded-for",
     "x-forwarded-proto",
+    "x-forwarded-host",
+    "forwarded",
     "idempotency-key",
     "host",
     "content-length",
+    "content-type",
     "transfer-encoding",
     "authorization",
+    "upgrade",
+    "expect",
+];
+/// Fields that say something else where they stand twice.
+static SINGLE: [HeaderName; 5] = [
+    http::header::AUTHORIZATION,
+    http::header::CONTENT_TYPE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-request-id"),
+    EXPECT,
+];
+/// Fields with which an application runs another method than the one that decides whether a request is a write.
+static OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
 ];
 
 /// Whether the message can be understood in one way only.
 pub(crate) fn check(parts: &Parts) -> Result<(), Refusal> {
-    if parts.method == Method::CONNECT {
-        return Err(Refusal::new(Code::MethodUnsupported, "CONNECT is not forwarded"));
+    // TRACE would give back what others have added on the way.
+    if (parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none())
+        || parts.method == Method::TRACE
+    {
+        return Err(Refusal::new(Code::MethodUnsupported, format!("{} is not forwarded", parts.method)));
     }
     check_host(parts)?;
     check_framing(parts)?;
-    check_aliases(parts)?;
+    check_fields(parts)?;
     check_connection(parts)
 }
 
@@ -43,60 +78,102 @@ fn check_host(parts: &Parts) -> Result<(), Refusal> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(ambiguous("the header Host is there more than once"));
+        return Err(Rule::HostRepeated.refusal());
     }
     let authority = authority_of(&parts.uri);
     if host.is_none() && authority.is_none() && parts.version >= Version::HTTP_11 {
-        return Err(ambiguous("the request has no Host"));
+        return Err(Rule::HostMissing.refusal());
     }
     if let (Some(host), Some(authority)) = (host, authority)
         && !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())
     {
         return Err(ambiguous("the target and the header Host name different authorities"));
     }
-    let said = authority.map(str::as_bytes).or_else(|| host.map(http::HeaderValue::as_bytes));
-    if said.is_some_and(|said| said.contains(&b'@') || !said.iter().all(u8::is_ascii_graphic)) {
-        return Err(ambiguous("the Host is not a host name with an optional port"));
+    let said = authority.map(str::as_bytes).or_else(|| host.map(HeaderValue::as_bytes));
+    if said.is_some_and(|said| !is_host(said)) {
+        return Err(ambiguous("the Host is not a host name or an address with an optional port"));
     }
     Ok(())
+}
+
+/// `name[:port]`, `1.2.3.4[:port]` or `[::1][:port]`, and nothing that needs decoding.
+fn is_host(said: &[u8]) -> bool {
+    let (name, port) = match said.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if said.last() != Some(&b']') => (&said[..colon], Some(&said[colon + 1..])),
+        _ => (said, None),
+    };
+    let name_fits = match name {
+        [b'[', address @ .., b']'] => {
+            !address.is_empty() && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))
+        }
+        _ => {
+            !name.is_empty()
+                && !name.windows(2).any(|pair| pair == b"..")
+                && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
+        }
+    };
+    let port_fits = port.is_none_or(|port| {
+        (1..=5).contains(&port.len())
+            && port.iter().all(u8::is_ascii_digit)
+            && std::str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok())
+    });
+    name_fits && port_fits
 }
 
 fn check_framing(parts: &Parts) -> Result<(), Refusal> {
     let encoded = parts.headers.contains_key(TRANSFER_ENCODING);
     if encoded && parts.headers.contains_key(CONTENT_LENGTH) {
-        return Err(ambiguous("both Content-Length and Transfer-Encoding say how long the body is"));
+        return Err(Rule::LengthAndCoding.refusal());
     }
     if encoded && parts.version != Version::HTTP_11 {
-        return Err(ambiguous("Transfer-Encoding belongs to HTTP/1.1 only"));
+        return Err(Rule::CodingBeforeHttp11.refusal());
     }
-    let only_chunked = |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let only_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
     if parts.headers.get_all(TRANSFER_ENCODING).iter().count() > 1
         || parts.headers.get(TRANSFER_ENCODING).is_some_and(|value| !only_chunked(value))
     {
-        return Err(ambiguous("a Transfer-Encoding other than one `chunked`"));
+        return Err(Rule::CodingUnknown.refusal());
     }
     let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
     if lengths.next().is_some() {
-        return Err(ambiguous("the header Content-Length is there more than once"));
+        return Err(Rule::LengthRepeated.refusal());
     }
     if length.is_some_and(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)) {
-        return Err(ambiguous("Content-Length is not a number"));
+        return Err(Rule::LengthNumber.refusal());
     }
     Ok(())
 }
 
-/// Many applications read `X_Tenant_ID` as `X-Tenant-ID`: a name with an underscore that looks like a trusted one.
-fn check_aliases(parts: &Parts) -> Result<(), Refusal> {
+/// Many applications read `X_Tenant_ID` as `X-Tenant-ID`: a name that looks like a trusted one is refused.
+fn check_fields(parts: &Parts) -> Result<(), Refusal> {
     for name in parts.headers.keys() {
-        if name.as_str().contains('_') {
-            let alias = name.as_str().replace('_', "-");
+        if !name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            let alias = alias_of(name.as_str());
             if is_trusted(&alias) {
                 return Err(ambiguous(format!("the header {name} can be mistaken for {alias}")));
             }
         }
     }
+    for name in &SINGLE {
+        if parts.headers.get_all(name).iter().nth(1).is_some() {
+            return Err(ambiguous(format!("the header {name} is there more than once")));
+        }
+    }
+    if parts.headers.get(EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(ambiguous("the header Expect says something else than 100-continue"));
+    }
+    if !wire::is_write(&parts.method)
+        && let Some(name) = OVERRIDES.iter().find(|name| parts.headers.contains_key(*name))
+    {
+        return Err(ambiguous(format!("the header {name} would turn a {} into something else", parts.method)));
+    }
     Ok(())
+}
+
+/// The name as applications read it that know letters, digits and one kind of separator.
+fn alias_of(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// `Connection: X-Tenant-ID` asks the next hop to forget the header.
@@ -104,7 +181,8 @@ fn check_connection(parts: &Parts) -> Result<(), Refusal> {
     for value in parts.headers.get_all(CONNECTION) {
         let text = value.to_str().map_err(|_| ambiguous("the header Connection is not visible ASCII"))?;
         for option in text.split(',').map(|option| option.trim().to_ascii_lowercase()) {
-            if is_trusted(&option) || is_trusted(&option.replace('_', "-")) {
+            // Leaving the connection's own fields to the connection is what the header is for.
+            if !matches!(option.as_str(), "upgrade") && is_trusted(&alias_of(&option)) {
                 return Err(ambiguous(format!("the header Connection names {option}")));
             }
         }

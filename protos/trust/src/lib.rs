@@ -6,10 +6,13 @@
 //!
 //! * [`SigningKey`] stands in a file of each control node and never enters log, snapshot or logs;
 //! * [`PublicKey`] is named by its [`PublicKey::key_id`];
-//! * [`RoutedMapping`] is what is signed: the mapping, the cluster, and where the owner is to be found.
+//! * [`TenantContext`] is what a router signs about a request, for seconds;
+//! * [`RoutedMapping`] is what the control plane signs: the mapping, the cluster, and where the owner is to be found.
 
+mod context;
 mod keys;
 mod mapping;
 
+pub use context::{CONTEXT_DOMAIN, ContextError, TenantContext};
 pub use keys::{InvalidKey, PublicKey, SigningKey, TrustedKeys};
 pub use mapping::{MAPPING_DOMAIN, RoutedMapping, SignedMapping, TrustError};

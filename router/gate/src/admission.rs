@@ -16,6 +16,9 @@ use crate::stamp::RequestStamp;
 use crate::table::GrantTable;
 use crate::wire::Code;
 
+/// How often a tunnel looks whether the gate still has its lease.
+const LEASE_LOOK: Duration = Duration::from_millis(200);
+
 /// How long and how many requests may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -63,6 +66,11 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// The tenant that it is for.
+    pub(crate) fn slot(&self) -> Arc<Slot> {
+        Arc::clone(&self.slot)
+    }
+
     /// The write has finished: nothing waits for it any more.
     pub fn finish(&mut self) {
         self.write = None;
@@ -192,6 +200,24 @@ impl Gatekeeper {
             Verdict::Wait(code) | Verdict::Refuse(code) => Err(code),
             Verdict::Redirect(_) => Err(Code::Stale),
             Verdict::AskNewest(Otherwise::Wait(code) | Otherwise::Refuse(code)) => Err(code),
+        }
+    }
+
+    /// Done once a write under this stamp would not be let in any more.
+    pub(crate) async fn until_withdrawn(&self, stamp: &RequestStamp, slot: &Arc<Slot>) {
+        loop {
+            let changed = slot.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match slot.look(|grant| (self.judge(grant, stamp, true), false)) {
+                Look::Seen { value: Verdict::Admit, .. } => {}
+                Look::Seen { .. } | Look::Retired => return,
+            }
+            tokio::select! {
+                () = changed => {}
+                // A lease runs out without anybody saying so.
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+            }
         }
     }
 

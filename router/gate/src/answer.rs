@@ -83,6 +83,11 @@ fn explain(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         Code::StampMissing | Code::StampMalformed => {
             return (StatusCode::BAD_REQUEST, "the request carries no usable stamp", "send it to a router");
         }
+        Code::ContextMissing | Code::ContextInvalid => {
+            let detail = "no router that is trusted here has signed whose request it is";
+            let hint = "give the router a key (`context.key-file`) and the gate its public half";
+            return (StatusCode::FORBIDDEN, detail, hint);
+        }
         Code::NotYet => "this cell has not been told yet of the epoch that the router knows",
         Code::Hold => "the tenant's writes are held for a cutover, and the request waited its full time",
         Code::Fenced => "the tenant is between two owners",

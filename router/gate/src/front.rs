@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cell_trust::TenantContext;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -13,20 +14,31 @@ use http_body::Body;
 use http_body_util::{BodyExt as _, Limited};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Gatekeeper};
+use crate::admission::{Admission, Gatekeeper, Refusal};
 use crate::answer;
 use crate::application::{Application, BoxError, NotExecuted, RequestBody, ResponseBody, full};
+use crate::context::Contexts;
 use crate::stamp::RequestStamp;
+use crate::tunnel;
+use crate::tunnel::Upgrade;
 use crate::wire;
 
 /// What stands between a listener and the application.
 pub(crate) struct Front<A> {
     pub(crate) gatekeeper: Arc<Gatekeeper>,
+    pub(crate) contexts: Option<Contexts>,
     pub(crate) application: Arc<A>,
     pub(crate) body_bytes_max: u64,
     pub(crate) application_deadline: Duration,
     /// The writes that are running: they go on when their client goes away.
     pub(crate) writes: TaskTracker,
+}
+
+/// A request that is let in.
+struct Admitted {
+    stamp: RequestStamp,
+    context: Option<Arc<TenantContext>>,
+    admission: Admission,
 }
 
 /// The answer, and the request's body where nobody has read it.
@@ -43,12 +55,18 @@ impl<A: Application> Front<A> {
         B::Error: Into<BoxError>,
     {
         let (mut parts, body) = request.into_parts();
-        let (stamp, admission) = match self.let_in(&parts).await {
+        let Admitted { stamp, context, admission } = match self.let_in(&parts).await {
             Ok(admitted) => admitted,
             Err(response) => return Served { response: *response, unread: Some(body) },
         };
         let is_write = wire::is_write(&parts.method);
         parts.extensions.insert(stamp.clone());
+        if let Some(context) = context {
+            parts.extensions.insert(context);
+        }
+        if tunnel::asks(&parts) {
+            return Served { response: self.run_upgrade(parts, stamp, admission).await, unread: None };
+        }
         let most = usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX);
         let request = Request::from_parts(parts, Limited::new(body, most).boxed_unsync());
         let response = if is_write {
@@ -59,17 +77,24 @@ impl<A: Application> Front<A> {
         Served { response, unread: None }
     }
 
-    async fn let_in(&self, parts: &Parts) -> Result<(RequestStamp, Admission), Box<Response<ResponseBody>>> {
+    async fn let_in(&self, parts: &Parts) -> Result<Admitted, Box<Response<ResponseBody>>> {
         if let Some(response) = self.probe(parts) {
             return Err(Box::new(response));
         }
         let stamp =
             RequestStamp::from_headers(&parts.headers).map_err(|error| Box::new(answer::unstamped(&error)))?;
+        let context = match &self.contexts {
+            None => None,
+            Some(contexts) => {
+                let refused = |code| Box::new(answer::refused(&Refusal::Refused(code)));
+                Some(contexts.check(&parts.headers, &stamp).map_err(refused)?)
+            }
+        };
         if announced_length(&parts.headers).is_some_and(|length| length > self.body_bytes_max) {
             return Err(Box::new(answer::too_large(self.body_bytes_max)));
         }
-        match self.gatekeeper.admit(&stamp, wire::is_write(&parts.method)).await {
-            Ok(admission) => Ok((stamp, admission)),
+        match self.gatekeeper.admit(&stamp, wire::is_write(&parts.method) || tunnel::asks(parts)).await {
+            Ok(admission) => Ok(Admitted { stamp, context, admission }),
             Err(refusal) => {
                 tracing::debug!(tenant = %stamp.tenant, epoch = %stamp.epoch, code = %refusal.code(), "refused");
                 Err(Box::new(answer::refused(&refusal)))
@@ -113,6 +138,40 @@ impl<A: Application> Front<A> {
                 answer::unknown_outcome(true, "the application failed while it ran the write")
             }
             Err(_) => answer::unknown_outcome(true, "the application has not answered the write in time"),
+        }
+    }
+
+    /// Runs a request that asks for another protocol. Its admission is the tunnel's, if one comes of it.
+    async fn run_upgrade(
+        &self,
+        mut parts: Parts,
+        stamp: RequestStamp,
+        admission: Admission,
+    ) -> Response<ResponseBody> {
+        let watched = admission.slot();
+        let connection = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let upgrade = Upgrade::new(connection, admission);
+        parts.extensions.insert(upgrade.clone());
+        let request = Request::from_parts(parts, full(""));
+        let answered = tokio::time::timeout(self.application_deadline, self.application.call(request)).await;
+        let Ok(mut response) = answered else {
+            return answer::unknown_outcome(true, "the application has not answered in time");
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (gatekeeper, cut, ended) = (Arc::clone(&self.gatekeeper), upgrade.cut(), upgrade.ended());
+            self.writes.spawn(async move {
+                tokio::select! {
+                    () = gatekeeper.until_withdrawn(&stamp, &watched) => cut.cancel(),
+                    () = ended.cancelled() => {}
+                }
+            });
+            wire::strip_reserved(response.headers_mut());
+            return response;
+        }
+        match upgrade.take_admission() {
+            Some(admission) => self.finish(response, &stamp, admission).await,
+            // The application holds a tunnel that will never open.
+            None => answer::unknown_outcome(true, "the application opened a tunnel and refused it"),
         }
     }
 

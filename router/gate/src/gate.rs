@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{Admission, Gatekeeper, Refusal};
 use crate::application::Application;
 use crate::attach::{self, Attachment};
+use crate::context::Contexts;
 use crate::front::Front;
 use crate::listener;
 use crate::newest::{Asker, MappingSource};
@@ -31,6 +32,15 @@ pub enum GateError {
         #[source]
         source: std::io::Error,
     },
+    /// A key whose contexts are to be believed is none.
+    #[error("context key {key:?} cannot be used: {source}")]
+    ContextKey {
+        /// As given.
+        key: String,
+        /// Why.
+        #[source]
+        source: cell_trust::InvalidKey,
+    },
 }
 
 impl GateError {
@@ -40,6 +50,7 @@ impl GateError {
         match self {
             Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
+            Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
         }
     }
 
@@ -48,6 +59,7 @@ impl GateError {
     pub fn hint(&self) -> &'static str {
         match self.code() {
             "PORT_IN_USE" => "stop the other process, or choose another port; port 0 lets the system choose",
+            "CONTEXT_KEY_INVALID" => "give the 64 hexadecimal digits of a router's public key",
             _ => "give an address of this machine as host:port",
         }
     }
@@ -130,6 +142,7 @@ impl Gate {
         application: A,
         shutdown: CancellationToken,
     ) -> Result<Self, GateError> {
+        let contexts = Contexts::new(&options.context_keys)?;
         let failed = |source| GateError::Listen { listen: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -139,7 +152,8 @@ impl Gate {
         let gatekeeper = gatekeeper.planting(options.planted);
         let gatekeeper = Arc::new(gatekeeper);
         tracing::info!(instance = options.instance, %address, agent = options.agent, "gate listens");
-        let running = tokio::spawn(run(options, Arc::clone(&gatekeeper), listener, address, application, shutdown));
+        let running =
+            tokio::spawn(run(options, Arc::clone(&gatekeeper), contexts, listener, address, application, shutdown));
         Ok(Self { address, handle: GateHandle { gatekeeper }, running })
     }
 
@@ -167,6 +181,7 @@ impl Gate {
 async fn run<A: Application>(
     options: GateOptions,
     gatekeeper: Arc<Gatekeeper>,
+    contexts: Option<Contexts>,
     listener: TcpListener,
     address: SocketAddr,
     application: A,
@@ -182,6 +197,7 @@ async fn run<A: Application>(
     let tasks = TaskTracker::new();
     let front = Arc::new(Front {
         gatekeeper: Arc::clone(&gatekeeper),
+        contexts,
         application: Arc::new(application),
         body_bytes_max: options.http.body_bytes,
         application_deadline: Duration::from_millis(options.http.application_ms),

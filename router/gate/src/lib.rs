@@ -15,12 +15,15 @@
 //! * [`decide`] is the whole table of decisions.
 //! * A write is counted in the same locked step that sees the grant, so a hold is quiesced exactly when every write
 //!   that was let in before it has finished.
+//! * Where the gate is told whom to believe, the router's signed context has to say the same as its stamp.
+//! * A request that asks for another protocol counts as a write for as long as that protocol is spoken ([`Upgrade`]).
 //! * Without a live lease from the agent nothing is let in: a gate that is cut off may have missed a fence.
 
 mod admission;
 mod answer;
 mod application;
 mod attach;
+mod context;
 mod decision;
 mod front;
 mod gate;
@@ -32,6 +35,7 @@ mod outbox;
 mod slot;
 mod stamp;
 mod table;
+mod tunnel;
 pub mod wire;
 
 pub use admission::{Admission, Refusal, WaitLimits};
@@ -43,3 +47,4 @@ pub use gate::{Gate, GateCounts, GateError, GateHandle};
 pub use newest::{MappingSource, NoMappings, Redirect};
 pub use options::{GateOptions, HttpLimits};
 pub use stamp::{RequestStamp, StampError};
+pub use tunnel::{Tunnel, Upgrade, UpgradeError};

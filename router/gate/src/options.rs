@@ -23,6 +23,9 @@ pub struct GateOptions {
     /// Limits of the HTTP front.
     #[serde(default)]
     pub http: HttpLimits,
+    /// Public keys, in hex, of the routers whose signed context is believed. None: no context is asked for.
+    #[serde(default)]
+    pub context_keys: Vec<String>,
     /// Faults to plant.
     #[cfg(feature = "planted")]
     #[serde(default)]
@@ -40,6 +43,7 @@ impl GateOptions {
             address: None,
             wait: WaitLimits::default(),
             http: HttpLimits::default(),
+            context_keys: Vec::new(),
             #[cfg(feature = "planted")]
             planted: crate::decision::Planted::default(),
         }

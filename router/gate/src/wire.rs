@@ -6,6 +6,7 @@
 //!                   503  cell-not-executed: 1  cell-code: HOLD   surely not executed: try again, or refresh
 //!                   410  cell-not-executed: 1  cell-code: TENANT_DELETED
 //!                   400  cell-not-executed: 1  cell-code: STAMP_MISSING | STAMP_MALFORMED
+//!                   403  cell-not-executed: 1  cell-code: CONTEXT_MISSING | CONTEXT_INVALID
 //!                   …    without any `cell-*` header: the application's own answer
 //! ```
 
@@ -20,6 +21,8 @@ pub static TENANT: HeaderName = HeaderName::from_static("cell-tenant");
 pub static UID: HeaderName = HeaderName::from_static("cell-uid");
 /// The epoch that the router believes in, in decimal.
 pub static EPOCH: HeaderName = HeaderName::from_static("cell-epoch");
+/// `TenantContext::to_header()`: the same under the router's signature, where routers sign.
+pub static CONTEXT: HeaderName = HeaderName::from_static("cell-context");
 /// The request's name in logs, from the client's edge to the cell.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("cell-request-id");
 /// `SignedMapping::to_header()` of the newest mapping that the cell knows. Only with 421.
@@ -61,11 +64,15 @@ pub enum Code {
     StampMissing,
     /// A header of the stamp cannot be read.
     StampMalformed,
+    /// The router has not signed whose request it is, and this gate wants that.
+    ContextMissing,
+    /// What the router has signed is not believed, is over, or says something else than the stamp.
+    ContextInvalid,
 }
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::NotYet,
         Self::Hold,
         Self::Fenced,
@@ -78,6 +85,8 @@ impl Code {
         Self::TenantDeleted,
         Self::StampMissing,
         Self::StampMalformed,
+        Self::ContextMissing,
+        Self::ContextInvalid,
     ];
 
     /// As it stands in [`CODE`].
@@ -96,6 +105,8 @@ impl Code {
             Self::TenantDeleted => "TENANT_DELETED",
             Self::StampMissing => "STAMP_MISSING",
             Self::StampMalformed => "STAMP_MALFORMED",
+            Self::ContextMissing => "CONTEXT_MISSING",
+            Self::ContextInvalid => "CONTEXT_INVALID",
         }
     }
 }

@@ -120,7 +120,7 @@ pub(crate) async fn share(flow: Arc<Flow>, directory: Arc<Directory>, failures: 
 }
 
 async fn ask(address: &str) -> Result<Report, String> {
-    let asking = crate::ask::get(address, PATH, REPORT_BYTES_MAX);
+    let asking = crate::ask::get(address, PATH, None, REPORT_BYTES_MAX);
     let (status, body) = tokio::time::timeout(ANSWER_TIME_MAX, asking).await.map_err(|_| "no answer in time")??;
     if !status.is_success() {
         return Err(format!("it answered {status}"));

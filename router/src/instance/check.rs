@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{Instance, Instances};
 use crate::flow::Flow;
+use crate::tls::TlsBack;
 
 /// How often and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ const IN_ROW: u8 = 2;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Asks all instances, again and again.
-pub(crate) async fn run(instances: Arc<Instances>, flow: Arc<Flow>, failures: Counter) {
+pub(crate) async fn run(instances: Arc<Instances>, flow: Arc<Flow>, tls: Option<TlsBack>, failures: Counter) {
     let clock = flow.clock;
     let mut streaks: Vec<(Arc<Instance>, Streak)> = Vec::new();
     loop {
@@ -47,9 +48,9 @@ pub(crate) async fn run(instances: Arc<Instances>, flow: Arc<Flow>, failures: Co
             }
         }
         let asked = futures::stream::iter(&mut streaks).for_each_concurrent(AT_ONCE, |(instance, streak)| {
-            let (options, failures) = (&now, &failures);
+            let (options, tls, failures) = (&now, tls.as_ref(), &failures);
             async move {
-                let asking = ask(instance.address(), &options.path);
+                let asking = ask(instance.address(), &options.path, tls);
                 let answer =
                     tokio::time::timeout(options.timeout, asking).await.unwrap_or(Err("no answer in time".into()));
                 if answer.is_err() {
@@ -92,8 +93,8 @@ impl Streak {
 /// Its answer says nothing but its status.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-async fn ask(address: &str, path: &str) -> Result<(), String> {
-    let (status, _) = crate::ask::get(address, path, ANSWER_BYTES_MAX).await?;
+async fn ask(address: &str, path: &str, tls: Option<&TlsBack>) -> Result<(), String> {
+    let (status, _) = crate::ask::get(address, path, tls, ANSWER_BYTES_MAX).await?;
     if status.is_success() { Ok(()) } else { Err(format!("it answered {status} to {path}")) }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::waiting::Waiters;
 
 fn empty() -> Directory {
-    Directory::new(Waiters::new(10, 10), Duration::from_secs(1))
+    Directory::new(Waiters::new(10, 10), Waiters::new(10, 10), Duration::from_secs(1))
 }
 
 fn routed(number: u64) -> RoutedMapping {

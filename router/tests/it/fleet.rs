@@ -65,6 +65,10 @@ impl Fleet {
         until("the mapping has come", || self.router.mapping(&mapping.tenant).as_ref() == Some(mapping)).await;
     }
 
+    pub(crate) fn open_tunnels(&self) -> usize {
+        self.router.open_tunnels()
+    }
+
     pub(crate) fn epoch_of(&self, tenant: &str) -> Option<u64> {
         self.router.mapping(&TenantId::new(tenant).unwrap()).map(|mapping| mapping.epoch.get())
     }

@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
 pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
@@ -22,6 +23,7 @@ type Handler = dyn Fn(Request<Incoming>, usize) -> BoxFuture<'static, Response<B
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) method: Method,
+    pub(crate) version: http::Version,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
 }
@@ -52,6 +54,7 @@ impl FakeGate {
                         let mut heads = heads.lock().unwrap();
                         heads.push(Seen {
                             method: request.method().clone(),
+                            version: request.version(),
                             path: request.uri().to_string(),
                             headers: request.headers().clone(),
                         });
@@ -61,9 +64,8 @@ impl FakeGate {
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
                 tokio::spawn(async move {
-                    let serving =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    let _broken = serving.await;
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    let _broken = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
         });
@@ -75,6 +77,28 @@ impl FakeGate {
         Self::start(move |request, _| async move {
             let body = request.into_body().collect().await.unwrap().to_bytes();
             text(StatusCode::OK, &format!("{name}:{}", String::from_utf8_lossy(&body)))
+        })
+        .await
+    }
+
+    /// Agrees to every WebSocket and gives back whatever comes on it; answers everything else with `plain`.
+    pub(crate) async fn echo_websocket() -> Self {
+        Self::start(move |mut request, _| async move {
+            if !request.headers().get("upgrade").is_some_and(|upgrade| upgrade == "websocket") {
+                return text(StatusCode::OK, "plain");
+            }
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                let _ended = tokio::io::copy(&mut read, &mut write).await;
+                let _gone = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
+            });
+            let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
+            let headers = response.headers_mut();
+            headers.insert("connection", HeaderValue::from_static("upgrade"));
+            headers.insert("upgrade", HeaderValue::from_static("websocket"));
+            headers.insert("sec-websocket-accept", HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+            response
         })
         .await
     }

@@ -4,10 +4,14 @@
 mod client;
 mod control;
 mod fleet;
+mod foreign;
 mod gate;
+mod tls_gate;
 
+mod attacks;
 mod bad_input;
 mod containment;
+mod corpus;
 mod fairness;
 mod handover;
 mod instances;
@@ -15,4 +19,7 @@ mod moving;
 mod partition;
 mod passing;
 mod process;
+mod protocols;
 mod quiesce;
+mod secure;
+mod websocket;

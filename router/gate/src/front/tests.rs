@@ -71,6 +71,7 @@ fn front(role: Option<Role>) -> (Front<App>, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let front = Front {
         gatekeeper: Arc::new(gatekeeper),
+        contexts: None,
         application: Arc::new(App { calls: Arc::clone(&calls), not_executed: false }),
         body_bytes_max: 4 * 1024,
         application_deadline: Duration::from_secs(5),

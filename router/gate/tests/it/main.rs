@@ -5,6 +5,7 @@
 mod agent;
 mod serving;
 mod stopping;
+mod upgrading;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,175 @@
+//! What is known of a client's connection, for the requests that come on it and for the watch over it.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use cell_model::TenantId;
+use tokio::time::Instant;
+
+use crate::strict::Said;
+
+/// A client's connection.
+pub(crate) struct Conn {
+    pub(crate) peer: IpAddr,
+    /// Over TLS.
+    pub(crate) secure: bool,
+    /// The tenant that the client's certificate is for.
+    pub(crate) certified: Option<TenantId>,
+    /// The strict reader's other end, on HTTP/1.
+    pub(crate) said: Option<Arc<Said>>,
+    pub(crate) activity: Activity,
+    /// Its place among the connections of its thread. What the connection becomes by an upgrade keeps it.
+    _place: Option<Place>,
+}
+
+/// A place among the connections of a thread.
+pub(crate) type Place = tokio::sync::OwnedSemaphorePermit;
+
+impl Conn {
+    pub(crate) fn new(came: Came, certified: Option<TenantId>, said: Option<Arc<Said>>) -> Rc<Self> {
+        let Came { peer, secure, place } = came;
+        Rc::new(Self { peer, secure, certified, said, activity: Activity::new(), _place: place })
+    }
+}
+
+/// From where and how a connection came.
+pub(crate) struct Came {
+    pub(crate) peer: IpAddr,
+    pub(crate) secure: bool,
+    pub(crate) place: Option<Place>,
+}
+
+/// Cancelled requests that a connection may have before they are compared with the answered ones.
+const CANCELLED_FREE: u32 = 100;
+
+/// What happens on a connection with many requests at once.
+pub(crate) struct Activity {
+    in_flight: Cell<u32>,
+    last: Cell<Instant>,
+    answered: Cell<u32>,
+    cancelled: Cell<u32>,
+    /// Answers on their way, each with when a piece of it was handed over that the client has not made room for yet.
+    answers: RefCell<Vec<Weak<Handed>>>,
+}
+
+/// When the last piece of an answer was handed over, while nobody asks for the next.
+pub(crate) type Handed = Cell<Option<Instant>>;
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            in_flight: Cell::new(0),
+            last: Cell::new(Instant::now()),
+            answered: Cell::new(0),
+            cancelled: Cell::new(0),
+            answers: RefCell::default(),
+        }
+    }
+
+    /// When nothing has been going on since. None: something is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        (self.in_flight.get() == 0).then(|| self.last.get())
+    }
+
+    /// Whether most of what the client asks for it takes back before it is answered: that costs us and not him.
+    pub(crate) fn is_abused(&self) -> bool {
+        self.cancelled.get() > CANCELLED_FREE && self.cancelled.get() > self.answered.get()
+    }
+
+    /// Since when the client has not made room for an answer, the longest of them.
+    pub(crate) fn stalled_since(&self) -> Option<Instant> {
+        let mut answers = self.answers.borrow_mut();
+        answers.retain(|answer| answer.strong_count() > 0);
+        answers.iter().filter_map(|answer| answer.upgrade()?.get()).min()
+    }
+}
+
+/// A request of a connection, until its answer has gone or the client has.
+pub(crate) struct Busy {
+    conn: Rc<Conn>,
+    handed: Rc<Handed>,
+    answered: bool,
+}
+
+impl Busy {
+    pub(crate) fn new(conn: &Rc<Conn>) -> Self {
+        let activity = &conn.activity;
+        activity.in_flight.set(activity.in_flight.get() + 1);
+        let handed = Rc::new(Cell::new(None));
+        // HTTP/1 has one answer at a time and a socket that tells when nobody reads.
+        if conn.said.is_none() {
+            activity.answers.borrow_mut().push(Rc::downgrade(&handed));
+        }
+        Self { conn: Rc::clone(conn), handed, answered: false }
+    }
+
+    /// The answer's head is ready: whoever goes away now has got something.
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+    }
+
+    /// A piece was handed over.
+    pub(crate) fn handed_over(&self) {
+        if self.conn.said.is_none() {
+            self.handed.set(Some(Instant::now()));
+        }
+    }
+
+    /// The next piece is asked for.
+    pub(crate) fn asked(&self) {
+        if self.conn.said.is_none() {
+            self.handed.set(None);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let activity = &self.conn.activity;
+        activity.in_flight.set(activity.in_flight.get() - 1);
+        activity.last.set(Instant::now());
+        let counter = if self.answered { &activity.answered } else { &activity.cancelled };
+        counter.set(counter.get().saturating_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn() -> Rc<Conn> {
+        Conn::new(Came { peer: IpAddr::from([127, 0, 0, 1]), secure: false, place: None }, None, None)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_back_most_of_its_requests_is_abusing() {
+        let conn = conn();
+        for _ in 0..CANCELLED_FREE {
+            drop(Busy::new(&conn));
+        }
+        assert!(!conn.activity.is_abused(), "some are free");
+        drop(Busy::new(&conn));
+        assert!(conn.activity.is_abused());
+        for _ in 0..=CANCELLED_FREE {
+            Busy::new(&conn).answered();
+        }
+        assert!(!conn.activity.is_abused(), "as many were answered");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_makes_room_for_is_seen() {
+        let conn = conn();
+        assert!(conn.activity.idle_since().is_some());
+        let busy = Busy::new(&conn);
+        assert!(conn.activity.idle_since().is_none() && conn.activity.stalled_since().is_none());
+        busy.handed_over();
+        assert!(conn.activity.stalled_since().is_some());
+        busy.asked();
+        assert!(conn.activity.stalled_since().is_none());
+        busy.handed_over();
+        drop(busy);
+        assert!(conn.activity.stalled_since().is_none() && conn.activity.idle_since().is_some());
+    }
+}

@@ -1,0 +1,336 @@
+//! A client's connection from its first byte to its last: TLS or not, HTTP/1 or HTTP/2, and every timer on it.
+//!
+//! ```text
+//! socket ─► TLS handshake ─► which protocol ─► HTTP/1: strict reader ─► hyper ─► pipeline
+//!           (timed)          (first bytes       HTTP/2 ───────────────► hyper ─┘
+//!                             or ALPN, timed)
+//! ```
+//! A connection ends when it is idle for too long, when its client reads nothing for too long, when most of what it
+//! asks for it takes back, and when the router stops.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::conn::{Came, Conn};
+use crate::context::Worker;
+use crate::options::Options;
+use crate::patience::Patient;
+use crate::pipeline;
+use crate::strict::{HeadLimits, Said, StrictLimits, StrictStream};
+use crate::tls::{Accepted, TlsFront};
+use crate::worker::Phase;
+
+/// Small beside the connection's: what a client may send before anybody asks is what is held here of a held upload.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// Much more than one stream's: a held upload must not stop the others of its connection.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const READ_BUFFER_BYTES: usize = 64 << 10;
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Streams that a client has reset before they were looked at, and streams that were reset here because the client broke
+/// the protocol on them: more than that ends the connection (rapid reset, MadeYouReset).
+const PENDING_RESETS_MAX: usize = 20;
+const LOCAL_RESETS_MAX: usize = 100;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long to wait before looking again whether the rest of a preface has come.
+const PREFACE_PAUSE: Duration = Duration::from_millis(10);
+/// How often a connection is looked at for what only time tells.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What every connection of a thread needs.
+pub(crate) struct Front {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) tls: Option<TlsFront>,
+    pub(crate) quiescing: Rc<Cell<bool>>,
+}
+
+/// Runs what hyper spawns on the thread of its connection.
+#[derive(Clone, Copy)]
+pub(crate) struct SameThread;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for SameThread {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    Undecided,
+}
+
+/// What the first bytes of a connection are the beginning of.
+fn spoken(first: &[u8]) -> Spoken {
+    let length = first.len().min(PREFACE.len());
+    if first[..length] != PREFACE[..length] {
+        Spoken::Http1
+    } else if length == PREFACE.len() {
+        Spoken::Http2
+    } else {
+        Spoken::Undecided
+    }
+}
+
+impl Front {
+    /// Serves a connection to its end.
+    pub(crate) async fn connection(self: &Rc<Self>, stream: TcpStream, came: Came, phase: watch::Receiver<Phase>) {
+        let peer = came.peer;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let outcome = match &self.tls {
+            Some(tls) => self.over_tls(tls, stream, came, phase).await,
+            None => self.in_the_clear(stream, came, phase).await,
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, %peer, "a client's connection has broken");
+        }
+    }
+
+    async fn over_tls(
+        self: &Rc<Self>,
+        tls: &TlsFront,
+        stream: TcpStream,
+        came: Came,
+        phase: watch::Receiver<Phase>,
+    ) -> hyper::Result<()> {
+        let peer = came.peer;
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.worker.live().timeouts.handshake, tls.accept(stream)) => accepted,
+            () = until_closing(phase.clone()) => return Ok(()),
+        };
+        let Accepted { stream, http2, certified } = match accepted {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) => {
+                self.worker.metrics.tls_failures.inc();
+                tracing::debug!(%error, %peer, "a TLS handshake has failed");
+                return Ok(());
+            }
+            Err(_) => {
+                self.worker.metrics.tls_failures.inc();
+                tracing::debug!(%peer, "a TLS handshake was not finished in time");
+                return Ok(());
+            }
+        };
+        if http2 {
+            let conn = Conn::new(came, certified, None);
+            self.http2(stream, conn, phase).await
+        } else {
+            let conn = Conn::new(came, certified, Some(Arc::default()));
+            self.http1(stream, conn, phase).await
+        }
+    }
+
+    async fn in_the_clear(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        came: Came,
+        phase: watch::Receiver<Phase>,
+    ) -> hyper::Result<()> {
+        let peer = came.peer;
+        let first = tokio::select! {
+            first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&stream)) => first,
+            () = until_closing(phase.clone()) => return Ok(()),
+        };
+        match first {
+            Ok(Ok(Spoken::Http2)) => self.http2(stream, Conn::new(came, None, None), phase).await,
+            Ok(Ok(Spoken::Http1 | Spoken::Undecided)) => {
+                self.http1(stream, Conn::new(came, None, Some(Arc::default())), phase).await
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, %peer, "a client left before it said anything");
+                Ok(())
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "a client said nothing in time");
+                Ok(())
+            }
+        }
+    }
+
+    async fn http1<S>(
+        self: &Rc<Self>,
+        stream: S,
+        conn: Rc<Conn>,
+        mut phase: watch::Receiver<Phase>,
+    ) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
+        let strict = StrictLimits {
+            head: HeadLimits { bytes_max: limits.header_bytes_max, headers_max: limits.headers_max },
+            head_time: timeouts.header,
+        };
+        let said: Arc<Said> = conn.said.clone().unwrap_or_default();
+        let stream = StrictStream::new(Patient::new(stream, timeouts.write_idle), strict, said);
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            // A head that is coming in is timed by the strict reader: for hyper the connection is idle until it is there.
+            .header_read_timeout(timeouts.idle)
+            // One more, for the stand-in of a head that is refused.
+            .max_headers(limits.headers_max + 1)
+            .max_header_size(limits.header_bytes_max)
+            .max_buf_size(READ_BUFFER_BYTES.max(limits.header_bytes_max));
+        let front = Rc::clone(self);
+        let service = service_fn(move |request| front.serve(request, &conn));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                changed = phase.changed() => match *phase.borrow_and_update() {
+                    _ if changed.is_err() => return Ok(()),
+                    Phase::Serving | Phase::Quiescing | Phase::HandedOver => {}
+                    Phase::Closing => connection.as_mut().graceful_shutdown(),
+                    Phase::Cut => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn http2<S>(
+        self: &Rc<Self>,
+        stream: S,
+        conn: Rc<Conn>,
+        mut phase: watch::Receiver<Phase>,
+    ) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
+        let mut builder = hyper::server::conn::http2::Builder::new(SameThread);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_max)
+            // Together with it h2 bounds the number of CONTINUATION frames.
+            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+            .enable_connect_protocol()
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL);
+        let (front, served) = (Rc::clone(self), Rc::clone(&conn));
+        let service = service_fn(move |request| front.serve(request, &served));
+        let io = TokioIo::new(Patient::new(stream, timeouts.write_idle));
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let mut now = *phase.borrow();
+        let mut ending: Option<Instant> = None;
+        loop {
+            if now >= Phase::Quiescing || ending.is_some() {
+                connection.as_mut().graceful_shutdown();
+            }
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                changed = phase.changed() => {
+                    now = if changed.is_ok() { *phase.borrow_and_update() } else { Phase::Cut };
+                }
+                () = tokio::time::sleep(WATCH_INTERVAL) => {
+                    let activity = &conn.activity;
+                    if activity.stalled_since().is_some_and(|since| since.elapsed() >= timeouts.write_idle) {
+                        tracing::debug!(peer = %conn.peer, "a client makes no room for its answer");
+                        return Ok(());
+                    }
+                    if activity.idle_since().is_some_and(|since| since.elapsed() >= timeouts.idle) {
+                        let since = *ending.get_or_insert_with(Instant::now);
+                        if since.elapsed() > WATCH_INTERVAL * 2 {
+                            return Ok(());
+                        }
+                    }
+                }
+                () = abused(&conn) => {
+                    self.worker.metrics.abusive_connections.inc();
+                    tracing::info!(peer = %conn.peer, "a client takes back most of its requests: its connection is closed");
+                    return Ok(());
+                }
+            }
+            if now == Phase::Cut {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One request. Boxed, so that an idle connection does not carry the size of a busy one.
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+        conn: &Rc<Conn>,
+    ) -> impl Future<Output = Result<http::Response<crate::answer::AnswerBody>, Infallible>> + use<> {
+        let (worker, quiescing, conn) = (Rc::clone(&self.worker), Rc::clone(&self.quiescing), Rc::clone(conn));
+        let has_connection_header = request.version() < Version::HTTP_2;
+        Box::pin(async move {
+            let mut response = pipeline::serve(&worker, request, &conn).await;
+            let upgrades = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+            if has_connection_header && quiescing.get() && !upgrades {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// Done once a connection is abused. Looked at whenever its other parts are: what is counted changes only then.
+async fn abused(conn: &Conn) {
+    std::future::poll_fn(|_| {
+        if conn.activity.is_abused() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+async fn until_closing(mut phase: watch::Receiver<Phase>) {
+    // An error means that nobody is left who could close it: then it is closed.
+    let _closing = phase.wait_for(|phase| *phase >= Phase::Closing).await;
+}
+
+/// Looks at the first bytes without taking them.
+async fn sniff(stream: &TcpStream) -> io::Result<Spoken> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut first).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match spoken(&first[..length]) {
+            Spoken::Undecided => tokio::time::sleep(PREFACE_PAUSE).await,
+            decided => return Ok(decided),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preface_tells_http_2_from_everything_else() {
+        assert_eq!(spoken(b"P"), Spoken::Undecided);
+        assert_eq!(spoken(b"PRI * HTTP/2.0\r\n"), Spoken::Undecided);
+        assert_eq!(spoken(PREFACE), Spoken::Http2);
+        assert_eq!(spoken(b"PUT"), Spoken::Http1);
+        assert_eq!(spoken(b"PRI * HTTP/1.1\r\n"), Spoken::Http1);
+        assert_eq!(spoken(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Spoken::Http1);
+    }
+}

@@ -1,0 +1,156 @@
+//! The signed context that a request carries to its gate: made once for a tenant at an epoch and used for seconds, not
+//! signed for each request.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cell_model::{Epoch, Mapping, TenantId, Tier, Uid};
+use cell_trust::{SigningKey, TenantContext};
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use crate::options::ContextOptions;
+
+/// Contexts that one thread keeps. Beyond that it begins anew: signing costs little against forgetting nothing.
+const KEPT_MAX: usize = 50_000;
+
+/// The router's key.
+pub(crate) struct Signer {
+    key: SigningKey,
+    validity: Duration,
+}
+
+impl Signer {
+    /// Reads the key. What is wrong with it names the file.
+    pub(crate) fn load(options: &ContextOptions) -> Result<Arc<Self>, String> {
+        let key = read_key(&options.key_file)?;
+        if options.validity < Duration::from_secs(2) {
+            return Err("context.validity must be at least 2 s".into());
+        }
+        Ok(Arc::new(Self { key, validity: options.validity }))
+    }
+
+    fn sign(&self, mapping: &Mapping, now: SystemTime) -> HeaderValue {
+        let expires_at = now + self.validity;
+        let context = TenantContext {
+            tenant: mapping.tenant.clone(),
+            uid: mapping.uid,
+            epoch: mapping.epoch,
+            tier: mapping.tier,
+            expires_at: expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        };
+        HeaderValue::try_from(context.to_header(&self.key)).expect("base64url is a header value")
+    }
+}
+
+fn read_key(path: &Path) -> Result<SigningKey, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let refused = || format!("{shown}, line 1: a secret key is 64 hexadecimal digits");
+    let digits = text.trim();
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(refused());
+    }
+    let mut secret = [0_u8; 32];
+    for (byte, pair) in secret.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        let pair = std::str::from_utf8(pair).map_err(|_| refused())?;
+        *byte = u8::from_str_radix(pair, 16).map_err(|_| refused())?;
+    }
+    Ok(SigningKey::from_bytes(&secret))
+}
+
+/// A thread's contexts.
+pub(crate) struct Contexts {
+    signer: Arc<Signer>,
+    kept: RefCell<HashMap<TenantId, Kept>>,
+}
+
+struct Kept {
+    uid: Uid,
+    epoch: Epoch,
+    tier: Tier,
+    until: Instant,
+    header: HeaderValue,
+}
+
+impl Contexts {
+    pub(crate) fn new(signer: Arc<Signer>) -> Self {
+        Self { signer, kept: RefCell::default() }
+    }
+
+    /// The context for requests under this mapping. It is good for half of its time at least.
+    pub(crate) fn of(&self, mapping: &Mapping) -> HeaderValue {
+        let mut kept = self.kept.borrow_mut();
+        let now = Instant::now();
+        if let Some(known) = kept.get(&mapping.tenant)
+            && (known.uid, known.epoch, known.tier) == (mapping.uid, mapping.epoch, mapping.tier)
+            && now < known.until
+        {
+            return known.header.clone();
+        }
+        if kept.len() >= KEPT_MAX {
+            kept.clear();
+        }
+        let header = self.signer.sign(mapping, SystemTime::now());
+        let until = now + self.signer.validity / 2;
+        let (uid, epoch, tier) = (mapping.uid, mapping.epoch, mapping.tier);
+        kept.insert(mapping.tenant.clone(), Kept { uid, epoch, tier, until, header: header.clone() });
+        header
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{CellId, Hold, Lineage, MappingState, Rev, Revision};
+    use cell_trust::TrustedKeys;
+
+    use super::*;
+
+    fn mapping(epoch: u64) -> Mapping {
+        Mapping {
+            lineage: Lineage(1),
+            tenant: TenantId::new("t-1").unwrap(),
+            uid: Uid(3),
+            epoch: Epoch(epoch),
+            rev: Rev(9),
+            revision: Revision(40),
+            state: MappingState::Active,
+            owner: CellId::new("a").unwrap(),
+            peer: None,
+            hold: Hold::None,
+            tier: Tier::Gold,
+        }
+    }
+
+    #[test]
+    fn one_context_serves_an_epoch_and_the_next_epoch_gets_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let key_file = dir.path().join("key");
+        std::fs::write(&key_file, "07".repeat(32)).unwrap();
+        let options = ContextOptions { key_file, validity: Duration::from_secs(30) };
+        let contexts = Contexts::new(Signer::load(&options).unwrap());
+        let first = contexts.of(&mapping(1));
+        assert_eq!(contexts.of(&mapping(1)), first);
+        let second = contexts.of(&mapping(2));
+        assert_ne!(second, first);
+        let trusted = TrustedKeys::new([SigningKey::from_bytes(&[7; 32]).public()]);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let context = TenantContext::from_header(second.to_str().unwrap(), &trusted, now).unwrap();
+        assert_eq!((context.tenant.as_str(), context.epoch), ("t-1", Epoch(2)));
+        assert!((now + 15..=now + 31).contains(&context.expires_at));
+    }
+
+    #[test]
+    fn a_key_that_is_none_names_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert!(read_key(&path).err().unwrap().contains("cannot read"));
+        std::fs::write(&path, "xyz").unwrap();
+        assert!(read_key(&path).err().unwrap().contains("line 1"));
+        std::fs::write(&path, format!("{}\n", "ab".repeat(32))).unwrap();
+        assert_eq!(read_key(&path).unwrap().to_bytes(), [0xab; 32]);
+    }
+}

@@ -1,0 +1,173 @@
+//! The issuer's keys: fetched again and again, once for all who wait, and the last good ones kept where that fails.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::fetch::Origin;
+use crate::metrics::Metrics;
+use crate::options::TokenOptions;
+use crate::tls::TlsError;
+
+/// More keys than that no issuer has.
+const KEYS_MAX: usize = 100;
+
+/// One key.
+pub(crate) struct Key {
+    jwk: Jwk,
+    decoding: DecodingKey,
+    algorithm: Option<Algorithm>,
+}
+
+impl Key {
+    /// What a JWK says, where it can verify signatures.
+    fn new(jwk: Jwk) -> Option<Self> {
+        let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+        let algorithm = match &jwk.common.key_algorithm {
+            Some(named) => Some(named.to_string().parse().ok()?),
+            None => None,
+        };
+        Some(Self { jwk, decoding, algorithm })
+    }
+
+    pub(super) fn decoding(&self) -> &DecodingKey {
+        &self.decoding
+    }
+
+    /// Whether the key may verify this algorithm, as far as it says.
+    pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
+        self.algorithm.is_none_or(|own| own == algorithm)
+    }
+}
+
+type ById = HashMap<String, Arc<Key>>;
+
+/// The keys that are known now.
+pub(crate) struct Keys {
+    known: ArcSwap<Option<ById>>,
+    wanted: Notify,
+    /// When the last look at the origin has ended, and when it had begun.
+    looked: watch::Sender<Option<Instant>>,
+    min_interval: Duration,
+}
+
+impl Keys {
+    pub(crate) fn new(options: &TokenOptions) -> Arc<Self> {
+        let looked = watch::Sender::new(None);
+        let min_interval = options.refresh_min_interval;
+        Arc::new(Self { known: ArcSwap::default(), wanted: Notify::new(), looked, min_interval })
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Key>> {
+        (**self.known.load()).as_ref()?.get(id).cloned()
+    }
+
+    /// Whether this very key is still the one of that id.
+    pub(super) fn has(&self, id: &str, key: &Arc<Key>) -> bool {
+        (**self.known.load()).as_ref().and_then(|keys| keys.get(id)).is_some_and(|known| Arc::ptr_eq(known, key))
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load().is_some()
+    }
+
+    /// Waits for a look at the origin that began after `since`, unless there was one just before.
+    pub(super) async fn fetched_since(&self, since: Instant, patience: Duration) {
+        let mut looked = self.looked.subscribe();
+        let recent = |at: &Option<Instant>| at.is_some_and(|at| at + self.min_interval > since);
+        if recent(&looked.borrow()) {
+            return;
+        }
+        self.wanted.notify_one();
+        // Time over: the caller looks once more and refuses.
+        let _ended = tokio::time::timeout(patience, looked.wait_for(recent)).await;
+    }
+
+    /// Takes what was fetched. Keys that are as they were stay the same, and with them what they have verified.
+    fn install(&self, set: JwkSet) -> usize {
+        let before = self.known.load();
+        let mut keys = ById::new();
+        for jwk in set.keys.into_iter().take(KEYS_MAX) {
+            let id = jwk.common.key_id.clone().unwrap_or_default();
+            let same = (**before).as_ref().and_then(|known| known.get(&id)).filter(|known| known.jwk == jwk);
+            let key = same.cloned().or_else(|| Key::new(jwk).map(Arc::new));
+            if let Some(key) = key {
+                keys.insert(id, key);
+            }
+        }
+        let count = keys.len();
+        self.known.store(Arc::new(Some(keys)));
+        count
+    }
+}
+
+/// Fetches the keys.
+pub(crate) struct Fetcher {
+    keys: Arc<Keys>,
+    origin: Origin,
+    interval: Duration,
+    metrics: Metrics,
+}
+
+impl Fetcher {
+    pub(crate) fn new(keys: Arc<Keys>, options: &TokenOptions, metrics: Metrics) -> Result<Self, TlsError> {
+        let origin = Origin::new(&options.jwks, options.jwks_ca_file.as_ref())?;
+        Ok(Self { keys, origin, interval: options.refresh_interval, metrics })
+    }
+
+    /// Fetches until `shutdown`: at the interval, and when somebody has met a key that is not known.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        loop {
+            let began = Instant::now();
+            let fetched = tokio::select! {
+                fetched = self.origin.fetch() => fetched,
+                () = shutdown.cancelled() => return,
+            };
+            match fetched {
+                Ok(set) => {
+                    let keys = self.keys.install(set);
+                    tracing::debug!(keys, "the issuer's keys were fetched");
+                }
+                Err(error) => {
+                    self.metrics.jwks_failures.inc();
+                    tracing::warn!(code = "JWKS_UNAVAILABLE", origin = %self.origin, %error, "the issuer's keys cannot be fetched: the last good ones stay");
+                }
+            }
+            self.keys.looked.send_replace(Some(began));
+            // Until there are keys at all, every request waits for them.
+            let pause = if self.keys.is_known() {
+                self.interval
+            } else {
+                self.keys.min_interval.min(Duration::from_secs(1))
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.asked_for(began) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn asked_for(&self, last: Instant) {
+        tokio::time::sleep_until(last + self.keys.min_interval).await;
+        self.keys.wanted.notified().await;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::{JwkSet, Keys};
+
+    /// As if it had been fetched now.
+    pub(crate) fn install(keys: &Keys, set: JwkSet) {
+        keys.install(set);
+        keys.looked.send_replace(Some(tokio::time::Instant::now()));
+    }
+}

@@ -1,0 +1,212 @@
+//! WebSockets: after the cell has agreed to one, two streams of bytes, one each way, until either side ends, both fall
+//! silent, or the tenant moves.
+//!
+//! A tunnel outlives the request that it was let in with, so it is closed when its tenant's mapping says anything else
+//! than at its beginning: within a short, jittered time both sides get a close frame with code 1012, *service restart*, at
+//! the next border between two frames, and the client connects again and is routed anew.
+//!
+//! ```text
+//! Open ── a side ends ─────────────────────────────────────► Closed
+//!  │  └── silent for too long ── close frames, 1001 ──┐
+//!  └───── the mapping has changed ── close frames, 1012 ──► Closing ── both have ended, or time is up ──► Closed
+//! ```
+
+mod frames;
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cell_model::{Hold, Mapping, MappingState};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::context::Worker;
+use crate::table::Entry;
+use frames::{Border, close_frame};
+
+const PIECE_BYTES: usize = 16 << 10;
+/// How long the sides may take to say good-bye.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long hyper may take to hand both connections over.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// *Going away*, and *service restart*: come back (RFC 6455, 7.4.1, and the registry of close codes).
+const GOING_AWAY: u16 = 1001;
+const SERVICE_RESTART: u16 = 1012;
+
+/// Carries what both sides say until the tunnel ends.
+pub(crate) async fn run(worker: Rc<Worker>, entry: std::sync::Arc<Entry>, client: OnUpgrade, cell: OnUpgrade) {
+    let both = async { tokio::try_join!(client, cell) };
+    let (client, cell) = match tokio::time::timeout(HANDOVER, both).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(error)) => return tracing::debug!(%error, "a tunnel was not made"),
+        Err(_) => return tracing::debug!("a tunnel was not made in time"),
+    };
+    worker.metrics.tunnels.inc();
+    let _open = Open(&worker);
+    let (ending, end) = watch::channel(None);
+    let last = std::cell::Cell::new(Instant::now());
+    let (client_reads, client_writes) = tokio::io::split(TokioIo::new(client));
+    let (cell_reads, cell_writes) = tokio::io::split(TokioIo::new(cell));
+    let up = Direction { from: client_reads, to: cell_writes, masked: true };
+    let down = Direction { from: cell_reads, to: client_writes, masked: false };
+    let mut carried =
+        std::pin::pin!(async { tokio::join!(up.carry(end.clone(), &last), down.carry(end.clone(), &last)) });
+    let why = tokio::select! {
+        _ = &mut carried => return,
+        () = has_moved(&worker, &entry.mapping) => {
+            tokio::select! {
+                _ = &mut carried => return,
+                () = tokio::time::sleep(worker.dice.share_of(worker.live().timeouts.tunnel_close_spread)) => {}
+            }
+            worker.metrics.tunnels_quiesced.inc();
+            SERVICE_RESTART
+        }
+        () = is_silent(&last, worker.live().timeouts.tunnel_idle) => GOING_AWAY,
+        () = worker.stopping() => SERVICE_RESTART,
+    };
+    ending.send_replace(Some(why));
+    // Whoever has not ended by then is cut.
+    let _ended = tokio::time::timeout(FAREWELL, carried).await;
+}
+
+struct Open<'w>(&'w Worker);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.tunnels.dec();
+    }
+}
+
+/// Whether a tunnel that was opened under `opened` must end, as the tenant is mapped now.
+fn must_end(opened: &Mapping, now: Option<&Mapping>) -> bool {
+    now.is_none_or(|now| {
+        (now.lineage, now.uid, now.epoch) != (opened.lineage, opened.uid, opened.epoch)
+            || now.owner != opened.owner
+            || now.hold != Hold::None
+            || now.state == MappingState::Deleted
+    })
+}
+
+async fn has_moved(worker: &Worker, opened: &Mapping) {
+    let directory = &worker.directory;
+    // There was a place when the request came. Where there is none any more, the tunnel ends rather than not be told.
+    let Ok(place) = directory.tunnels.enter(&opened.tenant) else { return };
+    loop {
+        let changed = place.changed();
+        if must_end(opened, directory.find(&opened.tenant).as_deref().map(|entry| &entry.mapping)) {
+            return;
+        }
+        changed.await;
+    }
+}
+
+async fn is_silent(last: &std::cell::Cell<Instant>, limit: Duration) {
+    loop {
+        let until = last.get() + limit;
+        if Instant::now() >= until {
+            return;
+        }
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+type Io = TokioIo<Upgraded>;
+
+/// One way of a tunnel.
+struct Direction {
+    from: ReadHalf<Io>,
+    to: WriteHalf<Io>,
+    /// Frames of clients are masked, those of servers are not.
+    masked: bool,
+}
+
+impl Direction {
+    /// Carries bytes until there are no more, or until the border of a frame after `end` has been told.
+    async fn carry(mut self, mut end: watch::Receiver<Option<u16>>, last: &std::cell::Cell<Instant>) {
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut border = Border::default();
+        let ended = loop {
+            let told = *end.borrow_and_update();
+            if told.is_some() && border.is_here() {
+                break told;
+            }
+            let read = tokio::select! {
+                read = self.from.read(&mut piece) => read,
+                changed = end.changed(), if told.is_none() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => break None,
+                },
+            };
+            let Ok(length @ 1..) = read else { break None };
+            last.set(Instant::now());
+            // Told meanwhile: nothing is carried beyond the next border.
+            let length = if end.borrow().is_some() {
+                border.pass_to_border(&piece[..length])
+            } else {
+                border.pass(&piece[..length])
+            };
+            if self.to.write_all(&piece[..length]).await.is_err() || self.to.flush().await.is_err() {
+                break None;
+            }
+        };
+        if let Some(code) = ended {
+            let farewell = close_frame(code, self.masked);
+            if self.to.write_all(&farewell).await.is_ok() && self.to.flush().await.is_ok() {
+                drain(&mut self.from, &mut piece).await;
+            }
+        }
+        // Tells the other side that nothing more comes; it may be gone already.
+        let _gone = Pin::new(&mut self.to).shutdown().await;
+    }
+}
+
+/// Reads what a side still says, so that it gets to read what was said to it.
+async fn drain(from: &mut ReadHalf<Io>, piece: &mut [u8]) {
+    while let Ok(1..) = from.read(piece).await {}
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{CellId, Epoch, Lineage, Rev, Revision, TenantId, Tier, Uid};
+
+    use super::*;
+
+    fn mapping() -> Mapping {
+        Mapping {
+            lineage: Lineage(1),
+            tenant: TenantId::new("t-1").unwrap(),
+            uid: Uid(3),
+            epoch: Epoch(2),
+            rev: Rev(9),
+            revision: Revision(40),
+            state: MappingState::Active,
+            owner: CellId::new("a").unwrap(),
+            peer: None,
+            hold: Hold::None,
+            tier: Tier::Gold,
+        }
+    }
+
+    #[test]
+    fn a_tunnel_ends_with_the_hold_and_not_with_the_copying_before() {
+        let opened = mapping();
+        let now = |change: fn(&mut Mapping)| {
+            let mut now = mapping();
+            now.rev = Rev(10);
+            change(&mut now);
+            must_end(&opened, Some(&now))
+        };
+        assert!(!now(|_| {}));
+        assert!(!now(|now| now.state = MappingState::Migrating));
+        assert!(now(|now| now.hold = Hold::Writes));
+        assert!(now(|now| now.epoch = Epoch(3)));
+        assert!(now(|now| now.uid = Uid(4)));
+        assert!(now(|now| now.state = MappingState::Deleted));
+        assert!(must_end(&opened, None));
+    }
+}

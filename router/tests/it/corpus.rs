@@ -1,0 +1,174 @@
+//! Ambiguous messages, one a line in `tests/corpus/*.txt`, each with the code that it is refused with, sent as they are
+//! to a running router; and those that have to pass.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::control::FakeControl;
+use crate::fleet::Fleet;
+use crate::gate::{FakeGate, text};
+
+struct Message {
+    file: String,
+    name: String,
+    expected: String,
+    bytes: Vec<u8>,
+}
+
+fn corpus(wanted: impl Fn(&str) -> bool) -> Vec<Message> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut messages = Vec::new();
+    for path in files.iter().filter(|path| wanted(path.file_name().unwrap().to_str().unwrap())) {
+        for line in std::fs::read_to_string(path).unwrap().lines().filter(|line| !line.starts_with('#')) {
+            let mut parts = line.splitn(3, " | ");
+            let mut next = || parts.next().unwrap().to_owned();
+            let (expected, name, bytes) = (next(), next(), unescaped(&next()));
+            messages.push(Message {
+                file: path.file_name().unwrap().to_str().unwrap().to_owned(),
+                name,
+                expected,
+                bytes,
+            });
+        }
+    }
+    messages
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next().unwrap() {
+                b'r' => b'\r',
+                b'n' => b'\n',
+                b't' => b'\t',
+                b'x' => {
+                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                }
+                same @ (b'\\' | b'"') => same,
+                other => panic!("there is no escape \\{}", char::from(other)),
+            },
+            same => same,
+        });
+    }
+    bytes
+}
+
+/// A router before an application that counts what it has read to its end.
+async fn fleet() -> (FakeGate, Arc<AtomicUsize>, Fleet) {
+    let finished = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&finished);
+    let gate = FakeGate::start(move |request, _| {
+        let counter = Arc::clone(&counter);
+        async move {
+            if request.into_body().collect().await.is_ok() {
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+            text(StatusCode::OK, "ok")
+        }
+    })
+    .await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    control.set_tenant("t-2", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    (gate, finished, fleet)
+}
+
+/// All that the router answers until it closes, or until it has said nothing for a while.
+async fn answer(fleet: &Fleet, bytes: &[u8], wait_for_end: bool) -> String {
+    let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut read = Vec::new();
+    let limit = Duration::from_secs(if wait_for_end { 5 } else { 10 });
+    let reading = async {
+        let mut piece = [0; 4096];
+        loop {
+            match stream.read(&mut piece).await {
+                Ok(length @ 1..) => read.extend_from_slice(&piece[..length]),
+                Ok(0) | Err(_) => return true,
+            }
+            if !wait_for_end && read.ends_with(b"ok") {
+                return false;
+            }
+        }
+    };
+    let closed = tokio::time::timeout(limit, reading).await;
+    let shown = String::from_utf8_lossy(&read).into_owned();
+    match closed {
+        Ok(_) => shown,
+        Err(_) => format!("(still open) {shown}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_ambiguous_message_is_refused_with_its_code_and_runs_nowhere() {
+    let (_gate, finished, fleet) = fleet().await;
+    let messages = corpus(|file| file != "accepted.txt");
+    assert!(messages.len() >= 200, "{} messages", messages.len());
+    let mut wrong = Vec::new();
+    for crowd in messages.chunks(32) {
+        let answers = futures::future::join_all(crowd.iter().map(|message| {
+            // What is refused after its head was understood may be followed by another request.
+            let closes =
+                !matches!(message.file.as_str(), "tenant.txt" | "aliases.txt" | "host.txt" | "connection.txt");
+            let closing = [&message.bytes[..], if closes { b"" } else { b"GET / bad\r\n" }].concat();
+            let fleet = &fleet;
+            async move { answer(fleet, &closing, true).await }
+        }))
+        .await;
+        for (message, answer) in crowd.iter().zip(answers) {
+            let (status, code) = message.expected.split_once(' ').unwrap();
+            let fits = answer.starts_with(&format!("HTTP/1.1 {status} "))
+                && answer.contains(&format!("\"code\":\"{code}\""));
+            if !fits || answer.contains("200 OK") {
+                wrong.push(format!(
+                    "{}: {}: expected {}, got {answer:?}",
+                    message.file, message.name, message.expected
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), messages.len(), wrong.join("\n"));
+    assert_eq!(finished.load(Ordering::SeqCst), 0, "the application has read a message to its end");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_order_passes() {
+    let (_gate, finished, fleet) = fleet().await;
+    let messages = corpus(|file| file == "accepted.txt");
+    let mut expected = 0;
+    for message in &messages {
+        let answer = answer(&fleet, &message.bytes, false).await;
+        assert!(answer.contains("HTTP/1.1 200 OK") && !answer.contains("HTTP/1.1 4"), "{}: {answer}", message.name);
+        expected += 1;
+    }
+    assert!(finished.load(Ordering::SeqCst) >= expected);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_the_middle_of_a_pipeline_does_not_disturb_what_came_before() {
+    let (gate, _finished, fleet) = fleet().await;
+    let good = "GET /good HTTP/1.1\r\nHost: t-1.example.com\r\n\r\n";
+    let bytes = format!("{good}{good}GET /bad HTTP/1.1\nHost: t-1.example.com\n\n{good}");
+    let answer = answer(&fleet, bytes.as_bytes(), true).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 400 Bad Request").count(), 1, "{answer}");
+    assert!(answer.contains("bare line feed") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(gate.seen().len(), 2);
+    fleet.stop().await;
+}

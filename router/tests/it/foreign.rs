@@ -1,0 +1,140 @@
+//! Clients and servers that others wrote: `make test-clients` installs them and runs this.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use cell_model::Hold;
+
+use crate::control::FakeControl;
+use crate::fleet::Fleet;
+use crate::gate::FakeGate;
+
+/// A script that plays the cell and then the client.
+struct Script {
+    child: Child,
+    say: ChildStdin,
+    hear: BufReader<ChildStdout>,
+}
+
+impl Script {
+    fn start(name: &str) -> Self {
+        let python = std::env::var("CELLWAY_PYTHON").expect("`make test-clients` says where Python is");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
+        let mut child =
+            Command::new(python).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (say, hear) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, say, hear }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.hear.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.say, "{line}").unwrap();
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // It has ended by itself where the test went well.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// A router before the script's own server.
+async fn before(script: &mut Script) -> Fleet {
+    let port = script.line();
+    let port = port.strip_prefix("PORT ").expect("the script says its port first");
+    let control = FakeControl::new(1);
+    control.set_cell("a", &[format!("127.0.0.1:{port}")]);
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    script.say(&format!("ROUTER {}", fleet.address()));
+    fleet
+}
+
+async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(what).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Python packages: make test-clients"]
+async fn grpcio_gets_every_kind_of_call_through() {
+    let mut script = Script::start("grpc_kinds.py");
+    let fleet = before(&mut script).await;
+    let (last, status) = blocking(move || (script.line(), script.child.wait().unwrap())).await;
+    assert!(last == "OK" && status.success(), "{last:?} {status}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Python packages: make test-clients"]
+async fn the_websockets_package_talks_through_and_is_told_to_come_back() {
+    let mut script = Script::start("websockets_echo.py");
+    let fleet = before(&mut script).await;
+    let (ready, mut script) = blocking(move || (script.line(), script)).await;
+    assert_eq!(ready, "READY");
+    let held = fleet.control.set_tenant("t-1", "a", 1, |mapping| mapping.hold = Hold::Writes);
+    fleet.until_believed(&held).await;
+    script.say("MOVE");
+    let (last, status) = blocking(move || (script.line(), script.child.wait().unwrap())).await;
+    assert!(last == "OK" && status.success(), "{last:?} {status}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs curl: make test-clients"]
+async fn curl_gets_the_same_answer_over_every_version() {
+    let gate = FakeGate::echo("a").await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    let url = format!("http://{}/", fleet.address());
+    let mut body = tempfile::NamedTempFile::new().unwrap();
+    body.write_all(&vec![b'x'; 1_000_000]).unwrap();
+    let file = format!("@{}", body.path().display());
+    for arguments in [
+        &["--http1.0"][..],
+        &["--http1.1"],
+        &["--http2-prior-knowledge"],
+        &["--http2"],
+        &["--http1.1", "-H", "Transfer-Encoding: chunked"],
+        &["--http1.1", "-H", "Expect: 100-continue"],
+    ] {
+        let (url, file) = (url.clone(), file.clone());
+        let output = blocking(move || {
+            Command::new("curl")
+                .args([
+                    "-sS",
+                    "-m",
+                    "20",
+                    "-H",
+                    "Host: t-1.example.com",
+                    "--data-binary",
+                    &file,
+                    "-w",
+                    "%{http_code}",
+                ])
+                .args(arguments)
+                .arg(url)
+                .output()
+                .unwrap()
+        })
+        .await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // HTTP/1.0 knows no chunks, and the others get the body back.
+        assert!(
+            output.status.success() && text.ends_with("200"),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(text.len(), 1_000_000 + 2 + 3, "{arguments:?}");
+    }
+    fleet.stop().await;
+}
