@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_active_tenants_add_no_series() {
-        let directory = Arc::new(Directory::new(Waiters::new(1, 1), Duration::from_secs(1)));
+        let directory = Arc::new(Directory::new(Waiters::new(1, 1), Waiters::new(1, 1), Duration::from_secs(1)));
         let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock());
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));

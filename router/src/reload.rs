@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(
             named,
             [
-                ("fairness.queue-wait", "\"250ms\"", "\"90ms\"", false),
+                ("fairness.queue-wait", "\"1s\"", "\"90ms\"", false),
                 ("fairness.tiers.gold.rate", "", "50", false),
                 ("threads", "0", "7", true),
             ]
@@ -185,7 +185,7 @@ mod tests {
         next.fairness.cell_concurrency_min = 0;
         let error = reload.take(Ok(next)).unwrap_err();
         assert!(error.to_string().contains("fairness.cell-concurrency-min"), "{error}");
-        assert_eq!(reload.flow.live.load().schedule.wait_max, Duration::from_millis(250));
+        assert_eq!(reload.flow.live.load().schedule.wait_max, Duration::from_secs(1));
         assert_eq!((reload.taken.get(), reload.refused.get()), (0, 1));
     }
 

@@ -135,7 +135,7 @@ impl Default for Fairness {
             cell_concurrency_min: 16,
             cell_concurrency_max: 4_096,
             cell_latency_slack: Duration::from_millis(5),
-            queue_wait: Duration::from_millis(250),
+            queue_wait: Duration::from_secs(1),
             queue_per_tenant_max: 64,
             queue_per_cell_max: 1_024,
             peers: Vec::new(),
