@@ -48,18 +48,17 @@ impl Signer {
 
 fn read_key(path: &Path) -> Result<SigningKey, String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let refused = || format!("{shown}, line 1: a secret key is 64 hexadecimal digits");
-    let digits = text.trim();
-    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(refused());
+    let unreadable = |error| format!("cannot read {shown}: {error}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(format!("{shown} may be read by others (mode {mode:o}): chmod 600 {shown}"));
+        }
     }
-    let mut secret = [0_u8; 32];
-    for (byte, pair) in secret.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        let pair = std::str::from_utf8(pair).map_err(|_| refused())?;
-        *byte = u8::from_str_radix(pair, 16).map_err(|_| refused())?;
-    }
-    Ok(SigningKey::from_bytes(&secret))
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    text.trim().parse().map_err(|error| format!("{shown}, line 1: {error}"))
 }
 
 /// A thread's contexts.
@@ -125,11 +124,17 @@ mod tests {
         }
     }
 
+    fn write(path: &Path, text: &str, mode: u32) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
     fn one_context_serves_an_epoch_and_the_next_epoch_gets_another() {
         let dir = tempfile::tempdir().unwrap();
         let key_file = dir.path().join("key");
-        std::fs::write(&key_file, "07".repeat(32)).unwrap();
+        write(&key_file, &"07".repeat(32), 0o600);
         let options = ContextOptions { key_file, validity: Duration::from_secs(30) };
         let contexts = Contexts::new(Signer::load(&options).unwrap());
         let first = contexts.of(&mapping(1));
@@ -148,9 +153,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         assert!(read_key(&path).err().unwrap().contains("cannot read"));
-        std::fs::write(&path, "xyz").unwrap();
+        write(&path, "xyz", 0o600);
         assert!(read_key(&path).err().unwrap().contains("line 1"));
-        std::fs::write(&path, format!("{}\n", "ab".repeat(32))).unwrap();
+        write(&path, &"ab".repeat(32), 0o640);
+        assert!(read_key(&path).err().unwrap().contains("may be read by others"));
+        write(&path, &format!("{}\n", "ab".repeat(32)), 0o600);
         assert_eq!(read_key(&path).unwrap().to_bytes(), [0xab; 32]);
     }
 }

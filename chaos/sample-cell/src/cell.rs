@@ -194,6 +194,8 @@ fn gate_options(options: &Options, agent: SocketAddr, instance: &str, listen: St
     let reach = if agent.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], agent.port())) } else { agent };
     let mut gate = GateOptions::new(reach.to_string(), instance, listen);
     gate.http.body_bytes = options.body_bytes_max;
+    gate.context_keys.clone_from(&options.context_keys);
+    gate.tls.clone_from(&options.gate_tls);
     #[cfg(feature = "planted")]
     {
         gate.planted.stale_epoch = options.plant == Some(crate::options::Plant::StaleEpoch);

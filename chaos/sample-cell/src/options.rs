@@ -44,6 +44,15 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     #[serde(default = "body_bytes_max")]
     pub body_bytes_max: u64,
+    /// Public key of a router whose signed context the gates believe, in hex; give it once for each. Without one, none is
+    /// asked for.
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    #[serde(default)]
+    pub context_keys: Vec<String>,
+    /// TLS between routers and gates. Only in a file of options.
+    #[arg(skip)]
+    #[serde(default)]
+    pub gate_tls: Option<cell_gate::GateTls>,
     /// A fault to plant, so that a drill can prove that its checker catches it.
     #[cfg(feature = "planted")]
     #[arg(long, value_enum, value_name = "FAULT")]
@@ -104,6 +113,8 @@ impl Options {
             control: Vec::new(),
             trusted_keys: Vec::new(),
             body_bytes_max: BODY_BYTES_MAX,
+            context_keys: Vec::new(),
+            gate_tls: None,
             #[cfg(feature = "planted")]
             plant: None,
         }

@@ -110,8 +110,11 @@ async fn start(
     shutdown: &CancellationToken,
     servers: &mut Servers,
 ) -> Result<()> {
-    let key = directory.join("signing.key");
-    let public = if key.exists() { key_file::read(&key)?.public() } else { key_file::generate(&key)? };
+    let (key, router_key) = (directory.join("signing.key"), directory.join("router-1.key"));
+    let public_of = |key: &Path| {
+        if key.exists() { key_file::read(key).map(|key| key.public()) } else { key_file::generate(key) }
+    };
+    let (public, router_public) = (public_of(&key)?, public_of(&router_key)?);
     let trusted = vec![public.to_string()];
     let control: Vec<String> = layout.control.iter().map(ToString::to_string).collect();
     for (number, address) in (1..).zip(&layout.control) {
@@ -136,6 +139,7 @@ async fn start(
         options.gate_listen.clone_from(&cell.gates);
         options.control.clone_from(&control);
         options.trusted_keys.clone_from(&trusted);
+        options.context_keys.push(router_public.to_string());
         let shutdown = shutdown.clone();
         servers.spawn(async move { Ok(sample_cell::run(options, shutdown, |_| {}).await?) });
     }
@@ -147,6 +151,7 @@ async fn start(
         trusted_keys: trusted,
         domains: vec![DOMAIN.into()],
         snapshot_file: Some(directory.join("router-1.table")),
+        context: Some(cell_router::ContextOptions { key_file: router_key, validity: Duration::from_secs(30) }),
         ..cell_router::Options::default()
     };
     let ends = shutdown.clone();

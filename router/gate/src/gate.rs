@@ -19,6 +19,7 @@ use crate::listener;
 use crate::newest::{Asker, MappingSource};
 use crate::options::GateOptions;
 use crate::stamp::RequestStamp;
+use crate::tls::Tls;
 
 /// Why a gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum GateError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
     },
     /// A key whose contexts are to be believed is none.
     #[error("context key {key:?} cannot be used: {source}")]
@@ -51,6 +60,7 @@ impl GateError {
             Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
+            Self::Certificate { .. } => "CERTIFICATE_INVALID",
         }
     }
 
@@ -59,6 +69,7 @@ impl GateError {
     pub fn hint(&self) -> &'static str {
         match self.code() {
             "PORT_IN_USE" => "stop the other process, or choose another port; port 0 lets the system choose",
+            "CERTIFICATE_INVALID" => "correct the file that is named; certificates and keys are PEM",
             "CONTEXT_KEY_INVALID" => "give the 64 hexadecimal digits of a router's public key",
             _ => "give an address of this machine as host:port",
         }
@@ -143,6 +154,7 @@ impl Gate {
         shutdown: CancellationToken,
     ) -> Result<Self, GateError> {
         let contexts = Contexts::new(&options.context_keys)?;
+        let tls = options.tls.clone().map(Tls::load).transpose()?;
         let failed = |source| GateError::Listen { listen: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -152,8 +164,15 @@ impl Gate {
         let gatekeeper = gatekeeper.planting(options.planted);
         let gatekeeper = Arc::new(gatekeeper);
         tracing::info!(instance = options.instance, %address, agent = options.agent, "gate listens");
-        let running =
-            tokio::spawn(run(options, Arc::clone(&gatekeeper), contexts, listener, address, application, shutdown));
+        let running = tokio::spawn(run(
+            options,
+            Arc::clone(&gatekeeper),
+            (tls, contexts),
+            listener,
+            address,
+            application,
+            shutdown,
+        ));
         Ok(Self { address, handle: GateHandle { gatekeeper }, running })
     }
 
@@ -181,7 +200,7 @@ impl Gate {
 async fn run<A: Application>(
     options: GateOptions,
     gatekeeper: Arc<Gatekeeper>,
-    contexts: Option<Contexts>,
+    (tls, contexts): (Option<Tls>, Option<Contexts>),
     listener: TcpListener,
     address: SocketAddr,
     application: A,
@@ -203,7 +222,7 @@ async fn run<A: Application>(
         application_deadline: Duration::from_millis(options.http.application_ms),
         writes: tasks.clone(),
     });
-    listener::accept(listener, front, options.http, shutdown, tasks.clone()).await;
+    listener::accept(listener, tls.map(Arc::new), front, options.http, shutdown, tasks.clone()).await;
     gatekeeper.close();
     tasks.close();
     let patience = Duration::from_millis(options.http.quiesce_ms);

@@ -35,6 +35,7 @@ mod outbox;
 mod slot;
 mod stamp;
 mod table;
+mod tls;
 mod tunnel;
 pub mod wire;
 
@@ -47,4 +48,5 @@ pub use gate::{Gate, GateCounts, GateError, GateHandle};
 pub use newest::{MappingSource, NoMappings, Redirect};
 pub use options::{GateOptions, HttpLimits};
 pub use stamp::{RequestStamp, StampError};
+pub use tls::GateTls;
 pub use tunnel::{Tunnel, Upgrade, UpgradeError};

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::application::Application;
 use crate::front::Front;
 use crate::options::HttpLimits;
+use crate::tls::Tls;
 
 /// How much of a refused request's body is read after its answer has been given, so that the connection can be used
 /// again and the answer is not lost in a reset.
@@ -27,11 +29,13 @@ const LINGER: Duration = Duration::from_secs(2);
 const HTTP2_STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const HANDSHAKE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until `shutdown`, and lets every connection finish what it has begun.
 pub(crate) async fn accept<A: Application>(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     front: Arc<Front<A>>,
     limits: HttpLimits,
     shutdown: CancellationToken,
@@ -49,9 +53,9 @@ pub(crate) async fn accept<A: Application>(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (front, shutdown) = (Arc::clone(&front), shutdown.clone());
+                let (front, tls, shutdown) = (Arc::clone(&front), tls.clone(), shutdown.clone());
                 connections.spawn(async move {
-                    converse(stream, front, limits, shutdown).await;
+                    receive(stream, tls, front, limits, shutdown).await;
                     drop(place);
                 });
             }
@@ -64,8 +68,9 @@ pub(crate) async fn accept<A: Application>(
     }
 }
 
-async fn converse<A: Application>(
+async fn receive<A: Application>(
     stream: TcpStream,
+    tls: Option<Arc<Tls>>,
     front: Arc<Front<A>>,
     limits: HttpLimits,
     shutdown: CancellationToken,
@@ -81,6 +86,27 @@ async fn converse<A: Application>(
     }
     // A small answer is not to wait for the acknowledgement of the one before; the connection works without, too.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return converse(stream, front, limits, shutdown).await };
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)) => accepted,
+        () = shutdown.cancelled() => return,
+    };
+    match accepted {
+        Ok(Ok(stream)) => converse(stream, front, limits, shutdown).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake has failed"),
+        Err(_) => tracing::debug!("a TLS handshake was not finished in time"),
+    }
+}
+
+async fn converse<A: Application, S>(
+    stream: S,
+    front: Arc<Front<A>>,
+    limits: HttpLimits,
+    shutdown: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let idle = Duration::from_millis(limits.idle_ms);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

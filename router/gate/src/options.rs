@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admission::WaitLimits;
+use crate::tls::GateTls;
 
 /// Options of one gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct GateOptions {
     /// Limits of the HTTP front.
     #[serde(default)]
     pub http: HttpLimits,
+    /// TLS towards routers. None: in the clear.
+    #[serde(default)]
+    pub tls: Option<GateTls>,
     /// Public keys, in hex, of the routers whose signed context is believed. None: no context is asked for.
     #[serde(default)]
     pub context_keys: Vec<String>,
@@ -43,6 +47,7 @@ impl GateOptions {
             address: None,
             wait: WaitLimits::default(),
             http: HttpLimits::default(),
+            tls: None,
             context_keys: Vec::new(),
             #[cfg(feature = "planted")]
             planted: crate::decision::Planted::default(),

@@ -275,3 +275,48 @@ async fn a_deleted_tenant_is_gone() {
     assert!(gate.seen().is_empty());
     fleet.stop().await;
 }
+
+/// Bits of a signed mapping in flight: whatever arrives instead of it, the router believes only what was signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_redirect_that_was_tampered_with_is_believed() {
+    let control = FakeControl::new(1);
+    let b = FakeGate::echo("b").await;
+    control.set_cell("b", std::slice::from_ref(&b.address));
+    let newer = control.set_tenant("t-1", "b", 2, |mapping| mapping.rev = cell_model::Rev(9));
+    let good = control.signed(&newer).to_header();
+    let tampered = move |number: usize| {
+        let mut bytes = good.clone().into_bytes();
+        match number % 4 {
+            // Another letter of base64url, somewhere.
+            0 => {
+                let at = number * 7 % bytes.len();
+                bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            }
+            1 => bytes.truncate(number * 5 % bytes.len()),
+            2 => bytes.extend_from_slice(b"AAAA"),
+            _ => bytes = vec![0xff; number % 300],
+        }
+        (bytes != good.as_bytes()).then_some(bytes)
+    };
+    let a = FakeGate::start(move |_, number| {
+        let header = tampered(number);
+        async move {
+            let mut response = text(StatusCode::MISDIRECTED_REQUEST, "not here");
+            wire::mark_not_executed(response.headers_mut(), wire::Code::Stale);
+            if let Some(header) = header.and_then(|header| http::HeaderValue::from_bytes(&header).ok()) {
+                response.headers_mut().insert(&wire::MAPPING, header);
+            }
+            response
+        }
+    })
+    .await;
+    let ours = FakeControl::new(1);
+    ours.set_cell("a", std::slice::from_ref(&a.address));
+    ours.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(ours, |options| options.timeouts.hold = Duration::from_millis(100)).await;
+    let answers = futures::future::join_all((0..60).map(|_| get(fleet.address(), "t-1", "/"))).await;
+    assert!(answers.iter().all(|answer| answer.code() == "CELL_REFUSED"), "{:?}", answers[0]);
+    assert!(a.seen().len() >= 120, "{} redirects", a.seen().len());
+    assert_eq!((fleet.epoch_of("t-1"), b.seen().len()), (Some(1), 0));
+    fleet.stop().await;
+}

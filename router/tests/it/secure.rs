@@ -243,6 +243,7 @@ async fn gates_get_a_context_that_they_can_verify() {
     let dir = tempfile::tempdir().unwrap();
     let key_file = dir.path().join("key");
     std::fs::write(&key_file, "0b".repeat(32)).unwrap();
+    std::fs::set_permissions(&key_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let (gate, fleet) = fleet(|options| {
         options.context = Some(ContextOptions { key_file, validity: Duration::from_secs(30) });
     })
