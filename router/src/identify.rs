@@ -228,6 +228,7 @@ fn without_port(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use http::Request;
     use proptest::prelude::*;
 
@@ -275,7 +276,7 @@ mod tests {
         let rules = rules(&[Source::Path]);
         let through = |path: &str, host: &str| {
             let (mut parts, ()) = Request::get(path).header("host", host).body(()).unwrap().into_parts();
-            let identified = futures::executor::block_on(identify(&rules, None, None, &mut parts));
+            let identified = identify(&rules, None, None, &mut parts).now_or_never().unwrap();
             identified.map(|tenant| (tenant.to_string(), parts.uri.to_string())).map_err(|refusal| refusal.code)
         };
         assert_eq!(through("/t/a/x/y?z=1", "other"), Ok(("a".into(), "/x/y?z=1".into())));
@@ -296,7 +297,7 @@ mod tests {
         let rules = IdentityRules { order: vec![Source::Host], domains: domains(), path_prefix: "/t/".into() };
         let request = Request::get("/").header("host", "a.example.com").header("x-tenant-id", "b");
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let identified = futures::executor::block_on(identify(&rules, None, None, &mut parts)).unwrap();
+        let identified = identify(&rules, None, None, &mut parts).now_or_never().unwrap().unwrap();
         assert_eq!((identified.as_str(), parts.headers.len()), ("a", 1));
     }
 

@@ -29,6 +29,7 @@ impl Moment {
     }
 
     /// A moment given in milliseconds.
+    #[cfg(test)]
     #[must_use]
     pub(crate) const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(1_000_000))

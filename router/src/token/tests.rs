@@ -32,7 +32,7 @@ impl Issuer {
         let x = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key_raw());
         let jwk = serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": id, "x": x });
         let set = serde_json::from_value(serde_json::json!({ "keys": [jwk] })).unwrap();
-        Self { key: jsonwebtoken::EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap(), set }
+        Self { key: jsonwebtoken::EncodingKey::from_ed_der(&pair.serialize_der()), set }
     }
 
     fn sign(&self, id: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {

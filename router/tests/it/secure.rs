@@ -282,7 +282,7 @@ fn issuer_key(id: &str) -> (jsonwebtoken::EncodingKey, serde_json::Value) {
     let public = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key_raw());
     let jwk =
         serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": id, "x": public });
-    (jsonwebtoken::EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap(), jwk)
+    (jsonwebtoken::EncodingKey::from_ed_der(&pair.serialize_der()), jwk)
 }
 
 fn publish(path: &Path, keys: &[&serde_json::Value]) {

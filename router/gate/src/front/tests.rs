@@ -202,6 +202,7 @@ async fn a_write_whose_client_goes_away_still_counts_until_it_has_finished() {
     let (entered, go_on) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
     let front = Arc::new(Front {
         gatekeeper: quick.gatekeeper,
+        contexts: None,
         application: Arc::new(Slow { entered: Arc::clone(&entered), go_on: Arc::clone(&go_on) }),
         body_bytes_max: quick.body_bytes_max,
         application_deadline: quick.application_deadline,
