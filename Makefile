@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients lint bench-demo bench-store bench-placement ordeal-store models
+.PHONY: demo test test-clients lint bench-demo bench-store bench-placement bench-router ordeal-store models
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -41,10 +41,18 @@ ordeal-store:
 	$(CARGO) build --release --locked --package cell-store-bench
 	target/release/bench-store kill --rounds 200 --seed $(SEED)
 	target/release/bench-store cut --rounds 200 --seed $(SEED)
+
 ## bench-placement: the planner on reference inputs, beside its peers. CELLWAY_DATA names the directory of the traces,
 ## CELLWAY_REBALANCER a Python with the package rebalancer; what is left out is said
 bench-placement:
 	$(CARGO) bench --locked --package cell-planner --bench reference -- --out $(CURDIR)/target/bench/placement.json
+
+## bench-router: the router beside nginx, HAProxy and whatever else is here; fairness; how long a change takes to be seen
+bench-router:
+	$(CARGO) build --release --locked --package cell-router-bench
+	target/release/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
+	target/release/bench-router fair --out target/bench/router-fair.json
+	target/release/bench-router visible --out target/bench/router-visible.json
 
 ## models: the model checker's long run
 models:

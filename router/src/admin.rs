@@ -13,12 +13,17 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::directory::Directory;
+use crate::fair::fleet;
+use crate::fair::rate::WHOLE;
+use crate::fair::tenants::Active;
+use crate::flow::Flow;
+use crate::observe::recent::Recent;
 
 const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -28,6 +33,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub(crate) struct Admin {
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) recent: Arc<Recent>,
     pub(crate) quiescing: AtomicBool,
 }
 
@@ -73,12 +80,16 @@ impl Admin {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.ready(),
             "/metrics" => self.metrics(),
-            path => match path.strip_prefix("/debug/tenant/") {
-                Some(tenant) => self.tenant(tenant),
-                None => problem(
+            "/debug/cells" => answer(StatusCode::OK, "application/json", self.cells().to_string()),
+            "/debug/top" => answer(StatusCode::OK, "application/json", self.top().to_string()),
+            fleet::PATH => answer(StatusCode::OK, "application/json", fleet::report(&self.flow)),
+            path => match (path.strip_prefix("/debug/tenant/"), path.strip_prefix("/debug/request/")) {
+                (Some(tenant), _) => self.tenant(tenant),
+                (_, Some(request_id)) => self.request(request_id),
+                (None, None) => problem(
                     StatusCode::NOT_FOUND,
                     "PATH_UNKNOWN",
-                    "there are /livez, /readyz, /metrics and /debug/tenant/<id>",
+                    "there are /livez, /readyz, /metrics, /debug/cells, /debug/top, /debug/tenant/<id>, /debug/request/<id> and /fairness/demand",
                 ),
             },
         }
@@ -105,6 +116,65 @@ impl Admin {
         }
     }
 
+    /// What became of a request.
+    fn request(&self, request_id: &str) -> Response<Full<Bytes>> {
+        match self.recent.find(request_id) {
+            Some(record) => answer(StatusCode::OK, "application/json", record.to_json().to_string()),
+            None => problem(
+                StatusCode::NOT_FOUND,
+                "REQUEST_UNKNOWN",
+                "no request of this id is among the last ones of this router",
+            ),
+        }
+    }
+
+    /// The way into each cell.
+    fn cells(&self) -> Value {
+        let mut cells = serde_json::Map::new();
+        self.flow.for_each_cell(|id, cell| {
+            let scheduler = &cell.scheduler;
+            let shown = json!({
+                "limit": scheduler.limit(),
+                "requests": scheduler.in_flight(),
+                "queued": scheduler.waiting(),
+                "answer_ms": millis(scheduler.mean()),
+                "answer_ms_when_not_pressed": scheduler.baseline().map(millis),
+                "breaker": format!("{:?}", cell.breaker.state()),
+            });
+            cells.insert(id.to_string(), shown);
+        });
+        let now = self.flow.clock.now();
+        let instances = self.directory.instances.all();
+        let instances = instances.iter().map(|instance| {
+            json!({
+                "address": &**instance.address(), "requests": instance.in_flight(),
+                "healthy": instance.is_healthy(), "ejected": instance.is_ejected(now),
+            })
+        });
+        json!({ "cells": cells, "instances": instances.collect::<Vec<_>>() })
+    }
+
+    /// Who asks most.
+    fn top(&self) -> Value {
+        let mut all = Vec::new();
+        self.flow
+            .tenants
+            .for_each(|tenant, active| all.push((active.demand(), tenant.clone(), self.active(active))));
+        all.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        all.truncate(TOP);
+        let shown = all.into_iter().map(|(_, tenant, active)| json!({ "tenant": tenant, "active": active }));
+        json!({ "active_tenants": self.flow.tenants.count(), "top": shown.collect::<Vec<_>>() })
+    }
+
+    fn active(&self, active: &Active) -> Value {
+        json!({
+            "requests_per_second": active.demand(),
+            "on_their_way": active.in_flight(),
+            "share_of_rate": f64::from(active.share()) / f64::from(WHOLE),
+            "breaker": format!("{:?}", active.last_breaker().state()),
+        })
+    }
+
     fn tenant(&self, tenant: &str) -> Response<Full<Bytes>> {
         let tenant = match TenantId::new(tenant) {
             Ok(tenant) => tenant,
@@ -120,14 +190,26 @@ impl Admin {
             let unknown = json!({ "code": "TENANT_UNKNOWN", "tenant": tenant, "table": table });
             return answer(StatusCode::NOT_FOUND, "application/json", unknown.to_string());
         };
+        let (gates, others) = self.directory.gates(&entry);
+        let others = others
+            .iter()
+            .flat_map(|others| others.addresses().filter(|other| !gates.addresses().any(|gate| gate == *other)));
         let shown = json!({
             "mapping": entry.mapping,
-            "gates": self.directory.gates(&entry).iter().map(|gate| &**gate).collect::<Vec<_>>(),
+            "gates": gates.addresses().chain(others).map(|gate| &**gate).collect::<Vec<_>>(),
             "agent": entry.endpoints.agent,
             "table": table,
+            "active": self.flow.tenants.find(&tenant).map(|active| self.active(&active)),
         });
         answer(StatusCode::OK, "application/json", shown.to_string())
     }
+}
+
+/// Tenants that are shown of those that ask most.
+const TOP: usize = 20;
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {

@@ -9,6 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::conn::Busy;
+use crate::fair::scheduler::Permit;
+use crate::fair::tenants::OnItsWay;
 use crate::metrics::Open;
 use crate::pool::Lease;
 
@@ -16,19 +18,28 @@ use crate::pool::Lease;
 pub(crate) struct Download {
     body: Incoming,
     lease: Option<Lease>,
+    permit: Option<Permit>,
 }
 
 impl Download {
     pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut download = Self { body, lease: Some(lease) };
+        let mut download = Self { body, lease: Some(lease), permit: None };
         download.settle();
         download
+    }
+
+    /// Keeps its room in the cell until its end, if that is in sight: an answer without a length may be a stream that is
+    /// open for hours, and what it takes of the cell is not seen from here.
+    #[must_use]
+    pub(crate) fn keeping(mut self, permit: Option<Permit>) -> Self {
+        self.permit = permit.filter(|_| self.lease.is_some() && self.body.size_hint().exact().is_some());
+        self
     }
 
     /// The head of an answer after which the connection speaks another protocol.
     pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
         lease.upgraded();
-        Self { body, lease: None }
+        Self { body, lease: None, permit: None }
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -36,6 +47,7 @@ impl Download {
         if self.body.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
+            drop(self.permit.take());
             lease.done();
         }
     }
@@ -60,6 +72,7 @@ pub(crate) struct AnswerBody {
     content: Content,
     busy: Busy,
     _open: Open,
+    _on_its_way: Option<OnItsWay>,
 }
 
 enum Content {
@@ -69,11 +82,16 @@ enum Content {
 
 impl AnswerBody {
     pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy) -> Self {
-        Self { content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), busy, _open: open }
+        Self {
+            content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            busy,
+            _open: open,
+            _on_its_way: None,
+        }
     }
 
-    pub(crate) fn cell(download: Download, open: Open, busy: Busy) -> Self {
-        Self { content: Content::Cell(download), busy, _open: open }
+    pub(crate) fn cell(download: Download, open: Open, busy: Busy, on_its_way: Option<OnItsWay>) -> Self {
+        Self { content: Content::Cell(download), busy, _open: open, _on_its_way: on_its_way }
     }
 }
 

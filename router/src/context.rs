@@ -17,10 +17,15 @@ use tokio::time::Instant;
 use crate::body::UploadLimits;
 use crate::conn::Conn;
 use crate::directory::Directory;
+use crate::flow::Flow;
 use crate::headers;
 use crate::identify::IdentityRules;
+use crate::live::Live;
 use crate::metrics::WorkerMetrics;
-use crate::options::{Timeouts, UpstreamProtocol};
+use crate::observe::log::Log;
+use crate::observe::recent::Ring;
+use crate::options::UpstreamProtocol;
+use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::signing::Contexts;
 use crate::table::Entry;
@@ -31,6 +36,9 @@ use crate::worker::Phase;
 /// What one thread has at hand. Nothing in it is shared but the directory.
 pub(crate) struct Worker {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) log: Log,
     pub(crate) pool: Rc<Pool>,
     pub(crate) identity: IdentityRules,
     pub(crate) verifier: Option<Verifier>,
@@ -39,11 +47,15 @@ pub(crate) struct Worker {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) trusted: TrustedKeys,
     pub(crate) upload: UploadLimits,
-    pub(crate) timeouts: Timeouts,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) dice: Dice,
-    /// The next instance to be asked, taken modulo their number.
-    pub(crate) turn: Cell<usize>,
+}
+
+impl Worker {
+    /// The options of now. Not to be kept over an await.
+    pub(crate) fn live(&self) -> arc_swap::Guard<Arc<Live>> {
+        self.flow.live.load()
+    }
 }
 
 impl Worker {
@@ -77,6 +89,16 @@ pub(crate) struct RequestCtx {
     pub(crate) entry: Option<Arc<Entry>>,
     /// How often it was sent.
     pub(crate) attempts: u32,
+    /// What it has taken of its tenant's allowance.
+    pub(crate) admitted: Option<Admitted>,
+    /// How long it has waited for its turn.
+    pub(crate) queued: Duration,
+    /// How long it has waited for a move.
+    pub(crate) held: Duration,
+    /// Requests that its cell got at once when it was sent.
+    pub(crate) cell_limit: u32,
+    /// Where it was sent last.
+    pub(crate) instance: Option<Arc<str>>,
 }
 
 impl RequestCtx {
@@ -87,7 +109,7 @@ impl RequestCtx {
         // What a WebSocket will carry may be writes.
         let is_write = wire::is_write(request.method()) || upgrade.is_some();
         let is_grpc = is_grpc(request.headers());
-        let hold = worker.timeouts.hold;
+        let hold = worker.live().timeouts.hold;
         let patience =
             if is_grpc { grpc_timeout(request.headers()).map_or(hold, |own| own.min(hold)) } else { hold };
         Self {
@@ -103,6 +125,11 @@ impl RequestCtx {
             tenant: None,
             entry: None,
             attempts: 0,
+            admitted: None,
+            queued: Duration::ZERO,
+            held: Duration::ZERO,
+            cell_limit: 0,
+            instance: None,
         }
     }
 
@@ -157,6 +184,11 @@ impl Dice {
         HeaderValue::from_str(&text).expect("hexadecimal digits are a header value")
     }
 
+    /// Between 0 and 1.
+    pub(crate) fn part(&self) -> f64 {
+        f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+    }
+
     /// A key for a WebSocket that this router asks a cell for (RFC 6455, 4.1): 16 bytes that nobody has to guess.
     pub(crate) fn websocket_key(&self) -> HeaderValue {
         use base64::Engine as _;
@@ -167,14 +199,12 @@ impl Dice {
 
     /// Some share of it.
     pub(crate) fn share_of(&self, duration: Duration) -> Duration {
-        duration.mul_f64(f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX))
+        duration.mul_f64(self.part())
     }
 
     /// Between half of it and all of it.
     pub(crate) fn jittered(&self, duration: Duration) -> Duration {
-        let share =
-            0.5 + 0.5 * f64::from(u32::try_from(self.roll() >> 32).unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        duration.mul_f64(share)
+        duration.mul_f64(0.5 + 0.5 * self.part())
     }
 }
 

@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 use crate::feed::{Confirmed, Held};
 use crate::freshness::Freshness;
+use crate::instance::Instances;
+use crate::instance::set::InstanceSet;
+use crate::moment::Clock;
 use crate::table::{ConcurrentTable, Endpoints, Entry, Table};
 use crate::waiting::Waiters;
 
@@ -37,6 +40,9 @@ pub(crate) struct Cursor {
 pub(crate) struct Directory {
     table: Box<dyn Table>,
     cells: ArcSwap<Cells>,
+    /// The instances that cells themselves have reported.
+    reported: ArcSwap<HashMap<CellId, Reported>>,
+    pub(crate) instances: Arc<Instances>,
     /// One value for all tenants of a cell, so that a tenant does not carry its owner's addresses of its own.
     endpoints: Mutex<HashMap<CellId, Arc<Endpoints>>>,
     cluster: Mutex<Option<ClusterId>>,
@@ -62,6 +68,8 @@ impl Directory {
         Self {
             table: Box::new(ConcurrentTable::new()),
             cells: ArcSwap::default(),
+            reported: ArcSwap::default(),
+            instances: Arc::new(Instances::new(Clock::start())),
             endpoints: Mutex::default(),
             cluster: Mutex::default(),
             lineage: AtomicU64::new(0),
@@ -79,10 +87,6 @@ impl Directory {
 
     pub(crate) fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
         self.table.find(tenant)
-    }
-
-    pub(crate) fn cell(&self, cell: &CellId) -> Option<Arc<CellRecord>> {
-        self.cells.load().get(cell).cloned()
     }
 
     pub(crate) fn tenants(&self) -> usize {
@@ -107,19 +111,48 @@ impl Directory {
             }
         }
         let mut shared = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = shared.get(&routed.mapping.owner).filter(|held| {
+        let held = shared.get(&routed.mapping.owner);
+        let joins = held.is_some();
+        let same = held.filter(|held| {
             held.agent == routed.owner_agent
-                && held.gates.iter().map(|gate| &**gate).eq(routed.owner_gates.iter().map(String::as_str))
+                && held.gates.addresses().map(|gate| &**gate).eq(routed.owner_gates.iter().map(String::as_str))
         });
         let endpoints = if let Some(same) = same {
             Arc::clone(same)
         } else {
-            let gates = routed.owner_gates.into_iter().map(Arc::from).collect();
+            let gates = Arc::new(self.instance_set(&routed.owner_gates, joins));
             let fresh = Arc::new(Endpoints { gates, agent: routed.owner_agent });
             shared.insert(routed.mapping.owner.clone(), Arc::clone(&fresh));
             fresh
         };
         Ok(Arc::new(Entry { mapping: routed.mapping, endpoints }))
+    }
+
+    fn instance_set(&self, addresses: &[String], joins: bool) -> InstanceSet {
+        let mut unique: Vec<Arc<str>> = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            if !unique.iter().any(|held| **held == **address) {
+                unique.push(Arc::from(address.as_str()));
+            }
+        }
+        InstanceSet::new(unique.iter().map(|address| self.instances.at(address, joins)).collect())
+    }
+
+    /// Works out the instances of cells that have changed; those of all others stay.
+    fn report(&self, cells: &Cells) {
+        let held = self.reported.load();
+        let reported = cells.iter().filter(|(_, cell)| !cell.gates.is_empty()).map(|(id, cell)| {
+            let known = held.get(id);
+            let same = known.filter(|known| {
+                known.set.addresses().map(|gate| &**gate).eq(cell.gates.iter().map(String::as_str))
+            });
+            let set = same.map_or_else(
+                || Arc::new(self.instance_set(&cell.gates, known.is_some())),
+                |known| Arc::clone(&known.set),
+            );
+            (id.clone(), Reported { revision: cell.revision, set })
+        });
+        self.reported.store(Arc::new(reported.collect()));
     }
 
     /// One tenant has changed. Whether that was news.
@@ -146,6 +179,7 @@ impl Directory {
             }
             cells
         });
+        self.report(&self.cells.load());
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.wake_all();
     }
@@ -154,6 +188,7 @@ impl Directory {
     pub(crate) fn replace(&self, image: Vec<Arc<Entry>>, cells: Vec<CellRecord>, at: Cursor) {
         self.table.replace(image, at.revision);
         self.cells.store(Arc::new(cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell))).collect()));
+        self.report(&self.cells.load());
         self.lineage.store(at.lineage.get(), Ordering::Release);
         self.applied.store(at.revision.get(), Ordering::Release);
         self.loaded.store(true, Ordering::Release);
@@ -216,6 +251,7 @@ impl Directory {
         self.applied.store(0, Ordering::Release);
         self.table.clear();
         self.cells.store(Arc::default());
+        self.reported.store(Arc::default());
         self.wake_all();
     }
 
@@ -252,26 +288,25 @@ impl Directory {
         self.loaded().then(|| Cursor { lineage, revision: self.applied() })
     }
 
-    /// Where the owner of a tenant is to be reached, the newest knowledge first: the cell's own record where it is
-    /// younger than the mapping, else what came with the mapping.
-    pub(crate) fn gates(&self, entry: &Entry) -> Vec<Arc<str>> {
-        let reported = self.cell(&entry.mapping.owner).filter(|cell| !cell.gates.is_empty());
-        let with_mapping = &entry.endpoints.gates;
-        let Some(reported) = reported else { return with_mapping.clone() };
-        let of_cell = || reported.gates.iter().map(|gate| Arc::from(gate.as_str()));
-        let mut gates: Vec<Arc<str>> = if reported.revision >= entry.mapping.revision {
-            of_cell().chain(with_mapping.iter().cloned()).collect()
+    /// Where the owner of a tenant is to be reached, the newest knowledge first: the cell's own report where it is younger
+    /// than the mapping, else what came with the mapping; and then the other, where it names others.
+    pub(crate) fn gates(&self, entry: &Entry) -> (Arc<InstanceSet>, Option<Arc<InstanceSet>>) {
+        let with_mapping = Arc::clone(&entry.endpoints.gates);
+        let reported = self.reported.load();
+        let Some(reported) = reported.get(&entry.mapping.owner) else { return (with_mapping, None) };
+        let of_cell = Arc::clone(&reported.set);
+        if of_cell == with_mapping || with_mapping.instances().is_empty() {
+            (of_cell, None)
+        } else if reported.revision >= entry.mapping.revision {
+            (of_cell, Some(with_mapping))
         } else {
-            with_mapping.iter().cloned().chain(of_cell()).collect()
-        };
-        let mut seen = Vec::with_capacity(gates.len());
-        gates.retain(|gate| {
-            let new = !seen.contains(gate);
-            if new {
-                seen.push(Arc::clone(gate));
-            }
-            new
-        });
-        gates
+            (with_mapping, Some(of_cell))
+        }
     }
+}
+
+/// The instances of a cell as it has reported them.
+struct Reported {
+    revision: Revision,
+    set: Arc<InstanceSet>,
 }

@@ -56,6 +56,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The sockets of the process that runs cannot be taken over, or not be offered to the next one.
+    #[error("cannot hand sockets over at {}: {source}", path.display())]
+    HandOver {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread that serves requests cannot be started.
     #[error("cannot start a thread that serves requests: {source}")]
     StartWorker {
@@ -79,6 +87,7 @@ impl Error {
             Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
+            Self::HandOver { .. } => "HANDOVER_FAILED",
             Self::StartWorker { .. } | Self::WorkerFailed => "WORKER_FAILED",
         }
     }
@@ -94,6 +103,7 @@ impl Error {
             Self::Identity(_) => {
                 "name the directory of a certificate as `identity` (`cellctl ca issue router NAME` makes one); \
                  `insecure-plaintext = true` only for trying things out on one machine"
+            }
             Self::Certificate { .. } => "correct the file that is named; certificates and keys are PEM",
             Self::ContextKey { .. } => {
                 "write 64 hexadecimal digits into the file, as `openssl rand -hex 32` prints them"
@@ -102,6 +112,9 @@ impl Error {
                 "another process listens there: stop it, or choose another port with --listen or --admin-listen"
             }
             Self::Listen { .. } => "choose an address of this host with --listen or --admin-listen",
+            Self::HandOver { .. } => {
+                "check `handover-socket`, and that both processes are of one user and listen at the same addresses"
+            }
             Self::StartWorker { .. } | Self::WorkerFailed => {
                 "check the limits of the process (threads, open files)"
             }

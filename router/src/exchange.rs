@@ -39,8 +39,10 @@ pub(crate) enum Attempt {
     NotExecuted(String),
     /// It has not run: the gate says that the tenant is deleted.
     Deleted,
-    /// It has not run: no instance took a connection, or the one that did closed it before it took the request.
+    /// It has not run: no instance took a connection.
     Unreachable(String),
+    /// It has not run: the instance closed the connection before it took the request.
+    NotTaken(String),
     /// It may have run: the connection broke.
     Broken(Refusal),
     /// It is over: nothing that comes of sending it again would be better.
@@ -59,6 +61,7 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         Err(reason) => return Attempt::Unreachable(reason),
     };
     ctx.attempts += 1;
+    ctx.instance = Some(Arc::clone(lease.address()));
     // A stream of HTTP/2 that is refused takes nothing else along: its body needs not to be kept back.
     let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete();
     let wanted = kept_back.then(Arc::<Wanted>::default);
@@ -67,45 +70,70 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         let sending = lease.send(request);
         match answer_in_time(worker, entry, outgoing, sending).await {
             Ok(answer) => answer,
-            Err(refusal) => return Attempt::Over(refusal),
+            Err(refusal) => {
+                if refusal.code == Code::CellTimeout {
+                    failed(worker, &lease);
+                }
+                return Attempt::Over(refusal);
+            }
         }
     };
     match answer {
-        Ok(response) => sort(response, lease, entry, wanted).await,
+        Ok(response) => {
+            if let Some(instance) = lease.instance() {
+                instance.succeeded(worker.flow.clock.now());
+            }
+            sort(response, lease, entry, wanted).await
+        }
         Err(mut error) => {
             if let Some(fault) = outgoing.upload.fault() {
                 return Attempt::Over(refusal_of(worker, ctx, fault));
             }
             let reason = format!("{} of cell {}: {}", lease.address(), entry.mapping.owner, error.error());
             if error.take_message().is_some() {
-                return Attempt::Unreachable(reason);
+                return Attempt::NotTaken(reason);
             }
+            failed(worker, &lease);
             worker.metrics.broken.inc();
             Attempt::Broken(Refusal::new(Code::CellFailed, format!("the connection to {reason}")))
         }
     }
 }
 
-/// A connection to one of the owner's instances: they take turns, those that have just failed come last.
+/// The instance has not answered in time, or its connection broke.
+fn failed(worker: &Worker, lease: &Lease) {
+    let ejected = lease
+        .instance()
+        .is_some_and(|instance| instance.failed(worker.flow.clock.now(), worker.flow.live.load().instances));
+    if ejected {
+        worker.metrics.ejections.inc();
+        tracing::warn!(address = %lease.address(), "an instance has failed several times in a row: it is asked last for a while");
+    }
+}
+
+/// A connection to one of the owner's instances: the tenant's own first, those that are not well last.
 async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry, wire: Wire) -> Result<Lease, String> {
-    let mut gates = worker.directory.gates(entry);
-    if gates.is_empty() {
+    let (newest, other) = worker.directory.gates(entry);
+    if newest.instances().is_empty() {
         return Err(format!("cell {} has not said where its instances are", entry.mapping.owner));
     }
-    let turn = worker.turn.get();
-    worker.turn.set(turn.wrapping_add(1));
-    let instances = gates.len();
-    gates.rotate_left(turn % instances);
-    worker.pool.healthy_first(&mut gates);
+    let (clock, options) = (worker.flow.clock, worker.flow.live.load().instances);
     // A last connection is tried even where the time for waiting is over.
-    let until = ctx.deadline.max(Instant::now() + worker.timeouts.connect);
-    let mut reasons = Vec::new();
-    for gate in &gates {
-        match worker.pool.checkout(gate, wire, until).await {
-            Ok(lease) => return Ok(lease),
-            Err(error) => {
-                worker.metrics.connect_failures.inc();
-                reasons.push(format!("{gate}: {error}"));
+    let until = ctx.deadline.max(Instant::now() + worker.live().timeouts.connect);
+    let (mut tried, mut reasons) = (Vec::new(), Vec::new());
+    for set in std::iter::once(&newest).chain(&other) {
+        while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.now(), options) {
+            let occupied = instance.occupy();
+            match worker.pool.checkout(instance.address(), wire, until).await {
+                Ok(lease) => return Ok(lease.to(occupied)),
+                Err(error) => {
+                    worker.metrics.connect_failures.inc();
+                    if error.is_of_instance() && instance.unreachable(clock.now(), options) {
+                        worker.metrics.ejections.inc();
+                    }
+                    reasons.push(format!("{}: {error}", instance.address()));
+                    tried.push(Arc::clone(instance));
+                }
             }
         }
     }
@@ -178,14 +206,14 @@ async fn answer_in_time<E>(
 ) -> Result<Sending<E>, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
-    let shorter = worker.timeouts.answer.min(worker.timeouts.body_idle);
+    let shorter = worker.live().timeouts.answer.min(worker.live().timeouts.body_idle);
     loop {
         // The body may end while this waits, and then the other limit counts: hence the shorter.
         if let Ok(answer) = tokio::time::timeout(shorter, &mut sending).await {
             return Ok(answer);
         }
         let complete = upload.is_complete();
-        let limit = if complete { worker.timeouts.answer } else { worker.timeouts.body_idle };
+        let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
         let quiet = upload.last_progress().max(began).elapsed();
         if quiet < limit {
             continue;
@@ -202,7 +230,7 @@ async fn answer_in_time<E>(
 
 /// Reads a small body whole, so that it goes out in one piece with the head.
 pub(crate) async fn read_small_body(worker: &Worker, ctx: &RequestCtx, outgoing: &Outgoing) -> Result<(), Refusal> {
-    let limit = worker.timeouts.body_idle;
+    let limit = worker.live().timeouts.body_idle;
     match tokio::time::timeout(limit, outgoing.upload.read_small()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(fault)) => Err(refusal_of(worker, ctx, fault)),

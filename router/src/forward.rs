@@ -19,6 +19,7 @@ use crate::context::{RequestCtx, Worker};
 use crate::exchange::{Attempt, Outgoing, attempt, read_small_body};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{deleted, full, resolve};
+use crate::schedule;
 use crate::table::Entry;
 
 /// How many redirects of gates one request follows.
@@ -45,20 +46,30 @@ pub(crate) async fn forward(
         if ctx.attempts == 0 {
             read_small_body(worker, ctx, outgoing).await?;
         }
-        match attempt(worker, ctx, &entry, outgoing).await {
-            Attempt::Answered(response) => return Ok(response),
+        let leave = schedule::enter(worker, ctx, &entry).await?;
+        let timed = outgoing.upload.is_complete();
+        let outcome = attempt(worker, ctx, &entry, outgoing).await;
+        let permit = leave.tell(worker, &outcome, timed);
+        match outcome {
+            Attempt::Answered(response) => return Ok(response.map(|body| body.keeping(permit))),
             Attempt::Over(refusal) => return Err(refusal),
             Attempt::Broken(refusal) => {
-                if !ctx.may_repeat || repeats == REPEATS_MAX || !outgoing.upload.can_replay() {
+                if !ctx.may_repeat
+                    || repeats == REPEATS_MAX
+                    || !outgoing.upload.can_replay()
+                    || !may_retry(worker, ctx, &entry)
+                {
                     return Err(refusal);
                 }
                 repeats += 1;
             }
             Attempt::Deleted if !has_changed(worker, &entry) => return Err(deleted(tenant)),
             Attempt::Deleted => {}
-            Attempt::Unreachable(reason) => {
+            // Nobody has had any work with it: trying again needs no budget.
+            Attempt::NotTaken(_) if rounds < ROUNDS_MAX => rounds += 1,
+            Attempt::Unreachable(reason) | Attempt::NotTaken(reason) => {
                 let unreachable = Refusal::new(Code::CellUnreachable, reason);
-                if !has_changed(worker, &entry) && rounds == ROUNDS_MAX {
+                if !has_changed(worker, &entry) && (rounds == ROUNDS_MAX || !may_retry(worker, ctx, &entry)) {
                     return Err(unreachable);
                 }
                 rounds += 1;
@@ -93,6 +104,18 @@ pub(crate) async fn forward(
             return Err(Refusal::new(Code::BodyNotReplayable, detail));
         }
     }
+}
+
+/// Whether tenant and cell have a retry left. Both pay, so that neither one tenant nor all together multiply the load.
+fn may_retry(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> bool {
+    let (flow, now) = (&worker.flow, worker.flow.clock.now());
+    let options = flow.live.load().budget;
+    let tenant_may = ctx.admitted.as_ref().is_none_or(|admitted| admitted.active.retries.retry(now, options));
+    let may = tenant_may && flow.cell(&entry.mapping.owner).retries.retry(now, options);
+    if !may {
+        worker.metrics.retries_denied.inc();
+    }
+    may
 }
 
 /// Takes a gate's word for a newer owner, if the control plane has signed it.

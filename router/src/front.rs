@@ -115,7 +115,7 @@ impl Front {
     ) -> hyper::Result<()> {
         let peer = came.peer;
         let accepted = tokio::select! {
-            accepted = tokio::time::timeout(self.options.timeouts.handshake, tls.accept(stream)) => accepted,
+            accepted = tokio::time::timeout(self.worker.live().timeouts.handshake, tls.accept(stream)) => accepted,
             () = until_closing(phase.clone()) => return Ok(()),
         };
         let Accepted { stream, http2, certified } = match accepted {
@@ -148,7 +148,7 @@ impl Front {
     ) -> hyper::Result<()> {
         let peer = came.peer;
         let first = tokio::select! {
-            first = tokio::time::timeout(self.options.timeouts.header, sniff(&stream)) => first,
+            first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&stream)) => first,
             () = until_closing(phase.clone()) => return Ok(()),
         };
         match first {
@@ -176,7 +176,7 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (limits, timeouts) = (&self.options.limits, &self.options.timeouts);
+        let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
         let strict = StrictLimits {
             head: HeadLimits { bytes_max: limits.header_bytes_max, headers_max: limits.headers_max },
             head_time: timeouts.header,
@@ -201,7 +201,7 @@ impl Front {
                 ended = connection.as_mut() => return ended,
                 changed = phase.changed() => match *phase.borrow_and_update() {
                     _ if changed.is_err() => return Ok(()),
-                    Phase::Serving | Phase::Quiescing => {}
+                    Phase::Serving | Phase::Quiescing | Phase::HandedOver => {}
                     Phase::Closing => connection.as_mut().graceful_shutdown(),
                     Phase::Cut => return Ok(()),
                 },
@@ -218,7 +218,7 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (limits, timeouts) = (&self.options.limits, &self.options.timeouts);
+        let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
         let mut builder = hyper::server::conn::http2::Builder::new(SameThread);
         builder
             .timer(TokioTimer::new())

@@ -17,28 +17,40 @@
 mod account;
 mod admin;
 mod answer;
+mod ask;
 mod body;
 mod conn;
+mod contain;
 mod context;
 mod control;
 mod directory;
 mod error;
 mod exchange;
+mod fair;
 mod feed;
+mod flow;
 mod forward;
 mod freshness;
 mod front;
+mod handover;
 mod headers;
 mod identify;
+mod instance;
 mod listen;
+mod live;
 mod metrics;
+mod moment;
+mod observe;
 mod options;
 mod patience;
 mod pipeline;
+mod policy;
 mod pool;
 mod refusal;
+mod reload;
 mod resolve;
 mod router;
+mod schedule;
 mod sharing;
 mod signing;
 mod snapshot;
@@ -54,9 +66,10 @@ mod worker;
 pub use error::Error;
 pub use feed::{Confirmed, ControlPlane, Held};
 pub use options::{
-    CertificateFiles, ContextOptions, IdentityOptions, Limits, Options, Source, Timeouts, TlsOptions, TokenOptions,
-    UpstreamOptions, UpstreamProtocol, UpstreamTlsOptions,
+    CertificateFiles, Containment, ContextOptions, Fairness, IdentityOptions, Instances, Limits, Options, Policy,
+    Source, Tiers, Timeouts, TlsOptions, TokenOptions, UpstreamOptions, UpstreamProtocol, UpstreamTlsOptions,
 };
 pub use refusal::{Code, Refusal};
+pub use reload::Difference;
 pub use router::{Addresses, Handle, Router, run};
 pub use tls::TlsError;

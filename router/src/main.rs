@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cell_router::{Error, Options};
+use cell_router::{Error, Handle, Options, Router};
 use clap::Parser;
+use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 /// Carries requests to the cells that own their tenants.
 ///
 /// Options come from the file, and then from the command line, which wins.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 #[command(name = "cell-router", version)]
 struct Cli {
     /// File with options (TOML)
@@ -47,6 +48,9 @@ struct Cli {
     /// Where the table is kept, to start from with the control plane dead
     #[arg(long, value_name = "FILE")]
     snapshot_file: Option<PathBuf>,
+    /// Where the next process asks for the listening sockets, so that a restart drops nothing
+    #[arg(long, value_name = "PATH")]
+    handover_socket: Option<PathBuf>,
     /// Threads that serve requests; 0: one for each core
     #[arg(long)]
     threads: Option<usize>,
@@ -78,6 +82,7 @@ impl Cli {
         options.listen = self.listen.unwrap_or(options.listen);
         options.admin_listen = self.admin_listen.unwrap_or(options.admin_listen);
         options.snapshot_file = self.snapshot_file.clone().or(options.snapshot_file);
+        options.handover_socket = self.handover_socket.clone().or(options.handover_socket);
         options.threads = self.threads.unwrap_or(options.threads);
         Ok(options)
     }
@@ -92,7 +97,7 @@ fn main() -> ExitCode {
             "a level, or target=level, with commas",
         );
     }
-    match cli.options().and_then(|options| serve(options, cli.check)) {
+    match cli.options().and_then(|options| serve(options, &cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.code(), &error.to_string(), error.hint()),
     }
@@ -109,12 +114,13 @@ fn start_log(cli: &Cli) -> Result<(), String> {
     Ok(())
 }
 
-fn serve(options: Options, check: bool) -> Result<(), Error> {
+fn serve(options: Options, cli: &Cli) -> Result<(), Error> {
     options.check()?;
-    if check {
+    if cli.check {
         say("the options are in order");
         return Ok(());
     }
+    let again = cli.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -123,8 +129,23 @@ fn serve(options: Options, check: bool) -> Result<(), Error> {
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(stop_on_signal(shutdown.clone()));
-        cell_router::run(options, shutdown).await
+        // From here on SIGHUP does not end the process any more, not even while the table is loaded.
+        let hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+        let router = Router::bind(options, Registry::default())?;
+        tokio::spawn(reload_on_signal(hangup, router.handle(), again));
+        router.run(shutdown).await
     })
+}
+
+/// SIGHUP reads the options again.
+async fn reload_on_signal(hangup: std::io::Result<tokio::signal::unix::Signal>, router: Handle, cli: Cli) {
+    let Ok(mut hangup) = hangup else {
+        return tracing::error!("cannot listen for SIGHUP: options are taken at the next start alone");
+    };
+    while hangup.recv().await.is_some() {
+        // What is wrong has been logged, and leaves the options as they are.
+        let _differences = router.reload(cli.options());
+    }
 }
 
 /// SIGTERM and SIGINT stop the router; the second one stops it at once.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
+use cell_model::Tier;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::directory::Directory;
+use crate::flow::Flow;
 use crate::refusal::Code;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,9 +27,29 @@ struct WorkerLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabel {
+    worker: u32,
+    tier: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     worker: u32,
+    tier: &'static str,
     outcome: &'static str,
+}
+
+/// What a tenant has paid for, as a label; the first stands for requests of which that is not known.
+const TIERS: [&str; 5] = ["none", "bronze", "silver", "gold", "platinum"];
+
+fn tier_index(tier: Option<Tier>) -> usize {
+    match tier {
+        None => 0,
+        Some(Tier::Bronze) => 1,
+        Some(Tier::Silver) => 2,
+        Some(Tier::Gold) => 3,
+        Some(Tier::Platinum) => 4,
+    }
 }
 
 #[derive(Clone)]
@@ -46,8 +68,9 @@ impl MetricConstructor<Histogram> for Seconds {
 #[derive(Clone)]
 pub(crate) struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
-    durations: Family<WorkerLabel, Histogram, Seconds>,
+    durations: Family<TierLabel, Histogram, Seconds>,
     held_seconds: Family<WorkerLabel, Histogram, Seconds>,
+    queued_seconds: Family<WorkerLabel, Histogram, Seconds>,
     in_flight: Family<WorkerLabel, Gauge>,
     stale_redirects: Family<WorkerLabel, Counter>,
     not_executed: Family<WorkerLabel, Counter>,
@@ -55,7 +78,15 @@ pub(crate) struct Metrics {
     connect_failures: Family<WorkerLabel, Counter>,
     broken: Family<WorkerLabel, Counter>,
     untrusted_mappings: Family<WorkerLabel, Counter>,
+    breaker_refusals: Family<WorkerLabel, Counter>,
+    breaker_openings: Family<WorkerLabel, Counter>,
+    retries_denied: Family<WorkerLabel, Counter>,
+    ejections: Family<WorkerLabel, Counter>,
     connections: Family<WorkerLabel, Gauge>,
+    pub(crate) reloads: Counter,
+    pub(crate) log_lines_left_out: Counter,
+    pub(crate) peer_failures: Counter,
+    pub(crate) reloads_refused: Counter,
     tls_failures: Family<WorkerLabel, Counter>,
     abusive_connections: Family<WorkerLabel, Counter>,
     tunnels: Family<WorkerLabel, Gauge>,
@@ -63,6 +94,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_reload_failures: Counter,
     pub(crate) jwks_failures: Counter,
     pub(crate) watch_disconnects: Counter,
+    pub(crate) check_failures: Counter,
     pub(crate) confirm_failures: Counter,
     pub(crate) snapshot_failures: Counter,
     /// Unix time in seconds of the last written file.
@@ -70,11 +102,12 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &mut Registry, directory: Arc<Directory>) -> Self {
+    pub(crate) fn register(registry: &mut Registry, directory: Arc<Directory>, flow: Arc<Flow>) -> Self {
         let metrics = Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(Seconds { from: 0.000_25, buckets: 16 }),
             held_seconds: Family::new_with_constructor(Seconds { from: 0.001, buckets: 14 }),
+            queued_seconds: Family::new_with_constructor(Seconds { from: 0.001, buckets: 14 }),
             in_flight: Family::default(),
             stale_redirects: Family::default(),
             not_executed: Family::default(),
@@ -82,7 +115,15 @@ impl Metrics {
             connect_failures: Family::default(),
             broken: Family::default(),
             untrusted_mappings: Family::default(),
+            breaker_refusals: Family::default(),
+            breaker_openings: Family::default(),
+            retries_denied: Family::default(),
+            ejections: Family::default(),
             connections: Family::default(),
+            reloads: Counter::default(),
+            log_lines_left_out: Counter::default(),
+            peer_failures: Counter::default(),
+            reloads_refused: Counter::default(),
             tls_failures: Family::default(),
             abusive_connections: Family::default(),
             tunnels: Family::default(),
@@ -90,6 +131,7 @@ impl Metrics {
             tls_reload_failures: Counter::default(),
             jwks_failures: Counter::default(),
             watch_disconnects: Counter::default(),
+            check_failures: Counter::default(),
             confirm_failures: Counter::default(),
             snapshot_failures: Counter::default(),
             snapshot_written: Gauge::default(),
@@ -107,6 +149,20 @@ impl Metrics {
             m.durations,
         );
         registry.register("hold_duration_seconds", "How long held requests waited for a move", m.held_seconds);
+        registry.register(
+            "queue_duration_seconds",
+            "How long requests waited for their turn in a cell",
+            m.queued_seconds,
+        );
+        registry.register("breaker_refusals", "Requests that an open breaker has refused", m.breaker_refusals);
+        registry.register("breaker_openings", "Times that a breaker has opened", m.breaker_openings);
+        registry.register("retries_denied", "Retries for which no budget was left", m.retries_denied);
+        registry.register(
+            "instance_ejections",
+            "Times that an instance was put last for its failures",
+            m.ejections,
+        );
+        registry.register("instance_check_failures", "Health checks of instances that failed", m.check_failures);
         registry.register("requests_in_flight", "Requests whose answer has not gone to its end", m.in_flight);
         registry.register("stale_redirects", "Answers 421 of gates: the table was behind", m.stale_redirects);
         registry.register(
@@ -119,6 +175,22 @@ impl Metrics {
         registry.register("broken_exchanges", "Connections that broke after a request was sent", m.broken);
         registry.register("untrusted_mappings", "Mappings from gates that were not believed", m.untrusted_mappings);
         registry.register("client_connections", "Open connections of clients", m.connections);
+        registry.register(
+            "peer_failures",
+            "Times that another router did not say what it sees: its part of rates is left to it",
+            m.peer_failures,
+        );
+        registry.register(
+            "access_log_lines_left_out",
+            "Requests that are not in the access log, because it is slower than they come or cannot be written",
+            m.log_lines_left_out,
+        );
+        registry.register("reloads", "Times that options were read again and taken", m.reloads);
+        registry.register(
+            "reloads_refused",
+            "Times that options were read again and were wrong",
+            m.reloads_refused,
+        );
         registry.register("tls_failures", "TLS handshakes of clients that failed", m.tls_failures);
         registry.register(
             "abusive_connections",
@@ -142,19 +214,25 @@ impl Metrics {
             m.snapshot_written,
         );
         registry.register_collector(Box::new(TableCollector(directory)));
+        registry.register_collector(Box::new(FlowCollector(flow)));
         metrics
     }
 
     /// The series of one thread.
     pub(crate) fn worker(&self, worker: u32) -> WorkerMetrics {
         let label = WorkerLabel { worker };
-        let outcome = |outcome| self.requests.get_or_create_owned(&OutcomeLabel { worker, outcome });
+        let outcome = |tier, outcome| self.requests.get_or_create_owned(&OutcomeLabel { worker, tier, outcome });
         WorkerMetrics {
-            answered: outcome("answered"),
-            failed_by_cell: outcome("answered_5xx"),
-            refused: Code::ALL.map(|code| outcome(code.as_str())),
-            durations: self.durations.get_or_create_owned(&label),
+            answered: TIERS.map(|tier| outcome(tier, "answered")),
+            failed_by_cell: TIERS.map(|tier| outcome(tier, "answered_5xx")),
+            refused: Code::ALL.map(|code| TIERS.map(|tier| outcome(tier, code.as_str()))),
+            durations: TIERS.map(|tier| self.durations.get_or_create_owned(&TierLabel { worker, tier })),
             held_seconds: self.held_seconds.get_or_create_owned(&label),
+            queued_seconds: self.queued_seconds.get_or_create_owned(&label),
+            breaker_refusals: self.breaker_refusals.get_or_create_owned(&label),
+            breaker_openings: self.breaker_openings.get_or_create_owned(&label),
+            retries_denied: self.retries_denied.get_or_create_owned(&label),
+            ejections: self.ejections.get_or_create_owned(&label),
             in_flight: self.in_flight.get_or_create_owned(&label),
             stale_redirects: self.stale_redirects.get_or_create_owned(&label),
             not_executed: self.not_executed.get_or_create_owned(&label),
@@ -173,12 +251,17 @@ impl Metrics {
 
 /// The series of one thread, resolved.
 pub(crate) struct WorkerMetrics {
-    answered: Counter<u64, AtomicU64>,
-    failed_by_cell: Counter<u64, AtomicU64>,
-    refused: [Counter<u64, AtomicU64>; Code::ALL.len()],
-    durations: Histogram,
+    answered: [Counter<u64, AtomicU64>; TIERS.len()],
+    failed_by_cell: [Counter<u64, AtomicU64>; TIERS.len()],
+    refused: [[Counter<u64, AtomicU64>; TIERS.len()]; Code::ALL.len()],
+    durations: [Histogram; TIERS.len()],
     held_seconds: Histogram,
+    queued_seconds: Histogram,
     in_flight: Gauge,
+    pub(crate) breaker_refusals: Counter,
+    pub(crate) breaker_openings: Counter,
+    pub(crate) retries_denied: Counter,
+    pub(crate) ejections: Counter,
     pub(crate) stale_redirects: Counter,
     pub(crate) not_executed: Counter,
     pub(crate) replays: Counter,
@@ -196,23 +279,30 @@ impl WorkerMetrics {
     /// A request has begun.
     pub(crate) fn open(&self, began: Instant) -> Open {
         self.in_flight.inc();
-        Open { began, durations: self.durations.clone(), in_flight: self.in_flight.clone() }
+        Open { began, durations: self.durations[0].clone(), in_flight: self.in_flight.clone() }
+    }
+
+    /// It is known whose the request is.
+    pub(crate) fn set_tier(&self, open: &mut Open, tier: Option<Tier>) {
+        open.durations = self.durations[tier_index(tier)].clone();
     }
 
     /// A cell has answered.
-    pub(crate) fn count_answer(&self, status: http::StatusCode) {
-        if status.is_server_error() {
-            self.failed_by_cell.inc()
-        } else {
-            self.answered.inc()
-        };
+    pub(crate) fn count_answer(&self, status: http::StatusCode, tier: Option<Tier>) {
+        let outcomes = if status.is_server_error() { &self.failed_by_cell } else { &self.answered };
+        outcomes[tier_index(tier)].inc();
     }
 
     /// The router has answered.
-    pub(crate) fn count_refusal(&self, code: Code) {
+    pub(crate) fn count_refusal(&self, code: Code, tier: Option<Tier>) {
         if let Some(at) = Code::ALL.iter().position(|other| *other == code) {
-            self.refused[at].inc();
+            self.refused[at][tier_index(tier)].inc();
         }
+    }
+
+    /// A request waited for its turn.
+    pub(crate) fn count_queued(&self, waited: Duration) {
+        self.queued_seconds.observe(waited.as_secs_f64());
     }
 
     /// A request was held for a move.
@@ -268,5 +358,86 @@ impl Collector for TableCollector {
             )?)?;
         }
         Ok(())
+    }
+}
+
+/// What is read off cells and tenants when somebody asks: a series for each cell, none for each tenant.
+struct FlowCollector(Arc<Flow>);
+
+impl fmt::Debug for FlowCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FlowCollector")
+    }
+}
+
+impl Collector for FlowCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let flow = &self.0;
+        let active = ConstGauge::new(flow.tenants.count() as f64);
+        let gauge = prometheus_client::metrics::MetricType::Gauge;
+        active.encode(encoder.encode_descriptor(
+            "active_tenants",
+            "Tenants of which something is kept",
+            None,
+            gauge,
+        )?)?;
+        let mut cells = Vec::new();
+        flow.for_each_cell(|id, cell| {
+            let scheduler = &cell.scheduler;
+            let open = f64::from(u8::from(!cell.breaker.is_closed()));
+            let values =
+                [f64::from(scheduler.limit()), scheduler.in_flight() as f64, scheduler.waiting() as f64, open];
+            cells.push((id.to_string(), values));
+        });
+        let described = [
+            ("cell_concurrency_limit", "Requests that a cell gets at once now"),
+            ("cell_requests", "Requests that a cell has now"),
+            ("cell_queued_requests", "Requests that wait for their turn in a cell"),
+            ("cell_breaker_open", "Whether no requests are sent to a cell, for want of connections"),
+        ];
+        for (at, (name, help)) in described.into_iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, None, gauge)?;
+            for (cell, values) in &cells {
+                ConstGauge::new(values[at]).encode(family.encode_family(&[("cell", cell.as_str())])?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::TenantId;
+
+    use super::*;
+    use crate::live::Live;
+    use crate::options::Options;
+    use crate::waiting::Waiters;
+
+    #[test]
+    fn a_hundred_thousand_active_tenants_add_no_series() {
+        let directory = Arc::new(Directory::new(Waiters::new(1, 1), Waiters::new(1, 1), Duration::from_secs(1)));
+        let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock());
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));
+        let worker = metrics.worker(0);
+        let series = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text.lines().filter(|line| !line.starts_with('#')).count()
+        };
+        let before = series(&registry);
+        for n in 0..100_000_u32 {
+            let tenant = TenantId::new(format!("t-{n}")).unwrap();
+            flow.tenants.of(&tenant).count();
+            let tier = [None, Some(Tier::Bronze), Some(Tier::Gold)][n as usize % 3];
+            let mut open = worker.open(Instant::now());
+            worker.set_tier(&mut open, tier);
+            worker.count_answer(http::StatusCode::OK, tier);
+            worker.count_refusal(Code::ALL[n as usize % Code::ALL.len()], tier);
+        }
+        assert_eq!(flow.tenants.count(), 100_000);
+        assert_eq!(series(&registry), before);
+        assert!(before < 500, "{before} series for one thread");
     }
 }

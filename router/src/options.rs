@@ -2,6 +2,7 @@
 
 mod duration;
 mod edge;
+mod flow;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub use edge::{
     CertificateFiles, ContextOptions, IdentityOptions, Source, TlsOptions, TokenOptions, UpstreamOptions,
     UpstreamProtocol, UpstreamTlsOptions,
 };
+
+pub use flow::{Containment, Fairness, Instances, Policy, Tiers};
 
 /// Everything that a router is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +47,10 @@ pub struct Options {
     pub domains: Vec<String>,
     /// Where the table is kept, so that a router starts with the control plane dead. None: nowhere.
     pub snapshot_file: Option<PathBuf>,
+    /// Where a new process asks for the listening sockets, so that a restart drops nothing. None: it cannot.
+    pub handover_socket: Option<PathBuf>,
+    /// Where a line of JSON is written for each request. None: nowhere.
+    pub access_log: Option<PathBuf>,
     /// Threads that serve requests. 0: one for each core.
     pub threads: usize,
     /// What names a request's tenant.
@@ -58,6 +65,12 @@ pub struct Options {
     pub limits: Limits,
     /// How long anything.
     pub timeouts: Timeouts,
+    /// Who may ask how much, and who is next.
+    pub fairness: Fairness,
+    /// What is left alone when it fails.
+    pub containment: Containment,
+    /// Which instance of a cell a request goes to.
+    pub instances: Instances,
 }
 
 /// How much of anything. Counts are for the whole process unless they say otherwise.
@@ -84,6 +97,8 @@ pub struct Limits {
     pub held_per_tenant_max: usize,
     /// Most requests that wait for moves.
     pub held_max: usize,
+    /// Requests that each thread remembers, for `/debug/request/<id>`.
+    pub remembered_requests: usize,
     /// Most connections of one thread to one instance of a cell.
     pub connections_per_instance_max: usize,
     /// Idle connections of one thread to one instance that are kept.
@@ -157,6 +172,8 @@ impl Default for Options {
             trusted_keys: Vec::new(),
             domains: Vec::new(),
             snapshot_file: None,
+            handover_socket: None,
+            access_log: None,
             threads: 0,
             identity: IdentityOptions::default(),
             upstream: UpstreamOptions::default(),
@@ -164,6 +181,9 @@ impl Default for Options {
             tls: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            fairness: Fairness::default(),
+            containment: Containment::default(),
+            instances: Instances::default(),
         }
     }
 }
@@ -181,6 +201,7 @@ impl Default for Limits {
             tunnels_max: 8_000,
             held_per_tenant_max: 1_000,
             held_max: 10_000,
+            remembered_requests: 4_096,
             connections_per_instance_max: 1_024,
             idle_per_instance_max: 128,
         }
@@ -260,6 +281,11 @@ impl Options {
         let domains = Domains::new(&self.domains)
             .map_err(|domain| invalid("domains", format!("{domain:?} is not a domain")))?;
         self.check_limits()?;
+        let broken =
+            self.fairness.broken().or_else(|| self.containment.broken()).or_else(|| self.instances.broken());
+        if let Some((option, rule)) = broken {
+            return Err(Error::InvalidOption { option, rule });
+        }
         let broken = |(option, rule): (&str, String)| invalid(option, rule);
         let identity = IdentityRules::new(&self.identity, domains).map_err(broken)?;
         let tokens = self.identity.token.as_ref().map(TokenRules::new).transpose().map_err(broken)?;

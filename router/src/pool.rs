@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::body::UploadBody;
 use crate::front::SameThread;
+use crate::instance::{Instance, Occupied};
 use crate::tls::TlsBack;
 
 /// What a client's body is on its way to a cell.
@@ -35,8 +36,6 @@ pub(crate) struct PoolLimits {
     pub(crate) connect: Duration,
 }
 
-/// For how long an instance that took no connection is asked last.
-const SHUNNED: Duration = Duration::from_secs(1);
 /// What hyper may buffer of an answer, and the size of the pieces of a body.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -70,6 +69,13 @@ pub(crate) enum ConnectError {
     Tls(std::io::Error),
 }
 
+impl ConnectError {
+    /// Whether it says something about the instance, and not about us.
+    pub(crate) fn is_of_instance(&self) -> bool {
+        !matches!(self, Self::Busy(_))
+    }
+}
+
 /// The connections of one thread.
 pub(crate) struct Pool {
     limits: PoolLimits,
@@ -84,7 +90,6 @@ struct Host {
     /// Somebody opens a connection that many will share.
     opening: Option<Rc<Notify>>,
     open: usize,
-    failed_at: Option<Instant>,
 }
 
 struct Idle {
@@ -131,9 +136,8 @@ impl Pool {
                         return Ok(self.lease(address, Leased::Alone(connection)));
                     }
                 }
-                let connection = self.open_alone(address, until).await;
-                self.note(address, connection.as_ref().err());
-                connection.map(|connection| self.lease(address, Leased::Alone(connection)))
+                let connection = self.open_alone(address, until).await?;
+                Ok(self.lease(address, Leased::Alone(connection)))
             }
             Wire::Http2 => self.checkout_shared(address, until).await,
         }
@@ -165,31 +169,9 @@ impl Pool {
             }
         }
         let _opened = Opened { pool: self, address };
-        let opened = self.open_shared(address, until).await;
-        self.note(address, opened.as_ref().err());
-        let shared = opened?;
+        let shared = self.open_shared(address, until).await?;
         self.hosts.borrow_mut().entry(Arc::clone(address)).or_default().shared.push(Rc::clone(&shared));
         Ok(self.share(address, shared))
-    }
-
-    /// Remembers whether the instance takes connections.
-    fn note(&self, address: &Arc<str>, error: Option<&ConnectError>) {
-        let mut hosts = self.hosts.borrow_mut();
-        let host = hosts.entry(Arc::clone(address)).or_default();
-        match error {
-            None => host.failed_at = None,
-            Some(ConnectError::Busy(_)) => {}
-            Some(_) => host.failed_at = Some(Instant::now()),
-        }
-    }
-
-    /// Puts the instances that have just failed behind the others.
-    pub(crate) fn healthy_first(&self, addresses: &mut [Arc<str>]) {
-        let hosts = self.hosts.borrow();
-        let shunned = |address: &Arc<str>| {
-            hosts.get(address).and_then(|host| host.failed_at).is_some_and(|at| at.elapsed() < SHUNNED)
-        };
-        addresses.sort_by_key(shunned);
     }
 
     /// Closes what has been idle for too long and forgets instances that nothing is known of any more.
@@ -204,13 +186,12 @@ impl Pool {
                 }
                 !rested && !shared.sender.is_closed()
             });
-            let failed = host.failed_at.is_some_and(|at| at.elapsed() < SHUNNED);
-            host.open > 0 || host.opening.is_some() || !host.idle.is_empty() || failed
+            host.open > 0 || host.opening.is_some() || !host.idle.is_empty()
         });
     }
 
     fn lease(self: &Rc<Self>, address: &Arc<str>, leased: Leased) -> Lease {
-        Lease { pool: Rc::clone(self), address: Arc::clone(address), leased: Some(leased) }
+        Lease { pool: Rc::clone(self), address: Arc::clone(address), leased: Some(leased), occupied: None }
     }
 
     fn share(self: &Rc<Self>, address: &Arc<str>, shared: Rc<Shared>) -> Lease {
@@ -354,6 +335,8 @@ pub(crate) struct Lease {
     pool: Rc<Pool>,
     address: Arc<str>,
     leased: Option<Leased>,
+    /// The instance counts it until it is dropped.
+    occupied: Option<Occupied>,
 }
 
 enum Leased {
@@ -364,6 +347,18 @@ enum Leased {
 const LEASED: &str = "a lease has its connection until it is done";
 
 impl Lease {
+    /// Counted by its instance from now on.
+    #[must_use]
+    pub(crate) fn to(mut self, occupied: Occupied) -> Self {
+        self.occupied = Some(occupied);
+        self
+    }
+
+    /// The instance that it goes to.
+    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
+        self.occupied.as_ref().map(Occupied::instance)
+    }
+
     /// Where it goes to.
     pub(crate) fn address(&self) -> &Arc<str> {
         &self.address

@@ -43,6 +43,14 @@ pub enum Code {
     CellTimeout,
     /// The cell refused the request, and its body is too large to be sent again from here; it has not run.
     BodyNotReplayable,
+    /// The tenant asks more often than it may.
+    RateLimited,
+    /// The tenant has as many requests on their way as it may.
+    TenantBusy,
+    /// The tenant's cell has as many requests as it can do, and the turn has not come.
+    CellBusy,
+    /// Requests like this one have failed lately, and none is sent for a while.
+    BreakerOpen,
     /// The head of the request is larger than the limit.
     HeaderTooLarge,
     /// The head of the request did not come in time.
@@ -61,7 +69,7 @@ pub enum Code {
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::TenantMissing,
         Self::TenantAmbiguous,
         Self::TenantInvalid,
@@ -78,6 +86,10 @@ impl Code {
         Self::CellFailed,
         Self::CellTimeout,
         Self::BodyNotReplayable,
+        Self::RateLimited,
+        Self::TenantBusy,
+        Self::CellBusy,
+        Self::BreakerOpen,
         Self::HeaderTooLarge,
         Self::HeaderTimeout,
         Self::TenantMismatch,
@@ -107,6 +119,10 @@ impl Code {
             Self::CellFailed => "CELL_FAILED",
             Self::CellTimeout => "CELL_TIMEOUT",
             Self::BodyNotReplayable => "BODY_NOT_REPLAYABLE",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::TenantBusy => "TENANT_BUSY",
+            Self::CellBusy => "CELL_BUSY",
+            Self::BreakerOpen => "BREAKER_OPEN",
             Self::HeaderTooLarge => "HEADER_TOO_LARGE",
             Self::HeaderTimeout => "HEADER_TIMEOUT",
             Self::TenantMismatch => "TENANT_MISMATCH",
@@ -138,7 +154,11 @@ impl Code {
             | Self::CellRefused
             | Self::TokenKeysUnavailable
             | Self::TunnelsFull
-            | Self::BodyNotReplayable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::BodyNotReplayable
+            | Self::TenantBusy
+            | Self::CellBusy
+            | Self::BreakerOpen => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::CellFailed => StatusCode::BAD_GATEWAY,
             Self::CellTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -197,6 +217,12 @@ impl Code {
                 "it may or may not have run: read before you write again, or send an `Idempotency-Key` from the start"
             }
             Self::BodyNotReplayable => "send the request again: it has not run",
+            Self::RateLimited => "wait for as long as `Retry-After` says; the request has not run",
+            Self::TenantBusy => "have fewer requests at once, and try again: the request has not run",
+            Self::CellBusy => "try again: the request has not run",
+            Self::BreakerOpen => {
+                "try again after `Retry-After`: the request has not run; `cellctl get cells` shows the cell"
+            }
             Self::HeaderTooLarge => {
                 "send fewer or shorter header fields, or raise `limits.header-bytes-max` and `limits.headers-max` of the router"
             }
@@ -219,7 +245,7 @@ impl Code {
     #[must_use]
     pub const fn retry_after(self) -> Option<Duration> {
         match self.status() {
-            StatusCode::SERVICE_UNAVAILABLE => Some(Duration::from_secs(1)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -232,6 +258,8 @@ pub struct Refusal {
     pub code: Code,
     /// What happened, in one sentence.
     pub detail: String,
+    /// When to try again, where that is known better than from the code.
+    pub retry_after: Option<Duration>,
 }
 
 #[derive(Serialize)]
@@ -247,7 +275,13 @@ struct Problem<'a> {
 impl Refusal {
     /// A refusal with its sentence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), retry_after: None }
+    }
+
+    /// With the time after which it may be tried again.
+    #[must_use]
+    pub fn after(self, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..self }
     }
 
     /// The answer to a gRPC client: a status without a message (the answer has only trailers, and these in its head).
@@ -264,7 +298,7 @@ impl Refusal {
         if let Ok(hint) = HeaderValue::from_str(self.code.hint()) {
             headers.insert("cellway-hint", hint);
         }
-        if let Some(after) = self.code.retry_after() {
+        if let Some(after) = self.retry_after.or(self.code.retry_after()) {
             headers.insert("grpc-retry-pushback-ms", HeaderValue::from(after.as_secs() * 1_000));
         }
         response
@@ -290,7 +324,7 @@ impl Refusal {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(after) = self.code.retry_after() {
+        if let Some(after) = self.retry_after.or(self.code.retry_after()) {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         response
@@ -331,7 +365,8 @@ mod tests {
     fn only_what_may_pass_by_itself_says_when_to_try_again() {
         for code in Code::ALL {
             let response = Refusal::new(code, "x").into_response("r");
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), response.status() == 503, "{}", code.as_str());
+            let passes = response.status() == 503 || response.status() == 429;
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), passes, "{}", code.as_str());
         }
     }
 }

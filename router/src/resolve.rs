@@ -15,6 +15,7 @@ use cell_model::{Hold, Mapping, MappingState, TenantId};
 use tokio::time::Instant;
 
 use crate::context::{RequestCtx, Worker};
+use crate::policy;
 use crate::refusal::{Code, Refusal};
 use crate::table::Entry;
 use crate::waiting::Full;
@@ -23,7 +24,11 @@ use crate::waiting::Full;
 const ASSURANCE_MAX: Duration = Duration::from_millis(500);
 
 /// The entry to go by, after whatever waiting it asks for.
-pub(crate) async fn resolve(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Arc<Entry>, Refusal> {
+pub(crate) async fn resolve(
+    worker: &Worker,
+    ctx: &mut RequestCtx,
+    tenant: &TenantId,
+) -> Result<Arc<Entry>, Refusal> {
     let entry = match worker.directory.find(tenant) {
         Some(entry) => entry,
         None => unknown(worker, ctx, tenant).await?,
@@ -31,8 +36,12 @@ pub(crate) async fn resolve(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId
     if entry.mapping.state == MappingState::Deleted {
         return Err(deleted(tenant));
     }
+    policy::admit(worker, ctx, &entry)?;
     if must_wait(&entry.mapping, ctx.is_write) && worker.directory.is_fresh(Instant::now()) {
-        return hold(worker, ctx, tenant).await;
+        let began = Instant::now();
+        let held = hold(worker, ctx, tenant).await;
+        ctx.held += began.elapsed();
+        return held;
     }
     Ok(entry)
 }

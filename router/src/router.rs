@@ -17,9 +17,17 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::control::Control;
 use crate::directory::Directory;
+use crate::fair::fleet;
 use crate::feed::{self, ControlPlane};
+use crate::flow::Flow;
+use crate::handover::{self, Giver, Inherited, Old};
+use crate::instance::check;
+use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::observe::log::Log;
+use crate::observe::recent::Recent;
 use crate::options::{Checked, Options};
+use crate::reload::{Difference, Reload};
 use crate::sharing::Sharing;
 use crate::signing::Signer;
 use crate::snapshot::{self, SnapshotError};
@@ -44,6 +52,7 @@ pub struct Handle {
     addresses: Addresses,
     connections: Arc<AtomicUsize>,
     directory: Arc<Directory>,
+    reload: Arc<Reload>,
 }
 
 impl Handle {
@@ -71,6 +80,14 @@ impl Handle {
         self.directory.find(tenant).map(|entry| entry.mapping.clone())
     }
 
+    /// Takes other options, or leaves everything as it is. Answers what differs, and what of that waits for a restart.
+    ///
+    /// # Errors
+    /// The error that is given, or the first rule that the options break.
+    pub fn reload(&self, options: Result<Options, Error>) -> Result<Vec<Difference>, Error> {
+        self.reload.take(options)
+    }
+
     /// How many connections of clients are open.
     #[must_use]
     pub fn client_connections(&self) -> usize {
@@ -96,13 +113,48 @@ pub struct Router {
     checked: Checked,
     control: Arc<dyn ControlPlane>,
     directory: Arc<Directory>,
+    flow: Arc<Flow>,
     metrics: Metrics,
     admin: Arc<Admin>,
     edge: Edge,
     connections: Arc<AtomicUsize>,
-    listeners: Vec<std::net::TcpListener>,
-    admin_listener: std::net::TcpListener,
+    reload: Arc<Reload>,
+    sockets: Sockets,
     addresses: Addresses,
+}
+
+/// What a router listens at.
+struct Sockets {
+    listeners: Vec<std::net::TcpListener>,
+    admin: std::net::TcpListener,
+    /// The process that they come from, and that still serves.
+    old: Option<Old>,
+}
+
+impl Sockets {
+    /// Those of the process that runs, or new ones.
+    fn open(options: &Options) -> Result<Self, Error> {
+        if let Some(path) = &options.handover_socket {
+            let taken = handover::take_over(path, options.listen, options.admin_listen);
+            let taken = taken.map_err(|source| Error::HandOver { path: path.clone(), source })?;
+            if let Some(Inherited { mut listeners, admin, old }) = taken {
+                tracing::info!(path = %path.display(), sockets = listeners.len(), "taking over from the process that runs");
+                // Every socket that is shared gets its part of the connections, so that none may be left without a thread.
+                for index in listeners.len()..options.worker_count() {
+                    let again = listeners[index % listeners.len()].try_clone();
+                    listeners.push(again.map_err(|source| Error::HandOver { path: path.clone(), source })?);
+                }
+                return Ok(Self { listeners, admin, old: Some(old) });
+            }
+        }
+        let listeners = listen::listen_shared(options.listen, options.worker_count())?;
+        Ok(Self { listeners, admin: listen::listen_alone(options.admin_listen)?, old: None })
+    }
+
+    /// All of them, for the next process.
+    fn for_the_next(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+        self.listeners.iter().chain([&self.admin]).map(std::net::TcpListener::try_clone).collect()
+    }
 }
 
 /// Runs a router until `shutdown`, and then until its requests have finished.
@@ -136,14 +188,13 @@ impl Router {
     ) -> Result<Self, Error> {
         let checked = options.checked()?;
         let edge = Edge::load(&options)?;
-        let listeners = listen::listen_shared(options.listen, options.worker_count())?;
-        let admin_listener = listen::listen_alone(options.admin_listen)?;
+        let sockets = Sockets::open(&options)?;
         let address_of = |listener: &std::net::TcpListener, address| {
             listener.local_addr().map_err(|source| Error::Listen { address, source })
         };
         let addresses = Addresses {
-            listen: address_of(&listeners[0], options.listen)?,
-            admin: address_of(&admin_listener, options.admin_listen)?,
+            listen: address_of(&sockets.listeners[0], options.listen)?,
+            admin: address_of(&sockets.admin, options.admin_listen)?,
         };
         let waiters = Waiters::new(options.limits.held_per_tenant_max, options.limits.held_max);
         let tunnels = Waiters::new(options.limits.tunnels_per_tenant_max, options.limits.tunnels_max);
@@ -151,24 +202,36 @@ impl Router {
         if let Some(path) = &options.snapshot_file {
             load(path, &directory);
         }
-        let metrics = Metrics::register(&mut registry, Arc::clone(&directory));
+        let flow = Flow::new(Live::new(&options), directory.instances.clock());
+        let metrics = Metrics::register(&mut registry, Arc::clone(&directory), Arc::clone(&flow));
+        let reload = Reload::new(
+            options.clone(),
+            Arc::clone(&flow),
+            metrics.reloads.clone(),
+            metrics.reloads_refused.clone(),
+        );
+        let reload = Arc::new(reload);
         let admin = Arc::new(Admin {
             directory: Arc::clone(&directory),
             registry: Arc::new(registry),
+            flow: Arc::clone(&flow),
+            recent: Arc::new(Recent::new(options.limits.remembered_requests)),
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
+        let connections = Arc::default();
         Ok(Self {
             options,
             checked,
             control,
             directory,
+            flow,
             metrics,
             admin,
             edge,
-            connections: Arc::default(),
-            listeners,
-            admin_listener,
+            connections,
+            reload,
+            sockets,
             addresses,
         })
     }
@@ -180,6 +243,7 @@ impl Router {
             addresses: self.addresses,
             connections: Arc::clone(&self.connections),
             directory: Arc::clone(&self.directory),
+            reload: Arc::clone(&self.reload),
         }
     }
 
@@ -190,7 +254,15 @@ impl Router {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);
-        let threads = Sharing::among(self.listeners.len()).into_iter().zip(self.listeners);
+        let mut background = self.background(&shutdown)?;
+        let (log, writer) = Log::open(self.options.access_log.clone(), self.metrics.log_lines_left_out.clone());
+        let writing = writer.map(|writer| tokio::spawn(writer.run()));
+        let giver = self.giver()?;
+        let Sockets { listeners, admin, old } = self.sockets;
+        if old.is_some() {
+            until_it_can_serve(&self.directory).await;
+        }
+        let threads = Sharing::among(listeners.len()).into_iter().zip(listeners);
         for (index, (sharing, listener)) in (0..).zip(threads) {
             let seed = Seed {
                 index,
@@ -205,49 +277,101 @@ impl Router {
                 connections: Arc::clone(&self.connections),
                 trusted: self.checked.trusted.clone(),
                 directory: Arc::clone(&self.directory),
+                flow: Arc::clone(&self.flow),
+                ring: self.admin.recent.ring(),
+                log: log.clone(),
                 metrics: self.metrics.clone(),
                 phase: seen.clone(),
             };
             worker::start(seed, alive.clone()).map_err(|source| Error::StartWorker { source })?;
         }
         drop(alive);
-        let mut background = JoinSet::new();
-        let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
-        // Counted before anything can change: what comes from now on is not yet in the file.
-        let on_file = directory.changes();
-        background.spawn(feed::follow(Arc::clone(directory), Arc::clone(&self.control), metrics.clone()));
-        let interval = timeouts.confirm_interval;
-        background.spawn(feed::confirm(
-            Arc::clone(directory),
-            Arc::clone(&self.control),
-            metrics.clone(),
-            interval,
-        ));
-        self.edge.keep_up(&mut background, &self.options, metrics, &shutdown)?;
-        let admin_listener = TcpListener::from_std(self.admin_listener)
+        let admin = TcpListener::from_std(admin)
             .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
-        background.spawn(Arc::clone(&self.admin).serve(admin_listener));
-        if let Some(path) = self.options.snapshot_file.clone() {
-            let interval = timeouts.snapshot_interval;
-            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
+        let answering = background.spawn(Arc::clone(&self.admin).serve(admin));
+        if let Some(old) = old
+            && let Err(error) = old.ready()
+        {
+            tracing::warn!(%error, "the process that ran before is gone already");
         }
-        tracing::info!(name = self.options.name, listen = %self.addresses.listen, admin = %self.addresses.admin, "routing");
-        let failed = tokio::select! {
-            () = shutdown.cancelled() => false,
-            _ = ended.recv() => true,
+        let name = &self.options.name;
+        tracing::info!(name, listen = %self.addresses.listen, admin = %self.addresses.admin, "routing");
+        let handed_over = async {
+            match giver {
+                Some(giver) => giver.handed_over().await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = tokio::select! {
+            () = shutdown.cancelled() => End::Stopped,
+            () = handed_over => End::HandedOver,
+            _ = ended.recv() => End::Failed,
         };
         self.admin.quiescing.store(true, Ordering::Release);
-        if !failed {
-            quiesce(&phase, &mut ended, timeouts.quiesce_min, timeouts.quiesce_max).await;
+        let times = self.reload.timeouts();
+        match end {
+            End::Stopped => quiesce(&phase, Phase::Quiescing, &mut ended, times).await,
+            End::HandedOver => {
+                answering.abort();
+                quiesce(&phase, Phase::HandedOver, &mut ended, times).await;
+            }
+            End::Failed => {}
         }
         phase.send_replace(Phase::Cut);
         all_ended(&mut ended).await;
         background.shutdown().await;
-        if let Some(path) = self.options.snapshot_file.clone() {
-            save(path, Arc::clone(directory), metrics).await;
+        drop(log);
+        if let Some(writing) = writing {
+            // Ends with the last line, now that nobody is left who could log.
+            let _written = writing.await;
         }
-        tracing::info!(name = self.options.name, "stopped");
-        if failed { Err(Error::WorkerFailed) } else { Ok(()) }
+        if let Some(path) = self.options.snapshot_file.clone()
+            && end != End::HandedOver
+        {
+            save(path, Arc::clone(&self.directory), &self.metrics).await;
+        }
+        tracing::info!(name, "stopped");
+        if end == End::Failed { Err(Error::WorkerFailed) } else { Ok(()) }
+    }
+
+    /// What goes on beside the threads that serve.
+    fn background(&self, shutdown: &CancellationToken) -> Result<JoinSet<()>, Error> {
+        let mut background = JoinSet::new();
+        let (directory, metrics, timeouts) = (&self.directory, &self.metrics, &self.options.timeouts);
+        // Counted before anything can change: what comes from now on is not yet in the file.
+        let on_file = directory.changes();
+        let control = || Arc::clone(&self.control);
+        background.spawn(feed::follow(Arc::clone(directory), control(), metrics.clone()));
+        let interval = timeouts.confirm_interval;
+        background.spawn(feed::confirm(Arc::clone(directory), control(), metrics.clone(), interval));
+        background.spawn(Arc::clone(&self.flow).sweep());
+        background.spawn(fleet::share(
+            Arc::clone(&self.flow),
+            Arc::clone(directory),
+            metrics.peer_failures.clone(),
+        ));
+        let instances = Arc::clone(&directory.instances);
+        background.spawn(check::run(
+            instances,
+            Arc::clone(&self.flow),
+            self.edge.upstream_tls.clone(),
+            metrics.check_failures.clone(),
+        ));
+        if let Some(path) = self.options.snapshot_file.clone() {
+            let interval = timeouts.snapshot_interval;
+            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
+        }
+        self.edge.keep_up(&mut background, &self.options, metrics, shutdown)?;
+        Ok(background)
+    }
+
+    /// What hands the sockets to the next process.
+    fn giver(&self) -> Result<Option<Giver>, Error> {
+        let Some(path) = &self.options.handover_socket else { return Ok(None) };
+        let Addresses { listen, admin } = self.addresses;
+        let sockets = self.sockets.for_the_next();
+        let giver = sockets.and_then(|sockets| Giver::listen(path, listen, admin, sockets));
+        giver.map(Some).map_err(|source| Error::HandOver { path: path.clone(), source })
     }
 }
 
@@ -293,11 +417,46 @@ impl Edge {
     }
 }
 
-/// Waits for the requests in flight, in two steps.
-async fn quiesce(phase: &watch::Sender<Phase>, ended: &mut mpsc::Receiver<()>, min: Duration, max: Duration) {
+/// Why a router ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    /// Another process serves now.
+    HandedOver,
+    Failed,
+}
+
+/// A router that takes over serves once its table is fresh; where that does not come about, with one that is not; and in
+/// the end without any.
+async fn until_it_can_serve(directory: &Directory) {
     let began = Instant::now();
-    tracing::info!("quiescing: new connections are still taken, and asked to go elsewhere");
-    phase.send_replace(Phase::Quiescing);
+    loop {
+        let waited = began.elapsed();
+        let fresh = directory.is_fresh(Instant::now());
+        if fresh || (directory.loaded() && waited > FRESH_TIME_MAX) || waited > TABLE_TIME_MAX {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const FRESH_TIME_MAX: Duration = Duration::from_secs(5);
+const TABLE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Waits for the requests in flight, in two steps.
+async fn quiesce(
+    phase: &watch::Sender<Phase>,
+    first: Phase,
+    ended: &mut mpsc::Receiver<()>,
+    (min, max): (Duration, Duration),
+) {
+    let began = Instant::now();
+    if first == Phase::HandedOver {
+        tracing::info!("another process has taken over: what is open here is finished");
+    } else {
+        tracing::info!("quiescing: new connections are still taken, and asked to go elsewhere");
+    }
+    phase.send_replace(first);
     tokio::time::sleep_until(began + min).await;
     phase.send_replace(Phase::Closing);
     tokio::select! {

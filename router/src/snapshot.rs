@@ -151,7 +151,7 @@ fn entry_of(directory: &Directory, cluster: ClusterId, stored: Stored) -> Result
 fn stored(entry: &Entry) -> StoredRef<'_> {
     StoredRef {
         mapping: &entry.mapping,
-        gates: entry.endpoints.gates.iter().map(|gate| &**gate).collect(),
+        gates: entry.endpoints.gates.addresses().map(|gate| &**gate).collect(),
         agent: &entry.endpoints.agent,
     }
 }

@@ -7,17 +7,22 @@
 //! Neither ever takes a tenant back to an older owner: [`Mapping::supersedes`] decides each entry. What is learned
 //! from a gate while an image is being built is remembered and carried into it.
 
+mod compact;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use cell_model::{Mapping, Revision, TenantId};
 use papaya::{Compute, HashMap, Operation};
 
+use self::compact::{Compact, Places};
+use crate::instance::set::InstanceSet;
+
 /// Where an owner is to be reached. Shared by all of its tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoints {
-    /// `host:port` of each application instance behind a gate.
-    pub(crate) gates: Vec<Arc<str>>,
+    /// The application's instances, each behind a gate.
+    pub(crate) gates: Arc<InstanceSet>,
     /// `host:port` of its agent.
     pub(crate) agent: String,
 }
@@ -48,7 +53,7 @@ pub(crate) trait Table: Send + Sync + 'static {
     fn count(&self) -> usize;
 }
 
-type Image = HashMap<TenantId, Arc<Entry>>;
+type Image = HashMap<TenantId, Compact>;
 
 /// The table on a concurrent map.
 #[derive(Default)]
@@ -56,7 +61,14 @@ pub(crate) struct ConcurrentTable {
     image: ArcSwap<Image>,
     /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being built
     /// it collects what is installed meanwhile.
-    installing: Mutex<Option<Vec<Arc<Entry>>>>,
+    installing: Mutex<Installing>,
+}
+
+#[derive(Default)]
+struct Installing {
+    places: Places,
+    /// What was installed while an image is being built.
+    meanwhile: Option<Vec<(TenantId, Compact)>>,
 }
 
 impl ConcurrentTable {
@@ -65,65 +77,74 @@ impl ConcurrentTable {
         Self::default()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Arc<Entry>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Installing> {
         self.installing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Entries of an image that are put into it under one lock.
+const PUT_AT_ONCE: usize = 256;
+
 /// Puts `entry` into `image` if it supersedes what is there.
-fn put(image: &Image, entry: &Arc<Entry>) -> bool {
+fn put(image: &Image, tenant: &TenantId, entry: &Compact) -> bool {
     let image = image.pin();
-    let outcome = image.compute(entry.mapping.tenant.clone(), |held| match held {
-        Some((_, held)) if !entry.mapping.supersedes(&held.mapping) => Operation::Abort(()),
-        _ => Operation::Insert(Arc::clone(entry)),
+    let outcome = image.compute(tenant.clone(), |held| match held {
+        Some((_, held)) if !entry.supersedes(held) => Operation::Abort(()),
+        _ => Operation::Insert(entry.clone()),
     });
     !matches!(outcome, Compute::Aborted(()))
 }
 
 impl Table for ConcurrentTable {
     fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
-        self.image.load().pin().get(tenant).cloned()
+        self.image.load().pin().get(tenant).map(|held| held.entry(tenant))
     }
 
     fn install(&self, entry: Arc<Entry>) -> bool {
         let mut installing = self.lock();
-        let taken = put(&self.image.load(), &entry);
-        if taken && let Some(meanwhile) = installing.as_mut() {
-            meanwhile.push(entry);
+        let compact = installing.places.compact(&entry);
+        let tenant = &entry.mapping.tenant;
+        let taken = put(&self.image.load(), tenant, &compact);
+        if taken && let Some(meanwhile) = installing.meanwhile.as_mut() {
+            meanwhile.push((tenant.clone(), compact));
         }
         taken
     }
 
     fn replace(&self, image: Vec<Arc<Entry>>, at: Revision) {
-        *self.lock() = Some(Vec::new());
+        self.lock().meanwhile = Some(Vec::new());
         let next = Image::builder().capacity(image.len()).build();
-        for entry in &image {
-            put(&next, entry);
+        for block in image.chunks(PUT_AT_ONCE) {
+            // Not for the whole image at once: whoever installs a change meanwhile waits for this lock.
+            let mut installing = self.lock();
+            for entry in block {
+                put(&next, &entry.mapping.tenant, &installing.places.compact(entry));
+            }
         }
         let held = self.image.load_full();
-        for entry in held.pin().values() {
-            let known = next.pin().contains_key(&entry.mapping.tenant);
-            if known || entry.mapping.revision > at {
-                put(&next, entry);
+        for (tenant, entry) in &held.pin() {
+            let known = next.pin().contains_key(tenant);
+            if known || entry.revision > at {
+                put(&next, tenant, entry);
             }
         }
         let mut installing = self.lock();
-        for entry in installing.take().into_iter().flatten() {
-            put(&next, &entry);
+        for (tenant, entry) in installing.meanwhile.take().into_iter().flatten() {
+            put(&next, &tenant, &entry);
         }
         self.image.store(Arc::new(next));
     }
 
     fn clear(&self) {
         let mut installing = self.lock();
-        if let Some(meanwhile) = installing.as_mut() {
+        if let Some(meanwhile) = installing.meanwhile.as_mut() {
             meanwhile.clear();
         }
         self.image.store(Arc::default());
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {
-        self.image.load().pin().values().cloned().collect()
+        self.image.load().pin().iter().map(|(tenant, held)| held.entry(tenant)).collect()
     }
 
     fn count(&self) -> usize {

@@ -61,12 +61,12 @@ pub(crate) async fn run(worker: Rc<Worker>, entry: std::sync::Arc<Entry>, client
         () = has_moved(&worker, &entry.mapping) => {
             tokio::select! {
                 _ = &mut carried => return,
-                () = tokio::time::sleep(worker.dice.share_of(worker.timeouts.tunnel_close_spread)) => {}
+                () = tokio::time::sleep(worker.dice.share_of(worker.live().timeouts.tunnel_close_spread)) => {}
             }
             worker.metrics.tunnels_quiesced.inc();
             SERVICE_RESTART
         }
-        () = is_silent(&last, worker.timeouts.tunnel_idle) => GOING_AWAY,
+        () = is_silent(&last, worker.live().timeouts.tunnel_idle) => GOING_AWAY,
         () = worker.stopping() => SERVICE_RESTART,
     };
     ending.send_replace(Some(why));

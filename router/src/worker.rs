@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! Serving ──► Quiescing ──────────────► Closing ──────────────────► Cut
-//!             still accepts;            accepts no more;            drops what is left
-//!             HTTP/1: connection: close idle connections end,
-//!             HTTP/2: GOAWAY            requests in flight finish
+//!    │        still accepts;            ▲ accepts no more;            drops what is left
+//!    │        HTTP/1: connection: close │ idle connections end,
+//!    │        HTTP/2: GOAWAY            │ requests in flight finish
+//!    └──────► HandedOver ───────────────┘
+//!             as Quiescing, but another process accepts
 //! ```
 
 use std::cell::Cell;
@@ -23,9 +25,12 @@ use crate::body::UploadLimits;
 use crate::conn::{Came, Place};
 use crate::context::{Dice, Worker};
 use crate::directory::Directory;
+use crate::flow::Flow;
 use crate::front::Front;
 use crate::identify::IdentityRules;
 use crate::metrics::{Metrics, WorkerMetrics};
+use crate::observe::log::Log;
+use crate::observe::recent::Ring;
 use crate::options::Options;
 use crate::pool::{Pool, PoolLimits};
 use crate::sharing::{Handed, Sharing};
@@ -39,6 +44,7 @@ use cell_trust::TrustedKeys;
 pub(crate) enum Phase {
     Serving,
     Quiescing,
+    HandedOver,
     Closing,
     Cut,
 }
@@ -58,6 +64,9 @@ pub(crate) struct Seed {
     /// Open connections of clients, of all threads.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) log: Log,
     pub(crate) metrics: Metrics,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -99,6 +108,9 @@ async fn serve(seed: Seed) {
     let quiescing = Rc::new(Cell::new(false));
     let worker = Rc::new(Worker {
         directory: seed.directory,
+        flow: seed.flow,
+        ring: seed.ring,
+        log: seed.log,
         pool: Pool::new(pool_limits(&seed.options), seed.upstream_tls),
         identity: seed.identity,
         verifier: seed.tokens.map(|(rules, keys)| Verifier::new(rules, keys)),
@@ -110,10 +122,8 @@ async fn serve(seed: Seed) {
             body_bytes_max: seed.options.limits.body_bytes_max,
             replay_bytes_max: seed.options.limits.replay_bytes_max,
         },
-        timeouts: seed.options.timeouts.clone(),
         metrics: seed.metrics.worker(seed.index),
         dice: Dice::new(),
-        turn: Cell::new(seed.index as usize),
     });
     let front = Rc::new(Front {
         worker: Rc::clone(&worker),
@@ -126,7 +136,7 @@ async fn serve(seed: Seed) {
     loop {
         let now = *phase.borrow_and_update();
         quiescing.set(now > Phase::Serving);
-        if now >= Phase::Closing {
+        if now >= Phase::HandedOver {
             break;
         }
         let (came, place) = tokio::select! {

@@ -67,7 +67,7 @@ fn a_table_reads_back_as_it_was_written() {
     assert_eq!(after.cursor(), before.cursor());
     assert_eq!(after.cluster(), Some(ClusterId(77)));
     assert_eq!(sorted(&after), sorted(&before));
-    assert_eq!(*after.cell(&CellId::new("c-0").unwrap()).unwrap(), cell("c-0"));
+    assert_eq!(*after.cells()[&CellId::new("c-0").unwrap()], cell("c-0"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 

@@ -20,11 +20,37 @@ fn entry(tenant: &str, uid: u64, epoch: u64, rev: u64, revision: u64) -> Arc<Ent
         hold: Hold::None,
         tier: Tier::Bronze,
     };
-    Arc::new(Entry { mapping, endpoints: Arc::new(Endpoints { gates: Vec::new(), agent: String::new() }) })
+    Arc::new(Entry {
+        mapping,
+        endpoints: Arc::new(Endpoints { gates: Arc::new(InstanceSet::new(Vec::new())), agent: String::new() }),
+    })
 }
 
 fn epoch_of(table: &ConcurrentTable, tenant: &str) -> Option<u64> {
     table.find(&TenantId::new(tenant).unwrap()).map(|entry| entry.mapping.epoch.get())
+}
+
+#[test]
+fn an_entry_comes_back_as_it_was_taken() {
+    let table = ConcurrentTable::new();
+    let mut taken = Entry::clone(&entry("t", 1, 2, 3, 4));
+    taken.mapping.peer = Some(CellId::new("b").unwrap());
+    taken.mapping.state = MappingState::Migrating;
+    taken.mapping.hold = Hold::Writes;
+    taken.mapping.tier = Tier::Gold;
+    assert!(table.install(Arc::new(taken.clone())));
+    assert_eq!(*table.find(&taken.mapping.tenant).unwrap(), taken);
+    assert_eq!(table.entries(), [Arc::new(taken)]);
+}
+
+#[test]
+fn places_that_no_tenant_is_at_are_forgotten() {
+    let table = ConcurrentTable::new();
+    for n in 1..2_000 {
+        // Each brings addresses of its own.
+        assert!(table.install(entry("t", 1, n, n, n)));
+    }
+    assert!(table.lock().places.count() <= 256, "{}", table.lock().places.count());
 }
 
 #[test]

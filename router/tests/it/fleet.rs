@@ -33,6 +33,8 @@ pub(crate) fn options(control: &FakeControl) -> Options {
     };
     options.timeouts.confirm_interval = Duration::from_millis(50);
     options.timeouts.quiesce_min = Duration::ZERO;
+    // Gates of tests count what they are asked.
+    options.instances.check_interval = Duration::ZERO;
     options
 }
 
@@ -74,6 +76,17 @@ impl Fleet {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
+    }
+
+    /// The sum of a metric over all of its series that contain `label`.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let metrics = self.admin("/metrics").await.body;
+        let series =
+            metrics.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        series
+            .filter(|line| line.contains(label))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
     }
 
     pub(crate) async fn admin(&self, path: &str) -> crate::client::Answer {

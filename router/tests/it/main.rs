@@ -10,7 +10,11 @@ mod tls_gate;
 
 mod attacks;
 mod bad_input;
+mod containment;
 mod corpus;
+mod fairness;
+mod handover;
+mod instances;
 mod moving;
 mod partition;
 mod passing;

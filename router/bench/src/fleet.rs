@@ -1,0 +1,302 @@
+//! A router of this build with a control plane of its own making: so many tenants, changed so many times a second.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cell_client::{WatchEvent, WatchItem};
+use cell_model::{
+    CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
+    Revision, TenantId, Tier, Uid,
+};
+use cell_router::{Confirmed, ControlPlane, Options, Router};
+use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
+use clap::Args;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt};
+use hdrhistogram::Histogram;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::load::Load;
+use crate::origin::Origin;
+
+/// A router with a control plane of its own.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Fleet {
+    /// Where clients connect
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Where operators do
+    #[arg(long, default_value = "127.0.0.1:0")]
+    admin: SocketAddr,
+    /// The only instance of the only cell
+    #[arg(long)]
+    origin: String,
+    /// Tenants t-0, t-1, …
+    #[arg(long)]
+    tenants: u32,
+    /// Threads that serve
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Tenants that change in a second
+    #[arg(long, default_value_t = 0)]
+    changes_per_second: u32,
+}
+
+const LINEAGE: Lineage = Lineage(1);
+const KEY: [u8; 32] = [7; 32];
+const DOMAIN: &str = "bench.test";
+
+/// A control plane in memory: one watcher, changes on demand.
+struct Synthetic {
+    tenants: u32,
+    cells: Vec<(CellId, String)>,
+    /// Nobody verifies what comes over the watch: one signature stands for all.
+    signed: SignedMapping,
+    state: Mutex<(u64, Option<mpsc::Sender<WatchEvent>>)>,
+}
+
+impl Synthetic {
+    fn new(tenants: u32, cells: &[(&str, String)]) -> anyhow::Result<Arc<Self>> {
+        let cells: Vec<(CellId, String)> = cells
+            .iter()
+            .map(|(id, gate)| Ok((CellId::new(*id)?, gate.clone())))
+            .collect::<Result<_, cell_model::InvalidId>>()?;
+        let signed = SignedMapping::sign(&SigningKey::from_bytes(&KEY), &routed(0, &cells[0], 1, 1)?);
+        Ok(Arc::new(Self { tenants, cells, signed, state: Mutex::new((1, None)) }))
+    }
+
+    fn item(&self, tenant: u32, cell: usize, epoch: u64, revision: u64) -> anyhow::Result<WatchItem> {
+        let routed = routed(tenant, &self.cells[cell], epoch, revision)?;
+        Ok(WatchItem::Mapping { routed, signed: self.signed.clone() })
+    }
+
+    /// A tenant has another epoch, and perhaps another owner.
+    async fn change(&self, tenant: u32, cell: usize) -> anyhow::Result<()> {
+        let (revision, watcher) = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.0 += 1;
+            (state.0, state.1.clone())
+        };
+        let items = vec![self.item(tenant, cell, revision, revision)?];
+        if let Some(watcher) = watcher {
+            watcher.send(WatchEvent::Changes { revision: Revision(revision), items }).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes tenants one after the other, so many a second, in steps of a millisecond.
+    async fn storm(self: Arc<Self>, per_second: u32) -> anyhow::Result<()> {
+        let began = Instant::now();
+        for step in 1_u32.. {
+            tokio::time::sleep_until(began + Duration::from_millis(1) * step).await;
+            let (from, until) = (u64::from(step - 1), u64::from(step));
+            for n in from * u64::from(per_second) / 1_000..until * u64::from(per_second) / 1_000 {
+                // The last tenants, which no load asks for.
+                let tenant = self.tenants - 1 - u32::try_from(n % u64::from(self.tenants / 2).max(1))?;
+                self.change(tenant, 0).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn routed(
+    tenant: u32,
+    (cell, gate): &(CellId, String),
+    epoch: u64,
+    revision: u64,
+) -> anyhow::Result<RoutedMapping> {
+    let mapping = Mapping {
+        lineage: LINEAGE,
+        tenant: TenantId::new(format!("t-{tenant}"))?,
+        uid: Uid(1),
+        epoch: Epoch(epoch),
+        rev: Rev(revision),
+        revision: Revision(revision),
+        state: MappingState::Active,
+        owner: cell.clone(),
+        peer: None,
+        hold: Hold::None,
+        tier: Tier::Bronze,
+    };
+    let owner_gates = vec![gate.clone()];
+    Ok(RoutedMapping { cluster: ClusterId(1), mapping, owner_gates, owner_agent: "127.0.0.1:1".into() })
+}
+
+impl ControlPlane for Synthetic {
+    fn cluster(&self) -> BoxFuture<'static, Result<ClusterId, String>> {
+        Box::pin(async { Ok(ClusterId(1)) })
+    }
+
+    fn watch(&self, _after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
+        let (sender, receiver) = mpsc::channel(1_024);
+        let revision = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.1 = Some(sender);
+            state.0
+        };
+        let cells = self.cells.iter().map(|(id, gate)| {
+            WatchItem::Cell(CellRecord {
+                id: id.clone(),
+                state: CellState::Active,
+                gates: vec![gate.clone()],
+                agent: "127.0.0.1:1".into(),
+                region: String::new(),
+                residency: String::new(),
+                generation: Generation(1),
+                revision: Revision(1),
+            })
+        });
+        let first = vec![WatchEvent::Reset, WatchEvent::Snapshot(cells.collect())];
+        let (tenants, cell, signed) = (self.tenants, self.cells[0].clone(), self.signed.clone());
+        let blocks = (0..tenants.div_ceil(1_000)).map(move |block| {
+            let items = (block * 1_000..((block + 1) * 1_000).min(tenants)).map(|tenant| {
+                let routed = routed(tenant, &cell, 1, 1).expect("a letter and a number are a name");
+                WatchItem::Mapping { routed, signed: signed.clone() }
+            });
+            WatchEvent::Snapshot(items.collect())
+        });
+        let end = WatchEvent::SnapshotEnd { revision: Revision(revision), lineage: LINEAGE };
+        let changes =
+            futures::stream::unfold(
+                receiver,
+                |mut receiver| async move { Some((receiver.recv().await?, receiver)) },
+            );
+        futures::stream::iter(first)
+            .chain(futures::stream::iter(blocks))
+            .chain(futures::stream::iter([end]))
+            .chain(changes)
+            .boxed()
+    }
+
+    fn confirm(&self, _nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>> {
+        let revision = Revision(self.state.lock().unwrap_or_else(PoisonError::into_inner).0);
+        Box::pin(async move { Ok(Confirmed { lineage: LINEAGE, revision }) })
+    }
+}
+
+/// A router that has its whole table.
+async fn start(
+    control: Arc<Synthetic>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    threads: usize,
+) -> anyhow::Result<(cell_router::Handle, tokio::task::JoinHandle<Result<(), cell_router::Error>>)> {
+    let mut options = Options {
+        listen,
+        admin_listen: admin,
+        control: vec!["control.invalid:1".into()],
+        trusted_keys: vec![SigningKey::from_bytes(&KEY).public().to_string()],
+        domains: vec![DOMAIN.into()],
+        threads,
+        ..Options::default()
+    };
+    // The origin of a bench is no gate.
+    options.instances.check_interval = Duration::ZERO;
+    let tenants = control.tenants;
+    let router = Router::bind_with(options, Registry::default(), control)?;
+    let handle = router.handle();
+    let running = tokio::spawn(router.run(CancellationToken::new()));
+    let last = TenantId::new(format!("t-{}", tenants - 1))?;
+    while handle.mapping(&last).is_none() {
+        anyhow::ensure!(!running.is_finished(), "the router has ended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok((handle, running))
+}
+
+impl Fleet {
+    pub(crate) async fn serve(self) -> anyhow::Result<()> {
+        let before = resident_bytes()?;
+        let control = Synthetic::new(self.tenants, &[("cell-a", self.origin.clone())])?;
+        let (handle, running) = start(Arc::clone(&control), self.listen, self.admin, self.threads).await?;
+        let for_each = (resident_bytes()?.saturating_sub(before)) as f64 / f64::from(self.tenants);
+        println!(
+            "{}",
+            json!({ "listen": handle.addresses().listen, "admin": handle.addresses().admin, "bytes_per_tenant": for_each })
+        );
+        if self.changes_per_second > 0 {
+            tokio::spawn(Arc::clone(&control).storm(self.changes_per_second));
+        }
+        Ok(running.await??)
+    }
+}
+
+/// Memory of this process that is in RAM.
+fn resident_bytes() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.ok_or_else(|| anyhow::anyhow!("no VmRSS"))?.parse::<u64>()? << 10)
+}
+
+async fn origin(name: &str) -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let origin = Origin { listen: address, bytes: 16, places: 0, service_ms: 0, name: name.into() };
+    tokio::spawn(origin.serve_at(listener));
+    Ok(address.to_string())
+}
+
+/// How long until a change is seen by a request; and requests while nothing and while a lot changes.
+pub(crate) async fn visible(tenants: u32, changes: u32, seconds: u32) -> anyhow::Result<Value> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let cells = [("cell-a", origin("a").await?), ("cell-b", origin("b").await?)];
+    let before = resident_bytes()?;
+    let control = Synthetic::new(tenants, &cells)?;
+    let began = Instant::now();
+    let (handle, running) = start(Arc::clone(&control), any, any, 1).await?;
+    let table_seconds = began.elapsed().as_secs_f64();
+    let for_each = (resident_bytes()?.saturating_sub(before)) as f64 / f64::from(tenants);
+    let address = handle.addresses().listen;
+    let mut seen = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    let mut stream = TcpStream::connect(address).await?;
+    for n in 0..changes {
+        let (tenant, cell) = (n % 97, usize::try_from((n / 97 + 1) % 2)?);
+        let wanted = [b'a', b'b'][cell];
+        let changed = Instant::now();
+        control.change(tenant, cell).await?;
+        while first_byte(&mut stream, tenant).await? != wanted {
+            anyhow::ensure!(changed.elapsed() < Duration::from_secs(10), "the change of t-{tenant} is not seen");
+        }
+        seen.saturating_record(u64::try_from(changed.elapsed().as_micros())?.max(1));
+    }
+    let load = |rate| Load { target: address, host: format!("t-1.{DOMAIN}"), rate, seconds, path: "/".into() };
+    let idle = load(1_000.0).run().await?;
+    let storm = tokio::spawn(Arc::clone(&control).storm(10_000));
+    let busy = load(1_000.0).run().await?;
+    storm.abort();
+    let again = load(1_000.0).run().await?;
+    running.abort();
+    Ok(json!({
+        "tenants": tenants,
+        "bytes_per_tenant": for_each,
+        "table_loaded_seconds": table_seconds,
+        "change_to_request_ms": { "p50": seen.value_at_quantile(0.5) as f64 / 1e3, "p99": seen.value_at_quantile(0.99) as f64 / 1e3, "max": seen.max() as f64 / 1e3 },
+        "requests_while_nothing_changes": idle,
+        "requests_while_10000_a_second_change": busy,
+        "requests_after": again,
+    }))
+}
+
+/// Asks for `/` and answers the first byte of the body.
+async fn first_byte(stream: &mut TcpStream, tenant: u32) -> anyhow::Result<u8> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let request = format!("GET / HTTP/1.1\r\nhost: t-{tenant}.{DOMAIN}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut read = Vec::new();
+    loop {
+        anyhow::ensure!(stream.read_buf(&mut read).await? > 0, "the router has closed the connection");
+        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n")
+            && read.len() >= end + 4 + 16
+        {
+            return Ok(read[end + 4]);
+        }
+    }
+}

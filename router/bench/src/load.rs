@@ -1,0 +1,155 @@
+//! Load at a fixed rate: a request is sent when its time has come, however the others fare, and its time counts from when
+//! it should have been sent. So a proxy that stalls is not spared what would have come meanwhile.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use hdrhistogram::Histogram;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Asks at a fixed rate.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    /// Whom
+    #[arg(long)]
+    pub(crate) target: SocketAddr,
+    /// As `Host`
+    #[arg(long)]
+    pub(crate) host: String,
+    /// Requests a second
+    #[arg(long)]
+    pub(crate) rate: f64,
+    /// For so long
+    #[arg(long)]
+    pub(crate) seconds: u32,
+    /// What
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) asked: u64,
+    pub(crate) answered: u64,
+    /// Status, or what went wrong, and how often.
+    pub(crate) others: std::collections::BTreeMap<String, u64>,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+    /// Answered with 200 in a second.
+    pub(crate) goodput: f64,
+}
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+/// What all requests of one load share.
+struct Shared {
+    load: Load,
+    idle: Mutex<Vec<Sender>>,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    took: Histogram<u64>,
+    answered: u64,
+    others: std::collections::BTreeMap<String, u64>,
+}
+
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+impl Load {
+    pub(crate) async fn run(self) -> anyhow::Result<Outcome> {
+        let seen =
+            Seen { took: Histogram::new_with_bounds(1, 60_000_000, 3)?, answered: 0, others: Default::default() };
+        let shared = Arc::new(Shared { load: self, idle: Mutex::default(), seen: Mutex::new(seen) });
+        let began = Instant::now();
+        let (rate, seconds) = (shared.load.rate, f64::from(shared.load.seconds));
+        let mut asked = 0_u64;
+        let mut asking = tokio::task::JoinSet::new();
+        loop {
+            let due = asked as f64 / rate;
+            if due >= seconds {
+                break;
+            }
+            let due = began + Duration::from_secs_f64(due);
+            tokio::time::sleep_until(due).await;
+            let shared = Arc::clone(&shared);
+            asking.spawn(async move { shared.ask(due).await });
+            asked += 1;
+            while asking.try_join_next().is_some() {}
+        }
+        while asking.join_next().await.is_some() {}
+        let seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = |micros: u64| micros as f64 / 1_000.0;
+        Ok(Outcome {
+            asked,
+            answered: seen.answered,
+            others: seen.others.clone(),
+            p50_ms: ms(seen.took.value_at_quantile(0.5)),
+            p99_ms: ms(seen.took.value_at_quantile(0.99)),
+            max_ms: ms(seen.took.max()),
+            goodput: seen.answered as f64 / seconds,
+        })
+    }
+}
+
+impl Shared {
+    async fn ask(&self, due: Instant) {
+        let outcome = match tokio::time::timeout(REQUEST_TIME_MAX, self.send()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err("no answer in ten seconds".into()),
+        };
+        let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX).clamp(1, 60_000_000);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) => {
+                seen.answered += 1;
+                seen.took.saturating_record(micros);
+            }
+            Err(other) => *seen.others.entry(other).or_default() += 1,
+        }
+    }
+
+    /// Sends one request and reads its answer to the end. The error: any other status than 200, or what went wrong.
+    async fn send(&self) -> Result<(), String> {
+        let mut sender = self.connection().await?;
+        let request = Request::get(&self.load.path).header("host", &self.load.host).body(Empty::new());
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        answer.into_body().collect().await.map_err(|error| error.to_string())?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        if status == http::StatusCode::OK { Ok(()) } else { Err(status.as_u16().to_string()) }
+    }
+
+    async fn connection(&self) -> Result<Sender, String> {
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(mut sender) => {
+                    // Ready, once what came before has settled; an error where the other side has closed it.
+                    if sender.ready().await.is_ok() {
+                        return Ok(sender);
+                    }
+                }
+                None => break,
+            }
+        }
+        let stream = TcpStream::connect(self.load.target).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}

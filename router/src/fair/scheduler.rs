@@ -1,0 +1,378 @@
+//! The way into one cell: at once where there is room, else in a fair order.
+//!
+//! ```text
+//! enter ─ room, nobody waits ─► Permit                          (one compare-and-swap, no lock, nothing allocated)
+//!       └ else ─► Place in the queue ─ turn comes ─► Permit
+//!                     │ deadline, client gone, displaced by a shorter queue
+//!                     ▼ out, and nobody's turn is lost
+//! ```
+//! How many are in and how many wait stand in one word, so that whoever leaves either sees that nobody waits or takes
+//! the lock and hands over. Shared by all threads.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cell_model::TenantId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::adaptive::{Adaptive, LimitRange, Window};
+use super::queue::{FairQueue, NoPlace, QueueLimits, Share, Ticket};
+use crate::moment::{Moment, nanos};
+
+/// One more in flight, in the upper half of the word.
+const IN: u64 = 1 << 32;
+/// One more that waits, in the lower half.
+const WAITING: u64 = 1;
+/// A window is at least so long and has at least so many answers, or is this many times as long.
+const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW_ANSWERS_MIN: u64 = 10;
+const WINDOW_LONGEST: u64 = 10;
+
+/// What bounds the way into a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ScheduleOptions {
+    pub(crate) range: LimitRange,
+    pub(crate) queue: QueueLimits,
+    /// How long a request waits for its turn.
+    pub(crate) wait_max: Duration,
+}
+
+/// Why a request does not get into the cell. It has not been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// Its tenant has this many waiting already.
+    FlowFull(usize),
+    /// This many wait already, none of them longer.
+    CellFull(usize),
+    /// It has waited for its whole time.
+    Late(Duration),
+    /// It was the last of the longest queue when somebody with a shorter one came.
+    Displaced,
+}
+
+type Turn = oneshot::Sender<bool>;
+
+/// The way into one cell.
+pub(crate) struct Scheduler {
+    word: AtomicU64,
+    limit: AtomicU32,
+    queue: Mutex<FairQueue<TenantId, Turn>>,
+    wait_max_nanos: AtomicU64,
+    meter: Meter,
+}
+
+/// Room in a cell for one request, given back when it is dropped.
+pub(crate) struct Permit {
+    scheduler: Arc<Scheduler>,
+}
+
+impl Scheduler {
+    pub(crate) fn new(options: ScheduleOptions, now: Moment) -> Arc<Self> {
+        let adaptive = Adaptive::new(options.range, now);
+        Arc::new(Self {
+            word: AtomicU64::new(0),
+            limit: AtomicU32::new(adaptive.limit()),
+            queue: Mutex::new(FairQueue::new(options.queue)),
+            wait_max_nanos: AtomicU64::new(nanos(options.wait_max)),
+            meter: Meter::new(adaptive, now),
+        })
+    }
+
+    /// Takes new bounds; who waits goes on waiting.
+    pub(crate) fn set_options(&self, options: ScheduleOptions) {
+        self.lock().set_limits(options.queue);
+        self.wait_max_nanos.store(nanos(options.wait_max), Ordering::Relaxed);
+        let limit = self.meter.set_range(options.range);
+        self.set_limit(limit);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FairQueue<TenantId, Turn>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room at once, if there is some and nobody waits for it.
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+        let limit = u64::from(self.limit.load(Ordering::Relaxed));
+        let mut word = self.word.load(Ordering::Acquire);
+        loop {
+            if word / IN >= limit || word % IN != 0 {
+                return None;
+            }
+            match self.word.compare_exchange_weak(word, word + IN, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    self.meter.saw(word / IN + 1);
+                    return Some(Permit { scheduler: Arc::clone(self) });
+                }
+                Err(other) => word = other,
+            }
+        }
+    }
+
+    /// Room, at once or when the turn comes.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        share: Share,
+        until: Instant,
+    ) -> Result<Permit, Turned> {
+        if let Some(permit) = self.try_enter() {
+            return Ok(permit);
+        }
+        let began = Instant::now();
+        let wait_max = Duration::from_nanos(self.wait_max_nanos.load(Ordering::Relaxed));
+        let mut place = match self.queue_up(tenant, share)? {
+            Queued::Entered(permit) => return Ok(permit),
+            Queued::Waits(place) => place,
+        };
+        match tokio::time::timeout_at(until.min(began + wait_max), &mut place.turn).await {
+            Ok(Ok(true)) => {
+                place.over = true;
+                Ok(Permit { scheduler: Arc::clone(self) })
+            }
+            Ok(Ok(false) | Err(_)) => {
+                place.over = true;
+                Err(Turned::Displaced)
+            }
+            Err(_) => Err(Turned::Late(began.elapsed())),
+        }
+    }
+
+    fn queue_up(self: &Arc<Self>, tenant: &TenantId, share: Share) -> Result<Queued, Turned> {
+        let mut queue = self.lock();
+        let mut word = self.word.load(Ordering::Acquire);
+        loop {
+            let limit = u64::from(self.limit.load(Ordering::Relaxed));
+            let has_room = word / IN < limit && word % IN == 0;
+            let next = if has_room { word + IN } else { word + WAITING };
+            match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) if has_room => return Ok(Queued::Entered(Permit { scheduler: Arc::clone(self) })),
+                Ok(_) => break,
+                Err(other) => word = other,
+            }
+        }
+        // From here on whoever leaves the cell sees that somebody waits, and waits for this lock.
+        let (sender, turn) = oneshot::channel();
+        match queue.push(tenant, share, sender) {
+            Ok(pushed) => {
+                if let Some(displaced) = pushed.displaced {
+                    self.word.fetch_sub(WAITING, Ordering::AcqRel);
+                    // Gone already: then nobody needs to be told.
+                    let _told = displaced.send(false);
+                }
+                let place = Place {
+                    scheduler: Arc::clone(self),
+                    tenant: tenant.clone(),
+                    ticket: pushed.ticket,
+                    turn,
+                    over: false,
+                };
+                Ok(Queued::Waits(place))
+            }
+            Err(no_place) => {
+                self.word.fetch_sub(WAITING, Ordering::AcqRel);
+                // Somebody may have left in between and found nobody to hand over to.
+                self.hand_over(&mut queue);
+                Err(match no_place {
+                    NoPlace::Flow(limit) => Turned::FlowFull(limit),
+                    NoPlace::All(limit) => Turned::CellFull(limit),
+                })
+            }
+        }
+    }
+
+    /// Gives room to those that wait, for as long as there is some.
+    fn hand_over(&self, queue: &mut FairQueue<TenantId, Turn>) {
+        while self.word.load(Ordering::Acquire) / IN < u64::from(self.limit.load(Ordering::Relaxed)) {
+            let Some(next) = queue.pop() else { return };
+            let word = self.word.fetch_add(IN - WAITING, Ordering::AcqRel);
+            if next.send(true).is_err() {
+                // Gone, and not yet out of the queue.
+                self.word.fetch_sub(IN, Ordering::AcqRel);
+            } else {
+                self.meter.saw(word / IN + 1);
+            }
+        }
+    }
+
+    fn leave(&self) {
+        let mut word = self.word.load(Ordering::Acquire);
+        while word % IN == 0 {
+            match self.word.compare_exchange_weak(word, word - IN, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(other) => word = other,
+            }
+        }
+        let mut queue = self.lock();
+        self.word.fetch_sub(IN, Ordering::AcqRel);
+        self.hand_over(&mut queue);
+    }
+
+    fn set_limit(&self, limit: u32) {
+        let before = self.limit.swap(limit, Ordering::AcqRel);
+        if limit > before && self.waiting() > 0 {
+            self.hand_over(&mut self.lock());
+        }
+    }
+
+    /// The cell has answered after so long.
+    pub(crate) fn answered(&self, took: Duration, now: Moment) {
+        self.meter.answered(took);
+        self.look(now);
+    }
+
+    /// The cell has not answered in time.
+    pub(crate) fn timed_out(&self, now: Moment) {
+        self.meter.timeouts.fetch_add(1, Ordering::Relaxed);
+        self.look(now);
+    }
+
+    fn look(&self, now: Moment) {
+        if let Some(limit) = self.meter.end_of_window(now, self.in_flight()) {
+            self.set_limit(limit);
+        }
+    }
+
+    /// The limit of now.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.word.load(Ordering::Relaxed) / IN
+    }
+
+    pub(crate) fn waiting(&self) -> u64 {
+        self.word.load(Ordering::Relaxed) % IN
+    }
+
+    /// What an answer takes while the cell is not pressed.
+    pub(crate) fn baseline(&self) -> Option<Duration> {
+        self.meter.baseline()
+    }
+
+    /// What an answer has taken lately.
+    pub(crate) fn mean(&self) -> Duration {
+        Duration::from_nanos(self.meter.mean_nanos.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.scheduler.leave();
+    }
+}
+
+enum Queued {
+    Entered(Permit),
+    Waits(Place),
+}
+
+/// A place in the queue; left when it is dropped.
+struct Place {
+    scheduler: Arc<Scheduler>,
+    tenant: TenantId,
+    ticket: Ticket,
+    turn: oneshot::Receiver<bool>,
+    /// The turn has come, or never will.
+    over: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let mut queue = self.scheduler.lock();
+        if queue.remove(&self.tenant, self.ticket).is_some() {
+            self.scheduler.word.fetch_sub(WAITING, Ordering::AcqRel);
+            return;
+        }
+        drop(queue);
+        self.turn.close();
+        // The turn came while nobody looked any more: it goes to the next.
+        if self.turn.try_recv() == Ok(true) {
+            self.scheduler.leave();
+        }
+    }
+}
+
+/// What is seen of the cell since the last window.
+struct Meter {
+    taken_nanos: AtomicU64,
+    answers: AtomicU64,
+    timeouts: AtomicU64,
+    in_flight_peak: AtomicU64,
+    began_nanos: AtomicU64,
+    mean_nanos: AtomicU64,
+    adaptive: Mutex<Adaptive>,
+}
+
+impl Meter {
+    fn new(adaptive: Adaptive, now: Moment) -> Self {
+        Self {
+            taken_nanos: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            in_flight_peak: AtomicU64::new(0),
+            began_nanos: AtomicU64::new(now.0),
+            mean_nanos: AtomicU64::new(0),
+            adaptive: Mutex::new(adaptive),
+        }
+    }
+
+    fn saw(&self, in_flight: u64) {
+        if in_flight > self.in_flight_peak.load(Ordering::Relaxed) {
+            self.in_flight_peak.fetch_max(in_flight, Ordering::Relaxed);
+        }
+    }
+
+    fn answered(&self, took: Duration) {
+        self.taken_nanos.fetch_add(nanos(took), Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The new limit, where a window has ended; one thread alone ends it.
+    fn end_of_window(&self, now: Moment, in_flight: u64) -> Option<u32> {
+        let began = Moment(self.began_nanos.load(Ordering::Relaxed));
+        let lasted = now.since(began);
+        if lasted < WINDOW {
+            return None;
+        }
+        let enough = self.answers.load(Ordering::Relaxed) >= WINDOW_ANSWERS_MIN;
+        if !enough && nanos(lasted) < nanos(WINDOW) * WINDOW_LONGEST {
+            return None;
+        }
+        let mut adaptive = self.adaptive.try_lock().ok()?;
+        self.began_nanos.compare_exchange(began.0, now.0, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        let answers = self.answers.swap(0, Ordering::Relaxed);
+        let taken = self.taken_nanos.swap(0, Ordering::Relaxed);
+        let mean = taken.checked_div(answers).unwrap_or(0);
+        if answers > 0 {
+            self.mean_nanos.store(mean, Ordering::Relaxed);
+        }
+        let window = Window {
+            answers,
+            mean: Duration::from_nanos(mean),
+            timeouts: self.timeouts.swap(0, Ordering::Relaxed),
+            in_flight_peak: u32::try_from(self.in_flight_peak.swap(in_flight, Ordering::Relaxed))
+                .unwrap_or(u32::MAX),
+        };
+        adaptive.observe(window, now);
+        Some(adaptive.limit())
+    }
+
+    fn set_range(&self, range: LimitRange) -> u32 {
+        let mut adaptive = self.adaptive.lock().unwrap_or_else(PoisonError::into_inner);
+        adaptive.set_range(range);
+        adaptive.limit()
+    }
+
+    fn baseline(&self) -> Option<Duration> {
+        self.adaptive.lock().unwrap_or_else(PoisonError::into_inner).baseline()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::moment::Clock;
+
+const PLAIN: Share = Share { cost: 1.0, weight: 1 };
+
+fn options(limit: u32) -> ScheduleOptions {
+    ScheduleOptions {
+        range: LimitRange { initial: limit, min: limit, max: limit, slack: Duration::from_millis(5) },
+        queue: QueueLimits { per_flow_max: 64, total_max: 1_024 },
+        wait_max: Duration::from_millis(250),
+    }
+}
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).unwrap()
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_is_given_at_once_and_then_in_turn() {
+    let scheduler = Scheduler::new(options(1), Moment(0));
+    let (a, b) = (tenant("a"), tenant("b"));
+    let first = scheduler.enter(&a, PLAIN, far()).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut waiting = Vec::new();
+    for (name, tenant) in [("a-1", &a), ("a-2", &a), ("b-1", &b)] {
+        let (scheduler, tenant, order) = (Arc::clone(&scheduler), tenant.clone(), Arc::clone(&order));
+        waiting.push(tokio::spawn(async move {
+            let permit = scheduler.enter(&tenant, PLAIN, far()).await.unwrap();
+            order.lock().unwrap().push(name);
+            drop(permit);
+        }));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (1, 3));
+    drop(first);
+    futures::future::join_all(waiting).await;
+    assert_eq!(*order.lock().unwrap(), ["a-1", "b-1", "a-2"]);
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_is_turned_away_and_who_leaves_gives_up_the_place() {
+    let scheduler = Scheduler::new(options(1), Moment(0));
+    let a = tenant("a");
+    let held = scheduler.enter(&a, PLAIN, far()).await.unwrap();
+    let began = Instant::now();
+    let late = scheduler.enter(&a, PLAIN, far()).await.err();
+    assert_eq!(late, Some(Turned::Late(Duration::from_millis(250))));
+    assert_eq!(began.elapsed(), Duration::from_millis(250));
+    let sooner = scheduler.enter(&a, PLAIN, Instant::now() + Duration::from_millis(20)).await.err();
+    assert_eq!(sooner, Some(Turned::Late(Duration::from_millis(20))), "the request's own deadline is nearer");
+    let gone = tokio::time::timeout(Duration::from_millis(10), scheduler.enter(&a, PLAIN, far())).await;
+    assert!(gone.is_err());
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (1, 0));
+    drop(held);
+    assert!(scheduler.try_enter().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_comes_as_its_client_goes_is_not_lost() {
+    let scheduler = Scheduler::new(options(1), Moment(0));
+    let (a, b) = (tenant("a"), tenant("b"));
+    let held = scheduler.enter(&a, PLAIN, far()).await.unwrap();
+    let mut goes = Box::pin(scheduler.enter(&a, PLAIN, far()));
+    assert!(futures::poll!(&mut goes).is_pending());
+    let mut stays = Box::pin(scheduler.enter(&b, PLAIN, far()));
+    assert!(futures::poll!(&mut stays).is_pending());
+    drop(held);
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (1, 1), "the turn is with the one that goes");
+    drop(goes);
+    let permit = stays.await.unwrap();
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (1, 0));
+    drop(permit);
+    assert_eq!(scheduler.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_higher_limit_lets_in_those_that_wait_and_a_lower_one_cuts_nobody_off() {
+    let scheduler = Scheduler::new(options(1), Moment(0));
+    let a = tenant("a");
+    let first = scheduler.enter(&a, PLAIN, far()).await.unwrap();
+    let mut second = Box::pin(scheduler.enter(&a, PLAIN, far()));
+    assert!(futures::poll!(&mut second).is_pending());
+    scheduler.set_options(options(3));
+    let second = second.await.unwrap();
+    let third = scheduler.try_enter().unwrap();
+    scheduler.set_options(options(1));
+    assert_eq!((scheduler.limit(), scheduler.in_flight()), (1, 3));
+    drop(first);
+    drop(second);
+    assert!(scheduler.try_enter().is_none(), "one is still in");
+    drop(third);
+    assert!(scheduler.try_enter().is_some());
+}
+
+/// The scenario of the bench in simulated time: an origin that can do 500 a second (10 at once, 20 ms each), and behind it
+/// a queue that knows nothing of tenants. A asks 1,000 times a second, B ten times. Neither has a limit of its own.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_the_cell_can_do() {
+    let clock = Clock::start();
+    let range = LimitRange { initial: 64, min: 8, max: 4_096, slack: Duration::from_millis(5) };
+    let scheduler = Scheduler::new(ScheduleOptions { range, ..options(0) }, clock.now());
+    let origin = Arc::new(Semaphore::new(10));
+    let answered_a = Arc::new(AtomicUsize::new(0));
+    let took_b = Arc::new(Mutex::new(Vec::new()));
+    let refused_b = Arc::new(AtomicUsize::new(0));
+    let seconds = 30;
+    let ask = |name: &'static str| {
+        let (scheduler, origin) = (Arc::clone(&scheduler), Arc::clone(&origin));
+        let (answered_a, took_b, refused_b) =
+            (Arc::clone(&answered_a), Arc::clone(&took_b), Arc::clone(&refused_b));
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let Ok(permit) = scheduler.enter(&tenant(name), PLAIN, far()).await else {
+                if name == "b" {
+                    refused_b.fetch_add(1, Ordering::Relaxed);
+                }
+                return;
+            };
+            let sent = Instant::now();
+            let place = origin.acquire().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(place);
+            scheduler.answered(sent.elapsed(), clock.now());
+            drop(permit);
+            if name == "a" {
+                answered_a.fetch_add(1, Ordering::Relaxed);
+            } else {
+                took_b.lock().unwrap().push(began.elapsed());
+            }
+        });
+    };
+    for ms in 0..seconds * 1_000 {
+        ask("a");
+        if ms % 100 == 37 {
+            ask("b");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut took = took_b.lock().unwrap().clone();
+    took.sort();
+    assert_eq!(refused_b.load(Ordering::Relaxed), 0);
+    let p99 = took[took.len() * 99 / 100 - 1];
+    assert!(p99 <= Duration::from_millis(80), "B's p99 is {p99:?}, its slowest {:?}", took.last());
+    let goodput = answered_a.load(Ordering::Relaxed) as f64 / (490.0 * seconds as f64);
+    assert!(goodput >= 0.95, "A gets {goodput} of what is left");
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (0, 0));
+}
+
+/// Threads come, wait, give up and leave as they like: at the end nobody is in, nobody waits, and the limit was kept.
+#[test]
+fn no_turn_is_lost_between_threads() {
+    let scheduler = Scheduler::new(options(3), Moment(0));
+    let inside = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..4_u64)
+        .map(|index| {
+            let (scheduler, inside) = (Arc::clone(&scheduler), Arc::clone(&inside));
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let name = tenant(["a", "b", "c", "d"][usize::try_from(index).unwrap()]);
+                    let round = |n: u64| {
+                        let (scheduler, inside, name) = (&scheduler, &inside, &name);
+                        async move {
+                            let patience = Duration::from_micros((n * 7_919 + index * 104_729) % 400);
+                            let entering = scheduler.enter(name, PLAIN, far());
+                            if let Ok(Ok(permit)) = tokio::time::timeout(patience, entering).await {
+                                assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
+                                tokio::task::yield_now().await;
+                                inside.fetch_sub(1, Ordering::SeqCst);
+                                drop(permit);
+                            }
+                        }
+                    };
+                    for n in 0..300 {
+                        futures::future::join_all((0..8).map(|k| round(n * 8 + k))).await;
+                    }
+                });
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (0, 0));
+    assert_eq!(scheduler.lock().len(), 0);
+}

@@ -1,0 +1,76 @@
+//! What all threads share of fairness and containment: the active tenants, and for each cell the way in, its breaker and
+//! its budget.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cell_model::CellId;
+use papaya::HashMap;
+
+use crate::contain::breaker::Breaker;
+use crate::contain::budget::Budget;
+use crate::fair::scheduler::Scheduler;
+use crate::fair::tenants::Tenants;
+use crate::live::Live;
+use crate::moment::Clock;
+
+/// One cell, as requests get into it.
+pub(crate) struct CellFlow {
+    pub(crate) scheduler: Arc<Scheduler>,
+    /// Of connections alone: what tenants' requests come to is theirs.
+    pub(crate) breaker: Breaker,
+    pub(crate) retries: Budget,
+}
+
+/// What all threads share of fairness and containment.
+pub(crate) struct Flow {
+    pub(crate) clock: Clock,
+    pub(crate) tenants: Tenants,
+    pub(crate) live: Arc<ArcSwap<Live>>,
+    cells: HashMap<CellId, Arc<CellFlow>>,
+}
+
+/// How often tenants of whom nothing is worth keeping are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Flow {
+    pub(crate) fn new(live: Live, clock: Clock) -> Arc<Self> {
+        let live = Arc::new(ArcSwap::from_pointee(live));
+        Arc::new(Self { clock, tenants: Tenants::default(), live, cells: HashMap::new() })
+    }
+
+    /// The way into a cell. There are as many as there are cells in mappings that the control plane has signed.
+    pub(crate) fn cell(&self, cell: &CellId) -> Arc<CellFlow> {
+        let cells = self.cells.pin();
+        if let Some(found) = cells.get(cell) {
+            return Arc::clone(found);
+        }
+        let made = cells.get_or_insert_with(cell.clone(), || {
+            let scheduler = Scheduler::new(self.live.load().schedule, self.clock.now());
+            Arc::new(CellFlow { scheduler, breaker: Breaker::default(), retries: Budget::default() })
+        });
+        Arc::clone(made)
+    }
+
+    pub(crate) fn for_each_cell(&self, mut each: impl FnMut(&CellId, &CellFlow)) {
+        for (id, cell) in &self.cells.pin() {
+            each(id, cell);
+        }
+    }
+
+    /// Takes other options; requests on their way keep what they have.
+    pub(crate) fn set_live(&self, live: Live) {
+        let schedule = live.schedule;
+        self.live.store(Arc::new(live));
+        self.for_each_cell(|_, cell| cell.scheduler.set_options(schedule));
+    }
+
+    /// Forgets, again and again, what is not worth keeping.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            self.tenants.sweep(self.clock.now());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What fails is left alone, and only that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cell_router::Options;
+use http::StatusCode;
+
+use crate::client::{self, get};
+use crate::control::FakeControl;
+use crate::fleet::{Fleet, until};
+use crate::gate::{FakeGate, text};
+
+fn quick(options: &mut Options) {
+    options.containment.breaker_failures_min = 5;
+    options.containment.breaker_open = Duration::from_millis(200);
+    options.containment.breaker_open_max = Duration::from_millis(400);
+    options.containment.breaker_probes = 1;
+}
+
+/// A cell in which requests of t-1 fail for as long as is said, and those of t-2 do not.
+async fn sick_for_one(change: impl FnOnce(&mut Options)) -> (FakeGate, Arc<AtomicBool>, Fleet) {
+    let sick = Arc::new(AtomicBool::new(true));
+    let is_sick = Arc::clone(&sick);
+    let gate =
+        FakeGate::start(move |request, _| {
+            let fails = is_sick.load(Ordering::SeqCst) && request.headers()["cell-tenant"] == "t-1";
+            async move {
+                if fails { text(StatusCode::INTERNAL_SERVER_ERROR, "no") } else { text(StatusCode::OK, "yes") }
+            }
+        })
+        .await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    control.set_tenant("t-2", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |options| {
+        quick(options);
+        change(options);
+    })
+    .await;
+    (gate, sick, fleet)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_breaker_of_one_tenant_opens_for_that_tenant_alone_and_closes_after_a_probe() {
+    let (gate, sick, fleet) = sick_for_one(|_| {}).await;
+    let address = fleet.address();
+    for _ in 0..5 {
+        assert_eq!(
+            get(address, "t-1", "/").await.status,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the application's own"
+        );
+    }
+    let answer = get(address, "t-1", "/").await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "BREAKER_OPEN"));
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(gate.seen().len(), 5);
+    assert_eq!(get(address, "t-2", "/").await.status, StatusCode::OK);
+    sick.store(false, Ordering::SeqCst);
+    let healed = async { while get(address, "t-1", "/").await.status != StatusCode::OK {} };
+    tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(get(address, "t-1", "/").await.status, StatusCode::OK, "closed");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_has_moved_to_another_cell_passes_at_once() {
+    let (_gate, _sick, fleet) =
+        sick_for_one(|options| options.containment.breaker_open = Duration::from_secs(60)).await;
+    let other = FakeGate::echo("b").await;
+    let address = fleet.address();
+    for _ in 0..5 {
+        get(address, "t-1", "/").await;
+    }
+    assert_eq!(get(address, "t-1", "/").await.code(), "BREAKER_OPEN");
+    fleet.control.set_cell("b", std::slice::from_ref(&other.address));
+    let moved = fleet.control.set_tenant("t-1", "b", 3, |_| {});
+    fleet.until_believed(&moved).await;
+    assert_eq!(get(address, "t-1", "/").await.body, "b:");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_that_takes_no_connections_is_left_alone_for_a_while_and_found_again() {
+    let gone = FakeGate::echo("a").await;
+    let dead = gone.address.clone();
+    drop(gone);
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&dead));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    control.set_tenant("t-2", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |options| {
+        quick(options);
+        options.containment.retry_percent = 0;
+        options.containment.retry_floor_per_second = 0;
+    })
+    .await;
+    let address = fleet.address();
+    for _ in 0..5 {
+        assert_eq!(get(address, "t-1", "/").await.code(), "CELL_UNREACHABLE");
+    }
+    assert_eq!(get(address, "t-2", "/").await.code(), "BREAKER_OPEN", "for every tenant of it");
+    assert!(fleet.metric("cell_router_cell_breaker_open", "cell=\"a\"").await > 0.5);
+    let back = FakeGate::echo("back").await;
+    fleet.control.set_cell("a", std::slice::from_ref(&back.address));
+    let healed = async { while get(address, "t-2", "/").await.status != StatusCode::OK {} };
+    tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
+    assert!(fleet.metric("cell_router_cell_breaker_open", "cell=\"a\"").await < 0.5);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tried_again_stays_within_its_budget() {
+    // Takes every request and breaks the connection.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let _head = client::read_until(&mut stream, "\r\n\r\n").await;
+                count.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let control = FakeControl::new(1);
+    control.set_cell("a", &[address]);
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |options| {
+        options.containment.breaker_failures_min = 0;
+        options.containment.retry_floor_per_second = 0;
+        options.containment.retry_percent = 10;
+    })
+    .await;
+    for _ in 0..50 {
+        assert_eq!(get(fleet.address(), "t-1", "/").await.code(), "CELL_FAILED");
+    }
+    let sent = taken.load(Ordering::SeqCst);
+    assert!((54..=55).contains(&sent), "{sent} for 50 requests that may be repeated");
+    assert!(fleet.metric("cell_router_retries_denied_total", "").await > 40.0);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_whose_client_goes_leaves_room_for_the_next() {
+    let (gate, sick, fleet) = sick_for_one(|_| {}).await;
+    let address = fleet.address();
+    for _ in 0..6 {
+        get(address, "t-1", "/").await;
+    }
+    sick.store(false, Ordering::SeqCst);
+    until("five have reached the cell", || gate.seen().len() == 5).await;
+    for _ in 0..20 {
+        let gone = tokio::spawn(async move { get(address, "t-1", "/").await });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        gone.abort();
+    }
+    let healed = async { while get(address, "t-1", "/").await.status != StatusCode::OK {} };
+    tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
+    fleet.stop().await;
+}
