@@ -118,6 +118,7 @@ impl Front {
             accepted = tokio::time::timeout(self.worker.live().timeouts.handshake, tls.accept(stream)) => accepted,
             () = until_closing(phase.clone()) => return Ok(()),
         };
+        let came = Came { secure: true, ..came };
         let Accepted { stream, http2, certified } = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {

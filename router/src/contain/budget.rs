@@ -22,6 +22,8 @@ pub(crate) struct BudgetOptions {
 /// Retries that are saved up at the most, in seconds of the floor and at least so many.
 const SAVED_SECONDS: u64 = 10;
 const SAVED_MIN: u64 = 20;
+/// Retries that a tenant or a cell begins with.
+const FIRST: u64 = 3;
 /// A retry, in the unit that is counted.
 const RETRY: u64 = 1_000;
 
@@ -29,13 +31,15 @@ const RETRY: u64 = 1_000;
 #[derive(Debug)]
 pub(crate) struct Budget(AtomicU64);
 
+/// Before the first request.
+const UNUSED: u64 = u64::MAX;
 const BALANCE_BITS: u32 = 24;
 const BALANCE_MASK: u64 = (1 << BALANCE_BITS) - 1;
 
 impl Default for Budget {
-    /// Nothing saved up yet; the floor of the time until the first request is there at once.
+    /// As nobody has used it yet: a word that nothing else makes.
     fn default() -> Self {
-        Self(AtomicU64::new(0))
+        Self(AtomicU64::new(UNUSED))
     }
 }
 
@@ -55,7 +59,10 @@ impl Budget {
         let most = if options.percent == 0 && options.floor_per_second == 0 { 0 } else { most.min(BALANCE_MASK) };
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            let (since, balance) = (word >> BALANCE_BITS, word & BALANCE_MASK);
+            let (since, balance) = match word {
+                UNUSED => (now.millis(), FIRST * RETRY),
+                _ => (word >> BALANCE_BITS, word & BALANCE_MASK),
+            };
             // A second of the floor at a time would be coarse; a millisecond of one retry a second is one unit.
             let passed = Duration::from_millis(now.millis().saturating_sub(since)).min(Duration::from_secs(3_600));
             let flowed =
@@ -98,7 +105,7 @@ mod tests {
             budget.request(now, OPTIONS);
             retried += u32::from(budget.retry(now, OPTIONS));
         }
-        let most = 20_000 + 300;
+        let most = 20_000 + 300 + 3;
         assert!((most - 300..=most + 60).contains(&retried), "{retried}");
     }
 
@@ -127,7 +134,7 @@ mod tests {
                     requests += 1;
                 }
             }
-            let flowed = requests * u64::from(percent) * 10 + now * u64::from(floor);
+            let flowed = FIRST * RETRY + requests * u64::from(percent) * 10 + now * u64::from(floor);
             prop_assert!(retries * RETRY <= flowed, "{retries} of {flowed}");
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Window {
     pub(crate) answers: u64,
     /// Of those that were answered.
     pub(crate) mean: Duration,
+    /// The quickest of them.
+    pub(crate) quickest: Duration,
     /// Requests that the cell did not answer in time.
     pub(crate) timeouts: u64,
     /// The most that were there at once.
@@ -119,10 +121,11 @@ impl Adaptive {
         }
         let baseline = match self.baseline {
             // Half of the limit or less: what a probe would bring about is so already.
-            _ if f64::from(window.in_flight_peak) <= self.limit / 2.0 => {
+            Some(_) if f64::from(window.in_flight_peak) <= self.limit / 2.0 => {
                 self.baseline.map_or(mean, |held| held + (mean - held) * BASELINE_SMOOTHING)
             }
-            None => mean,
+            // Nothing is known yet: the cell may be pressed already.
+            None => window.quickest.as_secs_f64(),
             Some(held) if mean < held => held + (mean - held) * BASELINE_SMOOTHING,
             Some(held) => held,
         };
@@ -134,10 +137,14 @@ impl Adaptive {
             let at_bottom = self.limit <= f64::from(self.range.min);
             self.phase = if now >= self.probe_due || at_bottom { Phase::Settling } else { Phase::Steady };
         } else if f64::from(window.in_flight_peak) >= self.limit * USED_UP {
+            let at_ease = mean <= (baseline + bearable) / 2.0;
             self.limit = match self.phase {
-                Phase::Rising => self.limit * 2.0,
+                Phase::Rising if at_ease => self.limit * 2.0,
                 _ => self.limit + (self.limit.sqrt() / 2.0).max(1.0),
             };
+            if !at_ease && self.phase == Phase::Rising {
+                self.phase = Phase::Steady;
+            }
             if self.phase == Phase::Steady && now >= self.probe_due && mean > baseline * 1.2 {
                 self.phase = Phase::Settling;
             }
@@ -158,7 +165,7 @@ mod tests {
     fn pressed(limit: u32, places: u32, service: Duration) -> Window {
         let waits = f64::from(limit.max(places)) / f64::from(places);
         let mean = service.mul_f64(waits);
-        Window { answers: 50, mean, timeouts: 0, in_flight_peak: limit }
+        Window { answers: 50, mean, quickest: mean, timeouts: 0, in_flight_peak: limit }
     }
 
     fn run(
@@ -181,7 +188,7 @@ mod tests {
     #[test]
     fn under_twice_the_load_the_limit_settles_a_little_above_what_the_cell_can_do() {
         let mut adaptive = Adaptive::new(RANGE, Moment(0));
-        let calm = Window { answers: 50, mean: Duration::from_millis(20), timeouts: 0, in_flight_peak: 5 };
+        let calm = Window { answers: 50, mean: Duration::from_millis(20), in_flight_peak: 5, ..Window::default() };
         adaptive.observe(calm, Moment(1));
         let (_, limits) = run(&mut adaptive, Moment(0), 600, 10, Duration::from_millis(20));
         let settled = &limits[30..];
@@ -220,7 +227,8 @@ mod tests {
     fn a_limit_that_nobody_uses_up_does_not_grow() {
         let mut adaptive = Adaptive::new(RANGE, Moment(0));
         for n in 0..50 {
-            let window = Window { answers: 9, mean: Duration::from_millis(2), timeouts: 0, in_flight_peak: 3 };
+            let window =
+                Window { answers: 9, mean: Duration::from_millis(2), in_flight_peak: 3, ..Window::default() };
             adaptive.observe(window, Moment(n));
         }
         assert_eq!(adaptive.limit(), RANGE.initial);
@@ -234,7 +242,7 @@ mod tests {
             let mut adaptive = Adaptive::new(RANGE, Moment(0));
             for (n, (answers, ms, timeouts, in_flight_peak)) in (0..).zip(seen) {
                 let mean = Duration::from_millis(ms);
-                adaptive.observe(Window { answers, mean, timeouts, in_flight_peak }, Moment::from_millis(n * 100));
+                adaptive.observe(Window { answers, mean, quickest: mean / 3, timeouts, in_flight_peak }, Moment::from_millis(n * 100));
                 prop_assert!((RANGE.min..=RANGE.max).contains(&adaptive.limit()));
             }
         }

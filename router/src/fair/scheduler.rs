@@ -301,6 +301,7 @@ impl Drop for Place {
 /// What is seen of the cell since the last window.
 struct Meter {
     taken_nanos: AtomicU64,
+    quickest_nanos: AtomicU64,
     answers: AtomicU64,
     timeouts: AtomicU64,
     in_flight_peak: AtomicU64,
@@ -313,6 +314,7 @@ impl Meter {
     fn new(adaptive: Adaptive, now: Moment) -> Self {
         Self {
             taken_nanos: AtomicU64::new(0),
+            quickest_nanos: AtomicU64::new(u64::MAX),
             answers: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             in_flight_peak: AtomicU64::new(0),
@@ -330,6 +332,9 @@ impl Meter {
 
     fn answered(&self, took: Duration) {
         self.taken_nanos.fetch_add(nanos(took), Ordering::Relaxed);
+        if nanos(took) < self.quickest_nanos.load(Ordering::Relaxed) {
+            self.quickest_nanos.fetch_min(nanos(took), Ordering::Relaxed);
+        }
         self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -355,6 +360,7 @@ impl Meter {
         let window = Window {
             answers,
             mean: Duration::from_nanos(mean),
+            quickest: Duration::from_nanos(self.quickest_nanos.swap(u64::MAX, Ordering::Relaxed).min(mean)),
             timeouts: self.timeouts.swap(0, Ordering::Relaxed),
             in_flight_peak: u32::try_from(self.in_flight_peak.swap(in_flight, Ordering::Relaxed))
                 .unwrap_or(u32::MAX),

@@ -93,7 +93,7 @@ impl InstanceSet {
         if let [only] = self.instances.as_slice() {
             return Some(only).filter(|only| untried(only));
         }
-        let room = self.room(now);
+        let room = self.room(now, options);
         let fits = |instance: &Arc<Instance>| {
             instance.is_well(now)
                 && untried(instance)
@@ -116,14 +116,17 @@ impl InstanceSet {
             .copied()
     }
 
-    /// How much each may have in flight: the bound above the mean, counting the one that asks; of those that are well.
-    fn room(&self, now: Moment) -> f64 {
-        let (mut in_flight, mut well) = (1_u32, 0_u32);
+    /// How much a warm one may have in flight: the bound above the mean, counting the one that asks; of those that are
+    /// well, each as warm as it is.
+    fn room(&self, now: Moment, options: InstanceOptions) -> f64 {
+        let (mut in_flight, mut warmth) = (1_u32, 0.0);
         for instance in &self.instances {
             in_flight = in_flight.saturating_add(instance.in_flight());
-            well += u32::from(instance.is_well(now));
+            if instance.is_well(now) {
+                warmth += instance.warmth(now, options.slow_start);
+            }
         }
-        (f64::from(in_flight) / f64::from(well.max(1)) * LOAD_BOUND).ceil()
+        (f64::from(in_flight) / warmth.max(0.1) * LOAD_BOUND).ceil()
     }
 }
 

@@ -131,7 +131,7 @@ pub struct Instances {
 impl Default for Fairness {
     fn default() -> Self {
         Self {
-            cell_concurrency_initial: 64,
+            cell_concurrency_initial: 32,
             cell_concurrency_min: 16,
             cell_concurrency_max: 4_096,
             cell_latency_slack: Duration::from_millis(5),

@@ -115,6 +115,9 @@ fn trailer_byte(line: &mut Vec<u8>, bytes: &mut usize, count: &mut u8, byte: u8)
         return Err(Rule::TrailersTooLarge);
     }
     if byte != b'\n' {
+        if line.last() == Some(&b'\r') {
+            return Err(Rule::CarriageReturnAlone);
+        }
         line.push(byte);
         return Ok(false);
     }

@@ -13,7 +13,7 @@ fn a_body_ends_with_its_length_or_its_last_chunk() {
     assert_eq!(body.scan(b"deGET"), Ok((2, true)));
     assert_eq!(scan(b"0\r\n\r\nGET"), Ok((5, true)));
     assert_eq!(scan(b"3\r\nabc\r\n00\r\n\r\n"), Ok((14, true)));
-    assert_eq!(scan(b"A\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n"), Ok((28, true)));
+    assert_eq!(scan(b"A\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n"), Ok((30, true)));
     assert_eq!(scan(b"3\r\nab"), Ok((5, false)));
 }
 
@@ -37,6 +37,7 @@ fn chunks_that_others_read_differently_are_refused() {
         ("3;a=b\r\n", Rule::ChunkExtension),
         ("3;\nxx\r\n", Rule::ChunkExtension),
         ("0\r\nX: y\n\r\n", Rule::LineFeedAlone),
+        ("0\r\n\rX", Rule::CarriageReturnAlone),
         ("0\r\nno colon\r\n\r\n", Rule::Trailer),
         ("0\r\n X: folded\r\n\r\n", Rule::Trailer),
         ("0\r\nContent-Length: 3\r\n\r\n", Rule::TrailerForbidden),
