@@ -79,7 +79,9 @@ impl<V: Keyed + Clone> Shelves<V> {
     /// Puts a record in the place of what had its key.
     pub(crate) fn insert(&mut self, record: V) {
         if self.shelves.is_empty() {
-            self.shelves.push(Arc::new(Vec::new()));
+            self.shelves.push(Arc::new(vec![record]));
+            self.len = 1;
+            return;
         }
         let at = self.shelf_of(record.key());
         let shelf = Arc::make_mut(&mut self.shelves[at]);
