@@ -30,7 +30,11 @@ fn the_days_that_are_left_are_counted_for_cells_and_for_the_zone() {
     let breach = zone.cell_breach.as_ref().unwrap();
     assert_eq!((breach.days, breach.cell.as_ref().unwrap().as_str()), (161, "c-1"));
     assert_eq!(zone.zone_breach.as_ref().unwrap().days, 219);
-    assert!(zone.sentence.starts_with("cell c-1 passes its budget in 161 days (cpu at 00:00)"), "{}", zone.sentence);
+    assert!(
+        zone.sentence.starts_with("cell c-1 passes its budget in 161 days (cpu at 00:00)"),
+        "{}",
+        zone.sentence
+    );
     let still = ask(&two_cells_of_sixty(), &growing(0.0));
     assert_eq!((&still.zones[0].cell_breach, &still.zones[0].zone_breach), (&None, &None));
 }
@@ -109,7 +113,11 @@ fn the_loss_of_a_cell_says_who_finds_a_home_and_who_does_not() {
     assert!((report.blast_radius - 0.5).abs() < 1e-9, "{}", report.blast_radius);
     let (hottest, peak) = report.hottest.as_ref().unwrap();
     assert_eq!((hottest.as_str(), peak.share), ("c-3", 0.8));
-    assert!(report.sentence.starts_with("2 tenants lose their home, 1 find another, 1 do not"), "{}", report.sentence);
+    assert!(
+        report.sentence.starts_with("2 tenants lose their home, 1 find another, 1 do not"),
+        "{}",
+        report.sentence
+    );
 }
 
 #[test]
@@ -139,17 +147,14 @@ fn questions_without_sense_have_codes() {
     assert_eq!(code(growing(-0.1)), "GROWTH_INVALID");
     assert_eq!(code(CapacityRequest { horizon_days: 0, ..growing(0.0) }), "HORIZON_INVALID");
     let elsewhere = GrowthRule { region: "mars".into(), ..GrowthRule::default() };
-    let request = CapacityRequest { growth: Growth { monthly: 0.0, rules: vec![elsewhere.clone()] }, ..growing(0.0) };
+    let request =
+        CapacityRequest { growth: Growth { monthly: 0.0, rules: vec![elsewhere.clone()] }, ..growing(0.0) };
     assert_eq!(code(request), "REGION_UNKNOWN");
     let many = Growth { monthly: 0.0, rules: vec![GrowthRule::default(); 65] };
     assert_eq!(code(CapacityRequest { growth: many, ..growing(0.0) }), "RULES_TOO_MANY");
     let nowhere = Loss::Domain { domain: "rack-9".into() };
-    let error = capacity(
-        &fleet,
-        Policy::default(),
-        None,
-        &CapacityRequest { losses: vec![nowhere], ..growing(0.0) },
-    );
+    let error =
+        capacity(&fleet, Policy::default(), None, &CapacityRequest { losses: vec![nowhere], ..growing(0.0) });
     assert!(matches!(error, Err(CapacityError::LossUnknown { what: "failure domain", .. })), "{error:?}");
 }
 
