@@ -9,9 +9,8 @@ use std::time::Duration;
 use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use plan::{
-    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, GrowthOf, JudgeArgs, Plan, Simulate,
-    Survive,
+pub(crate) use plan::{
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate,
 };
 
 /// The command line of Cellway.
