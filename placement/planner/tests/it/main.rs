@@ -4,6 +4,7 @@
 
 mod capacities;
 mod decisions;
+mod exchanges;
 mod input;
 mod plans;
 mod prefixes;
