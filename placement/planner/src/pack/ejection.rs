@@ -129,8 +129,9 @@ impl<'a> Bins<'a> {
             if a == b || self.bins[a].items.is_empty() || self.bins[b].items.is_empty() {
                 continue;
             }
-            let first = self.bins[a].items[self.random_below(a)];
-            let second = self.bins[b].items[self.random_below(b)];
+            let (from_a, from_b) = (self.random_below(a), self.random_below(b));
+            let first = self.bins[a].items[from_a];
+            let second = self.bins[b].items[from_b];
             if self.fits(a, Some(second), [Some(first), None]) && self.fits(b, Some(first), [Some(second), None]) {
                 self.take(first, a);
                 self.take(second, b);
