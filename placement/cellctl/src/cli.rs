@@ -12,9 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod care;
 
 pub(crate) use care::{Audit, Ca, Category, Check};
-pub use plan::{
-    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, GrowthOf, JudgeArgs, Plan, Simulate,
-    Survive,
+pub(crate) use plan::{
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate,
 };
 
 /// The command line of Cellway.

@@ -294,3 +294,64 @@ impl fmt::Display for Decision {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{Amounts, CellEntry, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+    use crate::policy::Policy;
+    use crate::ring::RingOptions;
+    use proptest::prelude::*;
+
+    fn cell((id, capacity, domain): (usize, f64, usize)) -> CellEntry {
+        CellEntry {
+            id: format!("c-{id:02}"),
+            domain: format!("rack-{domain}"),
+            capacity: Amounts { cpu: capacity, connections: capacity, storage: capacity },
+            ..CellEntry::default()
+        }
+    }
+
+    fn tenant((id, cpu, deviation, cell): (usize, f64, f64, usize)) -> TenantEntry {
+        let of = |mean, deviation| ResourceDemand { mean: Hourly::Flat(mean), deviation: Hourly::Flat(deviation) };
+        TenantEntry {
+            id: format!("t-{id:03}"),
+            group: if id % 5 == 0 { "g".into() } else { String::new() },
+            spike_cluster: if id % 3 == 0 { "s".into() } else { String::new() },
+            cell: if cell < 12 { format!("c-{cell:02}") } else { String::new() },
+            demand: Demand { cpu: of(cpu, deviation), connections: of(cpu / 2.0, 0.0), storage: of(1.0, 0.0) },
+            ..TenantEntry::default()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(60))]
+
+        #[test]
+        fn the_short_way_to_the_best_cell_ends_where_the_long_one_does(
+            capacities in prop::collection::vec((20.0f64..120.0, 0usize..3), 12),
+            demands in prop::collection::vec((0.0f64..30.0, 0.0f64..6.0, 0usize..14), 1..60),
+        ) {
+            let cells = capacities.into_iter().enumerate().map(|(id, (capacity, domain))| cell((id, capacity, domain)));
+            let tenants = demands.into_iter().enumerate();
+            let tenants = tenants.map(|(id, (cpu, deviation, at))| tenant((id, cpu, deviation, at)));
+            let document = FleetDocument {
+                cells: cells.collect(),
+                tenants: tenants.collect(),
+                ..FleetDocument::default()
+            };
+            let fleet = document.build().unwrap();
+            let cells = fleet.cells().map(|cell| fleet.cell_id(cell).clone());
+            let ring = HomeRing::build(cells, RingOptions::default()).unwrap();
+            let layout = Layout::new(&fleet, Policy::default());
+            for tenant in fleet.tenants() {
+                let question = Question::new(&layout, tenant, &[]);
+                for ring in [None, Some(&ring)] {
+                    let long = choose(&question, ring).best().map(|(score, peak)| (score, peak.share.to_bits()));
+                    let short = best(&question, ring, |_| true).map(|(score, peak)| (score, peak.share.to_bits()));
+                    prop_assert_eq!(short, long);
+                }
+            }
+        }
+    }
+}

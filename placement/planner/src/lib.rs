@@ -19,6 +19,7 @@ mod filter;
 mod fleet;
 mod layout;
 mod load;
+mod pack;
 mod plan;
 mod policy;
 mod problem;
@@ -39,6 +40,7 @@ pub use explain::{Candidate, Counterfactual, Decision, Margin, PlaceError, Refus
 pub use filter::RefusalCode;
 pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};
 pub use layout::{Layout, PeakReport};
+pub use pack::{Packing, pack};
 pub use plan::{
     Bounds, CellChange, Goal, Left, Plan, PlanError, PlannedMove, Quality, Reason, Request, Undo, Verdict, Wave,
     ZoneQuality, plan,

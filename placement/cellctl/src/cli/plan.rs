@@ -59,8 +59,10 @@ pub enum Plan {
     Place {
         /// Which tenants [default: all that are nowhere yet]
         tenants: Vec<TenantId>,
+        /// Of which fleet
         #[command(flatten)]
         of: FleetArgs,
+        /// By which numbers
         #[command(flatten)]
         judge: JudgeArgs,
     },
@@ -85,6 +87,7 @@ pub enum Plan {
         /// A JSON file, or a directory for cells.csv and tenants.csv where the name ends with '/' [default: print JSON]
         #[arg(long, value_name = "FILE|DIR/")]
         to: Option<PathBuf>,
+        /// Of which fleet
         #[command(flatten)]
         of: FleetArgs,
     },
@@ -93,18 +96,21 @@ pub enum Plan {
 /// What every plan of moves is asked with.
 #[derive(Debug, Clone, Args)]
 pub struct Asked {
+    /// Of which fleet
     #[command(flatten)]
-    pub(crate) of: FleetArgs,
+    pub of: FleetArgs,
+    /// By which numbers
     #[command(flatten)]
-    pub(crate) judge: JudgeArgs,
+    pub judge: JudgeArgs,
+    /// Within which bounds
     #[command(flatten)]
-    pub(crate) bounds: BoundArgs,
+    pub bounds: BoundArgs,
     /// Time for which cooldowns are looked at [default: now]
     #[arg(long, value_parser = time, value_name = "RFC 3339")]
-    pub(crate) at: Option<UnixMillis>,
+    pub at: Option<UnixMillis>,
     /// Exit with 2 where the plan has moves
     #[arg(long)]
-    pub(crate) detailed_exitcode: bool,
+    pub detailed_exitcode: bool,
 }
 
 /// `plan fail-cell`.
@@ -112,17 +118,19 @@ pub struct Asked {
 #[command(group(clap::ArgGroup::new("lost").required(true).multiple(true).args(["cells", "domain", "region"])))]
 pub struct FailCell {
     /// Which cells; each is lost for itself
-    pub(crate) cells: Vec<CellId>,
+    pub cells: Vec<CellId>,
     /// Every cell of a failure domain
     #[arg(long, value_name = "DOMAIN")]
-    pub(crate) domain: Vec<String>,
+    pub domain: Vec<String>,
     /// Every cell of a region
     #[arg(long, value_name = "REGION")]
-    pub(crate) region: Vec<String>,
+    pub region: Vec<String>,
+    /// Of which fleet
     #[command(flatten)]
-    pub(crate) of: FleetArgs,
+    pub of: FleetArgs,
+    /// By which numbers
     #[command(flatten)]
-    pub(crate) judge: JudgeArgs,
+    pub judge: JudgeArgs,
 }
 
 /// `plan capacity`.
@@ -130,29 +138,31 @@ pub struct FailCell {
 pub struct CapacityArgs {
     /// By how much demand grows in 30 days
     #[arg(long, value_parser = rate, default_value = "5%", value_name = "RATE")]
-    pub(crate) growth: f64,
+    pub growth: f64,
     /// Another rate for some tenants, as tier=gold:8% or region=eu-1:3%; the first that fits counts
     #[arg(long, value_parser = growth_of, value_name = "WHO:RATE")]
-    pub(crate) growth_of: Vec<GrowthOf>,
+    pub growth_of: Vec<GrowthOf>,
     /// How many days to look ahead
     #[arg(long, default_value_t = 365, value_name = "DAYS")]
-    pub(crate) horizon: u32,
+    pub horizon: u32,
     /// What each zone must be able to lose without passing the high water
     #[arg(long, value_enum, default_value_t = Survive::Cell)]
-    pub(crate) survive: Survive,
+    pub survive: Survive,
     /// Ask, too, what the loss of this cell would do
     #[arg(long, value_name = "CELL")]
-    pub(crate) lose_cell: Vec<CellId>,
+    pub lose_cell: Vec<CellId>,
     /// Ask, too, what the loss of this failure domain would do
     #[arg(long, value_name = "DOMAIN")]
-    pub(crate) lose_domain: Vec<String>,
+    pub lose_domain: Vec<String>,
     /// Ask, too, what the loss of this region would do
     #[arg(long, value_name = "REGION")]
-    pub(crate) lose_region: Vec<String>,
+    pub lose_region: Vec<String>,
+    /// Of which fleet
     #[command(flatten)]
-    pub(crate) of: FleetArgs,
+    pub of: FleetArgs,
+    /// By which numbers
     #[command(flatten)]
-    pub(crate) judge: JudgeArgs,
+    pub judge: JudgeArgs,
 }
 
 /// As [`cell_planner::Survive`].
@@ -178,44 +188,47 @@ impl From<Survive> for cell_planner::Survive {
 
 /// A rule of growth.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GrowthOf(pub(crate) GrowthRule);
+pub struct GrowthOf(pub GrowthRule);
 
 /// `simulate`.
 #[derive(Debug, Clone, Args)]
 pub struct Simulate {
     /// How many days
     #[arg(long, default_value_t = 30, value_name = "DAYS")]
-    pub(crate) days: u32,
+    pub days: u32,
     /// What tenants really use, as tenant,resource,values with 24 values a day [default: made up by --seed]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["growth", "weekend", "spikes", "arrivals", "departures"])]
-    pub(crate) usage: Option<PathBuf>,
+    pub usage: Option<PathBuf>,
     /// By how much demand grows in 30 days
     #[arg(long, value_parser = rate, default_value = "0", value_name = "RATE")]
-    pub(crate) growth: f64,
+    pub growth: f64,
     /// What is left of demand on two days of seven
     #[arg(long, value_parser = rate, default_value = "100%", value_name = "SHARE")]
-    pub(crate) weekend: f64,
+    pub weekend: f64,
     /// The chance that a tenant has a spike of three hours on a day
     #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
-    pub(crate) spikes: f64,
+    pub spikes: f64,
     /// The share of tenants that arrive after the first day
     #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
-    pub(crate) arrivals: f64,
+    pub arrivals: f64,
     /// The share of tenants that leave
     #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
-    pub(crate) departures: f64,
+    pub departures: f64,
     /// Make a plan every so many days; 0: never
     #[arg(long, default_value_t = 1, value_name = "DAYS")]
-    pub(crate) plan_every: u32,
+    pub plan_every: u32,
     /// Leave who has moved alone for so many days
     #[arg(long, default_value_t = 7, value_name = "DAYS")]
-    pub(crate) cooldown_days: u32,
+    pub cooldown_days: u32,
+    /// Of which fleet
     #[command(flatten)]
-    pub(crate) of: FleetArgs,
+    pub of: FleetArgs,
+    /// By which numbers
     #[command(flatten)]
-    pub(crate) judge: JudgeArgs,
+    pub judge: JudgeArgs,
+    /// Within which bounds
     #[command(flatten)]
-    pub(crate) bounds: BoundArgs,
+    pub bounds: BoundArgs,
 }
 
 /// What can be explained.
@@ -226,8 +239,10 @@ pub enum Explain {
     Tenant {
         /// Its name
         name: TenantId,
+        /// Of which fleet
         #[command(flatten)]
         of: FleetArgs,
+        /// By which numbers
         #[command(flatten)]
         judge: JudgeArgs,
     },

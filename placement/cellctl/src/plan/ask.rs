@@ -6,7 +6,7 @@ use cell_model::UnixMillis;
 use cell_planner::{Bounds, Goal, PlanError, Request, Verdict};
 
 use super::document::PlanDocument;
-use super::{Loaded, capacity, html, load, place, policy, ring, source, text};
+use super::{capacity, html, load, place, policy, ring, source, text};
 use crate::cli::{Asked, BoundArgs, FleetArgs, Global, Output, Plan};
 use crate::console;
 use crate::failure::{Exit, Failure};

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "its table is what it is for")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
+#![expect(clippy::cast_possible_truncation, reason = "whole numbers of cells and tenants, all of them small")]
 
 mod dice;
 mod figure;

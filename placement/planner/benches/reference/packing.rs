@@ -3,17 +3,15 @@
 
 use std::time::Instant;
 
-use cell_model::{Revision, UnixMillis};
-use cell_planner::{
-    Amounts, Bounds, CellEntry, Demand, FleetDocument, Goal, Hourly, Layout, Policy, Request, ResourceDemand,
-    TenantEntry, plan,
-};
+use cell_model::Revision;
+use cell_planner::{Amounts, CellEntry, Demand, FleetDocument, Hourly, Policy, ResourceDemand, TenantEntry, pack};
 
 use crate::dice::Dice;
 use crate::figure::Figures;
-use crate::fleets::{place_all, ring};
 
 const CAPACITY: usize = 100_000;
+/// How long a search goes on for each cell that it tries to dissolve.
+const EFFORT: u32 = 200_000;
 
 /// Sizes of the pieces of `cells` full cells, in three resources, in random order.
 fn pieces(cells: usize, dice: &mut Dice) -> Vec<[usize; 3]> {
@@ -57,33 +55,11 @@ fn document(pieces: &[[usize; 3]], cells: usize) -> FleetDocument {
     }
 }
 
-/// Whether everybody finds room on that many cells: who does not at first goes to the emptiest cell, and the planner
-/// repairs that.
-fn fits(pieces: &[[usize; 3]], cells: usize) -> bool {
-    let policy = Policy { low_water: 1.0, high_water: 1.0, ..Policy::default() };
-    let mut document = document(pieces, cells);
-    place_all(&mut document, policy);
-    let homeless = document.tenants.iter().filter(|tenant| tenant.cell.is_empty()).count();
-    if homeless == 0 {
-        return true;
-    }
-    // Many without a home are no matter of swaps.
-    if homeless > cells / 4 + 2 {
-        return false;
-    }
-    for at in 0..document.tenants.len() {
-        if document.tenants[at].cell.is_empty() {
-            let fleet = document.build().unwrap();
-            let layout = Layout::new(&fleet, policy);
-            let share = |cell: &cell_planner::CellIx| layout.peak_report(*cell).share;
-            let emptiest = fleet.cells().min_by(|a, b| share(a).total_cmp(&share(b))).unwrap();
-            document.tenants[at].cell = fleet.cell_id(emptiest).to_string();
-        }
-    }
-    let fleet = document.build().unwrap();
-    let bounds = Bounds { moves_max: 100_000, ..Bounds::default() };
-    let request = Request { goal: Goal::Repair, bounds, now: UnixMillis(0) };
-    plan(&fleet, policy, Some(&ring(&fleet)), &request).unwrap().quality.hottest_after <= 1.0 + 1e-9
+/// How many cells the planner needs. The effort is what it takes to search for a minute at the most.
+fn packed(pieces: &[[usize; 3]], cells: usize) -> usize {
+    let fleet = document(pieces, cells).build().unwrap();
+    let zones = pack(&fleet, Policy::default(), EFFORT).unwrap();
+    zones.iter().map(|zone| zone.cells_packed).sum()
 }
 
 fn first_fit(pieces: &[[usize; 3]]) -> usize {
@@ -103,7 +79,7 @@ pub(crate) fn run(figures: &mut Figures) {
     for (cells, goal) in [(20, 0.10), (50, 0.05), (100, 0.02), (200, 0.01)] {
         let pieces = pieces(cells, &mut Dice(cells as u64));
         let began = Instant::now();
-        let ours = (cells..=2 * cells).find(|&count| fits(&pieces, count)).unwrap_or(2 * cells);
+        let ours = packed(&pieces, cells);
         let took = began.elapsed().as_secs_f64();
         let gap = |count: usize| (count as f64 / cells as f64 - 1.0) * 100.0;
         let measure = format!("perfect packing, {cells} cells, {} tenants: gap", pieces.len());

@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may; clippy knows only the functions marked as tests")]
 
+mod capacities;
 mod decisions;
+mod exchanges;
 mod input;
 mod plans;
 mod prefixes;
 mod rings;
+mod simulations;
+mod tiers;
 mod world;
 
 /// So many cases of each property, or as many as `PROPTEST_CASES` says.

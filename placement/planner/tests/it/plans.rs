@@ -144,6 +144,7 @@ proptest! {
             bytes_max: gigabytes * 1_000_000_000,
             at_once_max: 3,
             at_once_per_cell_max: 1,
+            ..Bounds::default()
         };
         let request = Request { bounds, ..request(drain("c-00")) };
         let plan = plan(&fleet, Policy::default(), None, &request).unwrap();

@@ -1,0 +1,257 @@
+//! Looks at a fleet on days ahead, zone by zone.
+
+use std::collections::BTreeMap;
+
+use cell_model::CellState;
+
+use super::{Breach, CapacityRequest, Growth, GrowthRule, Survive, ZoneCapacity, ZoneUse};
+use crate::document::Amounts;
+use crate::fleet::{CellIx, Fleet, NONE, TenantIx};
+use crate::layout::{Layout, PeakReport, rounded};
+use crate::policy::Policy;
+use crate::resource::{ByDim, DIMS, Dim, HOURS, Resource, SCALE};
+use crate::zone::{Zone, Zones};
+
+/// Days of the month that growth is said for.
+const MONTH_DAYS: f64 = 30.0;
+
+/// The rate at which a tenant's demand grows.
+fn monthly(fleet: &Fleet, growth: &Growth, tenant: TenantIx) -> f64 {
+    let of = fleet.tenant(tenant);
+    let region = if of.region == NONE { of.cell().map_or(NONE, |cell| fleet.cell(cell).region) } else { of.region };
+    let fits = |rule: &&GrowthRule| {
+        (rule.region.is_empty() || fleet.find_region(&rule.region) == Some(region))
+            && rule.tier.is_none_or(|tier| tier == of.tier)
+    };
+    growth.rules.iter().find(fits).map_or(growth.monthly, |rule| rule.monthly)
+}
+
+/// The fleet as it is expected to be in so many days.
+fn grown(fleet: &Fleet, growth: &Growth, days: u32) -> Fleet {
+    let mut later = fleet.clone();
+    let months = f64::from(days) / MONTH_DAYS;
+    later.change_demands(|tenant, profile| {
+        let factor = (1.0 + monthly(fleet, growth, tenant)).powf(months);
+        profile.mean.iter_mut().chain(&mut profile.deviation).for_each(|value| *value *= factor);
+    });
+    later
+}
+
+/// How one zone stands on one day.
+#[derive(Clone)]
+struct Standing {
+    /// The fullest cell.
+    cell: (CellIx, PeakReport, bool),
+    need: ByDim,
+    budget: ByDim,
+}
+
+impl Standing {
+    fn of(layout: &Layout<'_>, zone: &Zone) -> Self {
+        let mut standing = Self {
+            cell: (zone.cells[0], layout.peak_report(zone.cells[0]), false),
+            need: [0.0; DIMS],
+            budget: [0.0; DIMS],
+        };
+        let mut fullest = -1.0;
+        for &cell in zone.cells.iter().filter(|&&cell| gives_room(layout, cell)) {
+            let peak = layout.peak(cell);
+            if peak.share > fullest {
+                fullest = peak.share;
+                standing.cell = (cell, peak.report(), peak.is_over_budget());
+            }
+            let budget = &layout.fleet().cell(cell).budget.amounts;
+            for dim in 0..DIMS {
+                standing.need[dim] += layout.need_at(cell, dim, None);
+                standing.budget[dim] += budget[dim];
+            }
+        }
+        standing
+    }
+
+    fn share(&self, dim: usize) -> f64 {
+        if self.need[dim] <= 0.0 { 0.0 } else { self.need[dim] / self.budget[dim].max(1.0) }
+    }
+
+    /// The dimension in which the zone as a whole is fullest.
+    fn fullest(&self, dims: impl Iterator<Item = usize>) -> (f64, usize) {
+        dims.map(|dim| (self.share(dim), dim)).fold((-1.0, 0), |most, of| if of.0 > most.0 { of } else { most })
+    }
+}
+
+/// A cell that holds nobody and may not take anybody gives no room.
+fn gives_room(layout: &Layout<'_>, cell: CellIx) -> bool {
+    match layout.fleet().cell(cell).state {
+        CellState::Active => true,
+        CellState::Cordoned => !layout.members(cell).is_empty(),
+        CellState::Dead => false,
+    }
+}
+
+/// Looks at days ahead, each once.
+pub(super) struct Ahead<'a> {
+    fleet: &'a Fleet,
+    policy: Policy,
+    growth: &'a Growth,
+    zones: &'a Zones,
+    seen: BTreeMap<u32, Vec<Standing>>,
+}
+
+impl<'a> Ahead<'a> {
+    pub(super) const fn new(fleet: &'a Fleet, policy: Policy, growth: &'a Growth, zones: &'a Zones) -> Self {
+        Self { fleet, policy, growth, zones, seen: BTreeMap::new() }
+    }
+
+    fn on(&mut self, day: u32) -> &[Standing] {
+        let Self { fleet, policy, growth, zones, seen } = self;
+        seen.entry(day).or_insert_with(|| {
+            let later = grown(fleet, growth, day);
+            let layout = Layout::new(&later, *policy);
+            zones.all.iter().map(|zone| Standing::of(&layout, zone)).collect()
+        })
+    }
+
+    /// The first day on which the condition holds. Demand only grows, so it holds from then on.
+    fn first_day(&mut self, zone: usize, horizon: u32, holds: impl Fn(&Standing) -> bool) -> Option<u32> {
+        if !holds(&self.on(horizon)[zone]) {
+            return None;
+        }
+        let (mut from, mut to) = (0, horizon);
+        while from < to {
+            let middle = from.midpoint(to);
+            if holds(&self.on(middle)[zone]) {
+                to = middle;
+            } else {
+                from = middle + 1;
+            }
+        }
+        Some(to)
+    }
+
+    pub(super) fn zone(&mut self, zone: usize, request: &CapacityRequest) -> ZoneCapacity {
+        let horizon = request.horizon_days;
+        let cell_day = self.first_day(zone, horizon, |standing| standing.cell.2);
+        let zone_day = self.first_day(zone, horizon, |standing| standing.fullest(0..DIMS).0 > 1.0);
+        let cell_breach = cell_day.map(|days| {
+            let (cell, peak, _) = self.on(days)[zone].cell;
+            Breach { days, cell: Some(self.fleet.cell_id(cell).clone()), peak }
+        });
+        let zone_breach = zone_day.map(|days| {
+            let (share, dim) = self.on(days)[zone].fullest(0..DIMS);
+            Breach { days, cell: None, peak: PeakReport { share: rounded(share), at: Dim::at(dim) } }
+        });
+        let now = self.on(0)[zone].clone();
+        let later = self.on(horizon)[zone].clone();
+        let of_resource = |resource: Resource| {
+            let (share, dim) = now.fullest(resource.first_dim()..resource.first_dim() + HOURS);
+            ZoneUse {
+                at: Dim::at(dim),
+                need: now.need[dim] / SCALE,
+                budget: now.budget[dim] / SCALE,
+                share: rounded(share),
+                share_at_horizon: rounded(later.share(dim)),
+            }
+        };
+        let (cells_to_add, shape, because) = self.missing(zone, &later, request);
+        let layout_cells = &self.zones.all[zone];
+        let mut told = ZoneCapacity {
+            zone: layout_cells.name.clone(),
+            cells: layout_cells.cells.iter().filter(|&&cell| self.is_open(cell)).count(),
+            tenants: self.tenants(zone),
+            uses: Resource::ALL.map(of_resource).to_vec(),
+            cell_breach,
+            zone_breach,
+            cells_to_add,
+            shape,
+            because: because.map(Dim::at),
+            sentence: String::new(),
+        };
+        told.sentence = sentence(&told, request);
+        told
+    }
+
+    fn is_open(&self, cell: CellIx) -> bool {
+        self.fleet.cell(cell).state != CellState::Dead
+    }
+
+    fn tenants(&self, zone: usize) -> usize {
+        let homes = self.fleet.tenants().filter_map(|tenant| self.fleet.tenant(tenant).cell());
+        homes.filter(|&cell| self.zones.of(cell) == zone).count()
+    }
+
+    /// Cells to add at the horizon, their shape, and the dimension that asks for them.
+    fn missing(&self, zone: usize, later: &Standing, request: &CapacityRequest) -> (u32, Amounts, Option<usize>) {
+        let cells = &self.zones.all[zone].cells;
+        let largest = cells.iter().copied().max_by(|&a, &b| {
+            let cpu = |cell: CellIx| self.fleet.capacity(cell).cpu;
+            cpu(a).total_cmp(&cpu(b)).then(b.cmp(&a))
+        });
+        let like = largest.expect("a zone has cells");
+        let shape = request.shape.unwrap_or_else(|| self.fleet.capacity(like));
+        let usable = 1.0 - self.fleet.reserve(like);
+        let lost = self.largest_loss(cells, request.survive);
+        let mut most = (0u32, None);
+        for dim in 0..DIMS {
+            let each = shape.of(Dim::at(dim).resource) * SCALE * usable;
+            // Above the high water a cell is hot: the zone is to stay below it with the largest part lost.
+            let wanted = later.need[dim] / self.policy.high_water.max(0.01) + lost[dim] - later.budget[dim];
+            if wanted > 0.0 && each > 0.0 {
+                let count = whole_cells(wanted / each);
+                if count > most.0 {
+                    most = (count, Some(dim));
+                }
+            }
+        }
+        (most.0, shape, most.1)
+    }
+
+    /// By dimension: what the largest part that may be lost offers.
+    fn largest_loss(&self, cells: &[CellIx], survive: Survive) -> ByDim {
+        let mut parts: BTreeMap<(u32, usize), ByDim> = BTreeMap::new();
+        for &cell in cells.iter().filter(|&&cell| self.is_open(cell)) {
+            let of = self.fleet.cell(cell);
+            let part = match survive {
+                Survive::Nothing => continue,
+                Survive::Domain if of.domain != NONE => (of.domain, 0),
+                Survive::Cell | Survive::Domain => (NONE, cell.index()),
+            };
+            let sums = parts.entry(part).or_insert([0.0; DIMS]);
+            sums.iter_mut().zip(&of.budget.amounts).for_each(|(sum, budget)| *sum += budget);
+        }
+        let mut largest = [0.0f64; DIMS];
+        for part in parts.values() {
+            largest.iter_mut().zip(part).for_each(|(most, amount)| *most = most.max(*amount));
+        }
+        largest
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range just before")]
+fn whole_cells(count: f64) -> u32 {
+    // A hair less, so that rounding does not ask for a cell.
+    (count - 1e-9).ceil().clamp(0.0, 1e9) as u32
+}
+
+fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
+    let horizon = request.horizon_days;
+    let first = match &of.cell_breach {
+        None => format!("no cell passes its budget within {horizon} days"),
+        Some(Breach { days, cell: Some(cell), peak }) => {
+            format!("cell {cell} passes its budget in {days} days ({}) if nobody is moved", peak.at)
+        }
+        Some(Breach { days, peak, .. }) => format!("a cell passes its budget in {days} days ({})", peak.at),
+    };
+    let second = match &of.zone_breach {
+        None => "all of them together do not".to_owned(),
+        Some(Breach { days, peak, .. }) => format!("all of them together do in {days} days ({})", peak.at),
+    };
+    let third = match (of.cells_to_add, of.because, request.survive) {
+        (0, ..) | (_, None, _) => "no cell is to be added".to_owned(),
+        (count, Some(dim), Survive::Nothing) => format!("add {count} cells for {dim}"),
+        (count, Some(dim), Survive::Cell) => format!("add {count} cells for {dim}, with the largest cell lost"),
+        (count, Some(dim), Survive::Domain) => {
+            format!("add {count} cells for {dim}, with the largest failure domain lost")
+        }
+    };
+    format!("{first}; {second}; {third}")
+}
