@@ -142,10 +142,17 @@ fn check_link(before: Option<(u64, AuditHash)>, entry: &AuditEntry) -> Result<()
     }
 }
 
-/// The entries that are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The entries that are kept. Its `Debug` shows only where it begins and ends.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AuditTrail {
     entries: VecDeque<Arc<AuditEntry>>,
+}
+
+impl fmt::Debug for AuditTrail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tip = self.last().map(|last| last.hash).unwrap_or_default();
+        write!(f, "AuditTrail({} to {}, {tip})", self.first_number(), self.last_number())
+    }
 }
 
 impl AuditTrail {

@@ -129,7 +129,7 @@ fn a_process_that_is_told_to_end_ends_in_order() {
     key_file::generate(&key).unwrap();
     let mut serve = program();
     serve.arg("serve").arg("--data-dir").arg(dir.path().join("data")).arg("--signing-key-file").arg(&key);
-    serve.args(["--listen", "127.0.0.1:0"]).env("CELL_LOG", "info").env("NO_COLOR", "1");
+    serve.args(["--insecure-plaintext", "--listen", "127.0.0.1:0"]).env("CELL_LOG", "info").env("NO_COLOR", "1");
     let mut process = serve.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(process.stderr.take().unwrap());
     let mut line = String::new();
