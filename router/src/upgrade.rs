@@ -47,7 +47,7 @@ impl Upgrade {
 fn names_upgrade(headers: &HeaderMap, version: Version) -> bool {
     let named = |option: &str| option.trim().eq_ignore_ascii_case("upgrade");
     version == Version::HTTP_11
-        && headers.contains_key(UPGRADE)
+        && headers.get_all(UPGRADE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && headers
             .get_all(CONNECTION)
             .iter()

@@ -49,7 +49,7 @@ pub(crate) struct HeadScanner {
     length: Option<u64>,
     chunked: bool,
     names_upgrade: bool,
-    has_upgrade: bool,
+    asks_websocket: bool,
 }
 
 impl HeadScanner {
@@ -108,7 +108,8 @@ impl HeadScanner {
                     return Err(Rule::HostRepeated);
                 }
             }
-            7 if is(b"upgrade") => self.has_upgrade = true,
+            // The only protocol that is switched to; a request for another is a request like any.
+            7 if is(b"upgrade") => self.asks_websocket |= value.eq_ignore_ascii_case(b"websocket"),
             10 if is(b"connection") => {
                 let named = |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(b"upgrade");
                 self.names_upgrade |= value.split(|byte| *byte == b',').any(named);
@@ -145,7 +146,7 @@ impl HeadScanner {
             Some(length) if length > 0 => Framing::Length(length),
             _ => Framing::None,
         };
-        let upgrades = self.has_upgrade && self.names_upgrade && self.http11;
+        let upgrades = self.asks_websocket && self.names_upgrade && self.http11;
         match framing {
             Framing::None if upgrades => Ok(Framing::Upgrade),
             _ if upgrades => Err(Rule::UpgradeWithBody),

@@ -71,7 +71,7 @@ impl Rule {
             Self::CodingRepeated => "the header Transfer-Encoding is there more than once",
             Self::CodingUnknown => "a Transfer-Encoding other than one `chunked`",
             Self::CodingBeforeHttp11 => "Transfer-Encoding belongs to HTTP/1.1 only",
-            Self::UpgradeWithBody => "a request that asks for an upgrade has a body",
+            Self::UpgradeWithBody => "a request that asks for a WebSocket has a body",
             Self::BytesBeforeUpgrade => "bytes came before the upgrade was answered",
             Self::ChunkSize => "a chunk's size is not 1 to 16 hexadecimal digits",
             Self::ChunkExtension => "a chunk has an extension",
