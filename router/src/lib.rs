@@ -9,6 +9,8 @@
 //! * While a tenant moves, its requests wait here with their bodies untouched (`resolve`, `waiting`).
 //! * A client's bytes are read strictly (`strict`) and over TLS where there is some (`tls`), on connections with a timer
 //!   for everything (`front`, `conn`, `patience`); a WebSocket becomes a tunnel (`upgrade`, `tunnel`).
+//! * What a tenant may ask (`policy`) and when its request gets into its cell (`schedule`, over `fair`, `contain`, `flow`)
+//!   keeps tenants from each other's load and failures; `instance` says which of the cell's instances it goes to.
 //! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`);
 //!   sockets go to the idlest (`sharing`).
 //!

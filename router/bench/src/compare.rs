@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::proxies::{self, Programs, Proxy, eprintln_line};
+use crate::proxies::{self, Programs, Proxy, say};
 
 /// What was measured of one proxy in one round.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,7 @@ pub(crate) async fn compare(
         for turn in 0..proxies.len() {
             let proxy = &proxies[(turn + round as usize) % proxies.len()];
             let figures = measure(proxy, seconds)?;
-            eprintln_line(&format!("round {round}: {} {figures:?}", proxy.name));
+            say(&format!("round {round}: {} {figures:?}", proxy.name));
             measured.entry(proxy.name).or_default().push(figures);
         }
     }
@@ -175,7 +175,7 @@ pub(crate) async fn fair(seconds: u32, envoy: Option<PathBuf>) -> anyhow::Result
         let proxy = proxies.iter().find(|proxy| proxy.name == name).context("it was here before")?;
         let (a, b) = (load(proxy, 1, 1_000.0, seconds)?, load(proxy, 2, 10.0, seconds)?);
         let (a, b) = (a.wait()?, b.wait()?);
-        eprintln_line(&format!("{name}: B {b}"));
+        say(&format!("{name}: B {b}"));
         let left = 500.0 - b["goodput"].as_f64().unwrap_or(0.0);
         let part = a["goodput"].as_f64().unwrap_or(0.0) / left;
         report.insert(name.to_owned(), json!({ "a": a, "b": b, "a_goodput_of_what_is_left": part }));

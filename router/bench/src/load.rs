@@ -132,17 +132,15 @@ impl Shared {
         if status == http::StatusCode::OK { Ok(()) } else { Err(status.as_u16().to_string()) }
     }
 
+    fn idle(&self) -> Option<Sender> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
     async fn connection(&self) -> Result<Sender, String> {
-        loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match idle {
-                Some(mut sender) => {
-                    // Ready, once what came before has settled; an error where the other side has closed it.
-                    if sender.ready().await.is_ok() {
-                        return Ok(sender);
-                    }
-                }
-                None => break,
+        while let Some(mut sender) = self.idle() {
+            // Ready, once what came before has settled; an error where the other side has closed it.
+            if sender.ready().await.is_ok() {
+                return Ok(sender);
             }
         }
         let stream = TcpStream::connect(self.load.target).await.map_err(|error| error.to_string())?;

@@ -22,7 +22,7 @@ pub(crate) struct Proxy {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     process: Option<Child>,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Drop for Proxy {
@@ -57,7 +57,7 @@ impl Proxy {
 
     /// The origin itself, asked past all proxies.
     pub(crate) fn direct(origin: SocketAddr) -> anyhow::Result<Self> {
-        Ok(Self { name: "direct", address: origin, process: None, _files: tempfile::tempdir()? })
+        Ok(Self { name: "direct", address: origin, process: None, files: tempfile::tempdir()? })
     }
 }
 
@@ -69,14 +69,14 @@ pub(crate) fn start_all(origin: SocketAddr, tenants: u32, programs: &Programs) -
     for (name, start) in others {
         match start(origin, tenants, programs)? {
             Some(proxy) => proxies.push(proxy),
-            None => eprintln_line(&format!("{name} is not here: left out")),
+            None => say(&format!("{name} is not here: left out")),
         }
     }
     Ok(proxies)
 }
 
 #[expect(clippy::print_stderr, reason = "progress, beside the report")]
-pub(crate) fn eprintln_line(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
 
@@ -89,12 +89,12 @@ fn start(name: &'static str, mut command: Command, address: SocketAddr, files: T
         .stderr(log)
         .spawn()
         .with_context(|| format!("cannot start {name}"))?;
-    let mut proxy = Proxy { name, address, process: Some(process), _files: files };
+    let mut proxy = Proxy { name, address, process: Some(process), files };
     let began = Instant::now();
     while TcpStream::connect(address).is_err() {
         let ended = proxy.process.as_mut().map(Child::try_wait).transpose()?.flatten();
         if ended.is_some() || began.elapsed() > START_TIME_MAX {
-            let log = std::fs::read_to_string(proxy._files.path().join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(proxy.files.path().join("log")).unwrap_or_default();
             anyhow::bail!("{name} does not listen at {address}: {log}");
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -129,7 +129,7 @@ fn cellway(origin: SocketAddr, tenants: u32) -> anyhow::Result<Proxy> {
     command.args(["fleet", "--listen", &listen, "--origin", &origin, "--tenants", &tenants]);
     let proxy = start("cellway", command, address, tempfile::tempdir()?)?;
     // It listens before it has its table.
-    let log = proxy._files.path().join("log");
+    let log = proxy.files.path().join("log");
     let began = Instant::now();
     while std::fs::metadata(&log)?.len() == 0 {
         anyhow::ensure!(began.elapsed() < START_TIME_MAX, "cellway has no table");
