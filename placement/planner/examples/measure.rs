@@ -7,7 +7,7 @@
 //!
 //! Measures: `place`, `drain`, `plan`, `quality`, `near`, `pack`, `simulate`; `all` runs every one. Options: `tenants=`,
 //! `cells=`, `moves=`, `seed=`, `deviation=` (deviation by mean), `effort=` (for `pack`). The fleets: sizes are
-//! lognormal (sigma 1.6), demand follows the working hours of three time zones, and who is where is a hash, so that
+//! lognormal (sigma 1.6, cut at a fifth of a cell), demand follows the working hours of three time zones, and who is where is a hash, so that
 //! cells are filled to 70 % on average and the fullest is far above that.
 
 #![expect(clippy::print_stdout, reason = "it is there to print")]
@@ -81,8 +81,9 @@ struct Made {
     cell: usize,
 }
 
-fn made(dice: &mut Dice, cells: usize) -> Made {
-    let size = dice.lognormal(1.6);
+fn made(dice: &mut Dice, Options { tenants, cells, .. }: Options) -> Made {
+    // 3.6 is the mean of that lognormal; nobody takes more than a fifth of an average cell.
+    let size = dice.lognormal(1.6).min(0.2 * 3.6 * tenants as f64 / cells as f64);
     let vary = |dice: &mut Dice| size * (0.5 + dice.share());
     Made { size: [vary(dice), vary(dice), vary(dice)], zone: dice.below(3), cell: dice.below(cells) }
 }
@@ -120,7 +121,7 @@ fn fleet(options: Options) -> Fleet {
     let mut totals = [[0.0f64; 24]; 3];
     let mut dice = Dice(options.seed);
     for _ in 0..options.tenants {
-        let of = made(&mut dice, options.cells);
+        let of = made(&mut dice, options);
         for (resource, totals) in totals.iter_mut().enumerate() {
             for (hour, total) in totals.iter_mut().enumerate() {
                 *total += of.size[resource] * at_hour(resource, of.zone, hour) * UNIT;
@@ -141,7 +142,7 @@ fn fleet(options: Options) -> Fleet {
         FleetBuilder::new(Revision(1), cells.iter().enumerate().map(|(at, cell)| (Place::Cell(at), cell)));
     let mut dice = Dice(options.seed);
     for index in 0..options.tenants {
-        let of = made(&mut dice, options.cells);
+        let of = made(&mut dice, options);
         builder.tenant(Place::Tenant(index), &entry(index, &of, options.deviation, UNIT));
     }
     builder.finish().expect("it is made by rule")
@@ -246,7 +247,7 @@ fn measure_even(name: &str, options: Options) {
             quality.hottest_after,
             quality.lower_bound,
             quality.gap * 100.0,
-            plan.why
+            plan.why.chars().take(160).collect::<String>()
         ),
     );
 }

@@ -20,7 +20,7 @@ impl Profile {
 
     /// What it needs by itself, `risk` deviations above the mean.
     pub(crate) fn need(&self, dim: usize, risk: f64) -> f64 {
-        risk.mul_add(self.deviation[dim], self.mean[dim])
+        self.mean[dim] + risk * self.deviation[dim]
     }
 }
 

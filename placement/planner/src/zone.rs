@@ -51,7 +51,15 @@ impl Kin {
 impl Zones {
     pub(crate) fn new(fleet: &Fleet) -> Self {
         let free = fleet.tenants().map(|tenant| fleet.tenant(tenant)).filter(|tenant| tenant.pin().is_none());
-        let kin: BTreeSet<Kin> = free.map(Kin::of).collect();
+        // Kinds are few and neighbours are alike: most are known already.
+        let mut kin = BTreeSet::new();
+        let mut last = None;
+        for of in free.map(Kin::of) {
+            if last != Some(of) {
+                last = Some(of);
+                kin.insert(of);
+            }
+        }
         let count = fleet.cells().len();
         let mut roots: Vec<usize> = (0..count).collect();
         let mut met = Vec::with_capacity(kin.len());

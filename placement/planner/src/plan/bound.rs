@@ -28,8 +28,8 @@ struct Sums {
     steepest: ByDim,
     budget: ByDim,
     largest: ByDim,
-    /// How full one tenant alone makes the largest cell.
-    alone: f64,
+    /// The most that any tenant needs by itself.
+    alone: ByDim,
 }
 
 impl Sums {
@@ -39,7 +39,7 @@ impl Sums {
         steepest: [0.0; DIMS],
         budget: [0.0; DIMS],
         largest: [0.0; DIMS],
-        alone: 0.0,
+        alone: [0.0; DIMS],
     };
 
     fn add_cell(&mut self, budget: &ByDim) {
@@ -55,14 +55,15 @@ impl Sums {
             let variance = deviation * deviation;
             self.mean[dim] += mean;
             self.variance[dim] += variance;
-            // Nothing by nothing is no number, which `max` passes over.
-            self.steepest[dim] = self.steepest[dim].max(variance / mean);
+            // Nothing by nothing is no number, and no number is larger than any.
+            self.steepest[dim] = larger(variance / mean, self.steepest[dim]);
         }
     }
 
     fn add_alone(&mut self, profile: &Profile, risk: f64) {
-        let shares = (0..DIMS).map(|dim| ratio(profile.need(dim, risk), self.largest[dim]));
-        self.alone = shares.fold(self.alone, f64::max);
+        for dim in 0..DIMS {
+            self.alone[dim] = larger(profile.need(dim, risk), self.alone[dim]);
+        }
     }
 
     /// At least so full is the fullest cell of a placement that is nowhere fuller than `most_full`.
@@ -74,8 +75,15 @@ impl Sums {
             let spread = if most > 0.0 { (variance / most.sqrt()).max(variance.sqrt()) } else { variance.sqrt() };
             ratio(self.mean[dim] + risk * spread, self.budget[dim])
         };
-        (0..DIMS).map(share).fold(self.alone, f64::max)
+        let alone = |dim: usize| ratio(self.alone[dim], self.largest[dim]);
+        (0..DIMS).map(|dim| share(dim).max(alone(dim))).fold(0.0, f64::max)
     }
+}
+
+/// `max` without its care for what is no number, so that the compiler makes vector code of it.
+#[inline]
+fn larger(value: f64, than: f64) -> f64 {
+    if value > than { value } else { than }
 }
 
 fn ratio(need: f64, budget: f64) -> f64 {

@@ -165,6 +165,7 @@ impl<'a> Search<'a> {
             Goal::Repair => self.repair(),
             Goal::Drain { .. } => self.drain(),
             Goal::Rebalance => {
+                // What is above its budget is above the high water, too: the bounds are spent on all of it together.
                 self.repair();
                 self.cool();
             }
@@ -199,9 +200,9 @@ impl<'a> Search<'a> {
             }
         }
         let over: Vec<CellIx> = self.cells_above(Peak::is_over_budget);
-        for &cell in &over {
-            self.wanted = true;
-            self.bring_into_budget(cell);
+        self.wanted |= !over.is_empty();
+        if self.request.goal == Goal::Repair {
+            over.iter().for_each(|&cell| self.bring_into_budget(cell));
         }
         self.notes.push(match (found, over.len()) {
             (0, 0) => "every tenant may be where it is and no cell is above its budget".to_owned(),

@@ -68,10 +68,15 @@ fn a_tenant_makes_room_for_one_that_can_go_nowhere_else() {
     assert_eq!((one.verdict, one.moves), (Verdict::Stuck, 0), "room that nobody comes to is not made");
 }
 
+/// Four cells with ten tenants each, and four with none.
 fn four_hot_cells() -> Fleet {
+    four_cells_of_ten(9.5)
+}
+
+fn four_cells_of_ten(cpu: f64) -> Fleet {
     let hot = (0..4).flat_map(|of| (0..10).map(move |index| (of, index)));
     let tenants: Vec<TenantEntry> =
-        hot.map(|(of, index)| on(&format!("c-{of}"), tenant(&format!("t-{of}{index}"), 9.5))).collect();
+        hot.map(|(of, index)| on(&format!("c-{of}"), tenant(&format!("t-{of}{index}"), cpu))).collect();
     let cells = (0..8).map(|index| cell(&format!("c-{index}"), 100.0)).collect();
     fleet(cells, tenants)
 }
@@ -83,6 +88,14 @@ fn too_few_moves_are_spent_on_the_level_and_not_on_one_cell() {
     assert_eq!(plan.quality.hottest_after, 0.855, "each of the four has lost one");
     let enough = planned(&four_hot_cells(), Goal::Rebalance, Bounds::default());
     assert_eq!((enough.verdict, enough.moves, enough.quality.hottest_after), (Verdict::Reached, 12, 0.665));
+}
+
+#[test]
+fn cells_above_their_budget_share_the_bounds_too() {
+    let plan = planned(&four_cells_of_ten(11.0), Goal::Rebalance, Bounds { moves_max: 4, ..Bounds::default() });
+    assert_eq!((plan.verdict, plan.moves, plan.quality.hottest_after), (Verdict::Partly, 4, 0.99));
+    assert!(moves(&plan).iter().all(|(.., why)| matches!(why, Reason::Overloaded { source_per_mille: 1_100, .. })));
+    assert!(plan.why.contains("0 tenants may not be where they are, 4 cells above their budget"), "{}", plan.why);
 }
 
 #[test]

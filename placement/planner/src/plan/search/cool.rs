@@ -94,7 +94,8 @@ impl Search<'_> {
             };
             let Some(cell) = self.hottest_where(is_hot) else { return outcome };
             begun[cell.index()] = true;
-            match self.relieve(cell, Aim::cooling(settle(cell))) {
+            let aim = Aim::of(self.layout.peak(cell), settle(cell));
+            match self.relieve(cell, aim) {
                 Relief::Done => {}
                 Relief::None { bounded, told } => {
                     given_up[cell.index()] = true;

@@ -8,6 +8,7 @@ use super::{Fixed, Search, Step, Why};
 use crate::filter::{Question, Wish};
 use crate::fleet::{CellIx, TenantIx};
 use crate::layout::Layout;
+use crate::load::Peak;
 use crate::score::shared_fate;
 
 /// How many cells that admit a tenant are compared, coldest first.
@@ -32,8 +33,8 @@ pub(super) struct Aim {
 impl Aim {
     pub(super) const INTO_BUDGET: Self = Self { over_budget: true, settle: 1.0 };
 
-    pub(super) const fn cooling(settle: f64) -> Self {
-        Self { over_budget: false, settle }
+    pub(super) fn of(peak: Peak, settle: f64) -> Self {
+        Self { over_budget: peak.is_over_budget(), settle }
     }
 
     pub(super) fn why(self, before: f64, after: f64) -> Why {
