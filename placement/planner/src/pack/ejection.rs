@@ -129,13 +129,7 @@ impl<'a> Bins<'a> {
             if a == b || self.bins[a].items.is_empty() || self.bins[b].items.is_empty() {
                 continue;
             }
-<<<<<<< HEAD
-            let (from_a, from_b) = (self.random_below(a), self.random_below(b));
-            let first = self.bins[a].items[from_a];
-            let second = self.bins[b].items[from_b];
-=======
             let (first, second) = (self.random_item(a), self.random_item(b));
->>>>>>> 6d6635b936db9b4db4c5c7bdf0dc372e4aaae988
             if self.fits(a, Some(second), [Some(first), None]) && self.fits(b, Some(first), [Some(second), None]) {
                 self.take(first, a);
                 self.take(second, b);
