@@ -127,7 +127,8 @@ pub(super) fn plan(plan: &Plan, loaded: &Loaded) -> String {
         page.section("What each move is worth", sentence, &chart::lines(&[line], &levels, "moves"));
         cells(&mut page, &plan.cells, plan.policy.high_water);
         let sentence = "Moves of one wave may run at the same time; a wave begins when the one before has ended. At every \
-                        moment in between, each moving tenant counts on both cells, and no cell passes its budget that was below it before.";
+                        moment in between, each moving tenant counts on both cells, and no cell passes its budget that \
+                        was below it before.";
         page.section("Moves", sentence, &moves(plan));
     }
     left(&mut page, "Who stays although it should not", &plan.left, plan.left_unlisted);
