@@ -64,7 +64,12 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {} ({})", self.message, self.code)?;
+        // What comes after the first line lists details: the code belongs to the sentence before them.
+        let (sentence, details) = self.message.split_once('\n').unwrap_or((&self.message, ""));
+        write!(f, "error: {sentence} ({})", self.code)?;
+        if !details.is_empty() {
+            write!(f, "\n{details}")?;
+        }
         if self.hint.is_empty() { Ok(()) } else { write!(f, "\n  next: {}", self.hint) }
     }
 }
@@ -123,6 +128,15 @@ mod tests {
     fn an_error_is_printed_as_what_why_and_what_next() {
         let failure = Failure::new("CELL_CORDONED", "cell c2 is cordoned", "choose another cell");
         assert_eq!(failure.to_string(), "error: cell c2 is cordoned (CELL_CORDONED)\n  next: choose another cell");
+    }
+
+    #[test]
+    fn details_follow_the_sentence_and_its_code() {
+        let failure = Failure::new("FLEET_SYNTAX", "two things are wrong:\n  one\n  two", "correct them");
+        assert_eq!(
+            failure.to_string(),
+            "error: two things are wrong: (FLEET_SYNTAX)\n  one\n  two\n  next: correct them"
+        );
     }
 
     #[test]

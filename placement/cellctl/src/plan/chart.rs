@@ -144,8 +144,11 @@ pub(super) fn changes(changes: &[Change], levels: &[Level]) -> String {
         push(&mut svg, &format!("<line class=grid x1={at:.1} x2={at:.1} y1=8 y2={:.1} />", height - 32.0));
         push(&mut svg, &label(at, height - 18.0, "middle", &format!("{:.0} %", share * 100.0)));
     }
+    // Two names that are near each other lean away from each other.
+    let highest = levels.iter().map(|level| level.share).fold(0.0, f64::max);
     for level in levels {
         let (at, class) = (x(level.share), level.class);
+        let anchor = if level.share < highest { "end" } else { "start" };
         push(
             &mut svg,
             &format!("<line class=\"level {class}\" x1={at:.1} x2={at:.1} y1=4 y2={:.1} />", height - 32.0),
@@ -154,7 +157,7 @@ pub(super) fn changes(changes: &[Change], levels: &[Level]) -> String {
         push(
             &mut svg,
             &format!(
-                "<text class=\"name {class}\" x={at:.1} y={:.1} text-anchor=middle>{told}</text>",
+                "<text class=\"name {class}\" x={at:.1} y={:.1} text-anchor={anchor}>{told}</text>",
                 height - 4.0
             ),
         );

@@ -43,6 +43,11 @@ impl Page {
         self.body.push_str("</div>\n");
     }
 
+    /// From here on it is about something else.
+    fn part(&mut self, heading: &str) {
+        self.body.push_str(&format!("<h1 class=part>{}</h1>\n", escaped(heading)));
+    }
+
     /// A part with a heading, a sentence and what has been drawn.
     pub(super) fn section(&mut self, heading: &str, sentence: &str, drawn: &str) {
         let (heading, sentence) = (escaped(heading), escaped(sentence));
@@ -104,8 +109,7 @@ pub(super) fn plan(plan: &Plan, loaded: &Loaded) -> String {
     let mut page = Page::new(&format!("Plan: {goal}"), badge(plan.verdict), &under);
     let quality = &plan.quality;
     page.tiles(&[
-        (plan.moves.to_string(), "moves"),
-        (plan.waves.len().to_string(), "waves"),
+        (plan.moves.to_string(), if plan.waves.len() == 1 { "moves in one wave" } else { "moves, in waves" }),
         (size(plan.bytes), "copied"),
         (text::seconds(plan.seconds), "if the waves follow each other"),
         (percent(quality.hottest_before), "fullest cell now"),
@@ -123,10 +127,11 @@ pub(super) fn plan(plan: &Plan, loaded: &Loaded) -> String {
         page.section("What each move is worth", sentence, &chart::lines(&[line], &levels, "moves"));
         cells(&mut page, &plan.cells, plan.policy.high_water);
         let sentence = "Moves of one wave may run at the same time; a wave begins when the one before has ended. At every \
-                        moment in between, each moving tenant counts on both cells and no cell passes its budget.";
+                        moment in between, each moving tenant counts on both cells, and no cell passes its budget that \
+                        was below it before.";
         page.section("Moves", sentence, &moves(plan));
     }
-    left(&mut page, &plan.left, plan.left_unlisted);
+    left(&mut page, "Who stays although it should not", &plan.left, plan.left_unlisted);
     page.section("How good it is", &format!("{}.", sentence_of(&text::distance(plan))), &undo(plan));
     page.finish("times are UTC, shares are of each cell's budget, 1 GB is 10⁹ bytes")
 }
@@ -192,7 +197,7 @@ fn moves(plan: &Plan) -> String {
     table(&["Wave", "Tenant", "From", "To", "Copies", "Reason"], rows)
 }
 
-fn left(page: &mut Page, left: &[Left], unlisted: usize) {
+fn left(page: &mut Page, heading: &str, left: &[Left], unlisted: usize) {
     if left.is_empty() {
         return;
     }
@@ -201,9 +206,9 @@ fn left(page: &mut Page, left: &[Left], unlisted: usize) {
         let nearest = nearest.map(|of| of.sentence.clone()).unwrap_or_default();
         vec![of.tenant.to_string(), of.cell.to_string(), of.why.clone(), nearest]
     });
-    let drawn = table(&["Tenant", "Stays on", "Why", "What would change it"], rows);
+    let drawn = table(&["Tenant", "Cell", "Why", "What would change it"], rows);
     let count = plural(left.len() + unlisted, "tenant");
-    page.section("Who stays although it should not", &format!("{count}; the reasons are the planner's."), &drawn);
+    page.section(heading, &format!("{count}."), &drawn);
 }
 
 fn undo(plan: &Plan) -> String {
@@ -279,8 +284,8 @@ pub(super) fn losses(report: &CapacityReport, origin: &str) -> String {
 
 fn loss(page: &mut Page, of: &LossReport, high_water: f64) {
     let stranded = of.stranded.len() + of.stranded_unlisted;
+    page.part(&format!("Loss of {}", capacity::name(&of.loss)));
     page.tiles(&[
-        (capacity::name(&of.loss), "is lost"),
         (of.tenants.to_string(), "tenants lose their cell"),
         (percent(of.tenants_share), "of all tenants"),
         (percent(of.blast_radius), "of all demand, where it is most"),
@@ -290,7 +295,7 @@ fn loss(page: &mut Page, of: &LossReport, high_water: f64) {
     if !of.takers.is_empty() {
         cells(page, &of.takers, high_water);
     }
-    left(page, &of.stranded, of.stranded_unlisted);
+    left(page, "Who finds no room", &of.stranded, of.stranded_unlisted);
 }
 
 /// How long there is room.

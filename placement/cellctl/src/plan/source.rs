@@ -81,8 +81,8 @@ fn refused(path: &Path, error: &FleetError, place: impl Fn(Place) -> String) -> 
         format!("\n  {place}: {} ({}); {}", problem.sentence, problem.code.as_str(), problem.remedy)
     };
     let mut message = match error.problems.len() + error.unlisted {
-        1 => format!("{} is no fleet:", path.display()),
-        count => format!("{} is no fleet, {count} things are wrong:", path.display()),
+        1 => format!("{} is no fleet", path.display()),
+        count => format!("{} is no fleet, {count} things are wrong", path.display()),
     };
     message.extend(error.problems.iter().map(tell));
     if error.unlisted > 0 {

@@ -190,7 +190,13 @@ fn per_mille(share: u32) -> String {
 
 /// A time as people say it.
 pub(super) fn seconds(seconds: u64) -> String {
-    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+    // Nobody plans by the second of an hour, or by the minute of a day.
+    let step = match seconds {
+        0..3_600 => 1,
+        3_600..86_400 => 60,
+        _ => 3_600,
+    };
+    humantime::format_duration(std::time::Duration::from_secs(seconds.div_ceil(step) * step)).to_string()
 }
 
 /// Bytes in the units that disks are sold in: demands are in gigabytes of 10⁹.
@@ -214,6 +220,11 @@ mod tests {
     fn numbers_are_told_as_people_read_them() {
         assert_eq!([percent(0.8125), percent(1e6)], ["81.3 %", "∞"]);
         assert_eq!([size(999), size(1_500_000), size(999_960_000_000)], ["999 B", "1.5 MB", "1.0 TB"]);
+    }
+
+    #[test]
+    fn times_are_told_as_finely_as_they_matter() {
+        assert_eq!([seconds(59), seconds(3_601), seconds(90_000)], ["59s", "1h 1m", "1day 1h"]);
     }
 
     #[test]

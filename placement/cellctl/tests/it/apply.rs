@@ -14,19 +14,20 @@ struct Fleet {
 
 impl Fleet {
     fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_cellctl"))
+        let child = Command::new(env!("CARGO_BIN_EXE_cellctl"))
             .args(["dev", "--cells", "3", "--listen", "127.0.0.1:0"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        // From here on it is ended with the test, however that ends.
+        let mut fleet = Self { child, control: String::new() };
         let mut lines = Vec::new();
-        for line in said {
+        for line in BufReader::new(fleet.child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
             if let Some(control) = line.trim().strip_prefix("control ") {
-                let control = control.trim().to_owned();
-                return Self { child, control };
+                fleet.control = control.trim().to_owned();
+                return fleet;
             }
             lines.push(line);
         }

@@ -129,9 +129,7 @@ impl<'a> Bins<'a> {
             if a == b || self.bins[a].items.is_empty() || self.bins[b].items.is_empty() {
                 continue;
             }
-            let (from_a, from_b) = (self.random_below(a), self.random_below(b));
-            let first = self.bins[a].items[from_a];
-            let second = self.bins[b].items[from_b];
+            let (first, second) = (self.random_item(a), self.random_item(b));
             if self.fits(a, Some(second), [Some(first), None]) && self.fits(b, Some(first), [Some(second), None]) {
                 self.take(first, a);
                 self.take(second, b);
@@ -141,9 +139,9 @@ impl<'a> Bins<'a> {
         }
     }
 
-    fn random_below(&mut self, bin: usize) -> usize {
-        let count = self.bins[bin].items.len();
-        self.below(count)
+    fn random_item(&mut self, bin: usize) -> usize {
+        let at = self.below(self.bins[bin].items.len());
+        self.bins[bin].items[at]
     }
 
     /// Of the bins that have room, the one that is fullest then.
