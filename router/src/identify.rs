@@ -53,18 +53,18 @@ impl IdentityRules {
     pub(crate) fn new(options: &IdentityOptions, domains: Domains) -> Result<Self, (&'static str, String)> {
         let order = &options.order;
         if order.is_empty() {
-            return Err(("identity.order", "at least one source is needed".into()));
+            return Err(("tenant.order", "at least one source is needed".into()));
         }
         if let Some(twice) = order.iter().enumerate().find(|(at, source)| order[..*at].contains(source)) {
-            return Err(("identity.order", format!("{:?} is listed twice", twice.1)));
+            return Err(("tenant.order", format!("{:?} is listed twice", twice.1)));
         }
         if order.contains(&Source::Token) != options.token.is_some() {
-            return Err(("identity.token", "is needed where identity.order lists token, and only there".into()));
+            return Err(("tenant.token", "is needed where tenant.order lists token, and only there".into()));
         }
         let prefix = &options.path_prefix;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
         if !(prefix.starts_with('/') && prefix.ends_with('/') && prefix.bytes().all(plain)) {
-            return Err(("identity.path-prefix", "must be a path between two slashes".into()));
+            return Err(("tenant.path-prefix", "must be a path between two slashes".into()));
         }
         Ok(Self { order: order.clone(), domains, path_prefix: prefix.clone() })
     }

@@ -54,7 +54,7 @@ pub struct Options {
     /// Threads that serve requests. 0: one for each core.
     pub threads: usize,
     /// What names a request's tenant.
-    pub identity: IdentityOptions,
+    pub tenant: IdentityOptions,
     /// How cells are spoken to.
     pub upstream: UpstreamOptions,
     /// The signed context for gates and applications. None: there is none.
@@ -175,7 +175,7 @@ impl Default for Options {
             handover_socket: None,
             access_log: None,
             threads: 0,
-            identity: IdentityOptions::default(),
+            tenant: IdentityOptions::default(),
             upstream: UpstreamOptions::default(),
             context: None,
             tls: None,
@@ -287,8 +287,8 @@ impl Options {
             return Err(Error::InvalidOption { option, rule });
         }
         let broken = |(option, rule): (&str, String)| invalid(option, rule);
-        let identity = IdentityRules::new(&self.identity, domains).map_err(broken)?;
-        let tokens = self.identity.token.as_ref().map(TokenRules::new).transpose().map_err(broken)?;
+        let identity = IdentityRules::new(&self.tenant, domains).map_err(broken)?;
+        let tokens = self.tenant.token.as_ref().map(TokenRules::new).transpose().map_err(broken)?;
         Ok(Checked { trusted: TrustedKeys::new(keys), identity, tokens })
     }
 

@@ -231,7 +231,7 @@ impl Code {
                 "use the host, path or header of the tenant that the token or certificate is for"
             }
             Self::TokenMissing => "send `Authorization: Bearer <token>`",
-            Self::TokenInvalid => "get a new token from the issuer that the router is told of in `identity.token`",
+            Self::TokenInvalid => "get a new token from the issuer that the router is told of in `tenant.token`",
             Self::TokenKeysUnavailable => {
                 "try again: the router has not reached the issuer's keys yet; its log says why"
             }

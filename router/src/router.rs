@@ -391,7 +391,7 @@ impl Edge {
             tls: options.tls.as_ref().map(TlsFront::load).transpose().map_err(certificate)?,
             upstream_tls: options.upstream.tls.as_ref().map(TlsBack::load).transpose().map_err(certificate)?,
             signer: options.context.as_ref().map(Signer::load).transpose().map_err(key)?,
-            keys: options.identity.token.as_ref().map(Keys::new),
+            keys: options.tenant.token.as_ref().map(Keys::new),
         })
     }
 
@@ -408,7 +408,7 @@ impl Edge {
         if front.is_some() || back.is_some() {
             background.spawn(tls::watch(front, back, metrics.clone(), shutdown.clone()));
         }
-        if let (Some(keys), Some(token)) = (&self.keys, &options.identity.token) {
+        if let (Some(keys), Some(token)) = (&self.keys, &options.tenant.token) {
             let fetcher = Fetcher::new(Arc::clone(keys), token, metrics.clone());
             let fetcher = fetcher.map_err(|source| Error::Certificate { source })?;
             background.spawn(fetcher.run(shutdown.clone()));

@@ -53,28 +53,28 @@ impl TokenRules {
         let mut algorithms = Vec::new();
         for name in &options.algorithms {
             let algorithm: Algorithm =
-                name.parse().map_err(|_| ("identity.token.algorithms", format!("{name:?} is not an algorithm")))?;
+                name.parse().map_err(|_| ("tenant.token.algorithms", format!("{name:?} is not an algorithm")))?;
             if matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
                 let rule = format!("{name} signs with a secret that every verifier would have to know");
-                return Err(("identity.token.algorithms", rule));
+                return Err(("tenant.token.algorithms", rule));
             }
             algorithms.push(algorithm);
         }
         let Some(first) = algorithms.first() else {
-            return Err(("identity.token.algorithms", "at least one is needed".into()));
+            return Err(("tenant.token.algorithms", "at least one is needed".into()));
         };
         for (option, value) in [
-            ("identity.token.jwks", &options.jwks),
-            ("identity.token.issuer", &options.issuer),
-            ("identity.token.audience", &options.audience),
-            ("identity.token.claim", &options.claim),
+            ("tenant.token.jwks", &options.jwks),
+            ("tenant.token.issuer", &options.issuer),
+            ("tenant.token.audience", &options.audience),
+            ("tenant.token.claim", &options.claim),
         ] {
             if value.is_empty() {
                 return Err((option, "must not be empty".into()));
             }
         }
         if options.jwks.starts_with("https://") && options.jwks_ca_file.is_none() {
-            return Err(("identity.token.jwks-ca-file", "is needed for an https:// address".into()));
+            return Err(("tenant.token.jwks-ca-file", "is needed for an https:// address".into()));
         }
         let mut validation = Validation::new(*first);
         validation.set_issuer(&[&options.issuer]);

@@ -123,9 +123,10 @@ impl ControlPlane for StoreControlPlane {
 fn not_proposed(error: &SubmitError) -> ProposeError {
     match error {
         SubmitError::NotLeader { .. } | SubmitError::Stopped => ProposeError::NotLeader,
-        SubmitError::Busy { .. } | SubmitError::TooLarge { .. } | SubmitError::Unknown { .. } => {
-            ProposeError::Unknown { reason: error.to_string() }
-        }
+        SubmitError::Busy { .. }
+        | SubmitError::DiskFull { .. }
+        | SubmitError::TooLarge { .. }
+        | SubmitError::Unknown { .. } => ProposeError::Unknown { reason: error.to_string() },
     }
 }
 

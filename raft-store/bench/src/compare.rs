@@ -216,7 +216,8 @@ pub(crate) async fn million(million: Million) -> anyhow::Result<()> {
     nodes.kill(leader)?;
     let begun = Instant::now();
     nodes.spawn(leader)?;
-    while cell_client::cluster::status(&nodes.addresses[leader], Duration::from_millis(200)).await.is_err() {
+    let patience = Duration::from_millis(200);
+    while cell_client::cluster::status(&nodes.addresses[leader], patience, &cell_client::Link::Plaintext).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let weight = Weight {

@@ -233,6 +233,8 @@ impl ClusterService for Front {
             members: status.members.into_iter().map(member).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             advertise: status.advertise,
+            // Of the machine and of certificates nothing is measured here.
+            ..v1::StatusResponse::default()
         }))
     }
 

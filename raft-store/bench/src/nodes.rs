@@ -157,7 +157,7 @@ impl Drop for Nodes {
 async fn leads(kind: Kind, address: &str) -> anyhow::Result<bool> {
     let patience = Duration::from_millis(500);
     match kind {
-        Kind::Cellway => Ok(cluster::status(address, patience).await?.is_leader),
+        Kind::Cellway => Ok(cluster::status(address, patience, &cell_client::Link::Plaintext).await?.is_leader),
         Kind::Etcd => {
             let mut client = MaintenanceClient::new(connect(address)?);
             let asked = client.status(kv::StatusRequest {});

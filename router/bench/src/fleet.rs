@@ -9,7 +9,7 @@ use cell_model::{
     CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
     Revision, TenantId, Tier, Uid,
 };
-use cell_router::{Confirmed, ControlPlane, Options, Router};
+use cell_router::{Confirmed, Held, ControlPlane, Options, Router};
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use clap::Args;
 use futures::future::BoxFuture;
@@ -175,9 +175,9 @@ impl ControlPlane for Synthetic {
             .boxed()
     }
 
-    fn confirm(&self, _nonce: u64) -> BoxFuture<'static, Result<Confirmed, String>> {
+    fn confirm(&self, _nonce: u64, _held: Held) -> BoxFuture<'static, Result<Confirmed, String>> {
         let revision = Revision(self.state.lock().unwrap_or_else(PoisonError::into_inner).0);
-        Box::pin(async move { Ok(Confirmed { lineage: LINEAGE, revision }) })
+        Box::pin(async move { Ok(Confirmed { lineage: LINEAGE, revision, lease: None }) })
     }
 }
 

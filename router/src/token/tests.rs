@@ -144,11 +144,11 @@ async fn only_so_many_tokens_are_remembered() {
 fn options_that_make_no_sense_are_named() {
     type Breaks = fn(&mut TokenOptions);
     let broken: [(&str, Breaks); 5] = [
-        ("identity.token.algorithms", |o| o.algorithms = vec!["HS256".into()]),
-        ("identity.token.algorithms", |o| o.algorithms = vec!["none".into()]),
-        ("identity.token.algorithms", |o| o.algorithms.clear()),
-        ("identity.token.issuer", |o| o.issuer.clear()),
-        ("identity.token.jwks-ca-file", |o| o.jwks = "https://issuer/jwks".into()),
+        ("tenant.token.algorithms", |o| o.algorithms = vec!["HS256".into()]),
+        ("tenant.token.algorithms", |o| o.algorithms = vec!["none".into()]),
+        ("tenant.token.algorithms", |o| o.algorithms.clear()),
+        ("tenant.token.issuer", |o| o.issuer.clear()),
+        ("tenant.token.jwks-ca-file", |o| o.jwks = "https://issuer/jwks".into()),
     ];
     for (option, breaks) in broken {
         let mut options = options();

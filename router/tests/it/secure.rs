@@ -192,7 +192,7 @@ async fn a_client_certificate_names_a_tenant_and_no_other() {
             ..tls(vec![server])
         };
         options.tls = Some(required);
-        options.identity.order = vec![Source::Certificate, Source::Host];
+        options.tenant.order = vec![Source::Certificate, Source::Host];
     })
     .await;
     let connector = authority.client(Some(&own), b"h2");
@@ -305,8 +305,8 @@ async fn tokens_are_verified_and_their_keys_come_and_go() {
     let (new, new_jwk) = issuer_key("new");
     publish(&jwks, &[&old_jwk]);
     let (_gate, fleet) = fleet(|options| {
-        options.identity.order = vec![Source::Token, Source::Host];
-        options.identity.token = Some(TokenOptions {
+        options.tenant.order = vec![Source::Token, Source::Host];
+        options.tenant.token = Some(TokenOptions {
             jwks: jwks.to_str().unwrap().into(),
             jwks_ca_file: None,
             issuer: "https://issuer".into(),

@@ -15,7 +15,7 @@ fn read(path: &str) -> String {
 }
 
 /// Who may name whom. `docs/architecture.md` draws it, `docs/adr/0006-arrows-between-crates.md` says why.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("cell-model", &[]),
     ("cell-planner", &["cell-model"]),
     ("cell-trust", &["cell-model"]),
