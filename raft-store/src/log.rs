@@ -137,9 +137,11 @@ impl Log {
     /// "my log ends at what I applied" is then true, and a vote given on it is given on no less than this node had
     /// acknowledged, because of the first check: a log that has lost entries *that were synced*, and so may have
     /// counted towards a majority, is refused. `noted` is what the state remembers of that.
-    pub(crate) fn check_against(&self, applied: Option<WireLogId>, noted: u64) -> Result<(), EngineError> {
+    ///
+    /// Answers whether there is such a hole: openraft then wants a snapshot that covers it.
+    pub(crate) fn check_against(&self, applied: Option<WireLogId>, noted: u64) -> Result<bool, EngineError> {
         let lost = |detail: String| EngineError::Corrupt { what: "the log".into(), detail };
-        let Some(applied) = applied else { return Ok(()) };
+        let Some(applied) = applied else { return Ok(false) };
         let purged = *locked(&self.inner.purged);
         let last = match self.inner.engine.last()? {
             Some((index, row)) => Some(WireLogId::from(&decode(index, &row)?.log_id)),
@@ -153,7 +155,7 @@ impl Log {
             return Err(lost(format!("its end is older than entry {}, which was applied", applied.index)));
         }
         match locked(&self.inner.hard_state).vote {
-            Some(vote) if vote.term >= applied.term => Ok(()),
+            Some(vote) if vote.term >= applied.term => Ok(end < applied.index),
             _ => Err(lost(format!("it knows no vote of term {}, in which entries were applied", applied.term))),
         }
     }
@@ -379,8 +381,8 @@ mod tests {
     async fn a_log_that_ends_before_what_was_applied_counts_as_purged_unless_that_was_synced() {
         // Entries 401 and 402 were applied, because others had them on disk, and not yet synced here.
         let behind = log(400);
-        behind.check_against(Some(id(2, 402)), 400).unwrap();
-        behind.check_against(Some(id(2, 402)), 0).unwrap();
+        assert!(behind.check_against(Some(id(2, 402)), 400).unwrap());
+        assert!(behind.check_against(Some(id(2, 402)), 0).unwrap());
         assert!(refused(&behind, id(2, 402), 401).contains("ends at entry 400, and entry 401 was synced"));
         assert!(refused(&log(0), id(2, 402), 1).contains("ends at entry 0"));
     }
@@ -389,7 +391,7 @@ mod tests {
     async fn a_log_that_differs_from_what_was_applied_or_has_lost_its_vote_is_refused() {
         assert!(refused(&log(5), id(3, 5), 0).contains("older than entry 5"));
         assert!(refused(&log(3), id(3, 5), 0).contains("no vote of term 3"));
-        log(5).check_against(None, 0).unwrap();
+        assert!(!log(5).check_against(None, 0).unwrap());
     }
 
     #[tokio::test]
@@ -400,6 +402,6 @@ mod tests {
         assert_eq!(state.last_purged_log_id, Some(id(2, 402).into()));
         assert_eq!(state.last_log_id, Some(id(2, 402).into()));
         assert_eq!(behind.check_all().unwrap(), 0);
-        behind.check_against(Some(id(2, 402)), 400).unwrap();
+        assert!(!behind.check_against(Some(id(2, 402)), 400).unwrap(), "the hole is closed");
     }
 }

@@ -79,6 +79,27 @@ impl MachineShared {
         (head_of(&fleet, &applied.head), fleet.image())
     }
 
+    /// Makes a snapshot of what is applied the current one, unless that covers more already.
+    pub(crate) async fn cover(self: &Arc<Self>) -> Result<(), EngineError> {
+        let (shared, (head, fleet)) = (Arc::clone(self), self.image());
+        let covering = move || {
+            let covered = match shared.depot.current()? {
+                Some(data) => snapshot::read_meta(&mut data.reader())?.last,
+                None => None,
+            };
+            if covered >= head.applied { Ok(()) } else { shared.write_snapshot(&head, &fleet) }
+        };
+        offload(self.depot.blocks(), "writing a snapshot", covering).await
+    }
+
+    fn write_snapshot(&self, head: &WireHead, fleet: &FleetImage) -> Result<(), EngineError> {
+        let failed =
+            |error: io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
+        let mut incoming = self.depot.begin()?;
+        snapshot::write(&mut incoming, head, fleet).map_err(failed)?;
+        self.depot.adopt(&incoming.finish()?)
+    }
+
     pub(crate) fn depot(&self) -> &Depot {
         &self.depot
     }
@@ -222,11 +243,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let fleet = self.fleet.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
         let (head, shared) = (self.head.clone(), Arc::clone(&self.shared));
         let built = offload(shared.depot.blocks(), "writing a snapshot", move || {
-            let failed =
-                |error: io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
-            let mut incoming = shared.depot.begin()?;
-            snapshot::write(&mut incoming, &head, &fleet).map_err(failed)?;
-            shared.depot.adopt(&incoming.finish()?)?;
+            shared.write_snapshot(&head, &fleet)?;
             current(&shared.depot)
         });
         let built = self.shared.fault.note(built.await)?;

@@ -91,7 +91,10 @@ impl Store {
         if let Some(cluster) = identity.cluster() {
             machine.begin(cluster);
         }
-        log.check_against(machine.last_applied(), noted).map_err(failed)?;
+        if log.check_against(machine.last_applied(), noted).map_err(failed)? {
+            machine.cover().await.map_err(failed)?;
+            tracing::info!("the log ends before what was applied, and counts as purged up to there");
+        }
         let network = Network::new(Arc::clone(&identity), dialer);
         let seed = entropy::seed(options.seed, "choosing a seed").map_err(failed)?;
         let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine)));
