@@ -11,8 +11,8 @@ use cell_protos::v1::agent_service_server::AgentServiceServer;
 use cell_trust::{PublicKey, TrustedKeys};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::data::TenantData;
 use crate::engine::{Engine, SledEngine};
@@ -26,6 +26,10 @@ use crate::tenants::Tenants;
 
 /// How often the control plane is told where this cell is to be found.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// After a start, gates may take this long to attach before the control plane is told that there are none.
+const GATES_ATTACH_WITHIN: Duration = Duration::from_secs(2);
+/// From a change of the gates to the report of it.
+const GATES_SETTLE: Duration = Duration::from_millis(20);
 /// Open requests may take this long to end after a stop.
 const QUIESCE_MAX: Duration = Duration::from_secs(3);
 
@@ -130,10 +134,11 @@ impl Agent {
         });
         resume(&tenants);
         let stop = tenants.stop.clone();
-        let incoming = TcpListenerStream::new(listener);
+        // Here and not at the server, which does not ask it of streams from outside: without it, grants and answers of a
+        // cutover wait up to 40 ms for an acknowledgement of TCP.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let service = AgentServiceServer::new(Service { tenants: Arc::clone(&tenants) });
         let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
@@ -205,13 +210,29 @@ fn resume(tenants: &Arc<Tenants>) {
 async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut gates = tenants.board.gates_changed();
     let mut reached = true;
+    let mut told = Vec::new();
+    // A cell that was started again must not tell routers that it has no gates while these are still attaching.
+    let attached = async { while tenants.board.addresses().is_empty() && gates.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(GATES_ATTACH_WITHIN, attached).await;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = gates.changed() => {
+                if changed.is_err() { return }
+                if tenants.board.addresses() == told {
+                    continue;
+                }
+                // Gates of one process come and go together: one report for all of them.
+                tokio::time::sleep(GATES_SETTLE).await;
+            }
+        }
+        told = tenants.board.addresses();
         let request = wire::ReportCellRequest {
             cell: tenants.here.to_string(),
             generation: tenants.generation.get(),
-            gates: tenants.board.addresses(),
+            gates: told.clone(),
             agent: advertise.clone(),
         };
         match control.report_cell(request).await {
