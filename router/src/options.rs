@@ -251,12 +251,14 @@ impl Options {
             .map_err(|source| Error::ParseOptions { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// Checks everything that can be checked without starting.
+    /// Checks everything that can be checked without starting, the certificates and keys that are named included.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], naming the option and the rule that it breaks.
+    /// [`Error::InvalidOption`], naming the option and the rule that it breaks; [`Error::Certificate`] and
+    /// [`Error::ContextKey`], naming the file.
     pub fn check(&self) -> Result<(), Error> {
-        self.checked().map(|_| ())
+        self.checked()?;
+        crate::router::Edge::load(self).map(drop)
     }
 
     pub(crate) fn checked(&self) -> Result<Checked, Error> {

@@ -376,7 +376,7 @@ impl Router {
 }
 
 /// What the edge has read from files, shared by all threads.
-struct Edge {
+pub(crate) struct Edge {
     tls: Option<TlsFront>,
     upstream_tls: Option<TlsBack>,
     signer: Option<Arc<Signer>>,
@@ -384,7 +384,7 @@ struct Edge {
 }
 
 impl Edge {
-    fn load(options: &Options) -> Result<Self, Error> {
+    pub(crate) fn load(options: &Options) -> Result<Self, Error> {
         let certificate = |source| Error::Certificate { source };
         let key = |reason| Error::ContextKey { reason };
         Ok(Self {

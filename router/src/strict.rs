@@ -182,7 +182,7 @@ fn check_connection(parts: &Parts) -> Result<(), Refusal> {
         let text = value.to_str().map_err(|_| ambiguous("the header Connection is not visible ASCII"))?;
         for option in text.split(',').map(|option| option.trim().to_ascii_lowercase()) {
             // Leaving the connection's own fields to the connection is what the header is for.
-            if !matches!(option.as_str(), "upgrade") && is_trusted(&alias_of(&option)) {
+            if option != "upgrade" && is_trusted(&alias_of(&option)) {
                 return Err(ambiguous(format!("the header Connection names {option}")));
             }
         }

@@ -8,7 +8,7 @@ mod files;
 mod names;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -91,12 +91,12 @@ fn server_config(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-fn roots(path: &PathBuf) -> Result<RootCertStore, TlsError> {
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in files::certificates(path)? {
         roots
             .add(certificate)
-            .map_err(|error| TlsError::Roots { path: path.clone(), reason: error.to_string() })?;
+            .map_err(|error| TlsError::Roots { path: path.to_owned(), reason: error.to_string() })?;
     }
     Ok(roots)
 }
@@ -164,7 +164,7 @@ fn connectors(options: &UpstreamTlsOptions) -> Result<Connectors, TlsError> {
 }
 
 /// For those who connect: whom they trust, and who they are.
-pub(crate) fn client_config(ca_file: &PathBuf, own: Option<&CertificateFiles>) -> Result<ClientConfig, TlsError> {
+pub(crate) fn client_config(ca_file: &Path, own: Option<&CertificateFiles>) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Setup)?

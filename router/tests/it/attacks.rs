@@ -65,7 +65,7 @@ async fn connected(fleet: &Fleet) -> TcpStream {
 async fn until_cut(stream: &mut TcpStream, mut next: impl FnMut(u32) -> Vec<u8>) -> u32 {
     let (mut reader, mut writer) = stream.split();
     let reading = async {
-        let mut piece = [0; 16 << 10];
+        let mut piece = vec![0; 16 << 10];
         while let Ok(1..) = reader.read(&mut piece).await {}
     };
     let mut sent = 0;

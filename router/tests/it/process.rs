@@ -29,6 +29,19 @@ fn options_can_be_checked_without_starting() {
         "{}",
         error_of(&bad)
     );
+    let certificate = dir.path().join("edge.pem");
+    std::fs::write(&certificate, "-----BEGIN CERTIFICATE-----\nAAAA\nA!\n-----END CERTIFICATE-----\n").unwrap();
+    let mut options = fleet::options(&control);
+    let files = cell_router::CertificateFiles { certificate_file: certificate.clone(), key_file: certificate };
+    options.tls = Some(cell_router::TlsOptions {
+        certificates: vec![files],
+        client_ca_file: None,
+        client_certificate_required: false,
+        reload_interval: std::time::Duration::from_secs(10),
+    });
+    std::fs::write(path, toml::to_string(&options).unwrap()).unwrap();
+    let bad = error_of(&cell_router(&["--config", path, "--check"]));
+    assert!(bad.starts_with("error[CERTIFICATE_INVALID]") && bad.contains("edge.pem, line 3"), "{bad}");
     std::fs::write(path, "listen = 5").unwrap();
     let bad = cell_router(&["--config", path, "--check"]);
     assert!(error_of(&bad).contains("line 1"), "{}", error_of(&bad));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -51,9 +52,9 @@ fn tokio_stream_of<T: Send + 'static>(receive: mpsc::Receiver<T>) -> impl future
     futures::stream::unfold(receive, |mut receive| async move { receive.recv().await.map(|item| (item, receive)) })
 }
 
-type Sender = hyper::client::conn::http2::SendRequest<
-    StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>,
->;
+/// A body whose pieces come as they are said.
+type Words = StreamBody<BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>;
+type Sender = hyper::client::conn::http2::SendRequest<Words>;
 
 async fn connect(fleet: &Fleet) -> Sender {
     let stream = TcpStream::connect(fleet.address()).await.unwrap();
@@ -63,9 +64,7 @@ async fn connect(fleet: &Fleet) -> Sender {
     sender
 }
 
-fn grpc(
-    body: mpsc::Receiver<Bytes>,
-) -> Request<StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>> {
+fn grpc(body: mpsc::Receiver<Bytes>) -> Request<Words> {
     let stream = tokio_stream_of(body).map(|bytes| Ok(Frame::data(bytes))).boxed();
     Request::post("http://t-1.example.com/echo.Echo/Chat")
         .header("content-type", "application/grpc")
