@@ -59,10 +59,9 @@ pub(crate) async fn compare(
     seconds: u32,
     tenants: u32,
     envoy: Option<PathBuf>,
-    pingora: Option<PathBuf>,
 ) -> anyhow::Result<Value> {
     let (_origin, origin) = start_origin(&[])?;
-    let proxies = proxies::start_all(origin, tenants, &Programs { envoy, pingora })?;
+    let proxies = proxies::start_all(origin, tenants, &Programs { envoy })?;
     let mut measured: BTreeMap<&str, Vec<Round>> = BTreeMap::new();
     for round in 0..rounds {
         for turn in 0..proxies.len() {
@@ -163,7 +162,7 @@ fn load(proxy: &Proxy, tenant: u32, rate: f64, seconds: u32) -> anyhow::Result<L
 /// Two tenants at an origin that can do 500 a second, ten at once: A asks 1,000 times a second, B ten times.
 pub(crate) async fn fair(seconds: u32, envoy: Option<PathBuf>) -> anyhow::Result<Value> {
     let mut report = serde_json::Map::new();
-    let programs = Programs { envoy, pingora: None };
+    let programs = Programs { envoy };
     let names: Vec<&str> = {
         let (_origin, origin) = start_origin(&["--places", "10", "--service-ms", "20"])?;
         proxies::start_all(origin, 100, &programs)?.iter().map(|proxy| proxy.name).collect()

@@ -49,9 +49,6 @@ enum Command {
         /// Envoy's binary, where there is one
         #[arg(long)]
         envoy: Option<PathBuf>,
-        /// The Pingora proxy of router/bench/pingora, where it was built
-        #[arg(long)]
-        pingora: Option<PathBuf>,
     },
     /// Two tenants at an origin of 500 a second: A asks 1,000 times, B ten times
     Fair {
@@ -94,8 +91,8 @@ fn main() -> anyhow::Result<()> {
                 println!("{}", serde_json::to_string_pretty(&load.run().await?)?);
                 Ok(())
             }
-            Command::Compare { rounds, seconds, tenants, out, envoy, pingora } => {
-                let report = compare::compare(rounds, seconds, tenants, envoy, pingora).await?;
+            Command::Compare { rounds, seconds, tenants, out, envoy } => {
+                let report = compare::compare(rounds, seconds, tenants, envoy).await?;
                 write(&report, out)
             }
             Command::Fair { seconds, out, envoy } => write(&compare::fair(seconds, envoy).await?, out),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,6 @@ use tempfile::TempDir;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Programs {
     pub(crate) envoy: Option<PathBuf>,
-    pub(crate) pingora: Option<PathBuf>,
 }
 
 /// A proxy that runs, until it is dropped.
@@ -64,8 +63,8 @@ impl Proxy {
 /// Every proxy that can be started.
 pub(crate) fn start_all(origin: SocketAddr, tenants: u32, programs: &Programs) -> anyhow::Result<Vec<Proxy>> {
     let mut proxies = vec![Proxy::direct(origin)?, cellway(origin, tenants)?];
-    let others: [(&str, fn(SocketAddr, u32, &Programs) -> anyhow::Result<Option<Proxy>>); 4] =
-        [("nginx", nginx), ("haproxy", haproxy), ("envoy", envoy), ("pingora", pingora)];
+    let others: [(&str, fn(SocketAddr, u32, &Programs) -> anyhow::Result<Option<Proxy>>); 3] =
+        [("nginx", nginx), ("haproxy", haproxy), ("envoy", envoy)];
     for (name, start) in others {
         match start(origin, tenants, programs)? {
             Some(proxy) => proxies.push(proxy),
@@ -252,16 +251,4 @@ fn envoy(origin: SocketAddr, tenants: u32, programs: &Programs) -> anyhow::Resul
     let mut command = on_core_0(program);
     command.arg("-c").arg(&path).args(["--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]);
     start("envoy", command, address, files).map(Some)
-}
-
-fn pingora(origin: SocketAddr, tenants: u32, programs: &Programs) -> anyhow::Result<Option<Proxy>> {
-    let Some(program) = &programs.pingora else { return Ok(None) };
-    let (files, address) = (tempfile::tempdir()?, free_address()?);
-    let mut command = on_core_0(absolute(program)?);
-    command.args([address.to_string(), origin.to_string(), tenants.to_string()]);
-    start("pingora", command, address, files).map(Some)
-}
-
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("{}", path.display()))
 }
