@@ -102,6 +102,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "a list: one entry for each metric")]
     pub(crate) fn register(registry: &mut Registry, directory: Arc<Directory>, flow: Arc<Flow>) -> Self {
         let metrics = Self {
             requests: Family::default(),

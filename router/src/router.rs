@@ -251,6 +251,7 @@ impl Router {
     ///
     /// # Errors
     /// [`Error`] where a thread cannot be started or has failed.
+    #[expect(clippy::too_many_lines, reason = "the life of a router from its first thread to its last, in order")]
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);

@@ -23,9 +23,9 @@ mod audit;
 mod cluster;
 mod control;
 mod page;
+mod placing;
 mod routers;
 mod store;
-mod placing;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;

@@ -11,6 +11,8 @@
 //!
 //! Nothing here reads a clock, a random source or a file. The same input gives the same bytes.
 
+#![allow(clippy::needless_range_loop, reason = "a dimension is the index of several arrays at once")]
+
 mod capacity;
 mod demand;
 mod document;

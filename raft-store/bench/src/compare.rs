@@ -217,7 +217,10 @@ pub(crate) async fn million(million: Million) -> anyhow::Result<()> {
     let begun = Instant::now();
     nodes.spawn(leader)?;
     let patience = Duration::from_millis(200);
-    while cell_client::cluster::status(&nodes.addresses[leader], patience, &cell_client::Link::Plaintext).await.is_err() {
+    while cell_client::cluster::status(&nodes.addresses[leader], patience, &cell_client::Link::Plaintext)
+        .await
+        .is_err()
+    {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let weight = Weight {

@@ -9,7 +9,7 @@ use cell_model::{
     CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
     Revision, TenantId, Tier, Uid,
 };
-use cell_router::{Confirmed, Held, ControlPlane, Options, Router};
+use cell_router::{Confirmed, ControlPlane, Held, Options, Router};
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use clap::Args;
 use futures::future::BoxFuture;

@@ -60,11 +60,13 @@ impl Proxy {
     }
 }
 
+/// Starts a proxy in front of the origin, where its program is here.
+type Start = fn(SocketAddr, u32, &Programs) -> anyhow::Result<Option<Proxy>>;
+
 /// Every proxy that can be started.
 pub(crate) fn start_all(origin: SocketAddr, tenants: u32, programs: &Programs) -> anyhow::Result<Vec<Proxy>> {
     let mut proxies = vec![Proxy::direct(origin)?, cellway(origin, tenants)?];
-    let others: [(&str, fn(SocketAddr, u32, &Programs) -> anyhow::Result<Option<Proxy>>); 3] =
-        [("nginx", nginx), ("haproxy", haproxy), ("envoy", envoy)];
+    let others: [(&str, Start); 3] = [("nginx", nginx), ("haproxy", haproxy), ("envoy", envoy)];
     for (name, start) in others {
         match start(origin, tenants, programs)? {
             Some(proxy) => proxies.push(proxy),

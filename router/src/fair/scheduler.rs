@@ -97,7 +97,7 @@ impl Scheduler {
         let limit = u64::from(self.limit.load(Ordering::Relaxed));
         let mut word = self.word.load(Ordering::Acquire);
         loop {
-            if word / IN >= limit || word % IN != 0 {
+            if word / IN >= limit || !word.is_multiple_of(IN) {
                 return None;
             }
             match self.word.compare_exchange_weak(word, word + IN, Ordering::AcqRel, Ordering::Acquire) {
@@ -144,7 +144,7 @@ impl Scheduler {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             let limit = u64::from(self.limit.load(Ordering::Relaxed));
-            let has_room = word / IN < limit && word % IN == 0;
+            let has_room = word / IN < limit && word.is_multiple_of(IN);
             let next = if has_room { word + IN } else { word + WAITING };
             match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) if has_room => return Ok(Queued::Entered(Permit { scheduler: Arc::clone(self) })),
@@ -198,7 +198,7 @@ impl Scheduler {
 
     fn leave(&self) {
         let mut word = self.word.load(Ordering::Acquire);
-        while word % IN == 0 {
+        while word.is_multiple_of(IN) {
             match self.word.compare_exchange_weak(word, word - IN, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return,
                 Err(other) => word = other,

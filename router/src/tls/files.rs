@@ -111,9 +111,9 @@ fn line_of(text: &[u8]) -> usize {
             within = true;
         } else if line.starts_with(b"-----END ") && line.ends_with(b"-----") && within {
             within = false;
-        } else if line.starts_with(b"-----") {
-            return last;
-        } else if within && !line.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte)) {
+        } else if line.starts_with(b"-----")
+            || within && !line.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte))
+        {
             return last;
         }
     }

@@ -84,7 +84,7 @@ impl FakeGate {
     /// Agrees to every WebSocket and gives back whatever comes on it; answers everything else with `plain`.
     pub(crate) async fn echo_websocket() -> Self {
         Self::start(move |mut request, _| async move {
-            if !request.headers().get("upgrade").is_some_and(|upgrade| upgrade == "websocket") {
+            if request.headers().get("upgrade").is_none_or(|upgrade| upgrade != "websocket") {
                 return text(StatusCode::OK, "plain");
             }
             let upgrade = hyper::upgrade::on(&mut request);

@@ -45,7 +45,9 @@ pub(super) async fn run(global: Global, said: Check) -> Result<Exit, Failure> {
     };
     match control.global.output {
         Output::Table => print(&found),
-        Output::Json | Output::Name => console::data(&render::list(&found, control.global.output, false)),
+        Output::Json | Output::Name | Output::Html => {
+            console::data(&render::list(&found, control.global.output, false))
+        }
     }
     Ok(exit)
 }

@@ -129,7 +129,7 @@ impl Applying {
 
     /// Reads where everything stands, and refuses a plan whose fleet has moved on.
     async fn begin(&mut self) -> Result<(), Failure> {
-        let confirmed = self.control.client.confirm_revision(1).await?;
+        let confirmed = self.control.client.confirm_revision(1, None).await?;
         for index in 0..self.lines.len() {
             self.look(index).await?;
         }

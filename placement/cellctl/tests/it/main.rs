@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod care;
 mod apply;
+mod care;
 mod cli;
 mod demo;
 mod plan;

@@ -115,7 +115,9 @@ fn share(random: u64) -> f64 {
 
 /// Nearly normal, with mean 0 and deviation 1: the sum of four numbers of 16 bits.
 fn normal(random: u64) -> f64 {
-    let [a, b, c, d] = [random, random >> 16, random >> 32, random >> 48].map(|part| f64::from(part as u16));
+    let [a, b, c, d, e, f, g, h] = random.to_le_bytes();
+    let part = |low, high| f64::from(u16::from_le_bytes([low, high]));
+    let (a, b, c, d) = (part(a, b), part(c, d), part(e, f), part(g, h));
     ((a + b + c + d) / 65_535.0 - 2.0) * 3.0f64.sqrt()
 }
 
