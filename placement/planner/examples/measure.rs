@@ -10,6 +10,7 @@
 //! lognormal (sigma 1.6, cut at a fifth of a cell), demand follows the working hours of three time zones, and who is where is a hash, so that
 //! cells are filled to 70 % on average and the fullest is far above that.
 
+#![allow(clippy::needless_range_loop, reason = "a dimension is the index of several arrays at once")]
 #![expect(clippy::print_stdout, reason = "it is there to print")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 

@@ -175,6 +175,10 @@ rpcs! {
     "cellway.v1.ClusterService" {
         Status as ClusterStatus, Claim as ClusterClaim, Initialize as ClusterInitialize,
     }
+    "cellway.v1.StoreService" {
+        ListMembers as StoreListMembers, ChangeMembers as StoreChangeMembers, MoveLeader as StoreMoveLeader,
+        DiskStatus as StoreDiskStatus, TakeSnapshot as StoreTakeSnapshot, Backup as StoreBackup,
+    }
     "cellway.v1.RaftService" {
         Append as RaftAppend, Vote as RaftVote, InstallSnapshot as RaftInstallSnapshot,
         TransferLeader as RaftTransferLeader,
@@ -206,6 +210,8 @@ impl Rpc {
             | Self::GetCell
             | Self::GetLimits
             | Self::ListRouters
+            | Self::StoreListMembers
+            | Self::StoreDiskStatus
             | Self::AwaitSeen
             | Self::ListAudit => &[Viewer, Operator, Admin],
             Self::Watch | Self::ConfirmRevision => &[Viewer, Operator, Admin, Router],
@@ -213,7 +219,14 @@ impl Rpc {
             Self::CreateTenant | Self::DeleteTenant | Self::MoveTenant | Self::SteerMove | Self::SetCellState => {
                 &[Operator, Admin]
             }
-            Self::CreateCell | Self::SetLimits | Self::ClusterClaim | Self::ClusterInitialize => &[Admin],
+            Self::StoreMoveLeader | Self::StoreTakeSnapshot => &[Operator, Admin],
+            // Who may change members may take the quorum away; a backup holds everything.
+            Self::CreateCell
+            | Self::SetLimits
+            | Self::ClusterClaim
+            | Self::ClusterInitialize
+            | Self::StoreChangeMembers
+            | Self::StoreBackup => &[Admin],
             Self::ReportCell => &[Agent],
             Self::ClusterStatus => &[Viewer, Operator, Admin, Router, Agent, Control],
             Self::RaftAppend | Self::RaftVote | Self::RaftInstallSnapshot | Self::RaftTransferLeader => &[Control],

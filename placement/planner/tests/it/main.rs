@@ -1,5 +1,6 @@
 //! What the planner promises, asked from outside.
 
+#![allow(clippy::needless_range_loop, reason = "a dimension is the index of several arrays at once")]
 #![expect(clippy::unwrap_used, reason = "a test may; clippy knows only the functions marked as tests")]
 
 mod capacities;
