@@ -8,20 +8,20 @@ use cell_client::{ClientOptions, ControlClient};
 use cell_model::Generation;
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_server::AgentServiceServer;
-use cell_trust::{PublicKey, TrustedKeys};
+use cell_trust::PublicKey;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::data::TenantData;
+use crate::driver::{Driver, Surroundings};
 use crate::engine::{Engine, SledEngine};
 use crate::error::AgentError;
-use crate::follow;
 use crate::grpc::Service;
 use crate::newest::NewestMappings;
 use crate::options::AgentOptions;
-use crate::steps;
+use crate::postgres::{Cell, DatabaseOptions, TenantDatabase};
 use crate::tenants::Tenants;
 
 /// How often the control plane is told where this cell is to be found.
@@ -30,8 +30,12 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const QUIESCE_MAX: Duration = Duration::from_secs(3);
 
 /// See the module.
-pub struct Agent {
-    tenants: Arc<Tenants>,
+///
+/// `D` is the application's way to the tenants' rows: [`TenantData`] where the agent keeps them itself,
+/// [`crate::TenantDatabase`] where they are in PostgreSQL.
+pub struct Agent<D = TenantData> {
+    driver: Arc<dyn Driver>,
+    data: D,
     listener: TcpListener,
     address: SocketAddr,
     advertise: String,
@@ -39,7 +43,7 @@ pub struct Agent {
     newest: NewestMappings,
 }
 
-impl Agent {
+impl Agent<TenantData> {
     /// Opens the data directory and takes the port. Nothing is durable, and so nothing is answered, before
     /// [`Agent::run`].
     ///
@@ -63,14 +67,7 @@ impl Agent {
     /// As [`Agent::open`].
     pub async fn open_on(options: AgentOptions, engine: Arc<dyn Engine>) -> Result<Self, AgentError> {
         options.check()?;
-        let mut trusted = TrustedKeys::default();
-        for key in &options.trusted_keys {
-            let key: PublicKey = key.parse().map_err(|_| AgentError::InvalidOption {
-                option: "trusted_keys",
-                rule: "each is the 64 hex digits of a public key",
-            })?;
-            trusted.insert(key);
-        }
+        let trusted = options.trusted()?;
         #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "a planted fault is set below"))]
         let mut tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, engine)?;
         #[cfg(feature = "planted")]
@@ -78,6 +75,28 @@ impl Agent {
             tenants.planted = options.planted;
         }
         let tenants = Arc::new(tenants);
+        let data = TenantData::new(Arc::clone(&tenants));
+        Self::listen(options, tenants, data).await
+    }
+}
+
+impl Agent<TenantDatabase> {
+    /// Connects to the cell's database, puts there what the agent needs, and takes the port.
+    ///
+    /// # Errors
+    /// [`AgentError`] where the options make no sense, the database cannot be reached, lacks a right or is another
+    /// cell's, or the port is taken.
+    pub async fn connect(options: AgentOptions, database: DatabaseOptions) -> Result<Self, AgentError> {
+        options.check()?;
+        let trusted = options.trusted()?;
+        let cell = Cell::open(options.cell.clone(), options.limits.clone(), trusted, database).await?;
+        let data = TenantDatabase::new(Arc::clone(&cell));
+        Self::listen(options, cell, data).await
+    }
+}
+
+impl<D: Clone> Agent<D> {
+    async fn listen(options: AgentOptions, driver: Arc<dyn Driver>, data: D) -> Result<Self, AgentError> {
         let refused = |error: std::io::Error| AgentError::Listen {
             address: options.listen.clone(),
             reason: error.to_string(),
@@ -87,14 +106,14 @@ impl Agent {
         let advertise = if options.advertise.is_empty() { address.to_string() } else { options.advertise };
         let control =
             (!options.control.is_empty()).then(|| ControlClient::new(options.control, ClientOptions::default()));
-        let newest = NewestMappings::new(Arc::clone(&tenants), control.clone());
-        Ok(Self { tenants, listener, address, advertise, control, newest })
+        let newest = NewestMappings::new(Arc::clone(&driver), control.clone());
+        Ok(Self { driver, data, listener, address, advertise, control, newest })
     }
 
     /// The tenants' rows, for the application.
     #[must_use]
-    pub fn data(&self) -> TenantData {
-        TenantData::new(Arc::clone(&self.tenants))
+    pub fn data(&self) -> D {
+        self.data.clone()
     }
 
     /// Where it listens.
@@ -106,7 +125,7 @@ impl Agent {
     /// Its incarnation.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        self.tenants.generation
+        self.driver.surroundings().generation
     }
 
     /// What gates in the same process ask for the newest mapping of a tenant.
@@ -121,26 +140,24 @@ impl Agent {
     /// [`AgentError::Engine`] where the store could not be synced: the process must end, because what was not
     /// acknowledged may be lost. [`AgentError::Serve`] where the server failed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { tenants, listener, advertise, control, .. } = self;
-        tracing::info!(cell = %tenants.here, generation = %tenants.generation, agent = %advertise, "agent serving");
+        let Self { driver, listener, advertise, control, .. } = self;
+        let around = driver.surroundings();
+        tracing::info!(cell = %around.here, generation = %around.generation, agent = %advertise, "agent serving");
         let durable_stop = CancellationToken::new();
-        let syncing = tokio::spawn({
-            let (tenants, stop) = (Arc::clone(&tenants), durable_stop.clone());
-            async move { tenants.durable.run(stop).await }
-        });
-        resume(&tenants);
-        let stop = tenants.stop.clone();
+        let syncing = tokio::spawn(Arc::clone(&driver).sustain(durable_stop.clone()));
+        Arc::clone(&driver).resume();
+        let stop = around.stop.clone();
         let incoming = TcpListenerStream::new(listener);
-        let service = AgentServiceServer::new(Service { tenants: Arc::clone(&tenants) });
+        let service = AgentServiceServer::new(Service { driver: Arc::clone(&driver) });
         let server = tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         if let Some(control) = control {
-            let reporting = report(Arc::clone(&tenants), advertise, control);
+            let reporting = report(Arc::clone(&driver), advertise, control);
             let stop = stop.clone();
-            tenants.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
+            around.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
         }
         tokio::pin!(syncing);
         let failed = tokio::select! {
@@ -153,12 +170,12 @@ impl Agent {
             }))),
         };
         stop.cancel();
-        tenants.tasks.close();
+        around.tasks.close();
         if tokio::time::timeout(QUIESCE_MAX, async {
             if !server.is_finished() {
                 let _ended = (&mut server).await;
             }
-            tenants.tasks.wait().await;
+            around.tasks.wait().await;
         })
         .await
         .is_err()
@@ -178,50 +195,35 @@ impl Agent {
     }
 }
 
-fn ended(synced: Result<Result<(), crate::engine::EngineError>, tokio::task::JoinError>) -> Result<(), AgentError> {
+fn ended(synced: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Result<(), AgentError> {
     match synced {
-        Ok(synced) => Ok(synced?),
+        Ok(synced) => synced,
         Err(error) => Err(AgentError::Serve(error.to_string())),
     }
 }
 
-/// Goes on with what was under way when the agent was closed.
-fn resume(tenants: &Arc<Tenants>) {
-    for tenant in tenants.all() {
-        follow::ensure(tenants, &tenant);
-        let emptying = tenant.lock().control().is_some_and(|control| control.emptying);
-        if emptying {
-            let tenants = Arc::clone(tenants);
-            tenants.tasks.clone().spawn(async move {
-                if let Err(refusal) = steps::empty(&tenants, &tenant).await {
-                    tracing::warn!(tenant = %tenant.id, %refusal, "what is left of a copy could not be deleted");
-                }
-            });
-        }
-    }
-}
-
 /// Tells the control plane every second where this cell is to be found.
-async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient) {
+async fn report(driver: Arc<dyn Driver>, advertise: String, control: ControlClient) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reached = true;
+    let around = driver.surroundings();
     loop {
         ticks.tick().await;
         let request = wire::ReportCellRequest {
-            cell: tenants.here.to_string(),
-            generation: tenants.generation.get(),
-            gates: tenants.board.addresses(),
+            cell: around.here.to_string(),
+            generation: around.generation.get(),
+            gates: around.board.addresses(),
             agent: advertise.clone(),
         };
         match control.report_cell(request).await {
             Ok(answer) => {
                 reached = true;
-                trust(&tenants, &answer.trusted_keys);
+                trust(around, &answer.trusted_keys);
             }
             Err(error) => {
                 if reached {
-                    tracing::warn!(cell = %tenants.here, %error, "the control plane could not be told of this cell");
+                    tracing::warn!(cell = %around.here, %error, "the control plane could not be told of this cell");
                 }
                 reached = false;
             }
@@ -230,8 +232,8 @@ async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient
 }
 
 /// Believes the keys that the control plane names, if none were given.
-fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
-    let mut trusted = tenants.trusted.write().unwrap_or_else(PoisonError::into_inner);
+fn trust(around: &Surroundings, keys: &[impl AsRef<[u8]>]) {
+    let mut trusted = around.trusted.write().unwrap_or_else(PoisonError::into_inner);
     if !trusted.is_empty() {
         return;
     }
@@ -243,7 +245,7 @@ fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
     }
 }
 
-impl std::fmt::Debug for Agent {
+impl<D> std::fmt::Debug for Agent<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agent").field("address", &self.address).finish_non_exhaustive()
     }

@@ -13,6 +13,7 @@ use tonic::{Status, Streaming};
 
 use super::HEARTBEAT_MS;
 use crate::capture;
+use crate::driver::Responses;
 use crate::durable::Ticket;
 use crate::record::Role;
 use crate::refusal::Refusal;
@@ -30,12 +31,9 @@ const CHANGES_BYTES: usize = 256 * 1024;
 const QUEUE: usize = 4;
 const OPENING_MAX: Duration = Duration::from_secs(5);
 
-/// What `Follow` answers with.
-pub(crate) type Responses = ReceiverStream<Result<wire::FollowResponse, Status>>;
-
 fn refused(refusal: &Refusal) -> Status {
     let mut status = match refusal.code {
-        "CAPTURE_OVERFLOW" | "CAPTURE_GAP" => Status::failed_precondition(refusal.reason.clone()),
+        "CAPTURE_OVERFLOW" | "CAPTURE_GAP" | "STORAGE_DIFFERS" => Status::failed_precondition(refusal.reason.clone()),
         _ => Status::unavailable(refusal.reason.clone()),
     };
     status.metadata_mut().insert(CODE_TRAILER, tonic::metadata::MetadataValue::from_static(refusal.code));
@@ -65,6 +63,10 @@ pub(crate) async fn serve(
     let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
         return Err(Status::invalid_argument("a stream begins with a start"));
     };
+    if start.storage() != wire::Storage::Embedded {
+        let reason = "this cell keeps tenants in its own store, the other one in PostgreSQL";
+        return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
+    }
     let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
     let tenant = tenants.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (outbox, responses) = mpsc::channel(QUEUE);

@@ -8,4 +8,5 @@ mod deciding;
 mod moving;
 #[cfg(feature = "planted")]
 mod planted;
+mod postgres;
 mod restarting;

@@ -1,0 +1,1 @@
+//! A whole move under writers, forth and back.
