@@ -46,6 +46,8 @@ pub struct FleetOptions {
     pub domain: String,
     /// A fault to be planted in the cells.
     pub plant: Option<String>,
+    /// PostgreSQL databases, one for each cell; none: cells keep their data themselves.
+    pub databases: Vec<String>,
 }
 
 /// Why there is no fleet.
@@ -265,6 +267,9 @@ impl Fleet {
                 "control": self.control_addresses(),
                 "trusted-keys": [trusted],
             });
+            if let Some(database) = self.options.databases.get(number - 1) {
+                options["database"] = Value::from(database.as_str());
+            }
             if let Some(fault) = &self.options.plant {
                 options["plant"] = Value::from(fault.as_str());
             }

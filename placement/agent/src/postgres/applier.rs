@@ -224,8 +224,12 @@ fn insert_sql(catalogue: &Catalogue, table: &Table, reach: &Reach, place: u32) -
         Side::Part => {
             // The frontier is a constant of the statement: it stands still while a chunk is on its way.
             let keys = table.key_places();
-            let names: Vec<String> =
-                keys.iter().map(|key| format!("${}::{}", key + 1, columns[*key].type_name)).collect();
+            let in_order_of = |key: &usize| {
+                let column = columns[*key];
+                let order = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+                format!("${}::{}{order}", key + 1, column.type_name)
+            };
+            let names: Vec<String> = keys.iter().map(in_order_of).collect();
             let bound = compare(table, "<=", &reach.key).replacen(
                 &format!("ROW({})", table.key_list()),
                 &format!("ROW({})", names.join(", ")),

@@ -18,6 +18,8 @@ pub(crate) struct Column {
     pub(crate) generated: bool,
     /// Why its values cannot go from one database to another, if they cannot.
     pub(crate) unmovable: Option<String>,
+    /// In whose order texts are compared, where it is not the database's.
+    pub(crate) collation: Option<String>,
     /// Everything else that must be alike in both cells.
     pub(crate) like: String,
 }
@@ -143,6 +145,7 @@ impl Catalogue {
                 generated: row.get(3),
                 unmovable: row.get(4),
                 like: row.get(5),
+                collation: row.get(9),
             });
         }
         for row in client.query(UNIQUES, &[&options.schema]).await? {
@@ -186,7 +189,8 @@ SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a
                  (SELECT string_agg(e.enumlabel, '|' ORDER BY e.enumsortorder) FROM pg_enum e
                    WHERE e.enumtypid = base.oid)),
        c.relreplident::text, c.relpersistence = 'u',
-       EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid OR (i.inhparent = c.oid AND c.relkind = 'r'))
+       EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid OR (i.inhparent = c.oid AND c.relkind = 'r')),
+       CASE WHEN co.collname <> 'default' THEN format('%I.%I', cn.nspname, co.collname) END
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -196,6 +200,7 @@ SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a
   LEFT JOIN pg_type el ON el.oid = base.typelem
   LEFT JOIN pg_namespace ens ON ens.oid = el.typnamespace
   LEFT JOIN pg_collation co ON co.oid = a.attcollation
+  LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
   JOIN pg_database db ON db.datname = current_database()
  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND EXISTS (SELECT 1 FROM pg_attribute w WHERE w.attrelid = c.oid AND w.attname = $2 AND NOT w.attisdropped)

@@ -147,6 +147,7 @@ mod tests {
             type_name: "text".into(),
             generated: false,
             unmovable: None,
+            collation: None,
             like: "text".into(),
         };
         let key = vec!["tenant_id".to_owned(), "id".to_owned()];
