@@ -82,7 +82,7 @@ pub(crate) trait Driver: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Responses, Status>>;
 
     /// What is kept of one tenant, or of every one.
-    fn storage(&self, tenant: Option<&TenantId>) -> Vec<wire::TenantStorage>;
+    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
 
     /// What this cell was last granted.
     fn granted(&self, tenant: &TenantId) -> Option<Granted>;

@@ -62,11 +62,9 @@ impl Driver for Tenants {
         Box::pin(async move { follow::serve(&self, incoming).await })
     }
 
-    fn storage(&self, tenant: Option<&TenantId>) -> Vec<wire::TenantStorage> {
-        match tenant {
-            None => self.all().iter().filter_map(|tenant| storage(tenant)).collect(),
-            Some(id) => self.get(id).iter().filter_map(|tenant| storage(tenant)).collect(),
-        }
+    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+        let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
+        Box::pin(async move { tenants.iter().filter_map(|tenant| storage(tenant)).collect() })
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {

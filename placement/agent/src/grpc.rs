@@ -93,11 +93,11 @@ impl AgentService for Service {
         let name = request.into_inner().tenant;
         let mut grants = self.around().board.grants();
         let storage = if name.is_empty() {
-            self.driver.storage(None)
+            self.driver.storage(None).await
         } else {
             let id = TenantId::new(&name).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
             grants.retain(|grant| grant.tenant == name);
-            self.driver.storage(Some(&id))
+            self.driver.storage(Some(&id)).await
         };
         Ok(Response::new(wire::DescribeResponse {
             cell: self.around().here.to_string(),

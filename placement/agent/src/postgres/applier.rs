@@ -114,10 +114,16 @@ impl Applier {
     }
 
     /// Applies whole transactions in order; those that are already here are passed over.
-    pub(crate) async fn changes(&mut self, transactions: &[wire::TableTransaction]) -> Result<(), NotApplied> {
-        let reach = self.copied.reach.clone();
-        let until = transactions.last().map_or(self.copied.applied, |last| Seq(last.seq));
-        self.write(&[], transactions, &[], Copied { applied: until, reach }).await
+    pub(crate) async fn changes(
+        &mut self,
+        transactions: &[wire::TableTransaction],
+        until: Seq,
+    ) -> Result<(), NotApplied> {
+        let after = Copied { applied: until.max(self.copied.applied), reach: self.copied.reach.clone() };
+        if after == self.copied {
+            return Ok(());
+        }
+        self.write(&[], transactions, &[], after).await
     }
 
     /// Loads a chunk into its virgin range, with the transactions before and after its snapshot.

@@ -278,9 +278,14 @@ impl Driver for Cell {
         Box::pin(feed::serve(self, incoming))
     }
 
-    fn storage(&self, tenant: Option<&TenantId>) -> Vec<wire::TenantStorage> {
-        let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
-        tenants.iter().filter_map(|tenant| self.storage_of(tenant)).collect()
+    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+        Box::pin(async move {
+            if let Err(fault) = self.count(tenant).await {
+                tracing::debug!(%fault, "rows could not be counted: what was counted before is told");
+            }
+            let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
+            tenants.iter().filter_map(|tenant| self.storage_of(tenant)).collect()
+        })
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {
@@ -292,6 +297,33 @@ impl Driver for Cell {
 }
 
 impl Cell {
+    /// Counts rows and bytes of one tenant, or of all.
+    async fn count(&self, tenant: Option<&TenantId>) -> Result<(), Fault> {
+        let client = self.database.session().await?;
+        client.batch_execute("SET statement_timeout = '2s'").await?;
+        let catalogue = self.replication.catalogue();
+        let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for table in &catalogue.tables {
+            let column = super::sql::ident(&catalogue.tenant_column);
+            let of = tenant.map(|tenant| format!("WHERE {}", catalogue.of_tenant(table, tenant.as_str())));
+            let sql = format!(
+                "SELECT {column}::text, count(*), sum(pg_column_size(t.*))::bigint FROM {} t {} GROUP BY {column}",
+                catalogue.qualified(table),
+                of.unwrap_or_default()
+            );
+            for row in client.query(&sql, &[]).await? {
+                let sum = counted.entry(row.get(0)).or_default();
+                sum.0 += row.get::<_, i64>(1).cast_unsigned();
+                sum.1 += row.get::<_, i64>(2).cast_unsigned();
+            }
+        }
+        let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
+        for tenant in tenants {
+            tenant.lock().counted = counted.get(tenant.id.as_str()).copied().unwrap_or_default();
+        }
+        Ok(())
+    }
+
     fn storage_of(&self, tenant: &Tenant) -> Option<wire::TenantStorage> {
         let standing = self.replication.captures().standing(&tenant.id).and_then(Result::ok);
         let core = tenant.lock();

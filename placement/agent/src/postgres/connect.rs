@@ -19,13 +19,15 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const POOL: usize = 8;
 /// The form of values, and where names are looked for.
 const SETTINGS: &str = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 \
-                        -c bytea_output=hex -c synchronous_commit=on -c search_path=pg_catalog \
-                        -c lc_monetary=C -c client_encoding=UTF8";
+                        -c bytea_output=hex -c search_path=pg_catalog -c lc_monetary=C -c client_encoding=UTF8";
+/// Whoever asks for less in the database's address has asked for it.
+const DURABLE: &str = "synchronous_commit";
 
 /// See the module.
 pub(crate) struct Database {
     pub(crate) options: DatabaseOptions,
     config: Config,
+    settings: String,
     pool: Pool,
 }
 
@@ -36,7 +38,10 @@ impl Database {
             option: "database.url",
             rule: "postgres://user:password@host:port/database",
         })?;
-        config.options(SETTINGS).connect_timeout(CONNECT_MAX).application_name("cellway agent");
+        let said = config.get_options().unwrap_or_default().to_owned();
+        let durable = if said.contains(DURABLE) { String::new() } else { format!("-c {DURABLE}=on") };
+        let settings = format!("{said} {SETTINGS} {durable}");
+        config.options(&settings).connect_timeout(CONNECT_MAX).application_name("cellway agent");
         if config.get_hosts().is_empty() || config.get_user().is_none() || config.get_dbname().is_none() {
             return Err(AgentError::InvalidOption {
                 option: "database.url",
@@ -51,7 +56,7 @@ impl Database {
             .create_timeout(Some(CONNECT_MAX))
             .build()
             .map_err(|error| Fault::new("DATABASE_UNREACHABLE", error.to_string()))?;
-        Ok(Self { options, config, pool })
+        Ok(Self { options, config, settings, pool })
     }
 
     /// A connection for a short while.
@@ -89,7 +94,7 @@ impl Database {
             slot,
             publication,
         )
-        .with_options(SETTINGS)
+        .with_options(&self.settings)
         .with_application_name("cellway capture")
         .with_status_interval(Duration::from_millis(500))
         .with_wakeup_interval(Duration::from_millis(500))

@@ -196,6 +196,7 @@ impl Stream {
         let tables = wire::TablesLike { lines: self.cell.replication.catalogue().lines() };
         let mut next: Option<Vec<u8>> = None;
         let mut first = Some(Response::Tables(tables));
+        let mut begun = false;
         let mut arrived = self.cell.replication.subscribe();
         loop {
             arrived.mark_unchanged();
@@ -204,7 +205,15 @@ impl Stream {
                 let Some(feed) = feed.as_mut().filter(|feed| feed.number == self.number) else {
                     return Refusal::new("BUSY", "another stream has taken its place");
                 };
-                self.turn(feed, first.take(), next.take()).await
+                let done = self.turn(feed, first.take(), next.take()).await;
+                if done.is_ok() && !begun {
+                    begun = true;
+                    // A follower that has nothing of this database yet learns where it stands.
+                    if let Err(refusal) = feed.send_transactions(&[], feed.cursor).await {
+                        return refusal;
+                    }
+                }
+                done
             };
             match done {
                 Ok(true) => continue,

@@ -194,7 +194,7 @@ impl Copy<'_> {
             Some(Response::TableChunk(chunk)) if self.alike => self.chunk(chunk).await,
             Some(Response::TableChanges(changes)) if self.alike => {
                 let bytes = prost::Message::encoded_len(&changes) as u64;
-                self.applier.changes(&changes.transactions).await?;
+                self.applier.changes(&changes.transactions, Seq(changes.last_seq)).await?;
                 self.applied((0, 0), (changes.transactions.len() as u64, bytes)).await
             }
             Some(Response::Cut(cut)) if self.alike => self.cut(cut).await,
@@ -273,8 +273,7 @@ impl Copy<'_> {
         let seq = Seq(cut.seq);
         // A source that had nothing to send says by the cut where it stands.
         if seq > self.applier.copied.applied {
-            let empty = wire::TableTransaction { seq: cut.seq, mutations: Vec::new() };
-            self.applier.changes(&[empty]).await?;
+            self.applier.changes(&[], seq).await?;
             self.applied((0, 0), (0, 0)).await?;
         }
         let uid = self.tenant.lock().control.as_ref().map(|control| control.uid).unwrap_or_default();

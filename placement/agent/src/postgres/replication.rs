@@ -54,7 +54,8 @@ pub(crate) struct Replication {
     reader: watch::Sender<Reader>,
     /// Changes with every transaction that somebody wants.
     arrived: watch::Sender<u64>,
-    catalogue: RwLock<Arc<Catalogue>>,
+    /// With a number for each that there has been.
+    catalogue: RwLock<(u64, Arc<Catalogue>)>,
     bytes_max: u64,
 }
 
@@ -90,7 +91,7 @@ impl Replication {
             wanted: watch::Sender::default(),
             reader: watch::Sender::default(),
             arrived: watch::Sender::default(),
-            catalogue: RwLock::new(Arc::new(catalogue)),
+            catalogue: RwLock::new((0, Arc::new(catalogue))),
             bytes_max,
         }
     }
@@ -100,11 +101,25 @@ impl Replication {
     }
 
     pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
-        Arc::clone(&self.catalogue.read().unwrap_or_else(PoisonError::into_inner))
+        self.numbered_catalogue().1
     }
 
+    fn numbered_catalogue(&self) -> (u64, Arc<Catalogue>) {
+        self.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The tables as they are now. Moves that are under way know them by their numbers: where these have changed, the
+    /// moves end.
     pub(crate) fn set_catalogue(&self, catalogue: Catalogue) {
-        *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalogue);
+        let mut known = self.catalogue.write().unwrap_or_else(PoisonError::into_inner);
+        if *known.1 == catalogue {
+            return;
+        }
+        if known.1.lines() != catalogue.lines() {
+            let reason = "tables were added, dropped or changed while tenants were being moved";
+            self.captures().fail_all(&Refusal::new("SCHEMA_CHANGED", reason));
+        }
+        *known = (known.0 + 1, Arc::new(catalogue));
     }
 
     /// Wakes with every captured transaction.
@@ -296,8 +311,15 @@ impl Replication {
 /// Turns events into captured transactions.
 struct Decoder<'a> {
     replication: &'a Replication,
-    relations: HashMap<u32, Option<Followed>>,
+    relations: HashMap<u32, Known>,
     open: Option<Open>,
+}
+
+/// A relation, and what it is in the catalogue with that number.
+struct Known {
+    relation: Relation,
+    catalogue: u64,
+    followed: Option<Followed>,
 }
 
 impl Decoder<'_> {
@@ -343,15 +365,14 @@ impl Decoder<'_> {
     fn message(&mut self, message: Message) {
         match message {
             Message::Relation(relation) => {
-                let id = relation.id;
-                let followed = self.follow(&relation);
-                self.relations.insert(id, followed);
+                let (catalogue, followed) = self.follow(&relation);
+                self.relations.insert(relation.id, Known { relation, catalogue, followed });
             }
             Message::Insert { relation, new } => self.row(relation, None, Some(new), true),
             Message::Update { relation, old, new } => self.row(relation, old, Some(new), false),
             Message::Delete { relation, old } => self.row(relation, Some(old), None, false),
             Message::Truncate { relations } => {
-                if relations.iter().any(|id| self.relations.get(id).is_some_and(Option::is_some)) {
+                if relations.iter().any(|id| self.relations.get(id).is_some_and(|known| known.followed.is_some())) {
                     self.fail("TABLE_TRUNCATED", "a tenants' table was truncated: copies of it are worth nothing");
                 }
             }
@@ -365,8 +386,12 @@ impl Decoder<'_> {
     }
 
     /// A table as it is in the log must be as it was when the moves began.
-    fn follow(&self, relation: &Relation) -> Option<Followed> {
-        let catalogue = self.replication.catalogue();
+    fn follow(&self, relation: &Relation) -> (u64, Option<Followed>) {
+        let (number, catalogue) = self.replication.numbered_catalogue();
+        (number, self.follow_in(&catalogue, relation))
+    }
+
+    fn follow_in(&self, catalogue: &Catalogue, relation: &Relation) -> Option<Followed> {
         if relation.schema != catalogue.schema {
             return None;
         }
@@ -392,9 +417,20 @@ impl Decoder<'_> {
         }
     }
 
+    /// The catalogue may have been read anew since the relation was described.
+    fn look_again(&mut self, relation: u32) {
+        let number = self.replication.numbered_catalogue().0;
+        let Some(known) = self.relations.get(&relation).filter(|known| known.catalogue != number) else { return };
+        let (catalogue, followed) = self.follow(&known.relation);
+        let relation_ = known.relation.clone();
+        self.relations.insert(relation, Known { relation: relation_, catalogue, followed });
+    }
+
     /// An update that leaves the key alone is logged without the old one.
     fn row(&mut self, relation: u32, old: Option<Tuple>, new: Option<Tuple>, is_insert: bool) {
-        let (Some(open), Some(Some(followed))) = (&mut self.open, self.relations.get(&relation)) else { return };
+        self.look_again(relation);
+        let followed = self.relations.get(&relation).and_then(|known| known.followed.as_ref());
+        let (Some(open), Some(followed)) = (&mut self.open, followed) else { return };
         let Some(whose) = new.as_ref().or(old.as_ref()).and_then(|row| wal::text(row.get(followed.tenant)?)) else {
             return;
         };

@@ -5,3 +5,5 @@
 mod cli;
 mod demo;
 mod program;
+#[cfg(not(feature = "planted"))]
+mod postgres;

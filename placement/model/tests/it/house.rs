@@ -156,9 +156,10 @@ const PAGES: [(&str, &str); 11] = [
 ];
 
 /// What is written like a code and is none.
-const NO_CODES: [&str; 19] = [
+const NO_CODES: [&str; 20] = [
     // Environment variables.
     "CARGO_PKG_VERSION",
+    "CELL_DATABASE_URL",
     "CELLCTL_CONFIG",
     "CELLCTL_CONTEXT",
     "CELLCTL_ENDPOINTS",

@@ -8,6 +8,7 @@ use cell_client::{AgentPool, ImportProgress, StepContext};
 use cell_gate::RequestStamp;
 use cell_model::{CellId, Digest, Leg, Seq};
 use cell_trust::SigningKey;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +60,17 @@ pub(crate) struct Cell {
     pub(crate) url: String,
     pub(crate) data: TenantDatabase,
     stop: CancellationToken,
-    service: JoinHandle<Result<(), AgentError>>,
+    service: Option<JoinHandle<Result<(), AgentError>>>,
+    // Its own, so that it can end as abruptly as a process does.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What signs mappings and sends steps.
@@ -84,11 +95,19 @@ impl Ground {
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 16 * 1024;
-        let agent = Agent::connect(options, database).await?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
+        let agent = match opened {
+            Ok(agent) => agent,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         let (data, address) = (agent.data(), agent.address().to_string());
         let stop = CancellationToken::new();
-        let service = tokio::spawn(agent.run(stop.clone()));
-        Ok(Cell { id, agent: address, url: url.into(), data, stop, service })
+        let service = Some(runtime.spawn(agent.run(stop.clone())));
+        Ok(Cell { id, agent: address, url: url.into(), data, stop, service, runtime: Some(runtime) })
     }
 
     /// A cell on a new database with the tables.
@@ -181,17 +200,15 @@ impl Ground {
 }
 
 impl Cell {
-    pub(crate) async fn close(self) -> String {
+    pub(crate) async fn close(mut self) -> String {
         self.stop.cancel();
-        self.service.await.unwrap().unwrap();
-        self.agent
+        self.service.take().unwrap().await.unwrap().unwrap();
+        self.agent.clone()
     }
 
     /// Ends it without letting it finish anything.
-    pub(crate) async fn kill(self) -> String {
-        self.service.abort();
-        let _ended = self.service.await;
-        self.agent
+    pub(crate) fn kill(self) -> String {
+        self.agent.clone()
     }
 
     pub(crate) async fn session(&self) -> Client {

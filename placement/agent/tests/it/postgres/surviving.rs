@@ -19,7 +19,7 @@ async fn a_source_agent_that_is_killed_goes_on_where_it_was() {
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
     let url = a.url.clone();
-    let listen = a.kill().await;
+    let listen = a.kill();
     // Written while the agent is away: the slot keeps it.
     let client = session(&url).await;
     client.batch_execute("UPDATE accounts SET name = 'while away' WHERE id <= 100").await.unwrap();
@@ -41,7 +41,7 @@ async fn a_target_agent_that_is_killed_in_the_middle_of_the_copy_redoes_at_most_
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     ground.progress(&b, &step, |progress| progress.copied_rows > 500).await;
     let url = b.url.clone();
-    let listen = b.kill().await;
+    let listen = b.kill();
     let there: i64 = session(&url).await.query_one("SELECT count(*) FROM accounts", &[]).await.unwrap().get(0);
     assert!(there > 500, "what was loaded is durable");
     let client = a.session().await;
@@ -92,7 +92,7 @@ async fn a_slot_that_is_lost_ends_the_move_instead_of_leaving_a_gap() {
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
     let url = a.url.clone();
-    let listen = a.kill().await;
+    let listen = a.kill();
     let client = session(&url).await;
     let free = "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE database = current_database() AND active)";
     until_true(&client, free).await;
@@ -118,7 +118,7 @@ async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     let sealed = ground.seal(&a, &b, &step).await;
     ground.pool.fence(&a.agent, &step, sealed).await.unwrap();
     let url = a.url.clone();
-    let listen = a.kill().await;
+    let listen = a.kill();
     assert_eq!(code(&account(&session(&url).await, "late").await.unwrap_err()), "FENCED");
     let a = ground.try_open("a", &url, &listen).await.unwrap();
     assert_eq!(code(&account(&a.session().await, "late").await.unwrap_err()), "FENCED");
