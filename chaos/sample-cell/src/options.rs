@@ -59,7 +59,10 @@ pub struct Options {
 // The address of the database has a password in it.
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("cell", &self.cell).field("data_dir", &self.data_dir).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("cell", &self.cell)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
     }
 }
 

@@ -72,8 +72,12 @@ pub(crate) trait Driver: Send + Sync + 'static {
     fn take_term(&self, lineage: Lineage, term: Term) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// Does one step, durably.
-    fn step(self: Arc<Self>, sender: Sender, tenant: TenantId, step: Step)
-    -> BoxFuture<'static, Result<Answer, Refusal>>;
+    fn step(
+        self: Arc<Self>,
+        sender: Sender,
+        tenant: TenantId,
+        step: Step,
+    ) -> BoxFuture<'static, Result<Answer, Refusal>>;
 
     /// Serves a follower.
     fn follow(

@@ -33,7 +33,9 @@ const OPENING_MAX: Duration = Duration::from_secs(5);
 
 fn refused(refusal: &Refusal) -> Status {
     let mut status = match refusal.code {
-        "CAPTURE_OVERFLOW" | "CAPTURE_GAP" | "STORAGE_DIFFERS" => Status::failed_precondition(refusal.reason.clone()),
+        "CAPTURE_OVERFLOW" | "CAPTURE_GAP" | "STORAGE_DIFFERS" => {
+            Status::failed_precondition(refusal.reason.clone())
+        }
         _ => Status::unavailable(refusal.reason.clone()),
     };
     status.metadata_mut().insert(CODE_TRAILER, tonic::metadata::MetadataValue::from_static(refusal.code));

@@ -55,7 +55,10 @@ impl From<Fault> for NotApplied {
         if fault.may_pass() {
             return Self::Later(fault);
         }
-        Self::Never(Refusal::new("APPLY_FAILED", format!("the copying cell's database refused a change: {}", fault.reason)))
+        Self::Never(Refusal::new(
+            "APPLY_FAILED",
+            format!("the copying cell's database refused a change: {}", fault.reason),
+        ))
     }
 }
 
@@ -209,7 +212,8 @@ async fn expect(
 }
 
 fn condition(columns: &[String], table: &Table, first: usize) -> String {
-    let one = |(place, name): (usize, &String)| format!("{} = ${}::{}", ident(name), first + place, table.type_of(name));
+    let one =
+        |(place, name): (usize, &String)| format!("{} = ${}::{}", ident(name), first + place, table.type_of(name));
     columns.iter().enumerate().map(one).collect::<Vec<_>>().join(" AND ")
 }
 

@@ -88,8 +88,7 @@ impl Cell {
         let catalogue = Catalogue::read(&client, &database.options).await?;
         install::guard(&mut client, &catalogue).await?;
         let known = records::load(&client).await?;
-        let replication =
-            Replication::new(Arc::clone(&database), &here, catalogue, limits.captured_bytes_max);
+        let replication = Replication::new(Arc::clone(&database), &here, catalogue, limits.captured_bytes_max);
         let known = known.into_iter().map(|(id, (control, copied))| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
             if let Some(capture) = &control.capture {

@@ -88,7 +88,10 @@ fn of_table(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
         find("UNLOGGED_TABLE", format!("changes of {name} are not logged: ALTER TABLE {name} SET LOGGED"));
     }
     if table.inherits {
-        find("TABLE_INHERITS", format!("{name} inherits or is inherited from: use partitions, or a table of its own"));
+        find(
+            "TABLE_INHERITS",
+            format!("{name} inherits or is inherited from: use partitions, or a table of its own"),
+        );
     }
     for column in &table.columns {
         if let Some(why) = &column.unmovable {

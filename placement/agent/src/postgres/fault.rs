@@ -38,7 +38,9 @@ impl Fault {
 /// The code and what to do, for what the server says at the door.
 fn code_of(state: &SqlState) -> (&'static str, &'static str) {
     match state.code() {
-        "28P01" | "28000" => ("DATABASE_LOGIN", "correct user and password in the database's address, or pg_hba.conf"),
+        "28P01" | "28000" => {
+            ("DATABASE_LOGIN", "correct user and password in the database's address, or pg_hba.conf")
+        }
         "3D000" => ("DATABASE_MISSING", "create the database, or correct its name in the address"),
         "42501" => ("DATABASE_RIGHT", "grant the agent's role what docs/postgresql.md lists"),
         "53300" => ("DATABASE_CONNECTIONS", "raise max_connections or close connections"),

@@ -106,8 +106,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     let (uid, copied) = {
         let core = tenant.lock();
         let Some(control) = core.control.as_ref() else { return Ended::NotWanted };
-        let wanted = control.follow.as_ref() == Some(follow)
-            && matches!(control.role, Role::Importing | Role::Redirect);
+        let wanted =
+            control.follow.as_ref() == Some(follow) && matches!(control.role, Role::Importing | Role::Redirect);
         match core.copied.clone().filter(|_| wanted) {
             Some(copied) => (control.uid, copied),
             None => return Ended::NotWanted,
@@ -278,10 +278,10 @@ impl Copy<'_> {
         }
         let uid = self.tenant.lock().control.as_ref().map(|control| control.uid).unwrap_or_default();
         let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(self.tenant));
-        let client = self.cell.database.session().await?;
         let catalogue = self.cell.replication.catalogue();
-        backfill::begin(&client).await?;
         if cut.all_rows {
+            let client = self.cell.database.session().await?;
+            backfill::begin(&client).await?;
             self.cell.tasks.spawn(async move {
                 let sum = digest::of_all(&client, &catalogue, &tenant.id, uid).await;
                 {
@@ -295,6 +295,8 @@ impl Copy<'_> {
                 tenant.notify();
             });
         } else {
+            // Nothing is applied until this is read, so it is of one moment.
+            let client = self.cell.database.client().await?;
             let keys: Vec<_> = cut.keys.into_iter().map(|key| (key.table, key.key)).collect();
             let sum = digest::of_keys(&client, &catalogue, (&tenant.id, uid), &keys).await;
             tenant.lock().remember_cut(seq, sum.map(|sum| sum.digest).map_err(Refusal::from));

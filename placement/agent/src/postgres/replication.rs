@@ -75,15 +75,11 @@ struct Open {
 }
 
 impl Replication {
-    pub(crate) fn new(
-        database: Arc<Database>,
-        here: &CellId,
-        catalogue: Catalogue,
-        bytes_max: u64,
-    ) -> Self {
+    pub(crate) fn new(database: Arc<Database>, here: &CellId, catalogue: Catalogue, bytes_max: u64) -> Self {
         // A slot's name is the whole server's, and allows no hyphen.
         let of = format!("{here}/{}", database.options.url);
-        let slot = format!("cellway_{}_{}", here.as_str().replace('-', "_"), &blake3::hash(of.as_bytes()).to_hex()[..8]);
+        let slot =
+            format!("cellway_{}_{}", here.as_str().replace('-', "_"), &blake3::hash(of.as_bytes()).to_hex()[..8]);
         Self {
             database,
             slot: slot.chars().take(63).collect(),
@@ -229,7 +225,10 @@ impl Replication {
         let gone = Refusal::new("CAPTURE_GAP", "the replication slot is gone, and with it changes that it kept");
         self.captures().fail_all(&gone);
         client
-            .execute("INSERT INTO cellway.made (kind, name) VALUES ('slot', $1) ON CONFLICT DO NOTHING", &[&self.slot])
+            .execute(
+                "INSERT INTO cellway.made (kind, name) VALUES ('slot', $1) ON CONFLICT DO NOTHING",
+                &[&self.slot],
+            )
             .await?;
         client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&self.slot]).await?;
         Ok(())
@@ -444,7 +443,8 @@ impl Decoder<'_> {
         let before = if is_insert { None } else { old.as_ref().or(new.as_ref()).and_then(key_of) };
         let after = new.as_ref().and_then(key_of);
         let as_values = |key: &Vec<String>| -> Vec<wire::TableValue> {
-            let value = |text: &String| wire::TableValue { value: Some(wire::table_value::Value::Text(text.clone())) };
+            let value =
+                |text: &String| wire::TableValue { value: Some(wire::table_value::Value::Text(text.clone())) };
             key.iter().map(value).collect()
         };
         let (entry, keys, bytes) = open.of.entry(whose).or_default();

@@ -7,7 +7,6 @@ use cell_model::{Attempt, MoveId, TenantId};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::connect::Database;
 use super::fault::Fault;
 use super::records::{self, Rows};
 use crate::record::Control;
@@ -30,14 +29,13 @@ SELECT string_agg(format('%s (%s, pid %s, open for %s ms)', coalesce(nullif(a.ap
    AND l.objid = (cellway.lock_key($1) & 4294967295)::oid AND l.pid <> pg_backend_pid()";
 
 impl Seal {
-    /// Waits until every transaction that has entered is done, at most for `patience`.
+    /// Waits in a session of its own until every transaction that has entered is done, at most for `patience`.
     pub(crate) async fn take(
-        database: &Database,
+        client: Client,
         tenant: &TenantId,
         of: (MoveId, Attempt),
         patience: Duration,
     ) -> Result<Self, Refusal> {
-        let client = database.session().await?;
         let millis = patience.as_millis().max(1);
         client.batch_execute(&format!("SET lock_timeout = {millis}")).await?;
         let name = tenant.as_str();

@@ -19,11 +19,7 @@ pub(crate) fn literal(value: &str) -> String {
 pub(crate) struct Text<'a>(pub(crate) Option<&'a str>);
 
 impl ToSql for Text<'_> {
-    fn to_sql(
-        &self,
-        _ty: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, _ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self.0 {
             Some(text) => {
                 out.extend_from_slice(text.as_bytes());

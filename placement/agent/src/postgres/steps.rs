@@ -39,12 +39,7 @@ enum Keep {
 }
 
 /// Does one step.
-pub(crate) async fn run(
-    cell: &Arc<Cell>,
-    sender: Sender,
-    id: &TenantId,
-    step: Step,
-) -> Result<Answer, Refusal> {
+pub(crate) async fn run(cell: &Arc<Cell>, sender: Sender, id: &TenantId, step: Step) -> Result<Answer, Refusal> {
     Work { cell, tenant: cell.entry(id), sender }.step(step).await
 }
 

@@ -27,11 +27,23 @@ pub(crate) type Tuple = Vec<wire::TableValue>;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Message {
     Relation(Relation),
-    Insert { relation: u32, new: Tuple },
+    Insert {
+        relation: u32,
+        new: Tuple,
+    },
     /// `old` only where the key has changed, or where the whole old row is logged.
-    Update { relation: u32, old: Option<Tuple>, new: Tuple },
-    Delete { relation: u32, old: Tuple },
-    Truncate { relations: Vec<u32> },
+    Update {
+        relation: u32,
+        old: Option<Tuple>,
+        new: Tuple,
+    },
+    Delete {
+        relation: u32,
+        old: Tuple,
+    },
+    Truncate {
+        relations: Vec<u32>,
+    },
     /// Nothing that matters here.
     Other,
 }

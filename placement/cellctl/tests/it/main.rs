@@ -4,6 +4,6 @@
 
 mod cli;
 mod demo;
-mod program;
 #[cfg(not(feature = "planted"))]
 mod postgres;
+mod program;

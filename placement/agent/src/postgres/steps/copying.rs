@@ -41,8 +41,7 @@ impl Work<'_> {
         }
         self.change_in_turn(|core| {
             let source = (&source, import.source_agent.as_str());
-            let next =
-                transition::prepare_import(core.control.as_ref(), self.context(), core.has_copy(), source)?;
+            let next = transition::prepare_import(core.control.as_ref(), self.context(), core.has_copy(), source)?;
             let keep = if core.copied.is_none() { Keep::Are(Copied::default()) } else { Keep::Same };
             Ok((next, keep))
         })
@@ -167,7 +166,10 @@ impl Work<'_> {
         let (seq, client) = {
             let mut feed = self.tenant.feed.lock().await;
             let feed = feed.as_mut().filter(|feed| feed.move_id == self.context().move_id).ok_or_else(|| {
-                Refusal::new("NOT_APPLIED", "the copying cell is not connected, so there is nothing to compare with")
+                Refusal::new(
+                    "NOT_APPLIED",
+                    "the copying cell is not connected, so there is nothing to compare with",
+                )
             })?;
             feed.consistent(self.cell, &self.tenant.id).await?
         };

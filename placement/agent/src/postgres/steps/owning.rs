@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{Keep, Work, done, position};
 use crate::hold::Hold;
+use crate::postgres::digest;
 use crate::postgres::feed::Compare;
 use crate::postgres::records::{Copied, Reach};
 use crate::postgres::seal::Seal;
-use crate::postgres::{backfill, digest};
 use crate::refusal::Refusal;
 use crate::transition;
 
@@ -63,10 +63,8 @@ impl Work<'_> {
             let from = self.log_end().await?;
             // Before the record: a transaction that commits after it must find its capture.
             self.cell.replication.capture(&self.tenant.id, from, false);
-            self.change_in_turn(|core| {
-                Ok((transition::start_capture(core.known()?, context, from)?, Keep::Same))
-            })
-            .await?;
+            self.change_in_turn(|core| Ok((transition::start_capture(core.known()?, context, from)?, Keep::Same)))
+                .await?;
             Ok(from)
         }
         .await;
@@ -125,13 +123,15 @@ impl Work<'_> {
 
     /// Gates first, so that few are left who wait in the database; then the database.
     async fn seal(&self, hold: &Hold) -> Result<Seq, Refusal> {
-        let quiesced = self.cell.board.await_quiesced(hold.id, hold.deadline).await;
+        let board = &self.cell.board;
+        let (quiesced, session) =
+            tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.session());
         quiesced.map_err(|gates| {
             Refusal::new("NOT_QUIESCED", format!("gates that have not quiesced in time: {}", gates.join(", ")))
         })?;
         let id = &self.tenant.id;
         let left = || hold.deadline.saturating_duration_since(Instant::now());
-        let seal = Seal::take(&self.cell.database, id, (hold.move_id, hold.attempt), left()).await?;
+        let seal = Seal::take(session?, id, (hold.move_id, hold.attempt), left()).await?;
         let sealed = self.sealed(hold, left()).await;
         if sealed.is_err() {
             seal.release().await;
@@ -177,9 +177,9 @@ impl Work<'_> {
         let uid = self.context().uid;
         self.cell.tasks.spawn(async move {
             let found = async {
-                let client = cell.database.session().await?;
+                // Nobody can write, so whatever is read is of one moment.
+                let client = cell.database.client().await?;
                 let catalogue = cell.replication.catalogue();
-                backfill::begin(&client).await?;
                 match &compare {
                     Compare::All => digest::of_all(&client, &catalogue, &tenant.id, uid).await,
                     Compare::Keys(keys) => digest::of_keys(&client, &catalogue, (&tenant.id, uid), keys).await,

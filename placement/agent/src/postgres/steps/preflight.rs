@@ -8,8 +8,8 @@ use super::Work;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::check::{self, Server};
 use crate::postgres::fault::Fault;
-use crate::refusal::Refusal;
 use crate::record::Role;
+use crate::refusal::Refusal;
 
 impl Work<'_> {
     pub(super) async fn preflight(&self, as_target: bool) -> Result<Answer, Refusal> {
@@ -59,7 +59,8 @@ impl Work<'_> {
         for table in &catalogue.tables {
             let of = catalogue.of_tenant(table, self.tenant.id.as_str());
             let name = catalogue.qualified(table);
-            let sql = format!("SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::bigint FROM {name} t WHERE {of}");
+            let sql =
+                format!("SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::bigint FROM {name} t WHERE {of}");
             let row = match client.query_one(&sql, &[]).await {
                 Ok(row) => row,
                 Err(error) => {

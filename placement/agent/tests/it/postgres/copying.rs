@@ -30,7 +30,8 @@ async fn every_kind_of_column_arrives_as_it_was() {
         )
         .await
         .unwrap();
-    let sql = format!("INSERT INTO entries (tenant_id, account, amount) VALUES ('t-1', {id}, 1.00), ('t-1', {id}, 1.0)");
+    let sql =
+        format!("INSERT INTO entries (tenant_id, account, amount) VALUES ('t-1', {id}, 1.00), ('t-1', {id}, 1.0)");
     client.batch_execute(&sql).await.unwrap();
     let digest = ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
@@ -52,7 +53,11 @@ async fn no_row_of_another_tenant_is_touched() {
     let (before_a, before_b) = (a.rows_of("other").await, b.rows_of("other").await);
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
-    a.session().await.batch_execute("UPDATE accounts SET name = name || '!' WHERE tenant_id = 't-1'").await.unwrap();
+    a.session()
+        .await
+        .batch_execute("UPDATE accounts SET name = name || '!' WHERE tenant_id = 't-1'")
+        .await
+        .unwrap();
     ground.verify(&a, &b, &step).await;
     ground.pool.stop_capture(&a.agent, &step).await.unwrap();
     ground.pool.drop_import(&b.agent, &step).await.unwrap();

@@ -58,7 +58,8 @@ async fn a_fit_database_passes_and_tells_how_much_there_is() {
     assert!(report.findings.is_empty(), "{report:?}");
     assert_eq!(report.rows, 25);
     assert!(look(&ground, &b, true).await.findings.is_empty());
-    let plant = "SET session_replication_role = replica; INSERT INTO accounts (tenant_id, name) VALUES ('t-1', 'x')";
+    let plant =
+        "SET session_replication_role = replica; INSERT INTO accounts (tenant_id, name) VALUES ('t-1', 'x')";
     b.session().await.batch_execute(plant).await.unwrap();
     assert_eq!(look(&ground, &b, true).await.findings[0].code, "COPY_PRESENT");
     let step = context(1, 1);

@@ -81,12 +81,14 @@ fn start(directory: &Path, settings: &str) -> u16 {
         .arg(&data));
     let port = free_port();
     let sockets = format!("port = {port}\nunix_socket_directories = '{}'\n", directory.display());
-    shell(format!(
-        "printf '%s' \"$0\" >> {data}/postgresql.conf; printf '%s' \"$1\" > {data}/pg_hba.conf",
-        data = data.display()
-    )
-    .replace("\"$0\"", &quoted(&format!("{SETTINGS}{settings}{sockets}")))
-    .replace("\"$1\"", &quoted(ACCESS)));
+    shell(
+        format!(
+            "printf '%s' \"$0\" >> {data}/postgresql.conf; printf '%s' \"$1\" > {data}/pg_hba.conf",
+            data = data.display()
+        )
+        .replace("\"$0\"", &quoted(&format!("{SETTINGS}{settings}{sockets}")))
+        .replace("\"$1\"", &quoted(ACCESS)),
+    );
     run(unprivileged(&programs.join("pg_ctl"))
         .args(["start", "--wait", "--timeout=60", "-D"])
         .arg(&data)

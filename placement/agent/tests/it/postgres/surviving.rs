@@ -94,9 +94,11 @@ async fn a_slot_that_is_lost_ends_the_move_instead_of_leaving_a_gap() {
     let url = a.url.clone();
     let listen = a.kill();
     let client = session(&url).await;
-    let free = "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE database = current_database() AND active)";
+    let free =
+        "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE database = current_database() AND active)";
     until_true(&client, free).await;
-    let lose = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
+    let lose =
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
     client.query(lose, &[]).await.unwrap();
     client.batch_execute("UPDATE accounts SET name = 'in nobody''s log'").await.unwrap();
     let a = ground.try_open("a", &url, &listen).await.unwrap();
