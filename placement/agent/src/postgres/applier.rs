@@ -18,7 +18,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement, Transaction};
 
 use super::backfill::{compare, copied_list};
-use super::catalogue::{Catalogue, Table};
+use super::catalogue::{Catalogue, Column, Table};
 use super::connect::Database;
 use super::fault::Fault;
 use super::records::{Copied, Reach, from_db, to_db};
@@ -269,13 +269,24 @@ fn side(reach: &Reach, table: u32) -> Side {
     }
 }
 
+/// The columns that an update sets, with their values.
+fn updated<'a>(
+    table: &'a Table,
+    new_row: &'a [wire::TableValue],
+) -> impl Iterator<Item = (&'a Column, &'a wire::TableValue)> {
+    table.copied().zip(new_row).filter(|(column, value)| !column.always && !is_unchanged(value))
+}
+
 fn update_sql(catalogue: &Catalogue, table: &Table, new_row: &[wire::TableValue]) -> String {
-    let changed = table.copied().zip(new_row).filter(|(_, value)| !is_unchanged(value));
-    let mut sets = Vec::new();
-    for (place, (column, _)) in changed.enumerate() {
-        sets.push(format!("{} = ${}::{}", ident(&column.name), place + 1, column.type_name));
-    }
+    let set = |(place, (column, _)): (usize, (&Column, _))| {
+        format!("{} = ${}::{}", ident(&column.name), place + 1, column.type_name)
+    };
+    let mut sets: Vec<String> = updated(table, new_row).enumerate().map(set).collect();
     let found = condition(&table.key, table, sets.len() + 1);
+    if sets.is_empty() {
+        let tenant = ident(&catalogue.tenant_column);
+        sets.push(format!("{tenant} = {tenant}"));
+    }
     format!("UPDATE {} SET {} WHERE {found}", catalogue.qualified(table), sets.join(", "))
 }
 
@@ -382,8 +393,8 @@ impl<'a> Work<'a> {
             (true, _) => mutation.new_row.iter().map(value).collect(),
             (false, true) => mutation.old_key.iter().map(value).collect(),
             (false, false) => {
-                let changed = mutation.new_row.iter().filter(|value| !is_unchanged(value));
-                changed.map(value).chain(mutation.old_key.iter().map(value)).collect()
+                let changed = updated(table, &mutation.new_row).map(|(_, changed)| value(changed));
+                changed.chain(mutation.old_key.iter().map(value)).collect()
             }
         };
         // Beyond the frontier there is nothing to touch yet.

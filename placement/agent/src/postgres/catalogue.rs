@@ -16,6 +16,8 @@ pub(crate) struct Column {
     pub(crate) type_name: String,
     /// Computed by the database from other columns: not copied.
     pub(crate) generated: bool,
+    /// An identity that is always generated: an update never changes it, and may not name it.
+    pub(crate) always: bool,
     /// Why its values cannot go from one database to another, if they cannot.
     pub(crate) unmovable: Option<String>,
     /// In whose order texts are compared, where it is not the database's.
@@ -146,6 +148,7 @@ impl Catalogue {
                 unmovable: row.get(4),
                 like: row.get(5),
                 collation: row.get(9),
+                always: row.get(10),
             });
         }
         for row in client.query(UNIQUES, &[&options.schema]).await? {
@@ -190,7 +193,8 @@ SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a
                    WHERE e.enumtypid = base.oid)),
        c.relreplident::text, c.relpersistence = 'u',
        EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid OR (i.inhparent = c.oid AND c.relkind = 'r')),
-       CASE WHEN co.collname <> 'default' THEN format('%I.%I', cn.nspname, co.collname) END
+       CASE WHEN co.collname <> 'default' THEN format('%I.%I', cn.nspname, co.collname) END,
+       a.attidentity = 'a'
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

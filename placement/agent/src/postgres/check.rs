@@ -149,6 +149,7 @@ mod tests {
             name: name.into(),
             type_name: "text".into(),
             generated: false,
+            always: false,
             unmovable: None,
             collation: None,
             like: "text".into(),

@@ -279,6 +279,8 @@ impl Copy<'_> {
         let uid = self.tenant.lock().control.as_ref().map(|control| control.uid).unwrap_or_default();
         let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(self.tenant));
         let catalogue = self.cell.replication.catalogue();
+        // What an earlier comparison at the same change has found is not what is there now.
+        self.tenant.lock().cuts.remove(&seq);
         if cut.all_rows {
             let client = self.cell.database.session().await?;
             backfill::begin(&client).await?;

@@ -55,7 +55,8 @@ pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue) -> Result<
 }
 
 async fn publish(client: &tokio_postgres::Transaction<'_>, catalogue: &Catalogue) -> Result<(), Fault> {
-    let followed: Vec<&Table> = catalogue.tables.iter().filter(|table| !table.key.is_empty()).collect();
+    let followed: Vec<&Table> =
+        catalogue.tables.iter().filter(|table| !table.key.is_empty() && !table.unlogged).collect();
     let known = client.query("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&PUBLICATION]).await?;
     if known.is_empty() {
         let create = format!("CREATE PUBLICATION {PUBLICATION} WITH (publish_via_partition_root = true)");

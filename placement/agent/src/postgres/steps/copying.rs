@@ -183,15 +183,18 @@ impl Work<'_> {
     }
 
     async fn scan_copy(&self, at: Seq) -> Result<Digest, Refusal> {
-        self.wait_for(Instant::now() + SCAN_MAX, |core| {
+        let found = self.wait_for(Instant::now() + SCAN_MAX, |core| {
             let applied = self.copy_of(core)?.applied;
             let newest = core.cuts.keys().next_back().copied();
             if applied > at && newest.is_some_and(|newest| newest > at) && !core.cuts.contains_key(&at) {
                 return Err(Refusal::new("NOT_APPLIED", format!("the cut at {at} was missed")));
             }
             Self::cut(core, at)
-        })
-        .await
+        });
+        let digest = found.await?;
+        // The next comparison may be at the same change: it reads the rows again.
+        self.tenant.lock().cuts.remove(&at);
+        Ok(digest)
     }
 
     pub(super) async fn prepare_reverse(&self) -> Result<Answer, Refusal> {

@@ -166,7 +166,11 @@ impl Work<'_> {
                 feed.cut(&compare, sequences).await?;
             }
         }
-        let seq = self.lock()?.holds.seal(hold.id, last, Instant::now())?;
+        let seq = {
+            let mut core = self.lock()?;
+            core.cuts.remove(&last);
+            core.holds.seal(hold.id, last, Instant::now())?
+        };
         self.digest_sealed(seq, compare);
         Ok(seq)
     }

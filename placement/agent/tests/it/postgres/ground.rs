@@ -167,8 +167,22 @@ impl Ground {
 
     /// Compares every row at a cut, as the coordinator does in Verify.
     pub(crate) async fn verify(&self, from: &Cell, to: &Cell, step: &StepContext) -> Digest {
-        let (seq, ours) = self.pool.scan_digest(&from.agent, step, None).await.unwrap();
-        let (_, theirs) = self.pool.scan_digest(&to.agent, step, Some(seq)).await.unwrap();
+        let looked = async {
+            loop {
+                let scanned = async {
+                    let (seq, ours) = self.pool.scan_digest(&from.agent, step, None).await?;
+                    let (_, theirs) = self.pool.scan_digest(&to.agent, step, Some(seq)).await?;
+                    Ok::<_, cell_client::StepError>((ours, theirs))
+                };
+                match scanned.await {
+                    Ok(both) => return both,
+                    // The follower may be on its way.
+                    Err(error) => assert!(["NOT_APPLIED", "BUSY"].contains(&refused::<()>(Err(error)).as_str())),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let (ours, theirs) = tokio::time::timeout(PATIENCE, looked).await.expect("in time");
         assert_eq!(theirs, ours);
         ours
     }

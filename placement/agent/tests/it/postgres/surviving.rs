@@ -70,17 +70,7 @@ async fn sessions_that_are_cut_again_and_again_cost_nothing_but_time() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     ground.progress(&b, &step, |progress| progress.backfilled).await;
-    let verified = async {
-        loop {
-            if let Ok((seq, ours)) = ground.pool.scan_digest(&a.agent, &step, None).await {
-                let (_, theirs) = ground.pool.scan_digest(&b.agent, &step, Some(seq)).await.unwrap();
-                return (ours, theirs);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let (ours, theirs) = tokio::time::timeout(PATIENCE, verified).await.unwrap();
-    assert_eq!(theirs, ours);
+    ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
 }
 
