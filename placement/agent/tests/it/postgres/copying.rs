@@ -92,6 +92,7 @@ async fn writers_that_go_on_while_the_rows_are_copied_lose_nothing() {
                     assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
                     client.batch_execute("ROLLBACK").await.unwrap();
                 }
+                tokio::time::sleep(std::time::Duration::from_millis(4)).await;
             }
         }));
     }

@@ -94,7 +94,7 @@ impl Ground {
         let mut options = AgentOptions::new(id.clone(), "".into(), listen);
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);
-        database.chunk_bytes = 16 * 1024;
+        database.chunk_bytes = 64 * 1024;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
         let agent = match opened {
@@ -138,17 +138,22 @@ impl Ground {
         step: &StepContext,
         is: impl Fn(&ImportProgress) -> bool,
     ) -> ImportProgress {
+        let mut last = None;
         let reached = async {
             loop {
                 let progress = self.pool.import_status(&to.agent, step).await.unwrap();
                 if is(&progress) {
                     return progress;
                 }
+                last = Some(progress.clone());
                 assert!(progress.failure_code.is_empty(), "{progress:?}");
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, reached).await.expect("in time")
+        match tokio::time::timeout(PATIENCE, reached).await {
+            Ok(progress) => progress,
+            Err(_) => panic!("not in time: {last:?}"),
+        }
     }
 
     /// Waits until the copy cannot go on, and says why.

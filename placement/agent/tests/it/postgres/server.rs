@@ -4,7 +4,6 @@
 //! stops it when the runner is gone. The server never runs as root. Databases are made anew for each test.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -122,17 +121,16 @@ fn shared() -> u16 {
     let runner = std::os::unix::process::parent_id();
     let run_id = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| format!("{runner}"));
     let directory = std::env::temp_dir().join(format!("cellway-pg-{run_id}"));
-    let lock_path = std::env::temp_dir().join(format!("cellway-pg-{run_id}.port"));
-    let mut lock = File::options().create(true).truncate(false).read(true).write(true).open(&lock_path).unwrap();
+    let port_path = directory.join("port");
+    let lock_path = std::env::temp_dir().join("cellway-pg.lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(lock_path).unwrap();
     lock.lock().unwrap();
-    let mut port = String::new();
-    lock.read_to_string(&mut port).unwrap();
-    if let Ok(port) = port.trim().parse() {
-        return port;
+    if let Ok(port) = std::fs::read_to_string(&port_path) {
+        return port.parse().unwrap();
     }
     let port = start(&directory, "");
     watch(&directory, runner);
-    std::fs::write(&lock_path, port.to_string()).unwrap();
+    std::fs::write(&port_path, port.to_string()).unwrap();
     port
 }
 
