@@ -1,8 +1,8 @@
 //! Whether a move was exercised, and what its clients felt: the client history laid beside the move's phase stamps.
 //!
 //! A move that nobody wrote to proves nothing. So a move counts only if writes were acknowledged while it copied
-//! (Backfill) and while it acknowledged in both cells (Sync), and if at least one write was sent during the hold and
-//! answered by the new owner.
+//! (Backfill) and while it acknowledged in both cells (Sync), and if at least one write waited in the hold: sent before
+//! the commit that ended it, answered after.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub struct Exercise {
     pub writes_in_backfill: usize,
     /// Writes acknowledged during Sync.
     pub writes_in_sync: usize,
-    /// Writes sent in a hold and answered by the other cell.
+    /// Writes that were under way at the commit of a hold and answered after it.
     pub writes_held: usize,
     /// Longest write that met a hold, in microseconds, for each hold.
     pub write_holds: Vec<Micros>,
@@ -126,19 +126,17 @@ fn stretches(spans: &[Span], first: Phase) -> Vec<(Micros, Micros)> {
     stretches
 }
 
-/// Acknowledged writes that were sent between a hold and its commit and answered after the commit.
+/// Acknowledged writes that a client waited for in a hold: sent before its commit, answered only after it.
 fn held(ops: &[&Op], spans: &[Span]) -> usize {
-    let mut hold: Option<Micros> = None;
+    let mut hold = false;
     let mut held = 0;
     for span in spans {
         match span.phase {
-            Phase::Hold => hold = Some(span.from),
+            Phase::Hold => hold = true,
             Phase::Activate => {
-                if let Some(from) = hold.take() {
-                    let commit = span.from;
-                    let waited = |op: &&&Op| {
-                        op.is_acked_write() && from <= op.invoked && op.invoked < commit && commit <= op.returned
-                    };
+                let commit = span.from;
+                let waited = |op: &&&Op| op.is_acked_write() && op.invoked < commit && commit <= op.returned;
+                if std::mem::take(&mut hold) {
                     held += ops.iter().filter(waited).count();
                 }
             }
@@ -151,7 +149,7 @@ fn held(ops: &[&Op], spans: &[Span]) -> usize {
             | Phase::Sync
             | Phase::Soak
             | Phase::Unfence
-            | Phase::Cleanup => hold = None,
+            | Phase::Cleanup => hold = false,
         }
     }
     held

@@ -2,7 +2,8 @@
 //!
 //! * **background** – writers at a bounded rate over all tenants, and readers that come back to the same documents;
 //! * **focus** ([`Load::focus`]) – writers and readers of one tenant, one request after the other, for as long as it
-//!   moves: they are what proves that a move was exercised;
+//!   moves: they are what proves that a move was exercised. When its writes begin to be held ([`Load::hold_begins`]),
+//!   they do not wait for their next turn: a hold of a few milliseconds is met by some of them, too;
 //! * **probe** ([`Load::probe`]) – a client that calls the target of a move before it owns: it must not be served;
 //! * **bulk** ([`Load::fill`]) – gives tenants their size.
 //!
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,11 @@ use session::{Session, Stamp};
 
 /// How long after an answer a probe asks again.
 const PROBE_GAP: Duration = Duration::from_millis(20);
+/// Beginnings of holds that a busy writer may have before it.
+const HOLDS_KEPT: usize = 16;
+/// How long writers are in a hurry after a hold has begun, and how short their gap is meanwhile: what is answered just
+/// before the gates close is followed by a write that meets the hold.
+const HURRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1));
 
 /// How much, against what.
 #[derive(Debug, Clone)]
@@ -78,6 +85,7 @@ struct Shared {
     session_next: AtomicU32,
     nonce_next: AtomicU64,
     known_keys: KnownKeys,
+    holds: broadcast::Sender<Arc<str>>,
 }
 
 /// A tenant, and a key of it.
@@ -141,6 +149,7 @@ impl Load {
                 session_next: AtomicU32::new(1),
                 nonce_next: AtomicU64::new(1),
                 known_keys: KnownKeys::default(),
+                holds: broadcast::channel(HOLDS_KEPT).0,
             }),
         }
     }
@@ -185,7 +194,9 @@ impl Load {
         for _ in 0..writers {
             let writer = writer::Writer::new(self.session(), only.clone(), self.clone());
             keys.extend(writer.keys_of(tenant));
-            running.tasks.spawn(writer.run(Pace::after(gap), running.stop.clone()));
+            let holds = self.shared.holds.subscribe();
+            let pace = Pace::Hurried { gap, tenant: tenant.clone(), holds, until: tokio::time::Instant::now() };
+            running.tasks.spawn(writer.run(pace, running.stop.clone()));
         }
         let keys: Arc<[Place]> = keys.into_iter().map(|key| (tenant.clone(), key)).collect();
         for _ in 0..readers {
@@ -193,6 +204,12 @@ impl Load {
             running.tasks.spawn(reader.run(Pace::after(gap), running.stop.clone()));
         }
         running
+    }
+
+    /// The writes of this tenant begin to be held: writers of its focus send now.
+    pub fn hold_begins(&self, tenant: &Arc<str>) {
+        // Where no focus runs, nobody listens.
+        let _ = self.shared.holds.send(tenant.clone());
     }
 
     /// A client that calls these gates directly, under this stamp; and who it is in the history.
@@ -259,6 +276,8 @@ enum Pace {
     Rate { period: Duration, next: tokio::time::Instant },
     /// So long after the last answer.
     Gap(Duration),
+    /// The same, but much less from the beginning of a hold of the tenant on, for a moment.
+    Hurried { gap: Duration, tenant: Arc<str>, holds: broadcast::Receiver<Arc<str>>, until: tokio::time::Instant },
 }
 
 impl Pace {
@@ -273,6 +292,23 @@ impl Pace {
     async fn wait(&mut self) {
         match self {
             Self::Gap(gap) => tokio::time::sleep(*gap).await,
+            Self::Hurried { gap, tenant, holds, until } => {
+                if tokio::time::Instant::now() < *until {
+                    return tokio::time::sleep(HURRY.1).await;
+                }
+                let hold = async {
+                    loop {
+                        match holds.recv().await {
+                            Ok(of) if of == *tenant => return,
+                            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                            Err(broadcast::error::RecvError::Closed) => std::future::pending::<()>().await,
+                        }
+                    }
+                };
+                if tokio::time::timeout(*gap, hold).await.is_ok() {
+                    *until = tokio::time::Instant::now() + HURRY.0;
+                }
+            }
             Self::Rate { period, next } => {
                 tokio::time::sleep_until(*next).await;
                 let earliest = tokio::time::Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or(*next);

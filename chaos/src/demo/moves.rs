@@ -17,10 +17,10 @@ use crate::load::session::Stamp;
 use crate::load::{Load, Running};
 
 /// Clients on a tenant that moves.
-const WRITERS: u32 = 8;
+const WRITERS: u32 = 6;
 const READERS: u32 = 2;
 /// Between two requests of one: short enough that a hold of a few milliseconds is met by some of them.
-const GAP: Duration = Duration::from_millis(3);
+const GAP: Duration = Duration::from_millis(8);
 /// How long they run before the move is asked for.
 const LEAD: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(60);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cell_client::{ControlClient, WriteOptions};
-use cell_model::{CellId, Limits, NewTenant, TenantId};
+use cell_client::{ControlClient, WatchEvent, WatchItem, WatchOptions, WriteOptions};
+use cell_model::{CellId, Hold, Limits, NewTenant, TenantId};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +124,9 @@ async fn on_fleet(
     fill(&load, plan, &names, tell, stop).await;
     let machine = gauge(options, fleet, &control).await;
     tell(Progress::Stage(format!("moving tenants: {} moves", driver.in_all)));
+    let herald = herald_holds(&control, &load, &names);
     let driven = drive_all(&driver, plan).await;
+    herald.abort();
     background.stop().await;
     let load_seconds = load.clock().elapsed().as_secs_f64();
     reporting.abort();
@@ -253,7 +255,7 @@ async fn fill(load: &Load, plan: &Plan, names: &[Arc<str>], tell: &Tell, stop: &
 
 /// Lanes beside each other, then one by one what is done alone.
 async fn drive_all(driver: &Driver, plan: &Plan) -> Vec<Driven> {
-    const LANES_AT_ONCE: usize = 3;
+    const LANES_AT_ONCE: usize = 2;
     let lanes = plan.lanes.iter().map(|lane| async move {
         let mut driven = Vec::new();
         for planned in lane {
@@ -267,6 +269,26 @@ async fn drive_all(driver: &Driver, plan: &Plan) -> Vec<Driven> {
         driven.push(driver.drive(*planned).await);
     }
     driven
+}
+
+/// Tells the load whenever a tenant's writes begin to be held, as soon as the control plane says so.
+fn herald_holds(control: &ControlClient, load: &Load, names: &[Arc<str>]) -> tokio::task::JoinHandle<()> {
+    let mut watch = control.watch(WatchOptions { client: "demo".into(), ..WatchOptions::default() });
+    let names: BTreeMap<String, Arc<str>> = names.iter().map(|name| (name.to_string(), name.clone())).collect();
+    let load = load.clone();
+    tokio::spawn(async move {
+        while let Some(event) = watch.next().await {
+            let WatchEvent::Changes { items, .. } = event else { continue };
+            for item in items {
+                if let WatchItem::Mapping { routed, .. } = item
+                    && routed.mapping.hold == Hold::Writes
+                    && let Some(name) = names.get(routed.mapping.tenant.as_str())
+                {
+                    load.hold_begins(name);
+                }
+            }
+        }
+    })
 }
 
 fn report_load(load: &Load, tell: Tell) -> tokio::task::JoinHandle<()> {

@@ -11,8 +11,8 @@ use cell_protos::v1::agent_service_server::AgentServiceServer;
 use cell_trust::PublicKey;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::data::TenantData;
 use crate::driver::{Driver, Surroundings};
@@ -26,6 +26,10 @@ use crate::tenants::Tenants;
 
 /// How often the control plane is told where this cell is to be found.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// After a start, gates may take this long to attach before the control plane is told that there are none.
+const GATES_ATTACH_WITHIN: Duration = Duration::from_secs(2);
+/// From a change of the gates to the report of it.
+const GATES_SETTLE: Duration = Duration::from_millis(20);
 /// Open requests may take this long to end after a stop.
 const QUIESCE_MAX: Duration = Duration::from_secs(3);
 
@@ -147,10 +151,11 @@ impl<D: Clone> Agent<D> {
         let syncing = tokio::spawn(Arc::clone(&driver).sustain(durable_stop.clone()));
         Arc::clone(&driver).resume();
         let stop = around.stop.clone();
-        let incoming = TcpListenerStream::new(listener);
+        // Here and not at the server, which does not ask it of streams from outside: without it, grants and answers of a
+        // cutover wait up to 40 ms for an acknowledgement of TCP.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let service = AgentServiceServer::new(Service { driver: Arc::clone(&driver) });
         let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
@@ -206,14 +211,30 @@ fn ended(synced: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Resu
 async fn report(driver: Arc<dyn Driver>, advertise: String, control: ControlClient) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reached = true;
     let around = driver.surroundings();
+    let mut gates = around.board.gates_changed();
+    let mut reached = true;
+    let mut told = Vec::new();
+    // A cell that was started again must not tell routers that it has no gates while these are still attaching.
+    let attached = async { while around.board.addresses().is_empty() && gates.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(GATES_ATTACH_WITHIN, attached).await;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = gates.changed() => {
+                if changed.is_err() { return }
+                if around.board.addresses() == told {
+                    continue;
+                }
+                // Gates of one process come and go together: one report for all of them.
+                tokio::time::sleep(GATES_SETTLE).await;
+            }
+        }
+        told = around.board.addresses();
         let request = wire::ReportCellRequest {
             cell: around.here.to_string(),
             generation: around.generation.get(),
-            gates: around.board.addresses(),
+            gates: told.clone(),
             agent: advertise.clone(),
         };
         match control.report_cell(request).await {

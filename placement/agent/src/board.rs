@@ -163,6 +163,11 @@ impl Board {
         self.gates_changed.send_modify(|changes| *changes += 1);
     }
 
+    /// Changes whenever a gate comes, goes or quiesces.
+    pub(crate) fn gates_changed(&self) -> watch::Receiver<u64> {
+        self.gates_changed.subscribe()
+    }
+
     /// `host:port` of every attached gate.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let state = self.lock();

@@ -35,7 +35,7 @@ impl Default for Limits {
             write_confirm_ms: 5_000,
             confirm_overdue_ms: 1_000,
             captured_bytes_max: 64 * 1024 * 1024,
-            cache_bytes: 32 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
         }
     }
 }

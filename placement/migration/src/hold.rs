@@ -76,15 +76,18 @@ impl<P: ControlPlane> Run<'_, P> {
         let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
         let sealed = agents.hold_writes(from, context, budget).await.map_err(|error| missed("hold", error))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let (applied, ours) =
-            tokio::join!(agents.await_applied(to, context, sealed, left), agents.digest_at(from, context, sealed),);
+        // All at once: each answer that waited for another would be a round trip longer for the writers.
+        let (applied, ours, theirs) = tokio::join!(
+            agents.await_applied(to, context, sealed, left),
+            agents.digest_at(from, context, sealed, left),
+            agents.digest_at(to, context, sealed, left),
+        );
         let (applied, generation) = applied.map_err(|error| missed("apply", error))?;
         if applied != sealed {
             return Err(Missed::Reason(format!("sealed at {sealed}, but applied is {applied}")));
         }
         let ours = ours.map_err(|error| missed("digest of the owner", error))?;
-        let theirs =
-            agents.digest_at(to, context, sealed).await.map_err(|error| missed("digest of the follower", error))?;
+        let theirs = theirs.map_err(|error| missed("digest of the follower", error))?;
         if ours != theirs {
             let reason = format!("at change {sealed} the owner adds up to {ours}, the follower to {theirs}");
             return Err(Missed::Mismatch(reason));

@@ -91,8 +91,8 @@ async fn cut_over(source: &Running, target: &Running, key: &SigningKey) {
     let held = context("t", 1, Some(1));
     let sealed = source.steps.hold_writes(&source.agent, &held, budget).await.unwrap();
     target.steps.await_applied(&target.agent, &held, sealed, budget).await.unwrap();
-    let here = source.steps.digest_at(&source.agent, &held, sealed).await.unwrap();
-    let there = target.steps.digest_at(&target.agent, &held, sealed).await.unwrap();
+    let here = source.steps.digest_at(&source.agent, &held, sealed, budget).await.unwrap();
+    let there = target.steps.digest_at(&target.agent, &held, sealed, budget).await.unwrap();
     assert_eq!(here, there, "the copy differs");
     source.steps.fence(&source.agent, &held, sealed).await.unwrap();
     let committed = context("t", 2, Some(1));

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_model::{MoveId, Seq, TenantId, Uid};
+use cell_model::{Attempt, MoveId, Seq, TenantId, Uid};
 use cell_protos::v1 as wire;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
@@ -371,7 +371,7 @@ impl Feed {
                     let until = last.seq;
                     self.send_transactions(&captured[..seen], until).await?;
                 }
-                self.cut(&Compare::All, Vec::new()).await?;
+                self.cut(&Compare::All, Vec::new(), Attempt(0)).await?;
                 return Ok((self.cursor, client));
             }
             client.batch_execute("ROLLBACK").await?;
@@ -386,6 +386,7 @@ impl Feed {
         &mut self,
         compare: &Compare,
         sequences: Vec<wire::TableSequence>,
+        attempt: Attempt,
     ) -> Result<(), Refusal> {
         let keys = match compare {
             Compare::All => Vec::new(),
@@ -394,7 +395,14 @@ impl Feed {
             }
         };
         let all_rows = matches!(compare, Compare::All);
-        self.send(Response::Cut(wire::Cut { seq: self.cursor.get(), all_rows, keys, sequences })).await
+        self.send(Response::Cut(wire::Cut {
+            seq: self.cursor.get(),
+            all_rows,
+            keys,
+            sequences,
+            attempt: attempt.0,
+        }))
+        .await
     }
 
     pub(crate) const fn cursor(&self) -> Seq {

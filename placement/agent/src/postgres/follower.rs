@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_model::Seq;
+use cell_model::{Attempt, Seq};
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::follow_request::Request;
@@ -280,7 +280,8 @@ impl Copy<'_> {
         let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(self.tenant));
         let catalogue = self.cell.replication.catalogue();
         // What an earlier comparison at the same change has found is not what is there now.
-        self.tenant.lock().cuts.remove(&seq);
+        let of = (seq, Attempt(cut.attempt));
+        self.tenant.lock().cuts.remove(&of);
         if cut.all_rows {
             let client = self.cell.database.session().await?;
             backfill::begin(&client).await?;
@@ -292,7 +293,7 @@ impl Copy<'_> {
                         core.counted = (sum.digest.rows, sum.bytes);
                         core.digest = sum.digest;
                     }
-                    core.remember_cut(seq, sum.map(|sum| sum.digest).map_err(Refusal::from));
+                    core.remember_cut(of, sum.map(|sum| sum.digest).map_err(Refusal::from));
                 }
                 tenant.notify();
             });
@@ -301,7 +302,7 @@ impl Copy<'_> {
             let client = self.cell.database.client().await?;
             let keys: Vec<_> = cut.keys.into_iter().map(|key| (key.table, key.key)).collect();
             let sum = digest::of_keys(&client, &catalogue, (&tenant.id, uid), &keys).await;
-            tenant.lock().remember_cut(seq, sum.map(|sum| sum.digest).map_err(Refusal::from));
+            tenant.lock().remember_cut(of, sum.map(|sum| sum.digest).map_err(Refusal::from));
         }
         for sequence in &cut.sequences {
             cell.advance_sequence(&sequence.name, sequence.last_value).await?;

@@ -59,7 +59,7 @@ impl Work<'_> {
             Step::HoldWrites(hold) => self.hold_writes(hold.budget_ms).await,
             Step::ReleaseHold(_) => self.release_hold().await,
             Step::AwaitApplied(applied) => self.await_applied(Seq(applied.seq), applied.timeout_ms).await,
-            Step::DigestAt(digest) => self.digest_at(Seq(digest.seq)).await,
+            Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
             Step::Fence(fence) => self.fence(Seq(fence.sealed_seq)).await,
             Step::Unfence(_) => self.unfence().await,
             Step::Activate(activate) => self.activate(activate.keep_follower).await,

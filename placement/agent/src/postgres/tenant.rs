@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cell_model::{Digest, Seq, TenantId};
+use cell_model::{Attempt, Digest, Seq, TenantId};
 use cell_protos::v1 as wire;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ pub(crate) struct Core {
     pub(crate) seal: Option<Seal>,
     pub(crate) progress: Progress,
     /// What the rows added up to at cuts, or why that could not be found out.
-    pub(crate) cuts: BTreeMap<Seq, Result<Digest, Refusal>>,
+    pub(crate) cuts: BTreeMap<(Seq, Attempt), Result<Digest, Refusal>>,
     /// A change was sent to the database and not answered: it may have been made.
     pub(crate) doubted: bool,
     /// The newest stream to a follower.
@@ -98,8 +98,9 @@ impl Core {
         self.copied.as_ref().map_or(Seq(0), |copied| copied.applied)
     }
 
-    pub(crate) fn remember_cut(&mut self, seq: Seq, digest: Result<Digest, Refusal>) {
-        self.cuts.insert(seq, digest);
+    /// Each comparison is remembered for itself, also where an earlier one was at the same change.
+    pub(crate) fn remember_cut(&mut self, cut: (Seq, Attempt), digest: Result<Digest, Refusal>) {
+        self.cuts.insert(cut, digest);
         while self.cuts.len() > CUTS {
             self.cuts.pop_first();
         }

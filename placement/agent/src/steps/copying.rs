@@ -120,7 +120,10 @@ impl Work<'_> {
         Ok(position(applied))
     }
 
-    pub(super) async fn digest_at(&self, seq: Seq) -> Result<Answer, Refusal> {
+    pub(super) async fn digest_at(&self, seq: Seq, timeout_ms: u32) -> Result<Answer, Refusal> {
+        if timeout_ms > 0 && self.lock()?.known()?.role == Role::Importing {
+            self.await_applied(seq, timeout_ms).await?;
+        }
         let (digest, ticket) = {
             let core = self.lock()?;
             transition::admit(core.known()?, self.context(), false)?;

@@ -187,8 +187,8 @@ pub(crate) async fn seal(ground: &Ground, from: &Cell, to: &Cell, step: &StepCon
     let sealed = ground.pool.hold_writes(&from.agent, step, HOLD).await.unwrap();
     let (applied, _) = ground.pool.await_applied(&to.agent, step, sealed, HOLD).await.unwrap();
     assert_eq!(applied, sealed);
-    let source = ground.pool.digest_at(&from.agent, step, sealed).await.unwrap();
-    assert_eq!(ground.pool.digest_at(&to.agent, step, sealed).await.unwrap(), source);
+    let source = ground.pool.digest_at(&from.agent, step, sealed, PATIENCE).await.unwrap();
+    assert_eq!(ground.pool.digest_at(&to.agent, step, sealed, PATIENCE).await.unwrap(), source);
     (sealed, source)
 }
 

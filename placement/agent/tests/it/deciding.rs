@@ -65,9 +65,9 @@ async fn no_write_comes_after_the_seal_that_was_fenced() {
         for writer in writers {
             assert!(writer.await.unwrap() <= Some(sealed), "a write was acknowledged after the seal");
         }
-        let digest = ground.pool.digest_at(&a.agent, &step, sealed).await.unwrap();
+        let digest = ground.pool.digest_at(&a.agent, &step, sealed, PATIENCE).await.unwrap();
         ground.pool.await_applied(&b.agent, &step, sealed, PATIENCE).await.unwrap();
-        assert_eq!(ground.pool.digest_at(&b.agent, &step, sealed).await.unwrap(), digest);
+        assert_eq!(ground.pool.digest_at(&b.agent, &step, sealed, PATIENCE).await.unwrap(), digest);
         // ABORT: the source owns again, at a higher epoch.
         assert_eq!(refused(ground.pool.unfence(&a.agent, &step).await), "NOT_FENCED", "not without a decision");
         ground.pool.unfence(&a.agent, &context(epoch + 1, attempt)).await.unwrap();

@@ -168,8 +168,8 @@ async fn the_old_copy_follows_until_it_is_retired_and_is_reclaimed_only_then() {
     let (applied, _) = ground.pool.await_applied(&a.agent, &step, seq, PATIENCE).await.unwrap();
     assert_eq!(applied, seq);
     assert_eq!(
-        ground.pool.digest_at(&a.agent, &step, seq).await.unwrap(),
-        ground.pool.digest_at(&b.agent, &step, seq).await.unwrap(),
+        ground.pool.digest_at(&a.agent, &step, seq, PATIENCE).await.unwrap(),
+        ground.pool.digest_at(&b.agent, &step, seq, PATIENCE).await.unwrap(),
     );
     assert_eq!(refused(ground.pool.reclaim(&a.agent, &step, Epoch(1)).await), "BUSY");
     assert_eq!(refused(ground.pool.reclaim(&b.agent, &step, Epoch(1)).await), "OWNS");
@@ -190,7 +190,7 @@ async fn the_old_copy_follows_until_it_is_retired_and_is_reclaimed_only_then() {
     assert_eq!((sealed, digest.rows), (seq, 701));
     // A late reclaim of the copy of the first move does nothing to that of the second.
     ground.pool.reclaim(&a.agent, &step, Epoch(1)).await.unwrap();
-    assert_eq!(ground.pool.digest_at(&a.agent, &next, seq).await.unwrap(), digest);
+    assert_eq!(ground.pool.digest_at(&a.agent, &next, seq, PATIENCE).await.unwrap(), digest);
     a.close().await;
     b.close().await;
 }

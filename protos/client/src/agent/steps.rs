@@ -233,13 +233,19 @@ impl AgentPool {
         self.position(agent, context, step, timeout + self.options.travel).await
     }
 
-    /// The kept digest at exactly `seq`.
+    /// The kept digest at exactly `seq`; of a copying cell as soon as it has come that far, but within `timeout`.
     ///
     /// # Errors
     /// [`StepError`]; also where the answer is of another `seq`.
-    pub async fn digest_at(&self, agent: &str, context: &StepContext, seq: Seq) -> Result<Digest, StepError> {
-        let step = Step::DigestAt(v1::DigestAt { seq: seq.get() });
-        let (at, digest) = self.digest(agent, context, step, self.options.step).await?;
+    pub async fn digest_at(
+        &self,
+        agent: &str,
+        context: &StepContext,
+        seq: Seq,
+        timeout: Duration,
+    ) -> Result<Digest, StepError> {
+        let step = Step::DigestAt(v1::DigestAt { seq: seq.get(), timeout_ms: millis(timeout) });
+        let (at, digest) = self.digest(agent, context, step, timeout + self.options.travel).await?;
         if at == seq { Ok(digest) } else { Err(unfitting(agent, &format!("a digest at {at} instead of {seq}"))) }
     }
 

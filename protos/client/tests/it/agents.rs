@@ -120,7 +120,7 @@ async fn answers_bring_what_the_coordinator_needs() {
     assert_eq!(pool.prepare_reverse(&address, &context).await, Ok((Seq(8), Generation(4))));
     let applied = pool.await_applied(&address, &context, Seq(8), Duration::from_millis(50)).await;
     assert_eq!(applied, Ok((Seq(8), Generation(4))));
-    assert_eq!(pool.digest_at(&address, &context, Seq(8)).await, Ok(digest));
+    assert_eq!(pool.digest_at(&address, &context, Seq(8), Duration::from_millis(50)).await, Ok(digest));
     assert_eq!(pool.scan_digest(&address, &context, None).await, Ok((Seq(8), digest)));
     let asked = asked.lock().unwrap();
     let Some(Step::Activate(activate)) = &asked[0].step else { panic!("{:?}", asked[0]) };
@@ -170,6 +170,6 @@ async fn an_answer_to_another_question_is_an_unknown_outcome() {
     assert!(matches!(unknown, StepError::Unknown { .. }), "{unknown:?}");
     let other_cut = wire::DigestResult { seq: 7, digest: Some(Digest::default().into()) };
     let (address, _) = agent(move |_| Ok(Answer::Digest(other_cut.clone()))).await;
-    let unknown = pool().digest_at(&address, &context(), Seq(8)).await.unwrap_err();
+    let unknown = pool().digest_at(&address, &context(), Seq(8), Duration::from_millis(50)).await.unwrap_err();
     assert!(matches!(&unknown, StepError::Unknown { reason, .. } if reason.contains('7')), "{unknown:?}");
 }

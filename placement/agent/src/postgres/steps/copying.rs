@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cell_model::{CellId, Digest, Seq};
+use cell_model::{Attempt, CellId, Digest, Seq};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_response::Result as Answer;
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::transition::{self, Delivery};
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long the digest of a sealed tenant may take to be found out. The hold's budget ends it earlier.
 const SEALED_MAX: Duration = Duration::from_secs(4);
+/// Both cells read rows for it, so it is never there at once.
+const SEALED_MIN: Duration = Duration::from_millis(500);
 /// How long the whole copy may take to be read.
 const SCAN_MAX: Duration = Duration::from_secs(100);
 
@@ -130,13 +132,14 @@ impl Work<'_> {
         Ok(position(applied))
     }
 
-    fn cut(core: &Core, seq: Seq) -> Result<Option<Digest>, Refusal> {
-        core.cuts.get(&seq).cloned().transpose()
+    fn cut(core: &Core, of: (Seq, Attempt)) -> Result<Option<Digest>, Refusal> {
+        core.cuts.get(&of).cloned().transpose()
     }
 
-    pub(super) async fn digest_at(&self, seq: Seq) -> Result<Answer, Refusal> {
+    pub(super) async fn digest_at(&self, seq: Seq, timeout_ms: u32) -> Result<Answer, Refusal> {
+        let patience = Duration::from_millis(timeout_ms.into()).clamp(SEALED_MIN, SEALED_MAX);
         let digest = self
-            .wait_for(Instant::now() + SEALED_MAX, |core| {
+            .wait_for(Instant::now() + patience, |core| {
                 transition::admit(core.known()?, self.context(), false)?;
                 let copies = matches!(core.known()?.role, Role::Importing | Role::Redirect);
                 if copies && core.applied() > seq {
@@ -146,7 +149,7 @@ impl Work<'_> {
                 if !copies && !sealed && !matches!(core.known()?.role, Role::Fenced { .. }) {
                     return Err(Refusal::new("NOT_SEALED", format!("no seal stands at {seq}")));
                 }
-                Self::cut(core, seq)
+                Self::cut(core, (seq, self.context().attempt))
             })
             .await?;
         Ok(Answer::Digest(wire::DigestResult { seq: seq.get(), digest: Some(digest_to_wire(digest)) }))
@@ -183,17 +186,18 @@ impl Work<'_> {
     }
 
     async fn scan_copy(&self, at: Seq) -> Result<Digest, Refusal> {
+        let of = (at, Attempt(0));
         let found = self.wait_for(Instant::now() + SCAN_MAX, |core| {
             let applied = self.copy_of(core)?.applied;
-            let newest = core.cuts.keys().next_back().copied();
-            if applied > at && newest.is_some_and(|newest| newest > at) && !core.cuts.contains_key(&at) {
+            let newest = core.cuts.keys().next_back().map(|(seq, _)| *seq);
+            if applied > at && newest.is_some_and(|newest| newest > at) && !core.cuts.contains_key(&of) {
                 return Err(Refusal::new("NOT_APPLIED", format!("the cut at {at} was missed")));
             }
-            Self::cut(core, at)
+            Self::cut(core, of)
         });
         let digest = found.await?;
         // The next comparison may be at the same change: it reads the rows again.
-        self.tenant.lock().cuts.remove(&at);
+        self.tenant.lock().cuts.remove(&of);
         Ok(digest)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_model::Seq;
+use cell_model::{Attempt, Seq};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_response::Result as Answer;
 use tokio::time::Instant;
@@ -163,20 +163,19 @@ impl Work<'_> {
         if let Some(feed) = self.tenant.feed.lock().await.as_mut() {
             feed.flush(self.cell, id).await?;
             if feed.cursor() == last {
-                feed.cut(&compare, sequences).await?;
+                feed.cut(&compare, sequences, hold.attempt).await?;
             }
         }
         let seq = {
             let mut core = self.lock()?;
-            core.cuts.remove(&last);
             core.holds.seal(hold.id, last, Instant::now())?
         };
-        self.digest_sealed(seq, compare);
+        self.digest_sealed((seq, hold.attempt), compare);
         Ok(seq)
     }
 
     /// What the sealed rows add up to, found out while the other cell does the same.
-    fn digest_sealed(&self, seq: Seq, compare: Compare) {
+    fn digest_sealed(&self, of: (Seq, Attempt), compare: Compare) {
         let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(&self.tenant));
         let uid = self.context().uid;
         self.cell.tasks.spawn(async move {
@@ -190,7 +189,7 @@ impl Work<'_> {
                 }
             };
             let found = found.await;
-            tenant.lock().remember_cut(seq, found.map(|sum| sum.digest).map_err(Refusal::from));
+            tenant.lock().remember_cut(of, found.map(|sum| sum.digest).map_err(Refusal::from));
             tenant.notify();
         });
     }

@@ -197,8 +197,8 @@ impl Ground {
         let sealed = self.pool.hold_writes(&from.agent, step, HOLD).await.unwrap();
         let (applied, _) = self.pool.await_applied(&to.agent, step, sealed, HOLD).await.unwrap();
         assert_eq!(applied, sealed);
-        let source = self.pool.digest_at(&from.agent, step, sealed).await.unwrap();
-        assert_eq!(self.pool.digest_at(&to.agent, step, sealed).await.unwrap(), source);
+        let source = self.pool.digest_at(&from.agent, step, sealed, HOLD).await.unwrap();
+        assert_eq!(self.pool.digest_at(&to.agent, step, sealed, HOLD).await.unwrap(), source);
         sealed
     }
 
