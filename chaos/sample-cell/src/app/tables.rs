@@ -14,7 +14,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use serde_json::json;
-use tokio_postgres::{NoTls, Transaction};
+use tokio_postgres::NoTls;
 
 use super::answer::{self, Answer};
 use super::documents::Listing;
@@ -278,10 +278,6 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    const fn inner(&self) -> &Transaction<'_> {
-        self.transaction
-    }
-
     async fn document(&self, id: &Name) -> Result<Option<Document>, Failed> {
         let sql = "SELECT version, body FROM documents WHERE tenant_id = $1 AND id = $2";
         let statement = self.transaction.prepare_cached(sql).await?;
@@ -374,7 +370,7 @@ impl Work<'_> {
                     return Err(unknown_document(id).into());
                 }
                 let sql = "DELETE FROM documents WHERE tenant_id = $1 AND id = $2";
-                self.inner().execute(sql, &[&self.tenant, &id.as_str()]).await?;
+                self.transaction.execute(sql, &[&self.tenant, &id.as_str()]).await?;
                 Ok(Answer::new(StatusCode::NO_CONTENT))
             }
             Operation::Increment { name, by } => {
