@@ -94,7 +94,7 @@ impl TableDocuments {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "STAMP_ABSENT", "no gate has checked the request", hint)
         })?;
         match route::route(&parts.method, parts.uri.path(), parts.uri.query())? {
-            Route::List(page) => self.list(stamp, page).await,
+            Route::List(page) => self.list(stamp, &page).await,
             Route::Read(id) => self.read(stamp, &id).await,
             Route::ReadCounter(name) => self.read_counter(stamp, &name).await,
             Route::Options(allowed) => Ok(options(allowed)),
@@ -143,7 +143,7 @@ impl TableDocuments {
         named: Option<&Named>,
         operation: &Operation,
     ) -> Result<Executed, Failed> {
-        let mut client = self.pool.get().await.map_err(|error| failed_at_the_door(&error))?;
+        let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
         let enter = transaction.prepare_cached("SELECT cellway.enter($1, $2, $3)").await?;
@@ -167,44 +167,58 @@ impl TableDocuments {
         Ok(Executed { answer, again: false })
     }
 
-    /// Runs a read in a transaction of its own, at one moment.
-    async fn look<T>(
-        &self,
-        stamp: &RequestStamp,
-        read: impl AsyncFnOnce(&Work<'_>) -> Result<T, Failed>,
-    ) -> Result<T, Problem> {
-        let looked = async {
-            let mut client = self.pool.get().await.map_err(|error| failed_at_the_door(&error))?;
-            let begun = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
-            let transaction = begun.read_only(true).start().await?;
-            let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
-            let look = transaction.prepare_cached("SELECT cellway.look($1, $2, $3)").await?;
-            transaction.execute(&look, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
-            let found = read(&Work { transaction: &transaction, tenant: stamp.tenant.as_str() }).await?;
-            transaction.commit().await?;
-            Ok::<_, Failed>(found)
-        };
-        looked.await.map_err(Failed::into_problem)
+    async fn client(&self) -> Result<deadpool_postgres::Object, Failed> {
+        self.pool.get().await.map_err(|error| failed_at_the_door(&error))
     }
 
     async fn read(&self, stamp: &RequestStamp, id: &Name) -> Result<Response<ResponseBody>, Problem> {
-        let found = self.look(stamp, async |work| work.document(id).await).await?;
+        let found = self.document(stamp, id).await.map_err(Failed::into_problem)?;
         let document = found.ok_or_else(|| unknown_document(id))?;
         Ok(answer::json(document.text, Some(document.version)))
     }
 
+    async fn document(&self, stamp: &RequestStamp, id: &Name) -> Result<Option<Document>, Failed> {
+        let mut client = self.client().await?;
+        let transaction = look(&mut client, stamp).await?;
+        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.document(id).await
+    }
+
     async fn read_counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Response<ResponseBody>, Problem> {
-        let found = self.look(stamp, async |work| work.counter(name).await).await?;
-        let value = found.ok_or_else(|| {
+        let value = self.counter(stamp, name).await.map_err(Failed::into_problem)?.ok_or_else(|| {
             Problem::not_found("COUNTER_UNKNOWN", format!("nothing has been counted under {}", name.as_str()))
         })?;
         Ok(answer::json(json!({ "value": value }).to_string(), None))
     }
 
-    async fn list(&self, stamp: &RequestStamp, page: Page) -> Result<Response<ResponseBody>, Problem> {
-        let listed = self.look(stamp, async |work| work.page(&page).await).await?;
+    async fn counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Option<i64>, Failed> {
+        let mut client = self.client().await?;
+        let transaction = look(&mut client, stamp).await?;
+        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.counter(name).await
+    }
+
+    async fn list(&self, stamp: &RequestStamp, page: &Page) -> Result<Response<ResponseBody>, Problem> {
+        let listed = self.page(stamp, page).await.map_err(Failed::into_problem)?;
         Ok(answer::json(listed, None))
     }
+
+    async fn page(&self, stamp: &RequestStamp, page: &Page) -> Result<String, Failed> {
+        let mut client = self.client().await?;
+        let transaction = look(&mut client, stamp).await?;
+        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.page(page).await
+    }
+}
+
+/// Begins a transaction that only reads, at one moment. It ends when it is dropped.
+async fn look<'a>(
+    client: &'a mut deadpool_postgres::Object,
+    stamp: &RequestStamp,
+) -> Result<deadpool_postgres::Transaction<'a>, Failed> {
+    let begun = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
+    let transaction = begun.read_only(true).start().await?;
+    let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
+    let look = transaction.prepare_cached("SELECT cellway.look($1, $2, $3)").await?;
+    transaction.execute(&look, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
+    Ok(transaction)
 }
 
 impl Application for TableDocuments {
