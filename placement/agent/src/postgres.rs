@@ -42,5 +42,5 @@ mod wal;
 
 pub(crate) use cell::Cell;
 pub use data::{Committed, TenantDatabase};
-pub(crate) use fault::Fault;
+pub use fault::Fault;
 pub use options::DatabaseOptions;

@@ -200,6 +200,8 @@ impl Stream {
         let mut arrived = self.cell.replication.subscribe();
         loop {
             arrived.mark_unchanged();
+            // Before more changes: writers that never pause must not keep the copy from going on.
+            next = next.or_else(|| wanted.try_recv().ok());
             let done = {
                 let mut feed = self.tenant.feed.lock().await;
                 let Some(feed) = feed.as_mut().filter(|feed| feed.number == self.number) else {
