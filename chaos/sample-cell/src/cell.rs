@@ -205,7 +205,11 @@ pub async fn run(
 }
 
 fn agent_options(options: &Options) -> AgentOptions {
-    let mut agent = AgentOptions::new(options.cell.clone(), options.data_dir.clone(), &options.agent_listen);
+    let mut agent = AgentOptions::new(
+        options.cell.clone(),
+        options.data_dir.clone().unwrap_or_default(),
+        &options.agent_listen,
+    );
     agent.advertise = options.agent_address.clone().unwrap_or_default();
     agent.control.clone_from(&options.control);
     agent.trusted_keys.clone_from(&options.trusted_keys);

@@ -14,9 +14,9 @@ pub struct Options {
     #[arg(long, value_name = "CELL")]
     pub cell: CellId,
     /// Where the tenants' data is kept. It belongs to this cell for ever.
-    #[arg(long, value_name = "DIR", required_unless_present = "database", default_value = "")]
+    #[arg(long, value_name = "DIR", required_unless_present = "database")]
     #[serde(default)]
-    pub data_dir: PathBuf,
+    pub data_dir: Option<PathBuf>,
     /// Keep the tenants' data in PostgreSQL instead: postgres://user:password@host:port/database.
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
@@ -111,7 +111,7 @@ impl Options {
     pub fn new(cell: CellId, data_dir: impl Into<PathBuf>) -> Self {
         Self {
             cell,
-            data_dir: data_dir.into(),
+            data_dir: Some(data_dir.into()),
             database: None,
             agent_listen: any_port(),
             agent_address: None,
