@@ -46,6 +46,8 @@ pub struct DemoOptions {
     pub directory: PathBuf,
     /// A fault to be planted in the cells, by name; only builds with the feature know any.
     pub plant: Option<String>,
+    /// PostgreSQL databases, one for each cell; none: cells keep their data themselves.
+    pub databases: Vec<String>,
 }
 
 impl DemoOptions {
@@ -73,6 +75,7 @@ impl Default for DemoOptions {
             program: PathBuf::new(),
             directory: PathBuf::new(),
             plant: None,
+            databases: Vec::new(),
         }
     }
 }

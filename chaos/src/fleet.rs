@@ -48,6 +48,8 @@ pub struct FleetOptions {
     pub domain: String,
     /// A fault to be planted in the cells.
     pub plant: Option<String>,
+    /// PostgreSQL databases, one for each cell; none: cells keep their data themselves.
+    pub databases: Vec<String>,
 }
 
 /// Why there is no fleet.
@@ -287,6 +289,9 @@ impl Fleet {
                 "identity": self.identity(Role::Agent, &name)?,
                 "trusted-keys": [trusted],
             });
+            if let Some(database) = self.options.databases.get(number - 1) {
+                options["database"] = Value::from(database.as_str());
+            }
             if let Some(fault) = &self.options.plant {
                 options["plant"] = Value::from(fault.as_str());
             }

@@ -17,6 +17,7 @@ mod documents;
 mod idempotency;
 mod route;
 mod rows;
+pub(crate) mod tables;
 mod write;
 
 use bytes::Bytes;
@@ -31,6 +32,9 @@ use crate::problem::Problem;
 use idempotency::{Named, Retention};
 use route::Route;
 use write::Operation;
+
+pub(crate) use tables::TableDocuments;
+pub use tables::TablesError;
 
 /// The application behind each gate of the cell.
 #[derive(Debug, Clone)]

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cell_agent::engine::EngineError;
-use cell_agent::{Agent, AgentError, AgentOptions};
-use cell_gate::{Gate, GateError, GateHandle, GateOptions, MappingSource};
+use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions};
+use cell_gate::{Application, Gate, GateError, GateHandle, GateOptions, MappingSource};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::Documents;
+use crate::app::{Documents, TableDocuments, TablesError, tables};
 use crate::options::Options;
 
 /// Why a cell does not start, or has stopped.
@@ -18,6 +18,9 @@ pub enum Error {
     /// The agent cannot be opened, or has failed.
     #[error("the cell's agent has failed")]
     Agent(#[source] Box<AgentError>),
+    /// The application's tables cannot be used.
+    #[error("the application cannot use the database")]
+    Tables(#[from] TablesError),
     /// A gate cannot be started.
     #[error("the gate {instance} cannot be started")]
     Gate {
@@ -44,6 +47,7 @@ impl Error {
                 AgentError::Engine(EngineError::Open { .. }) => "STORE_NOT_OPENED",
                 other => other.code(),
             },
+            Self::Tables(_) => "TABLES_FAILED",
             Self::Gate { source, .. } => source.code(),
             Self::Panic { .. } => "PANIC",
         }
@@ -56,7 +60,11 @@ impl Error {
             "PORT_IN_USE" | "LISTEN_FAILED" => {
                 "stop the process that has the port, or choose another one; port 0 lets the system choose"
             }
-            "OTHER_CELL" => "give each cell a --data-dir of its own",
+            "OTHER_CELL" => "give each cell a --data-dir or a --database of its own",
+            "TABLES_FAILED" | "DATABASE_LOGIN" | "DATABASE_MISSING" | "DATABASE_RIGHT" | "DATABASE_UNREACHABLE" => {
+                "correct --database, or start the server; docs/postgresql.md lists the rights that are needed"
+            }
+            "AGENT_RUNNING" => "stop the other process that serves this database",
             "STORE_NOT_OPENED" => {
                 "stop the other process that serves this --data-dir, or correct the directory's rights"
             }
@@ -108,19 +116,38 @@ impl Cell {
     /// # Errors
     /// [`Error`] where the directory cannot be opened or an address cannot be listened on; nothing is left running.
     pub async fn start(options: Options, shutdown: CancellationToken) -> Result<Self, Error> {
-        let agent = Agent::open(agent_options(&options)).await?;
+        match options.database.clone() {
+            None => {
+                let agent = Agent::open(agent_options(&options)).await?;
+                let application = Documents::new(agent.data());
+                Self::start_on(&options, agent, application, shutdown).await
+            }
+            Some(url) => {
+                tables::make(&url).await?;
+                let agent = Agent::connect(agent_options(&options), DatabaseOptions::new(&url)).await?;
+                tables::tell_apart(&url).await?;
+                let application = TableDocuments::new(agent.data(), &url)?;
+                Self::start_on(&options, agent, application, shutdown).await
+            }
+        }
+    }
+
+    async fn start_on<D: Clone + Send + Sync + 'static, A: Application + Clone>(
+        options: &Options,
+        agent: Agent<D>,
+        application: A,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
         let address = agent.address();
-        let data = agent.data();
         let mappings: Arc<dyn MappingSource> = Arc::new(agent.mappings());
         let agent_stop = CancellationToken::new();
         let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
         let mut cell = Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown };
         for (index, listen) in options.gates().into_iter().enumerate() {
             let instance = format!("{}-{}", options.cell, index + 1);
-            let gate_options = gate_options(&options, address, &instance, listen);
-            let application = Documents::new(data.clone());
-            let started =
-                Gate::start(gate_options, Arc::clone(&mappings), application, cell.shutdown.child_token()).await;
+            let gate_options = gate_options(options, address, &instance, listen);
+            let (application, stop) = (application.clone(), cell.shutdown.child_token());
+            let started = Gate::start(gate_options, Arc::clone(&mappings), application, stop).await;
             match started {
                 Ok(gate) => cell.gates.push(gate),
                 Err(source) => {
@@ -188,7 +215,11 @@ pub async fn run(
 }
 
 fn agent_options(options: &Options) -> AgentOptions {
-    let mut agent = AgentOptions::new(options.cell.clone(), options.data_dir.clone(), &options.agent_listen);
+    let mut agent = AgentOptions::new(
+        options.cell.clone(),
+        options.data_dir.clone().unwrap_or_default(),
+        &options.agent_listen,
+    );
     agent.advertise = options.agent_address.clone().unwrap_or_default();
     agent.control.clone_from(&options.control);
     agent.identity.clone_from(&options.identity);

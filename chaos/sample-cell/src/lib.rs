@@ -9,6 +9,9 @@
 //! * where the data layer says that nothing has run, the application passes that on and the gate tells the router;
 //! * where nobody knows, it says so: 504 `OUTCOME_UNKNOWN`.
 //!
+//! With a database's address it does the same on PostgreSQL, in tables that all tenants share, told apart by row-level
+//! security; `cellway.enter` at the beginning of each transaction is all that is added.
+//!
 //! [`Cell`] puts an agent, some instances of the application ([`Documents`]) and their gates into one process.
 
 mod app;
@@ -16,7 +19,7 @@ mod cell;
 mod options;
 mod problem;
 
-pub use app::Documents;
+pub use app::{Documents, TablesError};
 pub use cell::{Addresses, Cell, Error, run};
 pub use options::Options;
 #[cfg(feature = "planted")]

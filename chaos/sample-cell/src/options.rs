@@ -7,15 +7,20 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 /// Options of one cell: an agent and the instances of its application, each behind a gate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Options {
     /// The cell's name, as it was made with `cellctl create cell`.
     #[arg(long, value_name = "CELL")]
     pub cell: CellId,
     /// Where the tenants' data is kept. It belongs to this cell for ever.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "database")]
+    #[serde(default)]
+    pub data_dir: Option<PathBuf>,
+    /// Keep the tenants' data in PostgreSQL instead: postgres://user:password@host:port/database.
+    #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
+    #[serde(default)]
+    pub database: Option<String>,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
@@ -68,6 +73,16 @@ pub struct Options {
     pub plant: Option<Plant>,
 }
 
+// The address of the database has a password in it.
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("cell", &self.cell)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
 const fn body_bytes_max() -> u64 {
@@ -113,7 +128,8 @@ impl Options {
     pub fn new(cell: CellId, data_dir: impl Into<PathBuf>) -> Self {
         Self {
             cell,
-            data_dir: data_dir.into(),
+            data_dir: Some(data_dir.into()),
+            database: None,
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),

@@ -48,7 +48,7 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "ROW_DAMAGED", detail, "verify the tenant and restore it")
     }
 
-    fn refused(code: &str) -> Self {
+    pub(crate) fn refused(code: &str) -> Self {
         // A newer data layer may know codes that this one does not; none of them has executed anything.
         Self::NotExecuted(code.parse().unwrap_or(Code::NotOwner))
     }

@@ -76,6 +76,7 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         gates_per_cell: options.gates_per_cell,
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
+        databases: options.databases.clone(),
     })
     .await?;
     let fleet = Arc::new(Mutex::new(fleet));

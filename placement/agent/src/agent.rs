@@ -4,24 +4,24 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use cell_client::{ClientOptions, ControlClient, Link};
+use cell_client::{ClientOptions, ControlClient};
 use cell_model::Generation;
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_server::AgentServiceServer;
-use cell_trust::{PublicKey, Role, TrustedKeys};
+use cell_trust::{PublicKey, TrustedKeys};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::data::TenantData;
+use crate::driver::{Driver, Surroundings};
 use crate::engine::{Engine, SledEngine};
 use crate::error::AgentError;
-use crate::follow;
 use crate::grpc::Service;
 use crate::newest::NewestMappings;
 use crate::options::AgentOptions;
-use crate::steps;
+use crate::postgres::{Cell, DatabaseOptions, TenantDatabase};
 use crate::tenants::Tenants;
 
 /// How often the control plane is told where this cell is to be found.
@@ -34,8 +34,12 @@ const GATES_SETTLE: Duration = Duration::from_millis(20);
 const QUIESCE_MAX: Duration = Duration::from_secs(3);
 
 /// See the module.
-pub struct Agent {
-    tenants: Arc<Tenants>,
+///
+/// `D` is the application's way to the tenants' rows: [`TenantData`] where the agent keeps them itself,
+/// [`crate::TenantDatabase`] where they are in PostgreSQL.
+pub struct Agent<D = TenantData> {
+    driver: Arc<dyn Driver>,
+    data: D,
     server: tonic::transport::Server,
     listener: TcpListener,
     address: SocketAddr,
@@ -46,7 +50,7 @@ pub struct Agent {
     names_keys: bool,
 }
 
-impl Agent {
+impl Agent<TenantData> {
     /// Opens the data directory and takes the port. Nothing is durable, and so nothing is answered, before
     /// [`Agent::run`].
     ///
@@ -70,26 +74,38 @@ impl Agent {
     /// As [`Agent::open`].
     pub async fn open_on(options: AgentOptions, engine: Arc<dyn Engine>) -> Result<Self, AgentError> {
         options.check()?;
-        let link = Link::open(options.identity.as_deref(), options.insecure_plaintext)?;
-        if let Some(identity) = link.identity() {
-            identity.require(Role::Agent)?;
-        }
-        let mut trusted = TrustedKeys::default();
-        for key in &options.trusted_keys {
-            let key: PublicKey = key.parse().map_err(|_| AgentError::InvalidOption {
-                option: "trusted_keys",
-                rule: "each is the 64 hex digits of a public key",
-            })?;
-            trusted.insert(key);
-        }
-        let names_keys = trusted.is_empty();
-        let mut tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, engine)?;
+        let (trusted, link) = (options.trusted()?, options.link()?);
+        #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "a planted fault is set below"))]
+        let mut tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, link, engine)?;
         #[cfg(feature = "planted")]
         {
             tenants.planted = options.planted;
         }
-        tenants.link = link.clone();
         let tenants = Arc::new(tenants);
+        let data = TenantData::new(Arc::clone(&tenants));
+        Self::listen(options, tenants, data).await
+    }
+}
+
+impl Agent<TenantDatabase> {
+    /// Connects to the cell's database, puts there what the agent needs, and takes the port.
+    ///
+    /// # Errors
+    /// [`AgentError`] where the options make no sense, the database cannot be reached, lacks a right or is another
+    /// cell's, or the port is taken.
+    pub async fn connect(options: AgentOptions, database: DatabaseOptions) -> Result<Self, AgentError> {
+        options.check()?;
+        let (trusted, link) = (options.trusted()?, options.link()?);
+        let cell = Cell::open(options.cell.clone(), options.limits.clone(), trusted, link, database).await?;
+        let data = TenantDatabase::new(Arc::clone(&cell));
+        Self::listen(options, cell, data).await
+    }
+}
+
+impl<D: Clone> Agent<D> {
+    async fn listen(options: AgentOptions, driver: Arc<dyn Driver>, data: D) -> Result<Self, AgentError> {
+        let link = driver.surroundings().link.clone();
+        let names_keys = options.trusted_keys.is_empty();
         let refused = |source| AgentError::Listen { address: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -98,14 +114,14 @@ impl Agent {
         let advertise = if options.advertise.is_empty() { address.to_string() } else { options.advertise };
         let calls = ClientOptions { link, ..ClientOptions::default() };
         let control = (!options.control.is_empty()).then(|| ControlClient::new(options.control, calls));
-        let newest = NewestMappings::new(Arc::clone(&tenants), control.clone());
-        Ok(Self { tenants, server, listener, address, advertise, control, newest, names_keys })
+        let newest = NewestMappings::new(Arc::clone(&driver), control.clone());
+        Ok(Self { driver, data, server, listener, address, advertise, control, newest, names_keys })
     }
 
     /// The tenants' rows, for the application.
     #[must_use]
-    pub fn data(&self) -> TenantData {
-        TenantData::new(Arc::clone(&self.tenants))
+    pub fn data(&self) -> D {
+        self.data.clone()
     }
 
     /// Where it listens.
@@ -117,7 +133,7 @@ impl Agent {
     /// Its incarnation.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        self.tenants.generation
+        self.driver.surroundings().generation
     }
 
     /// What gates in the same process ask for the newest mapping of a tenant.
@@ -132,28 +148,26 @@ impl Agent {
     /// [`AgentError::Engine`] where the store could not be synced: the process must end, because what was not
     /// acknowledged may be lost. [`AgentError::Serve`] where the server failed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { tenants, server, listener, advertise, control, names_keys, .. } = self;
-        tracing::info!(cell = %tenants.here, generation = %tenants.generation, agent = %advertise, "agent serving");
+        let Self { driver, server, listener, advertise, control, names_keys, .. } = self;
+        let around = driver.surroundings();
+        tracing::info!(cell = %around.here, generation = %around.generation, agent = %advertise, "agent serving");
         let durable_stop = CancellationToken::new();
-        let syncing = tokio::spawn({
-            let (tenants, stop) = (Arc::clone(&tenants), durable_stop.clone());
-            async move { tenants.durable.run(stop).await }
-        });
-        resume(&tenants);
-        let stop = tenants.stop.clone();
+        let syncing = tokio::spawn(Arc::clone(&driver).sustain(durable_stop.clone()));
+        Arc::clone(&driver).resume();
+        let stop = around.stop.clone();
         // Here and not at the server, which does not ask it of streams from outside: without it, grants and answers of a
         // cutover wait up to 40 ms for an acknowledgement of TCP.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let service = AgentServiceServer::new(Service { tenants: Arc::clone(&tenants) });
+        let service = AgentServiceServer::new(Service { driver: Arc::clone(&driver) });
         let server = server
-            .layer(tenants.link.guard())
+            .layer(around.link.guard())
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         if let Some(control) = control {
-            let reporting = report(Arc::clone(&tenants), advertise, control, names_keys);
+            let reporting = report(Arc::clone(&driver), advertise, control, names_keys);
             let stop = stop.clone();
-            tenants.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
+            around.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
         }
         tokio::pin!(syncing);
         let failed = tokio::select! {
@@ -166,12 +180,12 @@ impl Agent {
             }))),
         };
         stop.cancel();
-        tenants.tasks.close();
+        around.tasks.close();
         if tokio::time::timeout(QUIESCE_MAX, async {
             if !server.is_finished() {
                 let _ended = (&mut server).await;
             }
-            tenants.tasks.wait().await;
+            around.tasks.wait().await;
         })
         .await
         .is_err()
@@ -191,34 +205,19 @@ impl Agent {
     }
 }
 
-fn ended(synced: Result<Result<(), crate::engine::EngineError>, tokio::task::JoinError>) -> Result<(), AgentError> {
+fn ended(synced: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Result<(), AgentError> {
     match synced {
-        Ok(synced) => Ok(synced?),
+        Ok(synced) => synced,
         Err(error) => Err(AgentError::Serve(error.to_string())),
     }
 }
 
-/// Goes on with what was under way when the agent was closed.
-fn resume(tenants: &Arc<Tenants>) {
-    for tenant in tenants.all() {
-        follow::ensure(tenants, &tenant);
-        let emptying = tenant.lock().control().is_some_and(|control| control.emptying);
-        if emptying {
-            let tenants = Arc::clone(tenants);
-            tenants.tasks.clone().spawn(async move {
-                if let Err(refusal) = steps::empty(&tenants, &tenant).await {
-                    tracing::warn!(tenant = %tenant.id, %refusal, "what is left of a copy could not be deleted");
-                }
-            });
-        }
-    }
-}
-
 /// Tells the control plane every second where this cell is to be found.
-async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient, names_keys: bool) {
+async fn report(driver: Arc<dyn Driver>, advertise: String, control: ControlClient, names_keys: bool) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut gates = tenants.board.gates_changed();
+    let around = driver.surroundings();
+    let mut gates = around.board.gates_changed();
     let mut reached = true;
     let began = tokio::time::Instant::now();
     let mut told = Vec::new();
@@ -227,17 +226,17 @@ async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient
             _ = ticks.tick() => {}
             changed = gates.changed() => {
                 if changed.is_err() { return }
-                if tenants.board.addresses() == told {
+                if around.board.addresses() == told {
                     continue;
                 }
                 // Gates of one process come and go together: one report for all of them.
                 tokio::time::sleep(GATES_SETTLE).await;
             }
         }
-        told = tenants.board.addresses();
+        told = around.board.addresses();
         let request = wire::ReportCellRequest {
-            cell: tenants.here.to_string(),
-            generation: tenants.generation.get(),
+            cell: around.here.to_string(),
+            generation: around.generation.get(),
             gates: told.clone(),
             agent: advertise.clone(),
             partial: began.elapsed() < GATES_COME_WITHIN,
@@ -246,12 +245,12 @@ async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient
             Ok(answer) => {
                 reached = true;
                 if names_keys {
-                    trust(&tenants, &answer.trusted_keys);
+                    trust(around, &answer.trusted_keys);
                 }
             }
             Err(error) => {
                 if reached {
-                    tracing::warn!(cell = %tenants.here, %error, "the control plane could not be told of this cell");
+                    tracing::warn!(cell = %around.here, %error, "the control plane could not be told of this cell");
                 }
                 reached = false;
             }
@@ -260,7 +259,7 @@ async fn report(tenants: Arc<Tenants>, advertise: String, control: ControlClient
 }
 
 /// Believes the keys that the control plane names, and no others: while a key is exchanged it names both.
-fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
+fn trust(around: &Surroundings, keys: &[impl AsRef<[u8]>]) {
     let mut named = TrustedKeys::default();
     for key in keys {
         match PublicKey::from_bytes(key.as_ref()) {
@@ -271,7 +270,7 @@ fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
     if named.is_empty() {
         return;
     }
-    let mut trusted = tenants.trusted.write().unwrap_or_else(PoisonError::into_inner);
+    let mut trusted = around.trusted.write().unwrap_or_else(PoisonError::into_inner);
     let same = trusted.iter().map(PublicKey::to_bytes).eq(named.iter().map(PublicKey::to_bytes));
     if !same {
         let names: Vec<String> = named.iter().map(PublicKey::key_id).collect();
@@ -280,7 +279,7 @@ fn trust(tenants: &Tenants, keys: &[impl AsRef<[u8]>]) {
     }
 }
 
-impl std::fmt::Debug for Agent {
+impl<D> std::fmt::Debug for Agent<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agent").field("address", &self.address).finish_non_exhaustive()
     }

@@ -11,8 +11,11 @@ pub enum AgentError {
     /// The store failed. After a failed sync the process must end: what was not synced may be lost.
     #[error("the agent's store failed")]
     Engine(#[from] EngineError),
+    /// The cell's database could not be used.
+    #[error("the cell's database: {0}")]
+    Database(#[from] crate::postgres::Fault),
     /// The data directory belongs to another cell.
-    #[error("the data directory belongs to cell {found}, not to {here}; give this cell a directory of its own")]
+    #[error("the data belongs to cell {found}, not to {here}; give this cell a directory or a database of its own")]
     OtherCell {
         /// Whose it is.
         found: CellId,
@@ -59,6 +62,7 @@ impl AgentError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Engine(_) => "STORE_FAILED",
+            Self::Database(fault) => fault.code,
             Self::OtherCell { .. } => "OTHER_CELL",
             Self::Record(_) | Self::Name(_) => "STORE_DAMAGED",
             Self::Listen { source, .. } if matches!(source.kind(), std::io::ErrorKind::AddrInUse) => "PORT_IN_USE",

@@ -42,11 +42,11 @@ pub(crate) struct Progress {
     pub(crate) applied: (u64, u64),
     /// Why the copy cannot go on.
     pub(crate) failure: Option<Refusal>,
-    task: Option<(Follow, CancellationToken)>,
+    pub(crate) task: Option<(Follow, CancellationToken)>,
 }
 
 impl Progress {
-    fn heard_of(&mut self, source: Seq, applied: Seq) {
+    pub(crate) fn heard_of(&mut self, source: Seq, applied: Seq) {
         let now = Instant::now();
         self.source_seq = self.source_seq.max(source);
         self.heard = Some(now);
@@ -69,6 +69,6 @@ impl Progress {
 }
 
 /// An owner that has nothing to say says so this often, in milliseconds;
-const HEARTBEAT_MS: u64 = 200;
+pub(crate) const HEARTBEAT_MS: u64 = 200;
 /// one that is silent for longer than this may have moved on, in milliseconds.
 const SILENCE_MS: u64 = 3 * HEARTBEAT_MS;

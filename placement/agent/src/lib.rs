@@ -23,7 +23,9 @@ mod board;
 mod capture;
 mod data;
 mod digest;
+mod driver;
 mod durable;
+mod embedded;
 pub mod engine;
 mod error;
 mod follow;
@@ -34,6 +36,7 @@ mod newest;
 mod options;
 #[cfg(feature = "planted")]
 mod planted;
+mod postgres;
 mod recent;
 mod record;
 mod refusal;
@@ -53,6 +56,7 @@ pub use newest::NewestMappings;
 pub use options::{AgentOptions, Limits};
 #[cfg(feature = "planted")]
 pub use planted::Planted;
+pub use postgres::{Committed, DatabaseOptions, Fault, TenantDatabase};
 pub use record::RecordError;
 pub use refusal::Refusal;
 pub use rows::{

@@ -10,7 +10,7 @@ use cell_model::TenantId;
 use cell_trust::SignedMapping;
 use futures::future::BoxFuture;
 
-use crate::tenants::Tenants;
+use crate::driver::Driver;
 
 /// Tenants whose mapping is kept; beyond it all are forgotten and asked for again.
 const KEPT: usize = 100_000;
@@ -20,14 +20,14 @@ type Slot = Arc<tokio::sync::Mutex<Option<SignedMapping>>>;
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub struct NewestMappings {
-    tenants: Arc<Tenants>,
+    driver: Arc<dyn Driver>,
     control: Option<ControlClient>,
     slots: Arc<Mutex<BTreeMap<TenantId, Slot>>>,
 }
 
 impl NewestMappings {
-    pub(crate) fn new(tenants: Arc<Tenants>, control: Option<ControlClient>) -> Self {
-        Self { tenants, control, slots: Arc::default() }
+    pub(crate) fn new(driver: Arc<dyn Driver>, control: Option<ControlClient>) -> Self {
+        Self { driver, control, slots: Arc::default() }
     }
 
     fn slot(&self, tenant: &TenantId) -> Slot {
@@ -40,15 +40,13 @@ impl NewestMappings {
 
     /// Whether a mapping says at least what this cell has been granted.
     fn is_new_enough(&self, tenant: &TenantId, signed: &SignedMapping) -> bool {
-        let Some(known) = self.tenants.get(tenant) else { return false };
-        let core = known.lock();
-        let granted = core.control().map(|control| (control.uid, control.epoch));
+        let granted = self.driver.granted(tenant).map(|granted| (granted.uid, granted.epoch));
         let says = signed.decode().ok().map(|routed| (routed.mapping.uid, routed.mapping.epoch));
         granted.is_some() && says >= granted
     }
 
     async fn find(self, tenant: TenantId) -> Option<SignedMapping> {
-        let redirect = self.tenants.get(&tenant)?.lock().control()?.mapping.clone();
+        let redirect = self.driver.granted(&tenant)?.mapping;
         if redirect.is_some() {
             return redirect;
         }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cell_client::Link;
 use cell_model::CellId;
+use cell_trust::{PublicKey, Role, TrustedKeys};
 use serde::{Deserialize, Serialize};
 
 use crate::error::AgentError;
@@ -60,7 +62,7 @@ impl Limits {
 pub struct AgentOptions {
     /// The cell's name.
     pub cell: CellId,
-    /// Where its data is.
+    /// Where its data is. A cell whose tenants are in PostgreSQL keeps everything there and has no use for it.
     pub directory: PathBuf,
     /// `host:port` to listen at; port 0 takes a free one.
     pub listen: String,
@@ -106,6 +108,27 @@ impl AgentOptions {
             #[cfg(feature = "planted")]
             planted: None,
         }
+    }
+
+    pub(crate) fn trusted(&self) -> Result<TrustedKeys, AgentError> {
+        let mut trusted = TrustedKeys::default();
+        for key in &self.trusted_keys {
+            let key: PublicKey = key.parse().map_err(|_| AgentError::InvalidOption {
+                option: "trusted_keys",
+                rule: "each is the 64 hex digits of a public key",
+            })?;
+            trusted.insert(key);
+        }
+        Ok(trusted)
+    }
+
+    /// How other parts are called, and call.
+    pub(crate) fn link(&self) -> Result<Link, AgentError> {
+        let link = Link::open(self.identity.as_deref(), self.insecure_plaintext)?;
+        if let Some(identity) = link.identity() {
+            identity.require(Role::Agent)?;
+        }
+        Ok(link)
     }
 
     pub(crate) fn check(&self) -> Result<(), AgentError> {

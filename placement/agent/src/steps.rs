@@ -9,11 +9,12 @@ pub(crate) use ending::empty;
 
 use std::sync::Arc;
 
-use cell_model::{Attempt, Epoch, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
+use cell_model::{Epoch, Seq, TenantId};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
 
+use crate::driver::Sender;
 use crate::durable::Ticket;
 use crate::follow;
 use crate::record::Control;
@@ -22,13 +23,6 @@ use crate::tenant::{Core, Tenant};
 use crate::tenants::Tenants;
 use crate::transition::Context;
 
-/// A step's header, read.
-pub(crate) struct Sender {
-    lineage: Lineage,
-    term: Term,
-    pub(crate) context: Context,
-}
-
 /// What a step works on.
 pub(crate) struct Work<'a> {
     pub(crate) tenants: &'a Arc<Tenants>,
@@ -36,37 +30,14 @@ pub(crate) struct Work<'a> {
     pub(crate) sender: Sender,
 }
 
-/// Does one step.
-pub(crate) async fn run(tenants: &Arc<Tenants>, request: wire::StepRequest) -> Result<Answer, Refusal> {
-    let invalid = |reason: &str| Refusal::new("INVALID", reason);
-    let header = request.header.ok_or_else(|| invalid("the step has no header"))?;
-    let step =
-        request.step.ok_or_else(|| invalid("the request names no step, or one that this agent does not know"))?;
-    let id = TenantId::new(&header.tenant).map_err(|error| invalid(&error.to_string()))?;
-    let leg = match header.leg() {
-        wire::Leg::Unspecified => None,
-        wire::Leg::Forward => Some(Leg::Forward),
-        wire::Leg::Back => Some(Leg::Back),
-    };
-    let context = Context {
-        uid: Uid(header.uid),
-        epoch: Epoch(header.epoch),
-        move_id: MoveId(header.move_id),
-        attempt: Attempt(header.attempt),
-        leg,
-    };
-    let in_a_move = !matches!(step, Step::Grant(_) | Step::Revoke(_) | Step::Preflight(_));
-    if in_a_move && context.move_id == MoveId(0) {
-        return Err(invalid("this step belongs to a move, and none is named"));
-    }
-    let sender = Sender { lineage: Lineage(header.lineage), term: Term(header.term), context };
-    tenants.take_term(sender.lineage, sender.term).await?;
-    let work = Work { tenants, tenant: tenants.entry(&id), sender };
-    let answer = work.step(step).await;
-    if let Err(refusal) = &answer {
-        tracing::debug!(tenant = %id, move_id = %context.move_id, attempt = %context.attempt, %refusal, "step refused");
-    }
-    answer
+/// Does one step of the embedded driver.
+pub(crate) async fn run(
+    tenants: &Arc<Tenants>,
+    sender: Sender,
+    id: &TenantId,
+    step: Step,
+) -> Result<Answer, Refusal> {
+    Work { tenants, tenant: tenants.entry(id), sender }.step(step).await
 }
 
 impl Work<'_> {

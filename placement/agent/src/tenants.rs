@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::board::Board;
+use crate::driver::Surroundings;
 use crate::durable::{Durable, NotDurable, Ticket};
 use crate::engine::{Batch, Engine, EngineError};
 use crate::error::AgentError;
@@ -25,22 +26,21 @@ const PAGE: usize = 1_000;
 /// What the handles of an agent share.
 pub(crate) struct Tenants {
     pub(crate) durable: Durable,
-    pub(crate) board: Board,
     pub(crate) limits: Limits,
-    pub(crate) here: CellId,
-    pub(crate) generation: Generation,
-    /// Whose signatures on mappings are believed.
-    pub(crate) trusted: RwLock<TrustedKeys>,
-    /// How other agents are called, and call.
-    pub(crate) link: Link,
-    /// Followers and lapse timers run here, until
-    pub(crate) tasks: TaskTracker,
-    /// this.
-    pub(crate) stop: CancellationToken,
+    around: Surroundings,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::planted::Planted>,
     agent: Mutex<(AgentRecord, Ticket)>,
     known: RwLock<BTreeMap<TenantId, Arc<Tenant>>>,
+}
+
+// What the agent around a driver shares with it is read as if it were the driver's own.
+impl std::ops::Deref for Tenants {
+    type Target = Surroundings;
+
+    fn deref(&self) -> &Surroundings {
+        &self.around
+    }
 }
 
 impl Tenants {
@@ -49,20 +49,23 @@ impl Tenants {
         here: CellId,
         limits: Limits,
         trusted: TrustedKeys,
+        link: Link,
         engine: Arc<dyn Engine>,
     ) -> Result<Self, AgentError> {
         let agent = open_agent(&here, &*engine)?;
         let known = read_grants(&*engine)?;
         let tenants = Self {
             durable: Durable::new(engine),
-            board: Board::new(limits.lease()),
+            around: Surroundings {
+                here,
+                generation: agent.generation,
+                board: Board::new(limits.lease()),
+                trusted: RwLock::new(trusted),
+                link,
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            },
             limits,
-            generation: agent.generation,
-            here,
-            trusted: RwLock::new(trusted),
-            link: Link::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
             #[cfg(feature = "planted")]
             planted: None,
             agent: Mutex::new((agent, Ticket::default())),
@@ -110,7 +113,7 @@ impl Tenants {
     }
 
     /// Refuses a step of an older leader; remembers a newer one durably before anything is done for it.
-    pub(crate) async fn take_term(&self, lineage: Lineage, term: Term) -> Result<(), Refusal> {
+    pub(crate) async fn remember_term(&self, lineage: Lineage, term: Term) -> Result<(), Refusal> {
         let ticket = {
             let mut agent = self.agent();
             let known = (agent.0.lineage, agent.0.term);

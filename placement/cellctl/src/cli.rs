@@ -414,6 +414,9 @@ pub struct Demo {
     /// Keep data and logs of all processes in this directory
     #[arg(long, value_name = "DIR")]
     pub retain: Option<PathBuf>,
+    /// Let the cells keep their tenants in PostgreSQL: one empty database for each of the three cells
+    #[arg(long = "database", value_name = "URL", num_args = 1)]
+    pub databases: Vec<String>,
     /// Plant a fault that the checker must find
     #[cfg(feature = "planted")]
     #[arg(long, value_enum)]

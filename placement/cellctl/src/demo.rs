@@ -33,6 +33,7 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         program,
         directory: directory.clone(),
         plant: plant(&said),
+        databases: said.databases.clone(),
         ..DemoOptions::default()
     };
     let stop = CancellationToken::new();

@@ -58,13 +58,13 @@ fn scan(view: &View<'_>, page: &Page) -> Result<Result<String, Problem>, RowErro
         Some(id) => [rows::document_key(id.as_str()).as_slice(), &[0]].concat(),
         None => rows::document_key(""),
     };
-    let mut listing = Listing { text: String::from("{\"items\":["), items: 0, last: String::new() };
+    let mut listing = Listing::new();
     loop {
         let wanted = SCAN_ROWS.min(page.limit - listing.items + 1);
         let found = view.scan(&from, Some(rows::DOCUMENTS_END), wanted)?;
         let exhausted = found.len() < wanted;
         for (key, row) in found {
-            if listing.items == page.limit || listing.text.len() > PAGE_BYTES {
+            if listing.is_full(page) {
                 return Ok(Ok(listing.finish(true)));
             }
             from = [key.as_slice(), &[0]].concat();
@@ -78,16 +78,29 @@ fn scan(view: &View<'_>, page: &Page) -> Result<Result<String, Problem>, RowErro
     }
 }
 
-struct Listing {
+pub(super) struct Listing {
     text: String,
     items: usize,
     last: String,
 }
 
 impl Listing {
+    pub(super) fn new() -> Self {
+        Self { text: String::from("{\"items\":["), items: 0, last: String::new() }
+    }
+
+    /// Whether the page has what was asked for, or is long enough.
+    pub(super) fn is_full(&self, page: &Page) -> bool {
+        self.items == page.limit || self.text.len() > PAGE_BYTES
+    }
+
     fn add(&mut self, key: &[u8], row: Vec<u8>, values: bool) -> Result<(), Problem> {
         let id = rows::document_id(key)?;
         let document = Document::from_row(row)?;
+        self.add_document(id, &document, values)
+    }
+
+    pub(super) fn add_document(&mut self, id: &str, document: &Document, values: bool) -> Result<(), Problem> {
         let comma = if self.items == 0 { "" } else { "," };
         let version = document.version;
         // Ids need no escaping, and a document was checked to be JSON when it came. Writing to a String cannot fail.
@@ -102,7 +115,7 @@ impl Listing {
         Ok(())
     }
 
-    fn finish(mut self, more: bool) -> String {
+    pub(super) fn finish(mut self, more: bool) -> String {
         let next = if more { format!("\"{}\"", self.last) } else { "null".into() };
         let _ = write!(self.text, "],\"next\":{next}}}");
         self.text

@@ -83,15 +83,24 @@ impl Named {
     pub(crate) fn recall(&self, transaction: &Transaction<'_>) -> Result<Option<Answer>, Problem> {
         let Some(row) = transaction.get(&answer_key(&self.key))? else { return Ok(None) };
         let kept = read(&row)?;
-        if kept.fingerprint != self.fingerprint {
-            return Err(Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "IDEMPOTENCY_KEY_REUSED",
-                "another request has been answered under this Idempotency-Key",
-                "take a new key for each new write",
-            ));
-        }
+        self.is_of(&kept.fingerprint)?;
         Ok(Some(kept.answer))
+    }
+
+    /// Whether this is the write with that fingerprint.
+    ///
+    /// # Errors
+    /// 422 where it is another one.
+    pub(crate) fn is_of(&self, fingerprint: &str) -> Result<(), Problem> {
+        if fingerprint == self.fingerprint {
+            return Ok(());
+        }
+        Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "IDEMPOTENCY_KEY_REUSED",
+            "another request has been answered under this Idempotency-Key",
+            "take a new key for each new write",
+        ))
     }
 
     /// Keeps the answer, and drops what is too old or too many.

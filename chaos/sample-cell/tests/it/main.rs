@@ -8,6 +8,8 @@ mod moving;
 mod planted;
 mod serving;
 mod starting;
+#[cfg(not(feature = "planted"))]
+mod tables;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -135,6 +135,7 @@ fn opening(tenants: &Tenants, tenant: &Tenant, follow: &Follow) -> Result<(Reque
         cell: tenants.here.to_string(),
         generation: tenants.generation.get(),
         leg: follow.leg.map_or(wire::Leg::Unspecified, wire::Leg::from).into(),
+        storage: wire::Storage::Embedded.into(),
     });
     let next_chunk = |after: Vec<u8>| Request::NextChunk(wire::NextChunk { after_key: after.into() });
     let next = match &position.frontier {
@@ -151,6 +152,7 @@ fn lost(status: &tonic::Status) -> Ended {
     let reason = status.message().to_owned();
     match code {
         Some("CAPTURE_OVERFLOW") => Ended::Failed(Refusal::new("CAPTURE_OVERFLOW", reason)),
+        Some("STORAGE_DIFFERS") => Ended::Failed(Refusal::new("STORAGE_DIFFERS", reason)),
         Some("CAPTURE_GAP") => Ended::Failed(Refusal::new("CAPTURE_GAP", reason)),
         Some(_) | None => Ended::Lost(format!("{}: {reason}", status.code())),
     }
@@ -190,7 +192,8 @@ async fn receive(
                 apply::heartbeat(tenant, Seq(heartbeat.last_seq));
                 continue;
             }
-            None => continue,
+            // What a cell with tables would send; it refuses the start of this stream already.
+            Some(_) | None => continue,
         };
         match applied {
             Ok(now) => {

@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::HEARTBEAT_MS;
 use crate::capture;
+use crate::driver::Responses;
 use crate::durable::Ticket;
 use crate::record::Role;
 use crate::refusal::Refusal;
@@ -31,12 +32,11 @@ const CHANGES_BYTES: usize = 256 * 1024;
 const QUEUE: usize = 4;
 const OPENING_MAX: Duration = Duration::from_secs(5);
 
-/// What `Follow` answers with.
-pub(crate) type Responses = ReceiverStream<Result<wire::FollowResponse, Status>>;
-
 fn refused(refusal: &Refusal) -> Status {
     let mut status = match refusal.code {
-        "CAPTURE_OVERFLOW" | "CAPTURE_GAP" => Status::failed_precondition(refusal.reason.clone()),
+        "CAPTURE_OVERFLOW" | "CAPTURE_GAP" | "STORAGE_DIFFERS" => {
+            Status::failed_precondition(refusal.reason.clone())
+        }
         _ => Status::unavailable(refusal.reason.clone()),
     };
     status.metadata_mut().insert(CODE_TRAILER, tonic::metadata::MetadataValue::from_static(refusal.code));
@@ -69,6 +69,10 @@ pub(crate) async fn serve(
         return Err(Status::invalid_argument("a stream begins with a start"));
     };
     check_cell(caller.as_ref(), &start.cell)?;
+    if start.storage() != wire::Storage::Embedded {
+        let reason = "this cell keeps tenants in its own store, the other one in PostgreSQL";
+        return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
+    }
     let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
     let tenant = tenants.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (outbox, responses) = mpsc::channel(QUEUE);

@@ -8,5 +8,6 @@ mod deciding;
 mod moving;
 #[cfg(feature = "planted")]
 mod planted;
+mod postgres;
 mod restarting;
 mod strangers;

@@ -7,4 +7,6 @@ mod care;
 mod cli;
 mod demo;
 mod plan;
+#[cfg(not(feature = "planted"))]
+mod postgres;
 mod program;

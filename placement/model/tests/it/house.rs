@@ -162,9 +162,10 @@ const PAGES: [(&str, &str); 15] = [
 ];
 
 /// What is written like a code and is none.
-const NO_CODES: [&str; 22] = [
+const NO_CODES: [&str; 23] = [
     // Environment variables.
     "CARGO_PKG_VERSION",
+    "CELL_DATABASE_URL",
     "CELLCTL_CONFIG",
     "CELLCTL_CONTEXT",
     "CELLCTL_ENDPOINTS",

@@ -1,0 +1,423 @@
+//! The same application on PostgreSQL: shared tables with row-level security.
+//!
+//! ```text
+//! write: BEGIN ─► cellway.enter(tenant, uid, epoch) ─► the answer kept under the same key? ─► rows ─► COMMIT
+//!        ─► in Sync: the copying cell holds it, too ─► answer
+//! read:  BEGIN ─► cellway.look(tenant, uid, epoch) ─► rows ─► COMMIT
+//! ```
+//! Whose rows a transaction sees is set for the transaction alone, so nothing of a tenant stays on a pooled connection.
+
+use bytes::Bytes;
+use cell_agent::{Committed, TenantDatabase};
+use cell_gate::{Application, RequestBody, RequestStamp, ResponseBody};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use serde_json::json;
+use tokio_postgres::NoTls;
+
+use super::answer::{self, Answer};
+use super::documents::Listing;
+use super::idempotency::{Named, Retention};
+use super::route::{self, Name, Page, Route};
+use super::rows::Document;
+use super::write::{Executed, Operation, unknown_document};
+use super::{options, read_body};
+use crate::problem::Problem;
+
+/// Connections of one instance.
+const POOL: usize = 16;
+/// A transaction that has lost to another one is begun again so many times.
+const TRIES: u32 = 5;
+
+/// Why the application cannot use the database.
+#[derive(Debug, thiserror::Error)]
+pub enum TablesError {
+    /// The address makes no sense.
+    #[error("the database's address cannot be read")]
+    Address(#[source] tokio_postgres::Error),
+    /// The tables could not be made.
+    #[error("the application's tables cannot be made")]
+    Tables(#[source] tokio_postgres::Error),
+    /// No connections can be had.
+    #[error("the application has no connections to the database: {0}")]
+    Pool(String),
+}
+
+/// Makes the tables, before the agent looks for them.
+pub(crate) async fn make(url: &str) -> Result<(), TablesError> {
+    run(url, include_str!("tables.sql")).await
+}
+
+/// Tells the tenants' rows apart, once the agent has put there what the policies ask.
+pub(crate) async fn tell_apart(url: &str) -> Result<(), TablesError> {
+    run(url, include_str!("policies.sql")).await
+}
+
+async fn run(url: &str, sql: &str) -> Result<(), TablesError> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(TablesError::Tables)?;
+    let driver = tokio::spawn(connection);
+    // Two instances may come at once.
+    let alone = format!("BEGIN; SELECT pg_advisory_xact_lock(7305437174); {sql} COMMIT");
+    let made = client.batch_execute(&alone).await.map_err(TablesError::Tables);
+    drop(client);
+    let _ended = driver.await;
+    made
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct TableDocuments {
+    data: TenantDatabase,
+    pool: Pool,
+    retention: Retention,
+}
+
+impl TableDocuments {
+    pub(crate) fn new(data: TenantDatabase, url: &str) -> Result<Self, TablesError> {
+        let mut config: tokio_postgres::Config = url.parse().map_err(TablesError::Address)?;
+        // A role that row-level security binds, whoever owns the tables.
+        config.application_name("sample-cell").options("-c role=cellway_documents -c search_path=public");
+        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let pool = Pool::builder(Manager::from_config(config, NoTls, manager))
+            .max_size(POOL)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| TablesError::Pool(error.to_string()))?;
+        Ok(Self { data, pool, retention: Retention::default() })
+    }
+
+    async fn answer(&self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Problem> {
+        let (parts, body) = request.into_parts();
+        let stamp = parts.extensions.get::<RequestStamp>().ok_or_else(|| {
+            let hint = "put the application behind a gate";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "STAMP_ABSENT", "no gate has checked the request", hint)
+        })?;
+        match route::route(&parts.method, parts.uri.path(), parts.uri.query())? {
+            Route::List(page) => self.list(stamp, &page).await,
+            Route::Read(id) => self.read(stamp, &id).await,
+            Route::ReadCounter(name) => self.read_counter(stamp, &name).await,
+            Route::Options(allowed) => Ok(options(allowed)),
+            Route::Create => {
+                let text = read_body(body).await?;
+                self.write(&parts, stamp, &text, Operation::create(text.clone())?).await
+            }
+            Route::Write(id) => {
+                let text = read_body(body).await?;
+                self.write(&parts, stamp, &text, Operation::put(id, text.clone(), &parts.headers)?).await
+            }
+            Route::Delete(id) => self.write(&parts, stamp, b"", Operation::delete(id, &parts.headers)?).await,
+            Route::Increment(name) => {
+                let text = read_body(body).await?;
+                self.write(&parts, stamp, &text, Operation::increment(name, &text)?).await
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        parts: &Parts,
+        stamp: &RequestStamp,
+        body: &[u8],
+        operation: Operation,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let named = Named::from_request(&parts.headers, &parts.method, parts.uri.path(), body)?;
+        let mut tries = TRIES;
+        let executed = loop {
+            tries -= 1;
+            match self.execute(stamp, named.as_ref(), &operation).await {
+                Ok(executed) => break executed,
+                Err(Failed::Again(_)) if tries > 0 => {}
+                Err(Failed::Again(problem) | Failed::Problem(problem)) => return Err(problem),
+            }
+        };
+        match self.data.committed(stamp).await {
+            Committed::Yes => Ok(executed.answer.into_response(executed.again)),
+            Committed::Unknown => Err(unknown("the copying cell has not confirmed the write in time")),
+        }
+    }
+
+    async fn execute(
+        &self,
+        stamp: &RequestStamp,
+        named: Option<&Named>,
+        operation: &Operation,
+    ) -> Result<Executed, Failed> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
+        let enter = transaction.prepare_cached("SELECT cellway.enter($1, $2, $3)").await?;
+        transaction.execute(&enter, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
+        let work = Work { transaction: &transaction, tenant: stamp.tenant.as_str() };
+        if let Some(named) = named
+            && let Some(answer) = work.recall(named).await?
+        {
+            return Ok(Executed { answer, again: true });
+        }
+        let version = work.next_version().await?;
+        let answer = work.apply(operation, version).await?;
+        if let Some(named) = named {
+            work.remember(named, version, &answer, self.retention).await?;
+        }
+        // Without the server's answer nobody knows.
+        transaction.commit().await.map_err(|error| match error.as_db_error() {
+            Some(_) => Failed::from(error),
+            None => Failed::Problem(unknown(&error.to_string())),
+        })?;
+        Ok(Executed { answer, again: false })
+    }
+
+    async fn client(&self) -> Result<deadpool_postgres::Object, Failed> {
+        self.pool.get().await.map_err(|error| failed_at_the_door(&error))
+    }
+
+    async fn read(&self, stamp: &RequestStamp, id: &Name) -> Result<Response<ResponseBody>, Problem> {
+        let found = self.document(stamp, id).await.map_err(Failed::into_problem)?;
+        let document = found.ok_or_else(|| unknown_document(id))?;
+        Ok(answer::json(document.text, Some(document.version)))
+    }
+
+    async fn document(&self, stamp: &RequestStamp, id: &Name) -> Result<Option<Document>, Failed> {
+        let mut client = self.client().await?;
+        let transaction = look(&mut client, stamp).await?;
+        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.document(id).await
+    }
+
+    async fn read_counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Response<ResponseBody>, Problem> {
+        let value = self.counter(stamp, name).await.map_err(Failed::into_problem)?.ok_or_else(|| {
+            Problem::not_found("COUNTER_UNKNOWN", format!("nothing has been counted under {}", name.as_str()))
+        })?;
+        Ok(answer::json(json!({ "value": value }).to_string(), None))
+    }
+
+    async fn counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Option<i64>, Failed> {
+        let mut client = self.client().await?;
+        let transaction = look(&mut client, stamp).await?;
+        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.counter(name).await
+    }
+
+    async fn list(&self, stamp: &RequestStamp, page: &Page) -> Result<Response<ResponseBody>, Problem> {
+        let listed = self.page(stamp, page).await.map_err(Failed::into_problem)?;
+        Ok(answer::json(listed, None))
+    }
+
+    async fn page(&self, stamp: &RequestStamp, page: &Page) -> Result<String, Failed> {
+        let mut client = self.client().await?;
+        let transaction = look(&mut client, stamp).await?;
+        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.page(page).await
+    }
+}
+
+/// Begins a transaction that only reads, at one moment. It ends when it is dropped.
+async fn look<'a>(
+    client: &'a mut deadpool_postgres::Object,
+    stamp: &RequestStamp,
+) -> Result<deadpool_postgres::Transaction<'a>, Failed> {
+    let begun = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
+    let transaction = begun.read_only(true).start().await?;
+    let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
+    let look = transaction.prepare_cached("SELECT cellway.look($1, $2, $3)").await?;
+    transaction.execute(&look, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
+    Ok(transaction)
+}
+
+impl Application for TableDocuments {
+    async fn call(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
+        match self.answer(request).await {
+            Ok(response) => response,
+            Err(problem) => problem.into_response(),
+        }
+    }
+}
+
+/// What went wrong, and whether it may go better.
+enum Failed {
+    /// Another transaction was in the way.
+    Again(Problem),
+    Problem(Problem),
+}
+
+impl Failed {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::Again(problem) | Self::Problem(problem) => problem,
+        }
+    }
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+fn unknown(reason: &str) -> Problem {
+    Problem::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "OUTCOME_UNKNOWN",
+        format!("the write may or may not last: {reason}"),
+        "read before you write again, or send it again under the same Idempotency-Key",
+    )
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Problem {
+    tracing::error!(error, "the database failed");
+    let hint = "nothing was written: look at the cell's log and try again";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "STORE_FAILED", error.to_string(), hint)
+}
+
+fn failed_at_the_door(error: &deadpool_postgres::PoolError) -> Failed {
+    Failed::Problem(failed(error))
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(said) = error.as_db_error() else { return Self::Problem(failed(&error)) };
+        match said.code().code() {
+            // Cellway's own: refused because of the owner, so nothing was executed.
+            code if code.starts_with("CW00") => {
+                let code = said.message().split(':').next().unwrap_or_default();
+                Self::Problem(Problem::refused(code))
+            }
+            "40001" | "40P01" => Self::Again(failed(&error)),
+            _ => Self::Problem(failed(&error)),
+        }
+    }
+}
+
+/// A transaction that has entered.
+struct Work<'a> {
+    transaction: &'a deadpool_postgres::Transaction<'a>,
+    tenant: &'a str,
+}
+
+impl Work<'_> {
+    async fn document(&self, id: &Name) -> Result<Option<Document>, Failed> {
+        let sql = "SELECT version, body FROM documents WHERE tenant_id = $1 AND id = $2";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let row = self.transaction.query_opt(&statement, &[&self.tenant, &id.as_str()]).await?;
+        Ok(row.map(|row| Document {
+            version: row.get::<_, i64>(0).cast_unsigned(),
+            text: Bytes::from(row.get::<_, String>(1)),
+        }))
+    }
+
+    async fn counter(&self, name: &Name) -> Result<Option<i64>, Failed> {
+        let sql = "SELECT value FROM counters WHERE tenant_id = $1 AND name = $2";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let row = self.transaction.query_opt(&statement, &[&self.tenant, &name.as_str()]).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    async fn page(&self, page: &Page) -> Result<String, Failed> {
+        let sql = "SELECT id, version, body FROM documents WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let after = page.after.as_ref().map_or("", Name::as_str);
+        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX).saturating_add(1);
+        let mut listing = Listing::new();
+        for row in self.transaction.query(&statement, &[&self.tenant, &after, &limit]).await? {
+            if listing.is_full(page) {
+                return Ok(listing.finish(true));
+            }
+            let text = Bytes::from(row.get::<_, String>(2));
+            let document = Document { version: row.get::<_, i64>(1).cast_unsigned(), text };
+            listing.add_document(row.get(0), &document, page.values)?;
+        }
+        Ok(listing.finish(false))
+    }
+
+    /// One more for each write of the tenant. Whoever has it is alone until its transaction ends.
+    async fn next_version(&self) -> Result<u64, Failed> {
+        let sql = "INSERT INTO tallies VALUES ($1, 1) \
+                   ON CONFLICT (tenant_id) DO UPDATE SET version = tallies.version + 1 RETURNING version";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let row = self.transaction.query_one(&statement, &[&self.tenant]).await?;
+        Ok(row.get::<_, i64>(0).cast_unsigned())
+    }
+
+    async fn recall(&self, named: &Named) -> Result<Option<Answer>, Failed> {
+        let sql = "SELECT fingerprint, answer FROM answers WHERE tenant_id = $1 AND key = $2";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let Some(row) = self.transaction.query_opt(&statement, &[&self.tenant, &named.key]).await? else {
+            return Ok(None);
+        };
+        named.is_of(row.get(0))?;
+        let answer = serde_json::from_str(row.get(1)).map_err(|_| Problem::damaged("answer"))?;
+        Ok(Some(answer))
+    }
+
+    async fn remember(
+        &self,
+        named: &Named,
+        version: u64,
+        answer: &Answer,
+        retention: Retention,
+    ) -> Result<(), Failed> {
+        let kept = serde_json::to_string(answer).map_err(|_| Problem::damaged("answer"))?;
+        let sql = "INSERT INTO answers (tenant_id, key, fingerprint, version, answer) VALUES ($1, $2, $3, $4, $5)";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let number = version.cast_signed();
+        self.transaction
+            .execute(&statement, &[&self.tenant, &named.key, &named.fingerprint, &number, &kept])
+            .await?;
+        let sql = "DELETE FROM answers WHERE tenant_id = $1 AND key IN (SELECT key FROM answers \
+                   WHERE tenant_id = $1 AND (version <= $2 OR made_at < now() - $3 * interval '1 ms') \
+                   ORDER BY version LIMIT 2)";
+        let oldest = version.saturating_sub(retention.answers).cast_signed();
+        let age = f64::from(u32::try_from(retention.age_ms).unwrap_or(u32::MAX));
+        let statement = self.transaction.prepare_cached(sql).await?;
+        self.transaction.execute(&statement, &[&self.tenant, &oldest, &age]).await?;
+        Ok(())
+    }
+
+    async fn apply(&self, operation: &Operation, version: u64) -> Result<Answer, Failed> {
+        match operation {
+            Operation::Create { id, text } => {
+                let created = self.put(id, text, version, &super::condition::Condition::Absent).await?;
+                Ok(created.at(format!("/docs/{}", id.as_str())))
+            }
+            Operation::Put { id, text, condition } => self.put(id, text, version, condition).await,
+            Operation::Delete { id, condition } => {
+                let found = self.document(id).await?;
+                condition.check(found.as_ref().map(|document| document.version))?;
+                if found.is_none() {
+                    return Err(unknown_document(id).into());
+                }
+                let sql = "DELETE FROM documents WHERE tenant_id = $1 AND id = $2";
+                self.transaction.execute(sql, &[&self.tenant, &id.as_str()]).await?;
+                Ok(Answer::new(StatusCode::NO_CONTENT))
+            }
+            Operation::Increment { name, by } => {
+                let value = self.counter(name).await?.unwrap_or_default();
+                let value = value.checked_add(*by).ok_or_else(|| {
+                    let detail = format!("{value} and {by} do not fit into 64 bits");
+                    Problem::new(StatusCode::CONFLICT, "COUNTER_OVERFLOW", detail, "use another counter")
+                })?;
+                let sql = "INSERT INTO counters VALUES ($1, $2, $3) \
+                           ON CONFLICT (tenant_id, name) DO UPDATE SET value = excluded.value";
+                let statement = self.transaction.prepare_cached(sql).await?;
+                self.transaction.execute(&statement, &[&self.tenant, &name.as_str(), &value]).await?;
+                Ok(Answer::new(StatusCode::OK).with_body(&json!({ "value": value })))
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        id: &Name,
+        text: &Bytes,
+        version: u64,
+        condition: &super::condition::Condition,
+    ) -> Result<Answer, Failed> {
+        let found = self.document(id).await?;
+        condition.check(found.as_ref().map(|document| document.version))?;
+        let text = std::str::from_utf8(text).map_err(|_| Problem::damaged("document"))?;
+        let sql = "INSERT INTO documents VALUES ($1, $2, $3, $4) ON CONFLICT (tenant_id, id) \
+                   DO UPDATE SET version = excluded.version, body = excluded.body";
+        let statement = self.transaction.prepare_cached(sql).await?;
+        let number = version.cast_signed();
+        self.transaction.execute(&statement, &[&self.tenant, &id.as_str(), &number, &text]).await?;
+        let status = if found.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+        Ok(Answer::new(status).with_version(version).with_body(&json!({ "id": id.as_str(), "version": version })))
+    }
+}

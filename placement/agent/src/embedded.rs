@@ -1,0 +1,97 @@
+//! The embedded driver: tenants' rows in the agent's own store.
+
+use std::sync::Arc;
+
+use cell_model::{Lineage, Seq, TenantId, Term};
+use cell_protos::v1 as wire;
+use cell_protos::v1::step_request::Step;
+use cell_protos::v1::step_response::Result as Answer;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status, Streaming};
+
+use crate::capture::digest_to_wire;
+use crate::driver::{Driver, Granted, Responses, Sender, Surroundings};
+use crate::error::AgentError;
+use crate::refusal::Refusal;
+use crate::tenant::Tenant;
+use crate::tenants::Tenants;
+use crate::{follow, steps};
+
+impl Driver for Tenants {
+    fn surroundings(&self) -> &Surroundings {
+        self
+    }
+
+    fn resume(self: Arc<Self>) {
+        for tenant in self.all() {
+            follow::ensure(&self, &tenant);
+            let emptying = tenant.lock().control().is_some_and(|control| control.emptying);
+            if emptying {
+                let tenants = Arc::clone(&self);
+                self.tasks.spawn(async move {
+                    if let Err(refusal) = steps::empty(&tenants, &tenant).await {
+                        tracing::warn!(tenant = %tenant.id, %refusal, "what is left of a copy could not be deleted");
+                    }
+                });
+            }
+        }
+    }
+
+    fn sustain(self: Arc<Self>, stop: CancellationToken) -> BoxFuture<'static, Result<(), AgentError>> {
+        Box::pin(async move { Ok(self.durable.run(stop).await?) })
+    }
+
+    fn take_term(&self, lineage: Lineage, term: Term) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.remember_term(lineage, term))
+    }
+
+    fn step(
+        self: Arc<Self>,
+        sender: Sender,
+        tenant: TenantId,
+        step: Step,
+    ) -> BoxFuture<'static, Result<Answer, Refusal>> {
+        Box::pin(async move { steps::run(&self, sender, &tenant, step).await })
+    }
+
+    fn follow(
+        self: Arc<Self>,
+        request: Request<Streaming<wire::FollowRequest>>,
+    ) -> BoxFuture<'static, Result<Responses, Status>> {
+        Box::pin(async move { follow::serve(&self, request).await })
+    }
+
+    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+        let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
+        Box::pin(async move { tenants.iter().filter_map(|tenant| storage(tenant)).collect() })
+    }
+
+    fn granted(&self, tenant: &TenantId) -> Option<Granted> {
+        let tenant = self.get(tenant)?;
+        let core = tenant.lock();
+        let control = core.control()?;
+        Some(Granted { uid: control.uid, epoch: control.epoch, mapping: control.mapping.clone() })
+    }
+}
+
+fn storage(tenant: &Tenant) -> Option<wire::TenantStorage> {
+    let core = tenant.lock();
+    let control = core.control()?;
+    let position = core.position().cloned().unwrap_or_default();
+    let captured = match &control.capture {
+        Some(capture) => position.seq.get() - capture.from.max(position.trimmed).min(position.seq).get(),
+        None => 0,
+    };
+    let applied_seq = control.follow.as_ref().map_or(Seq(0), |_| position.seq).get();
+    Some(wire::TenantStorage {
+        tenant: tenant.id.to_string(),
+        uid: control.uid.get(),
+        rows: position.digest.rows,
+        bytes: position.bytes,
+        last_seq: position.seq.get(),
+        applied_seq,
+        digest: Some(digest_to_wire(position.digest)),
+        captured,
+    })
+}

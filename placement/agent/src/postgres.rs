@@ -1,0 +1,46 @@
+//! The PostgreSQL driver: tenants' rows in tables that many tenants share, told apart by a column.
+//!
+//! ```text
+//! application ── cellway.enter(tenant, uid, epoch) ──┐  shared advisory lock, then the grant, in a later statement
+//! psql, cron ─── trigger cellway_guard ──────────────┤  the same for whoever does not call it
+//!                                                    ▼
+//!                     tables ──► write-ahead log ──► replication (one slot for all moves) ──► captures, by tenant
+//!                       ▲                                                                        │
+//!   hold: exclusive lock, S*, fence in the same session      feed ◄── backfill (snapshots) ──────┤
+//!                                                             │ chunks, changes, cuts            ▼
+//!   other cell:  tables ◄── applier ◄── follower ◄────────────┘                     digest, at a cut
+//! ```
+//! * `install` puts the schema `cellway` into the database: grants, controls, the two functions and the trigger.
+//! * `catalogue` finds the tenant tables, `check` says which of them cannot be moved, why, and what mends it.
+//! * A sequence number is the position in the write-ahead log where a transaction's commit ends: commit order.
+//! * `backfill` reads rows under a snapshot; a captured change is left out of what follows only if that snapshot has
+//!   seen its transaction. Positions in the log are no measure for that: a commit is in the log before it is visible.
+//! * The order of steps, and what they make of a tenant, are those of the embedded driver ([`crate::transition`]).
+
+mod applier;
+mod backfill;
+mod captures;
+mod catalogue;
+mod cell;
+mod check;
+mod connect;
+mod data;
+mod digest;
+mod fault;
+mod feed;
+mod follower;
+mod install;
+mod options;
+mod records;
+mod replication;
+mod seal;
+mod snapshot;
+mod sql;
+mod steps;
+mod tenant;
+mod wal;
+
+pub(crate) use cell::Cell;
+pub use data::{Committed, TenantDatabase};
+pub use fault::Fault;
+pub use options::DatabaseOptions;

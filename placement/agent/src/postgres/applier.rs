@@ -1,0 +1,439 @@
+//! Writes into the copy: each message of the change stream is one transaction, with the position after it.
+//!
+//! Triggers and foreign keys are silent in its session, as in a replica's: the source has checked them. Rows beyond
+//! the frontier are not there, so an update or deletion of one touches nothing; only an insert, and an update that
+//! moves a key, must ask on which side of the frontier they lie, and the database itself compares the keys.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cell_model::{MoveId, Seq, TenantId};
+use cell_protos::v1 as wire;
+use cell_protos::v1::table_value::Value;
+use futures::SinkExt as _;
+use futures::future::try_join_all;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement, Transaction};
+
+use super::backfill::{compare, copied_list};
+use super::catalogue::{Catalogue, Column, Table};
+use super::connect::Database;
+use super::fault::Fault;
+use super::records::{Copied, Reach, from_db, to_db};
+use super::sql::{Text, ident};
+use crate::record::Record as _;
+use crate::refusal::Refusal;
+
+/// Statements under way at once.
+const PIPELINE: usize = 24;
+/// Statements that are kept prepared.
+const STATEMENTS_MAX: usize = 500;
+
+/// See the module.
+pub(crate) struct Applier {
+    client: Client,
+    tenant: TenantId,
+    move_id: MoveId,
+    catalogue: Arc<Catalogue>,
+    statements: HashMap<String, Statement>,
+    pub(crate) copied: Copied,
+}
+
+/// Why something was not applied.
+#[derive(Debug)]
+pub(crate) enum NotApplied {
+    /// It may be, later.
+    Later(Fault),
+    /// It cannot be.
+    Never(Refusal),
+}
+
+impl From<Fault> for NotApplied {
+    fn from(fault: Fault) -> Self {
+        if fault.may_pass() {
+            return Self::Later(fault);
+        }
+        Self::Never(Refusal::new(
+            "APPLY_FAILED",
+            format!("the copying cell's database refused a change: {}", fault.reason),
+        ))
+    }
+}
+
+impl From<tokio_postgres::Error> for NotApplied {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+fn diverged(table: &Table, rows: u64) -> NotApplied {
+    let reason = format!("a change of one row of {} has met {rows} rows in the copy", table.name);
+    NotApplied::Never(Refusal::new("COPY_DIVERGED", reason))
+}
+
+fn unreadable() -> NotApplied {
+    NotApplied::Never(Refusal::new("STREAM_BROKEN", "a change names a table or a column that is not there"))
+}
+
+/// A session that writes as a replica does.
+pub(crate) async fn session(database: &Database) -> Result<Client, Fault> {
+    let client = database.session().await?;
+    client.batch_execute("SET session_replication_role = replica").await?;
+    Ok(client)
+}
+
+fn value(value: &wire::TableValue) -> Text<'_> {
+    Text(match &value.value {
+        Some(Value::Text(text)) => Some(text),
+        Some(Value::Unchanged(_) | Value::Null(_)) | None => None,
+    })
+}
+
+fn is_unchanged(value: &wire::TableValue) -> bool {
+    matches!(value.value, Some(Value::Unchanged(_)))
+}
+
+/// A statement with its values.
+struct Prepared<'a> {
+    statement: Statement,
+    values: Vec<Text<'a>>,
+    table: &'a Table,
+    /// It must touch exactly one row.
+    exact: bool,
+}
+
+impl Applier {
+    pub(crate) async fn open(
+        database: &Database,
+        catalogue: Arc<Catalogue>,
+        tenant: TenantId,
+        move_id: MoveId,
+        copied: Copied,
+    ) -> Result<Self, Fault> {
+        let client = session(database).await?;
+        Ok(Self { client, tenant, move_id, catalogue, statements: HashMap::new(), copied })
+    }
+
+    /// Applies whole transactions in order; those that are already here are passed over.
+    pub(crate) async fn changes(
+        &mut self,
+        transactions: &[wire::TableTransaction],
+        until: Seq,
+    ) -> Result<(), NotApplied> {
+        let after = Copied { applied: until.max(self.copied.applied), reach: self.copied.reach.clone() };
+        if after == self.copied {
+            return Ok(());
+        }
+        self.write(&[], transactions, &[], after).await
+    }
+
+    /// Loads a chunk into its virgin range, with the transactions before and after its snapshot.
+    pub(crate) async fn chunk(&mut self, chunk: &wire::TableChunk) -> Result<(), NotApplied> {
+        let reach = Reach::decode(&chunk.last_key).map_err(|_| unreadable())?;
+        let after = Copied { applied: Seq(chunk.seq), reach };
+        self.write(&chunk.rows, &chunk.visible, &chunk.later, after).await
+    }
+
+    async fn write(
+        &mut self,
+        rows: &[wire::TableRows],
+        before: &[wire::TableTransaction],
+        later: &[wire::TableTransaction],
+        after: Copied,
+    ) -> Result<(), NotApplied> {
+        let applied = self.copied.applied;
+        let new = |transactions: &'_ [wire::TableTransaction]| -> Vec<wire::TableMutation> {
+            let new = transactions.iter().filter(|transaction| Seq(transaction.seq) > applied);
+            new.flat_map(|transaction| transaction.mutations.iter().cloned()).collect()
+        };
+        let (before, later) = (new(before), new(later));
+        self.prepare(&before, &self.copied.reach.clone()).await?;
+        self.prepare(&later, &after.reach).await?;
+        let tenant = self.tenant.clone();
+        let transaction = self.client.transaction().await?;
+        expect(&transaction, &tenant, &self.copied, self.move_id).await?;
+        let work = Work { transaction: &transaction, catalogue: &self.catalogue, statements: &self.statements };
+        work.mutate(&before, &self.copied.reach).await?;
+        for rows in rows {
+            work.load(rows).await?;
+        }
+        work.mutate(&later, &after.reach).await?;
+        transaction
+            .execute(
+                "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1",
+                &[&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode()],
+            )
+            .await?;
+        transaction.commit().await?;
+        self.copied = after;
+        Ok(())
+    }
+
+    /// Prepares whatever these mutations need, outside the transaction.
+    async fn prepare(&mut self, mutations: &[wire::TableMutation], reach: &Reach) -> Result<(), NotApplied> {
+        if self.statements.len() > STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        for mutation in mutations {
+            let table = self.catalogue.table(mutation.table).ok_or_else(unreadable)?;
+            for sql in statements(&self.catalogue, table, mutation, reach).into_iter().flatten() {
+                if !self.statements.contains_key(&sql) {
+                    let statement = self.client.prepare(&sql).await?;
+                    self.statements.insert(sql, statement);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The copy is as this task believes, and still wanted: another task, or another agent, may have gone on.
+async fn expect(
+    transaction: &Transaction<'_>,
+    tenant: &TenantId,
+    copied: &Copied,
+    move_id: MoveId,
+) -> Result<(), NotApplied> {
+    let sql = "SELECT p.applied, p.frontier, g.role FROM cellway.copies p JOIN cellway.grants g USING (tenant) \
+               WHERE p.tenant = $1 FOR UPDATE OF p FOR SHARE OF g";
+    let row = transaction.query_opt(sql, &[&tenant.as_str()]).await?;
+    let as_believed = row.is_some_and(|row| {
+        let role: &str = row.get(2);
+        Seq(from_db(row.get(0))) == copied.applied
+            && row.get::<_, &[u8]>(1) == copied.reach.encode()
+            && matches!(role, "importing" | "redirect")
+    });
+    if as_believed {
+        return Ok(());
+    }
+    Err(NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was"))))
+}
+
+fn condition(columns: &[String], table: &Table, first: usize) -> String {
+    let one =
+        |(place, name): (usize, &String)| format!("{} = ${}::{}", ident(name), first + place, table.type_of(name));
+    columns.iter().enumerate().map(one).collect::<Vec<_>>().join(" AND ")
+}
+
+/// `INSERT … SELECT $1::int, … WHERE ROW(key) <= ROW(frontier)`.
+fn insert_sql(catalogue: &Catalogue, table: &Table, reach: &Reach, place: u32) -> Option<String> {
+    let columns: Vec<_> = table.copied().collect();
+    let values: Vec<String> =
+        columns.iter().enumerate().map(|(at, column)| format!("${}::{}", at + 1, column.type_name)).collect();
+    let mut sql = format!(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {}",
+        catalogue.qualified(table),
+        copied_list(table),
+        values.join(", ")
+    );
+    match side(reach, place) {
+        Side::Whole => {}
+        Side::Nothing => return None,
+        Side::Part => {
+            // The frontier is a constant of the statement: it stands still while a chunk is on its way.
+            let keys = table.key_places();
+            let in_order_of = |key: &usize| {
+                let column = columns[*key];
+                let order = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+                format!("${}::{}{order}", key + 1, column.type_name)
+            };
+            let names: Vec<String> = keys.iter().map(in_order_of).collect();
+            let bound = compare(table, "<=", &reach.key).replacen(
+                &format!("ROW({})", table.key_list()),
+                &format!("ROW({})", names.join(", ")),
+                1,
+            );
+            sql = format!("{sql} WHERE {bound}");
+        }
+    }
+    Some(sql)
+}
+
+/// How much of a table lies before the frontier.
+#[derive(PartialEq, Eq)]
+enum Side {
+    Whole,
+    Part,
+    Nothing,
+}
+
+fn side(reach: &Reach, table: u32) -> Side {
+    if reach.done || table < reach.table {
+        Side::Whole
+    } else if table == reach.table && !reach.key.is_empty() {
+        Side::Part
+    } else {
+        Side::Nothing
+    }
+}
+
+/// The columns that an update sets, with their values.
+fn updated<'a>(
+    table: &'a Table,
+    new_row: &'a [wire::TableValue],
+) -> impl Iterator<Item = (&'a Column, &'a wire::TableValue)> {
+    table.copied().zip(new_row).filter(|(column, value)| !column.always && !is_unchanged(value))
+}
+
+fn update_sql(catalogue: &Catalogue, table: &Table, new_row: &[wire::TableValue]) -> String {
+    let set = |(place, (column, _)): (usize, (&Column, _))| {
+        format!("{} = ${}::{}", ident(&column.name), place + 1, column.type_name)
+    };
+    let mut sets: Vec<String> = updated(table, new_row).enumerate().map(set).collect();
+    let found = condition(&table.key, table, sets.len() + 1);
+    if sets.is_empty() {
+        let tenant = ident(&catalogue.tenant_column);
+        sets.push(format!("{tenant} = {tenant}"));
+    }
+    format!("UPDATE {} SET {} WHERE {found}", catalogue.qualified(table), sets.join(", "))
+}
+
+fn delete_sql(catalogue: &Catalogue, table: &Table) -> String {
+    format!("DELETE FROM {} WHERE {}", catalogue.qualified(table), condition(&table.key, table, 1))
+}
+
+/// Whether an update gives its row another key.
+fn moves_key(table: &Table, mutation: &wire::TableMutation) -> bool {
+    let new = table.key_places().into_iter().map(|place| mutation.new_row.get(place));
+    new.zip(&mutation.old_key).any(|(new, old)| new.is_some_and(|new| !is_unchanged(new) && new != old))
+}
+
+/// The statements that a mutation may need: what is to be done, and, where a key moves across the frontier, the
+/// deletion and the insert that take its place.
+fn statements(
+    catalogue: &Catalogue,
+    table: &Table,
+    mutation: &wire::TableMutation,
+    reach: &Reach,
+) -> [Option<String>; 3] {
+    let insert = || insert_sql(catalogue, table, reach, mutation.table);
+    match (mutation.old_key.is_empty(), mutation.new_row.is_empty()) {
+        (true, _) => [insert(), None, None],
+        (false, true) => [Some(delete_sql(catalogue, table)), None, None],
+        (false, false) if side(reach, mutation.table) == Side::Part && moves_key(table, mutation) => {
+            [None, Some(delete_sql(catalogue, table)), insert()]
+        }
+        (false, false) => [Some(update_sql(catalogue, table, &mutation.new_row)), None, None],
+    }
+}
+
+/// One transaction's work.
+struct Work<'a> {
+    transaction: &'a Transaction<'a>,
+    catalogue: &'a Catalogue,
+    statements: &'a HashMap<String, Statement>,
+}
+
+impl<'a> Work<'a> {
+    async fn load(&self, rows: &wire::TableRows) -> Result<(), NotApplied> {
+        let table = self.catalogue.table(rows.table).ok_or_else(unreadable)?;
+        let sql =
+            format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.catalogue.qualified(table), copied_list(table));
+        let mut sink = pin!(self.transaction.copy_in::<_, Bytes>(&sql).await?);
+        sink.send(rows.copy.clone()).await?;
+        let loaded = sink.finish().await?;
+        if loaded == rows.rows { Ok(()) } else { Err(diverged(table, loaded)) }
+    }
+
+    /// In the source's order, many under way at once: the server runs them one after another.
+    async fn mutate(&self, mutations: &[wire::TableMutation], reach: &Reach) -> Result<(), NotApplied> {
+        for some in mutations.chunks(PIPELINE) {
+            let mut ready: Vec<Prepared<'_>> = Vec::with_capacity(some.len());
+            for mutation in some {
+                let table = self.catalogue.table(mutation.table).ok_or_else(unreadable)?;
+                if side(reach, mutation.table) == Side::Nothing {
+                    continue;
+                }
+                if side(reach, mutation.table) == Side::Part
+                    && !mutation.old_key.is_empty()
+                    && !mutation.new_row.is_empty()
+                    && moves_key(table, mutation)
+                {
+                    self.run(std::mem::take(&mut ready)).await?;
+                    self.move_key(table, mutation, reach).await?;
+                    continue;
+                }
+                if let Some(prepared) = self.prepared(table, mutation, reach)? {
+                    ready.push(prepared);
+                }
+            }
+            self.run(ready).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, ready: Vec<Prepared<'_>>) -> Result<(), NotApplied> {
+        let all = ready.into_iter().map(|prepared| self.one(prepared));
+        try_join_all(all).await?;
+        Ok(())
+    }
+
+    async fn one(&self, prepared: Prepared<'_>) -> Result<u64, NotApplied> {
+        let values: Vec<&(dyn ToSql + Sync)> = prepared.values.iter().map(|value| value as _).collect();
+        let rows = self.transaction.execute(&prepared.statement, &values).await?;
+        if prepared.exact && rows != 1 { Err(diverged(prepared.table, rows)) } else { Ok(rows) }
+    }
+
+    fn statement(&self, sql: &str) -> Result<Statement, NotApplied> {
+        self.statements.get(sql).cloned().ok_or_else(unreadable)
+    }
+
+    fn prepared<'m>(
+        &'m self,
+        table: &'m Table,
+        mutation: &'m wire::TableMutation,
+        reach: &Reach,
+    ) -> Result<Option<Prepared<'m>>, NotApplied> {
+        let [sql, _, _] = statements(self.catalogue, table, mutation, reach);
+        let Some(sql) = sql else { return Ok(None) };
+        let statement = self.statement(&sql)?;
+        let values: Vec<Text<'_>> = match (mutation.old_key.is_empty(), mutation.new_row.is_empty()) {
+            (true, _) => mutation.new_row.iter().map(value).collect(),
+            (false, true) => mutation.old_key.iter().map(value).collect(),
+            (false, false) => {
+                let changed = updated(table, &mutation.new_row).map(|(_, changed)| value(changed));
+                changed.chain(mutation.old_key.iter().map(value)).collect()
+            }
+        };
+        // Beyond the frontier there is nothing to touch yet.
+        let exact = side(reach, mutation.table) == Side::Whole;
+        Ok(Some(Prepared { statement, values, table, exact }))
+    }
+
+    /// An update that gives a row of a half-copied table another key: the row may come over the frontier, or go.
+    async fn move_key(
+        &self,
+        table: &Table,
+        mutation: &wire::TableMutation,
+        reach: &Reach,
+    ) -> Result<(), NotApplied> {
+        let [_, Some(delete), Some(insert)] = statements(self.catalogue, table, mutation, reach) else {
+            return Err(unreadable());
+        };
+        if mutation.new_row.iter().any(is_unchanged) {
+            let reason = format!(
+                "a row of {} was given another key while it was copied, and its large values were not logged: move \
+                 again",
+                table.name
+            );
+            return Err(NotApplied::Never(Refusal::new("KEY_MOVED", reason)));
+        }
+        let old = Prepared {
+            statement: self.statement(&delete)?,
+            values: mutation.old_key.iter().map(value).collect(),
+            table,
+            exact: false,
+        };
+        self.one(old).await?;
+        let new = Prepared {
+            statement: self.statement(&insert)?,
+            values: mutation.new_row.iter().map(value).collect(),
+            table,
+            exact: false,
+        };
+        self.one(new).await?;
+        Ok(())
+    }
+}

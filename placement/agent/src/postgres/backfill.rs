@@ -1,0 +1,127 @@
+//! Reads chunks of a tenant's tables, in the order of their primary keys, each under a snapshot of its own.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use cell_model::TenantId;
+use cell_protos::v1 as wire;
+use futures::TryStreamExt as _;
+use tokio_postgres::Client;
+
+use super::catalogue::{Catalogue, Table};
+use super::fault::Fault;
+use super::records::Reach;
+use super::snapshot::Snapshot;
+use super::sql::{ident, literal};
+
+/// Rows of a chunk before anything is known of their size.
+const ROWS_FIRST: u64 = 256;
+const ROWS_MAX: u64 = 50_000;
+
+/// A chunk as the snapshot saw it.
+pub(crate) struct Chunk {
+    pub(crate) rows: Vec<wire::TableRows>,
+    pub(crate) reach: Reach,
+}
+
+/// `SELECT` of the columns that are copied.
+pub(crate) fn copied_list(table: &Table) -> String {
+    table.copied().map(|column| ident(&column.name)).collect::<Vec<_>>().join(", ")
+}
+
+/// `ROW("a", "b") > ROW('x'::text, '1'::bigint)`.
+pub(crate) fn compare(table: &Table, operator: &str, key: &[String]) -> String {
+    let typed = |(name, value): (&String, &String)| format!("{}::{}", literal(value), table.type_of(name));
+    let values: Vec<String> = table.key.iter().zip(key).map(typed).collect();
+    format!("ROW({}) {operator} ROW({})", table.key_list(), values.join(", "))
+}
+
+/// Begins a transaction whose every read is of one moment, and says which.
+pub(crate) async fn begin(client: &Client) -> Result<Snapshot, Fault> {
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+    let text: String = client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
+    Snapshot::parse(&text).ok_or_else(|| Fault::new("DATABASE_FAILED", format!("{text} is no snapshot")))
+}
+
+/// Reads on from `reach` in the transaction that [`begin`] has begun, about `bytes` of rows.
+pub(crate) async fn read(
+    client: &Client,
+    catalogue: &Catalogue,
+    tenant: &TenantId,
+    reach: &Reach,
+    bytes: u64,
+) -> Result<Chunk, Fault> {
+    let (mut rows, mut reach) = (Vec::new(), reach.clone());
+    let (mut read, mut wanted) = (0, ROWS_FIRST);
+    while let Some(table) = catalogue.table(reach.table).filter(|_| !reach.done) {
+        let ends_at = boundary(client, catalogue, tenant, (table, &reach.key), wanted).await?;
+        let (copy, count) = copy_out(client, catalogue, tenant, table, &reach.key, ends_at.as_deref()).await?;
+        read += copy.len() as u64;
+        if count > 0 {
+            let average = (copy.len() as u64 / count).max(1);
+            wanted = (bytes.saturating_sub(read) / average).clamp(16, ROWS_MAX);
+            rows.push(wire::TableRows { table: reach.table, copy, rows: count });
+        }
+        reach = match ends_at {
+            Some(key) => Reach { key, ..reach },
+            None => Reach { table: reach.table + 1, key: Vec::new(), done: false },
+        };
+        if read >= bytes {
+            break;
+        }
+    }
+    reach.done = catalogue.table(reach.table).is_none();
+    Ok(Chunk { rows, reach })
+}
+
+/// The key of the `count`th row after `after`; none where fewer are left.
+async fn boundary(
+    client: &Client,
+    catalogue: &Catalogue,
+    tenant: &TenantId,
+    (table, after): (&Table, &[String]),
+    count: u64,
+) -> Result<Option<Vec<String>>, Fault> {
+    let as_text = |name: &String| format!("{}::text", ident(name));
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {}{} ORDER BY {} OFFSET {} LIMIT 1",
+        table.key.iter().map(as_text).collect::<Vec<_>>().join(", "),
+        catalogue.qualified(table),
+        catalogue.of_tenant(table, tenant.as_str()),
+        if after.is_empty() { String::new() } else { format!(" AND {}", compare(table, ">", after)) },
+        table.key_list(),
+        count.saturating_sub(1),
+    );
+    let row = client.query_opt(&sql, &[]).await?;
+    Ok(row.map(|row| (0..row.len()).map(|place| row.get(place)).collect()))
+}
+
+async fn copy_out(
+    client: &Client,
+    catalogue: &Catalogue,
+    tenant: &TenantId,
+    table: &Table,
+    after: &[String],
+    until: Option<&[String]>,
+) -> Result<(Bytes, u64), Fault> {
+    let mut condition = catalogue.of_tenant(table, tenant.as_str());
+    if !after.is_empty() {
+        condition = format!("{condition} AND {}", compare(table, ">", after));
+    }
+    if let Some(until) = until {
+        condition = format!("{condition} AND {}", compare(table, "<=", until));
+    }
+    let sql = format!(
+        "COPY (SELECT {} FROM {} WHERE {condition}) TO STDOUT (FORMAT binary)",
+        copied_list(table),
+        catalogue.qualified(table),
+    );
+    let mut stream = pin!(client.copy_out(&sql).await?);
+    let (mut copy, mut messages) = (BytesMut::new(), 0_u64);
+    while let Some(data) = stream.try_next().await? {
+        copy.extend_from_slice(&data);
+        messages += 1;
+    }
+    // The header comes with the first row, the end in a message of its own.
+    Ok((copy.freeze(), messages.saturating_sub(1)))
+}

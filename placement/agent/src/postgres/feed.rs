@@ -1,0 +1,416 @@
+//! The owner's side of the change stream: what is sent, in which order, and what a snapshot decides.
+//!
+//! ```text
+//! chunk:  send what is captured ─► snapshot that has seen all that was ever sent ─► read rows ─► barrier
+//!         ─► of what was captured meanwhile: seen by the snapshot | not seen, one message with the rows
+//! cut:    the same, but the seen ones must come before the others: then the snapshot is the state at a position
+//! ```
+//! The follower drops changes of rows that it does not have yet. That is right only if the snapshot that will bring
+//! those rows has seen them, which is why a snapshot waits for everything that was sent (`unsettled`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_model::{Attempt, MoveId, Seq, TenantId, Uid};
+use cell_protos::v1 as wire;
+use cell_protos::v1::follow_request::Request;
+use cell_protos::v1::follow_response::Response;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::backfill;
+use super::captures::Captured;
+use super::cell::Cell;
+use super::records::Reach;
+use super::seal;
+use super::snapshot::Snapshot;
+use super::tenant::{Core, Tenant};
+use crate::driver::Responses;
+use crate::follow::HEARTBEAT_MS;
+use crate::record::{Record, Role};
+use crate::refusal::Refusal;
+
+/// Bytes of one message with changes; a larger transaction goes alone.
+const CHANGES_BYTES: u64 = 256 * 1024;
+const QUEUE: usize = 4;
+const OPENING_MAX: Duration = Duration::from_secs(5);
+/// A follower that takes nothing for so long is gone.
+const SEND_MAX: Duration = Duration::from_secs(10);
+/// How long a snapshot waits for what was sent to become visible.
+const SETTLE_MAX: Duration = Duration::from_secs(4);
+/// Transactions that may not be visible yet are looked at again once there are so many.
+const UNSETTLED: usize = 1_000;
+
+/// See the module.
+pub(crate) struct Feed {
+    pub(crate) number: u64,
+    pub(crate) move_id: MoveId,
+    /// Everything up to here has been sent.
+    cursor: Seq,
+    /// Sent, and perhaps not visible to a snapshot taken now.
+    unsettled: Vec<u32>,
+    /// Whether what was sent before this stream is visible for sure.
+    drained: bool,
+    reader: Option<Client>,
+    outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
+}
+
+/// What the two cells are to compare.
+pub(crate) enum Compare {
+    All,
+    Keys(Vec<super::captures::RowKey>),
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let mut status = Status::failed_precondition(refusal.reason.clone());
+    let code = tonic::metadata::MetadataValue::from_static(refusal.code);
+    status.metadata_mut().insert(cell_client::trailer::CODE, code);
+    status
+}
+
+fn gone() -> Refusal {
+    Refusal::new("BUSY", "the follower is gone")
+}
+
+/// The capture that feeds this follower.
+fn capturing(core: &Core, uid: Uid, move_id: MoveId) -> Result<(), Refusal> {
+    let control = core.known()?;
+    let owns = control.uid == uid && matches!(control.role, Role::Owner | Role::Fenced { .. });
+    match control.capture.as_ref().filter(|capture| owns && capture.move_id == move_id) {
+        Some(_) => Ok(()),
+        None => Err(Refusal::new("NOT_OWNER", format!("nothing is captured for {move_id} here"))),
+    }
+}
+
+/// Serves a follower until it goes, another stream takes its place, or nothing is captured for it any more.
+pub(crate) async fn serve(
+    cell: Arc<Cell>,
+    request: tonic::Request<Streaming<wire::FollowRequest>>,
+) -> Result<Responses, Status> {
+    let caller = cell_client::caller(&request).cloned();
+    let mut incoming = request.into_inner();
+    let first = tokio::time::timeout(OPENING_MAX, incoming.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("a stream begins with a start"))??;
+    let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
+        return Err(Status::invalid_argument("a stream begins with a start"));
+    };
+    cell_client::check_cell(caller.as_ref(), &start.cell)?;
+    if start.storage() != wire::Storage::Postgres {
+        let reason = "this cell keeps tenants in PostgreSQL, the other one does not";
+        return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
+    }
+    let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+    let tenant = cell.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
+    let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));
+    let (outbox, responses) = mpsc::channel(QUEUE);
+    let number = open(&cell, &tenant, (uid, move_id), Seq(start.applied_seq), outbox.clone())
+        .await
+        .map_err(|refusal| refused(&refusal))?;
+    tenant.notify();
+    let stream = Stream { cell: Arc::clone(&cell), tenant, uid, move_id, number };
+    let stop = cell.stop.clone();
+    cell.tasks.spawn(async move { stop.run_until_cancelled(stream.run(incoming, outbox)).await });
+    Ok(ReceiverStream::new(responses))
+}
+
+async fn open(
+    cell: &Cell,
+    tenant: &Tenant,
+    (uid, move_id): (Uid, MoveId),
+    applied: Seq,
+    outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
+) -> Result<u64, Refusal> {
+    let mut feed = tenant.feed.lock().await;
+    let number = {
+        let mut core = tenant.lock();
+        capturing(&core, uid, move_id)?;
+        core.streams += 1;
+        core.streams
+    };
+    let cursor = {
+        let mut captures = cell.replication.captures();
+        let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
+        let from = captures.from(&tenant.id).ok_or_else(none)?;
+        let standing = captures.standing(&tenant.id).ok_or_else(none)??;
+        if applied == Seq(0) && standing.acked > from || applied > Seq(0) && applied < from {
+            let reason = format!("the follower is at {applied}, changes are kept from {}", standing.acked);
+            return Err(Refusal::new("CAPTURE_GAP", reason));
+        }
+        captures.acknowledge(&tenant.id, applied, Instant::now());
+        applied.max(from)
+    };
+    *feed = Some(Feed { number, move_id, cursor, unsettled: Vec::new(), drained: false, reader: None, outbox });
+    Ok(number)
+}
+
+/// One stream, from its opening to its end.
+struct Stream {
+    cell: Arc<Cell>,
+    tenant: Arc<Tenant>,
+    uid: Uid,
+    move_id: MoveId,
+    number: u64,
+}
+
+impl Stream {
+    async fn run(
+        self,
+        mut incoming: Streaming<wire::FollowRequest>,
+        outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
+    ) {
+        let (chunks, mut wanted) = mpsc::channel(QUEUE);
+        let listen = async {
+            while let Ok(Some(message)) = incoming.message().await {
+                match message.request {
+                    Some(Request::Ack(ack)) => {
+                        let seq = Seq(ack.applied_seq);
+                        self.cell.replication.captures().acknowledge(&self.tenant.id, seq, Instant::now());
+                        self.tenant.notify();
+                    }
+                    Some(Request::NextChunk(next)) => {
+                        if chunks.try_send(next.after_key.to_vec()).is_err() {
+                            return;
+                        }
+                    }
+                    Some(Request::Start(_)) | None => return,
+                }
+            }
+        };
+        tokio::select! {
+            () = listen => {}
+            () = outbox.closed() => {}
+            refusal = self.feed(&mut wanted) => {
+                tracing::debug!(tenant = %self.tenant.id, %refusal, "a change stream has ended");
+                let _gone = outbox.send(Err(refused(&refusal))).await;
+            }
+        }
+        let mut feed = self.tenant.feed.lock().await;
+        if feed.as_ref().is_some_and(|feed| feed.number == self.number) {
+            *feed = None;
+        }
+    }
+
+    /// Sends what there is, for ever. The answer is why it cannot.
+    async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>) -> Refusal {
+        let tables = wire::TablesLike { lines: self.cell.replication.catalogue().lines() };
+        let mut next: Option<Vec<u8>> = None;
+        let mut first = Some(Response::Tables(tables));
+        let mut begun = false;
+        let mut arrived = self.cell.replication.subscribe();
+        loop {
+            arrived.mark_unchanged();
+            // Before more changes: writers that never pause must not keep the copy from going on.
+            next = next.or_else(|| wanted.try_recv().ok());
+            let done = {
+                let mut feed = self.tenant.feed.lock().await;
+                let Some(feed) = feed.as_mut().filter(|feed| feed.number == self.number) else {
+                    return Refusal::new("BUSY", "another stream has taken its place");
+                };
+                let done = self.turn(feed, first.take(), next.take()).await;
+                if done.is_ok() && !begun {
+                    begun = true;
+                    // A follower that has nothing of this database yet learns where it stands.
+                    if let Err(refusal) = feed.send_transactions(&[], feed.cursor).await {
+                        return refusal;
+                    }
+                }
+                done
+            };
+            match done {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(refusal) => return refusal,
+            }
+            tokio::select! {
+                _ = arrived.changed() => {}
+                after = wanted.recv() => next = after,
+                () = tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)) => {
+                    let last_seq = match self.last() {
+                        Ok(last) => last.get(),
+                        Err(refusal) => return refusal,
+                    };
+                    first = Some(Response::Heartbeat(wire::Heartbeat { last_seq }));
+                }
+            }
+        }
+    }
+
+    fn last(&self) -> Result<Seq, Refusal> {
+        capturing(&self.tenant.lock(), self.uid, self.move_id)?;
+        self.cell.replication.captures().standing(&self.tenant.id).ok_or_else(gone)?.map(|standing| standing.last)
+    }
+
+    /// Whether there may be more at once.
+    async fn turn(&self, feed: &mut Feed, say: Option<Response>, chunk: Option<Vec<u8>>) -> Result<bool, Refusal> {
+        self.last()?;
+        if let Some(say) = say {
+            feed.send(say).await?;
+        }
+        if let Some(after) = chunk {
+            let reach = if after.is_empty() { Ok(Reach::default()) } else { Reach::decode(&after) };
+            let reach = reach.map_err(|error| Refusal::new("INVALID", error.to_string()))?;
+            feed.chunk(&self.cell, &self.tenant.id, &reach).await?;
+            return Ok(true);
+        }
+        feed.send_new(&self.cell, &self.tenant.id).await
+    }
+}
+
+fn to_wire(captured: &[Arc<Captured>]) -> Vec<wire::TableTransaction> {
+    let one = |captured: &Arc<Captured>| wire::TableTransaction {
+        seq: captured.seq.get(),
+        mutations: captured.mutations.clone(),
+    };
+    captured.iter().map(one).collect()
+}
+
+impl Feed {
+    async fn send(&self, response: Response) -> Result<(), Refusal> {
+        let message = wire::FollowResponse { response: Some(response) };
+        match tokio::time::timeout(SEND_MAX, self.outbox.send(Ok(message))).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Sends some of what is captured and not sent; false where there is nothing.
+    async fn send_new(&mut self, cell: &Cell, tenant: &TenantId) -> Result<bool, Refusal> {
+        let captured = cell.replication.captures().after(tenant, self.cursor, CHANGES_BYTES);
+        let Some(last) = captured.last().map(|last| last.seq) else { return Ok(false) };
+        self.send_transactions(&captured, last).await?;
+        if self.unsettled.len() > UNSETTLED {
+            let client = cell.database.client().await?;
+            let text: String = client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
+            if let Some(snapshot) = Snapshot::parse(&text) {
+                self.unsettled.retain(|xid| !snapshot.has_seen(*xid));
+            }
+        }
+        Ok(true)
+    }
+
+    async fn send_transactions(&mut self, captured: &[Arc<Captured>], until: Seq) -> Result<(), Refusal> {
+        self.unsettled.extend(captured.iter().map(|captured| captured.xid));
+        let transactions = to_wire(captured);
+        self.send(Response::TableChanges(wire::TableChanges { transactions, last_seq: until.get() })).await?;
+        self.cursor = until;
+        Ok(())
+    }
+
+    /// Sends everything that is captured now; what writers add meanwhile is for later, or this would never end.
+    pub(crate) async fn flush(&mut self, cell: &Cell, tenant: &TenantId) -> Result<(), Refusal> {
+        let until = cell.replication.captures().standing(tenant).ok_or_else(gone)??.last;
+        while self.cursor < until && self.send_new(cell, tenant).await? {}
+        Ok(())
+    }
+
+    /// A snapshot that has seen everything that was ever sent.
+    async fn settled(&mut self, cell: &Cell, tenant: &TenantId, client: &Client) -> Result<Snapshot, Refusal> {
+        if !self.drained {
+            seal::drain(&*cell.database.client().await?, tenant, SETTLE_MAX).await?;
+            self.drained = true;
+        }
+        let deadline = Instant::now() + SETTLE_MAX;
+        loop {
+            let snapshot = backfill::begin(client).await?;
+            self.unsettled.retain(|xid| !snapshot.has_seen(*xid));
+            if self.unsettled.is_empty() {
+                return Ok(snapshot);
+            }
+            client.batch_execute("ROLLBACK").await?;
+            if Instant::now() >= deadline {
+                return Err(Refusal::new("BUSY", "commits are in the log and not visible yet"));
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+
+    async fn chunk(&mut self, cell: &Cell, tenant: &TenantId, reach: &Reach) -> Result<(), Refusal> {
+        self.flush(cell, tenant).await?;
+        let client = match self.reader.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => cell.database.session().await?,
+        };
+        let snapshot = self.settled(cell, tenant, &client).await?;
+        let catalogue = cell.replication.catalogue();
+        let bytes = u64::from(cell.database.options.chunk_bytes);
+        let chunk = backfill::read(&client, &catalogue, tenant, reach, bytes).await?;
+        client.batch_execute("COMMIT").await?;
+        self.reader = (!chunk.reach.done).then_some(client);
+        // Everything that the snapshot has seen is in the log before this.
+        cell.replication.barrier(&*cell.database.client().await?, SETTLE_MAX).await?;
+        let captured = cell.replication.captures().after(tenant, self.cursor, u64::MAX);
+        let until = captured.last().map_or(self.cursor, |last| last.seq);
+        let (visible, later): (Vec<_>, Vec<_>) =
+            captured.into_iter().partition(|captured| snapshot.has_seen(captured.xid));
+        self.unsettled.extend(later.iter().map(|captured| captured.xid));
+        let message = wire::TableChunk {
+            seq: until.get(),
+            rows: chunk.rows,
+            last_key: chunk.reach.encode().into(),
+            done: chunk.reach.done,
+            visible: to_wire(&visible),
+            later: to_wire(&later),
+        };
+        self.send(Response::TableChunk(message)).await?;
+        self.cursor = until;
+        Ok(())
+    }
+
+    /// Sends everything up to a position at which a snapshot stands, and a mark there. The session has the snapshot.
+    pub(crate) async fn consistent(&mut self, cell: &Cell, tenant: &TenantId) -> Result<(Seq, Client), Refusal> {
+        let client = cell.database.session().await?;
+        let deadline = Instant::now() + SETTLE_MAX;
+        loop {
+            self.flush(cell, tenant).await?;
+            let snapshot = self.settled(cell, tenant, &client).await?;
+            cell.replication.barrier(&*cell.database.client().await?, SETTLE_MAX).await?;
+            let captured = cell.replication.captures().after(tenant, self.cursor, u64::MAX);
+            let seen = captured.iter().take_while(|captured| snapshot.has_seen(captured.xid)).count();
+            let in_order = captured.iter().skip(seen).all(|captured| !snapshot.has_seen(captured.xid));
+            if in_order {
+                if let Some(last) = captured.get(..seen).and_then(<[_]>::last) {
+                    let until = last.seq;
+                    self.send_transactions(&captured[..seen], until).await?;
+                }
+                self.cut(&Compare::All, Vec::new(), Attempt(0)).await?;
+                return Ok((self.cursor, client));
+            }
+            client.batch_execute("ROLLBACK").await?;
+            if Instant::now() >= deadline {
+                return Err(Refusal::new("BUSY", "commits become visible in another order than they are logged"));
+            }
+        }
+    }
+
+    /// Marks the place where the two cells are compared: here.
+    pub(crate) async fn cut(
+        &mut self,
+        compare: &Compare,
+        sequences: Vec<wire::TableSequence>,
+        attempt: Attempt,
+    ) -> Result<(), Refusal> {
+        let keys = match compare {
+            Compare::All => Vec::new(),
+            Compare::Keys(keys) => {
+                keys.iter().map(|(table, key)| wire::TableKey { table: *table, key: key.clone() }).collect()
+            }
+        };
+        let all_rows = matches!(compare, Compare::All);
+        self.send(Response::Cut(wire::Cut {
+            seq: self.cursor.get(),
+            all_rows,
+            keys,
+            sequences,
+            attempt: attempt.0,
+        }))
+        .await
+    }
+
+    pub(crate) const fn cursor(&self) -> Seq {
+        self.cursor
+    }
+}

@@ -1,0 +1,313 @@
+//! The task that copies: connects to the owner's agent, asks for chunks until there are no more, applies changes,
+//! compares at cuts, and acknowledges what is durable. It comes again after every loss, until the copy is no longer
+//! wanted or cannot go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_client::Server;
+use cell_model::{Attempt, Seq};
+use cell_protos::v1 as wire;
+use cell_protos::v1::agent_service_client::AgentServiceClient;
+use cell_protos::v1::follow_request::Request;
+use cell_protos::v1::follow_response::Response;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::applier::{Applier, NotApplied};
+use super::backfill;
+use super::cell::Cell;
+use super::digest;
+use super::fault::Fault;
+use super::tenant::Tenant;
+use crate::record::{Follow, Record as _, Role};
+use crate::refusal::Refusal;
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// An owner that has nothing new says so far more often, unless it waits for open transactions.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
+/// A message holds at most one transaction more than its measure.
+const MESSAGE_MAX: usize = 256 * 1024 * 1024;
+
+/// How one connection has ended.
+enum Ended {
+    /// Nobody wants this copy any more.
+    NotWanted,
+    /// It cannot go on.
+    Failed(Refusal),
+    /// Try again.
+    Lost(String),
+}
+
+impl From<NotApplied> for Ended {
+    fn from(not: NotApplied) -> Self {
+        match not {
+            NotApplied::Later(fault) => Self::Lost(fault.to_string()),
+            NotApplied::Never(refusal) if refusal.code == "NOT_IMPORTING" => Self::Lost(refusal.to_string()),
+            NotApplied::Never(refusal) => Self::Failed(refusal),
+        }
+    }
+}
+
+impl From<Fault> for Ended {
+    fn from(fault: Fault) -> Self {
+        NotApplied::from(fault).into()
+    }
+}
+
+/// Starts, exchanges or stops the task, as the tenant's control says.
+pub(crate) fn ensure(cell: &Arc<Cell>, tenant: &Arc<Tenant>) {
+    let mut core = tenant.lock();
+    let wanted = core.control.as_ref().and_then(|control| control.follow.clone());
+    match (&core.progress.task, &wanted) {
+        (Some((running, stop)), Some(wanted)) if running == wanted && !stop.is_cancelled() => return,
+        (Some((_, stop)), _) => stop.cancel(),
+        (None, _) => {}
+    }
+    core.progress.task = None;
+    let Some(follow) = wanted else { return };
+    core.progress = crate::follow::Progress::default();
+    let stop = cell.stop.child_token();
+    core.progress.task = Some((follow.clone(), stop.clone()));
+    drop(core);
+    let (cell, tenant) = (Arc::clone(cell), Arc::clone(tenant));
+    cell.tasks.clone().spawn(async move {
+        stop.run_until_cancelled(run(&cell, &tenant, &follow)).await;
+    });
+}
+
+async fn run(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let before = tenant.lock().applied();
+        match session(cell, tenant, follow).await {
+            Ended::NotWanted => return,
+            Ended::Failed(refusal) => {
+                tracing::warn!(tenant = %tenant.id, source = %follow.cell, move_id = %follow.move_id, %refusal, "the copy cannot go on");
+                tenant.lock().progress.failure = Some(refusal);
+                tenant.notify();
+                return;
+            }
+            Ended::Lost(reason) => {
+                tracing::debug!(tenant = %tenant.id, source = %follow.cell, %reason, "the change stream was lost");
+            }
+        }
+        if tenant.lock().applied() > before {
+            pause = PAUSE_MIN;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> Ended {
+    let (uid, copied) = {
+        let core = tenant.lock();
+        let Some(control) = core.control.as_ref() else { return Ended::NotWanted };
+        let wanted =
+            control.follow.as_ref() == Some(follow) && matches!(control.role, Role::Importing | Role::Redirect);
+        match core.copied.clone().filter(|_| wanted) {
+            Some(copied) => (control.uid, copied),
+            None => return Ended::NotWanted,
+        }
+    };
+    let catalogue = cell.replication.catalogue();
+    let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id, copied);
+    let applier = match opened.await {
+        Ok(applier) => applier,
+        Err(fault) => return Ended::Lost(fault.to_string()),
+    };
+    let start = Request::Start(wire::FollowStart {
+        tenant: tenant.id.to_string(),
+        uid: uid.get(),
+        move_id: follow.move_id.0,
+        applied_seq: applier.copied.applied.get(),
+        cell: cell.here.to_string(),
+        generation: cell.generation.get(),
+        leg: follow.leg.map_or(wire::Leg::Unspecified, wire::Leg::from).into(),
+        storage: wire::Storage::Postgres.into(),
+    });
+    let (requests, outgoing) = mpsc::channel(16);
+    let sent = requests.send(wire::FollowRequest { request: Some(start) }).await;
+    if sent.is_err() {
+        return Ended::Lost("the stream ended at once".into());
+    }
+    let endpoint = match cell.link.endpoint(&follow.agent, Server::Agent) {
+        Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
+        Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
+    };
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return Ended::Lost(error.to_string()),
+    };
+    let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    let incoming = match client.follow(ReceiverStream::new(outgoing)).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return lost(&status),
+    };
+    let mut copy = Copy { cell, tenant, applier, requests, alike: false };
+    copy.receive(incoming).await
+}
+
+/// What the owner's status means: some refusals end the copy.
+fn lost(status: &tonic::Status) -> Ended {
+    const FINAL: [&str; 5] =
+        ["CAPTURE_OVERFLOW", "CAPTURE_GAP", "SCHEMA_CHANGED", "TABLE_TRUNCATED", "STORAGE_DIFFERS"];
+    let code = status.metadata().get(cell_client::trailer::CODE).and_then(|code| code.to_str().ok());
+    let reason = status.message().to_owned();
+    match code.and_then(|code| FINAL.into_iter().find(|known| *known == code)) {
+        Some(code) => Ended::Failed(Refusal::new(code, reason)),
+        None => Ended::Lost(format!("{}: {reason}", status.code())),
+    }
+}
+
+/// One connection's work.
+struct Copy<'a> {
+    cell: &'a Arc<Cell>,
+    tenant: &'a Arc<Tenant>,
+    applier: Applier,
+    requests: mpsc::Sender<wire::FollowRequest>,
+    /// The owner's tables are like ours.
+    alike: bool,
+}
+
+impl Copy<'_> {
+    async fn receive(&mut self, mut incoming: tonic::Streaming<wire::FollowResponse>) -> Ended {
+        loop {
+            let message = match tokio::time::timeout(SILENCE_MAX, incoming.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return Ended::Lost("the owner ended the stream".into()),
+                Ok(Err(status)) => return lost(&status),
+                Err(_) => return Ended::Lost("the owner is silent".into()),
+            };
+            if let Err(ended) = self.take(message.response).await {
+                return ended;
+            }
+        }
+    }
+
+    async fn take(&mut self, response: Option<Response>) -> Result<(), Ended> {
+        match response {
+            Some(Response::Tables(tables)) => self.compare_tables(&tables).await,
+            Some(Response::TableChunk(chunk)) if self.alike => self.chunk(chunk).await,
+            Some(Response::TableChanges(changes)) if self.alike => {
+                let bytes = prost::Message::encoded_len(&changes) as u64;
+                self.applier.changes(&changes.transactions, Seq(changes.last_seq)).await?;
+                self.applied((0, 0), (changes.transactions.len() as u64, bytes)).await
+            }
+            Some(Response::Cut(cut)) if self.alike => self.cut(cut).await,
+            Some(Response::Heartbeat(heartbeat)) => {
+                let mut core = self.tenant.lock();
+                let applied = core.applied();
+                core.progress.heard_of(Seq(heartbeat.last_seq), applied);
+                Ok(())
+            }
+            Some(_) => Err(Ended::Failed(Refusal::new("STORAGE_DIFFERS", "the other cell keeps no tables"))),
+            None => Ok(()),
+        }
+    }
+
+    async fn compare_tables(&mut self, tables: &wire::TablesLike) -> Result<(), Ended> {
+        let ours = self.cell.replication.catalogue().lines();
+        let differ = |ours: &[String], theirs: &[String]| -> Option<String> {
+            let only = |of: &[String], in_: &[String]| of.iter().find(|line| !in_.contains(line)).cloned();
+            match (only(theirs, ours), only(ours, theirs)) {
+                (Some(theirs), Some(ours)) => Some(format!("source has {theirs}; target has {ours}")),
+                (Some(theirs), None) => Some(format!("the target lacks {theirs}")),
+                (None, Some(ours)) => Some(format!("the source lacks {ours}")),
+                (None, None) => None,
+            }
+        };
+        if let Some(difference) = differ(&ours, &tables.lines) {
+            let reason = format!("the tables of the two cells are not alike: {difference}");
+            return Err(Ended::Failed(Refusal::new("SCHEMA_DIFFERS", reason)));
+        }
+        self.alike = true;
+        if !self.applier.copied.reach.done {
+            self.ask_for_chunk(self.applier.copied.reach.encode().into()).await?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), Ended> {
+        let sent = self.requests.send(wire::FollowRequest { request: Some(request) }).await;
+        sent.map_err(|_| Ended::Lost("the owner ended the stream".into()))
+    }
+
+    async fn ask_for_chunk(&self, after_key: bytes::Bytes) -> Result<(), Ended> {
+        self.ask(Request::NextChunk(wire::NextChunk { after_key })).await
+    }
+
+    async fn chunk(&mut self, chunk: wire::TableChunk) -> Result<(), Ended> {
+        // Asked for before this one is loaded, so that the owner reads while the follower writes.
+        if !chunk.done {
+            self.ask_for_chunk(chunk.last_key.clone()).await?;
+        }
+        self.applier.chunk(&chunk).await?;
+        let rows = chunk.rows.iter().map(|rows| rows.rows).sum();
+        let bytes = chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum();
+        self.applied((rows, bytes), (0, 0)).await
+    }
+
+    /// What was applied is durable: said to whoever waits here, and to the owner.
+    async fn applied(&mut self, loaded: (u64, u64), changed: (u64, u64)) -> Result<(), Ended> {
+        let copied = self.applier.copied.clone();
+        let applied = copied.applied;
+        {
+            let mut core = self.tenant.lock();
+            core.copied = Some(copied);
+            core.progress.copied.0 += loaded.0;
+            core.progress.copied.1 += loaded.1;
+            core.progress.applied.0 += changed.0;
+            core.progress.applied.1 += changed.1;
+            core.progress.heard_of(applied, applied);
+        }
+        self.tenant.notify();
+        self.ask(Request::Ack(wire::FollowAck { applied_seq: applied.get() })).await
+    }
+
+    /// The copy is at the cut now: whatever is to be compared is read before anything else is applied.
+    async fn cut(&mut self, cut: wire::Cut) -> Result<(), Ended> {
+        let seq = Seq(cut.seq);
+        // A source that had nothing to send says by the cut where it stands.
+        if seq > self.applier.copied.applied {
+            self.applier.changes(&[], seq).await?;
+            self.applied((0, 0), (0, 0)).await?;
+        }
+        let uid = self.tenant.lock().control.as_ref().map(|control| control.uid).unwrap_or_default();
+        let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(self.tenant));
+        let catalogue = self.cell.replication.catalogue();
+        // What an earlier comparison at the same change has found is not what is there now.
+        let of = (seq, Attempt(cut.attempt));
+        self.tenant.lock().cuts.remove(&of);
+        if cut.all_rows {
+            let client = self.cell.database.session().await?;
+            backfill::begin(&client).await?;
+            self.cell.tasks.spawn(async move {
+                let sum = digest::of_all(&client, &catalogue, &tenant.id, uid).await;
+                {
+                    let mut core = tenant.lock();
+                    if let Ok(sum) = &sum {
+                        core.counted = (sum.digest.rows, sum.bytes);
+                        core.digest = sum.digest;
+                    }
+                    core.remember_cut(of, sum.map(|sum| sum.digest).map_err(Refusal::from));
+                }
+                tenant.notify();
+            });
+        } else {
+            // Nothing is applied until this is read, so it is of one moment.
+            let client = self.cell.database.client().await?;
+            let keys: Vec<_> = cut.keys.into_iter().map(|key| (key.table, key.key)).collect();
+            let sum = digest::of_keys(&client, &catalogue, (&tenant.id, uid), &keys).await;
+            tenant.lock().remember_cut(of, sum.map(|sum| sum.digest).map_err(Refusal::from));
+        }
+        for sequence in &cut.sequences {
+            cell.advance_sequence(&sequence.name, sequence.last_value).await?;
+        }
+        self.tenant.notify();
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Where a cell's database is, and what of it is the tenants'.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::AgentError;
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseOptions {
+    /// `postgres://user:password@host:port/database`, or `host=… user=…`. Of several hosts the first that answers.
+    pub url: String,
+    /// The schema with the tenants' tables.
+    #[serde(default = "public")]
+    pub schema: String,
+    /// The column that says whose a row is. A table without it belongs to nobody and is not moved.
+    #[serde(default = "tenant_id")]
+    pub tenant_column: String,
+    /// Rows of one chunk of a copy, in bytes.
+    #[serde(default = "chunk_bytes")]
+    pub chunk_bytes: u32,
+    /// Log that the source may have to keep for slow copies before their moves are given up, in bytes.
+    #[serde(default = "wal_bytes_max")]
+    pub wal_bytes_max: u64,
+}
+
+fn public() -> String {
+    "public".into()
+}
+
+fn tenant_id() -> String {
+    "tenant_id".into()
+}
+
+const fn chunk_bytes() -> u32 {
+    1024 * 1024
+}
+
+const fn wal_bytes_max() -> u64 {
+    4 * 1024 * 1024 * 1024
+}
+
+impl DatabaseOptions {
+    /// Options with everything but the necessary left at its default.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            schema: public(),
+            tenant_column: tenant_id(),
+            chunk_bytes: chunk_bytes(),
+            wal_bytes_max: wal_bytes_max(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), AgentError> {
+        let invalid = |option, rule| Err(AgentError::InvalidOption { option, rule });
+        let is_name = |name: &str| !name.is_empty() && name.len() < 64 && !name.contains('\0');
+        if !is_name(&self.schema) || self.schema == "cellway" || self.schema.starts_with("pg_") {
+            return invalid("database.schema", "the name of the schema with the tenants' tables");
+        }
+        if !is_name(&self.tenant_column) {
+            return invalid("database.tenant_column", "the name of a column");
+        }
+        if !(4_096..=16 * 1024 * 1024).contains(&self.chunk_bytes) {
+            return invalid("database.chunk_bytes", "between 4 KiB and 16 MiB");
+        }
+        if self.wal_bytes_max < 64 * 1024 * 1024 {
+            return invalid("database.wal_bytes_max", "at least 64 MiB");
+        }
+        Ok(())
+    }
+}
+
+// The address has a password in it.
+impl std::fmt::Debug for DatabaseOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DatabaseOptions").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}

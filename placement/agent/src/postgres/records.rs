@@ -1,0 +1,215 @@
+//! The agent's records in the database: what this cell is to each tenant, and how far its rows go. Every change
+//! expects the record as it was read, in one transaction with the grant that writers check.
+
+use std::collections::BTreeMap;
+
+use cell_model::{CellId, Generation, Lineage, Seq, TenantId, Term, Uid};
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, Transaction};
+
+use super::fault::Fault;
+use crate::error::AgentError;
+use crate::record::{AgentRecord, Control, Record, Role};
+use crate::refusal::Refusal;
+
+/// How far the copy of a tenant's tables goes: tables before `table` are whole, and of `table` every key up to `key`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reach {
+    pub(crate) table: u32,
+    /// Empty: nothing of `table` yet.
+    pub(crate) key: Vec<String>,
+    /// Everything.
+    pub(crate) done: bool,
+}
+
+impl Record for Reach {
+    const KIND: &'static str = "frontier";
+}
+
+impl Reach {
+    pub(crate) fn end() -> Self {
+        Self { done: true, ..Self::default() }
+    }
+}
+
+/// How far the rows of a tenant go. Absent where this cell has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// The last change of the followed cell that is in them; where this cell owns, of no meaning.
+    pub(crate) applied: Seq,
+    pub(crate) reach: Reach,
+}
+
+/// What becomes of the record of a tenant's rows.
+pub(crate) enum Rows<'a> {
+    Stay,
+    Are(&'a Copied),
+    Gone,
+}
+
+/// Numbers in the log and of the control plane have 64 bits without a sign; the database's have one.
+pub(crate) fn to_db(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+pub(crate) fn from_db(number: i64) -> u64 {
+    number.cast_unsigned()
+}
+
+/// As writers' checks know it.
+const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Nothing => "none",
+        Role::Owner => "owner",
+        Role::Importing => "importing",
+        Role::Fenced { .. } => "fenced",
+        Role::Redirect => "redirect",
+        Role::Deleted => "deleted",
+    }
+}
+
+/// Reads the agent's own record and makes it one generation older.
+pub(crate) async fn open_agent(client: &mut Client, here: &CellId) -> Result<AgentRecord, AgentError> {
+    let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
+    let transaction = client.transaction().await.map_err(fault)?;
+    let known = transaction.query_opt("SELECT cell, generation, lineage, term FROM cellway.agent FOR UPDATE", &[]);
+    let agent = match known.await.map_err(fault)? {
+        Some(row) => {
+            let found = CellId::new(row.get::<_, &str>(0))?;
+            if found != *here {
+                return Err(AgentError::OtherCell { found, here: here.clone() });
+            }
+            AgentRecord {
+                cell: found,
+                generation: Generation(from_db(row.get(1))).next(),
+                lineage: Lineage(from_db(row.get(2))),
+                term: Term(from_db(row.get(3))),
+            }
+        }
+        None => AgentRecord { cell: here.clone(), generation: Generation(1), lineage: Lineage(0), term: Term(0) },
+    };
+    transaction
+        .execute(
+            "INSERT INTO cellway.agent (cell, generation, lineage, term) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (only_one) DO UPDATE SET generation = excluded.generation",
+            &[
+                &agent.cell.to_string(),
+                &to_db(agent.generation.get()),
+                &to_db(agent.lineage.0),
+                &to_db(agent.term.0),
+            ],
+        )
+        .await
+        .map_err(fault)?;
+    transaction.commit().await.map_err(fault)?;
+    Ok(agent)
+}
+
+/// Remembers the newest leader, and that this agent is still the one that runs here.
+pub(crate) async fn store_term(client: &Client, agent: &AgentRecord) -> Result<(), Refusal> {
+    let (lineage, term) = (to_db(agent.lineage.0), to_db(agent.term.0));
+    let generation = to_db(agent.generation.get());
+    let sql = "UPDATE cellway.agent SET lineage = $1, term = $2 WHERE generation = $3";
+    match client.execute(sql, &[&lineage, &term, &generation]).await? {
+        1 => Ok(()),
+        _ => Err(superseded()),
+    }
+}
+
+fn superseded() -> Refusal {
+    Refusal::internal("another agent runs on this database, or its records were changed by hand")
+}
+
+const KNOWN: &str = "SELECT c.tenant, c.control, p.applied, p.frontier FROM cellway.controls c \
+                     LEFT JOIN cellway.copies p USING (tenant)";
+
+/// One tenant, if the database knows it.
+pub(crate) async fn load_one(
+    client: &Client,
+    tenant: &TenantId,
+) -> Result<Option<(Control, Option<Copied>)>, Refusal> {
+    let row = client.query_opt(&format!("{KNOWN} WHERE c.tenant = $1"), &[&tenant.as_str()]).await?;
+    let damaged = |error: crate::record::RecordError| Refusal::internal(error);
+    row.map(|row| read(&row).map_err(damaged)).transpose()
+}
+
+fn read(row: &tokio_postgres::Row) -> Result<(Control, Option<Copied>), crate::record::RecordError> {
+    let control = Control::decode(row.get(1))?;
+    let copied = match row.get::<_, Option<i64>>(2) {
+        Some(applied) => Some(Copied { applied: Seq(from_db(applied)), reach: Reach::decode(row.get(3))? }),
+        None => None,
+    };
+    Ok((control, copied))
+}
+
+/// Every tenant that the database knows.
+pub(crate) async fn load(client: &Client) -> Result<BTreeMap<TenantId, (Control, Option<Copied>)>, AgentError> {
+    let rows = client.query(KNOWN, &[]).await.map_err(Fault::from)?;
+    let mut known = BTreeMap::new();
+    for row in rows {
+        known.insert(TenantId::new(row.get::<_, &str>(0))?, read(&row)?);
+    }
+    Ok(known)
+}
+
+/// Makes a new control durable, if the old one is what the database has.
+pub(crate) async fn change(
+    client: &mut Client,
+    tenant: &TenantId,
+    (old, new): (Option<&Control>, &Control),
+    rows: Rows<'_>,
+) -> Result<(), Refusal> {
+    let transaction = client.transaction().await?;
+    change_in(&transaction, tenant, (old, new), rows).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+pub(crate) async fn change_in(
+    transaction: &Transaction<'_>,
+    tenant: &TenantId,
+    (old, new): (Option<&Control>, &Control),
+    rows: Rows<'_>,
+) -> Result<(), Refusal> {
+    let name = tenant.as_str();
+    let changed = match old {
+        Some(old) => {
+            let sql = "UPDATE cellway.controls SET control = $3 WHERE tenant = $1 AND control = $2";
+            transaction.execute(sql, &[&name, &old.encode(), &new.encode()]).await?
+        }
+        None => {
+            let sql = "INSERT INTO cellway.controls (tenant, control) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+            transaction.execute(sql, &[&name, &new.encode()]).await?
+        }
+    };
+    if changed != 1 {
+        return Err(superseded());
+    }
+    let grant = |control: &Control| (control.uid, control.epoch, role_name(control.role));
+    if old.map(grant) != Some(grant(new)) {
+        let (Uid(uid), epoch) = (new.uid, new.epoch.0);
+        transaction
+            .execute(
+                "INSERT INTO cellway.grants (tenant, uid, epoch, role) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (tenant) DO UPDATE SET uid = excluded.uid, epoch = excluded.epoch, role = excluded.role",
+                &[&name, &to_db(uid), &to_db(epoch), &role_name(new.role)],
+            )
+            .await?;
+    }
+    match rows {
+        Rows::Stay => {}
+        Rows::Are(copied) => {
+            transaction
+                .execute(
+                    "INSERT INTO cellway.copies (tenant, applied, frontier) VALUES ($1, $2, $3) \
+                     ON CONFLICT (tenant) DO UPDATE SET applied = excluded.applied, frontier = excluded.frontier",
+                    &[&name, &to_db(copied.applied.get()), &copied.reach.encode()],
+                )
+                .await?;
+        }
+        Rows::Gone => {
+            transaction.execute("DELETE FROM cellway.copies WHERE tenant = $1", &[&name]).await?;
+        }
+    }
+    Ok(())
+}

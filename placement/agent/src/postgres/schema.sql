@@ -1,0 +1,151 @@
+CREATE SCHEMA IF NOT EXISTS cellway;
+
+-- One row: whose database this is.
+CREATE TABLE IF NOT EXISTS cellway.agent (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    cell text NOT NULL,
+    generation bigint NOT NULL,
+    lineage bigint NOT NULL,
+    term bigint NOT NULL
+);
+
+-- What writers check. Changes only when ownership does, so that nobody who holds a row lock on it is disturbed.
+CREATE TABLE IF NOT EXISTS cellway.grants (
+    tenant text PRIMARY KEY,
+    uid bigint NOT NULL,
+    epoch bigint NOT NULL,
+    role text NOT NULL
+);
+
+-- What the agent knows of a tenant.
+CREATE TABLE IF NOT EXISTS cellway.controls (
+    tenant text PRIMARY KEY,
+    control bytea NOT NULL
+);
+
+-- How far the rows of a tenant go.
+CREATE TABLE IF NOT EXISTS cellway.copies (
+    tenant text PRIMARY KEY,
+    applied bigint NOT NULL,
+    frontier bytea NOT NULL
+);
+
+-- Whatever outlives the agent is written down before it is made.
+CREATE TABLE IF NOT EXISTS cellway.made (
+    kind text NOT NULL,
+    name text NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (kind, name)
+);
+
+CREATE OR REPLACE FUNCTION cellway.lock_key(who text) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT pg_catalog.hashtextextended(who, 7234017283807667300) $$;
+
+-- The lock first, the grant in a LATER statement: in one statement the snapshot is older than the wait for the lock,
+-- and the old grant is read. At REPEATABLE READ and above the snapshot is the transaction's, so the row is locked:
+-- that fails if it has changed since.
+CREATE OR REPLACE FUNCTION cellway.enter(who text, as_uid bigint DEFAULT NULL, at_epoch bigint DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known cellway.grants%ROWTYPE;
+BEGIN
+    IF who IS NULL THEN
+        RAISE EXCEPTION 'NOT_OWNER: no tenant is named' USING ERRCODE = 'CW005';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(cellway.lock_key(who));
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        SELECT * INTO known FROM cellway.grants AS g WHERE g.tenant = who FOR SHARE;
+    ELSE
+        SELECT * INTO known FROM cellway.grants AS g WHERE g.tenant = who;
+    END IF;
+    PERFORM cellway.judge(who, as_uid, at_epoch, known);
+    PERFORM set_config('cellway.tenant', who, true),
+            set_config('cellway.entered', who || ' ' || pg_current_xact_id()::text, true);
+END $$;
+
+CREATE OR REPLACE FUNCTION cellway.judge(who text, as_uid bigint, at_epoch bigint, known cellway.grants)
+RETURNS void LANGUAGE plpgsql STABLE CALLED ON NULL INPUT SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF known.tenant IS NULL OR known.role IN ('none', 'redirect') THEN
+        RAISE EXCEPTION 'NOT_OWNER: this cell does not own tenant %', who USING ERRCODE = 'CW005';
+    ELSIF known.role = 'deleted' OR as_uid < known.uid THEN
+        RAISE EXCEPTION 'TENANT_DELETED: tenant % is deleted', who USING ERRCODE = 'CW006';
+    ELSIF known.role = 'fenced' THEN
+        RAISE EXCEPTION 'FENCED: tenant % is between two owners', who USING ERRCODE = 'CW003';
+    ELSIF known.role = 'importing' THEN
+        RAISE EXCEPTION 'IMPORTING: tenant % is being copied to this cell', who USING ERRCODE = 'CW004';
+    ELSIF as_uid > known.uid OR at_epoch > known.epoch THEN
+        RAISE EXCEPTION 'NOT_YET: the request knows a newer epoch of tenant % than this cell', who
+            USING ERRCODE = 'CW002';
+    ELSIF at_epoch < known.epoch THEN
+        RAISE EXCEPTION 'STALE: the request knows an older epoch of tenant % than this cell', who
+            USING ERRCODE = 'CW001';
+    ELSIF known.role <> 'owner' THEN
+        RAISE EXCEPTION 'NOT_OWNER: this cell is % to tenant %', known.role, who USING ERRCODE = 'CW005';
+    END IF;
+END $$;
+
+-- For reads: the grant as the transaction sees it, no lock.
+CREATE OR REPLACE FUNCTION cellway.look(who text, as_uid bigint DEFAULT NULL, at_epoch bigint DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known cellway.grants%ROWTYPE;
+BEGIN
+    SELECT * INTO known FROM cellway.grants AS g WHERE g.tenant = who;
+    PERFORM cellway.judge(who, as_uid, at_epoch, known);
+    PERFORM set_config('cellway.tenant', who, true);
+END $$;
+
+-- Whose rows a policy of row-level security lets through: of the tenant that the transaction has entered or looks at.
+CREATE OR REPLACE FUNCTION cellway.tenant() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$ SELECT nullif(pg_catalog.current_setting('cellway.tenant', true), '') $$;
+
+-- For writers that do not call enter(). Whoever has entered in this transaction holds the lock already.
+CREATE OR REPLACE FUNCTION cellway.guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    whose text;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        RAISE EXCEPTION 'TRUNCATE_REFUSED: TRUNCATE of % takes the rows of every tenant', TG_TABLE_NAME
+            USING ERRCODE = 'CW007', HINT = 'delete the rows of one tenant after another';
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        whose := OLD.{tenant_column}::text;
+        IF current_setting('cellway.entered', true) IS DISTINCT FROM whose || ' ' || pg_current_xact_id()::text THEN
+            PERFORM cellway.fence_check(whose);
+        END IF;
+    END IF;
+    IF TG_OP <> 'DELETE' AND whose IS DISTINCT FROM NEW.{tenant_column}::text THEN
+        IF TG_OP = 'UPDATE' THEN
+            RAISE EXCEPTION 'TENANT_CHANGED: a row of % is never handed from one tenant to another', TG_TABLE_NAME
+                USING ERRCODE = 'CW008', HINT = 'delete the row and insert it anew, each in its own tenant';
+        END IF;
+        whose := NEW.{tenant_column}::text;
+        IF current_setting('cellway.entered', true) IS DISTINCT FROM whose || ' ' || pg_current_xact_id()::text THEN
+            PERFORM cellway.fence_check(whose);
+        END IF;
+    END IF;
+    IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
+    RETURN NEW;
+END $$;
+
+-- As enter(), without changing whose rows the transaction sees.
+CREATE OR REPLACE FUNCTION cellway.fence_check(who text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    seen text := coalesce(current_setting('cellway.tenant', true), '');
+BEGIN
+    PERFORM cellway.enter(who);
+    PERFORM set_config('cellway.tenant', seen, true);
+END $$;
+
+GRANT USAGE ON SCHEMA cellway TO PUBLIC;
+REVOKE ALL ON FUNCTION cellway.judge(text, bigint, bigint, cellway.grants) FROM PUBLIC;

@@ -1,0 +1,166 @@
+//! Steps from the coordinator. Each takes its turn at the tenant, asks [`crate::transition`] what it makes of it, makes
+//! that durable in the database, tells the gates, and answers. Done again, it answers the same.
+
+mod copying;
+mod ending;
+mod owning;
+mod preflight;
+
+pub(crate) use ending::empty;
+
+use std::sync::Arc;
+
+use cell_model::{Epoch, Seq, TenantId};
+use cell_protos::v1 as wire;
+use cell_protos::v1::step_request::Step;
+use cell_protos::v1::step_response::Result as Answer;
+
+use super::cell::Cell;
+use super::follower;
+use super::records::{self, Copied, Rows};
+use super::tenant::{Core, Tenant};
+use crate::driver::Sender;
+use crate::record::Control;
+use crate::refusal::Refusal;
+use crate::transition::Context;
+
+/// What a step works on.
+pub(crate) struct Work<'a> {
+    pub(crate) cell: &'a Arc<Cell>,
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) sender: Sender,
+}
+
+/// What becomes of the record of the tenant's rows.
+enum Keep {
+    Same,
+    Are(Copied),
+    Gone,
+}
+
+/// Does one step.
+pub(crate) async fn run(cell: &Arc<Cell>, sender: Sender, id: &TenantId, step: Step) -> Result<Answer, Refusal> {
+    Work { cell, tenant: cell.entry(id), sender }.step(step).await
+}
+
+impl Work<'_> {
+    async fn step(&self, step: Step) -> Result<Answer, Refusal> {
+        match step {
+            Step::Grant(_) => self.grant().await,
+            Step::Revoke(_) => self.revoke().await,
+            Step::Preflight(preflight) => self.preflight(preflight.as_target).await,
+            Step::PrepareImport(import) => self.prepare_import(&import).await,
+            Step::StartCapture(_) => self.start_capture().await,
+            Step::ImportStatus(_) => self.import_status(),
+            Step::ScanDigest(scan) => self.scan_digest(Seq(scan.at_seq)).await,
+            Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
+            Step::SyncStatus(_) => self.sync_status(),
+            Step::PrepareReverse(_) => self.prepare_reverse().await,
+            Step::HoldWrites(hold) => self.hold_writes(hold.budget_ms).await,
+            Step::ReleaseHold(_) => self.release_hold().await,
+            Step::AwaitApplied(applied) => self.await_applied(Seq(applied.seq), applied.timeout_ms).await,
+            Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
+            Step::Fence(fence) => self.fence(Seq(fence.sealed_seq)).await,
+            Step::Unfence(_) => self.unfence().await,
+            Step::Activate(activate) => self.activate(activate.keep_follower).await,
+            Step::DeliverMapping(delivery) => self.deliver_mapping(delivery).await,
+            Step::DropImport(_) => self.drop_import().await,
+            Step::StopCapture(_) => self.stop_capture().await,
+            Step::Retire(_) => self.retire().await,
+            Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+        }
+    }
+
+    const fn context(&self) -> &Context {
+        &self.sender.context
+    }
+
+    /// The tenant's lock, if the step's leader is still the newest.
+    fn lock(&self) -> Result<std::sync::MutexGuard<'_, Core>, Refusal> {
+        self.cell.check_term(self.sender.lineage, self.sender.term)?;
+        Ok(self.tenant.lock())
+    }
+
+    /// Takes a turn and makes durable what `next` makes of the tenant.
+    async fn change(
+        &self,
+        next: impl FnOnce(&mut Core) -> Result<(Control, Keep), Refusal> + Send,
+    ) -> Result<(), Refusal> {
+        let _turn = self.tenant.turn.lock().await;
+        self.change_in_turn(next).await
+    }
+
+    /// As [`Work::change`], for whoever has the turn.
+    async fn change_in_turn(
+        &self,
+        next: impl FnOnce(&mut Core) -> Result<(Control, Keep), Refusal> + Send,
+    ) -> Result<(), Refusal> {
+        self.refresh().await?;
+        let (old, next, keep) = {
+            let mut core = self.lock()?;
+            let (next, keep) = next(&mut core)?;
+            (core.control.clone(), next, keep)
+        };
+        if old.as_ref() != Some(&next) || !matches!(keep, Keep::Same) {
+            let rows = match &keep {
+                Keep::Same => Rows::Stay,
+                Keep::Are(copied) => Rows::Are(copied),
+                Keep::Gone => Rows::Gone,
+            };
+            let mut client = self.cell.database.client().await?;
+            let changed = records::change(&mut client, &self.tenant.id, (old.as_ref(), &next), rows).await;
+            if let Err(refusal) = changed {
+                self.tenant.lock().doubted = true;
+                return Err(refusal);
+            }
+            self.took(next, keep);
+        }
+        follower::ensure(self.cell, &self.tenant);
+        Ok(())
+    }
+
+    /// After a change whose outcome is not known, the database is asked what it has.
+    async fn refresh(&self) -> Result<(), Refusal> {
+        if !self.tenant.lock().doubted {
+            return Ok(());
+        }
+        let client = self.cell.database.client().await?;
+        let found = records::load_one(&client, &self.tenant.id).await?;
+        {
+            let mut core = self.tenant.lock();
+            (core.control, core.copied) = found.map_or((None, None), |(control, copied)| (Some(control), copied));
+            core.doubted = false;
+        }
+        self.cell.post(&self.tenant);
+        Ok(())
+    }
+
+    /// What the database has now.
+    fn took(&self, next: Control, keep: Keep) {
+        if next.capture.is_none() && next.reverse.is_none() {
+            self.cell.replication.unwant(&self.tenant.id);
+        }
+        {
+            let mut core = self.tenant.lock();
+            let same_uid = core.control.as_ref().is_some_and(|control| control.uid == next.uid);
+            core.control = Some(next);
+            match keep {
+                Keep::Same => {}
+                Keep::Are(copied) => core.copied = Some(copied),
+                Keep::Gone => core.copied = None,
+            }
+            if !same_uid {
+                core.cuts.clear();
+            }
+        }
+        self.cell.post(&self.tenant);
+    }
+}
+
+const fn done() -> Answer {
+    Answer::Done(wire::Done {})
+}
+
+const fn position(seq: Seq) -> Answer {
+    Answer::Position(wire::Position { seq: seq.get() })
+}

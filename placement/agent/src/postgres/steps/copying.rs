@@ -1,0 +1,266 @@
+//! Steps for the cell that copies, up to the moment when it owns, and for the fenced one that redirects to it.
+
+use std::time::Duration;
+
+use cell_model::{Attempt, CellId, Digest, Seq};
+use cell_protos::v1 as wire;
+use cell_protos::v1::step_response::Result as Answer;
+use tokio::time::Instant;
+
+use super::owning::PATIENCE;
+use super::{Core, Keep, Work, done, position};
+use crate::capture::digest_to_wire;
+use crate::postgres::digest;
+use crate::postgres::records::{Copied, Reach};
+use crate::record::Role;
+use crate::refusal::Refusal;
+use crate::transition::{self, Delivery};
+
+/// The longest that a step waits for changes to arrive.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long the digest of a sealed tenant may take to be found out. The hold's budget ends it earlier.
+const SEALED_MAX: Duration = Duration::from_secs(4);
+/// Both cells read rows for it, so it is never there at once.
+const SEALED_MIN: Duration = Duration::from_millis(500);
+/// How long the whole copy may take to be read.
+const SCAN_MAX: Duration = Duration::from_secs(100);
+
+fn cell_id(name: &str) -> Result<CellId, Refusal> {
+    CellId::new(name).map_err(|invalid| Refusal::new("INVALID", invalid.to_string()))
+}
+
+impl Work<'_> {
+    pub(super) async fn prepare_import(&self, import: &wire::PrepareImport) -> Result<Answer, Refusal> {
+        let source = cell_id(&import.source_cell)?;
+        let _turn = self.tenant.turn.lock().await;
+        let is_new = self.lock()?.copied.is_none();
+        if is_new {
+            self.cell.look_at_tables().await?;
+            if let Some(table) = self.table_with_rows().await? {
+                let reason = format!("table {table} has rows of the tenant that no copy has put there");
+                return Err(Refusal::new("BUSY", reason));
+            }
+        }
+        self.change_in_turn(|core| {
+            let source = (&source, import.source_agent.as_str());
+            let next = transition::prepare_import(core.control.as_ref(), self.context(), core.has_copy(), source)?;
+            let keep = if core.copied.is_none() { Keep::Are(Copied::default()) } else { Keep::Same };
+            Ok((next, keep))
+        })
+        .await?;
+        Ok(done())
+    }
+
+    /// A table in which the tenant has rows.
+    pub(super) async fn table_with_rows(&self) -> Result<Option<String>, Refusal> {
+        let client = self.cell.database.client().await?;
+        let catalogue = self.cell.replication.catalogue();
+        for table in &catalogue.tables {
+            let of = catalogue.of_tenant(table, self.tenant.id.as_str());
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {of})", catalogue.qualified(table));
+            if client.query_one(&sql, &[]).await?.get(0) {
+                return Ok(Some(catalogue.qualified(table)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The copying side of this move; refused where nothing is copied.
+    fn copy_of<'c>(&self, core: &'c Core) -> Result<&'c Copied, Refusal> {
+        transition::admit(core.known()?, self.context(), false)?;
+        let follows = core.known()?.follow.as_ref().is_some_and(|follow| follow.move_id == self.context().move_id);
+        core.copied.as_ref().filter(|_| follows).ok_or_else(|| {
+            Refusal::new("NOT_IMPORTING", format!("nothing is copied for {}", self.context().move_id))
+        })
+    }
+
+    pub(super) fn import_status(&self) -> Result<Answer, Refusal> {
+        let core = self.lock()?;
+        let applied = self.copy_of(&core)?.applied;
+        let (failure_code, failure) = core
+            .progress
+            .failure
+            .as_ref()
+            .map_or_else(Default::default, |refusal| (refusal.code.to_owned(), refusal.reason.clone()));
+        // Positions in the log are bytes of it.
+        let lag_bytes = core.progress.source_seq.get().saturating_sub(applied.get());
+        Ok(Answer::Import(wire::ImportProgress {
+            backfilled: core.is_complete(),
+            applied_seq: applied.get(),
+            source_seq: core.progress.source_seq.max(applied).get(),
+            lag_bytes: if applied == Seq(0) { 0 } else { lag_bytes },
+            lag_ms: core.progress.lag_ms(),
+            copied_rows: core.progress.copied.0,
+            copied_bytes: core.progress.copied.1,
+            failure_code,
+            failure,
+        }))
+    }
+
+    /// Waits until `ready` answers with something, at most until `deadline`.
+    async fn wait_for<T>(
+        &self,
+        deadline: Instant,
+        mut ready: impl FnMut(&Core) -> Result<Option<T>, Refusal>,
+    ) -> Result<T, Refusal> {
+        loop {
+            let mut changed = self.tenant.subscribe();
+            let applied = {
+                let core = self.lock()?;
+                if let Some(failure) = &core.progress.failure {
+                    return Err(failure.clone());
+                }
+                if let Some(ready) = ready(&core)? {
+                    return Ok(ready);
+                }
+                core.applied()
+            };
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return Err(Refusal::new("NOT_APPLIED", format!("the copy is at {applied} when its time is up")));
+            }
+        }
+    }
+
+    pub(super) async fn await_applied(&self, seq: Seq, timeout_ms: u32) -> Result<Answer, Refusal> {
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into()).min(WAIT_MAX);
+        let applied = self
+            .wait_for(deadline, |core| {
+                let applied = self.copy_of(core)?.applied;
+                Ok((core.is_complete() && applied >= seq).then_some(applied))
+            })
+            .await?;
+        Ok(position(applied))
+    }
+
+    fn cut(core: &Core, of: (Seq, Attempt)) -> Result<Option<Digest>, Refusal> {
+        core.cuts.get(&of).cloned().transpose()
+    }
+
+    pub(super) async fn digest_at(&self, seq: Seq, timeout_ms: u32) -> Result<Answer, Refusal> {
+        let patience = Duration::from_millis(timeout_ms.into()).clamp(SEALED_MIN, SEALED_MAX);
+        let digest = self
+            .wait_for(Instant::now() + patience, |core| {
+                transition::admit(core.known()?, self.context(), false)?;
+                let copies = matches!(core.known()?.role, Role::Importing | Role::Redirect);
+                if copies && core.applied() > seq {
+                    return Err(Refusal::new("NOT_APPLIED", format!("the copy is at {} already", core.applied())));
+                }
+                let sealed = core.holds.standing(Instant::now()).and_then(|hold| hold.sealed) == Some(seq);
+                if !copies && !sealed && !matches!(core.known()?.role, Role::Fenced { .. }) {
+                    return Err(Refusal::new("NOT_SEALED", format!("no seal stands at {seq}")));
+                }
+                Self::cut(core, (seq, self.context().attempt))
+            })
+            .await?;
+        Ok(Answer::Digest(wire::DigestResult { seq: seq.get(), digest: Some(digest_to_wire(digest)) }))
+    }
+
+    pub(super) async fn scan_digest(&self, at: Seq) -> Result<Answer, Refusal> {
+        let owns = {
+            let core = self.lock()?;
+            transition::admit(core.known()?, self.context(), false)?;
+            core.known()?.role == Role::Owner
+        };
+        let (seq, digest) = if owns { self.scan_source().await? } else { (at, self.scan_copy(at).await?) };
+        Ok(Answer::Digest(wire::DigestResult { seq: seq.get(), digest: Some(digest_to_wire(digest)) }))
+    }
+
+    async fn scan_source(&self) -> Result<(Seq, Digest), Refusal> {
+        let (seq, client) = {
+            let mut feed = self.tenant.feed.lock().await;
+            let feed = feed.as_mut().filter(|feed| feed.move_id == self.context().move_id).ok_or_else(|| {
+                Refusal::new(
+                    "NOT_APPLIED",
+                    "the copying cell is not connected, so there is nothing to compare with",
+                )
+            })?;
+            feed.consistent(self.cell, &self.tenant.id).await?
+        };
+        let catalogue = self.cell.replication.catalogue();
+        let sum = digest::of_all(&client, &catalogue, &self.tenant.id, self.context().uid).await?;
+        self.cell.replication.captures().clean_at(&self.tenant.id, seq);
+        let mut core = self.lock()?;
+        core.counted = (sum.digest.rows, sum.bytes);
+        core.digest = sum.digest;
+        Ok((seq, sum.digest))
+    }
+
+    async fn scan_copy(&self, at: Seq) -> Result<Digest, Refusal> {
+        let of = (at, Attempt(0));
+        let found = self.wait_for(Instant::now() + SCAN_MAX, |core| {
+            let applied = self.copy_of(core)?.applied;
+            let newest = core.cuts.keys().next_back().map(|(seq, _)| *seq);
+            if applied > at && newest.is_some_and(|newest| newest > at) && !core.cuts.contains_key(&of) {
+                return Err(Refusal::new("NOT_APPLIED", format!("the cut at {at} was missed")));
+            }
+            Self::cut(core, of)
+        });
+        let digest = found.await?;
+        // The next comparison may be at the same change: it reads the rows again.
+        self.tenant.lock().cuts.remove(&of);
+        Ok(digest)
+    }
+
+    pub(super) async fn prepare_reverse(&self) -> Result<Answer, Refusal> {
+        let _turn = self.tenant.turn.lock().await;
+        transition::prepare_reverse(self.lock()?.known()?, self.context())?;
+        self.cell.replication.want(&self.tenant.id);
+        self.cell.replication.streaming(PATIENCE).await?;
+        self.change_in_turn(|core| Ok((transition::prepare_reverse(core.known()?, self.context())?, Keep::Same)))
+            .await?;
+        Ok(position(self.cell.replication.position()))
+    }
+
+    pub(super) async fn activate(&self, keep_follower: bool) -> Result<Answer, Refusal> {
+        let _turn = self.tenant.turn.lock().await;
+        self.refresh().await?;
+        // Everything that the mover has written here lies before this; every write of an application after it.
+        let from = self.log_end().await?;
+        let (old, next) = {
+            let core = self.lock()?;
+            let complete = core.is_complete() && core.progress.failure.is_none();
+            let next = transition::activate(core.known()?, self.context(), complete, from, keep_follower)?;
+            (core.control.clone(), next)
+        };
+        if old.as_ref() == Some(&next) {
+            return Ok(done());
+        }
+        if next.capture.is_some() {
+            self.cell.replication.capture(&self.tenant.id, from, true);
+        }
+        self.change_in_turn(|_| Ok((next, Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })))).await?;
+        Ok(done())
+    }
+
+    pub(super) async fn deliver_mapping(&self, delivery: wire::DeliverMapping) -> Result<Answer, Refusal> {
+        let mapping = delivery.mapping.ok_or_else(|| Refusal::new("INVALID", "the delivery has no mapping"))?;
+        let signed = cell_client::signed_from_wire(mapping);
+        let routed = {
+            let trusted = self.cell.trusted.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            signed.verify(&trusted).map_err(|error| Refusal::new("UNTRUSTED", error.to_string()))?
+        };
+        if routed.mapping.tenant != self.tenant.id {
+            return Err(Refusal::new("INVALID", format!("the mapping is that of {}", routed.mapping.tenant)));
+        }
+        let follow = match delivery.follow_agent.as_str() {
+            "" => None,
+            agent => Some((cell_id(&delivery.follow_cell)?, agent)),
+        };
+        self.change(|core| {
+            let follow = follow.as_ref().map(|(cell, agent)| (cell, *agent));
+            let delivery = Delivery { signed: &signed, routed: &routed, here: &self.cell.here, follow };
+            let was_fenced = matches!(core.known()?.role, Role::Fenced { .. });
+            let next = transition::deliver_mapping(core.known()?, self.context(), delivery)?;
+            // Positions are the other database's from now on, and nothing of it is here yet but the state at the seal.
+            let keep = if was_fenced && next.follow.is_some() {
+                Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })
+            } else {
+                Keep::Same
+            };
+            Ok((next, keep))
+        })
+        .await?;
+        self.let_go().await;
+        Ok(done())
+    }
+}

@@ -1,0 +1,139 @@
+//! Steps that take away: never what this cell owns, and never without looking again in the transaction that deletes.
+
+use cell_model::Epoch;
+use cell_protos::v1::step_response::Result as Answer;
+
+use super::owning::PATIENCE;
+use super::{Core, Keep, Work, done};
+use crate::postgres::applier;
+use crate::postgres::catalogue::{Catalogue, Table};
+use crate::postgres::cell::Cell;
+use crate::postgres::records::{self, Rows};
+use crate::postgres::seal::Seal;
+use crate::postgres::tenant::Tenant;
+use crate::record::{Control, Record as _, Role};
+use crate::refusal::Refusal;
+use crate::transition::{self, Ending};
+
+/// Rows deleted in one transaction.
+const CHUNK_ROWS: u32 = 1_000;
+
+impl Work<'_> {
+    pub(super) async fn revoke(&self) -> Result<Answer, Refusal> {
+        let owns = self.lock()?.control.as_ref().is_some_and(|control| control.role == Role::Owner);
+        // Transactions that have entered are done before their tenant is gone.
+        let seal = if owns {
+            let of = (self.context().move_id, self.context().attempt);
+            Some(Seal::take(self.cell.database.session().await?, &self.tenant.id, of, PATIENCE / 2).await?)
+        } else {
+            None
+        };
+        let revoked = self
+            .end(|core, context| {
+                transition::revoke(core.control.as_ref(), context, core.has_copy()).map(Ending::Empty)
+            })
+            .await;
+        if let Some(seal) = seal {
+            seal.release().await;
+        }
+        revoked?;
+        self.emptied().await
+    }
+
+    pub(super) async fn drop_import(&self) -> Result<Answer, Refusal> {
+        self.end(|core, context| transition::drop_import(core.control.as_ref(), context)).await?;
+        self.emptied().await
+    }
+
+    pub(super) async fn reclaim(&self, fenced: Epoch) -> Result<Answer, Refusal> {
+        self.end(|core, context| transition::reclaim(core.control.as_ref(), context, fenced)).await?;
+        self.emptied().await
+    }
+
+    pub(super) async fn stop_capture(&self) -> Result<Answer, Refusal> {
+        if self.tenant.lock().control.is_none() {
+            return Ok(done());
+        }
+        self.change(|core| Ok((transition::stop_capture(core.known()?, self.context())?, Keep::Same))).await?;
+        if self.tenant.lock().known()?.capture.is_none() {
+            self.let_go().await;
+        }
+        Ok(done())
+    }
+
+    pub(super) async fn retire(&self) -> Result<Answer, Refusal> {
+        if self.tenant.lock().control.is_none() {
+            return Ok(done());
+        }
+        self.change(|core| Ok((transition::retire(core.known()?, self.context())?, Keep::Same))).await?;
+        Ok(done())
+    }
+
+    /// Makes the ending durable, without the record of the rows, so that nothing takes what is left for a copy.
+    async fn end(
+        &self,
+        ending: impl FnOnce(&Core, &transition::Context) -> Result<Ending, Refusal> + Send,
+    ) -> Result<(), Refusal> {
+        let _turn = self.tenant.turn.lock().await;
+        let ending = ending(&*self.lock()?, self.context())?;
+        let (next, keep) = match ending {
+            Ending::Gone => return Ok(()),
+            Ending::Keep(next) => (next, Keep::Same),
+            Ending::Empty(next) => (next, Keep::Gone),
+        };
+        self.change_in_turn(|_| Ok((next, keep))).await?;
+        self.let_go().await;
+        Ok(())
+    }
+
+    async fn emptied(&self) -> Result<Answer, Refusal> {
+        empty(self.cell, &self.tenant).await?;
+        Ok(done())
+    }
+}
+
+/// Deletes the rows of a tenant that is being emptied, in bounded transactions. Each expects the grant as it was: one
+/// that has changed meanwhile keeps its rows.
+pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
+    let emptying = || tenant.lock().control.clone().filter(|control| control.emptying);
+    let Some(control) = emptying() else { return Ok(()) };
+    // As a replica: no trigger of the application runs, and keys among the tenant's own rows are not asked.
+    let mut client = applier::session(&cell.database).await?;
+    let catalogue = cell.replication.catalogue();
+    for table in &catalogue.tables {
+        while delete_some(&mut client, &catalogue, table, tenant, &control).await? > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let _turn = tenant.turn.lock().await;
+    let Some(control) = emptying() else { return Ok(()) };
+    let next = Control { emptying: false, ..control.clone() };
+    records::change(&mut client, &tenant.id, (Some(&control), &next), Rows::Stay).await?;
+    tenant.lock().control = Some(next);
+    cell.post(tenant);
+    Ok(())
+}
+
+async fn delete_some(
+    client: &mut tokio_postgres::Client,
+    catalogue: &Catalogue,
+    table: &Table,
+    tenant: &Tenant,
+    control: &Control,
+) -> Result<u64, Refusal> {
+    let (name, of) = (catalogue.qualified(table), catalogue.of_tenant(table, tenant.id.as_str()));
+    let transaction = client.transaction().await?;
+    let sql = "SELECT 1 FROM cellway.controls WHERE tenant = $1 AND control = $2 FOR SHARE";
+    if transaction.query_opt(sql, &[&tenant.id.as_str(), &control.encode()]).await?.is_none() {
+        return Err(Refusal::new("BUSY", "the grant has changed while the copy was deleted"));
+    }
+    let keys = table.key_list();
+    let sql = if keys.is_empty() {
+        format!("DELETE FROM {name} WHERE {of}")
+    } else {
+        format!("DELETE FROM {name} WHERE ({keys}) IN (SELECT {keys} FROM {name} WHERE {of} LIMIT {CHUNK_ROWS})")
+    };
+    let deleted = transaction.execute(&sql, &[]).await?;
+    transaction.commit().await?;
+    Ok(deleted)
+}

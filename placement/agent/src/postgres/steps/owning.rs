@@ -1,0 +1,270 @@
+//! Steps for the cell that owns: grant, capture, sync, hold, fence, unfence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_model::{Attempt, Seq};
+use cell_protos::v1 as wire;
+use cell_protos::v1::step_response::Result as Answer;
+use tokio::time::Instant;
+
+use super::{Keep, Work, done, position};
+use crate::hold::Hold;
+use crate::postgres::digest;
+use crate::postgres::feed::Compare;
+use crate::postgres::records::{Copied, Reach};
+use crate::postgres::seal::Seal;
+use crate::refusal::Refusal;
+use crate::transition;
+
+/// A step is answered within five seconds; what it waits for must be shorter.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+
+impl Work<'_> {
+    pub(super) async fn grant(&self) -> Result<Answer, Refusal> {
+        self.change(|core| {
+            let next = transition::grant(core.control.as_ref(), self.context(), core.has_copy())?;
+            let keep = if core.copied.is_some() {
+                Keep::Same
+            } else {
+                Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })
+            };
+            Ok((next, keep))
+        })
+        .await?;
+        Ok(done())
+    }
+
+    /// Where the log ends now.
+    pub(super) async fn log_end(&self) -> Result<Seq, Refusal> {
+        let client = self.cell.database.client().await?;
+        let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
+        Ok(Seq(client.query_one(sql, &[]).await?.get::<_, i64>(0).cast_unsigned()))
+    }
+
+    pub(super) async fn start_capture(&self) -> Result<Answer, Refusal> {
+        let context = self.context();
+        let _turn = self.tenant.turn.lock().await;
+        let known = |core: &super::Core| -> Result<Option<Seq>, Refusal> {
+            transition::start_capture(core.known()?, context, Seq(0))?;
+            let capture = core.known()?.capture.as_ref().filter(|capture| capture.move_id == context.move_id);
+            Ok(capture.map(|capture| capture.from))
+        };
+        if let Some(from) = known(&*self.lock()?)? {
+            return Ok(position(from));
+        }
+        let catalogue = self.cell.look_at_tables().await?;
+        if let Some(finding) = crate::postgres::check::tables(&catalogue).into_iter().next() {
+            return Err(Refusal::new("TABLES_UNFIT", format!("{}: {}", finding.code, finding.reason)));
+        }
+        self.cell.replication.want(&self.tenant.id);
+        let begun = async {
+            self.cell.replication.streaming(PATIENCE).await?;
+            let from = self.log_end().await?;
+            // Before the record: a transaction that commits after it must find its capture.
+            self.cell.replication.capture(&self.tenant.id, from, false);
+            self.change_in_turn(|core| Ok((transition::start_capture(core.known()?, context, from)?, Keep::Same)))
+                .await?;
+            Ok(from)
+        }
+        .await;
+        if begun.is_err() {
+            self.cell.replication.unwant(&self.tenant.id);
+        }
+        begun.map(position)
+    }
+
+    pub(super) async fn engage_sync(&self, engaged: bool) -> Result<Answer, Refusal> {
+        self.change(|core| Ok((transition::engage_sync(core.known()?, self.context(), engaged)?, Keep::Same)))
+            .await?;
+        Ok(done())
+    }
+
+    pub(super) fn sync_status(&self) -> Result<Answer, Refusal> {
+        let engaged = transition::admit(self.lock()?.known()?, self.context(), false)?.sync;
+        let standing = self.cell.replication.captures().standing(&self.tenant.id);
+        let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
+        let standing = standing.ok_or_else(none)??;
+        let overdue = |since: Option<Instant>| {
+            since.is_some_and(|since| since.elapsed() > self.cell.limits.confirm_overdue())
+        };
+        // Without the log nobody knows what the follower lacks: writes wait just as well.
+        let late = overdue(standing.unacked_since) || overdue(self.cell.replication.lost_since());
+        Ok(Answer::Sync(wire::SyncProgress {
+            engaged,
+            wants_degrade: engaged && late,
+            last_seq: standing.last.get(),
+            acked_seq: standing.acked.get(),
+        }))
+    }
+
+    pub(super) async fn hold_writes(&self, budget_ms: u32) -> Result<Answer, Refusal> {
+        let attempt = (self.context().move_id, self.context().attempt);
+        let (hold, is_new) = {
+            let mut core = self.lock()?;
+            transition::hold_writes(core.known()?, self.context())?;
+            let name = self.cell.board.next_hold();
+            let budget = Duration::from_millis(u64::from(budget_ms).max(1));
+            let hold = core.holds.begin(attempt, name, Instant::now(), budget)?.clone();
+            (hold.clone(), hold.id == name)
+        };
+        self.change(|core| Ok((transition::hold_writes(core.known()?, self.context())?, Keep::Same))).await?;
+        self.cell.post(&self.tenant);
+        if is_new {
+            self.lapse_at(hold.deadline);
+        }
+        let _turn = self.tenant.turn.lock().await;
+        let sealed = self.lock()?.holds.standing(Instant::now()).and_then(|hold| hold.sealed);
+        match sealed {
+            Some(seq) => Ok(position(seq)),
+            None => self.seal(&hold).await.map(position),
+        }
+    }
+
+    /// Gates first, so that few are left who wait in the database; then the database.
+    async fn seal(&self, hold: &Hold) -> Result<Seq, Refusal> {
+        let board = &self.cell.board;
+        let (quiesced, session) =
+            tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.session());
+        quiesced.map_err(|gates| {
+            Refusal::new("NOT_QUIESCED", format!("gates that have not quiesced in time: {}", gates.join(", ")))
+        })?;
+        let id = &self.tenant.id;
+        let left = || hold.deadline.saturating_duration_since(Instant::now());
+        let seal = Seal::take(session?, id, (hold.move_id, hold.attempt), left()).await?;
+        let sealed = self.sealed(hold, left()).await;
+        if sealed.is_err() {
+            seal.release().await;
+            return sealed;
+        }
+        self.tenant.lock().seal = Some(seal);
+        // It may have lapsed meanwhile, before there was a seal to let go of.
+        if Instant::now() >= hold.deadline {
+            self.let_go().await;
+        }
+        sealed
+    }
+
+    /// Nobody writes now: the last change is the last for good.
+    async fn sealed(&self, hold: &Hold, patience: Duration) -> Result<Seq, Refusal> {
+        let id = &self.tenant.id;
+        let replication = &self.cell.replication;
+        let client = self.cell.database.client().await?;
+        replication.barrier(&client, patience).await?;
+        let compare = match replication.captures().dirty(id) {
+            Some(keys) => Compare::Keys(keys),
+            None => Compare::All,
+        };
+        let last = {
+            let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
+            replication.captures().standing(id).ok_or_else(none)??.last
+        };
+        let sequences = self.cell.sequences(&client).await?;
+        if let Some(feed) = self.tenant.feed.lock().await.as_mut() {
+            feed.flush(self.cell, id).await?;
+            if feed.cursor() == last {
+                feed.cut(&compare, sequences, hold.attempt).await?;
+            }
+        }
+        let seq = {
+            let mut core = self.lock()?;
+            core.holds.seal(hold.id, last, Instant::now())?
+        };
+        self.digest_sealed((seq, hold.attempt), compare);
+        Ok(seq)
+    }
+
+    /// What the sealed rows add up to, found out while the other cell does the same.
+    fn digest_sealed(&self, of: (Seq, Attempt), compare: Compare) {
+        let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(&self.tenant));
+        let uid = self.context().uid;
+        self.cell.tasks.spawn(async move {
+            let found = async {
+                // Nobody can write, so whatever is read is of one moment.
+                let client = cell.database.client().await?;
+                let catalogue = cell.replication.catalogue();
+                match &compare {
+                    Compare::All => digest::of_all(&client, &catalogue, &tenant.id, uid).await,
+                    Compare::Keys(keys) => digest::of_keys(&client, &catalogue, (&tenant.id, uid), keys).await,
+                }
+            };
+            let found = found.await;
+            tenant.lock().remember_cut(of, found.map(|sum| sum.digest).map_err(Refusal::from));
+            tenant.notify();
+        });
+    }
+
+    /// Lets the hold lapse by itself.
+    fn lapse_at(&self, deadline: Instant) {
+        let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(&self.tenant));
+        let stop = cell.stop.clone();
+        let tasks = cell.tasks.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(tokio::time::sleep_until(deadline)).await;
+            let lapsed = {
+                let mut core = tenant.lock();
+                let lapsed = core.holds.expire(Instant::now()) || stop.is_cancelled();
+                lapsed.then(|| core.seal.take())
+            };
+            let Some(seal) = lapsed else { return };
+            tracing::info!(tenant = %tenant.id, "the hold has lapsed");
+            cell.post(&tenant);
+            if let Some(seal) = seal {
+                seal.release().await;
+            }
+        });
+    }
+
+    /// Ends the hold, sealed or not.
+    pub(super) async fn let_go(&self) {
+        let seal = {
+            let mut core = self.tenant.lock();
+            core.holds.end();
+            core.seal.take()
+        };
+        self.cell.post(&self.tenant);
+        if let Some(seal) = seal {
+            seal.release().await;
+        }
+    }
+
+    pub(super) async fn release_hold(&self) -> Result<Answer, Refusal> {
+        transition::admit(self.lock()?.known()?, self.context(), false)?;
+        self.let_go().await;
+        Ok(done())
+    }
+
+    pub(super) async fn fence(&self, wanted: Seq) -> Result<Answer, Refusal> {
+        let context = *self.context();
+        let attempt = (context.move_id, context.attempt);
+        let _turn = self.tenant.turn.lock().await;
+        self.refresh().await?;
+        let last = self.cell.replication.captures().standing(&self.tenant.id).and_then(Result::ok);
+        let (old, next, seal) = {
+            let mut core = self.lock()?;
+            let standing = core.holds.seal_of(attempt, Instant::now());
+            let last = last.map_or(Seq(0), |standing| standing.last);
+            let next = transition::fence(core.known()?, &context, wanted, standing, last)?;
+            if core.control.as_ref() == Some(&next) {
+                return Ok(position(wanted));
+            }
+            (core.control.clone(), next, core.seal.take().filter(|seal| seal.of == attempt))
+        };
+        let Some(seal) = seal else {
+            return Err(Refusal::new("NOT_SEALED", "the session that held the lock is gone"));
+        };
+        if let Err(refusal) = seal.fence(&self.tenant.id, (old.as_ref(), &next)).await {
+            // Nobody knows whether it was committed: the database is asked before anything else is done.
+            self.tenant.lock().doubted = true;
+            return Err(refusal);
+        }
+        self.took(next, Keep::Same);
+        Ok(position(wanted))
+    }
+
+    pub(super) async fn unfence(&self) -> Result<Answer, Refusal> {
+        self.change(|core| Ok((transition::unfence(core.known()?, self.context())?, Keep::Same))).await?;
+        self.let_go().await;
+        Ok(done())
+    }
+}

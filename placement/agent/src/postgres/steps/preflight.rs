@@ -1,0 +1,104 @@
+//! Looks at the database before a move, and changes nothing of the tenant's.
+
+use cell_protos::v1 as wire;
+use cell_protos::v1::step_response::Result as Answer;
+use tokio_postgres::Client;
+
+use super::Work;
+use crate::postgres::catalogue::Catalogue;
+use crate::postgres::check::{self, Server};
+use crate::postgres::fault::Fault;
+use crate::record::Role;
+use crate::refusal::Refusal;
+
+impl Work<'_> {
+    pub(super) async fn preflight(&self, as_target: bool) -> Result<Answer, Refusal> {
+        let mut findings = self.own_findings(as_target);
+        let (rows, bytes) = match self.look(as_target, &mut findings).await {
+            Ok(size) => size,
+            Err(fault) => {
+                findings.insert(0, wire::Finding { code: fault.code.into(), reason: fault.reason });
+                (0, 0)
+            }
+        };
+        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes }))
+    }
+
+    fn own_findings(&self, as_target: bool) -> Vec<wire::Finding> {
+        let here = &self.cell.here;
+        let core = self.tenant.lock();
+        let control = core.control.as_ref().filter(|control| control.uid == self.context().uid);
+        let owns =
+            control.is_some_and(|control| control.role == Role::Owner && control.epoch == self.context().epoch);
+        let mut findings = Vec::new();
+        let mut find = |code: &str, reason: String| findings.push(wire::Finding { code: code.into(), reason });
+        if as_target {
+            if core.has_copy() {
+                find("COPY_PRESENT", format!("cell {here} already has rows of the tenant"));
+            }
+            if self.cell.trusted.read().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
+                find("NO_TRUSTED_KEYS", format!("cell {here} trusts no signatures yet"));
+            }
+        } else if !owns {
+            let epoch = self.context().epoch;
+            find("NOT_OWNER", format!("cell {here} does not own the tenant at epoch {epoch}"));
+        }
+        findings
+    }
+
+    async fn look(&self, as_target: bool, findings: &mut Vec<wire::Finding>) -> Result<(u64, u64), Fault> {
+        let client = self.cell.database.session().await?;
+        let catalogue = Catalogue::read(&client, &self.cell.database.options).await?;
+        findings.extend(check::server(&self.server(&client).await?));
+        findings.extend(check::tables(&catalogue));
+        if !findings.is_empty() {
+            return Ok((0, 0));
+        }
+        self.cell.look_at_tables().await?;
+        let mut size = (0, 0);
+        for table in &catalogue.tables {
+            let of = catalogue.of_tenant(table, self.tenant.id.as_str());
+            let name = catalogue.qualified(table);
+            let sql =
+                format!("SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::bigint FROM {name} t WHERE {of}");
+            let row = match client.query_one(&sql, &[]).await {
+                Ok(row) => row,
+                Err(error) => {
+                    let reason = format!("whose a row of {name} is cannot be asked: {}", Fault::from(error).reason);
+                    findings.push(wire::Finding { code: "TENANT_KEY_TYPE".into(), reason });
+                    continue;
+                }
+            };
+            size.0 += row.get::<_, i64>(0).cast_unsigned();
+            size.1 += row.get::<_, i64>(1).cast_unsigned();
+        }
+        if as_target && size.0 > 0 && findings.is_empty() {
+            let reason = format!("the database of cell {} has {} rows of the tenant", self.cell.here, size.0);
+            findings.push(wire::Finding { code: "COPY_PRESENT".into(), reason });
+        }
+        Ok(size)
+    }
+
+    async fn server(&self, client: &Client) -> Result<Server, Fault> {
+        const ASK: &str = "
+SELECT current_setting('wal_level'),
+       current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots),
+       current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
+       EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
+       r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text
+  FROM pg_roles r WHERE r.rolname = current_user";
+        let row = client.query_one(ASK, &[&self.cell.replication.slot]).await?;
+        let silenced = client.batch_execute("SET session_replication_role = replica").await;
+        client.batch_execute("SET session_replication_role = origin").await.ok();
+        Ok(Server {
+            wal_level: row.get(0),
+            slots_free: row.get(1),
+            senders_free: row.get(2),
+            has_slot: row.get(3),
+            may_replicate: row.get(4),
+            sees_all_rows: row.get(5),
+            may_silence_triggers: silenced.is_ok(),
+            role: row.get(6),
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! One tenant in this cell: its records as the database has them, and what of it is only in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cell_model::{Attempt, Digest, Seq, TenantId};
+use cell_protos::v1 as wire;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::feed::Feed;
+use super::records::Copied;
+use super::seal::Seal;
+use crate::board::{Board, Posted};
+use crate::follow::Progress;
+use crate::hold::Holds;
+use crate::record::{Control, Role};
+use crate::refusal::Refusal;
+
+/// Digests at cuts that are remembered.
+const CUTS: usize = 4;
+
+/// See the module.
+pub(crate) struct Tenant {
+    pub(crate) id: TenantId,
+    /// Whoever changes the control has this; it is held while the database makes the change durable.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// The stream to the follower. Whoever has the lock decides what is sent next.
+    pub(crate) feed: tokio::sync::Mutex<Option<Feed>>,
+    core: Mutex<Core>,
+    changed: watch::Sender<u64>,
+}
+
+/// Everything of a tenant behind its lock, which is never held across a wait.
+#[derive(Default)]
+pub(crate) struct Core {
+    pub(crate) control: Option<Control>,
+    pub(crate) copied: Option<Copied>,
+    pub(crate) holds: Holds,
+    /// The session that holds the exclusive lock, from the seal on.
+    pub(crate) seal: Option<Seal>,
+    pub(crate) progress: Progress,
+    /// What the rows added up to at cuts, or why that could not be found out.
+    pub(crate) cuts: BTreeMap<(Seq, Attempt), Result<Digest, Refusal>>,
+    /// A change was sent to the database and not answered: it may have been made.
+    pub(crate) doubted: bool,
+    /// The newest stream to a follower.
+    pub(crate) streams: u64,
+    /// Rows and bytes as they were last counted.
+    pub(crate) counted: (u64, u64),
+    /// The last digest of all rows.
+    pub(crate) digest: Digest,
+}
+
+impl Tenant {
+    pub(crate) fn new(id: TenantId, control: Option<Control>, copied: Option<Copied>) -> Self {
+        let core = Core { control, copied, ..Core::default() };
+        Self {
+            id,
+            turn: tokio::sync::Mutex::default(),
+            feed: tokio::sync::Mutex::default(),
+            core: Mutex::new(core),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes everybody who waits for something about this tenant.
+    pub(crate) fn notify(&self) {
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+impl Core {
+    /// What this cell is to the tenant, for steps that need it to be something.
+    pub(crate) fn known(&self) -> Result<&Control, Refusal> {
+        self.control.as_ref().ok_or_else(|| Refusal::new("NOT_OWNER", "this cell knows nothing of the tenant"))
+    }
+
+    /// Whether rows of the tenant are here, whole or in part.
+    pub(crate) fn has_copy(&self) -> bool {
+        self.copied.is_some() || self.control.as_ref().is_some_and(|control| control.emptying)
+    }
+
+    /// Whether every row is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.copied.as_ref().is_some_and(|copied| copied.reach.done)
+    }
+
+    pub(crate) fn applied(&self) -> Seq {
+        self.copied.as_ref().map_or(Seq(0), |copied| copied.applied)
+    }
+
+    /// Each comparison is remembered for itself, also where an earlier one was at the same change.
+    pub(crate) fn remember_cut(&mut self, cut: (Seq, Attempt), digest: Result<Digest, Refusal>) {
+        self.cuts.insert(cut, digest);
+        while self.cuts.len() > CUTS {
+            self.cuts.pop_first();
+        }
+    }
+
+    /// Tells the gates what this cell is to the tenant now.
+    pub(crate) fn post(&self, tenant: &TenantId, board: &Board) {
+        let Some(control) = &self.control else { return };
+        let hold = self.holds.standing(Instant::now()).map(|hold| (hold.id, hold.deadline));
+        let (role, hold) = match control.role {
+            Role::Nothing => (wire::Role::None, None),
+            Role::Owner if hold.is_some() => (wire::Role::Holding, hold),
+            Role::Owner => (wire::Role::Owner, None),
+            Role::Importing => (wire::Role::Importing, None),
+            Role::Fenced { .. } => (wire::Role::Fenced, None),
+            Role::Redirect => (wire::Role::Redirect, None),
+            Role::Deleted => (wire::Role::Deleted, None),
+        };
+        let mapping = control.mapping.clone().filter(|_| role == wire::Role::Redirect);
+        board.post(tenant, Posted { uid: control.uid, epoch: control.epoch, role, hold, mapping });
+    }
+}

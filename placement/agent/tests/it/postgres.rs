@@ -1,0 +1,9 @@
+//! Cells whose tenants are in PostgreSQL.
+
+mod copying;
+mod fence;
+mod ground;
+mod moving;
+mod preflight;
+mod server;
+mod surviving;

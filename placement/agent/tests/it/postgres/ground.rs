@@ -1,0 +1,288 @@
+//! Two cells, each on a database of its own, and the steps that a coordinator would send.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions, TenantDatabase};
+use cell_client::{AgentPool, ImportProgress, StepContext};
+use cell_gate::RequestStamp;
+use cell_model::{CellId, Digest, Leg, Seq};
+use cell_trust::SigningKey;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use super::server::{database, session, until_true};
+pub(crate) use crate::cells::{HOLD, PATIENCE, context, outside, refused, stamp, tenant};
+
+/// Everything that types, keys and references can do to a mover.
+pub(crate) const TABLES: &str = "
+CREATE TYPE mood AS ENUM ('calm', 'busy');
+CREATE DOMAIN positive AS numeric(12, 3) CHECK (VALUE > 0);
+CREATE TABLE accounts (
+    tenant_id text NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    name text NOT NULL,
+    mood mood,
+    price positive,
+    big text,
+    tags text[],
+    doc jsonb,
+    seen timestamptz,
+    raw bytea,
+    ratio double precision,
+    doubled numeric GENERATED ALWAYS AS (price * 2) STORED,
+    PRIMARY KEY (tenant_id, id)
+);
+CREATE TABLE entries (
+    tenant_id text NOT NULL,
+    account bigint NOT NULL,
+    n bigserial,
+    amount numeric,
+    PRIMARY KEY (tenant_id, account, n),
+    FOREIGN KEY (tenant_id, account) REFERENCES accounts (tenant_id, id)
+);
+CREATE TABLE \"Odd \"\" name\" (
+    \"the key\" text,
+    tenant_id text,
+    value text,
+    PRIMARY KEY (tenant_id, \"the key\")
+) PARTITION BY HASH (\"the key\");
+CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+";
+
+/// A running cell.
+pub(crate) struct Cell {
+    pub(crate) id: CellId,
+    pub(crate) agent: String,
+    pub(crate) url: String,
+    pub(crate) data: TenantDatabase,
+    stop: CancellationToken,
+    service: Option<JoinHandle<Result<(), AgentError>>>,
+    // Its own, so that it can end as abruptly as a process does.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What signs mappings and sends steps.
+pub(crate) struct Ground {
+    inner: crate::cells::Ground,
+    pub(crate) pool: AgentPool,
+}
+
+impl Ground {
+    pub(crate) fn new() -> Self {
+        let inner = crate::cells::Ground::new();
+        Self { pool: inner.pool.clone(), inner }
+    }
+
+    fn key(&self) -> &Arc<SigningKey> {
+        &self.inner.key
+    }
+
+    pub(crate) async fn try_open(&self, name: &str, url: &str, listen: &str) -> Result<Cell, AgentError> {
+        let id = CellId::new(name).unwrap();
+        let mut options = AgentOptions::new(id.clone(), "".into(), listen);
+        options.trusted_keys = vec![self.key().public().to_string()];
+        let mut database = DatabaseOptions::new(url);
+        database.chunk_bytes = 64 * 1024;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
+        let agent = match opened {
+            Ok(agent) => agent,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        let (data, address) = (agent.data(), agent.address().to_string());
+        let stop = CancellationToken::new();
+        let service = Some(runtime.spawn(agent.run(stop.clone())));
+        Ok(Cell { id, agent: address, url: url.into(), data, stop, service, runtime: Some(runtime) })
+    }
+
+    /// A cell on a new database with the tables.
+    pub(crate) async fn open(&self, name: &str) -> Cell {
+        let url = database().await;
+        session(&url).await.batch_execute(TABLES).await.unwrap();
+        self.try_open(name, &url, "127.0.0.1:0").await.unwrap()
+    }
+
+    /// Two cells; the first owns the tenant.
+    pub(crate) async fn pair(&self) -> (Cell, Cell) {
+        let (a, b) = (self.open("a").await, self.open("b").await);
+        self.pool.grant(&a.agent, &outside(1)).await.unwrap();
+        (a, b)
+    }
+
+    /// Begins the copy, and waits until it is complete.
+    pub(crate) async fn copy(&self, from: &Cell, to: &Cell, step: &StepContext) {
+        self.pool.start_capture(&from.agent, step).await.unwrap();
+        self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+        self.progress(to, step, |progress| progress.backfilled).await;
+    }
+
+    /// Waits for a state of the copy.
+    pub(crate) async fn progress(
+        &self,
+        to: &Cell,
+        step: &StepContext,
+        is: impl Fn(&ImportProgress) -> bool,
+    ) -> ImportProgress {
+        let mut last = None;
+        let reached = async {
+            loop {
+                let progress = self.pool.import_status(&to.agent, step).await.unwrap();
+                if is(&progress) {
+                    return progress;
+                }
+                last = Some(progress.clone());
+                assert!(progress.failure_code.is_empty(), "{progress:?}");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, reached).await {
+            Ok(progress) => progress,
+            Err(_) => panic!("not in time: {last:?}"),
+        }
+    }
+
+    /// Waits until the copy cannot go on, and says why.
+    pub(crate) async fn failure(&self, to: &Cell, step: &StepContext) -> String {
+        let failed = async {
+            loop {
+                let progress = self.pool.import_status(&to.agent, step).await.unwrap();
+                if !progress.failure_code.is_empty() {
+                    return format!("{}: {}", progress.failure_code, progress.failure);
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, failed).await.expect("in time")
+    }
+
+    /// Compares every row at a cut, as the coordinator does in Verify.
+    pub(crate) async fn verify(&self, from: &Cell, to: &Cell, step: &StepContext) -> Digest {
+        let looked = async {
+            loop {
+                let scanned = async {
+                    let (seq, ours) = self.pool.scan_digest(&from.agent, step, None).await?;
+                    let (_, theirs) = self.pool.scan_digest(&to.agent, step, Some(seq)).await?;
+                    Ok::<_, cell_client::StepError>((ours, theirs))
+                };
+                match scanned.await {
+                    Ok(both) => return both,
+                    // The follower may be on its way.
+                    Err(error) => assert!(["NOT_APPLIED", "BUSY"].contains(&refused::<()>(Err(error)).as_str())),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let (ours, theirs) = tokio::time::timeout(PATIENCE, looked).await.expect("in time");
+        assert_eq!(theirs, ours);
+        ours
+    }
+
+    /// Holds, seals, waits for the other cell and compares: what COMMIT asks for.
+    pub(crate) async fn seal(&self, from: &Cell, to: &Cell, step: &StepContext) -> Seq {
+        let sealed = self.pool.hold_writes(&from.agent, step, HOLD).await.unwrap();
+        let (applied, _) = self.pool.await_applied(&to.agent, step, sealed, HOLD).await.unwrap();
+        assert_eq!(applied, sealed);
+        let source = self.pool.digest_at(&from.agent, step, sealed, HOLD).await.unwrap();
+        assert_eq!(self.pool.digest_at(&to.agent, step, sealed, HOLD).await.unwrap(), source);
+        sealed
+    }
+
+    /// The cutover from `from` at `epoch` to `to` at the next one.
+    pub(crate) async fn cut_over(&self, from: &Cell, to: &Cell, epoch: u64, attempt: u32, leg: Leg) {
+        let before = StepContext { leg: Some(leg), ..context(epoch, attempt) };
+        let after = StepContext { leg: Some(leg), ..context(epoch + 1, attempt) };
+        let sealed = self.seal(from, to, &before).await;
+        assert_eq!(self.pool.fence(&from.agent, &before, sealed).await.unwrap(), sealed);
+        let (follower, follows) = match leg {
+            Leg::Forward => (Some((&from.id, from.agent.as_str())), Some((&to.id, to.agent.as_str()))),
+            Leg::Back => (None, None),
+        };
+        self.pool.activate(&to.agent, &after, follower).await.unwrap();
+        let mapping = self.inner.mapping(&to.id, epoch + 1);
+        self.pool.deliver_mapping(&from.agent, &after, &mapping, follows).await.unwrap();
+    }
+}
+
+impl Cell {
+    pub(crate) async fn close(mut self) -> String {
+        self.stop.cancel();
+        self.service.take().unwrap().await.unwrap().unwrap();
+        self.agent.clone()
+    }
+
+    /// Ends it without letting it finish anything.
+    pub(crate) fn kill(self) -> String {
+        self.agent.clone()
+    }
+
+    pub(crate) async fn session(&self) -> Client {
+        session(&self.url).await
+    }
+
+    /// Everything that a tenant has, by table.
+    pub(crate) async fn rows(&self) -> BTreeMap<String, Vec<String>> {
+        self.rows_of(tenant().as_str()).await
+    }
+
+    pub(crate) async fn rows_of(&self, whose: &str) -> BTreeMap<String, Vec<String>> {
+        let client = self.session().await;
+        let mut rows = BTreeMap::new();
+        for table in ["accounts", "entries", "\"Odd \"\" name\""] {
+            let sql = format!("SELECT t::text FROM {table} t WHERE tenant_id = $1 ORDER BY 1");
+            let found = client.query(&sql, &[&whose]).await.unwrap();
+            rows.insert(table.to_owned(), found.iter().map(|row| row.get(0)).collect());
+        }
+        rows
+    }
+
+    /// How many slots, and records of them, this cell's database has.
+    pub(crate) async fn slots(&self) -> i64 {
+        let sql = "SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = current_database()) \
+                   + (SELECT count(*) FROM cellway.made)";
+        self.session().await.query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+/// Begins a transaction as a request under `epoch` does. The code of the refusal, if it is refused.
+pub(crate) async fn enter(client: &Client, epoch: u64) -> Result<(), String> {
+    let RequestStamp { tenant, uid, epoch } = stamp(epoch);
+    client.batch_execute("BEGIN").await.unwrap();
+    let (uid, epoch) = (i64::try_from(uid.get()).unwrap(), i64::try_from(epoch.get()).unwrap());
+    let entered = client.execute("SELECT cellway.enter($1, $2, $3)", &[&tenant.as_str(), &uid, &epoch]).await;
+    entered.map(|_| ()).map_err(|error| code(&error))
+}
+
+/// The code in front of a refusal's message.
+pub(crate) fn code(error: &tokio_postgres::Error) -> String {
+    let error = error.as_db_error().unwrap_or_else(|| panic!("not the server's: {error:?}"));
+    error.message().split(':').next().unwrap_or_default().to_owned()
+}
+
+/// A row of accounts, written by whoever comes with psql.
+pub(crate) async fn account(client: &Client, name: &str) -> Result<i64, tokio_postgres::Error> {
+    let sql = "INSERT INTO accounts (tenant_id, name, mood, price, tags, doc, seen, raw, ratio) VALUES \
+               ('t-1', $1, 'busy', 12.300, '{a,\"b c\",NULL}', '{\"k\": [1, 2.50, \"ü\"]}', \
+                '2026-02-28 23:59:59.123456+02', '\\x00ff10', 0.1) RETURNING id";
+    Ok(client.query_one(sql, &[&name]).await?.get(0))
+}
+
+pub(crate) async fn accounts(client: &Client, count: i32) {
+    let sql = "INSERT INTO accounts (tenant_id, name, price, big) \
+               SELECT 't-1', 'n' || i, i, repeat(md5(i::text), 20) FROM generate_series(1, $1) i";
+    client.execute(sql, &[&count]).await.unwrap();
+}

@@ -1,0 +1,151 @@
+//! Agents that stop and start, sessions that are cut, slots that are lost: the move goes on, or ends and says why.
+
+use std::time::Duration;
+
+use super::ground::*;
+
+/// Ends every session of the agents with a cell's database.
+async fn cut_sessions(cell: &Cell) {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE datname = current_database() AND application_name LIKE 'cellway%'";
+    cell.session().await.query(sql, &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_agent_that_is_killed_goes_on_where_it_was() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 2_000).await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    let url = a.url.clone();
+    let listen = a.kill();
+    // Written while the agent is away: the slot keeps it.
+    let client = session(&url).await;
+    client.batch_execute("UPDATE accounts SET name = 'while away' WHERE id <= 100").await.unwrap();
+    let a = ground.try_open("a", &url, &listen).await.unwrap();
+    ground.verify(&a, &b, &step).await;
+    assert_eq!(b.rows().await, a.rows().await);
+    ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
+    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_agent_that_is_killed_in_the_middle_of_the_copy_redoes_at_most_a_chunk() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 5_000).await;
+    let step = context(1, 1);
+    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    ground.progress(&b, &step, |progress| progress.copied_rows > 500).await;
+    let url = b.url.clone();
+    let listen = b.kill();
+    let there: i64 = session(&url).await.query_one("SELECT count(*) FROM accounts", &[]).await.unwrap().get(0);
+    assert!(there > 500, "what was loaded is durable");
+    let client = a.session().await;
+    client.batch_execute("DELETE FROM accounts WHERE id % 10 = 0").await.unwrap();
+    let b = ground.try_open("b", &url, &listen).await.unwrap();
+    let progress = ground.progress(&b, &step, |progress| progress.backfilled).await;
+    assert!(progress.copied_rows.cast_signed() <= 5_000 - there, "{progress:?}, {there} were there");
+    ground.verify(&a, &b, &step).await;
+    assert_eq!(b.rows().await, a.rows().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_are_cut_again_and_again_cost_nothing_but_time() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 4_000).await;
+    let step = context(1, 1);
+    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    let client = a.session().await;
+    for round in 0..4 {
+        let sql = format!("UPDATE accounts SET name = 'round {round}' WHERE id % 7 = {round}");
+        client.batch_execute(&sql).await.unwrap();
+        cut_sessions(&a).await;
+        cut_sessions(&b).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    ground.verify(&a, &b, &step).await;
+    assert_eq!(b.rows().await, a.rows().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_lost_ends_the_move_instead_of_leaving_a_gap() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 10).await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    let url = a.url.clone();
+    let listen = a.kill();
+    let client = session(&url).await;
+    let free =
+        "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE database = current_database() AND active)";
+    until_true(&client, free).await;
+    let lose =
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()";
+    client.query(lose, &[]).await.unwrap();
+    client.batch_execute("UPDATE accounts SET name = 'in nobody''s log'").await.unwrap();
+    let a = ground.try_open("a", &url, &listen).await.unwrap();
+    let failure = ground.failure(&b, &step).await;
+    assert!(failure.starts_with("CAPTURE_GAP"), "{failure}");
+    ground.pool.stop_capture(&a.agent, &step).await.unwrap();
+    ground.pool.drop_import(&b.agent, &step).await.unwrap();
+    assert!(b.rows().await.values().all(Vec::is_empty));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    ground.verify(&a, &b, &step).await;
+    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    let sealed = ground.seal(&a, &b, &step).await;
+    ground.pool.fence(&a.agent, &step, sealed).await.unwrap();
+    let url = a.url.clone();
+    let listen = a.kill();
+    assert_eq!(code(&account(&session(&url).await, "late").await.unwrap_err()), "FENCED");
+    let a = ground.try_open("a", &url, &listen).await.unwrap();
+    assert_eq!(code(&account(&a.session().await, "late").await.unwrap_err()), "FENCED");
+    // Asked again, the fence answers the same; only a decision ends it.
+    assert_eq!(ground.pool.fence(&a.agent, &step, sealed).await.unwrap(), sealed);
+    ground.pool.unfence(&a.agent, &context(2, 1)).await.unwrap();
+    account(&a.session().await, "served again").await.unwrap();
+    assert_eq!(enter(&a.session().await, 1).await.unwrap_err(), "STALE");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_sync_a_commit_that_the_other_cell_does_not_hold_is_answered_as_unknown() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    ground.verify(&a, &b, &step).await;
+    ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
+    let client = a.session().await;
+    account(&client, "both").await.unwrap();
+    assert_eq!(a.data.committed(&stamp(1)).await, cell_agent::Committed::Yes);
+    assert_eq!(b.rows().await["accounts"].len(), 1, "acknowledged, so it is in both");
+    b.close().await;
+    account(&client, "one").await.unwrap();
+    let unsure = tokio::spawn({
+        let data = a.data.clone();
+        async move { data.committed(&stamp(1)).await }
+    });
+    let degraded = async {
+        while !ground.pool.sync_status(&a.agent, &step).await.unwrap().wants_degrade {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, degraded).await.unwrap();
+    assert!(!unsure.is_finished(), "nothing is acknowledged before the degradation is committed");
+    ground.pool.engage_sync(&a.agent, &step, false).await.unwrap();
+    assert_eq!(unsure.await.unwrap(), cell_agent::Committed::Yes);
+}

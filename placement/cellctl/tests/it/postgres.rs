@@ -1,0 +1,29 @@
+//! A whole demo whose cells keep their tenants in PostgreSQL: the real coordinator, routers and gates.
+
+use crate::program::cellctl;
+
+#[path = "../../../agent/tests/it/postgres/server.rs"]
+#[expect(dead_code, reason = "the agent's own tests use more of it")]
+mod server;
+
+#[test]
+fn a_fleet_on_postgresql_loses_nothing_while_tenants_move() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let databases: Vec<String> = runtime.block_on(async {
+        let mut databases = Vec::new();
+        for _ in 0..3 {
+            databases.push(format!("--database {}", server::database().await));
+        }
+        databases
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.json");
+    let small = "--tenants 12 --moves 4 --big 2 --writes-per-second 30";
+    let said = cellctl(&format!("demo --seed 5 {small} --report {} {}", file.display(), databases.join(" ")));
+    let report = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((said.code, report["verdict"].as_str()), (0, Some("pass")), "{}\n{report:#}", said.err);
+    for counted in ["lost_writes", "duplicated_writes", "reordered_writes", "failed_requests", "served_early"] {
+        assert_eq!(report[counted], 0, "{counted}");
+    }
+}
