@@ -58,7 +58,7 @@ impl AgentService for Service {
         &self,
         request: Request<Streaming<wire::GateMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        check_cell(caller(&request), self.tenants.here.as_str())?;
+        check_cell(caller(&request), self.around().here.as_str())?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(HELLO_MAX, incoming.message())
             .await

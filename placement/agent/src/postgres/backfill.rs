@@ -57,9 +57,8 @@ pub(crate) async fn read(
         let ends_at = boundary(client, catalogue, tenant, (table, &reach.key), wanted).await?;
         let (copy, count) = copy_out(client, catalogue, tenant, table, &reach.key, ends_at.as_deref()).await?;
         read += copy.len() as u64;
-        if count > 0 {
-            let average = (copy.len() as u64 / count).max(1);
-            wanted = (bytes.saturating_sub(read) / average).clamp(16, ROWS_MAX);
+        if let Some(average) = (copy.len() as u64).checked_div(count) {
+            wanted = (bytes.saturating_sub(read) / average.max(1)).clamp(16, ROWS_MAX);
             rows.push(wire::TableRows { table: reach.table, copy, rows: count });
         }
         reach = match ends_at {

@@ -103,6 +103,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Stops the server and removes its directory once process `pid` is gone.
+#[expect(clippy::zombie_processes, reason = "the watchdog outlives this process on purpose")]
 fn watch(directory: &Path, pid: u32) {
     let script = format!(
         "while kill -0 {pid} 2>/dev/null; do sleep 1; done; {pg_ctl} stop -m immediate -D {dir}/data; rm -rf {dir}",
