@@ -9,11 +9,11 @@
 //! and epoch under which cells have granted them: a cell that has seen a newer epoch refuses what is older.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use cell_model::{ClusterId, Fleet, FleetHead, Lineage, Revision};
+use cell_model::{AuditEntry, BrokenChain, ClusterId, Fleet, FleetHead, Lineage, Revision};
 use openraft::async_runtime::WatchReceiver;
 
 use crate::codec;
@@ -249,6 +249,10 @@ pub async fn restore(backup: &Path, data_dir: &Path, advertise: &str) -> Result<
     let revision = Revision(old.revision.get().saturating_add(REVISIONS_SKIPPED));
     let mut fleet = Fleet::from_head(FleetHead { cluster, lineage, revision, ..old.clone() });
     contents.fleet.records().for_each(|record| fleet.install(record));
+    // Who asked for what before goes along: the chain is checked once more on its way.
+    let mut trail = contents.fleet.audit().after(0).map(|entry| AuditEntry::clone(entry));
+    let broken = |broken: BrokenChain| BackupError::Read(io::Error::other(broken));
+    trail.try_for_each(|entry| fleet.restore_audit(entry)).map_err(broken)?;
     let first = WireLogId { term: 1, node: node_id, index: 1 };
     let membership =
         WireMembership { configs: vec![[node_id].into()], nodes: [(node_id, advertise.to_owned())].into() };

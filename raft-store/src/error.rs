@@ -385,7 +385,7 @@ impl MembershipError {
             Self::NoVoter { .. } => "NO_VOTER",
             Self::VotesAlready { .. } => "MEMBER_VOTES",
             Self::Changing => "MEMBERS_CHANGING",
-            Self::Outcome { .. } => "UNKNOWN_OUTCOME",
+            Self::Outcome { .. } => "OUTCOME_UNKNOWN",
             Self::Stopped => "NODE_STOPPED",
         }
     }

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use cell_model::{Change, Envelope, FleetHead, Lineage, Reply, Revision};
+use cell_model::{AuditEntry, Change, Envelope, FleetHead, Lineage, Reply, Revision};
 use cell_store::{Feed, ReadError, Store, SubmitError, Subscription};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ pub(crate) enum Answer {
     /// Everything up to here was there when it was asked.
     Read(Revision),
     /// The whole state.
-    Fleet(FleetHead, Vec<Change>),
+    Fleet(FleetHead, Vec<Change>, Vec<AuditEntry>),
     /// It surely did not run here; perhaps this node leads.
     NotRun(Option<String>),
     /// It may have run.
@@ -114,7 +114,10 @@ async fn converse(store: &Store, mut stream: TcpStream) -> io::Result<()> {
         let answer = match get(&mut stream).await? {
             Ask::Submit(envelope) => submit(store, envelope).await,
             Ask::Read => read(store).await,
-            Ask::Fleet => store.view(|fleet| Answer::Fleet(fleet.head().clone(), fleet.records().collect())),
+            Ask::Fleet => store.view(|fleet| {
+                let trail = fleet.audit().after(0).map(|entry| AuditEntry::clone(entry)).collect();
+                Answer::Fleet(fleet.head().clone(), fleet.records().collect(), trail)
+            }),
             Ask::Watch(after) => return follow(store.subscribe(after), stream).await,
         };
         put(&mut stream, &answer).await?;

@@ -227,11 +227,12 @@ impl Replay {
             }
         }
         violations.require(fleet == *end, Rule::ReplayAgrees, || {
-            format!(
-                "the commands alone lead to {}, the nodes are at {}",
-                fleet.head().revision,
-                end.head().revision
-            )
+            let of = |fleet: &Fleet| {
+                (fleet.head().revision, fleet.head().answered.len(), fleet.audit().last_number(), fleet.head().lineage)
+            };
+            let apart = fleet.audit().after(0).zip(end.audit().after(0)).find(|(alone, kept)| alone != kept);
+            let (alone, kept) = (of(&fleet), of(end));
+            format!("the commands alone lead to {alone:?}, the nodes are at {kept:?}; in the trail, first apart: {apart:?}")
         });
         replay
     }

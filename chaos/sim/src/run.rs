@@ -298,8 +298,12 @@ async fn ask_the_nodes(stage: SharedStage) -> turmoil::Result {
 async fn fleet_of(node: &str) -> Option<Fleet> {
     const DEADLINE: Duration = Duration::from_millis(500);
     let mut connection = Connection::open(node, DEADLINE).await.ok()?;
-    let Answer::Fleet(head, records) = connection.ask(&Ask::Fleet, DEADLINE).await.ok()? else { return None };
+    let Answer::Fleet(head, records, trail) = connection.ask(&Ask::Fleet, DEADLINE).await.ok()? else {
+        return None;
+    };
     let mut fleet = Fleet::from_head(head);
     records.into_iter().for_each(|record| fleet.install(record));
+    // A broken chain leaves the trail short: the nodes then do not agree with what was asked.
+    trail.into_iter().try_for_each(|entry| fleet.restore_audit(entry)).ok();
     Some(fleet)
 }

@@ -76,7 +76,12 @@ fn admit<B>(request: &Request<B>) -> Result<Principal, Status> {
         refused(Code::Unauthenticated, "CERTIFICATE_MISSING", "the connection has no certificate".into(), ISSUE)
     })?;
     let principal = principal_of(leaf).map_err(|why| {
-        refused(Code::Unauthenticated, "CERTIFICATE_INVALID", format!("the certificate names nobody: {why}"), ISSUE)
+        refused(
+            Code::Unauthenticated,
+            "CERTIFICATE_NAMELESS",
+            format!("the certificate names nobody: {why}"),
+            ISSUE,
+        )
     })?;
     if Rpc::of_path(path).is_some_and(|rpc| rpc.allows(principal.role())) {
         return Ok(principal);

