@@ -63,6 +63,7 @@ fn mapping(owner: &str, epoch: u64, to: &Running) -> RoutedMapping {
 
 async fn start(name: &str, directory: &Path, key: &SigningKey) -> Running {
     let mut options = Options::new(CellId::new(name).unwrap(), directory);
+    options.insecure_plaintext = true;
     options.trusted_keys = vec![key.public().to_string()];
     Running::start(options).await
 }

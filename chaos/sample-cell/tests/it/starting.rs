@@ -33,7 +33,8 @@ async fn a_cell_whose_ports_are_taken_says_which() {
 async fn a_data_directory_of_another_cell_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     Running::start(options(directory.path())).await.stop().await;
-    let other = Options::new(CellId::new("c2").unwrap(), directory.path());
+    let mut other = Options::new(CellId::new("c2").unwrap(), directory.path());
+    other.insecure_plaintext = true;
     assert_eq!(refused(other).await.code(), "OTHER_CELL");
 }
 

@@ -9,6 +9,7 @@ mod server;
 async fn start() -> (Running, String) {
     let url = server::database().await;
     let mut options = Options::new(CellId::new("c1").unwrap(), "");
+    options.insecure_plaintext = true;
     options.database = Some(url.clone());
     let cell = Running::start(options).await;
     cell.grant("t").await;
