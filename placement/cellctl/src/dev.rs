@@ -52,10 +52,18 @@ pub(crate) async fn run(said: Dev) -> Result<Exit, Failure> {
         log_to_stderr();
     }
     let shutdown = CancellationToken::new();
-    let hint = "is another fleet running, or a port in use? `CELLCTL_LOG=info cellctl dev` says more";
     end_on_signal(shutdown.clone()).map_err(|error| Failure::local("SIGNALS", &error.into(), ""))?;
-    host(&said, shutdown).await.map_err(|error| Failure::local("DEV", &error, hint))?;
+    host(&said, shutdown).await.map_err(|error| not_hosted(&error))?;
     Ok(Exit::Done)
+}
+
+fn not_hosted(error: &anyhow::Error) -> Failure {
+    let in_use = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::AddrInUse;
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(in_use) {
+        let hint = "is another fleet running? Stop it, or choose another port with --listen";
+        return Failure::new("PORT_IN_USE", error.to_string(), hint);
+    }
+    Failure::local("DEV", error, "`CELLCTL_LOG=info cellctl dev` says more")
 }
 
 async fn host(said: &Dev, shutdown: CancellationToken) -> Result<()> {

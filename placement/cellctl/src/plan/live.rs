@@ -41,7 +41,7 @@ pub(super) struct Taken {
 pub(super) async fn take(control: &Control, profile: Option<&Fleet>) -> Result<Taken, Failure> {
     let (revision, cells, tenants) = at_one_revision(control).await?;
     let mut notes = Vec::new();
-    let measured = measured(&cells, &mut notes).await;
+    let measured = measured(control, &cells, &mut notes).await;
     let picture = Picture { revision, cells, tenants, measured };
     let document = match profile {
         Some(profile) => picture.with_profile(&profile.to_document(), &mut notes),
@@ -90,8 +90,12 @@ where
 }
 
 /// Gigabytes of each tenant, by the agent of its cell.
-async fn measured(cells: &[CellRecord], notes: &mut Vec<String>) -> BTreeMap<(String, String), f64> {
-    let agents = AgentPool::new(AgentOptions::default());
+async fn measured(
+    control: &Control,
+    cells: &[CellRecord],
+    notes: &mut Vec<String>,
+) -> BTreeMap<(String, String), f64> {
+    let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
     let mut measured = BTreeMap::new();
     let mut silent = Vec::new();
     for cell in cells {

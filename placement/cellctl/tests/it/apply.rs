@@ -92,6 +92,7 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("plan.json");
     let said = fleet.run(&format!("plan drain {source} -o json"));
+    assert!(!said.err.contains("do not answer"), "the agents tell what they hold: {said:?}");
     assert!(said.code == 0 && said.err.contains("no --profile"), "{said:?}");
     std::fs::write(&file, &said.out).unwrap();
     let plan: serde_json::Value = serde_json::from_str(&said.out).unwrap();

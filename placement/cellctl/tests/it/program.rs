@@ -27,3 +27,11 @@ pub(crate) fn cellctl(words: &str) -> Said {
         err: String::from_utf8(output.stderr).unwrap(),
     }
 }
+
+#[test]
+fn a_fleet_on_a_port_in_use_says_so() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let said = cellctl(&format!("dev --cells 1 --listen {}", taken.local_addr().unwrap()));
+    assert!(said.code == 1 && said.err.contains("(PORT_IN_USE)"), "{said:?}");
+    assert!(said.err.matches("in use").count() <= 1, "once is enough: {said:?}");
+}
