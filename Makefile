@@ -26,9 +26,9 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-## bench-demo:
+## bench-demo: hold and read gap over 60 moves, one at a time, beside the same run's sync and round trip
 	$(CARGO) build --release --locked --package cellctl
-	target/release/cellctl demo --seed $(SEED) --moves 60 --figures target/bench/demo.json
+	target/release/cellctl demo --seed $(SEED) --moves 60 --moves-at-once 1 --figures target/bench/demo.json
 
 ## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings
 bench-store:

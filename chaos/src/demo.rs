@@ -30,6 +30,8 @@ pub struct DemoOptions {
     pub tenants: u32,
     /// How many moves, not counting the one that is called off.
     pub moves: u32,
+    /// How many of them at once; those with a fault run alone.
+    pub moves_at_once: usize,
     /// How many cells.
     pub cells: usize,
     /// Application instances, each behind a gate, of a cell.
@@ -67,6 +69,7 @@ impl Default for DemoOptions {
             seed: 1,
             tenants: 200,
             moves: 20,
+            moves_at_once: 2,
             cells: 3,
             gates_per_cell: 2,
             routers: 2,

@@ -409,12 +409,20 @@ where
 /// # Errors
 /// Why there is no such answer.
 pub async fn fetch(address: &str, path: &str) -> Result<String, String> {
+    let (status, text) = ask(address, path).await?;
+    if (200..300).contains(&status) { Ok(text) } else { Err(format!("{status}: {text}")) }
+}
+
+/// What a server answers to a GET, whatever it is: status and text.
+///
+/// # Errors
+/// Why there is no answer.
+pub async fn ask(address: &str, path: &str) -> Result<(u16, String), String> {
     let mut connection = Connection::new(address.to_owned(), Duration::from_secs(2));
     let request = Request::get(path).header(http::header::HOST, address).body(Full::<Bytes>::default());
     let answer =
         connection.call(request.map_err(|error| error.to_string())?).await.map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(answer.body()).into_owned();
-    if answer.status().is_success() { Ok(text) } else { Err(format!("{}: {text}", answer.status())) }
+    Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
 }
 
 /// The sum of a counter over its labels, in the text format of Prometheus.

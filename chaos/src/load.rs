@@ -3,7 +3,8 @@
 //! * **background** – writers at a bounded rate over all tenants, and readers that come back to the same documents;
 //! * **focus** ([`Load::focus`]) – writers and readers of one tenant, one request after the other, for as long as it
 //!   moves: they are what proves that a move was exercised. When its writes begin to be held ([`Load::hold_begins`]),
-//!   they do not wait for their next turn: a hold of a few milliseconds is met by some of them, too;
+//!   they do not wait for their next turn: a hold of a few milliseconds is met by some of them, too, and what they ask for
+//!   between holds leaves the machine room for what is measured;
 //! * **probe** ([`Load::probe`]) – a client that calls the target of a move before it owns: it must not be served;
 //! * **bulk** ([`Load::fill`]) – gives tenants their size.
 //!
@@ -34,9 +35,13 @@ use session::{Session, Stamp};
 const PROBE_GAP: Duration = Duration::from_millis(20);
 /// Beginnings of holds that a busy writer may have before it.
 const HOLDS_KEPT: usize = 16;
-/// How long writers are in a hurry after a hold has begun, and how short their gap is meanwhile: what is answered just
-/// before the gates close is followed by a write that meets the hold.
-const HURRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1));
+/// How long the clients of a focus are in a hurry after a hold has begun: what is answered just before the gates close
+/// is followed by a write that meets the hold, and the moment between two owners by a read.
+const HURRY: Duration = Duration::from_millis(100);
+/// How short the gap of a writer in a hurry is,
+const HURRY_WRITER: Duration = Duration::from_millis(1);
+/// and that of a reader: it is not held with the writes, so it would be a load of its own.
+const HURRY_READER: Duration = Duration::from_millis(4);
 
 /// How much, against what.
 #[derive(Debug, Clone)]
@@ -191,17 +196,21 @@ impl Load {
         let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
         let only: Arc<[Arc<str>]> = Arc::new([tenant.clone()]);
         let mut keys = Vec::new();
+        let pace = |hurried: Duration| Pace::Hurried {
+            gaps: [gap, hurried],
+            tenant: tenant.clone(),
+            holds: self.shared.holds.subscribe(),
+            until: tokio::time::Instant::now(),
+        };
         for _ in 0..writers {
             let writer = writer::Writer::new(self.session(), only.clone(), self.clone());
             keys.extend(writer.keys_of(tenant));
-            let holds = self.shared.holds.subscribe();
-            let pace = Pace::Hurried { gap, tenant: tenant.clone(), holds, until: tokio::time::Instant::now() };
-            running.tasks.spawn(writer.run(pace, running.stop.clone()));
+            running.tasks.spawn(writer.run(pace(HURRY_WRITER), running.stop.clone()));
         }
         let keys: Arc<[Place]> = keys.into_iter().map(|key| (tenant.clone(), key)).collect();
         for _ in 0..readers {
             let reader = reader::Reader::new(self.session(), Some(keys.clone()), self.clone());
-            running.tasks.spawn(reader.run(Pace::after(gap), running.stop.clone()));
+            running.tasks.spawn(reader.run(pace(HURRY_READER), running.stop.clone()));
         }
         running
     }
@@ -277,7 +286,12 @@ enum Pace {
     /// So long after the last answer.
     Gap(Duration),
     /// The same, but much less from the beginning of a hold of the tenant on, for a moment.
-    Hurried { gap: Duration, tenant: Arc<str>, holds: broadcast::Receiver<Arc<str>>, until: tokio::time::Instant },
+    Hurried {
+        gaps: [Duration; 2],
+        tenant: Arc<str>,
+        holds: broadcast::Receiver<Arc<str>>,
+        until: tokio::time::Instant,
+    },
 }
 
 impl Pace {
@@ -292,9 +306,9 @@ impl Pace {
     async fn wait(&mut self) {
         match self {
             Self::Gap(gap) => tokio::time::sleep(*gap).await,
-            Self::Hurried { gap, tenant, holds, until } => {
+            Self::Hurried { gaps: [gap, hurried], tenant, holds, until } => {
                 if tokio::time::Instant::now() < *until {
-                    return tokio::time::sleep(HURRY.1).await;
+                    return tokio::time::sleep(*hurried).await;
                 }
                 let hold = async {
                     loop {
@@ -306,7 +320,7 @@ impl Pace {
                     }
                 };
                 if tokio::time::timeout(*gap, hold).await.is_ok() {
-                    *until = tokio::time::Instant::now() + HURRY.0;
+                    *until = tokio::time::Instant::now() + HURRY;
                 }
             }
             Self::Rate { period, next } => {

@@ -19,8 +19,8 @@ use crate::load::{Load, Running};
 /// Clients on a tenant that moves.
 const WRITERS: u32 = 6;
 const READERS: u32 = 2;
-/// Between two requests of one: short enough that a hold of a few milliseconds is met by some of them.
-const GAP: Duration = Duration::from_millis(8);
+/// Between two requests of one, outside a hold: often enough that the shortest phase is met by some of them.
+const GAP: Duration = Duration::from_millis(25);
 /// How long they run before the move is asked for.
 const LEAD: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(60);

@@ -125,7 +125,7 @@ async fn on_fleet(
     let machine = gauge(options, fleet, &control).await;
     tell(Progress::Stage(format!("moving tenants: {} moves", driver.in_all)));
     let herald = herald_holds(&control, &load, &names);
-    let driven = drive_all(&driver, plan).await;
+    let driven = drive_all(&driver, plan, options.moves_at_once).await;
     herald.abort();
     background.stop().await;
     let load_seconds = load.clock().elapsed().as_secs_f64();
@@ -254,8 +254,7 @@ async fn fill(load: &Load, plan: &Plan, names: &[Arc<str>], tell: &Tell, stop: &
 }
 
 /// Lanes beside each other, then one by one what is done alone.
-async fn drive_all(driver: &Driver, plan: &Plan) -> Vec<Driven> {
-    const LANES_AT_ONCE: usize = 2;
+async fn drive_all(driver: &Driver, plan: &Plan, at_once: usize) -> Vec<Driven> {
     let lanes = plan.lanes.iter().map(|lane| async move {
         let mut driven = Vec::new();
         for planned in lane {
@@ -264,7 +263,7 @@ async fn drive_all(driver: &Driver, plan: &Plan) -> Vec<Driven> {
         driven
     });
     let mut driven: Vec<Driven> =
-        futures::stream::iter(lanes).buffer_unordered(LANES_AT_ONCE).collect::<Vec<_>>().await.concat();
+        futures::stream::iter(lanes).buffer_unordered(at_once.max(1)).collect::<Vec<_>>().await.concat();
     for planned in &plan.alone {
         driven.push(driver.drive(*planned).await);
     }

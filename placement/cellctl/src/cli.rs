@@ -382,7 +382,7 @@ pub struct Dev {
     /// How many cells
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub cells: u8,
-    /// Where the first router listens
+    /// Where the router listens; with port 0 it and the control nodes take whatever ports are free
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 }
@@ -405,6 +405,9 @@ pub struct Demo {
     /// How many moves, not counting the one that is cancelled
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=500))]
     pub moves: u32,
+    /// How many of them at once; those with a fault run alone
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8), value_name = "COUNT")]
+    pub moves_at_once: u8,
     /// Writes per second that there must be at least
     #[arg(long, default_value_t = 500, value_name = "RATE")]
     pub writes_per_second: u32,

@@ -6,6 +6,7 @@ mod check;
 mod cluster;
 mod get;
 mod keygen;
+mod request;
 mod write;
 
 use std::future::Future;
@@ -13,7 +14,7 @@ use std::future::Future;
 use cell_client::{ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Global, Output};
+use crate::cli::{Cli, Command, Explain, Global, Output};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
@@ -33,9 +34,13 @@ pub fn run(cli: Cli) -> Exit {
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
-    let draws = matches!(cli.command, Command::Plan(_) | Command::Explain(_) | Command::Simulate(_));
+    let draws =
+        matches!(cli.command, Command::Plan(_) | Command::Explain(Explain::Tenant { .. }) | Command::Simulate(_));
     if global.output == Output::Html && !draws {
-        return Err(Failure::usage("only `plan`, `explain` and `simulate` print pages", "-o table, json or name"));
+        return Err(Failure::usage(
+            "only `plan`, `explain tenant` and `simulate` print pages",
+            "-o table, json or name",
+        ));
     }
     match cli.command {
         Command::Create(create) => ask(&global, |control| write::create(control, create)),
@@ -50,7 +55,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
         Command::Plan(command) => plan::run(&global, command),
-        Command::Explain(command) => plan::explain(&global, command),
+        Command::Explain(Explain::Tenant { name, of, judge }) => plan::explain(&global, &name, &of, &judge),
+        Command::Explain(Explain::Request { id, routers }) => on_runtime(request::explain(&global, &id, &routers)),
         Command::Simulate(asked) => plan::simulate(&global, &asked),
         Command::Apply(apply) => ask(&global, |control| plan::apply(control, apply)),
         Command::Cluster(command) => on_runtime(cluster::run(global.clone(), command)),

@@ -28,6 +28,7 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         seed: said.seed,
         tenants: said.tenants,
         moves: said.moves,
+        moves_at_once: said.moves_at_once.into(),
         writes_per_second: said.writes_per_second,
         big_bytes: u64::from(said.big) * 1_000_000,
         program,

@@ -98,14 +98,20 @@ fn layout(said: &Dev, directory: &Path) -> Result<Layout> {
     let mut ports = Ports::new();
     let mut any = || ports.address().map_err(anyhow::Error::from);
     let usual = || DEV_CONTROL_PORTS.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).to_vec();
-    let free = usual().iter().all(|address| std::net::TcpListener::bind(address).is_ok());
+    // Who leaves the port to the machine runs several fleets.
+    let anywhere = said.listen.port() == 0;
+    let free = !anywhere && usual().iter().all(|address| std::net::TcpListener::bind(address).is_ok());
     let control = if free { usual() } else { (0..3).map(|_| Ok(any()?.parse()?)).collect::<Result<_>>()? };
     let cells = (1..=said.cells).map(|number| {
         let id = CellId::new(format!("cell-{number}"))?;
         Ok(CellLayout { id, agent: any()?, gates: vec![any()?, any()?] })
     });
     let cells = cells.collect::<Result<_>>()?;
-    let layout = Layout { control, router: said.listen, router_admin: any()?.parse()?, cells };
+    let mut router = said.listen;
+    if anywhere {
+        router.set_port(any()?.parse::<SocketAddr>()?.port());
+    }
+    let layout = Layout { control, router, router_admin: any()?.parse()?, cells };
     std::fs::write(&file, serde_json::to_string_pretty(&layout)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(layout)
@@ -128,7 +134,7 @@ async fn start(
     let control: Vec<String> = layout.control.iter().map(ToString::to_string).collect();
     let certificates = Certificates::of_fleet(directory)?;
     let link = Link::open(Some(&certificates.of(Role::Admin, OPERATOR)?), false)?;
-    write_config(directory, &control, &certificates.of(Role::Admin, OPERATOR)?)?;
+    write_config(directory, &control, &layout.router_admin.to_string(), &certificates.of(Role::Admin, OPERATOR)?)?;
     for (number, address) in (1..).zip(&layout.control) {
         let options = cell_control::Options {
             data_dir: directory.join(format!("control-{number}")),
@@ -208,10 +214,11 @@ impl Certificates {
     }
 }
 
-fn write_config(directory: &Path, endpoints: &[String], identity: &Path) -> Result<()> {
+fn write_config(directory: &Path, endpoints: &[String], router: &str, identity: &Path) -> Result<()> {
     let identity = std::path::absolute(identity)?;
     let mut context = toml::Table::new();
     context.insert("endpoints".into(), endpoints.to_vec().into());
+    context.insert("routers".into(), vec![router].into());
     context.insert("identity".into(), identity.display().to_string().into());
     let mut contexts = toml::Table::new();
     contexts.insert("dev".into(), context.into());
@@ -295,6 +302,7 @@ fn welcome(layout: &Layout, said: &Dev, directory: &Path) {
     lines.push("try:".into());
     lines.push(format!("  curl -X PUT http://{router}/docs/hello -H 'X-Tenant-ID: {tenant}' -H 'Content-Type: application/json' -d '{{\"hello\":\"world\"}}'"));
     lines.push("  cellctl get tenants".into());
+    lines.push("  cellctl explain request ID   (the x-request-id of an answer: curl -i shows it)".into());
     lines.push(format!("  cellctl move tenant {tenant} --to cell-2 --watch   (or another cell than its own)"));
     if said.retain.is_none() {
         lines.push("Ctrl-C ends it and its data; --retain DIR keeps them".into());

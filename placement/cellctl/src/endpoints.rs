@@ -24,6 +24,8 @@ struct Config {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Context {
     endpoints: Vec<String>,
+    #[serde(default)]
+    routers: Vec<String>,
     identity: Option<PathBuf>,
     #[serde(default)]
     insecure_plaintext: bool,
@@ -49,6 +51,23 @@ pub(crate) fn resolve(global: &Global) -> Result<Target, Failure> {
         Failure { exit: Exit::Usage, ..Failure::new(code, format!("{:#}", anyhow::Error::from(error)), hint) }
     })?;
     Ok(Target { endpoints, link })
+}
+
+/// Where the routers answer operators: what was said, else what the context knows.
+///
+/// # Errors
+/// As [`resolve`]; and where no router is known.
+pub(crate) fn routers(global: &Global, said: &[String]) -> Result<Vec<String>, Failure> {
+    let hint = "as in --router 10.0.1.1:9901,10.0.1.2:9901, or `routers = [\"10.0.1.1:9901\"]` in the context: what \
+                a router calls admin-listen";
+    let routers = if said.is_empty() { of_context(global)?.routers } else { said.to_vec() };
+    if routers.is_empty() {
+        return Err(Failure::usage("no router is known to ask", hint));
+    }
+    match routers.iter().find(|router| !is_host_port(router)) {
+        Some(bad) => Err(Failure::usage(format!("{bad:?} is not host:port"), hint)),
+        None => Ok(routers),
+    }
 }
 
 /// Where the control plane is, and as whom it is called.

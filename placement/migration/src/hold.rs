@@ -74,7 +74,9 @@ impl<P: ControlPlane> Run<'_, P> {
     ) -> Result<Held, Missed> {
         let agents = &self.of.agents;
         let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
+        let began = Instant::now();
         let sealed = agents.hold_writes(from, context, budget).await.map_err(|error| missed("hold", error))?;
+        let quiesced = began.elapsed();
         let left = deadline.saturating_duration_since(Instant::now());
         // All at once: each answer that waited for another would be a round trip longer for the writers.
         let (applied, ours, theirs) = tokio::join!(
@@ -92,6 +94,7 @@ impl<P: ControlPlane> Run<'_, P> {
             let reason = format!("at change {sealed} the owner adds up to {ours}, the follower to {theirs}");
             return Err(Missed::Mismatch(reason));
         }
+        tracing::debug!(tenant = %self.record.id, ?quiesced, took = ?began.elapsed(), "writes held, copies equal");
         Ok(Held { sealed, generation, digest: ours })
     }
 

@@ -9,6 +9,8 @@ use cell_model::{
     TenantRecord, UnixMillis,
 };
 
+use tokio::time::Instant;
+
 use crate::coordinator::Tenure;
 use crate::{ControlPlane, Coordinator};
 
@@ -133,7 +135,10 @@ impl<P: ControlPlane> Run<'_, P> {
                 },
             )
         };
-        Ok(self.of.control.propose(events.into_iter().map(envelope).collect()).await?)
+        let (began, proposed) = (Instant::now(), events.len());
+        let replies = self.of.control.propose(events.into_iter().map(envelope).collect()).await?;
+        tracing::debug!(tenant = %self.record.id, proposed, took = ?began.elapsed(), "proposal taken");
+        Ok(replies)
     }
 
     /// Proposes one event, and is content only if it was taken.
@@ -150,10 +155,14 @@ impl<P: ControlPlane> Run<'_, P> {
     {
         let (mut pause, longest) = self.of.options.retry;
         let mut tries_left = TRIES;
+        let began = Instant::now();
         loop {
             tries_left -= 1;
             match run().await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    tracing::debug!(tenant = %self.record.id, step, took = ?began.elapsed(), "step done");
+                    return Ok(answer);
+                }
                 Err(error @ StepError::Refused { .. }) => return Err(error.into()),
                 Err(error) if tries_left == 0 => return Err(error.into()),
                 Err(error) => {

@@ -246,6 +246,16 @@ pub enum Explain {
         #[command(flatten)]
         judge: JudgeArgs,
     },
+    /// A request: by which mapping it was routed, how often it was sent, how long it waited and for what
+    #[command(visible_alias = "req")]
+    Request {
+        /// Its `x-request-id`, which every answer carries
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Routers to ask, by the address of their metrics; without it those of the context
+        #[arg(long = "router", env = "CELLCTL_ROUTERS", value_delimiter = ',', value_name = "HOST:PORT")]
+        routers: Vec<String>,
+    },
 }
 
 /// `apply`.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::place::{find, moving};
 use super::text::percent;
 use super::{html, load, plural, policy, ring};
-use crate::cli::{Explain, Global, Output};
+use crate::cli::{FleetArgs, Global, JudgeArgs, Output};
 use crate::commands::{connect, on_runtime};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -33,11 +33,10 @@ pub(super) struct Explanation {
     pub(super) decision: Decision,
 }
 
-pub(crate) fn run(global: &Global, explain: Explain) -> Result<Exit, Failure> {
-    let Explain::Tenant { name, of, judge } = explain;
-    let loaded = load(global, &of)?;
-    let (policy, ring) = (policy(&judge)?, ring(&loaded.fleet, &judge)?);
-    let tenant = find(&loaded, &name)?;
+pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &JudgeArgs) -> Result<Exit, Failure> {
+    let loaded = load(global, of)?;
+    let (policy, ring) = (policy(judge)?, ring(&loaded.fleet, judge)?);
+    let tenant = find(&loaded, name)?;
     let layout = Layout::new(&loaded.fleet, policy);
     let decision = place(&layout, Some(&ring), tenant).map_err(|error| moving(&error))?;
     let explanation = Explanation {
@@ -45,7 +44,7 @@ pub(crate) fn run(global: &Global, explain: Explain) -> Result<Exit, Failure> {
         kind: "Explanation",
         origin: loaded.origin,
         cell: layout.home(tenant).map(|cell| layout.cell_id(cell).to_string()),
-        placed: if loaded.is_live { kept(global, &name)? } else { None },
+        placed: if loaded.is_live { kept(global, name)? } else { None },
         decision,
     };
     console::data(&match global.output {

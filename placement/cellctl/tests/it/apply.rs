@@ -1,6 +1,7 @@
 //! Plans of a live fleet, carried out: three cells, three control nodes and a router, all of them real.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,21 +12,27 @@ struct Fleet {
     child: Child,
     /// Who calls, and where to: as `dev` prints it.
     config: String,
+    /// Where its router listens.
+    router: String,
 }
 
 impl Fleet {
-    fn start() -> Self {
+    fn start(cells: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_cellctl"))
-            .args(["dev", "--cells", "3", "--listen", "127.0.0.1:0"])
+            .args(["dev", "--cells", cells, "--listen", "127.0.0.1:0"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         // From here on it is ended with the test, however that ends.
-        let mut fleet = Self { child, config: String::new() };
+        let mut fleet = Self { child, config: String::new(), router: String::new() };
         let mut lines = Vec::new();
         for line in BufReader::new(fleet.child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
+            if let Some((_, router)) = line.split_once("router   http://") {
+                let port = router.split([':', ' ']).nth(1).unwrap();
+                fleet.router = format!("127.0.0.1:{port}");
+            }
             if let Some(config) = line.trim().strip_prefix("export CELLCTL_CONFIG=") {
                 config.clone_into(&mut fleet.config);
                 return fleet;
@@ -74,7 +81,7 @@ impl Drop for Fleet {
 
 #[test]
 fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved_on() {
-    let fleet = Fleet::start();
+    let fleet = Fleet::start("3");
     for name in ["initech", "hooli", "stark", "wayne"] {
         assert_eq!(fleet.run(&format!("create tenant {name}")).code, 0);
     }
@@ -118,4 +125,25 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     assert!(moved_on.code == 1 && moved_on.err.contains("PLAN_PARENT_MOVED"), "{moved_on:?}");
     assert!(moved_on.err.contains("next: make the plan anew"), "{moved_on:?}");
     assert_eq!(fleet.cell_of("wayne"), target, "nothing was moved");
+}
+
+#[test]
+fn a_request_is_explained_by_the_router_that_carried_it() {
+    let fleet = Fleet::start("1");
+    fleet.settled();
+    let mut stream = TcpStream::connect(&fleet.router).unwrap();
+    write!(stream, "GET /docs/none HTTP/1.1\r\nHost: x\r\nX-Tenant-ID: acme\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let header =
+        |line: &str| line.to_ascii_lowercase().strip_prefix("x-request-id:").map(|id| id.trim().to_owned());
+    let id = answer.lines().find_map(header).unwrap_or_else(|| panic!("no request id: {answer}"));
+
+    let told = fleet.run(&format!("explain request {id}"));
+    assert!(told.out.contains("tenant    acme") && told.out.contains("cell cell-1, epoch 1"), "{told:?}");
+    assert!(told.out.contains("sent      1 times") && told.out.contains("answered  404"), "{told:?}");
+    let unknown = fleet.run("explain request never-seen");
+    assert!(unknown.code == 1 && unknown.err.contains("REQUEST_UNKNOWN"), "{unknown:?}");
+    let silent = fleet.run(&format!("explain request {id} --router 127.0.0.1:1"));
+    assert!(silent.code == 75 && silent.err.contains("ROUTERS_SILENT"), "{silent:?}");
 }
