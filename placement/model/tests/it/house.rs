@@ -162,7 +162,7 @@ const PAGES: [(&str, &str); 15] = [
 ];
 
 /// What is written like a code and is none.
-const NO_CODES: [&str; 23] = [
+const NO_CODES: &[&str] = &[
     // Environment variables.
     "CARGO_PKG_VERSION",
     "CELL_DATABASE_URL",
