@@ -1,5 +1,8 @@
 //! What a drill has shown, as data: for programs as JSON and JUnit, for people by [`super::page`].
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 

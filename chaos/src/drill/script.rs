@@ -147,6 +147,10 @@ impl Runner {
     }
 
     async fn cut(&mut self, one: Who, other: Who, both: bool) -> Result<(), Trouble> {
+        if other == Who::Leader {
+            // Who the others are depends on who leads.
+            self.names(other).await?;
+        }
         let (from, to) = (self.names(one).await?, self.names(other).await?);
         let arrow = if both { "⇎" } else { "⇏" };
         for (a, b) in pairs(&from, &to) {

@@ -4,6 +4,9 @@
 //! dead; no value with another tenant; one owner of each tenant, whose data is what clients see; a steady state that was
 //! steady; no process that fell.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};

@@ -211,6 +211,10 @@ impl Spaces {
         if !self.standing {
             return;
         }
+        // With its namespace it would go, too, but only some time later.
+        if let Err(error) = ip(&["link", "del", &self.uplink()]).await {
+            tracing::debug!(%error, "there is no uplink to take away");
+        }
         let names: Vec<String> = self.places.keys().cloned().chain([SWITCH.to_owned()]).collect();
         for name in names {
             let space = self.space(&name);

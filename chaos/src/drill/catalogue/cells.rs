@@ -96,15 +96,15 @@ fn cell_without_routers() -> Drill {
 fn slow_cell() -> Drill {
     Drill {
         name: "slow-cell",
-        title: "A cell is overloaded: it runs a sixth of the time",
+        title: "A cell is overloaded: it runs a twelfth of the time",
         hypothesis: "Its tenants are slow and are served; the tenants of other cells are as quick as before, at the \
                      same routers.",
         steady: SERVED,
-        fault: "cell-1 runs 50 of every 300 ms, for about eight seconds",
+        fault: "cell-1 runs 60 of every 720 ms, for about eight seconds",
         needs: Needs::Any,
         stage: Stage::default(),
         script: vec![
-            Act::Stutter { who: Who::Cell(0), run_ms: 50, stop_ms: 250 },
+            Act::Stutter { who: Who::Cell(0), run_ms: 60, stop_ms: 660 },
             Act::Wait(8_000),
             Act::Steady(Who::Cell(0)),
         ],

@@ -121,18 +121,18 @@ fn one_way_out() -> Drill {
 
 fn slow_network() -> Drill {
     let slow = Condition {
-        delay: Duration::from_millis(40),
-        jitter: Duration::from_millis(40),
-        loss_percent: 2,
+        delay: Duration::from_millis(8),
+        jitter: Duration::from_millis(8),
+        loss_percent: 1,
         ..Condition::default()
     };
     Drill {
         name: "slow-network",
         title: "The network between control nodes, and from there to cells, is slow and loses packets",
-        hypothesis: "A round trip of a tenth of a second with losses costs time and nothing else: commands and a move \
+        hypothesis: "A round trip of a fiftieth of a second with losses costs time and nothing else: commands and a move \
                      go through, no tenant that does not move notices.",
         steady: SERVED,
-        fault: "40–80 ms each way and 2 % loss between all control nodes, and between them and all cells; about ten seconds",
+        fault: "8–16 ms each way and 1 % loss between all control nodes, and between them and all cells; about ten seconds",
         needs: Needs::Proxy,
         stage: Stage::default(),
         script: vec![
