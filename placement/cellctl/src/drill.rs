@@ -36,6 +36,7 @@ pub(crate) async fn run(output: Output, said: Drill) -> Result<Exit, Failure> {
         }
         Drill::Report { directory } => {
             let reports = read_all(&directory)?;
+            reports.iter().try_for_each(|report| write_page(&directory, report))?;
             summarize(&directory, &reports)?;
             Ok(verdicts(&reports, &[]))
         }
@@ -201,10 +202,13 @@ fn tell() -> Tell {
 fn write(out: &Path, report: &DrillReport) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(report).expect("a report is made of text and numbers") + "\n";
     let suite = junit_of_all(std::slice::from_ref(report));
-    for (ending, text) in [("json", json), ("html", page::of(report)), ("junit.xml", suite)] {
-        write_file(&out.join(format!("{}.{ending}", report.drill)), &text)?;
-    }
-    Ok(())
+    write_file(&out.join(format!("{}.json", report.drill)), &json)?;
+    write_file(&out.join(format!("{}.junit.xml", report.drill)), &suite)?;
+    write_page(out, report)
+}
+
+fn write_page(out: &Path, report: &DrillReport) -> Result<(), Failure> {
+    write_file(&out.join(format!("{}.html", report.drill)), &page::of(report))
 }
 
 fn write_file(file: &Path, text: &str) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use crate::drill::{Act, Drill, Expect, Group, Needs, Span, Stage, Who};
 use crate::link::Condition;
 
 pub(super) fn drills() -> Vec<Drill> {
-    vec![leader_alone(), outage(), one_way_in(), one_way_out(), slow_network(), full_disk()]
+    vec![leader_alone(), outage(), router_alone(), one_way_in(), one_way_out(), slow_network(), full_disk()]
 }
 
 /// Nobody feels it, and everything agrees in the end.
@@ -82,6 +82,26 @@ fn outage() -> Drill {
             Act::Command,
         ],
         expects: [vec![Expect::Elected, Expect::Commands(8_000)], unfelt()].concat(),
+    }
+}
+
+fn router_alone() -> Drill {
+    Drill {
+        name: "router-alone",
+        title: "A router is cut off from the control plane while a tenant moves",
+        hypothesis: "The router goes on from its last table. The tenant that moves costs it one detour: the former \
+                     owner, which serves nothing any more, hands out the signed mapping. No request fails.",
+        steady: SERVED,
+        fault: "router-2 ⇎ control nodes, from before a move until after it",
+        needs: Needs::Any,
+        stage: Stage::default(),
+        script: vec![
+            Act::Cut(Who::Router(1), Who::Controls),
+            Act::Move { tenant: 0, to: 1, until: None },
+            Act::Settle,
+            Act::Heal,
+        ],
+        expects: [vec![Expect::Swallowed, Expect::Redirected(1), Expect::Ends("completed")], unfelt()].concat(),
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Drill {
         #[arg(long, value_name = "DIR")]
         retain: Option<PathBuf>,
     },
-    /// Make the page of everything that is in a directory of reports, and say the verdicts
+    /// Make the pages of a directory of reports anew, the one over all too, and say the verdicts
     Report {
         /// Where `drill run` has written
         directory: PathBuf,
