@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::RunOptions;
 use super::evidence::{Answered, Evidence, FaultSpan, Mark, MoveTrace, Sample};
-use super::verdict::{DrillVerdict, Finding, Tally};
+use super::verdict::{DrillVerdict, Finding, Tally, is_steady};
 use super::{Drill, Group};
 use crate::clock::Micros;
 use crate::exercise::Spread;
@@ -244,7 +244,8 @@ fn tallies<'a>(ops: impl Iterator<Item = &'a Op> + Clone, parts: Parts) -> (Tall
     let within = |(from, to): (Micros, Micros)| {
         Tally::of(ops.clone().filter(move |op| from <= op.invoked && op.invoked < to))
     };
-    (within(parts.steady), within(parts.fault), within((parts.fault.1, parts.end)))
+    let steady = Tally::of(ops.clone().filter(|op| is_steady(op, parts.steady)));
+    (steady, within(parts.fault), within((parts.fault.1, parts.end)))
 }
 
 fn tenants(evidence: &Evidence, parts: Parts) -> Vec<TenantRow> {
@@ -268,7 +269,8 @@ fn cell_row(evidence: &Evidence, cell: usize, parts: Parts) -> CellRow {
 
 fn buckets(ops: &[Op], parts: Parts) -> Vec<Bucket> {
     let begin = parts.steady.0;
-    let count = usize::try_from((parts.end.saturating_sub(begin)).div_ceil(BUCKET)).unwrap_or(0);
+    // What is left of the last one would look like a loss.
+    let count = usize::try_from(parts.end.saturating_sub(begin) / BUCKET).unwrap_or(0);
     let mut sorted: Vec<(Bucket, Vec<Micros>)> = (0..count as u64)
         .map(|index| (Bucket { at: begin + index * BUCKET, ..Bucket::default() }, Vec::new()))
         .collect();

@@ -180,7 +180,9 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
         Expect::Agreed => {
             let revisions: BTreeSet<u64> = evidence.revisions.values().copied().collect();
             let held = evidence.revisions.len() == 3 && revisions.len() == 1;
-            ("in the end all control nodes are at one revision".into(), held, format!("{:?}", evidence.revisions))
+            let told: Vec<String> =
+                evidence.revisions.iter().map(|(node, revision)| format!("{node} at {revision}")).collect();
+            ("in the end all control nodes are at one revision".into(), held, told.join(", "))
         }
         _ => exercise(expect, evidence),
     };
@@ -240,7 +242,18 @@ fn during<'a>(evidence: &'a Evidence, group: Group, span: Span) -> impl Iterator
         Span::Whole => (evidence.steady.0, evidence.end),
     };
     let names: BTreeSet<_> = evidence.members(group).into_iter().map(|home| home.name.clone()).collect();
-    evidence.ops.iter().filter(move |op| from <= op.invoked && op.invoked < to && names.contains(&op.tenant))
+    let is_in = move |op: &&Op| match span {
+        Span::Steady => is_steady(op, (from, to)),
+        Span::Fault | Span::Whole => from <= op.invoked && op.invoked < to,
+    };
+    evidence.ops.iter().filter(move |op| is_in(op) && names.contains(&op.tenant))
+}
+
+/// Whether a request belongs to the steady state. What was under way for a moment when the first fault came does not:
+/// how it ended is the fault's doing.
+pub(super) const fn is_steady(op: &Op, (from, to): (Micros, Micros)) -> bool {
+    const MOMENT: Micros = 500_000;
+    from <= op.invoked && op.invoked < to && (op.returned <= to || op.invoked + MOMENT < to)
 }
 
 fn served(evidence: &Evidence, group: Group, span: Span, percent: u32) -> (String, bool, String) {

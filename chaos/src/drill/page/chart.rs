@@ -1,6 +1,7 @@
 //! The picture of a run: faults, moves and leaders above latency, failures and staleness, on one axis of time.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::super::evidence::MoveTrace;
 use super::super::report::{DrillReport, escaped};
@@ -8,7 +9,7 @@ use crate::clock::Micros;
 
 const WIDTH: f64 = 1_100.0;
 /// Names of lanes stand left of this.
-const LEFT: f64 = 118.0;
+const LEFT: f64 = 150.0;
 const RIGHT: f64 = WIDTH - 14.0;
 const ROW: f64 = 20.0;
 /// Moves with a row of their own; more of them are drawn as ticks.
@@ -81,8 +82,9 @@ impl Plot<'_> {
             let free = rows.iter().position(|until| *until <= fault.from);
             // A label is as long as it is: a row is taken until its end.
             let width = fault.label.chars().count() as f64 * 6.4 + 14.0;
-            let share = width / (RIGHT - LEFT) * (self.to - self.from) as f64;
-            let taken = fault.to.max(fault.from.saturating_add(Micros::try_from(share as i64).unwrap_or(0)));
+            let seconds = width / (RIGHT - LEFT) * (self.to - self.from) as f64 / 1e6;
+            let labelled = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_micros();
+            let taken = fault.to.max(fault.from.saturating_add(Micros::try_from(labelled).unwrap_or(0)));
             let row = free.unwrap_or(rows.len());
             if row == rows.len() {
                 rows.push(taken)
@@ -257,9 +259,9 @@ impl Plot<'_> {
             buckets.iter().map(|bucket| bucket.done + bucket.failed + bucket.refused).max().unwrap_or(1).max(1);
         self.name("requests", self.y + 12.0);
         let below = self.y + 27.0;
-        self.draw(format_args!("<text class=\"dim\" x=\"0\" y=\"{below:.1}\">a quarter second</text>"));
+        self.draw(format_args!("<text class=\"dim\" x=\"0\" y=\"{below:.1}\">each quarter second</text>"));
         self.draw(format_args!(
-            "<text class=\"dim\" x=\"0\" y=\"{:.1}\"><tspan fill=\"#9db4cc\">■</tspan> answered <tspan fill=\"#c2312f\">■</tspan> failed</text>",
+            "<text class=\"dim\" x=\"0\" y=\"{:.1}\"><tspan fill=\"#9db4cc\">■</tspan> good <tspan fill=\"#c2312f\">■</tspan> failed</text>",
             below + 15.0
         ));
         let (bottom, scale) = (self.y + HEIGHT, HEIGHT / most as f64);
@@ -295,7 +297,7 @@ impl Plot<'_> {
         if routers == 0 {
             return;
         }
-        let y = self.scale("staleness", "of routers' tables", 66.0, 10.0, 100_000.0);
+        let y = self.scale("staleness", "of each router", 66.0, 10.0, 100_000.0);
         for router in 0..routers {
             let (mut path, mut open) = (String::new(), false);
             for sample in samples {

@@ -113,6 +113,14 @@ fn an_unsteady_state_a_second_owner_and_a_fallen_process_fail_every_drill() {
 }
 
 #[test]
+fn what_was_under_way_when_the_fault_came_is_the_faults_doing_and_what_hung_before_is_not() {
+    let steady = Expect::Served(Group::All, Span::Steady, 100);
+    assert!(holds(&steady, &evidence(vec![op("a", 990, 5_000, true)])));
+    assert!(!holds(&steady, &evidence(vec![op("a", 400, 5_000, true)])));
+    assert!(!holds(&steady, &evidence(vec![op("a", 990, 5, true)])));
+}
+
+#[test]
 fn recovery_is_over_when_the_last_request_has_failed() {
     let late = evidence(vec![op("a", 2_900, 5, true), op("a", 3_400, 5, true)]);
     assert!(holds(&Expect::Back(400), &late) && !holds(&Expect::Back(399), &late));

@@ -42,8 +42,10 @@ fn only_what_a_dead_run_has_left_is_cleaned_away() {
     for name in ["cellway-drill-7fffffff-1-abc", "cellway-demo-abc", "cellway-drill-", "other"] {
         make(name);
     }
-    let cleaned =
-        Command::new(env!("CARGO_BIN_EXE_cellctl")).args(["drill", "clean"]).env("TMPDIR", temporary.path()).output();
+    let cleaned = Command::new(env!("CARGO_BIN_EXE_cellctl"))
+        .args(["drill", "clean"])
+        .env("TMPDIR", temporary.path())
+        .output();
     let said = String::from_utf8(cleaned.unwrap().stderr).unwrap();
     let mut left: Vec<String> = std::fs::read_dir(temporary.path())
         .unwrap()
