@@ -279,7 +279,8 @@ impl Runner {
             }
             Act::Resume => self.moves.resume().await.map_err(|error| said(&error))?,
             Act::Reach(phase) => {
-                if !self.moves.reach(*phase, REACH_WITHIN).await {
+                let reached = self.moves.reach(*phase, REACH_WITHIN).await;
+                if !reached {
                     return Err(format!("the move did not come to {}", phase.as_str()));
                 }
             }
