@@ -159,7 +159,7 @@ impl Runner {
                 self.fleet.wiring.cut(b, a).await.map_err(|error| said(&error))?;
             }
         }
-        self.open("network", &format!("{} {arrow} {}", from.join(", "), to.join(", ")));
+        self.open("network", &format!("{} {arrow} {}", joined(&from), joined(&to)));
         Ok(())
     }
 
@@ -172,8 +172,9 @@ impl Runner {
         }
         let (delay, jitter, loss) =
             (condition.delay.as_millis(), condition.jitter.as_millis(), condition.loss_percent);
-        let how = format!("{delay}–{} ms late, {loss} % lost", delay + jitter);
-        self.open("network", &format!("{} ⇄ {}: {how}", from.join(", "), to.join(", ")));
+        let late = if jitter == 0 { delay.to_string() } else { format!("{delay}–{}", delay + jitter) };
+        let how = if loss == 0 { format!("{late} ms late") } else { format!("{late} ms late, {loss} % lost") };
+        self.open("network", &format!("{} ⇄ {}: {how}", joined(&from), joined(&to)));
         Ok(())
     }
 
@@ -525,6 +526,16 @@ impl Runner {
             Who::Cells => Ok(cells().collect()),
         }
     }
+}
+
+/// Names in a row, `control-1…3` where they are counted through.
+fn joined(names: &[String]) -> String {
+    let number = |name: &String| name.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok());
+    let (Some(first), Some(last)) = (names.first(), names.last()) else { return String::new() };
+    let numbers: Option<Vec<u32>> = names.iter().map(number).collect();
+    let counted = numbers.is_some_and(|all| all.len() > 2 && all.windows(2).all(|two| two[0] + 1 == two[1]));
+    let number = last.rsplit_once('-').map_or(last.as_str(), |(_, number)| number);
+    if counted { format!("{first}…{number}") } else { names.join(", ") }
 }
 
 fn pairs<'a>(from: &'a [String], to: &'a [String]) -> impl Iterator<Item = (&'a str, &'a str)> {

@@ -79,12 +79,14 @@ impl Plot<'_> {
         // Spans that do not overlap share a row.
         let mut rows: Vec<Micros> = Vec::new();
         for fault in &self.report.faults {
-            let free = rows.iter().position(|until| *until <= fault.from);
-            // A label is as long as it is: a row is taken until its end.
             let width = fault.label.chars().count() as f64 * 6.4 + 14.0;
+            // A label is as long as it is: it needs its row, to the right or, where there is no room, to the left.
             let seconds = width / (RIGHT - LEFT) * (self.to - self.from) as f64 / 1e6;
             let labelled = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_micros();
-            let taken = fault.to.max(fault.from.saturating_add(Micros::try_from(labelled).unwrap_or(0)));
+            let labelled = Micros::try_from(labelled).unwrap_or(0);
+            let begins = fault.from.min(self.to.saturating_sub(labelled));
+            let taken = fault.to.max(begins.saturating_add(labelled));
+            let free = rows.iter().position(|until| *until <= begins);
             let row = free.unwrap_or(rows.len());
             if row == rows.len() {
                 rows.push(taken)
