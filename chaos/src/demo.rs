@@ -5,11 +5,10 @@
 //!       ► read everything back, through the routers and at the owners ► check ► report
 //! ```
 //!
-//! [`plan`] decides everything that the seed decides, [`moves`] drives one move, [`observe`] reads what is there at
+//! [`plan`] decides everything that the seed decides, [`moves`] drives one move, [`crate::observe`] reads what is there at
 //! the end; the judging is done by [`crate::check`] and [`crate::exercise`], which know nothing of all this.
 
 mod moves;
-mod observe;
 pub mod plan;
 mod stage;
 

@@ -5,29 +5,30 @@
 //! ```
 //!
 //! Each server is `<program> run control|router|cell --options FILE --exit-with-parent`. A router reaches the control
-//! plane over links of its own, so that it can be cut off.
+//! plane over links of its own, so that it can be cut off; where the fleet is wired ([`crate::wiring`]), everybody can.
 
+mod ready;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use cell_client::cluster::InitializeOptions;
-use cell_client::{AgentOptions, AgentPool, ClientError, ClientOptions, ControlClient, WriteOptions, cluster};
+use cell_client::{
+    AgentOptions, AgentPool, ClientError, ClientOptions, ControlClient, WriteOptions, cluster, wire,
+};
 use cell_control::{Authority, AuthorityError};
 use cell_model::{CellId, NewCell};
 use cell_trust::{Principal, Role, SigningKey};
-use http::Request;
-use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::http_client::Connection;
 use crate::link::{Link, LinkError};
 use crate::ports::{NoFreePort, Ports};
 use crate::process::{ProcessError, Processes, Recipe};
+use crate::wiring::{Net, Wiring, WiringError};
+use ready::{READY_WITHIN, log_tail, readiness, sum_of, wait_ready};
 
-/// How long each part of the fleet has to become ready.
-const READY_WITHIN: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(30);
+pub use ready::{ask, fetch};
 
 /// What fleet there is to be.
 #[derive(Debug, Clone)]
@@ -50,6 +51,14 @@ pub struct FleetOptions {
     pub plant: Option<String>,
     /// PostgreSQL databases, one for each cell; none: cells keep their data themselves.
     pub databases: Vec<String>,
+    /// How the processes are wired together.
+    pub net: Net,
+    /// What this run is called, where it leaves a mark on the machine.
+    pub run: String,
+    /// Region and residency of each cell; a cell beyond the list is in region `loopback`.
+    pub regions: Vec<(String, String)>,
+    /// Data directories that are elsewhere than in `directory`, by process.
+    pub disks: BTreeMap<String, PathBuf>,
 }
 
 /// Why there is no fleet.
@@ -76,6 +85,9 @@ pub enum FleetError {
     /// No link.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// No wires.
+    #[error(transparent)]
+    Wiring(#[from] WiringError),
     /// No process.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -116,7 +128,7 @@ pub enum FleetError {
 pub struct ControlNode {
     /// `control-1`.
     pub name: String,
-    /// `host:port`.
+    /// `host:port` at which the others reach it.
     pub address: String,
 }
 
@@ -129,7 +141,7 @@ pub struct RouterNode {
     pub listen: String,
     /// Where it tells of itself.
     pub admin: String,
-    /// To each control node.
+    /// To each control node, where the fleet is on loopback; else the fleet's wiring is between them.
     pub links: Vec<Link>,
 }
 
@@ -165,6 +177,38 @@ pub struct CellNode {
     pub gates: Vec<String>,
 }
 
+/// See [`Fleet::observer`].
+#[derive(Debug, Clone)]
+pub struct Observer {
+    /// The control plane.
+    pub controls: Vec<ControlNode>,
+    /// Where each router tells of itself.
+    pub routers: Vec<String>,
+    link: cell_client::Link,
+}
+
+impl Observer {
+    /// What a control node says of itself.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub async fn status(&self, node: &ControlNode, patience: Duration) -> Result<wire::StatusResponse, String> {
+        cluster::status(&node.address, patience, &self.link).await.map_err(|error| error.to_string())
+    }
+
+    /// How old a router's table may be.
+    ///
+    /// # Errors
+    /// Why it does not say it.
+    pub async fn staleness(&self, admin: &str) -> Result<Duration, String> {
+        let text = fetch(admin, "/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix("cell_router_table_staleness_seconds "));
+        let seconds: f64 = line.and_then(|value| value.trim().parse().ok()).ok_or("it does not say")?;
+        // Infinite until somebody has confirmed the table for the first time.
+        Duration::try_from_secs_f64(seconds).map_err(|_| "nobody has confirmed it yet".to_owned())
+    }
+}
+
 /// A running fleet.
 #[derive(Debug)]
 pub struct Fleet {
@@ -173,6 +217,8 @@ pub struct Fleet {
     admin: cell_client::Link,
     /// Everything that runs.
     pub processes: Processes,
+    /// What is between them.
+    pub wiring: Wiring,
     /// The control plane.
     pub controls: Vec<ControlNode>,
     /// The routers.
@@ -197,14 +243,24 @@ impl Fleet {
         Authority::open_or_create(&certificates)?;
         let admin = cell_client::Link::open(Some(&issue(&certificates, Role::Admin, "fleet")?), false)?;
         let processes = Processes::new(options.directory.join("logs"));
+        let wiring = Wiring::open(options.net, &options.run, processes.roster().clone()).await?;
         let (controls, routers, cells) = (Vec::new(), Vec::new(), Vec::new());
-        let mut fleet = Self { options, admin, processes, controls, routers, cells };
-        fleet.start_controls(&mut ports, &key_file).await?;
+        let mut fleet = Self { options, admin, processes, wiring, controls, routers, cells };
+        match fleet.start_all(&mut ports, &key, &key_file).await {
+            Ok(()) => Ok(fleet),
+            Err(error) => {
+                fleet.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_all(&mut self, ports: &mut Ports, key: &SigningKey, key_file: &Path) -> Result<(), FleetError> {
+        self.start_controls(ports, key_file).await?;
         let trusted = key.public().to_string();
-        fleet.start_cells(&mut ports, &trusted).await?;
-        fleet.start_routers(&mut ports, &trusted).await?;
-        fleet.ready().await?;
-        Ok(fleet)
+        self.start_cells(ports, &trusted).await?;
+        self.start_routers(ports, &trusted).await?;
+        self.ready().await
     }
 
     /// A client of the control plane.
@@ -237,17 +293,36 @@ impl Fleet {
         None
     }
 
-    /// Stops everything, gracefully where that goes quickly.
-    pub async fn stop(mut self) {
+    /// The name of every process.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let controls = self.controls.iter().map(|node| node.name.clone());
+        let routers = self.routers.iter().map(|router| router.name.clone());
+        controls.chain(routers).chain(self.cells.iter().map(|cell| cell.id.to_string())).collect()
+    }
+
+    /// Asks what runs how it is, beside whoever breaks the fleet meanwhile.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        let routers = self.routers.iter().map(|router| router.admin.clone()).collect();
+        Observer { controls: self.controls.clone(), routers, link: self.admin.clone() }
+    }
+
+    /// Stops everything, gracefully where that goes quickly, and takes its wires down.
+    pub async fn stop(&mut self) {
         self.processes.stop_all(Duration::from_secs(5)).await;
+        self.wiring.dismantle().await;
     }
 
     async fn start_controls(&mut self, ports: &mut Ports, key_file: &Path) -> Result<(), FleetError> {
         for number in 1..=self.options.controls {
-            let (name, address) = (format!("control-{number}"), ports.address()?);
+            let name = format!("control-{number}");
+            self.wiring.join(&name).await?;
+            let listen = self.wiring.address(&name, ports)?;
+            let address = self.wiring.front(&name, &listen).await?;
             let options = json!({
-                "data-dir": self.options.directory.join(&name),
-                "listen": address,
+                "data-dir": self.data_of(&name),
+                "listen": listen,
                 "advertise": address,
                 "signing-key-file": key_file,
                 "identity": self.identity(Role::Control, &name)?,
@@ -267,24 +342,29 @@ impl Fleet {
         for number in 1..=self.options.cells {
             let name = format!("cell-{number}");
             let id = CellId::new(&name).expect("letters, a hyphen and digits are a label");
-            let agent = ports.address()?;
-            let gates = (0..self.options.gates_per_cell).map(|_| ports.address()).collect::<Result<Vec<_>, _>>()?;
-            let cell = NewCell {
-                id: id.clone(),
-                gates: gates.clone(),
-                agent: agent.clone(),
-                region: "loopback".into(),
-                residency: String::new(),
-            };
+            self.wiring.join(&name).await?;
+            let agent_listen = self.wiring.address(&name, ports)?;
+            let agent = self.wiring.front(&name, &agent_listen).await?;
+            let (mut gate_listen, mut gates) = (Vec::new(), Vec::new());
+            for _ in 0..self.options.gates_per_cell {
+                let listen = self.wiring.address(&name, ports)?;
+                gates.push(self.wiring.front(&name, &listen).await?);
+                gate_listen.push(listen);
+            }
+            let region = self.options.regions.get(number - 1).cloned();
+            let (region, residency) = region.unwrap_or_else(|| ("loopback".into(), String::new()));
+            let cell = NewCell { id: id.clone(), gates: gates.clone(), agent: agent.clone(), region, residency };
             control
                 .create_cell(cell, WriteOptions::default())
                 .await
                 .map_err(|source| FleetError::CreateCell { cell: name.clone(), source })?;
             let mut options = json!({
                 "cell": name,
-                "data-dir": self.options.directory.join(&name),
-                "agent-listen": agent,
-                "gate-listen": gates,
+                "data-dir": self.data_of(&name),
+                "agent-listen": agent_listen,
+                "agent-address": agent,
+                "gate-listen": gate_listen,
+                "gate-address": gates,
                 "control": self.control_addresses(),
                 "identity": self.identity(Role::Agent, &name)?,
                 "trusted-keys": [trusted],
@@ -304,12 +384,18 @@ impl Fleet {
     async fn start_routers(&mut self, ports: &mut Ports, trusted: &str) -> Result<(), FleetError> {
         for number in 1..=self.options.routers {
             let name = format!("router-{number}");
+            self.wiring.join(&name).await?;
             let mut links = Vec::new();
-            for node in &self.controls {
-                links.push(Link::open(&node.address).await?);
+            if self.wiring.net() == Net::Loopback {
+                for node in &self.controls {
+                    links.push(Link::open(&node.address).await?);
+                }
             }
-            let (listen, admin) = (ports.address()?, ports.address()?);
-            let control: Vec<String> = links.iter().map(|link| link.address().to_string()).collect();
+            let (listen, admin) = (self.wiring.address(&name, ports)?, self.wiring.address(&name, ports)?);
+            let control = match self.wiring.net() {
+                Net::Loopback => links.iter().map(|link| link.address().to_string()).collect(),
+                Net::Proxy | Net::Namespaces => self.control_addresses(),
+            };
             let options = json!({
                 "name": name,
                 "listen": listen,
@@ -328,6 +414,10 @@ impl Fleet {
         Ok(())
     }
 
+    fn data_of(&self, name: &str) -> PathBuf {
+        self.options.disks.get(name).cloned().unwrap_or_else(|| self.options.directory.join(name))
+    }
+
     /// The directory with a process's certificate.
     fn identity(&self, role: Role, name: &str) -> Result<PathBuf, FleetError> {
         issue(&self.options.directory.join("certificates"), role, name)
@@ -339,7 +429,8 @@ impl Fleet {
         let arguments = ["run", server, "--exit-with-parent", "--options"].map(str::to_owned).into_iter();
         let arguments = arguments.chain([file.to_string_lossy().into_owned()]).collect();
         let program = self.options.program.clone();
-        Ok(self.processes.start(Recipe { name: name.to_owned(), program, arguments })?)
+        let recipe = self.wiring.recipe(Recipe { name: name.to_owned(), program, arguments });
+        Ok(self.processes.start(recipe)?)
     }
 
     async fn ready(&mut self) -> Result<(), FleetError> {
@@ -377,73 +468,6 @@ fn issue(authority: &Path, role: Role, name: &str) -> Result<PathBuf, FleetError
     Ok(out)
 }
 
-async fn readiness(address: &str) -> Result<(), String> {
-    fetch(address, "/readyz").await.map(|_| ())
-}
-
-async fn wait_ready<F>(
-    processes: &mut Processes,
-    name: &str,
-    mut probe: impl FnMut() -> F,
-) -> Result<(), FleetError>
-where
-    F: Future<Output = Result<(), String>>,
-{
-    let began = Instant::now();
-    loop {
-        let Err(mut reason) = probe().await else { return Ok(()) };
-        let fallen = processes.ended(name);
-        if let Some(status) = fallen {
-            reason = format!("it has ended ({status})");
-        }
-        if fallen.is_some() || began.elapsed() > READY_WITHIN {
-            let log = log_tail(&processes.log_of(name));
-            return Err(FleetError::NotReady { name: name.to_owned(), waited: began.elapsed(), reason, log });
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// What a server answers to a GET; everything but 2xx is an error.
-///
-/// # Errors
-/// Why there is no such answer.
-pub async fn fetch(address: &str, path: &str) -> Result<String, String> {
-    let (status, text) = ask(address, path).await?;
-    if (200..300).contains(&status) { Ok(text) } else { Err(format!("{status}: {text}")) }
-}
-
-/// What a server answers to a GET, whatever it is: status and text.
-///
-/// # Errors
-/// Why there is no answer.
-pub async fn ask(address: &str, path: &str) -> Result<(u16, String), String> {
-    let mut connection = Connection::new(address.to_owned(), Duration::from_secs(2));
-    let request = Request::get(path).header(http::header::HOST, address).body(Full::<Bytes>::default());
-    let answer =
-        connection.call(request.map_err(|error| error.to_string())?).await.map_err(|error| error.to_string())?;
-    Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
-}
-
-/// The sum of a counter over its labels, in the text format of Prometheus.
-fn sum_of(metrics: &str, name: &str) -> u64 {
-    let value_of = |line: &str| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let known = series.split('{').next()?;
-        let counted = known == name || known.strip_suffix("_total") == Some(name);
-        // A gauge is printed as a float even where it is whole.
-        let whole = value.strip_suffix(".0").unwrap_or(value);
-        if counted { whole.parse::<u64>().ok() } else { None }
-    };
-    metrics.lines().filter_map(value_of).sum()
-}
-
-fn log_tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(12)..].join("\n")
-}
-
 fn write_private(path: &Path, text: &str) -> Result<(), FleetError> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -459,35 +483,4 @@ fn write_private(path: &Path, text: &str) -> Result<(), FleetError> {
         .open(path)
         .map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_counter_is_summed_over_its_labels_and_no_other_is_taken_for_it() {
-        let metrics = "# HELP cell_router_stale_redirects Answers.\n\
-                       cell_router_stale_redirects_total{worker=\"0\"} 3\n\
-                       cell_router_stale_redirects_total{worker=\"1\"} 4\n\
-                       cell_router_stale_redirects_other_total 9\n\
-                       cell_router_table_revision 12.0\n";
-        assert_eq!(sum_of(metrics, "cell_router_stale_redirects"), 7);
-        assert_eq!(sum_of(metrics, "cell_router"), 0);
-        assert_eq!(sum_of(metrics, "cell_router_table_revision"), 12);
-    }
-
-    #[tokio::test]
-    async fn a_program_that_is_no_server_is_named_with_the_end_of_its_log() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut processes = Processes::new(directory.path().join("logs"));
-        let arguments = vec!["-c".to_owned(), "echo no such thing; exit 1".to_owned()];
-        processes.start(Recipe { name: "broken".into(), program: "/bin/sh".into(), arguments }).unwrap();
-        let waited = wait_ready(&mut processes, "broken", || async { Err("refused".to_owned()) }).await;
-        let told = waited.unwrap_err().to_string();
-        assert!(
-            told.contains("broken") && told.contains("exit status: 1") && told.contains("no such thing"),
-            "{told}"
-        );
-    }
 }

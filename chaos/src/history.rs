@@ -169,6 +169,14 @@ impl Recorder {
         }
     }
 
+    /// Requests that were answered, or given up, at this time or later.
+    #[must_use]
+    pub fn returned_since(&self, since: Micros) -> Vec<Op> {
+        let ops = self.ops.lock().unwrap_or_else(PoisonError::into_inner);
+        // Noted when they return: the newest are last.
+        ops.iter().rev().take_while(|op| op.returned >= since).cloned().collect()
+    }
+
     /// A copy of everything so far.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Op> {

@@ -1,17 +1,33 @@
-//! A network link in user space: a TCP forwarder that can be cut.
+//! A network in user space: TCP forwarders whose lanes can be cut, slowed and narrowed.
 //!
-//! A cut link behaves like a network that drops every packet: connections stay, new ones are accepted, and not a byte
-//! gets through in either direction. When it heals, what waited goes on.
+//! ```text
+//! caller ──► front ──lane(caller → server)──► server
+//!        ◄──       ◄─lane(server → caller)──
+//! ```
+//!
+//! A cut lane behaves like a network that drops every packet: connections stay, new ones are accepted, and not a byte
+//! gets through. When it heals, what waited goes on, as retransmission would see to it. One lane of the two may be cut.
+//! A [`Link`] is one front with one lane for both directions and every caller.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::seed::Choices;
+
+/// Pieces that are under way on one lane of one connection.
+const UNDER_WAY: usize = 64;
+const PIECE_BYTES: usize = 16 << 10;
+/// What a lost packet costs a TCP connection at the least: the shortest time until it is sent again.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
 
 /// Why there is no link.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +43,82 @@ pub enum LinkError {
     },
 }
 
+/// How a lane carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// Whether anything gets through.
+    pub open: bool,
+    /// How long each piece is under way.
+    pub delay: Duration,
+    /// Up to so much longer, each piece anew.
+    pub jitter: Duration,
+    /// Of a hundred pieces so many are lost once and sent again.
+    pub loss_percent: u64,
+    /// Bytes per second; none: as many as come.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Default for Condition {
+    fn default() -> Self {
+        Self { open: true, delay: Duration::ZERO, jitter: Duration::ZERO, loss_percent: 0, bytes_per_second: None }
+    }
+}
+
+/// One direction. Clones are the same lane.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    condition: Arc<watch::Sender<Condition>>,
+    carried: Arc<AtomicU64>,
+    held: Arc<AtomicU64>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        let condition = Arc::new(watch::channel(Condition::default()).0);
+        Self { condition, carried: Arc::default(), held: Arc::default() }
+    }
+}
+
+impl Lane {
+    /// From now on it carries like this.
+    pub fn set(&self, condition: Condition) {
+        self.condition.send_replace(condition);
+    }
+
+    /// How it carries.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        *self.condition.borrow()
+    }
+
+    /// Bytes carried so far.
+    #[must_use]
+    pub fn carried_bytes(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
+    }
+
+    /// Pieces and connections that have met it while it was cut.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Waits while it is cut. False where it will never open again.
+    async fn pass(&self) -> bool {
+        let mut condition = self.condition.subscribe();
+        if condition.borrow_and_update().open {
+            return true;
+        }
+        self.held.fetch_add(1, Ordering::Relaxed);
+        condition.wait_for(|condition| condition.open).await.is_ok()
+    }
+}
+
 /// One link. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Link {
-    address: SocketAddr,
-    open: watch::Sender<bool>,
-    carried: Arc<AtomicU64>,
-    stop: CancellationToken,
+    front: Front,
+    lane: Lane,
 }
 
 impl Link {
@@ -42,13 +127,62 @@ impl Link {
     /// # Errors
     /// [`LinkError::Listen`].
     pub async fn open(target: &str) -> Result<Self, LinkError> {
+        let lane = Lane::default();
+        let both = (lane.clone(), lane.clone());
+        let front = Front::open(target, Arc::new(move |_| Some(both.clone()))).await?;
+        Ok(Self { front, lane })
+    }
+
+    /// Where to connect to in place of the target.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.front.address()
+    }
+
+    /// Nothing gets through from now on.
+    pub fn cut(&self) {
+        self.lane.set(Condition { open: false, ..self.lane.condition() });
+    }
+
+    /// Everything gets through again.
+    pub fn heal(&self) {
+        self.lane.set(Condition::default());
+    }
+
+    /// Bytes carried in both directions so far.
+    #[must_use]
+    pub fn carried_bytes(&self) -> u64 {
+        self.lane.carried_bytes()
+    }
+}
+
+/// Chooses the lanes of a connection, there and back, by the caller's own address. None: the caller is refused.
+pub type Choose = Arc<dyn Fn(SocketAddr) -> Option<(Lane, Lane)> + Send + Sync>;
+
+/// Where callers connect in place of a server. It ends when this is dropped.
+pub struct Front {
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Front {
+    /// A front of `target` (`host:port`).
+    ///
+    /// # Errors
+    /// [`LinkError::Listen`].
+    pub async fn open(target: &str, choose: Choose) -> Result<Self, LinkError> {
         let failed = |source| LinkError::Listen { target: target.to_owned(), source };
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let (open, state) = watch::channel(true);
-        let (carried, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        tokio::spawn(accept(listener, target.to_owned(), state, carried.clone(), stop.clone()));
-        Ok(Self { address, open, carried, stop })
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(listener, target.to_owned(), choose, stop.clone()));
+        Ok(Self { address, stop })
     }
 
     /// Where to connect to in place of the target.
@@ -56,61 +190,42 @@ impl Link {
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
-
-    /// Nothing gets through from now on.
-    pub fn cut(&self) {
-        self.open.send_replace(false);
-    }
-
-    /// Everything gets through again.
-    pub fn heal(&self) {
-        self.open.send_replace(true);
-    }
-
-    /// Bytes carried in both directions so far.
-    #[must_use]
-    pub fn carried_bytes(&self) -> u64 {
-        self.carried.load(Ordering::Relaxed)
-    }
 }
 
-impl Drop for Link {
+impl Drop for Front {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: String,
-    state: watch::Receiver<bool>,
-    carried: Arc<AtomicU64>,
-    stop: CancellationToken,
-) {
+async fn accept(listener: TcpListener, target: String, choose: Choose, stop: CancellationToken) {
     loop {
-        let near = tokio::select! {
+        let (near, caller) = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
-                Ok((near, _)) => near,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a link cannot accept");
                     continue;
                 }
             },
         };
-        let (target, state, carried, stop) = (target.clone(), state.clone(), carried.clone(), stop.clone());
+        let (target, choose, stop) = (target.clone(), choose.clone(), stop.clone());
         tokio::spawn(async move {
+            // Finding out who calls reads files.
+            let Ok(Some((there, back))) = tokio::task::spawn_blocking(move || choose(caller)).await else { return };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = carry(near, &target, state, carried) => {}
+                () = carry(near, &target, there, back) => {}
             }
         });
     }
 }
 
 /// Both directions of one connection, until either side closes.
-async fn carry(near: TcpStream, target: &str, mut state: watch::Receiver<bool>, carried: Arc<AtomicU64>) {
-    if until_open(&mut state).await.is_err() {
+async fn carry(near: TcpStream, target: &str, there: Lane, back: Lane) {
+    // A handshake needs both directions.
+    if !there.pass().await || !back.pass().await {
         return;
     }
     let far = match TcpStream::connect(target).await {
@@ -124,84 +239,78 @@ async fn carry(near: TcpStream, target: &str, mut state: watch::Receiver<bool>, 
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let there = copy(near_read, far_write, state.clone(), carried.clone());
-    let back = copy(far_read, near_write, state, carried);
-    tokio::join!(there, back);
+    tokio::join!(copy(near_read, far_write, there), copy(far_read, near_write, back));
 }
 
-async fn copy(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut state: watch::Receiver<bool>,
-    carried: Arc<AtomicU64>,
-) {
-    let mut buffer = vec![0; 16 << 10];
-    while let Ok(length) = from.read(&mut buffer).await {
-        // The end of a connection is news, too: it does not pass a cut link.
-        if until_open(&mut state).await.is_err() || length == 0 || to.write_all(&buffer[..length]).await.is_err() {
+/// A piece of a connection, and when it arrives.
+struct Piece {
+    bytes: Vec<u8>,
+    due: Instant,
+}
+
+/// Reads at one end what a lane brings to the other: in order, each piece when it is due.
+async fn copy(mut from: OwnedReadHalf, to: OwnedWriteHalf, lane: Lane) {
+    let (send, arriving) = mpsc::channel::<Piece>(UNDER_WAY);
+    let sending = {
+        let lane = lane.clone();
+        async move {
+            let mut buffer = vec![0; PIECE_BYTES];
+            let mut schedule = Schedule::new();
+            // The end of a connection is news, too: it travels like a piece, as an empty one.
+            loop {
+                let length = from.read(&mut buffer).await.unwrap_or(0);
+                let due = schedule.due(&lane.condition(), length);
+                let last = send.send(Piece { bytes: buffer[..length].to_vec(), due }).await.is_err();
+                if last || length == 0 {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::join!(sending, deliver(to, arriving, lane));
+}
+
+async fn deliver(mut to: OwnedWriteHalf, mut arriving: mpsc::Receiver<Piece>, lane: Lane) {
+    while let Some(piece) = arriving.recv().await {
+        tokio::time::sleep_until(piece.due).await;
+        if !lane.pass().await || piece.bytes.is_empty() || to.write_all(&piece.bytes).await.is_err() {
             break;
         }
-        carried.fetch_add(length as u64, Ordering::Relaxed);
+        lane.carried.fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);
     }
     // Nothing can be done for a peer that is gone.
     let _ = to.shutdown().await;
 }
 
-async fn until_open(state: &mut watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
-    state.wait_for(|open| *open).await.map(|_| ())
+/// When the pieces of one direction arrive: never one before an earlier one.
+struct Schedule {
+    choices: Choices,
+    last: Instant,
+}
+
+impl Schedule {
+    fn new() -> Self {
+        Self { choices: Choices::new(0x6c61_6e65), last: Instant::now() }
+    }
+
+    fn due(&mut self, condition: &Condition, length: usize) -> Instant {
+        let jitter = u64::try_from(condition.jitter.as_micros()).unwrap_or(u64::MAX);
+        let mut due = Instant::now() + condition.delay;
+        if jitter > 0 {
+            due += Duration::from_micros(self.choices.below(jitter));
+        }
+        if condition.loss_percent > 0 && self.choices.percent(condition.loss_percent) {
+            due += RETRANSMISSION;
+        }
+        let wide = condition.bytes_per_second.filter(|rate| *rate > 0);
+        let sending = wide.map_or(Duration::ZERO, |rate| {
+            let micros = (length as u64).saturating_mul(1_000_000) / rate;
+            Duration::from_micros(micros)
+        });
+        self.last = due.max(self.last + sending);
+        self.last
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    async fn echo() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (mut read, mut write) = stream.into_split();
-                tokio::spawn(async move { tokio::io::copy(&mut read, &mut write).await });
-            }
-        });
-        address
-    }
-
-    async fn answer(stream: &mut TcpStream) -> Option<u8> {
-        let mut byte = [0];
-        let read = tokio::time::timeout(Duration::from_millis(200), stream.read_exact(&mut byte)).await;
-        read.ok().map(|read| read.map(|_| byte[0]).unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_cut_link_keeps_connections_and_carries_nothing_until_it_heals() {
-        let target = echo().await.to_string();
-        let link = Link::open(&target).await.unwrap();
-        let mut old = TcpStream::connect(link.address()).await.unwrap();
-        old.write_all(b"a").await.unwrap();
-        assert_eq!(answer(&mut old).await, Some(b'a'));
-
-        link.cut();
-        old.write_all(b"b").await.unwrap();
-        let mut new = TcpStream::connect(link.address()).await.unwrap();
-        new.write_all(b"c").await.unwrap();
-        assert_eq!((answer(&mut old).await, answer(&mut new).await), (None, None));
-        assert_eq!(link.carried_bytes(), 2);
-
-        link.heal();
-        assert_eq!((answer(&mut old).await, answer(&mut new).await), (Some(b'b'), Some(b'c')));
-    }
-
-    #[tokio::test]
-    async fn a_link_ends_when_it_is_dropped() {
-        let target = echo().await.to_string();
-        let link = Link::open(&target).await.unwrap();
-        let mut stream = TcpStream::connect(link.address()).await.unwrap();
-        stream.write_all(b"a").await.unwrap();
-        assert_eq!(answer(&mut stream).await, Some(b'a'));
-        drop(link);
-        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
-    }
-}
+mod tests;

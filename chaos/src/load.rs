@@ -91,6 +91,21 @@ struct Shared {
     nonce_next: AtomicU64,
     known_keys: KnownKeys,
     holds: broadcast::Sender<Arc<str>>,
+    withdrawn: Withdrawn,
+}
+
+/// Routers that no client is sent to now, one bit each: what a balancer in front of routers knows.
+#[derive(Debug, Clone, Default)]
+struct Withdrawn(Arc<AtomicU64>);
+
+impl Withdrawn {
+    const fn bit(router: usize) -> u64 {
+        1 << (router % 64)
+    }
+
+    fn is_out(&self, router: usize) -> bool {
+        self.0.load(Ordering::Relaxed) & Self::bit(router) != 0
+    }
 }
 
 /// A tenant, and a key of it.
@@ -129,6 +144,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// Nobody.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
     /// Lets each client finish its request and waits for it.
     pub async fn stop(mut self) {
         self.stop.cancel();
@@ -155,6 +176,7 @@ impl Load {
                 nonce_next: AtomicU64::new(1),
                 known_keys: KnownKeys::default(),
                 holds: broadcast::channel(HOLDS_KEPT).0,
+                withdrawn: Withdrawn::default(),
             }),
         }
     }
@@ -175,7 +197,7 @@ impl Load {
     #[must_use]
     pub fn background(&self, tenants: &Arc<[Arc<str>]>) -> Running {
         let options = &self.shared.options;
-        let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let mut running = Running::none();
         let period = |rate: u32, clients: u32| Duration::from_secs(1) * clients / rate.max(1);
         for _ in 0..options.writers {
             let pace = Pace::every(period(options.writes_per_second, options.writers));
@@ -193,7 +215,7 @@ impl Load {
     /// Writers and readers of one tenant, one request after the other.
     #[must_use]
     pub fn focus(&self, tenant: &Arc<str>, writers: u32, readers: u32, gap: Duration) -> Running {
-        let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let mut running = Running::none();
         let only: Arc<[Arc<str>]> = Arc::new([tenant.clone()]);
         let mut keys = Vec::new();
         let pace = |hurried: Duration| Pace::Hurried {
@@ -221,10 +243,20 @@ impl Load {
         let _ = self.shared.holds.send(tenant.clone());
     }
 
+    /// No client is sent to this router (counted from 0) until it is admitted again.
+    pub fn withdraw(&self, router: usize) {
+        self.shared.withdrawn.0.fetch_or(Withdrawn::bit(router), Ordering::Relaxed);
+    }
+
+    /// Clients are sent to it again.
+    pub fn admit(&self, router: usize) {
+        self.shared.withdrawn.0.fetch_and(!Withdrawn::bit(router), Ordering::Relaxed);
+    }
+
     /// A client that calls these gates directly, under this stamp; and who it is in the history.
     #[must_use]
     pub fn probe(&self, tenant: &Arc<str>, gates: &[String], stamp: Stamp) -> (Running, SessionId) {
-        let mut running = Running { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let mut running = Running::none();
         let session = self.session().direct(gates, self.shared.options.deadline, stamp);
         let id = session.id;
         let prober = prober::Prober::new(session, tenant.clone());
@@ -266,7 +298,8 @@ impl Load {
         let id: SessionId = self.shared.session_next.fetch_add(1, Ordering::Relaxed);
         let options = &self.shared.options;
         let choices = self.shared.choices.part(u64::from(id));
-        Session::new(id, options, self.shared.clock, self.shared.recorder.clone(), choices)
+        let (clock, recorder) = (self.shared.clock, self.shared.recorder.clone());
+        Session::new(id, options, clock, recorder, choices).avoiding(self.shared.withdrawn.clone())
     }
 
     fn nonce(&self) -> Nonce {

@@ -2,13 +2,16 @@
 //!
 //! A child never outlives this process. It is told to end by the end of its standard input, which the operating
 //! system closes with us whatever happens (`--exit-with-parent` makes a child watch for that); dropping [`Processes`]
-//! kills what is left. Only our own children are ever signalled.
+//! kills what is left. Only our own children are ever signalled. [`Roster`] says which process has which name now.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -47,6 +50,15 @@ pub enum ProcessError {
         #[source]
         source: std::io::Error,
     },
+    /// It could not be frozen or thawed.
+    #[error("process {name} cannot be signalled")]
+    Signal {
+        /// Its name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// It could not be killed or waited for.
     #[error("process {name} cannot be ended")]
     End {
@@ -72,18 +84,71 @@ struct Running {
     stdin: Option<ChildStdin>,
 }
 
+/// Names of running processes by their ids. Clones are the same roster.
+#[derive(Debug, Clone, Default)]
+pub struct Roster(Arc<Mutex<BTreeMap<String, u32>>>);
+
+impl Roster {
+    /// From now on the process with this id has this name, and no other has it.
+    pub fn enter(&self, id: u32, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), id);
+    }
+
+    fn leave(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<(u32, String)> {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().map(|(name, id)| (*id, name.clone())).collect()
+    }
+
+    /// SIGSTOP: it stays where it is, with everything open, and does nothing.
+    ///
+    /// # Errors
+    /// [`ProcessError::Unknown`], [`ProcessError::Signal`].
+    pub fn freeze(&self, name: &str) -> Result<(), ProcessError> {
+        self.signal(name, Signal::STOP)
+    }
+
+    /// SIGCONT: it goes on as if no time had passed.
+    ///
+    /// # Errors
+    /// [`ProcessError::Unknown`], [`ProcessError::Signal`].
+    pub fn thaw(&self, name: &str) -> Result<(), ProcessError> {
+        self.signal(name, Signal::CONT)
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<(), ProcessError> {
+        let id = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| ProcessError::Unknown { name: name.to_owned() })?;
+        kill_process(pid, signal)
+            .map_err(|error| ProcessError::Signal { name: name.to_owned(), source: error.into() })
+    }
+}
+
 /// The processes of one run, by name. Each writes to `<logs>/<name>.log`.
 #[derive(Debug)]
 pub struct Processes {
     logs: PathBuf,
+    roster: Roster,
     entries: BTreeMap<String, Entry>,
 }
 
 impl Processes {
     /// None yet.
     #[must_use]
-    pub const fn new(logs: PathBuf) -> Self {
-        Self { logs, entries: BTreeMap::new() }
+    pub fn new(logs: PathBuf) -> Self {
+        Self { logs, roster: Roster::default(), entries: BTreeMap::new() }
+    }
+
+    /// Who runs under which id.
+    #[must_use]
+    pub const fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     /// Starts a process.
@@ -96,6 +161,9 @@ impl Processes {
             return Err(ProcessError::Running { name });
         }
         let running = self.spawn(&recipe).map_err(|source| ProcessError::Start { name: name.clone(), source })?;
+        if let Some(id) = running.child.id() {
+            self.roster.enter(id, &name);
+        }
         let entry = self.entries.entry(name).or_insert(Entry { recipe, running: None, starts: 0 });
         entry.running = Some(running);
         entry.starts += 1;
@@ -139,6 +207,7 @@ impl Processes {
     pub async fn kill(&mut self, name: &str) -> Result<(), ProcessError> {
         let entry = self.entries.get_mut(name).ok_or_else(|| ProcessError::Unknown { name: name.to_owned() })?;
         if let Some(mut running) = entry.running.take() {
+            self.roster.leave(name);
             running.child.kill().await.map_err(|source| ProcessError::End { name: name.to_owned(), source })?;
         }
         Ok(())
@@ -151,6 +220,7 @@ impl Processes {
     pub async fn stop(&mut self, name: &str, patience: Duration) -> Result<bool, ProcessError> {
         let entry = self.entries.get_mut(name).ok_or_else(|| ProcessError::Unknown { name: name.to_owned() })?;
         let Some(mut running) = entry.running.take() else { return Ok(true) };
+        self.roster.leave(name);
         end(name, &mut running, patience).await
     }
 
@@ -158,6 +228,7 @@ impl Processes {
     pub async fn stop_all(&mut self, patience: Duration) {
         let ending = self.entries.iter_mut().filter_map(|(name, entry)| {
             let mut running = entry.running.take()?;
+            self.roster.leave(name);
             Some(async move {
                 match end(name, &mut running, patience).await {
                     Ok(true) => {}
@@ -254,6 +325,32 @@ mod tests {
         assert_eq!(processes.ended("deaf"), None);
         processes.kill("deaf").await.unwrap();
         assert!(processes.memory().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_frozen_child_stands_still_until_it_is_thawed_and_is_known_by_its_id() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut processes = Processes::new(directory.path().to_owned());
+        processes.start(shell("clock", "while read line; do echo $line; done")).unwrap();
+        let (id, name) = processes.roster().all().remove(0);
+        assert_eq!(name, "clock");
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+        };
+        let reaches = async |wanted: fn(char) -> bool| {
+            let reached = async {
+                while !wanted(state()) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), reached).await.is_ok()
+        };
+        processes.roster().freeze("clock").unwrap();
+        assert!(reaches(|state| state == 'T').await);
+        processes.roster().thaw("clock").unwrap();
+        assert!(reaches(|state| state != 'T').await);
+        assert!(matches!(processes.roster().freeze("nobody"), Err(ProcessError::Unknown { .. })));
     }
 
     #[tokio::test]

@@ -145,7 +145,8 @@ impl Cell {
         let mut cell = Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown };
         for (index, listen) in options.gates().into_iter().enumerate() {
             let instance = format!("{}-{}", options.cell, index + 1);
-            let gate_options = gate_options(options, address, &instance, listen);
+            let mut gate_options = gate_options(options, address, &instance, listen);
+            gate_options.address = options.gate_address.get(index).cloned();
             let (application, stop) = (application.clone(), cell.shutdown.child_token());
             let started = Gate::start(gate_options, Arc::clone(&mappings), application, stop).await;
             match started {

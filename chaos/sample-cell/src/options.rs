@@ -33,6 +33,10 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     #[serde(default)]
     pub gate_listen: Vec<String>,
+    /// host:port at which routers reach each gate, in the order of --gate-listen, where it is another one.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[serde(default)]
+    pub gate_address: Vec<String>,
     /// Instances of the application, where no --gate-listen says it.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     #[serde(default = "two")]
@@ -133,6 +137,7 @@ impl Options {
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),
+            gate_address: Vec::new(),
             instances: two(),
             control: Vec::new(),
             identity: None,

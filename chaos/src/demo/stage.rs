@@ -12,7 +12,6 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::moves::{Driven, Driver};
-use super::observe::{End, read_end};
 use super::plan::Plan;
 use super::{DemoOptions, Progress, STALE_REDIRECTS, Tell};
 use crate::check::check;
@@ -22,7 +21,9 @@ use crate::fleet::{Fleet, FleetError, FleetOptions};
 use crate::gauge::Gauges;
 use crate::history::{Op, Recorder, SessionId};
 use crate::load::{Filling, Load, LoadOptions};
+use crate::observe::{End, read_end};
 use crate::report::{Evidence, Failed, Latencies, MoveReport, Observed, ProcessReport, Report};
+use crate::wiring::Net;
 
 const DOMAIN: &str = "cells.example";
 
@@ -77,6 +78,10 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
         databases: options.databases.clone(),
+        net: Net::Loopback,
+        run: String::new(),
+        regions: Vec::new(),
+        disks: BTreeMap::new(),
     })
     .await?;
     let fleet = Arc::new(Mutex::new(fleet));
@@ -84,7 +89,7 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         done = on_fleet(&options, &plan, &fleet, &tell, &stop, began) => done,
         () = stop.cancelled() => Err(DemoError::Stopped),
     };
-    fleet.lock().await.processes.stop_all(Duration::from_secs(5)).await;
+    fleet.lock().await.stop().await;
     done
 }
 

@@ -9,8 +9,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 
-use super::LoadOptions;
 use super::documents::{posted, recognise, register};
+use super::{LoadOptions, Withdrawn};
 use crate::check::FinalDoc;
 use crate::clock::RunClock;
 use crate::history::{Action, Nonce, Op, Outcome, Recorder, Seen, SessionId};
@@ -37,6 +37,7 @@ pub struct Session {
     domain: String,
     stamp: Option<Stamp>,
     sent: usize,
+    withdrawn: Withdrawn,
     clock: RunClock,
     recorder: Recorder,
 }
@@ -62,7 +63,13 @@ impl Session {
         let connections = options.routers.iter().map(connect).collect();
         // Clients begin at different routers.
         let sent = usize::try_from(id).unwrap_or(0);
-        Self { id, choices, connections, domain: options.domain.clone(), stamp: None, sent, clock, recorder }
+        let (domain, withdrawn) = (options.domain.clone(), Withdrawn::default());
+        Self { id, choices, connections, domain, stamp: None, sent, withdrawn, clock, recorder }
+    }
+
+    /// The same client, sent to no router that is withdrawn.
+    pub(super) fn avoiding(self, withdrawn: Withdrawn) -> Self {
+        Self { withdrawn, ..self }
     }
 
     /// The same client, but past the routers: it calls gates, under a stamp of its own.
@@ -144,7 +151,9 @@ impl Session {
     fn prepare(&mut self, asked: Asked<'_>) -> (Request<Full<Bytes>>, usize) {
         self.sent += 1;
         let routers = self.connections.len();
-        let router = self.sent % routers;
+        let mut turn = (self.sent..self.sent + routers).map(|turn| turn % routers);
+        let is_in = |router: &usize| self.stamp.is_some() || !self.withdrawn.is_out(*router);
+        let router = turn.find(is_in).unwrap_or(self.sent % routers);
         let connection = &self.connections[router];
         if let Some(stamp) = self.stamp {
             return (stamped(&asked, connection.address(), stamp), router);

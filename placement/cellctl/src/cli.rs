@@ -10,8 +10,10 @@ use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod care;
+mod drill;
 
 pub(crate) use care::{Audit, Ca, Category, Check};
+pub(crate) use drill::{Drill, RunDrills, Wires};
 pub(crate) use plan::{
     Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate,
 };
@@ -144,6 +146,9 @@ pub enum Command {
     Dev(Dev),
     /// Run a fleet of processes, move tenants under load, and check every answer
     Demo(Demo),
+    /// Break a fleet on purpose: experiments with a hypothesis, a fault and a verdict
+    #[command(subcommand)]
+    Drill(Drill),
     /// Print a completion script for a shell
     Completion {
         /// Which shell

@@ -18,7 +18,7 @@ use crate::cli::{Cli, Command, Explain, Global, Output};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
-use crate::{demo, dev, host, plan, store};
+use crate::{demo, dev, drill, host, plan, store};
 
 /// Runs one command line.
 #[must_use]
@@ -68,6 +68,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Keygen { out } => keygen::run(&out),
         Command::Dev(options) => on_runtime(dev::run(options)),
         Command::Demo(options) => on_runtime(demo::run(options)),
+        Command::Drill(command) => on_runtime(drill::run(global.output, command)),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "cellctl", &mut script);

@@ -80,6 +80,10 @@ pub(crate) fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<()> 
 
 /// The parent holds the other end of our standard input: its end is the parent's, whatever has become of it.
 fn end_with_parent(shutdown: CancellationToken) {
+    // A process that a drill has frozen reads nothing: the kernel ends it.
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        tracing::warn!(%error, "the end of the parent is told by the end of standard input only");
+    }
     std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();
         let mut ignored = [0; 64];

@@ -3,7 +3,7 @@
 //! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
 //! are pure; `store` looks after the control plane's own store; `follow` shows a move while it runs; `plan` decides where
 //! tenants belong and carries plans out; `dev` hosts a whole fleet in this process, `demo` runs one of many
-//! processes and judges it; `host` runs one server. Data goes to standard output, everything else to standard error.
+//! processes and judges it, `drill` breaks one on purpose; `host` runs one server. Data goes to standard output, everything else to standard error.
 
 mod audit_chain;
 mod cli;
@@ -11,6 +11,7 @@ mod commands;
 mod console;
 mod demo;
 mod dev;
+mod drill;
 mod endpoints;
 mod failure;
 mod follow;

@@ -6,6 +6,7 @@ mod apply;
 mod care;
 mod cli;
 mod demo;
+mod drill;
 mod plan;
 #[cfg(not(feature = "planted"))]
 mod postgres;

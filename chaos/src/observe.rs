@@ -28,11 +28,11 @@ const COUNTERS: u64 = 3;
 
 /// Everything that is there.
 #[derive(Debug, Default)]
-pub(super) struct End {
+pub struct End {
     /// As clients see it.
-    pub(super) tenants: BTreeMap<Arc<str>, FinalTenant>,
+    pub tenants: BTreeMap<Arc<str>, FinalTenant>,
     /// Where cells, routers and control plane do not agree.
-    pub(super) mismatches: Vec<String>,
+    pub mismatches: Vec<String>,
 }
 
 /// How a request names its tenant, and to whom it goes.
@@ -43,7 +43,7 @@ struct View {
 }
 
 /// Reads everything, twice, and compares.
-pub(super) async fn read_end(fleet: &Fleet, control: &ControlClient, names: &[Arc<str>]) -> Result<End, String> {
+pub async fn read_end(fleet: &Fleet, control: &ControlClient, names: &[Arc<str>]) -> Result<End, String> {
     let read = futures::stream::iter(names.iter().cloned().enumerate()).map(|(index, name)| {
         let router = fleet.routers[index % fleet.routers.len()].listen.clone();
         async move {

@@ -1,0 +1,317 @@
+//! Drills: experiments on a fleet of real processes, each with a hypothesis and a verdict.
+//!
+//! ```text
+//! start the fleet ► steady state ► script (faults, moves, commands) ► heal ► recovery ► read everything back ► judge
+//! ```
+//!
+//! A drill is data: what fleet, what happens when, what must hold ([`catalogue`]). One engine runs it ([`engine`], whose
+//! acts are in [`script`]), one judge reads the evidence ([`verdict`]), one page tells of it ([`page`]). Clients,
+//! history and checker are the demo's.
+//!
+//! A drill has three verdicts. *Not exercised* is the third: a cut that swallowed nothing, an outage that nobody felt,
+//! proves nothing, whatever else was green.
+
+pub mod catalogue;
+pub mod engine;
+mod evidence;
+pub mod leftovers;
+pub mod page;
+pub mod report;
+mod script;
+mod steer;
+pub mod verdict;
+
+use cell_model::Phase;
+
+use crate::link::Condition;
+use crate::wiring::Net;
+
+/// One experiment.
+#[derive(Debug, Clone)]
+pub struct Drill {
+    /// By which it is run.
+    pub name: &'static str,
+    /// A line for people.
+    pub title: &'static str,
+    /// What is believed to hold.
+    pub hypothesis: &'static str,
+    /// What the fleet does before anything happens.
+    pub steady: &'static str,
+    /// What is done to it.
+    pub fault: &'static str,
+    /// What it needs of the machine.
+    pub needs: Needs,
+    /// What fleet there is.
+    pub stage: Stage,
+    /// What happens, in order.
+    pub script: Vec<Act>,
+    /// What must hold.
+    pub expects: Vec<Expect>,
+}
+
+/// What a drill needs of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Any wiring.
+    Any,
+    /// Fronts in user space: the kernel here may have no delay and loss of its own.
+    Proxy,
+    /// Namespaces or mounts: root.
+    Root,
+}
+
+impl Needs {
+    /// The wiring that a drill gets where this one was asked for, or none.
+    #[must_use]
+    pub const fn wiring(self, asked: Net) -> Option<Net> {
+        match (self, asked) {
+            (Self::Any, net) => Some(net),
+            (Self::Proxy, _) => Some(Net::Proxy),
+            (Self::Root, Net::Namespaces) => Some(Net::Namespaces),
+            (Self::Root, _) => None,
+        }
+    }
+
+    /// As the list prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Proxy => "proxy",
+            Self::Root => "root",
+        }
+    }
+}
+
+/// The fleet and the load of a drill.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Cells, with region and residency.
+    pub cells: Vec<(&'static str, &'static str)>,
+    /// Routers.
+    pub routers: usize,
+    /// Tenants that begin on each cell; they get its residency.
+    pub tenants_per_cell: usize,
+    /// Writing clients of each tenant; each has one reading client beside them.
+    pub writers: u32,
+    /// Pause of a client after each answer, in milliseconds.
+    pub gap_ms: u64,
+    /// Documents, and bytes of each, that every tenant is filled with.
+    pub filling: (u32, usize),
+    /// The same for the first tenant, where it is to be larger.
+    pub first_filling: Option<(u32, usize)>,
+    /// Which control node has a small disk, and how many megabytes it has.
+    pub small_disk: Option<(usize, u32)>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self {
+            cells: vec![("north", ""), ("north", ""), ("south", "")],
+            routers: 2,
+            tenants_per_cell: 4,
+            writers: 2,
+            gap_ms: 90,
+            filling: (10, 1_000),
+            first_filling: None,
+            small_disk: None,
+        }
+    }
+}
+
+/// Some processes. Routers, cells and tenants are counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// The control node that leads at this moment.
+    Leader,
+    /// What [`Who::Leader`] was when it was said last.
+    Victim,
+    /// The control nodes but the victim.
+    OtherControls,
+    /// A certain control node.
+    Control(usize),
+    /// All control nodes.
+    Controls,
+    /// A certain router.
+    Router(usize),
+    /// All routers.
+    Routers,
+    /// A certain cell.
+    Cell(usize),
+    /// All cells but this one.
+    OtherCells(usize),
+    /// All cells.
+    Cells,
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone)]
+pub enum Act {
+    /// Time passes: about so many milliseconds, the seed decides.
+    Wait(u64),
+    /// Nothing gets through between both, in either direction.
+    Cut(Who, Who),
+    /// Nothing that the first sends reaches the second.
+    CutOneWay(Who, Who),
+    /// Delay, loss and jitter between both, in either direction.
+    Shape(Who, Who, Condition),
+    /// What it sends passes a pipe of so many bytes per second.
+    Narrow(Who, u64),
+    /// Every fault of the network ends.
+    Heal,
+    /// SIGSTOP.
+    Freeze(Who),
+    /// SIGCONT.
+    Thaw(Who),
+    /// Frozen and thawed in turns: so many milliseconds each.
+    Stutter {
+        /// Who.
+        who: Who,
+        /// It runs.
+        run_ms: u64,
+        /// It stands.
+        stop_ms: u64,
+    },
+    /// Ends that.
+    Steady(Who),
+    /// SIGKILL.
+    Kill(Who),
+    /// Starts what was killed.
+    Start(Who),
+    /// A router ends gracefully and starts again; clients are sent to the others meanwhile, as a balancer does it.
+    Restart(Who),
+    /// Its disk is filled to the last byte.
+    FillDisk(Who),
+    /// There is room again.
+    EmptyDisk(Who),
+    /// So many more clients of each of these tenants, without manners: the next request follows each answer at once.
+    Crowd(Group, u32),
+    /// They go.
+    Disperse,
+    /// A tenant begins to move to a cell.
+    Move {
+        /// Which tenant.
+        tenant: usize,
+        /// To which cell.
+        to: usize,
+        /// It stops after this phase until [`Act::Resume`].
+        until: Option<Phase>,
+    },
+    /// What had stopped goes on.
+    Resume,
+    /// The newest move has entered this phase, or a later one.
+    Reach(Phase),
+    /// Every move has ended.
+    Settle,
+    /// Tenants move from cell to cell, so many moves in all, some at the same time.
+    Moves(usize),
+    /// A client calls the cell that a tenant has left, under the epoch that it had there.
+    Haunt(usize),
+    /// A tenant is made: the control plane takes a command.
+    Command,
+    /// Moving this tenant there must be refused with this code.
+    Forbidden {
+        /// Which tenant.
+        tenant: usize,
+        /// To which cell.
+        to: usize,
+        /// The code.
+        code: &'static str,
+    },
+    /// A node leads that is not the victim.
+    Elect,
+}
+
+/// Some tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// All.
+    All,
+    /// Who began on this cell.
+    On(usize),
+    /// Everybody else.
+    NotOn(usize),
+    /// This one.
+    One(usize),
+    /// All but this one.
+    AllBut(usize),
+    /// Who was asked to move.
+    Moving,
+    /// Who was not.
+    NotMoving,
+}
+
+/// A part of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// Before anything has happened.
+    Steady,
+    /// From the first fault to the last heal.
+    Fault,
+    /// From the beginning to the end.
+    Whole,
+}
+
+/// What must hold.
+#[derive(Debug, Clone)]
+pub enum Expect {
+    /// So many of a hundred requests are answered; 100 is every single one.
+    Served(Group, Span, u32),
+    /// 99 of 100 requests take no longer, in milliseconds.
+    Quick(Group, Span, u64),
+    /// Requests of exactly these tenants failed, of nobody else.
+    Radius(Group),
+    /// After the last heal nobody's request fails, once so many milliseconds have passed.
+    Back(u64),
+    /// Every move ends so.
+    Ends(&'static str),
+    /// Every move ends, in one of the ways that are no harm.
+    AllEnd,
+    /// Commands are acknowledged within so many milliseconds, and are there at the end.
+    Commands(u64),
+    /// What was to be refused was.
+    Forbidden,
+    /// The former owner served nobody.
+    NotHaunted,
+    /// At the end every router is as fresh as it is without faults.
+    Fresh,
+    /// All control nodes have the same revision in the end.
+    Agreed,
+    /// The fault took place: the network has swallowed something.
+    Swallowed,
+    /// The fault took place: bytes have passed the lanes that were made slow.
+    Slowed,
+    /// The fault took place: requests of these tenants failed, or waited for half a second.
+    Hurt(Group),
+    /// The fault took place: another node led afterwards.
+    Elected,
+    /// The fault took place: cells have sent routers on, at least so often.
+    Redirected(u64),
+    /// The fault took place: a fault began while a move was in one of these phases.
+    FaultIn(Vec<Phase>),
+    /// The fault took place: these tenants have sent at least so many times as many requests as before.
+    Flooded(Group, u32),
+    /// The fault took place: a node without room has said so, or has ended.
+    DiskFull,
+    /// The load took place: writes of each of these tenants were acknowledged meanwhile.
+    Busy(Group),
+}
+
+impl Expect {
+    /// Whether it says that the experiment took place, and not what came of it.
+    #[must_use]
+    pub const fn is_exercise(&self) -> bool {
+        matches!(
+            self,
+            Self::Swallowed
+                | Self::Slowed
+                | Self::Hurt(_)
+                | Self::Elected
+                | Self::Redirected(_)
+                | Self::FaultIn(_)
+                | Self::Flooded(..)
+                | Self::DiskFull
+                | Self::Busy(_)
+        )
+    }
+}

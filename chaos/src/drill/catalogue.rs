@@ -1,0 +1,23 @@
+//! All drills, by the room that they try.
+
+mod cells;
+mod clients;
+mod control;
+mod moves;
+
+use super::Drill;
+
+/// Every drill, in the order in which they are run.
+#[must_use]
+pub fn all() -> Vec<Drill> {
+    [control::drills(), cells::drills(), moves::drills(), clients::drills()].concat()
+}
+
+/// The drill of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<Drill> {
+    all().into_iter().find(|drill| drill.name == name)
+}
+
+/// The steady state of most drills.
+const SERVED: &str = "every tenant is read and written through every router, and every request is answered";

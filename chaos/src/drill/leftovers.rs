@@ -1,0 +1,114 @@
+//! What dead runs have left on the machine, found by our own mark and by nothing else.
+//!
+//! A run is called `cellway-drill-<process id>-<start of that process>`, both in hex. Its namespaces, mounts and directories
+//! begin with that. A run is dead when no process with that id and that start is there.
+
+use std::path::PathBuf;
+
+use crate::wiring::spaces::{MARK, ip, run};
+
+/// One thing that was left.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leftover {
+    /// A network namespace, with whatever runs in it.
+    Namespace(String),
+    /// A file system in memory.
+    Mount(PathBuf),
+    /// Data and logs.
+    Directory(PathBuf),
+}
+
+impl std::fmt::Display for Leftover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "network namespace {name}"),
+            Self::Mount(path) => write!(f, "mount {}", path.display()),
+            Self::Directory(path) => write!(f, "directory {}", path.display()),
+        }
+    }
+}
+
+/// When a process was started, in the kernel's ticks; none where there is no such process.
+#[must_use]
+pub fn started(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The program's name is in brackets and may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether a name is of a run of ours that is dead. `started` is asked when a process was started.
+fn is_dead(name: &str, started: impl Fn(u32) -> Option<u64>) -> bool {
+    let Some(rest) = name.strip_prefix(MARK) else { return false };
+    let mut parts = rest.split('-');
+    let process = parts.next().and_then(|part| u32::from_str_radix(part, 16).ok());
+    let start = parts.next().and_then(|part| u64::from_str_radix(part, 16).ok());
+    match (process, start) {
+        (Some(process), Some(start)) => started(process) != Some(start),
+        _ => false,
+    }
+}
+
+/// Everything that dead runs have left.
+#[must_use]
+pub fn find() -> Vec<Leftover> {
+    let names = |directory: PathBuf| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_dead(name, started))
+    };
+    let mut left: Vec<Leftover> = names("/run/netns".into()).map(Leftover::Namespace).collect();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    left.extend(mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let source = words.next().filter(|source| is_dead(source, started))?;
+        words.next().filter(|_| !source.is_empty()).map(|at| Leftover::Mount(at.into()))
+    }));
+    let temporary = std::env::temp_dir();
+    left.extend(names(temporary.clone()).map(|name| Leftover::Directory(temporary.join(name))));
+    left
+}
+
+/// Removes one of them.
+///
+/// # Errors
+/// Why it stays.
+pub async fn remove(left: &Leftover) -> Result<(), String> {
+    let told = |error: crate::wiring::SpacesError| error.to_string();
+    match left {
+        Leftover::Namespace(name) => {
+            let inside = ip(&["netns", "pids", name]).await.map_err(told)?;
+            // A frozen process does not notice that nobody is left; what is in our namespace is ours.
+            let pids = inside.split_whitespace().filter_map(|pid| pid.parse().ok());
+            for pid in pids.filter_map(rustix::process::Pid::from_raw) {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                    .map_err(|error| format!("process {pid:?}: {error}"))?;
+            }
+            ip(&["netns", "del", name]).await.map(|_| ()).map_err(told)
+        }
+        Leftover::Mount(path) => {
+            run("umount", &["-l", &path.to_string_lossy()], "").await.map(|_| ()).map_err(told)
+        }
+        Leftover::Directory(path) => std::fs::remove_dir_all(path).map_err(|error| error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_carries_our_mark_and_whose_run_is_dead_is_left_over() {
+        let started = |process| if process == 0x1f { Some(0xabc) } else { None };
+        assert!(!is_dead("cellway-drill-1f-abc-control-1", started), "it runs");
+        assert!(is_dead("cellway-drill-1f-abd-control-1", started), "another process has its number now");
+        assert!(is_dead("cellway-drill-20-abc-switch", started), "there is no such process");
+        for other in ["", "control-1", "cellway", "cellway-drill-", "cellway-drill-x-y-z", "cellway-demo-1f-abd"] {
+            assert!(!is_dead(other, started), "{other}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_alive() {
+        let name = crate::drill::engine::run_name();
+        assert!(started(std::process::id()).is_some() && !is_dead(&name, started), "{name}");
+    }
+}

@@ -1,0 +1,569 @@
+//! The acts of a script, one after the other, each noted with its time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cell_client::{ClientError, ControlClient, WriteOptions};
+use cell_model::{NewTenant, TenantId, Tier};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Tell, Told};
+use super::evidence::{Answered, Evidence, FaultSpan, Mark, Sample};
+use super::steer::Moves;
+use super::{Act, Who};
+use crate::clock::Micros;
+use crate::fleet::{Fleet, Observer, fetch};
+use crate::link::Condition;
+use crate::load::{Load, Running};
+use crate::seed::Choices;
+
+const SAMPLE_EVERY: Duration = Duration::from_millis(400);
+const REDIRECTS: &str = "cell_router_stale_redirects";
+/// How long a phase, an election, a readiness may take.
+const REACH_WITHIN: Duration = Duration::from_secs(25);
+/// What an open span ends at until it is closed.
+const OPEN: Micros = Micros::MAX;
+
+/// Everything that the acts of one drill have in common.
+pub(super) struct Runner {
+    pub(super) fleet: Fleet,
+    pub(super) control: ControlClient,
+    pub(super) load: Load,
+    pub(super) moves: Moves,
+    pub(super) evidence: Evidence,
+    pub(super) choices: Choices,
+    pub(super) tell: Tell,
+    pub(super) victim: Option<String>,
+    pub(super) small_disk: Option<PathBuf>,
+    pub(super) crowds: Vec<Running>,
+    pub(super) stutters: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
+    pub(super) sampling: Option<(CancellationToken, JoinHandle<Vec<Sample>>)>,
+}
+
+/// Something that did not come about, as a sentence.
+type Trouble = String;
+
+fn said(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Runner {
+    pub(super) fn part(&self, part: String) {
+        (self.tell)(Told::Part(part));
+    }
+
+    pub(super) fn trouble(&mut self, trouble: String) {
+        (self.tell)(Told::Act(format!("✗ {trouble}")));
+        self.evidence.trouble.push(trouble);
+    }
+
+    /// Does one thing. What cannot be done is noted and fails the drill.
+    pub(super) async fn act(&mut self, act: &Act) {
+        if let Err(trouble) = self.try_act(act).await {
+            self.trouble(trouble);
+        }
+    }
+
+    async fn try_act(&mut self, act: &Act) -> Result<(), Trouble> {
+        match act {
+            Act::Wait(about_ms) => {
+                let ms = self.choices.between(about_ms * 9 / 10, about_ms * 11 / 10);
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Ok(())
+            }
+            Act::Cut(..) | Act::CutOneWay(..) | Act::Shape(..) | Act::Narrow(..) | Act::Heal => {
+                self.network(act).await
+            }
+            Act::Freeze(..)
+            | Act::Thaw(_)
+            | Act::Stutter { .. }
+            | Act::Steady(_)
+            | Act::Kill(_)
+            | Act::Start(_)
+            | Act::Restart(_) => self.process(act).await,
+            Act::FillDisk(who) => self.fill_disk(*who).await,
+            Act::EmptyDisk(who) => self.empty_disk(*who).await,
+            Act::Crowd(group, clients) => {
+                let tenants: Vec<_> = self.evidence.members(*group).into_iter().cloned().collect();
+                let label = format!("{clients} more clients of {} tenants, without a pause", tenants.len());
+                self.open("clients", &label);
+                let crowd = tenants.iter().map(|home| self.load.focus(&home.name, *clients, 0, Duration::ZERO));
+                self.crowds = crowd.collect();
+                Ok(())
+            }
+            Act::Disperse => {
+                futures::future::join_all(std::mem::take(&mut self.crowds).into_iter().map(Running::stop)).await;
+                self.close("clients", None);
+                Ok(())
+            }
+            Act::Move { .. } | Act::Resume | Act::Reach(_) | Act::Settle | Act::Moves(_) | Act::Haunt(_) => {
+                self.movement(act).await
+            }
+            Act::Command => self.command().await,
+            Act::Forbidden { tenant, to, code } => {
+                let what = format!("move {} to {}", self.evidence.homes[*tenant].name, self.moves.cell(*to));
+                let (at, began) = (self.now(), Instant::now());
+                let answer = self.moves.begin(*tenant, *to, None).await.map(|_| ());
+                self.note_answer(what, at, began, &answer, code, None);
+                Ok(())
+            }
+            Act::Elect => self.elect().await,
+        }
+    }
+
+    async fn network(&mut self, act: &Act) -> Result<(), Trouble> {
+        match act {
+            Act::Cut(one, other) => self.cut(*one, *other, true).await,
+            Act::CutOneWay(from, to) => self.cut(*from, *to, false).await,
+            Act::Shape(one, other, condition) => self.shape(*one, *other, *condition).await,
+            Act::Narrow(who, bytes_per_second) => {
+                let all = self.fleet.names();
+                let whom = self.names(*who).await?;
+                self.open(
+                    "network",
+                    &format!("{} sends at most {bytes_per_second} bytes a second", whom.join(", ")),
+                );
+                for name in &whom {
+                    let narrowed = self.fleet.wiring.narrow(name, &all, *bytes_per_second).await;
+                    narrowed.map_err(|error| said(&error))?;
+                }
+                Ok(())
+            }
+            _ => {
+                self.evidence.slowed_bytes = self.evidence.slowed_bytes.max(self.fleet.wiring.carried());
+                self.fleet.wiring.heal().await.map_err(|error| said(&error))?;
+                self.close("network", None);
+                Ok(())
+            }
+        }
+    }
+
+    async fn cut(&mut self, one: Who, other: Who, both: bool) -> Result<(), Trouble> {
+        if other == Who::Leader {
+            // Who the others are depends on who leads.
+            self.names(other).await?;
+        }
+        let (from, to) = (self.names(one).await?, self.names(other).await?);
+        let arrow = if both { "⇎" } else { "⇏" };
+        for (a, b) in pairs(&from, &to) {
+            self.fleet.wiring.cut(a, b).await.map_err(|error| said(&error))?;
+            if both {
+                self.fleet.wiring.cut(b, a).await.map_err(|error| said(&error))?;
+            }
+        }
+        self.open("network", &format!("{} {arrow} {}", joined(&from), joined(&to)));
+        Ok(())
+    }
+
+    async fn shape(&mut self, one: Who, other: Who, condition: Condition) -> Result<(), Trouble> {
+        let (from, to) = (self.names(one).await?, self.names(other).await?);
+        for (a, b) in pairs(&from, &to) {
+            for (a, b) in [(a, b), (b, a)] {
+                self.fleet.wiring.shape(a, b, condition).await.map_err(|error| said(&error))?;
+            }
+        }
+        let (delay, jitter, loss) =
+            (condition.delay.as_millis(), condition.jitter.as_millis(), condition.loss_percent);
+        let late = if jitter == 0 { delay.to_string() } else { format!("{delay}–{}", delay + jitter) };
+        let how = if loss == 0 { format!("{late} ms late") } else { format!("{late} ms late, {loss} % lost") };
+        self.open("network", &format!("{} ⇄ {}: {how}", joined(&from), joined(&to)));
+        Ok(())
+    }
+
+    async fn process(&mut self, act: &Act) -> Result<(), Trouble> {
+        let (Act::Freeze(who)
+        | Act::Thaw(who)
+        | Act::Stutter { who, .. }
+        | Act::Steady(who)
+        | Act::Kill(who)
+        | Act::Start(who)
+        | Act::Restart(who)) = act
+        else {
+            return Ok(());
+        };
+        for name in self.names(*who).await? {
+            match act {
+                Act::Freeze(_) => {
+                    self.fleet.processes.roster().freeze(&name).map_err(|error| said(&error))?;
+                    self.open("process", &format!("{name} stands still"));
+                }
+                Act::Thaw(_) => {
+                    self.fleet.processes.roster().thaw(&name).map_err(|error| said(&error))?;
+                    self.close("process", Some(&name));
+                }
+                Act::Stutter { run_ms, stop_ms, .. } => self.stutter(&name, *run_ms, *stop_ms),
+                Act::Steady(_) => self.steady(&name).await,
+                Act::Kill(_) => {
+                    self.fleet.processes.kill(&name).await.map_err(|error| said(&error))?;
+                    self.open("process", &format!("{name} is killed"));
+                }
+                Act::Start(_) => {
+                    self.fleet.processes.start_again(&name).map_err(|error| said(&error))?;
+                    self.close("process", Some(&name));
+                }
+                _ => self.restart(&name).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn stutter(&mut self, name: &str, run_ms: u64, stop_ms: u64) {
+        let (stop, roster, whom) =
+            (CancellationToken::new(), self.fleet.processes.roster().clone(), name.to_owned());
+        let ended = stop.clone();
+        let task = tokio::spawn(async move {
+            while !ended.is_cancelled() {
+                // Killed meanwhile: then there is nobody to freeze.
+                let _ = roster.freeze(&whom);
+                tokio::time::sleep(Duration::from_millis(stop_ms)).await;
+                let _ = roster.thaw(&whom);
+                tokio::time::sleep(Duration::from_millis(run_ms)).await;
+            }
+        });
+        self.open("process", &format!("{name} runs {run_ms} of {} ms", run_ms + stop_ms));
+        self.stutters.insert(name.to_owned(), (stop, task));
+    }
+
+    async fn steady(&mut self, name: &str) {
+        if let Some((stop, task)) = self.stutters.remove(name) {
+            stop.cancel();
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a stutter has ended badly");
+            }
+            self.close("process", Some(name));
+        }
+    }
+
+    async fn restart(&mut self, name: &str) -> Result<(), Trouble> {
+        let index = self.fleet.routers.iter().position(|router| router.name == name);
+        let index = index.ok_or("only a router is restarted")?;
+        let admin = self.fleet.routers[index].admin.clone();
+        self.open("process", &format!("{name} restarts"));
+        self.load.withdraw(index);
+        // What clients have sent already is answered first.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let ended = self.fleet.processes.stop(name, Duration::from_secs(8)).await.map_err(|error| said(&error))?;
+        if !ended {
+            self.trouble(format!("{name} did not end when it was asked to"));
+        }
+        self.fleet.processes.start_again(name).map_err(|error| said(&error))?;
+        let began = Instant::now();
+        while let Err(reason) = fetch(&admin, "/readyz").await {
+            if began.elapsed() > REACH_WITHIN {
+                return Err(format!(
+                    "{name} is not ready {} s after its restart: {reason}",
+                    REACH_WITHIN.as_secs()
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.load.admit(index);
+        self.close("process", Some(name));
+        Ok(())
+    }
+
+    async fn movement(&mut self, act: &Act) -> Result<(), Trouble> {
+        match act {
+            Act::Move { tenant, to, until } => {
+                let name = self.evidence.homes[*tenant].name.clone();
+                let id = self.moves.begin(*tenant, *to, *until).await;
+                let id = id.map_err(|error| format!("the move of {name} was refused: {}", said(&error)))?;
+                self.mark(&format!("{id}: {name} to {}", self.moves.cell(*to)));
+            }
+            Act::Resume => self.moves.resume().await.map_err(|error| said(&error))?,
+            Act::Reach(phase) => {
+                let reached = self.moves.reach(*phase, REACH_WITHIN).await;
+                if !reached {
+                    return Err(format!("the move did not come to {}", phase.as_str()));
+                }
+            }
+            Act::Settle => self.moves.settle().await,
+            Act::Moves(count) => {
+                self.mark(&format!("{count} moves"));
+                let trouble = self.moves.many(*count).await;
+                self.mark("the moves have ended");
+                self.evidence.trouble.extend(trouble);
+            }
+            Act::Haunt(tenant) => {
+                let gates = self.fleet.cells.iter().map(|cell| (cell.id.clone(), cell.gates.clone())).collect();
+                if !self.moves.haunt(*tenant, &gates) {
+                    return Err("there is nobody to haunt: the tenant has not moved".into());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self) -> Result<(), Trouble> {
+        let number = self.evidence.commands.len() + 1;
+        let name = format!("made-{number}");
+        let tenant = NewTenant {
+            id: TenantId::new(&name).expect("letters, a hyphen and digits are a label"),
+            cell: Some(self.moves.cell(self.fleet.cells.len() - 1)),
+            tier: Tier::Bronze,
+            residency: String::new(),
+        };
+        let (at, began) = (self.now(), Instant::now());
+        let answer = self.control.create_tenant(tenant, WriteOptions::default()).await.map(|_| ());
+        self.note_answer(format!("create tenant {name}"), at, began, &answer, "", Some(name));
+        Ok(())
+    }
+
+    fn note_answer(
+        &mut self,
+        what: String,
+        at: Micros,
+        began: Instant,
+        answer: &Result<(), ClientError>,
+        wanted: &str,
+        made: Option<String>,
+    ) {
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let code = answer.as_ref().err().map(|error| error.code().to_owned()).unwrap_or_default();
+        let shown = if code.is_empty() { "done" } else { &code };
+        self.mark(&format!("{what}: {shown} after {took_ms} ms"));
+        let wanted = wanted.to_owned();
+        self.evidence.commands.push(Answered { what, at, took_ms, code, wanted, made, kept: false });
+    }
+
+    async fn elect(&mut self) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let observer = self.fleet.observer();
+        while began.elapsed() < REACH_WITHIN {
+            if let Some(leader) = leader_of(&observer, self.victim.as_deref()).await {
+                let ms = began.elapsed().as_millis();
+                self.mark(&format!("{leader} leads, {ms} ms later"));
+                self.evidence.elections.push(leader);
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(format!("nobody else leads {} s later", REACH_WITHIN.as_secs()))
+    }
+
+    async fn fill_disk(&mut self, who: Who) -> Result<(), Trouble> {
+        let disk = self.small_disk.clone().ok_or("no control node has a small disk")?;
+        let names = self.names(who).await?;
+        let filled = tokio::task::spawn_blocking(move || fill(&disk.join("filler"))).await;
+        let bytes = filled.map_err(|error| error.to_string())?.map_err(|error| said(&error))?;
+        self.open("disk", &format!("{}: no room ({} kB of filler)", names.join(", "), bytes / 1_000));
+        Ok(())
+    }
+
+    async fn empty_disk(&mut self, who: Who) -> Result<(), Trouble> {
+        let disk = self.small_disk.clone().ok_or("no control node has a small disk")?;
+        let logs: Vec<_> = self.names(who).await?.iter().map(|name| self.fleet.processes.log_of(name)).collect();
+        for log in logs {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let told = text.lines().filter(|line| line.contains("DISK_FULL") || line.contains("No space left"));
+            self.evidence.disk_full.extend(told.take(5).map(str::to_owned));
+        }
+        std::fs::remove_file(disk.join("filler")).map_err(|error| said(&error))?;
+        self.close("disk", None);
+        Ok(())
+    }
+
+    /// Ends whatever the script has left open, so that recovery begins from here.
+    pub(super) async fn end_faults(&mut self) {
+        for name in self.stutters.keys().cloned().collect::<Vec<_>>() {
+            self.steady(&name).await;
+        }
+        let mut acts = vec![Act::Heal];
+        if !self.crowds.is_empty() {
+            acts.push(Act::Disperse);
+        }
+        for act in &acts {
+            self.act(act).await;
+        }
+        let names = self.fleet.names();
+        for name in names {
+            // Going on is no matter to a process that runs.
+            let _ = self.fleet.processes.roster().thaw(&name);
+        }
+        let now = self.now();
+        self.evidence.faults.iter_mut().filter(|span| span.to == OPEN).for_each(|span| span.to = now);
+        self.evidence.swallowed = self.fleet.wiring.swallowed().await.unwrap_or(0);
+    }
+
+    /// Lets moves and haunts come to their ends.
+    pub(super) async fn finish_moves(&mut self) {
+        self.moves.settle().await;
+        self.moves.lay_ghosts().await;
+        self.evidence.moving = self.moves.tenants();
+        self.evidence.moves = self.moves.traces();
+    }
+
+    /// What can be asked only when everything is healed.
+    pub(super) async fn look_at_the_end(&mut self) {
+        let observer = self.fleet.observer();
+        let began = Instant::now();
+        loop {
+            for node in &observer.controls {
+                if let Ok(status) = observer.status(node, Duration::from_secs(1)).await {
+                    self.evidence.revisions.insert(node.name.clone(), status.revision);
+                }
+            }
+            let revisions: Vec<u64> = self.evidence.revisions.values().copied().collect();
+            let agreed =
+                revisions.len() == observer.controls.len() && revisions.windows(2).all(|two| two[0] == two[1]);
+            if agreed || began.elapsed() > Duration::from_secs(5) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for router in &self.fleet.routers {
+            match router.counter(REDIRECTS).await {
+                Ok(count) => self.evidence.redirects += count,
+                Err(error) => self.evidence.trouble.push(format!("{} says nothing: {error}", router.name)),
+            }
+        }
+        for answered in &mut self.evidence.commands {
+            let Some(id) = answered.made.as_ref().and_then(|name| TenantId::new(name).ok()) else { continue };
+            answered.kept = self.control.get_tenant(&id).await.is_ok();
+        }
+        for (name, status) in self.fleet.processes.fallen() {
+            self.evidence.trouble.push(format!("{name} has ended by itself ({status})"));
+        }
+    }
+
+    /// Asks the fleet how it is, again and again, beside everything else.
+    pub(super) fn sample(&mut self) {
+        let (stop, observer, clock) = (CancellationToken::new(), self.fleet.observer(), self.load.clock());
+        let ended = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut samples = Vec::new();
+            while !ended.is_cancelled() {
+                let at = clock.now();
+                let staleness = observer.routers.iter().map(|admin| observer.staleness(admin));
+                let status = observer.controls.iter().map(|node| observer.status(node, SAMPLE_EVERY));
+                let (staleness, status) =
+                    tokio::join!(futures::future::join_all(staleness), futures::future::join_all(status));
+                let newest = status.iter().zip(&observer.controls).filter_map(|(status, node)| {
+                    let status = status.as_ref().ok().filter(|status| status.is_leader)?;
+                    Some((status.term, node.name.clone()))
+                });
+                let (term, leader) = newest.max().unwrap_or_default();
+                let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                let staleness_ms = staleness.into_iter().map(|age| age.ok().map(millis)).collect();
+                samples.push(Sample { at, leader, term, staleness_ms });
+                tokio::time::sleep(SAMPLE_EVERY).await;
+            }
+            samples
+        });
+        self.sampling = Some((stop, task));
+    }
+
+    pub(super) async fn stop_sampling(&mut self) {
+        if let Some((stop, task)) = self.sampling.take() {
+            stop.cancel();
+            self.evidence.samples = task.await.unwrap_or_default();
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.load.clock().now()
+    }
+
+    fn mark(&mut self, label: &str) {
+        (self.tell)(Told::Act(label.to_owned()));
+        let at = self.now();
+        self.evidence.marks.push(Mark { at, label: label.to_owned() });
+    }
+
+    fn open(&mut self, lane: &str, label: &str) {
+        (self.tell)(Told::Act(format!("⚡ {label}")));
+        let from = self.now();
+        self.evidence.faults.push(FaultSpan { lane: lane.to_owned(), label: label.to_owned(), from, to: OPEN });
+    }
+
+    /// Ends the open faults of a lane, or of those the ones of a process.
+    fn close(&mut self, lane: &str, of: Option<&str>) {
+        let now = self.now();
+        let mut ended = Vec::new();
+        for span in &mut self.evidence.faults {
+            let is_his = of.is_none_or(|name| span.label.starts_with(&format!("{name} ")));
+            if span.to == OPEN && span.lane == lane && is_his {
+                span.to = now;
+                ended.push(span.label.clone());
+            }
+        }
+        for label in ended {
+            (self.tell)(Told::Act(format!("healed: {label}")));
+        }
+    }
+
+    /// Who is meant.
+    async fn names(&mut self, who: Who) -> Result<Vec<String>, Trouble> {
+        let cells = || self.fleet.cells.iter().map(|cell| cell.id.to_string());
+        let controls = || self.fleet.controls.iter().map(|node| node.name.clone());
+        let routers = || self.fleet.routers.iter().map(|router| router.name.clone());
+        let one = |of: Option<String>| of.map(|name| vec![name]).ok_or("nobody of that number is there".to_owned());
+        match who {
+            Who::Leader => {
+                let leader = self.fleet.leader().await.ok_or("nobody leads")?.name;
+                self.victim = Some(leader.clone());
+                Ok(vec![leader])
+            }
+            Who::Victim => Ok(vec![self.victim.clone().ok_or("nobody was the victim yet")?]),
+            Who::OtherControls => Ok(controls().filter(|name| Some(name) != self.victim.as_ref()).collect()),
+            Who::Control(index) => one(controls().nth(index)),
+            Who::Controls => Ok(controls().collect()),
+            Who::Router(index) => one(routers().nth(index)),
+            Who::Routers => Ok(routers().collect()),
+            Who::Cell(index) => one(cells().nth(index)),
+            Who::OtherCells(index) => {
+                Ok(cells().enumerate().filter(|(other, _)| *other != index).map(|(_, name)| name).collect())
+            }
+            Who::Cells => Ok(cells().collect()),
+        }
+    }
+}
+
+/// Names in a row, `control-1…3` where they are counted through.
+fn joined(names: &[String]) -> String {
+    let number = |name: &String| name.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok());
+    let (Some(first), Some(last)) = (names.first(), names.last()) else { return String::new() };
+    let numbers: Option<Vec<u32>> = names.iter().map(number).collect();
+    let counted = numbers.is_some_and(|all| all.len() > 2 && all.windows(2).all(|two| two[0] + 1 == two[1]));
+    let number = last.rsplit_once('-').map_or(last.as_str(), |(_, number)| number);
+    if counted { format!("{first}…{number}") } else { names.join(", ") }
+}
+
+fn pairs<'a>(from: &'a [String], to: &'a [String]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    from.iter().flat_map(move |a| to.iter().map(move |b| (a.as_str(), b.as_str()))).filter(|(a, b)| a != b)
+}
+
+async fn leader_of(observer: &Observer, but: Option<&str>) -> Option<String> {
+    for node in observer.controls.iter().filter(|node| Some(node.name.as_str()) != but) {
+        let status = observer.status(node, Duration::from_millis(500)).await;
+        if status.is_ok_and(|status| status.is_leader) {
+            return Some(node.name.clone());
+        }
+    }
+    None
+}
+
+/// Writes until there is no room; answers how much went in.
+fn fill(path: &std::path::Path) -> std::io::Result<u64> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path)?;
+    let (mut bytes, mut piece) = (0, vec![0x5a_u8; 64 << 10]);
+    while !piece.is_empty() {
+        match file.write(&piece) {
+            Ok(written) if written > 0 => bytes += written as u64,
+            Ok(_) => piece.truncate(piece.len() / 2),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => piece.truncate(piece.len() / 2),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,151 @@
+//! Wires in user space: in front of every server stands a forwarder that knows which of our processes calls.
+//!
+//! Who calls is found as `ss -p` finds it: the caller's own port leads to a socket in `/proc/net/tcp`, and the socket to
+//! the process that holds it. A caller that is none of ours (the drill itself, its clients) is never cut off.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::link::{Condition, Front, Lane, LinkError};
+use crate::process::Roster;
+
+/// A caller that is none of our processes.
+const OUTSIDE: &str = "outside";
+
+type Pair = (String, String);
+
+#[derive(Debug, Clone, Default)]
+struct Lanes(Arc<Mutex<BTreeMap<Pair, Lane>>>);
+
+impl Lanes {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Pair, Lane>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, from: &str, to: &str) -> Lane {
+        self.all().entry((from.to_owned(), to.to_owned())).or_default().clone()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Proxy {
+    roster: Roster,
+    lanes: Lanes,
+    fronts: Vec<Front>,
+}
+
+impl Proxy {
+    /// Nothing is wired yet.
+    #[must_use]
+    pub fn new(roster: Roster) -> Self {
+        Self { roster, lanes: Lanes::default(), fronts: Vec::new() }
+    }
+
+    pub(super) async fn front(&mut self, owner: &str, address: &str) -> Result<String, LinkError> {
+        let (roster, lanes, owner) = (self.roster.clone(), self.lanes.clone(), owner.to_owned());
+        let choose = move |caller: SocketAddr| {
+            let name = who_holds(caller, &roster).unwrap_or_else(|| OUTSIDE.to_owned());
+            Some((lanes.of(&name, &owner), lanes.of(&owner, &name)))
+        };
+        let front = Front::open(address, Arc::new(choose)).await?;
+        let address = front.address().to_string();
+        self.fronts.push(front);
+        Ok(address)
+    }
+
+    pub(super) fn set(&self, from: &str, to: &str, condition: Condition) {
+        self.lanes.of(from, to).set(condition);
+    }
+
+    pub(super) fn heal(&self) {
+        self.lanes.all().values().for_each(|lane| lane.set(Condition::default()));
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.lanes.all().values().map(Lane::held).sum()
+    }
+
+    /// Over lanes that do not carry as they do without a fault.
+    pub(super) fn carried(&self) -> u64 {
+        let lanes = self.lanes.all();
+        let shaped = lanes.values().filter(|lane| lane.condition() != Condition::default());
+        shaped.map(Lane::carried_bytes).sum()
+    }
+}
+
+/// Which of our processes has the socket with this local address.
+fn who_holds(address: SocketAddr, roster: &Roster) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    let inode = inode_of(&std::fs::read_to_string("/proc/net/tcp").ok()?, address)?;
+    let socket = format!("socket:[{inode}]");
+    roster.all().into_iter().find(|(pid, _)| holds(*pid, &socket)).map(|(_, name)| name)
+}
+
+fn holds(pid: u32, socket: &str) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == Path::new(socket)))
+}
+
+/// Finds a socket in the table as the kernel prints it.
+fn inode_of(table: &str, local: SocketAddrV4) -> Option<u64> {
+    let wanted = hex(*local.ip(), local.port());
+    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&wanted))?;
+    line.split_whitespace().nth(9)?.parse().ok().filter(|inode| *inode != 0)
+}
+
+/// As `/proc/net/tcp` writes an address: the bytes as one number of this machine, in hex.
+fn hex(ip: Ipv4Addr, port: u16) -> String {
+    format!("{:08X}:{port:04X}", u32::from_ne_bytes(ip.octets()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn a_socket_is_found_in_the_kernels_table() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 111 1\n   \
+                     1: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 222 1\n";
+        let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        assert_eq!(inode_of(table, at(0xd431)), Some(222));
+        assert_eq!(inode_of(table, at(0xd432)), None);
+    }
+
+    #[tokio::test]
+    async fn a_caller_is_known_by_name_and_cut_off_by_name() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+        let roster = Roster::default();
+        let mut proxy = Proxy::new(roster.clone());
+        let front = proxy.front("server", &address).await.unwrap();
+        let patience = std::time::Duration::from_millis(300);
+        let ask = async |stream: &mut tokio::net::TcpStream| {
+            stream.write_all(b"x").await.unwrap();
+            tokio::time::timeout(patience, stream.read_u8()).await.is_ok()
+        };
+
+        proxy.set("caller", "server", Condition { open: false, ..Condition::default() });
+        let mut unknown = tokio::net::TcpStream::connect(&front).await.unwrap();
+        assert!(ask(&mut unknown).await, "a stranger is not cut off");
+
+        roster.enter(std::process::id(), "caller");
+        let mut known = tokio::net::TcpStream::connect(&front).await.unwrap();
+        assert!(!ask(&mut known).await);
+        assert!(proxy.held() > 0);
+        proxy.heal();
+        assert_eq!(tokio::time::timeout(patience, known.read_u8()).await.unwrap().unwrap(), b'x');
+    }
+}

@@ -1,0 +1,95 @@
+//! Drills as they are run by hand: their list, what they refuse, a short one, and one with a fault planted.
+
+use std::process::Command;
+
+use crate::program::cellctl;
+
+#[test]
+fn every_drill_is_on_the_page_of_drills_and_no_other_is() {
+    let said = cellctl("drill list -o name");
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/drills.md")).unwrap();
+    let (_, table) = page.split_once("## The drills").unwrap();
+    let (table, _) = table.split_once("**Always**").unwrap();
+    let described: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(described, said.out.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_with_a_code_and_what_to_do() {
+    let unknown = cellctl("drill run leader");
+    assert_eq!(unknown.code, 64, "{unknown:?}");
+    assert!(unknown.err.contains("(DRILL_UNKNOWN)") && unknown.err.contains("leader-alone"), "{unknown:?}");
+    let root = cellctl("drill run full-disk --net proxy");
+    assert!(root.code == 1 && root.err.contains("(DRILL_NEEDS_ROOT)"), "{root:?}");
+    let nothing = tempfile::tempdir().unwrap();
+    let none = cellctl(&format!("drill report {}", nothing.path().display()));
+    assert!(none.code == 1 && none.err.contains("(DRILL_REPORT)"), "{none:?}");
+    let file = nothing.path().join("x.json");
+    std::fs::write(&file, "{}").unwrap();
+    let bad = cellctl(&format!("drill replay {}", file.display()));
+    assert!(bad.code == 1 && bad.err.contains("(DRILL_REPORT)"), "{bad:?}");
+}
+
+#[test]
+fn only_what_a_dead_run_has_left_is_cleaned_away() {
+    let temporary = tempfile::tempdir().unwrap();
+    let make = |name: &str| std::fs::create_dir_all(temporary.path().join(name).join("logs")).unwrap();
+    // No process has this number: it is beyond the kernel's largest.
+    for name in ["cellway-drill-7fffffff-1-abc", "cellway-demo-abc", "cellway-drill-", "other"] {
+        make(name);
+    }
+    let cleaned = Command::new(env!("CARGO_BIN_EXE_cellctl"))
+        .args(["drill", "clean"])
+        .env("TMPDIR", temporary.path())
+        .output();
+    let said = String::from_utf8(cleaned.unwrap().stderr).unwrap();
+    let mut left: Vec<String> = std::fs::read_dir(temporary.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["cellway-demo-abc", "cellway-drill-", "other"], "{said}");
+    assert!(said.contains("cellway-drill-7fffffff-1-abc"), "{said}");
+}
+
+fn run(more: &str) -> (i32, serde_json::Value, String, tempfile::TempDir) {
+    let out = tempfile::tempdir().unwrap();
+    let said = cellctl(&format!("drill run router-alone --net proxy --out {}{more}", out.path().display()));
+    let report = std::fs::read_to_string(out.path().join("router-alone.json"));
+    let report = report.unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    (said.code, serde_json::from_str(&report).unwrap(), said.err, out)
+}
+
+#[test]
+#[cfg(not(feature = "planted"))]
+fn a_router_that_is_alone_misses_a_move_and_nobody_notices() {
+    let (code, report, said, out) = run(" --seed 3");
+    assert_eq!((code, report["verdict"].as_str()), (0, Some("pass")), "{said}\n{report:#}");
+    assert!(report["ackedWrites"].as_u64().unwrap() > 50, "{report:#}");
+    let page = std::fs::read_to_string(out.path().join("router-alone.html")).unwrap();
+    assert!(page.contains("class=\"verdict pass\"") && page.contains("--seed 3 --net proxy"));
+    let suite = std::fs::read_to_string(out.path().join("junit.xml")).unwrap();
+    assert!(suite.contains("failures=\"0\""), "{suite}");
+    let again = cellctl(&format!("drill report {}", out.path().display()));
+    assert!(again.code == 0 && again.out.starts_with("router-alone") && again.out.contains("pass"), "{again:?}");
+}
+
+/// The judge is proven by a cell that breaks the promise: the drill is the same, and fails.
+#[test]
+#[cfg(feature = "planted")]
+fn a_drill_catches_a_former_owner_that_goes_on_serving() {
+    let (code, report, said, _out) = run(" --plant stale-epoch");
+    assert_eq!((code, report["verdict"].as_str()), (1, Some("fail")), "{said}\n{report:#}");
+    let findings = report["findings"].as_array().unwrap();
+    let broken: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding["held"] == false && finding["exercise"] == false)
+        .map(|finding| finding["statement"].as_str().unwrap())
+        .collect();
+    let seen = |statement: &str| broken.iter().any(|broken| broken.contains(statement));
+    assert!(seen("is lost") || seen("went back") || seen("done twice"), "{broken:?}\n{said}");
+}
