@@ -352,7 +352,7 @@ impl Ended {
             End::Completed => Self::Completed,
             End::Cancelled => Self::Cancelled,
             End::RolledBack => Self::RolledBack,
-            End::Aborted { .. } => Self::Aborted,
+            End::Rehearsed | End::Aborted { .. } => Self::Aborted,
         }
     }
 }

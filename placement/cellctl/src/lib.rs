@@ -16,6 +16,7 @@ mod failure;
 mod follow;
 mod host;
 mod plan;
+mod proof;
 pub mod render;
 mod store;
 pub mod view;

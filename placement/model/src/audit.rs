@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Change, ClusterId, Command, Envelope, Event, MoveIntent, NewCell, NewTenant, Outcome, Reply, RequestId,
+    Change, ClusterId, Command, Envelope, Event, MoveIntent, NewCell, NewTenant, Outcome, Phase, Reply, RequestId,
     Revision, TenantRecord, UnixMillis,
 };
 
@@ -304,8 +304,17 @@ impl Noted {
                 let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
                 Self::new(action, subject, format!("move={move_id}"))
             }
+            Command::ThrottleMove { move_id, bytes_per_second } => {
+                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
+                let detail = format!("move={move_id} bytes-per-second={bytes_per_second}");
+                Self::new("throttle-move", subject, detail)
+            }
             Command::Record { tenant: id, event, move_id, .. } => {
-                Self::new("move-phase", tenant(id), phase_change(before?, after?, event, *move_id)?)
+                let ended = changes.iter().find_map(|change| match change {
+                    Change::MoveEnded(ended) => Some(ended),
+                    Change::Tenant(_) | Change::Cell(_) | Change::Limits(_) => None,
+                });
+                Self::new("move-phase", tenant(id), phase_change(before?, after?, (event, *move_id), ended)?)
             }
             Command::SetLimits(limits) => Self::new(
                 "set-limits",
@@ -330,8 +339,8 @@ impl Noted {
 fn phase_change(
     before: &TenantRecord,
     after: &TenantRecord,
-    event: &Event,
-    move_id: Option<crate::MoveId>,
+    (event, move_id): (&Event, Option<crate::MoveId>),
+    ended: Option<&crate::MoveRecord>,
 ) -> Option<String> {
     let phase = |record: &TenantRecord| record.movement.as_ref().map(|movement| movement.phase);
     let same = (before.epoch, &before.owner, before.life, phase(before))
@@ -346,7 +355,51 @@ fn phase_change(
     if let Some(phase) = phase(after) {
         let _ = write!(detail, " phase={phase}");
     }
+    if let Some(ended) = ended {
+        let _ = write!(detail, " end={}", ended.end.as_str());
+    }
+    if let Some(movement) = ended.map(|ended| &ended.movement).or(after.movement.as_ref()) {
+        evidence(&mut detail, movement);
+    }
     Some(detail)
+}
+
+/// What a move stands on at this point: it is in the chain, so a proof can be checked against it.
+fn evidence(detail: &mut String, movement: &crate::Move) {
+    let acks = &movement.acks;
+    let _ = write!(detail, " attempt={}", movement.attempt);
+    match movement.phase {
+        Phase::Prepare => {
+            if let Some(weight) = movement.weight {
+                let _ = write!(detail, " rows={} bytes={}", weight.rows, weight.bytes);
+            }
+        }
+        Phase::Sync => {
+            if let Some(full) = acks.verified_full {
+                let _ = write!(detail, " verified={} digest={}", full.seq, full.digest);
+            }
+        }
+        Phase::Fenced | Phase::Activate | Phase::Unfence => {
+            for (name, seq) in [
+                ("sealed", acks.sealed.map(|ack| ack.seq)),
+                ("applied", acks.applied.map(|ack| ack.seq)),
+                ("fenced", acks.fenced.map(|ack| ack.seq)),
+            ] {
+                if let Some(seq) = seq {
+                    let _ = write!(detail, " {name}={seq}");
+                }
+            }
+            if let Some(verified) = acks.verified {
+                let _ = write!(detail, " digest={}", verified.digest);
+            }
+        }
+        Phase::Soak => {
+            if let Some(rejected) = movement.stale_rejected {
+                let _ = write!(detail, " stale-rejected={rejected}");
+            }
+        }
+        Phase::Preflight | Phase::Backfill | Phase::CatchUp | Phase::Verify | Phase::Hold | Phase::Cleanup => {}
+    }
 }
 
 #[cfg(test)]

@@ -260,10 +260,13 @@ pub struct Apply {
     /// How long old copies are kept after that
     #[arg(long, value_parser = humantime::parse_duration, default_value = "1h", value_name = "DURATION")]
     pub retain: Duration,
+    /// The most that each copy may read of its source in a second, as 500kB or 20MiB [default: as fast as it goes]
+    #[arg(long, value_parser = bytes, default_value = "0", hide_default_value = true, value_name = "BYTES")]
+    pub bytes_per_second: u64,
 }
 
 /// Bytes as people write them: `1048576`, `500MB`, `1.5 TiB`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 10] = [
         ("", 1.0),
         ("b", 1.0),
