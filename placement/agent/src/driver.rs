@@ -90,7 +90,11 @@ pub(crate) trait Driver: Send + Sync + 'static {
 
     /// What is kept of one tenant, or of every one. `counted`: rows and bytes as they are now, where that costs
     /// something.
-    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>, counted: bool) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
+    fn storage<'a>(
+        &'a self,
+        tenant: Option<&'a TenantId>,
+        counted: bool,
+    ) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
 
     /// What this cell was last granted.
     fn granted(&self, tenant: &TenantId) -> Option<Granted>;

@@ -62,7 +62,11 @@ impl Driver for Tenants {
         Box::pin(async move { follow::serve(&self, request).await })
     }
 
-    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>, _counted: bool) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+    fn storage<'a>(
+        &'a self,
+        tenant: Option<&'a TenantId>,
+        _counted: bool,
+    ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
         Box::pin(async move { tenants.iter().filter_map(|tenant| storage(tenant)).collect() })
     }

@@ -288,10 +288,7 @@ mod tests {
         assert_eq!(seen.rates(began, 100, 10 << 20), (0, 0), "one look tells no rate");
         let (rows_per_second, bytes_per_second) = seen.rates(began + Duration::from_secs(2), 300, 30 << 20);
         let copied = Copied { rows: 300, bytes: 30 << 20, rows_per_second, bytes_per_second, ..Copied::default() };
-        assert_eq!(
-            progress(&watched, &copied),
-            " · 30 % of 1000 rows, 30.0 MiB at 10.0 MiB/s, 7s left"
-        );
+        assert_eq!(progress(&watched, &copied), " · 30 % of 1000 rows, 30.0 MiB at 10.0 MiB/s, 7s left");
         watched.phase = "sync".into();
         let copied = Copied { lag_ms: 12, lag_bytes: 2_048, ..copied };
         assert_eq!(progress(&watched, &copied), " · 300 rows, 30.0 MiB, lag 12 ms, 2.0 KiB");

@@ -35,6 +35,8 @@ pub(crate) struct Summary {
     pub(crate) target: String,
     /// Who has asked for it; empty where nobody had to say.
     pub(crate) asked_by: String,
+    /// The entry in which it was cancelled, and by whom.
+    pub(crate) cancelled: Option<(u64, String)>,
     /// completed, cancelled, rolled-back, rehearsed, aborted.
     pub(crate) outcome: String,
     /// Rows and bytes as preflight has counted them.
@@ -223,6 +225,7 @@ impl Summary {
             source: said("source"),
             target: said("target"),
             asked_by: asked.actor.clone(),
+            cancelled: None,
             outcome: String::new(),
             rows: None,
             bytes: None,
@@ -244,6 +247,12 @@ impl Summary {
         for entry in entries.iter().filter(of_move) {
             match entry.action.as_str() {
                 "move-phase" if entry.outcome == "done" => summary.take(entry)?,
+                "cancel-move" if entry.outcome == "done" => {
+                    summary.cancelled = Some((entry.number, entry.actor.clone()));
+                    if let Some(end) = words(&entry.detail).get("end") {
+                        summary.outcome = (*end).to_owned();
+                    }
+                }
                 "routers-saw" => summary.routers.push(entry.detail.clone()),
                 _ => {}
             }
@@ -304,7 +313,9 @@ impl Summary {
         let (mut epoch, mut owner) = (self.epoch_before, self.source.clone());
         for step in &self.steps {
             let unlawful = |reason: String| Err(Unproven::Unlawful { entry: step.entry, reason });
-            let decides = matches!(step.event.as_str(), "Commit" | "Abort" | "Steer");
+            // A cancel behind the fence is an ABORT.
+            let cancelled = self.cancelled.as_ref().is_some_and(|(entry, _)| *entry < step.entry);
+            let decides = matches!(step.event.as_str(), "Commit" | "Abort") || cancelled;
             let rises = step.epoch == epoch + 1;
             if step.epoch != epoch && !(rises && decides) {
                 return unlawful(format!("{} takes the epoch from {epoch} to {}", step.event, step.epoch));
@@ -322,7 +333,9 @@ impl Summary {
         let committed = self.steps.iter().any(|step| step.phase == "activate");
         if committed && (self.sealed.is_none() || self.sealed != self.applied || self.sealed != self.fenced) {
             let (sealed, applied, fenced) = (self.sealed, self.applied, self.fenced);
-            return unlawful(format!("committed, but sealed at {sealed:?}, applied {applied:?}, fenced {fenced:?}"));
+            return unlawful(format!(
+                "committed, but sealed at {sealed:?}, applied {applied:?}, fenced {fenced:?}"
+            ));
         }
         if committed && self.digest.is_none() {
             return unlawful("committed, and nothing was compared at the seal".into());

@@ -3,8 +3,8 @@
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
-    Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis,
+    Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp, Rejected, Rev,
+    Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -28,9 +28,7 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::PlaceTenant { tenant, suggestion } => create_tenant(fleet, tenant, Some(suggestion), stamp),
         Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
         Command::MoveTenant { tenant, target, options } => move_tenant(fleet, tenant, target, options, stamp),
-        Command::Steer { move_id, intent } => {
-            steer_move(fleet, *move_id, |record| steer(record, *intent, stamp))
-        }
+        Command::Steer { move_id, intent } => steer_move(fleet, *move_id, |record| steer(record, *intent, stamp)),
         Command::ThrottleMove { move_id, bytes_per_second } => {
             check_rate(*bytes_per_second)?;
             steer_move(fleet, *move_id, |record| throttle(record, *bytes_per_second, stamp))
@@ -86,7 +84,9 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
         | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
-        Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => fleet.tenant_of_move(*move_id).map(|record| record.revision),
+        Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
+            fleet.tenant_of_move(*move_id).map(|record| record.revision)
+        }
         Command::SetLimits(_) => None,
     };
     revision.unwrap_or_default()

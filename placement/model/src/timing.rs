@@ -99,8 +99,7 @@ impl Estimate {
         let seen: Vec<Seen> = ended.filter_map(Seen::of).take(Self::MOVES_MAX).collect();
         // A throttled copy says nothing of how fast it could have been.
         let free = || seen.iter().filter(|seen| !seen.throttled);
-        let (bytes, ms) =
-            free().fold((0, 0), |(bytes, ms), seen| (bytes + seen.bytes, ms + seen.copy_ms.max(1)));
+        let (bytes, ms) = free().fold((0, 0), |(bytes, ms), seen| (bytes + seen.bytes, ms + seen.copy_ms.max(1)));
         // Small tenants cost what every copy costs, however little there is.
         let least = free().map(|seen| seen.copy_ms).min().unwrap_or_default();
         let at_rate = |bytes_: u64| weight.bytes.saturating_mul(ms) / bytes_.max(1);

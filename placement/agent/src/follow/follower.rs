@@ -180,7 +180,8 @@ async fn receive(
                 pace.took(chunk.rows.iter().map(|row| (row.key.len() + row.value.len()) as u64).sum());
                 if !chunk.done {
                     let after_key = chunk.last_key.clone();
-                    let request = wire::FollowRequest { request: Some(Request::NextChunk(wire::NextChunk { after_key })) };
+                    let request =
+                        wire::FollowRequest { request: Some(Request::NextChunk(wire::NextChunk { after_key })) };
                     super::ask_at_pace(pace, requests, request).await;
                 }
                 apply::chunk(tenants, tenant, move_id, chunk)

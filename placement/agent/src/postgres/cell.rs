@@ -280,7 +280,11 @@ impl Driver for Cell {
         Box::pin(feed::serve(self, request))
     }
 
-    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>, counted: bool) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+    fn storage<'a>(
+        &'a self,
+        tenant: Option<&'a TenantId>,
+        counted: bool,
+    ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         Box::pin(async move {
             if counted && let Err(fault) = self.count(tenant).await {
                 tracing::debug!(%fault, "rows could not be counted: what was counted before is told");
@@ -347,7 +351,11 @@ impl Cell {
             copied_rows: core.progress.copied.0,
             copied_bytes: core.progress.copied.1,
             // Positions in the log are bytes of it.
-            lag_bytes: if follows { core.progress.source_seq.get().saturating_sub(core.applied().get()) } else { 0 },
+            lag_bytes: if follows {
+                core.progress.source_seq.get().saturating_sub(core.applied().get())
+            } else {
+                0
+            },
             lag_ms: if follows { core.progress.lag_ms() } else { 0 },
         })
     }

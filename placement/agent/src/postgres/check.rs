@@ -145,9 +145,11 @@ pub(crate) fn server(server: &Server) -> Vec<wire::Finding> {
 pub(crate) fn notes(server: &Server, wal_bytes_max: u64) -> Vec<wire::Finding> {
     let reason = match server.slot_wal_max {
         // The agent gives slow copies up itself, but it must be running for that.
-        None => "while this cell's agent is down during a move, its slot keeps log without a limit: ALTER SYSTEM SET \
+        None => {
+            "while this cell's agent is down during a move, its slot keeps log without a limit: ALTER SYSTEM SET \
                  max_slot_wal_keep_size = '16GB', and SELECT pg_reload_conf()"
-            .to_owned(),
+                .to_owned()
+        }
         Some(most) if most < wal_bytes_max => format!(
             "max_slot_wal_keep_size is {most} bytes, less than the {wal_bytes_max} that the agent lets a slow copy \
              keep: the server would end such a copy first"

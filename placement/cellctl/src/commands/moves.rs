@@ -78,7 +78,7 @@ async fn show(control: &Control, id: MoveId) -> Result<Exit, Failure> {
 
 /// Changes what was named and leaves the rest, then prints what holds now, and how many moves run.
 async fn limits(control: Control, wanted: LimitMoves) -> Result<Exit, Failure> {
-    let mut limits = control.client.get_limits().await?;
+    let mut limits = control.client.limits().await?;
     let before = limits;
     limits.moves_total = wanted.total.unwrap_or(limits.moves_total);
     limits.moves_per_cell = wanted.per_cell.unwrap_or(limits.moves_per_cell);

@@ -51,8 +51,7 @@ pub(super) fn verify(file: &Path, trusted_keys: &[String]) -> Result<Exit, Failu
 
 fn told(summary: &Summary) -> String {
     let Summary { id, tenant, source, target, outcome, epoch_before, epoch_after, .. } = summary;
-    let mut text =
-        format!("{id}: {tenant}, {source} → {target}, {outcome}; epoch {epoch_before} → {epoch_after}");
+    let mut text = format!("{id}: {tenant}, {source} → {target}, {outcome}; epoch {epoch_before} → {epoch_after}");
     if let (Some(sealed), Some(digest)) = (summary.sealed, &summary.digest) {
         text.push_str(&format!("; sealed at {sealed}, both cells {digest}"));
     }

@@ -20,7 +20,10 @@ pub fn preview(found: &PreviewView) -> String {
     match &found.estimate {
         Some(estimate) => {
             line("copy", &format!("about {}", millis(estimate.copy_ms)));
-            line("until", &format!("about {} to the first request that {} serves", millis(estimate.total_ms), found.target));
+            line(
+                "until",
+                &format!("about {} to the first request that {} serves", millis(estimate.total_ms), found.target),
+            );
             line(
                 "hold",
                 &format!(
@@ -81,7 +84,8 @@ mod tests {
              estimate  none: no move that could be measured has ended; --rehearse measures this one\n  \
              finding   c1: wal_level is replica: ALTER SYSTEM SET wal_level = logical, and restart the server (WAL_LEVEL)\n"
         );
-        let estimate = wire::MoveEstimate { moves: 3, copy_ms: 12_345, total_ms: 14_000, hold_ms: 31, hold_max_ms: 44 };
+        let estimate =
+            wire::MoveEstimate { moves: 3, copy_ms: 12_345, total_ms: 14_000, hold_ms: 31, hold_max_ms: 44 };
         let passes = wire::PreviewMoveResponse { findings: Vec::new(), estimate: Some(estimate), ..found };
         let text = preview(&PreviewView::new("acme".into(), passes, 500));
         assert!(text.contains("copy      about 12s\n"), "{text}");

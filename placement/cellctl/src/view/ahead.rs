@@ -63,11 +63,8 @@ impl PreviewView {
     /// From what the control plane has found.
     #[must_use]
     pub fn new(tenant: String, found: wire::PreviewMoveResponse, hold_max_ms: u32) -> Self {
-        let finding = |found: wire::PreviewFinding| FindingView {
-            cell: found.cell,
-            code: found.code,
-            reason: found.reason,
-        };
+        let finding =
+            |found: wire::PreviewFinding| FindingView { cell: found.cell, code: found.code, reason: found.reason };
         let estimate = |estimate: wire::MoveEstimate| EstimateView {
             moves: estimate.moves,
             copy_ms: estimate.copy_ms,

@@ -6,6 +6,9 @@ mod apply;
 mod care;
 mod cli;
 mod demo;
+mod moves;
+#[cfg(not(feature = "planted"))]
+mod orphans;
 mod plan;
 #[cfg(not(feature = "planted"))]
 mod postgres;

@@ -60,8 +60,7 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
     if let Some(report) = &ours.1 {
         let weight = Weight { rows: report.rows, bytes: report.bytes };
         let at_most = wanted.options.bytes_per_second;
-        let estimate =
-            ground.view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None), weight, at_most));
+        let estimate = ground.view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None), weight, at_most));
         answer.weight = Some(v1::Weight { rows: weight.rows, bytes: weight.bytes });
         answer.estimate = Some(estimate_to_wire(estimate.unwrap_or_default(), &wanted.options));
     }
@@ -92,15 +91,8 @@ struct Told {
 }
 
 /// A cell that refuses the question, or does not answer it, is a finding, too.
-fn told(
-    cell: &CellId,
-    looked: Result<PreflightReport, StepError>,
-) -> (Vec<v1::PreviewFinding>, Option<Told>) {
-    let of = |found: Finding| v1::PreviewFinding {
-        cell: cell.to_string(),
-        code: found.code,
-        reason: found.reason,
-    };
+fn told(cell: &CellId, looked: Result<PreflightReport, StepError>) -> (Vec<v1::PreviewFinding>, Option<Told>) {
+    let of = |found: Finding| v1::PreviewFinding { cell: cell.to_string(), code: found.code, reason: found.reason };
     match looked {
         Ok(PreflightReport { findings, notes, rows, bytes }) => {
             let notes = notes.into_iter().map(of).collect();
