@@ -238,10 +238,31 @@ mod tests {
             soak_ms: 3,
             retain_ms: 4,
             retries: 5,
+            rehearse: true,
+            bytes_per_second: 6,
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);
         assert_eq!(Command::try_from(wire), Ok(Command::MoveTenant { tenant, target, options }));
+    }
+
+    #[test]
+    fn a_move_is_steered_or_throttled_and_not_both() {
+        let wire = |intent: v1::MoveIntent, bytes_per_second| v1::SteerMoveRequest {
+            move_id: "m-7".into(),
+            intent: intent.into(),
+            options: None,
+            bytes_per_second,
+        };
+        let move_id = cell_model::MoveId(7);
+        assert_eq!(
+            Command::try_from(wire(v1::MoveIntent::Unspecified, Some(0))),
+            Ok(Command::ThrottleMove { move_id, bytes_per_second: 0 })
+        );
+        let steer = Command::Steer { move_id, intent: MoveIntent::Pause };
+        assert_eq!(Command::try_from(wire(v1::MoveIntent::Pause, None)), Ok(steer));
+        assert_eq!(Command::try_from(wire(v1::MoveIntent::Pause, Some(1))).unwrap_err().field, "intent");
+        assert!(Command::try_from(wire(v1::MoveIntent::Unspecified, None)).is_err());
     }
 
     #[test]

@@ -190,6 +190,8 @@ impl Ledger {
             soak_ms: 0,
             retain_ms: 0,
             retries: retries.into(),
+            rehearse: false,
+            bytes_per_second: 0,
         };
         let tenant = self.record.id.clone();
         let mut next = self.clone();

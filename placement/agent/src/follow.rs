@@ -60,11 +60,13 @@ pub(crate) async fn ask_at_pace(pace: Arc<Pace>, requests: &mpsc::Sender<FollowR
         let _ended = requests.send(request).await;
         return;
     }
-    let requests = requests.downgrade();
+    let requests = requests.clone();
     tokio::spawn(async move {
-        pace.ready().await;
-        if let Some(requests) = requests.upgrade() {
-            let _ended = requests.send(request).await;
+        tokio::select! {
+            () = pace.ready() => {
+                let _ended = requests.send(request).await;
+            }
+            () = requests.closed() => {}
         }
     });
 }

@@ -42,7 +42,7 @@ impl Fleet {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let key = directory.path().join("key");
-        key_file::generate(&key)?;
+        let public = key_file::generate(&key)?.to_string();
         let options = cell_control::Options {
             data_dir: directory.path().join("control"),
             listen: "127.0.0.1:0".parse()?,
@@ -83,6 +83,7 @@ impl Fleet {
             admin_listen: admin,
             control: address,
             insecure_plaintext: true,
+            trusted_keys: vec![public],
             ..cell_router::Options::default()
         };
         let ends = stop.clone();

@@ -88,9 +88,9 @@ struct All {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    }
+    // Errors, or what the environment says.
+    let wanted = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(wanted).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut figures = Figures::default();
     let measured = runtime.block_on(measure(&cli.command, &mut figures));

@@ -285,6 +285,10 @@ impl Copy<'_> {
         // What an earlier comparison at the same change has found is not what is there now.
         let of = (seq, Attempt(cut.attempt));
         self.tenant.lock().cuts.remove(&of);
+        // Before the comparison is told: with it the tenant may be given to this cell.
+        for sequence in &cut.sequences {
+            cell.advance_sequence(&sequence.name, sequence.last_value).await?;
+        }
         if cut.all_rows {
             let client = self.cell.database.session().await?;
             backfill::begin(&client).await?;
@@ -306,9 +310,6 @@ impl Copy<'_> {
             let keys: Vec<_> = cut.keys.into_iter().map(|key| (key.table, key.key)).collect();
             let sum = digest::of_keys(&client, &catalogue, (&tenant.id, uid), &keys).await;
             tenant.lock().remember_cut(of, sum.map(|sum| sum.digest).map_err(Refusal::from));
-        }
-        for sequence in &cut.sequences {
-            cell.advance_sequence(&sequence.name, sequence.last_value).await?;
         }
         self.tenant.notify();
         Ok(())

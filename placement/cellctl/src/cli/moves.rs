@@ -6,7 +6,7 @@ use std::time::Duration;
 use cell_model::{CellId, MoveId, Phase, TenantId};
 use clap::{Args, Subcommand};
 
-use super::plan::bytes;
+use super::plan::byte_rate;
 
 /// Moves.
 #[derive(Debug, Subcommand)]
@@ -54,7 +54,7 @@ pub enum Move {
         /// Its name, as m-4182
         id: MoveId,
         /// The most that it may read of the source in a second, as 500kB or 20MiB; 0: as fast as it goes
-        #[arg(long, value_parser = bytes, value_name = "BYTES")]
+        #[arg(long, value_parser = byte_rate, value_name = "BYTES")]
         bytes_per_second: u64,
     },
     /// Show how many moves may run at once, or change it
@@ -128,6 +128,6 @@ pub struct MoveTenant {
     #[arg(long, default_value_t = 10)]
     pub retries: u32,
     /// The most that the copy may read of the source in a second, as 500kB or 20MiB [default: as fast as it goes]
-    #[arg(long, value_parser = bytes, default_value = "0", hide_default_value = true, value_name = "BYTES")]
+    #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
     pub bytes_per_second: u64,
 }

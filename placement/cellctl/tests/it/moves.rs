@@ -153,11 +153,11 @@ fn a_move_stops_where_it_is_told_to_and_goes_on_from_there() {
 fn limits_of_moves_are_shown_and_changed_one_by_one() {
     let fleet = Fleet::start(None);
     let shown = |words: &str| -> serde_json::Value {
-        let said = fleet.control.run(&format!("move limits {words} -o json"));
+        let said = fleet.control.run(&format!("move limits{words} -o json"));
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
     };
     let before = shown("")["items"][0].clone();
-    let after = shown("--per-cell 1")["items"][0].clone();
+    let after = shown(" --per-cell 1")["items"][0].clone();
     assert_eq!((&after["perCell"], &after["total"]), (&1.into(), &before["total"]));
     assert_eq!(fleet.control.run("create tenant other --cell c1").code, 0);
     fleet.until("other lives", |fleet| fleet.describe("tenant other")["life"] == "live");

@@ -56,8 +56,9 @@ async fn left(url: &str, is_owner: bool) -> Vec<String> {
     let mut found = Vec::new();
     let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database() \
                UNION ALL SELECT 'made ' || kind || ' ' || name FROM cellway.made \
-               UNION ALL SELECT 'lock of ' || pid FROM pg_locks WHERE locktype = 'advisory' \
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+               UNION ALL SELECT 'lock of ' || pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND objid = (cellway.lock_key('acme') & 4294967295)::oid";
     found.extend(client.query(sql, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
     if !is_owner {
         let sql = "SELECT 'row of documents' FROM documents WHERE tenant_id = 'acme' \

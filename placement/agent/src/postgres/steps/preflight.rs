@@ -94,8 +94,7 @@ SELECT current_setting('wal_level'),
        current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
        EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
        r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text,
-       pg_size_bytes(CASE current_setting('max_slot_wal_keep_size') WHEN '-1' THEN '-1 B'
-                     ELSE current_setting('max_slot_wal_keep_size') END)
+       pg_size_bytes(current_setting('max_slot_wal_keep_size'))
   FROM pg_roles r WHERE r.rolname = current_user";
         let row = client.query_one(ASK, &[&self.cell.replication.slot]).await?;
         let silenced = client.batch_execute("SET session_replication_role = replica").await;
