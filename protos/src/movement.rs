@@ -42,6 +42,10 @@ fn of_move(movement: &Move) -> v1::Move {
         intent: v1::Intent::from(movement.intent).into(),
         until: movement.until.map_or(v1::Phase::Unspecified, v1::Phase::from).into(),
         admitted: movement.admitted,
+        rehearse: movement.rehearse,
+        bytes_per_second: movement.bytes_per_second,
+        weight: movement.weight.map(|weight| v1::Weight { rows: weight.rows, bytes: weight.bytes }),
+        stale_rejected: movement.stale_rejected,
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,
@@ -57,7 +61,7 @@ fn of_move(movement: &Move) -> v1::Move {
 fn with_end(wire: v1::Move, end: &End) -> v1::Move {
     let (code, reason) = match end {
         End::Aborted { code, reason } => (code.clone(), reason.clone()),
-        End::Completed | End::Cancelled | End::RolledBack => (String::new(), String::new()),
+        End::Completed | End::Cancelled | End::RolledBack | End::Rehearsed => (String::new(), String::new()),
     };
     v1::Move { end: end.as_str().to_owned(), end_code: code, end_reason: reason, ..wire }
 }

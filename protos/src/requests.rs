@@ -161,6 +161,8 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             soak_ms: wire.soak_ms.unwrap_or(default.soak_ms),
             retain_ms: wire.retain_ms.unwrap_or(default.retain_ms),
             retries: wire.retries.unwrap_or(default.retries),
+            rehearse: wire.rehearse,
+            bytes_per_second: wire.bytes_per_second,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -181,6 +183,8 @@ impl v1::MoveTenantRequest {
             retain_ms: Some(options.retain_ms),
             retries: Some(options.retries),
             options: None,
+            rehearse: options.rehearse,
+            bytes_per_second: options.bytes_per_second,
         }
     }
 }
@@ -188,8 +192,15 @@ impl v1::MoveTenantRequest {
 impl TryFrom<v1::SteerMoveRequest> for Command {
     type Error = Malformed;
     fn try_from(wire: v1::SteerMoveRequest) -> Result<Self, Malformed> {
+        let move_id = move_id("move_id", &wire.move_id)?;
+        if let Some(bytes_per_second) = wire.bytes_per_second {
+            if wire.intent != 0 {
+                return Err(Malformed::new("intent", "a move is throttled, or steered: not both at once"));
+            }
+            return Ok(Self::ThrottleMove { move_id, bytes_per_second });
+        }
         let intent: MoveIntent = Number::of_number("intent", wire.intent)?;
-        Ok(Self::Steer { move_id: move_id("move_id", &wire.move_id)?, intent })
+        Ok(Self::Steer { move_id, intent })
     }
 }
 
@@ -227,10 +238,31 @@ mod tests {
             soak_ms: 3,
             retain_ms: 4,
             retries: 5,
+            rehearse: true,
+            bytes_per_second: 6,
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);
         assert_eq!(Command::try_from(wire), Ok(Command::MoveTenant { tenant, target, options }));
+    }
+
+    #[test]
+    fn a_move_is_steered_or_throttled_and_not_both() {
+        let wire = |intent: v1::MoveIntent, bytes_per_second| v1::SteerMoveRequest {
+            move_id: "m-7".into(),
+            intent: intent.into(),
+            options: None,
+            bytes_per_second,
+        };
+        let move_id = cell_model::MoveId(7);
+        assert_eq!(
+            Command::try_from(wire(v1::MoveIntent::Unspecified, Some(0))),
+            Ok(Command::ThrottleMove { move_id, bytes_per_second: 0 })
+        );
+        let steer = Command::Steer { move_id, intent: MoveIntent::Pause };
+        assert_eq!(Command::try_from(wire(v1::MoveIntent::Pause, None)), Ok(steer));
+        assert_eq!(Command::try_from(wire(v1::MoveIntent::Pause, Some(1))).unwrap_err().field, "intent");
+        assert!(Command::try_from(wire(v1::MoveIntent::Unspecified, None)).is_err());
     }
 
     #[test]

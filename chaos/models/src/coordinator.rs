@@ -129,7 +129,7 @@ impl Coordinator<'_> {
             Effect::Preflight => propose(Said::PreflightPassed),
             Effect::StartCapture => call(from, Step::StartCapture),
             Effect::PrepareImport => call(to, Step::PrepareImport),
-            Effect::AwaitBackfill if copied => propose(Said::BackfillDone { applied }),
+            Effect::AwaitBackfill { .. } if copied => propose(Said::BackfillDone { applied }),
             Effect::AwaitCaughtUp if copied => propose(Said::CaughtUp { applied }),
             Effect::VerifyFull if copied => propose(self.verified(from, to)),
             Effect::EngageSync => call(from, Step::EngageSync(true)),

@@ -190,6 +190,8 @@ impl Ledger {
             soak_ms: 0,
             retain_ms: 0,
             retries: retries.into(),
+            rehearse: false,
+            bytes_per_second: 0,
         };
         let tenant = self.record.id.clone();
         let mut next = self.clone();
@@ -352,7 +354,7 @@ impl Ended {
             End::Completed => Self::Completed,
             End::Cancelled => Self::Cancelled,
             End::RolledBack => Self::RolledBack,
-            End::Aborted { .. } => Self::Aborted,
+            End::Rehearsed | End::Aborted { .. } => Self::Aborted,
         }
     }
 }

@@ -30,6 +30,12 @@ pub(crate) struct Posted {
 }
 
 impl Posted {
+    fn redirects(&self) -> bool {
+        self.role == wire::Role::Redirect
+    }
+}
+
+impl Posted {
     pub(crate) fn to_wire(&self, tenant: &TenantId, now: Instant) -> wire::TenantGrant {
         let remaining = self.hold.map(|(_, deadline)| deadline.saturating_duration_since(now).as_millis());
         wire::TenantGrant {
@@ -59,6 +65,8 @@ struct Gate {
 #[derive(Default)]
 struct State {
     grants: BTreeMap<TenantId, Posted>,
+    /// Of each tenant that is redirected: what gates have turned away since.
+    stale: BTreeMap<TenantId, u64>,
     gates: BTreeMap<u64, Gate>,
     connections: u64,
     holds: u64,
@@ -95,7 +103,13 @@ impl Board {
             return;
         }
         let grants = wire::Grants { all: false, grants: vec![posted.to_wire(tenant, Instant::now())] };
-        state.grants.insert(tenant.clone(), posted);
+        let (redirects, uid) = (posted.redirects(), posted.uid);
+        let before = state.grants.insert(tenant.clone(), posted);
+        if !redirects {
+            state.stale.remove(tenant);
+        } else if !before.is_some_and(|before| before.redirects() && before.uid == uid) {
+            state.stale.insert(tenant.clone(), 0);
+        }
         let message = wire::AgentMessage { message: Some(wire::agent_message::Message::Grants(grants)) };
         for gate in state.gates.values_mut() {
             // A gate that does not keep up is cut off: it counts until its lease ends.
@@ -103,6 +117,24 @@ impl Board {
                 gate.outbox = None;
             }
         }
+    }
+
+    /// A gate has turned requests away that came under an older epoch. Counted are those of tenants that this cell
+    /// redirects: no others can have come late.
+    pub(crate) fn count_stale(&self, counts: &[wire::StaleCount]) {
+        let mut state = self.lock();
+        for count in counts {
+            let Ok(tenant) = TenantId::new(&count.tenant) else { continue };
+            let same = state.grants.get(&tenant).is_some_and(|posted| posted.uid.get() == count.uid);
+            if let Some(counted) = state.stale.get_mut(&tenant).filter(|_| same) {
+                *counted = counted.saturating_add(count.rejected);
+            }
+        }
+    }
+
+    /// How many that were.
+    pub(crate) fn stale_rejected(&self, tenant: &TenantId) -> u64 {
+        self.lock().stale.get(tenant).copied().unwrap_or_default()
     }
 
     /// Every grant there is.

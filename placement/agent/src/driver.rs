@@ -88,8 +88,13 @@ pub(crate) trait Driver: Send + Sync + 'static {
         request: Request<Streaming<wire::FollowRequest>>,
     ) -> BoxFuture<'static, Result<Responses, Status>>;
 
-    /// What is kept of one tenant, or of every one.
-    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
+    /// What is kept of one tenant, or of every one. `counted`: rows and bytes as they are now, where that costs
+    /// something.
+    fn storage<'a>(
+        &'a self,
+        tenant: Option<&'a TenantId>,
+        counted: bool,
+    ) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
 
     /// What this cell was last granted.
     fn granted(&self, tenant: &TenantId) -> Option<Granted>;

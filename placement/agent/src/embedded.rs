@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cell_model::{Lineage, Seq, TenantId, Term};
+use cell_model::{Lineage, TenantId, Term};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
@@ -62,7 +62,11 @@ impl Driver for Tenants {
         Box::pin(async move { follow::serve(&self, request).await })
     }
 
-    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+    fn storage<'a>(
+        &'a self,
+        tenant: Option<&'a TenantId>,
+        _counted: bool,
+    ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
         Box::pin(async move { tenants.iter().filter_map(|tenant| storage(tenant)).collect() })
     }
@@ -83,7 +87,8 @@ fn storage(tenant: &Tenant) -> Option<wire::TenantStorage> {
         Some(capture) => position.seq.get() - capture.from.max(position.trimmed).min(position.seq).get(),
         None => 0,
     };
-    let applied_seq = control.follow.as_ref().map_or(Seq(0), |_| position.seq).get();
+    let follows = control.follow.is_some();
+    let applied_seq = if follows { position.seq.get() } else { 0 };
     Some(wire::TenantStorage {
         tenant: tenant.id.to_string(),
         uid: control.uid.get(),
@@ -93,5 +98,9 @@ fn storage(tenant: &Tenant) -> Option<wire::TenantStorage> {
         applied_seq,
         digest: Some(digest_to_wire(position.digest)),
         captured,
+        copied_rows: core.progress.copied.0,
+        copied_bytes: core.progress.copied.1,
+        lag_bytes: if follows { core.progress.lag_bytes(position.seq) } else { 0 },
+        lag_ms: if follows { core.progress.lag_ms() } else { 0 },
     })
 }

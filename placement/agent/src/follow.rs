@@ -16,8 +16,13 @@
 mod apply;
 mod follower;
 mod owner;
+mod pace;
+
+use std::sync::Arc;
 
 use cell_model::Seq;
+use cell_protos::v1::FollowRequest;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +31,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use follower::ensure;
 pub(crate) use owner::serve;
+pub(crate) use pace::Pace;
 
 /// How a copy goes, as far as the status is concerned. Not durable.
 #[derive(Default)]
@@ -40,9 +46,29 @@ pub(crate) struct Progress {
     pub(crate) copied: (u64, u64),
     /// Changes applied, and their bytes.
     pub(crate) applied: (u64, u64),
+    /// How fast chunks may be asked for.
+    pub(crate) pace: Arc<Pace>,
     /// Why the copy cannot go on.
     pub(crate) failure: Option<Refusal>,
     pub(crate) task: Option<(Follow, CancellationToken)>,
+}
+
+/// Asks for a chunk when it may be asked for. What the copy has to do meanwhile goes on. Where the stream has ended,
+/// nobody is asked, and whoever reads it notices.
+pub(crate) async fn ask_at_pace(pace: Arc<Pace>, requests: &mpsc::Sender<FollowRequest>, request: FollowRequest) {
+    if pace.wait().is_none() {
+        let _ended = requests.send(request).await;
+        return;
+    }
+    let requests = requests.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = pace.ready() => {
+                let _ended = requests.send(request).await;
+            }
+            () = requests.closed() => {}
+        }
+    });
 }
 
 impl Progress {

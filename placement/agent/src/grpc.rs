@@ -75,7 +75,10 @@ impl AgentService for Service {
             let listen = async {
                 while let Ok(Some(message)) = incoming.message().await {
                     match message.message {
-                        Some(Message::Ping(ping)) => board.ping(connection, ping.nonce),
+                        Some(Message::Ping(ping)) => {
+                            board.ping(connection, ping.nonce);
+                            board.count_stale(&ping.stale);
+                        }
                         Some(Message::Quiesced(quiesced)) => board.quiesced(connection, quiesced.hold_id),
                         Some(Message::Hello(_)) | None => return,
                     }
@@ -92,14 +95,14 @@ impl AgentService for Service {
         &self,
         request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
-        let name = request.into_inner().tenant;
+        let wire::DescribeRequest { tenant: name, uncounted } = request.into_inner();
         let mut grants = self.around().board.grants();
         let storage = if name.is_empty() {
-            self.driver.storage(None).await
+            self.driver.storage(None, !uncounted).await
         } else {
             let id = TenantId::new(&name).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
             grants.retain(|grant| grant.tenant == name);
-            self.driver.storage(Some(&id)).await
+            self.driver.storage(Some(&id), !uncounted).await
         };
         Ok(Response::new(wire::DescribeResponse {
             cell: self.around().here.to_string(),

@@ -48,7 +48,7 @@ impl Work<'_> {
             Step::Preflight(preflight) => Ok(self.preflight(preflight.as_target)),
             Step::PrepareImport(import) => self.prepare_import(&import).await,
             Step::StartCapture(_) => self.start_capture().await,
-            Step::ImportStatus(_) => self.import_status().await,
+            Step::ImportStatus(status) => self.import_status(status.bytes_per_second).await,
             Step::ScanDigest(scan) => self.scan_digest(Seq(scan.at_seq)).await,
             Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
             Step::SyncStatus(_) => self.sync_status(),

@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cell_model::{CellId, MoveId, Phase, RequestId, TenantId};
+use cell_model::{CellId, MoveId, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod care;
 mod drill;
+mod moves;
 
 pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use drill::{Drill, RunDrills, Wires};
+pub(crate) use moves::{LimitMoves, Move, MoveTenant};
 pub(crate) use plan::{
     Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate,
 };
@@ -109,7 +111,7 @@ pub enum Command {
     /// Let a cell take tenants again
     #[command(subcommand)]
     Uncordon(OfCell),
-    /// Move a tenant to another cell, or steer a move
+    /// Move a tenant to another cell, look at moves, steer them, prove them
     #[command(subcommand)]
     Move(Move),
     /// Plan placements, moves, drains and losses; nothing is changed
@@ -310,65 +312,6 @@ pub enum OfCell {
     },
 }
 
-/// Moves.
-#[derive(Debug, Subcommand)]
-pub enum Move {
-    /// Move a tenant to another cell
-    #[command(visible_alias = "t")]
-    Tenant(MoveTenant),
-    /// Start no new phase
-    Pause {
-        /// Its name, as m-4182
-        id: MoveId,
-    },
-    /// Go on
-    Resume {
-        /// Its name, as m-4182
-        id: MoveId,
-    },
-    /// Take away what was made, before the cutover
-    Cancel {
-        /// Its name, as m-4182
-        id: MoveId,
-    },
-    /// Bring the tenant back, out of soak
-    Rollback {
-        /// Its name, as m-4182
-        id: MoveId,
-    },
-}
-
-/// `move tenant`.
-#[derive(Debug, Clone, Args)]
-pub struct MoveTenant {
-    /// Which tenant
-    pub tenant: TenantId,
-    /// To which cell
-    #[arg(long, value_name = "CELL")]
-    pub to: CellId,
-    /// Stay and show how it goes; Ctrl-C detaches
-    #[arg(long, short)]
-    pub watch: bool,
-    /// Pause when this phase is done: `verify` stops before writes are touched
-    #[arg(long, value_name = "PHASE")]
-    pub until: Option<Phase>,
-    /// The longest that writes may wait in one hold, up to 2s
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms", value_name = "DURATION")]
-    pub max_hold: Duration,
-    /// How long both cells must acknowledge every write before the first hold
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms", value_name = "DURATION")]
-    pub steady: Duration,
-    /// How long the new owner serves before the move is final
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
-    pub soak: Duration,
-    /// How long the old copy is kept after that
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h", value_name = "DURATION")]
-    pub retain: Duration,
-    /// How many holds may be missed before the move is given up
-    #[arg(long, default_value_t = 10)]
-    pub retries: u32,
-}
-
 /// The cluster itself.
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
@@ -467,6 +410,7 @@ pub struct RunOptions {
 
 #[cfg(test)]
 mod tests {
+    use cell_model::Phase;
     use clap::CommandFactory;
 
     use super::*;

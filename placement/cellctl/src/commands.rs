@@ -6,6 +6,8 @@ mod check;
 mod cluster;
 mod get;
 mod keygen;
+mod moves;
+mod proof;
 mod request;
 mod write;
 
@@ -14,7 +16,7 @@ use std::future::Future;
 use cell_client::{ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Explain, Global, Output};
+use crate::cli::{Cli, Command, Explain, Global, Move, Output};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
@@ -53,7 +55,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Uncordon(of) => {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
         }
-        Command::Move(movement) => ask(&global, |control| write::movement(control, movement)),
+        Command::Move(Move::VerifyProof { file, trusted_keys }) => proof::verify(&file, &trusted_keys),
+        Command::Move(movement) => ask(&global, |control| moves::run(control, movement)),
         Command::Plan(command) => plan::run(&global, command),
         Command::Explain(Explain::Tenant { name, of, judge }) => plan::explain(&global, &name, &of, &judge),
         Command::Explain(Explain::Request { id, routers }) => on_runtime(request::explain(&global, &id, &routers)),

@@ -1,10 +1,10 @@
 //! `--watch`: a move while it runs. Ctrl-C detaches; the move goes on.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use cell_client::{AgentOptions, AgentPool, ClientError, wire};
-use cell_model::{CellId, MoveId, TenantId};
+use cell_model::{CellId, HoldEnd, MoveId, TenantId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::commands::Control;
@@ -15,11 +15,41 @@ use crate::view::MoveView;
 
 const POLL: Duration = Duration::from_millis(150);
 
-/// What the target holds by now.
+/// The rate of a copy is that of so long.
+const RATE_OVER: Duration = Duration::from_secs(5);
+
+/// What the target holds by now, and how it goes on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Copied {
     rows: u64,
     bytes: u64,
+    lag_bytes: u64,
+    lag_ms: u64,
+    /// In a second, where it has been watched for long enough.
+    rows_per_second: u64,
+    bytes_per_second: u64,
+}
+
+/// What was seen of a copy lately.
+#[derive(Debug, Default)]
+struct Seen(VecDeque<(Instant, u64, u64)>);
+
+impl Seen {
+    /// Takes a look, and says how fast it goes.
+    fn rates(&mut self, now: Instant, rows: u64, bytes: u64) -> (u64, u64) {
+        // A copy that was begun anew has less than before.
+        if self.0.back().is_some_and(|(_, before, _)| *before > rows) {
+            self.0.clear();
+        }
+        while self.0.front().is_some_and(|(at, ..)| now.duration_since(*at) > RATE_OVER) && self.0.len() > 2 {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, rows, bytes));
+        let Some((at, first_rows, first_bytes)) = self.0.front().copied() else { return (0, 0) };
+        let millis = u64::try_from(now.duration_since(at).as_millis()).unwrap_or(u64::MAX);
+        let rate = |more: u64| more.saturating_mul(1_000).checked_div(millis).unwrap_or_default();
+        (rate(rows.saturating_sub(first_rows)), rate(bytes.saturating_sub(first_bytes)))
+    }
 }
 
 /// Shows a move until it ends, or until it pauses.
@@ -46,7 +76,7 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
     };
     console::data(&render::one(&movement, control.global.output, |movement| closing(movement) + "\n"));
     Ok(match movement.status.as_str() {
-        "completed" | "paused" => Exit::Done,
+        "completed" | "paused" | "rehearsed" => Exit::Done,
         _ => Exit::NotMoved,
     })
 }
@@ -55,6 +85,7 @@ async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<O
     let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
     let mut target_agent = None;
     let mut said = BTreeSet::new();
+    let mut seen = Seen::default();
     loop {
         let movement = match control.client.get_move(id).await {
             Ok(movement) => MoveView::from(movement),
@@ -78,7 +109,7 @@ async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<O
             target_agent = agent_of(control, &movement.target).await;
         }
         let copied = match &target_agent {
-            Some(agent) => copied(&agents, agent, &movement.tenant).await,
+            Some(agent) => copied(&agents, agent, &movement.tenant, &mut seen).await,
             None => None,
         };
         bar.set_message(running(&movement, copied));
@@ -92,11 +123,14 @@ async fn agent_of(control: &Control, cell: &str) -> Option<String> {
 }
 
 /// Asked only to be shown: where the agent does not say, nothing is shown.
-async fn copied(agents: &AgentPool, agent: &str, tenant: &str) -> Option<Copied> {
+async fn copied(agents: &AgentPool, agent: &str, tenant: &str, seen: &mut Seen) -> Option<Copied> {
     let tenant = TenantId::new(tenant).ok()?;
-    let described: wire::DescribeResponse = agents.describe(agent, Some(&tenant)).await.ok()?;
+    let described: wire::DescribeResponse = agents.describe_copy(agent, &tenant).await.ok()?;
     let storage = described.storage.into_iter().find(|storage| storage.tenant == tenant.as_str())?;
-    Some(Copied { rows: storage.rows, bytes: storage.bytes })
+    let (rows, bytes) = (storage.copied_rows, storage.copied_bytes);
+    let (rows_per_second, bytes_per_second) = seen.rates(Instant::now(), rows, bytes);
+    let (lag_bytes, lag_ms) = (storage.lag_bytes, storage.lag_ms);
+    Some(Copied { rows, bytes, lag_bytes, lag_ms, rows_per_second, bytes_per_second })
 }
 
 /// It was told to stop after a phase and has come there.
@@ -115,8 +149,7 @@ fn entered(movement: &MoveView, phase: &str, attempt: u32) -> String {
 }
 
 fn running(movement: &MoveView, copied: Option<Copied>) -> String {
-    let copied =
-        copied.map_or_else(String::new, |copied| format!(" · {} rows, {}", copied.rows, bytes(copied.bytes)));
+    let copied = copied.map_or_else(String::new, |copied| progress(movement, &copied));
     let free = match movement.phase.as_str() {
         "activate" | "soak" => "cut over; `cellctl move rollback` brings it back",
         "cleanup" => "cleaning up",
@@ -126,6 +159,43 @@ fn running(movement: &MoveView, copied: Option<Copied>) -> String {
         "{}  {}{copied} · attempt {} · hold ≤ {} ms · {free} · Ctrl-C detaches",
         movement.id, movement.phase, movement.attempt, movement.hold_max_ms
     )
+}
+
+/// How the copy goes: how much of it is done and when it will be, or how far it lags.
+fn progress(movement: &MoveView, copied: &Copied) -> String {
+    let so_far = format!("{} rows, {}", copied.rows, bytes(copied.bytes));
+    match (movement.phase.as_str(), movement.rows) {
+        ("backfill", Some(all)) if all > 0 => {
+            let percent = (copied.rows.saturating_mul(100) / all).min(100);
+            let rate = format!("{}/s", bytes(copied.bytes_per_second));
+            let left = all.saturating_sub(copied.rows).checked_div(copied.rows_per_second);
+            let left = left.map_or_else(String::new, |seconds| format!(", {} left", rounded(seconds)));
+            format!(" · {percent} % of {all} rows, {} at {rate}{left}", bytes(copied.bytes))
+        }
+        ("catch-up" | "verify" | "sync" | "soak", _) => {
+            // A copy that was not heard of yet has no lag that could be told.
+            let lag = if copied.lag_ms == u64::MAX {
+                "not heard of yet".into()
+            } else {
+                format!("lag {} ms, {}", copied.lag_ms, bytes(copied.lag_bytes))
+            };
+            format!(" · {so_far}, {lag}")
+        }
+        _ => format!(" · {so_far}"),
+    }
+}
+
+fn rounded(seconds: u64) -> String {
+    let seconds = if seconds > 600 { seconds / 60 * 60 } else { seconds };
+    humantime::format_duration(Duration::from_secs(seconds.max(1))).to_string()
+}
+
+/// What the last hold took, where there was one.
+fn held(movement: &MoveView) -> String {
+    let last = movement.holds.iter().rev().find(|held| held.end != HoldEnd::LetGo);
+    last.map_or_else(String::new, |held| {
+        format!("; writes waited {} ms, reads {} ms", held.writes_ms, held.reads_ms)
+    })
 }
 
 fn closing(movement: &MoveView) -> String {
@@ -138,8 +208,21 @@ fn closing(movement: &MoveView) -> String {
             movement.id, movement.phase, movement.id
         ),
         "completed" => format!(
-            "{} completed: {} lives on {} at epoch {}",
-            movement.id, movement.tenant, movement.target, movement.epoch
+            "{} completed: {} lives on {} at epoch {}{}",
+            movement.id,
+            movement.tenant,
+            movement.target,
+            movement.epoch,
+            held(movement)
+        ),
+        "rehearsed" => format!(
+            "{} rehearsed: {} stays on {} at epoch {}, {} was ready{}",
+            movement.id,
+            movement.tenant,
+            movement.source,
+            movement.epoch,
+            movement.target,
+            held(movement)
         ),
         other => format!("{} {other}{reason}: {} stays on {}", movement.id, movement.tenant, movement.source),
     }
@@ -188,12 +271,27 @@ mod tests {
     fn a_running_move_shows_phase_copy_attempt_and_hold() {
         let running = running(
             &movement(wire::Phase::Backfill, wire::Intent::Run, None, ""),
-            Some(Copied { rows: 12, bytes: 3_500_000 }),
+            Some(Copied { rows: 12, bytes: 3_500_000, ..Copied::default() }),
         );
         assert_eq!(
             running,
             "m-7  backfill · 12 rows, 3.3 MiB · attempt 2 · hold ≤ 500 ms · cancel is free · Ctrl-C detaches"
         );
+    }
+
+    #[test]
+    fn a_copy_of_known_weight_tells_how_much_is_done_how_fast_and_when_it_ends() {
+        let mut watched = movement(wire::Phase::Backfill, wire::Intent::Run, None, "");
+        watched.rows = Some(1_000);
+        let began = Instant::now();
+        let mut seen = Seen::default();
+        assert_eq!(seen.rates(began, 100, 10 << 20), (0, 0), "one look tells no rate");
+        let (rows_per_second, bytes_per_second) = seen.rates(began + Duration::from_secs(2), 300, 30 << 20);
+        let copied = Copied { rows: 300, bytes: 30 << 20, rows_per_second, bytes_per_second, ..Copied::default() };
+        assert_eq!(progress(&watched, &copied), " · 30 % of 1000 rows, 30.0 MiB at 10.0 MiB/s, 7s left");
+        watched.phase = "sync".into();
+        let copied = Copied { lag_ms: 12, lag_bytes: 2_048, ..copied };
+        assert_eq!(progress(&watched, &copied), " · 300 rows, 30.0 MiB, lag 12 ms, 2.0 KiB");
     }
 
     #[test]

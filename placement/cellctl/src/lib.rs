@@ -17,6 +17,7 @@ mod failure;
 mod follow;
 mod host;
 mod plan;
+mod proof;
 pub mod render;
 mod store;
 pub mod view;

@@ -1,6 +1,7 @@
 //! Records to text. Pure: what is printed is decided here, where it goes elsewhere.
 
 mod describe;
+mod preview;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,7 @@ use crate::cli::Output;
 use crate::view::{API_VERSION, View};
 
 pub use describe::{describe_cell, describe_move, describe_tenant};
+pub use preview::preview;
 
 #[derive(Serialize)]
 struct One<'a, V> {

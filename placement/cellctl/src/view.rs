@@ -2,12 +2,15 @@
 //!
 //! JSON has `apiVersion` and `kind`; fields are only ever added.
 
+mod ahead;
 mod audit;
 mod router;
 
 use cell_client::wire;
+use cell_model::{Attempt, HeldFor, PhaseStamp, Revision, UnixMillis, holds};
 use serde::Serialize;
 
+pub use ahead::{EstimateView, FindingView, LimitsView, PreviewView};
 pub use audit::AuditView;
 pub(crate) use audit::hash_of;
 pub use router::RouterView;
@@ -145,6 +148,18 @@ pub struct MoveView {
     pub end_reason: Option<String>,
     /// When it ended.
     pub ended_unix_ms: Option<u64>,
+    /// Everything up to the fence, and back.
+    pub rehearse: bool,
+    /// The most that the copy may read of the source in a second.
+    pub bytes_per_second: Option<u64>,
+    /// Rows that the tenant had in preflight.
+    pub rows: Option<u64>,
+    /// Bytes of them.
+    pub bytes: Option<u64>,
+    /// Requests that the old cell has turned away since, because they came under the older epoch.
+    pub stale_rejected: Option<u64>,
+    /// For how long writes and reads have waited, hold by hold.
+    pub holds: Vec<HeldFor>,
     /// Phases entered.
     pub history: Vec<StampView>,
 }
@@ -267,9 +282,25 @@ impl From<wire::Move> for MoveView {
             end_code: some_text(movement.end_code),
             end_reason: some_text(movement.end_reason),
             ended_unix_ms: some_number(movement.ended_unix_ms),
+            rehearse: movement.rehearse,
+            bytes_per_second: some_number(movement.bytes_per_second),
+            rows: movement.weight.map(|weight| weight.rows),
+            bytes: movement.weight.map(|weight| weight.bytes),
+            stale_rejected: movement.stale_rejected,
+            holds: holds(&stamps_of(&movement.history)),
             history: movement.history.into_iter().map(stamp).collect(),
         }
     }
+}
+
+/// Stamps as the model has them; what this program does not know is left out.
+fn stamps_of(history: &[wire::PhaseStamp]) -> Vec<PhaseStamp> {
+    let known = |stamp: &wire::PhaseStamp| {
+        let phase = wire::Phase::try_from(stamp.phase).ok()?.try_into().ok()?;
+        let (at, revision) = (UnixMillis(stamp.at_unix_ms), Revision(stamp.revision));
+        Some(PhaseStamp { phase, attempt: Attempt(stamp.attempt), at, revision })
+    };
+    history.iter().filter_map(known).collect()
 }
 
 /// One word for how a move stands.

@@ -1,7 +1,7 @@
 //! The gRPC services in front of the store.
 //!
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
-//! * `page`: lists, page by page; `placing`: a cell for a tenant that names none;
+//! * `page`: lists, page by page; `placing`: a cell for a tenant that names none; `preview`: what a move would meet;
 //! * `watch`: a snapshot, then changes;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
@@ -24,6 +24,7 @@ mod cluster;
 mod control;
 mod page;
 mod placing;
+mod preview;
 mod routers;
 mod store;
 mod watch;

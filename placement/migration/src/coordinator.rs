@@ -25,6 +25,8 @@ pub struct Options {
     pub preflight_patience: Duration,
     /// Pause after a missed hold; doubles with each further miss, up to sixteen times.
     pub hold_backoff: Duration,
+    /// For how long a hold is put off because of transactions that are open.
+    pub quiet_patience: Duration,
     /// A copy is close behind when it lags less than this,
     pub caught_up_lag: Duration,
     /// and less than this many bytes.
@@ -39,6 +41,7 @@ impl Default for Options {
             retry: (Duration::from_millis(50), Duration::from_secs(2)),
             preflight_patience: Duration::from_secs(5),
             hold_backoff: Duration::from_millis(500),
+            quiet_patience: Duration::from_secs(30),
             caught_up_lag: Duration::from_secs(1),
             caught_up_bytes: 1 << 20,
         }

@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use cell_client::StepError;
-use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis};
+use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis, Weight};
 use tokio::time::Instant;
 
 use crate::coordinator::Tenure;
-use crate::steps::{Run, Setback};
+use crate::steps::{Run, Setback, accepted};
 use crate::{ControlPlane, Coordinator};
+
+/// What a cell has said before a move.
+enum Looked {
+    Passed(Weight),
+    Found { code: String, reason: String },
+}
 
 impl<P: ControlPlane> Coordinator<P> {
     /// Runs one effect; pauses where it came to nothing, so that what is started again at once does not spin.
@@ -46,7 +52,7 @@ impl<P: ControlPlane> Run<'_, P> {
             Effect::Preflight => self.preflight().await,
             Effect::StartCapture => self.start_capture().await,
             Effect::PrepareImport => self.prepare_import().await,
-            Effect::AwaitBackfill => self.await_backfill().await,
+            Effect::AwaitBackfill { bytes_per_second } => self.await_backfill(*bytes_per_second).await,
             Effect::AwaitCaughtUp => self.await_caught_up().await,
             Effect::VerifyFull => self.verify_full().await,
             Effect::EngageSync => self.engage_sync(true).await,
@@ -60,10 +66,7 @@ impl<P: ControlPlane> Run<'_, P> {
             Effect::Commit { attempt } => self.commit(*attempt, Vec::new()).await,
             Effect::Activate { .. } => self.activate().await,
             Effect::DeliverMapping { cell } => self.deliver_mapping(cell).await,
-            Effect::AwaitSoak { at } => {
-                self.until(*at).await;
-                self.happened(Event::SoakPassed).await
-            }
+            Effect::AwaitSoak { at } => self.await_soak(*at).await,
             Effect::Unfence { attempt, .. } => self.unfence(*attempt).await,
             Effect::DropImport { cell } => self.drop_import(cell).await,
             Effect::StopCapture { cell } => self.stop_capture(cell).await,
@@ -94,15 +97,20 @@ impl<P: ControlPlane> Run<'_, P> {
     /// Looks at both cells; a cell that stays silent for too long is a finding, too.
     async fn preflight(&self) -> Result<(), Setback> {
         let movement = self.movement()?;
+        let mut weight = Weight::default();
         for (cell, as_target) in [(&movement.source, false), (&movement.target, true)] {
-            if let Some((code, reason)) = self.finding(cell, as_target).await? {
-                return self.happened(Event::PreflightFailed { code, reason }).await;
+            match self.look(cell, as_target).await? {
+                Looked::Found { code, reason } => {
+                    return self.happened(Event::PreflightFailed { code, reason }).await;
+                }
+                Looked::Passed(passed) if !as_target => weight = passed,
+                Looked::Passed(_) => {}
             }
         }
-        self.happened(Event::PreflightPassed).await
+        accepted(self.propose(vec![Event::Weighed(weight), Event::PreflightPassed]).await?)
     }
 
-    async fn finding(&self, cell: &CellId, as_target: bool) -> Result<Option<(String, String)>, Setback> {
+    async fn look(&self, cell: &CellId, as_target: bool) -> Result<Looked, Setback> {
         let context = self.context();
         let patience = self.of.options.preflight_patience;
         let deadline = Instant::now() + patience;
@@ -111,18 +119,25 @@ impl<P: ControlPlane> Run<'_, P> {
             let looked = self.insist("preflight", || self.of.agents.preflight(&agent, &context, as_target));
             match tokio::time::timeout_at(deadline, looked).await {
                 Ok(Ok(report)) => {
-                    return Ok(report.findings.into_iter().next().map(|found| (found.code, found.reason)));
+                    let weight = Weight { rows: report.rows, bytes: report.bytes };
+                    let first = report.findings.into_iter().next();
+                    return Ok(first.map_or(Looked::Passed(weight), |found| Looked::Found {
+                        code: found.code,
+                        reason: found.reason,
+                    }));
                 }
                 // It says nothing of the cell: another node leads, and looks for itself.
                 Ok(Err(setback @ Setback::Step(StepError::Refused { .. }))) if setback.is_of_an_old_leader() => {
                     return Err(setback);
                 }
-                Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => return Ok(Some((code, reason))),
+                Ok(Err(Setback::Step(StepError::Refused { code, reason }))) => {
+                    return Ok(Looked::Found { code, reason });
+                }
                 Ok(Err(Setback::Step(_))) => {}
                 Ok(Err(setback)) => return Err(setback),
                 Err(_) => {
                     let reason = format!("the agent of {cell} at {agent} has not answered for {patience:?}");
-                    return Ok(Some(("CELL_UNREACHABLE".into(), reason)));
+                    return Ok(Looked::Found { code: "CELL_UNREACHABLE".into(), reason });
                 }
             }
         }
@@ -143,10 +158,11 @@ impl<P: ControlPlane> Run<'_, P> {
         self.happened(Event::ImportPrepared { generation }).await
     }
 
-    async fn await_backfill(&self) -> Result<(), Setback> {
+    async fn await_backfill(&self, bytes_per_second: u64) -> Result<(), Setback> {
         let (context, agent) = (self.context(), self.to()?);
+        let status = || self.of.agents.import_status_at(&agent, &context, bytes_per_second);
         loop {
-            let import = self.insist("import status", || self.of.agents.import_status(&agent, &context)).await?;
+            let import = self.insist("import status", status).await?;
             if !import.failure_code.is_empty() {
                 return self.give_up(&import.failure_code, &import.failure).await;
             }
@@ -235,18 +251,35 @@ impl<P: ControlPlane> Run<'_, P> {
         self.happened(Event::ReverseReady { position, generation }).await
     }
 
-    /// Waits until a hold may be tried, and then until it is likely to be short.
+    /// Waits until a hold may be tried, and then for a quiet moment: the copy is close behind, and no transaction is
+    /// open that has run for so long already that the hold would rather miss its budget than see its end.
     async fn await_hold(&self, at: UnixMillis) -> Result<(), Setback> {
         self.until(at).await;
-        let (context, agent) = (self.context(), self.to()?);
+        let (context, from, to) = (self.context(), self.from()?, self.to()?);
         let budget = Duration::from_millis(u64::from(self.movement()?.hold_max_ms));
+        // A session that never ends its transaction must not put the hold off for ever: then it is missed, and counted.
+        let patient_until = Instant::now() + self.of.options.quiet_patience;
         loop {
-            let import = self.insist("import status", || self.of.agents.import_status(&agent, &context)).await?;
-            if import.backfilled && Duration::from_millis(import.lag_ms) * 2 <= budget {
-                return self.happened(Event::HoldDue).await;
+            let import = self.insist("import status", || self.of.agents.import_status(&to, &context)).await?;
+            let close = import.backfilled && Duration::from_millis(import.lag_ms) * 2 <= budget;
+            if close {
+                let sync = self.insist("sync status", || self.of.agents.sync_status(&from, &context)).await?;
+                if sync.oldest_write * 2 <= budget || Instant::now() >= patient_until {
+                    return self.happened(Event::HoldDue).await;
+                }
             }
             tokio::time::sleep(self.of.options.poll).await;
         }
+    }
+
+    /// When the soak is over, the cell that redirects says how much it has turned away. One that cannot be asked holds
+    /// nothing up: then it is not known.
+    async fn await_soak(&self, at: UnixMillis) -> Result<(), Setback> {
+        self.until(at).await;
+        let (context, agent) = (self.context(), self.from()?);
+        let counted = self.of.agents.import_status(&agent, &context).await.ok();
+        let counted = counted.map(|import| Event::Counted { stale_rejected: import.stale_rejected });
+        accepted(self.propose(counted.into_iter().chain([Event::SoakPassed]).collect()).await?)
     }
 
     /// The same on the way back: in Soak the old owner follows the new one.

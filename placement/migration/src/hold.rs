@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cell_client::{StepContext, StepError};
-use cell_model::{Attempt, Digest, Event, Generation, Rejected, Seq, UnixMillis};
+use cell_model::{Attempt, Digest, Event, Generation, Leg, Phase, Rejected, Seq, UnixMillis};
 use tokio::time::Instant;
 
 use crate::ControlPlane;
@@ -36,6 +36,10 @@ impl<P: ControlPlane> Run<'_, P> {
         let missed = match held {
             Ok(Ok(held)) => {
                 let Held { sealed: seq, generation, digest } = held;
+                if self.stops_here() {
+                    // Before it is told: once the record says that the hold is over, this task is, too.
+                    self.let_go(&from, &context).await;
+                }
                 let replies = self
                     .propose(vec![
                         Event::Sealed { attempt, seq },
@@ -48,20 +52,30 @@ impl<P: ControlPlane> Run<'_, P> {
             Ok(Err(missed)) => missed,
             Err(_) => Missed::Reason(format!("not done within the budget of {budget_ms} ms")),
         };
-        // The hold lapses by itself; letting go early only spares the writers some waiting.
-        if let Err(error) = self.of.agents.release_hold(&from, &context).await {
-            tracing::debug!(tenant = %self.record.id, %error, "hold not released, it lapses");
-        }
+        self.let_go(&from, &context).await;
         let (mismatch, reason) = match missed {
             Missed::Mismatch(reason) => (true, reason),
             Missed::Reason(reason) => (false, reason),
         };
         tracing::warn!(tenant = %self.record.id, %attempt, reason, mismatch, "hold missed");
-        if mismatch && self.movement()?.leg == cell_model::Leg::Forward {
+        if mismatch && self.movement()?.leg == Leg::Forward {
             return self.happened(Event::Mismatched { reason }).await;
         }
         let not_before = self.after_backoff(attempt);
         self.happened(Event::HoldMissed { attempt, reason, not_before }).await
+    }
+
+    /// The move was told to stop when its hold is measured.
+    fn stops_here(&self) -> bool {
+        let movement = self.record.movement.as_ref();
+        movement.is_some_and(|movement| movement.leg == Leg::Forward && movement.until == Some(Phase::Hold))
+    }
+
+    /// The hold lapses by itself; letting go early only spares the writers some waiting.
+    async fn let_go(&self, from: &str, context: &StepContext) {
+        if let Err(error) = self.of.agents.release_hold(from, context).await {
+            tracing::debug!(tenant = %self.record.id, %error, "hold not released, it lapses");
+        }
     }
 
     async fn held(

@@ -11,16 +11,16 @@
 //! of the one before it, so that an export that ends there can be joined.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+mod noted;
+
+use noted::Noted;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    Change, ClusterId, Command, Envelope, Event, MoveIntent, NewCell, NewTenant, Outcome, Reply, RequestId,
-    Revision, TenantRecord, UnixMillis,
-};
+use crate::{Change, ClusterId, Envelope, Outcome, Reply, RequestId, Revision, TenantRecord, UnixMillis};
 
 /// SHA-256 of an entry and of everything before it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -245,114 +245,10 @@ fn truncate(text: &mut String, bytes_max: usize) {
     }
 }
 
-/// A command as the trail tells of it.
-struct Noted {
-    action: &'static str,
-    subject: String,
-    detail: String,
-    /// It changes nothing on purpose.
-    is_evidence: bool,
-}
-
-impl Noted {
-    fn new(action: &'static str, subject: String, detail: String) -> Self {
-        Self { action, subject, detail, is_evidence: false }
-    }
-
-    /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.
-    fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
-        let after = changes.iter().find_map(|change| match change {
-            Change::Tenant(record) => Some(record),
-            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) => None,
-        });
-        let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
-        let cell = |id: &dyn fmt::Display| format!("cell/{id}");
-        Some(match &envelope.command {
-            Command::CreateCell(NewCell { id, agent, region, residency, .. }) => {
-                Self::new("create-cell", cell(id), format!("agent={agent} region={region} residency={residency}"))
-            }
-            Command::SetCellState { cell: id, state } => {
-                Self::new("set-cell-state", cell(id), format!("state={state:?}").to_lowercase())
-            }
-            Command::ReportCell { cell: id, generation, gates, agent, .. } => {
-                if changes.is_empty() {
-                    return None;
-                }
-                let gates = gates.join(",");
-                Self::new("report-cell", cell(id), format!("generation={generation} agent={agent} gates={gates}"))
-            }
-            Command::CreateTenant(NewTenant { id, tier, residency, cell: wanted })
-            | Command::PlaceTenant { tenant: NewTenant { id, tier, residency, cell: wanted }, .. } => {
-                let owner = after.map(|record| &record.owner).or(wanted.as_ref());
-                let owner = owner.map(ToString::to_string).unwrap_or_default();
-                let tier = format!("{tier:?}").to_lowercase();
-                Self::new("create-tenant", tenant(id), format!("cell={owner} tier={tier} residency={residency}"))
-            }
-            Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
-            Command::MoveTenant { tenant: id, target, .. } => {
-                let asked = after.and_then(|record| record.movement.as_ref());
-                let asked = asked.map(|movement| format!(" move={} source={}", movement.id, movement.source));
-                Self::new("move-tenant", tenant(id), format!("target={target}{}", asked.unwrap_or_default()))
-            }
-            Command::Steer { move_id, intent } => {
-                let action = match intent {
-                    MoveIntent::Pause => "pause-move",
-                    MoveIntent::Resume => "resume-move",
-                    MoveIntent::Cancel => "cancel-move",
-                    MoveIntent::Rollback => "rollback-move",
-                };
-                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
-                Self::new(action, subject, format!("move={move_id}"))
-            }
-            Command::Record { tenant: id, event, move_id, .. } => {
-                Self::new("move-phase", tenant(id), phase_change(before?, after?, event, *move_id)?)
-            }
-            Command::SetLimits(limits) => Self::new(
-                "set-limits",
-                "limits".into(),
-                format!(
-                    "moves-total={} moves-per-cell={} moves-queued={}",
-                    limits.moves_total, limits.moves_per_cell, limits.moves_queued
-                ),
-            ),
-            Command::RoutersSaw { tenant: id, move_id, revision, routers } => {
-                let mut detail = format!("move={move_id} seen-revision={revision}");
-                for (router, sight) in routers {
-                    let _ = write!(detail, " {router}={}", sight.as_str());
-                }
-                Self { is_evidence: true, ..Self::new("routers-saw", tenant(id), detail) }
-            }
-        })
-    }
-}
-
-/// What a step of a move has changed for others than the mover; none where it has not.
-fn phase_change(
-    before: &TenantRecord,
-    after: &TenantRecord,
-    event: &Event,
-    move_id: Option<crate::MoveId>,
-) -> Option<String> {
-    let phase = |record: &TenantRecord| record.movement.as_ref().map(|movement| movement.phase);
-    let same = (before.epoch, &before.owner, before.life, phase(before))
-        == (after.epoch, &after.owner, after.life, phase(after));
-    if same {
-        return None;
-    }
-    let mut detail = format!("event={} owner={} epoch={}", event.name(), after.owner, after.epoch);
-    if let Some(move_id) = move_id {
-        let _ = write!(detail, " move={move_id}");
-    }
-    if let Some(phase) = phase(after) {
-        let _ = write!(detail, " phase={phase}");
-    }
-    Some(detail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Fleet, Limits, Lineage};
+    use crate::{Command, Fleet, Limits, Lineage};
 
     fn fleet(commands: u32) -> Fleet {
         let mut fleet = Fleet::new(ClusterId(7), Lineage(1));

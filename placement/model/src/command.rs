@@ -64,9 +64,15 @@ pub struct MoveOptions {
     pub retain_ms: u64,
     /// How many holds may be missed before the move is given up.
     pub retries: u32,
+    /// Do everything up to the fence, on the tenant itself, and then take it back.
+    pub rehearse: bool,
+    /// The most that the copy may read of the source in a second; 0: as fast as it goes.
+    pub bytes_per_second: u64,
 }
 
 impl MoveOptions {
+    /// Below it a copy would hardly ever end.
+    pub const BYTES_PER_SECOND_MIN: u64 = 4_096;
     /// The hard cap of a hold: beyond it a client's own time-out becomes likely.
     pub const HOLD_CAP_MS: u32 = 2_000;
 }
@@ -80,6 +86,8 @@ impl Default for MoveOptions {
             soak_ms: 10_000,
             retain_ms: 3_600_000,
             retries: 10,
+            rehearse: false,
+            bytes_per_second: 0,
         }
     }
 }
@@ -179,6 +187,13 @@ pub enum Command {
         revision: Revision,
         /// Routers by name; at most [`Command::ROUTERS_TOLD_MAX`].
         routers: Vec<(String, Sight)>,
+    },
+    /// A copy under way is to go slower, or faster.
+    ThrottleMove {
+        /// Which.
+        move_id: MoveId,
+        /// The most that it may read of the source in a second; 0: as fast as it goes.
+        bytes_per_second: u64,
     },
 }
 

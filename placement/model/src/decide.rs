@@ -1,10 +1,10 @@
 //! Every rule over the fleet: what a command changes, or why it is refused.
 
-use crate::step::{Stepped, steer, step};
+use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
-    Intent, Leg, Life, Limits, Move, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis,
+    Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp, Rejected, Rev,
+    Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -28,7 +28,11 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::PlaceTenant { tenant, suggestion } => create_tenant(fleet, tenant, Some(suggestion), stamp),
         Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
         Command::MoveTenant { tenant, target, options } => move_tenant(fleet, tenant, target, options, stamp),
-        Command::Steer { move_id, intent } => steer_move(fleet, *move_id, *intent, stamp),
+        Command::Steer { move_id, intent } => steer_move(fleet, *move_id, |record| steer(record, *intent, stamp)),
+        Command::ThrottleMove { move_id, bytes_per_second } => {
+            check_rate(*bytes_per_second)?;
+            steer_move(fleet, *move_id, |record| throttle(record, *bytes_per_second, stamp))
+        }
         Command::Record { tenant, uid, move_id, leg, event } => {
             let record = known(fleet, tenant)?;
             require(record.uid == *uid, || Rejected::StaleUid { expected: *uid, actual: record.uid })?;
@@ -80,7 +84,9 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
         | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
-        Command::Steer { move_id, .. } => fleet.tenant_of_move(*move_id).map(|record| record.revision),
+        Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
+            fleet.tenant_of_move(*move_id).map(|record| record.revision)
+        }
         Command::SetLimits(_) => None,
     };
     revision.unwrap_or_default()
@@ -273,23 +279,25 @@ fn check_options(options: &MoveOptions) -> Result<(), Rejected> {
         invalid("max-hold", format!("{} ms is not between 1 ms and the cap of {cap} ms", options.hold_max_ms))
     })?;
     if let Some(until) = options.until {
-        let stoppable = [
-            Phase::Preflight,
-            Phase::Prepare,
-            Phase::Backfill,
-            Phase::CatchUp,
-            Phase::Verify,
-            Phase::Sync,
-            Phase::Soak,
-        ];
-        require(stoppable.contains(&until), || {
-            invalid("until", format!("a move cannot stop after {until}: choose a phase up to sync, or soak"))
+        require(!matches!(until, Phase::Unfence | Phase::Cleanup), || {
+            invalid("until", format!("{until} is on the way back: choose a phase from preflight to soak"))
+        })?;
+        require(!options.rehearse || until < Phase::Fenced, || {
+            invalid("until", format!("a rehearsal never comes behind {until}: leave one of the two out"))
         })?;
     }
+    check_rate(options.bytes_per_second)?;
     require(options.retries <= RETRIES_MAX, || invalid("retries", format!("at most {RETRIES_MAX}")))?;
     require(options.sync_steady_ms <= STEADY_MS_MAX, || invalid("sync-steady", "at most ten minutes"))?;
     require(options.soak_ms <= SOAK_MS_MAX, || invalid("soak", "at most fourteen days"))?;
     require(options.retain_ms <= RETAIN_MS_MAX, || invalid("retain", "at most a year"))
+}
+
+fn check_rate(bytes_per_second: u64) -> Result<(), Rejected> {
+    let least = MoveOptions::BYTES_PER_SECOND_MIN;
+    require(bytes_per_second == 0 || bytes_per_second >= least, || {
+        invalid("bytes-per-second", format!("{bytes_per_second} is too slow: at least {least}, or 0 for no limit"))
+    })
 }
 
 fn move_tenant(
@@ -333,6 +341,9 @@ fn new_move(record: &TenantRecord, target: &CellId, options: &MoveOptions, stamp
         attempt,
         intent: Intent::Run,
         until: options.until,
+        rehearse: options.rehearse,
+        bytes_per_second: options.bytes_per_second,
+        weight: None,
         admitted: false,
         hold_max_ms: options.hold_max_ms,
         sync_steady_ms: options.sync_steady_ms,
@@ -342,6 +353,7 @@ fn new_move(record: &TenantRecord, target: &CellId, options: &MoveOptions, stamp
         not_before: UnixMillis(0),
         acks: Acks::default(),
         fenced_epoch: None,
+        stale_rejected: None,
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }
@@ -350,14 +362,13 @@ fn new_move(record: &TenantRecord, target: &CellId, options: &MoveOptions, stamp
 fn steer_move(
     fleet: &dyn FleetView,
     move_id: MoveId,
-    intent: MoveIntent,
-    stamp: Stamp,
+    steered: impl FnOnce(&TenantRecord) -> Result<Stepped, Rejected>,
 ) -> Result<Vec<Change>, Rejected> {
     if fleet.ended_move(move_id).is_some() {
         return Err(Rejected::MoveEnding { move_id });
     }
     let record = fleet.tenant_of_move(move_id).ok_or(Rejected::MoveUnknown { move_id })?;
-    changes(fleet, record, steer(record, intent, stamp)?)
+    changes(fleet, record, steered(record)?)
 }
 
 fn record_event(

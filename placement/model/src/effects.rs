@@ -31,7 +31,10 @@ pub enum Effect {
     /// → [`crate::Event::ImportPrepared`]
     PrepareImport,
     /// Wait until the frontier has reached the end. → [`crate::Event::BackfillDone`]
-    AwaitBackfill,
+    AwaitBackfill {
+        /// The most that it may read in a second; 0: as fast as it goes.
+        bytes_per_second: u64,
+    },
     /// Wait until the target is close behind. → [`crate::Event::CaughtUp`]
     AwaitCaughtUp,
     /// Compare full digests at a consistent cut. → [`crate::Event::FullyVerified`] or [`crate::Event::Mismatched`]
@@ -189,7 +192,7 @@ fn move_effects(record: &TenantRecord, movement: &Move) -> Vec<Effect> {
         // The source must capture before the target asks for its first chunk.
         Phase::Prepare if acks.capture.is_none() => vec![Effect::StartCapture],
         Phase::Prepare => vec![Effect::PrepareImport],
-        Phase::Backfill => vec![Effect::AwaitBackfill],
+        Phase::Backfill => vec![Effect::AwaitBackfill { bytes_per_second: movement.bytes_per_second }],
         Phase::CatchUp => match acks.sync {
             SyncMode::Degrading | SyncMode::Engaged { .. } => vec![Effect::DisengageSync],
             SyncMode::Async if paused => Vec::new(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Digest, Generation, Seq, UnixMillis};
+use crate::{Attempt, CellId, Digest, Generation, Seq, UnixMillis, Weight};
 
 /// One thing that happened. Acknowledgements of a hold carry the attempt that they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +172,14 @@ pub enum Event {
         /// Where.
         cell: CellId,
     },
+
+    /// What preflight has found the tenant to weigh.
+    Weighed(Weight),
+    /// How many requests the fenced cell has turned away since, because they came under an older epoch.
+    Counted {
+        /// So many.
+        stale_rejected: u64,
+    },
 }
 
 impl Event {
@@ -212,6 +220,8 @@ impl Event {
             Self::Retired { .. } => "Retired",
             Self::RetentionOver { .. } => "RetentionOver",
             Self::Reclaimed { .. } => "Reclaimed",
+            Self::Weighed(_) => "Weighed",
+            Self::Counted { .. } => "Counted",
         }
     }
 }

@@ -235,7 +235,7 @@ impl Fleet {
     fn named_tenant(&self, command: &Command) -> Option<&TenantRecord> {
         match command {
             Command::Record { tenant, .. } => self.tenants.get(tenant),
-            Command::Steer { move_id, .. } => self.tenant_of_move(*move_id),
+            Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => self.tenant_of_move(*move_id),
             _ => None,
         }
     }

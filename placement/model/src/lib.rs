@@ -26,6 +26,7 @@ mod record;
 mod rejected;
 mod shelves;
 mod step;
+mod timing;
 
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
 pub use command::{
@@ -42,9 +43,10 @@ pub use ids::{
 pub use mapping::{Hold, Mapping, MappingState};
 pub use movement::{
     Acks, AppliedAck, End, FencedAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck, SealedAck,
-    SyncMode, VerifiedAck,
+    SyncMode, VerifiedAck, Weight,
 };
 pub use record::{CellRecord, CellState, Life, Retained, TenantRecord, Tier};
 pub use rejected::Rejected;
 pub use shelves::Trail;
 pub use step::{Stepped, step};
+pub use timing::{Estimate, HeldFor, HoldEnd, holds};

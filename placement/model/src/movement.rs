@@ -139,6 +139,8 @@ pub enum End {
     Cancelled,
     /// The operator brought it back out of soak.
     RolledBack,
+    /// It was a rehearsal: everything was done up to the fence, and taken back.
+    Rehearsed,
     /// The engine gave up before the cutover.
     Aborted {
         /// Stable code of the reason.
@@ -156,6 +158,7 @@ impl End {
             Self::Completed => "completed",
             Self::Cancelled => "cancelled",
             Self::RolledBack => "rolled-back",
+            Self::Rehearsed => "rehearsed",
             Self::Aborted { .. } => "aborted",
         }
     }
@@ -257,6 +260,15 @@ pub struct Acks {
     pub capture_stopped: bool,
 }
 
+/// What a tenant weighs, as its cell has counted it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Weight {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
 /// When a phase was entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PhaseStamp {
@@ -289,6 +301,12 @@ pub struct Move {
     pub intent: Intent,
     /// Pause by itself when this phase is done, before the next one starts.
     pub until: Option<Phase>,
+    /// Everything is to be done up to the fence, on the tenant itself, and then taken back.
+    pub rehearse: bool,
+    /// The most that the copy may read of the source in a second; 0: as fast as it goes.
+    pub bytes_per_second: u64,
+    /// What preflight has found the tenant to weigh.
+    pub weight: Option<Weight>,
     /// It has a slot among the moves that may run at once.
     pub admitted: bool,
     /// The longest that writes may wait in one hold, in milliseconds.
@@ -307,6 +325,8 @@ pub struct Move {
     pub acks: Acks,
     /// Epoch of the grant that COMMIT has fenced: what a reclaim of that copy checks.
     pub fenced_epoch: Option<Epoch>,
+    /// How many requests the fenced cell has turned away because they came under the older epoch, at the end of soak.
+    pub stale_rejected: Option<u64>,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].
@@ -333,6 +353,12 @@ impl Move {
             Leg::Forward => &self.target,
             Leg::Back => &self.source,
         }
+    }
+
+    /// Whether COMMIT is to become an ABORT once every acknowledgement is there: a rehearsal, or a stop at the fence.
+    #[must_use]
+    pub fn stops_at_the_fence(&self) -> bool {
+        self.leg == Leg::Forward && (self.rehearse || self.until == Some(Phase::Fenced))
     }
 
     /// When the current phase was entered.

@@ -12,7 +12,7 @@ mod copy;
 mod cutover;
 mod steer;
 
-pub(crate) use steer::steer;
+pub(crate) use steer::{steer, throttle};
 
 use crate::{Attempt, End, Event, Leg, Life, Move, MoveRecord, Phase, PhaseStamp, Rejected, Stamp, TenantRecord};
 
@@ -59,6 +59,7 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::ReverseReady { .. }
         | Event::SyncDegraded { .. }
         | Event::SyncDisengaged
+        | Event::Weighed(_)
         | Event::GaveUp { .. } => ended = within_move(&mut next, event, stamp, copy::take)?,
         Event::HoldDue
         | Event::Sealed { .. }
@@ -71,6 +72,7 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::Unfenced { .. }
         | Event::Activated { .. }
         | Event::MappingDelivered
+        | Event::Counted { .. }
         | Event::SoakPassed => ended = within_move(&mut next, event, stamp, cutover::take)?,
         Event::ImportDropped | Event::CaptureStopped => {
             ended = within_move(&mut next, event, stamp, afterwards::take)?;
@@ -204,10 +206,16 @@ fn forget_hold(movement: &mut Move) {
 /// A hold that did not lead to a COMMIT: back to where the copy is kept up to date, or give up.
 fn back_from_hold(movement: &mut Move, stamp: Stamp, reason: &str) {
     forget_hold(movement);
+    if let Some(end) = movement.ending.take() {
+        turn_to_cleanup(movement, end, stamp);
+        return;
+    }
     match movement.leg {
         Leg::Forward if movement.intent == crate::Intent::Cancel => {
             turn_to_cleanup(movement, End::Cancelled, stamp)
         }
+        // It was told to stop: nothing was tried in vain.
+        Leg::Forward if movement.intent == crate::Intent::Pause => enter(movement, Phase::Sync, stamp),
         Leg::Forward if movement.retries_left == 0 => {
             let end = End::Aborted { code: "HOLD_RETRIES_SPENT".into(), reason: reason.into() };
             turn_to_cleanup(movement, end, stamp);

@@ -85,6 +85,8 @@ impl StepContext {
 pub struct PreflightReport {
     /// What stands in the way; empty: nothing.
     pub findings: Vec<Finding>,
+    /// What does not, and is better mended.
+    pub notes: Vec<Finding>,
     /// Of the tenant.
     pub rows: u64,
     /// Of the tenant.
@@ -121,6 +123,8 @@ pub struct ImportProgress {
     pub failure_code: String,
     /// A sentence.
     pub failure: String,
+    /// Requests that this cell has turned away because they came under an older epoch, since it redirects.
+    pub stale_rejected: u64,
 }
 
 /// How the owner stands to its follower while it waits for it.
@@ -134,6 +138,8 @@ pub struct SyncProgress {
     pub last: Seq,
     /// What the follower has acknowledged.
     pub acked: Seq,
+    /// Age of the oldest transaction that a hold would have to wait for.
+    pub oldest_write: Duration,
 }
 
 /// Runs steps on agents. Cheap to clone; clones share connections.
@@ -159,7 +165,23 @@ impl AgentPool {
         agent: &str,
         tenant: Option<&TenantId>,
     ) -> Result<v1::DescribeResponse, StepError> {
-        let request = v1::DescribeRequest { tenant: tenant.map(ToString::to_string).unwrap_or_default() };
+        let tenant = tenant.map(ToString::to_string).unwrap_or_default();
+        self.described(agent, v1::DescribeRequest { tenant, uncounted: false }).await
+    }
+
+    /// How a tenant's copy goes. Nothing is counted for it, so it may be asked often.
+    ///
+    /// # Errors
+    /// [`StepError`]
+    pub async fn describe_copy(&self, agent: &str, tenant: &TenantId) -> Result<v1::DescribeResponse, StepError> {
+        self.described(agent, v1::DescribeRequest { tenant: tenant.to_string(), uncounted: true }).await
+    }
+
+    async fn described(
+        &self,
+        agent: &str,
+        request: v1::DescribeRequest,
+    ) -> Result<v1::DescribeResponse, StepError> {
         let mut client = self.client(agent)?;
         let answer = tokio::time::timeout(self.options.step, client.describe(request)).await;
         let answer = answer.map_err(|_| no_answer(agent, self.options.step))?;

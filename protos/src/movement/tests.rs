@@ -15,6 +15,9 @@ fn movement() -> Move {
         attempt: Attempt(3),
         intent: Intent::Run,
         until: None,
+        rehearse: true,
+        bytes_per_second: 4_096,
+        weight: Some(cell_model::Weight { rows: 5, bytes: 500 }),
         admitted: true,
         hold_max_ms: 500,
         sync_steady_ms: 600,
@@ -28,6 +31,7 @@ fn movement() -> Move {
             ..Acks::default()
         },
         fenced_epoch: None,
+        stale_rejected: None,
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,

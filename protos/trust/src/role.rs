@@ -168,7 +168,7 @@ rpcs! {
         CreateCell as CreateCell, SetCellState as SetCellState, ReportCell as ReportCell, GetCell as GetCell,
         ListCells as ListCells, CreateTenant as CreateTenant, DeleteTenant as DeleteTenant, GetTenant as GetTenant,
         ListTenants as ListTenants, GetSignedMapping as GetSignedMapping, MoveTenant as MoveTenant,
-        SteerMove as SteerMove, GetMove as GetMove, ListMoves as ListMoves, GetLimits as GetLimits,
+        PreviewMove as PreviewMove, SteerMove as SteerMove, GetMove as GetMove, ListMoves as ListMoves, GetLimits as GetLimits,
         SetLimits as SetLimits, Watch as Watch, ConfirmRevision as ConfirmRevision, ListRouters as ListRouters,
         AwaitSeen as AwaitSeen, ListAudit as ListAudit,
     }
@@ -213,6 +213,7 @@ impl Rpc {
             | Self::StoreListMembers
             | Self::StoreDiskStatus
             | Self::AwaitSeen
+            | Self::PreviewMove
             | Self::ListAudit => &[Viewer, Operator, Admin],
             Self::Watch | Self::ConfirmRevision => &[Viewer, Operator, Admin, Router],
             Self::GetSignedMapping => &[Viewer, Operator, Admin, Agent],

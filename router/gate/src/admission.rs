@@ -158,6 +158,7 @@ impl Gatekeeper {
             Err(Refusal::Refused(_)) => &self.counters.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        self.note_stale(stamp, outcome.as_ref().err());
         outcome
     }
 
@@ -177,7 +178,17 @@ impl Gatekeeper {
         let deadline = Instant::now() + Duration::from_millis(self.limits.wait_ms);
         match self.admit_until(stamp, false, deadline).await {
             Ok(_) => Refusal::Refused(code),
-            Err(refusal) => refusal,
+            Err(refusal) => {
+                self.note_stale(stamp, Some(&refusal));
+                refusal
+            }
+        }
+    }
+
+    /// The agent is told how many came late: it is part of what a move leaves as evidence.
+    fn note_stale(&self, stamp: &RequestStamp, refusal: Option<&Refusal>) {
+        if matches!(refusal, Some(Refusal::Stale(_))) {
+            self.table.outbox().stale(&stamp.tenant, stamp.uid);
         }
     }
 

@@ -226,7 +226,10 @@ impl Session<'_> {
         self.nonce += 1;
         // The lease counts from before the ping can have been seen.
         self.pings.push_back((self.nonce, Instant::now()));
-        let ping = message(proto::gate_message::Message::Ping(proto::GatePing { nonce: self.nonce }));
+        let ping = message(proto::gate_message::Message::Ping(proto::GatePing {
+            nonce: self.nonce,
+            stale: self.gatekeeper.table.outbox().take_stale(),
+        }));
         match self.outgoing.try_send(ping) {
             Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Detached::Ended),

@@ -176,12 +176,13 @@ async fn receive(
         let applied = match message.response {
             Some(Response::Chunk(chunk)) => {
                 // Asked for before this one is loaded, so that the owner reads while the follower writes.
+                let pace = Arc::clone(&tenant.lock().progress.pace);
+                pace.took(chunk.rows.iter().map(|row| (row.key.len() + row.value.len()) as u64).sum());
                 if !chunk.done {
                     let after_key = chunk.last_key.clone();
-                    let request = Some(Request::NextChunk(wire::NextChunk { after_key }));
-                    if requests.send(wire::FollowRequest { request }).await.is_err() {
-                        return Ended::Lost("the owner ended the stream".into());
-                    }
+                    let request =
+                        wire::FollowRequest { request: Some(Request::NextChunk(wire::NextChunk { after_key })) };
+                    super::ask_at_pace(pace, requests, request).await;
                 }
                 apply::chunk(tenants, tenant, move_id, chunk)
             }

@@ -143,11 +143,13 @@ impl Captures {
         }
     }
 
-    /// The capture whose follower lags the furthest is given up.
+    /// The capture whose follower lags the furthest is given up. Where none lags, something else keeps the log, such as a
+    /// transaction that is never ended: then no capture can go on.
     pub(crate) fn fail_slowest(&mut self, refusal: &Refusal) {
         let slowest = self.of.values_mut().filter(|capture| !capture.queue.is_empty());
-        if let Some(slowest) = slowest.min_by_key(|capture| capture.queue.front().map(|first| first.seq)) {
-            slowest.fail(refusal.clone());
+        match slowest.min_by_key(|capture| capture.queue.front().map(|first| first.seq)) {
+            Some(slowest) => slowest.fail(refusal.clone()),
+            None => self.fail_all(refusal),
         }
     }
 
@@ -284,5 +286,8 @@ mod tests {
         captures.take("t", captured(31, "a"), MAX, now);
         captures.fail_slowest(&Refusal::new("CAPTURE_OVERFLOW", "the log has grown too long"));
         assert!(captures.standing(&id()).unwrap().is_err());
+        captures.insert(id(), Capture::new(Seq(40), true));
+        captures.fail_slowest(&Refusal::new("CAPTURE_OVERFLOW", "an open transaction keeps the log"));
+        assert!(captures.standing(&id()).unwrap().is_err(), "nobody lags, and the log grows all the same");
     }
 }

@@ -280,9 +280,13 @@ impl Driver for Cell {
         Box::pin(feed::serve(self, request))
     }
 
-    fn storage<'a>(&'a self, tenant: Option<&'a TenantId>) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
+    fn storage<'a>(
+        &'a self,
+        tenant: Option<&'a TenantId>,
+        counted: bool,
+    ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         Box::pin(async move {
-            if let Err(fault) = self.count(tenant).await {
+            if counted && let Err(fault) = self.count(tenant).await {
                 tracing::debug!(%fault, "rows could not be counted: what was counted before is told");
             }
             let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
@@ -344,6 +348,15 @@ impl Cell {
             applied_seq: if follows { core.applied().get() } else { 0 },
             digest: Some(digest_to_wire(core.digest)),
             captured: standing.map_or(0, |standing| standing.kept as u64),
+            copied_rows: core.progress.copied.0,
+            copied_bytes: core.progress.copied.1,
+            // Positions in the log are bytes of it.
+            lag_bytes: if follows {
+                core.progress.source_seq.get().saturating_sub(core.applied().get())
+            } else {
+                0
+            },
+            lag_ms: if follows { core.progress.lag_ms() } else { 0 },
         })
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Server {
     pub(crate) sees_all_rows: bool,
     pub(crate) may_silence_triggers: bool,
     pub(crate) role: String,
+    /// Log that a slot may keep, in bytes; none: as much as there is room for.
+    pub(crate) slot_wal_max: Option<u64>,
 }
 
 fn finding(code: &str, reason: String) -> wire::Finding {
@@ -139,6 +141,24 @@ pub(crate) fn server(server: &Server) -> Vec<wire::Finding> {
     found
 }
 
+/// What is not in the way, and may be one day.
+pub(crate) fn notes(server: &Server, wal_bytes_max: u64) -> Vec<wire::Finding> {
+    let reason = match server.slot_wal_max {
+        // The agent gives slow copies up itself, but it must be running for that.
+        None => {
+            "while this cell's agent is down during a move, its slot keeps log without a limit: ALTER SYSTEM SET \
+                 max_slot_wal_keep_size = '16GB', and SELECT pg_reload_conf()"
+                .to_owned()
+        }
+        Some(most) if most < wal_bytes_max => format!(
+            "max_slot_wal_keep_size is {most} bytes, less than the {wal_bytes_max} that the agent lets a slow copy \
+             keep: the server would end such a copy first"
+        ),
+        Some(_) => return Vec::new(),
+    };
+    vec![finding("SLOT_WAL_LIMIT", reason)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::catalogue::{Column, ForeignKey, Unique};
@@ -233,8 +253,13 @@ mod tests {
             sees_all_rows: true,
             may_silence_triggers: true,
             role: "cell".into(),
+            slot_wal_max: Some(1 << 34),
         };
         assert!(server(&able).is_empty());
+        assert!(notes(&able, 1 << 32).is_empty());
+        assert!(notes(&able, 1 << 35)[0].reason.contains("17179869184 bytes"));
+        let unbounded = Server { slot_wal_max: None, ..able.clone() };
+        assert!(notes(&unbounded, 1 << 32)[0].reason.contains("ALTER SYSTEM SET max_slot_wal_keep_size"));
         let unable = Server {
             wal_level: "replica".into(),
             slots_free: 0,

@@ -226,7 +226,7 @@ impl Copy<'_> {
         }
         self.alike = true;
         if !self.applier.copied.reach.done {
-            self.ask_for_chunk(self.applier.copied.reach.encode().into()).await?;
+            self.ask_for_chunk(self.applier.copied.reach.encode().into()).await;
         }
         Ok(())
     }
@@ -236,18 +236,21 @@ impl Copy<'_> {
         sent.map_err(|_| Ended::Lost("the owner ended the stream".into()))
     }
 
-    async fn ask_for_chunk(&self, after_key: bytes::Bytes) -> Result<(), Ended> {
-        self.ask(Request::NextChunk(wire::NextChunk { after_key })).await
+    async fn ask_for_chunk(&self, after_key: bytes::Bytes) {
+        let request = wire::FollowRequest { request: Some(Request::NextChunk(wire::NextChunk { after_key })) };
+        let pace = Arc::clone(&self.tenant.lock().progress.pace);
+        crate::follow::ask_at_pace(pace, &self.requests, request).await;
     }
 
     async fn chunk(&mut self, chunk: wire::TableChunk) -> Result<(), Ended> {
-        // Asked for before this one is loaded, so that the owner reads while the follower writes.
-        if !chunk.done {
-            self.ask_for_chunk(chunk.last_key.clone()).await?;
-        }
-        self.applier.chunk(&chunk).await?;
         let rows = chunk.rows.iter().map(|rows| rows.rows).sum();
         let bytes = chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum();
+        self.tenant.lock().progress.pace.took(bytes);
+        // Asked for before this one is loaded, so that the owner reads while the follower writes.
+        if !chunk.done {
+            self.ask_for_chunk(chunk.last_key.clone()).await;
+        }
+        self.applier.chunk(&chunk).await?;
         self.applied((rows, bytes), (0, 0)).await
     }
 
@@ -282,6 +285,10 @@ impl Copy<'_> {
         // What an earlier comparison at the same change has found is not what is there now.
         let of = (seq, Attempt(cut.attempt));
         self.tenant.lock().cuts.remove(&of);
+        // Before the comparison is told: with it the tenant may be given to this cell.
+        for sequence in &cut.sequences {
+            cell.advance_sequence(&sequence.name, sequence.last_value).await?;
+        }
         if cut.all_rows {
             let client = self.cell.database.session().await?;
             backfill::begin(&client).await?;
@@ -303,9 +310,6 @@ impl Copy<'_> {
             let keys: Vec<_> = cut.keys.into_iter().map(|key| (key.table, key.key)).collect();
             let sum = digest::of_keys(&client, &catalogue, (&tenant.id, uid), &keys).await;
             tenant.lock().remember_cut(of, sum.map(|sum| sum.digest).map_err(Refusal::from));
-        }
-        for sequence in &cut.sequences {
-            cell.advance_sequence(&sequence.name, sequence.last_value).await?;
         }
         self.tenant.notify();
         Ok(())

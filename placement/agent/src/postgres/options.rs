@@ -33,7 +33,7 @@ fn tenant_id() -> String {
 }
 
 const fn chunk_bytes() -> u32 {
-    1024 * 1024
+    4 * 1024 * 1024
 }
 
 const fn wal_bytes_max() -> u64 {

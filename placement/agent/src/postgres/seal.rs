@@ -28,6 +28,20 @@ SELECT string_agg(format('%s (%s, pid %s, open for %s ms)', coalesce(nullif(a.ap
    AND l.classid = ((cellway.lock_key($1) >> 32) & 4294967295)::oid
    AND l.objid = (cellway.lock_key($1) & 4294967295)::oid AND l.pid <> pg_backend_pid()";
 
+/// Age of the oldest transaction that a seal taken now would wait for; zero where there is none, or where the agent's role
+/// may not see when it began.
+pub(crate) async fn oldest_write(client: &Client, tenant: &TenantId) -> Result<Duration, Fault> {
+    const OLDEST: &str = "
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000), 0)::bigint
+  FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.mode = 'ShareLock'
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.classid = ((cellway.lock_key($1) >> 32) & 4294967295)::oid
+   AND l.objid = (cellway.lock_key($1) & 4294967295)::oid";
+    let row = client.query_one(OLDEST, &[&tenant.as_str()]).await?;
+    Ok(Duration::from_millis(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default()))
+}
+
 impl Seal {
     /// Waits in a session of its own until every transaction that has entered is done, at most for `patience`.
     pub(crate) async fn take(

@@ -57,8 +57,12 @@ impl Work<'_> {
         })
     }
 
-    pub(super) async fn import_status(&self) -> Result<Answer, Refusal> {
-        let ticket = self.lock()?.ticket;
+    pub(super) async fn import_status(&self, bytes_per_second: u64) -> Result<Answer, Refusal> {
+        let ticket = {
+            let core = self.lock()?;
+            core.progress.pace.limit(bytes_per_second);
+            core.ticket
+        };
         self.tenants.wait(ticket).await?;
         self.import_progress()
     }
@@ -81,6 +85,7 @@ impl Work<'_> {
             copied_bytes: core.progress.copied.1,
             failure_code,
             failure,
+            stale_rejected: self.tenants.board.stale_rejected(&self.tenant.id),
         }))
     }
 

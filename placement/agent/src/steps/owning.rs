@@ -55,7 +55,7 @@ impl Work<'_> {
             );
         }
         let (rows, bytes) = core.position().map_or((0, 0), |position| (position.digest.rows, position.bytes));
-        Answer::Preflight(wire::PreflightReport { findings, rows, bytes })
+        Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes: Vec::new() })
     }
 
     pub(super) async fn start_capture(&self) -> Result<Answer, Refusal> {
@@ -116,6 +116,8 @@ impl Work<'_> {
             wants_degrade: engaged && acked < last && overdue,
             last_seq: last.get(),
             acked_seq: acked.get(),
+            // The gates wait for requests, and nothing else writes here.
+            oldest_write_ms: 0,
         }))
     }
 

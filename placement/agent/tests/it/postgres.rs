@@ -1,5 +1,6 @@
 //! Cells whose tenants are in PostgreSQL.
 
+mod budget;
 mod copying;
 mod fence;
 mod ground;

@@ -137,7 +137,7 @@ pub struct FailCell {
 #[derive(Debug, Clone, Args)]
 pub struct CapacityArgs {
     /// By how much demand grows in 30 days
-    #[arg(long, value_parser = rate, default_value = "5%", value_name = "RATE")]
+    #[arg(long, value_parser = byte_rate, default_value = "5%", value_name = "RATE")]
     pub growth: f64,
     /// Another rate for some tenants, as tier=gold:8% or region=eu-1:3%; the first that fits counts
     #[arg(long, value_parser = growth_of, value_name = "WHO:RATE")]
@@ -200,19 +200,19 @@ pub struct Simulate {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["growth", "weekend", "spikes", "arrivals", "departures"])]
     pub usage: Option<PathBuf>,
     /// By how much demand grows in 30 days
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "RATE")]
+    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "RATE")]
     pub growth: f64,
     /// What is left of demand on two days of seven
-    #[arg(long, value_parser = rate, default_value = "100%", value_name = "SHARE")]
+    #[arg(long, value_parser = byte_rate, default_value = "100%", value_name = "SHARE")]
     pub weekend: f64,
     /// The chance that a tenant has a spike of three hours on a day
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "SHARE")]
     pub spikes: f64,
     /// The share of tenants that arrive after the first day
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "SHARE")]
     pub arrivals: f64,
     /// The share of tenants that leave
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "SHARE")]
     pub departures: f64,
     /// Make a plan every so many days; 0: never
     #[arg(long, default_value_t = 1, value_name = "DAYS")]
@@ -270,6 +270,14 @@ pub struct Apply {
     /// How long old copies are kept after that
     #[arg(long, value_parser = humantime::parse_duration, default_value = "1h", value_name = "DURATION")]
     pub retain: Duration,
+    /// The most that each copy may read of its source in a second, as 500kB or 20MiB [default: as fast as it goes]
+    #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
+    pub bytes_per_second: u64,
+}
+
+/// Bytes in a second; 0: no limit.
+pub(super) fn byte_rate(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { bytes(text) }
 }
 
 /// Bytes as people write them: `1048576`, `500MB`, `1.5 TiB`.

@@ -111,6 +111,7 @@ impl Applying {
         let too_long = |name: &str| Failure::usage(format!("{name} is too long"), "say a shorter time");
         let options = MoveOptions {
             soak_ms: u32::try_from(apply.soak.as_millis()).map_err(|_| too_long("--soak"))?,
+            bytes_per_second: apply.bytes_per_second,
             retain_ms: u64::try_from(apply.retain.as_millis()).map_err(|_| too_long("--retain"))?,
             ..MoveOptions::default()
         };

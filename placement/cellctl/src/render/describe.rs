@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::table;
+use crate::follow::bytes;
 use crate::view::{CellView, MoveView, TenantView};
 
 /// A tenant.
@@ -76,17 +77,26 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Status", movement.status.clone()),
         ("Reason", end),
         ("Phase", phase),
+        ("Rehearsal", if movement.rehearse { "taken back at the fence".into() } else { String::new() }),
         ("Pauses after", movement.until.clone().unwrap_or_default()),
         ("Attempt", movement.attempt.to_string()),
         ("Epoch", movement.epoch.to_string()),
         ("Hold budget", duration(u64::from(movement.hold_max_ms))),
+        ("Throttle", movement.bytes_per_second.map(|most| format!("{}/s", bytes(most))).unwrap_or_default()),
+        ("Weight", weight(movement)),
         ("Soak", duration(u64::from(movement.soak_ms))),
         ("Retention", duration(movement.retain_ms)),
         ("Retries left", movement.retries_left.to_string()),
         ("Digest", movement.digest.clone().unwrap_or_default()),
         ("Sealed at", movement.sealed_seq.map(|seq| seq.to_string()).unwrap_or_default()),
+        ("Turned away", movement.stale_rejected.map(|count| format!("{count} stale requests")).unwrap_or_default()),
         ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
     ]);
+    for held in &movement.holds {
+        let reads = if held.reads_ms > 0 { format!(", reads {} ms", held.reads_ms) } else { String::new() };
+        let (attempt, writes, end) = (held.attempt, held.writes_ms, held.end.as_str());
+        line(&mut text, "Held", &format!("attempt {attempt}: writes {writes} ms{reads}, {end}"));
+    }
     let ends = movement.history.iter().skip(1).map(|next| Some(next.at_unix_ms)).chain([movement.ended_unix_ms]);
     let rows = movement.history.iter().zip(ends).map(|(stamp, end)| {
         let took = end.map_or_else(|| "…".to_owned(), |end| duration(end.saturating_sub(stamp.at_unix_ms)));
@@ -98,6 +108,13 @@ pub fn describe_move(movement: &MoveView) -> String {
         text.push_str(&table(&["", "PHASE", "ATTEMPT", "ENTERED", "TOOK", "REVISION"], rows, true));
     }
     text
+}
+
+fn weight(movement: &MoveView) -> String {
+    match (movement.rows, movement.bytes) {
+        (Some(rows), Some(size)) => format!("{rows} rows, {}", bytes(size)),
+        _ => String::new(),
+    }
 }
 
 /// Leaves out what is empty.

@@ -14,7 +14,7 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    fn start(directory: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         Self::start_as(directory, None)
     }
 

@@ -7,6 +7,9 @@ mod care;
 mod cli;
 mod demo;
 mod drill;
+mod moves;
+#[cfg(not(feature = "planted"))]
+mod orphans;
 mod plan;
 #[cfg(not(feature = "planted"))]
 mod postgres;

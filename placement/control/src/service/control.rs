@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, envelope, page, placing, routers, watch};
+use super::{Caller, Ground, audit, envelope, page, placing, preview, routers, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -212,6 +212,13 @@ impl ControlService for ControlEndpoint {
         let envelope = envelope(command, options, by)?;
         self.check_reachable(&envelope, &target)?;
         self.write_tenant(envelope, tenant).await
+    }
+
+    async fn preview_move(&self, request: Request<v1::MoveTenantRequest>) -> Answer<v1::PreviewMoveResponse> {
+        let Command::MoveTenant { tenant, target, options } = command(request.into_inner())? else {
+            return Err(Status::internal("not a move"));
+        };
+        preview::preview(&self.0, &preview::Wanted { tenant, target, options }).await.map(Response::new)
     }
 
     async fn steer_move(&self, request: Request<v1::SteerMoveRequest>) -> Answer<v1::TenantResponse> {

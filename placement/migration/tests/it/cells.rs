@@ -114,14 +114,18 @@ fn answer_to(step: &Step) -> Answer {
             backfilled: true,
             applied_seq: LAST,
             source_seq: LAST,
+            stale_rejected: 4,
             ..ImportProgress::default()
         }),
         Step::ScanDigest(scan) => Answer::Digest(DigestResult { seq: scan.at_seq.max(LAST), digest }),
         Step::DigestAt(at) => Answer::Digest(DigestResult { seq: at.seq, digest }),
         Step::SyncStatus(_) => {
-            Answer::Sync(SyncProgress { engaged: true, wants_degrade: false, last_seq: LAST, acked_seq: LAST })
+            let (last_seq, acked_seq) = (LAST, LAST);
+            Answer::Sync(SyncProgress { engaged: true, last_seq, acked_seq, ..SyncProgress::default() })
         }
-        Step::Preflight(_) => Answer::Preflight(PreflightReport::default()),
+        Step::Preflight(_) => {
+            Answer::Preflight(PreflightReport { rows: 3, bytes: 300, ..PreflightReport::default() })
+        }
         _ => Answer::Done(Done {}),
     }
 }

@@ -146,3 +146,46 @@ async fn a_deleted_tenant_is_revoked_at_its_cell() {
     leader.stop().await;
     assert!(cells.steps().iter().any(|step| step == "a Revoke"));
 }
+
+#[tokio::test]
+async fn a_rehearsal_fences_the_owner_gives_it_the_tenant_back_and_cleans_both_cells() {
+    let (cells, paper, leader) = started().await;
+    let options = MoveOptions { sync_steady_ms: 5, rehearse: true, ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert_eq!(paper.ended().unwrap().end, End::Rehearsed);
+    assert_eq!((paper.record().owner, paper.record().epoch.0), (cell("a"), 2));
+    let steps = cells.steps();
+    let place = |wanted: &str| steps.iter().position(|step| step == wanted);
+    assert!(place("a Fence") < place("a Unfence") && place("a Unfence") < place("b DropImport"), "{steps:?}");
+    assert!(place("b DropImport").is_some() && place("a StopCapture").is_some(), "{steps:?}");
+    assert_eq!(place("b Activate"), None, "the target never owned");
+}
+
+#[tokio::test]
+async fn a_move_that_is_to_stop_at_its_hold_lets_go_of_it_before_it_says_so() {
+    let (cells, paper, leader) = started().await;
+    let options = MoveOptions { sync_steady_ms: 5, until: Some(Phase::Hold), ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    let paused = |paper: &Paper| {
+        paper.record().movement.is_some_and(|movement| movement.intent == cell_model::Intent::Pause)
+    };
+    paper.until("it pauses", paused).await;
+    leader.stop().await;
+    assert_eq!(phase(&paper), Some(Phase::Sync));
+    let steps = cells.steps();
+    assert!(steps.iter().any(|step| step == "a ReleaseHold"), "{steps:?}");
+    assert!(!steps.iter().any(|step| step == "a Fence"), "{steps:?}");
+}
+
+#[tokio::test]
+async fn what_preflight_weighs_and_what_the_old_cell_turned_away_are_kept_with_the_move() {
+    let (_cells, paper, leader) = started().await;
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let movement = paper.ended().unwrap().movement;
+    assert_eq!(movement.weight, Some(cell_model::Weight { rows: 3, bytes: 300 }));
+    assert_eq!(movement.stale_rejected, Some(4));
+}

@@ -24,6 +24,10 @@ pub(super) fn take(
             require_phase(movement, event, &[Phase::Preflight])?;
             return Ok(Turn::Ends(End::Aborted { code: code.clone(), reason: reason.clone() }));
         }
+        Event::Weighed(weight) => {
+            require_phase(movement, event, &[Phase::Preflight])?;
+            movement.weight = Some(*weight);
+        }
         Event::CaptureStarted { position } => {
             require_phase(movement, event, &[Phase::Prepare])?;
             movement.acks.capture.get_or_insert(*position);

@@ -75,7 +75,7 @@ fn hold_due(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Reje
     Ok(())
 }
 
-/// The acknowledgements of a hold. With the last of them the move goes on to the fence.
+/// The acknowledgements of a hold. With the last of them the move goes on to the fence, unless it was to stop here.
 fn held(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
     require_phase(movement, event, &[Phase::Hold])?;
     match *event {
@@ -99,7 +99,13 @@ fn held(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected
         _ => unreachable!("`take` sends only the acknowledgements of a hold here"),
     }
     if movement.acks.applied.is_some() && movement.acks.verified.is_some() {
-        enter(movement, Phase::Fenced, stamp);
+        if movement.leg == Leg::Forward && movement.until == Some(Phase::Hold) {
+            pause_here(movement);
+            forget_hold(movement);
+            enter(movement, Phase::Sync, stamp);
+        } else {
+            enter(movement, Phase::Fenced, stamp);
+        }
     }
     Ok(())
 }
@@ -131,12 +137,30 @@ fn commit(
         // It must exist before the new owner's first write, or there would be no way back without loss.
         require(movement.acks.reverse.is_some(), || missing("ReverseReady"))?;
     }
+    if movement.stops_at_the_fence() {
+        // Everything that COMMIT asks for is there: the tenant would be on the other cell now.
+        if movement.rehearse {
+            movement.ending = Some(End::Rehearsed);
+        } else {
+            pause_here(movement);
+        }
+        abort(record, movement, stamp);
+        return Ok(());
+    }
     movement.fenced_epoch = Some(record.epoch);
     movement.acks.mapping_delivered = false;
     record.epoch = record.epoch.next();
     record.owner = movement.to().clone();
     enter(movement, Phase::Activate, stamp);
     Ok(())
+}
+
+/// It has come to where it was told to stop.
+fn pause_here(movement: &mut Move) {
+    movement.until = None;
+    if movement.intent == Intent::Run {
+        movement.intent = Intent::Pause;
+    }
 }
 
 /// ABORT: the owner stays, at a higher epoch, so that whatever the fence has refused stays refused.
@@ -156,7 +180,7 @@ fn committed(
         Event::Activated { .. } => {
             require_phase(movement, event, &[Phase::Activate])?;
             match movement.leg {
-                Leg::Forward => enter(movement, Phase::Soak, stamp),
+                Leg::Forward => super::advance(movement, Phase::Soak, stamp),
                 Leg::Back => {
                     movement.ending = Some(End::RolledBack);
                     enter(movement, Phase::Cleanup, stamp);
@@ -167,6 +191,10 @@ fn committed(
             let allowed = movement.is_committed();
             require(allowed, || Rejected::WrongPhase { event: event.name().into(), phase: Some(movement.phase) })?;
             movement.acks.mapping_delivered = true;
+        }
+        Event::Counted { stale_rejected } => {
+            require_phase(movement, event, &[Phase::Soak])?;
+            movement.stale_rejected = Some(*stale_rejected);
         }
         Event::SoakPassed => return soak_passed(record, movement, event, stamp),
         _ => unreachable!("`step` sends only the events of a cutover here"),

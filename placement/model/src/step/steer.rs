@@ -31,6 +31,23 @@ pub(crate) fn steer(record: &TenantRecord, wanted: MoveIntent, stamp: Stamp) -> 
     Ok(finish(record, next, ended, stamp))
 }
 
+/// Lets the copy go slower, or faster.
+///
+/// # Errors
+/// [`Rejected`] where nothing is copied any more.
+pub(crate) fn throttle(record: &TenantRecord, bytes_per_second: u64, stamp: Stamp) -> Result<Stepped, Rejected> {
+    let mut next = record.clone();
+    let wrong = |phase| Rejected::WrongPhase { event: "Throttle".into(), phase };
+    let movement = next.movement.as_mut().ok_or_else(|| wrong(None))?;
+    require_copying(movement).map_err(|()| wrong(Some(movement.phase)))?;
+    movement.bytes_per_second = bytes_per_second;
+    Ok(finish(record, next, None, stamp))
+}
+
+fn require_copying(movement: &Move) -> Result<(), ()> {
+    if matches!(movement.phase, Phase::Preflight | Phase::Prepare | Phase::Backfill) { Ok(()) } else { Err(()) }
+}
+
 fn pause(movement: &mut Move) -> Result<Turn, Rejected> {
     match movement.intent {
         Intent::Run | Intent::Pause => {

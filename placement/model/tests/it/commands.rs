@@ -22,7 +22,7 @@ fn each_bad_move_is_refused_with_its_own_code() {
     };
     assert_eq!(code(bad(|o| o.hold_max_ms = 0)), "INVALID_OPTION");
     assert_eq!(code(bad(|o| o.hold_max_ms = 2_001)), "INVALID_OPTION");
-    assert_eq!(code(bad(|o| o.until = Some(Phase::Fenced))), "INVALID_OPTION");
+    assert_eq!(code(bad(|o| o.until = Some(Phase::Unfence))), "INVALID_OPTION");
     assert_eq!(code(bad(|o| o.retries = 1_001)), "INVALID_OPTION");
     assert_eq!(code(Command::Steer { move_id: MoveId(77), intent: MoveIntent::Cancel }), "MOVE_UNKNOWN");
 

@@ -253,7 +253,7 @@ fn a_pause_starts_no_new_phase_but_keeps_watching_sync() {
     world.steer(id, MoveIntent::Pause).unwrap();
     assert!(pending_effects(&world.record("t")).is_empty());
     world.steer(id, MoveIntent::Resume).unwrap();
-    assert_eq!(pending_effects(&world.record("t")), [Effect::AwaitBackfill]);
+    assert_eq!(pending_effects(&world.record("t")), [Effect::AwaitBackfill { bytes_per_second: 0 }]);
     while world.phase("t") != Phase::Sync {
         world.advance();
     }

@@ -6,4 +6,5 @@ mod commands;
 mod house;
 mod lifecycle;
 mod properties;
+mod stopping;
 mod world;

@@ -93,7 +93,8 @@ impl AgentPool {
             (_, Answer::Preflight(report)) => {
                 let finding = |finding: v1::Finding| Finding { code: finding.code, reason: finding.reason };
                 let findings = report.findings.into_iter().map(finding).collect();
-                Ok(PreflightReport { findings, rows: report.rows, bytes: report.bytes })
+                let notes = report.notes.into_iter().map(finding).collect();
+                Ok(PreflightReport { findings, notes, rows: report.rows, bytes: report.bytes })
             }
             _ => Err(unfitting(agent, "it should be a preflight report")),
         }
@@ -128,7 +129,20 @@ impl AgentPool {
     /// # Errors
     /// [`StepError`]
     pub async fn import_status(&self, agent: &str, context: &StepContext) -> Result<ImportProgress, StepError> {
-        let step = Step::ImportStatus(v1::ImportStatus {});
+        self.import_status_at(agent, context, 0).await
+    }
+
+    /// The same, and from now on the copy reads at the most so much of the source in a second; 0: as fast as it goes.
+    ///
+    /// # Errors
+    /// [`StepError`]
+    pub async fn import_status_at(
+        &self,
+        agent: &str,
+        context: &StepContext,
+        bytes_per_second: u64,
+    ) -> Result<ImportProgress, StepError> {
+        let step = Step::ImportStatus(v1::ImportStatus { bytes_per_second });
         match self.run(agent, context, step, self.options.step).await? {
             (_, Answer::Import(import)) => Ok(ImportProgress {
                 backfilled: import.backfilled,
@@ -140,6 +154,7 @@ impl AgentPool {
                 copied_bytes: import.copied_bytes,
                 failure_code: import.failure_code,
                 failure: import.failure,
+                stale_rejected: import.stale_rejected,
             }),
             _ => Err(unfitting(agent, "it should be the progress of an import")),
         }
@@ -179,6 +194,7 @@ impl AgentPool {
                 wants_degrade: sync.wants_degrade,
                 last: Seq(sync.last_seq),
                 acked: Seq(sync.acked_seq),
+                oldest_write: Duration::from_millis(sync.oldest_write_ms.into()),
             }),
             _ => Err(unfitting(agent, "it should be the state of sync")),
         }

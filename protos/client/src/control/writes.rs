@@ -115,9 +115,42 @@ impl ControlClient {
     ) -> Result<v1::Tenant, ClientError> {
         let (kind, options) = self.named(options);
         let intent = v1::MoveIntent::from(intent).into();
-        let request = v1::SteerMoveRequest { move_id: move_id.to_string(), intent, options };
+        let move_id = move_id.to_string();
+        let request = v1::SteerMoveRequest { move_id, intent, options, bytes_per_second: None };
         let call = |mut client: Service, request| async move { client.steer_move(request).await };
         tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// A copy under way reads at the most so much of its source in a second; 0: as fast as it goes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn throttle_move(
+        &self,
+        move_id: MoveId,
+        bytes_per_second: u64,
+        options: WriteOptions,
+    ) -> Result<v1::Tenant, ClientError> {
+        let (kind, options) = self.named(options);
+        let (move_id, bytes_per_second) = (move_id.to_string(), Some(bytes_per_second));
+        let request = v1::SteerMoveRequest { move_id, intent: 0, options, bytes_per_second };
+        let call = |mut client: Service, request| async move { client.steer_move(request).await };
+        tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// What a move would meet. Both cells are looked at, and nothing is changed.
+    ///
+    /// # Errors
+    /// [`ClientError`]; also what the store would refuse the move with.
+    pub async fn preview_move(
+        &self,
+        tenant: &TenantId,
+        target: &CellId,
+        how: &MoveOptions,
+    ) -> Result<v1::PreviewMoveResponse, ClientError> {
+        let request = v1::MoveTenantRequest::new(tenant, target, how);
+        let call = |mut client: Service, request| async move { client.preview_move(request).await };
+        self.call(Kind::Repeatable, request, call).await
     }
 
     /// The limits of the whole fleet.

@@ -74,9 +74,10 @@ impl Work<'_> {
         })
     }
 
-    pub(super) fn import_status(&self) -> Result<Answer, Refusal> {
+    pub(super) fn import_status(&self, bytes_per_second: u64) -> Result<Answer, Refusal> {
         let core = self.lock()?;
         let applied = self.copy_of(&core)?.applied;
+        core.progress.pace.limit(bytes_per_second);
         let (failure_code, failure) = core
             .progress
             .failure
@@ -94,6 +95,7 @@ impl Work<'_> {
             copied_bytes: core.progress.copied.1,
             failure_code,
             failure,
+            stale_rejected: self.cell.board.stale_rejected(&self.tenant.id),
         }))
     }
 

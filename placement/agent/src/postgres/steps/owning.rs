@@ -13,7 +13,7 @@ use crate::hold::Hold;
 use crate::postgres::digest;
 use crate::postgres::feed::Compare;
 use crate::postgres::records::{Copied, Reach};
-use crate::postgres::seal::Seal;
+use crate::postgres::seal::{self, Seal};
 use crate::refusal::Refusal;
 use crate::transition;
 
@@ -80,8 +80,9 @@ impl Work<'_> {
         Ok(done())
     }
 
-    pub(super) fn sync_status(&self) -> Result<Answer, Refusal> {
+    pub(super) async fn sync_status(&self) -> Result<Answer, Refusal> {
         let engaged = transition::admit(self.lock()?.known()?, self.context(), false)?.sync;
+        let oldest = seal::oldest_write(&*self.cell.database.client().await?, &self.tenant.id).await?;
         let standing = self.cell.replication.captures().standing(&self.tenant.id);
         let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
         let standing = standing.ok_or_else(none)??;
@@ -95,6 +96,7 @@ impl Work<'_> {
             wants_degrade: engaged && late,
             last_seq: standing.last.get(),
             acked_seq: standing.acked.get(),
+            oldest_write_ms: u32::try_from(oldest.as_millis()).unwrap_or(u32::MAX),
         }))
     }
 

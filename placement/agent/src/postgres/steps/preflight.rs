@@ -14,14 +14,15 @@ use crate::refusal::Refusal;
 impl Work<'_> {
     pub(super) async fn preflight(&self, as_target: bool) -> Result<Answer, Refusal> {
         let mut findings = self.own_findings(as_target);
-        let (rows, bytes) = match self.look(as_target, &mut findings).await {
+        let mut notes = Vec::new();
+        let (rows, bytes) = match self.look(as_target, &mut findings, &mut notes).await {
             Ok(size) => size,
             Err(fault) => {
                 findings.insert(0, wire::Finding { code: fault.code.into(), reason: fault.reason });
                 (0, 0)
             }
         };
-        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes }))
+        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes }))
     }
 
     fn own_findings(&self, as_target: bool) -> Vec<wire::Finding> {
@@ -46,10 +47,17 @@ impl Work<'_> {
         findings
     }
 
-    async fn look(&self, as_target: bool, findings: &mut Vec<wire::Finding>) -> Result<(u64, u64), Fault> {
+    async fn look(
+        &self,
+        as_target: bool,
+        findings: &mut Vec<wire::Finding>,
+        notes: &mut Vec<wire::Finding>,
+    ) -> Result<(u64, u64), Fault> {
         let client = self.cell.database.session().await?;
         let catalogue = Catalogue::read(&client, &self.cell.database.options).await?;
-        findings.extend(check::server(&self.server(&client).await?));
+        let server = self.server(&client).await?;
+        findings.extend(check::server(&server));
+        notes.extend(check::notes(&server, self.cell.database.options.wal_bytes_max));
         findings.extend(check::tables(&catalogue));
         if !findings.is_empty() {
             return Ok((0, 0));
@@ -85,7 +93,8 @@ SELECT current_setting('wal_level'),
        current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots),
        current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
        EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
-       r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text
+       r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text,
+       pg_size_bytes(current_setting('max_slot_wal_keep_size'))
   FROM pg_roles r WHERE r.rolname = current_user";
         let row = client.query_one(ASK, &[&self.cell.replication.slot]).await?;
         let silenced = client.batch_execute("SET session_replication_role = replica").await;
@@ -99,6 +108,7 @@ SELECT current_setting('wal_level'),
             sees_all_rows: row.get(5),
             may_silence_triggers: silenced.is_ok(),
             role: row.get(6),
+            slot_wal_max: u64::try_from(row.get::<_, i64>(7)).ok(),
         })
     }
 }

@@ -90,12 +90,23 @@ impl Ground {
     }
 
     pub(crate) async fn try_open(&self, name: &str, url: &str, listen: &str) -> Result<Cell, AgentError> {
+        self.open_with(name, url, listen, |_| {}).await
+    }
+
+    pub(crate) async fn open_with(
+        &self,
+        name: &str,
+        url: &str,
+        listen: &str,
+        change: impl FnOnce(&mut DatabaseOptions),
+    ) -> Result<Cell, AgentError> {
         let id = CellId::new(name).unwrap();
         let mut options = AgentOptions::new(id.clone(), "".into(), listen);
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 64 * 1024;
+        change(&mut database);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
         let agent = match opened {

@@ -1,0 +1,122 @@
+//! `bench-move`: moves of tenants in PostgreSQL, measured on two servers of its own (`make bench-move`).
+//!
+//! * `copy`: the backfill beside `COPY … | COPY …` between the same two servers, in turns, idle and beside writers;
+//! * `hold`: a small tenant moves back and forth under load, through a router; then several at once; then a larger one;
+//! * `cost`: what the fence in the transaction, and the capture, cost the writers;
+//! * `all`: one after the other.
+//!
+//! Servers, control plane, cells and router run on this machine and share its cores, so ratios say more than figures.
+
+mod copying;
+mod costing;
+mod figures;
+mod fleet;
+mod holding;
+mod load;
+mod servers;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use figures::Figures;
+use fleet::Fleet;
+
+/// Moves, measured.
+#[derive(Debug, Parser)]
+#[command(name = "bench-move", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Write the figures here, as JSON
+    #[arg(long, global = true, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The backfill beside COPY | COPY
+    Copy(Copy),
+    /// Holds under load, and moves per hour
+    Hold(Hold),
+    /// What fence and capture cost
+    Cost(Cost),
+    /// Everything
+    All(All),
+}
+
+#[derive(Debug, Clone, Args)]
+struct Copy {
+    /// Size of the tenant, in megabytes
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    megabytes: u32,
+    /// How often each is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Hold {
+    /// How many moves of the small tenant
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    moves: u32,
+    /// Writers and readers of it, each waiting a little between two requests
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    clients: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Cost {
+    /// Seconds of each window
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Windows of each kind
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    windows: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+struct All {
+    #[command(flatten)]
+    copy: Copy,
+    #[command(flatten)]
+    hold: Hold,
+    #[command(flatten)]
+    cost: Cost,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    // Errors, or what the environment says.
+    let wanted = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(wanted).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut figures = Figures::default();
+    let measured = runtime.block_on(measure(&cli.command, &mut figures));
+    // What was measured before something failed is told all the same.
+    figures::say(&figures.table());
+    if let Some(out) = &cli.out {
+        figures.write(out)?;
+    }
+    measured
+}
+
+async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {
+    let fleet = Fleet::start().await?;
+    let measured = async {
+        match command {
+            Command::Copy(copy) => copying::run(&fleet, copy, figures).await,
+            Command::Hold(hold) => holding::run(&fleet, hold, figures).await,
+            Command::Cost(cost) => costing::run(&fleet, cost, figures).await,
+            Command::All(All { copy, hold, cost }) => {
+                holding::run(&fleet, hold, figures).await?;
+                copying::run(&fleet, copy, figures).await?;
+                costing::run(&fleet, cost, figures).await
+            }
+        }
+    };
+    let measured = measured.await;
+    fleet.stop().await?;
+    measured
+}

@@ -1,0 +1,208 @@
+//! Proofs of moves on paper, whole and tampered with.
+
+use cell_model::{
+    CellId, ClusterId, Command, Digest, Envelope, Event, Fleet, FleetView, Generation, Lineage, Move, MoveOptions,
+    NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
+};
+use cell_trust::{Checkpoint, SigningKey};
+
+use super::*;
+
+struct Paper {
+    fleet: Fleet,
+    now: u64,
+}
+
+fn tenant() -> TenantId {
+    TenantId::new("acme").unwrap()
+}
+
+impl Paper {
+    fn new() -> Self {
+        let mut paper = Self { fleet: Fleet::new(ClusterId(7), Lineage(1)), now: 1_000 };
+        for name in ["c1", "c2"] {
+            paper.ok(Command::CreateCell(NewCell {
+                id: CellId::new(name).unwrap(),
+                gates: Vec::new(),
+                agent: "h:1".into(),
+                region: String::new(),
+                residency: String::new(),
+            }));
+        }
+        let cell = Some(CellId::new("c1").unwrap());
+        let new = NewTenant { id: tenant(), cell, tier: Tier::Gold, residency: String::new() };
+        paper.ok(Command::CreateTenant(new));
+        paper.tell(Event::Granted);
+        paper
+    }
+
+    fn ok(&mut self, command: Command) {
+        self.now += 7;
+        let envelope = Envelope { actor: "operator/alice".into(), ..Envelope::new(UnixMillis(self.now), command) };
+        let reply = self.fleet.apply(&envelope).0;
+        assert!(reply.result.is_ok(), "{:?}", reply.result);
+    }
+
+    fn tell(&mut self, event: Event) {
+        let record = self.fleet.tenant(&tenant()).unwrap();
+        let (uid, movement) = (record.uid, record.movement.as_ref());
+        let (move_id, leg) = (movement.map(|movement| movement.id), movement.map(|movement| movement.leg));
+        self.ok(Command::Record { tenant: tenant(), uid, move_id, leg, event });
+    }
+
+    fn movement(&self) -> Option<Move> {
+        self.fleet.tenant(&tenant()).unwrap().movement.clone()
+    }
+
+    /// A whole move; its name.
+    fn moved(&mut self, options: MoveOptions) -> MoveId {
+        let target = CellId::new("c2").unwrap();
+        self.ok(Command::MoveTenant { tenant: tenant(), target, options });
+        let id = self.movement().unwrap().id;
+        while let Some(movement) = self.movement() {
+            let (attempt, seq, generation) = (movement.attempt, Seq(100), Generation(0));
+            let digest = Digest { rows: 3, sum: 9 };
+            let events = match movement.phase {
+                Phase::Preflight => {
+                    let weight = Weight { rows: 3, bytes: 300 };
+                    vec![Event::Admitted, Event::Weighed(weight), Event::PreflightPassed]
+                }
+                Phase::Prepare => {
+                    vec![Event::CaptureStarted { position: Seq(5) }, Event::ImportPrepared { generation }]
+                }
+                Phase::Backfill => vec![Event::BackfillDone { applied: Seq(10) }],
+                Phase::CatchUp => vec![Event::CaughtUp { applied: Seq(20) }],
+                Phase::Verify => vec![Event::FullyVerified { seq: Seq(30), digest }],
+                Phase::Sync if movement.acks.sync == SyncMode::Async => {
+                    vec![Event::SyncEngaged, Event::ReverseReady { position: Seq(40), generation }]
+                }
+                Phase::Sync => {
+                    self.now += 10_000;
+                    vec![Event::ReverseReady { position: Seq(40), generation }, Event::HoldDue]
+                }
+                Phase::Hold => vec![
+                    Event::Sealed { attempt, seq },
+                    Event::Applied { attempt, seq, generation },
+                    Event::Verified { attempt, seq, digest },
+                ],
+                Phase::Fenced => vec![Event::Fenced { attempt, seq }, Event::Commit { attempt }],
+                Phase::Activate => vec![Event::Activated { generation }, Event::MappingDelivered],
+                Phase::Soak => {
+                    self.now += 100_000;
+                    vec![Event::Counted { stale_rejected: 4 }, Event::SoakPassed]
+                }
+                Phase::Unfence => vec![Event::Unfenced { attempt }],
+                Phase::Cleanup => vec![Event::ImportDropped, Event::CaptureStopped],
+            };
+            events.into_iter().for_each(|event| self.tell(event));
+        }
+        id
+    }
+
+    fn trail(&self, key: &SigningKey) -> Trail {
+        let last = self.fleet.audit().last().unwrap();
+        let end = Checkpoint { cluster: ClusterId(7), number: last.number, hash: last.hash };
+        Trail {
+            entries: self.fleet.audit().after(0).map(|entry| AuditEntry::clone(entry)).collect(),
+            end,
+            key_id: key.public().key_id(),
+            signature: end.sign(key).to_vec(),
+        }
+    }
+}
+
+#[test]
+fn a_proof_says_what_a_move_stood_on_and_is_checked_without_anybody() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    let id = paper.moved(MoveOptions::default());
+    let proof = Proof::of(paper.trail(&key), id).unwrap();
+    let trusted = TrustedKeys::new([key.public()]);
+    let read = Proof::from_lines(&proof.to_lines()).unwrap();
+    assert_eq!(read, proof);
+    read.verify(&trusted).unwrap();
+    let summary = &read.summary;
+    assert_eq!((summary.outcome.as_str(), summary.asked_by.as_str()), ("completed", "operator/alice"));
+    assert_eq!((summary.sealed, summary.applied, summary.fenced), (Some(100), Some(100), Some(100)));
+    assert_eq!((summary.rows, summary.verified, summary.stale_rejected), (Some(3), Some(30), Some(4)));
+    assert_eq!((summary.epoch_before, summary.epoch_after, summary.owner_after.as_str()), (1, 2, "c2"));
+    assert_eq!(summary.holds.len(), 1);
+    assert!(summary.digest.as_deref().is_some_and(|digest| digest.starts_with("3:")), "{summary:?}");
+    let stranger = TrustedKeys::new([SigningKey::generate().public()]);
+    assert_eq!(read.verify(&stranger).unwrap_err().code(), "AUDIT_BROKEN");
+}
+
+#[test]
+fn whichever_byte_is_changed_it_is_found_and_named() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    let id = paper.moved(MoveOptions::default());
+    let text = Proof::of(paper.trail(&key), id).unwrap().to_lines();
+    let trusted = TrustedKeys::new([key.public()]);
+    let judge = |text: &str| Proof::from_lines(text).and_then(|proof| proof.verify(&trusted));
+    judge(&text).unwrap();
+    for place in 0..text.len() {
+        let mut bytes = text.clone().into_bytes();
+        bytes[place] ^= 1;
+        let changed = String::from_utf8(bytes).expect("a flipped low bit of ASCII is ASCII");
+        let unproven = judge(&changed).expect_err(&format!("byte {place} was changed"));
+        assert!(!unproven.to_string().is_empty() && !unproven.code().is_empty());
+    }
+    let forged = text.replacen("\"sealed\":100", "\"sealed\":101", 1);
+    assert_eq!(
+        judge(&forged).unwrap_err().to_string(),
+        "the summary says sealed is 101, and it follows from the trail that it is 100"
+    );
+    let line = text.lines().nth(4).unwrap();
+    let entry = line.split(['"', ':', ',']).find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let forged = text.replacen(line, &line.replacen("\"done\"", "\"none\"", 1), 1);
+    let unproven = judge(&forged).unwrap_err().to_string();
+    assert!(unproven.contains(&format!("audit entry {entry}: it is not what its hash says")), "{unproven}");
+    let spaced = text.replacen("{\"kind\":", "{ \"kind\":", 1);
+    assert_eq!(judge(&spaced), Err(Unproven::Written { line: 1, byte: 2 }));
+}
+
+#[test]
+fn rehearsals_cancels_and_what_has_not_ended_are_told_apart() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    let rehearsed = paper.moved(MoveOptions { rehearse: true, ..MoveOptions::default() });
+    let proof = Proof::of(paper.trail(&key), rehearsed).unwrap();
+    proof.verify(&TrustedKeys::default()).unwrap();
+    let summary = &proof.summary;
+    assert_eq!((summary.outcome.as_str(), summary.owner_after.as_str()), ("rehearsed", "c1"));
+    assert_eq!((summary.epoch_before, summary.epoch_after, summary.holds.len()), (1, 2, 1));
+
+    let target = CellId::new("c2").unwrap();
+    paper.ok(Command::MoveTenant { tenant: tenant(), target, options: MoveOptions::default() });
+    let running = paper.movement().unwrap().id;
+    assert_eq!(Proof::of(paper.trail(&key), running), Err(Unproven::NotEnded(running)));
+    paper.ok(Command::Steer { move_id: running, intent: cell_model::MoveIntent::Cancel });
+    let cancelled = Proof::of(paper.trail(&key), running).unwrap();
+    cancelled.verify(&TrustedKeys::default()).unwrap();
+    assert_eq!(cancelled.summary.outcome, "cancelled");
+    assert_eq!(cancelled.summary.cancelled.as_ref().map(|(_, who)| who.as_str()), Some("operator/alice"));
+    let nobody = MoveId(99_999);
+    assert_eq!(Proof::of(paper.trail(&key), nobody), Err(Unproven::NoBeginning(nobody)));
+}
+
+#[test]
+fn a_chain_that_holds_is_not_enough_where_a_step_breaks_the_protocol() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    let id = paper.moved(MoveOptions::default());
+    // As somebody might who has the key and makes every hash anew.
+    let forge = |from: &str, to: &str| {
+        let mut trail = paper.trail(&key);
+        let mut previous = cell_model::AuditHash::default();
+        for entry in &mut trail.entries {
+            entry.detail = entry.detail.replace(from, to);
+            entry.previous = previous;
+            entry.hash = entry.computed();
+            previous = entry.hash;
+        }
+        trail.end.hash = previous;
+        trail.signature = trail.end.sign(&key).to_vec();
+        let proof = Proof::of(trail, id).unwrap();
+        proof.verify(&TrustedKeys::new([key.public()])).unwrap_err().to_string()
+    };
+    assert!(forge("event=Commit owner=c2 epoch=2", "event=Commit owner=c2 epoch=3").contains("from 1 to 3"));
+    assert!(forge("fenced=100", "fenced=99").contains("fenced Some(99)"));
+    assert!(forge("event=Commit", "event=Sealed").contains("takes the epoch from 1 to 2"));
+}

@@ -1,0 +1,115 @@
+//! What a move would meet: the store's own rules, then both cells looked at, and what earlier moves have taken.
+//!
+//! Nothing is changed: the command is decided upon and thrown away, and the one step that agents are sent only looks.
+
+use cell_client::{AgentOptions, AgentPool, Finding, PreflightReport, StepContext, StepError};
+use cell_model::{
+    Attempt, CellId, Command, Envelope, Estimate, FleetView, MoveOptions, Rejected, Stamp, TenantId, TenantRecord,
+    Weight, decide,
+};
+use cell_protos::v1;
+use tonic::Status;
+
+use super::{Ground, now};
+use crate::refusal::rejected;
+
+/// What is to be looked at.
+pub(super) struct Wanted {
+    pub(super) tenant: TenantId,
+    pub(super) target: CellId,
+    pub(super) options: MoveOptions,
+}
+
+/// Looks.
+pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::PreviewMoveResponse, Status> {
+    ground.leading()?;
+    // An agent remembers the highest term that it has heard of: it must be that of a leader whom a quorum follows.
+    ground.readable(false).await?;
+    let record = ground.view(|fleet| admissible(fleet, wanted)).map_err(|refused| rejected(&refused))?;
+    let leadership = ground.store.leadership();
+    let term = leadership.borrow().term;
+    let context = StepContext {
+        lineage: ground.view(FleetView::lineage),
+        term,
+        tenant: record.id.clone(),
+        uid: record.uid,
+        move_id: None,
+        attempt: Attempt(0),
+        epoch: record.epoch,
+        leg: None,
+    };
+    let agents = AgentPool::new(AgentOptions { link: ground.link.clone(), ..AgentOptions::default() });
+    let agent_of = |cell: &CellId| ground.view(|fleet| fleet.cell(cell).map(|cell| cell.agent.clone()));
+    let look = async |cell: &CellId, as_target: bool| match agent_of(cell) {
+        Some(agent) => agents.preflight(&agent, &context, as_target).await,
+        None => Err(StepError::Unreachable { agent: cell.to_string(), reason: "the cell is gone".into() }),
+    };
+    let (ours, theirs) = tokio::join!(look(&record.owner, false), look(&wanted.target, true));
+    let (ours, theirs) = (told(&record.owner, ours), told(&wanted.target, theirs));
+    let mut answer = v1::PreviewMoveResponse {
+        revision: record.revision.get(),
+        source: record.owner.to_string(),
+        target: wanted.target.to_string(),
+        ..v1::PreviewMoveResponse::default()
+    };
+    if let Some(copy) = record.retained_on(&wanted.target) {
+        let reason = format!("the copy that {} has left there is deleted first: that is waited for", copy.move_id);
+        let cell = wanted.target.to_string();
+        answer.notes.push(v1::PreviewFinding { cell, code: "COPY_RETAINED".into(), reason });
+    }
+    if let Some(report) = &ours.1 {
+        let weight = Weight { rows: report.rows, bytes: report.bytes };
+        let at_most = wanted.options.bytes_per_second;
+        let estimate = ground.view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None), weight, at_most));
+        answer.weight = Some(v1::Weight { rows: weight.rows, bytes: weight.bytes });
+        answer.estimate = Some(estimate_to_wire(estimate.unwrap_or_default(), &wanted.options));
+    }
+    for (findings, report) in [ours, theirs] {
+        let retained = record.retained_on(&wanted.target).is_some();
+        // Of a copy that will have been deleted by then.
+        answer.findings.extend(findings.into_iter().filter(|found| !(retained && found.code == "COPY_PRESENT")));
+        answer.notes.extend(report.into_iter().flat_map(|report| report.notes));
+    }
+    Ok(answer)
+}
+
+/// The tenant's record, if the store would take the command.
+fn admissible(fleet: &dyn FleetView, wanted: &Wanted) -> Result<TenantRecord, Rejected> {
+    let Wanted { tenant, target, options } = wanted;
+    let (tenant, target, options) = (tenant.clone(), target.clone(), options.clone());
+    let record = fleet.tenant(&tenant).cloned();
+    let envelope = Envelope::new(now(), Command::MoveTenant { tenant: tenant.clone(), target, options });
+    decide(fleet, &envelope, Stamp { at: envelope.at, revision: cell_model::Revision(u64::MAX) })?;
+    record.ok_or(Rejected::TenantUnknown { tenant })
+}
+
+/// What a cell has said of itself, as far as it is of interest.
+struct Told {
+    rows: u64,
+    bytes: u64,
+    notes: Vec<v1::PreviewFinding>,
+}
+
+/// A cell that refuses the question, or does not answer it, is a finding, too.
+fn told(cell: &CellId, looked: Result<PreflightReport, StepError>) -> (Vec<v1::PreviewFinding>, Option<Told>) {
+    let of = |found: Finding| v1::PreviewFinding { cell: cell.to_string(), code: found.code, reason: found.reason };
+    match looked {
+        Ok(PreflightReport { findings, notes, rows, bytes }) => {
+            let notes = notes.into_iter().map(of).collect();
+            (findings.into_iter().map(of).collect(), Some(Told { rows, bytes, notes }))
+        }
+        Err(StepError::Refused { code, reason }) => (vec![of(Finding { code, reason })], None),
+        Err(error) => {
+            let found = Finding { code: "CELL_UNREACHABLE".into(), reason: error.to_string() };
+            (vec![of(found)], None)
+        }
+    }
+}
+
+fn estimate_to_wire(estimate: Estimate, options: &MoveOptions) -> v1::MoveEstimate {
+    let Estimate { moves, copy_ms, total_ms, hold_ms, hold_max_ms } = estimate;
+    // Sync has to be steady for longer, or for shorter, than it was in those moves only if that was asked for.
+    let default = MoveOptions::default().sync_steady_ms;
+    let total_ms = total_ms.saturating_add(options.sync_steady_ms.saturating_sub(default).into());
+    v1::MoveEstimate { moves, copy_ms, total_ms, hold_ms, hold_max_ms }
+}

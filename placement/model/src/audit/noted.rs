@@ -1,0 +1,164 @@
+//! What the trail tells of a command, and what it leaves out.
+
+use std::fmt::{self, Write as _};
+
+use crate::{Change, Command, Envelope, Event, MoveIntent, NewCell, NewTenant, Phase, TenantRecord};
+
+/// A command as the trail tells of it.
+pub(super) struct Noted {
+    pub(super) action: &'static str,
+    pub(super) subject: String,
+    pub(super) detail: String,
+    /// It changes nothing on purpose.
+    pub(super) is_evidence: bool,
+}
+
+impl Noted {
+    fn new(action: &'static str, subject: String, detail: String) -> Self {
+        Self { action, subject, detail, is_evidence: false }
+    }
+
+    /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.
+    pub(super) fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
+        let after = changes.iter().find_map(|change| match change {
+            Change::Tenant(record) => Some(record),
+            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) => None,
+        });
+        let ended = changes.iter().find_map(|change| match change {
+            Change::MoveEnded(ended) => Some(ended),
+            Change::Tenant(_) | Change::Cell(_) | Change::Limits(_) => None,
+        });
+        let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
+        let cell = |id: &dyn fmt::Display| format!("cell/{id}");
+        Some(match &envelope.command {
+            Command::CreateCell(NewCell { id, agent, region, residency, .. }) => {
+                Self::new("create-cell", cell(id), format!("agent={agent} region={region} residency={residency}"))
+            }
+            Command::SetCellState { cell: id, state } => {
+                Self::new("set-cell-state", cell(id), format!("state={state:?}").to_lowercase())
+            }
+            Command::ReportCell { cell: id, generation, gates, agent, .. } => {
+                if changes.is_empty() {
+                    return None;
+                }
+                let gates = gates.join(",");
+                Self::new("report-cell", cell(id), format!("generation={generation} agent={agent} gates={gates}"))
+            }
+            Command::CreateTenant(NewTenant { id, tier, residency, cell: wanted })
+            | Command::PlaceTenant { tenant: NewTenant { id, tier, residency, cell: wanted }, .. } => {
+                let owner = after.map(|record| &record.owner).or(wanted.as_ref());
+                let owner = owner.map(ToString::to_string).unwrap_or_default();
+                let tier = format!("{tier:?}").to_lowercase();
+                Self::new("create-tenant", tenant(id), format!("cell={owner} tier={tier} residency={residency}"))
+            }
+            Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
+            Command::MoveTenant { tenant: id, target, .. } => {
+                let asked = after.and_then(|record| record.movement.as_ref());
+                let asked = asked.map(|movement| format!(" move={} source={}", movement.id, movement.source));
+                Self::new("move-tenant", tenant(id), format!("target={target}{}", asked.unwrap_or_default()))
+            }
+            Command::Steer { move_id, intent } => {
+                let action = match intent {
+                    MoveIntent::Pause => "pause-move",
+                    MoveIntent::Resume => "resume-move",
+                    MoveIntent::Cancel => "cancel-move",
+                    MoveIntent::Rollback => "rollback-move",
+                };
+                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
+                // One that has made nothing yet ends at once.
+                let end = ended.map(|ended| format!(" end={}", ended.end.as_str())).unwrap_or_default();
+                Self::new(action, subject, format!("move={move_id}{end}"))
+            }
+            Command::ThrottleMove { move_id, bytes_per_second } => {
+                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
+                let detail = format!("move={move_id} bytes-per-second={bytes_per_second}");
+                Self::new("throttle-move", subject, detail)
+            }
+            Command::Record { tenant: id, event, move_id, .. } => {
+                Self::new("move-phase", tenant(id), phase_change(before?, after?, (event, *move_id), ended)?)
+            }
+            Command::SetLimits(limits) => Self::new(
+                "set-limits",
+                "limits".into(),
+                format!(
+                    "moves-total={} moves-per-cell={} moves-queued={}",
+                    limits.moves_total, limits.moves_per_cell, limits.moves_queued
+                ),
+            ),
+            Command::RoutersSaw { tenant: id, move_id, revision, routers } => {
+                let mut detail = format!("move={move_id} seen-revision={revision}");
+                for (router, sight) in routers {
+                    let _ = write!(detail, " {router}={}", sight.as_str());
+                }
+                Self { is_evidence: true, ..Self::new("routers-saw", tenant(id), detail) }
+            }
+        })
+    }
+}
+
+/// What a step of a move has changed for others than the mover; none where it has not.
+fn phase_change(
+    before: &TenantRecord,
+    after: &TenantRecord,
+    (event, move_id): (&Event, Option<crate::MoveId>),
+    ended: Option<&crate::MoveRecord>,
+) -> Option<String> {
+    let phase = |record: &TenantRecord| record.movement.as_ref().map(|movement| movement.phase);
+    let same = (before.epoch, &before.owner, before.life, phase(before))
+        == (after.epoch, &after.owner, after.life, phase(after));
+    if same {
+        return None;
+    }
+    let mut detail = format!("event={} owner={} epoch={}", event.name(), after.owner, after.epoch);
+    if let Some(move_id) = move_id {
+        let _ = write!(detail, " move={move_id}");
+    }
+    if let Some(phase) = phase(after) {
+        let _ = write!(detail, " phase={phase}");
+    }
+    if let Some(ended) = ended {
+        let _ = write!(detail, " end={}", ended.end.as_str());
+    }
+    if let Some(movement) = ended.map(|ended| &ended.movement).or(after.movement.as_ref()) {
+        evidence(&mut detail, movement);
+    }
+    Some(detail)
+}
+
+/// What a move stands on at this point: it is in the chain, so a proof can be checked against it.
+fn evidence(detail: &mut String, movement: &crate::Move) {
+    let acks = &movement.acks;
+    let _ = write!(detail, " attempt={}", movement.attempt);
+    match movement.phase {
+        Phase::Prepare => {
+            if let Some(weight) = movement.weight {
+                let _ = write!(detail, " rows={} bytes={}", weight.rows, weight.bytes);
+            }
+        }
+        Phase::Sync => {
+            if let Some(full) = acks.verified_full {
+                let _ = write!(detail, " verified={} digest={}", full.seq, full.digest);
+            }
+        }
+        Phase::Fenced | Phase::Activate | Phase::Unfence => {
+            for (name, seq) in [
+                ("sealed", acks.sealed.map(|ack| ack.seq)),
+                ("applied", acks.applied.map(|ack| ack.seq)),
+                ("fenced", acks.fenced.map(|ack| ack.seq)),
+            ] {
+                if let Some(seq) = seq {
+                    let _ = write!(detail, " {name}={seq}");
+                }
+            }
+            if let Some(verified) = acks.verified {
+                let _ = write!(detail, " digest={}", verified.digest);
+            }
+        }
+        Phase::Soak => {
+            if let Some(rejected) = movement.stale_rejected {
+                let _ = write!(detail, " stale-rejected={rejected}");
+            }
+        }
+        Phase::Preflight | Phase::Backfill | Phase::CatchUp | Phase::Verify | Phase::Hold | Phase::Cleanup => {}
+    }
+}
