@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::LogKind;
+
 /// How one node of the store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
@@ -10,6 +12,8 @@ pub struct StoreOptions {
     pub data_dir: PathBuf,
     /// `host:port` under which this node's gRPC server is reached by its peers and named to clients as the leader.
     pub advertise: String,
+    /// What keeps the log. A directory whose log is kept otherwise goes over to it when it is opened.
+    pub log: LogKind,
     /// Raft's timers.
     pub timers: Timers,
     /// What bounds the growth of queues, log and watch history.
@@ -26,6 +30,7 @@ impl StoreOptions {
         Self {
             data_dir: data_dir.into(),
             advertise: advertise.into(),
+            log: LogKind::default(),
             timers: Timers::default(),
             bounds: Bounds::default(),
             seed: None,

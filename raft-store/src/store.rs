@@ -68,8 +68,8 @@ impl Store {
     /// # Errors
     /// [`OpenError`] names what is wrong with the directory or the options.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
-        let path = options.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Disk::directory(&path)).await;
+        let (path, log) = (options.data_dir.clone(), options.log);
+        let opened = tokio::task::spawn_blocking(move || Disk::directory(&path, log)).await;
         let disk = opened.map_err(|error| OpenError::Raft { reason: error.to_string() })??;
         Self::open_on(options, disk, tcp_dialer()).await
     }

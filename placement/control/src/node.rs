@@ -216,8 +216,8 @@ impl Service {
 async fn open_store(options: &StoreOptions, link: &Link) -> Result<Store, OpenError> {
     let deadline = Instant::now() + HANDOVER;
     loop {
-        let path = options.data_dir.clone();
-        let disk = tokio::task::spawn_blocking(move || Disk::directory(&path)).await;
+        let (path, log) = (options.data_dir.clone(), options.log);
+        let disk = tokio::task::spawn_blocking(move || Disk::directory(&path, log)).await;
         let opened = match disk.map_err(|error| OpenError::Raft { reason: error.to_string() })? {
             Ok(disk) => Store::open_on(options.clone(), disk, peers::dialer(link.clone())).await,
             Err(error) => Err(error),

@@ -6,6 +6,9 @@ fn with_logs(test: impl Fn(&dyn LogEngine)) {
     let directory = tempfile::tempdir().unwrap();
     test(&MemoryLog::default());
     test(&SledLog::open(directory.path().join("log")).unwrap());
+    test(&SegmentLog::open(directory.path().join("segments")).unwrap());
+    // So small that nearly every row begins another segment.
+    test(&SegmentLog::open_sized(directory.path().join("small"), 512).unwrap());
 }
 
 fn with_states(test: impl Fn(&dyn StateEngine)) {
