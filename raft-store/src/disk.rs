@@ -4,7 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::engine::{LOCKED, LogEngine, LogKind, MemoryLog, MemoryState, SledState, StateEngine, open_log, present};
+use crate::engine::{
+    LOCKED, LogEngine, LogKind, MemoryLog, MemoryState, SledState, StateEngine, open_log, present,
+};
 use crate::error::{EngineError, OpenError};
 use crate::honesty::{self, SyncPath};
 use crate::snapshot::Depot;

@@ -124,6 +124,11 @@ impl Log {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Whether this node has ever voted.
+    pub(crate) fn voted(&self) -> bool {
+        locked(&self.inner.hard_state).vote.is_some()
+    }
+
     /// What the state notes of this log, for [`Self::check_against`].
     pub(crate) fn synced(&self) -> Synced {
         self.inner.synced.clone()
@@ -257,7 +262,8 @@ impl Flusher {
                 self.complete(&mut group, written, result);
             }
         });
-        let failed = |error: io::Error| EngineError::Io { operation: "starting a thread", reason: error.to_string() };
+        let failed =
+            |error: io::Error| EngineError::Io { operation: "starting a thread", reason: error.to_string() };
         thread.map(drop).map_err(failed)
     }
 
@@ -430,6 +436,20 @@ mod tests {
         assert!(refused(&log(5), id(3, 5), 0).contains("older than entry 5"));
         assert!(refused(&log(3), id(3, 5), 0).contains("no vote of term 3"));
         assert!(!log(5).check_against(None, 0).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_has_lost_its_beginning_is_refused() {
+        let engine = MemoryLog::default();
+        let entry = |index| WireEntry { id: id(2, index), payload: WirePayload::Blank };
+        engine.append(&(5..=9).map(|index| (index, codec::seal(&entry(index)))).collect::<Vec<_>>()).unwrap();
+        let open = |engine: &MemoryLog| {
+            Log::open(Arc::new(engine.clone()), Arc::new(MemoryState::default()), Fault::new()).map(drop)
+        };
+        let refused = open(&engine).expect_err("entries 0 to 4 are gone").to_string();
+        assert!(refused.contains("begins with entry 5"), "{refused}");
+        engine.put_meta(META_PURGED, &codec::seal(&id(1, 4))).unwrap();
+        open(&engine).unwrap();
     }
 
     #[tokio::test]

@@ -47,6 +47,10 @@ pub struct Timers {
     pub election_min: Duration,
     /// The longest, and at the same time the leader's lease.
     pub election_max: Duration,
+    /// For how long after a majority has confirmed its leader that answers linearizable reads by itself, because none of
+    /// them elects another one for [`Self::election_max`]. What lies between covers clocks that run at different rates. 0:
+    /// every read asks a majority.
+    pub read_lease: Duration,
     /// How long a submitted command may take before its outcome is given up as unknown.
     pub submit: Duration,
     /// How long a linearizable read may take.
@@ -58,9 +62,10 @@ pub struct Timers {
 impl Default for Timers {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(200),
+            election_max: Duration::from_millis(400),
+            read_lease: Duration::from_millis(300),
             submit: Duration::from_secs(5),
             read: Duration::from_secs(2),
             install_snapshot: Duration::from_secs(60),

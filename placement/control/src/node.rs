@@ -109,7 +109,8 @@ impl Service {
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let advertise = options.advertised(local)?;
-        let store = open_store(&StoreOptions::new(&options.data_dir, advertise), &link).await?;
+        let stored = StoreOptions { log: options.log_engine, ..StoreOptions::new(&options.data_dir, advertise) };
+        let store = open_store(&stored, &link).await?;
         if let (Some(wanted), Some(found)) = (wanted, store.cluster())
             && wanted != found
         {

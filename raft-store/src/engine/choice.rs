@@ -62,6 +62,15 @@ impl std::fmt::Display for LogKind {
     }
 }
 
+impl std::str::FromStr for LogKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = KINDS.into_iter().find(|kind| kind.to_string() == name);
+        found.ok_or_else(|| format!("{name} is no engine of the log: segments or sled"))
+    }
+}
+
 fn failed(error: &std::io::Error) -> EngineError {
     EngineError::Io { operation: "changing the engine of the log", reason: error.to_string() }
 }
@@ -151,7 +160,8 @@ mod tests {
     use super::*;
 
     fn fill(log: &dyn LogEngine) {
-        log.append(&(5..=40).map(|index| (index, vec![u8::try_from(index).unwrap(); 300])).collect::<Vec<_>>()).unwrap();
+        log.append(&(5..=40).map(|index| (index, vec![u8::try_from(index).unwrap(); 300])).collect::<Vec<_>>())
+            .unwrap();
         META.into_iter().for_each(|name| log.put_meta(name, name.as_bytes()).unwrap());
         log.sync().unwrap();
     }

@@ -32,15 +32,24 @@ pub(super) fn name(number: u64) -> String {
     format!("{number:016x}{ENDING}")
 }
 
-/// The numbers of the segments in a directory, in their order. What was never finished is removed.
+/// Removes what was never finished.
+pub(super) fn tidy(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of the segments in a directory, in their order.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if name.ends_with(".new") {
-            fs::remove_file(&path)?;
-        } else if let Some(number) = name.strip_suffix(ENDING) {
+        if let Some(number) = name.strip_suffix(ENDING) {
             let number = u64::from_str_radix(number, 16);
             found.push((number.map_err(|error| io::Error::other(format!("{name}: {error}")))?, path));
         }

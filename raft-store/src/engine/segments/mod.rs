@@ -15,6 +15,8 @@
 mod file;
 mod record;
 mod recovery;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -165,7 +167,8 @@ impl SegmentLog {
         state.write_out()?;
         let values: Vec<Vec<u8>> =
             state.contents.meta.iter().map(|(name, value)| record::meta_payload(name, value)).collect();
-        let begin = record::length(size_of::<u32>()) + values.iter().map(|value| record::length(value.len())).sum::<usize>();
+        let begin = record::length(size_of::<u32>())
+            + values.iter().map(|value| record::length(value.len())).sum::<usize>();
         let capacity = self.capacity.max(short(begin)?.saturating_add(needed));
         let number = state.end.segment + 1;
         let ready = match std::mem::replace(&mut state.spare, Spare::None) {

@@ -84,7 +84,9 @@ struct Stop {
 
 /// Reads the log in `directory`; none where there is none. `noted` is how far it was synced, as far as is known.
 pub(super) fn recover(directory: &Path, noted: Position) -> Result<Option<Recovered>, EngineError> {
-    let files = file::list(directory).map_err(failed("listing the segments of the log"))?;
+    let files = file::tidy(directory).and_then(|()| file::list(directory));
+    let files = files.map_err(failed("listing the segments of the log"))?;
+    let first = files.first().map(|(number, _)| *number);
     let (mut contents, mut segments) = (Contents::default(), BTreeMap::new());
     let mut stop: Option<Stop> = None;
     let mut claimed = Some(noted).filter(|noted| *noted > Position::default());
@@ -107,7 +109,7 @@ pub(super) fn recover(directory: &Path, noted: Position) -> Result<Option<Recove
         stop = Some(here);
     }
     if let Some(claimed) = claimed.filter(|claimed| stop.as_ref().is_none_or(|stop| *claimed > stop.end)) {
-        return Err(rotten(stop.as_ref(), claimed));
+        return Err(rotten(first, stop.as_ref(), claimed));
     }
     for path in &left {
         fs::remove_file(path).map_err(failed("removing an unused segment of the log"))?;
@@ -152,18 +154,20 @@ fn replay(bytes: &[u8], number: u64, contents: &mut Contents) -> Result<Stop, En
 
 /// The error that names a place.
 pub(super) fn corrupt(number: u64, offset: u32, detail: &str) -> EngineError {
-    EngineError::Corrupt { what: format!("log segment {} at offset {offset}", file::name(number)), detail: detail.into() }
+    EngineError::Corrupt {
+        what: format!("log segment {} at offset {offset}", file::name(number)),
+        detail: detail.into(),
+    }
 }
 
-fn rotten(stop: Option<&Stop>, claimed: Position) -> EngineError {
-    let synced = format!("segment {} offset {}", file::name(claimed.segment), claimed.offset);
-    match stop {
-        Some(Stop { end, why }) => {
-            corrupt(end.segment, end.offset, &format!("{why}, and the log was synced up to {synced}"))
+fn rotten(first: Option<u64>, stop: Option<&Stop>, claimed: Position) -> EngineError {
+    let synced =
+        format!("the log was synced up to segment {} offset {}", file::name(claimed.segment), claimed.offset);
+    match (stop, first) {
+        (Some(Stop { end, why }), _) => corrupt(end.segment, end.offset, &format!("{why}, and {synced}")),
+        (None, Some(first)) => corrupt(first, 0, &format!("no log begins there, and {synced}")),
+        (None, None) => {
+            EngineError::Corrupt { what: "the log".into(), detail: format!("{synced}, and there is no segment") }
         }
-        None => EngineError::Corrupt {
-            what: "the log".into(),
-            detail: format!("it was synced up to {synced}, and no segment begins it"),
-        },
     }
 }
