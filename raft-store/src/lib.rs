@@ -58,7 +58,7 @@ pub use honesty::{Honesty, SyncPath};
 pub use hub::{Committed, Feed, ResetCause, Subscription, WatchClosed};
 pub use membership::Change as MemberChange;
 pub use network::{Dialer, tcp_dialer};
-pub use options::{Bounds, StoreOptions, Timers};
+pub use options::{Bounds, StoreOptions, Timers, worker_threads};
 pub use service::RaftEndpoint;
 pub use status::{Leadership, Member, MemberProgress, StoreStatus};
 pub use store::{RaftServer, Store};

@@ -89,6 +89,14 @@ pub(crate) fn present(data_dir: &Path) -> Option<LogKind> {
 /// Opens the log in a data directory. What another engine has kept there goes over to `wanted`.
 pub(crate) fn open_log(data_dir: &Path, wanted: LogKind) -> Result<Arc<dyn LogEngine>, EngineError> {
     finish(data_dir)?;
+    if KINDS.into_iter().all(|kind| data_dir.join(kind.directory()).exists()) {
+        return Err(EngineError::Corrupt {
+            what: "the data directory".into(),
+            detail: "segments/ and log/ both hold a log: move log/ away if a program from before there were segments has \
+                     been started here since"
+                .into(),
+        });
+    }
     if let Some(found) = present(data_dir).filter(|found| *found != wanted) {
         convert(data_dir, found, wanted)?;
     }
@@ -182,6 +190,19 @@ mod tests {
             assert_eq!(present(directory.path()), Some(wanted));
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left");
         }
+    }
+
+    #[test]
+    fn two_logs_in_one_directory_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        fill(&*open_log(directory.path(), LogKind::Segments).unwrap());
+        drop(SledLog::open(directory.path().join("log")).unwrap());
+        for wanted in KINDS {
+            let refused = open_log(directory.path(), wanted).expect_err("two logs").to_string();
+            assert!(refused.contains("both hold a log: move log/ away"), "{refused}");
+        }
+        fs::remove_dir_all(directory.path().join("log")).unwrap();
+        check(&*open_log(directory.path(), LogKind::Segments).unwrap());
     }
 
     #[test]

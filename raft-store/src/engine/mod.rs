@@ -11,6 +11,7 @@
 //! two: [sled](SledState) and [memory](MemoryState).
 
 mod choice;
+mod lazy;
 mod memory;
 mod rows;
 mod segments;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use choice::LogKind;
 pub(crate) use choice::{open_log, present};
+pub(crate) use lazy::LazyState;
 pub use memory::{MemoryLog, MemoryState};
 pub use segments::SegmentLog;
 pub use sled_engine::{SledLog, SledState};

@@ -248,6 +248,16 @@ impl SegmentLog {
     }
 }
 
+impl Drop for SegmentLog {
+    /// Nothing of it goes on in the directory.
+    fn drop(&mut self) {
+        if let Spare::Coming(making) = std::mem::replace(&mut self.state().spare, Spare::None) {
+            // What was made is found, or removed, by the next start.
+            drop(making.join());
+        }
+    }
+}
+
 /// The first segment of a new log.
 fn begin(directory: &Path, capacity: u32) -> Result<Recovered, EngineError> {
     let first = Segment::make(directory, 1, capacity)?;
