@@ -50,7 +50,7 @@ pub struct Options {
     pub cluster: Option<String>,
 
     /// What keeps the log: segments, or sled. A log that the other has kept goes over to it at the start.
-    #[arg(long, env = "CELL_LOG_ENGINE", default_value_t, value_name = "ENGINE")]
+    #[arg(long, default_value_t, value_name = "ENGINE")]
     #[serde(default)]
     pub log_engine: LogKind,
 }

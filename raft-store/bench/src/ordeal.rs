@@ -325,7 +325,7 @@ fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
 
 pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let (image, copy) = (directory.path().join("disk"), directory.path().join("copy"));
+    let image = directory.path().join("disk");
     let mounted = match make_image(&image).and_then(|()| Mounted::new(&image, directory.path().join("mnt"))) {
         Ok(mounted) => mounted,
         Err(error) => {
@@ -346,12 +346,16 @@ pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
         let pid = nodes.pid(0).context("it runs")?;
         signal(pid, "STOP")?;
         let told = clients.so_far();
+        // A file and a mount point of its own: while something still holds a file of the last one, the kernel would show
+        // that one's contents again.
+        let copy = directory.path().join(format!("copy-{round}"));
         std::fs::copy(&image, &copy)?;
         signal(pid, "CONT")?;
         let opened = {
-            let after = Mounted::new(&copy, directory.path().join("after"))?;
+            let after = Mounted::new(&copy, directory.path().join(format!("after-{round}")))?;
             state_after(&after.0.join("node-0"), &nodes.addresses[0], cut.log).await
         };
+        std::fs::remove_file(&copy)?;
         match opened {
             Ok(state) => broken.extend(lost(&told, &state).map(|lost| format!("cut {round}: {lost}"))),
             Err(error) => broken.push(format!("cut {round}: it does not open: {error:#}")),
