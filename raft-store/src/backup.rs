@@ -18,6 +18,7 @@ use openraft::async_runtime::WatchReceiver;
 
 use crate::codec;
 use crate::disk::Disk;
+use crate::engine::LogKind;
 use crate::entropy;
 use crate::error::{BackupError, CompactError, EngineError, OpenError};
 use crate::fault::Fault;
@@ -199,7 +200,7 @@ pub async fn verify_directory(path: &Path) -> Result<Summary, OpenError> {
         let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it holds no store");
         return Err(OpenError::Directory { path: path.to_owned(), source });
     }
-    let disk = Disk::directory(path)?;
+    let disk = Disk::as_it_is(path)?;
     let identity = Identity::open(Arc::clone(&disk.log), path, None).await?;
     let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), Fault::new()).map_err(failed)?;
     let (_, loaded) = Mirror::load(Arc::clone(&disk.state)).map_err(failed)?;
@@ -240,7 +241,7 @@ pub async fn restore(backup: &Path, data_dir: &Path, advertise: &str) -> Result<
     if !fs::read_dir(data_dir).map_or(true, empty) {
         return Err(BackupError::NotEmpty { path: data_dir.to_owned() });
     }
-    let disk = Disk::directory(data_dir).map_err(BackupError::Open)?;
+    let disk = Disk::directory(data_dir, LogKind::default()).map_err(BackupError::Open)?;
     let identity = Identity::open(Arc::clone(&disk.log), data_dir, None).await.map_err(BackupError::Open)?;
     let node_id = identity.node_id();
     let cluster = ClusterId(entropy::seed(None, "choosing a cluster id").map_err(BackupError::Engine)?.max(1));

@@ -70,6 +70,9 @@ pub(crate) fn config(options: &StoreOptions) -> Result<Arc<openraft::Config>, Op
     if timers.election_min >= timers.election_max {
         return invalid("timers.election_max", "longer than election_min");
     }
+    if timers.read_lease >= timers.election_max {
+        return invalid("timers.read_lease", "shorter than election_max");
+    }
     if options.bounds.snapshot_after == 0 {
         return invalid("bounds.snapshot_after", "at least 1 entry");
     }
@@ -88,6 +91,8 @@ pub(crate) fn config(options: &StoreOptions) -> Result<Arc<openraft::Config>, Op
         purge_batch_size: 64,
         replication_lag_threshold: options.bounds.log_kept.max(1),
         enable_pre_vote: Some(true),
+        // Only when no promise of before the start can hold any more: see `promise`.
+        enable_elect: false,
         backoff: "50ms 100ms 200ms ...400ms".into(),
         ..openraft::Config::default()
     };

@@ -4,13 +4,12 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::engine::{LogEngine, MemoryLog, MemoryState, SledLog, SledState, StateEngine};
+use crate::engine::{
+    LOCKED, LazyState, LogEngine, LogKind, MemoryLog, MemoryState, SledState, StateEngine, open_log, present,
+};
 use crate::error::{EngineError, OpenError};
 use crate::honesty::{self, SyncPath};
 use crate::snapshot::Depot;
-
-/// How sled says that somebody else has its file open.
-const SLED_LOCKED: &str = "could not acquire lock";
 
 /// Log, state and snapshots of one node.
 #[derive(Debug, Clone)]
@@ -37,11 +36,21 @@ impl Disk {
         Self { log, state, depot: Depot::Memory(Arc::default()), place: None, _lock: None }
     }
 
-    /// Locks and opens a data directory, or makes it. Blocks while sled reads its file.
+    /// Locks and opens a data directory, or makes it, with its log in `wanted`: a log that another engine has kept goes
+    /// over to it. Blocks while files are read.
     ///
     /// # Errors
     /// [`OpenError::Locked`] where another store has it open, and others where it cannot be read.
-    pub fn directory(path: &Path) -> Result<Self, OpenError> {
+    pub fn directory(path: &Path, wanted: LogKind) -> Result<Self, OpenError> {
+        Self::open(path, |_| wanted)
+    }
+
+    /// As [`Self::directory`], with its log in whatever it is.
+    pub(crate) fn as_it_is(path: &Path) -> Result<Self, OpenError> {
+        Self::open(path, |path| present(path).unwrap_or_default())
+    }
+
+    fn open(path: &Path, wanted: impl FnOnce(&Path) -> LogKind) -> Result<Self, OpenError> {
         let unusable = |source: std::io::Error| OpenError::Directory { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(unusable)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
@@ -56,16 +65,17 @@ impl Disk {
             let path = path.join(name);
             (path.clone(), move |source: EngineError| match &source {
                 // Tasks of a store that was just dropped may hold it for a moment longer.
-                EngineError::Io { reason, .. } if reason.contains(SLED_LOCKED) => OpenError::Locked { path },
+                EngineError::Io { reason, .. } if reason.contains(LOCKED) => OpenError::Locked { path },
                 _ => OpenError::Storage { path, source },
             })
         };
-        let (log_path, log_failed) = inside("log");
+        let wanted = wanted(path);
+        let (_, log_failed) = inside(wanted.directory());
         let (state_path, state_failed) = inside("sm");
         let (snapshot_path, snapshot_failed) = inside("snapshot");
         Ok(Self {
-            log: Arc::new(SledLog::open(log_path).map_err(log_failed)?),
-            state: Arc::new(SledState::open(state_path).map_err(state_failed)?),
+            log: open_log(path, wanted).map_err(log_failed)?,
+            state: Arc::new(LazyState::new(SledState::open(state_path).map_err(state_failed)?)),
             depot: Depot::open_directory(&snapshot_path).map_err(snapshot_failed)?,
             place: Some(Arc::new((path.to_owned(), sync_path))),
             _lock: Some(Arc::new(lock)),

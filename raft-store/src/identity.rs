@@ -14,8 +14,8 @@ use crate::error::{ClaimError, EngineError, OpenError};
 use crate::offload::sync_log;
 use crate::wire::WireIdentity;
 
-const META_IDENTITY: &str = "identity";
-const META_CLUSTER: &str = "cluster";
+pub(crate) const META_IDENTITY: &str = "identity";
+pub(crate) const META_CLUSTER: &str = "cluster";
 /// Layout of the data directory.
 const FORMAT: u32 = 1;
 

@@ -7,8 +7,9 @@
 //!   and `mirror` keeps what it has applied on disk.
 //! * `log` and [`engine`] keep the log: acknowledged means synced, and what is read back is checked.
 //! * `hub` is the watch: one ring of recent revisions, a cursor for each watcher.
+//! * `promise` is what lets a leader answer reads by itself: what a node must not do when it has just been started.
 //! * `membership` decides who may come and go; `backup` is also verify and restore; `space` and `honesty` look at the disk.
-//! * `snapshot`, `transfer`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
+//! * `pipeline`, `snapshot`, `transfer`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
 //!   (`wire`, `codec`), never a type of openraft, so that the library can be replaced.
 //!
 //! A write is acknowledged when a majority has it on disk and the leader has applied it. A read after
@@ -33,6 +34,8 @@ mod mirror;
 mod network;
 mod offload;
 mod options;
+mod pipeline;
+mod promise;
 mod proposer;
 mod recent;
 mod service;
@@ -55,7 +58,7 @@ pub use honesty::{Honesty, SyncPath};
 pub use hub::{Committed, Feed, ResetCause, Subscription, WatchClosed};
 pub use membership::Change as MemberChange;
 pub use network::{Dialer, tcp_dialer};
-pub use options::{Bounds, StoreOptions, Timers};
+pub use options::{Bounds, StoreOptions, Timers, worker_threads};
 pub use service::RaftEndpoint;
 pub use status::{Leadership, Member, MemberProgress, StoreStatus};
 pub use store::{RaftServer, Store};

@@ -27,7 +27,7 @@ use crate::recent::Recent;
 use crate::wire::{WireEntry, WireHardState, WireLogId};
 
 pub(crate) const META_HARD_STATE: &str = "hard-state";
-const META_PURGED: &str = "purged";
+pub(crate) const META_PURGED: &str = "purged";
 /// Syncs that may wait; beyond it openraft waits.
 const FLUSH_QUEUE: usize = 1_024;
 /// Bytes of entries that are read at once for a follower.
@@ -107,6 +107,7 @@ impl Log {
             // A crash between the two steps of a purge leaves rows behind.
             engine.purge_to(purged.index)?;
         }
+        check_beginning(&*engine, purged)?;
         let last = engine.last()?.map_or(0, |(index, _)| index);
         let (written, synced) = (Arc::new(AtomicU64::new(last)), Synced(Arc::new(AtomicU64::new(last))));
         let (flush, waiting) = mpsc::channel(FLUSH_QUEUE);
@@ -116,11 +117,16 @@ impl Log {
             synced: synced.clone(),
             fault: fault.clone(),
         };
-        tokio::spawn(flusher.run(waiting));
+        flusher.start(waiting)?;
         let (hard_state, purged) = (Mutex::new(hard_state), Mutex::new(purged));
         let recent = Mutex::default();
         let inner = Inner { engine, state, hard_state, purged, recent, written, synced, flush, fault };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether this node has ever voted.
+    pub(crate) fn voted(&self) -> bool {
+        locked(&self.inner.hard_state).vote.is_some()
     }
 
     /// What the state notes of this log, for [`Self::check_against`].
@@ -220,7 +226,20 @@ fn decode(index: u64, row: &[u8]) -> Result<Entry, EngineError> {
     wire.into_entry().map_err(corrupt)
 }
 
-/// The task that syncs for everybody who waits.
+/// The log begins right behind what was purged: files of its beginning may have been lost.
+fn check_beginning(engine: &dyn LogEngine, purged: Option<WireLogId>) -> Result<(), EngineError> {
+    let wanted = purged.map_or(0, |purged| purged.index + 1);
+    match engine.range(wanted, u64::MAX, 0)?.first() {
+        // The first entry of a log has index 0, or 1 after a restore.
+        Some((first, _)) if *first > wanted.max(1) => Err(EngineError::Corrupt {
+            what: "the log".into(),
+            detail: format!("it begins with entry {first}, and was purged only before entry {wanted}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What syncs for everybody who waits.
 struct Flusher {
     engine: Arc<dyn LogEngine>,
     written: Arc<AtomicU64>,
@@ -229,20 +248,45 @@ struct Flusher {
 }
 
 impl Flusher {
+    /// A sync that blocks gets a thread of its own: between an entry and its sync there is one wake-up.
+    fn start(self, mut waiting: mpsc::Receiver<Waiter>) -> Result<(), EngineError> {
+        if !self.engine.sync_blocks() {
+            tokio::spawn(self.run(waiting));
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || {
+            let mut group = Vec::new();
+            while waiting.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
+                let written = self.written.load(Ordering::Acquire);
+                let result = self.fault.check().and_then(|()| self.engine.sync());
+                self.complete(&mut group, written, result);
+            }
+        });
+        let failed =
+            |error: io::Error| EngineError::Io { operation: "starting a thread", reason: error.to_string() };
+        thread.map(drop).map_err(failed)
+    }
+
     async fn run(self, mut waiting: mpsc::Receiver<Waiter>) {
         let mut group = Vec::new();
         while waiting.recv_many(&mut group, FLUSH_QUEUE).await > 0 {
             let written = self.written.load(Ordering::Acquire);
             let result = match self.fault.check() {
-                Ok(()) => self.fault.note(sync_log(&self.engine).await),
+                Ok(()) => sync_log(&self.engine).await,
                 poisoned => poisoned,
             };
-            if result.is_ok() {
-                self.synced.0.store(written, Ordering::Release);
-            }
-            for waiter in group.drain(..) {
-                waiter.complete(result.clone());
-            }
+            self.complete(&mut group, written, result);
+        }
+    }
+
+    fn complete(&self, group: &mut Vec<Waiter>, written: u64, result: Result<(), EngineError>) {
+        // A fault that is known already stays as it was.
+        let result = self.fault.check().and_then(|()| self.fault.note(result));
+        if result.is_ok() {
+            self.synced.0.store(written, Ordering::Release);
+        }
+        for waiter in group.drain(..) {
+            waiter.complete(result.clone());
         }
     }
 }
@@ -392,6 +436,20 @@ mod tests {
         assert!(refused(&log(5), id(3, 5), 0).contains("older than entry 5"));
         assert!(refused(&log(3), id(3, 5), 0).contains("no vote of term 3"));
         assert!(!log(5).check_against(None, 0).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_has_lost_its_beginning_is_refused() {
+        let engine = MemoryLog::default();
+        let entry = |index| WireEntry { id: id(2, index), payload: WirePayload::Blank };
+        engine.append(&(5..=9).map(|index| (index, codec::seal(&entry(index)))).collect::<Vec<_>>()).unwrap();
+        let open = |engine: &MemoryLog| {
+            Log::open(Arc::new(engine.clone()), Arc::new(MemoryState::default()), Fault::new()).map(drop)
+        };
+        let refused = open(&engine).expect_err("entries 0 to 4 are gone").to_string();
+        assert!(refused.contains("begins with entry 5"), "{refused}");
+        engine.put_meta(META_PURGED, &codec::seal(&id(1, 4))).unwrap();
+        open(&engine).unwrap();
     }
 
     #[tokio::test]

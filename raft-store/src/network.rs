@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use cell_protos::v1::RaftMessage;
 use cell_protos::v1::raft_service_client::RaftServiceClient;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, Stream, StreamExt};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
@@ -23,6 +25,7 @@ use crate::codec;
 use crate::consensus::{LogId, Snapshot, TypeConfig, Vote};
 use crate::error::EngineError;
 use crate::identity::Identity;
+use crate::pipeline;
 use crate::snapshot::SnapshotData;
 use crate::transfer;
 use crate::wire::{
@@ -33,7 +36,7 @@ use crate::wire::{
 /// The largest message: [`crate::consensus`] bounds the entries in it.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A follower answers an append when it has synced it, and disks have bad moments.
-const APPEND_DEADLINE: Duration = Duration::from_secs(1);
+pub(crate) const APPEND_DEADLINE: Duration = Duration::from_secs(1);
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Makes a channel to `host:port` that connects when it is used and again whenever it breaks.
@@ -106,19 +109,19 @@ pub(crate) struct Peer {
     client: Result<RaftServiceClient<Channel>, String>,
 }
 
-type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+pub(crate) type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 impl Peer {
-    fn unreachable(&self, reason: &str) -> RPCError<TypeConfig> {
+    pub(crate) fn unreachable(&self, reason: &str) -> RPCError<TypeConfig> {
         RPCError::Unreachable(Unreachable::from_string(format!("{}: {reason}", self.address)))
     }
 
-    fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
+    pub(crate) fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
         let cluster = self.identity.cluster().ok_or_else(|| self.unreachable("this node has no cluster yet"))?;
         Ok(RaftMessage { cluster_id: cluster.0, payload: codec::seal(payload).into() })
     }
 
-    fn client(&self) -> Rpc<RaftServiceClient<Channel>> {
+    pub(crate) fn client(&self) -> Rpc<RaftServiceClient<Channel>> {
         self.client.clone().map_err(|reason| self.unreachable(&reason))
     }
 
@@ -129,19 +132,20 @@ impl Peer {
         deadline: Duration,
         call: impl Future<Output = Result<tonic::Response<RaftMessage>, tonic::Status>>,
     ) -> Rpc<T> {
-        let timed_out = || {
-            RPCError::Timeout(Timeout {
-                action,
-                id: self.identity.node_id(),
-                target: self.target,
-                timeout: deadline,
-            })
-        };
-        let answer = tokio::time::timeout(deadline, call).await.map_err(|_| timed_out())?;
-        let answer =
-            answer.map_err(|status| self.unreachable(&format!("{:?} {}", status.code(), status.message())))?;
-        codec::open(&answer.into_inner().payload, || "an answer".into())
-            .map_err(|error| self.unreachable(&error.to_string()))
+        let answer = tokio::time::timeout(deadline, call).await.map_err(|_| self.timed_out(action, deadline))?;
+        self.read(&answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    pub(crate) fn timed_out(&self, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
+        RPCError::Timeout(Timeout { action, id: self.identity.node_id(), target: self.target, timeout })
+    }
+
+    pub(crate) fn refused(&self, status: &tonic::Status) -> RPCError<TypeConfig> {
+        self.unreachable(&format!("{:?} {}", status.code(), status.message()))
+    }
+
+    pub(crate) fn read<T: DeserializeOwned>(&self, message: &RaftMessage) -> Rpc<T> {
+        codec::open(&message.payload, || "an answer".into()).map_err(|error| self.unreachable(&error.to_string()))
     }
 
     async fn ask_for_vote(
@@ -188,12 +192,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let is_heartbeat = rpc.entries.is_empty();
         let deadline = if is_heartbeat { option.soft_ttl() } else { option.soft_ttl().max(APPEND_DEADLINE) };
-        let request = self.message(&WireAppend {
-            vote: (&rpc.vote).into(),
-            previous: rpc.prev_log_id.as_ref().map(WireLogId::from),
-            entries: rpc.entries.into_iter().map(Into::into).collect(),
-            commit: rpc.leader_commit.as_ref().map(WireLogId::from),
-        })?;
+        let request = self.message(&WireAppend::from(&rpc))?;
         let mut client = self.client()?;
         let answer = self.answer(RPCTypes::AppendEntries, deadline, client.append(request)).await?;
         Ok(match answer {
@@ -202,6 +201,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             WireAppended::Conflict => AppendEntriesResponse::Conflict,
             WireAppended::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
         })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        Box::pin(async move { Ok(pipeline::send(self, input).await?.boxed()) })
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {

@@ -3,6 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::LogKind;
+
+/// How many threads a process that is one node should run its tasks on: one for each two cores, at least two, four at the
+/// most.
+///
+/// A write is a line of tasks that hand it on to each other, and with more threads than work each hand-over wakes one that
+/// sleeps. With a single thread a put by one client is 1.4 times as fast; but then 200 watchers of 2,000 changes a second
+/// keep Raft from its heartbeats.
+#[must_use]
+pub fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).clamp(2, 4))
+}
+
 /// How one node of the store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
@@ -10,6 +23,8 @@ pub struct StoreOptions {
     pub data_dir: PathBuf,
     /// `host:port` under which this node's gRPC server is reached by its peers and named to clients as the leader.
     pub advertise: String,
+    /// What keeps the log. A directory whose log is kept otherwise goes over to it when it is opened.
+    pub log: LogKind,
     /// Raft's timers.
     pub timers: Timers,
     /// What bounds the growth of queues, log and watch history.
@@ -26,6 +41,7 @@ impl StoreOptions {
         Self {
             data_dir: data_dir.into(),
             advertise: advertise.into(),
+            log: LogKind::default(),
             timers: Timers::default(),
             bounds: Bounds::default(),
             seed: None,
@@ -42,6 +58,10 @@ pub struct Timers {
     pub election_min: Duration,
     /// The longest, and at the same time the leader's lease.
     pub election_max: Duration,
+    /// For how long after a majority has confirmed its leader that answers linearizable reads by itself, because none of
+    /// them elects another one for [`Self::election_max`]. What lies between covers clocks that run at different rates. 0:
+    /// every read asks a majority.
+    pub read_lease: Duration,
     /// How long a submitted command may take before its outcome is given up as unknown.
     pub submit: Duration,
     /// How long a linearizable read may take.
@@ -53,9 +73,10 @@ pub struct Timers {
 impl Default for Timers {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(200),
+            election_max: Duration::from_millis(400),
+            read_lease: Duration::from_millis(300),
             submit: Duration::from_secs(5),
             read: Duration::from_secs(2),
             install_snapshot: Duration::from_secs(60),

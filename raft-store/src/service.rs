@@ -4,23 +4,28 @@ use std::sync::{Arc, Weak};
 
 use cell_protos::v1::RaftMessage;
 use cell_protos::v1::raft_service_server::RaftService;
+use futures::stream::BoxStream;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec;
 use crate::consensus::{LogId, Raft, Snapshot, SnapshotMeta, TypeConfig};
+use crate::entropy;
 use crate::identity::Identity;
 use crate::machine::MachineShared;
+use crate::pipeline;
+use crate::promise::Promise;
 use crate::space::Space;
 use crate::transfer::Arrivals;
 use crate::wire::{
-    WireAppend, WireAppended, WireEntry, WireLogId, WireSnapshotHave, WireSnapshotPart, WireSnapshotReply,
-    WireTransfer, WireTransferReply, WireVote, WireVoteReply, WireVoteRequest,
+    WireAppend, WireAppended, WireLogId, WireSnapshotHave, WireSnapshotPart, WireSnapshotReply, WireTransfer,
+    WireTransferReply, WireVote, WireVoteReply, WireVoteRequest,
 };
 
 /// What the service needs of its node. The service does not keep the node alive.
@@ -31,17 +36,21 @@ pub(crate) struct Node {
     pub machine: Arc<MachineShared>,
     pub arrivals: Arrivals,
     pub space: Space,
+    pub promise: Promise,
+    /// What its random choices follow.
+    pub seed: u64,
+    pub stop: CancellationToken,
 }
 
 impl Node {
     /// Refuses where the disk is nearly full: the leader tries again, and goes on with the others.
-    fn may_write(&self) -> Result<(), Status> {
+    pub(crate) fn may_write(&self) -> Result<(), Status> {
         self.space.check().map_err(|full| Status::resource_exhausted(format!("DISK_FULL: {full}")))
     }
 }
 
 /// The receiving end of [`crate::RaftServer`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RaftEndpoint {
     node: Weak<Node>,
 }
@@ -52,7 +61,7 @@ impl RaftEndpoint {
     }
 
     /// The node, if it lives and the message is of its cluster.
-    fn admit(&self, message: &RaftMessage) -> Result<Arc<Node>, Status> {
+    pub(crate) fn admit(&self, message: &RaftMessage) -> Result<Arc<Node>, Status> {
         let node = self.node.upgrade().ok_or_else(stopped)?;
         match node.identity.cluster() {
             Some(own) if own.0 == message.cluster_id => Ok(node),
@@ -65,21 +74,21 @@ impl RaftEndpoint {
     }
 }
 
-fn stopped() -> Status {
+pub(crate) fn stopped() -> Status {
     Status::unavailable("this node has stopped")
 }
 
-fn read<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Status> {
+pub(crate) fn read<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Status> {
     codec::open(&message.payload, || "the message".into())
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn reply(node: &Node, payload: &impl Serialize) -> Response<RaftMessage> {
+pub(crate) fn reply(node: &Node, payload: &impl Serialize) -> Response<RaftMessage> {
     let cluster_id = node.identity.cluster().unwrap_or_default().0;
     Response::new(RaftMessage { cluster_id, payload: codec::seal(payload).into() })
 }
 
-fn fatal(error: &Fatal<TypeConfig>) -> Status {
+pub(crate) fn fatal(error: &Fatal<TypeConfig>) -> Status {
     Status::unavailable(format!("this node has stopped: {error}"))
 }
 
@@ -97,13 +106,8 @@ impl RaftService for RaftEndpoint {
         if !append.entries.is_empty() {
             node.may_write()?;
         }
-        let entries = append.entries.into_iter().map(WireEntry::into_entry).collect::<Result<_, _>>();
-        let answer = node.raft.append_entries(AppendEntriesRequest {
-            vote: append.vote.into(),
-            prev_log_id: append.previous.map(LogId::from),
-            entries: entries.map_err(Status::invalid_argument)?,
-            leader_commit: append.commit.map(LogId::from),
-        });
+        let append = AppendEntriesRequest::try_from(append).map_err(Status::invalid_argument)?;
+        let answer = node.raft.append_entries(append);
         let answer = match answer.await.map_err(|error| raft_error(&error))? {
             AppendEntriesResponse::Success => WireAppended::Success,
             AppendEntriesResponse::PartialSuccess(last) => {
@@ -115,10 +119,26 @@ impl RaftService for RaftEndpoint {
         Ok(reply(&node, &answer))
     }
 
+    type AppendStreamStream = BoxStream<'static, Result<RaftMessage, Status>>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<RaftMessage>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let node = self.node.upgrade().ok_or_else(stopped)?;
+        let (endpoint, messages) = (self.clone(), request.into_inner());
+        // openraft begins a task for it.
+        let answers = entropy::scope(node.seed, async { pipeline::receive(&node, endpoint, messages) });
+        Ok(Response::new(answers.await))
+    }
+
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let message = request.into_inner();
         let node = self.admit(&message)?;
         let wire: WireVoteRequest = read(&message)?;
+        if !wire.transfer {
+            node.promise.check().map_err(Status::unavailable)?;
+        }
         let mut rpc = VoteRequest::new(wire.vote.into(), wire.last.map(LogId::from));
         rpc.leadership_transfer = wire.transfer;
         let answer = if wire.pre { node.raft.pre_vote(rpc).await } else { node.raft.vote(rpc).await };

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use cell_model::{ClusterId, Envelope, Fleet, Lineage, Reply, Revision};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError as RaftInitializeError, LinearizableReadError, RaftError};
-use openraft::{BasicNode, ReadPolicy};
+use openraft::{BasicNode, LinearizerOption, ReadPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::consensus::{self, Raft};
+use crate::consensus::{self, Raft, TypeConfig};
 use crate::disk::Disk;
 use crate::entropy;
 use crate::error::{
@@ -28,6 +28,7 @@ use crate::membership::VOTERS_MAX;
 use crate::mirror::Mirror;
 use crate::network::{Dialer, MESSAGE_BYTES_MAX, Network, tcp_dialer};
 use crate::options::StoreOptions;
+use crate::promise::{Promise, Sleep};
 use crate::proposer::Proposer;
 use crate::service::{Node, RaftEndpoint};
 use crate::space::Space;
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) node: Arc<Node>,
     proposer: Proposer,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    sleep: Sleep,
     fault: Fault,
     stop: CancellationToken,
     /// Keeps the lock of the data directory.
@@ -68,8 +70,8 @@ impl Store {
     /// # Errors
     /// [`OpenError`] names what is wrong with the directory or the options.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
-        let path = options.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Disk::directory(&path)).await;
+        let (path, log) = (options.data_dir.clone(), options.log);
+        let opened = tokio::task::spawn_blocking(move || Disk::directory(&path, log)).await;
         let disk = opened.map_err(|error| OpenError::Raft { reason: error.to_string() })??;
         Self::open_on(options, disk, tcp_dialer()).await
     }
@@ -97,6 +99,7 @@ impl Store {
         }
         let network = Network::new(Arc::clone(&identity), dialer);
         let seed = entropy::seed(options.seed, "choosing a seed").map_err(failed)?;
+        let voted = log.voted();
         let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine)));
         let started = entropy::scope(seed, started).await;
         let raft = started.map_err(|error| match fault.first() {
@@ -104,13 +107,16 @@ impl Store {
             None => OpenError::Raft { reason: error.to_string() },
         })?;
         let stop = CancellationToken::new();
+        let promise = Promise::after_start(&raft, voted, options.timers.election_max, stop.clone());
         let directory = disk.place.as_ref().map(|place| place.0.clone());
         let space = Space::watch(directory, options.bounds.disk_reserve_bytes, stop.clone());
         let proposer = Proposer::start(raft.clone(), &options, space.clone(), stop.clone());
         let leadership = leadership::follow(&raft, stop.clone());
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
-        let node = Arc::new(Node { raft, identity, machine, arrivals: Arrivals::default(), space });
-        Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, fault, stop, disk }) })
+        let arrivals = Arrivals::default();
+        let node = Node { raft, identity, machine, arrivals, space, promise, seed, stop: stop.clone() };
+        let (node, sleep) = (Arc::new(node), Sleep::new());
+        Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, sleep, fault, stop, disk }) })
     }
 
     pub(crate) fn raft(&self) -> &Raft {
@@ -136,8 +142,8 @@ impl Store {
         self.inner.proposer.submit(envelope).await
     }
 
-    /// After this, [`Store::view`] sees every write that was acknowledged before the call. Only the leader can say so;
-    /// many readers share one round to the other nodes.
+    /// After this, [`Store::view`] sees every write that was acknowledged before the call. Only the leader can say so: by
+    /// itself while its lease holds, otherwise with a majority, where many readers share one round.
     ///
     /// # Errors
     /// [`ReadError`] where this node does not lead or reaches no majority in time.
@@ -146,10 +152,8 @@ impl Store {
             return Err(ReadError::Stopped);
         }
         let deadline = self.inner.options.timers.read;
-        let confirmed =
-            tokio::time::timeout(deadline, self.raft().ensure_linearizable(ReadPolicy::ReadIndex)).await;
-        match confirmed {
-            Ok(Ok(_)) => Ok(self.view(|fleet| fleet.head().revision)),
+        match tokio::time::timeout(deadline, self.linearize()).await {
+            Ok(Ok(())) => Ok(self.view(|fleet| fleet.head().revision)),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => {
                 Err(ReadError::NotLeader { leader: self.leader_elsewhere() })
             }
@@ -161,6 +165,17 @@ impl Store {
                 Err(ReadError::Unavailable { reason: format!("no answer within {} ms", deadline.as_millis()) })
             }
         }
+    }
+
+    async fn linearize(&self) -> Result<(), RaftError<TypeConfig, LinearizableReadError<TypeConfig>>> {
+        let lease = self.inner.options.timers.read_lease;
+        self.raft().ensure_linearizable(LinearizerOption::new(Some(lease), true)).await?;
+        // Asked last: had the machine slept before the lease was looked at, it shows now.
+        if let Some(noticed) = self.inner.sleep.noticed() {
+            self.raft().ensure_linearizable(ReadPolicy::ReadIndex).await?;
+            self.inner.sleep.confirmed(noticed);
+        }
+        Ok(())
     }
 
     /// Looks at this node's state, as far as it has been applied here. Keep it short: applying waits meanwhile.

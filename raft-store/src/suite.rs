@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::consensus::TypeConfig;
 use crate::disk::Disk;
+use crate::engine::LogKind;
 use crate::entropy;
 use crate::fault::Fault;
 use crate::hub::{Hub, SharedFleet};
@@ -35,12 +36,12 @@ impl StoreBuilder<TypeConfig, Log, Machine, ()> for InMemory {
     }
 }
 
-struct OnSled;
+struct OnDisk(LogKind);
 
-impl StoreBuilder<TypeConfig, Log, Machine, (TempDir, Disk)> for OnSled {
+impl StoreBuilder<TypeConfig, Log, Machine, (TempDir, Disk)> for OnDisk {
     async fn build(&self) -> Result<((TempDir, Disk), Log, Machine), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
-        let disk = Disk::directory(directory.path()).unwrap();
+        let disk = Disk::directory(directory.path(), self.0).unwrap();
         let (log, machine) = assemble(&disk);
         Ok(((directory, disk), log, machine))
     }
@@ -53,5 +54,10 @@ async fn the_memory_engine_passes_openrafts_suite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sled_engine_passes_openrafts_suite() {
-    entropy::scope(1, Suite::test_all(OnSled)).await.unwrap();
+    entropy::scope(1, Suite::test_all(OnDisk(LogKind::Sled))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_of_segments_passes_openrafts_suite() {
+    entropy::scope(1, Suite::test_all(OnDisk(LogKind::Segments))).await.unwrap();
 }

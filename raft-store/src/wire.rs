@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cell_model::{ClusterId, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
+use openraft::raft::StreamAppendError;
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload, Membership};
 use serde::{Deserialize, Serialize};
@@ -208,6 +209,14 @@ pub(crate) enum WireAppended {
     HigherVote(WireVote),
 }
 
+/// The answer to a message of a stream of entries: up to where the follower's log is the leader's, and synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum WireMatched {
+    UpTo(Option<WireLogId>),
+    Conflict(WireLogId),
+    HigherVote(WireVote),
+}
+
 /// A candidate, or with `pre` one that asks whether it should become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WireVoteRequest {
@@ -264,6 +273,50 @@ pub(crate) enum WireSnapshotPart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WireSnapshotReply {
     pub vote: WireVote,
+}
+
+impl From<&openraft::raft::AppendEntriesRequest<crate::consensus::TypeConfig>> for WireAppend {
+    fn from(rpc: &openraft::raft::AppendEntriesRequest<crate::consensus::TypeConfig>) -> Self {
+        Self {
+            vote: (&rpc.vote).into(),
+            previous: rpc.prev_log_id.as_ref().map(WireLogId::from),
+            entries: rpc.entries.iter().cloned().map(Into::into).collect(),
+            commit: rpc.leader_commit.as_ref().map(WireLogId::from),
+        }
+    }
+}
+
+impl TryFrom<WireAppend> for openraft::raft::AppendEntriesRequest<crate::consensus::TypeConfig> {
+    type Error = String;
+
+    fn try_from(wire: WireAppend) -> Result<Self, String> {
+        Ok(Self {
+            vote: wire.vote.into(),
+            prev_log_id: wire.previous.map(LogId::from),
+            entries: wire.entries.into_iter().map(WireEntry::into_entry).collect::<Result<_, _>>()?,
+            leader_commit: wire.commit.map(LogId::from),
+        })
+    }
+}
+
+impl From<WireMatched> for openraft::raft::StreamAppendResult<crate::consensus::TypeConfig> {
+    fn from(wire: WireMatched) -> Self {
+        match wire {
+            WireMatched::UpTo(matched) => Ok(matched.map(LogId::from)),
+            WireMatched::Conflict(at) => Err(StreamAppendError::Conflict(at.into())),
+            WireMatched::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote.into())),
+        }
+    }
+}
+
+impl From<openraft::raft::StreamAppendResult<crate::consensus::TypeConfig>> for WireMatched {
+    fn from(answer: openraft::raft::StreamAppendResult<crate::consensus::TypeConfig>) -> Self {
+        match answer {
+            Ok(matched) => Self::UpTo(matched.as_ref().map(WireLogId::from)),
+            Err(StreamAppendError::Conflict(at)) => Self::Conflict((&at).into()),
+            Err(StreamAppendError::HigherVote(vote)) => Self::HigherVote((&vote).into()),
+        }
+    }
 }
 
 impl From<WireVoteReply> for openraft::raft::VoteResponse<crate::consensus::TypeConfig> {

@@ -66,10 +66,22 @@ impl Machine {
         }
     }
 
+    /// Slower than on a real network: a simulated host never uses a port again, and calls a dead peer with every heartbeat.
+    fn timers() -> Timers {
+        Timers {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(800),
+            read_lease: Duration::from_millis(600),
+            submit: Duration::from_secs(2),
+            ..Timers::default()
+        }
+    }
+
     fn options(&self) -> StoreOptions {
         StoreOptions {
             bounds: self.bounds,
-            timers: Timers { submit: Duration::from_secs(2), ..Timers::default() },
+            timers: Self::timers(),
             seed: Some(self.next_seed()),
             ..StoreOptions::new(self.name, address(self.name))
         }

@@ -145,6 +145,7 @@ async fn start(
             insecure_plaintext: false,
             trusted_keys: Vec::new(),
             cluster: None,
+            log_engine: Default::default(),
         };
         let service = cell_control::Service::start(options).await?;
         let shutdown = shutdown.clone();

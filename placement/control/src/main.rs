@@ -70,7 +70,9 @@ fn start_logs(format: LogFormat) {
 
 fn serve(options: Options) -> Result<(), Error> {
     let refuse = |source: std::io::Error| Error::Option { option: "runtime", reason: source.to_string() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(refuse)?;
+    let threads = cell_store::worker_threads();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(refuse)?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let told = shutdown.clone();

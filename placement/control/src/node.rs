@@ -109,7 +109,8 @@ impl Service {
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let advertise = options.advertised(local)?;
-        let store = open_store(&StoreOptions::new(&options.data_dir, advertise), &link).await?;
+        let stored = StoreOptions { log: options.log_engine, ..StoreOptions::new(&options.data_dir, advertise) };
+        let store = open_store(&stored, &link).await?;
         if let (Some(wanted), Some(found)) = (wanted, store.cluster())
             && wanted != found
         {
@@ -216,8 +217,8 @@ impl Service {
 async fn open_store(options: &StoreOptions, link: &Link) -> Result<Store, OpenError> {
     let deadline = Instant::now() + HANDOVER;
     loop {
-        let path = options.data_dir.clone();
-        let disk = tokio::task::spawn_blocking(move || Disk::directory(&path)).await;
+        let (path, log) = (options.data_dir.clone(), options.log);
+        let disk = tokio::task::spawn_blocking(move || Disk::directory(&path, log)).await;
         let opened = match disk.map_err(|error| OpenError::Raft { reason: error.to_string() })? {
             Ok(disk) => Store::open_on(options.clone(), disk, peers::dialer(link.clone())).await,
             Err(error) => Err(error),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use cell_store::engine::LogKind;
 use cell_trust::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,11 @@ pub struct Options {
     /// Refuse to start if the data directory belongs to another cluster than this (16 hexadecimal digits).
     #[arg(long, env = "CELL_CLUSTER")]
     pub cluster: Option<String>,
+
+    /// What keeps the log: segments, or sled. A log that the other has kept goes over to it at the start.
+    #[arg(long, default_value_t, value_name = "ENGINE")]
+    #[serde(default)]
+    pub log_engine: LogKind,
 }
 
 impl Options {
@@ -106,6 +112,7 @@ mod tests {
             insecure_plaintext: true,
             trusted_keys: Vec::new(),
             cluster: None,
+            log_engine: LogKind::default(),
         }
     }
 

@@ -180,8 +180,9 @@ rpcs! {
         DiskStatus as StoreDiskStatus, TakeSnapshot as StoreTakeSnapshot, Backup as StoreBackup,
     }
     "cellway.v1.RaftService" {
-        Append as RaftAppend, Vote as RaftVote, InstallSnapshot as RaftInstallSnapshot,
-        TransferLeader as RaftTransferLeader, SnapshotProgress as RaftSnapshotProgress,
+        Append as RaftAppend, AppendStream as RaftAppendStream, Vote as RaftVote,
+        InstallSnapshot as RaftInstallSnapshot, TransferLeader as RaftTransferLeader,
+        SnapshotProgress as RaftSnapshotProgress,
     }
     "cellway.v1.AgentService" {
         Run as AgentRun, Follow as AgentFollow, Attach as AgentAttach, Describe as AgentDescribe,
@@ -231,6 +232,7 @@ impl Rpc {
             Self::ReportCell => &[Agent],
             Self::ClusterStatus => &[Viewer, Operator, Admin, Router, Agent, Control],
             Self::RaftAppend
+            | Self::RaftAppendStream
             | Self::RaftVote
             | Self::RaftInstallSnapshot
             | Self::RaftSnapshotProgress

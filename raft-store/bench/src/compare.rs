@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use cell_store::engine::LogKind;
 use serde::Serialize;
 
 use crate::load::{self, Keys, Round, Work};
@@ -23,6 +24,9 @@ pub(crate) struct Compare {
     /// Clients at once
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128, 1024])]
     clients: Vec<usize>,
+    /// What keeps our log: segments or sled
+    #[arg(long, default_value_t)]
+    log: LogKind,
     /// Only our store: what a profile needs
     #[arg(long)]
     alone: bool,
@@ -70,7 +74,7 @@ pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
     let parent = compare.out.parent().context("the report has a directory")?;
     std::fs::create_dir_all(parent)?;
     let temporary = tempfile::tempdir_in(compare.data.as_deref().unwrap_or(parent))?;
-    let sides = Sides::start(temporary.path(), compare.alone).await?;
+    let sides = Sides::start(temporary.path(), &compare).await?;
     let mut report = Report { figures: Vec::new(), ratios: BTreeMap::new(), watch: BTreeMap::new() };
     for (work, name) in [(Work::Put, "put"), (Work::Get, "get")] {
         for clients in &compare.clients {
@@ -96,10 +100,11 @@ pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
 }
 
 impl Sides {
-    async fn start(directory: &Path, alone: bool) -> anyhow::Result<Self> {
+    async fn start(directory: &Path, how: &Compare) -> anyhow::Result<Self> {
         let mut sides = Vec::new();
-        for kind in [Kind::Cellway, Kind::Etcd].into_iter().take(if alone { 1 } else { 2 }) {
-            let nodes = Nodes::start(kind, &directory.join(format!("{kind:?}")), 3, NodeOptions::default()).await?;
+        for kind in [Kind::Cellway, Kind::Etcd].into_iter().take(if how.alone { 1 } else { 2 }) {
+            let options = NodeOptions { extra: vec!["--log".into(), how.log.to_string()] };
+            let nodes = Nodes::start(kind, &directory.join(format!("{kind:?}")), 3, options).await?;
             let leader = nodes.leader().await?;
             if kind == Kind::Cellway {
                 load::prepare(&nodes.addresses[leader]).await?;

@@ -14,6 +14,7 @@ use cell_model::{
 };
 use cell_protos::v1;
 use cell_protos::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+use cell_store::engine::LogKind;
 use cell_store::{Feed, Member, ReadError, Store, StoreOptions, SubmitError};
 use futures::Stream;
 use prost::Message;
@@ -39,6 +40,9 @@ pub(crate) struct Node {
     /// Bytes to keep free on the disk
     #[arg(long, default_value_t = 128 * 1024 * 1024)]
     reserve: u64,
+    /// What keeps the log: segments or sled
+    #[arg(long, default_value_t)]
+    log: LogKind,
     /// A snapshot after so many entries
     #[arg(long)]
     snapshot_after: Option<u64>,
@@ -47,6 +51,7 @@ pub(crate) struct Node {
 pub(crate) async fn run(node: Node) -> anyhow::Result<()> {
     let mut options = StoreOptions::new(&node.data_dir, node.listen.to_string());
     options.bounds.disk_reserve_bytes = node.reserve;
+    options.log = node.log;
     if let Some(after) = node.snapshot_after {
         (options.bounds.snapshot_after, options.bounds.log_kept) = (after, after);
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use cell_store::engine::LogKind;
 use cell_store::{Store, StoreOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,9 @@ pub(crate) struct Kill {
     /// What the choices follow
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// What keeps the log: segments or sled
+    #[arg(long, default_value_t)]
+    log: LogKind,
 }
 
 /// How long writes wait when something happens to a node.
@@ -58,6 +62,9 @@ pub(crate) struct Cut {
     /// What the choices follow
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// What keeps the log: segments or sled
+    #[arg(long, default_value_t)]
+    log: LogKind,
 }
 
 /// Choices that follow a seed.
@@ -170,7 +177,7 @@ pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let mut chance = Chance(kill.seed);
     // Small enough that snapshots, purges and their half-done states are hit, too.
-    let extra = ["--snapshot-after", "150"].map(str::to_owned).to_vec();
+    let extra = ["--snapshot-after", "150", "--log", &kill.log.to_string()].map(str::to_owned).to_vec();
     let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions { extra }).await?;
     load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
     let (keys, mut gaps) = (Keys::default(), Vec::new());
@@ -318,7 +325,7 @@ fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
 
 pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let (image, copy) = (directory.path().join("disk"), directory.path().join("copy"));
+    let image = directory.path().join("disk");
     let mounted = match make_image(&image).and_then(|()| Mounted::new(&image, directory.path().join("mnt"))) {
         Ok(mounted) => mounted,
         Err(error) => {
@@ -327,7 +334,7 @@ pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
         }
     };
     let mut chance = Chance(cut.seed);
-    let extra = ["--snapshot-after", "100"].map(str::to_owned).to_vec();
+    let extra = ["--snapshot-after", "100", "--log", &cut.log.to_string()].map(str::to_owned).to_vec();
     // One node: nobody else has what it acknowledges.
     let mut nodes = Nodes::start(Kind::Cellway, &mounted.0, 1, NodeOptions { extra }).await?;
     load::prepare(&nodes.addresses[0]).await?;
@@ -339,12 +346,16 @@ pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
         let pid = nodes.pid(0).context("it runs")?;
         signal(pid, "STOP")?;
         let told = clients.so_far();
+        // A file and a mount point of its own: while something still holds a file of the last one, the kernel would show
+        // that one's contents again.
+        let copy = directory.path().join(format!("copy-{round}"));
         std::fs::copy(&image, &copy)?;
         signal(pid, "CONT")?;
         let opened = {
-            let after = Mounted::new(&copy, directory.path().join("after"))?;
-            state_after(&after.0.join("node-0"), &nodes.addresses[0]).await
+            let after = Mounted::new(&copy, directory.path().join(format!("after-{round}")))?;
+            state_after(&after.0.join("node-0"), &nodes.addresses[0], cut.log).await
         };
+        std::fs::remove_file(&copy)?;
         match opened {
             Ok(state) => broken.extend(lost(&told, &state).map(|lost| format!("cut {round}: {lost}"))),
             Err(error) => broken.push(format!("cut {round}: it does not open: {error:#}")),
@@ -369,8 +380,8 @@ fn lost<'a>(told: &'a [Operation], state: &'a State) -> impl Iterator<Item = Str
 }
 
 /// Opens a data directory in this process and reads what it holds.
-async fn state_after(data_dir: &Path, address: &str) -> anyhow::Result<State> {
-    let store = Store::open(StoreOptions::new(data_dir, address)).await?;
+async fn state_after(data_dir: &Path, address: &str, log: LogKind) -> anyhow::Result<State> {
+    let store = Store::open(StoreOptions { log, ..StoreOptions::new(data_dir, address) }).await?;
     let begin = Instant::now();
     while store.read_index().await.is_err() {
         ensure!(begin.elapsed() < RECOVERING, "it does not lead");

@@ -6,23 +6,48 @@
 //! * A write is *durable* when a [`LogEngine::sync`] or [`StateEngine::sync`] that began after it has returned.
 //! * After a failed sync nothing is known of what was written before it. It is never tried again: the caller stops.
 //!
-//! Two engines pass the same tests: [`sled`](SledLog) for real disks, and [`memory`](MemoryLog) for simulation.
+//! All engines pass the same tests. Of the log there are three: [segments](SegmentLog), which nodes use, [sled](SledLog),
+//! which they used before and may use again ([`LogKind`]), and [memory](MemoryLog) for simulation. Of the state there are
+//! two: [sled](SledState) and [memory](MemoryState).
 
+mod choice;
+mod lazy;
 mod memory;
 mod rows;
+mod segments;
 mod sled_engine;
 #[cfg(test)]
 mod tests;
 mod watermark;
 
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
+pub use choice::LogKind;
+pub(crate) use choice::{open_log, present};
+pub(crate) use lazy::LazyState;
 pub use memory::{MemoryLog, MemoryState};
-pub(crate) use sled_engine::sync_directory;
+pub use segments::SegmentLog;
 pub use sled_engine::{SledLog, SledState};
 
 use crate::error::EngineError;
+
+/// How an engine says that somebody else has its files open (the words are sled's).
+pub(crate) const LOCKED: &str = "could not acquire lock";
+
+/// Makes the names in a directory durable, and its own name in its parent.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), EngineError> {
+    let failed =
+        |error: std::io::Error| EngineError::Io { operation: "syncing a directory", reason: error.to_string() };
+    let sync = |path: &Path| File::open(path)?.sync_all();
+    sync(path).map_err(failed)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync(parent).map_err(failed),
+        _ => Ok(()),
+    }
+}
 
 /// A log of rows with consecutive indices, and a handful of named values beside it.
 pub trait LogEngine: fmt::Debug + Send + Sync + 'static {

@@ -14,7 +14,7 @@ use sled::{Batch, Db, Tree};
 
 use super::rows::{Assembly, Pair, piece_key, pieces};
 use super::watermark::{Mark, Watermark};
-use super::{LogEngine, StateEngine, Visit, Write};
+use super::{LOCKED, LogEngine, StateEngine, Visit, Write, sync_directory};
 use crate::error::EngineError;
 
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -48,7 +48,7 @@ fn open_when_released(config: &sled::Config) -> sled::Result<Db> {
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
     for _ in 1..TRIES {
         match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+            Err(sled::Error::Io(error)) if error.to_string().contains(LOCKED) => {
                 std::thread::sleep(PAUSE);
             }
             opened => return opened,
@@ -86,16 +86,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it could not be opened".into())
 }
 
-/// Makes the names in a directory durable, and its own name in its parent.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), EngineError> {
-    let sync = |path: &Path| File::open(path)?.sync_all();
-    sync(path).map_err(std_io("syncing a directory"))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync(parent).map_err(std_io("syncing a directory")),
-        _ => Ok(()),
-    }
-}
-
 /// The log on sled.
 #[derive(Debug)]
 pub struct SledLog {
@@ -125,7 +115,7 @@ impl SledLog {
         let path = path.into();
         let files = Files::open(&path)?;
         let (rows, meta) = (files.tree("raft_log")?, files.tree("raft_meta")?);
-        let (watermark, mark) = Watermark::open(&path.join("watermark"))?;
+        let (watermark, mark): (_, Mark) = Watermark::open(&path.join("watermark"))?;
         let log = Self { files, rows, meta, watermark, written: Mutex::default() };
         let found = Mark { last_index: log.last_index()?, meta_writes: log.meta_writes()? };
         mark.check(found)?;
@@ -153,7 +143,7 @@ impl SledLog {
         if last_index < written.mark.last_index {
             written.mark.last_index = last_index;
             written.lowered += 1;
-            self.watermark.put(written.mark)?;
+            self.watermark.put(&written.mark)?;
             self.watermark.sync()?;
         }
         Ok(())
@@ -267,7 +257,7 @@ impl LogEngine for SledLog {
         self.files.sync()?;
         let written = self.written();
         // After a removal in the meantime the note asks for less already, and the next sync raises it.
-        if written.lowered == lowered { self.watermark.put(mark) } else { Ok(()) }
+        if written.lowered == lowered { self.watermark.put(&mark) } else { Ok(()) }
     }
 
     fn sync_blocks(&self) -> bool {

@@ -6,12 +6,16 @@ fn with_logs(test: impl Fn(&dyn LogEngine)) {
     let directory = tempfile::tempdir().unwrap();
     test(&MemoryLog::default());
     test(&SledLog::open(directory.path().join("log")).unwrap());
+    test(&SegmentLog::open(directory.path().join("segments")).unwrap());
+    // So small that nearly every row begins another segment.
+    test(&SegmentLog::open_sized(directory.path().join("small"), 512).unwrap());
 }
 
 fn with_states(test: impl Fn(&dyn StateEngine)) {
     let directory = tempfile::tempdir().unwrap();
     test(&MemoryState::default());
     test(&SledState::open(directory.path().join("sm")).unwrap());
+    test(&lazy::LazyState::new(SledState::open(directory.path().join("lazy")).unwrap()));
 }
 
 fn row(index: u64) -> (u64, Vec<u8>) {

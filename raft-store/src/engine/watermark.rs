@@ -1,6 +1,6 @@
 //! How far a log was synced, kept beside it: what tells a log that lost its end from one that never had it.
 //!
-//! sled ends its recovery at the first page whose checksum does not fit, and what came after is gone without a word.
+//! Both engines on disk keep one. In that of the segments a place is noted, which never goes back. sled ends its recovery at the first page whose checksum does not fit, and what came after is gone without a word.
 //! For a page that was torn by a power cut that is right; for one that has rotted it would take back votes and
 //! entries that were acknowledged, and a cluster could commit twice in one place. So after each sync the log notes the
 //! last index and how often its named values were written. That note is not synced: after a power cut it may be older
@@ -11,12 +11,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::error::EngineError;
 
-/// What must still be there.
+/// What must still be there, on sled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// The last row; 0 where there need be none.
@@ -37,8 +38,8 @@ fn failed(operation: &'static str) -> impl Fn(std::io::Error) -> EngineError {
 }
 
 impl Watermark {
-    /// Opens the note and reads it.
-    pub(super) fn open(path: &Path) -> Result<(Self, Mark), EngineError> {
+    /// Opens the note and reads it; the default where there is none.
+    pub(super) fn open<M: DeserializeOwned + Default>(path: &Path) -> Result<(Self, M), EngineError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(failed("opening the watermark"))?;
         let mut bytes = [0; LENGTH];
@@ -48,15 +49,15 @@ impl Watermark {
                 codec::open(&bytes[1..=length], || "the watermark of the log".into())?
             }
             // New, or cut off by a power cut before it ever was on disk.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Mark::default(),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => M::default(),
             Err(error) => return Err(failed("reading the watermark")(error)),
         };
         Ok((Self(file), mark))
     }
 
     /// Writes the note.
-    pub(super) fn put(&self, mark: Mark) -> Result<(), EngineError> {
-        let sealed = codec::seal(&mark);
+    pub(super) fn put(&self, mark: &impl Serialize) -> Result<(), EngineError> {
+        let sealed = codec::seal(mark);
         let mut bytes = [0; LENGTH];
         bytes[0] = u8::try_from(sealed.len()).unwrap_or(u8::MAX);
         bytes[1..=sealed.len()].copy_from_slice(&sealed);

@@ -189,3 +189,46 @@ async fn every_node_is_told_of_a_change_of_leader() {
     let now = tokio::time::timeout(Duration::from_secs(10), changed).await.expect("a new leader").unwrap();
     assert!(now.term > term);
 }
+
+/// A leader answers reads by itself because its followers have promised to elect nobody else for a while. Whoever has
+/// just been started may have promised that, and does not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_just_started_elects_nobody_until_its_old_promise_has_run_out() {
+    let mut cluster = Cluster::start(3, Bounds::default()).await;
+    cluster.submit(1, create_cell(1)).await;
+    let leader = cluster.leader().await;
+    let (gone, waiting) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.nodes[leader].crash().await;
+    cluster.nodes[gone].crash().await;
+    // The one that is left has nobody to promise anything to any more, and asks for votes all the time.
+    let lease = cluster.nodes[waiting].options().timers.election_max;
+    tokio::time::sleep(lease * 3).await;
+    let begin = Instant::now();
+    cluster.nodes[gone].restart().await;
+    cluster.leader().await;
+    assert!(
+        begin.elapsed() >= lease,
+        "it voted after {:?}, and may have promised not to for {lease:?}",
+        begin.elapsed()
+    );
+    // A vote that a leader asks for itself does not wait.
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].store().transfer_leader().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_by_lease_sees_every_write_that_was_answered_and_none_is_answered_without_a_majority() {
+    let mut cluster = Cluster::start(3, Bounds::default()).await;
+    let leader = cluster.leader().await;
+    for number in 1..=50 {
+        let reply = cluster.submit(number, create_cell(number)).await;
+        let seen = cluster.nodes[leader].store().read_index().await.unwrap();
+        assert!(seen >= reply.revision, "{seen:?} after {reply:?}");
+    }
+    for index in (0..3).filter(|index| *index != leader) {
+        cluster.nodes[index].crash().await;
+    }
+    let timers = cluster.nodes[leader].options().timers;
+    tokio::time::sleep(timers.read_lease + timers.heartbeat).await;
+    cluster.nodes[leader].store().read_index().await.expect_err("its lease has run out");
+}

@@ -33,6 +33,7 @@ impl ControlPlane {
             identity,
             trusted_keys: Vec::new(),
             cluster: None,
+            log_engine: Default::default(),
         };
         let stop = CancellationToken::new();
         let (told, handle) = std::sync::mpsc::sync_channel::<Handle>(1);

@@ -124,6 +124,7 @@ pub(crate) fn options(data_dir: PathBuf, signing_key_file: PathBuf) -> Options {
         insecure_plaintext: true,
         trusted_keys: Vec::new(),
         cluster: None,
+        log_engine: Default::default(),
     }
 }
 
