@@ -57,6 +57,38 @@ pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assess
     assessment
 }
 
+/// As [`choose`], but ordered only as far as an explanation shows it. Most cells surely have room, and surely are not
+/// among the best: of those nobody has to know exactly how full they would be.
+pub(crate) fn assess(question: &Question<'_>, ring: Option<&HomeRing>) -> Assessment {
+    let shown = question.layout.policy().candidates_shown.max(2);
+    let walk = walk(question, ring);
+    let most = question.most();
+    let mut assessment = Assessment { admitted: Vec::with_capacity(shown + 1), refused: Vec::new() };
+    let mut waiting: Vec<Score> = Vec::new();
+    for cell in question.layout.fleet().cells() {
+        let answer = question
+            .ask_but_for_capacity(cell)
+            .and_then(|()| if question.surely_fits(cell, &most) { Ok(()) } else { question.ask(cell).map(|_| ()) });
+        match answer {
+            Ok(()) => waiting.push(Score::at_best(question, cell, &walk)),
+            Err(code) => assessment.refused.push((cell, code)),
+        }
+    }
+    waiting.sort_unstable();
+    for at_best in waiting {
+        let admitted = &mut assessment.admitted;
+        if admitted.len() == shown && at_best > admitted[shown - 1].0 {
+            break;
+        }
+        let peak = question.peak_after(at_best.cell);
+        let score = Score::new(question, at_best.cell, peak, &walk);
+        let at = admitted.partition_point(|(better, _)| *better < score);
+        admitted.insert(at, (score, peak));
+        admitted.truncate(shown);
+    }
+    assessment
+}
+
 /// The best of the cells that are `open`, as [`choose`] would say, for when nobody asks why. A cell that cannot be
 /// better than the best so far, even if the tenant weighed nothing, is passed over.
 pub(crate) fn best(
@@ -166,7 +198,7 @@ pub fn place(layout: &Layout<'_>, ring: Option<&HomeRing>, tenant: TenantIx) -> 
         return Err(PlaceError::TenantMoving { tenant: fleet.tenant_id(tenant), target });
     }
     let question = Question::new(layout, tenant, &[]);
-    Ok(explain(&question, &choose(&question, ring)))
+    Ok(explain(&question, &assess(&question, ring)))
 }
 
 pub(crate) fn explain(question: &Question<'_>, assessment: &Assessment) -> Decision {
@@ -350,6 +382,8 @@ mod tests {
                     let long = choose(&question, ring).best().map(|(score, peak)| (score, peak.share.to_bits()));
                     let short = best(&question, ring, |_| true).map(|(score, peak)| (score, peak.share.to_bits()));
                     prop_assert_eq!(short, long);
+                    let (all, shown) = (choose(&question, ring), assess(&question, ring));
+                    prop_assert_eq!(explain(&question, &shown), explain(&question, &all));
                 }
             }
         }

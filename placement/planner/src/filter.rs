@@ -10,6 +10,7 @@ use crate::document::CellKind;
 use crate::fleet::{Cell, CellIx, Label, NONE, Tenant, TenantIx};
 use crate::layout::Layout;
 use crate::load::{Delta, Peak};
+use crate::resource::{HOURS, RESOURCES, Resource};
 
 /// Why a cell does not admit a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -173,6 +174,29 @@ impl<'a> Question<'a> {
     /// Where `cell` would be fullest with the tenant on it.
     pub(crate) fn peak_after(&self, cell: CellIx) -> Peak {
         if self.is_home(cell) { self.layout.peak(cell) } else { self.layout.peak_with(cell, self.joining()) }
+    }
+
+    /// Every filter but capacity.
+    pub(crate) fn ask_but_for_capacity(&self, cell: CellIx) -> Result<(), RefusalCode> {
+        self.wish.ask(cell)
+    }
+
+    /// By resource: the most that the tenant needs by itself at any hour.
+    pub(crate) fn most(&self) -> [f64; RESOURCES] {
+        let risk = self.layout.policy().risk;
+        Resource::ALL.map(|resource| {
+            let dims = resource.first_dim()..resource.first_dim() + HOURS;
+            dims.map(|dim| self.profile.need(dim, risk)).fold(0.0, f64::max)
+        })
+    }
+
+    /// Whether the cell has room even if the tenant were largest just when and where the cell is fullest. (A root of a
+    /// sum is at most the sum of the roots, also within a spike cluster; a budget is the same at all hours.)
+    pub(crate) fn surely_fits(&self, cell: CellIx, most: &[f64; RESOURCES]) -> bool {
+        let budget = &self.layout.fleet().cell(cell).budget;
+        let share = |resource: Resource| budget.share(resource.first_dim(), most[resource as usize]);
+        let more = Resource::ALL.map(share).into_iter().fold(0.0, f64::max);
+        self.layout.peak(cell).share + more < 1.0 - 1e-9
     }
 
     /// How full the cell would be, or the first filter that refuses. This is the hot path.

@@ -56,6 +56,8 @@ impl Search<'_> {
         let mut outcome = self.bring_down_to(low_water, &floors, false);
         if outcome.bounded {
             self.take_back(mark);
+            // No cell is brought below the lowest of the floors.
+            low = low.max(floors.iter().copied().fold(f64::INFINITY, f64::min)).min(high);
             for _ in 0..BISECTIONS {
                 let level = f64::midpoint(low, high);
                 if self.bring_down_to(level, &floors, true).bounded {
