@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use cell_model::{Revision, UnixMillis};
+use cell_model::{CellId, Revision, UnixMillis};
 use cell_planner::{
     Amounts, Bounds, CellEntry, Fleet, FleetBuilder, Goal, HomeRing, Layout, Place, Policy, Request, TenantEntry,
     place, plan,
@@ -68,6 +68,7 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let p99 = figures.ours(format!("{name}: place with explanation, p99"), "µs", percentile(&mut micros, 0.99));
     (p99.floor, p99.goal) = (Some(200.0), Some(100.0));
     drop(layout);
+    drain(figures, &fleet, &ring, name);
     plans(figures, &fleet, &ring, name);
     match peak_mib() {
         Some(peak) => figures.ours("the whole run: peak memory", "MiB", peak).floor = Some(600.0),
@@ -75,6 +76,20 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
             figures.left_out.push("peak memory: this system does not tell it".into());
         }
     }
+}
+
+/// A cell is emptied: about a thousand tenants where there are a million on a thousand cells.
+fn drain(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
+    let cells = vec![CellId::new("c-0007").unwrap()];
+    let bounds = Bounds { moves_max: u32::MAX, ..Bounds::default() };
+    let request = Request { goal: Goal::Drain { cells }, bounds, now: UnixMillis(0) };
+    let began = Instant::now();
+    let planned = plan(fleet, Policy::default(), Some(ring), &request).unwrap();
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    let moves = planned.moves;
+    figures.ours(format!("{name}: drain of {moves} tenants planned"), "ms", took).floor = Some(100.0);
+    let left = planned.left.len() + planned.left_unlisted;
+    figures.ours(format!("{name}: tenants that the drain leaves"), "", left as f64).floor = Some(0.0);
 }
 
 /// A plan of a thousand moves as an operator asks for it, and one that evens cells out with one move for each hundred
