@@ -9,7 +9,7 @@ use crate::demand::Profile;
 use crate::document::CellKind;
 use crate::fleet::{Cell, CellIx, Label, NONE, Tenant, TenantIx};
 use crate::layout::Layout;
-use crate::load::{Delta, Peak};
+use crate::load::{Delta, Peak, Reach};
 use crate::resource::{HOURS, RESOURCES, Resource};
 
 /// Why a cell does not admit a tenant.
@@ -176,33 +176,45 @@ impl<'a> Question<'a> {
         if self.is_home(cell) { self.layout.peak(cell) } else { self.layout.peak_with(cell, self.joining()) }
     }
 
-    /// Every filter but capacity.
-    pub(crate) fn ask_but_for_capacity(&self, cell: CellIx) -> Result<(), RefusalCode> {
-        self.wish.ask(cell)
+    /// The tenant's wish: what every filter but capacity looks at.
+    pub(crate) const fn wish(&self) -> &Wish<'a> {
+        &self.wish
     }
 
-    /// By resource: the most that the tenant needs by itself at any hour.
-    pub(crate) fn most(&self) -> [f64; RESOURCES] {
-        let risk = self.layout.policy().risk;
+    /// By resource: when it wants the most, and how much that is on average.
+    pub(crate) fn heaviest(&self) -> [(usize, f64); RESOURCES] {
         Resource::ALL.map(|resource| {
             let dims = resource.first_dim()..resource.first_dim() + HOURS;
-            dims.map(|dim| self.profile.need(dim, risk)).fold(0.0, f64::max)
+            let most = dims.max_by(|&a, &b| self.profile.mean[a].total_cmp(&self.profile.mean[b]));
+            let dim = most.expect("a day has hours");
+            (dim, self.profile.mean[dim])
         })
-    }
-
-    /// Whether the cell has room even if the tenant were largest just when and where the cell is fullest. (A root of a
-    /// sum is at most the sum of the roots, also within a spike cluster; a budget is the same at all hours.)
-    pub(crate) fn surely_fits(&self, cell: CellIx, most: &[f64; RESOURCES]) -> bool {
-        let budget = &self.layout.fleet().cell(cell).budget;
-        let share = |resource: Resource| budget.share(resource.first_dim(), most[resource as usize]);
-        let more = Resource::ALL.map(share).into_iter().fold(0.0, f64::max);
-        self.layout.peak(cell).share + more < 1.0 - 1e-9
     }
 
     /// How full the cell would be, or the first filter that refuses. This is the hot path.
     pub(crate) fn ask(&self, cell: CellIx) -> Result<Peak, RefusalCode> {
         self.wish.ask(cell)?;
         let peak = self.peak_after(cell);
+        if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
+    }
+
+    /// How full a cell surely has room to be with the tenant on it, at least; nothing where that has to be asked.
+    pub(crate) fn fits_within(&self, cell: CellIx, reach: &mut Reach) -> Option<f64> {
+        if self.is_home(cell) {
+            return None;
+        }
+        let (least, most) = self.layout.range_within(cell, self.joining(), reach);
+        (most < 1.0).then_some(least)
+    }
+
+    /// The same answer for the many cells that one tenant asks; `reach` is carried from one to the next.
+    pub(crate) fn ask_within(&self, cell: CellIx, reach: &mut Reach) -> Result<Peak, RefusalCode> {
+        self.wish.ask(cell)?;
+        let peak = if self.is_home(cell) {
+            self.layout.peak(cell)
+        } else {
+            self.layout.peak_within(cell, self.joining(), reach)
+        };
         if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
     }
 

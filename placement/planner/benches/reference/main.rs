@@ -8,7 +8,8 @@
 //! Every result is judged by one judge: a [`cell_planner::Layout`] of where the tenants have ended up. Arguments:
 //! `--out FILE` for the figures as JSON, `--quick` for a run of seconds, `--only PART` for one of fleets, packing,
 //! rebalance, traces, scale. Environment: `CELLWAY_DATA`, the directory of
-//! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer`. What is left out is said.
+//! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer` (without it, one is made below
+//! `target`). What is left out is said.
 
 #![expect(clippy::print_stdout, reason = "its table is what it is for")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
