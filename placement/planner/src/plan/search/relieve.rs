@@ -20,7 +20,7 @@ const COLDEST: usize = 48;
 /// How many (tenant, cell) pairs are weighed for one move ...
 const EVALUATIONS_MAX: usize = 512;
 /// ... and how many are looked at.
-const LOOKS_MAX: usize = 20_000;
+const LOOKS_MAX: usize = 5_000;
 /// ... and for one tenant.
 const LOOKS_EACH_MAX: usize = 300;
 /// How many tenants are tried that bring the cell to the level where it is fullest, the lightest of them first ...
