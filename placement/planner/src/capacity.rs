@@ -17,7 +17,6 @@ use crate::layout::PeakReport;
 use crate::policy::{Policy, PolicyInvalid};
 use crate::resource::{Dim, Resource};
 use crate::ring::HomeRing;
-use crate::zone::Zones;
 use ahead::Ahead;
 
 pub use loss::{Loss, LossReport};
@@ -233,8 +232,8 @@ pub fn capacity(
     policy.check()?;
     check(fleet, request)?;
     let losses: Result<Vec<_>, _> = request.losses.iter().map(|of| loss::lose(fleet, policy, ring, of)).collect();
-    let zones = Zones::new(fleet);
-    let mut ahead = Ahead::new(fleet, policy, &request.growth, &zones);
+    let zones = &fleet.standing().zones;
+    let mut ahead = Ahead::new(fleet, policy, &request.growth, zones);
     let told = (0..zones.all.len()).map(|zone| ahead.zone(zone, request)).collect();
     Ok(CapacityReport { parent: fleet.revision(), request: request.clone(), policy, zones: told, losses: losses? })
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::filter::{Question, RefusalCode};
 use crate::fleet::{CellIx, TenantIx};
 use crate::layout::{Layout, PeakReport};
-use crate::load::Peak;
+use crate::load::{Peak, Reach};
 use crate::resource::{Amount, DIMS, HOURS, Resource};
 use crate::ring::HomeRing;
 use crate::score::{Score, Terms};
@@ -23,12 +23,21 @@ const COUNTERFACTUALS_MAX: usize = 3;
 
 /// All cells as one tenant sees them.
 pub(crate) struct Assessment {
-    /// Best first.
+    /// Best first; those after the ones that are shown are left out.
     pub(crate) admitted: Vec<(Score, Peak)>,
     pub(crate) refused: Vec<(CellIx, RefusalCode)>,
 }
 
 impl Assessment {
+    /// Puts a cell into its place, if it is among the best.
+    fn admit(&mut self, shown: usize, of: (Score, Peak)) {
+        let at = self.admitted.partition_point(|(better, _)| *better < of.0);
+        if at < shown {
+            self.admitted.insert(at, of);
+            self.admitted.truncate(shown);
+        }
+    }
+
     pub(crate) fn best(&self) -> Option<(Score, Peak)> {
         self.admitted.first().copied()
     }
@@ -43,17 +52,40 @@ fn walk(question: &Question<'_>, ring: Option<&HomeRing>) -> Vec<CellIx> {
     })
 }
 
-/// Asks every cell and orders those that admit the tenant.
+/// Asks every cell and orders the best of those that admit the tenant, as many as an explanation shows.
+///
+/// Most cells surely have room, and surely are not among the best: of those nobody has to know exactly how full they
+/// would be.
 pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assessment {
     let walk = walk(question, ring);
-    let mut assessment = Assessment { admitted: Vec::new(), refused: Vec::new() };
-    for cell in question.layout.fleet().cells() {
-        match question.ask(cell) {
-            Ok(peak) => assessment.admitted.push((Score::new(question, cell, peak, &walk), peak)),
+    let cells = question.layout.fleet().cells();
+    let shown = question.layout.policy().candidates_shown.max(2);
+    let mut assessment = Assessment { admitted: Vec::with_capacity(2 * shown), refused: Vec::new() };
+    let mut waiting: Vec<Score> = Vec::with_capacity(cells.len());
+    let mut reach = Reach::NOTHING;
+    for cell in cells {
+        let at_least = question.wish().ask(cell).map(|()| question.fits_within(cell, &mut reach));
+        match at_least {
+            Ok(Some(share)) => waiting.push(Score::at_least(question, cell, share, &walk)),
+            Ok(None) => match question.ask_within(cell, &mut reach) {
+                Ok(peak) => assessment.admit(shown, (Score::new(question, cell, peak, &walk), peak)),
+                Err(code) => assessment.refused.push((cell, code)),
+            },
             Err(code) => assessment.refused.push((cell, code)),
         }
     }
-    assessment.admitted.sort_unstable_by_key(|(score, _)| *score);
+    // The most promising first, so that all others need only a glance.
+    let first = (2 * shown).min(waiting.len());
+    if first < waiting.len() {
+        waiting.select_nth_unstable(first);
+    }
+    waiting[..first].sort_unstable();
+    for at_best in waiting {
+        if assessment.admitted.get(shown - 1).is_none_or(|(worst, _)| at_best <= *worst) {
+            let peak = question.layout.peak_within(at_best.cell, question.joining(), &mut reach);
+            assessment.admit(shown, (Score::new(question, at_best.cell, peak, &walk), peak));
+        }
+    }
     assessment
 }
 
@@ -65,12 +97,13 @@ pub(crate) fn best(
     open: impl Fn(CellIx) -> bool,
 ) -> Option<(Score, Peak)> {
     let walk = walk(question, ring);
+    let mut reach = Reach::NOTHING;
     let mut best: Option<(Score, Peak)> = None;
     for cell in question.layout.fleet().cells().filter(|&cell| open(cell)) {
         if best.is_some_and(|(best, _)| Score::at_best(question, cell, &walk) > best) {
             continue;
         }
-        let Ok(peak) = question.ask(cell) else { continue };
+        let Ok(peak) = question.ask_within(cell, &mut reach) else { continue };
         let score = Score::new(question, cell, peak, &walk);
         if best.is_none_or(|(best, _)| score < best) {
             best = Some((score, peak));
@@ -347,9 +380,20 @@ mod tests {
             for tenant in fleet.tenants() {
                 let question = Question::new(&layout, tenant, &[]);
                 for ring in [None, Some(&ring)] {
-                    let long = choose(&question, ring).best().map(|(score, peak)| (score, peak.share.to_bits()));
+                    let all = choose(&question, ring);
+                    let long = all.best().map(|(score, peak)| (score, peak.share.to_bits()));
+                    let walk = walk(&question, ring);
+                    let ask = |cell| question.ask(cell).map(|peak| (Score::new(&question, cell, peak, &walk), peak));
+                    let mut plainly: Vec<(Score, Peak)> = fleet.cells().filter_map(|cell| ask(cell).ok()).collect();
+                    plainly.sort_unstable_by_key(|(score, _)| *score);
+                    plainly.truncate(5);
+                    prop_assert_eq!(&all.admitted, &plainly);
                     let short = best(&question, ring, |_| true).map(|(score, peak)| (score, peak.share.to_bits()));
                     prop_assert_eq!(short, long);
+                    let mut reach = Reach::NOTHING;
+                    for cell in fleet.cells() {
+                        prop_assert_eq!(question.ask_within(cell, &mut reach), question.ask(cell));
+                    }
                 }
             }
         }

@@ -9,7 +9,8 @@ use crate::demand::Profile;
 use crate::document::CellKind;
 use crate::fleet::{Cell, CellIx, Label, NONE, Tenant, TenantIx};
 use crate::layout::Layout;
-use crate::load::{Delta, Peak};
+use crate::load::{Delta, Peak, Reach};
+use crate::resource::{HOURS, RESOURCES, Resource};
 
 /// Why a cell does not admit a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -175,10 +176,45 @@ impl<'a> Question<'a> {
         if self.is_home(cell) { self.layout.peak(cell) } else { self.layout.peak_with(cell, self.joining()) }
     }
 
+    /// The tenant's wish: what every filter but capacity looks at.
+    pub(crate) const fn wish(&self) -> &Wish<'a> {
+        &self.wish
+    }
+
+    /// By resource: when it wants the most, and how much that is on average.
+    pub(crate) fn heaviest(&self) -> [(usize, f64); RESOURCES] {
+        Resource::ALL.map(|resource| {
+            let dims = resource.first_dim()..resource.first_dim() + HOURS;
+            let most = dims.max_by(|&a, &b| self.profile.mean[a].total_cmp(&self.profile.mean[b]));
+            let dim = most.expect("a day has hours");
+            (dim, self.profile.mean[dim])
+        })
+    }
+
     /// How full the cell would be, or the first filter that refuses. This is the hot path.
     pub(crate) fn ask(&self, cell: CellIx) -> Result<Peak, RefusalCode> {
         self.wish.ask(cell)?;
         let peak = self.peak_after(cell);
+        if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
+    }
+
+    /// How full a cell surely has room to be with the tenant on it, at least; nothing where that has to be asked.
+    pub(crate) fn fits_within(&self, cell: CellIx, reach: &mut Reach) -> Option<f64> {
+        if self.is_home(cell) {
+            return None;
+        }
+        let (least, most) = self.layout.range_within(cell, self.joining(), reach);
+        (most < 1.0).then_some(least)
+    }
+
+    /// The same answer for the many cells that one tenant asks; `reach` is carried from one to the next.
+    pub(crate) fn ask_within(&self, cell: CellIx, reach: &mut Reach) -> Result<Peak, RefusalCode> {
+        self.wish.ask(cell)?;
+        let peak = if self.is_home(cell) {
+            self.layout.peak(cell)
+        } else {
+            self.layout.peak_within(cell, self.joining(), reach)
+        };
         if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
     }
 

@@ -7,9 +7,9 @@ use cell_model::CellId;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::{CellIx, Fleet, TenantIx};
-use crate::load::{Delta, Load, Peak};
+use crate::load::{Delta, Load, Peak, Reach};
 use crate::policy::Policy;
-use crate::resource::{DIMS, Dim, HOURS};
+use crate::resource::{ByDim, DIMS, Dim, HOURS};
 
 /// Where a cell is fullest, for people and documents.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Layout<'a> {
     fleet: &'a Fleet,
     policy: Policy,
     loads: Vec<Load>,
+    /// By cell and dimension: need by budget. Very large where there is need and no budget.
+    shares: Vec<ByDim>,
     peaks: Vec<Peak>,
     /// In order, so that a layout does not depend on how it came about.
     members: Vec<Vec<TenantIx>>,
@@ -50,36 +52,18 @@ impl<'a> Layout<'a> {
     /// The fleet as it stands.
     #[must_use]
     pub fn new(fleet: &'a Fleet, policy: Policy) -> Self {
-        let cells = fleet.cells().len();
+        let standing = fleet.standing();
         let mut layout = Self {
             fleet,
             policy,
-            loads: vec![Load::new(fleet.spike_cluster_count()); cells],
-            peaks: vec![Peak::IDLE; cells],
-            members: vec![Vec::new(); cells],
-            homes: vec![None; fleet.tenants().len()],
-            groups: vec![Vec::new(); fleet.group_count()],
+            loads: standing.loads.clone(),
+            shares: vec![[0.0; DIMS]; standing.loads.len()],
+            peaks: vec![Peak::IDLE; standing.loads.len()],
+            members: standing.members.clone(),
+            homes: standing.homes.clone(),
+            groups: standing.groups.clone(),
         };
-        for index in fleet.tenants() {
-            let tenant = fleet.tenant(index);
-            layout.homes[index.index()] = tenant.cell();
-            if tenant.cell().is_none() && tenant.moving_to().is_none() {
-                continue;
-            }
-            let profile = fleet.demand(index);
-            let delta = Delta { profile: &profile, cluster: tenant.spike_cluster(), sign: 1.0 };
-            for cell in [tenant.cell(), tenant.moving_to()].into_iter().flatten() {
-                layout.loads[cell.index()].add(delta);
-                layout.members[cell.index()].push(index);
-                if let Some(group) = tenant.group() {
-                    layout.groups[group].push(cell);
-                }
-            }
-        }
-        for cell in fleet.cells() {
-            layout.loads[cell.index()].settle();
-            layout.refresh(cell);
-        }
+        fleet.cells().for_each(|cell| layout.refresh(cell));
         layout
     }
 
@@ -176,7 +160,10 @@ impl<'a> Layout<'a> {
 
     fn refresh(&mut self, cell: CellIx) {
         let budget = &self.fleet.cell(cell).budget;
-        self.peaks[cell.index()] = self.loads[cell.index()].peak(budget, self.policy.risk);
+        let load = &self.loads[cell.index()];
+        let shares = &mut self.shares[cell.index()];
+        *shares = load.shares(budget, self.policy.risk);
+        self.peaks[cell.index()] = load.peak(shares, budget, self.policy.risk);
     }
 
     pub(crate) fn peak(&self, cell: CellIx) -> Peak {
@@ -185,6 +172,31 @@ impl<'a> Layout<'a> {
 
     pub(crate) fn peak_with(&self, cell: CellIx, delta: Delta<'_>) -> Peak {
         self.loads[cell.index()].peak_with(&self.fleet.cell(cell).budget, self.policy.risk, delta)
+    }
+
+    /// Need by budget in each dimension.
+    pub(crate) fn shares(&self, cell: CellIx) -> &ByDim {
+        &self.shares[cell.index()]
+    }
+
+    /// As [`Layout::peak_with`] of one more, for the many cells that one tenant asks.
+    pub(crate) fn peak_within(&self, cell: CellIx, delta: Delta<'_>, reach: &mut Reach) -> Peak {
+        let of = self.fleet.cell(cell);
+        reach.look_at(of.size, &of.budget, self.policy.risk, delta.profile);
+        self.loads[cell.index()].peak_within(&self.shares[cell.index()], &of.budget, self.policy.risk, delta, reach)
+    }
+
+    /// How full a cell would be with one more at least and at most.
+    pub(crate) fn range_within(&self, cell: CellIx, delta: Delta<'_>, reach: &mut Reach) -> (f64, f64) {
+        let of = self.fleet.cell(cell);
+        reach.look_at(of.size, &of.budget, self.policy.risk, delta.profile);
+        let shares = &self.shares[cell.index()];
+        (reach.least(shares), reach.most(shares))
+    }
+
+    /// Where a cell would be fullest, and by how much all its dimensions together would be above `level`.
+    pub(crate) fn peak_above(&self, cell: CellIx, delta: Delta<'_>, level: f64) -> (Peak, f64) {
+        self.loads[cell.index()].peak_above(&self.fleet.cell(cell).budget, self.policy.risk, delta, level)
     }
 
     pub(crate) fn need_at(&self, cell: CellIx, dim: usize, delta: Option<Delta<'_>>) -> f64 {

@@ -11,8 +11,10 @@
 //! The loops over the 72 dimensions have no branch and no division, so that the compiler makes vector code of them. The
 //! one share that counts in the end is divided exactly.
 
+use std::ops::Range;
+
 use crate::demand::Profile;
-use crate::resource::{ByDim, DIMS};
+use crate::resource::{ByDim, DIMS, HOURS, Resource};
 
 /// Rounding of a root and a division: a cell is over its budget only beyond this.
 const ROUNDING: f64 = 1e-9;
@@ -40,7 +42,7 @@ impl Peak {
 pub(crate) struct Budget {
     pub(crate) amounts: ByDim,
     /// 1 by amount; very large where there is none.
-    inverse: ByDim,
+    pub(crate) inverse: ByDim,
 }
 
 impl Budget {
@@ -154,17 +156,33 @@ impl Load {
         self.mean[dim] - mean + risk * positive(self.variance[dim] - variance).sqrt()
     }
 
-    /// Where the cell is fullest.
-    pub(crate) fn peak(&self, budget: &Budget, risk: f64) -> Peak {
+    /// Need by budget in each dimension.
+    pub(crate) fn shares(&self, budget: &Budget, risk: f64) -> ByDim {
         let mut shares = [0.0; DIMS];
         for dim in 0..DIMS {
             shares[dim] = (self.mean[dim] + risk * self.variance[dim].sqrt()) * budget.inverse[dim];
         }
-        self.fullest(&shares, budget, risk, None)
+        shares
+    }
+
+    /// Where the cell is fullest; `shares` are its own.
+    pub(crate) fn peak(&self, shares: &ByDim, budget: &Budget, risk: f64) -> Peak {
+        self.fullest(shares, budget, risk, None)
     }
 
     /// Where the cell would be fullest.
     pub(crate) fn peak_with(&self, budget: &Budget, risk: f64, delta: Delta<'_>) -> Peak {
+        self.fullest(&self.shares_with(budget, risk, delta), budget, risk, Some(delta))
+    }
+
+    /// The same, and by how much all dimensions together would be above `level`.
+    pub(crate) fn peak_above(&self, budget: &Budget, risk: f64, delta: Delta<'_>, level: f64) -> (Peak, f64) {
+        let shares = self.shares_with(budget, risk, delta);
+        (self.fullest(&shares, budget, risk, Some(delta)), above(&shares, level))
+    }
+
+    #[inline]
+    fn shares_with(&self, budget: &Budget, risk: f64, delta: Delta<'_>) -> ByDim {
         let Profile { mean, deviation } = delta.profile;
         let mut shares = [0.0; DIMS];
         match delta.cluster {
@@ -184,7 +202,39 @@ impl Load {
                 }
             }
         }
-        self.fullest(&shares, budget, risk, Some(delta))
+        shares
+    }
+
+    /// As [`Load::peak_with`] of one more, where the load's own `shares` are known. A tenant adds at least its mean and
+    /// at most its mean and its own deviation (the root of a sum is at most the sum of the roots, within a cluster as
+    /// well), so most dimensions are out of the question before a root is drawn.
+    pub(crate) fn peak_within(
+        &self,
+        shares: &ByDim,
+        budget: &Budget,
+        risk: f64,
+        delta: Delta<'_>,
+        reach: &Reach,
+    ) -> Peak {
+        let least = reach.least(shares);
+        let (mut fullest, mut dim) = (0.0, 0);
+        for resource in Resource::ALL {
+            let dims = resource.first_dim()..resource.first_dim() + HOURS;
+            if most(shares, &reach.most, dims.clone()) < least {
+                continue;
+            }
+            for at in dims.filter(|&at| shares[at] + reach.most[at] >= least) {
+                let share = self.need_with(at, risk, Some(delta)) * budget.inverse[at];
+                if share > fullest {
+                    (fullest, dim) = (share, at);
+                }
+            }
+        }
+        if fullest > 0.0 {
+            Peak { share: budget.share(dim, self.need_with(dim, risk, Some(delta))), dim }
+        } else {
+            Peak::IDLE
+        }
     }
 
     fn fullest(&self, shares: &ByDim, budget: &Budget, risk: f64, delta: Option<Delta<'_>>) -> Peak {
@@ -208,6 +258,63 @@ impl Delta<'_> {
         let square = if self.cluster.is_some() { self.sign.abs() } else { self.sign };
         self.sign * (2.0 * sum * deviation) + square * (deviation * deviation)
     }
+}
+
+/// What one tenant adds to the shares of cells of one size: in each dimension at least, and at most.
+pub(crate) struct Reach {
+    size: Option<u32>,
+    least: ByDim,
+    most: ByDim,
+}
+
+impl Reach {
+    pub(crate) const NOTHING: Self = Self { size: None, least: [0.0; DIMS], most: [0.0; DIMS] };
+
+    /// Made anew only where the cell is of another size than the one before.
+    pub(crate) fn look_at(&mut self, size: u32, budget: &Budget, risk: f64, profile: &Profile) {
+        if self.size == Some(size) {
+            return;
+        }
+        self.size = Some(size);
+        for dim in 0..DIMS {
+            self.least[dim] = profile.mean[dim] * budget.inverse[dim];
+            self.most[dim] = (profile.mean[dim] + risk * profile.deviation[dim]) * budget.inverse[dim] + ROUNDING;
+        }
+    }
+
+    /// A cell with these shares is at least so full with the tenant on it.
+    pub(crate) fn least(&self, shares: &ByDim) -> f64 {
+        most(shares, &self.least, 0..DIMS) - ROUNDING
+    }
+
+    /// ... and at most so full.
+    pub(crate) fn most(&self, shares: &ByDim) -> f64 {
+        most(shares, &self.most, 0..DIMS)
+    }
+}
+
+/// The largest sum of two in some dimensions, whose number divides by the lanes.
+#[inline]
+fn most(shares: &ByDim, more: &ByDim, dims: Range<usize>) -> f64 {
+    let mut lanes = [0.0; LANES];
+    for (shares, more) in shares[dims.clone()].chunks_exact(LANES).zip(more[dims].chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            let sum = shares[lane] + more[lane];
+            lanes[lane] = if sum > lanes[lane] { sum } else { lanes[lane] };
+        }
+    }
+    lanes.into_iter().fold(0.0, f64::max)
+}
+
+/// By how much all dimensions together are above `level`.
+pub(crate) fn above(shares: &ByDim, level: f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    for chunk in shares.chunks_exact(LANES) {
+        for (sum, &share) in lanes.iter_mut().zip(chunk) {
+            *sum += positive(share - level);
+        }
+    }
+    lanes.into_iter().sum()
 }
 
 /// `max` without its care for what is no number, which costs a vector instruction.

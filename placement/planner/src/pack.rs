@@ -16,7 +16,6 @@ use crate::fleet::{CellIx, Fleet, TenantIx};
 use crate::layout::rounded;
 use crate::policy::{Policy, PolicyInvalid};
 use crate::resource::{DIMS, Dim, SCALE};
-use crate::zone::Zones;
 use ejection::Bins;
 
 /// Zones with more tenants than this are packed, but not searched.
@@ -50,7 +49,7 @@ pub struct Packing {
 /// [`PolicyInvalid`] for a policy that cannot hold.
 pub fn pack(fleet: &Fleet, policy: Policy, effort: u32) -> Result<Vec<Packing>, PolicyInvalid> {
     policy.check()?;
-    let zones = Zones::new(fleet);
+    let zones = &fleet.standing().zones;
     let mut tenants: Vec<Vec<TenantIx>> = vec![Vec::new(); zones.all.len()];
     for tenant in fleet.tenants() {
         if let Some(zone) = zones.of_tenant(fleet.tenant(tenant)) {

@@ -63,8 +63,13 @@ impl Score {
 
     /// No score of this cell is better: the tenant only makes it fuller.
     pub(crate) fn at_best(question: &Question<'_>, cell: CellIx, walk: &[CellIx]) -> Self {
+        Self::at_least(question, cell, question.layout.peak(cell).share, walk)
+    }
+
+    /// No score of this cell is better, if it is at least so full then.
+    pub(crate) fn at_least(question: &Question<'_>, cell: CellIx, share: f64, walk: &[CellIx]) -> Self {
         // A hair less, for the rounding of the two ways to the same share.
-        Self::with(question, cell, question.layout.peak(cell).share - 1e-9, 0, walk)
+        Self::with(question, cell, share - 1e-9, 0, walk)
     }
 
     fn with(question: &Question<'_>, cell: CellIx, share: f64, spikes: u32, walk: &[CellIx]) -> Self {

@@ -6,8 +6,10 @@
 //! * `scale` is a million tenants on a thousand cells.
 //!
 //! Every result is judged by one judge: a [`cell_planner::Layout`] of where the tenants have ended up. Arguments:
-//! `--out FILE` for the figures as JSON, `--quick` for a run of seconds. Environment: `CELLWAY_DATA`, the directory of
-//! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer`. What is left out is said.
+//! `--out FILE` for the figures as JSON, `--quick` for a run of seconds, `--only PART` for one of fleets, packing,
+//! rebalance, traces, scale. Environment: `CELLWAY_DATA`, the directory of
+//! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer` (without it, one is made below
+//! `target`). What is left out is said.
 
 #![expect(clippy::print_stdout, reason = "its table is what it is for")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
@@ -30,11 +32,19 @@ use figure::Figures;
 fn main() {
     let said = Said::read(std::env::args().skip(1));
     let mut figures = Figures::default();
-    fleets::run(&mut figures);
-    packing::run(&mut figures);
-    rebalance::run(&mut figures, said.quick);
-    traces::run(&mut figures);
-    scale::run(&mut figures, said.quick);
+    let quick = said.quick;
+    let parts: [(&str, &dyn Fn(&mut Figures)); 5] = [
+        ("fleets", &|figures| fleets::run(figures)),
+        ("packing", &|figures| packing::run(figures)),
+        ("rebalance", &|figures| rebalance::run(figures, quick)),
+        ("traces", &|figures| traces::run(figures)),
+        ("scale", &|figures| scale::run(figures, quick)),
+    ];
+    let known = |only: &String| parts.iter().any(|(name, _)| name == only);
+    assert!(said.only.as_ref().is_none_or(known), "--only knows {:?}", parts.map(|(name, _)| name));
+    for (_, part) in parts.iter().filter(|(name, _)| said.only.as_deref().is_none_or(|only| only == *name)) {
+        part(&mut figures);
+    }
     print!("{}", figures.table());
     for left_out in &figures.left_out {
         println!("left out: {left_out}");
@@ -51,18 +61,20 @@ fn main() {
 struct Said {
     out: Option<PathBuf>,
     quick: bool,
+    only: Option<String>,
 }
 
 impl Said {
     fn read(mut words: impl Iterator<Item = String>) -> Self {
-        let mut said = Self { out: None, quick: false };
+        let mut said = Self { out: None, quick: false, only: None };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--out" => said.out = Some(words.next().expect("--out FILE").into()),
                 "--quick" => said.quick = true,
+                "--only" => said.only = Some(words.next().expect("--only PART")),
                 // What `cargo bench` adds by itself.
                 "--bench" => {}
-                other => panic!("{other} is not known: --out FILE, --quick"),
+                other => panic!("{other} is not known: --out FILE, --quick, --only PART"),
             }
         }
         said

@@ -22,6 +22,7 @@ const MOVES: u32 = 100;
 const FILL: f64 = 0.7;
 const SECONDS: u32 = 60;
 const SCRIPT: &str = include_str!("rebalancer.py");
+const PEER: &str = "rebalancer==1.0.4";
 /// The variable that names the peer's Python.
 const PYTHON: &str = "CELLWAY_REBALANCER";
 
@@ -74,13 +75,34 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     }
 }
 
+/// A Python that has the peer: the one that is named, or one that is made below `target` for it.
+fn python() -> Result<String, String> {
+    if let Ok(python) = std::env::var(PYTHON) {
+        return Ok(python);
+    }
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let target = here.ancestors().nth(3).ok_or("no target directory")?;
+    let home = target.join("rebalancer");
+    let python = home.join("bin/python");
+    let runs = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let is_done = |command: &mut Command| runs(command).is_ok_and(|status| status.success());
+    if !is_done(Command::new(&python).args(["-c", "import rebalancer"])) {
+        let new_enough = "import sys, venv; sys.exit(sys.version_info < (3, 12))";
+        let known = ["python3", "python3.14", "python3.13", "python3.12"];
+        let base = known.into_iter().find(|name| is_done(Command::new(name).args(["-c", new_enough])));
+        let base = base.ok_or_else(|| format!("no Python 3.12 is here; install one, or name one in {PYTHON}"))?;
+        let made = is_done(Command::new(base).args(["-m", "venv"]).arg(&home))
+            && is_done(Command::new(&python).args(["-m", "pip", "install", "--quiet", PEER]));
+        if !made {
+            return Err(format!("{PEER} cannot be installed into {}", home.display()));
+        }
+    }
+    Ok(python.display().to_string())
+}
+
 /// Runs the peer on the same start; gives where it has put the tenants, its seconds and its moves.
 fn rebalancer(document: &FleetDocument, sizes: &[[f64; 3]]) -> Result<(FleetDocument, f64, usize), String> {
-    let python = std::env::var(PYTHON).map_err(|_| {
-        format!(
-            "{PYTHON} is not set: make a Python 3.12 environment, `pip install rebalancer==1.0.4`, name its python"
-        )
-    })?;
+    let python = python()?;
     let capacity = document.cells[0].capacity;
     let input = json!({
         "seconds": SECONDS,

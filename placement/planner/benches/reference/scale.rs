@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use cell_model::{Revision, UnixMillis};
+use cell_model::{CellId, Revision, UnixMillis};
 use cell_planner::{
     Amounts, Bounds, CellEntry, Fleet, FleetBuilder, Goal, HomeRing, Layout, Place, Policy, Request, TenantEntry,
     place, plan,
@@ -68,6 +68,7 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let p99 = figures.ours(format!("{name}: place with explanation, p99"), "µs", percentile(&mut micros, 0.99));
     (p99.floor, p99.goal) = (Some(200.0), Some(100.0));
     drop(layout);
+    drain(figures, &fleet, &ring, name);
     plans(figures, &fleet, &ring, name);
     match peak_mib() {
         Some(peak) => figures.ours("the whole run: peak memory", "MiB", peak).floor = Some(600.0),
@@ -77,12 +78,27 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     }
 }
 
+/// A cell is emptied: about a thousand tenants where there are a million on a thousand cells.
+fn drain(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
+    let cells = vec![CellId::new("c-0007").unwrap()];
+    let bounds = Bounds { moves_max: u32::MAX, ..Bounds::default() };
+    let request = Request { goal: Goal::Drain { cells }, bounds, now: UnixMillis(0) };
+    let began = Instant::now();
+    let planned = plan(fleet, Policy::default(), Some(ring), &request).unwrap();
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    let moves = planned.moves;
+    figures.ours(format!("{name}: drain of {moves} tenants planned"), "ms", took).floor = Some(100.0);
+    let left = planned.left.len() + planned.left_unlisted;
+    figures.ours(format!("{name}: tenants that the drain leaves"), "", left as f64).floor = Some(0.0);
+}
+
 /// A plan of a thousand moves as an operator asks for it, and one that evens cells out with one move for each hundred
 /// tenants.
 fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
     let cooled = (Policy::default(), 1_000, (2.0, 0.5));
     let one_per_cent = u32::try_from(fleet.tenants().len() / 100).unwrap();
-    let evened = (Policy::default().even(), one_per_cent, (10.0, 10.0));
+    // Many of its tenants are a thousandth of a cell.
+    let evened = (Policy { gain_min: 5e-4, ..Policy::default().even() }, one_per_cent, (10.0, 10.0));
     for (policy, moves_max, (floor, goal)) in [cooled, evened] {
         let bounds = Bounds { moves_max, ..Bounds::default() };
         let request = Request { goal: Goal::Rebalance, bounds, now: UnixMillis(0) };

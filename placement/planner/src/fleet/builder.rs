@@ -1,5 +1,7 @@
 //! Takes a fleet entry by entry, checks all of it and says everything that is wrong at once.
 
+use std::collections::BTreeMap;
+
 use cell_model::{CellId, CellState, Revision, TenantId, Tier};
 
 use super::{AMOUNT_MAX, Arena, Cell, CellIx, Demands, Fleet, NONE, Names, Tenant, by_dim};
@@ -43,6 +45,7 @@ impl FleetBuilder {
             domains: Names::default(),
             groups: Names::default(),
             spike_clusters: Names::default(),
+            standing: std::sync::OnceLock::new(),
         };
         let mut builder = Self {
             fleet,
@@ -90,6 +93,7 @@ impl FleetBuilder {
             region: self.fleet.regions.add(&entry.region),
             residency: self.fleet.residencies.add(&entry.residency),
             domain: self.fleet.domains.add(&entry.domain),
+            size: 0,
             budget: Budget::new(by_dim(budget)),
             capacity: entry.capacity,
             reserve: entry.reserve,
@@ -113,6 +117,12 @@ impl FleetBuilder {
             }
         }
         self.fleet.cells = cells.into_iter().map(|(_, cell)| cell).collect();
+        let mut sizes = BTreeMap::new();
+        for cell in &mut self.fleet.cells {
+            let budget = Resource::ALL.map(|resource| cell.budget.amounts[resource.first_dim()].to_bits());
+            let next = u32::try_from(sizes.len()).expect("fewer sizes than cells");
+            cell.size = *sizes.entry(budget).or_insert(next);
+        }
     }
 
     /// Adds a tenant. What is wrong with it comes out of [`FleetBuilder::finish`].
@@ -248,7 +258,7 @@ impl FleetBuilder {
         profile
     }
 
-    /// Ends the fleet.
+    /// Ends the fleet, and adds it up.
     ///
     /// # Errors
     /// [`FleetError`] lists everything that is wrong with it.
@@ -276,7 +286,9 @@ impl FleetBuilder {
         }
         self.fleet.by_id = by_id;
         self.check_groups();
-        self.problems.or(self.fleet)
+        let fleet = self.problems.or(self.fleet)?;
+        fleet.standing();
+        Ok(fleet)
     }
 
     /// Two tenants of one group that are pinned to one cell can never both be where they must.

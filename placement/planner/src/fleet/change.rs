@@ -27,6 +27,7 @@ impl Fleet {
         let of = &mut self.tenants[tenant.index()];
         of.cell = cell.map_or(NONE, |cell| cell.0);
         of.moving_to = NONE;
+        self.standing.take();
     }
 
     pub(crate) fn set_state(&mut self, cell: CellIx, state: CellState) {
@@ -48,5 +49,6 @@ impl Fleet {
             demands.push(&profile);
         }
         self.demands = demands;
+        self.standing.take();
     }
 }

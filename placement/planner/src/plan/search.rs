@@ -33,8 +33,8 @@ const LEFT_EXPLAINED_MAX: usize = 20;
 /// ... and those after these are only counted.
 const LEFT_LISTED_MAX: usize = 1_000;
 
-/// How many pairs of moves are tried in one search: some ten microseconds each.
-const TRIES_MAX: u32 = 20_000;
+/// How many pairs of moves are tried in one attempt to bring cells down: some ten microseconds each.
+const TRIES_MAX: u32 = 4_000;
 
 /// Why a tenant moves, with numbers instead of names.
 #[derive(Debug, Clone, Copy)]
@@ -134,9 +134,9 @@ impl<'a> Search<'a> {
         ring: Option<&'a HomeRing>,
         request: &'a Request,
         draining: Vec<bool>,
-        zones: &'a Zones,
         bound: &'a Bound,
     ) -> Self {
+        let zones = &layout.fleet().standing().zones;
         let moved = vec![false; layout.fleet().tenants().len()];
         let parts = vec![0; layout.fleet().cells().len()];
         Self {

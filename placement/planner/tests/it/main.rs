@@ -7,6 +7,7 @@ mod capacities;
 mod decisions;
 mod exchanges;
 mod input;
+mod many;
 mod plans;
 mod prefixes;
 mod rings;

@@ -43,17 +43,18 @@ fn shape_and_goal() -> impl Strategy<Value = (Shape, Goal)> {
     shape(true).prop_flat_map(|shape| (Just(shape), goal(shape.cells)))
 }
 
-fn check_prefixes(document: &FleetDocument, plan: &Plan, dice: &mut Dice) {
+pub(crate) fn check_prefixes(document: &FleetDocument, plan: &Plan, dice: &mut Dice) -> u64 {
     let fleet = document.build().unwrap();
     let draining: Vec<&str> = match &plan.request.goal {
         Goal::Drain { cells } => cells.iter().map(CellId::as_str).collect(),
         _ => Vec::new(),
     };
     let mut checker = Checker::new(&fleet, plan.policy.risk, &draining);
-    checker.run(&plan.waves, dice);
+    let states = checker.run(&plan.waves, dice);
     for cell in &plan.cells {
         assert_eq!(checker.load(cell.cell.as_str()), cell.tenants_after, "{}", cell.cell);
     }
+    states
 }
 
 proptest! {

@@ -122,13 +122,15 @@ impl Checker {
     }
 
     /// Runs the waves with moves beginning and ending in a random order. Every state on the way is looked at: also the
-    /// one in which all moves of a wave have begun and none has ended.
-    pub(crate) fn run(&mut self, waves: &[Wave], dice: &mut Dice) {
+    /// one in which all moves of a wave have begun and none has ended. Gives how many states these were.
+    pub(crate) fn run(&mut self, waves: &[Wave], dice: &mut Dice) -> u64 {
+        let mut states = 0;
         for wave in waves {
             let mut waiting: Vec<&PlannedMove> = wave.moves.iter().collect();
             let mut running: Vec<&PlannedMove> = Vec::new();
             let all_at_once = dice.chance(0.5);
             while !waiting.is_empty() || !running.is_empty() {
+                states += 1;
                 let begin = !waiting.is_empty() && (all_at_once || running.is_empty() || dice.chance(0.5));
                 if begin {
                     let planned = waiting.swap_remove(dice.below(waiting.len()));
@@ -140,5 +142,6 @@ impl Checker {
                 }
             }
         }
+        states
     }
 }

@@ -8,13 +8,15 @@
 //! Each turn relieves the cell that is hottest at that time by one move, so that the curve of benefit by number of
 //! moves falls as steeply as it can.
 
-use super::Search;
 use super::relieve::{Aim, Relief};
+use super::{Search, TRIES_MAX};
 use crate::fleet::CellIx;
 use crate::load::Peak;
 
-/// Steps of the bisection: a hundredth of the way between the lowest and the highest level.
-const BISECTIONS: usize = 7;
+/// Steps of the bisection at the most ...
+const BISECTIONS: usize = 8;
+/// ... and how close is close enough.
+const LEVEL_STEP: f64 = 0.001;
 /// No level above this is tried: a cell may be infinitely full.
 const LEVEL_MAX: f64 = 8.0;
 /// How many cells that stay hot are named.
@@ -51,24 +53,50 @@ impl Search<'_> {
         }
         let floors = self.floors();
         let mark = self.steps.len();
-        let (mut low, mut high) = (self.layout.policy().low_water, self.layout.peak(hottest).share.min(LEVEL_MAX));
-        let low_water = low;
+        let low_water = self.layout.policy().low_water;
         let mut outcome = self.bring_down_to(low_water, &floors, false);
-        if outcome.bounded {
-            self.take_back(mark);
-            for _ in 0..BISECTIONS {
-                let level = f64::midpoint(low, high);
-                if self.bring_down_to(level, &floors, true).bounded {
-                    low = level;
-                } else {
-                    high = level;
-                }
-                self.take_back(mark);
-            }
-            self.bring_down_to(high, &floors, true);
+        let floor = floors.iter().copied().fold(high_water, f64::max);
+        if outcome.bounded || self.hottest() > floor + LEVEL_STEP {
+            self.find_level(mark, &floors);
+            // What is left of the bounds is spent from there on.
             outcome = self.bring_down_to(low_water, &floors, false);
         }
         self.conclude(&hot, mark, &floors, outcome);
+    }
+
+    /// Looks for the level at which the bounds bring the fullest cell down the most, and makes those moves. The first
+    /// answer has been made already: to go for the lowest level, hottest cell first. Where that spends the bounds, or
+    /// leaves no cell with room below the level, it is not the best. From a level that has been reached the search goes
+    /// on to the next lower one.
+    fn find_level(&mut self, mark: usize, floors: &[f64]) {
+        let floor = floors.iter().copied().fold(f64::INFINITY, f64::min);
+        let (mut low, mut high) = (self.layout.policy().low_water.max(floor), self.hottest().min(LEVEL_MAX));
+        let mut best = self.hottest();
+        let first = self.steps[mark..].to_vec();
+        let mut reached = mark;
+        for _ in 0..BISECTIONS {
+            if high - low < LEVEL_STEP {
+                break;
+            }
+            self.take_back(reached);
+            let level = f64::midpoint(low, high);
+            let outcome = self.bring_down_to(level, floors, true);
+            let hottest = self.hottest();
+            if outcome.bounded || hottest > best + 1e-9 {
+                low = level;
+            } else {
+                (high, best, reached) = (level, hottest, self.steps.len());
+            }
+        }
+        self.take_back(reached);
+        if reached == mark {
+            first.into_iter().for_each(|step| self.make(step));
+        }
+    }
+
+    /// How full the fullest living cell is.
+    fn hottest(&self) -> f64 {
+        self.hottest_where(|_, _| true).map_or(0.0, |cell| self.layout.peak(cell).share)
     }
 
     /// By zone: what no legal placement can get below.
@@ -82,6 +110,7 @@ impl Search<'_> {
     /// the first bound that is in the way if `whole` is asked for.
     fn bring_down_to(&mut self, level: f64, floors: &[f64], whole: bool) -> Outcome {
         let high_water = self.layout.policy().high_water;
+        self.tries_left = TRIES_MAX;
         let mut outcome = Outcome { bounded: false, given_up: Vec::new() };
         let mut given_up = vec![false; self.layout.fleet().cells().len()];
         // A cell that was hot is brought down to the level, not just below the high water.

@@ -16,6 +16,8 @@ const LEAVING_MAX: usize = 12;
 const CELLS_MAX: usize = 8;
 /// ... and how many tenants of each.
 const PARTNERS_MAX: usize = 3;
+/// A tenant that leaves for another's sake goes to one of so many of the coldest.
+const THIRDS_MAX: usize = 32;
 /// How many cells may make room for a tenant ...
 const ROOMS_MAX: usize = 12;
 /// ... by how many tenants each.
@@ -36,11 +38,15 @@ impl Search<'_> {
             return false;
         }
         let peak = self.layout.peak(cell);
+        // Two moves have to pay for both.
+        if peak.share - aim.settle < 2.0 * self.gain_wanted(aim, 0) {
+            return false;
+        }
         let mut found: Option<Pair> = None;
         let leaving = ranked.by_weight.iter().filter(|(_, tenant)| !self.moved[tenant.index()]).take(LEAVING_MAX);
         for &(weight, tenant) in leaving.copied().collect::<Vec<_>>().iter() {
             for &target in targets.iter().take(CELLS_MAX) {
-                let pairs = self.pairs(cell, (weight, tenant), target, peak.dim, aim);
+                let pairs = self.pairs(cell, (weight, tenant), target, targets, peak.dim, aim);
                 for pair in pairs {
                     if found.as_ref().is_none_or(|best| pair.gain > best.gain + 1e-9) {
                         found = Some(pair);
@@ -71,6 +77,7 @@ impl Search<'_> {
         cell: CellIx,
         (weight, tenant): (f64, TenantIx),
         target: CellIx,
+        targets: &[CellIx],
         dim: usize,
         aim: Aim,
     ) -> Vec<Pair> {
@@ -91,7 +98,8 @@ impl Search<'_> {
                 continue;
             }
             let question = Question::new(&self.layout, other, &self.draining);
-            let open = |to: CellIx| to != target && to != cell && self.has_part_left(to);
+            let cold = &targets[..targets.len().min(THIRDS_MAX)];
+            let open = |to: CellIx| to != target && cold.contains(&to);
             if let Some((score, _)) = best(&question, None, open) {
                 let away = self.step(other, target, score.cell, Why::MakeRoom(tenant));
                 pairs.extend(self.try_pair(&away, &out, aim));

@@ -1,22 +1,32 @@
-//! Takes load off one cell: the move that lowers the fuller of its two cells the most.
+//! Takes load off one cell: the move that takes the most of what it has above the level.
 //!
-//! A move counts no further than to where the cell is to be brought, so among those that bring it there the one that
-//! copies the least wins. A tenant cannot lower its cell by more than what it weighs in the dimension where the cell
-//! is fullest; tenants are tried in that order, and the search stops where that is less than what has been found.
+//! A cell may be above the level at many hours and in several resources. What counts is the sum over all of them, less
+//! what the target would get above the level: looking at the fullest hour alone gets stuck as soon as a second one is
+//! nearly as full. A move counts no further than to the level, so among those that bring the cell there the one that
+//! copies the least wins. And it has to pay: where its cell is fullest, it takes at least so much off.
 
 use super::{Fixed, Search, Step, Why};
-use crate::filter::{Question, Wish};
+use crate::filter::Question;
 use crate::fleet::{CellIx, TenantIx};
 use crate::layout::Layout;
-use crate::load::Peak;
+use crate::load::{Peak, above};
+use crate::resource::{DIMS, RESOURCES};
 use crate::score::shared_fate;
 
 /// How many cells that admit a tenant are compared, coldest first.
-const TARGETS_MAX: usize = 12;
-/// How many cells are looked at, coldest first, before all others of the zone.
+const TARGETS_MAX: usize = 8;
+/// How many cells are put in order, the coldest first, before all others of the zone.
 const COLDEST: usize = 48;
-/// How many (tenant, cell) pairs are weighed for one move.
-const EVALUATIONS_MAX: usize = 2_048;
+/// How many (tenant, cell) pairs are weighed for one move ...
+const EVALUATIONS_MAX: usize = 512;
+/// ... and how many are looked at.
+const LOOKS_MAX: usize = 5_000;
+/// ... and for one tenant.
+const LOOKS_EACH_MAX: usize = 300;
+/// How many tenants are tried that bring the cell to the level where it is fullest, the lightest of them first ...
+const HEAVIER_MAX: usize = 96;
+/// ... and how many that do not, the heaviest first.
+const LIGHTER_MAX: usize = 160;
 /// How many of the heaviest tenants of a cell are remembered.
 const RANKED_MAX: usize = 512;
 const BYTES_PER_TERABYTE: f64 = 1e12;
@@ -96,12 +106,36 @@ impl Tally {
     }
 }
 
+/// A tenant that may leave, and what that takes off its cell.
+struct Candidate {
+    tenant: TenantIx,
+    bytes: u64,
+    /// The least that must be gained where the cell is fullest.
+    least: f64,
+    /// Sum over all dimensions above the level.
+    relief: f64,
+}
+
+/// A target for it.
+#[derive(Clone, Copy)]
+struct Target {
+    cell: CellIx,
+    /// How full the target is then.
+    share: f64,
+    /// What is taken off the source, less what the target gets above the level.
+    net: f64,
+}
+
 struct Best {
-    gain: u32,
-    after: f64,
     bytes: u64,
     tenant: TenantIx,
-    target: CellIx,
+    target: Target,
+}
+
+/// How much of the search for one move may still be spent.
+struct Purse {
+    evaluations: usize,
+    looks: usize,
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range just before")]
@@ -138,9 +172,11 @@ impl Search<'_> {
         let mut tally = Tally::default();
         let best = self.best_relief(cell, aim, &ranked, &targets, &mut tally);
         let relief = match best {
-            Some(best) => {
-                let why = aim.why(before.share, best.after);
-                self.make(Step { tenant: best.tenant, source: cell, target: best.target, bytes: best.bytes, why });
+            Some(Best { tenant, bytes, target }) => {
+                let left = Question::new(&self.layout, tenant, &self.draining);
+                let after = self.layout.peak_with(cell, left.leaving()).share.max(target.share);
+                let why = aim.why(before.share, after);
+                self.make(Step { tenant, source: cell, target: target.cell, bytes, why });
                 Relief::Done
             }
             None if self.exchange(cell, aim, &ranked, &targets) => Relief::Done,
@@ -158,39 +194,50 @@ impl Search<'_> {
         targets: &[CellIx],
         tally: &mut Tally,
     ) -> Option<Best> {
-        let peak = self.layout.peak(cell);
+        let candidates = self.candidates(cell, aim, ranked, tally);
+        let mut purse = Purse { evaluations: EVALUATIONS_MAX, looks: LOOKS_MAX };
         let mut best: Option<Best> = None;
-        let mut evaluations = 0;
-        for &(weight, tenant) in &ranked.by_weight {
-            let at_most = grains(weight.min(peak.share - aim.settle));
-            if evaluations >= EVALUATIONS_MAX || best.as_ref().is_some_and(|best| at_most < best.gain) {
+        for candidate in &candidates {
+            let enough = |best: &Best| grains(best.target.net) >= grains(candidate.relief);
+            if purse.evaluations == 0 || purse.looks == 0 || best.as_ref().is_some_and(enough) {
                 break;
             }
-            if self.moved[tenant.index()] {
-                continue;
-            }
-            let bytes = self.bytes_of(tenant);
-            let least = self.gain_wanted(aim, bytes);
-            if weight < least {
-                tally.too_little += 1;
-                continue;
-            }
-            if self.afford(bytes, cell).is_err() {
-                tally.bounded += 1;
-                continue;
-            }
-            match self.best_target(cell, tenant, targets, aim.settle, &mut evaluations) {
+            let found = best.as_ref().map_or(0.0, |best| best.target.net);
+            match self.best_target(cell, aim.settle, candidate, targets, found, &mut purse) {
                 None => tally.nowhere += 1,
-                Some((gain, ..)) if gain < least => tally.too_little += 1,
-                Some((gain, after, target)) => {
-                    let gain = grains(gain);
-                    if best.as_ref().is_none_or(|best| (best.gain, bytes) < (gain, best.bytes)) {
-                        best = Some(Best { gain, after, bytes, tenant, target });
-                    }
+                Some(target) if grains(target.net) > grains(found) => {
+                    best = Some(Best { bytes: candidate.bytes, tenant: candidate.tenant, target });
                 }
+                Some(_) => {}
             }
         }
         best
+    }
+
+    /// The tenants that may leave a cell and whose leaving pays, the one that takes the most off it first.
+    fn candidates(&self, cell: CellIx, aim: Aim, ranked: &Ranked, tally: &mut Tally) -> Vec<Candidate> {
+        let wanted = self.layout.peak(cell).share - aim.settle;
+        let above = self.layout.above(cell, aim.settle);
+        let by_weight = &ranked.by_weight;
+        let (heavier, lighter) = by_weight.split_at(by_weight.partition_point(|(weight, _)| *weight >= wanted));
+        let free = |of: &&(f64, TenantIx)| !self.moved[of.1.index()];
+        let heavier = heavier.iter().rev().filter(free).take(HEAVIER_MAX);
+        let mut candidates = Vec::with_capacity(HEAVIER_MAX + LIGHTER_MAX);
+        for &(weight, tenant) in heavier.chain(lighter.iter().filter(free).take(LIGHTER_MAX)) {
+            let bytes = self.bytes_of(tenant);
+            let least = self.gain_wanted(aim, bytes);
+            if weight.min(wanted) < least {
+                tally.too_little += 1;
+            } else if self.afford(bytes, cell).is_err() {
+                tally.bounded += 1;
+            } else {
+                let relief = self.layout.relief(cell, tenant, &above, aim.settle);
+                candidates.push(Candidate { tenant, bytes, least, relief });
+            }
+        }
+        // A stable sort: among equals, the order of weights.
+        candidates.sort_by_key(|of| (std::cmp::Reverse(grains(of.relief)), of.bytes));
+        candidates
     }
 
     /// The gain that makes a move worth it: the payback rule. Any gain at all where a budget is broken.
@@ -248,44 +295,51 @@ impl Search<'_> {
         cells.into_iter().map(|(_, cell)| cell).collect()
     }
 
-    /// Gain, fullness of the fuller cell, and the target, for the best of the coldest cells that admit the tenant and
-    /// do not bring it nearer to others of its group.
-    pub(super) fn best_target(
+    /// The best of the coldest cells that admit the tenant and do not bring it nearer to others of its group; better
+    /// than `found`.
+    fn best_target(
         &self,
         source: CellIx,
-        tenant: TenantIx,
+        level: f64,
+        candidate: &Candidate,
         targets: &[CellIx],
-        settle: f64,
-        evaluations: &mut usize,
-    ) -> Option<(f64, f64, CellIx)> {
-        let wish = Wish::new(&self.layout, tenant, &self.draining);
-        let mut question = None;
-        let before = self.layout.peak(source).share;
-        let fate = shared_fate(&wish, source);
-        let mut best: Option<(f64, f64, CellIx)> = None;
+        found: f64,
+        purse: &mut Purse,
+    ) -> Option<Target> {
+        let question = Question::new(&self.layout, candidate.tenant, &self.draining);
+        // No fuller than this, so that the move pays.
+        let most = self.layout.peak(source).share - candidate.least;
+        let fate = shared_fate(&question, source);
+        let heavy = question.heaviest();
+        let mut best: Option<Target> = None;
         let mut admitted = 0;
-        for &target in targets {
-            // A cell that is as full already cannot be the better one.
-            let so_full = self.layout.peak(target).share;
-            let hopeless = best.is_some_and(|(gain, ..)| before - so_full.max(settle) < gain);
-            if admitted == TARGETS_MAX || *evaluations >= EVALUATIONS_MAX {
+        for &cell in targets.iter().take(LOOKS_EACH_MAX) {
+            if admitted == TARGETS_MAX || purse.evaluations == 0 || purse.looks == 0 {
                 break;
             }
-            if hopeless || so_full >= before || wish.ask(target).is_err() || shared_fate(&wish, target) > fate {
+            purse.looks -= 1;
+            // A first look at three of the 72 dimensions: what is above the level there already.
+            let (fullest, above) = self.layout.glance(cell, &heavy, level);
+            let to_beat = best.map_or(found, |best| best.net);
+            if fullest > most || candidate.relief - above <= to_beat - 1e-9 || candidate.relief <= above {
                 continue;
             }
-            *evaluations += 1;
-            let (question, source_after) = question.get_or_insert_with(|| {
-                let question = Question::new(&self.layout, tenant, &self.draining);
-                let source_after = self.layout.peak_with(source, question.leaving()).share;
-                (question, source_after)
-            });
-            let Ok(peak) = question.ask(target) else { continue };
+            if question.wish().ask(cell).is_err() || shared_fate(&question, cell) > fate {
+                continue;
+            }
+            purse.evaluations -= 1;
+            let (peak, above) = self.layout.peak_above(cell, question.joining(), level);
+            if peak.share > most.min(1.0) {
+                continue;
+            }
+            let net = candidate.relief - (above - self.layout.excess(cell, level));
+            if net <= 1e-9 {
+                continue;
+            }
             admitted += 1;
-            let after = source_after.max(peak.share);
-            let gain = before - after.max(settle);
-            if best.is_none_or(|(found, ..)| gain > found) {
-                best = Some((gain, after, target));
+            let better = |of: &Target| (grains(net), of.share) > (grains(of.net), peak.share);
+            if best.as_ref().is_none_or(better) {
+                best = Some(Target { cell, share: peak.share, net });
             }
         }
         best
@@ -293,6 +347,42 @@ impl Search<'_> {
 }
 
 impl Layout<'_> {
+    /// The dimensions in which a cell is above a level.
+    fn above(&self, cell: CellIx, level: f64) -> Vec<usize> {
+        let shares = self.shares(cell);
+        (0..DIMS).filter(|&dim| shares[dim] > level).collect()
+    }
+
+    /// By how much a cell is above a level, all dimensions together.
+    fn excess(&self, cell: CellIx, level: f64) -> f64 {
+        if self.peak(cell).share > level { above(self.shares(cell), level) } else { 0.0 }
+    }
+
+    /// How much less a cell is above a level without one of its tenants; `dims` are those in which it is.
+    fn relief(&self, cell: CellIx, tenant: TenantIx, dims: &[usize], level: f64) -> f64 {
+        let fleet = self.fleet();
+        let cluster = fleet.tenant(tenant).spike_cluster();
+        let (shares, inverse) = (self.shares(cell), &fleet.cell(cell).budget.inverse);
+        let of = |&dim: &usize| {
+            let without = self.need_without(cell, dim, fleet.demand_at(tenant, dim), cluster) * inverse[dim];
+            shares[dim] - without.max(level)
+        };
+        dims.iter().map(of).sum()
+    }
+
+    /// A least value, by three dimensions, of how full a cell would be with so much more there, and of how much all
+    /// dimensions together would be above a level that are not now.
+    fn glance(&self, cell: CellIx, heavy: &[(usize, f64); RESOURCES], level: f64) -> (f64, f64) {
+        let (shares, inverse) = (self.shares(cell), &self.fleet().cell(cell).budget.inverse);
+        let (mut fullest, mut above) = (self.peak(cell).share, 0.0);
+        for &(dim, mean) in heavy {
+            let then = shares[dim] + mean * inverse[dim];
+            fullest = fullest.max(then);
+            above += (then - level.max(shares[dim])).max(0.0);
+        }
+        (fullest, above)
+    }
+
     /// What a cell's share in one dimension loses without one of its tenants.
     pub(super) fn weight_at(&self, cell: CellIx, tenant: TenantIx, dim: usize) -> f64 {
         let fleet = self.fleet();
