@@ -29,11 +29,14 @@ use std::path::PathBuf;
 
 use figure::Figures;
 
+/// A part by its name, and what measures it.
+type Part<'a> = (&'a str, &'a dyn Fn(&mut Figures));
+
 fn main() {
     let said = Said::read(std::env::args().skip(1));
     let mut figures = Figures::default();
     let quick = said.quick;
-    let parts: [(&str, &dyn Fn(&mut Figures)); 5] = [
+    let parts: [Part<'_>; 5] = [
         ("fleets", &|figures| fleets::run(figures)),
         ("packing", &|figures| packing::run(figures)),
         ("rebalance", &|figures| rebalance::run(figures, quick)),

@@ -11,6 +11,8 @@ from rebalancer import ProblemSolver
 
 given = json.load(sys.stdin)
 names = ["cpu", "connections", "storage"]
+# The binary takes these by number: LINEAR, SQUARES, MAX, … in the order of its specs.py, from 1 on.
+SQUARES, MAX = 2, 3
 solver = ProblemSolver("bench", "bench")
 solver.set_object_name("tenant").set_container_name("cell")
 assignment = {cell: [] for cell in given["cells"]}
@@ -23,10 +25,10 @@ for index, name in enumerate(names):
     solver.add_container_dimension(name, {cell: capacity for cell in given["cells"]})
     solver.add_constraint({"capacitySpec": {"name": f"fits-{name}", "scope": "cell", "dimension": name}})
     solver.add_goal(
-        {"balanceSpec": {"name": f"max-{name}", "scope": "cell", "dimension": name, "formula": "MAX"}}, 1.0
+        {"balanceSpec": {"name": f"max-{name}", "scope": "cell", "dimension": name, "formula": MAX}}, 1.0
     )
     solver.add_goal(
-        {"balanceSpec": {"name": f"even-{name}", "scope": "cell", "dimension": name, "formula": "SQUARES"}}, 1.0
+        {"balanceSpec": {"name": f"even-{name}", "scope": "cell", "dimension": name, "formula": SQUARES}}, 1.0
     )
 solver.add_object_dimension("one", {tenant: 1.0 for tenant, _, _ in given["tenants"]})
 solver.add_constraint(
@@ -41,7 +43,8 @@ solver.add_constraint(
         }
     }
 )
-solver.add_solver({"localSearchSolverSpec": {"solveTime": given["seconds"]}})
+kinds = [{"singleRandomStratifiedMoveTypeSpec": {}}, {"singleMoveTypeSpec": {}}, {"swapMoveTypeSpec": {}}]
+solver.add_solver({"localSearchSolverSpec": {"solveTime": given["seconds"], "moveTypeList": kinds}})
 began = time.monotonic()
 solution = solver.solve()
 took = time.monotonic() - began

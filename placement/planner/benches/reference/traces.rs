@@ -21,6 +21,14 @@ struct Machine {
     replay: Vec<f64>,
 }
 
+impl Machine {
+    /// The most that it wants of a cell by itself, by either way of counting.
+    fn need(&self) -> f64 {
+        let hours = self.mean.iter().zip(&self.deviation).map(|(mean, deviation)| mean + 2.0 * deviation);
+        hours.fold(self.peak, f64::max)
+    }
+}
+
 /// Cells that were needed, and how often they were in violation on the day after.
 #[derive(Debug, Clone, Copy, Default)]
 struct Outcome {
@@ -121,6 +129,9 @@ fn compare(figures: &mut Figures, name: &str, days: &[Vec<Machine>], capacity: f
             violations: sum.violations + of.violations,
         })
     };
+    // Half of a cell is enough for the largest machine, so that there is something to pack.
+    let largest = days.iter().flatten().map(Machine::need).fold(0.0, f64::max);
+    let capacity = capacity.max(2.0 * largest);
     let policy = Policy { low_water: 1.0, high_water: 1.0, ..Policy::default() };
     let ours = total(&|day| planned(day, capacity, policy));
     let peaks = total(&|day| on_peaks(day, capacity));
