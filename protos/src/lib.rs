@@ -24,6 +24,7 @@ pub use requests::request_id_bytes;
 #[expect(
     missing_docs,
     clippy::pedantic,
+    clippy::large_enum_variant,
     clippy::allow_attributes_without_reason,
     reason = "generated; the documentation is in the .proto files"
 )]
