@@ -13,7 +13,7 @@ mod care;
 
 pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use plan::{
-    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate,
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate, Tiers,
 };
 
 /// The command line of Cellway.
