@@ -17,7 +17,7 @@ pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use drill::{Drill, RunDrills, Wires};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant};
 pub(crate) use plan::{
-    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate,
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate, Tiers,
 };
 
 /// The command line of Cellway.

@@ -21,6 +21,7 @@ mod place;
 mod simulate;
 mod source;
 mod text;
+mod tiers;
 
 use cell_planner::{Fleet, HomeRing, Policy, RingOptions};
 use serde::Serialize;

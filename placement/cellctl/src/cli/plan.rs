@@ -82,6 +82,8 @@ pub enum Plan {
     FailCell(FailCell),
     /// How long there is room, and how many cells are missing
     Capacity(CapacityArgs),
+    /// Who has outgrown its tier, and who no longer needs it: proposals with their cost
+    Tiers(Tiers),
     /// Write the fleet as a file, to plan with it elsewhere
     Export {
         /// A JSON file, or a directory for cells.csv and tenants.csv where the name ends with '/' [default: print JSON]
@@ -125,6 +127,26 @@ pub struct FailCell {
     /// Every cell of a region
     #[arg(long, value_name = "REGION")]
     pub region: Vec<String>,
+    /// Of which fleet
+    #[command(flatten)]
+    pub of: FleetArgs,
+    /// By which numbers
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+}
+
+/// `plan tiers`.
+#[derive(Debug, Clone, Args)]
+pub struct Tiers {
+    /// Where it is remembered from day to day who has asked for another tier: run it once a day with the same file
+    #[arg(long, value_name = "FILE")]
+    pub watch: Option<PathBuf>,
+    /// For how many days demand is taken to have been as it is, without --watch
+    #[arg(long, default_value_t = 30, value_name = "DAYS", conflicts_with = "watch", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+    /// Numbers of the policy of tiers, as JSON: silver, gold, platinum, promote_days, demote_days
+    #[arg(long, value_name = "FILE")]
+    pub tier_policy: Option<PathBuf>,
     /// Of which fleet
     #[command(flatten)]
     pub of: FleetArgs,

@@ -6,7 +6,7 @@ use cell_model::UnixMillis;
 use cell_planner::{Bounds, Goal, PlanError, Request, Verdict};
 
 use super::document::PlanDocument;
-use super::{capacity, html, load, place, policy, ring, source, text};
+use super::{capacity, html, load, place, policy, ring, source, text, tiers};
 use crate::cli::{Asked, BoundArgs, FleetArgs, Global, Output, Plan};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -19,6 +19,7 @@ pub(crate) fn run(global: &Global, plan: Plan) -> Result<Exit, Failure> {
         Plan::Drain { cells, asked } => moves(global, Goal::Drain { cells }, &asked),
         Plan::FailCell(asked) => capacity::fail(global, &asked),
         Plan::Capacity(asked) => capacity::run(global, &asked),
+        Plan::Tiers(asked) => tiers::run(global, &asked),
         Plan::Export { to, of } => export(global, to.as_deref(), &of),
     }
 }

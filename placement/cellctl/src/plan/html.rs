@@ -6,6 +6,7 @@ use super::chart::{self, Change, Day, Level, Line, escaped};
 use super::explain::{self, Explanation};
 use super::place::Placements;
 use super::text::{self, percent, size};
+use super::tiers::{self, Proposals};
 use super::{Loaded, capacity, plural, simulate};
 
 /// Rows of a table of a page; the JSON has them all.
@@ -296,6 +297,25 @@ fn loss(page: &mut Page, of: &LossReport, high_water: f64) {
         cells(page, &of.takers, high_water);
     }
     left(page, "Who finds no room", &of.stranded, of.stranded_unlisted);
+}
+
+/// Who should have another tier.
+pub(super) fn tiers(proposals: &Proposals) -> String {
+    let badge = if proposals.items.is_empty() { ("nothing is proposed", "good") } else { ("proposals", "warn") };
+    let under = format!("{}.", sentence_of(&tiers::heading(proposals)));
+    let mut page = Page::new("Tiers", badge, &under);
+    let is_up = |of: &&cell_planner::Proposal| of.to > of.from;
+    let up = proposals.items.iter().filter(is_up).count();
+    page.tiles(&[
+        (up.to_string(), "have outgrown their tier"),
+        ((proposals.items.len() - up).to_string(), "no longer need theirs"),
+        (proposals.waiting.to_string(), "have not asked for long enough"),
+        (size(proposals.items.iter().map(|of| of.cost.bytes).sum()), "to copy for all of them"),
+    ]);
+    let columns = ["Tenant", "Has", "Wants", "Days", "Largest share", "On", "Copies", "Takes", "Leaves idle"];
+    let told = "Share of its cell that a tenant takes by itself, where that is most.";
+    page.section("Proposals", told, &table(&columns, proposals.items.iter().map(tiers::row)));
+    page.finish(tiers::NEXT)
 }
 
 /// How long there is room.

@@ -59,7 +59,7 @@ fn the_manual_shows_what_the_program_prints() {
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&file, &shown).unwrap();
     }
-    assert_eq!(commands, 6);
+    assert_eq!(commands, 7);
     let differs = shown.lines().zip(manual.lines()).find(|(shown, manual)| shown != manual);
     assert_eq!(differs, None, "`BLESS=1 cargo nextest run -p cellctl the_manual` writes what the program prints");
     assert_eq!(shown.len(), manual.len());
@@ -276,4 +276,41 @@ fn a_simulation_is_repeatable_and_takes_recorded_days() {
         assert!(said.code == 1 && said.err.contains(why) && said.err.contains("USAGE_SYNTAX"), "{said:?}");
     }
     assert!(of("0000").err.contains("DAYS_INVALID"));
+}
+
+#[test]
+fn another_tier_is_proposed_with_its_cost_once_it_has_been_asked_for_on_enough_days() {
+    let document = r#"{"revision": 3,
+        "cells": [
+          {"id":"c1","capacity":{"cpu":10,"connections":100,"storage":100}},
+          {"id":"own","kind":"dedicated","capacity":{"cpu":8,"connections":100,"storage":100}}],
+        "tenants": [
+          {"id":"big","cell":"c1","demand":{"cpu":{"mean":4},"storage":{"mean":50}}},
+          {"id":"small","cell":"c1","demand":{"cpu":{"mean":0.1}}},
+          {"id":"idle","tier":"gold","cell":"c1","demand":{"cpu":{"mean":0.1}}}]}"#;
+    let at_once = json(&on(document, "plan tiers -o json"));
+    let of = |index: usize| {
+        let item = &at_once["items"][index];
+        [&item["tenant"], &item["from"], &item["to"]].map(|text| text.as_str().unwrap().to_owned())
+    };
+    assert_eq!(of(0), ["big", "bronze", "platinum"]);
+    assert_eq!(of(1), ["idle", "gold", "bronze"]);
+    let cost = &at_once["items"][0]["cost"];
+    assert_eq!((cost["target"].as_str(), cost["bytes"].as_u64()), (Some("own"), Some(50_000_000_000)));
+    assert_eq!(cost["idle"]["cpu"].as_f64(), Some(4.0));
+    let directory = tempfile::tempdir().unwrap();
+    let watch = directory.path().join("watch.json");
+    let day = || on(document, &format!("plan tiers -o name --watch {}", watch.display()));
+    assert_eq!(
+        [day().out, day().out, day().out],
+        ["", "", "tenant/big\n"],
+        "three days for a higher tier, 30 for a lower one"
+    );
+    std::fs::write(&watch, "{").unwrap();
+    let said = day();
+    assert!(said.code == 1 && said.err.contains("TIER_WATCH_SYNTAX"), "{said:?}");
+    assert_eq!(std::fs::read_to_string(&watch).unwrap(), "{", "what cannot be read is not written over");
+    let page = on(document, "plan tiers -o html").out;
+    assert!(page.contains("<td>big</td>") && page.contains("moves to own"), "{page}");
+    assert_eq!(on(document, "plan tiers --days 0").code, 64);
 }
