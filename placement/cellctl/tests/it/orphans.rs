@@ -6,10 +6,7 @@ use cell_client::{ClientError, ClientOptions, ControlClient, WriteOptions};
 use cell_model::{CellId, MoveId, MoveIntent, MoveOptions, Phase, TenantId};
 
 use crate::moves::Fleet;
-
-#[path = "../../../agent/tests/it/postgres/server.rs"]
-#[expect(dead_code, reason = "the agent's own tests use more of it")]
-mod server;
+use crate::server;
 
 const ABORTS: u64 = 30;
 /// I15 allows a minute; a test that took as long would say that something is wrong.
@@ -33,7 +30,7 @@ async fn call_off(control: &ControlClient, tenant: &TenantId, target: &CellId, r
     let stops = wanted[usize::try_from(round).unwrap() % wanted.len()];
     let options = MoveOptions {
         // Each third one is let run into whatever comes; each tenth is a rehearsal, which ends behind the fence.
-        until: (round % 3 != 0).then_some(stops),
+        until: (!round.is_multiple_of(3)).then_some(stops),
         rehearse: round % 10 == 9,
         sync_steady_ms: 1_000,
         ..MoveOptions::default()

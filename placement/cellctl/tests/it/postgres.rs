@@ -1,10 +1,7 @@
 //! A whole demo whose cells keep their tenants in PostgreSQL: the real coordinator, routers and gates.
 
 use crate::program::cellctl;
-
-#[path = "../../../agent/tests/it/postgres/server.rs"]
-#[expect(dead_code, reason = "the agent's own tests use more of it")]
-mod server;
+use crate::server;
 
 #[test]
 fn a_fleet_on_postgresql_loses_nothing_while_tenants_move() {
