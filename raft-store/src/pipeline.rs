@@ -65,12 +65,15 @@ impl InFlight {
 /// Sends what `input` gives, for as long as it gives and the follower answers.
 pub(crate) async fn send<S>(
     peer: &Peer,
-    input: S,
+    mut input: S,
 ) -> Rpc<impl Stream<Item = Rpc<StreamAppendResult<TypeConfig>>> + Send + use<'_, S>>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
 {
     let (in_flight, mut client) = (InFlight::new(), peer.client()?);
+    // openraft waits before it gives the first request to a follower that has failed: nobody is called before that.
+    let first = input.next().await;
+    let input = stream::iter(first).chain(input);
     // It names the cluster, which does not change any more.
     let envelope = peer.message(&())?;
     let requests = stream::unfold((input, in_flight.clone()), move |(mut input, in_flight)| {
