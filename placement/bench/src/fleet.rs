@@ -52,6 +52,7 @@ impl Fleet {
             insecure_plaintext: true,
             trusted_keys: Vec::new(),
             cluster: None,
+            log_engine: Default::default(),
         };
         let service = Service::start(options).await?;
         let address = vec![service.handle().address().to_owned()];
