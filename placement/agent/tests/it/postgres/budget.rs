@@ -53,7 +53,6 @@ async fn a_copy_keeps_to_its_rate_and_goes_on_at_full_speed_when_that_is_lifted(
     let mut last = first;
     while began.elapsed() < Duration::from_secs(2) {
         last = slow().await.copied_bytes;
-        eprintln!("{:?} {last}", began.elapsed());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let rate = (last - first) / 2;
