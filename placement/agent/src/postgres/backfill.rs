@@ -16,6 +16,8 @@ use super::sql::{ident, literal};
 
 /// Rows of a chunk before anything is known of their size.
 const ROWS_FIRST: u64 = 256;
+/// How large a row is taken to be until then.
+const ROW_GUESSED: u64 = 1_024;
 const ROWS_MAX: u64 = 50_000;
 
 /// A chunk as the snapshot saw it.
@@ -52,7 +54,8 @@ pub(crate) async fn read(
     bytes: u64,
 ) -> Result<Chunk, Fault> {
     let (mut rows, mut reach) = (Vec::new(), reach.clone());
-    let (mut read, mut wanted) = (0, ROWS_FIRST);
+    let first = (bytes / ROW_GUESSED).clamp(16, ROWS_FIRST);
+    let (mut read, mut wanted) = (0, first);
     while let Some(table) = catalogue.table(reach.table).filter(|_| !reach.done) {
         let ends_at = boundary(client, catalogue, tenant, (table, &reach.key), wanted).await?;
         let (copy, count) = copy_out(client, catalogue, tenant, table, &reach.key, ends_at.as_deref()).await?;
@@ -63,7 +66,11 @@ pub(crate) async fn read(
         }
         reach = match ends_at {
             Some(key) => Reach { key, ..reach },
-            None => Reach { table: reach.table + 1, key: Vec::new(), done: false },
+            None => {
+                // What is known of the rows of one table says nothing of those of the next.
+                wanted = first;
+                Reach { table: reach.table + 1, key: Vec::new(), done: false }
+            }
         };
         if read >= bytes {
             break;

@@ -159,7 +159,7 @@ pub struct Tiers {
 #[derive(Debug, Clone, Args)]
 pub struct CapacityArgs {
     /// By how much demand grows in 30 days
-    #[arg(long, value_parser = byte_rate, default_value = "5%", value_name = "RATE")]
+    #[arg(long, value_parser = rate, default_value = "5%", value_name = "RATE")]
     pub growth: f64,
     /// Another rate for some tenants, as tier=gold:8% or region=eu-1:3%; the first that fits counts
     #[arg(long, value_parser = growth_of, value_name = "WHO:RATE")]
@@ -222,19 +222,19 @@ pub struct Simulate {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["growth", "weekend", "spikes", "arrivals", "departures"])]
     pub usage: Option<PathBuf>,
     /// By how much demand grows in 30 days
-    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "RATE")]
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "RATE")]
     pub growth: f64,
     /// What is left of demand on two days of seven
-    #[arg(long, value_parser = byte_rate, default_value = "100%", value_name = "SHARE")]
+    #[arg(long, value_parser = rate, default_value = "100%", value_name = "SHARE")]
     pub weekend: f64,
     /// The chance that a tenant has a spike of three hours on a day
-    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
     pub spikes: f64,
     /// The share of tenants that arrive after the first day
-    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
     pub arrivals: f64,
     /// The share of tenants that leave
-    #[arg(long, value_parser = byte_rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
     pub departures: f64,
     /// Make a plan every so many days; 0: never
     #[arg(long, default_value_t = 1, value_name = "DAYS")]
