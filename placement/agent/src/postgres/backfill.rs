@@ -88,10 +88,12 @@ async fn boundary(
     (table, after): (&Table, &[String]),
     count: u64,
 ) -> Result<Option<Vec<String>>, Fault> {
-    let as_text = |name: &String| format!("{}::text", ident(name));
+    // A cast is called like its column, and ORDER BY would take it for that: 10 would come before 9, and a boundary that
+    // is so many rows away by text may be the whole table away by number.
+    let as_text = |(place, name): (usize, &String)| format!("{}::text AS \"boundary {place}\"", ident(name));
     let sql = format!(
         "SELECT {} FROM {} WHERE {}{} ORDER BY {} OFFSET {} LIMIT 1",
-        table.key.iter().map(as_text).collect::<Vec<_>>().join(", "),
+        table.key.iter().enumerate().map(as_text).collect::<Vec<_>>().join(", "),
         catalogue.qualified(table),
         catalogue.of_tenant(table, tenant.as_str()),
         if after.is_empty() { String::new() } else { format!(" AND {}", compare(table, ">", after)) },

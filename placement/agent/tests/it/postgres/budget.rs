@@ -42,7 +42,11 @@ async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_th
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_keeps_to_its_rate_and_goes_on_at_full_speed_when_that_is_lifted() {
     let ground = Ground::new();
-    let (a, b) = ground.pair().await;
+    let url = database().await;
+    session(&url).await.batch_execute(TABLES).await.unwrap();
+    let a = ground.open_with("a", &url, "127.0.0.1:0", |database| database.chunk_bytes = 64 * 1024).await.unwrap();
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let b = ground.open("b").await;
     accounts(&a.session().await, 3_000).await;
     let step = context(1, 1);
     ground.pool.start_capture(&a.agent, &step).await.unwrap();

@@ -105,7 +105,7 @@ impl Ground {
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);
-        database.chunk_bytes = 64 * 1024;
+        database.chunk_bytes = 512 * 1024;
         change(&mut database);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
