@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients lint bench-demo bench-store bench-placement bench-router ordeal-store models
+.PHONY: demo test test-clients lint drills bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -21,6 +21,11 @@ test-clients:
 	target/clients/bin/pip install --quiet --requirement router/tests/clients/requirements.txt
 	CELLWAY_PYTHON=$(CURDIR)/target/clients/bin/python $(CARGO) nextest run --locked --package cell-router --run-ignored only -E 'test(foreign)'
 
+## drills: break a fleet in every way of docs/drills.md, judge each (as root in network namespaces, else by proxy)
+drills:
+	$(CARGO) build --release --locked --package cellctl
+	target/release/cellctl drill run --all --seed $(SEED) --out target/drills
+
 ## lint: format and clippy, warnings denied
 lint:
 	$(CARGO) fmt --all --check
@@ -29,6 +34,11 @@ lint:
 ## bench-demo: hold and read gap over 60 moves, one at a time, beside the same run's sync and round trip
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl demo --seed $(SEED) --moves 60 --moves-at-once 1 --figures target/bench/demo.json
+
+## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, holds under load, what fence and capture cost
+bench-move:
+	$(CARGO) build --release --locked --package cell-move-bench
+	target/release/bench-move all --out target/bench/move.json
 
 ## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings
 bench-store:
@@ -43,7 +53,8 @@ ordeal-store:
 	target/release/bench-store cut --rounds 200 --seed $(SEED)
 
 ## bench-placement: the planner on reference inputs, beside its peers. CELLWAY_DATA names the directory of the traces,
-## CELLWAY_REBALANCER a Python with the package rebalancer; what is left out is said
+## CELLWAY_REBALANCER a Python with the package rebalancer (without it a Python of 3.12 or newer on PATH gets a venv below
+## target); what is left out is said
 bench-placement:
 	$(CARGO) bench --locked --package cell-planner --bench reference -- --out $(CURDIR)/target/bench/placement.json
 
@@ -53,6 +64,10 @@ bench-router:
 	target/release/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
 	target/release/bench-router fair --out target/bench/router-fair.json
 	target/release/bench-router visible --out target/bench/router-visible.json
+
+## prefixes: ten million states of random plans, each with a second opinion
+prefixes:
+	$(CARGO) nextest run --release --locked --package cell-planner --run-ignored only -E 'test(many)'
 
 ## models: the model checker's long run
 models:
