@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use cell_client::cluster;
 use tonic::transport::{Channel, Endpoint};
 
@@ -42,8 +42,17 @@ pub(crate) struct Nodes {
     options: NodeOptions,
 }
 
-fn free_address() -> anyhow::Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+/// Below the range from which the kernel gives outgoing connections theirs: such a port can be taken by anybody's
+/// connection while a killed node is down, and the node could not start again.
+fn free_addresses(count: usize) -> anyhow::Result<Vec<String>> {
+    const LOW: u32 = 10_240;
+    const WIDTH: u32 = 22_000;
+    let first = std::process::id().wrapping_mul(97);
+    let ports = (0..WIDTH).map(|step| LOW + first.wrapping_add(step) % WIDTH);
+    let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    let free: Vec<String> = addresses.filter(|address| TcpListener::bind(address).is_ok()).take(count).collect();
+    ensure!(free.len() == count, "fewer than {count} ports are free");
+    Ok(free)
 }
 
 impl Nodes {
@@ -54,8 +63,8 @@ impl Nodes {
         count: usize,
         options: NodeOptions,
     ) -> anyhow::Result<Self> {
-        let addresses = (0..count).map(|_| free_address()).collect::<Result<Vec<_>, _>>()?;
-        let peers = (0..count).map(|_| free_address()).collect::<Result<Vec<_>, _>>()?;
+        let mut addresses = free_addresses(2 * count)?;
+        let peers = addresses.split_off(count);
         let (directory, processes) = (directory.to_owned(), (0..count).map(|_| None).collect());
         let mut nodes = Self { kind, directory, addresses, peers, processes, options };
         (0..count).try_for_each(|node| nodes.spawn(node))?;
@@ -124,6 +133,13 @@ impl Nodes {
             process.wait()?;
         }
         Ok(())
+    }
+
+    /// The end of what a node has said.
+    pub(crate) fn last_words(&self, node: usize) -> String {
+        let log = std::fs::read_to_string(self.directory.join(format!("{node}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     pub(crate) fn runs(&mut self, node: usize) -> bool {

@@ -195,7 +195,9 @@ pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
         progress(&clients).await.with_context(|| format!("after kill {round} of seed {}", kill.seed))?;
         gaps.push(killed.elapsed());
         for node in 0..3 {
-            ensure!(nodes.runs(node), "node {node} does not start after kill {round} of seed {}", kill.seed);
+            let runs = nodes.runs(node);
+            let said = if runs { String::new() } else { nodes.last_words(node) };
+            ensure!(runs, "node {node} does not start after kill {round} of seed {}:\n{said}", kill.seed);
         }
     }
     let operations = clients.end().await;
@@ -360,7 +362,9 @@ pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
             Ok(state) => broken.extend(lost(&told, &state).map(|lost| format!("cut {round}: {lost}"))),
             Err(error) => broken.push(format!("cut {round}: it does not open: {error:#}")),
         }
-        ensure!(nodes.runs(0), "the node has ended");
+        let runs = nodes.runs(0);
+        let said = if runs { String::new() } else { nodes.last_words(0) };
+        ensure!(runs, "the node has ended after cut {round} of seed {}:\n{said}", cut.seed);
     }
     let operations = clients.end().await;
     let state = state_of(&nodes.addresses[0], newest(&operations)).await?;
