@@ -160,7 +160,8 @@ impl Fleet {
             }
             let over = !movement.end.is_empty();
             if over || Instant::now() > deadline {
-                bail!("{id} is {}: {} {}", movement.end, movement.end_code, movement.end_reason);
+                let (end, code, reason) = (&movement.end, &movement.end_code, &movement.end_reason);
+                bail!("{id} has not come there: {end} {code} {reason}; {}", phases(&movement));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -177,4 +178,16 @@ impl Fleet {
 pub(crate) fn entered(movement: &wire::Move, phase: wire::Phase) -> Result<u64> {
     let stamp = movement.history.iter().find(|stamp| stamp.phase == i32::from(phase));
     stamp.map(|stamp| stamp.at_unix_ms).with_context(|| format!("{} was never in {phase:?}", movement.id))
+}
+
+/// How long each phase took, in milliseconds, and in which it is.
+pub(crate) fn phases(movement: &wire::Move) -> String {
+    let pairs = movement.history.iter().zip(movement.history.iter().skip(1));
+    let told = pairs.map(|(stamp, next)| {
+        let name = wire::Phase::try_from(stamp.phase).map_or("?", |phase| phase.as_str_name());
+        let took = next.at_unix_ms.saturating_sub(stamp.at_unix_ms);
+        format!("{} {took}", name.trim_start_matches("PHASE_").to_lowercase())
+    });
+    let now = wire::Phase::try_from(movement.phase).map_or("?", |phase| phase.as_str_name());
+    format!("{}, then {now}", told.collect::<Vec<_>>().join(", "))
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::Hold;
 use crate::figures::{Figures, say};
-use crate::fleet::{Fleet, entered};
+use crate::fleet::{Fleet, entered, phases};
 use crate::load::{Clients, fill, histogram, session};
 
 /// Documents of a small tenant.
@@ -111,17 +111,6 @@ async fn reclaimed(fleet: &Fleet, tenant: &TenantId) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// How long each phase took.
-fn phases(movement: &wire::Move) -> String {
-    let pairs = movement.history.iter().zip(movement.history.iter().skip(1));
-    let told = pairs.map(|(stamp, next)| {
-        let name = wire::Phase::try_from(stamp.phase).map_or("?", |phase| phase.as_str_name());
-        let took = next.at_unix_ms.saturating_sub(stamp.at_unix_ms);
-        format!("{} {took}", name.trim_start_matches("PHASE_").to_lowercase())
-    });
-    told.collect::<Vec<_>>().join(", ")
 }
 
 async fn several_at_once(fleet: &Fleet, figures: &mut Figures) -> Result<()> {

@@ -142,6 +142,8 @@ impl Work<'_> {
         }
         {
             let mut core = self.tenant.lock();
+            // Other rows: what was compared before was at positions of another log, perhaps, and says nothing of these.
+            let same_rows = matches!(keep, Keep::Same);
             let same_uid = core.control.as_ref().is_some_and(|control| control.uid == next.uid);
             core.control = Some(next);
             match keep {
@@ -149,7 +151,7 @@ impl Work<'_> {
                 Keep::Are(copied) => core.copied = Some(copied),
                 Keep::Gone => core.copied = None,
             }
-            if !same_uid {
+            if !(same_uid && same_rows) {
                 core.cuts.clear();
             }
         }

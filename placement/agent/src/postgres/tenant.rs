@@ -102,7 +102,9 @@ impl Core {
     pub(crate) fn remember_cut(&mut self, cut: (Seq, Attempt), digest: Result<Digest, Refusal>) {
         self.cuts.insert(cut, digest);
         while self.cuts.len() > CUTS {
-            self.cuts.pop_first();
+            // Never the newest one, whatever its position: somebody waits for it.
+            let Some(oldest) = self.cuts.keys().find(|known| **known != cut).copied() else { return };
+            self.cuts.remove(&oldest);
         }
     }
 
@@ -121,5 +123,23 @@ impl Core {
         };
         let mapping = control.mapping.clone().filter(|_| role == wire::Role::Redirect);
         board.post(tenant, Posted { uid: control.uid, epoch: control.epoch, role, hold, mapping });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_is_remembered_also_where_older_ones_were_at_higher_positions() {
+        let mut core = Core::default();
+        let digest = |rows| Ok(Digest { rows, sum: 1 });
+        for seq in 1_000..1_010 {
+            core.remember_cut((Seq(seq), Attempt(1)), digest(seq));
+        }
+        // The log of the other cell is shorter.
+        core.remember_cut((Seq(7), Attempt(2)), digest(7));
+        assert_eq!(core.cuts.get(&(Seq(7), Attempt(2))), Some(&digest(7)));
+        assert_eq!(core.cuts.len(), CUTS);
     }
 }
