@@ -102,7 +102,8 @@ impl Mirror {
             writes: Vec::new(),
         };
         if mirror.engine.get(INSTALLING)?.is_some() {
-            mirror.engine.clear()?;
+            mirror.engine.clear_but(INSTALLING)?;
+            mirror.engine.apply(&[(INSTALLING.to_vec(), None)])?;
         }
         let (mut head, mut log_synced, mut records, mut answers) = (None, 0, Vec::new(), Vec::new());
         let mut trail: Vec<AuditEntry> = Vec::new();
@@ -234,8 +235,7 @@ impl Mirror {
     pub(crate) fn replace(&mut self, head: &WireHead, fleet: &Fleet, log_synced: u64) -> Result<(), EngineError> {
         self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
         self.engine.sync()?;
-        self.engine.clear()?;
-        self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
+        self.engine.clear_but(INSTALLING)?;
         self.log_synced = 0;
         self.answers.clear();
         self.ended.clear();

@@ -201,7 +201,7 @@ struct State(BTreeMap<Vec<u8>, Vec<u8>>);
 #[derive(Debug)]
 enum StateWrite {
     Apply(Vec<Write>),
-    Clear,
+    ClearBut(Vec<u8>),
 }
 
 impl Contents for State {
@@ -217,7 +217,7 @@ impl Contents for State {
                     };
                 }
             }
-            StateWrite::Clear => self.0.clear(),
+            StateWrite::ClearBut(mark) => self.0.retain(|key, _| key == mark),
         }
     }
 }
@@ -236,8 +236,8 @@ impl StateEngine for File<State> {
         self.layers().visible.0.iter().try_for_each(|(key, value)| visit(key, value))
     }
 
-    fn clear(&self) -> Result<(), EngineError> {
-        self.layers().write(StateWrite::Clear);
+    fn clear_but(&self, mark: &[u8]) -> Result<(), EngineError> {
+        self.layers().write(StateWrite::ClearBut(mark.to_vec()));
         Ok(())
     }
 

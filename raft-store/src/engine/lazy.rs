@@ -75,9 +75,10 @@ impl<E: StateEngine> StateEngine for LazyState<E> {
         self.inner.scan(visit)
     }
 
-    fn clear(&self) -> Result<(), EngineError> {
-        *self.gathered() = Gathered::default();
-        self.inner.clear()
+    fn clear_but(&self, mark: &[u8]) -> Result<(), EngineError> {
+        // The mark may be among what was gathered.
+        self.hand_on(&mut self.gathered())?;
+        self.inner.clear_but(mark)
     }
 
     fn sync(&self) -> Result<(), EngineError> {

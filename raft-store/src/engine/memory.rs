@@ -100,8 +100,8 @@ impl StateEngine for MemoryState {
         locked(&self.0).iter().try_for_each(|(key, value)| visit(key, value))
     }
 
-    fn clear(&self) -> Result<(), EngineError> {
-        locked(&self.0).clear();
+    fn clear_but(&self, mark: &[u8]) -> Result<(), EngineError> {
+        locked(&self.0).retain(|key, _| key == mark);
         Ok(())
     }
 

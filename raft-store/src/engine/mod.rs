@@ -136,11 +136,12 @@ pub trait StateEngine: fmt::Debug + Send + Sync + 'static {
     /// [`EngineError::Corrupt`] where a part of a value is missing, and whatever `visit` returns.
     fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError>;
 
-    /// Removes everything. It is not atomic: mark what you are about to do first.
+    /// Removes everything but the row `mark`. It is not atomic: the mark, written and synced before, tells whoever finds
+    /// the rest that it is not to be believed.
     ///
     /// # Errors
     /// [`EngineError::Io`] where the disk refuses.
-    fn clear(&self) -> Result<(), EngineError>;
+    fn clear_but(&self, mark: &[u8]) -> Result<(), EngineError>;
 
     /// Makes every write before it durable.
     ///
