@@ -150,7 +150,15 @@ async fn progress(clients: &Clients) -> anyhow::Result<()> {
 
 /// Every key that a node has, once it has `revision`.
 async fn state_of(address: &str, revision: u64) -> anyhow::Result<State> {
-    let mut stream = watching::begin(crate::kv::watch_client::WatchClient::new(connect(address)?), 1).await?;
+    let begun = Instant::now();
+    // A node that was killed last may be starting still.
+    let mut stream = loop {
+        match watching::begin(crate::kv::watch_client::WatchClient::new(connect(address)?), 1).await {
+            Ok(stream) => break stream,
+            Err(error) if begun.elapsed() > RECOVERING => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
     let mut state = State::new();
     loop {
         let next = tokio::time::timeout(RECOVERING, stream.message()).await;
