@@ -15,11 +15,13 @@ pub mod catalogue;
 pub mod engine;
 mod evidence;
 pub mod leftovers;
+mod notes;
 pub mod page;
 pub mod report;
 mod script;
 mod steer;
 pub mod verdict;
+mod whom;
 
 use cell_model::Phase;
 

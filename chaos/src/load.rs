@@ -13,6 +13,7 @@
 //! purpose. A client never retries: what it sees is what is judged.
 
 pub mod documents;
+mod herald;
 mod prober;
 mod reader;
 pub mod session;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cell_client::{ControlClient, WatchEvent, WatchItem, WatchOptions, WriteOptions};
-use cell_model::{CellId, Hold, Limits, NewTenant, TenantId};
+use cell_client::{ControlClient, WriteOptions};
+use cell_model::{CellId, Limits, NewTenant, TenantId};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -129,7 +129,7 @@ async fn on_fleet(
     fill(&load, plan, &names, tell, stop).await;
     let machine = gauge(options, fleet, &control).await;
     tell(Progress::Stage(format!("moving tenants: {} moves", driver.in_all)));
-    let herald = herald_holds(&control, &load, &names);
+    let herald = load.herald_holds(&control, "demo", &names);
     let driven = drive_all(&driver, plan, options.moves_at_once).await;
     herald.abort();
     background.stop().await;
@@ -273,26 +273,6 @@ async fn drive_all(driver: &Driver, plan: &Plan, at_once: usize) -> Vec<Driven> 
         driven.push(driver.drive(*planned).await);
     }
     driven
-}
-
-/// Tells the load whenever a tenant's writes begin to be held, as soon as the control plane says so.
-fn herald_holds(control: &ControlClient, load: &Load, names: &[Arc<str>]) -> tokio::task::JoinHandle<()> {
-    let mut watch = control.watch(WatchOptions { client: "demo".into(), ..WatchOptions::default() });
-    let names: BTreeMap<String, Arc<str>> = names.iter().map(|name| (name.to_string(), name.clone())).collect();
-    let load = load.clone();
-    tokio::spawn(async move {
-        while let Some(event) = watch.next().await {
-            let WatchEvent::Changes { items, .. } = event else { continue };
-            for item in items {
-                if let WatchItem::Mapping { routed, .. } = item
-                    && routed.mapping.hold == Hold::Writes
-                    && let Some(name) = names.get(routed.mapping.tenant.as_str())
-                {
-                    load.hold_begins(name);
-                }
-            }
-        }
-    })
 }
 
 fn report_load(load: &Load, tell: Tell) -> tokio::task::JoinHandle<()> {

@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Tell, Told};
-use super::evidence::{Answered, Evidence, FaultSpan, Mark, Sample};
+use super::evidence::{Answered, Evidence, Sample};
 use super::steer::Moves;
+use super::whom::{joined, pairs};
 use super::{Act, Who};
 use crate::clock::Micros;
 use crate::fleet::{Fleet, Observer, fetch};
@@ -19,12 +20,9 @@ use crate::link::Condition;
 use crate::load::{Load, Running};
 use crate::seed::Choices;
 
-const SAMPLE_EVERY: Duration = Duration::from_millis(400);
 const REDIRECTS: &str = "cell_router_stale_redirects";
 /// How long a phase, an election, a readiness may take.
 const REACH_WITHIN: Duration = Duration::from_secs(25);
-/// What an open span ends at until it is closed.
-const OPEN: Micros = Micros::MAX;
 
 /// Everything that the acts of one drill have in common.
 pub(super) struct Runner {
@@ -43,7 +41,7 @@ pub(super) struct Runner {
 }
 
 /// Something that did not come about, as a sentence.
-type Trouble = String;
+pub(super) type Trouble = String;
 
 fn said(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -389,8 +387,7 @@ impl Runner {
             // Going on is no matter to a process that runs.
             let _ = self.fleet.processes.roster().thaw(&name);
         }
-        let now = self.now();
-        self.evidence.faults.iter_mut().filter(|span| span.to == OPEN).for_each(|span| span.to = now);
+        self.close_all();
         self.evidence.swallowed = self.fleet.wiring.swallowed().await.unwrap_or(0);
     }
 
@@ -434,112 +431,6 @@ impl Runner {
             self.evidence.trouble.push(format!("{name} has ended by itself ({status})"));
         }
     }
-
-    /// Asks the fleet how it is, again and again, beside everything else.
-    pub(super) fn sample(&mut self) {
-        let (stop, observer, clock) = (CancellationToken::new(), self.fleet.observer(), self.load.clock());
-        let ended = stop.clone();
-        let task = tokio::spawn(async move {
-            let mut samples = Vec::new();
-            while !ended.is_cancelled() {
-                let at = clock.now();
-                let staleness = observer.routers.iter().map(|admin| observer.staleness(admin));
-                let status = observer.controls.iter().map(|node| observer.status(node, SAMPLE_EVERY));
-                let (staleness, status) =
-                    tokio::join!(futures::future::join_all(staleness), futures::future::join_all(status));
-                let newest = status.iter().zip(&observer.controls).filter_map(|(status, node)| {
-                    let status = status.as_ref().ok().filter(|status| status.is_leader)?;
-                    Some((status.term, node.name.clone()))
-                });
-                let (term, leader) = newest.max().unwrap_or_default();
-                let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                let staleness_ms = staleness.into_iter().map(|age| age.ok().map(millis)).collect();
-                samples.push(Sample { at, leader, term, staleness_ms });
-                tokio::time::sleep(SAMPLE_EVERY).await;
-            }
-            samples
-        });
-        self.sampling = Some((stop, task));
-    }
-
-    pub(super) async fn stop_sampling(&mut self) {
-        if let Some((stop, task)) = self.sampling.take() {
-            stop.cancel();
-            self.evidence.samples = task.await.unwrap_or_default();
-        }
-    }
-
-    fn now(&self) -> Micros {
-        self.load.clock().now()
-    }
-
-    fn mark(&mut self, label: &str) {
-        (self.tell)(Told::Act(label.to_owned()));
-        let at = self.now();
-        self.evidence.marks.push(Mark { at, label: label.to_owned() });
-    }
-
-    fn open(&mut self, lane: &str, label: &str) {
-        (self.tell)(Told::Act(format!("⚡ {label}")));
-        let from = self.now();
-        self.evidence.faults.push(FaultSpan { lane: lane.to_owned(), label: label.to_owned(), from, to: OPEN });
-    }
-
-    /// Ends the open faults of a lane, or of those the ones of a process.
-    fn close(&mut self, lane: &str, of: Option<&str>) {
-        let now = self.now();
-        let mut ended = Vec::new();
-        for span in &mut self.evidence.faults {
-            let is_his = of.is_none_or(|name| span.label.starts_with(&format!("{name} ")));
-            if span.to == OPEN && span.lane == lane && is_his {
-                span.to = now;
-                ended.push(span.label.clone());
-            }
-        }
-        for label in ended {
-            (self.tell)(Told::Act(format!("healed: {label}")));
-        }
-    }
-
-    /// Who is meant.
-    async fn names(&mut self, who: Who) -> Result<Vec<String>, Trouble> {
-        let cells = || self.fleet.cells.iter().map(|cell| cell.id.to_string());
-        let controls = || self.fleet.controls.iter().map(|node| node.name.clone());
-        let routers = || self.fleet.routers.iter().map(|router| router.name.clone());
-        let one = |of: Option<String>| of.map(|name| vec![name]).ok_or("nobody of that number is there".to_owned());
-        match who {
-            Who::Leader => {
-                let leader = self.fleet.leader().await.ok_or("nobody leads")?.name;
-                self.victim = Some(leader.clone());
-                Ok(vec![leader])
-            }
-            Who::Victim => Ok(vec![self.victim.clone().ok_or("nobody was the victim yet")?]),
-            Who::OtherControls => Ok(controls().filter(|name| Some(name) != self.victim.as_ref()).collect()),
-            Who::Control(index) => one(controls().nth(index)),
-            Who::Controls => Ok(controls().collect()),
-            Who::Router(index) => one(routers().nth(index)),
-            Who::Routers => Ok(routers().collect()),
-            Who::Cell(index) => one(cells().nth(index)),
-            Who::OtherCells(index) => {
-                Ok(cells().enumerate().filter(|(other, _)| *other != index).map(|(_, name)| name).collect())
-            }
-            Who::Cells => Ok(cells().collect()),
-        }
-    }
-}
-
-/// Names in a row, `control-1…3` where they are counted through.
-fn joined(names: &[String]) -> String {
-    let number = |name: &String| name.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok());
-    let (Some(first), Some(last)) = (names.first(), names.last()) else { return String::new() };
-    let numbers: Option<Vec<u32>> = names.iter().map(number).collect();
-    let counted = numbers.is_some_and(|all| all.len() > 2 && all.windows(2).all(|two| two[0] + 1 == two[1]));
-    let number = last.rsplit_once('-').map_or(last.as_str(), |(_, number)| number);
-    if counted { format!("{first}…{number}") } else { names.join(", ") }
-}
-
-fn pairs<'a>(from: &'a [String], to: &'a [String]) -> impl Iterator<Item = (&'a str, &'a str)> {
-    from.iter().flat_map(move |a| to.iter().map(move |b| (a.as_str(), b.as_str()))).filter(|(a, b)| a != b)
 }
 
 async fn leader_of(observer: &Observer, but: Option<&str>) -> Option<String> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cell_client::{ClientError, ControlClient, WatchEvent, WatchItem, WatchOptions, WriteOptions, wire};
-use cell_model::{CellId, Hold, MoveId, MoveIntent, MoveOptions, Phase, TenantId};
+use cell_client::{ClientError, ControlClient, WriteOptions, wire};
+use cell_model::{CellId, MoveId, MoveIntent, MoveOptions, Phase, TenantId};
 use futures::StreamExt;
 use tokio::task::JoinHandle;
 
@@ -231,23 +231,7 @@ impl Moves {
 
     /// Tells the load whenever a tenant's writes begin to be held.
     pub(super) fn herald_holds(&self) -> JoinHandle<()> {
-        let mut watch = self.control.watch(WatchOptions { client: "drill".into(), ..WatchOptions::default() });
-        let names: BTreeMap<String, Arc<str>> =
-            self.names.iter().map(|name| (name.to_string(), name.clone())).collect();
-        let load = self.load.clone();
-        tokio::spawn(async move {
-            while let Some(event) = watch.next().await {
-                let WatchEvent::Changes { items, .. } = event else { continue };
-                for item in items {
-                    if let WatchItem::Mapping { routed, .. } = item
-                        && routed.mapping.hold == Hold::Writes
-                        && let Some(name) = names.get(routed.mapping.tenant.as_str())
-                    {
-                        load.hold_begins(name);
-                    }
-                }
-            }
-        })
+        self.load.herald_holds(&self.control, "drill", &self.names)
     }
 }
 
