@@ -41,6 +41,9 @@ const HOLDS_KEPT: usize = 16;
 const HURRY: Duration = Duration::from_millis(100);
 /// How short the gap of a writer in a hurry is,
 const HURRY_WRITER: Duration = Duration::from_millis(1);
+/// how much later each writer of a focus begins to hurry than the one before it: one that is sent before the gates have
+/// closed is answered, and its writer's next one may come when a short hold is over,
+const HURRY_STEP: Duration = Duration::from_micros(1_500);
 /// and that of a reader: it is not held with the writes, so it would be a load of its own.
 const HURRY_READER: Duration = Duration::from_millis(4);
 
@@ -219,21 +222,22 @@ impl Load {
         let mut running = Running::none();
         let only: Arc<[Arc<str>]> = Arc::new([tenant.clone()]);
         let mut keys = Vec::new();
-        let pace = |hurried: Duration| Pace::Hurried {
+        let pace = |hurried: Duration, lag: Duration| Pace::Hurried {
             gaps: [gap, hurried],
+            lag,
             tenant: tenant.clone(),
             holds: self.shared.holds.subscribe(),
             until: tokio::time::Instant::now(),
         };
-        for _ in 0..writers {
+        for place in 0..writers {
             let writer = writer::Writer::new(self.session(), only.clone(), self.clone());
             keys.extend(writer.keys_of(tenant));
-            running.tasks.spawn(writer.run(pace(HURRY_WRITER), running.stop.clone()));
+            running.tasks.spawn(writer.run(pace(HURRY_WRITER, HURRY_STEP * place), running.stop.clone()));
         }
         let keys: Arc<[Place]> = keys.into_iter().map(|key| (tenant.clone(), key)).collect();
         for _ in 0..readers {
             let reader = reader::Reader::new(self.session(), Some(keys.clone()), self.clone());
-            running.tasks.spawn(reader.run(pace(HURRY_READER), running.stop.clone()));
+            running.tasks.spawn(reader.run(pace(HURRY_READER, Duration::ZERO), running.stop.clone()));
         }
         running
     }
@@ -319,9 +323,10 @@ enum Pace {
     Rate { period: Duration, next: tokio::time::Instant },
     /// So long after the last answer.
     Gap(Duration),
-    /// The same, but much less from the beginning of a hold of the tenant on, for a moment.
+    /// The same, but much less from the beginning of a hold of the tenant on, or `lag` later, for a moment.
     Hurried {
         gaps: [Duration; 2],
+        lag: Duration,
         tenant: Arc<str>,
         holds: broadcast::Receiver<Arc<str>>,
         until: tokio::time::Instant,
@@ -340,7 +345,7 @@ impl Pace {
     async fn wait(&mut self) {
         match self {
             Self::Gap(gap) => tokio::time::sleep(*gap).await,
-            Self::Hurried { gaps: [gap, hurried], tenant, holds, until } => {
+            Self::Hurried { gaps: [gap, hurried], lag, tenant, holds, until } => {
                 if tokio::time::Instant::now() < *until {
                     return tokio::time::sleep(*hurried).await;
                 }
@@ -354,6 +359,7 @@ impl Pace {
                     }
                 };
                 if tokio::time::timeout(*gap, hold).await.is_ok() {
+                    tokio::time::sleep(*lag).await;
                     *until = tokio::time::Instant::now() + HURRY;
                 }
             }

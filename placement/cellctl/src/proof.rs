@@ -20,6 +20,7 @@ use crate::audit_chain::{Doubt, Trail};
 
 const KIND: &str = "MoveProof";
 const VERSION: u32 = 1;
+const COMMIT: &str = "Commit";
 
 /// The first line of a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,8 @@ pub(crate) struct Summary {
     /// The full comparison before the hold.
     pub(crate) verified: Option<u64>,
     pub(crate) verified_digest: Option<String>,
-    /// S* of the last hold that was sealed; up to where the other cell had applied; where it was fenced.
+    /// S* of the last COMMIT, or, where there was none, of the last hold that was sealed; up to where the other cell had
+    /// applied; where it was fenced.
     pub(crate) sealed: Option<u64>,
     pub(crate) applied: Option<u64>,
     pub(crate) fenced: Option<u64>,
@@ -77,6 +79,19 @@ pub(crate) struct Step {
     pub(crate) attempt: u32,
     pub(crate) epoch: u64,
     pub(crate) owner: String,
+    /// What the hold stood on by then, from the seal on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal: Option<Seal>,
+}
+
+/// What a hold stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Seal {
+    pub(crate) sealed: u64,
+    pub(crate) applied: Option<u64>,
+    pub(crate) fenced: Option<u64>,
+    pub(crate) digest: Option<String>,
 }
 
 /// A proof.
@@ -197,7 +212,28 @@ impl Step {
                 .ok_or_else(|| missing("attempt"))?,
             epoch: number(&words, "epoch").ok_or_else(|| missing("epoch"))?,
             owner: text("owner").ok_or_else(|| missing("owner"))?,
+            seal: number(&words, "sealed").map(|sealed| Seal {
+                sealed,
+                applied: number(&words, "applied"),
+                fenced: number(&words, "fenced"),
+                digest: text("digest"),
+            }),
         })
+    }
+
+    /// Of a COMMIT: the other cell had everything up to the seal, the owner was fenced there, and both were compared.
+    fn stands_on_its_seal(&self) -> Result<(), Unproven> {
+        let unlawful = |reason: String| Err(Unproven::Unlawful { entry: self.entry, reason });
+        let Some(Seal { sealed, applied, fenced, digest }) = &self.seal else {
+            return unlawful("committed, and nothing was sealed".into());
+        };
+        if *applied != Some(*sealed) || *fenced != Some(*sealed) {
+            return unlawful(format!("committed, but sealed at {sealed}, applied {applied:?}, fenced {fenced:?}"));
+        }
+        if digest.is_none() {
+            return unlawful("committed, and nothing was compared at the seal".into());
+        }
+        Ok(())
     }
 
     fn stamp(&self) -> Option<PhaseStamp> {
@@ -249,10 +285,9 @@ impl Summary {
                 "move-phase" if entry.outcome == "done" => summary.take(entry)?,
                 "cancel-move" if entry.outcome == "done" => {
                     summary.cancelled = Some((entry.number, entry.actor.clone()));
-                    if let Some(end) = words(&entry.detail).get("end") {
-                        summary.outcome = (*end).to_owned();
-                    }
+                    summary.turn(entry)?;
                 }
+                "rollback-move" if entry.outcome == "done" => summary.turn(entry)?,
                 "routers-saw" => summary.routers.push(entry.detail.clone()),
                 _ => {}
             }
@@ -263,6 +298,11 @@ impl Summary {
         let stamps: Vec<PhaseStamp> = summary.steps.iter().filter_map(Step::stamp).collect();
         summary.holds = holds(&stamps);
         Ok(summary)
+    }
+
+    /// What an operator wants turns a move round at once where it stands in a hold or behind the fence.
+    fn turn(&mut self, entry: &AuditEntry) -> Result<(), Unproven> {
+        if words(&entry.detail).contains_key("event") { self.take(entry) } else { Ok(()) }
     }
 
     fn take(&mut self, entry: &AuditEntry) -> Result<(), Unproven> {
@@ -277,15 +317,18 @@ impl Summary {
             (&mut self.bytes, "bytes"),
             (&mut self.verified, "verified"),
             (&mut self.stale_rejected, "stale-rejected"),
-            (&mut self.sealed, "sealed"),
-            (&mut self.applied, "applied"),
-            (&mut self.fenced, "fenced"),
         ] {
             *field = number(&words, name).or(*field);
         }
-        if let Some(digest) = words.get("digest") {
-            let of = if words.contains_key("verified") { &mut self.verified_digest } else { &mut self.digest };
-            *of = Some((*digest).to_owned());
+        if words.contains_key("verified") {
+            self.verified_digest = words.get("digest").map(|digest| (*digest).to_owned());
+        }
+        // A hold that was let go of after a COMMIT says nothing of it.
+        if let Some(seal) = &step.seal
+            && (step.event == COMMIT || !self.steps.iter().any(|step| step.event == COMMIT))
+        {
+            (self.sealed, self.applied, self.fenced) = (Some(seal.sealed), seal.applied, seal.fenced);
+            self.digest.clone_from(&seal.digest);
         }
         if let Some(end) = words.get("end") {
             self.outcome = (*end).to_owned();
@@ -314,32 +357,25 @@ impl Summary {
         for step in &self.steps {
             let unlawful = |reason: String| Err(Unproven::Unlawful { entry: step.entry, reason });
             // A cancel behind the fence is an ABORT.
-            let cancelled = self.cancelled.as_ref().is_some_and(|(entry, _)| *entry < step.entry);
-            let decides = matches!(step.event.as_str(), "Commit" | "Abort") || cancelled;
+            let cancelled = self.cancelled.as_ref().is_some_and(|(entry, _)| *entry <= step.entry);
+            let decides = matches!(step.event.as_str(), COMMIT | "Abort") || cancelled;
             let rises = step.epoch == epoch + 1;
             if step.epoch != epoch && !(rises && decides) {
                 return unlawful(format!("{} takes the epoch from {epoch} to {}", step.event, step.epoch));
             }
-            if step.owner != owner && !(rises && step.event == "Commit") {
+            if step.owner != owner && !(rises && step.event == COMMIT) {
                 return unlawful(format!("{} gives the tenant to {} without a COMMIT", step.event, step.owner));
             }
             if step.owner != self.source && step.owner != self.target {
                 return unlawful(format!("{} is neither cell of the move", step.owner));
             }
+            if step.event == COMMIT {
+                step.stands_on_its_seal()?;
+            }
             (epoch, owner) = (step.epoch, step.owner.clone());
         }
         let last = self.steps.last().map_or(0, |step| step.entry);
         let unlawful = |reason: String| Err(Unproven::Unlawful { entry: last, reason });
-        let committed = self.steps.iter().any(|step| step.phase == "activate");
-        if committed && (self.sealed.is_none() || self.sealed != self.applied || self.sealed != self.fenced) {
-            let (sealed, applied, fenced) = (self.sealed, self.applied, self.fenced);
-            return unlawful(format!(
-                "committed, but sealed at {sealed:?}, applied {applied:?}, fenced {fenced:?}"
-            ));
-        }
-        if committed && self.digest.is_none() {
-            return unlawful("committed, and nothing was compared at the seal".into());
-        }
         let should = if self.outcome == "completed" { &self.target } else { &self.source };
         if owner != *should {
             return unlawful(format!("it ended as {}, and {owner} owns", self.outcome));

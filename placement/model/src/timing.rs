@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, End, Leg, MoveRecord, Phase, PhaseStamp, Weight};
+use crate::{Attempt, End, MoveRecord, Phase, PhaseStamp, Weight};
 
 /// How a hold has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +89,8 @@ impl Estimate {
     /// So many of the newest moves are looked at.
     pub const MOVES_MAX: usize = 64;
 
-    /// From moves that have come as far as the fence, the newest first. None where there is none.
+    /// From moves that were completed, rolled back or rehearsed, the newest first. A rollback's way there counts like any
+    /// other. None where there is none, or where each was throttled and this one is not to be.
     #[must_use]
     pub fn from_moves<'m>(
         ended: impl Iterator<Item = &'m MoveRecord>,
@@ -99,6 +100,9 @@ impl Estimate {
         let seen: Vec<Seen> = ended.filter_map(Seen::of).take(Self::MOVES_MAX).collect();
         // A throttled copy says nothing of how fast it could have been.
         let free = || seen.iter().filter(|seen| !seen.throttled);
+        if bytes_per_second == 0 && free().next().is_none() {
+            return None;
+        }
         let (bytes, ms) = free().fold((0, 0), |(bytes, ms), seen| (bytes + seen.bytes, ms + seen.copy_ms.max(1)));
         // Small tenants cost what every copy costs, however little there is.
         let least = free().map(|seen| seen.copy_ms).min().unwrap_or_default();
@@ -135,7 +139,7 @@ struct Seen {
 impl Seen {
     fn of(record: &MoveRecord) -> Option<Self> {
         let movement = &record.movement;
-        if !matches!(record.end, End::Completed | End::RolledBack | End::Rehearsed) || movement.leg == Leg::Back {
+        if !matches!(record.end, End::Completed | End::RolledBack | End::Rehearsed) {
             return None;
         }
         let weight = movement.weight?;

@@ -226,13 +226,16 @@ impl Session<'_> {
         self.nonce += 1;
         // The lease counts from before the ping can have been seen.
         self.pings.push_back((self.nonce, Instant::now()));
-        let ping = message(proto::gate_message::Message::Ping(proto::GatePing {
-            nonce: self.nonce,
-            stale: self.gatekeeper.table.outbox().take_stale(),
-        }));
-        match self.outgoing.try_send(ping) {
-            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Detached::Ended),
+        // What was turned away is taken only when there is room for a ping to carry it.
+        match self.outgoing.try_reserve() {
+            Ok(room) => {
+                let stale = self.gatekeeper.table.outbox().take_stale();
+                let ping = proto::GatePing { nonce: self.nonce, stale };
+                room.send(message(proto::gate_message::Message::Ping(ping)));
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(Detached::Ended),
         }
     }
 

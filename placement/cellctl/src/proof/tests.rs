@@ -56,10 +56,20 @@ impl Paper {
 
     /// A whole move; its name.
     fn moved(&mut self, options: MoveOptions) -> MoveId {
+        self.until(options, |_| false)
+    }
+
+    /// A move as far as `there`.
+    fn until(&mut self, options: MoveOptions, there: impl Fn(&Move) -> bool) -> MoveId {
         let target = CellId::new("c2").unwrap();
         self.ok(Command::MoveTenant { tenant: tenant(), target, options });
         let id = self.movement().unwrap().id;
-        while let Some(movement) = self.movement() {
+        self.go_on(there);
+        id
+    }
+
+    fn go_on(&mut self, there: impl Fn(&Move) -> bool) {
+        while let Some(movement) = self.movement().filter(|movement| !there(movement)) {
             let (attempt, seq, generation) = (movement.attempt, Seq(100), Generation(0));
             let digest = Digest { rows: 3, sum: 9 };
             let events = match movement.phase {
@@ -87,6 +97,10 @@ impl Paper {
                 ],
                 Phase::Fenced => vec![Event::Fenced { attempt, seq }, Event::Commit { attempt }],
                 Phase::Activate => vec![Event::Activated { generation }, Event::MappingDelivered],
+                Phase::Soak if movement.intent == cell_model::Intent::Rollback => {
+                    self.now += 10_000;
+                    vec![Event::HoldDue]
+                }
                 Phase::Soak => {
                     self.now += 100_000;
                     vec![Event::Counted { stale_rejected: 4 }, Event::SoakPassed]
@@ -96,7 +110,6 @@ impl Paper {
             };
             events.into_iter().for_each(|event| self.tell(event));
         }
-        id
     }
 
     fn trail(&self, key: &SigningKey) -> Trail {
@@ -205,4 +218,42 @@ fn a_chain_that_holds_is_not_enough_where_a_step_breaks_the_protocol() {
     assert!(forge("event=Commit owner=c2 epoch=2", "event=Commit owner=c2 epoch=3").contains("from 1 to 3"));
     assert!(forge("fenced=100", "fenced=99").contains("fenced Some(99)"));
     assert!(forge("event=Commit", "event=Sealed").contains("takes the epoch from 1 to 2"));
+}
+
+#[test]
+fn a_rollback_whose_fence_is_refused_takes_nothing_from_the_commit_before_it() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    let id = paper.until(MoveOptions::default(), |movement| movement.phase == Phase::Soak);
+    paper.ok(Command::Steer { move_id: id, intent: cell_model::MoveIntent::Rollback });
+    paper.go_on(|movement| movement.phase == Phase::Fenced);
+    let attempt = paper.movement().unwrap().attempt;
+    paper.tell(Event::Abort { attempt, reason: "the fence was refused".into(), not_before: UnixMillis(0) });
+    paper.go_on(|movement| movement.phase == Phase::Soak);
+    paper.ok(Command::Steer { move_id: id, intent: cell_model::MoveIntent::Resume });
+    paper.go_on(|_| false);
+    let proof = Proof::of(paper.trail(&key), id).unwrap();
+    proof.verify(&TrustedKeys::new([key.public()])).unwrap();
+    let summary = &proof.summary;
+    assert_eq!((summary.outcome.as_str(), summary.owner_after.as_str()), ("completed", "c2"));
+    assert_eq!((summary.sealed, summary.applied, summary.fenced), (Some(100), Some(100), Some(100)));
+}
+
+#[test]
+fn a_cancelled_hold_is_measured_up_to_the_cancel() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    for phase in [Phase::Hold, Phase::Fenced] {
+        let id = paper.until(MoveOptions::default(), |movement| movement.phase == phase);
+        paper.ok(Command::Steer { move_id: id, intent: cell_model::MoveIntent::Cancel });
+        paper.now += 50_000;
+        paper.go_on(|_| false);
+        let proof = Proof::of(paper.trail(&key), id).unwrap();
+        proof.verify(&TrustedKeys::new([key.public()])).unwrap();
+        let held = proof.summary.holds[0];
+        let (writes_ms, end) = match phase {
+            Phase::Hold => (7, cell_model::HoldEnd::LetGo),
+            _ => (50_000, cell_model::HoldEnd::TakenBack),
+        };
+        assert_eq!((proof.summary.outcome.as_str(), held.end), ("cancelled", end));
+        assert!(held.writes_ms >= writes_ms && held.writes_ms < writes_ms + 1_000, "{phase}: {held:?}");
+    }
 }

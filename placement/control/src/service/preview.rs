@@ -62,7 +62,7 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         let at_most = wanted.options.bytes_per_second;
         let estimate = ground.view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None), weight, at_most));
         answer.weight = Some(v1::Weight { rows: weight.rows, bytes: weight.bytes });
-        answer.estimate = Some(estimate_to_wire(estimate.unwrap_or_default(), &wanted.options));
+        answer.estimate = Some(estimate.map(|known| estimate_to_wire(known, &wanted.options)).unwrap_or_default());
     }
     for (findings, report) in [ours, theirs] {
         let retained = record.retained_on(&wanted.target).is_some();
@@ -110,6 +110,6 @@ fn estimate_to_wire(estimate: Estimate, options: &MoveOptions) -> v1::MoveEstima
     let Estimate { moves, copy_ms, total_ms, hold_ms, hold_max_ms } = estimate;
     // Sync has to be steady for longer, or for shorter, than it was in those moves only if that was asked for.
     let default = MoveOptions::default().sync_steady_ms;
-    let total_ms = total_ms.saturating_add(options.sync_steady_ms.saturating_sub(default).into());
+    let total_ms = total_ms.saturating_add(options.sync_steady_ms.into()).saturating_sub(default.into());
     v1::MoveEstimate { moves, copy_ms, total_ms, hold_ms, hold_max_ms }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::{Change, Command, Envelope, Event, MoveIntent, NewCell, NewTenant, Phase, TenantRecord};
+use crate::{Change, Command, Envelope, MoveIntent, NewCell, NewTenant, Phase, TenantRecord};
 
 /// A command as the trail tells of it.
 pub(super) struct Noted {
@@ -65,9 +65,11 @@ impl Noted {
                     MoveIntent::Rollback => "rollback-move",
                 };
                 let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
-                // One that has made nothing yet ends at once.
-                let end = ended.map(|ended| format!(" end={}", ended.end.as_str())).unwrap_or_default();
-                Self::new(action, subject, format!("move={move_id}{end}"))
+                // One that has made nothing yet ends at once; one in a hold or behind the fence turns round at once.
+                let turned = before.zip(after).and_then(|(before, after)| {
+                    phase_change(before, after, (&format!("{intent:?}"), Some(*move_id)), ended)
+                });
+                Self::new(action, subject, turned.unwrap_or_else(|| format!("move={move_id}")))
             }
             Command::ThrottleMove { move_id, bytes_per_second } => {
                 let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
@@ -75,7 +77,7 @@ impl Noted {
                 Self::new("throttle-move", subject, detail)
             }
             Command::Record { tenant: id, event, move_id, .. } => {
-                Self::new("move-phase", tenant(id), phase_change(before?, after?, (event, *move_id), ended)?)
+                Self::new("move-phase", tenant(id), phase_change(before?, after?, (event.name(), *move_id), ended)?)
             }
             Command::SetLimits(limits) => Self::new(
                 "set-limits",
@@ -100,7 +102,7 @@ impl Noted {
 fn phase_change(
     before: &TenantRecord,
     after: &TenantRecord,
-    (event, move_id): (&Event, Option<crate::MoveId>),
+    (event, move_id): (&str, Option<crate::MoveId>),
     ended: Option<&crate::MoveRecord>,
 ) -> Option<String> {
     let phase = |record: &TenantRecord| record.movement.as_ref().map(|movement| movement.phase);
@@ -109,7 +111,7 @@ fn phase_change(
     if same {
         return None;
     }
-    let mut detail = format!("event={} owner={} epoch={}", event.name(), after.owner, after.epoch);
+    let mut detail = format!("event={event} owner={} epoch={}", after.owner, after.epoch);
     if let Some(move_id) = move_id {
         let _ = write!(detail, " move={move_id}");
     }
