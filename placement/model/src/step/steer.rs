@@ -66,8 +66,8 @@ fn cancel(record: &mut TenantRecord, movement: &mut Move, stamp: Stamp) -> Resul
     match movement.phase {
         // Nothing has been made yet.
         Phase::Preflight => return Ok(Turn::Ends(End::Cancelled)),
-        phase if COPYING.contains(&phase) => turn_to_cleanup(movement, End::Cancelled, stamp),
-        Phase::Hold => turn_to_cleanup(movement, End::Cancelled, stamp),
+        phase if COPYING.contains(&phase) => cancel_copy(movement, stamp),
+        Phase::Hold => cancel_copy(movement, stamp),
         // The source may be fenced already: only a decision that raises the epoch gives it the tenant back.
         Phase::Fenced => {
             movement.intent = Intent::Cancel;
@@ -84,6 +84,11 @@ fn cancel(record: &mut TenantRecord, movement: &mut Move, stamp: Stamp) -> Resul
         | Phase::Cleanup => return Err(committed()),
     }
     Ok(Turn::Goes)
+}
+
+fn cancel_copy(movement: &mut Move, stamp: Stamp) {
+    movement.intent = Intent::Cancel;
+    turn_to_cleanup(movement, End::Cancelled, stamp);
 }
 
 fn rollback(movement: &mut Move) -> Result<Turn, Rejected> {

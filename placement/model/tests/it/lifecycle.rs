@@ -59,6 +59,12 @@ fn a_cancel_before_the_fence_is_free_and_keeps_the_epoch() {
         let id = world.moving(phase, MoveOptions::default());
         world.steer(id, MoveIntent::Cancel).unwrap();
         assert_eq!(world.phase("t"), Phase::Cleanup, "cancelled in {phase}");
+        let wanted = world.record("t").movement.map(|movement| movement.intent);
+        assert_eq!(
+            wanted,
+            Some(Intent::Cancel),
+            "whoever looks sees that it is being cancelled, not that it rests"
+        );
         world.advance();
         let record = world.record("t");
         assert_eq!((record.epoch, &record.owner), (before.epoch, &before.owner));
