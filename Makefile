@@ -31,9 +31,10 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-## bench-demo: hold and read gap over 60 moves, one at a time, beside the same run's sync and round trip
+## bench-demo: hold and read gap over 120 moves, one at a time, beside the same run's sync and round trip
+bench-demo:
 	$(CARGO) build --release --locked --package cellctl
-	target/release/cellctl demo --seed $(SEED) --moves 60 --moves-at-once 1 --figures target/bench/demo.json
+	target/release/cellctl demo --seed $(SEED) --moves 120 --moves-at-once 1 --figures target/bench/demo.json
 
 ## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, holds under load, what fence and capture cost
 bench-move:

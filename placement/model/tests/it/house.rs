@@ -135,6 +135,69 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn every_crate_is_in_the_drawing() {
+    let page = read("docs/architecture.md");
+    for (name, _) in ARROWS {
+        assert!(page.contains(&format!(" {name} ")), "docs/architecture.md lacks {name}");
+    }
+}
+
+/// Markdown that people read, by its path from the root.
+fn pages() -> Vec<PathBuf> {
+    let mut folders = vec![root().join("docs")];
+    let mut pages = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+#[test]
+fn every_link_of_the_docs_leads_somewhere() {
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !link.contains("://") {
+                let to = page.parent().unwrap().join(file);
+                assert!(to.exists(), "{} links to {link}, which is not there", page.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_make_command_has_a_rule_of_its_own() {
+    let makefile = read("Makefile");
+    let rules: BTreeSet<&str> = makefile
+        .lines()
+        .filter(|line| !line.starts_with(['\t', '#', '.']))
+        .filter_map(|line| line.split_once(':'))
+        .map(|(rule, _)| rule)
+        .collect();
+    let phony = makefile.lines().find_map(|line| line.strip_prefix(".PHONY: ")).expect("a line .PHONY");
+    assert_eq!(phony.split_whitespace().collect::<BTreeSet<_>>(), rules, ".PHONY and the rules differ");
+    // `## name: what it is for`; such a text may go on in further lines.
+    let described = makefile.lines().filter_map(|line| line.strip_prefix("## ")?.split_once(": "));
+    for (name, _) in described.filter(|(name, _)| !name.contains(' ')) {
+        assert!(rules.contains(name), "the Makefile describes {name} and has no rule for it");
+    }
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for named in text.split("`make ").skip(1).filter_map(|rest| rest.split(['`', ' ']).next()) {
+            assert!(rules.contains(named), "{} names `make {named}`, and there is no such rule", page.display());
+        }
+    }
+}
+
+#[test]
 fn every_promise_is_on_the_page_of_invariants() {
     let page = read("docs/invariants.md");
     for promise in invariants::ALL {
