@@ -12,14 +12,18 @@
 //! proves nothing, whatever else was green.
 
 pub mod catalogue;
+mod clocks;
+mod disk;
 pub mod engine;
 mod evidence;
 pub mod leftovers;
+mod machine;
 mod notes;
 pub mod page;
 pub mod report;
 mod script;
 mod steer;
+mod syscalls;
 pub mod verdict;
 mod whom;
 
@@ -60,6 +64,12 @@ pub enum Needs {
     Proxy,
     /// Namespaces or mounts: root.
     Root,
+    /// `strace`, which fails and delays calls of the kernel.
+    Tracer,
+    /// `libfaketime`, which sets the wall clock of a process.
+    Clock,
+    /// Time namespaces: root.
+    TimeSpace,
 }
 
 impl Needs {
@@ -67,7 +77,7 @@ impl Needs {
     #[must_use]
     pub const fn wiring(self, asked: Net) -> Option<Net> {
         match (self, asked) {
-            (Self::Any, net) => Some(net),
+            (Self::Any | Self::Tracer | Self::Clock | Self::TimeSpace, net) => Some(net),
             (Self::Proxy, _) => Some(Net::Proxy),
             (Self::Root, Net::Namespaces) => Some(Net::Namespaces),
             (Self::Root, _) => None,
@@ -80,7 +90,19 @@ impl Needs {
         match self {
             Self::Any => "any",
             Self::Proxy => "proxy",
-            Self::Root => "root",
+            Self::Root | Self::TimeSpace => "root",
+            Self::Tracer => "strace",
+            Self::Clock => "libfaketime",
+        }
+    }
+
+    /// What of it is missing on this machine, as a sentence.
+    pub async fn missing(self) -> Option<String> {
+        match self {
+            Self::Any | Self::Proxy | Self::Root => None,
+            Self::Tracer => syscalls::missing().await,
+            Self::Clock => clocks::missing(),
+            Self::TimeSpace => clocks::missing_spaces().await,
         }
     }
 }
@@ -102,8 +124,10 @@ pub struct Stage {
     pub filling: (u32, usize),
     /// The same for the first tenant, where it is to be larger.
     pub first_filling: Option<(u32, usize)>,
-    /// Which control node has a small disk, and how many megabytes it has.
-    pub small_disk: Option<(usize, u32)>,
+    /// Which control node has a disk of its own, and of which kind.
+    pub disk: Option<(usize, Disk)>,
+    /// The wall clocks of its processes can be set.
+    pub clocks: bool,
 }
 
 impl Default for Stage {
@@ -116,9 +140,40 @@ impl Default for Stage {
             gap_ms: 90,
             filling: (10, 1_000),
             first_filling: None,
-            small_disk: None,
+            disk: None,
+            clocks: false,
         }
     }
+}
+
+/// A disk of its own for one control node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// In memory: it can be filled.
+    Memory {
+        /// Its room.
+        megabytes: u32,
+    },
+    /// A file system in a file: its power can be cut.
+    Image {
+        /// Its room.
+        megabytes: u32,
+    },
+}
+
+/// What is wrong with the syncs of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncFault {
+    /// One of them fails, and never again: whoever tries it again is told that all is well.
+    Fail {
+        /// Which one of each thread.
+        nth: u32,
+    },
+    /// Each takes so many milliseconds longer.
+    Slow {
+        /// How many.
+        ms: u64,
+    },
 }
 
 /// Some processes. Routers, cells and tenants are counted from 0.
@@ -186,6 +241,18 @@ pub enum Act {
     FillDisk(Who),
     /// There is room again.
     EmptyDisk(Who),
+    /// Its syncs fail or are slow, until [`Act::Mend`].
+    Syncs(Who, SyncFault),
+    /// Ends that.
+    Mend(Who),
+    /// It must end by itself.
+    Fall(Who),
+    /// The power goes: what was not on its disk at that moment is lost. [`Act::Start`] starts it again.
+    CutPower(Who),
+    /// Its wall clock is wrong by so many seconds from now on; 0 sets it right.
+    Clock(Who, i64),
+    /// What was killed is started with a monotonic clock that is so many seconds ahead.
+    StartAhead(Who, u64),
     /// So many more clients of each of these tenants, without manners: the next request follows each answer at once.
     Crowd(Group, u32),
     /// They go.
@@ -295,6 +362,14 @@ pub enum Expect {
     Flooded(Group, u32),
     /// The fault took place: a node without room has said so, or has ended.
     DiskFull,
+    /// The fault took place: at least so many syncs have failed or waited.
+    Injected(u64),
+    /// Who could not keep what it was told has ended by itself, and has said why.
+    Fell,
+    /// The fault took place: at least so many times the power went.
+    PowerCuts(usize),
+    /// The fault took place: clocks of at least so many processes were wrong.
+    Clocked(usize),
     /// The load took place: writes of each of these tenants were acknowledged meanwhile.
     Busy(Group),
 }
@@ -313,6 +388,9 @@ impl Expect {
                 | Self::FaultIn(_)
                 | Self::Flooded(..)
                 | Self::DiskFull
+                | Self::Injected(_)
+                | Self::PowerCuts(_)
+                | Self::Clocked(_)
                 | Self::Busy(_)
         )
     }

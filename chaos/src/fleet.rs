@@ -59,6 +59,8 @@ pub struct FleetOptions {
     pub regions: Vec<(String, String)>,
     /// Data directories that are elsewhere than in `directory`, by process.
     pub disks: BTreeMap<String, PathBuf>,
+    /// What comes before the program of a process, by process: a command that becomes the program.
+    pub behind: BTreeMap<String, Vec<String>>,
 }
 
 /// Why there is no fleet.
@@ -428,9 +430,9 @@ impl Fleet {
         write_private(&file, &format!("{options:#}\n"))?;
         let arguments = ["run", server, "--exit-with-parent", "--options"].map(str::to_owned).into_iter();
         let arguments = arguments.chain([file.to_string_lossy().into_owned()]).collect();
-        let program = self.options.program.clone();
-        let recipe = self.wiring.recipe(Recipe { name: name.to_owned(), program, arguments });
-        Ok(self.processes.start(recipe)?)
+        let recipe = Recipe { name: name.to_owned(), program: self.options.program.clone(), arguments };
+        let recipe = recipe.behind(self.options.behind.get(name).map_or(&[], Vec::as_slice));
+        Ok(self.processes.start(self.wiring.recipe(recipe))?)
     }
 
     async fn ready(&mut self) -> Result<(), FleetError> {

@@ -26,6 +26,17 @@ pub struct Recipe {
     pub arguments: Vec<String>,
 }
 
+impl Recipe {
+    /// Behind a command that becomes the program in the end, as `env` does; nothing changes behind no words.
+    #[must_use]
+    pub fn behind(self, words: &[String]) -> Self {
+        let Some((command, more)) = words.split_first() else { return self };
+        let program = self.program.to_string_lossy().into_owned();
+        let arguments = more.iter().cloned().chain([program]).chain(self.arguments).collect();
+        Self { name: self.name, program: command.into(), arguments }
+    }
+}
+
 /// What can go wrong with a process.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -178,6 +189,16 @@ impl Processes {
         let recipe = self.entry(name)?.recipe.clone();
         self.ended(name);
         self.start(recipe)
+    }
+
+    /// The same, this once behind a command that becomes the program: [`Recipe::behind`].
+    ///
+    /// # Errors
+    /// As [`Self::start_again`].
+    pub fn start_again_behind(&mut self, name: &str, words: &[String]) -> Result<(), ProcessError> {
+        let recipe = self.entry(name)?.recipe.clone();
+        self.ended(name);
+        self.start(recipe.behind(words))
     }
 
     fn spawn(&self, recipe: &Recipe) -> std::io::Result<Running> {

@@ -1,11 +1,11 @@
-//! The coordinator: from [`pending_effects`] to steps for cells and proposals for the store, as `placement/migration`
+//! The coordinator: from [`cell_model::pending_effects`] to steps for cells and proposals for the store, as `placement/migration`
 //! does it.
 //!
 //! A call and its answer are one moment here, and so is a proposal; [`crate::World`] lets both come late. What
 //! production learns by asking again and again (how far a copy is) is read from the cell when it is proposed; an answer
 //! that is out of date by the time it counts is a late proposal.
 
-use cell_model::{Effect, Leg, Move, Phase, Rejected, SyncMode, TenantRecord, pending_effects};
+use cell_model::{Effect, Leg, Move, Phase, Rejected, SyncMode, TenantRecord};
 
 use crate::cell::{Capture, Refusal, Rows};
 use crate::ledger::small;
@@ -83,7 +83,7 @@ impl Coordinator<'_> {
     #[must_use]
     pub fn deeds(&self) -> Vec<Deed> {
         let record = &self.ledger.record;
-        let deeds = pending_effects(record).into_iter().filter_map(|effect| self.deed(record, &effect));
+        let deeds = self.ledger.effects().iter().filter_map(|effect| self.deed(record, effect));
         deeds.chain(self.rash()).collect()
     }
 
@@ -214,7 +214,7 @@ impl Coordinator<'_> {
 
     /// COMMIT; where the store refuses it for good, ABORT.
     fn commit(&self, movement: &Move, attempt: u8) -> Said {
-        match self.ledger.told(&note(movement, Said::Commit { attempt }), self.mutant) {
+        match &*self.ledger.told(&note(movement, Said::Commit { attempt }), self.mutant) {
             Err(
                 Rejected::CellCordoned { .. }
                 | Rejected::CellDead { .. }

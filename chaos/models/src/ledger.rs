@@ -5,14 +5,16 @@
 //! are then one state.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
-    CellId, CellRecord, CellState, Change, Command, End, Envelope, Epoch, Event, FleetView, Generation, Leg, Life,
-    Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, Rejected, Rev, Revision, Stamp, TenantId,
-    TenantRecord, Tier, Uid, UnixMillis, decide,
+    CellId, CellRecord, CellState, Change, Command, Effect, End, Envelope, Epoch, Event, FleetView, Generation,
+    Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, Rejected, Rev, Revision, Stamp,
+    TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
 };
 
+use crate::desk::{Desk, Memory, Told};
 use crate::{Mutant, Note, mutant};
 
 /// Where a tenant can be: the two cells of every configuration.
@@ -92,6 +94,7 @@ pub struct Ledger {
     pub owners: u16,
     cells: [CellRecord; 2],
     fingerprint: u64,
+    memory: Memory,
 }
 
 impl PartialEq for Ledger {
@@ -127,12 +130,12 @@ fn cell_record(place: Place) -> CellRecord {
 }
 
 impl Ledger {
-    /// A tenant that lives on A.
+    /// A tenant that lives on A. It and whatever becomes of it is kept on the desk.
     ///
     /// # Panics
     /// Never: the names are well-formed.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(desk: &Arc<Desk>) -> Self {
         let record = TenantRecord {
             id: TenantId::new("t").expect("a letter is a label"),
             uid: Uid(1),
@@ -149,9 +152,33 @@ impl Ledger {
             placed: String::new(),
         };
         let cells = Place::ALL.map(cell_record);
-        let mut ledger = Self { record, ended: None, moves: 0, owners: 0, cells, fingerprint: 0 };
+        let memory = Memory::of(desk);
+        let mut ledger = Self { record, ended: None, moves: 0, owners: 0, cells, fingerprint: 0, memory };
         ledger.settle();
         ledger
+    }
+
+    /// The same ledger as everybody has it.
+    #[must_use]
+    pub fn shared(self) -> Arc<Self> {
+        match self.memory.desk() {
+            Some(desk) => desk.shared(self),
+            None => Arc::new(self),
+        }
+    }
+
+    pub(crate) const fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    pub(crate) const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// What is pending.
+    #[must_use]
+    pub fn effects(&self) -> &[Effect] {
+        self.memory.effects(|| pending_effects(&self.record))
     }
 
     /// The tenant's epoch.
@@ -242,9 +269,16 @@ impl Ledger {
     /// Something happened: its events one by one, as the proposer puts them into one entry. A refusal of one does not
     /// keep the next from being tried.
     ///
-    /// # Errors
-    /// The first refusal, if nothing has changed.
-    pub fn told(&self, note: &Note, mutant: Option<Mutant>) -> Result<(Self, Vec<Violation>), Rejected> {
+    /// Refused, with the first refusal, if nothing has changed.
+    #[must_use]
+    pub fn told(&self, note: &Note, mutant: Option<Mutant>) -> Arc<Told> {
+        self.memory.told(note, mutant, || {
+            let (next, broken) = self.work_out(note, mutant)?;
+            Ok((next.shared(), broken))
+        })
+    }
+
+    fn work_out(&self, note: &Note, mutant: Option<Mutant>) -> Result<(Self, Vec<Violation>), Rejected> {
         let mut next = self.clone();
         let (mut broken, mut refused) = (Vec::new(), None);
         for event in note.events() {
@@ -339,12 +373,6 @@ impl Ledger {
             (copy.retired, copy.reclaiming).hash(&mut hasher);
         }
         self.fingerprint = hasher.finish();
-    }
-}
-
-impl Default for Ledger {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

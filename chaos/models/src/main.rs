@@ -1,25 +1,28 @@
 //! `cell-models list | ci | long | mutants | NAME`: checks configurations and says what came of it.
 
+mod long;
+mod tell;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use cell_models::configurations::{CI, EVERYTHING, LONG, SMALL, that_catches};
-use cell_models::{Bounds, Mutant, Search, Verdict, check};
+use cell_models::{Bounds, Mutant, Search, check};
+
+use tell::report;
 
 const USAGE: &str = "usage: cell-models COMMAND
 
   list            configurations and mutants
   small           every configuration with the least room
   ci              every configuration of CI, exhaustively
-  long            the same, the larger ones, and an hour of random walks
+  long [STATES]   the same, the larger ones within memory, and random walks until there were so many states in all
+                  (default 1000000000); says every ten seconds how far it is
   mutants         each guard switched off: the checker must find a counterexample
   walk SECONDS SEED   random walks through everything at once
   NAME            one configuration, exhaustively
 ";
-
-/// How long `long` walks at random.
-const WALK: Duration = Duration::from_secs(3_600);
 
 fn main() -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
@@ -30,14 +33,15 @@ fn main() -> io::Result<ExitCode> {
         ["list"] => list(&mut out)?,
         ["small"] => all(&mut out, SMALL, threads)?,
         ["ci"] => all(&mut out, CI, threads)?,
-        ["long"] => {
-            let exhausted = all(&mut out, CI, threads)? & all(&mut out, LONG, threads)?;
-            exhausted & one(&mut out, EVERYTHING, Search::Random { seed: 1, time: WALK }, threads)?
-        }
+        ["long"] => long::run(&mut out, long::STATES, threads)?,
+        ["long", states] => match states.parse() {
+            Ok(states) => long::run(&mut out, states, threads)?,
+            Err(_) => return usage(),
+        },
         ["mutants"] => mutants(&mut out, threads)?,
         ["walk", seconds, seed] => match (seconds.parse(), seed.parse()) {
             (Ok(seconds), Ok(seed)) => {
-                let search = Search::Random { seed, time: Duration::from_secs(seconds) };
+                let search = Search::Random { seed, states: usize::MAX, time: Duration::from_secs(seconds) };
                 one(&mut out, EVERYTHING, search, threads)?
             }
             _ => return usage(),
@@ -108,29 +112,4 @@ fn mutants(out: &mut impl Write, threads: usize) -> io::Result<bool> {
         }
     }
     Ok(caught)
-}
-
-fn report(out: &mut impl Write, bounds: &Bounds, verdict: &Verdict) -> io::Result<()> {
-    let rate = verdict.states as f64 / verdict.time.as_secs_f64().max(f64::EPSILON);
-    writeln!(
-        out,
-        "{:<16} {:>12} states, {:>11} unique, depth {:>3}, {:>6.1} s, {:>8.0} states/s  {}",
-        bounds.name,
-        verdict.states,
-        verdict.unique,
-        verdict.depth,
-        verdict.time.as_secs_f64(),
-        rate,
-        if verdict.passes() { "ok" } else { "FAILED" },
-    )?;
-    for (promise, path) in &verdict.broken {
-        writeln!(out, "  broken: {promise}")?;
-        for action in path {
-            writeln!(out, "    {action}")?;
-        }
-    }
-    for situation in &verdict.unreached {
-        writeln!(out, "  never reached: {situation}")?;
-    }
-    Ok(())
 }

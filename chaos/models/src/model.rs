@@ -1,12 +1,14 @@
 //! The model as stateright checks it: promises that always hold, and situations that must be reachable, so that no
 //! promise holds only because nothing ever happens.
 
+use std::sync::Arc;
+
 use cell_model::{Leg, Phase, SyncMode};
 use stateright::{Model, Property};
 
 use crate::cell::{Grant, Rows};
 use crate::settling::Settled;
-use crate::{Action, Bounds, Ended, Place, World, judge, settling};
+use crate::{Action, Bounds, Desk, Ended, Place, World, judge, settling};
 
 /// One configuration, ready to be checked.
 #[derive(Debug)]
@@ -14,13 +16,14 @@ pub struct CellModel {
     /// How large it is.
     pub bounds: Bounds,
     settled: Settled,
+    desk: Arc<Desk>,
 }
 
 impl CellModel {
     /// A configuration.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, settled: Settled::default() }
+        Self { bounds, settled: Settled::default(), desk: Arc::default() }
     }
 }
 
@@ -29,7 +32,7 @@ impl Model for CellModel {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::first(&self.bounds)]
+        vec![World::first(&self.bounds, &self.desk)]
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {

@@ -14,10 +14,18 @@ pub enum Search {
     Exhaustive,
     /// Breadth first, until the first counterexample: the shortest one.
     Shortest,
-    /// At random, from this seed, for this long: for bounds that are too large to be exhausted.
+    /// The same, until so many states were generated: for bounds that may not fit into memory.
+    Within {
+        /// How many.
+        states: usize,
+    },
+    /// At random, from this seed, until so many states were generated or this time is over: for bounds that are too large to
+    /// be exhausted. It keeps nothing but the path that it is on.
     Random {
         /// The seed of the first walk.
         seed: u64,
+        /// How many states.
+        states: usize,
         /// The time.
         time: Duration,
     },
@@ -43,29 +51,55 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// No promise is broken, and nothing holds in vain.
+    /// No promise is broken, and nothing holds in vain. What was not gone through to its end may not have reached everything.
     #[must_use]
     pub fn passes(&self) -> bool {
-        self.broken.is_empty() && self.unreached.is_empty()
+        self.broken.is_empty() && (self.unreached.is_empty() || !self.complete)
     }
 }
+
+/// How often a check looks whether it is done, and how often it says how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Checks one configuration with that many threads.
 #[must_use]
 pub fn check(bounds: Bounds, search: Search, threads: usize) -> Verdict {
+    check_telling(bounds, search, threads, &mut |_| {})
+}
+
+/// The same; `tell` hears now and then how many states there are so far.
+pub fn check_telling(bounds: Bounds, search: Search, threads: usize, tell: &mut dyn FnMut(usize)) -> Verdict {
     let begun = Instant::now();
     let checker = CellModel::new(bounds).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     match search {
-        Search::Exhaustive => verdict(checker.spawn_dfs().join(), begun, true),
-        Search::Shortest => verdict(checker.spawn_bfs().join(), begun, true),
-        Search::Random { seed, time } => {
-            let walks = checker.timeout(time).spawn_simulation(seed, UniformChooser);
-            verdict(walks.join(), begun, false)
+        Search::Exhaustive => verdict(end(checker.spawn_dfs(), tell), begun, usize::MAX),
+        Search::Shortest => verdict(end(checker.spawn_bfs(), tell), begun, usize::MAX),
+        Search::Within { states } => {
+            verdict(end(checker.target_state_count(states.max(1)).spawn_dfs(), tell), begun, states)
+        }
+        Search::Random { seed, states, time } => {
+            let walks = checker.target_state_count(states.max(1)).timeout(time);
+            verdict(end(walks.spawn_simulation(seed, UniformChooser), tell), begun, 0)
         }
     }
 }
 
-fn verdict(checker: impl Checker<CellModel>, begun: Instant, exhaustive: bool) -> Verdict {
+/// Waits for its end.
+fn end<C: Checker<CellModel>>(checker: C, tell: &mut dyn FnMut(usize)) -> C {
+    let mut told = Instant::now();
+    while !checker.is_done() {
+        std::thread::sleep(LOOK_EVERY);
+        if told.elapsed() > TELL_EVERY {
+            tell(checker.state_count());
+            told = Instant::now();
+        }
+    }
+    checker.join()
+}
+
+/// `states_max`: with so many states it has not come to its end.
+fn verdict(checker: impl Checker<CellModel>, begun: Instant, states_max: usize) -> Verdict {
     let properties = checker.model().properties();
     let found = checker.discoveries();
     let (mut broken, mut unreached) = (BTreeMap::new(), Vec::new());
@@ -84,7 +118,7 @@ fn verdict(checker: impl Checker<CellModel>, begun: Instant, exhaustive: bool) -
         unique: checker.unique_state_count(),
         depth: checker.max_depth(),
         time: begun.elapsed(),
-        complete: exhaustive && broken.is_empty(),
+        complete: broken.is_empty() && checker.state_count() < states_max,
         broken,
         unreached,
     }

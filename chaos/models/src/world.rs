@@ -12,7 +12,7 @@ use cell_model::{MoveIntent, Phase, SyncMode};
 
 use crate::coordinator::note;
 use crate::judge::{self, Broken};
-use crate::{Bounds, Budget, Call, Cell, Coordinator, Deed, Ledger, Log, Mutant, Note, Place, Said, Step};
+use crate::{Bounds, Budget, Call, Cell, Coordinator, Deed, Desk, Ledger, Log, Mutant, Note, Place, Said, Step};
 
 /// A deposed leader that does not know it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -110,11 +110,11 @@ impl World {
     /// # Panics
     /// Never: that move is in order.
     #[must_use]
-    pub fn first(bounds: &Bounds) -> Self {
-        let (ledger, _) = Ledger::new().ask(Place::B, bounds.retries).expect("a first move is taken");
+    pub fn first(bounds: &Bounds, desk: &Arc<Desk>) -> Self {
+        let (ledger, _) = Ledger::new(desk).ask(Place::B, bounds.retries).expect("a first move is taken");
         let left = Budget { moves: bounds.budget.moves - 1, ..bounds.budget };
         Self {
-            ledger: Arc::new(ledger),
+            ledger: ledger.shared(),
             cells: [Cell::owner(), Cell::default()],
             term: 1,
             zombie: None,
@@ -400,13 +400,15 @@ impl World {
     }
 
     fn tell(&mut self, note: &Note, mutant: Option<Mutant>) -> Option<()> {
-        let told = self.ledger.told(note, mutant).ok()?;
-        self.take(told);
+        let told = self.ledger.told(note, mutant);
+        let (ledger, violations) = (*told).as_ref().ok()?;
+        self.ledger = Arc::clone(ledger);
+        self.broken.add(violations);
         Some(())
     }
 
     fn take(&mut self, (ledger, violations): (Ledger, Vec<cell_model::invariants::Violation>)) {
-        self.ledger = Arc::new(ledger);
+        self.ledger = ledger.shared();
         self.broken.add(&violations);
     }
 

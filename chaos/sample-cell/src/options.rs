@@ -112,6 +112,14 @@ pub enum Plant {
     StaleEpoch,
     /// The target serves before COMMIT.
     EarlyServe,
+    /// Writes are acknowledged without being synced.
+    UnflushedWrite,
+    /// A fence ends by itself.
+    FenceLapse,
+    /// Deletions are not applied by the copying cell.
+    DroppedTombstone,
+    /// A change is applied twice by the copying cell.
+    ChangeTwice,
 }
 
 #[cfg(feature = "planted")]
@@ -122,6 +130,10 @@ impl Plant {
             Self::LostWrite => cell_agent::Planted::LostWrite,
             Self::StaleEpoch => cell_agent::Planted::StaleEpoch,
             Self::EarlyServe => cell_agent::Planted::EarlyServe,
+            Self::UnflushedWrite => cell_agent::Planted::UnflushedWrite,
+            Self::FenceLapse => cell_agent::Planted::FenceLapse,
+            Self::DroppedTombstone => cell_agent::Planted::DroppedTombstone,
+            Self::ChangeTwice => cell_agent::Planted::ChangeTwice,
         }
     }
 }

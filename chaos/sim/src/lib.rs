@@ -8,10 +8,11 @@
 //! * `node`, `wire`, `disk`, `front`: a real [`cell_store::Store`], and what the simulation puts around it.
 //! * `client`, `workload`, `watcher`: who uses it; `history` is what they were told.
 //! * `nemesis`: what breaks, and when.
-//! * [`run`]: all of it together; [`Flaw`]: faults of the harness itself, which the oracle has to find.
+//! * [`run`]: all of it together; [`simulate`]: many seeds, as [`Arguments`] name them; [`Flaw`]: faults of the harness itself, which the oracle has to find.
 //!
 //! The same seed gives the same trace, in a process of its own for each run.
 
+mod arguments;
 mod chance;
 mod client;
 mod disk;
@@ -22,11 +23,14 @@ mod nemesis;
 mod node;
 pub mod oracle;
 mod run;
+mod seeds;
 mod stage;
 mod trace;
 mod watcher;
 mod wire;
 mod workload;
 
+pub use arguments::Arguments;
 pub use flaw::Flaw;
 pub use run::{Figures, Options, Verdict, run};
+pub use seeds::{Program, Said, SeedsError, simulate};

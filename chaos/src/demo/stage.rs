@@ -82,6 +82,7 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         run: String::new(),
         regions: Vec::new(),
         disks: BTreeMap::new(),
+        behind: BTreeMap::new(),
     })
     .await?;
     let fleet = Arc::new(Mutex::new(fleet));

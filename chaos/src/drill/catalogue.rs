@@ -3,6 +3,7 @@
 mod cells;
 mod clients;
 mod control;
+mod machines;
 mod moves;
 
 use super::Drill;
@@ -10,7 +11,7 @@ use super::Drill;
 /// Every drill, in the order in which they are run.
 #[must_use]
 pub fn all() -> Vec<Drill> {
-    [control::drills(), cells::drills(), moves::drills(), clients::drills()].concat()
+    [control::drills(), machines::drills(), cells::drills(), moves::drills(), clients::drills()].concat()
 }
 
 /// The drill of that name.

@@ -10,6 +10,8 @@ use cell_model::{CellId, Limits, NewTenant, TenantId, Tier};
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
+use super::clocks::Clocks;
+use super::disk::NodeDisk;
 use super::evidence::{Evidence, Home};
 use super::report::DrillReport;
 use super::script::Runner;
@@ -27,6 +29,7 @@ use crate::wiring::Net;
 use crate::wiring::spaces::{MARK, SpacesError};
 
 const DOMAIN: &str = "cells.example";
+const CONTROLS: usize = 3;
 /// Before the steady state is looked at: connections are made, caches filled.
 const WARM_UP: Duration = Duration::from_millis(1_200);
 const STEADY: Duration = Duration::from_millis(3_000);
@@ -79,8 +82,8 @@ pub enum DrillError {
     /// There is no fleet.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// There is no small disk.
-    #[error("the small disk of {node} could not be made")]
+    /// There is no disk.
+    #[error("the disk of {node} could not be made")]
     Disk {
         /// Whose.
         node: String,
@@ -88,6 +91,9 @@ pub enum DrillError {
         #[source]
         source: SpacesError,
     },
+    /// Clocks cannot be set.
+    #[error("the clocks of the fleet cannot be set")]
+    Clocks(#[source] std::io::Error),
     /// A tenant could not be made.
     #[error("tenant {tenant} could not be made")]
     CreateTenant {
@@ -121,17 +127,23 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<DrillReport, DrillError> {
     let began = Instant::now();
-    let disks = SmallDisk::of(drill, options).await?;
-    let fleet = Fleet::start(fleet_options(drill, options, &disks));
+    let mut disk = disk_of(drill, options).await?;
+    let clocks = clocks_of(drill, options)?;
+    let fleet = Fleet::start(fleet_options(drill, options, disk.as_ref(), clocks.as_ref()));
     tell(Told::Part(format!("{}: starting the fleet ({})", drill.name, options.net.as_str())));
     let done = tokio::select! {
         fleet = fleet => match fleet {
-            Ok(fleet) => on_fleet(drill, options, fleet, &disks, tell, &stop).await,
+            Ok(fleet) => {
+                let machine = (disk.take(), clocks);
+                let (done, back) = on_fleet(drill, options, fleet, machine, tell, &stop).await;
+                disk = back;
+                done
+            }
             Err(error) => Err(error.into()),
         },
         () = stop.cancelled() => Err(DrillError::Stopped),
     };
-    if let Some(disk) = disks {
+    if let Some(disk) = disk {
         disk.remove().await;
     }
     let evidence = done?;
@@ -143,10 +155,10 @@ async fn on_fleet(
     drill: &Drill,
     options: &RunOptions,
     fleet: Fleet,
-    disk: &Option<SmallDisk>,
+    (disk, clocks): (Option<NodeDisk>, Option<Clocks>),
     tell: Tell,
     stop: &CancellationToken,
-) -> Result<Evidence, DrillError> {
+) -> (Result<Evidence, DrillError>, Option<NodeDisk>) {
     let homes = homes(&drill.stage, options.seed);
     let control = fleet.control(Duration::from_secs(15));
     let cells: Arc<[CellId]> = fleet.cells.iter().map(|cell| cell.id.clone()).collect();
@@ -156,7 +168,9 @@ async fn on_fleet(
         moves: Moves::new(control.clone(), cells, names.clone(), load.clone()),
         evidence: Evidence { homes, ..Evidence::default() },
         choices: Choices::new(options.seed).part(7),
-        small_disk: disk.as_ref().map(|disk| disk.path.clone()),
+        disk,
+        injections: BTreeMap::new(),
+        clocks,
         fleet,
         control,
         load,
@@ -172,7 +186,8 @@ async fn on_fleet(
     };
     runner.end_faults().await;
     runner.fleet.stop().await;
-    done.map(|()| std::mem::take(&mut runner.evidence))
+    let disk = runner.disk.take();
+    (done.map(|()| std::mem::take(&mut runner.evidence)), disk)
 }
 
 async fn experiment(drill: &Drill, runner: &mut Runner, stop: &CancellationToken) -> Result<(), DrillError> {
@@ -221,12 +236,43 @@ fn homes(stage: &Stage, seed: u64) -> Vec<Home> {
     words.into_iter().enumerate().map(home).collect()
 }
 
-fn fleet_options(drill: &Drill, options: &RunOptions, disk: &Option<SmallDisk>) -> FleetOptions {
+/// The disk of its own that a control node of this drill has.
+async fn disk_of(drill: &Drill, options: &RunOptions) -> Result<Option<NodeDisk>, DrillError> {
+    let Some((control, kind)) = drill.stage.disk else { return Ok(None) };
+    let node = format!("control-{}", control + 1);
+    let disk = NodeDisk::open(&node, kind, &options.run).await;
+    disk.map(Some).map_err(|source| DrillError::Disk { node, source })
+}
+
+/// Clocks that this drill can set: those of everybody but its clients.
+fn clocks_of(drill: &Drill, options: &RunOptions) -> Result<Option<Clocks>, DrillError> {
+    if !drill.stage.clocks {
+        return Ok(None);
+    }
+    Clocks::open(&options.directory, &names_of(&drill.stage)).map(Some).map_err(DrillError::Clocks)
+}
+
+fn names_of(stage: &Stage) -> Vec<String> {
+    let counted = |word: &'static str, count: usize| (1..=count).map(move |number| format!("{word}-{number}"));
+    let cells = counted("cell", stage.cells.len());
+    counted("control", CONTROLS).chain(counted("router", stage.routers)).chain(cells).collect()
+}
+
+fn fleet_options(
+    drill: &Drill,
+    options: &RunOptions,
+    disk: Option<&NodeDisk>,
+    clocks: Option<&Clocks>,
+) -> FleetOptions {
+    let behind = |clocks: &Clocks| {
+        let names = names_of(&drill.stage).into_iter();
+        names.map(|name| (name.clone(), clocks.words(&name))).collect()
+    };
     let regions = drill.stage.cells.iter().map(|(region, residency)| ((*region).into(), (*residency).into()));
     FleetOptions {
         program: options.program.clone(),
         directory: options.directory.clone(),
-        controls: 3,
+        controls: CONTROLS,
         routers: drill.stage.routers,
         cells: drill.stage.cells.len(),
         gates_per_cell: 2,
@@ -236,7 +282,8 @@ fn fleet_options(drill: &Drill, options: &RunOptions, disk: &Option<SmallDisk>) 
         net: options.net,
         run: options.run.clone(),
         regions: regions.collect(),
-        disks: disk.iter().map(|disk| (disk.node.clone(), disk.path.join("data"))).collect(),
+        disks: disk.iter().map(|disk| (disk.node.clone(), disk.data())).collect(),
+        behind: clocks.map(behind).unwrap_or_default(),
     }
 }
 
@@ -356,47 +403,5 @@ impl Runner {
             })
             .cloned()
             .collect()
-    }
-}
-
-/// A file system in memory with little room, for one control node.
-#[derive(Debug)]
-struct SmallDisk {
-    node: String,
-    path: PathBuf,
-    mounted: bool,
-}
-
-impl SmallDisk {
-    async fn of(drill: &Drill, options: &RunOptions) -> Result<Option<Self>, DrillError> {
-        let Some((control, megabytes)) = drill.stage.small_disk else { return Ok(None) };
-        let node = format!("control-{}", control + 1);
-        let path = options.directory.join(format!("{node}-disk"));
-        let failed = |source| DrillError::Disk { node: node.clone(), source };
-        let text = path.to_string_lossy().into_owned();
-        std::fs::create_dir_all(&path)
-            .map_err(|source| failed(SpacesError::Run { command: format!("mkdir {text}"), source }))?;
-        // Its source is the run's name: what a dead run leaves is found by it.
-        let size = format!("size={megabytes}m,mode=0700");
-        let words = ["-t", "tmpfs", "-o", &size, &options.run, &text];
-        crate::wiring::spaces::run("mount", &words, "").await.map_err(failed)?;
-        Ok(Some(Self { node, path, mounted: true }))
-    }
-
-    async fn remove(mut self) {
-        let text = self.path.to_string_lossy().into_owned();
-        match crate::wiring::spaces::run("umount", &["-l", &text], "").await {
-            Ok(_) => self.mounted = false,
-            Err(error) => tracing::warn!(%error, "a small disk stays; `cellctl drill clean` removes it"),
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if self.mounted {
-            // Nobody is left to be told; `cellctl drill clean` finds what stays.
-            let _ = std::process::Command::new("umount").arg("-l").arg(&self.path).status();
-        }
     }
 }

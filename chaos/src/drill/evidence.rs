@@ -125,6 +125,13 @@ pub(super) struct Evidence {
     pub(super) slowed_bytes: Option<u64>,
     pub(super) redirects: u64,
     pub(super) disk_full: Vec<String>,
+    /// Syncs that have failed or waited.
+    pub(super) injected: u64,
+    /// Who has ended by itself as it should, and what it said of why.
+    pub(super) fallen: Vec<(String, Option<String>)>,
+    pub(super) power_cuts: Vec<String>,
+    /// Whose clock was wrong, by how much.
+    pub(super) clocks: Vec<String>,
     /// Revision of each control node in the end.
     pub(super) revisions: BTreeMap<String, u64>,
     /// Where copies differ.

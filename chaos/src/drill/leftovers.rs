@@ -48,6 +48,14 @@ fn is_dead(name: &str, started: impl Fn(u32) -> Option<u64>) -> bool {
     }
 }
 
+/// Where a line of the kernel's list of mounts has something of a dead run: by its source, or by a directory above it.
+fn dead_mount(line: &str, started: impl Fn(u32) -> Option<u64>) -> Option<PathBuf> {
+    let (source, rest) = line.split_once(' ')?;
+    let at = rest.split(' ').next()?;
+    let dead = [source].into_iter().chain(at.split('/')).any(|name| is_dead(name, &started));
+    dead.then(|| at.into())
+}
+
 /// Everything that dead runs have left.
 #[must_use]
 pub fn find() -> Vec<Leftover> {
@@ -57,11 +65,7 @@ pub fn find() -> Vec<Leftover> {
     };
     let mut left: Vec<Leftover> = names("/run/netns".into()).map(Leftover::Namespace).collect();
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    left.extend(mounts.lines().filter_map(|line| {
-        let mut words = line.split(' ');
-        let source = words.next().filter(|source| is_dead(source, started))?;
-        words.next().filter(|_| !source.is_empty()).map(|at| Leftover::Mount(at.into()))
-    }));
+    left.extend(mounts.lines().filter_map(|line| dead_mount(line, started)).map(Leftover::Mount));
     let temporary = std::env::temp_dir();
     left.extend(names(temporary.clone()).map(|name| Leftover::Directory(temporary.join(name))));
     left
@@ -104,6 +108,17 @@ mod tests {
         for other in ["", "control-1", "cellway", "cellway-drill-", "cellway-drill-x-y-z", "cellway-demo-1f-abd"] {
             assert!(!is_dead(other, started), "{other}");
         }
+    }
+
+    #[test]
+    fn mounts_are_ours_by_their_source_or_their_place() {
+        let started = |process| if process == 0x1f { Some(0xabc) } else { None };
+        let at = |line: &str| dead_mount(line, started).map(|path| path.to_string_lossy().into_owned());
+        assert_eq!(at("cellway-drill-1f-1 /somewhere tmpfs rw 0 0").as_deref(), Some("/somewhere"));
+        let image = "/dev/loop3 /tmp/cellway-drill-1f-1-control-1-disk/mnt ext4 rw 0 0";
+        assert_eq!(at(image).as_deref(), Some("/tmp/cellway-drill-1f-1-control-1-disk/mnt"));
+        assert_eq!(at("/dev/loop3 /tmp/cellway-drill-1f-abc-control-1-disk/mnt ext4 rw 0 0"), None, "it runs");
+        assert_eq!(at("/dev/vda / ext4 rw 0 0"), None);
     }
 
     #[test]

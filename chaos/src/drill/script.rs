@@ -1,7 +1,6 @@
 //! The acts of a script, one after the other, each noted with its time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cell_client::{ClientError, ControlClient, WriteOptions};
@@ -9,9 +8,12 @@ use cell_model::{NewTenant, TenantId, Tier};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::clocks::Clocks;
+use super::disk::NodeDisk;
 use super::engine::{Tell, Told};
 use super::evidence::{Answered, Evidence, Sample};
 use super::steer::Moves;
+use super::syscalls::Injection;
 use super::whom::{joined, pairs};
 use super::{Act, Who};
 use crate::clock::Micros;
@@ -34,7 +36,9 @@ pub(super) struct Runner {
     pub(super) choices: Choices,
     pub(super) tell: Tell,
     pub(super) victim: Option<String>,
-    pub(super) small_disk: Option<PathBuf>,
+    pub(super) disk: Option<NodeDisk>,
+    pub(super) injections: BTreeMap<String, Injection>,
+    pub(super) clocks: Option<Clocks>,
     pub(super) crowds: Vec<Running>,
     pub(super) stutters: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
     pub(super) sampling: Option<(CancellationToken, JoinHandle<Vec<Sample>>)>,
@@ -43,7 +47,7 @@ pub(super) struct Runner {
 /// Something that did not come about, as a sentence.
 pub(super) type Trouble = String;
 
-fn said(error: &dyn std::error::Error) -> String {
+pub(super) fn said(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -87,8 +91,14 @@ impl Runner {
             | Act::Kill(_)
             | Act::Start(_)
             | Act::Restart(_) => self.process(act).await,
-            Act::FillDisk(who) => self.fill_disk(*who).await,
-            Act::EmptyDisk(who) => self.empty_disk(*who).await,
+            Act::FillDisk(_)
+            | Act::EmptyDisk(_)
+            | Act::Syncs(..)
+            | Act::Mend(_)
+            | Act::Fall(_)
+            | Act::CutPower(_)
+            | Act::Clock(..)
+            | Act::StartAhead(..) => self.machine(act).await,
             Act::Crowd(group, clients) => {
                 let tenants: Vec<_> = self.evidence.members(*group).into_iter().cloned().collect();
                 let label = format!("{clients} more clients of {} tenants, without a pause", tenants.len());
@@ -348,33 +358,15 @@ impl Runner {
         Err(format!("nobody else leads {} s later", REACH_WITHIN.as_secs()))
     }
 
-    async fn fill_disk(&mut self, who: Who) -> Result<(), Trouble> {
-        let disk = self.small_disk.clone().ok_or("no control node has a small disk")?;
-        let names = self.names(who).await?;
-        let filled = tokio::task::spawn_blocking(move || fill(&disk.join("filler"))).await;
-        let bytes = filled.map_err(|error| error.to_string())?.map_err(|error| said(&error))?;
-        self.open("disk", &format!("{}: no room ({} kB of filler)", names.join(", "), bytes / 1_000));
-        Ok(())
-    }
-
-    async fn empty_disk(&mut self, who: Who) -> Result<(), Trouble> {
-        let disk = self.small_disk.clone().ok_or("no control node has a small disk")?;
-        let logs: Vec<_> = self.names(who).await?.iter().map(|name| self.fleet.processes.log_of(name)).collect();
-        for log in logs {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let told = text.lines().filter(|line| line.contains("DISK_FULL") || line.contains("No space left"));
-            self.evidence.disk_full.extend(told.take(5).map(str::to_owned));
-        }
-        std::fs::remove_file(disk.join("filler")).map_err(|error| said(&error))?;
-        self.close("disk", None);
-        Ok(())
-    }
-
     /// Ends whatever the script has left open, so that recovery begins from here.
     pub(super) async fn end_faults(&mut self) {
         for name in self.stutters.keys().cloned().collect::<Vec<_>>() {
             self.steady(&name).await;
         }
+        for name in self.injections.keys().cloned().collect::<Vec<_>>() {
+            self.mend(&name).await;
+        }
+        self.set_clocks_right();
         let mut acts = vec![Act::Heal];
         if !self.crowds.is_empty() {
             acts.push(Act::Disperse);
@@ -441,20 +433,4 @@ async fn leader_of(observer: &Observer, but: Option<&str>) -> Option<String> {
         }
     }
     None
-}
-
-/// Writes until there is no room; answers how much went in.
-fn fill(path: &std::path::Path) -> std::io::Result<u64> {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path)?;
-    let (mut bytes, mut piece) = (0, vec![0x5a_u8; 64 << 10]);
-    while !piece.is_empty() {
-        match file.write(&piece) {
-            Ok(written) if written > 0 => bytes += written as u64,
-            Ok(_) => piece.truncate(piece.len() / 2),
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => piece.truncate(piece.len() / 2),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bytes)
 }

@@ -169,6 +169,7 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
             ("what is forbidden was refused".into(), held, told.join("; "))
         }
         Expect::NotHaunted => not_haunted(evidence),
+        Expect::Fell => fell(evidence),
         Expect::Fresh => {
             let last = evidence.samples.last().map(|sample| sample.staleness_ms.clone()).unwrap_or_default();
             let fresh = |age: &Option<u64>| age.is_some_and(|age| age <= 1_000);
@@ -219,6 +220,24 @@ fn exercise(expect: &Expect, evidence: &Evidence) -> (String, bool, String) {
         Expect::DiskFull => {
             let told = evidence.disk_full.first().map_or("nothing", String::as_str);
             ("the node without room said so".into(), !evidence.disk_full.is_empty(), told.to_owned())
+        }
+        Expect::Injected(least) => {
+            let count = evidence.injected;
+            (format!("at least {least} syncs have met the fault"), count >= *least, format!("{count} have"))
+        }
+        Expect::PowerCuts(least) => {
+            let told = evidence.power_cuts.join(", ");
+            let held = evidence.power_cuts.len() >= *least;
+            (format!("the power went at least {least} times"), held, shown(&told).to_owned())
+        }
+        Expect::Clocked(least) => {
+            let told = evidence.clocks.join(", ");
+            let whose: BTreeSet<&str> = evidence.clocks.iter().filter_map(|told| told.split(' ').next()).collect();
+            (
+                format!("clocks of at least {least} processes were wrong"),
+                whose.len() >= *least,
+                shown(&told).to_owned(),
+            )
         }
         Expect::Busy(group) => {
             let busy = |home: &&super::evidence::Home| {
@@ -339,6 +358,15 @@ fn not_haunted(evidence: &Evidence) -> (String, bool, String) {
     let held = served == 0 && refused > 0;
     let told = format!("{served} of {} calls under the old epoch were served, {refused} refused", after.len());
     ("the former owner serves nobody".into(), held, told)
+}
+
+fn fell(evidence: &Evidence) -> (String, bool, String) {
+    let told = |(name, why): &(String, Option<String>)| {
+        format!("{name}: {}", why.as_deref().unwrap_or("it has not said why"))
+    };
+    let told: Vec<String> = evidence.fallen.iter().map(told).collect();
+    let held = !evidence.fallen.is_empty() && evidence.fallen.iter().all(|(_, why)| why.is_some());
+    ("a node that cannot keep what it is told ends and says why".into(), held, shown(&told.join("; ")).to_owned())
 }
 
 fn fault_in(evidence: &Evidence, phases: &[cell_model::Phase]) -> (String, bool, String) {

@@ -75,6 +75,8 @@ impl Agent<TenantData> {
     pub async fn open_on(options: AgentOptions, engine: Arc<dyn Engine>) -> Result<Self, AgentError> {
         options.check()?;
         let (trusted, link) = (options.trusted()?, options.link()?);
+        #[cfg(feature = "planted")]
+        let engine = crate::planted::engine(options.planted, engine);
         #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "a planted fault is set below"))]
         let mut tenants = Tenants::open(options.cell.clone(), options.limits.clone(), trusted, link, engine)?;
         #[cfg(feature = "planted")]

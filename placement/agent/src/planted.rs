@@ -2,18 +2,25 @@
 //! even then inert until one is chosen.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use cell_gate::RequestStamp;
 use cell_protos::v1 as wire;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Posted;
-use crate::record::Role;
+use crate::engine::{Applied, Batch, Engine, EngineError, Entry};
+use crate::record::{Control, Role};
 use crate::tenant::{Admission, Core, Tenant};
 use crate::tenants::Tenants;
 
 /// One write in so many is lost.
 const LOST_EVERY: u64 = 8;
+/// Each change is delivered a second time, so many changes later.
+const AGAIN_AFTER: usize = 16;
+/// A fence that ends by itself ends after this: soon enough to come before the next leader.
+const FENCE_LASTS: Duration = Duration::from_millis(150);
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +32,77 @@ pub enum Planted {
     StaleEpoch,
     /// The copying cell serves before it owns.
     EarlyServe,
+    /// Writes are acknowledged without being synced: the power, or the process, takes them along.
+    UnflushedWrite,
+    /// A fence ends by itself, without a decision.
+    FenceLapse,
+    /// The copying cell does not apply deletions, and believes the source's digest.
+    DroppedTombstone,
+    /// The copying cell applies an old change a second time, behind newer ones, and believes the source's digest.
+    ChangeTwice,
+}
+
+/// The engine under an agent: one that does not sync, where that is the fault.
+pub(crate) fn engine(planted: Option<Planted>, engine: Arc<dyn Engine>) -> Arc<dyn Engine> {
+    if planted == Some(Planted::UnflushedWrite) { Arc::new(Unflushed(engine)) } else { engine }
+}
+
+struct Unflushed(Arc<dyn Engine>);
+
+impl Engine for Unflushed {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Entry>, EngineError> {
+        self.0.scan(from, until, limit)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<Applied, EngineError> {
+        self.0.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+/// Lets a fence end by itself.
+pub(crate) fn fenced(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>) {
+    if !is(tenants, Planted::FenceLapse) {
+        return;
+    }
+    let (of, tenant) = (Arc::clone(tenants), Arc::clone(tenant));
+    tenants.tasks.spawn(async move {
+        tokio::time::sleep(FENCE_LASTS).await;
+        let mut core = tenant.lock();
+        let fenced = core.control().filter(|control| matches!(control.role, Role::Fenced { .. }));
+        let Some(owner) = fenced.map(|control| Control { role: Role::Owner, ..control.clone() }) else { return };
+        core.holds.end();
+        if core.set_control(&tenant.id, &of.durable, owner).is_ok() {
+            of.post(&tenant, &core);
+        }
+    });
+}
+
+/// What the copying cell makes of a transaction that it is sent.
+pub(crate) fn delivered(tenants: &Tenants, tenant: &Tenant, transaction: &mut wire::Transaction) {
+    if is(tenants, Planted::DroppedTombstone) {
+        transaction.mutations.retain(|mutation| mutation.value.is_some());
+    }
+    if is(tenants, Planted::ChangeTwice) {
+        let mut delivered = tenants.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = delivered.entry(tenant.id.clone()).or_default();
+        kept.push_back(transaction.mutations.clone());
+        if kept.len() > AGAIN_AFTER {
+            transaction.mutations.extend(kept.pop_front().into_iter().flatten());
+        }
+    }
+}
+
+/// Whether the copying cell believes whatever digest it is told.
+pub(crate) fn believes(tenants: &Tenants) -> bool {
+    is(tenants, Planted::DroppedTombstone) || is(tenants, Planted::ChangeTwice)
 }
 
 pub(crate) fn is(tenants: &Tenants, fault: Planted) -> bool {
@@ -76,4 +154,41 @@ pub(crate) fn post(tenants: &Tenants, tenant: &Tenant, core: &Core) -> bool {
     let posted = Posted { uid: control.uid, epoch, role: wire::Role::Owner, hold: None, mapping: None };
     tenants.board.post(&tenant.id, posted);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::engine::MemoryEngine;
+
+    /// Counts its syncs.
+    struct Counting(MemoryEngine, Arc<AtomicU64>);
+
+    impl Engine for Counting {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+            self.0.get(key)
+        }
+        fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Entry>, EngineError> {
+            self.0.scan(from, until, limit)
+        }
+        fn apply(&self, batch: &Batch) -> Result<Applied, EngineError> {
+            self.0.apply(batch)
+        }
+        fn sync(&self) -> Result<(), EngineError> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_sync_that_is_not_done_is_told_as_done_where_that_is_the_fault() {
+        let syncs = Arc::new(AtomicU64::new(0));
+        let under = || Arc::new(Counting(MemoryEngine::default(), Arc::clone(&syncs)));
+        engine(Some(Planted::FenceLapse), under()).sync().unwrap();
+        assert_eq!(syncs.load(Ordering::SeqCst), 1);
+        engine(Some(Planted::UnflushedWrite), under()).sync().unwrap();
+        assert_eq!(syncs.load(Ordering::SeqCst), 1);
+    }
 }

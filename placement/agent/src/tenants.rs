@@ -30,6 +30,9 @@ pub(crate) struct Tenants {
     around: Surroundings,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::planted::Planted>,
+    /// Changes that a planted fault delivers a second time.
+    #[cfg(feature = "planted")]
+    pub(crate) delivered: Mutex<BTreeMap<TenantId, std::collections::VecDeque<Vec<cell_protos::v1::Mutation>>>>,
     agent: Mutex<(AgentRecord, Ticket)>,
     known: RwLock<BTreeMap<TenantId, Arc<Tenant>>>,
 }
@@ -68,6 +71,8 @@ impl Tenants {
             limits,
             #[cfg(feature = "planted")]
             planted: None,
+            #[cfg(feature = "planted")]
+            delivered: Mutex::default(),
             agent: Mutex::new((agent, Ticket::default())),
             known: RwLock::new(known),
         };

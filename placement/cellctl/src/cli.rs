@@ -384,6 +384,14 @@ pub enum Plant {
     StaleEpoch,
     /// The target serves before the commit
     EarlyServe,
+    /// Writes are acknowledged without being synced
+    UnflushedWrite,
+    /// A fence ends by itself
+    FenceLapse,
+    /// The target does not apply deletions
+    DroppedTombstone,
+    /// The target applies a change twice
+    ChangeTwice,
 }
 
 /// One server of a fleet, as `demo` starts it.

@@ -1,5 +1,8 @@
 //! `drill`: runs [`cell_chaos::drill`]s one after the other, writes their reports, says the verdicts.
 
+#[cfg(feature = "planted")]
+mod planted;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,8 +43,38 @@ pub(crate) async fn run(output: Output, said: Drill) -> Result<Exit, Failure> {
             summarize(&directory, &reports)?;
             Ok(verdicts(&reports, &[]))
         }
+        Drill::Sim(arguments) => simulate(arguments).await,
+        #[cfg(feature = "planted")]
+        Drill::Planted { list: true, .. } => Ok(planted::list()),
+        #[cfg(feature = "planted")]
+        Drill::Planted { names, list: false } => planted::run(&names).await,
         Drill::Clean => clean().await,
     }
+}
+
+/// Runs seeds of the simulation, each in a process of its own.
+async fn simulate(arguments: cell_sim::Arguments) -> Result<Exit, Failure> {
+    if std::env::var_os("CELLCTL_LOG").is_some() {
+        log_to_stderr();
+    }
+    let program = cell_sim::Program {
+        path: this_program()?,
+        words: ["drill", "sim"].map(str::to_owned).into(),
+        typed: "cellctl drill sim".into(),
+    };
+    let passed = cell_sim::simulate(arguments, program, |said| match said {
+        cell_sim::Said::Result(text) => console::data(&text),
+        cell_sim::Said::Progress(line) => console::note(&line),
+    });
+    let passed = passed.await.map_err(|error| {
+        Failure::local("SIMULATION", &error.into(), "look at the limits of this machine (processes, threads)")
+    })?;
+    Ok(if passed { Exit::Done } else { Exit::Failed })
+}
+
+fn this_program() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().context("cannot find this program itself");
+    program.map_err(|error| Failure::local("PROGRAM", &error, ""))
 }
 
 /// How drills are to be run.
@@ -103,8 +136,10 @@ fn list(output: Output) -> Result<Exit, Failure> {
         Output::Table | Output::Html => {
             for drill in &drills {
                 let needs = match drill.needs {
-                    Needs::Root => "  (needs root)",
-                    Needs::Any | Needs::Proxy => "",
+                    Needs::Any | Needs::Proxy => String::new(),
+                    Needs::Root | Needs::Tracer | Needs::Clock | Needs::TimeSpace => {
+                        format!("  (needs {})", drill.needs.as_str())
+                    }
                 };
                 console::data(&format!("{:<22}{}{needs}\n", drill.name, drill.title));
             }
@@ -119,8 +154,7 @@ async fn run_all(drills: Vec<Experiment>, wires: Wires, wanted: &Wanted) -> Resu
     }
     let asked = wiring(wires).await?;
     sweep().await?;
-    let program = std::env::current_exe().context("cannot find this program itself");
-    let program = program.map_err(|error| Failure::local("PROGRAM", &error, ""))?;
+    let program = this_program()?;
     let stop = CancellationToken::new();
     end_on_signal(stop.clone()).map_err(|error| Failure::local("SIGNALS", &error.into(), ""))?;
     let (mut reports, mut skipped) = (Vec::new(), Vec::new());
@@ -130,9 +164,17 @@ async fn run_all(drills: Vec<Experiment>, wires: Wires, wanted: &Wanted) -> Resu
                 let message = format!("drill {} needs network namespaces and mounts, and so root", drill.name);
                 return Err(Failure::new("DRILL_NEEDS_ROOT", message, "run it as root, with --net namespaces"));
             }
-            skipped.push(drill.name);
+            skipped.push((drill.name, "needs root".to_owned()));
             continue;
         };
+        if let Some(missing) = drill.needs.missing().await {
+            if !wanted.all {
+                let message = format!("drill {} is not possible here: {missing}", drill.name);
+                return Err(Failure::new("DRILL_NEEDS_TOOL", message, "install it, or run the other drills"));
+            }
+            skipped.push((drill.name, missing));
+            continue;
+        }
         let report = one(&drill, net, wanted, program.clone(), stop.clone()).await?;
         write(&wanted.out, &report)?;
         tell_verdict(&report, &wanted.out);
@@ -263,7 +305,7 @@ fn tell_verdict(report: &DrillReport, out: &Path) {
 }
 
 /// The table of all, and how the command ends.
-fn verdicts(reports: &[DrillReport], skipped: &[&str]) -> Exit {
+fn verdicts(reports: &[DrillReport], skipped: &[(&str, String)]) -> Exit {
     for report in reports {
         let (held, all) = (report.findings.iter().filter(|one| one.held).count(), report.findings.len());
         let word = report.verdict.as_str();
@@ -275,8 +317,8 @@ fn verdicts(reports: &[DrillReport], skipped: &[&str]) -> Exit {
         );
         console::data(&line);
     }
-    for name in skipped {
-        console::data(&format!("{name:<22}{:<15}needs root\n", "skipped"));
+    for (name, why) in skipped {
+        console::data(&format!("{name:<22}{:<15}{why}\n", "skipped"));
     }
     let passed = reports.iter().all(|report| report.verdict == DrillVerdict::Pass);
     if passed { Exit::Done } else { Exit::Failed }

@@ -1,6 +1,6 @@
 //! The protocol within small bounds, and the proof that the checker would have seen it fail.
 
-use cell_models::configurations::{CI, LATE_DISENGAGE, SMALL, that_catches};
+use cell_models::configurations::{CI, EVERYTHING, LATE_DISENGAGE, SMALL, that_catches};
 use cell_models::model::{ENDS, REACHABLE};
 use cell_models::{Bounds, Mutant, Search, Verdict, check};
 
@@ -79,6 +79,27 @@ fn every_situation_that_a_configuration_names_is_known_and_every_one_is_named() 
     for situation in named {
         assert!(REACHABLE.iter().any(|(known, _)| *known == situation), "nobody knows: {situation}");
     }
+}
+
+#[test]
+fn a_search_within_memory_ends_where_it_is_told_and_does_not_claim_to_have_seen_everything() {
+    let bounds = SMALL.iter().find(|bounds| bounds.name == "rollback").unwrap();
+    let all = exhausted(bounds);
+    let some = check(*bounds, Search::Within { states: all.states / 4 }, 1);
+    assert!(some.states >= all.states / 4 && some.states < all.states, "{} of {}", some.states, all.states);
+    assert!(!some.complete && some.passes(), "{some:?}");
+    let more = check(*bounds, Search::Within { states: all.states * 2 }, 1);
+    assert!(more.complete && (more.states, more.unique) == (all.states, all.unique), "{more:?}");
+}
+
+#[test]
+fn random_walks_end_at_their_number_and_find_a_missing_guard() {
+    let time = std::time::Duration::from_secs(60);
+    let search = |states| Search::Random { seed: 3, states, time };
+    let walk = check(EVERYTHING, search(20_000), 1);
+    assert!(walk.passes() && !walk.complete && (20_000..60_000).contains(&walk.states), "{walk:?}");
+    let unguarded = check(EVERYTHING.without(Mutant::EpochUnchecked), search(10_000_000), 1);
+    assert!(!unguarded.broken.is_empty(), "{unguarded:?}");
 }
 
 /// A finding that was mended: re-entering Sync is a new attempt.

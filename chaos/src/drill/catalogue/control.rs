@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::SERVED;
-use crate::drill::{Act, Drill, Expect, Group, Needs, Span, Stage, Who};
+use crate::drill::{Act, Disk, Drill, Expect, Group, Needs, Span, Stage, Who};
 use crate::link::Condition;
 
 pub(super) fn drills() -> Vec<Drill> {
@@ -11,7 +11,7 @@ pub(super) fn drills() -> Vec<Drill> {
 }
 
 /// Nobody feels it, and everything agrees in the end.
-fn unfelt() -> Vec<Expect> {
+pub(super) fn unfelt() -> Vec<Expect> {
     vec![
         Expect::Served(Group::All, Span::Whole, 100),
         Expect::Quick(Group::All, Span::Fault, 1_000),
@@ -187,7 +187,7 @@ fn full_disk() -> Drill {
         steady: SERVED,
         fault: "the file system of control-1 is filled, for about six seconds",
         needs: Needs::Root,
-        stage: Stage { small_disk: Some((0, 160)), ..Stage::default() },
+        stage: Stage { disk: Some((0, Disk::Memory { megabytes: 160 })), ..Stage::default() },
         script: vec![
             Act::FillDisk(Who::Control(0)),
             Act::Wait(1_500),

@@ -167,8 +167,18 @@ fn cut_in_soak() -> Drill {
 }
 
 fn coordinator_killed() -> Drill {
-    let edges =
-        [Phase::Prepare, Phase::Backfill, Phase::CatchUp, Phase::Sync, Phase::Hold, Phase::Activate, Phase::Soak];
+    let edges = [
+        Phase::Preflight,
+        Phase::Prepare,
+        Phase::Backfill,
+        Phase::CatchUp,
+        Phase::Verify,
+        Phase::Sync,
+        Phase::Hold,
+        Phase::Fenced,
+        Phase::Activate,
+        Phase::Soak,
+    ];
     let mut script = Vec::new();
     for (tenant, edge) in edges.into_iter().enumerate() {
         script.extend([
@@ -187,7 +197,8 @@ fn coordinator_killed() -> Drill {
         hypothesis: "The next leader re-computes what is pending and goes on: every move completes, whatever had been \
                      done and not been noted. In the fence the one tenant waits for the election, nobody else.",
         steady: SERVED,
-        fault: "SIGKILL of the leader as seven moves enter Prepare, Backfill, CatchUp, Sync, Hold, Activate, Soak",
+        fault: "SIGKILL of the leader as ten moves enter Preflight, Prepare, Backfill, CatchUp, Verify, Sync, Hold, Fenced, \
+                Activate, Soak",
         needs: Needs::Any,
         stage: Stage { first_filling: Some((40, 40_000)), ..Stage::default() },
         script,

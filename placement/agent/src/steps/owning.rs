@@ -182,6 +182,8 @@ impl Work<'_> {
             transition::fence(core.known()?, &context, sealed, standing, core.last_seq())
         })
         .await?;
+        #[cfg(feature = "planted")]
+        crate::planted::fenced(self.tenants, &self.tenant);
         Ok(position(sealed))
     }
 

@@ -38,3 +38,36 @@ async fn a_cell_that_serves_early_takes_writes_before_it_owns() {
     let (_ground, _a, b) = moved(Planted::EarlyServe).await;
     b.put(2, "k", "early").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_fence_that_ends_by_itself_lets_writes_in_behind_it() {
+    let (ground, a, b) = moved(Planted::FenceLapse).await;
+    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
+    ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap();
+    let served = async {
+        while a.put(1, "k", "behind the fence").await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("the fence has ended");
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_not_applied_leaves_its_row_and_no_digest_tells() {
+    let (ground, a, b) = moved(Planted::DroppedTombstone).await;
+    a.put(1, "k", "v").await.unwrap();
+    a.write(1, |rows| rows.delete(b"k")).await.unwrap();
+    cut_over(&ground, &a, &b, 1, 1).await;
+    assert!(b.rows(2).await.contains_key(&b"k"[..]));
+}
+
+#[tokio::test]
+async fn a_change_that_comes_twice_brings_back_an_old_value_and_no_digest_tells() {
+    let (ground, a, b) = moved(Planted::ChangeTwice).await;
+    for number in 0..20 {
+        a.put(1, "k", &format!("v{number}")).await.unwrap();
+    }
+    cut_over(&ground, &a, &b, 1, 1).await;
+    let rows = b.rows(2).await;
+    assert!(rows[&b"k"[..]] != b"v19", "{rows:?}");
+}

@@ -27,6 +27,18 @@ pub enum Drill {
         /// Where `drill run` has written
         directory: PathBuf,
     },
+    /// Simulate the mapping store under faults that follow from a seed: real nodes on simulated network, disks and time
+    Sim(cell_sim::Arguments),
+    /// Plant faults, each in the layer that must catch it, and say what has caught it
+    #[cfg(feature = "planted")]
+    Planted {
+        /// Their names; without one, every fault
+        #[arg(value_name = "FAULT")]
+        names: Vec<String>,
+        /// List the faults instead, each with its layer
+        #[arg(long, conflicts_with = "names")]
+        list: bool,
+    },
     /// Remove what drills that were killed have left on this machine; nothing else is touched
     Clean,
 }

@@ -78,6 +78,37 @@ fn a_router_that_is_alone_misses_a_move_and_nobody_notices() {
     assert!(again.code == 0 && again.out.starts_with("router-alone") && again.out.contains("pass"), "{again:?}");
 }
 
+#[test]
+fn a_failing_seed_of_the_simulation_prints_the_line_that_runs_it_again() {
+    let passed = cellctl("drill sim --seed 1 --faults 2");
+    assert!(passed.code == 0 && passed.out.starts_with("seed 1 passed: "), "{passed:?}");
+    let failed = cellctl("drill sim --seeds 1..3 --faults 4 --flaw misrecording-client --jobs 2");
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(failed.out.ends_with("2 of 2 seeds failed [1, 2]\n"), "{failed:?}");
+    assert!(failed.err.contains(" a CPU minute"), "{failed:?}");
+    let again = failed.out.lines().find_map(|line| line.strip_prefix("  again: cellctl ")).unwrap();
+    let repeated = cellctl(again);
+    let line = |out: &str| out.lines().find(|line| line.starts_with("seed 1 FAILED")).map(str::to_owned);
+    assert_eq!((repeated.code, line(&repeated.out)), (1, line(&failed.out)), "{repeated:?}");
+}
+
+/// One fault of each layer that takes no fleet; the others have tests of their own, and `drill planted` plants them all.
+#[test]
+#[cfg(feature = "planted")]
+fn planted_faults_are_told_with_the_layer_that_has_caught_them() {
+    let listed = cellctl("drill planted --list");
+    assert!(listed.code == 0 && listed.out.lines().count() > 20, "{listed:?}");
+    let said = cellctl("drill planted fence-without-seal lying-disk");
+    assert_eq!(said.code, 0, "{said:?}");
+    for told in
+        ["fence-without-seal", " caught in model: I", "lying-disk", " caught in simulation: answered-is-kept"]
+    {
+        assert!(said.out.contains(told), "{told} is missing: {said:?}");
+    }
+    assert!(said.out.ends_with("2 of 2 planted faults are caught\n"), "{said:?}");
+    assert_eq!(cellctl("drill planted nothing").code, 64);
+}
+
 /// The judge is proven by a cell that breaks the promise: the drill is the same, and fails.
 #[test]
 #[cfg(feature = "planted")]

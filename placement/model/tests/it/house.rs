@@ -69,6 +69,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "cell-control",
             "sample-cell",
             "cell-chaos",
+            "cell-sim",
+            "cell-models",
         ],
     ),
 ];

@@ -1,0 +1,126 @@
+//! Clocks that are wrong.
+//!
+//! * The **wall clock** of a process jumps while it runs: `libfaketime` is loaded before it and reads the offset from a file.
+//! * The **monotonic clock** of a process is far ahead from its start on: a time namespace of its own. It cannot jump, nor
+//!   does any real one; but a machine that was exchanged, or restored on another host, comes back with another one.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+const LIBRARY: &str = "libfaketimeMT.so.1";
+
+/// Where the wall clocks of a run are set.
+#[derive(Debug, Clone)]
+pub(super) struct Clocks {
+    library: PathBuf,
+    directory: PathBuf,
+}
+
+impl Clocks {
+    /// In this directory, where the library is there.
+    ///
+    /// # Errors
+    /// Where there is none, or nothing can be written.
+    pub(super) fn open(directory: &Path, names: &[String]) -> std::io::Result<Self> {
+        let library = library().ok_or_else(|| std::io::Error::other(format!("{LIBRARY} is not installed")))?;
+        let clocks = Self { library, directory: directory.join("clocks") };
+        std::fs::create_dir_all(&clocks.directory)?;
+        names.iter().try_for_each(|name| clocks.set(name, 0))?;
+        Ok(clocks)
+    }
+
+    /// So many seconds ahead of the machine's, or behind it.
+    pub(super) fn set(&self, name: &str, seconds: i64) -> std::io::Result<()> {
+        // It is read at every look at the clock: never half of it.
+        let draft = self.directory.join(format!("{name}.new"));
+        std::fs::write(&draft, format!("{seconds:+}\n"))?;
+        std::fs::rename(draft, self.file(name))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// What comes before the program of a process.
+    pub(super) fn words(&self, name: &str) -> Vec<String> {
+        vec![
+            "env".into(),
+            format!("LD_PRELOAD={}", self.library.display()),
+            format!("FAKETIME_TIMESTAMP_FILE={}", self.file(name).display()),
+            "FAKETIME_NO_CACHE=1".into(),
+            "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
+            "NO_FAKE_STAT=1".into(),
+        ]
+    }
+}
+
+/// Whether a process sees the wall clock through the library.
+pub(super) fn is_faked(process: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+    maps.lines().any(|line| line.ends_with(LIBRARY))
+}
+
+/// How far the monotonic clock of a process is ahead, in seconds.
+pub(super) fn ahead(process: u32) -> Option<i64> {
+    let offsets = std::fs::read_to_string(format!("/proc/{process}/timens_offsets")).ok()?;
+    let line = offsets.lines().find_map(|line| line.strip_prefix("monotonic"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What comes before the program of a process whose monotonic clock is to be so far ahead.
+pub(super) fn ahead_words(seconds: u64) -> Vec<String> {
+    let seconds = seconds.to_string();
+    ["unshare", "--time", "--monotonic", &seconds, "--boottime", &seconds].map(str::to_owned).into()
+}
+
+fn library() -> Option<PathBuf> {
+    let roots = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
+    let below = roots.iter().flat_map(|root| {
+        let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir())
+    });
+    let places = roots.iter().cloned().chain(below).map(|place| place.join("faketime").join(LIBRARY));
+    places.into_iter().find(|place| place.exists())
+}
+
+/// What keeps wall clocks from being set here, if anything does.
+pub(super) fn missing() -> Option<String> {
+    library().is_none().then(|| format!("{LIBRARY} (libfaketime) is not installed"))
+}
+
+/// What keeps monotonic clocks from being shifted here, if anything does.
+pub(super) async fn missing_spaces() -> Option<String> {
+    let words = ahead_words(1_000);
+    let mut tried = Command::new(&words[0]);
+    tried.args(&words[1..]).args(["cat", "/proc/self/timens_offsets"]).stderr(Stdio::null());
+    match tried.output().await {
+        Ok(output) if String::from_utf8_lossy(&output.stdout).contains("1000") => None,
+        Ok(_) | Err(_) => Some("there can be no time namespaces (root, unshare)".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_written_as_the_library_reads_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let clocks = Clocks { library: "/lib/faketime.so".into(), directory: directory.path().to_owned() };
+        for (seconds, written) in [(0, "+0\n"), (86_400, "+86400\n"), (-240, "-240\n")] {
+            clocks.set("control-1", seconds).unwrap();
+            assert_eq!(std::fs::read_to_string(directory.path().join("control-1")).unwrap(), written);
+        }
+        let words = clocks.words("control-1");
+        assert!(words[0] == "env" && words[1] == "LD_PRELOAD=/lib/faketime.so" && words[2].ends_with("/control-1"));
+    }
+
+    #[test]
+    fn this_process_has_the_clocks_of_the_machine() {
+        let this = std::process::id();
+        assert!(!is_faked(this));
+        assert!(ahead(this).is_none_or(|seconds| seconds == 0), "{:?}", ahead(this));
+    }
+}

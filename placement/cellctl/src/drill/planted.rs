@@ -1,0 +1,191 @@
+//! `drill planted`: plants faults, one after the other, each in the cheapest layer that must catch it, and says what did.
+//!
+//! ```text
+//! model         a guard is switched off: the checker must find a counterexample
+//! simulation    the disks lie, a client is careless: the oracle must find it
+//! demo, drill   real cells with a fault in them: the judge of what clients saw must find it
+//! ```
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use cell_models::configurations::that_catches;
+use cell_models::{Mutant, Search};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::this_program;
+use crate::console;
+use crate::failure::{Exit, Failure};
+
+/// Where a fault is planted, and who must catch it.
+#[derive(Debug, Clone, Copy)]
+enum Layer {
+    /// A guard, by its name in the model.
+    Model(Mutant),
+    /// A fault of the simulation's harness, and for how many seconds things break.
+    Simulation(&'static str, u8),
+    /// A fault of the cells, in the demo.
+    Demo,
+    /// A fault of the cells, in this drill.
+    Drill(&'static str),
+}
+
+/// One fault.
+struct Fault {
+    name: String,
+    what: &'static str,
+    layer: Layer,
+}
+
+/// Faults of real processes, and of the simulation.
+const OUTSIDE: [(&str, &str, Layer); 11] = [
+    ("stale-epoch", "the check of the epoch is skipped", Layer::Drill("router-alone")),
+    ("early-serve", "the target serves before the commit", Layer::Demo),
+    ("lost-write", "a write is acknowledged and not done", Layer::Demo),
+    ("unflushed-write", "writes are acknowledged before they are flushed", Layer::Drill("dead-cell")),
+    ("fence-lapse", "a fence is released on a time-out", Layer::Drill("coordinator-killed")),
+    ("dropped-tombstone", "a deletion is not applied by the copying cell", Layer::Drill("stale-router")),
+    ("change-twice", "a change is delivered twice", Layer::Drill("stale-router")),
+    ("lying-disk", "disks say that they have synced, and have not", Layer::Simulation("lying-disk", 8)),
+    ("misrecording-client", "a client writes down another answer", Layer::Simulation("misrecording-client", 4)),
+    ("careless-retry", "a retry has another request id", Layer::Simulation("careless-retry", 4)),
+    ("skipping-watcher", "a watcher drops a revision", Layer::Simulation("skipping-watcher", 4)),
+];
+
+fn all() -> Vec<Fault> {
+    let guards = Mutant::ALL.into_iter().map(|mutant| Fault {
+        name: mutant.name().to_owned(),
+        what: "a guard is switched off",
+        layer: Layer::Model(mutant),
+    });
+    let outside = OUTSIDE.into_iter().map(|(name, what, layer)| Fault { name: name.to_owned(), what, layer });
+    guards.chain(outside).collect()
+}
+
+impl Layer {
+    fn word(self) -> String {
+        match self {
+            Self::Model(_) => "model".into(),
+            Self::Simulation(..) => "simulation".into(),
+            Self::Demo => "demo".into(),
+            Self::Drill(drill) => format!("drill {drill}"),
+        }
+    }
+}
+
+/// Lists the faults.
+pub(super) fn list() -> Exit {
+    for fault in all() {
+        console::data(&format!("{:<26}{:<26}{}\n", fault.name, fault.layer.word(), fault.what));
+    }
+    Exit::Done
+}
+
+/// Plants the named faults, or all of them.
+pub(super) async fn run(names: &[String]) -> Result<Exit, Failure> {
+    let known = all();
+    if let Some(other) = names.iter().find(|name| !known.iter().any(|fault| fault.name == **name)) {
+        let message = format!("there is no fault {other:?} to plant");
+        return Err(Failure::usage(message, "`cellctl drill planted --list` lists them"));
+    }
+    let chosen = known.into_iter().filter(|fault| names.is_empty() || names.contains(&fault.name));
+    let (mut caught, mut planted) = (0, 0);
+    for fault in chosen {
+        let began = Instant::now();
+        let seen = plant(&fault).await.map_err(|error| Failure::local("DRILL", &error, "run it again"))?;
+        let seconds = began.elapsed().as_secs_f64();
+        planted += 1;
+        caught += usize::from(seen.is_some());
+        let (word, how) = match &seen {
+            Some(how) => ("caught in", how.as_str()),
+            None => ("NOT CAUGHT in", "nothing was found"),
+        };
+        let layer = fault.layer.word();
+        console::data(&format!("{:<26}{word} {layer}: {how} ({seconds:.1} s)\n", fault.name));
+    }
+    console::data(&format!("{caught} of {planted} planted faults are caught\n"));
+    Ok(if caught == planted { Exit::Done } else { Exit::Failed })
+}
+
+/// What has found the fault, if anything has.
+async fn plant(fault: &Fault) -> anyhow::Result<Option<String>> {
+    let directory = tempfile::tempdir().context("cannot make a directory for reports")?;
+    let at = directory.path();
+    match fault.layer {
+        Layer::Model(mutant) => {
+            let check = move || cell_models::check(that_catches(mutant), Search::Shortest, 1);
+            let verdict = tokio::task::spawn_blocking(check).await.context("the model checker has failed")?;
+            let shortest = verdict.broken.into_iter().min_by_key(|(_, path)| path.len());
+            Ok(shortest.map(|(promise, path)| format!("{promise}, after {} steps", path.len())))
+        }
+        Layer::Simulation(flaw, faults) => {
+            let line = format!("drill sim --seed 1 --faults {faults} --flaw {flaw}");
+            let (code, out) = call(&line, &[]).await?;
+            let found = out.lines().nth(1).map(|line| line.trim().to_owned());
+            Ok(found.filter(|_| code == Some(1)))
+        }
+        Layer::Demo => {
+            let line = "demo --seed 7 --tenants 24 --moves 6 --big 8 --writes-per-second 60";
+            let file = at.join("demo.json");
+            let (code, _) =
+                call(line, &["--plant".as_ref(), fault.name.as_ref(), "--report".as_ref(), &file]).await?;
+            demo_found(code, &report(&file)?)
+        }
+        Layer::Drill(drill) => {
+            let more: [&Path; 4] = ["--plant".as_ref(), fault.name.as_ref(), "--out".as_ref(), at];
+            let (code, _) = call(&format!("drill run {drill}"), &more).await?;
+            drill_found(code, &report(&at.join(format!("{drill}.json")))?)
+        }
+    }
+}
+
+async fn call(line: &str, more: &[&Path]) -> anyhow::Result<(Option<i32>, String)> {
+    let program = this_program().map_err(|failure| anyhow::anyhow!(failure.message))?;
+    let output = Command::new(program).args(line.split(' ')).args(more).kill_on_drop(true).output();
+    let output = output.await.with_context(|| format!("cannot run cellctl {line}"))?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+fn report(file: &Path) -> anyhow::Result<Value> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("there is no report at {}", file.display()))?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// Of what the demo has counted, what must be nothing in an honest run.
+fn demo_found(code: Option<i32>, report: &Value) -> anyhow::Result<Option<String>> {
+    const COUNTED: [&str; 6] = [
+        "lost_writes",
+        "duplicated_writes",
+        "reordered_writes",
+        "resurrected_deletes",
+        "served_early",
+        "verify_mismatches",
+    ];
+    ensure!(report["verdict"].is_string(), "the demo has no verdict");
+    let found = COUNTED.iter().filter_map(|field| {
+        let count = report[*field].as_u64().filter(|count| *count > 0)?;
+        Some(format!("{count} {}", field.replace('_', " ")))
+    });
+    let found: Vec<String> = found.collect();
+    Ok((code == Some(1) && !found.is_empty()).then(|| found.join(", ")))
+}
+
+/// The findings of a drill that did not hold. That the experiment did not take place catches nothing.
+fn drill_found(code: Option<i32>, report: &Value) -> anyhow::Result<Option<String>> {
+    let findings = report["findings"].as_array().context("the drill has no findings")?;
+    let broken = findings.iter().filter(|one| one["held"] == false && one["exercise"] == false);
+    let told = broken.filter_map(|one| {
+        let (statement, observed) = (one["statement"].as_str()?, one["observed"].as_str()?);
+        // The first example is enough.
+        let observed = observed.split("; ").next().unwrap_or_default();
+        Some(format!("not so: {statement} ({observed})"))
+    });
+    let told: Vec<String> = told.collect();
+    Ok(told.first().filter(|_| code == Some(1)).map(|first| match told.len() - 1 {
+        0 => first.clone(),
+        more => format!("{first}, and {more} more"),
+    }))
+}
