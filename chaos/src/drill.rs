@@ -289,6 +289,8 @@ pub enum Act {
     },
     /// A node leads that is not the victim.
     Elect,
+    /// Whoever leads becomes the victim, so that it can be met later without asking who leads.
+    Aim,
 }
 
 /// Some tenants.
@@ -326,7 +328,7 @@ pub enum Span {
 pub enum Expect {
     /// So many of a hundred requests are answered; 100 is every single one.
     Served(Group, Span, u32),
-    /// 99 of 100 requests take no longer, in milliseconds.
+    /// 99 of 100 requests take no longer, in milliseconds, or hardly longer than before.
     Quick(Group, Span, u64),
     /// Requests of exactly these tenants failed, of nobody else.
     Radius(Group),
@@ -334,8 +336,6 @@ pub enum Expect {
     Back(u64),
     /// Every move ends so.
     Ends(&'static str),
-    /// Every move ends, in one of the ways that are no harm.
-    AllEnd,
     /// Commands are acknowledged within so many milliseconds, and are there at the end.
     Commands(u64),
     /// What was to be refused was.

@@ -69,13 +69,14 @@ impl Default for Condition {
 pub struct Lane {
     condition: Arc<watch::Sender<Condition>>,
     carried: Arc<AtomicU64>,
+    slowed: Arc<AtomicU64>,
     held: Arc<AtomicU64>,
 }
 
 impl Default for Lane {
     fn default() -> Self {
         let condition = Arc::new(watch::channel(Condition::default()).0);
-        Self { condition, carried: Arc::default(), held: Arc::default() }
+        Self { condition, carried: Arc::default(), slowed: Arc::default(), held: Arc::default() }
     }
 }
 
@@ -95,6 +96,12 @@ impl Lane {
     #[must_use]
     pub fn carried_bytes(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
+    }
+
+    /// Bytes carried while it was slow, narrow or lossy.
+    #[must_use]
+    pub fn slowed_bytes(&self) -> u64 {
+        self.slowed.load(Ordering::Relaxed)
     }
 
     /// Pieces and connections that have met it while it was cut.
@@ -276,7 +283,11 @@ async fn deliver(mut to: OwnedWriteHalf, mut arriving: mpsc::Receiver<Piece>, la
         if !lane.pass().await || piece.bytes.is_empty() || to.write_all(&piece.bytes).await.is_err() {
             break;
         }
-        lane.carried.fetch_add(piece.bytes.len() as u64, Ordering::Relaxed);
+        let bytes = piece.bytes.len() as u64;
+        lane.carried.fetch_add(bytes, Ordering::Relaxed);
+        if lane.condition() != Condition::default() {
+            lane.slowed.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
     // Nothing can be done for a peer that is gone.
     let _ = to.shutdown().await;

@@ -219,13 +219,15 @@ impl Wiring {
         }
     }
 
-    /// Bytes that the lanes of this process have carried: of those that are shaped, so that a slow network that nobody
-    /// used shows. None where this wiring does not count.
-    #[must_use]
-    pub fn carried(&self) -> Option<u64> {
+    /// Bytes that have passed lanes while these were slow or narrow: none where a slow network met nobody.
+    ///
+    /// # Errors
+    /// [`WiringError`].
+    pub async fn slowed_bytes(&self) -> Result<u64, WiringError> {
         match self {
-            Self::Proxy(proxy) => Some(proxy.carried()),
-            Self::Loopback | Self::Spaces(_) => None,
+            Self::Loopback => Ok(0),
+            Self::Proxy(proxy) => Ok(proxy.slowed_bytes()),
+            Self::Spaces(spaces) => Ok(spaces.narrowed_bytes().await?),
         }
     }
 

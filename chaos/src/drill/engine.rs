@@ -212,7 +212,7 @@ async fn experiment(drill: &Drill, runner: &mut Runner, stop: &CancellationToken
         runner.act(act).await;
     }
     runner.end_faults().await;
-    runner.evidence.fault.1 = clock.now();
+    runner.evidence.fault.1 = runner.last_heal().unwrap_or_else(|| clock.now());
     runner.part("recovery".into());
     recover(runner).await;
     runner.evidence.end = clock.now();

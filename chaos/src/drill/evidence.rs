@@ -122,7 +122,7 @@ pub(super) struct Evidence {
     pub(super) commands: Vec<Answered>,
     pub(super) elections: Vec<String>,
     pub(super) swallowed: u64,
-    pub(super) slowed_bytes: Option<u64>,
+    pub(super) slowed_bytes: u64,
     pub(super) redirects: u64,
     pub(super) disk_full: Vec<String>,
     /// Syncs that have failed or waited.

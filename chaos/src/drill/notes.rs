@@ -70,6 +70,14 @@ impl Runner {
         self.evidence.faults.iter_mut().filter(|span| span.to == OPEN).for_each(|span| span.to = now);
     }
 
+    /// When the last fault of the fleet has ended. That clients go on crowding is no fault of it; where there was no
+    /// other, it is.
+    pub(super) fn last_heal(&self) -> Option<Micros> {
+        let faults = || self.evidence.faults.iter();
+        let of_the_fleet = faults().filter(|span| span.lane != "clients").map(|span| span.to).max();
+        of_the_fleet.or_else(|| faults().map(|span| span.to).max())
+    }
+
     /// Ends the open faults of a lane, or of those the ones of a process.
     pub(super) fn close(&mut self, lane: &str, of: Option<&str>) {
         let now = self.now();

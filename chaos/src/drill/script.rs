@@ -124,6 +124,7 @@ impl Runner {
                 Ok(())
             }
             Act::Elect => self.elect().await,
+            Act::Aim => self.names(Who::Leader).await.map(|_| ()),
         }
     }
 
@@ -146,7 +147,8 @@ impl Runner {
                 Ok(())
             }
             _ => {
-                self.evidence.slowed_bytes = self.evidence.slowed_bytes.max(self.fleet.wiring.carried());
+                let slowed = self.fleet.wiring.slowed_bytes().await.map_err(|error| said(&error))?;
+                self.evidence.slowed_bytes = self.evidence.slowed_bytes.max(slowed);
                 self.fleet.wiring.heal().await.map_err(|error| said(&error))?;
                 self.close("network", None);
                 Ok(())

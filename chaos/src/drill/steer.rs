@@ -15,6 +15,8 @@ use crate::load::session::Stamp;
 use crate::load::{Load, Running};
 
 const POLL: Duration = Duration::from_millis(20);
+/// A move that is to be met in a certain phase: a cutover takes a few hundredths of a second.
+const POLL_ONE: Duration = Duration::from_millis(4);
 /// A move that has not ended by then is called unfinished.
 const END_WITHIN: Duration = Duration::from_secs(60);
 /// Moves that are asked for at the same time when there are many.
@@ -73,10 +75,16 @@ impl Moves {
         to: usize,
         until: Option<Phase>,
     ) -> Result<MoveId, ClientError> {
-        self.begin_with(tenant, &self.cell(to), Self::options(until)).await
+        self.begin_with(tenant, &self.cell(to), Self::options(until), POLL_ONE).await
     }
 
-    async fn begin_with(&self, tenant: usize, to: &CellId, how: MoveOptions) -> Result<MoveId, ClientError> {
+    async fn begin_with(
+        &self,
+        tenant: usize,
+        to: &CellId,
+        how: MoveOptions,
+        every: Duration,
+    ) -> Result<MoveId, ClientError> {
         let name = TenantId::new(&*self.names[tenant]).expect("a drill's names are labels");
         let before = self.control.get_tenant(&name).await?.mapping.unwrap_or_default();
         let (id, _) = self.control.move_tenant(&name, to, how, WriteOptions::default()).await?;
@@ -84,12 +92,12 @@ impl Moves {
         let stamp = Stamp { uid: before.uid, epoch: before.epoch };
         locked(&self.tracked).insert(id, Tracked { id, tenant, before: (owner, stamp), last: None });
         let moves = self.clone();
-        let following = tokio::spawn(async move { moves.follow(id).await });
+        let following = tokio::spawn(async move { moves.follow(id, every).await });
         locked(&self.following).push(following);
         Ok(id)
     }
 
-    async fn follow(&self, id: MoveId) {
+    async fn follow(&self, id: MoveId, every: Duration) {
         let deadline = Instant::now() + END_WITHIN;
         while Instant::now() < deadline {
             // The control plane may be away for a while: that is part of drills.
@@ -102,7 +110,7 @@ impl Moves {
                     return;
                 }
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(every).await;
         }
     }
 
@@ -164,7 +172,7 @@ impl Moves {
         let to = self.cell(tenant + round + 1);
         // A stale router shall meet a cell that the tenant has left, not one that still follows.
         let how = MoveOptions { sync_steady_ms: 50, soak_ms: 50, retain_ms: 50, ..Self::options(None) };
-        let id = self.begin_with(tenant, &to, how).await?;
+        let id = self.begin_with(tenant, &to, how, POLL).await?;
         let deadline = Instant::now() + END_WITHIN;
         let ended = || {
             let tracked = locked(&self.tracked);

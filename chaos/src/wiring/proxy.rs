@@ -68,11 +68,9 @@ impl Proxy {
         self.lanes.all().values().map(Lane::held).sum()
     }
 
-    /// Over lanes that do not carry as they do without a fault.
-    pub(super) fn carried(&self) -> u64 {
-        let lanes = self.lanes.all();
-        let shaped = lanes.values().filter(|lane| lane.condition() != Condition::default());
-        shaped.map(Lane::carried_bytes).sum()
+    /// Bytes that lanes have carried while they did not carry as they do without a fault.
+    pub(super) fn slowed_bytes(&self) -> u64 {
+        self.lanes.all().values().map(Lane::slowed_bytes).sum()
     }
 }
 

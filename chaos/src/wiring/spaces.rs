@@ -111,11 +111,17 @@ impl Spaces {
         let (switch, uplink) = (self.space(SWITCH), self.uplink());
         ip(&["netns", "add", &switch]).await?;
         let inside = format!(
-            "link add br0 type bridge\nlink set br0 up\n\
+            "link add br0 type bridge mcast_snooping 0\nlink set br0 addrgenmode none\nlink set br0 up\n\
              link add sink0 address {SINK} type veth peer name sink1\n\
-             link set sink1 master br0 up\nlink set sink0 up\n"
+             link set sink0 addrgenmode none\nlink set sink1 addrgenmode none\n\
+             link set sink1 master br0\n\
+             link set sink1 type bridge_slave flood off mcast_flood off bcast_flood off learning off\n\
+             link set sink1 up\nlink set sink0 up\n"
         );
         batch(Some(&switch), &inside).await?;
+        // What is flooded to every port, and what the bridge says of itself (it has no address to speak from), would be
+        // counted as swallowed: only frames to the sink's own address go there.
+        run("bridge", &["-n", &switch, "fdb", "replace", SINK, "dev", "sink1", "master", "static"], "").await?;
         let place = Place { octet: 1, net: self.net };
         let outside = format!(
             "link add {uplink} address {} type veth peer name up0 netns {switch}\n\
@@ -183,6 +189,29 @@ impl Spaces {
         let pipe = ["-n", &space, "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", &rate];
         let words: Vec<&str> = pipe.into_iter().chain(["burst", "16kb", "latency", "400ms"]).collect();
         run("tc", &words, "").await.map(|_| ())
+    }
+
+    /// Bytes that have passed narrow pipes.
+    pub(super) async fn narrowed_bytes(&self) -> Result<u64, SpacesError> {
+        #[derive(serde::Deserialize)]
+        struct Queue {
+            kind: String,
+            #[serde(default)]
+            bytes: u64,
+        }
+        let touched: Vec<String> =
+            self.touched.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let mut sum = 0;
+        for name in touched {
+            let said =
+                run("tc", &["-n", &self.space(&name), "-s", "-j", "qdisc", "show", "dev", "eth0"], "").await?;
+            let queues: Vec<Queue> = serde_json::from_str(&said).map_err(|error| SpacesError::Refused {
+                command: "tc -s -j qdisc".into(),
+                said: error.to_string(),
+            })?;
+            sum += queues.iter().filter(|queue| queue.kind == "tbf").map(|queue| queue.bytes).sum::<u64>();
+        }
+        Ok(sum)
     }
 
     /// Frames at the sink.
@@ -272,7 +301,8 @@ pub async fn possible() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("network namespaces need root".into());
     }
-    let probe = format!("{MARK}{:x}-0-probe", std::process::id());
+    // Named like everything of a run that lives: nobody who sweeps takes it for a dead run's.
+    let probe = format!("{}-probe", crate::drill::engine::run_name());
     ip(&["netns", "add", &probe]).await.map_err(|error| error.to_string())?;
     ip(&["netns", "del", &probe]).await.map(|_| ()).map_err(|error| error.to_string())
 }
@@ -322,4 +352,48 @@ pub(crate) async fn run(program: &str, words: &[&str], input: &str) -> Result<St
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(SpacesError::Refused { command: command(), said })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One datagram from a namespace to an address; nobody has to be there.
+    async fn say(spaces: &Spaces, from: &str, to: Ipv4Addr) {
+        let line = format!("echo word > /dev/udp/{to}/9");
+        let words = ["netns", "exec", &spaces.space(from), "bash", "-c", &line];
+        run("ip", &words, "").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_what_a_cut_has_met_is_counted_as_swallowed() {
+        if let Err(reason) = possible().await {
+            println!("not tried here: {reason}");
+            return;
+        }
+        let name = format!("{}-test", crate::drill::engine::run_name());
+        let mut spaces = Spaces::open(&name).await.unwrap();
+        for member in ["one", "other"] {
+            spaces.join(member).await.unwrap();
+        }
+        let (other, nobody) = (spaces.host("other"), Ipv4Addr::new(NETS[0], NETS[1], spaces.net, 250));
+        say(&spaces, "one", other).await;
+        // Nobody is there: the question who it is goes to every port.
+        say(&spaces, "one", nobody).await;
+        let before = spaces.swallowed().await.unwrap();
+        spaces.cut("one", "other").await.unwrap();
+        // Of others, and to others.
+        say(&spaces, "other", nobody).await;
+        say(&spaces, "one", nobody).await;
+        let not_cut = spaces.swallowed().await.unwrap();
+        say(&spaces, "one", other).await;
+        let after = spaces.swallowed().await.unwrap();
+        spaces.heal().await.unwrap();
+        say(&spaces, "one", other).await;
+        let healed = spaces.swallowed().await.unwrap();
+        spaces.dismantle().await;
+        assert_eq!((before, not_cut), (0, 0));
+        assert!(after >= 1, "the cut has met a datagram");
+        assert_eq!(healed, after);
+    }
 }

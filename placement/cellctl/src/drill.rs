@@ -157,7 +157,7 @@ async fn run_all(drills: Vec<Experiment>, wires: Wires, wanted: &Wanted) -> Resu
     let program = this_program()?;
     let stop = CancellationToken::new();
     end_on_signal(stop.clone()).map_err(|error| Failure::local("SIGNALS", &error.into(), ""))?;
-    let (mut reports, mut skipped) = (Vec::new(), Vec::new());
+    let (mut reports, mut skipped, mut without_verdict) = (Vec::new(), Vec::new(), Vec::new());
     for drill in drills {
         let Some(net) = drill.needs.wiring(asked) else {
             if !wanted.all {
@@ -175,14 +175,28 @@ async fn run_all(drills: Vec<Experiment>, wires: Wires, wanted: &Wanted) -> Resu
             skipped.push((drill.name, missing));
             continue;
         }
-        let report = one(&drill, net, wanted, program.clone(), stop.clone()).await?;
+        let report = match one(&drill, net, wanted, program.clone(), stop.clone()).await {
+            Ok(report) => report,
+            // The others are run all the same: a night's drills must not end with the first that could not begin.
+            Err(failure) if wanted.all && !stop.is_cancelled() => {
+                console::note(&format!("no verdict: {}: {} ({})", drill.name, failure.message, failure.code));
+                without_verdict.push((drill.name, failure.message));
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         write(&wanted.out, &report)?;
         tell_verdict(&report, &wanted.out);
         reports.push(report);
     }
-    let everything = read_all(&wanted.out)?;
-    summarize(&wanted.out, &everything)?;
-    Ok(verdicts(&reports, &skipped))
+    // What lies there from earlier runs is of other seeds, wires and versions.
+    let told = if wanted.all { &reports } else { &read_all(&wanted.out)? };
+    summarize(&wanted.out, told)?;
+    let verdict = verdicts(&reports, &skipped);
+    for (name, reason) in &without_verdict {
+        console::data(&format!("{name:<22}{:<15}{reason}\n", "no verdict"));
+    }
+    Ok(if without_verdict.is_empty() { verdict } else { Exit::Failed })
 }
 
 /// Which wiring there is to be.

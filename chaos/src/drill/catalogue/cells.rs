@@ -12,7 +12,7 @@ fn contained() -> Vec<Expect> {
     vec![
         Expect::Hurt(Group::On(0)),
         Expect::Served(Group::NotOn(0), Span::Whole, 100),
-        Expect::Quick(Group::NotOn(0), Span::Fault, 1_000),
+        Expect::Quick(Group::NotOn(0), Span::Fault, 250),
         Expect::Busy(Group::NotOn(0)),
         Expect::Agreed,
     ]
@@ -97,8 +97,8 @@ fn slow_cell() -> Drill {
     Drill {
         name: "slow-cell",
         title: "A cell is overloaded: it runs a twelfth of the time",
-        hypothesis: "Its tenants are slow and are served; the tenants of other cells are as quick as before, at the \
-                     same routers.",
+        hypothesis: "Its tenants are slow and are served; the tenants of other cells are hardly slower than before, \
+                     at the same routers.",
         steady: SERVED,
         fault: "cell-1 runs 60 of every 720 ms, for about eight seconds",
         needs: Needs::Any,

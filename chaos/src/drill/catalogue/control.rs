@@ -7,7 +7,16 @@ use crate::drill::{Act, Disk, Drill, Expect, Group, Needs, Span, Stage, Who};
 use crate::link::Condition;
 
 pub(super) fn drills() -> Vec<Drill> {
-    vec![leader_alone(), outage(), router_alone(), one_way_in(), one_way_out(), slow_network(), full_disk()]
+    vec![
+        leader_alone(),
+        outage(),
+        router_alone(),
+        one_way_in(),
+        one_way_out(),
+        slow_network(),
+        narrow_link(),
+        full_disk(),
+    ]
 }
 
 /// Nobody feels it, and everything agrees in the end.
@@ -172,6 +181,34 @@ fn slow_network() -> Drill {
             Expect::Served(Group::NotMoving, Span::Whole, 100),
             Expect::Served(Group::Moving, Span::Whole, 99),
             Expect::Busy(Group::All),
+            Expect::Fresh,
+            Expect::Agreed,
+        ],
+    }
+}
+
+fn narrow_link() -> Drill {
+    Drill {
+        name: "narrow-link",
+        title: "A cell has little bandwidth while a large tenant leaves it",
+        hypothesis: "The copy takes what is left and takes its time; requests to the same cell are answered meanwhile, and \
+                     the move completes.",
+        steady: SERVED,
+        fault: "cell-1 sends at most 600 kB a second, while 3 MB of a tenant are copied out of it",
+        needs: Needs::Any,
+        stage: Stage { first_filling: Some((150, 20_000)), ..Stage::default() },
+        script: vec![
+            Act::Narrow(Who::Cell(0), 600_000),
+            Act::Move { tenant: 0, to: 1, until: None },
+            Act::Settle,
+            Act::Heal,
+        ],
+        expects: vec![
+            Expect::Slowed,
+            Expect::Ends("completed"),
+            Expect::Served(Group::All, Span::Whole, 100),
+            Expect::Busy(Group::All),
+            Expect::Back(1_000),
             Expect::Fresh,
             Expect::Agreed,
         ],

@@ -182,9 +182,10 @@ fn coordinator_killed() -> Drill {
     let mut script = Vec::new();
     for (tenant, edge) in edges.into_iter().enumerate() {
         script.extend([
+            Act::Aim,
             Act::Move { tenant, to: tenant % 3 + 1, until: None },
             Act::Reach(edge),
-            Act::Kill(Who::Leader),
+            Act::Kill(Who::Victim),
             Act::Wait(400),
             Act::Elect,
             Act::Start(Who::Victim),
@@ -205,7 +206,11 @@ fn coordinator_killed() -> Drill {
         expects: [
             vec![
                 Expect::Elected,
-                Expect::FaultIn(vec![Phase::Hold, Phase::Fenced, Phase::Activate, Phase::Soak]),
+                Expect::FaultIn(vec![Phase::Preflight, Phase::Prepare]),
+                Expect::FaultIn(vec![Phase::Backfill, Phase::CatchUp]),
+                Expect::FaultIn(vec![Phase::Verify, Phase::Sync]),
+                Expect::FaultIn(vec![Phase::Hold, Phase::Fenced, Phase::Activate]),
+                Expect::FaultIn(vec![Phase::Soak]),
                 Expect::Served(Group::Moving, Span::Whole, 98),
                 Expect::Back(3_000),
                 Expect::Fresh,
