@@ -72,7 +72,8 @@ impl<P: ControlPlane> Run<'_, P> {
             Effect::StopCapture { cell } => self.stop_capture(cell).await,
             Effect::Retire { cell, successor, move_id } => self.retire(cell, successor, *move_id).await,
             Effect::AwaitRetention { cell, at } => {
-                self.until(*at).await;
+                // How long a copy is to be kept is not known any more once its move has ended.
+                self.until(*at, Duration::MAX).await;
                 self.propose_outside(Event::RetentionOver { cell: cell.clone() }).await
             }
             Effect::Reclaim { cell, fenced_epoch, move_id } => self.reclaim(cell, *fenced_epoch, *move_id).await,
@@ -254,7 +255,8 @@ impl<P: ControlPlane> Run<'_, P> {
     /// Waits until a hold may be tried, and then for a quiet moment: the copy is close behind, and no transaction is
     /// open that has run for so long already that the hold would rather miss its budget than see its end.
     async fn await_hold(&self, at: UnixMillis) -> Result<(), Setback> {
-        self.until(at).await;
+        let steady = Duration::from_millis(self.movement()?.sync_steady_ms.into());
+        self.until(at, steady.max(self.of.options.hold_backoff * 16)).await;
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
         let budget = Duration::from_millis(u64::from(self.movement()?.hold_max_ms));
         // A session that never ends its transaction must not put the hold off for ever: then it is missed, and counted.
@@ -265,7 +267,7 @@ impl<P: ControlPlane> Run<'_, P> {
             if close {
                 let sync = self.insist("sync status", || self.of.agents.sync_status(&from, &context)).await?;
                 if sync.oldest_write * 2 <= budget || Instant::now() >= patient_until {
-                    return self.happened(Event::HoldDue).await;
+                    return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
                 }
             }
             tokio::time::sleep(self.of.options.poll).await;
@@ -275,22 +277,22 @@ impl<P: ControlPlane> Run<'_, P> {
     /// When the soak is over, the cell that redirects says how much it has turned away. One that cannot be asked holds
     /// nothing up: then it is not known.
     async fn await_soak(&self, at: UnixMillis) -> Result<(), Setback> {
-        self.until(at).await;
+        self.until(at, Duration::from_millis(self.movement()?.soak_ms.into())).await;
         let (context, agent) = (self.context(), self.from()?);
         let counted = self.of.agents.import_status(&agent, &context).await.ok();
         let counted = counted.map(|import| Event::Counted { stale_rejected: import.stale_rejected });
-        accepted(self.propose(counted.into_iter().chain([Event::SoakPassed]).collect()).await?)
+        accepted(self.propose_due(counted.into_iter().chain([Event::SoakPassed]).collect(), at).await?)
     }
 
     /// The same on the way back: in Soak the old owner follows the new one.
     async fn await_follower(&self, at: UnixMillis) -> Result<(), Setback> {
-        self.until(at).await;
+        self.until(at, self.of.options.hold_backoff * 16).await;
         let context = self.context();
         let agent = self.agent(&self.movement()?.source)?;
         loop {
             let import = self.insist("follower status", || self.of.agents.import_status(&agent, &context)).await?;
             if self.is_close_behind(&import) {
-                return self.happened(Event::HoldDue).await;
+                return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
             }
             tokio::time::sleep(self.of.options.poll).await;
         }

@@ -97,32 +97,45 @@ impl<P: ControlPlane> Run<'_, P> {
         self.agent(self.movement()?.to())
     }
 
-    /// Waits for a time of the wall clock.
-    pub(crate) async fn until(&self, at: UnixMillis) {
+    /// Waits for a time of the wall clock, and no longer than `at_most` whatever that clock says: one that was ahead when the
+    /// time was written down, and is right again, would else keep a move waiting by as much.
+    pub(crate) async fn until(&self, at: UnixMillis, at_most: Duration) {
+        let began = Instant::now();
         loop {
             let now = self.of.control.now();
-            if now >= at {
+            let left = at_most.saturating_sub(began.elapsed());
+            if now >= at || left.is_zero() {
                 return;
             }
             // Looked at again each minute, so that a clock that was set does not keep a move waiting.
-            tokio::time::sleep(Duration::from_millis((at.0 - now.0).min(60_000))).await;
+            tokio::time::sleep(Duration::from_millis((at.0 - now.0).min(60_000)).min(left)).await;
         }
     }
 
     /// Proposes what has happened within the move; refusals come back one by one.
     pub(crate) async fn propose(&self, events: Vec<Event>) -> Result<Vec<Reply>, Setback> {
+        self.propose_due(events, UnixMillis(0)).await
+    }
+
+    /// The same of what was due at a time that was waited for: not said earlier than that, whatever the wall clock says.
+    pub(crate) async fn propose_due(&self, events: Vec<Event>, due: UnixMillis) -> Result<Vec<Reply>, Setback> {
         let movement = self.record.movement.as_ref();
         let within = movement.map(|movement| (movement.id, movement.leg));
-        self.propose_as(events, within).await
+        self.propose_as(events, within, due).await
     }
 
     /// Proposes what has happened outside a move.
     pub(crate) async fn propose_outside(&self, event: Event) -> Result<(), Setback> {
-        accepted(self.propose_as(vec![event], None).await?)
+        accepted(self.propose_as(vec![event], None, UnixMillis(0)).await?)
     }
 
-    async fn propose_as(&self, events: Vec<Event>, within: Option<(MoveId, Leg)>) -> Result<Vec<Reply>, Setback> {
-        let at = self.of.control.now();
+    async fn propose_as(
+        &self,
+        events: Vec<Event>,
+        within: Option<(MoveId, Leg)>,
+        due: UnixMillis,
+    ) -> Result<Vec<Reply>, Setback> {
+        let at = self.of.control.now().max(due);
         let envelope = |event: Event| {
             Envelope::new(
                 at,

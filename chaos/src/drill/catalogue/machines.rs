@@ -40,21 +40,21 @@ fn failing_sync() -> Drill {
 fn slow_disk() -> Drill {
     Drill {
         name: "slow-disk",
-        title: "The leader's disk takes a seventh of a second longer for each sync",
-        hypothesis: "A slow disk makes commands slow, and nothing else: the leader leads on or another one does, a move \
-                     completes, no tenant notices.",
+        title: "The disks of all control nodes take a seventh of a second longer for each sync",
+        hypothesis: "Slow disks make commands slow, and nothing else: a leader leads on, a move completes, no tenant that \
+                     does not move notices.",
         steady: SERVED,
-        fault: "every fsync and fdatasync of the leader takes 150 ms longer; about ten seconds, with a move",
+        fault: "every fsync and fdatasync of every control node takes 150 ms longer, during commands and a move",
         needs: Needs::Tracer,
         stage: Stage::default(),
         script: vec![
-            Act::Syncs(Who::Leader, SyncFault::Slow { ms: 150 }),
+            Act::Syncs(Who::Controls, SyncFault::Slow { ms: 150 }),
             Act::Command,
             Act::Move { tenant: 0, to: 1, until: None },
             Act::Command,
             Act::Settle,
             Act::Command,
-            Act::Mend(Who::Victim),
+            Act::Mend(Who::Controls),
             Act::Command,
         ],
         expects: vec![

@@ -36,6 +36,22 @@ async fn a_rollback_brings_the_tenant_home_and_drops_the_copy() {
     assert!(steps.iter().any(|step| step == "b Fence") && steps.iter().any(|step| step == "b DropImport"));
 }
 
+/// A drill has found it: the end of the soak had been written down by a clock that was a day ahead.
+#[tokio::test]
+async fn a_clock_that_was_a_day_ahead_and_is_right_again_keeps_no_move_waiting() {
+    for jump_in in [Phase::Sync, Phase::Soak] {
+        let (_cells, paper, leader) = started().await;
+        paper.set_clock_ahead(Duration::from_secs(86_400));
+        let options = MoveOptions { sync_steady_ms: 300, soak_ms: 300, ..MoveOptions::default() };
+        paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+        paper.until("the phase of the jump", |paper| phase(paper) == Some(jump_in)).await;
+        paper.set_clock_ahead(Duration::ZERO);
+        paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+        leader.stop().await;
+        assert_eq!(paper.ended().unwrap().end, End::Completed, "{jump_in:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_cell_that_has_heard_of_a_younger_leader_is_no_finding_of_preflight() {
     let (cells, paper, leader) = started().await;

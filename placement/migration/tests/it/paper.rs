@@ -21,6 +21,8 @@ struct Inner {
     history: Vec<TenantRecord>,
     /// Only this term may propose.
     term: Term,
+    /// How far the leaders' wall clock is ahead.
+    clock_ahead_ms: u64,
 }
 
 #[derive(Clone)]
@@ -53,6 +55,7 @@ impl Paper {
             listeners: Vec::new(),
             history: Vec::new(),
             term: Term(0),
+            clock_ahead_ms: 0,
         };
         let paper = Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -75,6 +78,10 @@ impl Paper {
             residency: String::new(),
         }));
         paper
+    }
+
+    pub(crate) fn set_clock_ahead(&self, ahead: Duration) {
+        self.inner.lock().unwrap().clock_ahead_ms = u64::try_from(ahead.as_millis()).unwrap();
     }
 
     pub(crate) fn ok(&self, command: Command) -> Reply {
@@ -221,7 +228,7 @@ impl ControlPlane for Seat {
     }
 
     fn now(&self) -> UnixMillis {
-        now()
+        UnixMillis(now().0 + self.paper.inner.lock().unwrap().clock_ahead_ms)
     }
 }
 
