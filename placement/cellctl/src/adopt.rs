@@ -59,7 +59,7 @@ pub(crate) async fn run(control: Control, asked: Adopt) -> Result<Exit, Failure>
         let message = format!("{count} in the way of adopting what {file} says; nothing was changed");
         return Err(Failure::new("ADOPTION_FINDINGS", message, "mend them, or take the lines out"));
     }
-    if asked.dry_run {
+    if asked.dry_run || judged.new == 0 {
         return Ok(Exit::Done);
     }
     adopt(&control, &asked, &entries, &judged).await

@@ -1,7 +1,7 @@
 //! `cell enroll`: everything that a new cell needs, in one go: its database is looked at, its certificate made, its addresses
 //! made known. Done again it finds what is there.
 
-use cell_agent::{DatabaseOptions, Found, Inspection, inspect_database};
+use cell_agent::{AgentError, DatabaseOptions, Found, Inspection, inspect_database};
 use cell_client::wire;
 use cell_control::Authority;
 use cell_model::{CellRecord, NewCell};
@@ -75,7 +75,12 @@ async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
     };
     let looked = inspect_database(&asked.name, options).await.map_err(|error| {
         let hint = "correct --database, or start the server; docs/postgresql.md lists the rights that are needed";
-        Failure::new(error.code(), format!("{:#}", anyhow::Error::from(error)), hint)
+        // A fault of the database says its cause itself.
+        let message = match &error {
+            AgentError::Database(fault) => fault.reason.clone(),
+            other => other.to_string(),
+        };
+        Failure::new(error.code(), message, hint)
     })?;
     for note in &looked.notes {
         console::note(&told(note));
