@@ -124,7 +124,8 @@ impl Cell {
             }
             Some(url) => {
                 tables::make(&url).await?;
-                let agent = Agent::connect(agent_options(&options), DatabaseOptions::new(&url)).await?;
+                let database = DatabaseOptions { observe: options.observe, ..DatabaseOptions::new(&url) };
+                let agent = Agent::connect(agent_options(&options), database).await?;
                 tables::tell_apart(&url).await?;
                 let application = TableDocuments::new(agent.data(), &url)?;
                 Self::start_on(&options, agent, application, shutdown).await

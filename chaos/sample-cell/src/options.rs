@@ -21,6 +21,11 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
     pub database: Option<String>,
+    /// While tenants that are in the database already are adopted: let in, and note, writers of those that this cell was
+    /// never granted.
+    #[arg(long, requires = "database")]
+    #[serde(default)]
+    pub observe: bool,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
@@ -146,6 +151,7 @@ impl Options {
             cell,
             data_dir: Some(data_dir.into()),
             database: None,
+            observe: false,
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),

@@ -4,7 +4,7 @@
 //! happened. A gate counts as able to serve from its hello until it is gone *and* its lease has run out. The lease
 //! runs longer here than at the gate, because the gate counts from before it asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// Messages that may wait for a slow gate; beyond it the gate is cut off and comes again.
 const QUEUE_MAX: usize = 4_096;
+/// The newest holds of which it is remembered that a gate has quiesced for them: more than can be under way at once.
+const HOLDS_MAX: usize = 4_096;
 
 /// A tenant's grant, as gates see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +61,8 @@ struct Gate {
     address: String,
     outbox: Option<mpsc::Sender<wire::AgentMessage>>,
     lease_ends: Instant,
-    quiesced: u64,
+    /// Holds that it has quiesced for. Each for itself: a later one may be another tenant's.
+    quiesced: BTreeSet<u64>,
 }
 
 #[derive(Default)]
@@ -158,7 +161,7 @@ impl Board {
             address: hello.address,
             outbox: Some(outbox),
             lease_ends: now,
-            quiesced: 0,
+            quiesced: BTreeSet::new(),
         };
         state.gates.insert(connection, gate);
         drop(state);
@@ -182,7 +185,10 @@ impl Board {
     /// Every write that the gate let in before hold `hold_id` has finished.
     pub(crate) fn quiesced(&self, connection: u64, hold_id: u64) {
         if let Some(gate) = self.lock().gates.get_mut(&connection) {
-            gate.quiesced = gate.quiesced.max(hold_id);
+            gate.quiesced.insert(hold_id);
+            while gate.quiesced.len() > HOLDS_MAX {
+                gate.quiesced.pop_first();
+            }
         }
         self.gates_changed.send_modify(|changes| *changes += 1);
     }
@@ -216,7 +222,7 @@ impl Board {
         let mut state = self.lock();
         let now = Instant::now();
         state.gates.retain(|_, gate| gate.outbox.is_some() || now < gate.lease_ends);
-        let open: Vec<&Gate> = state.gates.values().filter(|gate| gate.quiesced < hold_id).collect();
+        let open: Vec<&Gate> = state.gates.values().filter(|gate| !gate.quiesced.contains(&hold_id)).collect();
         let ghosts = open.iter().filter(|gate| gate.outbox.is_none()).map(|gate| gate.lease_ends).max();
         (open.iter().map(|gate| gate.instance.clone()).collect(), ghosts)
     }
@@ -263,6 +269,19 @@ mod tests {
         assert_eq!(board.await_quiesced(hold, Instant::now() + Duration::from_millis(1)).await, Ok(()));
         let next = board.next_hold();
         assert!(board.await_quiesced(next, Instant::now()).await.is_err(), "an older answer does not count");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_that_has_quiesced_for_one_tenant_has_not_for_another() {
+        let board = Board::new(Duration::from_secs(1));
+        let (one, _inbox) = board.attach(hello("one"));
+        let (slow, quick) = (board.next_hold(), board.next_hold());
+        board.quiesced(one, quick);
+        let soon = || Instant::now() + Duration::from_millis(1);
+        assert_eq!(board.await_quiesced(quick, soon()).await, Ok(()));
+        assert_eq!(board.await_quiesced(slow, soon()).await, Err(vec!["one".to_owned()]), "its writes still run");
+        board.quiesced(one, slow);
+        assert_eq!(board.await_quiesced(slow, soon()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,6 +96,11 @@ pub(crate) trait Driver: Send + Sync + 'static {
         counted: bool,
     ) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
 
+    /// What the database has, whether Cellway knows it or not; nothing of a store that is Cellway's own.
+    fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// What this cell was last granted.
     fn granted(&self, tenant: &TenantId) -> Option<Granted>;
 }

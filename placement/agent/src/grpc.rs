@@ -95,7 +95,7 @@ impl AgentService for Service {
         &self,
         request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
-        let wire::DescribeRequest { tenant: name, uncounted } = request.into_inner();
+        let wire::DescribeRequest { tenant: name, uncounted, existing } = request.into_inner();
         let mut grants = self.around().board.grants();
         let storage = if name.is_empty() {
             self.driver.storage(None, !uncounted).await
@@ -104,11 +104,18 @@ impl AgentService for Service {
             grants.retain(|grant| grant.tenant == name);
             self.driver.storage(Some(&id), !uncounted).await
         };
+        let existing = if existing {
+            let found = self.driver.existing().await;
+            found.map_err(|refusal| Status::unavailable(format!("{}: {}", refusal.code, refusal.reason)))?
+        } else {
+            None
+        };
         Ok(Response::new(wire::DescribeResponse {
             cell: self.around().here.to_string(),
             generation: self.around().generation.get(),
             grants,
             storage,
+            existing,
         }))
     }
 }

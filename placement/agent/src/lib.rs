@@ -56,7 +56,7 @@ pub use newest::NewestMappings;
 pub use options::{AgentOptions, Limits};
 #[cfg(feature = "planted")]
 pub use planted::Planted;
-pub use postgres::{Committed, DatabaseOptions, Fault, TenantDatabase};
+pub use postgres::{Committed, DatabaseOptions, Fault, Found, Inspection, TenantDatabase, inspect_database};
 pub use record::RecordError;
 pub use refusal::Refusal;
 pub use rows::{

@@ -9,10 +9,12 @@ use std::time::Duration;
 use cell_model::{CellId, MoveId, RequestId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod adopt;
 mod care;
 mod drill;
 mod moves;
 
+pub(crate) use adopt::{Adopt, Enroll, OfCells};
 pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use drill::{Drill, RunDrills, Wires};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant};
@@ -111,6 +113,11 @@ pub enum Command {
     /// Let a cell take tenants again
     #[command(subcommand)]
     Uncordon(OfCell),
+    /// Make tenants known that live in cells already, where they are
+    Adopt(Adopt),
+    /// Let a cell join with all that it needs; give cells ids of their own
+    #[command(subcommand)]
+    Cell(OfCells),
     /// Move a tenant to another cell, look at moves, steer them, prove them
     #[command(subcommand)]
     Move(Move),

@@ -16,11 +16,11 @@ use std::future::Future;
 use cell_client::{ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Explain, Global, Move, Output};
+use crate::cli::{Cli, Command, Explain, Global, Move, OfCells, Output};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
-use crate::{demo, dev, drill, host, plan, store};
+use crate::{adopt, demo, dev, drill, enroll, host, ids, plan, store};
 
 /// Runs one command line.
 #[must_use]
@@ -54,6 +54,11 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Uncordon(of) => {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
+        }
+        Command::Adopt(asked) => ask(&global, |control| adopt::run(control, asked)),
+        Command::Cell(OfCells::Enroll(asked)) => ask(&global, |control| enroll::run(control, *asked)),
+        Command::Cell(OfCells::Ids { stride, headroom, sql }) => {
+            ask(&global, |control| ids::run(control, ids::Wanted { stride, headroom }, sql))
         }
         Command::Move(Move::VerifyProof { file, trusted_keys }) => proof::verify(&file, &trusted_keys),
         Command::Move(movement) => ask(&global, |control| moves::run(control, movement)),

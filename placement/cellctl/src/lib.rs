@@ -2,9 +2,10 @@
 //!
 //! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
 //! are pure; `store` looks after the control plane's own store; `follow` shows a move while it runs; `plan` decides where
-//! tenants belong and carries plans out; `dev` hosts a whole fleet in this process, `demo` runs one of many
+//! tenants belong and carries plans out; `adopt`, `enroll` and `ids` bring what exists under Cellway; `dev` hosts a whole fleet in this process, `demo` runs one of many
 //! processes and judges it, `drill` breaks one on purpose; `host` runs one server. Data goes to standard output, everything else to standard error.
 
+mod adopt;
 mod audit_chain;
 mod cli;
 mod commands;
@@ -13,9 +14,11 @@ mod demo;
 mod dev;
 mod drill;
 mod endpoints;
+mod enroll;
 mod failure;
 mod follow;
 mod host;
+mod ids;
 mod plan;
 mod proof;
 pub mod render;

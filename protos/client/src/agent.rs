@@ -166,7 +166,7 @@ impl AgentPool {
         tenant: Option<&TenantId>,
     ) -> Result<v1::DescribeResponse, StepError> {
         let tenant = tenant.map(ToString::to_string).unwrap_or_default();
-        self.described(agent, v1::DescribeRequest { tenant, uncounted: false }).await
+        self.described(agent, v1::DescribeRequest { tenant, ..v1::DescribeRequest::default() }).await
     }
 
     /// How a tenant's copy goes. Nothing is counted for it, so it may be asked often.
@@ -174,7 +174,17 @@ impl AgentPool {
     /// # Errors
     /// [`StepError`]
     pub async fn describe_copy(&self, agent: &str, tenant: &TenantId) -> Result<v1::DescribeResponse, StepError> {
-        self.described(agent, v1::DescribeRequest { tenant: tenant.to_string(), uncounted: true }).await
+        self.described(agent, v1::DescribeRequest { tenant: tenant.to_string(), uncounted: true, existing: false })
+            .await
+    }
+
+    /// What the cell's database had before Cellway came, and has besides; nothing of a cell without one.
+    ///
+    /// # Errors
+    /// [`StepError`]
+    pub async fn existing(&self, agent: &str) -> Result<Option<v1::Existing>, StepError> {
+        let request = v1::DescribeRequest { uncounted: true, existing: true, ..v1::DescribeRequest::default() };
+        Ok(self.described(agent, request).await?.existing)
     }
 
     async fn described(

@@ -86,7 +86,7 @@ impl Cell {
         let keeper = keep(&database).await?;
         let mut client = database.session().await?;
         install::install(&mut client, &database.options).await?;
-        let agent = records::open_agent(&mut client, &here).await?;
+        let agent = records::open_agent(&mut client, &here, database.options.observe).await?;
         let catalogue = Catalogue::read(&client, &database.options).await?;
         install::guard(&mut client, &catalogue).await?;
         let known = records::load(&client).await?;
@@ -292,6 +292,10 @@ impl Driver for Cell {
             let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
             tenants.iter().filter_map(|tenant| self.storage_of(tenant)).collect()
         })
+    }
+
+    fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {
+        Box::pin(async move { Ok(Some(super::existing::look(self).await?)) })
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {

@@ -1,7 +1,6 @@
 //! A cell's database as the application beside it sees it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cell_gate::RequestStamp;
 use cell_model::Seq;
@@ -9,9 +8,6 @@ use tokio::time::Instant;
 
 use super::cell::Cell;
 use super::fault::Fault;
-
-/// The end of the log is decoded within this time, or helped along.
-const MARK_AFTER: Duration = Duration::from_millis(20);
 
 /// How the wait after a commit has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +42,8 @@ impl TenantDatabase {
         }
         let deadline = Instant::now() + self.cell.limits.write_confirm();
         let waited = async {
-            self.decoded().await?;
+            let decoded = self.cell.replication.barrier(self.cell.limits.write_confirm()).await;
+            decoded.map_err(|refusal| Fault::new("DATABASE_FAILED", refusal.reason))?;
             let standing = |captured: &super::captures::Captures| captured.standing(&tenant.id);
             // Everything committed so far is decoded: this is the tenant's last change that matters here.
             let needed = match standing(&self.cell.replication.captures()) {
@@ -75,21 +72,6 @@ impl TenantDatabase {
             }
             Err(_) => Committed::Unknown,
         }
-    }
-
-    /// Returns when every commit so far is decoded.
-    async fn decoded(&self) -> Result<(), Fault> {
-        let as_fault = |refusal: crate::refusal::Refusal| Fault::new("DATABASE_FAILED", refusal.reason);
-        let client = self.cell.database.client().await?;
-        let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
-        let end = Seq(client.query_one(sql, &[]).await?.get::<_, i64>(0).cast_unsigned());
-        let replication = &self.cell.replication;
-        if replication.decoded(end, MARK_AFTER).await.is_ok() {
-            return Ok(());
-        }
-        // The end of the log is not written out yet, or lies on a page's edge: a mark of our own comes after it.
-        replication.barrier(&client, self.cell.limits.write_confirm()).await.map_err(as_fault)?;
-        Ok(())
     }
 }
 

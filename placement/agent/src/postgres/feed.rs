@@ -329,19 +329,23 @@ impl Feed {
     }
 
     async fn chunk(&mut self, cell: &Cell, tenant: &TenantId, reach: &Reach) -> Result<(), Refusal> {
+        let began = Instant::now();
         self.flush(cell, tenant).await?;
+        let flushed = began.elapsed();
         let client = match self.reader.take() {
             Some(client) if !client.is_closed() => client,
             _ => cell.database.session().await?,
         };
         let snapshot = self.settled(cell, tenant, &client).await?;
+        let settled = began.elapsed();
         let catalogue = cell.replication.catalogue();
         let bytes = u64::from(cell.database.options.chunk_bytes);
         let chunk = backfill::read(&client, &catalogue, tenant, reach, bytes).await?;
         client.batch_execute("COMMIT").await?;
+        let read = began.elapsed();
         self.reader = (!chunk.reach.done).then_some(client);
         // Everything that the snapshot has seen is in the log before this.
-        cell.replication.barrier(&*cell.database.client().await?, SETTLE_MAX).await?;
+        cell.replication.barrier(SETTLE_MAX).await?;
         let captured = cell.replication.captures().after(tenant, self.cursor, u64::MAX);
         let until = captured.last().map_or(self.cursor, |last| last.seq);
         let (visible, later): (Vec<_>, Vec<_>) =
@@ -355,7 +359,9 @@ impl Feed {
             visible: to_wire(&visible),
             later: to_wire(&later),
         };
+        let decoded = began.elapsed();
         self.send(Response::TableChunk(message)).await?;
+        tracing::debug!(%tenant, ?flushed, ?settled, ?read, ?decoded, sent = ?began.elapsed(), "a chunk was read");
         self.cursor = until;
         Ok(())
     }
@@ -367,7 +373,7 @@ impl Feed {
         loop {
             self.flush(cell, tenant).await?;
             let snapshot = self.settled(cell, tenant, &client).await?;
-            cell.replication.barrier(&*cell.database.client().await?, SETTLE_MAX).await?;
+            cell.replication.barrier(SETTLE_MAX).await?;
             let captured = cell.replication.captures().after(tenant, self.cursor, u64::MAX);
             let seen = captured.iter().take_while(|captured| snapshot.has_seen(captured.xid)).count();
             let in_order = captured.iter().skip(seen).all(|captured| !snapshot.has_seen(captured.xid));

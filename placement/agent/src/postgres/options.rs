@@ -22,6 +22,10 @@ pub struct DatabaseOptions {
     /// Log that the source may have to keep for slow copies before their moves are given up, in bytes.
     #[serde(default = "wal_bytes_max")]
     pub wal_bytes_max: u64,
+    /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
+    /// let in and noted, not refused.
+    #[serde(default)]
+    pub observe: bool,
 }
 
 fn public() -> String {
@@ -50,6 +54,7 @@ impl DatabaseOptions {
             tenant_column: tenant_id(),
             chunk_bytes: chunk_bytes(),
             wal_bytes_max: wal_bytes_max(),
+            observe: false,
         }
     }
 

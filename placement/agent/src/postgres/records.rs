@@ -69,7 +69,11 @@ const fn role_name(role: Role) -> &'static str {
 }
 
 /// Reads the agent's own record and makes it one generation older.
-pub(crate) async fn open_agent(client: &mut Client, here: &CellId) -> Result<AgentRecord, AgentError> {
+pub(crate) async fn open_agent(
+    client: &mut Client,
+    here: &CellId,
+    observe: bool,
+) -> Result<AgentRecord, AgentError> {
     let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
     let transaction = client.transaction().await.map_err(fault)?;
     let known = transaction.query_opt("SELECT cell, generation, lineage, term FROM cellway.agent FOR UPDATE", &[]);
@@ -90,13 +94,15 @@ pub(crate) async fn open_agent(client: &mut Client, here: &CellId) -> Result<Age
     };
     transaction
         .execute(
-            "INSERT INTO cellway.agent (cell, generation, lineage, term) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (only_one) DO UPDATE SET generation = excluded.generation",
+            "INSERT INTO cellway.agent (cell, generation, lineage, term, observe) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (only_one) DO UPDATE \
+             SET generation = excluded.generation, observe = excluded.observe",
             &[
                 &agent.cell.to_string(),
                 &to_db(agent.generation.get()),
                 &to_db(agent.lineage.0),
                 &to_db(agent.term.0),
+                &observe,
             ],
         )
         .await

@@ -25,6 +25,7 @@ use super::catalogue::{Catalogue, Table};
 use super::connect::Database;
 use super::fault::Fault;
 use super::install::PUBLICATION;
+use super::log_end::LogEnd;
 use super::wal::{self, Message, Relation, Tuple};
 use crate::refusal::Refusal;
 
@@ -57,6 +58,7 @@ pub(crate) struct Replication {
     /// With a number for each that there has been.
     catalogue: RwLock<(u64, Arc<Catalogue>)>,
     bytes_max: u64,
+    log_end: LogEnd,
 }
 
 /// A relation as the log describes it, as far as it is one of the tenants' tables.
@@ -74,21 +76,26 @@ struct Open {
     of: BTreeMap<String, (Vec<wire::TableMutation>, Vec<RowKey>, u64)>,
 }
 
+/// A slot's name is the whole server's, and allows no hyphen.
+pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
+    let hash = blake3::hash(format!("{here}/{url}").as_bytes()).to_hex();
+    let name = format!("cellway_{}_{}", here.as_str().replace('-', "_"), &hash[..8]);
+    name.chars().take(63).collect()
+}
+
 impl Replication {
     pub(crate) fn new(database: Arc<Database>, here: &CellId, catalogue: Catalogue, bytes_max: u64) -> Self {
-        // A slot's name is the whole server's, and allows no hyphen.
-        let of = format!("{here}/{}", database.options.url);
-        let slot =
-            format!("cellway_{}_{}", here.as_str().replace('-', "_"), &blake3::hash(of.as_bytes()).to_hex()[..8]);
+        let slot = slot_name(here, &database.options.url);
         Self {
             database,
-            slot: slot.chars().take(63).collect(),
+            slot,
             captures: Mutex::default(),
             wanted: watch::Sender::default(),
             reader: watch::Sender::default(),
             arrived: watch::Sender::default(),
             catalogue: RwLock::new((0, Arc::new(catalogue))),
             bytes_max,
+            log_end: LogEnd::default(),
         }
     }
 
@@ -161,12 +168,9 @@ impl Replication {
         }
     }
 
-    /// Writes a mark into the log and returns when everything before it has been decoded.
-    pub(crate) async fn barrier(&self, client: &Client, patience: Duration) -> Result<Seq, Refusal> {
-        let sql = "SELECT (pg_logical_emit_message(true, 'cellway', '') - '0/0'::pg_lsn)::bigint";
-        let mark = Seq(client.query_one(sql, &[]).await?.get::<_, i64>(0).cast_unsigned());
-        self.decoded(mark, patience).await?;
-        Ok(mark)
+    /// Returns when everything that was in the log when this was called has been decoded.
+    pub(crate) async fn barrier(&self, patience: Duration) -> Result<Seq, Refusal> {
+        self.log_end.decoded(&self.database, self, patience).await
     }
 
     /// Returns when every commit up to `seq` has been decoded.
@@ -264,9 +268,17 @@ impl Replication {
             reader.streaming = true;
             reader.lost_since = None;
         });
+        // Beside the reading: a question to the database may wait for a connection, and those who have one for what is
+        // read.
+        tokio::select! {
+            ended = self.read(client, stop) => ended,
+            () = self.measure() => Ok(()),
+        }
+    }
+
+    async fn read(&self, client: &mut ReplicationClient, stop: &CancellationToken) -> Result<(), Fault> {
         let mut wanted = self.wanted.subscribe();
         let mut confirm = tokio::time::interval(CONFIRM_EVERY);
-        let mut measured = Instant::now();
         let mut decoder = Decoder { replication: self, relations: HashMap::new(), open: None };
         loop {
             tokio::select! {
@@ -277,10 +289,6 @@ impl Replication {
                 _ = confirm.tick() => {
                     let needed = self.captures().needed_from(self.position());
                     client.update_applied_lsn(Lsn(needed.get()));
-                    if measured.elapsed() >= MEASURE_EVERY {
-                        measured = Instant::now();
-                        self.measure().await?;
-                    }
                     if wanted.borrow_and_update().is_empty() {
                         return Ok(());
                     }
@@ -290,8 +298,18 @@ impl Replication {
         }
     }
 
+    /// Measures the log that is kept, for ever.
+    async fn measure(&self) {
+        loop {
+            tokio::time::sleep(MEASURE_EVERY).await;
+            if let Err(fault) = self.keep_within_budget().await {
+                tracing::debug!(%fault, "the log that is kept could not be measured");
+            }
+        }
+    }
+
     /// Gives up the slowest move before the log fills the source's disk.
-    async fn measure(&self) -> Result<(), Fault> {
+    async fn keep_within_budget(&self) -> Result<(), Fault> {
         let client = self.database.client().await?;
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status \
                    FROM pg_replication_slots WHERE slot_name = $1";

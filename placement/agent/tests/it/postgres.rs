@@ -1,5 +1,6 @@
 //! Cells whose tenants are in PostgreSQL.
 
+mod adopting;
 mod budget;
 mod copying;
 mod fence;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[cfg(not(feature = "planted"))]
+mod adopt;
 mod apply;
 mod care;
 mod cli;

@@ -22,6 +22,10 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn start(databases: Option<[String; 2]>) -> Self {
+        Self::start_with(databases, |_| {})
+    }
+
+    pub(crate) fn start_with(databases: Option<[String; 2]>, change: impl Fn(&mut Options)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control = ControlPlane::start(directory.path());
         assert_eq!(control.run("cluster init").code, 0);
@@ -38,6 +42,7 @@ impl Fleet {
             if let Some(databases) = &databases {
                 options.database = Some(databases[number - 1].clone());
             }
+            change(&mut options);
             cells.push(runtime.block_on(Cell::start(options, stop.clone())).unwrap());
         }
         let fleet = Self { control, directory, runtime, stop, cells };

@@ -125,16 +125,20 @@ impl Work<'_> {
 
     /// Gates first, so that few are left who wait in the database; then the database.
     async fn seal(&self, hold: &Hold) -> Result<Seq, Refusal> {
+        let began = Instant::now();
         let board = &self.cell.board;
         let (quiesced, session) =
             tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.session());
         quiesced.map_err(|gates| {
             Refusal::new("NOT_QUIESCED", format!("gates that have not quiesced in time: {}", gates.join(", ")))
         })?;
+        let gates = began.elapsed();
         let id = &self.tenant.id;
         let left = || hold.deadline.saturating_duration_since(Instant::now());
         let seal = Seal::take(session?, id, (hold.move_id, hold.attempt), left()).await?;
+        let locked = began.elapsed();
         let sealed = self.sealed(hold, left()).await;
+        tracing::debug!(tenant = %id, ?gates, ?locked, sealed = ?began.elapsed(), "a hold was sealed, or not");
         if sealed.is_err() {
             seal.release().await;
             return sealed;
@@ -151,8 +155,7 @@ impl Work<'_> {
     async fn sealed(&self, hold: &Hold, patience: Duration) -> Result<Seq, Refusal> {
         let id = &self.tenant.id;
         let replication = &self.cell.replication;
-        let client = self.cell.database.client().await?;
-        replication.barrier(&client, patience).await?;
+        replication.barrier(patience).await?;
         let compare = match replication.captures().dirty(id) {
             Some(keys) => Compare::Keys(keys),
             None => Compare::All,
@@ -161,7 +164,7 @@ impl Work<'_> {
             let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
             replication.captures().standing(id).ok_or_else(none)??.last
         };
-        let sequences = self.cell.sequences(&client).await?;
+        let sequences = self.cell.sequences(&*self.cell.database.client().await?).await?;
         if let Some(feed) = self.tenant.feed.lock().await.as_mut() {
             feed.flush(self.cell, id).await?;
             if feed.cursor() == last {

@@ -2,12 +2,11 @@
 
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_response::Result as Answer;
-use tokio_postgres::Client;
 
 use super::Work;
 use crate::postgres::catalogue::Catalogue;
-use crate::postgres::check::{self, Server};
 use crate::postgres::fault::Fault;
+use crate::postgres::{check, inspect};
 use crate::record::Role;
 use crate::refusal::Refusal;
 
@@ -55,7 +54,7 @@ impl Work<'_> {
     ) -> Result<(u64, u64), Fault> {
         let client = self.cell.database.session().await?;
         let catalogue = Catalogue::read(&client, &self.cell.database.options).await?;
-        let server = self.server(&client).await?;
+        let server = inspect::server(&client, &self.cell.replication.slot).await?;
         findings.extend(check::server(&server));
         notes.extend(check::notes(&server, self.cell.database.options.wal_bytes_max));
         findings.extend(check::tables(&catalogue));
@@ -85,30 +84,5 @@ impl Work<'_> {
             findings.push(wire::Finding { code: "COPY_PRESENT".into(), reason });
         }
         Ok(size)
-    }
-
-    async fn server(&self, client: &Client) -> Result<Server, Fault> {
-        const ASK: &str = "
-SELECT current_setting('wal_level'),
-       current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots),
-       current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
-       EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
-       r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text,
-       pg_size_bytes(current_setting('max_slot_wal_keep_size'))
-  FROM pg_roles r WHERE r.rolname = current_user";
-        let row = client.query_one(ASK, &[&self.cell.replication.slot]).await?;
-        let silenced = client.batch_execute("SET session_replication_role = replica").await;
-        client.batch_execute("SET session_replication_role = origin").await.ok();
-        Ok(Server {
-            wal_level: row.get(0),
-            slots_free: row.get(1),
-            senders_free: row.get(2),
-            has_slot: row.get(3),
-            may_replicate: row.get(4),
-            sees_all_rows: row.get(5),
-            may_silence_triggers: silenced.is_ok(),
-            role: row.get(6),
-            slot_wal_max: u64::try_from(row.get::<_, i64>(7)).ok(),
-        })
     }
 }

@@ -149,3 +149,62 @@ async fn in_sync_a_commit_that_the_other_cell_does_not_hold_is_answered_as_unkno
     ground.pool.engage_sync(&a.agent, &step, false).await.unwrap();
     assert_eq!(unsure.await.unwrap(), cell_agent::Committed::Yes);
 }
+
+/// A process that does nothing, until this is dropped.
+struct Paused {
+    pid: i32,
+}
+
+impl Paused {
+    fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill").args([name, &self.pid.to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{name} {}", self.pid);
+    }
+
+    fn begin(pid: i32) -> Self {
+        let paused = Self { pid };
+        paused.signal("-STOP");
+        paused
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ended = std::process::Command::new("kill").args(["-CONT", &self.pid.to_string()]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_wait_for_the_log_to_be_decoded_keep_the_agent_from_nothing_else() {
+    // More than the agent has connections.
+    const WRITERS: usize = 24;
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    ground.verify(&a, &b, &step).await;
+    ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
+    let client = a.session().await;
+    let reader = "SELECT active_pid FROM pg_replication_slots WHERE database = current_database()";
+    let paused = Paused::begin(client.query_one(reader, &[]).await.unwrap().get(0));
+    let mut waiting = Vec::new();
+    for number in 0..WRITERS {
+        account(&client, &format!("n{number}")).await.unwrap();
+        let data = a.data.clone();
+        waiting.push(tokio::spawn(async move { data.committed(&stamp(1)).await }));
+    }
+    let helped = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = 'cellway agent' \
+                  AND datname = current_database() AND query LIKE '%pg_logical_emit_message%')";
+    until_true(&client, helped).await;
+    for _ in 0..20 {
+        let asked = ground.pool.sync_status(&a.agent, &step);
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(2), asked).await;
+        assert!(asked.expect("the agent answers").unwrap().engaged);
+    }
+    assert!(waiting.iter().all(|writer| !writer.is_finished()), "nothing is answered that the copy may lack");
+    drop(paused);
+    for writer in waiting {
+        assert_eq!(writer.await.unwrap(), cell_agent::Committed::Yes);
+    }
+    assert_eq!(b.rows().await["accounts"].len(), WRITERS);
+}

@@ -1,0 +1,92 @@
+//! What the database has, whether Cellway knows it or not: whose rows there are, who writes, where sequences stand.
+
+use std::collections::BTreeSet;
+
+use cell_model::TenantId;
+use cell_protos::v1 as wire;
+use tokio_postgres::Client;
+
+use super::catalogue::{Catalogue, Table};
+use super::cell::Cell;
+use super::fault::Fault;
+use super::sql::ident;
+
+/// Names that are told.
+const STRANGERS_MAX: usize = 10_000;
+/// How long one question may take: an index that begins with the tenant answers it at once.
+const PATIENCE: &str = "SET statement_timeout = '3s'";
+
+/// Looks; nothing is changed.
+pub(super) async fn look(cell: &Cell) -> Result<wire::Existing, Fault> {
+    let client = cell.database.session().await?;
+    client.batch_execute(PATIENCE).await?;
+    let catalogue = Catalogue::read(&client, &cell.database.options).await?;
+    let mut strangers = BTreeSet::new();
+    for table in &catalogue.tables {
+        for tenant in tenants_in(&client, &catalogue, table).await? {
+            let known = TenantId::new(&tenant).is_ok_and(|id| is_known(cell, &id));
+            if !known {
+                strangers.insert(tenant);
+            }
+        }
+    }
+    let more_strangers = strangers.len() > STRANGERS_MAX;
+    Ok(wire::Existing {
+        strangers: strangers.into_iter().take(STRANGERS_MAX).collect(),
+        more_strangers,
+        observes: cell.database.options.observe,
+        observed: observed(&client).await?,
+        sequences: sequences(&client, &catalogue).await?,
+    })
+}
+
+fn is_known(cell: &Cell, tenant: &TenantId) -> bool {
+    cell.get(tenant).is_some_and(|tenant| tenant.lock().control.is_some())
+}
+
+/// Who has rows in a table: from each tenant straight to the next one, not through all the rows.
+async fn tenants_in(client: &Client, catalogue: &Catalogue, table: &Table) -> Result<Vec<String>, Fault> {
+    let (name, column) = (catalogue.qualified(table), ident(&catalogue.tenant_column));
+    let sql = format!(
+        "WITH RECURSIVE found AS ( \
+           (SELECT {column} AS who FROM {name} WHERE {column} IS NOT NULL ORDER BY {column} LIMIT 1) \
+           UNION ALL \
+           SELECT (SELECT n.{column} FROM {name} AS n WHERE n.{column} > found.who ORDER BY n.{column} LIMIT 1) \
+             FROM found WHERE found.who IS NOT NULL) \
+         SELECT who::text FROM found WHERE who IS NOT NULL LIMIT {}",
+        2 * STRANGERS_MAX
+    );
+    Ok(client.query(&sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn observed(client: &Client) -> Result<Vec<wire::ObservedWriter>, Fault> {
+    let sql = format!(
+        "SELECT tenant, (extract(epoch FROM first_at) * 1000)::bigint, writer FROM cellway.observed \
+         ORDER BY tenant LIMIT {STRANGERS_MAX}"
+    );
+    let one = |row: &tokio_postgres::Row| wire::ObservedWriter {
+        tenant: row.get(0),
+        first_at_unix_ms: row.get::<_, i64>(1).cast_unsigned(),
+        writer: row.get(2),
+    };
+    Ok(client.query(&sql, &[]).await?.iter().map(one).collect())
+}
+
+async fn sequences(client: &Client, catalogue: &Catalogue) -> Result<Vec<wire::SequenceStanding>, Fault> {
+    let mut standing = Vec::new();
+    for name in &catalogue.sequences {
+        let sql = format!(
+            "SELECT p.seqincrement, s.last_value, s.is_called, p.seqmax FROM {name} AS s, pg_sequence AS p \
+             WHERE p.seqrelid = $1::text::regclass"
+        );
+        let row = client.query_one(&sql, &[name]).await?;
+        standing.push(wire::SequenceStanding {
+            name: name.clone(),
+            increment: row.get(0),
+            last_value: row.get(1),
+            is_called: row.get(2),
+            max_value: row.get(3),
+        });
+    }
+    Ok(standing)
+}

@@ -1,0 +1,88 @@
+//! Looks at a database before a cell is made of it. Nothing is changed.
+
+use cell_model::CellId;
+use tokio_postgres::Client;
+
+use super::catalogue::Catalogue;
+use super::check::{self, Server};
+use super::connect::Database;
+use super::fault::Fault;
+use super::options::DatabaseOptions;
+use super::replication;
+use crate::error::AgentError;
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Stable.
+    pub code: String,
+    /// The object, why, and the statement that mends it.
+    pub reason: String,
+}
+
+/// What a database is like.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// What is in the way of moves.
+    pub findings: Vec<Found>,
+    /// What is not.
+    pub notes: Vec<Found>,
+    /// Whose it is already.
+    pub cell: Option<String>,
+    /// Tables with the tenant's column.
+    pub tables: usize,
+}
+
+/// Looks at a database that is to become that of cell `here`.
+///
+/// # Errors
+/// [`AgentError`] where it cannot be asked.
+pub async fn inspect_database(here: &CellId, options: DatabaseOptions) -> Result<Inspection, AgentError> {
+    let database = Database::new(options)?;
+    let client = database.session().await?;
+    let server = server(&client, &replication::slot_name(here, &database.options.url)).await?;
+    let catalogue = Catalogue::read(&client, &database.options).await?;
+    let told = |finding: cell_protos::v1::Finding| Found { code: finding.code, reason: finding.reason };
+    let in_the_way = check::server(&server).into_iter().chain(check::tables(&catalogue));
+    Ok(Inspection {
+        findings: in_the_way.map(told).collect(),
+        notes: check::notes(&server, database.options.wal_bytes_max).into_iter().map(told).collect(),
+        cell: owner(&client).await?,
+        tables: catalogue.tables.len(),
+    })
+}
+
+async fn owner(client: &Client) -> Result<Option<String>, Fault> {
+    let known: bool = client.query_one("SELECT to_regclass('cellway.agent') IS NOT NULL", &[]).await?.get(0);
+    if !known {
+        return Ok(None);
+    }
+    let row = client.query_opt("SELECT cell FROM cellway.agent", &[]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// What the server allows, to the role that asks.
+pub(super) async fn server(client: &Client, slot: &str) -> Result<Server, Fault> {
+    const ASK: &str = "
+SELECT current_setting('wal_level'),
+       current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots),
+       current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
+       EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
+       r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text,
+       pg_size_bytes(current_setting('max_slot_wal_keep_size'))
+  FROM pg_roles r WHERE r.rolname = current_user";
+    let row = client.query_one(ASK, &[&slot]).await?;
+    let silenced = client.batch_execute("SET session_replication_role = replica").await;
+    client.batch_execute("SET session_replication_role = origin").await.ok();
+    Ok(Server {
+        wal_level: row.get(0),
+        slots_free: row.get(1),
+        senders_free: row.get(2),
+        has_slot: row.get(3),
+        may_replicate: row.get(4),
+        sees_all_rows: row.get(5),
+        may_silence_triggers: silenced.is_ok(),
+        role: row.get(6),
+        slot_wal_max: u64::try_from(row.get::<_, i64>(7)).ok(),
+    })
+}

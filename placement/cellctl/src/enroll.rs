@@ -1,0 +1,173 @@
+//! `cell enroll`: everything that a new cell needs, in one go: its database is looked at, its certificate made, its addresses
+//! made known. Done again it finds what is there.
+
+use cell_agent::{AgentError, DatabaseOptions, Found, Inspection, inspect_database};
+use cell_client::wire;
+use cell_control::Authority;
+use cell_model::{CellRecord, NewCell};
+use cell_trust::{Principal, Role};
+
+use crate::adopt::all;
+use crate::cli::Enroll;
+use crate::commands::Control;
+use crate::console;
+use crate::failure::{Exit, Failure};
+use crate::view::CellView;
+
+pub(crate) async fn run(control: Control, asked: Enroll) -> Result<Exit, Failure> {
+    let cells = all(|options| control.client.list_cells(options)).await?;
+    let known = known(&cells, &asked)?;
+    if let Some(url) = &asked.database {
+        look_at(url, &asked).await?;
+    }
+    if asked.dry_run {
+        let what = if known.is_some() { "is enrolled already" } else { "would be enrolled" };
+        console::note(&format!("nothing stands in the way; cell {} {what}", asked.name));
+        return Ok(Exit::Done);
+    }
+    if let (Some(ca), Some(out)) = (&asked.ca, &asked.out) {
+        let failed = |error: cell_control::AuthorityError| {
+            let (code, hint) = (error.code(), error.hint());
+            Failure::new(code, format!("{:#}", anyhow::Error::from(error)), hint)
+        };
+        let principal = Principal::new(Role::Agent, asked.name.as_str());
+        let principal = principal.map_err(|error| Failure::usage(error.to_string(), "choose another name"))?;
+        let authority = Authority::open(ca).map_err(failed)?;
+        authority.issue_once(&principal, asked.valid, out).map_err(failed)?;
+        console::note(&format!("its certificate, as {principal}, is in {}", out.display()));
+    }
+    let cell = match known {
+        Some(cell) => cell,
+        None => {
+            let Enroll { name, agent, gates, region, residency, .. } = asked.clone();
+            let new = NewCell { id: name, gates, agent, region, residency };
+            control.client.create_cell(new, control.write()).await?
+        }
+    };
+    control.print_list(&[CellView::from(wire::Cell::from(&cell))]);
+    console::note(&next(&control, &asked));
+    Ok(Exit::Done)
+}
+
+/// The cell, if it is enrolled as it is asked for.
+fn known(cells: &[CellRecord], asked: &Enroll) -> Result<Option<CellRecord>, Failure> {
+    if let Some(other) = cells.iter().find(|cell| cell.agent == asked.agent && cell.id != asked.name) {
+        let message = format!("the agent of cell {} is at {}", other.id, asked.agent);
+        return Err(Failure::new("ADDRESS_TAKEN", message, "each cell has an agent of its own: correct --agent"));
+    }
+    let Some(cell) = cells.iter().find(|cell| cell.id == asked.name) else { return Ok(None) };
+    // Addresses are the agent's to say once it has reported.
+    if cell.region == asked.region && cell.residency == asked.residency {
+        return Ok(Some(cell.clone()));
+    }
+    let message = format!(
+        "there is a cell {} in region {:?} and residency {:?} already",
+        cell.id, cell.region, cell.residency
+    );
+    Err(Failure::new("CELL_EXISTS", message, "choose another name, or say the same as then"))
+}
+
+async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
+    let options = DatabaseOptions {
+        schema: asked.schema.clone(),
+        tenant_column: asked.tenant_column.clone(),
+        ..DatabaseOptions::new(url)
+    };
+    let looked = inspect_database(&asked.name, options).await.map_err(|error| {
+        let hint = "correct --database, or start the server; docs/postgresql.md lists the rights that are needed";
+        // A fault of the database says its cause itself.
+        let message = match &error {
+            AgentError::Database(fault) => fault.reason.clone(),
+            other => other.to_string(),
+        };
+        Failure::new(error.code(), message, hint)
+    })?;
+    for note in &looked.notes {
+        console::note(&told(note));
+    }
+    judged(&looked, asked)
+}
+
+fn told(found: &Found) -> String {
+    format!("  {}: {}", found.code, found.reason)
+}
+
+fn judged(looked: &Inspection, asked: &Enroll) -> Result<(), Failure> {
+    if let Some(other) = looked.cell.as_ref().filter(|cell| *cell != asked.name.as_str()) {
+        let message = format!("the database is that of cell {other}");
+        return Err(Failure::new("OTHER_CELL", message, "give each cell a database of its own"));
+    }
+    if looked.findings.is_empty() {
+        console::note(&format!("the database has {} tables of tenants, and moves can be made", looked.tables));
+        return Ok(());
+    }
+    let lines: Vec<String> = looked.findings.iter().map(told).collect();
+    let message = format!("the database is in the way of moves; nothing was made:\n{}", lines.join("\n"));
+    Err(Failure::new("DATABASE_UNFIT", message, "run what is named there, then this command again"))
+}
+
+/// How the cell is started, as the sample application is; another one says the same in its own way.
+fn next(control: &Control, asked: &Enroll) -> String {
+    let mut line = format!("next: start its agent and gates: sample-cell serve --cell {}", asked.name);
+    line.push_str(match asked.database {
+        // It has a password in it.
+        Some(_) => " --database URL",
+        None => " --data-dir DIR",
+    });
+    line.push_str(&format!(" --agent-listen {} --control {}", asked.agent, control.target.endpoints.join(",")));
+    match &asked.out {
+        Some(out) => line.push_str(&format!(" --identity {}", out.display())),
+        None => line.push_str(" --identity DIR"),
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{CellState, Generation, Revision};
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command, OfCells};
+
+    fn asked(line: &str) -> Enroll {
+        let cli = Cli::try_parse_from(format!("cellctl cell enroll {line}").split_whitespace()).unwrap();
+        let Command::Cell(OfCells::Enroll(enroll)) = cli.command else { panic!("another command") };
+        *enroll
+    }
+
+    fn cell(name: &str, agent: &str, region: &str) -> CellRecord {
+        CellRecord {
+            id: name.parse().unwrap(),
+            state: CellState::Active,
+            gates: Vec::new(),
+            agent: agent.into(),
+            region: region.into(),
+            residency: String::new(),
+            generation: Generation(0),
+            revision: Revision(1),
+        }
+    }
+
+    #[test]
+    fn a_cell_is_found_again_and_another_one_in_its_place_is_refused() {
+        let cells = [cell("c1", "h:1", ""), cell("c2", "h:2", "eu-1")];
+        assert_eq!(known(&cells, &asked("c3 --agent h:3")).unwrap(), None);
+        assert!(known(&cells, &asked("c1 --agent h:1")).unwrap().is_some());
+        assert_eq!(known(&cells, &asked("c3 --agent h:2")).unwrap_err().code, "ADDRESS_TAKEN");
+        assert_eq!(known(&cells, &asked("c2 --agent h:2 --region eu-2")).unwrap_err().code, "CELL_EXISTS");
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_a_database_is_told_at_once() {
+        let found = |code: &str| Found { code: code.into(), reason: "it is so".into() };
+        let looked =
+            Inspection { findings: vec![found("WAL_LEVEL"), found("NO_PRIMARY_KEY")], ..Inspection::default() };
+        let refused = judged(&looked, &asked("c1 --agent h:1")).unwrap_err();
+        assert!(refused.message.contains("WAL_LEVEL") && refused.message.contains("NO_PRIMARY_KEY"), "{refused}");
+        let others = Inspection { cell: Some("c9".into()), ..Inspection::default() };
+        assert_eq!(judged(&others, &asked("c1 --agent h:1")).unwrap_err().code, "OTHER_CELL");
+        let own = Inspection { cell: Some("c1".into()), tables: 3, ..Inspection::default() };
+        assert!(judged(&own, &asked("c1 --agent h:1")).is_ok());
+    }
+}
