@@ -13,7 +13,7 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use cell_model::{AuditEntry, BrokenChain, ClusterId, Fleet, FleetHead, Lineage, Revision};
+use cell_model::{AuditEntry, BrokenChain, Change, ClusterId, Fleet, FleetHead, Lineage, Revision};
 use openraft::async_runtime::WatchReceiver;
 
 use crate::codec;
@@ -231,12 +231,23 @@ pub struct Restored {
     pub node_id: u64,
 }
 
-/// Makes a data directory out of a backup: the one voter of a new cluster, reached at `advertise`.
+/// Makes a data directory out of a backup: the one voter of a new cluster, reached at `advertise`. Its lineage is one
+/// more than the backup's, or the one that is given: cells follow no lower one than they have.
 ///
 /// # Errors
 /// [`BackupError`]; the directory must not exist or be empty.
-pub async fn restore(backup: &Path, data_dir: &Path, advertise: &str) -> Result<Restored, BackupError> {
+pub async fn restore(
+    backup: &Path,
+    data_dir: &Path,
+    advertise: &str,
+    lineage: Option<Lineage>,
+) -> Result<Restored, BackupError> {
     let (contents, _) = read_backup(backup)?;
+    let old = contents.fleet.head();
+    let lineage = lineage.unwrap_or(Lineage(old.lineage.get().saturating_add(1)));
+    if lineage <= old.lineage {
+        return Err(BackupError::Lineage { wanted: lineage, backup: old.lineage });
+    }
     let empty = |mut entries: fs::ReadDir| entries.next().is_none();
     if !fs::read_dir(data_dir).map_or(true, empty) {
         return Err(BackupError::NotEmpty { path: data_dir.to_owned() });
@@ -245,11 +256,11 @@ pub async fn restore(backup: &Path, data_dir: &Path, advertise: &str) -> Result<
     let identity = Identity::open(Arc::clone(&disk.log), data_dir, None).await.map_err(BackupError::Open)?;
     let node_id = identity.node_id();
     let cluster = ClusterId(entropy::seed(None, "choosing a cluster id").map_err(BackupError::Engine)?.max(1));
-    let old = contents.fleet.head();
-    let lineage = Lineage(old.lineage.get() + 1);
     let revision = Revision(old.revision.get().saturating_add(REVISIONS_SKIPPED));
     let mut fleet = Fleet::from_head(FleetHead { cluster, lineage, revision, ..old.clone() });
     contents.fleet.records().for_each(|record| fleet.install(record));
+    // Cells have gone on since the backup: nothing is moved before they have said what they hold.
+    fleet.install(Change::Reconciled(false));
     // Who asked for what before goes along: the chain is checked once more on its way.
     let mut trail = contents.fleet.audit().after(0).map(|entry| AuditEntry::clone(entry));
     let broken = |broken: BrokenChain| BackupError::Read(io::Error::other(broken));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cell_model::ClusterId;
+use cell_model::{ClusterId, Lineage};
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -455,6 +455,14 @@ pub enum BackupError {
         /// Where.
         path: PathBuf,
     },
+    /// The history that was asked for is not above that of the backup.
+    #[error("lineage {wanted} is not above {backup}, which the backup is of")]
+    Lineage {
+        /// What was asked for.
+        wanted: Lineage,
+        /// Whose state it is.
+        backup: Lineage,
+    },
     /// The new data directory cannot be used.
     #[error(transparent)]
     Open(OpenError),
@@ -473,6 +481,7 @@ impl BackupError {
             Self::Engine(EngineError::Corrupt { .. }) => "BACKUP_CORRUPT",
             Self::Engine(_) | Self::Claim(_) => "STORE_UNWRITABLE",
             Self::NotEmpty { .. } => "DIRECTORY_NOT_EMPTY",
+            Self::Lineage { .. } => "LINEAGE_TOO_LOW",
             Self::Open(error) => error.code(),
         }
     }
@@ -487,6 +496,9 @@ impl BackupError {
                 "take another backup: this one was damaged or cut off".into()
             }
             Self::Engine(_) | Self::Claim(_) => "check the disk".into(),
+            Self::Lineage { backup, .. } => {
+                format!("name a lineage above {backup} and above every one that the cells have followed, or none")
+            }
             Self::NotEmpty { .. } => "name a directory that does not exist yet; nothing is ever overwritten".into(),
             Self::Open(error) => error.hint(),
         }

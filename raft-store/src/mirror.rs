@@ -3,6 +3,7 @@
 //! ```text
 //! m            head: revision, limits, applied entry, membership
 //! c/<cell>     t/<tenant>     g/<ended move>     a/<request id>     l/<audit entry>
+//! r/reconciled whether what cells hold has been adopted since a restore; absent where there was none
 //! s            up to which applied entry the log was synced when the head was written
 //! i            present while a snapshot is being installed: the rest is then unfinished and not to be believed
 //! ```
@@ -73,6 +74,7 @@ fn record_key(change: &Change) -> Option<Vec<u8>> {
         Change::Tenant(record) => Some(key(b't', record.id.as_str().as_bytes())),
         Change::Cell(record) => Some(key(b'c', record.id.as_str().as_bytes())),
         Change::MoveEnded(record) => Some(ended_key(record.movement.id)),
+        Change::Reconciled(_) => Some(key(b'r', b"reconciled")),
         Change::Limits(_) => None,
     }
 }
@@ -114,7 +116,7 @@ impl Mirror {
                 Some(b's') => log_synced = codec::open(value, what)?,
                 Some(b'a') => answers.push(codec::open::<WireAnswer>(value, what)?),
                 Some(b'l') => trail.push(codec::open(value, what)?),
-                Some(b'c' | b't' | b'g') => {
+                Some(b'c' | b't' | b'g' | b'r') => {
                     let change: Change = codec::open(value, what)?;
                     if record_key(&change).as_deref() != Some(key) {
                         return Err(EngineError::Corrupt { what: what(), detail: "it is another record".into() });
@@ -137,6 +139,7 @@ impl Mirror {
             lineage: head.lineage,
             revision: head.revision,
             limits: head.limits,
+            unreconciled: false,
             answered: answers.iter().map(|answer| (answer.id, answer.at, answer.reply.clone())).collect(),
         });
         mirror.next_ordinal = answers.last().map_or(0, |answer| answer.ordinal + 1);

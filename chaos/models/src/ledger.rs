@@ -344,7 +344,7 @@ impl Ledger {
                     self.cells[place.index()] = CellRecord { revision: Revision(0), ..record };
                 }
                 Change::MoveEnded(ended) => self.ended = Some(Ended::of(&ended.end)),
-                Change::Limits(_) => {}
+                Change::Limits(_) | Change::Reconciled(_) => {}
             }
         }
         self.settle();
@@ -430,6 +430,10 @@ impl FleetView for Ledger {
 
     fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord> {
         self.moving().find(|(moving, _)| *moving == id).map(|(_, record)| record)
+    }
+
+    fn unreconciled(&self) -> bool {
+        false
     }
 
     fn ended_move(&self, _id: MoveId) -> Option<&MoveRecord> {

@@ -102,5 +102,8 @@ fn storage(tenant: &Tenant) -> Option<wire::TenantStorage> {
         copied_bytes: core.progress.copied.1,
         lag_bytes: if follows { core.progress.lag_bytes(position.seq) } else { 0 },
         lag_ms: if follows { core.progress.lag_ms() } else { 0 },
+        move_id: control.move_id.0,
+        has_copy: core.has_copy(),
+        captures: control.capture.is_some(),
     })
 }

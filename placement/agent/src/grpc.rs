@@ -95,9 +95,20 @@ impl AgentService for Service {
         &self,
         request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
-        let wire::DescribeRequest { tenant: name, uncounted, existing } = request.into_inner();
+        let wire::DescribeRequest { tenant: name, uncounted, existing, after, most } = request.into_inner();
         let mut grants = self.around().board.grants();
-        let storage = if name.is_empty() {
+        if name.is_empty() && most > 0 {
+            grants.retain(|grant| grant.tenant > after);
+            grants.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        }
+        let storage = if name.is_empty() && most > 0 {
+            let mut storage = Vec::with_capacity(grants.len());
+            for grant in &grants {
+                let id = TenantId::new(&grant.tenant).map_err(|invalid| Status::internal(invalid.to_string()))?;
+                storage.extend(self.driver.storage(Some(&id), false).await);
+            }
+            storage
+        } else if name.is_empty() {
             self.driver.storage(None, !uncounted).await
         } else {
             let id = TenantId::new(&name).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;

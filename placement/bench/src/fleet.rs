@@ -53,6 +53,7 @@ impl Fleet {
             trusted_keys: Vec::new(),
             cluster: None,
             log_engine: Default::default(),
+            read_by_majority: false,
         };
         let service = Service::start(options).await?;
         let address = vec![service.handle().address().to_owned()];

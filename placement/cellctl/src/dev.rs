@@ -146,6 +146,7 @@ async fn start(
             trusted_keys: Vec::new(),
             cluster: None,
             log_engine: Default::default(),
+            read_by_majority: false,
         };
         let service = cell_control::Service::start(options).await?;
         let shutdown = shutdown.clone();

@@ -16,6 +16,9 @@ use crate::service::Ground;
 /// Changed records that may wait for the coordinator before it is told to look at everything instead.
 const WAKES_MAX: usize = 4_096;
 
+/// How often a leader looks whether what the cells hold has been adopted, after a restore.
+const RECONCILED_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Runs the coordinator beside the store until shut down. It works only while this node leads.
 pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
     let (store, key) = (ground.store, ground.signer.key());
@@ -34,6 +37,15 @@ async fn follow_leadership(store: Store, leadership: watch::Sender<Leadership>, 
         let now = seen.borrow_and_update().clone();
         if now.is_leader {
             match store.read_index().await {
+                // After a restore nothing is done to a tenant before what the cells hold has been adopted.
+                Ok(_) if store.view(FleetView::unreconciled) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(RECONCILED_LOOK) => {}
+                        changed = seen.changed() => if changed.is_err() { return },
+                        () = shutdown.cancelled() => return,
+                    }
+                    continue;
+                }
                 Ok(_) => {
                     let lineage = store.view(|fleet| fleet.lineage());
                     leadership.send_replace(Leadership::Leader { term: now.term, lineage });
@@ -142,7 +154,7 @@ async fn forward_wakes(mut changes: cell_store::Subscription, wakes: mpsc::Sende
             Change::Tenant(record) => Some(Wake::Tenant(record.id.clone())),
             // An address, an incarnation or a death may be what an effect has been waiting for.
             Change::Cell(_) => Some(Wake::All),
-            Change::MoveEnded(_) | Change::Limits(_) => None,
+            Change::MoveEnded(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         };
         let woken: Vec<Wake> = match feed {
             Feed::Changes(commits) => {

@@ -109,7 +109,7 @@ impl Service {
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let advertise = options.advertised(local)?;
-        let stored = StoreOptions { log: options.log_engine, ..StoreOptions::new(&options.data_dir, advertise) };
+        let stored = options.stored(advertise);
         let store = open_store(&stored, &link).await?;
         if let (Some(wanted), Some(found)) = (wanted, store.cluster())
             && wanted != found

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use cell_store::StoreOptions;
 use cell_store::engine::LogKind;
 use cell_trust::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -53,9 +55,24 @@ pub struct Options {
     #[arg(long, default_value_t, value_name = "ENGINE")]
     #[serde(default)]
     pub log_engine: LogKind,
+
+    /// Let every linearizable read ask a majority of the nodes, instead of letting a leader answer by itself while its
+    /// lease holds. For machines whose hypervisor may stop them without their clocks showing it.
+    #[arg(long, env = "CELL_READ_BY_MAJORITY")]
+    #[serde(default)]
+    pub read_by_majority: bool,
 }
 
 impl Options {
+    /// How the store is set up that is reached at `advertise`.
+    pub(crate) fn stored(&self, advertise: String) -> StoreOptions {
+        let mut stored = StoreOptions { log: self.log_engine, ..StoreOptions::new(&self.data_dir, advertise) };
+        if self.read_by_majority {
+            stored.timers.read_lease = Duration::ZERO;
+        }
+        stored
+    }
+
     /// The cluster that the data directory must belong to, if it belongs to one.
     pub(crate) fn wanted_cluster(&self) -> Result<Option<cell_model::ClusterId>, Error> {
         let Some(text) = &self.cluster else { return Ok(None) };
@@ -113,7 +130,18 @@ mod tests {
             trusted_keys: Vec::new(),
             cluster: None,
             log_engine: LogKind::default(),
+            read_by_majority: false,
         }
+    }
+
+    #[test]
+    fn a_leader_has_a_lease_for_reads_unless_a_majority_is_to_be_asked() {
+        let by_lease = options().stored("127.0.0.1:1".into());
+        assert_eq!(by_lease, StoreOptions::new("data", "127.0.0.1:1"));
+        assert!(by_lease.timers.read_lease > Duration::ZERO);
+        let options = Options { read_by_majority: true, log_engine: LogKind::Sled, ..options() };
+        let by_majority = options.stored("127.0.0.1:1".into());
+        assert_eq!((by_majority.timers.read_lease, by_majority.log), (Duration::ZERO, LogKind::Sled));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
 //! * `cluster`: making and looking after the cluster itself;
-//! * `store`: members, disk, snapshots, backups.
+//! * `store`: members, disk, snapshots, backups; `reconcile`: what cells hold, after a restore.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,7 @@ mod control;
 mod page;
 mod placing;
 mod preview;
+mod reconcile;
 mod routers;
 mod store;
 mod watch;

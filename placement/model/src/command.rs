@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CellId, CellRecord, CellState, Event, Generation, Leg, Limits, MoveId, MoveRecord, Phase, Rejected, RequestId,
-    Revision, TenantId, TenantRecord, Tier, Uid, UnixMillis,
+    CellId, CellRecord, CellState, Event, Generation, Held, Leg, Limits, MoveId, MoveRecord, Phase, Rejected,
+    RequestId, Revision, TenantId, TenantRecord, Tier, Uid, UnixMillis,
 };
 
 /// A cell to be made.
@@ -195,11 +195,27 @@ pub enum Command {
         /// The most that it may read of the source in a second; 0: as fast as it goes.
         bytes_per_second: u64,
     },
+    /// After a restore: what cells hold of a tenant. The highest grant is adopted: see [`crate::judge`].
+    Adopt {
+        /// Whose.
+        tenant: TenantId,
+        /// What each cell that knows of it has said; at most [`Command::HELD_MAX`].
+        held: Vec<Held>,
+    },
+    /// After a restore: every grant is adopted, and everything may be asked for again.
+    Reconciled {
+        /// The cells that have said what they hold.
+        heard: Vec<CellId>,
+        /// The cells that an operator has said to go without.
+        without: Vec<CellId>,
+    },
 }
 
 impl Command {
     /// How many routers a [`Command::RoutersSaw`] may name.
     pub const ROUTERS_TOLD_MAX: usize = 64;
+    /// How many cells may say what they hold of one tenant.
+    pub const HELD_MAX: usize = 64;
 }
 
 /// How a router stands to a revision.
@@ -260,6 +276,8 @@ pub enum Change {
     MoveEnded(MoveRecord),
     /// The limits of the fleet.
     Limits(Limits),
+    /// Whether what the cells hold has been adopted since the last restore.
+    Reconciled(bool),
 }
 
 /// What a command did.
@@ -280,6 +298,8 @@ pub enum Outcome {
     Cell(CellId),
     /// The limits were written.
     Limits,
+    /// What the cells hold counts as adopted.
+    Reconciled,
 }
 
 /// The answer to one command: the revision at which it ran, and what it did or why it was refused.

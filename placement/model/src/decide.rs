@@ -3,8 +3,8 @@
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
-    Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp, Rejected, Rev,
-    Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis,
+    Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp, Rejected,
+    Rev, Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict, judge,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -15,6 +15,9 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
     if let Some(expected) = envelope.expected_revision {
         let actual = named_revision(fleet, &envelope.command);
         require(actual == expected, || Rejected::StaleRevision { expected, actual })?;
+    }
+    if fleet.unreconciled() {
+        check_unreconciled(fleet, &envelope.command)?;
     }
     match &envelope.command {
         Command::CreateCell(cell) => create_cell(fleet, cell, stamp),
@@ -50,6 +53,8 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
             require(routers.len() <= most, || invalid("routers", format!("at most {most} are named")))?;
             Ok(Vec::new())
         }
+        Command::Adopt { tenant, held } => adopt(fleet, tenant, held, stamp),
+        Command::Reconciled { heard, without } => reconciled(fleet, heard, without),
     }
 }
 
@@ -83,13 +88,63 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::DeleteTenant { tenant }
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
+        | Command::Adopt { tenant, .. }
         | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
         Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
             fleet.tenant_of_move(*move_id).map(|record| record.revision)
         }
-        Command::SetLimits(_) => None,
+        Command::SetLimits(_) | Command::Reconciled { .. } => None,
     };
     revision.unwrap_or_default()
+}
+
+// --- after a restore
+
+/// Until the cells have said what they hold, the records may be older than the grants: nothing is made, moved or taken
+/// away. (A tenant that is made might be there already.)
+fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Rejected> {
+    match command {
+        Command::CreateCell(_)
+        | Command::SetCellState { .. }
+        | Command::ReportCell { .. }
+        | Command::SetLimits(_)
+        | Command::RoutersSaw { .. }
+        | Command::Adopt { .. }
+        | Command::Reconciled { .. } => Ok(()),
+        Command::CreateTenant(_)
+        | Command::PlaceTenant { .. }
+        | Command::DeleteTenant { .. }
+        | Command::MoveTenant { .. }
+        | Command::Steer { .. }
+        | Command::ThrottleMove { .. }
+        | Command::Record { .. } => Err(Rejected::NotReconciled { lineage: fleet.lineage() }),
+    }
+}
+
+fn adopt(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+    require(fleet.unreconciled(), || Rejected::NotDue { event: "Adopt".into() })?;
+    let most = Command::HELD_MAX;
+    require(held.len() <= most, || invalid("held", format!("at most {most} cells")))?;
+    held.iter().try_for_each(|held| known_cell(fleet, &held.cell).map(drop))?;
+    match judge(fleet, tenant, held, stamp) {
+        Verdict::Confirmed | Verdict::Unheld { .. } => Ok(Vec::new()),
+        Verdict::Adopt { record, ended, .. } => {
+            let ended = ended.map(|ended| Change::MoveEnded(*ended));
+            Ok(std::iter::once(Change::Tenant(*record)).chain(ended).collect())
+        }
+        Verdict::Contradictory { reason } => Err(Rejected::GrantsContradict { tenant: tenant.clone(), reason }),
+    }
+}
+
+/// Every cell counts, also one that was made while others were asked.
+fn reconciled(fleet: &dyn FleetView, heard: &[CellId], without: &[CellId]) -> Result<Vec<Change>, Rejected> {
+    let silent = fleet
+        .cells()
+        .find(|cell| cell.state != CellState::Dead && !heard.contains(&cell.id) && !without.contains(&cell.id));
+    if let Some(cell) = silent {
+        return Err(Rejected::CellNotHeard { cell: cell.id.clone() });
+    }
+    Ok(if fleet.unreconciled() { vec![Change::Reconciled(true)] } else { Vec::new() })
 }
 
 // --- cells

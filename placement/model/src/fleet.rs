@@ -56,6 +56,8 @@ pub trait FleetView {
     fn moving_count(&self) -> usize;
     /// The tenant whose move this is, if it waits or runs.
     fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord>;
+    /// Since a restore nobody has adopted yet what the cells hold.
+    fn unreconciled(&self) -> bool;
     /// A move that has ended.
     fn ended_move(&self, id: MoveId) -> Option<&MoveRecord>;
 }
@@ -71,6 +73,8 @@ pub struct FleetHead {
     pub revision: Revision,
     /// The limits.
     pub limits: Limits,
+    /// Made from a backup, and nobody has adopted yet what the cells hold.
+    pub unreconciled: bool,
     /// Answers to requests with an id, the oldest first.
     pub answered: Trail<(RequestId, UnixMillis, Reply)>,
 }
@@ -112,7 +116,8 @@ impl FleetImage {
         let cells = self.cells.values().cloned().map(Change::Cell);
         let tenants = self.tenants.iter().cloned().map(Change::Tenant);
         let ended = self.ended.iter().cloned().map(Change::MoveEnded);
-        cells.chain(tenants).chain(ended)
+        let unreconciled = self.head.unreconciled.then_some(Change::Reconciled(false));
+        cells.chain(tenants).chain(ended).chain(unreconciled)
     }
 }
 
@@ -182,7 +187,8 @@ impl Fleet {
         let cells = self.cells.values().cloned().map(Change::Cell);
         let tenants = self.tenants.iter().cloned().map(Change::Tenant);
         let ended = self.ended.iter().cloned().map(Change::MoveEnded);
-        cells.chain(tenants).chain(ended)
+        let unreconciled = self.head.unreconciled.then_some(Change::Reconciled(false));
+        cells.chain(tenants).chain(ended).chain(unreconciled)
     }
 
     /// The whole state as it is now.
@@ -268,6 +274,7 @@ impl Fleet {
                 }
             }
             Change::Limits(limits) => self.head.limits = limits,
+            Change::Reconciled(done) => self.head.unreconciled = !done,
         }
     }
 
@@ -365,6 +372,7 @@ fn outcome_of(changes: &[Change]) -> Outcome {
         }),
         Change::Cell(record) => Some(Outcome::Cell(record.id.clone())),
         Change::Limits(_) => Some(Outcome::Limits),
+        Change::Reconciled(_) => Some(Outcome::Reconciled),
         Change::MoveEnded(_) => None,
     };
     changes.iter().find_map(of_change).unwrap_or(Outcome::Unchanged)
@@ -401,6 +409,10 @@ impl FleetView for Fleet {
 
     fn moving_count(&self) -> usize {
         self.moving.len()
+    }
+
+    fn unreconciled(&self) -> bool {
+        self.head.unreconciled
     }
 
     fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord> {

@@ -22,6 +22,7 @@ mod ids;
 pub mod invariants;
 mod mapping;
 mod movement;
+mod reconcile;
 mod record;
 mod rejected;
 mod shelves;
@@ -45,6 +46,7 @@ pub use movement::{
     Acks, AppliedAck, End, FencedAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck, SealedAck,
     SyncMode, VerifiedAck, Weight,
 };
+pub use reconcile::{Adoption, Held, HeldRole, OVERTAKEN, Verdict, judge};
 pub use record::{CellRecord, CellState, Life, Retained, TenantRecord, Tier};
 pub use rejected::Rejected;
 pub use shelves::Trail;

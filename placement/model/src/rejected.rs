@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Generation, MoveId, Phase, Revision, TenantId, Uid};
+use crate::{Attempt, CellId, Generation, Lineage, MoveId, Phase, Revision, TenantId, Uid};
 
 /// A refusal. It changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub enum Rejected {
     NotDue { event: String },
     MissingAck { ack: String },
     AckMismatch { ack: String, detail: String },
+    NotReconciled { lineage: Lineage },
+    GrantsContradict { tenant: TenantId, reason: String },
+    CellNotHeard { cell: CellId },
 }
 
 impl Rejected {
@@ -71,6 +74,9 @@ impl Rejected {
             Self::NotDue { .. } => "NOT_DUE",
             Self::MissingAck { .. } => "MISSING_ACK",
             Self::AckMismatch { .. } => "ACK_MISMATCH",
+            Self::NotReconciled { .. } => "NOT_RECONCILED",
+            Self::GrantsContradict { .. } => "GRANTS_CONTRADICT",
+            Self::CellNotHeard { .. } => "CELL_NOT_HEARD",
         }
     }
 
@@ -130,6 +136,16 @@ impl Rejected {
             | Self::NotDue { .. }
             | Self::MissingAck { .. }
             | Self::AckMismatch { .. } => "the coordinator looks again by itself".into(),
+            Self::NotReconciled { .. } => {
+                "`cellctl store reconcile` shows what the cells hold; with --yes it adopts it".into()
+            }
+            Self::GrantsContradict { .. } => {
+                "look at both cells; `cellctl store reconcile --without CELL` goes without the one that is wrong"
+                    .into()
+            }
+            Self::CellNotHeard { cell } => {
+                format!("start the cell, or go without it: `cellctl store reconcile --without {cell}`")
+            }
         }
     }
 }
@@ -182,6 +198,13 @@ impl std::fmt::Display for Rejected {
             Self::NotDue { event } => write!(f, "{event} is not due"),
             Self::MissingAck { ack } => write!(f, "the acknowledgement {ack} is missing"),
             Self::AckMismatch { ack, detail } => write!(f, "the acknowledgement {ack} does not fit: {detail}"),
+            Self::NotReconciled { lineage } => write!(
+                f,
+                "the control plane was restored from a backup (lineage {lineage}), and what the cells hold is not yet \
+                 adopted"
+            ),
+            Self::GrantsContradict { tenant, reason } => write!(f, "tenant {tenant}: {reason}"),
+            Self::CellNotHeard { cell } => write!(f, "cell {cell} has not said what it holds"),
         }
     }
 }

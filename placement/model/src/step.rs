@@ -150,7 +150,7 @@ fn life(record: &mut TenantRecord, event: &Event) -> Result<(), Rejected> {
 }
 
 /// Enters a phase.
-fn enter(movement: &mut Move, phase: Phase, stamp: Stamp) {
+pub(crate) fn enter(movement: &mut Move, phase: Phase, stamp: Stamp) {
     movement.phase = phase;
     if movement.history.len() >= Move::HISTORY_MAX {
         // The first stamps tell when the move began and are kept; the middle of a long story goes.
@@ -172,7 +172,7 @@ fn advance(movement: &mut Move, phase: Phase, stamp: Stamp) {
 }
 
 /// Turns to Cleanup: the tenant stays where it is, at the same epoch.
-fn turn_to_cleanup(movement: &mut Move, end: End, stamp: Stamp) {
+pub(crate) fn turn_to_cleanup(movement: &mut Move, end: End, stamp: Stamp) {
     movement.ending = Some(end);
     // Whatever is still under way belongs to an attempt that is over.
     movement.attempt = movement.attempt.next();
@@ -195,7 +195,7 @@ fn require_attempt(movement: &Move, attempt: Attempt) -> Result<(), Rejected> {
 }
 
 /// Clears what belongs to one hold.
-fn forget_hold(movement: &mut Move) {
+pub(crate) fn forget_hold(movement: &mut Move) {
     let acks = &mut movement.acks;
     acks.sealed = None;
     acks.applied = None;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cell_model::{Attempt, Epoch, Generation, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
+use cell_model::{Attempt, Epoch, Generation, Held, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
 use cell_protos::v1;
 use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::step_request::Step;
@@ -15,7 +15,11 @@ use tonic::{Code, Request, Status};
 use crate::channel::{Channels, surely_not_sent, told};
 use crate::{Link, Server, StepError};
 
+mod held;
 mod steps;
+
+/// Tenants of one page of what a cell holds.
+const HELD_PAGE: u32 = 1_000;
 
 /// How patient a pool is.
 #[derive(Debug, Clone)]
@@ -174,7 +178,8 @@ impl AgentPool {
     /// # Errors
     /// [`StepError`]
     pub async fn describe_copy(&self, agent: &str, tenant: &TenantId) -> Result<v1::DescribeResponse, StepError> {
-        self.described(agent, v1::DescribeRequest { tenant: tenant.to_string(), uncounted: true, existing: false })
+        let tenant = tenant.to_string();
+        self.described(agent, v1::DescribeRequest { tenant, uncounted: true, ..v1::DescribeRequest::default() })
             .await
     }
 
@@ -185,6 +190,31 @@ impl AgentPool {
     pub async fn existing(&self, agent: &str) -> Result<Option<v1::Existing>, StepError> {
         let request = v1::DescribeRequest { uncounted: true, existing: true, ..v1::DescribeRequest::default() };
         Ok(self.described(agent, request).await?.existing)
+    }
+
+    /// What the cell holds of every tenant, as far as it is durable.
+    ///
+    /// # Errors
+    /// [`StepError`]
+    pub async fn held(&self, agent: &str) -> Result<Vec<(TenantId, Held)>, StepError> {
+        let mut all = Vec::new();
+        let mut after = String::new();
+        loop {
+            let request = v1::DescribeRequest {
+                uncounted: true,
+                after: after.clone(),
+                most: HELD_PAGE,
+                ..v1::DescribeRequest::default()
+            };
+            let page = self.described(agent, request).await?;
+            let ended = page.grants.len() < HELD_PAGE as usize;
+            let last = page.grants.last().map(|grant| grant.tenant.clone());
+            all.extend(held::of_page(page).map_err(|error| unfitting(agent, &error.to_string()))?);
+            match last {
+                Some(last) if !ended && last > after => after = last,
+                _ => return Ok(all),
+            }
+        }
     }
 
     async fn described(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cell_model::CellId;
 use cell_protos::v1::change_members_request::Change;
 use cell_protos::v1::cluster_service_client::ClusterServiceClient;
 use cell_protos::v1::store_service_client::StoreServiceClient;
@@ -97,6 +98,17 @@ impl ControlClient {
         let call = |channel, request| async move { Service::new(channel).take_snapshot(request).await };
         let request = v1::TakeSnapshotRequest { compact };
         Ok(self.of_node(endpoint).patient().call_on(Kind::Repeatable, request, call).await?.index)
+    }
+
+    /// After a restore: what the cells hold is held against the records; with `adopt` the highest grants are adopted.
+    /// Cells in `without` need not be heard.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn reconcile(&self, adopt: bool, without: &[CellId]) -> Result<v1::ReconcileResponse, ClientError> {
+        let call = |channel, request| async move { Service::new(channel).reconcile(request).await };
+        let without = without.iter().map(ToString::to_string).collect();
+        self.patient().call_on(Kind::Repeatable, v1::ReconcileRequest { adopt, without }, call).await
     }
 
     /// Begins a backup of everything that was acknowledged before, or of what some node has where stale is allowed.

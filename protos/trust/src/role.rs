@@ -178,6 +178,7 @@ rpcs! {
     "cellway.v1.StoreService" {
         ListMembers as StoreListMembers, ChangeMembers as StoreChangeMembers, MoveLeader as StoreMoveLeader,
         DiskStatus as StoreDiskStatus, TakeSnapshot as StoreTakeSnapshot, Backup as StoreBackup,
+        Reconcile as StoreReconcile,
     }
     "cellway.v1.RaftService" {
         Append as RaftAppend, AppendStream as RaftAppendStream, Vote as RaftVote,
@@ -228,6 +229,7 @@ impl Rpc {
             | Self::ClusterClaim
             | Self::ClusterInitialize
             | Self::StoreChangeMembers
+            | Self::StoreReconcile
             | Self::StoreBackup => &[Admin],
             Self::ReportCell => &[Agent],
             Self::ClusterStatus => &[Viewer, Operator, Admin, Router, Agent, Control],

@@ -211,7 +211,7 @@ impl Front {
                     ..kv::KeyValue::default()
                 }),
             }),
-            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) => None,
+            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         };
         let events = changes.into_iter().filter_map(event).collect();
         kv::WatchResponse { header: self.header(revision), events, ..kv::WatchResponse::default() }

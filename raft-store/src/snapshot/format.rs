@@ -98,6 +98,7 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
         lineage: head.lineage,
         revision: head.revision,
         limits: head.limits,
+        unreconciled: false,
         answered: Trail::default(),
     };
     let (mut records, mut trail) = (Vec::new(), Vec::new());

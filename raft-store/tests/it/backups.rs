@@ -1,9 +1,9 @@
 //! Backup while the store runs, verify without it, restore into a new cluster; compaction; a full disk.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::Command as Process;
 
-use cell_model::{Change, Fleet, Lineage, Revision};
+use cell_model::{Change, Command, Fleet, FleetView, Lineage, Revision};
 use cell_store::{
     Bounds, Feed, Honesty, Member, REVISIONS_SKIPPED, ResetCause, Store, StoreOptions, SubmitError, restore,
     verify_backup, verify_directory,
@@ -41,14 +41,21 @@ async fn a_backup_is_restored_into_a_new_cluster_with_another_history() {
     let summary = verify_backup(&file).unwrap();
     assert_eq!((summary.cluster, summary.revision, summary.tenants), (CLUSTER, Revision(300), 299));
     // Written after the backup, and so not in it.
-    let expected = records(&original.view(Fleet::clone));
+    let mut expected = records(&original.view(Fleet::clone));
+    // Cells may hold more than a backup knows.
+    expected.push(Change::Reconciled(false));
     cluster.submit(301, create_tenant(301)).await;
 
     let data_dir = directory.path().join("restored");
-    let restored = restore(&file, &data_dir, "127.0.0.1:1").await.unwrap();
+    let low = restore(&file, &data_dir, "127.0.0.1:1", Some(Lineage(1))).await.expect_err("not above the backup's");
+    assert_eq!(low.code(), "LINEAGE_TOO_LOW");
+    let higher = directory.path().join("higher");
+    let restored = restore(&file, &higher, "127.0.0.1:1", Some(Lineage(7))).await.unwrap();
+    assert_eq!(restored.lineage, Lineage(7));
+    let restored = restore(&file, &data_dir, "127.0.0.1:1", None).await.unwrap();
     assert_eq!((restored.lineage, restored.revision), (Lineage(2), Revision(300 + REVISIONS_SKIPPED)));
     assert_ne!((restored.cluster, restored.node_id), (CLUSTER, original.node_id()));
-    let again = restore(&file, &data_dir, "127.0.0.1:1").await.expect_err("nothing is overwritten");
+    let again = restore(&file, &data_dir, "127.0.0.1:1", None).await.expect_err("nothing is overwritten");
     assert_eq!(again.code(), "DIRECTORY_NOT_EMPTY");
 
     let store =
@@ -66,6 +73,28 @@ async fn a_backup_is_restored_into_a_new_cluster_with_another_history() {
     let mut repeated = envelope(create_tenant(7));
     repeated.request_id = Some(cell_model::RequestId(7));
     assert_eq!(store.submit(repeated).await.unwrap(), known);
+    // Also after a restart nothing is made before the cells were heard, and once it was said it stays so.
+    let refused = store.submit(envelope(create_tenant(400))).await.unwrap().result.unwrap_err();
+    assert_eq!(refused.code(), "NOT_RECONCILED");
+    store.stop().await;
+    drop((store, watcher));
+    let reopen = async || {
+        let options = StoreOptions::new(&data_dir, "127.0.0.1:1");
+        let store = eventually("it opens again", async || Store::open(options.clone()).await.ok()).await;
+        eventually("it leads again", async || store.read_index().await.ok()).await;
+        store
+    };
+    let store = reopen().await;
+    let refused = store.submit(envelope(create_tenant(400))).await.unwrap().result.unwrap_err();
+    assert_eq!(refused.code(), "NOT_RECONCILED");
+    let heard = store.view(|fleet| fleet.cells().map(|cell| cell.id.clone()).collect());
+    let reconciled = Command::Reconciled { heard, without: Vec::new() };
+    assert!(store.submit(envelope(reconciled)).await.unwrap().result.is_ok());
+    store.stop().await;
+    drop(store);
+    let store = reopen().await;
+    assert!(!store.view(|fleet| fleet.unreconciled()));
+    assert!(store.submit(envelope(create_tenant(400))).await.unwrap().result.is_ok());
     store.stop().await;
 }
 
@@ -114,7 +143,7 @@ struct Tmpfs(PathBuf);
 impl Tmpfs {
     fn mount(at: PathBuf, mebibytes: u32) -> Option<Self> {
         std::fs::create_dir_all(&at).unwrap();
-        let mut command = Command::new("mount");
+        let mut command = Process::new("mount");
         command.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(&at);
         command.output().is_ok_and(|output| output.status.success()).then(|| Self(at))
     }
@@ -122,7 +151,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        let unmounted = Process::new("umount").arg("-l").arg(&self.0).status();
         assert!(unmounted.is_ok_and(|status| status.success()));
     }
 }

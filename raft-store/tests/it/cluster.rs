@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cell_model::{Command, Fleet, Limits, Outcome, Revision};
-use cell_store::{Bounds, ReadError, SubmitError};
+use cell_store::{Bounds, ReadError, SubmitError, Timers};
 
 use crate::fixture::{Cluster, create_cell, create_tenant, envelope, eventually};
 
@@ -231,4 +231,20 @@ async fn a_read_by_lease_sees_every_write_that_was_answered_and_none_is_answered
     let timers = cluster.nodes[leader].options().timers;
     tokio::time::sleep(timers.read_lease + timers.heartbeat).await;
     cluster.nodes[leader].store().read_index().await.expect_err("its lease has run out");
+}
+
+/// What an operator chooses where a machine may be stopped without its clocks showing it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_lease_a_leader_that_is_cut_off_answers_no_read_however_fresh_its_last_majority_is() {
+    let timers = Timers { read_lease: Duration::ZERO, ..Timers::default() };
+    let mut cluster = Cluster::start_with(3, Bounds::default(), timers).await;
+    let reply = cluster.submit(1, create_cell(1)).await;
+    let leader = cluster.leader().await;
+    assert!(cluster.nodes[leader].store().read_index().await.unwrap() >= reply.revision);
+    for index in (0..3).filter(|index| *index != leader) {
+        cluster.nodes[index].crash().await;
+    }
+    // Its followers have confirmed it a moment ago.
+    let refused = cluster.nodes[leader].store().read_index().await.expect_err("nobody confirms it");
+    assert!(matches!(refused, ReadError::Unavailable { .. } | ReadError::NotLeader { .. }), "{refused:?}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cell_model::{
     CellId, ClusterId, Command, Envelope, Fleet, Lineage, NewCell, Reply, RequestId, Revision, TenantId, UnixMillis,
 };
-use cell_store::{Bounds, Feed, Member, OpenError, Store, StoreOptions, SubmitError};
+use cell_store::{Bounds, Feed, Member, OpenError, Store, StoreOptions, SubmitError, Timers};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -33,17 +33,18 @@ pub(crate) struct Node {
     pub(crate) directory: TempDir,
     pub(crate) address: SocketAddr,
     pub(crate) bounds: Bounds,
+    pub(crate) timers: Timers,
     running: Option<(Store, JoinHandle<()>, CancellationToken)>,
 }
 
 impl Node {
-    pub(crate) async fn start(bounds: Bounds) -> Self {
+    pub(crate) async fn start(bounds: Bounds, timers: Timers) -> Self {
         // With RUST_LOG set, a failing test tells its story.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
         let directory = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut node = Self { directory, address: listener.local_addr().unwrap(), bounds, running: None };
+        let mut node = Self { directory, address: listener.local_addr().unwrap(), bounds, timers, running: None };
         node.run(listener).await;
         node
     }
@@ -74,7 +75,8 @@ impl Node {
 
     pub(crate) fn options(&self) -> StoreOptions {
         let data_dir: PathBuf = self.directory.path().join("data");
-        StoreOptions { bounds: self.bounds, ..StoreOptions::new(data_dir, self.address.to_string()) }
+        let (bounds, timers) = (self.bounds, self.timers);
+        StoreOptions { bounds, timers, ..StoreOptions::new(data_dir, self.address.to_string()) }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -106,9 +108,13 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(size: usize, bounds: Bounds) -> Self {
+        Self::start_with(size, bounds, Timers::default()).await
+    }
+
+    pub(crate) async fn start_with(size: usize, bounds: Bounds, timers: Timers) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..size {
-            nodes.push(Node::start(bounds).await);
+            nodes.push(Node::start(bounds, timers).await);
         }
         let mut members = Vec::new();
         for node in &nodes {

@@ -9,7 +9,7 @@ use crate::fixture::{CLUSTER, Cluster, Node, create_cell, eventually};
 
 /// Starts a node, has it claimed and added. Answers its node id.
 async fn join(cluster: &mut Cluster, bounds: Bounds) -> u64 {
-    let node = Node::start(bounds).await;
+    let node = Node::start(bounds, cell_store::Timers::default()).await;
     let node_id = node.store().claim(CLUSTER).await.unwrap();
     let add = MemberChange::Add { node_id, address: node.address.to_string() };
     cluster.nodes.push(node);

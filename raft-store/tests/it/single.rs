@@ -88,7 +88,7 @@ async fn a_command_that_is_too_large_is_refused_before_it_is_proposed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_belongs_to_one_cluster_and_one_process() {
-    let mut node = Node::start(Bounds::default()).await;
+    let mut node = Node::start(Bounds::default(), cell_store::Timers::default()).await;
     let node_id = node.store().claim(CLUSTER).await.unwrap();
     assert_eq!(node.store().claim(CLUSTER).await.unwrap(), node_id);
     let refused = node.store().claim(ClusterId(5)).await.expect_err("another cluster");
@@ -106,7 +106,7 @@ async fn a_directory_belongs_to_one_cluster_and_one_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_made_once_and_asking_again_is_no_error() {
-    let node = Node::start(Bounds::default()).await;
+    let node = Node::start(Bounds::default(), cell_store::Timers::default()).await;
     let store = node.store();
     let member = |node_id: u64, address: &str| Member { node_id, address: address.into(), voter: true };
     let own = member(store.node_id(), &node.address.to_string());

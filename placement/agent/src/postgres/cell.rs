@@ -361,6 +361,9 @@ impl Cell {
                 0
             },
             lag_ms: if follows { core.progress.lag_ms() } else { 0 },
+            move_id: control.move_id.0,
+            has_copy: core.has_copy(),
+            captures: control.capture.is_some(),
         })
     }
 }

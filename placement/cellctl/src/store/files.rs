@@ -51,15 +51,22 @@ pub(super) async fn verify(path: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-pub(super) async fn restore(from: &Path, data_dir: &Path, advertise: &str) -> Result<Exit, Failure> {
-    let restored = cell_store::restore(from, data_dir, advertise).await.map_err(|error| failure(&error))?;
+pub(super) async fn restore(
+    from: &Path,
+    data_dir: &Path,
+    advertise: &str,
+    lineage: Option<u64>,
+) -> Result<Exit, Failure> {
+    let lineage = lineage.map(cell_model::Lineage);
+    let restored =
+        cell_store::restore(from, data_dir, advertise, lineage).await.map_err(|error| failure(&error))?;
     console::data(&format!(
         "cluster    {}\nlineage    {}\nrevision   {}\nnode       {:016x}\n",
         restored.cluster, restored.lineage, restored.revision, restored.node_id
     ));
     console::note(&format!(
-        "next: cell-control serve --data-dir {} --advertise {advertise} …, and `cellctl store members add` for each \
-         further node",
+        "next: cell-control serve --data-dir {} --advertise {advertise} …, `cellctl store members add` for each \
+         further node, and `cellctl store reconcile` before anything is moved",
         data_dir.display()
     ));
     Ok(Exit::Done)

@@ -1,14 +1,16 @@
 //! `cellctl store`: members, disks, snapshots and backups of the control plane.
 //!
-//! `members`, `status`, `snapshot`, `compact` and `backup` ask running nodes. `verify` and `restore` work on files of this
+//! `members`, `status`, `snapshot`, `compact`, `backup` and `reconcile` ask running nodes. `verify` and `restore` work on files of this
 //! machine and need no node.
 
 mod files;
 mod members;
+mod reconcile;
 mod status;
 
 use std::path::PathBuf;
 
+use cell_model::CellId;
 use clap::Subcommand;
 
 use crate::commands::Control;
@@ -51,6 +53,19 @@ pub enum Store {
         /// Where the new node will be reached
         #[arg(long, value_name = "HOST:PORT")]
         advertise: String,
+        /// Lineage of the new cluster: above that of every cluster that the cells have followed. Without it one more
+        /// than the backup's
+        #[arg(long, value_name = "N")]
+        lineage: Option<u64>,
+    },
+    /// After a restore: ask every cell what it holds, and adopt the highest grants. Without --yes it only shows them
+    Reconcile {
+        /// Adopt; from then on tenants may be made, moved and deleted again
+        #[arg(long)]
+        yes: bool,
+        /// Go without this cell: you answer for what it holds (it is gone, or wrong)
+        #[arg(long, value_name = "CELL", value_delimiter = ',')]
+        without: Vec<CellId>,
     },
 }
 
@@ -99,10 +114,15 @@ pub(crate) const fn is_local(command: &Store) -> bool {
 pub(crate) async fn run_local(command: Store) -> Result<Exit, Failure> {
     match command {
         Store::Verify { path } => files::verify(&path).await,
-        Store::Restore { from, data_dir, advertise } => files::restore(&from, &data_dir, &advertise).await,
-        Store::Status | Store::Members { .. } | Store::Snapshot | Store::Compact | Store::Backup { .. } => {
-            Err(Failure::usage("this command asks a control plane", ""))
+        Store::Restore { from, data_dir, advertise, lineage } => {
+            files::restore(&from, &data_dir, &advertise, lineage).await
         }
+        Store::Status
+        | Store::Members { .. }
+        | Store::Snapshot
+        | Store::Compact
+        | Store::Backup { .. }
+        | Store::Reconcile { .. } => Err(Failure::usage("this command asks a control plane", "")),
     }
 }
 
@@ -114,6 +134,7 @@ pub(crate) async fn run(control: Control, command: Store) -> Result<Exit, Failur
         Store::Snapshot => status::snapshot(&control, false).await,
         Store::Compact => status::snapshot(&control, true).await,
         Store::Backup { out } => files::backup(&control, &out).await,
+        Store::Reconcile { yes, without } => reconcile::reconcile(&control, yes, &without).await,
         local @ (Store::Verify { .. } | Store::Restore { .. }) => run_local(local).await,
     }
 }

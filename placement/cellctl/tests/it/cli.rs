@@ -20,13 +20,22 @@ impl ControlPlane {
 
     /// In plaintext, or with this identity.
     pub(crate) fn start_as(directory: &Path, identity: Option<PathBuf>) -> Self {
+        Self::open(directory, "data", "127.0.0.1:0", identity)
+    }
+
+    /// In plaintext, with data and address of its own choice.
+    pub(crate) fn start_at(directory: &Path, data: &str, listen: &str) -> Self {
+        Self::open(directory, data, listen, None)
+    }
+
+    fn open(directory: &Path, data: &str, listen: &str, identity: Option<PathBuf>) -> Self {
         let key = directory.join("key");
         if !key.exists() {
             key_file::generate(&key).unwrap();
         }
         let options = Options {
-            data_dir: directory.join("data"),
-            listen: "127.0.0.1:0".parse().unwrap(),
+            data_dir: directory.join(data),
+            listen: listen.parse().unwrap(),
             advertise: None,
             signing_key_file: key,
             insecure_plaintext: identity.is_none(),
@@ -34,6 +43,7 @@ impl ControlPlane {
             trusted_keys: Vec::new(),
             cluster: None,
             log_engine: Default::default(),
+            read_by_majority: false,
         };
         let stop = CancellationToken::new();
         let (told, handle) = std::sync::mpsc::sync_channel::<Handle>(1);
@@ -55,12 +65,19 @@ impl ControlPlane {
     }
 }
 
-impl Drop for ControlPlane {
-    fn drop(&mut self) {
+impl ControlPlane {
+    /// Ends the node; what it has is left as it is.
+    pub(crate) fn stop(&mut self) {
         self.stop.cancel();
         if let Some(ended) = self.ended.take() {
             ended.join().unwrap();
         }
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cell_client::Link;
-use cell_model::ClusterId;
+use cell_model::{ClusterId, FleetView};
 use cell_protos::v1;
 use cell_protos::v1::cluster_service_server::ClusterService;
 use cell_store::{Member, Store};
@@ -60,6 +60,7 @@ impl ClusterService for ClusterEndpoint {
             clock_unix_ms: now().get(),
             disk_free_bytes,
             disk_total_bytes,
+            unreconciled: self.store.view(FleetView::unreconciled),
             certificate_not_after_unix_s: self.link.identity().map_or(0, |identity| unix_s(identity.not_after())),
         }))
     }

@@ -37,7 +37,7 @@ impl ControlEndpoint {
         let (revision, outcome) = self.0.submit(envelope).await?;
         let move_id = match outcome {
             Outcome::Tenant { move_id, .. } => move_id,
-            Outcome::Unchanged | Outcome::Cell(_) | Outcome::Limits => None,
+            Outcome::Unchanged | Outcome::Cell(_) | Outcome::Limits | Outcome::Reconciled => None,
         };
         let record = self.0.view(|fleet| fleet.tenant(&tenant).map(v1::Tenant::from));
         let record = record.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;

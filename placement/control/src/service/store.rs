@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Ground;
+use super::{Caller, Ground, reconcile};
 use crate::refusal;
 
 /// Chunks of a backup that wait to be taken.
@@ -107,6 +107,12 @@ impl StoreService for StoreEndpoint {
             if request.into_inner().compact { self.store().compact().await } else { self.store().snapshot().await };
         let index = taken.map_err(|error| refusal::compact(&error))?;
         Ok(Response::new(v1::TakeSnapshotResponse { index }))
+    }
+
+    async fn reconcile(&self, request: Request<v1::ReconcileRequest>) -> Answer<v1::ReconcileResponse> {
+        let Caller(by) = Caller::of(&request);
+        let wanted = reconcile::Wanted::read(request.into_inner())?;
+        reconcile::reconcile(&self.0, wanted, by).await.map(Response::new)
     }
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {

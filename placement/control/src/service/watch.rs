@@ -213,6 +213,7 @@ fn items(ground: &Ground, include_moves: bool, changes: Vec<Change>) -> Vec<v1::
         Change::Cell(record) => Some(Item::Cell((&record).into())),
         Change::MoveEnded(record) => include_moves.then(|| Item::MoveEnded((&record).into())),
         Change::Limits(limits) => Some(Item::Limits(limits.into())),
+        Change::Reconciled(_) => None,
     };
     changes.into_iter().filter_map(item).map(|item| v1::WatchItem { item: Some(item) }).collect()
 }

@@ -125,6 +125,7 @@ pub(crate) fn options(data_dir: PathBuf, signing_key_file: PathBuf) -> Options {
         trusted_keys: Vec::new(),
         cluster: None,
         log_engine: Default::default(),
+        read_by_majority: false,
     }
 }
 

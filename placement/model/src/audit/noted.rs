@@ -22,11 +22,11 @@ impl Noted {
     pub(super) fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
         let after = changes.iter().find_map(|change| match change {
             Change::Tenant(record) => Some(record),
-            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) => None,
+            Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         });
         let ended = changes.iter().find_map(|change| match change {
             Change::MoveEnded(ended) => Some(ended),
-            Change::Tenant(_) | Change::Cell(_) | Change::Limits(_) => None,
+            Change::Tenant(_) | Change::Cell(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         });
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
         let cell = |id: &dyn fmt::Display| format!("cell/{id}");
@@ -87,6 +87,12 @@ impl Noted {
                     limits.moves_total, limits.moves_per_cell, limits.moves_queued
                 ),
             ),
+            Command::Adopt { tenant: id, held } => Self::new("adopt", tenant(id), adopted(held, after)),
+            Command::Reconciled { heard, without } => {
+                let names =
+                    |cells: &[crate::CellId]| cells.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                Self::new("reconcile", "store".into(), format!("heard={} without={}", names(heard), names(without)))
+            }
             Command::RoutersSaw { tenant: id, move_id, revision, routers } => {
                 let mut detail = format!("move={move_id} seen-revision={revision}");
                 for (router, sight) in routers {
@@ -96,6 +102,19 @@ impl Noted {
             }
         })
     }
+}
+
+/// What cells have said, and what has come of it.
+fn adopted(held: &[crate::Held], after: Option<&TenantRecord>) -> String {
+    let mut detail = String::from("held=");
+    for (number, held) in held.iter().enumerate() {
+        let comma = if number == 0 { "" } else { "," };
+        let _ = write!(detail, "{comma}{}:{}@{}", held.cell, held.role.as_str(), held.epoch);
+    }
+    if let Some(after) = after {
+        let _ = write!(detail, " owner={} uid={} epoch={}", after.owner, after.uid, after.epoch);
+    }
+    detail
 }
 
 /// What a step of a move has changed for others than the mover; none where it has not.

@@ -6,5 +6,6 @@ mod commands;
 mod house;
 mod lifecycle;
 mod properties;
+mod reconciling;
 mod stopping;
 mod world;

@@ -180,7 +180,20 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
         format!("version {}", versions.into_iter().collect::<Vec<_>>().join(", ")),
         "finish the upgrade",
     );
-    vec![reachable, leader, same, version]
+    let restored = answering.iter().find(|(_, status)| status.unreconciled);
+    let message = match restored {
+        Some((_, status)) => {
+            format!("restored from a backup (lineage {}), and what the cells hold is not adopted", status.lineage)
+        }
+        None => "the cells' grants are known to the store".into(),
+    };
+    let reconciled = new(
+        "reconciled",
+        mark(restored.is_some(), false),
+        message,
+        "`cellctl store reconcile` shows what the cells hold; with --yes it adopts it",
+    );
+    vec![reachable, leader, same, version, reconciled]
 }
 
 fn disk(nodes: &[Node]) -> Vec<FindingView> {

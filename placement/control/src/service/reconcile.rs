@@ -1,0 +1,322 @@
+//! After a restore: every cell is asked what it holds, and the highest grant of each tenant is adopted.
+//!
+//! ```text
+//! dry run:  ask every cell ──► judge each tenant ──► report
+//! adopt:    tell every cell the new lineage ──► ask ──► judge ──► nothing contradictory? ──► Adopt, each ──► Reconciled
+//! ```
+//! Once a cell has heard of the new lineage it refuses the steps of every older control plane, so what it says then
+//! stays true: nobody else changes a grant. Judged is in the model, and once more where the command is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cell_client::{AgentOptions, AgentPool, StepContext, StepError};
+use cell_model::{
+    Attempt, CellId, CellState, Command, Envelope, Epoch, Fleet, FleetView, Held, Rejected, Stamp, TenantId, Term,
+    Uid, Verdict, judge,
+};
+use cell_protos::{Malformed, v1};
+use futures::{StreamExt, TryStreamExt, stream};
+use tonic::{Code, Status};
+
+use super::{Ground, now};
+use crate::refusal::{malformed, refusal, rejected};
+
+/// Findings that are told one by one.
+const FINDINGS_MAX: usize = 1_000;
+/// Tenants that are looked at before others may apply.
+const JUDGED_AT_ONCE: usize = 500;
+/// Cells that are asked at once, and commands on their way at once.
+const AT_ONCE: usize = 64;
+
+/// What is asked for.
+pub(super) struct Wanted {
+    pub(super) adopt: bool,
+    pub(super) without: BTreeSet<CellId>,
+}
+
+impl Wanted {
+    pub(super) fn read(wire: v1::ReconcileRequest) -> Result<Self, Status> {
+        let id = |name: String| {
+            name.parse().map_err(|invalid: cell_model::InvalidId| {
+                malformed(&Malformed::new("without", invalid.to_string()))
+            })
+        };
+        let without = wire.without.into_iter().map(id).collect::<Result<_, Status>>()?;
+        Ok(Self { adopt: wire.adopt, without })
+    }
+}
+
+/// A cell that is to be asked.
+struct Asked {
+    cell: CellId,
+    agent: String,
+    left_out: bool,
+}
+
+type Answers = Vec<(Asked, Result<Vec<(TenantId, Held)>, StepError>)>;
+
+/// Asks, and adopts where that is wanted and nothing is in the way. `by` is written into the audit trail.
+pub(super) async fn reconcile(
+    ground: &Ground,
+    wanted: Wanted,
+    by: String,
+) -> Result<v1::ReconcileResponse, Status> {
+    ground.leading()?;
+    ground.readable(false).await?;
+    let needed = ground.view(FleetView::unreconciled);
+    let mut answer = v1::ReconcileResponse { needed, done: !needed, ..v1::ReconcileResponse::default() };
+    (answer.lineage, answer.revision) =
+        ground.view(|fleet| (fleet.head().lineage.get(), fleet.head().revision.get()));
+    if !needed {
+        return Ok(answer);
+    }
+    let cells = cells_of(ground, &wanted)?;
+    let term = ground.store.leadership().borrow().term;
+    let heard = ask(ground, cells, wanted.adopt.then_some(term)).await;
+    let mut holdings: BTreeMap<TenantId, Vec<Held>> = BTreeMap::new();
+    let (mut spoke, mut silent) = (Vec::new(), None);
+    for (asked, said) in heard {
+        let mut cell = v1::ReconcileCell { cell: asked.cell.to_string(), ..v1::ReconcileCell::default() };
+        cell.left_out = asked.left_out;
+        match said {
+            Ok(held) => {
+                cell.grants = held.len() as u64;
+                held.into_iter().for_each(|(tenant, held)| holdings.entry(tenant).or_default().push(held));
+                spoke.push(asked.cell);
+            }
+            Err(error) => {
+                cell.failure = error.to_string();
+                if !asked.left_out && silent.is_none() {
+                    silent = Some((asked.cell, error));
+                }
+            }
+        }
+        answer.cells.push(cell);
+    }
+    let judged = judge_all(ground, &holdings, &mut answer).await;
+    if !wanted.adopt {
+        return Ok(answer);
+    }
+    if let Some((cell, error)) = silent {
+        return Err(not_heard(&cell, &error));
+    }
+    if let Some((tenant, reason)) = judged.contradictory {
+        return Err(rejected(&Rejected::GrantsContradict { tenant, reason }));
+    }
+    adopt(ground, judged.to_adopt, &mut holdings, &by).await?;
+    let without = wanted.without.into_iter().collect();
+    let command = Command::Reconciled { heard: spoke, without };
+    let (revision, _) = ground.submit(Envelope { actor: by, ..Envelope::new(now(), command) }).await?;
+    (answer.revision, answer.done) = (revision.get(), true);
+    Ok(answer)
+}
+
+/// A cell that knows of a higher lineage belongs to another restore.
+fn not_heard(cell: &CellId, error: &StepError) -> Status {
+    match error {
+        StepError::Refused { code, reason } if code == "STALE_TERM" => refusal(
+            Code::FailedPrecondition,
+            "LINEAGE_TOO_LOW",
+            format!("cell {cell} follows a later control plane: {reason}"),
+            "stop that one; then restore the backup again with `cellctl store restore --lineage` above that lineage",
+        ),
+        _ => {
+            let unheard = Rejected::CellNotHeard { cell: cell.clone() };
+            refusal(Code::FailedPrecondition, unheard.code(), format!("{unheard}: {error}"), &unheard.hint())
+        }
+    }
+}
+
+fn cells_of(ground: &Ground, wanted: &Wanted) -> Result<Vec<Asked>, Status> {
+    ground.view(|fleet| {
+        if let Some(unknown) = wanted.without.iter().find(|cell| fleet.cell(cell).is_none()) {
+            return Err(rejected(&Rejected::CellUnknown { cell: unknown.clone() }));
+        }
+        let asked = |cell: &cell_model::CellRecord| Asked {
+            cell: cell.id.clone(),
+            agent: cell.agent.clone(),
+            left_out: cell.state == CellState::Dead || wanted.without.contains(&cell.id),
+        };
+        Ok(fleet.cells().map(asked).collect())
+    })
+}
+
+/// What each cell says. With a term, the cell refuses older leaders and lineages from then on.
+async fn ask(ground: &Ground, cells: Vec<Asked>, announced: Option<Term>) -> Answers {
+    let agents = AgentPool::new(AgentOptions { link: ground.link.clone(), ..AgentOptions::default() });
+    let lineage = ground.view(FleetView::lineage);
+    let ask = |asked: Asked| {
+        let agents = agents.clone();
+        async move {
+            if asked.left_out {
+                let reason = "it is left out".to_owned();
+                let nothing = StepError::Unreachable { agent: asked.agent.clone(), reason };
+                return (asked, Err(nothing));
+            }
+            if let Some(term) = announced
+                && let Err(error) = announce(&agents, &asked, lineage, term).await
+            {
+                return (asked, Err(error));
+            }
+            let held = agents.held(&asked.agent).await;
+            let others = |held: &[(TenantId, Held)]| held.iter().any(|(_, held)| held.cell != asked.cell);
+            let held = match held {
+                Ok(held) if others(&held) => Err(StepError::Unreachable {
+                    agent: asked.agent.clone(),
+                    reason: "the agent of another cell answers there".into(),
+                }),
+                held => held,
+            };
+            (asked, held)
+        }
+    };
+    let mut answers: Answers = stream::iter(cells.into_iter().map(ask)).buffer_unordered(AT_ONCE).collect().await;
+    answers.sort_by(|(one, _), (other, _)| one.cell.cmp(&other.cell));
+    answers
+}
+
+/// A look at a tenant that nobody has: it changes nothing but the newest leader that the agent knows of.
+async fn announce(
+    agents: &AgentPool,
+    asked: &Asked,
+    lineage: cell_model::Lineage,
+    term: Term,
+) -> Result<(), StepError> {
+    let Ok(tenant) = TenantId::new("reconcile") else { return Ok(()) };
+    let context = StepContext {
+        lineage,
+        term,
+        tenant,
+        uid: Uid(0),
+        move_id: None,
+        attempt: Attempt(0),
+        epoch: Epoch(0),
+        leg: None,
+    };
+    match agents.preflight(&asked.agent, &context, false).await {
+        Err(StepError::Refused { code, .. }) if code != "STALE_TERM" => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+#[derive(Default)]
+struct Judged {
+    to_adopt: Vec<TenantId>,
+    contradictory: Option<(TenantId, String)>,
+}
+
+/// Judges every tenant that the store or a cell knows, and counts.
+async fn judge_all(
+    ground: &Ground,
+    holdings: &BTreeMap<TenantId, Vec<Held>>,
+    answer: &mut v1::ReconcileResponse,
+) -> Judged {
+    let mut judged = Judged::default();
+    let (mut worst, mut others) = (Vec::new(), Vec::new());
+    let mut after: Option<TenantId> = None;
+    loop {
+        let page = ground.view(|fleet| {
+            let page = next_tenants(fleet, holdings, after.as_ref());
+            let stamp = Stamp { at: now(), revision: fleet.head().revision.next() };
+            let verdict = |tenant: TenantId| {
+                let held = holdings.get(&tenant).map_or(&[][..], Vec::as_slice);
+                let verdict = judge(fleet, &tenant, held, stamp);
+                let detail = detail_of(&verdict, fleet.tenant(&tenant));
+                (tenant, verdict, detail)
+            };
+            page.into_iter().map(verdict).collect::<Vec<_>>()
+        });
+        let Some((last, ..)) = page.last() else { break };
+        after = Some(last.clone());
+        for (tenant, verdict, detail) in page {
+            answer.tenants += 1;
+            let (word, list) = match verdict {
+                Verdict::Confirmed => {
+                    answer.confirmed += 1;
+                    continue;
+                }
+                Verdict::Adopt { why, .. } => {
+                    answer.adopted += 1;
+                    judged.to_adopt.push(tenant.clone());
+                    (why.as_str(), &mut others)
+                }
+                Verdict::Unheld { .. } => {
+                    answer.unheld += 1;
+                    ("unheld", &mut worst)
+                }
+                Verdict::Contradictory { reason } => {
+                    answer.contradictory += 1;
+                    judged.contradictory.get_or_insert((tenant.clone(), reason));
+                    ("contradictory", &mut worst)
+                }
+            };
+            if list.len() < FINDINGS_MAX {
+                list.push(v1::ReconcileTenant { tenant: tenant.to_string(), verdict: word.into(), detail });
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    worst.sort_by(|one: &v1::ReconcileTenant, other| one.verdict.cmp(&other.verdict));
+    worst.append(&mut others);
+    worst.truncate(FINDINGS_MAX);
+    answer.findings = worst;
+    judged
+}
+
+/// The next tenants by name, of the store and of the cells.
+fn next_tenants(
+    fleet: &Fleet,
+    holdings: &BTreeMap<TenantId, Vec<Held>>,
+    after: Option<&TenantId>,
+) -> BTreeSet<TenantId> {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let from = after.map_or(Unbounded, Excluded);
+    let held = holdings.range::<TenantId, _>((from, Unbounded)).map(|(tenant, _)| tenant);
+    let known = fleet.tenants_after(after).map(|record| &record.id);
+    let mut next: BTreeSet<TenantId> =
+        held.take(JUDGED_AT_ONCE).chain(known.take(JUDGED_AT_ONCE)).cloned().collect();
+    while next.len() > JUDGED_AT_ONCE {
+        next.pop_last();
+    }
+    next
+}
+
+fn detail_of(verdict: &Verdict, before: Option<&cell_model::TenantRecord>) -> String {
+    match verdict {
+        Verdict::Confirmed => String::new(),
+        Verdict::Unheld { reason } | Verdict::Contradictory { reason } => reason.clone(),
+        Verdict::Adopt { record, .. } => {
+            let at = |record: &cell_model::TenantRecord| {
+                let phase = record.movement.as_ref().map(|movement| format!(", a move in {}", movement.phase));
+                let copies = record.retained.len();
+                let copies = if copies > 0 { format!(", copies left: {copies}") } else { String::new() };
+                let gone = if record.life == cell_model::Life::Live { "" } else { ", not live" };
+                format!(
+                    "{} epoch {} uid {}{}{copies}{gone}",
+                    record.owner,
+                    record.epoch,
+                    record.uid,
+                    phase.unwrap_or_default()
+                )
+            };
+            let before = before.map_or_else(|| "unknown".to_owned(), at);
+            format!("{before} -> {}", at(record))
+        }
+    }
+}
+
+async fn adopt(
+    ground: &Ground,
+    tenants: Vec<TenantId>,
+    holdings: &mut BTreeMap<TenantId, Vec<Held>>,
+    by: &str,
+) -> Result<(), Status> {
+    let command = |tenant: TenantId| {
+        let held = holdings.remove(&tenant).unwrap_or_default();
+        let command = Command::Adopt { tenant, held };
+        Envelope { actor: by.to_owned(), ..Envelope::new(now(), command) }
+    };
+    let commands: Vec<Envelope> = tenants.into_iter().map(command).collect();
+    let submit = |envelope: Envelope| async move { ground.submit(envelope).await.map(drop) };
+    stream::iter(commands.into_iter().map(submit)).buffer_unordered(AT_ONCE).try_collect::<()>().await
+}

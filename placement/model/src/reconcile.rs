@@ -1,0 +1,508 @@
+//! After a restore: what the cells hold durably is held against the records, and the highest grant is adopted.
+//!
+//! A backup is older than what has happened since. Until every cell has said what it holds, no tenant is made, moved or
+//! deleted and nothing is reclaimed ([`crate::FleetHead::unreconciled`]); tenants are served meanwhile, because cells
+//! refuse what is older than their grant, and send on whom they do not own.
+//!
+//! ```text
+//! cells ──► [Held] ──► judge(record, held) ──► Confirmed
+//!                                          ├─► Adopt: the record as it has to be, and why
+//!                                          ├─► Unheld: the record stands, but its owner does not hold it
+//!                                          └─► Contradictory: two cells own it, or one that has not spoken
+//! ```
+//! Grants are compared by (uid, epoch), as gates and routers do. A grant is never taken from a cell that serves. What a
+//! move has left half-done (an import, a fence, a capture) becomes a move that takes it away, or brings it to its end
+//! where the cells show that COMMIT was decided. Steps of it carry a higher attempt than any before the restore.
+
+mod leftovers;
+
+use serde::{Deserialize, Serialize};
+
+use crate::step::turn_to_cleanup;
+use crate::{
+    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, Move, MoveId, MoveRecord, Phase, Rev,
+    Stamp, TenantId, TenantRecord, Tier, Uid,
+};
+
+/// What a cell is to a tenant, as far as it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeldRole {
+    /// Serves at its epoch.
+    Owner,
+    /// Is copied to.
+    Importing,
+    /// Refuses everything until the control plane has decided.
+    Fenced,
+    /// Sends on whoever asks.
+    Redirect,
+    /// The tenant is deleted there.
+    Deleted,
+    /// Remembers it, and nothing more.
+    Nothing,
+}
+
+impl HeldRole {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Importing => "importing",
+            Self::Fenced => "fenced",
+            Self::Redirect => "redirect",
+            Self::Deleted => "deleted",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+/// What one cell says of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The cell.
+    pub cell: CellId,
+    /// Incarnation of the tenant that it knows.
+    pub uid: Uid,
+    /// Epoch of its grant.
+    pub epoch: Epoch,
+    /// What it is to the tenant.
+    pub role: HeldRole,
+    /// The newest move that a step has named there; 0 where none has.
+    pub move_id: MoveId,
+    /// Rows of the tenant are there, whole or in part.
+    pub has_copy: bool,
+    /// Its changes are kept for another cell.
+    pub captures: bool,
+    /// To whom it sends on, and the epoch of that one's grant.
+    pub sends_to: Option<(CellId, Epoch)>,
+}
+
+/// Why a record is written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adoption {
+    /// The store did not know the tenant, or knew an earlier one of that name.
+    Made,
+    /// The tenant was deleted after the backup.
+    Deleted,
+    /// Another cell owns it, or the same at a higher epoch.
+    Moved,
+    /// COMMIT was decided and not yet carried out: it is now.
+    CarriedOut,
+    /// A cutover was fenced and not decided: the cell gets the tenant back, at a higher epoch.
+    GivenBack,
+    /// A move under way is called off.
+    CalledOff,
+    /// A move that has cut over goes on.
+    GoesOn,
+    /// Copies that moves have left are known again.
+    Copies,
+}
+
+impl Adoption {
+    /// One word, as tables print it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Deleted => "deleted",
+            Self::Moved => "moved",
+            Self::CarriedOut => "carried-out",
+            Self::GivenBack => "given-back",
+            Self::CalledOff => "called-off",
+            Self::GoesOn => "goes-on",
+            Self::Copies => "copies",
+        }
+    }
+}
+
+/// What has come of holding a record against what cells hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// They agree.
+    Confirmed,
+    /// This is to be the record.
+    Adopt {
+        /// The record.
+        record: Box<TenantRecord>,
+        /// The move that the record had, where it is over.
+        ended: Option<Box<MoveRecord>>,
+        /// Why.
+        why: Adoption,
+    },
+    /// Nothing higher is known than the record, but its owner does not hold it: nobody serves the tenant.
+    Unheld {
+        /// What was seen.
+        reason: String,
+    },
+    /// It cannot be told who owns the tenant: people must look.
+    Contradictory {
+        /// What was seen.
+        reason: String,
+    },
+}
+
+/// Code of the end of a move that a restore has overtaken.
+pub const OVERTAKEN: &str = "CONTROL_PLANE_RESTORED";
+
+fn overtaken() -> End {
+    End::Aborted { code: OVERTAKEN.into(), reason: "the control plane was restored from a backup".into() }
+}
+
+/// Holds one tenant's record against what the cells that were asked hold of it.
+#[must_use]
+pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Stamp) -> Verdict {
+    let record = fleet.tenant(tenant);
+    let known = held.iter().filter(|held| held.role != HeldRole::Nothing);
+    let uid = known.clone().map(|held| held.uid).chain(record.map(|record| record.uid)).max();
+    let Some(uid) = uid else { return Verdict::Confirmed };
+    let held: Vec<&Held> = known.filter(|held| held.uid == uid).collect();
+    let case = Case { lineage: fleet.lineage(), tenant, uid, held, stamp, record };
+    match case.standing() {
+        Standing::Verdict(verdict) => verdict,
+        Standing::Next { mut next, ended, why } => {
+            let left = case.with_leftovers(&mut next);
+            let why = why.or(left);
+            let same = case.record_of_uid().is_some_and(|before| *before == *next) && ended.is_none();
+            match why {
+                Some(why) if !same => {
+                    next.rev = record.map_or(Rev(0), |before| before.rev).next();
+                    next.revision = stamp.revision;
+                    Verdict::Adopt { record: next, ended, why }
+                }
+                _ => Verdict::Confirmed,
+            }
+        }
+    }
+}
+
+/// One tenant, its record, and what is held of its newest incarnation.
+struct Case<'a> {
+    lineage: Lineage,
+    tenant: &'a TenantId,
+    uid: Uid,
+    held: Vec<&'a Held>,
+    stamp: Stamp,
+    record: Option<&'a TenantRecord>,
+}
+
+enum Standing {
+    Verdict(Verdict),
+    Next { next: Box<TenantRecord>, ended: Option<Box<MoveRecord>>, why: Option<Adoption> },
+}
+
+fn contradictory(reason: String) -> Standing {
+    Standing::Verdict(Verdict::Contradictory { reason })
+}
+
+fn unheld(reason: String) -> Standing {
+    Standing::Verdict(Verdict::Unheld { reason })
+}
+
+impl Case<'_> {
+    fn record_of_uid(&self) -> Option<&TenantRecord> {
+        self.record.filter(|record| record.uid == self.uid)
+    }
+
+    fn in_role(&self, role: HeldRole) -> impl Iterator<Item = &Held> + '_ {
+        self.held.iter().copied().filter(move |held| held.role == role)
+    }
+
+    fn on(&self, cell: &CellId) -> Option<&Held> {
+        self.held.iter().copied().find(|held| held.cell == *cell)
+    }
+
+    /// The highest epoch that anybody knows of.
+    fn highest(&self) -> Epoch {
+        let said = self.held.iter().flat_map(|held| [Some(held.epoch), held.sends_to.as_ref().map(|(_, at)| *at)]);
+        said.flatten().chain(self.record_of_uid().map(|record| record.epoch)).max().unwrap_or_default()
+    }
+
+    /// An attempt above all that were made before the restore, the same each time that this is judged.
+    fn attempt(&self, at_least: Attempt) -> Attempt {
+        let floor = u32::try_from(self.lineage.get().saturating_mul(1 << 16)).unwrap_or(u32::MAX >> 1);
+        at_least.max(Attempt(floor))
+    }
+
+    fn standing(&self) -> Standing {
+        if let Some(record) = self.record_of_uid()
+            && matches!(record.life, Life::Deleting { .. } | Life::Deleted)
+        {
+            return self.deleted_in_the_record(record);
+        }
+        if self.in_role(HeldRole::Deleted).next().is_some() {
+            return self.deleted_since();
+        }
+        let mut owners: Vec<&Held> = self.in_role(HeldRole::Owner).collect();
+        owners.sort_by_key(|held| std::cmp::Reverse(held.epoch));
+        match owners.as_slice() {
+            [owner] => self.owned(owner),
+            [first, second, ..] => contradictory(format!(
+                "cell {} owns it at epoch {}, and so does cell {} at epoch {}",
+                first.cell, first.epoch, second.cell, second.epoch
+            )),
+            [] => self.unowned(),
+        }
+    }
+
+    /// The store has decided the deletion before the backup: it goes on.
+    fn deleted_in_the_record(&self, record: &TenantRecord) -> Standing {
+        let mut next = record.clone();
+        let alive = self.held.iter().find(|held| held.role != HeldRole::Deleted && held.role != HeldRole::Redirect);
+        if let (Life::Deleted, Some(held)) = (record.life, alive) {
+            return contradictory(format!("it is deleted, and cell {} is its {}", held.cell, held.role.as_str()));
+        }
+        // A step of the deletion may not be older than the grant that it takes away.
+        next.epoch = self.highest();
+        let why = (next.epoch != record.epoch).then_some(Adoption::Deleted);
+        Standing::Next { next: next.into(), ended: None, why }
+    }
+
+    fn deleted_since(&self) -> Standing {
+        let Some(record) = self.record else { return Standing::Verdict(Verdict::Confirmed) };
+        let mut next = record.clone();
+        let ended = self.end_move(&mut next);
+        if record.uid != self.uid {
+            next.retained.clear();
+            if let Some(deleted) = self.in_role(HeldRole::Deleted).next() {
+                next.owner = deleted.cell.clone();
+            }
+        }
+        next.uid = self.uid;
+        next.life = Life::Deleting { owner_revoked: false };
+        self.raise(&mut next, self.highest());
+        Standing::Next { next: next.into(), ended, why: Some(Adoption::Deleted) }
+    }
+
+    /// One cell serves it.
+    fn owned(&self, owner: &Held) -> Standing {
+        if let Some((cell, epoch)) = self.sent_beyond(owner.epoch) {
+            return contradictory(format!(
+                "cell {} owns it at epoch {}, and another cell sends to {cell} at epoch {epoch}",
+                owner.cell, owner.epoch
+            ));
+        }
+        let Some(record) = self.record_of_uid() else {
+            let mut next = self.new_record(owner);
+            let ended = self.record.and_then(|old| self.end_move(&mut old.clone()));
+            next.life = Life::Live;
+            return Standing::Next { next: next.into(), ended, why: Some(Adoption::Made) };
+        };
+        let mut next = record.clone();
+        if record.epoch > owner.epoch {
+            let seen = format!("cell {} owns it at epoch {}", owner.cell, owner.epoch);
+            if record.owner != owner.cell {
+                return contradictory(format!(
+                    "{seen}, and by the record cell {} at {}",
+                    record.owner, record.epoch
+                ));
+            }
+            if next.movement.is_none() {
+                return unheld(format!("{seen}, and by the record at {}", record.epoch));
+            }
+            // An unfence that was decided before the backup, and that the cell has not done: it is done now.
+            let why = self.go_on(&mut next);
+            return Standing::Next { next: next.into(), ended: None, why };
+        }
+        let (mut ended, mut why) = (None, None);
+        if next.life == Life::Provisioning {
+            next.life = Life::Live;
+            why = Some(Adoption::Moved);
+        }
+        if (&next.owner, next.epoch) == (&owner.cell, owner.epoch) {
+            if next.movement.is_some() {
+                why = self.go_on(&mut next).or(why);
+            }
+        } else {
+            ended = self.end_move_at(&mut next, &owner.cell);
+            next.owner = owner.cell.clone();
+            self.raise(&mut next, owner.epoch);
+            why = Some(Adoption::Moved);
+        }
+        Standing::Next { next: next.into(), ended, why }
+    }
+
+    /// Nobody serves it.
+    fn unowned(&self) -> Standing {
+        let record = self.record_of_uid();
+        if let Some(record) = record
+            && record.movement.as_ref().is_some_and(Move::is_committed)
+            && record.epoch >= self.highest()
+            && self.on(&record.owner).is_some_and(|held| held.role != HeldRole::Fenced)
+        {
+            // COMMIT is in the backup: the owner is told once more.
+            let mut next = record.clone();
+            let why = self.go_on(&mut next);
+            return Standing::Next { next: next.into(), ended: None, why };
+        }
+        let fenced = self.in_role(HeldRole::Fenced).max_by_key(|held| held.epoch);
+        let least = fenced.map_or(Epoch(0), |held| held.epoch);
+        if let Some((owner, epoch)) = self.sent_beyond(least) {
+            return self.carry_out(&owner, epoch);
+        }
+        if let Some(fenced) = fenced {
+            return self.give_back(fenced);
+        }
+        match record {
+            Some(record) if record.life == Life::Provisioning => Standing::Verdict(Verdict::Confirmed),
+            Some(record) => unheld(format!("cell {} does not hold it, nor does any other", record.owner)),
+            None => {
+                let copies: Vec<String> =
+                    self.held.iter().map(|held| format!("{} ({})", held.cell, held.role.as_str())).collect();
+                contradictory(format!(
+                    "the store does not know it, and no cell owns it: only {}",
+                    copies.join(", ")
+                ))
+            }
+        }
+    }
+
+    /// The newest owner that a cell sends to, where that is above `epoch`. Its own word counts for more.
+    fn sent_beyond(&self, epoch: Epoch) -> Option<(CellId, Epoch)> {
+        let sent = self.in_role(HeldRole::Redirect).filter_map(|held| held.sends_to.clone());
+        sent.filter(|(_, at)| *at > epoch).max_by_key(|(_, at)| *at)
+    }
+
+    /// A cell hands out the mapping of an owner that does not know of it yet.
+    fn carry_out(&self, owner: &CellId, epoch: Epoch) -> Standing {
+        let Some(coming) = self.on(owner) else {
+            return contradictory(format!(
+                "a cell sends to cell {owner} at epoch {epoch}, and that cell has not said what it holds"
+            ));
+        };
+        let source = self.in_role(HeldRole::Redirect).find(|held| {
+            held.cell != *owner && held.sends_to.as_ref().is_some_and(|(to, at)| to == owner && *at == epoch)
+        });
+        let (HeldRole::Importing, Some(source)) = (coming.role, source) else {
+            return contradictory(format!(
+                "a cell sends to cell {owner} at epoch {epoch}, and that cell is {}",
+                coming.role.as_str()
+            ));
+        };
+        let mut next = self.record_of_uid().cloned().unwrap_or_else(|| self.new_record(coming));
+        let ended = self.end_move_at(&mut next, owner);
+        next.life = Life::Live;
+        next.owner = owner.clone();
+        self.raise(&mut next, epoch);
+        let mut movement = self.new_move(coming.move_id, &source.cell, owner, Phase::Activate);
+        movement.fenced_epoch = Some(source.epoch);
+        next.movement = Some(movement);
+        Standing::Next { next: next.into(), ended, why: Some(Adoption::CarriedOut) }
+    }
+
+    /// Nothing was served since the fence, and nothing will be by anybody else: the steps of the old control plane are
+    /// of a lower lineage.
+    fn give_back(&self, fenced: &Held) -> Standing {
+        let mut next = self.record_of_uid().cloned().unwrap_or_else(|| self.new_record(fenced));
+        let fits = next.movement.as_ref().is_some_and(|old| {
+            (old.source == fenced.cell && !old.is_committed() && old.leg == Leg::Forward)
+                || (old.target == fenced.cell && (old.leg == Leg::Back || old.phase == Phase::Soak))
+        });
+        let ended = if fits { None } else { self.end_move_at(&mut next, &fenced.cell) };
+        let already =
+            next.movement.as_ref().is_some_and(|old| old.phase == Phase::Unfence) && next.owner == fenced.cell;
+        if !already || next.epoch <= fenced.epoch {
+            next.owner = fenced.cell.clone();
+            self.raise(&mut next, self.highest().next());
+        }
+        next.life = Life::Live;
+        let importing = self.in_role(HeldRole::Importing).next().map(|held| held.cell.clone());
+        let movement = next.movement.get_or_insert_with(|| {
+            let target = importing.as_ref().unwrap_or(&fenced.cell);
+            let mut movement = self.new_move(MoveId(self.stamp.revision.0), &fenced.cell, target, Phase::Unfence);
+            movement.acks.import_dropped = importing.is_none();
+            movement.ending = Some(overtaken());
+            movement
+        });
+        if movement.target == fenced.cell && fits {
+            // The fence of a rollback: the move goes back to where it was, and may be rolled back again.
+            movement.leg = Leg::Back;
+        } else {
+            movement.ending.get_or_insert_with(overtaken);
+        }
+        if movement.phase != Phase::Unfence {
+            crate::step::enter(movement, Phase::Unfence, self.stamp);
+        }
+        movement.attempt = self.attempt(movement.attempt);
+        Standing::Next { next: next.into(), ended, why: Some(Adoption::GivenBack) }
+    }
+
+    /// What becomes of the record's own move where the record is confirmed. Cells may have come further with it than the
+    /// backup knows, so whatever was not committed is called off, and the rest goes on with a higher attempt.
+    fn go_on(&self, next: &mut TenantRecord) -> Option<Adoption> {
+        let movement = next.movement.as_mut()?;
+        let attempt = self.attempt(movement.attempt);
+        if movement.attempt == attempt {
+            return None;
+        }
+        movement.attempt = attempt;
+        let goes_on = match (movement.leg, movement.phase) {
+            (_, Phase::Cleanup | Phase::Unfence | Phase::Activate) | (Leg::Forward, Phase::Soak) => true,
+            (Leg::Forward, _) => false,
+            // A rollback that was not committed: the new owner still serves.
+            (Leg::Back, _) => {
+                movement.leg = Leg::Forward;
+                movement.intent = Intent::Run;
+                crate::step::forget_hold(movement);
+                crate::step::enter(movement, Phase::Soak, self.stamp);
+                true
+            }
+        };
+        if !goes_on {
+            crate::step::forget_hold(movement);
+            turn_to_cleanup(movement, overtaken(), self.stamp);
+            return Some(Adoption::CalledOff);
+        }
+        if movement.phase == Phase::Unfence && movement.leg == Leg::Forward {
+            // It would go back to Sync from there, and a cell may have come further.
+            movement.ending.get_or_insert_with(overtaken);
+        }
+        Some(Adoption::GoesOn)
+    }
+
+    fn end_move(&self, next: &mut TenantRecord) -> Option<Box<MoveRecord>> {
+        let owner = next.owner.clone();
+        self.end_move_at(next, &owner)
+    }
+
+    /// The record's own move is over: the cells have gone on without it.
+    fn end_move_at(&self, next: &mut TenantRecord, owner: &CellId) -> Option<Box<MoveRecord>> {
+        let movement = next.movement.take()?;
+        let completed = if movement.is_committed() { movement.source != *owner } else { movement.target == *owner };
+        let end = if completed { End::Completed } else { overtaken() };
+        Some(Box::new(MoveRecord {
+            tenant: self.tenant.clone(),
+            uid: next.uid,
+            epoch: next.epoch,
+            ended: self.stamp.at,
+            revision: self.stamp.revision,
+            movement,
+            end,
+        }))
+    }
+
+    /// The record gets an epoch that this history answers for.
+    fn raise(&self, next: &mut TenantRecord, epoch: Epoch) {
+        next.epoch = epoch;
+        next.lineage = self.lineage;
+    }
+
+    /// Cells know neither tier nor residency.
+    fn new_record(&self, held: &Held) -> TenantRecord {
+        TenantRecord {
+            id: self.tenant.clone(),
+            uid: self.uid,
+            lineage: self.lineage,
+            epoch: held.epoch,
+            rev: Rev(0),
+            revision: self.stamp.revision,
+            owner: held.cell.clone(),
+            life: Life::Live,
+            tier: Tier::default(),
+            residency: String::new(),
+            movement: None,
+            retained: Vec::new(),
+            placed: "found on the cell after a restore".into(),
+        }
+    }
+}
