@@ -367,8 +367,8 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_a_cut_has_met_is_counted_as_swallowed() {
-        if let Err(reason) = possible().await {
-            println!("not tried here: {reason}");
+        // Only root may make namespaces; `make drills` says so, too, and takes the proxy.
+        if possible().await.is_err() {
             return;
         }
         let name = format!("{}-test", crate::drill::engine::run_name());
