@@ -217,12 +217,12 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (limits, idle) = (&self.options.limits, self.worker.live().timeouts.idle);
+        let (limits, rest_after) = (&self.options.limits, REST_AFTER.min(self.worker.live().timeouts.idle));
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // A head that is coming in is timed by the strict reader: for hyper the connection is idle until it is there.
-            .header_read_timeout(idle)
+            // A head that is coming in is timed by the strict reader, and no head at all by whoever lets the connection rest.
+            .header_read_timeout(None)
             // One more, for the stand-in of a head that is refused.
             .max_headers(limits.headers_max + 1)
             .max_header_size(limits.header_bytes_max)
@@ -233,6 +233,7 @@ impl Front {
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(lent), service).with_upgrades());
         loop {
             tokio::select! {
+                biased;
                 ended = connection.as_mut() => return ended.map(|()| None),
                 changed = phase.changed() => match *phase.borrow_and_update() {
                     _ if changed.is_err() => return Ok(None),
@@ -240,8 +241,8 @@ impl Front {
                     Phase::Closing => connection.as_mut().graceful_shutdown(),
                     Phase::Cut => return Ok(None),
                 },
-                () = tokio::time::sleep(REST_AFTER) => {
-                    let quiet = conn.activity.idle_since().is_some_and(|since| since.elapsed() >= REST_AFTER);
+                () = tokio::time::sleep(rest_after) => {
+                    let quiet = conn.activity.idle_since().is_some_and(|since| since.elapsed() >= rest_after);
                     if quiet && let Some(back) = lender.take_back(StrictStream::is_between_messages) {
                         return Ok(Some(back));
                     }

@@ -211,7 +211,7 @@ impl Default for Limits {
             tunnels_max: 8_000,
             held_per_tenant_max: 1_000,
             held_max: 10_000,
-            remembered_requests: 4_096,
+            remembered_requests: 1_024,
             connections_per_instance_max: 1_024,
             idle_per_instance_max: 128,
         }

@@ -17,7 +17,7 @@ use crate::proxies::{self, Setting, say};
 const FIRST: u32 = 200;
 /// How many are opened at once.
 const AT_ONCE: usize = 8;
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(4);
 
 pub(crate) async fn idle(connections: u32, mut setting: Setting) -> anyhow::Result<Value> {
     let origin = OriginProcess::start(&[])?;

@@ -179,7 +179,7 @@ async fn a_dependency_that_fails_closes_the_way_to_what_needs_it_and_to_nothing_
     let sick = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let pays = Arc::clone(&sick);
     let gate = FakeGate::start(move |request, _| {
-        let fails = request.uri().path().starts_with("/pay") && pays.load(Ordering::SeqCst);
+        let fails = matches!(request.uri().path(), "/pay" | "/pay/1") && pays.load(Ordering::SeqCst);
         async move { text(if fails { StatusCode::BAD_GATEWAY } else { StatusCode::OK }, "answered") }
     })
     .await;

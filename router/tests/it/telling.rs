@@ -198,7 +198,7 @@ async fn a_collector_that_is_gone_costs_spans_and_no_request() {
     .await;
     assert_eq!(get(fleet.address(), "t-1", "/").await.status, StatusCode::OK);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while fleet.metric("cell_router_spans_left_out", "").await < 1.0 {
+    while fleet.metric("cell_router_spans_left_out_total", "").await < 1.0 {
         assert!(tokio::time::Instant::now() < deadline, "the span is neither sent nor counted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
