@@ -30,14 +30,17 @@ pub(crate) async fn idle(connections: u32, mut setting: Setting) -> anyhow::Resu
         let before = proxy.resident_bytes()?;
         let held = hold(proxy.address, connections).await?;
         tokio::time::sleep(SETTLE).await;
+        // Allocators give memory back when they are next asked for some.
+        let stirred = hold(proxy.address, FIRST).await?;
+        tokio::time::sleep(SETTLE).await;
         let after = proxy.resident_bytes()?;
-        let bytes = after.saturating_sub(before) as f64 / f64::from(connections);
+        let bytes = after.saturating_sub(before) as f64 / f64::from(connections + FIRST);
         say(&format!("{name}: {bytes:.0} bytes a connection"));
         report.insert(
             name.to_owned(),
             json!({ "resident_bytes_before": before, "resident_bytes": after, "bytes_per_connection": bytes }),
         );
-        drop((first, held));
+        drop((first, held, stirred));
     }
     Ok(json!({ "connections": connections, "proxies": report }))
 }

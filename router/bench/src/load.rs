@@ -49,7 +49,7 @@ pub(crate) struct Outcome {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
-    /// Answered with 200 in a second.
+    /// Answered with 200 in a second, before the load had ended.
     pub(crate) goodput: f64,
 }
 
@@ -65,6 +65,7 @@ struct Shared {
 struct Seen {
     took: Histogram<u64>,
     answered: u64,
+    answered_in_time: u64,
     others: std::collections::BTreeMap<String, u64>,
 }
 
@@ -78,8 +79,12 @@ impl Load {
     }
 
     pub(crate) async fn run(self) -> anyhow::Result<Outcome> {
-        let seen =
-            Seen { took: Histogram::new_with_bounds(1, 60_000_000, 3)?, answered: 0, others: Default::default() };
+        let seen = Seen {
+            took: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+            answered: 0,
+            answered_in_time: 0,
+            others: Default::default(),
+        };
         let shared = Arc::new(Shared { load: self, idle: Mutex::default(), seen: Mutex::new(seen) });
         let began = Instant::now();
         let (rate, seconds) = (shared.load.rate, f64::from(shared.load.seconds));
@@ -94,7 +99,8 @@ impl Load {
             tokio::time::sleep_until(due).await;
             let shared = Arc::clone(&shared);
             let tenant = shared.load.tenant_of(asked);
-            asking.spawn(async move { shared.ask(tenant, due).await });
+            let ends = began + Duration::from_secs_f64(seconds);
+            asking.spawn(async move { shared.ask(tenant, due, ends).await });
             asked += 1;
             while asking.try_join_next().is_some() {}
         }
@@ -108,13 +114,13 @@ impl Load {
             p50_ms: ms(seen.took.value_at_quantile(0.5)),
             p99_ms: ms(seen.took.value_at_quantile(0.99)),
             max_ms: ms(seen.took.max()),
-            goodput: seen.answered as f64 / seconds,
+            goodput: seen.answered_in_time as f64 / seconds,
         })
     }
 }
 
 impl Shared {
-    async fn ask(&self, tenant: u64, due: Instant) {
+    async fn ask(&self, tenant: u64, due: Instant, ends: Instant) {
         let outcome = match tokio::time::timeout(REQUEST_TIME_MAX, self.send(tenant)).await {
             Ok(outcome) => outcome,
             Err(_) => Err("no answer in ten seconds".into()),
@@ -124,6 +130,7 @@ impl Shared {
         match outcome {
             Ok(()) => {
                 seen.answered += 1;
+                seen.answered_in_time += u64::from(Instant::now() <= ends);
                 seen.took.saturating_record(micros);
             }
             Err(other) => *seen.others.entry(other).or_default() += 1,
