@@ -89,7 +89,7 @@ pub(crate) fn at_a_rate(proxy: &Proxy, spread: u32, rate: f64, seconds: u32) -> 
 }
 
 /// The part of requests that has to be answered with 200.
-const ANSWERED_MIN: f64 = 0.9;
+pub(crate) const ANSWERED_MIN: f64 = 0.9;
 
 /// What a proxy did at full speed.
 #[derive(Debug, Clone, Copy)]
