@@ -79,6 +79,9 @@ fn record(
         status,
         refusal,
     });
+    if let (Some(trace), Some(spans)) = (ctx.trace, &worker.spans) {
+        spans.end(*trace, &record);
+    }
     worker.log.write(&record);
     worker.ring.push(record);
     ctx.admitted.map(|admitted| admitted.on_its_way)

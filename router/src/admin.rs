@@ -24,6 +24,7 @@ use crate::fair::rate::WHOLE;
 use crate::fair::tenants::Active;
 use crate::flow::Flow;
 use crate::observe::recent::Recent;
+use crate::usage::batches::Batches;
 
 const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ pub(crate) struct Admin {
     pub(crate) registry: Arc<Registry>,
     pub(crate) flow: Arc<Flow>,
     pub(crate) recent: Arc<Recent>,
+    /// What tenants have used; none where that is not written down.
+    pub(crate) usage: Option<Arc<Batches>>,
     pub(crate) quiescing: AtomicBool,
 }
 
@@ -54,9 +57,14 @@ impl Admin {
             };
             let admin = Arc::clone(&self);
             tokio::spawn(async move {
-                let service = service_fn(|request| {
-                    let response = admin.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
+                let service = service_fn(|request: Request<hyper::body::Incoming>| {
+                    let admin = Arc::clone(&admin);
+                    async move {
+                        Ok::<_, Infallible>(match request.uri().path().strip_prefix(USAGE) {
+                            Some(id) => admin.usage(request.method(), id).await,
+                            None => admin.answer(&request),
+                        })
+                    }
                 });
                 let mut builder = hyper::server::conn::http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME_MAX);
@@ -89,10 +97,45 @@ impl Admin {
                 (None, None) => problem(
                     StatusCode::NOT_FOUND,
                     "PATH_UNKNOWN",
-                    "there are /livez, /readyz, /metrics, /debug/cells, /debug/top, /debug/tenant/<id>, /debug/request/<id> and /fairness/demand",
+                    "there are /livez, /readyz, /metrics, /debug/cells, /debug/top, /debug/tenant/<id>, /debug/request/<id>, /fairness/demand and /usage",
                 ),
             },
         }
+    }
+
+    /// `GET /usage`: the oldest batch that nobody has collected. `DELETE /usage/<id>`: it is collected.
+    async fn usage(&self, method: &Method, id: &str) -> Response<Full<Bytes>> {
+        let Some(batches) = self.usage.clone() else {
+            let detail = "usage is not written down here: there is no [usage] in the options";
+            return problem(StatusCode::NOT_FOUND, "USAGE_OFF", detail);
+        };
+        let id = id.trim_start_matches('/').to_owned();
+        let (read, given) = (*method == Method::GET, !id.is_empty());
+        let done = match (read, given) {
+            (true, false) => {
+                tokio::task::spawn_blocking(move || batches.oldest()).await.map(|oldest| match oldest {
+                    Ok(Some((_, text))) => Ok(answer_bytes(StatusCode::OK, "application/json", text.into())),
+                    Ok(None) => Ok(text(StatusCode::NO_CONTENT, "")),
+                    Err(error) => Err(error),
+                })
+            }
+            (false, true) if *method == Method::DELETE => {
+                // Whether it was there or not, it is collected.
+                let removed = tokio::task::spawn_blocking(move || batches.remove(&id)).await;
+                removed.map(|removed| removed.map(|_was_there| text(StatusCode::NO_CONTENT, "")))
+            }
+            _ => {
+                let detail =
+                    "GET /usage answers the oldest batch, DELETE /usage/<its id> says that it is collected";
+                return problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
+            }
+        };
+        let failed = match done {
+            Ok(Ok(response)) => return response,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        problem(StatusCode::INTERNAL_SERVER_ERROR, "USAGE_UNREADABLE", &failed)
     }
 
     fn ready(&self) -> Response<Full<Bytes>> {
@@ -140,6 +183,9 @@ impl Admin {
                 "answer_ms": millis(scheduler.mean()),
                 "answer_ms_when_not_pressed": scheduler.baseline().map(millis),
                 "breaker": format!("{:?}", cell.breaker.state()),
+                "dependencies": cell.dependencies.all().iter()
+                    .map(|(name, breaker)| (name.to_string(), json!(format!("{:?}", breaker.state()))))
+                    .collect::<serde_json::Map<_, _>>(),
             });
             cells.insert(id.to_string(), shown);
         });
@@ -205,6 +251,8 @@ impl Admin {
     }
 }
 
+/// Where batches of usage are collected.
+const USAGE: &str = "/usage";
 /// Tenants that are shown of those that ask most.
 const TOP: usize = 20;
 
@@ -222,6 +270,10 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response<Full<Bytes>
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    answer_bytes(status, content_type, body.into())
+}
+
+fn answer_bytes(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -72,7 +72,7 @@ pub(crate) struct AnswerBody {
     content: Content,
     busy: Busy,
     _open: Open,
-    _on_its_way: Option<OnItsWay>,
+    on_its_way: Option<OnItsWay>,
 }
 
 enum Content {
@@ -86,12 +86,12 @@ impl AnswerBody {
             content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
             busy,
             _open: open,
-            _on_its_way: None,
+            on_its_way: None,
         }
     }
 
     pub(crate) fn cell(download: Download, open: Open, busy: Busy, on_its_way: Option<OnItsWay>) -> Self {
-        Self { content: Content::Cell(download), busy, _open: open, _on_its_way: on_its_way }
+        Self { content: Content::Cell(download), busy, _open: open, on_its_way }
     }
 }
 
@@ -108,8 +108,11 @@ impl Body for AnswerBody {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Cell(download) => download.poll_frame(cx),
         };
-        if matches!(frame, Poll::Ready(Some(Ok(_)))) {
+        if let Poll::Ready(Some(Ok(piece))) = &frame {
             self.busy.handed_over();
+            if let (Some(on_its_way), Some(data)) = (&self.on_its_way, piece.data_ref()) {
+                on_its_way.answered(data.len());
+            }
         }
         frame
     }

@@ -23,6 +23,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::fair::tenants::Active;
+
 /// What a body may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UploadLimits {
@@ -64,6 +66,8 @@ struct Shared<B> {
     fault: Option<UploadFault>,
     attempt: u32,
     last_progress: Instant,
+    /// Whose bytes they are.
+    metered: Option<Arc<Active>>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
@@ -82,7 +86,17 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             fault: None,
             attempt: 0,
             last_progress: now,
+            metered: None,
         })))
+    }
+
+    /// From now on its bytes are the tenant's, those included that have come.
+    pub(crate) fn meter(&self, active: &Arc<Active>) {
+        let mut shared = self.0.borrow_mut();
+        if shared.metered.is_none() {
+            active.used.received(usize::try_from(shared.received).unwrap_or(usize::MAX));
+            shared.metered = Some(Arc::clone(active));
+        }
     }
 
     /// Whether the body is known to be larger than it may be.
@@ -239,6 +253,9 @@ impl<B> Shared<B> {
         };
         if let Some(data) = frame.data_ref() {
             self.received += data.len() as u64;
+            if let Some(active) = &self.metered {
+                active.used.received(data.len());
+            }
             if self.received > self.limits.body_bytes_max {
                 self.fault = Some(UploadFault::TooLarge);
                 return Some(Err(UploadFault::TooLarge));

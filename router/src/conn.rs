@@ -1,11 +1,12 @@
 //! What is known of a client's connection, for the requests that come on it and for the watch over it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use cell_model::TenantId;
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::strict::Said;
@@ -13,6 +14,8 @@ use crate::strict::Said;
 /// A client's connection.
 pub(crate) struct Conn {
     pub(crate) peer: IpAddr,
+    /// The same as cells are told, from the first request on.
+    shown: OnceCell<HeaderValue>,
     /// Over TLS.
     pub(crate) secure: bool,
     /// The tenant that the client's certificate is for.
@@ -30,7 +33,17 @@ pub(crate) type Place = tokio::sync::OwnedSemaphorePermit;
 impl Conn {
     pub(crate) fn new(came: Came, certified: Option<TenantId>, said: Option<Arc<Said>>) -> Rc<Self> {
         let Came { peer, secure, place } = came;
-        Rc::new(Self { peer, secure, certified, said, activity: Activity::new(), _place: place })
+        let shown = OnceCell::new();
+        Rc::new(Self { peer, shown, secure, certified, said, activity: Activity::new(), _place: place })
+    }
+}
+
+impl Conn {
+    /// The client's address as a header value.
+    pub(crate) fn shown_peer(&self) -> &HeaderValue {
+        self.shown.get_or_init(|| {
+            HeaderValue::from_str(&self.peer.to_string()).expect("digits, dots and colons are a header value")
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use cell_gate::wire;
 use cell_model::TenantId;
 use cell_trust::TrustedKeys;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -24,10 +24,12 @@ use crate::live::Live;
 use crate::metrics::WorkerMetrics;
 use crate::observe::log::Log;
 use crate::observe::recent::Ring;
+use crate::observe::spans::{Spans, Trace};
 use crate::options::UpstreamProtocol;
 use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::signing::Contexts;
+use crate::strict::Said;
 use crate::table::Entry;
 use crate::token::Verifier;
 use crate::upgrade::Upgrade;
@@ -39,6 +41,7 @@ pub(crate) struct Worker {
     pub(crate) flow: Arc<Flow>,
     pub(crate) ring: Arc<Ring>,
     pub(crate) log: Log,
+    pub(crate) spans: Option<Spans>,
     pub(crate) pool: Rc<Pool>,
     pub(crate) identity: IdentityRules,
     pub(crate) verifier: Option<Verifier>,
@@ -83,6 +86,10 @@ pub(crate) struct RequestCtx {
     pub(crate) is_grpc: bool,
     /// Asks for a WebSocket.
     pub(crate) upgrade: Option<Upgrade>,
+    /// Where interim answers go, if the client takes them.
+    pub(crate) interim: Option<Arc<Said>>,
+    /// What it depends on beside its cell, as far as that is declared.
+    pub(crate) dependency: Option<Arc<str>>,
     /// Whose it is, once that is known.
     pub(crate) tenant: Option<TenantId>,
     /// By what it was routed last.
@@ -99,6 +106,8 @@ pub(crate) struct RequestCtx {
     pub(crate) cell_limit: u32,
     /// Where it was sent last.
     pub(crate) instance: Option<Arc<str>>,
+    /// It has a span.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl RequestCtx {
@@ -109,6 +118,10 @@ impl RequestCtx {
         // What a WebSocket will carry may be writes.
         let is_write = wire::is_write(request.method()) || upgrade.is_some();
         let is_grpc = is_grpc(request.headers());
+        let begin = |spans: &Spans| spans.begin(request.headers(), request.uri().path(), &worker.dice);
+        let trace = worker.spans.as_ref().and_then(begin).map(Box::new);
+        let takes_interim = request.version() == Version::HTTP_11 && upgrade.is_none();
+        let interim = conn.said.clone().filter(|_| takes_interim);
         let hold = worker.live().timeouts.hold;
         let patience =
             if is_grpc { grpc_timeout(request.headers()).map_or(hold, |own| own.min(hold)) } else { hold };
@@ -122,6 +135,8 @@ impl RequestCtx {
             may_repeat: !is_write || request.headers().contains_key("idempotency-key"),
             is_grpc,
             upgrade,
+            interim,
+            dependency: None,
             tenant: None,
             entry: None,
             attempts: 0,
@@ -130,6 +145,7 @@ impl RequestCtx {
             held: Duration::ZERO,
             cell_limit: 0,
             instance: None,
+            trace,
         }
     }
 
@@ -171,7 +187,7 @@ impl Dice {
         Self(Cell::new(RandomState::new().hash_one(0)))
     }
 
-    fn roll(&self) -> u64 {
+    pub(crate) fn roll(&self) -> u64 {
         let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.0.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -180,8 +196,14 @@ impl Dice {
     }
 
     fn request_id(&self) -> HeaderValue {
-        let text = format!("{:016x}{:016x}", self.roll(), self.roll());
-        HeaderValue::from_str(&text).expect("hexadecimal digits are a header value")
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let lot = [self.roll().to_be_bytes(), self.roll().to_be_bytes()];
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(lot.as_flattened()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
     }
 
     /// Between 0 and 1.

@@ -64,6 +64,20 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The directory for batches of usage cannot be used.
+    #[error("usage.directory {}: {source}", path.display())]
+    Usage {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Spans cannot be sent.
+    #[error("spans: {reason}")]
+    Spans {
+        /// Which option or file, and why.
+        reason: String,
+    },
     /// A thread that serves requests cannot be started.
     #[error("cannot start a thread that serves requests: {source}")]
     StartWorker {
@@ -88,6 +102,8 @@ impl Error {
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::HandOver { .. } => "HANDOVER_FAILED",
+            Self::Usage { .. } => "USAGE_UNWRITABLE",
+            Self::Spans { .. } => "SPANS_INVALID",
             Self::StartWorker { .. } | Self::WorkerFailed => "WORKER_FAILED",
         }
     }
@@ -115,6 +131,8 @@ impl Error {
             Self::HandOver { .. } => {
                 "check `handover-socket`, and that both processes are of one user and listen at the same addresses"
             }
+            Self::Usage { .. } => "check path, space and rights of `usage.directory`",
+            Self::Spans { .. } => "check `spans.endpoint`, and that `spans.ca-file` is PEM",
             Self::StartWorker { .. } | Self::WorkerFailed => {
                 "check the limits of the process (threads, open files)"
             }

@@ -18,9 +18,11 @@ use tokio::time::Instant;
 use crate::answer::Download;
 use crate::body::{Upload, UploadFault, Wanted};
 use crate::context::{RequestCtx, Worker};
+use crate::headers;
 use crate::options::UpstreamProtocol;
 use crate::pool::{Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
+use crate::strict::Said;
 use crate::table::Entry;
 
 /// A request as it goes to cells: the head without a stamp, and the body.
@@ -65,7 +67,7 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
     // A stream of HTTP/2 that is refused takes nothing else along: its body needs not to be kept back.
     let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete();
     let wanted = kept_back.then(Arc::<Wanted>::default);
-    let request = stamped(worker, entry, outgoing, wire, wanted.as_ref());
+    let request = stamped(worker, entry, outgoing, wire, wanted.as_ref(), &ctx.interim);
     let answer = {
         let sending = lease.send(request);
         match answer_in_time(worker, entry, outgoing, sending).await {
@@ -156,6 +158,7 @@ fn stamped(
     outgoing: &Outgoing,
     wire: Wire,
     wanted: Option<&Arc<Wanted>>,
+    interim: &Option<Arc<Said>>,
 ) -> Request<Sent> {
     let mut headers = outgoing.parts.headers.clone();
     let mapping = &entry.mapping;
@@ -176,11 +179,16 @@ fn stamped(
         *request.uri_mut() = with_authority(&outgoing.parts.uri, host.as_ref(), mapping.tenant.as_str());
     }
     *request.headers_mut() = headers;
-    if let Some(wanted) = wanted.cloned() {
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                wanted.say();
+    let (wanted, interim) = (wanted.cloned(), interim.clone());
+    if wanted.is_some() || interim.is_some() {
+        hyper::ext::on_informational(&mut request, move |response| match (response.status(), &wanted, &interim) {
+            (StatusCode::CONTINUE, Some(wanted), _) => wanted.say(),
+            (status, _, Some(said)) => {
+                let mut headers = response.headers().clone();
+                headers::of_interim(&mut headers);
+                said.interim.push(status, &headers);
             }
+            _ => {}
         });
     }
     request

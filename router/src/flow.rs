@@ -10,6 +10,7 @@ use papaya::HashMap;
 
 use crate::contain::breaker::Breaker;
 use crate::contain::budget::Budget;
+use crate::contain::dependency::DependencyBreakers;
 use crate::fair::scheduler::Scheduler;
 use crate::fair::tenants::Tenants;
 use crate::live::Live;
@@ -20,6 +21,8 @@ pub(crate) struct CellFlow {
     pub(crate) scheduler: Arc<Scheduler>,
     /// Of connections alone: what tenants' requests come to is theirs.
     pub(crate) breaker: Breaker,
+    /// Of what its requests depend on, as far as that is declared.
+    pub(crate) dependencies: DependencyBreakers,
     pub(crate) retries: Budget,
 }
 
@@ -35,9 +38,10 @@ pub(crate) struct Flow {
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Flow {
-    pub(crate) fn new(live: Live, clock: Clock) -> Arc<Self> {
+    /// `metered`: what tenants use is to be written down.
+    pub(crate) fn new(live: Live, clock: Clock, metered: bool) -> Arc<Self> {
         let live = Arc::new(ArcSwap::from_pointee(live));
-        Arc::new(Self { clock, tenants: Tenants::default(), live, cells: HashMap::new() })
+        Arc::new(Self { clock, tenants: Tenants::new(metered), live, cells: HashMap::new() })
     }
 
     /// The way into a cell. There are as many as there are cells in mappings that the control plane has signed.
@@ -48,7 +52,8 @@ impl Flow {
         }
         let made = cells.get_or_insert_with(cell.clone(), || {
             let scheduler = Scheduler::new(self.live.load().schedule, self.clock.now());
-            Arc::new(CellFlow { scheduler, breaker: Breaker::default(), retries: Budget::default() })
+            let (breaker, dependencies) = (Breaker::default(), DependencyBreakers::default());
+            Arc::new(CellFlow { scheduler, breaker, dependencies, retries: Budget::default() })
         });
         Arc::clone(made)
     }

@@ -44,6 +44,9 @@ pub(crate) async fn forward(
         let entry = resolve(worker, ctx, tenant).await?;
         ctx.entry = Some(Arc::clone(&entry));
         if ctx.attempts == 0 {
+            if let Some(admitted) = &ctx.admitted {
+                outgoing.upload.meter(&admitted.active);
+            }
             read_small_body(worker, ctx, outgoing).await?;
         }
         let leave = schedule::enter(worker, ctx, &entry).await?;

@@ -5,6 +5,7 @@
 //!           (timed)          (first bytes       HTTP/2 ───────────────► hyper ─┘
 //!                             or ALPN, timed)
 //! ```
+//! Between requests an HTTP/1 connection gives back what hyper needs for it (`resting`).
 //! A connection ends when it is idle for too long, when its client reads nothing for too long, when most of what it
 //! asks for it takes back, and when the router stops.
 
@@ -20,7 +21,7 @@ use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use crate::context::Worker;
 use crate::options::Options;
 use crate::patience::Patient;
 use crate::pipeline;
+use crate::resting;
 use crate::strict::{HeadLimits, Said, StrictLimits, StrictStream};
 use crate::tls::{Accepted, TlsFront};
 use crate::worker::Phase;
@@ -50,6 +52,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
 /// How often a connection is looked at for what only time tells.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// After how long without a request an HTTP/1 connection rests.
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// How long saying goodbye to a client may take that has asked nothing.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A client's HTTP/1 connection.
+type Client<S> = StrictStream<Patient<S>>;
 
 /// What every connection of a thread needs.
 pub(crate) struct Front {
@@ -98,7 +107,7 @@ impl Front {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let outcome = match &self.tls {
-            Some(tls) => self.over_tls(tls, stream, came, phase).await,
+            Some(tls) => Box::pin(self.over_tls(tls, stream, came, phase)).await,
             None => self.in_the_clear(stream, came, phase).await,
         };
         if let Err(error) = outcome {
@@ -134,10 +143,10 @@ impl Front {
         };
         if http2 {
             let conn = Conn::new(came, certified, None);
-            self.http2(stream, conn, phase).await
+            Box::pin(self.http2(stream, conn, phase)).await
         } else {
             let conn = Conn::new(came, certified, Some(Arc::default()));
-            self.http1(stream, conn, phase).await
+            Box::pin(self.http1(stream, conn, phase)).await
         }
     }
 
@@ -153,9 +162,9 @@ impl Front {
             () = until_closing(phase.clone()) => return Ok(()),
         };
         match first {
-            Ok(Ok(Spoken::Http2)) => self.http2(stream, Conn::new(came, None, None), phase).await,
+            Ok(Ok(Spoken::Http2)) => Box::pin(self.http2(stream, Conn::new(came, None, None), phase)).await,
             Ok(Ok(Spoken::Http1 | Spoken::Undecided)) => {
-                self.http1(stream, Conn::new(came, None, Some(Arc::default())), phase).await
+                Box::pin(self.http1(stream, Conn::new(came, None, Some(Arc::default())), phase)).await
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, %peer, "a client left before it said anything");
@@ -183,30 +192,79 @@ impl Front {
             head_time: timeouts.header,
         };
         let said: Arc<Said> = conn.said.clone().unwrap_or_default();
-        let stream = StrictStream::new(Patient::new(stream, timeouts.write_idle), strict, said);
+        let mut stream = StrictStream::new(Patient::new(stream, timeouts.write_idle), strict, said);
+        loop {
+            match Box::pin(self.speak_http1(stream, &conn, &mut phase)).await? {
+                Some(back) => stream = back,
+                None => return Ok(()),
+            }
+            if !self.rest(&mut stream, &conn, &mut phase).await {
+                // What can be said to a client that has asked nothing, where it still listens.
+                let _closed = tokio::time::timeout(CLOSE_TIME_MAX, stream.shutdown()).await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Serves requests until the connection ends, or until nothing has been asked for a moment: then it gives the stream
+    /// back. Boxed by its caller, so that a connection that rests does not carry it.
+    async fn speak_http1<S>(
+        self: &Rc<Self>,
+        stream: Client<S>,
+        conn: &Rc<Conn>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> hyper::Result<Option<Client<S>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (limits, rest_after) = (&self.options.limits, REST_AFTER.min(self.worker.live().timeouts.idle));
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // A head that is coming in is timed by the strict reader: for hyper the connection is idle until it is there.
-            .header_read_timeout(timeouts.idle)
+            // A head that is coming in is timed by the strict reader, and no head at all by whoever lets the connection rest.
+            .header_read_timeout(None)
             // One more, for the stand-in of a head that is refused.
             .max_headers(limits.headers_max + 1)
             .max_header_size(limits.header_bytes_max)
             .max_buf_size(READ_BUFFER_BYTES.max(limits.header_bytes_max));
-        let front = Rc::clone(self);
-        let service = service_fn(move |request| front.serve(request, &conn));
-        let mut connection =
-            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let (lent, lender) = resting::lend(stream);
+        let (front, served) = (Rc::clone(self), Rc::clone(conn));
+        let service = service_fn(move |request| front.serve(request, &served));
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(lent), service).with_upgrades());
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return ended,
+                biased;
+                ended = connection.as_mut() => return ended.map(|()| None),
                 changed = phase.changed() => match *phase.borrow_and_update() {
-                    _ if changed.is_err() => return Ok(()),
+                    _ if changed.is_err() => return Ok(None),
                     Phase::Serving | Phase::Quiescing | Phase::HandedOver => {}
                     Phase::Closing => connection.as_mut().graceful_shutdown(),
-                    Phase::Cut => return Ok(()),
+                    Phase::Cut => return Ok(None),
                 },
+                () = tokio::time::sleep(rest_after) => {
+                    let quiet = conn.activity.idle_since().is_some_and(|since| since.elapsed() >= rest_after);
+                    if quiet && let Some(back) = lender.take_back(StrictStream::is_between_messages) {
+                        return Ok(Some(back));
+                    }
+                }
             }
+        }
+    }
+
+    /// Waits for the first bytes of the next request. False: the connection is over.
+    async fn rest<S>(&self, stream: &mut Client<S>, conn: &Conn, phase: &mut watch::Receiver<Phase>) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let since = conn.activity.idle_since().unwrap_or_else(Instant::now);
+        let over = since + self.worker.live().timeouts.idle;
+        if *phase.borrow() >= Phase::Closing {
+            return false;
+        }
+        tokio::select! {
+            came = stream.first_bytes() => came.unwrap_or(false),
+            () = tokio::time::sleep_until(over) => false,
+            () = until_closing(phase.clone()) => false,
         }
     }
 

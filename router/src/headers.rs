@@ -1,7 +1,5 @@
 //! What of a message's head belongs to one connection, and what to the other side (RFC 9110, 7.6).
 
-use std::fmt::Write as _;
-
 use cell_gate::wire;
 use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::request::Parts;
@@ -60,9 +58,7 @@ pub(crate) fn to_gate(parts: &mut Parts, conn: &Conn, request_id: &HeaderValue) 
     {
         headers.insert(HOST, host);
     }
-    if let Some(peer) = shown(conn.peer) {
-        headers.insert(&FORWARDED_FOR, peer);
-    }
+    headers.insert(&FORWARDED_FOR, conn.shown_peer().clone());
     headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(if conn.secure { "https" } else { "http" }));
     headers.remove(&FORWARDED_HOST);
     headers.remove(&FORWARDED);
@@ -73,13 +69,6 @@ pub(crate) fn to_gate(parts: &mut Parts, conn: &Conn, request_id: &HeaderValue) 
     let target = parts.uri.path_and_query().cloned();
     parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
-}
-
-/// An address as a header value, without a detour over a text of its own.
-fn shown(peer: std::net::IpAddr) -> Option<HeaderValue> {
-    let mut text = bytes::BytesMut::with_capacity(40);
-    write!(text, "{peer}").ok()?;
-    HeaderValue::from_maybe_shared(text.freeze()).ok()
 }
 
 /// HTTP/2 may split one `Cookie` into several; before it becomes HTTP/1.1 it must be one again (RFC 9113, 8.2.3).
@@ -99,6 +88,13 @@ pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, request_id:
     }
     wire::strip_reserved(headers);
     headers.insert(&REQUEST_ID, request_id.clone());
+}
+
+/// Turns the head of a cell's interim answer into the one that goes to the client.
+pub(crate) fn of_interim(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    wire::strip_reserved(headers);
+    headers.remove(http::header::CONTENT_LENGTH);
 }
 
 /// The client's name for the request, where it has given one that can stand in logs.

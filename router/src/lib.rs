@@ -8,9 +8,11 @@
 //!   signed mapping, and sends the request again, because the gate has surely not run it.
 //! * While a tenant moves, its requests wait here with their bodies untouched (`resolve`, `waiting`).
 //! * A client's bytes are read strictly (`strict`) and over TLS where there is some (`tls`), on connections with a timer
-//!   for everything (`front`, `conn`, `patience`); a WebSocket becomes a tunnel (`upgrade`, `tunnel`).
+//!   for everything (`front`, `conn`, `patience`), and next to nothing kept of one that rests (`resting`); a WebSocket
+//!   becomes a tunnel (`upgrade`, `tunnel`).
 //! * What a tenant may ask (`policy`) and when its request gets into its cell (`schedule`, over `fair`, `contain`, `flow`)
 //!   keeps tenants from each other's load and failures; `instance` says which of the cell's instances it goes to.
+//! * What tenants use is counted, and kept in batches until it is collected (`usage`).
 //! * Threads share nothing but the directory (`worker`): each has its own runtime, listener and connections (`pool`);
 //!   sockets go to the idlest (`sharing`).
 //!
@@ -51,6 +53,7 @@ mod pool;
 mod refusal;
 mod reload;
 mod resolve;
+mod resting;
 mod router;
 mod schedule;
 mod sharing;
@@ -62,14 +65,16 @@ mod tls;
 mod token;
 mod tunnel;
 mod upgrade;
+mod usage;
 mod waiting;
 mod worker;
 
 pub use error::Error;
 pub use feed::{Confirmed, ControlPlane, Held};
 pub use options::{
-    CertificateFiles, Containment, ContextOptions, Fairness, IdentityOptions, Instances, Limits, Options, Policy,
-    Source, Tiers, Timeouts, TlsOptions, TokenOptions, UpstreamOptions, UpstreamProtocol, UpstreamTlsOptions,
+    CertificateFiles, Containment, ContextOptions, Dependency, Fairness, IdentityOptions, Instances, Limits,
+    Options, Policy, Source, SpanOptions, Tiers, Timeouts, TlsOptions, TokenOptions, UpstreamOptions,
+    UpstreamProtocol, UpstreamTlsOptions, UsageOptions,
 };
 pub use refusal::{Code, Refusal};
 pub use reload::Difference;

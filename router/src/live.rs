@@ -6,6 +6,7 @@ use cell_model::{TenantId, Tier};
 
 use crate::contain::breaker::BreakerOptions;
 use crate::contain::budget::BudgetOptions;
+use crate::contain::dependency::Dependencies;
 use crate::fair::rate::Rate;
 use crate::fair::scheduler::ScheduleOptions;
 use crate::instance::InstanceOptions;
@@ -75,6 +76,7 @@ pub(crate) struct Live {
     pub(crate) schedule: ScheduleOptions,
     pub(crate) breaker: BreakerOptions,
     pub(crate) budget: BudgetOptions,
+    pub(crate) dependencies: Dependencies,
     pub(crate) instances: InstanceOptions,
     pub(crate) check: CheckOptions,
     pub(crate) peers: Vec<String>,
@@ -88,6 +90,7 @@ impl Live {
             schedule: options.fairness.schedule(),
             breaker: options.containment.breaker(),
             budget: options.containment.budget(),
+            dependencies: options.containment.dependencies(),
             instances: options.instances.picking(),
             check: options.instances.checking(),
             peers: options.fairness.peers.clone(),

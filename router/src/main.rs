@@ -9,6 +9,10 @@ use clap::Parser;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+/// An edge makes and drops small pieces all day on several threads: docs/router-figures.md says what this one saves.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Carries requests to the cells that own their tenants.
 ///
 /// Options come from the file, and then from the command line, which wins.

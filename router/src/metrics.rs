@@ -84,6 +84,9 @@ pub(crate) struct Metrics {
     ejections: Family<WorkerLabel, Counter>,
     connections: Family<WorkerLabel, Gauge>,
     pub(crate) reloads: Counter,
+    pub(crate) usage_failures: Counter,
+    pub(crate) usage_waiting: Gauge,
+    pub(crate) spans_left_out: Counter,
     pub(crate) log_lines_left_out: Counter,
     pub(crate) peer_failures: Counter,
     pub(crate) reloads_refused: Counter,
@@ -122,6 +125,9 @@ impl Metrics {
             ejections: Family::default(),
             connections: Family::default(),
             reloads: Counter::default(),
+            usage_failures: Counter::default(),
+            usage_waiting: Gauge::default(),
+            spans_left_out: Counter::default(),
             log_lines_left_out: Counter::default(),
             peer_failures: Counter::default(),
             reloads_refused: Counter::default(),
@@ -186,6 +192,13 @@ impl Metrics {
             "Requests that are not in the access log, because it is slower than they come or cannot be written",
             m.log_lines_left_out,
         );
+        registry.register(
+            "usage_failures",
+            "Batches of usage that could not be written: what is in them waits in memory",
+            m.usage_failures,
+        );
+        registry.register("usage_batches_waiting", "Batches of usage that nobody has collected", m.usage_waiting);
+        registry.register("spans_left_out", "Spans that the collector has not taken in time", m.spans_left_out);
         registry.register("reloads", "Times that options were read again and taken", m.reloads);
         registry.register(
             "reloads_refused",
@@ -418,7 +431,7 @@ mod tests {
     #[test]
     fn a_hundred_thousand_active_tenants_add_no_series() {
         let directory = Arc::new(Directory::new(Waiters::new(1, 1), Waiters::new(1, 1), Duration::from_secs(1)));
-        let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock());
+        let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock(), false);
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));
         let worker = metrics.worker(0);

@@ -4,6 +4,7 @@
 
 pub(crate) mod log;
 pub(crate) mod recent;
+pub(crate) mod spans;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -3,6 +3,7 @@
 mod duration;
 mod edge;
 mod flow;
+mod telemetry;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ pub use edge::{
     UpstreamProtocol, UpstreamTlsOptions,
 };
 
-pub use flow::{Containment, Fairness, Instances, Policy, Tiers};
+pub use flow::{Containment, Dependency, Fairness, Instances, Policy, Tiers};
+pub use telemetry::{SpanOptions, UsageOptions};
 
 /// Everything that a router is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,6 +73,12 @@ pub struct Options {
     pub containment: Containment,
     /// Which instance of a cell a request goes to.
     pub instances: Instances,
+    /// What tenants use is counted and kept until it is collected. Absent: it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageOptions>,
+    /// Spans of some requests. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spans: Option<SpanOptions>,
 }
 
 /// How much of anything. Counts are for the whole process unless they say otherwise.
@@ -184,6 +192,8 @@ impl Default for Options {
             fairness: Fairness::default(),
             containment: Containment::default(),
             instances: Instances::default(),
+            usage: None,
+            spans: None,
         }
     }
 }
@@ -201,7 +211,7 @@ impl Default for Limits {
             tunnels_max: 8_000,
             held_per_tenant_max: 1_000,
             held_max: 10_000,
-            remembered_requests: 4_096,
+            remembered_requests: 1_024,
             connections_per_instance_max: 1_024,
             idle_per_instance_max: 128,
         }
@@ -285,6 +295,7 @@ impl Options {
         self.check_limits()?;
         let broken =
             self.fairness.broken().or_else(|| self.containment.broken()).or_else(|| self.instances.broken());
+        let broken = broken.or_else(|| telemetry::broken(self.usage.as_ref(), self.spans.as_ref()));
         if let Some((option, rule)) = broken {
             return Err(Error::InvalidOption { option, rule });
         }

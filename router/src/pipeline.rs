@@ -47,6 +47,7 @@ async fn route(
     let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
     let tenant = identify::identify(rules, verifier, ctx.conn.certified.as_ref(), &mut parts).await?;
     ctx.tenant = Some(tenant.clone());
+    ctx.dependency = worker.live().dependencies.of(parts.uri.path());
     upgrade::has_room(worker, ctx)?;
     let mut limits = worker.upload;
     if ctx.is_grpc {
@@ -58,9 +59,17 @@ async fn route(
         return Err(too_large(limits.body_bytes_max));
     }
     headers::to_gate(&mut parts, &ctx.conn, &ctx.request_id);
+    if let Some(trace) = &ctx.trace {
+        trace.hand_on(&mut parts.headers);
+    }
     if ctx.upgrade.is_some() {
         upgrade::ask(&mut parts.headers);
     }
-    let response = forward::forward(worker, ctx, &tenant, &Outgoing { parts, upload }).await?;
+    let response = forward::forward(worker, ctx, &tenant, &Outgoing { parts, upload }).await;
+    if let Some(said) = &ctx.interim {
+        // Whatever came before the answer goes before it.
+        said.interim.gone().await;
+    }
+    let response = response?;
     upgrade::establish(worker, ctx, pending, response)
 }

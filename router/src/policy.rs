@@ -44,6 +44,7 @@ pub(crate) fn admit(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) -> Res
         return Err(Refusal::new(Code::TenantBusy, detail));
     };
     active.retries.request(flow.clock.at(ctx.began), flow.live.load().budget);
+    active.used.request(ctx.is_write);
     ctx.admitted = Some(Admitted { active, weight: allowance.weight, on_its_way });
     Ok(())
 }

@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn reload() -> Reload {
-        let flow = Flow::new(Live::new(&usable()), Clock::start());
+        let flow = Flow::new(Live::new(&usable()), Clock::start(), false);
         Reload::new(usable(), flow, Counter::default(), Counter::default())
     }
 

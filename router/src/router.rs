@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use cell_model::{Mapping, Revision, TenantId};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::observe::log::Log;
 use crate::observe::recent::Recent;
+use crate::observe::spans::Spans;
 use crate::options::{Checked, Options};
 use crate::reload::{Difference, Reload};
 use crate::sharing::Sharing;
@@ -33,6 +34,8 @@ use crate::signing::Signer;
 use crate::snapshot::{self, SnapshotError};
 use crate::tls::{self, TlsBack, TlsFront};
 use crate::token::{Fetcher, Keys};
+use crate::usage::Meter;
+use crate::usage::batches::Batches;
 use crate::waiting::Waiters;
 use crate::worker::{self, Phase, Seed};
 use crate::{Error, listen};
@@ -202,7 +205,7 @@ impl Router {
         if let Some(path) = &options.snapshot_file {
             load(path, &directory);
         }
-        let flow = Flow::new(Live::new(&options), directory.instances.clock());
+        let flow = Flow::new(Live::new(&options), directory.instances.clock(), options.usage.is_some());
         let metrics = Metrics::register(&mut registry, Arc::clone(&directory), Arc::clone(&flow));
         let reload = Reload::new(
             options.clone(),
@@ -216,6 +219,7 @@ impl Router {
             registry: Arc::new(registry),
             flow: Arc::clone(&flow),
             recent: Arc::new(Recent::new(options.limits.remembered_requests)),
+            usage: batches(&options, &metrics)?,
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
@@ -258,6 +262,9 @@ impl Router {
         let mut background = self.background(&shutdown)?;
         let (log, writer) = Log::open(self.options.access_log.clone(), self.metrics.log_lines_left_out.clone());
         let writing = writer.map(|writer| tokio::spawn(writer.run()));
+        let (spans, exporting) = self.spans()?;
+        let (requests_over, over) = oneshot::channel::<()>();
+        let metering = self.meter().map(|meter| tokio::spawn(meter.run(async move { drop(over.await) })));
         let giver = self.giver()?;
         let Sockets { listeners, admin, old } = self.sockets;
         if old.is_some() {
@@ -281,6 +288,7 @@ impl Router {
                 flow: Arc::clone(&self.flow),
                 ring: self.admin.recent.ring(),
                 log: log.clone(),
+                spans: spans.clone(),
                 metrics: self.metrics.clone(),
                 phase: seen.clone(),
             };
@@ -321,10 +329,10 @@ impl Router {
         phase.send_replace(Phase::Cut);
         all_ended(&mut ended).await;
         background.shutdown().await;
-        drop(log);
-        if let Some(writing) = writing {
-            // Ends with the last line, now that nobody is left who could log.
-            let _written = writing.await;
+        drop((log, spans, requests_over));
+        // Each ends with the last that it has, now that nobody is left who could bring more.
+        for ending in [writing, metering, exporting].into_iter().flatten() {
+            let _ended = ending.await;
         }
         if let Some(path) = self.options.snapshot_file.clone()
             && end != End::HandedOver
@@ -333,6 +341,21 @@ impl Router {
         }
         tracing::info!(name, "stopped");
         if end == End::Failed { Err(Error::WorkerFailed) } else { Ok(()) }
+    }
+
+    /// What takes spans, and what sends them.
+    fn spans(&self) -> Result<(Option<Spans>, Option<JoinHandle<()>>), Error> {
+        let Some(options) = &self.options.spans else { return Ok((None, None)) };
+        let made = Spans::new(options, &self.options.name, self.metrics.spans_left_out.clone());
+        let (spans, exporter) = made.map_err(|reason| Error::Spans { reason })?;
+        Ok((Some(spans), Some(tokio::spawn(exporter.run()))))
+    }
+
+    /// What writes down what tenants use.
+    fn meter(&self) -> Option<Meter> {
+        let (options, batches) = (self.options.usage.as_ref()?, self.admin.usage.clone()?);
+        let (flow, failures) = (Arc::clone(&self.flow), self.metrics.usage_failures.clone());
+        Some(Meter::new(flow, batches, self.options.name.clone(), options.interval, failures))
     }
 
     /// What goes on beside the threads that serve.
@@ -416,6 +439,17 @@ impl Edge {
         }
         Ok(())
     }
+}
+
+/// Where batches of usage are, if there are any.
+fn batches(options: &Options, metrics: &Metrics) -> Result<Option<Arc<Batches>>, Error> {
+    let Some(usage) = &options.usage else { return Ok(None) };
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let lot = getrandom::u32().map_err(|error| Error::StartWorker { source: error.into() })?;
+    let process = format!("{:013}{lot:08x}", began.as_millis());
+    let opened = Batches::open(&usage.directory, usage.bytes_max, process, metrics.usage_waiting.clone());
+    let opened = opened.map_err(|source| Error::Usage { path: usage.directory.clone(), source })?;
+    Ok(Some(Arc::new(opened)))
 }
 
 /// Why a router ends.

@@ -8,6 +8,9 @@
 //! | not in time, or the connection broke | **bad** | good | not in time: **bad** |
 //! | no instance took a connection | says nothing | **bad** | says nothing |
 //! | a gate refused: it has not run | says nothing | good | says nothing |
+//!
+//! Where a request depends on something that is declared, the breaker of that in the cell stands in for the one of
+//! (tenant, cell).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::contain::breaker::Verdict;
+use crate::contain::breaker::{Breaker, Verdict};
 use crate::context::{RequestCtx, Worker};
 use crate::exchange::Attempt;
 use crate::fair::queue::Share;
@@ -31,6 +34,7 @@ pub(crate) struct Leave {
     cell: Arc<CellFlow>,
     tenant: Option<(Arc<Active>, Verdict)>,
     of_cell: Verdict,
+    of_dependency: Option<(Arc<Breaker>, Verdict)>,
     epoch: u64,
     permit: Option<Permit>,
     began: Instant,
@@ -46,6 +50,7 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
         cell: Arc::clone(&cell),
         tenant: None,
         of_cell: Verdict::Pass,
+        of_dependency: None,
         epoch: entry.mapping.epoch.get(),
         permit: None,
         began: Instant::now(),
@@ -56,6 +61,17 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
         worker.metrics.breaker_refusals.inc();
         let detail = format!("no instance of cell {} has taken connections lately", entry.mapping.owner);
         return Err(open(detail, wait));
+    }
+    if let Some(name) = &ctx.dependency {
+        let breaker = cell.dependencies.of(name);
+        let verdict = breaker.ask(now);
+        leave.of_dependency = Some((breaker, verdict));
+        if let Verdict::Refuse(wait) = verdict {
+            worker.metrics.breaker_refusals.inc();
+            let detail =
+                format!("requests that depend on {name} have failed in cell {} lately", entry.mapping.owner);
+            return Err(open(detail, wait));
+        }
     }
     let mut share = Share { cost: 1.0, weight: 1 };
     if let Some(admitted) = &ctx.admitted {
@@ -158,6 +174,22 @@ impl Leave {
             }
             None => self.cell.breaker.withdraw(self.of_cell),
         }
+        // What depends on something else says nothing of the tenant's other requests.
+        let (dependency_failed, tenant_failed) = match &self.of_dependency {
+            Some(_) => (tenant_failed, None),
+            None => (None, tenant_failed),
+        };
+        if let Some((breaker, verdict)) = &self.of_dependency {
+            match dependency_failed {
+                Some(failed) => {
+                    if breaker.tell(*verdict, failed, now, options, jitter) {
+                        worker.metrics.breaker_openings.inc();
+                        tracing::warn!("the breaker of a declared dependency has opened");
+                    }
+                }
+                None => breaker.withdraw(*verdict),
+            }
+        }
         if let Some((active, verdict)) = &self.tenant
             && let Some(breaker) = active.breaker(self.epoch)
         {
@@ -180,6 +212,9 @@ impl Drop for Leave {
             return;
         }
         self.cell.breaker.withdraw(self.of_cell);
+        if let Some((breaker, verdict)) = &self.of_dependency {
+            breaker.withdraw(*verdict);
+        }
         if let Some((active, verdict)) = &self.tenant
             && let Some(breaker) = active.breaker(self.epoch)
         {

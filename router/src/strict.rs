@@ -7,6 +7,7 @@
 
 mod chunks;
 mod head;
+mod interim;
 mod rule;
 mod said;
 mod stream;

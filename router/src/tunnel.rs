@@ -54,8 +54,17 @@ pub(crate) async fn run(worker: Rc<Worker>, entry: std::sync::Arc<Entry>, client
     let (cell_reads, cell_writes) = tokio::io::split(TokioIo::new(cell));
     let up = Direction { from: client_reads, to: cell_writes, masked: true };
     let down = Direction { from: cell_reads, to: client_writes, masked: false };
+    let active = worker.flow.tenants.of(&entry.mapping.tenant);
+    let went_up = |bytes| {
+        last.set(Instant::now());
+        active.used.received(bytes);
+    };
+    let went_down = |bytes| {
+        last.set(Instant::now());
+        active.used.answered(bytes);
+    };
     let mut carried =
-        std::pin::pin!(async { tokio::join!(up.carry(end.clone(), &last), down.carry(end.clone(), &last)) });
+        std::pin::pin!(async { tokio::join!(up.carry(end.clone(), went_up), down.carry(end.clone(), went_down)) });
     let why = tokio::select! {
         _ = &mut carried => return,
         () = has_moved(&worker, &entry.mapping) => {
@@ -126,8 +135,9 @@ struct Direction {
 }
 
 impl Direction {
-    /// Carries bytes until there are no more, or until the border of a frame after `end` has been told.
-    async fn carry(mut self, mut end: watch::Receiver<Option<u16>>, last: &std::cell::Cell<Instant>) {
+    /// Carries bytes until there are no more, or until the border of a frame after `end` has been told; `carries` is told
+    /// how many.
+    async fn carry(mut self, mut end: watch::Receiver<Option<u16>>, carries: impl Fn(usize)) {
         let mut piece = vec![0; PIECE_BYTES];
         let mut border = Border::default();
         let ended = loop {
@@ -143,7 +153,7 @@ impl Direction {
                 },
             };
             let Ok(length @ 1..) = read else { break None };
-            last.set(Instant::now());
+            carries(length);
             // Told meanwhile: nothing is carried beyond the next border.
             let length = if end.borrow().is_some() {
                 border.pass_to_border(&piece[..length])

@@ -31,6 +31,7 @@ use crate::identify::IdentityRules;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::observe::log::Log;
 use crate::observe::recent::Ring;
+use crate::observe::spans::Spans;
 use crate::options::Options;
 use crate::pool::{Pool, PoolLimits};
 use crate::sharing::{Handed, Sharing};
@@ -67,6 +68,7 @@ pub(crate) struct Seed {
     pub(crate) flow: Arc<Flow>,
     pub(crate) ring: Arc<Ring>,
     pub(crate) log: Log,
+    pub(crate) spans: Option<Spans>,
     pub(crate) metrics: Metrics,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -111,6 +113,7 @@ async fn serve(seed: Seed) {
         flow: seed.flow,
         ring: seed.ring,
         log: seed.log,
+        spans: seed.spans,
         pool: Pool::new(pool_limits(&seed.options), seed.upstream_tls),
         identity: seed.identity,
         verifier: seed.tokens.map(|(rules, keys)| Verifier::new(rules, keys)),

@@ -1,6 +1,7 @@
 //! A router of this build with a control plane of its own making: so many tenants, changed so many times a second.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,21 +10,16 @@ use cell_model::{
     CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
     Revision, TenantId, Tier, Uid,
 };
-use cell_router::{Confirmed, ControlPlane, Held, Options, Router};
+use cell_router::{CertificateFiles, Confirmed, ControlPlane, Held, Options, Router, TlsOptions};
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use clap::Args;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
-use hdrhistogram::Histogram;
 use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::load::Load;
-use crate::origin::Origin;
 
 /// A router with a control plane of its own.
 #[derive(Debug, Clone, Args)]
@@ -46,14 +42,20 @@ pub(crate) struct Fleet {
     /// Tenants that change in a second
     #[arg(long, default_value_t = 0)]
     changes_per_second: u32,
+    /// Its certificate, for TLS
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The key of the certificate
+    #[arg(long)]
+    key: Option<PathBuf>,
 }
 
 const LINEAGE: Lineage = Lineage(1);
 const KEY: [u8; 32] = [7; 32];
-const DOMAIN: &str = "bench.test";
+pub(crate) const DOMAIN: &str = "bench.test";
 
 /// A control plane in memory: one watcher, changes on demand.
-struct Synthetic {
+pub(crate) struct Synthetic {
     tenants: u32,
     cells: Vec<(CellId, String)>,
     /// Nobody verifies what comes over the watch: one signature stands for all.
@@ -62,7 +64,7 @@ struct Synthetic {
 }
 
 impl Synthetic {
-    fn new(tenants: u32, cells: &[(&str, String)]) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn new(tenants: u32, cells: &[(&str, String)]) -> anyhow::Result<Arc<Self>> {
         let cells: Vec<(CellId, String)> = cells
             .iter()
             .map(|(id, gate)| Ok((CellId::new(*id)?, gate.clone())))
@@ -77,7 +79,7 @@ impl Synthetic {
     }
 
     /// A tenant has another epoch, and perhaps another owner.
-    async fn change(&self, tenant: u32, cell: usize) -> anyhow::Result<()> {
+    pub(crate) async fn change(&self, tenant: u32, cell: usize) -> anyhow::Result<()> {
         let (revision, watcher) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.0 += 1;
@@ -91,7 +93,7 @@ impl Synthetic {
     }
 
     /// Changes tenants one after the other, so many a second, in steps of a millisecond.
-    async fn storm(self: Arc<Self>, per_second: u32) -> anyhow::Result<()> {
+    pub(crate) async fn storm(self: Arc<Self>, per_second: u32) -> anyhow::Result<()> {
         let began = Instant::now();
         for step in 1_u32.. {
             tokio::time::sleep_until(began + Duration::from_millis(1) * step).await;
@@ -181,13 +183,8 @@ impl ControlPlane for Synthetic {
     }
 }
 
-/// A router that has its whole table.
-async fn start(
-    control: Arc<Synthetic>,
-    listen: SocketAddr,
-    admin: SocketAddr,
-    threads: usize,
-) -> anyhow::Result<(cell_router::Handle, tokio::task::JoinHandle<Result<(), cell_router::Error>>)> {
+/// Options of a router before an origin that is no gate.
+pub(crate) fn options(listen: SocketAddr, admin: SocketAddr, threads: usize) -> Options {
     let mut options = Options {
         listen,
         admin_listen: admin,
@@ -197,8 +194,18 @@ async fn start(
         threads,
         ..Options::default()
     };
-    // The origin of a bench is no gate.
     options.instances.check_interval = Duration::ZERO;
+    // A bench that opens connections has to be let.
+    options.limits.connections_max = 18_000;
+    options.timeouts.idle = Duration::from_secs(600);
+    options
+}
+
+/// A router that has its whole table.
+pub(crate) async fn start(
+    control: Arc<Synthetic>,
+    options: Options,
+) -> anyhow::Result<(cell_router::Handle, tokio::task::JoinHandle<Result<(), cell_router::Error>>)> {
     let tenants = control.tenants;
     let router = Router::bind_with(options, Registry::default(), control)?;
     let handle = router.handle();
@@ -213,90 +220,21 @@ async fn start(
 
 impl Fleet {
     pub(crate) async fn serve(self) -> anyhow::Result<()> {
-        let before = resident_bytes()?;
         let control = Synthetic::new(self.tenants, &[("cell-a", self.origin.clone())])?;
-        let (handle, running) = start(Arc::clone(&control), self.listen, self.admin, self.threads).await?;
-        let for_each = (resident_bytes()?.saturating_sub(before)) as f64 / f64::from(self.tenants);
-        println!(
-            "{}",
-            json!({ "listen": handle.addresses().listen, "admin": handle.addresses().admin, "bytes_per_tenant": for_each })
-        );
+        let mut options = options(self.listen, self.admin, self.threads);
+        if let (Some(certificate_file), Some(key_file)) = (self.certificate, self.key) {
+            options.tls = Some(TlsOptions {
+                certificates: vec![CertificateFiles { certificate_file, key_file }],
+                client_ca_file: None,
+                client_certificate_required: false,
+                reload_interval: Duration::from_secs(60),
+            });
+        }
+        let (handle, running) = start(Arc::clone(&control), options).await?;
+        println!("{}", json!({ "listen": handle.addresses().listen, "admin": handle.addresses().admin }));
         if self.changes_per_second > 0 {
             tokio::spawn(Arc::clone(&control).storm(self.changes_per_second));
         }
         Ok(running.await??)
-    }
-}
-
-/// Memory of this process that is in RAM.
-fn resident_bytes() -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.ok_or_else(|| anyhow::anyhow!("no VmRSS"))?.parse::<u64>()? << 10)
-}
-
-async fn origin(name: &str) -> anyhow::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let origin = Origin { listen: address, bytes: 16, places: 0, service_ms: 0, name: name.into() };
-    tokio::spawn(origin.serve_at(listener));
-    Ok(address.to_string())
-}
-
-/// How long until a change is seen by a request; and requests while nothing and while a lot changes.
-pub(crate) async fn visible(tenants: u32, changes: u32, seconds: u32) -> anyhow::Result<Value> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let cells = [("cell-a", origin("a").await?), ("cell-b", origin("b").await?)];
-    let before = resident_bytes()?;
-    let control = Synthetic::new(tenants, &cells)?;
-    let began = Instant::now();
-    let (handle, running) = start(Arc::clone(&control), any, any, 1).await?;
-    let table_seconds = began.elapsed().as_secs_f64();
-    let for_each = (resident_bytes()?.saturating_sub(before)) as f64 / f64::from(tenants);
-    let address = handle.addresses().listen;
-    let mut seen = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
-    let mut stream = TcpStream::connect(address).await?;
-    for n in 0..changes {
-        let (tenant, cell) = (n % 97, usize::try_from((n / 97 + 1) % 2)?);
-        let wanted = [b'a', b'b'][cell];
-        let changed = Instant::now();
-        control.change(tenant, cell).await?;
-        while first_byte(&mut stream, tenant).await? != wanted {
-            anyhow::ensure!(changed.elapsed() < Duration::from_secs(10), "the change of t-{tenant} is not seen");
-        }
-        seen.saturating_record(u64::try_from(changed.elapsed().as_micros())?.max(1));
-    }
-    let load = |rate| Load { target: address, host: format!("t-1.{DOMAIN}"), rate, seconds, path: "/".into() };
-    let idle = load(1_000.0).run().await?;
-    let storm = tokio::spawn(Arc::clone(&control).storm(10_000));
-    let busy = load(1_000.0).run().await?;
-    storm.abort();
-    let again = load(1_000.0).run().await?;
-    running.abort();
-    Ok(json!({
-        "tenants": tenants,
-        "bytes_per_tenant": for_each,
-        "table_loaded_seconds": table_seconds,
-        "change_to_request_ms": { "p50": seen.value_at_quantile(0.5) as f64 / 1e3, "p99": seen.value_at_quantile(0.99) as f64 / 1e3, "max": seen.max() as f64 / 1e3 },
-        "requests_while_nothing_changes": idle,
-        "requests_while_10000_a_second_change": busy,
-        "requests_after": again,
-    }))
-}
-
-/// Asks for `/` and answers the first byte of the body.
-async fn first_byte(stream: &mut TcpStream, tenant: u32) -> anyhow::Result<u8> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let request = format!("GET / HTTP/1.1\r\nhost: t-{tenant}.{DOMAIN}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut read = Vec::new();
-    loop {
-        anyhow::ensure!(stream.read_buf(&mut read).await? > 0, "the router has closed the connection");
-        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n")
-            && read.len() >= end + 4 + 16
-        {
-            return Ok(read[end + 4]);
-        }
     }
 }

@@ -12,7 +12,7 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -22,9 +22,12 @@ pub(crate) struct Load {
     /// Whom
     #[arg(long)]
     pub(crate) target: SocketAddr,
-    /// As `Host`
-    #[arg(long)]
-    pub(crate) host: String,
+    /// As whom: t-<this>.bench.test
+    #[arg(long, default_value_t = 0)]
+    pub(crate) tenant: u32,
+    /// As so many tenants in turn, far from each other, from that one on
+    #[arg(long, default_value_t = 1)]
+    pub(crate) spread: u32,
     /// Requests a second
     #[arg(long)]
     pub(crate) rate: f64,
@@ -37,7 +40,7 @@ pub(crate) struct Load {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) asked: u64,
     pub(crate) answered: u64,
@@ -46,7 +49,7 @@ pub(crate) struct Outcome {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
-    /// Answered with 200 in a second.
+    /// Answered with 200 in a second, before the load had ended.
     pub(crate) goodput: f64,
 }
 
@@ -62,15 +65,26 @@ struct Shared {
 struct Seen {
     took: Histogram<u64>,
     answered: u64,
+    answered_in_time: u64,
     others: std::collections::BTreeMap<String, u64>,
 }
 
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Load {
+    /// As whom request `n` is sent.
+    fn tenant_of(&self, n: u64) -> u64 {
+        let spread = u64::from(self.spread.max(1));
+        (u64::from(self.tenant) + n.wrapping_mul(7_919) % spread) % spread.max(u64::from(self.tenant) + 1)
+    }
+
     pub(crate) async fn run(self) -> anyhow::Result<Outcome> {
-        let seen =
-            Seen { took: Histogram::new_with_bounds(1, 60_000_000, 3)?, answered: 0, others: Default::default() };
+        let seen = Seen {
+            took: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+            answered: 0,
+            answered_in_time: 0,
+            others: Default::default(),
+        };
         let shared = Arc::new(Shared { load: self, idle: Mutex::default(), seen: Mutex::new(seen) });
         let began = Instant::now();
         let (rate, seconds) = (shared.load.rate, f64::from(shared.load.seconds));
@@ -84,7 +98,9 @@ impl Load {
             let due = began + Duration::from_secs_f64(due);
             tokio::time::sleep_until(due).await;
             let shared = Arc::clone(&shared);
-            asking.spawn(async move { shared.ask(due).await });
+            let tenant = shared.load.tenant_of(asked);
+            let ends = began + Duration::from_secs_f64(seconds);
+            asking.spawn(async move { shared.ask(tenant, due, ends).await });
             asked += 1;
             while asking.try_join_next().is_some() {}
         }
@@ -98,14 +114,14 @@ impl Load {
             p50_ms: ms(seen.took.value_at_quantile(0.5)),
             p99_ms: ms(seen.took.value_at_quantile(0.99)),
             max_ms: ms(seen.took.max()),
-            goodput: seen.answered as f64 / seconds,
+            goodput: seen.answered_in_time as f64 / seconds,
         })
     }
 }
 
 impl Shared {
-    async fn ask(&self, due: Instant) {
-        let outcome = match tokio::time::timeout(REQUEST_TIME_MAX, self.send()).await {
+    async fn ask(&self, tenant: u64, due: Instant, ends: Instant) {
+        let outcome = match tokio::time::timeout(REQUEST_TIME_MAX, self.send(tenant)).await {
             Ok(outcome) => outcome,
             Err(_) => Err("no answer in ten seconds".into()),
         };
@@ -114,6 +130,7 @@ impl Shared {
         match outcome {
             Ok(()) => {
                 seen.answered += 1;
+                seen.answered_in_time += u64::from(Instant::now() <= ends);
                 seen.took.saturating_record(micros);
             }
             Err(other) => *seen.others.entry(other).or_default() += 1,
@@ -121,9 +138,10 @@ impl Shared {
     }
 
     /// Sends one request and reads its answer to the end. The error: any other status than 200, or what went wrong.
-    async fn send(&self) -> Result<(), String> {
+    async fn send(&self, tenant: u64) -> Result<(), String> {
         let mut sender = self.connection().await?;
-        let request = Request::get(&self.load.path).header("host", &self.load.host).body(Empty::new());
+        let request =
+            Request::get(&self.load.path).header("host", format!("t-{tenant}.bench.test")).body(Empty::new());
         let request = request.map_err(|error| error.to_string())?;
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = answer.status();

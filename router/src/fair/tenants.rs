@@ -13,12 +13,15 @@ use super::rate::{Bucket, WHOLE};
 use crate::contain::breaker::Breaker;
 use crate::contain::budget::Budget;
 use crate::moment::{Moment, nanos};
+use crate::usage::{Counters, Drawer};
 
 /// One active tenant. Shared by all threads, changed by atomics alone.
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) bucket: Bucket,
     pub(crate) retries: Budget,
+    /// What it has used and nobody has written down yet.
+    pub(crate) used: Counters,
     breaker: Breaker,
     /// The epoch that the breaker is of: with another owner it starts anew, so it is one of (tenant, cell).
     breaker_epoch: AtomicU64,
@@ -31,13 +34,17 @@ pub(crate) struct Active {
     demand_milli: AtomicU64,
     /// What its requests take in the cell, smoothed.
     takes_nanos: AtomicU64,
+    /// Where what it has used goes when it is forgotten; none where nobody wants to know.
+    home: Option<(TenantId, Arc<Drawer>)>,
 }
 
 impl Active {
-    fn new(share: u32) -> Self {
+    fn new(share: u32, home: Option<(TenantId, Arc<Drawer>)>) -> Self {
         Self {
             bucket: Bucket::default(),
             retries: Budget::default(),
+            used: Counters::default(),
+            home,
             breaker: Breaker::default(),
             breaker_epoch: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
@@ -122,6 +129,13 @@ impl Active {
         cost.clamp(0.25, 8.0)
     }
 
+    /// Puts what it has used into the drawer.
+    fn put_away(&self) {
+        if let Some((tenant, drawer)) = &self.home {
+            drawer.put(tenant, self.used.take());
+        }
+    }
+
     fn is_idle(&self, now: Moment) -> bool {
         self.in_flight() == 0
             && self.bucket.is_full(now)
@@ -130,9 +144,23 @@ impl Active {
     }
 }
 
+impl Drop for Active {
+    /// Somebody may have counted after it was forgotten.
+    fn drop(&mut self) {
+        self.put_away();
+    }
+}
+
 /// A request on its way, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OnItsWay(Arc<Active>);
+
+impl OnItsWay {
+    /// So many bytes of its answer have gone.
+    pub(crate) fn answered(&self, bytes: usize) {
+        self.0.used.answered(bytes);
+    }
+}
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
@@ -145,22 +173,36 @@ pub(crate) struct Tenants {
     active: HashMap<TenantId, Arc<Active>>,
     /// The share of a tenant of which nothing is known yet.
     first_share: AtomicU32,
+    drawer: Arc<Drawer>,
+    /// Whether what is used is to be written down.
+    metered: bool,
 }
 
 impl Default for Tenants {
     fn default() -> Self {
-        Self { active: HashMap::new(), first_share: AtomicU32::new(WHOLE) }
+        Self::new(false)
     }
 }
 
 impl Tenants {
+    pub(crate) fn new(metered: bool) -> Self {
+        let (active, first_share) = (HashMap::new(), AtomicU32::new(WHOLE));
+        Self { active, first_share, drawer: Arc::default(), metered }
+    }
+
+    /// What those have used that are forgotten.
+    pub(crate) fn drawer(&self) -> &Arc<Drawer> {
+        &self.drawer
+    }
+
     /// The tenant's, made if this is its first request. Only for tenants of the table.
     pub(crate) fn of(&self, tenant: &TenantId) -> Arc<Active> {
         let active = self.active.pin();
         match active.get(tenant) {
             Some(found) => Arc::clone(found),
             None => Arc::clone(active.get_or_insert_with(tenant.clone(), || {
-                Arc::new(Active::new(self.first_share.load(Ordering::Relaxed)))
+                let home = self.metered.then(|| (tenant.clone(), Arc::clone(&self.drawer)));
+                Arc::new(Active::new(self.first_share.load(Ordering::Relaxed), home))
             })),
         }
     }
@@ -176,7 +218,13 @@ impl Tenants {
 
     /// Forgets those of whom nothing is worth keeping.
     pub(crate) fn sweep(&self, now: Moment) {
-        self.active.pin().retain(|_, active| Arc::strong_count(active) > 1 || !active.is_idle(now));
+        self.active.pin().retain(|_, active| {
+            let keep = Arc::strong_count(active) > 1 || !active.is_idle(now);
+            if !keep {
+                active.put_away();
+            }
+            keep
+        });
     }
 
     /// Each active tenant.
@@ -217,6 +265,21 @@ mod tests {
         drop(on_its_way);
         tenants.sweep(later);
         assert_eq!(tenants.count(), 0);
+    }
+
+    #[test]
+    fn what_a_forgotten_tenant_has_used_is_in_the_drawer() {
+        let (tenants, now) = (Tenants::new(true), Moment::from_millis(1_000));
+        tenants.of(&tenant("a")).used.request(true);
+        let late = tenants.of(&tenant("b"));
+        late.used.request(false);
+        tenants.sweep(now);
+        assert_eq!(tenants.count(), 1, "somebody still holds the other");
+        late.used.received(7);
+        assert_eq!(late.used.take().received_bytes, 7);
+        drop(late);
+        tenants.sweep(now);
+        assert_eq!(tenants.drawer().take().keys().map(TenantId::as_str).collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::duration;
 use crate::contain::breaker::BreakerOptions;
 use crate::contain::budget::BudgetOptions;
+use crate::contain::dependency::Dependencies;
 use crate::fair::adaptive::LimitRange;
 use crate::fair::queue::QueueLimits;
 use crate::fair::scheduler::ScheduleOptions;
@@ -99,6 +100,17 @@ pub struct Containment {
     pub retry_percent: u32,
     /// Retries a second that there are in any case.
     pub retry_floor_per_second: u32,
+    /// What requests depend on beside their cell, each with the paths that need it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dependencies: BTreeMap<String, Dependency>,
+}
+
+/// What some requests depend on. Their failures close the way to these paths in their cell, and to no others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Dependency {
+    /// Each stands for itself and all paths below it.
+    pub paths: Vec<String>,
 }
 
 /// Which instance of a cell a request goes to.
@@ -156,6 +168,7 @@ impl Default for Containment {
             breaker_probes: 3,
             retry_percent: 20,
             retry_floor_per_second: 3,
+            dependencies: BTreeMap::new(),
         }
     }
 }
@@ -285,7 +298,17 @@ impl Containment {
         BudgetOptions { percent: self.retry_percent, floor_per_second: self.retry_floor_per_second }
     }
 
+    pub(crate) fn dependencies(&self) -> Dependencies {
+        Dependencies::new(self.dependencies.iter().map(|(name, dependency)| (name, &dependency.paths)))
+    }
+
     pub(crate) fn broken(&self) -> Option<(String, String)> {
+        for (name, Dependency { paths }) in &self.dependencies {
+            let option = format!("containment.dependencies.{name}.paths");
+            if paths.is_empty() || paths.iter().any(|path| !path.starts_with('/') || path == "/") {
+                return rule(&option, "must be paths that begin with '/' and are longer");
+            }
+        }
         if !(1..=31).contains(&self.breaker_probes) {
             return rule("containment.breaker-probes", "must be from 1 to 31");
         }
@@ -361,6 +384,8 @@ mod tests {
             let fairness: Fairness = toml::from_str(text).unwrap();
             assert_eq!(fairness.broken().unwrap().0, option);
         }
+        let containment: Containment = toml::from_str("[dependencies.pay]\npaths = [\"pay\"]").unwrap();
+        assert_eq!(containment.broken().unwrap().0, "containment.dependencies.pay.paths");
         assert!(Containment { breaker_probes: 0, ..Containment::default() }.broken().is_some());
         assert!(Containment { breaker_open_max: Duration::ZERO, ..Containment::default() }.broken().is_some());
         assert!(Instances { check_path: "readyz".into(), ..Instances::default() }.broken().is_some());

@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use futures::task::AtomicWaker;
 
+use super::interim::Interim;
 use super::rule::Rule;
 
 /// What follows a request that asked for an upgrade.
@@ -32,6 +33,7 @@ pub(crate) struct Said {
     /// The rule that ended the connection: of the head that was passed on last, or of the body that belongs to it.
     broken: Mutex<Option<(Part, Rule)>>,
     reader: AtomicWaker,
+    pub(crate) interim: Interim,
 }
 
 /// Which part of a message broke a rule.

@@ -32,6 +32,8 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r
 /// How much and how long is read of what a client still sends when its connection is being closed.
 const LINGER_BYTES_MAX: usize = 256 << 10;
 const LINGER: Duration = Duration::from_secs(1);
+/// How much is read at once where a connection rests.
+const FIRST_BYTES_MAX: usize = 2 << 10;
 
 /// How much, and how long.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +76,11 @@ impl<S> StrictStream<S> {
     pub(crate) fn new(inner: S, limits: StrictLimits, said: Arc<Said>) -> Self {
         let state = State::Head(HeadScanner::default());
         Self { inner, limits, state, held: Vec::new(), cleared: 0, head_until: None, lingering: None, said }
+    }
+
+    /// Whether nothing of a message is here: all that came was passed on, and the next byte begins a head.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.held.is_empty() && self.lingering.is_none() && matches!(self.state, State::Head(_))
     }
 
     /// How many of the bytes at the front may be passed on, after those that stand there already were.
@@ -194,6 +201,19 @@ impl<S: AsyncRead + Unpin> StrictStream<S> {
         Poll::Ready(Ok(None))
     }
 
+    /// Waits for the first bytes of the next message, and keeps them for whoever reads next. False: the client has closed.
+    pub(crate) async fn first_bytes(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| {
+            let mut piece = [0; FIRST_BYTES_MAX];
+            let mut into = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut into))?;
+            self.held.extend_from_slice(into.filled());
+            self.scan_held();
+            Poll::Ready(Ok(!into.filled().is_empty()))
+        })
+        .await
+    }
+
     /// Whether the time for the head that is coming in is over.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
         if self.held.is_empty() || !matches!(self.state, State::Head(_)) {
@@ -286,7 +306,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let this = &mut *self;
+        // Nothing that hyper has written is left: whatever comes before its next answer goes now.
+        while this.said.interim.waits(cx)
+            && let Some(text) = this.said.interim.next()
+        {
+            let sent = ready!(Pin::new(&mut this.inner).poll_write(cx, &text))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            this.said.interim.sent(sent);
+        }
+        Pin::new(&mut this.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -173,3 +173,39 @@ async fn a_probe_whose_client_goes_leaves_room_for_the_next() {
     tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
     fleet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dependency_that_fails_closes_the_way_to_what_needs_it_and_to_nothing_else() {
+    let sick = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let pays = Arc::clone(&sick);
+    let gate = FakeGate::start(move |request, _| {
+        let fails = matches!(request.uri().path(), "/pay" | "/pay/1") && pays.load(Ordering::SeqCst);
+        async move { text(if fails { StatusCode::BAD_GATEWAY } else { StatusCode::OK }, "answered") }
+    })
+    .await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    control.set_tenant("t-2", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |options| {
+        quick(options);
+        let payments = cell_router::Dependency { paths: vec!["/pay".into()] };
+        options.containment.dependencies.insert("payments".into(), payments);
+    })
+    .await;
+    let address = fleet.address();
+    for _ in 0..5 {
+        assert_eq!(get(address, "t-1", "/pay/1").await.status, StatusCode::BAD_GATEWAY);
+    }
+    let refused = get(address, "t-2", "/pay").await;
+    assert_eq!(refused.code(), "BREAKER_OPEN", "for every tenant of the cell: {refused:?}");
+    assert!(refused.body.contains("depend on payments"), "{}", refused.body);
+    assert_eq!(get(address, "t-1", "/payroll").await.status, StatusCode::OK, "not even for the tenant that failed");
+    let cells: serde_json::Value = serde_json::from_str(&fleet.admin("/debug/cells").await.body).unwrap();
+    let shown = cells["cells"]["a"]["dependencies"]["payments"].as_str().unwrap();
+    assert!(shown.starts_with("Open") || shown.starts_with("HalfOpen"), "{cells}");
+    sick.store(false, Ordering::SeqCst);
+    let healed = async { while get(address, "t-2", "/pay").await.status != StatusCode::OK {} };
+    tokio::time::timeout(Duration::from_secs(10), healed).await.unwrap();
+    fleet.stop().await;
+}

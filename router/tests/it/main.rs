@@ -21,5 +21,7 @@ mod passing;
 mod process;
 mod protocols;
 mod quiesce;
+mod resting;
 mod secure;
+mod telling;
 mod websocket;

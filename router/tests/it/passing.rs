@@ -252,3 +252,62 @@ async fn a_request_that_may_have_run_is_sent_again_only_where_that_is_harmless()
     assert_eq!(taken.load(std::sync::atomic::Ordering::SeqCst), 5, "the last one was sent once");
     fleet.stop().await;
 }
+
+/// A cell that answers what it is told, byte by byte as it stands there, in pieces with a pause between.
+async fn spelling_gate(pieces: &'static [&'static str]) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                while !client::read_until(&mut stream, "\r\n\r\n").await.is_empty() {
+                    for piece in pieces {
+                        tokio::io::AsyncWriteExt::write_all(&mut stream, piece.as_bytes()).await.unwrap();
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_hints_come_before_the_answer_and_only_to_who_can_understand_them() {
+    const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\ncell-secret: 1\r\nconnection: x\r\nx: 1\r\n\r\n";
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
+    const TOGETHER: &str = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
+    let control = FakeControl::new(1);
+    control.set_cell("a", &[spelling_gate(&[HINT, ANSWER]).await]);
+    control.set_cell("b", &[spelling_gate(&[TOGETHER]).await]);
+    control.set_tenant("t-1", "a", 3, |_| {});
+    control.set_tenant("t-2", "b", 3, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    let ask = |version: &str, tenant: &str| format!("GET / HTTP/{version}\r\nhost: {tenant}.example.com\r\n\r\n");
+    let apart = client::raw(fleet.address(), ask("1.1", "t-1").as_bytes(), "done").await;
+    let (hint, answer) = apart.split_once("\r\n\r\n").unwrap();
+    assert_eq!(hint, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload", "cleaned as an answer is");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    // In one piece, twice on one connection, the second asked before the first was answered.
+    let twice = format!("{0}{0}", ask("1.1", "t-2"));
+    let mut stream = tokio::net::TcpStream::connect(fleet.address()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, twice.as_bytes()).await.unwrap();
+    let mut read = String::new();
+    while read.matches("done").count() < 2 {
+        read += &client::read_until(&mut stream, "done").await;
+    }
+    let order: Vec<&str> = read.lines().filter(|line| line.contains("HTTP/1.1")).collect();
+    let one = ["HTTP/1.1 102 Processing", "HTTP/1.1 103 Early Hints"];
+    assert_eq!(order[..2], one, "{read}");
+    assert!(order[2].contains("200 OK") && order[3].ends_with(one[0]) && order[4] == one[1], "{read}");
+    let old = client::raw(fleet.address(), ask("1.0", "t-1").as_bytes(), "done").await;
+    assert!(old.starts_with("HTTP/1.0 200 OK"), "{old}");
+    let over_h2 = send_h2(
+        fleet.address(),
+        Request::get("http://t-1.example.com/").body(http_body_util::Empty::<Bytes>::new()).unwrap(),
+    )
+    .await;
+    assert_eq!((over_h2.status, over_h2.body.as_str()), (StatusCode::OK, "done"));
+    fleet.stop().await;
+}
