@@ -119,8 +119,6 @@ pub enum Plant {
     EarlyServe,
     /// Writes are acknowledged without being synced.
     UnflushedWrite,
-    /// A fence ends by itself.
-    FenceLapse,
     /// Deletions are not applied by the copying cell.
     DroppedTombstone,
     /// A change is applied twice by the copying cell.
@@ -136,7 +134,6 @@ impl Plant {
             Self::StaleEpoch => cell_agent::Planted::StaleEpoch,
             Self::EarlyServe => cell_agent::Planted::EarlyServe,
             Self::UnflushedWrite => cell_agent::Planted::UnflushedWrite,
-            Self::FenceLapse => cell_agent::Planted::FenceLapse,
             Self::DroppedTombstone => cell_agent::Planted::DroppedTombstone,
             Self::ChangeTwice => cell_agent::Planted::ChangeTwice,
         }

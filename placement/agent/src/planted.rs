@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use cell_gate::RequestStamp;
 use cell_protos::v1 as wire;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::board::Posted;
 use crate::engine::{Applied, Batch, Engine, EngineError, Entry};
-use crate::record::{Control, Role};
+use crate::record::Role;
 use crate::tenant::{Admission, Core, Tenant};
 use crate::tenants::Tenants;
 
@@ -19,8 +18,6 @@ use crate::tenants::Tenants;
 const LOST_EVERY: u64 = 8;
 /// Each change is delivered a second time, so many changes later.
 const AGAIN_AFTER: usize = 16;
-/// A fence that ends by itself ends after this: soon enough to come before the next leader.
-const FENCE_LASTS: Duration = Duration::from_millis(150);
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +31,6 @@ pub enum Planted {
     EarlyServe,
     /// Writes are acknowledged without being synced: the power, or the process, takes them along.
     UnflushedWrite,
-    /// A fence ends by itself, without a decision.
-    FenceLapse,
     /// The copying cell does not apply deletions, and believes the source's digest.
     DroppedTombstone,
     /// The copying cell applies an old change a second time, behind newer ones, and believes the source's digest.
@@ -65,24 +60,6 @@ impl Engine for Unflushed {
     fn sync(&self) -> Result<(), EngineError> {
         Ok(())
     }
-}
-
-/// Lets a fence end by itself.
-pub(crate) fn fenced(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>) {
-    if !is(tenants, Planted::FenceLapse) {
-        return;
-    }
-    let (of, tenant) = (Arc::clone(tenants), Arc::clone(tenant));
-    tenants.tasks.spawn(async move {
-        tokio::time::sleep(FENCE_LASTS).await;
-        let mut core = tenant.lock();
-        let fenced = core.control().filter(|control| matches!(control.role, Role::Fenced { .. }));
-        let Some(owner) = fenced.map(|control| Control { role: Role::Owner, ..control.clone() }) else { return };
-        core.holds.end();
-        if core.set_control(&tenant.id, &of.durable, owner).is_ok() {
-            of.post(&tenant, &core);
-        }
-    });
 }
 
 /// What the copying cell makes of a transaction that it is sent.
@@ -186,7 +163,7 @@ mod tests {
     fn a_sync_that_is_not_done_is_told_as_done_where_that_is_the_fault() {
         let syncs = Arc::new(AtomicU64::new(0));
         let under = || Arc::new(Counting(MemoryEngine::default(), Arc::clone(&syncs)));
-        engine(Some(Planted::FenceLapse), under()).sync().unwrap();
+        engine(Some(Planted::LostWrite), under()).sync().unwrap();
         assert_eq!(syncs.load(Ordering::SeqCst), 1);
         engine(Some(Planted::UnflushedWrite), under()).sync().unwrap();
         assert_eq!(syncs.load(Ordering::SeqCst), 1);

@@ -393,8 +393,6 @@ pub enum Plant {
     EarlyServe,
     /// Writes are acknowledged without being synced
     UnflushedWrite,
-    /// A fence ends by itself
-    FenceLapse,
     /// The target does not apply deletions
     DroppedTombstone,
     /// The target applies a change twice

@@ -182,8 +182,6 @@ impl Work<'_> {
             transition::fence(core.known()?, &context, sealed, standing, core.last_seq())
         })
         .await?;
-        #[cfg(feature = "planted")]
-        crate::planted::fenced(self.tenants, &self.tenant);
         Ok(position(sealed))
     }
 

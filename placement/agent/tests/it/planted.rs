@@ -40,19 +40,6 @@ async fn a_cell_that_serves_early_takes_writes_before_it_owns() {
 }
 
 #[tokio::test]
-async fn a_fence_that_ends_by_itself_lets_writes_in_behind_it() {
-    let (ground, a, b) = moved(Planted::FenceLapse).await;
-    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
-    ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap();
-    let served = async {
-        while a.put(1, "k", "behind the fence").await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("the fence has ended");
-}
-
-#[tokio::test]
 async fn a_deletion_that_is_not_applied_leaves_its_row_and_no_digest_tells() {
     let (ground, a, b) = moved(Planted::DroppedTombstone).await;
     a.put(1, "k", "v").await.unwrap();

@@ -40,12 +40,11 @@ struct Fault {
 }
 
 /// Faults of real processes, and of the simulation.
-const OUTSIDE: [(&str, &str, Layer); 11] = [
+const OUTSIDE: [(&str, &str, Layer); 10] = [
     ("stale-epoch", "the check of the epoch is skipped", Layer::Drill("router-alone")),
     ("early-serve", "the target serves before the commit", Layer::Demo),
     ("lost-write", "a write is acknowledged and not done", Layer::Demo),
     ("unflushed-write", "writes are acknowledged before they are flushed", Layer::Drill("dead-cell")),
-    ("fence-lapse", "a fence is released on a time-out", Layer::Drill("coordinator-killed")),
     ("dropped-tombstone", "a deletion is not applied by the copying cell", Layer::Drill("stale-router")),
     ("change-twice", "a change is delivered twice", Layer::Drill("stale-router")),
     ("lying-disk", "disks say that they have synced, and have not", Layer::Simulation("lying-disk", 8)),
