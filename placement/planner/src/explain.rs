@@ -8,7 +8,7 @@ use std::fmt;
 use cell_model::{CellId, Revision, TenantId};
 use serde::{Deserialize, Serialize};
 
-use crate::filter::{Question, RefusalCode};
+use crate::filter::{Question, RefusalCode, Room};
 use crate::fleet::{CellIx, TenantIx};
 use crate::layout::{Layout, PeakReport};
 use crate::load::{Peak, Reach};
@@ -25,7 +25,16 @@ const COUNTERFACTUALS_MAX: usize = 3;
 pub(crate) struct Assessment {
     /// Best first; those after the ones that are shown are left out.
     pub(crate) admitted: Vec<(Score, Peak)>,
-    pub(crate) refused: Vec<(CellIx, RefusalCode)>,
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// A cell that does not admit the tenant.
+pub(crate) struct Refused {
+    pub(crate) cell: CellIx,
+    /// The first filter that said so.
+    pub(crate) code: RefusalCode,
+    /// With the tenant it would be at least so full; 0 where that has not been asked.
+    least: f64,
 }
 
 impl Assessment {
@@ -64,14 +73,18 @@ pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assess
     let mut waiting: Vec<Score> = Vec::with_capacity(cells.len());
     let mut reach = Reach::NOTHING;
     for cell in cells {
-        let at_least = question.wish().ask(cell).map(|()| question.fits_within(cell, &mut reach));
-        match at_least {
-            Ok(Some(share)) => waiting.push(Score::at_least(question, cell, share, &walk)),
-            Ok(None) => match question.ask_within(cell, &mut reach) {
+        let mut refuse = |code, least| assessment.refused.push(Refused { cell, code, least });
+        if let Err(code) = question.wish().ask(cell) {
+            refuse(code, 0.0);
+            continue;
+        }
+        match question.look(cell, &mut reach) {
+            Room::Enough { least } => waiting.push(Score::at_least(question, cell, least, &walk)),
+            Room::None { least } => refuse(RefusalCode::CapacityExceeded, least),
+            Room::Unsure => match question.ask_within(cell, &mut reach) {
                 Ok(peak) => assessment.admit(shown, (Score::new(question, cell, peak, &walk), peak)),
-                Err(code) => assessment.refused.push((cell, code)),
+                Err(code) => refuse(code, 0.0),
             },
-            Err(code) => assessment.refused.push((cell, code)),
         }
     }
     // The most promising first, so that all others need only a glance.
@@ -210,10 +223,9 @@ pub(crate) fn explain(question: &Question<'_>, assessment: &Assessment) -> Decis
         peak: peak.report(),
         terms: score.terms,
     };
-    let count = |code| {
-        let cells = assessment.refused.iter().filter(|(_, of)| *of == code).count();
-        RefusedCells { code, cells: u32::try_from(cells).expect("the builder bounds the cells") }
-    };
+    let mut counts = [0; RefusalCode::ALL.len()];
+    assessment.refused.iter().for_each(|refused| counts[refused.code as usize] += 1);
+    let count = |code: RefusalCode| RefusedCells { code, cells: counts[code as usize] };
     Decision {
         tenant: fleet.tenant_id(question.index),
         parent: fleet.revision(),
@@ -238,23 +250,46 @@ fn margin(layout: &Layout<'_>, assessment: &Assessment) -> Option<Margin> {
 /// of interest: it says how close the next best thing was.
 fn counterfactuals(question: &Question<'_>, assessment: &Assessment) -> Vec<Counterfactual> {
     let found = assessment.best().is_some();
-    let mut near: Vec<(bool, f64, CellIx, RefusalCode)> = Vec::new();
-    for &(cell, first) in &assessment.refused {
-        let worth_saying = matches!(first, RefusalCode::CapacityExceeded)
-            || (!found && in_the_way_of_an_operator(first) && question.refusals(cell) == [first]);
-        if worth_saying {
-            let capacity = first == RefusalCode::CapacityExceeded;
-            near.push((capacity, question.peak_after(cell).share, cell, first));
-        }
+    let told_max = if found { 1 } else { COUNTERFACTUALS_MAX };
+    let mut near: Vec<(f64, CellIx, RefusalCode)> = Vec::new();
+    if !found {
+        let liftable = |of: &&Refused| in_the_way_of_an_operator(of.code) && is_not_capacity(of);
+        let alone = assessment.refused.iter().filter(liftable).filter(|of| question.refusals(of.cell) == [of.code]);
+        near.extend(alone.map(|of| (question.peak_after(of.cell).share, of.cell, of.code)));
+        near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        near.truncate(told_max);
     }
-    near.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
-    near.truncate(if found { 1 } else { COUNTERFACTUALS_MAX });
-    let told = near.into_iter().map(|(_, _, cell, code)| Counterfactual {
+    let room = told_max - near.len();
+    near.extend(nearly_roomy(question, assessment, room));
+    let told = near.into_iter().map(|(_, cell, code)| Counterfactual {
         cell: question.layout.cell_id(cell).clone(),
         code,
         sentence: remedy(question, cell, code),
     });
     told.collect()
+}
+
+/// The cells that lack nothing but room, those that lack least first. Only those that may be among them are asked
+/// exactly.
+fn nearly_roomy(question: &Question<'_>, assessment: &Assessment, most: usize) -> Vec<(f64, CellIx, RefusalCode)> {
+    let mut full: Vec<&Refused> = assessment.refused.iter().filter(|of| !is_not_capacity(of)).collect();
+    full.sort_unstable_by(|a, b| a.least.total_cmp(&b.least).then(a.cell.cmp(&b.cell)));
+    let mut near: Vec<(f64, CellIx, RefusalCode)> = Vec::with_capacity(most + 1);
+    for of in full {
+        if near.len() == most && near.last().is_none_or(|(share, ..)| of.least > *share) {
+            break;
+        }
+        let share = question.peak_after(of.cell).share;
+        let at =
+            near.partition_point(|(nearer, cell, _)| nearer.total_cmp(&share).then(cell.cmp(&of.cell)).is_lt());
+        near.insert(at, (share, of.cell, of.code));
+        near.truncate(most);
+    }
+    near
+}
+
+fn is_not_capacity(of: &Refused) -> bool {
+    of.code != RefusalCode::CapacityExceeded
 }
 
 /// Filters that an operator may lift. Residency is never among them.

@@ -106,7 +106,23 @@ impl<'a> Wish<'a> {
     /// The first filter that refuses, capacity aside: what a repair of one tenant's place looks for.
     pub(crate) fn ask(&self, cell: CellIx) -> Result<(), RefusalCode> {
         let of = self.layout.fleet().cell(cell);
+        if self.is_plain(of) {
+            return Ok(());
+        }
         RefusalCode::ALL.into_iter().find(|&code| self.refuses(code, cell, of)).map_or(Ok(()), Err)
+    }
+
+    /// None of the filters has anything to look at: the case of most tenants and cells, without asking one by one.
+    fn is_plain(&self, of: &Cell) -> bool {
+        let tenant = self.tenant;
+        of.state == CellState::Active
+            && of.kind == CellKind::Pooled
+            && tenant.tier != Tier::Platinum
+            && !wants_other(tenant.residency, of.residency)
+            && !wants_other(tenant.region, of.region)
+            && tenant.pin().is_none()
+            && tenant.group().is_none()
+            && self.draining.is_empty()
     }
 
     fn refuses(&self, code: RefusalCode, cell: CellIx, of: &Cell) -> bool {
@@ -131,6 +147,17 @@ impl<'a> Wish<'a> {
             RefusalCode::CapacityExceeded => false,
         }
     }
+}
+
+/// Whether a cell has room for a tenant, as far as a first look tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Room {
+    /// Surely not: it would be at least so full.
+    None { least: f64 },
+    /// Surely, and it would be at least so full.
+    Enough { least: f64 },
+    /// That has to be asked.
+    Unsure,
 }
 
 /// One tenant asking cells to admit it.
@@ -198,13 +225,16 @@ impl<'a> Question<'a> {
         if self.exceeds(cell, peak) { Err(RefusalCode::CapacityExceeded) } else { Ok(peak) }
     }
 
-    /// How full a cell surely has room to be with the tenant on it, at least; nothing where that has to be asked.
-    pub(crate) fn fits_within(&self, cell: CellIx, reach: &mut Reach) -> Option<f64> {
+    /// A first look at a cell whose other filters admit the tenant: does it have room?
+    pub(crate) fn look(&self, cell: CellIx, reach: &mut Reach) -> Room {
         if self.is_home(cell) {
-            return None;
+            return Room::Unsure;
         }
-        let (least, most) = self.layout.range_within(cell, self.joining(), reach);
-        (most < 1.0).then_some(least)
+        match self.layout.range_within(cell, self.joining(), reach) {
+            (least, _) if least > 1.0 => Room::None { least },
+            (least, most) if most < 1.0 => Room::Enough { least },
+            _ => Room::Unsure,
+        }
     }
 
     /// The same answer for the many cells that one tenant asks; `reach` is carried from one to the next.

@@ -7,7 +7,7 @@ use cell_model::CellId;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::{CellIx, Fleet, TenantIx};
-use crate::load::{Delta, Load, Peak, Reach};
+use crate::load::{Delta, Load, Peak, Reach, Rough, roughly};
 use crate::policy::Policy;
 use crate::resource::{ByDim, DIMS, Dim, HOURS};
 
@@ -40,6 +40,8 @@ pub struct Layout<'a> {
     loads: Vec<Load>,
     /// By cell and dimension: need by budget. Very large where there is need and no budget.
     shares: Vec<ByDim>,
+    /// The same in single precision: what a tenant that asks every cell looks at first.
+    rough: Vec<Rough>,
     peaks: Vec<Peak>,
     /// In order, so that a layout does not depend on how it came about.
     members: Vec<Vec<TenantIx>>,
@@ -58,6 +60,7 @@ impl<'a> Layout<'a> {
             policy,
             loads: standing.loads.clone(),
             shares: vec![[0.0; DIMS]; standing.loads.len()],
+            rough: vec![[0.0; DIMS]; standing.loads.len()],
             peaks: vec![Peak::IDLE; standing.loads.len()],
             members: standing.members.clone(),
             homes: standing.homes.clone(),
@@ -163,6 +166,7 @@ impl<'a> Layout<'a> {
         let load = &self.loads[cell.index()];
         let shares = &mut self.shares[cell.index()];
         *shares = load.shares(budget, self.policy.risk);
+        self.rough[cell.index()] = roughly(shares);
         self.peaks[cell.index()] = load.peak(shares, budget, self.policy.risk);
     }
 
@@ -179,19 +183,28 @@ impl<'a> Layout<'a> {
         &self.shares[cell.index()]
     }
 
+    /// The same in single precision.
+    pub(crate) fn rough(&self, cell: CellIx) -> &Rough {
+        &self.rough[cell.index()]
+    }
+
+    /// What the tenants of a cell add up to.
+    pub(crate) fn load(&self, cell: CellIx) -> &Load {
+        &self.loads[cell.index()]
+    }
+
     /// As [`Layout::peak_with`] of one more, for the many cells that one tenant asks.
     pub(crate) fn peak_within(&self, cell: CellIx, delta: Delta<'_>, reach: &mut Reach) -> Peak {
         let of = self.fleet.cell(cell);
         reach.look_at(of.size, &of.budget, self.policy.risk, delta.profile);
-        self.loads[cell.index()].peak_within(&self.shares[cell.index()], &of.budget, self.policy.risk, delta, reach)
+        self.loads[cell.index()].peak_within(&self.rough[cell.index()], &of.budget, self.policy.risk, delta, reach)
     }
 
     /// How full a cell would be with one more at least and at most.
     pub(crate) fn range_within(&self, cell: CellIx, delta: Delta<'_>, reach: &mut Reach) -> (f64, f64) {
         let of = self.fleet.cell(cell);
         reach.look_at(of.size, &of.budget, self.policy.risk, delta.profile);
-        let shares = &self.shares[cell.index()];
-        (reach.least(shares), reach.most(shares))
+        reach.range(&self.rough[cell.index()])
     }
 
     /// Where a cell would be fullest, and by how much all its dimensions together would be above `level`.

@@ -20,6 +20,22 @@ use crate::resource::{ByDim, DIMS, HOURS, Resource};
 const ROUNDING: f64 = 1e-9;
 /// Lanes of the loop that looks for the largest share.
 const LANES: usize = 8;
+/// What is found in single precision may be wrong by this part of it, and by this much: some ten times the rounding.
+const ROUGHNESS: f32 = 1e-6;
+
+/// Shares in single precision, for a first look at many cells: half the memory, twice the lanes.
+pub(crate) type Rough = [f32; DIMS];
+
+/// In single precision: rounded by some part of 10⁻⁷.
+#[expect(clippy::cast_possible_truncation, reason = "the rounding is what ROUGHNESS allows for")]
+pub(crate) fn single(value: f64) -> f32 {
+    value as f32
+}
+
+/// The same shares, roughly.
+pub(crate) fn roughly(shares: &ByDim) -> Rough {
+    shares.map(single)
+}
 
 /// The dimension in which a cell is fullest.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -156,6 +172,14 @@ impl Load {
         self.mean[dim] - mean + risk * positive(self.variance[dim] - variance).sqrt()
     }
 
+    /// Adds its variance, and the deviations of each cluster, to sums of them.
+    pub(crate) fn add_spread_to(&self, variance: &mut ByDim, clusters: &mut [ByDim]) {
+        let own = std::iter::once(&self.variance).chain(&self.clusters);
+        for (sums, own) in std::iter::once(variance).chain(clusters).zip(own) {
+            sums.iter_mut().zip(own).for_each(|(sum, more)| *sum += more);
+        }
+    }
+
     /// Need by budget in each dimension.
     pub(crate) fn shares(&self, budget: &Budget, risk: f64) -> ByDim {
         let mut shares = [0.0; DIMS];
@@ -205,18 +229,19 @@ impl Load {
         shares
     }
 
-    /// As [`Load::peak_with`] of one more, where the load's own `shares` are known. A tenant adds at least its mean and
-    /// at most its mean and its own deviation (the root of a sum is at most the sum of the roots, within a cluster as
-    /// well), so most dimensions are out of the question before a root is drawn.
+    /// As [`Load::peak_with`] of one more, where the load's own shares are known, roughly. A tenant adds at least its
+    /// mean and at most its mean and its own deviation (the root of a sum is at most the sum of the roots, within a
+    /// cluster as well), so most dimensions are out of the question before a root is drawn.
     pub(crate) fn peak_within(
         &self,
-        shares: &ByDim,
+        shares: &Rough,
         budget: &Budget,
         risk: f64,
         delta: Delta<'_>,
         reach: &Reach,
     ) -> Peak {
-        let least = reach.least(shares);
+        // Rounded down once for the least and once for what is compared with it.
+        let least = lower(lower(most(shares, &reach.least, 0..DIMS)));
         let (mut fullest, mut dim) = (0.0, 0);
         for resource in Resource::ALL {
             let dims = resource.first_dim()..resource.first_dim() + HOURS;
@@ -263,8 +288,8 @@ impl Delta<'_> {
 /// What one tenant adds to the shares of cells of one size: in each dimension at least, and at most.
 pub(crate) struct Reach {
     size: Option<u32>,
-    least: ByDim,
-    most: ByDim,
+    least: Rough,
+    most: Rough,
 }
 
 impl Reach {
@@ -277,25 +302,41 @@ impl Reach {
         }
         self.size = Some(size);
         for dim in 0..DIMS {
-            self.least[dim] = profile.mean[dim] * budget.inverse[dim];
-            self.most[dim] = (profile.mean[dim] + risk * profile.deviation[dim]) * budget.inverse[dim] + ROUNDING;
+            self.least[dim] = single(profile.mean[dim] * budget.inverse[dim]);
+            self.most[dim] = single((profile.mean[dim] + risk * profile.deviation[dim]) * budget.inverse[dim]);
         }
     }
 
-    /// A cell with these shares is at least so full with the tenant on it.
-    pub(crate) fn least(&self, shares: &ByDim) -> f64 {
-        most(shares, &self.least, 0..DIMS) - ROUNDING
+    /// How full a cell with these shares is with the tenant on it: at least, and at most.
+    pub(crate) fn range(&self, shares: &Rough) -> (f64, f64) {
+        let (mut least, mut most) = ([0.0; LANES], [0.0; LANES]);
+        let adds = self.least.chunks_exact(LANES).zip(self.most.chunks_exact(LANES));
+        for (shares, (less, more)) in shares.chunks_exact(LANES).zip(adds) {
+            for lane in 0..LANES {
+                let sum = shares[lane] + less[lane];
+                least[lane] = if sum > least[lane] { sum } else { least[lane] };
+                let sum = shares[lane] + more[lane];
+                most[lane] = if sum > most[lane] { sum } else { most[lane] };
+            }
+        }
+        let of = |lanes: [f32; LANES]| lanes.into_iter().fold(0.0, f32::max);
+        (f64::from(lower(of(least))), f64::from(higher(of(most))))
     }
+}
 
-    /// ... and at most so full.
-    pub(crate) fn most(&self, shares: &ByDim) -> f64 {
-        most(shares, &self.most, 0..DIMS)
-    }
+/// Surely no more than what a rough share stands for.
+fn lower(share: f32) -> f32 {
+    share * (1.0 - ROUGHNESS) - ROUGHNESS
+}
+
+/// Surely no less.
+fn higher(share: f32) -> f32 {
+    share * (1.0 + ROUGHNESS) + ROUGHNESS
 }
 
 /// The largest sum of two in some dimensions, whose number divides by the lanes.
 #[inline]
-fn most(shares: &ByDim, more: &ByDim, dims: Range<usize>) -> f64 {
+fn most(shares: &Rough, more: &Rough, dims: Range<usize>) -> f32 {
     let mut lanes = [0.0; LANES];
     for (shares, more) in shares[dims.clone()].chunks_exact(LANES).zip(more[dims].chunks_exact(LANES)) {
         for lane in 0..LANES {
@@ -303,7 +344,7 @@ fn most(shares: &ByDim, more: &ByDim, dims: Range<usize>) -> f64 {
             lanes[lane] = if sum > lanes[lane] { sum } else { lanes[lane] };
         }
     }
-    lanes.into_iter().fold(0.0, f64::max)
+    lanes.into_iter().fold(0.0, f32::max)
 }
 
 /// By how much all dimensions together are above `level`.

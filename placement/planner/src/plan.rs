@@ -184,6 +184,9 @@ pub struct Quality {
     pub hottest_after: f64,
     /// No placement of these tenants on these cells that keeps to their residency has a fullest cell below this.
     pub lower_bound: f64,
+    /// No plan with so many moves as this one may have ends below this: at least `lower_bound`.
+    #[serde(default)]
+    pub lower_bound_of_moves: f64,
     /// `hottest_after` above `lower_bound`, as a share of the bound: a proven distance to the best possible.
     pub gap: f64,
     /// How full the fullest cell is after 0, 1, 2, … moves, in the order of the waves: choose how many are worth it.

@@ -98,11 +98,17 @@ fn summary(plan: &Plan) -> String {
 
 /// How far from the best that is possible.
 pub(super) fn distance(plan: &Plan) -> String {
-    if plan.quality.gap < 5e-5 {
-        "no placement of these tenants is better".into()
-    } else {
-        format!("at most {} above the best that is possible", percent(plan.quality.gap))
+    let quality = &plan.quality;
+    if quality.gap < 5e-5 {
+        return "no placement of these tenants is better".into();
     }
+    let distance = format!("at most {} above the best that is possible", percent(quality.gap));
+    // A cap on moves may be what is in the way.
+    if quality.lower_bound_of_moves < quality.lower_bound + 5e-4 {
+        return distance;
+    }
+    let (moves, least) = (plan.request.bounds.moves_max, percent(quality.lower_bound_of_moves));
+    format!("{distance}, but no {moves} moves get below {least}")
 }
 
 fn curve(curve: &[f64]) -> String {

@@ -23,6 +23,9 @@ const FILL: f64 = 0.7;
 const SECONDS: u32 = 60;
 const SCRIPT: &str = include_str!("rebalancer.py");
 const PEER: &str = "rebalancer==1.0.4";
+/// What the peer is asked to make small, each in a run of its own, by the numbers of its formulas: squares and the
+/// fullest cell; the distance to the ideal. The better run counts.
+const FORMULAS: [&[u8]; 2] = [&[2, 3], &[4]];
 /// The variable that names the peer's Python.
 const PYTHON: &str = "CELLWAY_REBALANCER";
 
@@ -57,22 +60,35 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let measure = format!("10,000 × 100, {MOVES} moves: fullest cell");
     figures.beside(&*measure, "", planned.quality.hottest_after, before, "before");
     figures.beside(&*measure, "", planned.quality.hottest_after, planned.quality.lower_bound, "lower bound");
+    figures.beside(
+        &*measure,
+        "",
+        planned.quality.hottest_after,
+        planned.quality.lower_bound_of_moves,
+        "bound of moves",
+    );
     figures.ours(format!("10,000 × 100, {MOVES} moves: time"), "s", took);
     if quick {
         return figures.left_out.push("Rebalancer: --quick".into());
     }
-    match rebalancer(&document, &sizes) {
-        Ok((theirs, seconds, moves)) => {
-            let judged = judge(&theirs, policy);
-            let name = format!("Rebalancer, {moves} moves");
-            let ours = planned.quality.hottest_after;
-            let figure = figures.beside(&*measure, "", ours, judged.hottest, &name);
-            (figure.floor, figure.goal) = (Some(judged.hottest * 1.01), Some(judged.hottest));
-            let figure = figures.beside("10,000 × 100, 100 moves: time", "s", took, seconds, &name);
-            (figure.floor, figure.goal) = (Some(seconds / 100.0), None);
+    let mut best: Option<(f64, f64, usize)> = None;
+    for formulas in FORMULAS {
+        match rebalancer(&document, &sizes, formulas) {
+            Ok((theirs, seconds, moves)) => {
+                let hottest = judge(&theirs, policy).hottest;
+                if best.is_none_or(|(lowest, ..)| hottest < lowest) {
+                    best = Some((hottest, seconds, moves));
+                }
+            }
+            Err(why) => figures.left_out.push(format!("Rebalancer, formulas {formulas:?}: {why}")),
         }
-        Err(why) => figures.left_out.push(format!("Rebalancer: {why}")),
     }
+    let Some((hottest, seconds, moves)) = best else { return };
+    let name = format!("Rebalancer, {moves} moves");
+    let figure = figures.beside(&*measure, "", planned.quality.hottest_after, hottest, &name);
+    (figure.floor, figure.goal) = (Some(hottest * 1.01), Some(hottest));
+    let figure = figures.beside("10,000 × 100, 100 moves: time", "s", took, seconds, &name);
+    (figure.floor, figure.goal) = (Some(seconds / 100.0), None);
 }
 
 /// A Python that has the peer: the one that is named, or one that is made below `target` for it.
@@ -101,12 +117,17 @@ fn python() -> Result<String, String> {
 }
 
 /// Runs the peer on the same start; gives where it has put the tenants, its seconds and its moves.
-fn rebalancer(document: &FleetDocument, sizes: &[[f64; 3]]) -> Result<(FleetDocument, f64, usize), String> {
+fn rebalancer(
+    document: &FleetDocument,
+    sizes: &[[f64; 3]],
+    formulas: &[u8],
+) -> Result<(FleetDocument, f64, usize), String> {
     let python = python()?;
     let capacity = document.cells[0].capacity;
     let input = json!({
         "seconds": SECONDS,
         "moves": MOVES,
+        "formulas": formulas,
         "capacity": [capacity.cpu, capacity.connections, capacity.storage],
         "cells": document.cells.iter().map(|cell| &cell.id).collect::<Vec<_>>(),
         "tenants": document.tenants.iter().zip(sizes).map(|(of, size)| json!([of.id, of.cell, size])).collect::<Vec<_>>(),

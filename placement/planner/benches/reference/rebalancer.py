@@ -1,7 +1,7 @@
 """Meta's Rebalancer (PyPI: rebalancer) on a start that comes as JSON on standard input.
 
-Goals as its guide advises for balancing: the fullest cell first, then squares. Hard: capacity where it holds already,
-and the cap of moves.
+Goals: one balance of each resource for each formula that is asked for. Hard: capacity where it holds already, and the cap
+of moves. Single moves, then swaps, where no single move helps.
 """
 import json
 import sys
@@ -11,8 +11,7 @@ from rebalancer import ProblemSolver
 
 given = json.load(sys.stdin)
 names = ["cpu", "connections", "storage"]
-# The binary takes these by number: LINEAR, SQUARES, MAX, … in the order of its specs.py, from 1 on.
-SQUARES, MAX = 2, 3
+# The binary takes formulas by number: LINEAR, SQUARES, MAX, IDEAL, … in the order of its specs.py, from 1 on.
 solver = ProblemSolver("bench", "bench")
 solver.set_object_name("tenant").set_container_name("cell")
 assignment = {cell: [] for cell in given["cells"]}
@@ -24,12 +23,9 @@ for index, name in enumerate(names):
     capacity = given["capacity"][index]
     solver.add_container_dimension(name, {cell: capacity for cell in given["cells"]})
     solver.add_constraint({"capacitySpec": {"name": f"fits-{name}", "scope": "cell", "dimension": name}})
-    solver.add_goal(
-        {"balanceSpec": {"name": f"max-{name}", "scope": "cell", "dimension": name, "formula": MAX}}, 1.0
-    )
-    solver.add_goal(
-        {"balanceSpec": {"name": f"even-{name}", "scope": "cell", "dimension": name, "formula": SQUARES}}, 1.0
-    )
+    for formula in given["formulas"]:
+        goal = {"name": f"{name}-{formula}", "scope": "cell", "dimension": name, "formula": formula}
+        solver.add_goal({"balanceSpec": goal}, 1.0)
 solver.add_object_dimension("one", {tenant: 1.0 for tenant, _, _ in given["tenants"]})
 solver.add_constraint(
     {
@@ -43,7 +39,7 @@ solver.add_constraint(
         }
     }
 )
-kinds = [{"singleRandomStratifiedMoveTypeSpec": {}}, {"singleMoveTypeSpec": {}}, {"swapMoveTypeSpec": {}}]
+kinds = [{"singleMoveTypeSpec": {}}, {"swapMoveTypeSpec": {}}]
 solver.add_solver({"localSearchSolverSpec": {"solveTime": given["seconds"], "moveTypeList": kinds}})
 began = time.monotonic()
 solution = solver.solve()

@@ -111,6 +111,7 @@ fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
         let measure = format!("{name}, {} moves: fullest cell", planned.moves);
         figures.beside(&*measure, "", quality.hottest_after, quality.hottest_before, "before");
         figures.beside(&*measure, "", quality.hottest_after, quality.lower_bound, "lower bound");
+        figures.beside(&*measure, "", quality.hottest_after, quality.lower_bound_of_moves, "bound of moves");
         if moves_max == one_per_cent {
             let gap = figures.ours(
                 format!("{name}, {} moves: gap to the bound", planned.moves),

@@ -1,6 +1,7 @@
 //! Takes a fleet entry by entry, checks all of it and says everything that is wrong at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cell_model::{CellId, CellState, Revision, TenantId, Tier};
 
@@ -94,7 +95,7 @@ impl FleetBuilder {
             residency: self.fleet.residencies.add(&entry.residency),
             domain: self.fleet.domains.add(&entry.domain),
             size: 0,
-            budget: Budget::new(by_dim(budget)),
+            budget: Arc::new(Budget::new(by_dim(budget))),
             capacity: entry.capacity,
             reserve: entry.reserve,
         })
@@ -121,7 +122,8 @@ impl FleetBuilder {
         for cell in &mut self.fleet.cells {
             let budget = Resource::ALL.map(|resource| cell.budget.amounts[resource.first_dim()].to_bits());
             let next = u32::try_from(sizes.len()).expect("fewer sizes than cells");
-            cell.size = *sizes.entry(budget).or_insert(next);
+            let (size, budget) = sizes.entry(budget).or_insert((next, Arc::clone(&cell.budget)));
+            (cell.size, cell.budget) = (*size, Arc::clone(budget));
         }
     }
 

@@ -17,7 +17,11 @@
 //! Whatever the placement, its variances, largest first, add up to no more than these at any `k`: so
 //! `Σ √V ≥ Σ √(V_k − V_{k−1})` (Karamata).
 
+mod departures;
+
 use cell_model::CellState;
+
+pub(crate) use departures::least_after;
 
 use crate::fleet::{CellIx, Label, NONE, Totals};
 use crate::layout::Layout;

@@ -1,6 +1,6 @@
 //! From a question to a plan: search, order, judge.
 
-use super::bound::{Bound, hottest};
+use super::bound::{Bound, hottest, least_after};
 use super::search::{Search, Step};
 use super::{
     Bounds, CellChange, Goal, Plan, PlanError, PlannedMove, Quality, Request, Undo, Verdict, Wave, ZoneQuality,
@@ -22,6 +22,7 @@ pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Re
     let zones = &fleet.standing().zones;
     let start = Layout::new(fleet, policy);
     let bound = Bound::new(&start, &draining);
+    let of_moves = limit_of_moves(&start, zones, &bound, request);
     let found = Search::new(start, ring, request, draining, &bound).run();
     let mut layout = found.layout;
     let touched = touched(&found.steps);
@@ -30,7 +31,8 @@ pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Re
     let sequence = waves::sequence(&mut layout, &found.steps, &request.bounds, &found.draining);
     let after = Picture::of(&layout, zones, &touched);
     let undo = waves::undo(&mut layout, &sequence.waves);
-    let quality = quality(zones, &bound, &before, &after, waves::curve(&mut layout, &sequence.waves));
+    let curve = waves::curve(&mut layout, &sequence.waves);
+    let quality = quality(zones, (&bound, of_moves), &before, &after, curve);
     let mut left = found.left;
     left.extend(sequence.left);
     let waves = told(fleet, &policy, &sequence.waves);
@@ -177,7 +179,24 @@ fn gap(hottest: f64, bound: f64) -> f64 {
     if bound > 0.0 { (hottest / bound - 1.0).max(0.0) } else { 0.0 }
 }
 
-fn quality(zones: &Zones, bound: &Bound, before: &Picture, after: &Picture, curve: Vec<f64>) -> Quality {
+/// What the number of moves alone keeps a plan from, where evening out is what it is for.
+fn limit_of_moves(start: &Layout<'_>, zones: &Zones, bound: &Bound, request: &Request) -> f64 {
+    if request.goal != Goal::Rebalance {
+        return 0.0;
+    }
+    let of_zone =
+        |(zone, of): (usize, &crate::zone::Zone)| bound.of_zone(zone, hottest(start, of.cells.iter().copied()));
+    let floor = zones.all.iter().enumerate().map(of_zone).fold(0.0, f64::max);
+    least_after(start, start.fleet().cells(), floor, request.bounds.moves_max)
+}
+
+fn quality(
+    zones: &Zones,
+    (bound, of_moves): (&Bound, f64),
+    before: &Picture,
+    after: &Picture,
+    curve: Vec<f64>,
+) -> Quality {
     let of_zone = |(index, zone): (usize, &crate::zone::Zone)| {
         let (hottest_after, tenants) = after.zones[index];
         let lower_bound = bound.of_zone(index, hottest_after);
@@ -198,6 +217,7 @@ fn quality(zones: &Zones, bound: &Bound, before: &Picture, after: &Picture, curv
         hottest_before: rounded(before.hottest()),
         hottest_after: rounded(hottest_after),
         lower_bound: rounded(lower_bound),
+        lower_bound_of_moves: rounded(lower_bound.max(of_moves.min(hottest_after))),
         gap: rounded(gap(hottest_after, lower_bound)),
         curve: curve.into_iter().map(rounded).collect(),
         zones: zones.all.iter().enumerate().map(of_zone).collect(),

@@ -7,9 +7,11 @@
 //! * `search.rs` repairs and drains: tenants that must go, each to its best cell.
 //! * `search/cool.rs` rebalances: how far down can all hot cells be brought within the bounds?
 //! * `search/relieve.rs` takes one tenant off one cell, the one that helps most.
+//! * `search/even.rs` evens all cells out together, where cells are full at so many hours that none can be relieved alone.
 //! * `search/exchange.rs` is for when no single move helps: changing places, and making room.
 
 mod cool;
+mod even;
 mod exchange;
 mod relieve;
 

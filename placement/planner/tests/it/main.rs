@@ -5,6 +5,7 @@
 
 mod capacities;
 mod decisions;
+mod evened;
 mod exchanges;
 mod input;
 mod many;

@@ -6,7 +6,7 @@
 //! brought within the bounds; what is left of the bounds is then spent from there on, hottest first.
 //!
 //! Each turn relieves the cell that is hottest at that time by one move, so that the curve of benefit by number of
-//! moves falls as steeply as it can.
+//! moves falls as steeply as it can. Where that gets stuck, all cells are evened out together (`even.rs`).
 
 use super::relieve::{Aim, Relief};
 use super::{Search, TRIES_MAX};
@@ -18,7 +18,9 @@ const BISECTIONS: usize = 8;
 /// ... and how close is close enough.
 const LEVEL_STEP: f64 = 0.001;
 /// No level above this is tried: a cell may be infinitely full.
-const LEVEL_MAX: f64 = 8.0;
+pub(super) const LEVEL_MAX: f64 = 8.0;
+/// Where more cells than these are to be evened out, they are not tried one by one first.
+const ONE_BY_ONE_MAX: usize = 200;
 /// How many cells that stay hot are named.
 const STAYS_TOLD_MAX: usize = 20;
 
@@ -54,14 +56,40 @@ impl Search<'_> {
         let floors = self.floors();
         let mark = self.steps.len();
         let low_water = self.layout.policy().low_water;
-        let mut outcome = self.bring_down_to(low_water, &floors, false);
         let floor = floors.iter().copied().fold(high_water, f64::max);
-        if outcome.bounded || self.hottest() > floor + LEVEL_STEP {
-            self.find_level(mark, &floors);
-            // What is left of the bounds is spent from there on.
+        let even = high_water <= 0.0;
+        let mut outcome = Outcome { bounded: false, given_up: Vec::new() };
+        // Cell by cell, unless all of a large fleet are to be evened out: that would take long and not get as far.
+        if !even || hot.len() <= ONE_BY_ONE_MAX {
             outcome = self.bring_down_to(low_water, &floors, false);
+            if outcome.bounded || self.hottest() > floor + LEVEL_STEP {
+                self.find_level(mark, &floors);
+                // What is left of the bounds is spent from there on.
+                outcome = self.bring_down_to(low_water, &floors, false);
+            }
+        }
+        let is_stuck = self.hottest() > floor + LEVEL_STEP;
+        if is_stuck && (even || !outcome.bounded) && self.is_better_evened_out(mark, &floors, &mut outcome.bounded)
+        {
+            outcome.given_up.clear();
         }
         self.conclude(&hot, mark, &floors, outcome);
+    }
+
+    /// Goes back to `mark` and evens all cells out together; keeps that where it ends lower.
+    fn is_better_evened_out(&mut self, mark: usize, floors: &[f64], bounded: &mut bool) -> bool {
+        let hottest = self.hottest();
+        let before = self.steps[mark..].to_vec();
+        self.take_back(mark);
+        let together = self.even_out(floors);
+        let better = self.hottest() < hottest - 1e-9;
+        if better {
+            *bounded = together;
+        } else {
+            self.take_back(mark);
+            before.into_iter().for_each(|step| self.make(step));
+        }
+        better
     }
 
     /// Looks for the level at which the bounds bring the fullest cell down the most, and makes those moves. The first
@@ -95,7 +123,7 @@ impl Search<'_> {
     }
 
     /// How full the fullest living cell is.
-    fn hottest(&self) -> f64 {
+    pub(super) fn hottest(&self) -> f64 {
         self.hottest_where(|_, _| true).map_or(0.0, |cell| self.layout.peak(cell).share)
     }
 

@@ -108,7 +108,7 @@ impl Search<'_> {
         pairs
     }
 
-    fn step(&self, tenant: TenantIx, source: CellIx, target: CellIx, why: Why) -> Step {
+    pub(super) fn step(&self, tenant: TenantIx, source: CellIx, target: CellIx, why: Why) -> Step {
         Step { tenant, source, target, bytes: self.bytes_of(tenant), why }
     }
 

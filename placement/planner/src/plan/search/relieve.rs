@@ -43,6 +43,9 @@ pub(super) struct Aim {
 impl Aim {
     pub(super) const INTO_BUDGET: Self = Self { over_budget: true, settle: 1.0 };
 
+    /// A move has to pay.
+    pub(super) const WORTH_IT: Self = Self { over_budget: false, settle: 0.0 };
+
     pub(super) fn of(peak: Peak, settle: f64) -> Self {
         Self { over_budget: peak.is_over_budget(), settle }
     }
