@@ -156,6 +156,12 @@ impl<P: ControlPlane> Run<'_, P> {
         let source_agent = self.agent(source)?;
         let prepare = || self.of.agents.prepare_import(&agent, &context, source, &source_agent);
         let generation = self.insist("prepare import", prepare).await?;
+        // Before the phase in which the copy is looked at: a move that rests here copies all the same.
+        let bytes_per_second = self.movement()?.bytes_per_second;
+        if bytes_per_second != 0 {
+            let slow = || self.of.agents.import_status_at(&agent, &context, bytes_per_second);
+            self.insist("import status", slow).await?;
+        }
         self.happened(Event::ImportPrepared { generation }).await
     }
 
@@ -259,16 +265,20 @@ impl<P: ControlPlane> Run<'_, P> {
         self.until(at, steady.max(self.of.options.hold_backoff * 16)).await;
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
         let budget = Duration::from_millis(u64::from(self.movement()?.hold_max_ms));
-        // A session that never ends its transaction must not put the hold off for ever: then it is missed, and counted.
+        // Neither a session that never ends its transaction nor a copy that always lags may put the hold off for ever: then
+        // it is missed, and counted.
         let patient_until = Instant::now() + self.of.options.quiet_patience;
+        let is_quiet = async |budget: Duration| {
+            let writes = || self.of.agents.sync_status_with_writes(&from, &context);
+            let sync = self.insist("sync status", writes).await?;
+            Ok::<_, Setback>(sync.oldest_write.saturating_mul(2) <= budget)
+        };
         loop {
             let import = self.insist("import status", || self.of.agents.import_status(&to, &context)).await?;
-            let close = import.backfilled && Duration::from_millis(import.lag_ms) * 2 <= budget;
-            if close {
-                let sync = self.insist("sync status", || self.of.agents.sync_status(&from, &context)).await?;
-                if sync.oldest_write * 2 <= budget || Instant::now() >= patient_until {
-                    return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
-                }
+            let close = Duration::from_millis(import.lag_ms) * 2 <= budget;
+            let due = import.backfilled && (Instant::now() >= patient_until || (close && is_quiet(budget).await?));
+            if due {
+                return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
             }
             tokio::time::sleep(self.of.options.poll).await;
         }

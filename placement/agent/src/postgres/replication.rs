@@ -34,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);
 /// how often the log that is kept is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// A slot lets go of log only when the server writes down what runs, every 15 s: before that, log that nobody lacks any
+/// more still counts as kept.
+const FREED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where the reader is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -300,29 +303,58 @@ impl Replication {
 
     /// Measures the log that is kept, for ever.
     async fn measure(&self) {
+        let mut excess = Excess::default();
         loop {
             tokio::time::sleep(MEASURE_EVERY).await;
-            if let Err(fault) = self.keep_within_budget().await {
+            if let Err(fault) = self.keep_within_budget(&mut excess).await {
                 tracing::debug!(%fault, "the log that is kept could not be measured");
             }
         }
     }
 
-    /// Gives up the slowest move before the log fills the source's disk.
-    async fn keep_within_budget(&self) -> Result<(), Fault> {
+    /// Gives up the slowest move before the log fills the source's disk; where none lags, such as behind a transaction that
+    /// is never ended, all of them.
+    async fn keep_within_budget(&self, excess: &mut Excess) -> Result<(), Fault> {
         let client = self.database.client().await?;
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status \
                    FROM pg_replication_slots WHERE slot_name = $1";
         let Some(row) = client.query_opt(sql, &[&self.slot]).await? else { return Ok(()) };
         let (kept, status) = (row.get::<_, Option<i64>>(0).unwrap_or_default(), row.get::<_, Option<String>>(1));
-        if kept.cast_unsigned() > self.database.options.wal_bytes_max || status.as_deref() == Some("lost") {
-            let reason = format!("{kept} bytes of the database's log are kept for this slot: more than allowed");
-            tracing::warn!(slot = %self.slot, kept, "too much log is kept; the slowest move is given up");
-            self.captures().fail_slowest(&Refusal::new("CAPTURE_OVERFLOW", reason));
-            self.arrived.send_modify(|arrived| *arrived += 1);
+        let lost = status.as_deref() == Some("lost");
+        if !lost && kept.cast_unsigned() <= self.database.options.wal_bytes_max {
+            *excess = Excess::default();
+            return Ok(());
         }
+        let reason = format!("{kept} bytes of the database's log are kept for this slot: more than allowed");
+        let refusal = Refusal::new("CAPTURE_OVERFLOW", reason);
+        let now = Instant::now();
+        let since = *excess.since.get_or_insert(now);
+        let freed = |given_up: Option<Instant>| given_up.is_none_or(|at| now - at >= FREED_WITHIN);
+        if lost {
+            tracing::warn!(slot = %self.slot, kept, "the slot has lost its log; every move is given up");
+            self.captures().fail_all(&refusal);
+        } else if !freed(excess.given_up) {
+            return Ok(());
+        } else if self.captures().fail_slowest(&refusal) {
+            tracing::warn!(slot = %self.slot, kept, "too much log is kept; the slowest move is given up");
+        } else if now - since >= FREED_WITHIN {
+            tracing::warn!(slot = %self.slot, kept, "too much log is kept, and by no move; every move is given up");
+            self.captures().fail_all(&refusal);
+        } else {
+            return Ok(());
+        }
+        excess.given_up = Some(now);
+        self.arrived.send_modify(|arrived| *arrived += 1);
         Ok(())
     }
+}
+
+/// More log is kept than may be.
+#[derive(Debug, Clone, Copy, Default)]
+struct Excess {
+    since: Option<Instant>,
+    /// When a move was last given up for it.
+    given_up: Option<Instant>,
 }
 
 /// Turns events into captured transactions.

@@ -54,7 +54,7 @@ impl Work<'_> {
             Step::ImportStatus(status) => self.import_status(status.bytes_per_second),
             Step::ScanDigest(scan) => self.scan_digest(Seq(scan.at_seq)).await,
             Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
-            Step::SyncStatus(_) => self.sync_status().await,
+            Step::SyncStatus(asked) => self.sync_status(asked.oldest_write).await,
             Step::PrepareReverse(_) => self.prepare_reverse().await,
             Step::HoldWrites(hold) => self.hold_writes(hold.budget_ms).await,
             Step::ReleaseHold(_) => self.release_hold().await,

@@ -182,12 +182,33 @@ impl AgentPool {
         self.done(agent, context, Step::EngageSync(v1::EngageSync { engaged })).await.map(drop)
     }
 
-    /// How the owner stands to its follower.
+    /// How the owner stands to its follower. What it answers comes from memory.
     ///
     /// # Errors
     /// [`StepError`]
     pub async fn sync_status(&self, agent: &str, context: &StepContext) -> Result<SyncProgress, StepError> {
-        let step = Step::SyncStatus(v1::SyncStatus {});
+        self.sync(agent, context, false).await
+    }
+
+    /// The same, and the age of the oldest open write, which only the owner's database knows.
+    ///
+    /// # Errors
+    /// [`StepError`]
+    pub async fn sync_status_with_writes(
+        &self,
+        agent: &str,
+        context: &StepContext,
+    ) -> Result<SyncProgress, StepError> {
+        self.sync(agent, context, true).await
+    }
+
+    async fn sync(
+        &self,
+        agent: &str,
+        context: &StepContext,
+        oldest_write: bool,
+    ) -> Result<SyncProgress, StepError> {
+        let step = Step::SyncStatus(v1::SyncStatus { oldest_write });
         match self.run(agent, context, step, self.options.step).await? {
             (_, Answer::Sync(sync)) => Ok(SyncProgress {
                 engaged: sync.engaged,

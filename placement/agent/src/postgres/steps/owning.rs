@@ -80,9 +80,9 @@ impl Work<'_> {
         Ok(done())
     }
 
-    pub(super) async fn sync_status(&self) -> Result<Answer, Refusal> {
+    pub(super) async fn sync_status(&self, with_writes: bool) -> Result<Answer, Refusal> {
         let engaged = transition::admit(self.lock()?.known()?, self.context(), false)?.sync;
-        let oldest = seal::oldest_write(&*self.cell.database.client().await?, &self.tenant.id).await?;
+        let oldest = if with_writes { self.oldest_write().await } else { Duration::ZERO };
         let standing = self.cell.replication.captures().standing(&self.tenant.id);
         let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
         let standing = standing.ok_or_else(none)??;
@@ -98,6 +98,15 @@ impl Work<'_> {
             acked_seq: standing.acked.get(),
             oldest_write_ms: u32::try_from(oldest.as_millis()).unwrap_or(u32::MAX),
         }))
+    }
+
+    /// Whether the follower is too slow is told all the same where the database does not answer.
+    async fn oldest_write(&self) -> Duration {
+        let asked = async { seal::oldest_write(&*self.cell.database.client().await?, &self.tenant.id).await };
+        asked.await.unwrap_or_else(|fault: crate::postgres::fault::Fault| {
+            tracing::debug!(%fault, tenant = %self.tenant.id, "the oldest open write is not known");
+            Duration::MAX
+        })
     }
 
     pub(super) async fn hold_writes(&self, budget_ms: u32) -> Result<Answer, Refusal> {

@@ -73,7 +73,7 @@ async fn the_oldest_open_write_of_a_tenant_is_told_and_that_of_others_is_not() {
     let (a, b) = ground.pair().await;
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
-    let oldest = async || ground.pool.sync_status(&a.agent, &step).await.unwrap().oldest_write;
+    let oldest = async || ground.pool.sync_status_with_writes(&a.agent, &step).await.unwrap().oldest_write;
     assert_eq!(oldest().await, Duration::ZERO);
     let client = a.session().await;
     enter(&client, 1).await.unwrap();
