@@ -244,6 +244,7 @@ const NO_CODES: &[&str] = &[
     "CELL_ADVERTISE",
     "CELL_CLUSTER",
     "CELL_DATA_DIR",
+    "CELL_READ_BY_MAJORITY",
     "CELL_IDENTITY",
     "CELL_LISTEN",
     "CELL_LOG",
