@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients lint drills bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
+.PHONY: demo test test-clients lint edge drills sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -25,6 +25,15 @@ test-clients:
 drills:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl drill run --all --seed $(SEED) --out target/drills
+
+## sim: a thousand seeds of the store's simulation, each twice
+sim:
+	$(CARGO) build --release --locked --package cellctl
+	target/release/cellctl drill sim --seeds 1..1001 --twice --only-failed --jobs 2
+
+## edge: the router as it is meant to run, optimised over all crates (slow to build)
+edge:
+	$(CARGO) build --profile edge --locked --package cell-router
 
 ## lint: format and clippy, warnings denied
 lint:
@@ -61,10 +70,14 @@ bench-placement:
 
 ## bench-router: the router beside nginx, HAProxy and whatever else is here; fairness; how long a change takes to be seen
 bench-router:
-	$(CARGO) build --release --locked --package cell-router-bench
-	target/release/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
-	target/release/bench-router fair --out target/bench/router-fair.json
-	target/release/bench-router visible --out target/bench/router-visible.json
+	$(CARGO) build --profile edge --locked --package cell-router-bench
+	target/edge/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
+	target/edge/bench-router compare --wire h2 $(BENCH_ROUTER) --out target/bench/router-h2.json
+	target/edge/bench-router compare --wire tls $(BENCH_ROUTER) --out target/bench/router-tls.json
+	target/edge/bench-router fair --seconds 15 --out target/bench/router-fair.json
+	target/edge/bench-router visible --out target/bench/router-visible.json
+	target/edge/bench-router idle --out target/bench/router-idle.json
+	target/edge/bench-router size --out target/bench/router-size.json
 
 ## prefixes: ten million states of random plans, each with a second opinion
 prefixes:
