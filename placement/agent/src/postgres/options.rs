@@ -22,6 +22,10 @@ pub struct DatabaseOptions {
     /// Log that the source may have to keep for slow copies before their moves are given up, in bytes.
     #[serde(default = "wal_bytes_max")]
     pub wal_bytes_max: u64,
+    /// How long, in seconds, more than that may be kept though no copy lags, before every move is given up. A slot lets go of
+    /// log only when the server writes down what runs, every 15 s.
+    #[serde(default = "wal_grace_seconds")]
+    pub wal_grace_seconds: u32,
     /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
     /// let in and noted, not refused.
     #[serde(default)]
@@ -40,6 +44,10 @@ const fn chunk_bytes() -> u32 {
     4 * 1024 * 1024
 }
 
+const fn wal_grace_seconds() -> u32 {
+    20
+}
+
 const fn wal_bytes_max() -> u64 {
     4 * 1024 * 1024 * 1024
 }
@@ -54,6 +62,7 @@ impl DatabaseOptions {
             tenant_column: tenant_id(),
             chunk_bytes: chunk_bytes(),
             wal_bytes_max: wal_bytes_max(),
+            wal_grace_seconds: wal_grace_seconds(),
             observe: false,
         }
     }

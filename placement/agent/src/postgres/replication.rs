@@ -34,9 +34,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);
 /// how often the log that is kept is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
-/// A slot lets go of log only when the server writes down what runs, every 15 s: before that, log that nobody lacks any
-/// more still counts as kept.
-const FREED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where the reader is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -327,9 +324,9 @@ impl Replication {
         }
         let reason = format!("{kept} bytes of the database's log are kept for this slot: more than allowed");
         let refusal = Refusal::new("CAPTURE_OVERFLOW", reason);
-        let now = Instant::now();
+        let (now, grace) = (Instant::now(), Duration::from_secs(self.database.options.wal_grace_seconds.into()));
         let since = *excess.since.get_or_insert(now);
-        let freed = |given_up: Option<Instant>| given_up.is_none_or(|at| now - at >= FREED_WITHIN);
+        let freed = |given_up: Option<Instant>| given_up.is_none_or(|at| now - at >= grace);
         if lost {
             tracing::warn!(slot = %self.slot, kept, "the slot has lost its log; every move is given up");
             self.captures().fail_all(&refusal);
@@ -337,7 +334,7 @@ impl Replication {
             return Ok(());
         } else if self.captures().fail_slowest(&refusal) {
             tracing::warn!(slot = %self.slot, kept, "too much log is kept; the slowest move is given up");
-        } else if now - since >= FREED_WITHIN {
+        } else if now - since >= grace {
             tracing::warn!(slot = %self.slot, kept, "too much log is kept, and by no move; every move is given up");
             self.captures().fail_all(&refusal);
         } else {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use cell_agent::DatabaseOptions;
+
 use super::ground::*;
 use super::server::Own;
 
@@ -13,7 +15,11 @@ async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_th
     let own = Own::start("").await;
     let url = own.database().await;
     session(&url).await.batch_execute(TABLES).await.unwrap();
-    let a = ground.open_with("a", &url, "127.0.0.1:0", |database| database.wal_bytes_max = 64 * MIB).await.unwrap();
+    let small = |database: &mut DatabaseOptions| {
+        database.wal_bytes_max = 64 * MIB;
+        database.wal_grace_seconds = 1;
+    };
+    let a = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     let b = ground.open("b").await;
     let step = context(1, 1);
