@@ -8,7 +8,7 @@ use std::time::Duration;
 use cell_protos::v1::RaftMessage;
 use cell_protos::v1::raft_service_client::RaftServiceClient;
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, Stream, StreamExt};
+use futures::stream::{BoxStream, Stream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -211,7 +211,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        Box::pin(async move { Ok(pipeline::send(self, input).await?.boxed()) })
+        Box::pin(pipeline::send(self, input))
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {

@@ -9,115 +9,165 @@
 //! a deadline; a stream that has failed is given up, and openraft begins another one from what the follower has.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cell_protos::v1::RaftMessage;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::RPCTypes;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, Permit, Sender};
 use tokio::time::{Instant, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::codec;
 use crate::consensus::TypeConfig;
 use crate::network::{APPEND_DEADLINE, Peer, Rpc};
 use crate::service::{Node, RaftEndpoint, fatal, read};
-use crate::wire::{WireAppend, WireMatched};
+use crate::wire::{WireAppend, WireLogId, WireMatched};
+
+#[cfg(test)]
+mod tests;
+
+type Append = AppendEntriesRequest<TypeConfig>;
 
 /// Messages that are on their way at once.
 const IN_FLIGHT_MAX: usize = 32;
+/// Those of them that the connection has not taken yet: an entry of a message may be large.
+const QUEUED_MAX: usize = 4;
 
-/// When the messages were sent that have no answer yet.
-#[derive(Clone)]
-struct InFlight {
-    sent: Arc<Mutex<VecDeque<Instant>>>,
-    room: Arc<Semaphore>,
+/// A message that has no answer yet.
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    /// The last entry that the follower has when it has this message.
+    last: Option<WireLogId>,
 }
 
+/// The messages without an answer, the oldest first.
+#[derive(Debug, Default)]
+struct InFlight(VecDeque<Sent>);
+
 impl InFlight {
-    fn new() -> Self {
-        Self { sent: Arc::default(), room: Arc::new(Semaphore::new(IN_FLIGHT_MAX)) }
+    fn has_room(&self) -> bool {
+        self.0.len() < IN_FLIGHT_MAX
     }
 
-    fn sent(&self) -> MutexGuard<'_, VecDeque<Instant>> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn push(&mut self, append: &WireAppend) {
+        let last = append.entries.last().map(|entry| entry.id).or(append.previous);
+        self.0.push_back(Sent { at: Instant::now(), last });
     }
 
-    /// Waits until another message may go.
-    async fn enter(&self) {
-        if let Ok(room) = self.room.acquire().await {
-            room.forget();
+    /// Takes the answer to the oldest. Whether openraft may see it: from `up to 6` it concludes that the follower has got
+    /// every message that ends at entry 6 or before, the one that only brings a commit as well, and counts the lease of
+    /// reads from the sending of the last. So `up to 6` waits for the answer to the last message that ends there.
+    fn answered(&mut self, answer: &WireMatched) -> bool {
+        self.0.pop_front();
+        match answer {
+            WireMatched::UpTo(matched) => self.0.front().is_none_or(|next| next.last > *matched),
+            WireMatched::Conflict(_) | WireMatched::HigherVote(_) => true,
         }
-    }
-
-    fn answered(&self) {
-        self.sent().pop_front();
-        self.room.add_permits(1);
     }
 
     /// When the oldest must have been answered.
     fn due(&self) -> Option<Instant> {
-        self.sent().front().map(|sent| *sent + APPEND_DEADLINE)
+        self.0.front().map(|sent| sent.at + APPEND_DEADLINE)
     }
 }
 
+/// The leader's end of one stream. All of it is polled by whoever waits for the answers, and goes with them: openraft
+/// gives no request to a stream that it has given up, nor while it still looks at an answer.
+struct Sending<'p, S> {
+    peer: &'p Peer,
+    input: S,
+    cluster_id: u64,
+    /// None when there will be no more requests.
+    messages: Option<Sender<RaftMessage>>,
+    in_flight: InFlight,
+}
+
 /// Sends what `input` gives, for as long as it gives and the follower answers.
-pub(crate) async fn send<S>(
-    peer: &Peer,
-    mut input: S,
-) -> Rpc<impl Stream<Item = Rpc<StreamAppendResult<TypeConfig>>> + Send + use<'_, S>>
+pub(crate) async fn send<S>(peer: &Peer, mut input: S) -> Rpc<BoxStream<'_, Rpc<StreamAppendResult<TypeConfig>>>>
 where
-    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    S: Stream<Item = Append> + Send + Unpin + 'static,
 {
-    let (in_flight, mut client) = (InFlight::new(), peer.client()?);
+    let mut client = peer.client()?;
     // openraft waits before it gives the first request to a follower that has failed: nobody is called before that.
-    let first = input.next().await;
-    let input = stream::iter(first).chain(input);
+    let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
     // It names the cluster, which does not change any more.
-    let envelope = peer.message(&())?;
-    let requests = stream::unfold((input, in_flight.clone()), move |(mut input, in_flight)| {
-        let cluster_id = envelope.cluster_id;
-        async move {
-            in_flight.enter().await;
-            let payload = codec::seal(&WireAppend::from(&input.next().await?));
-            in_flight.sent().push_back(Instant::now());
-            Some((RaftMessage { cluster_id, payload: payload.into() }, (input, in_flight)))
-        }
-    });
-    let begun = tokio::time::timeout(APPEND_DEADLINE, client.append_stream(requests)).await;
+    let cluster_id = peer.message(&())?.cluster_id;
+    let (messages, queue) = mpsc::channel(QUEUED_MAX);
+    let mut sending =
+        Sending { peer, input, cluster_id, messages: Some(messages.clone()), in_flight: InFlight::default() };
+    sending.put(messages.try_reserve().expect("it is new and has room"), &first);
+    drop((first, messages));
+    let begun = tokio::time::timeout(APPEND_DEADLINE, client.append_stream(ReceiverStream::new(queue))).await;
     let begun = begun.map_err(|_| peer.timed_out(RPCTypes::AppendEntries, APPEND_DEADLINE))?;
     let answers = begun.map_err(|status| peer.refused(&status))?.into_inner();
-    Ok(stream::unfold(Some((peer, answers, in_flight)), |state| async move {
-        let (peer, mut answers, in_flight) = state?;
-        match next(peer, &mut answers, &in_flight).await {
+    let answers = stream::unfold(Some((sending, answers)), |state| async move {
+        let (mut sending, mut answers) = state?;
+        match sending.next(&mut answers).await {
             Ok(None) => None,
             Ok(Some(matched)) => {
                 // A refusal is the last word of a stream.
                 let goes_on = matches!(matched, WireMatched::UpTo(_));
-                Some((Ok(matched.into()), goes_on.then_some((peer, answers, in_flight))))
+                Some((Ok(matched.into()), goes_on.then_some((sending, answers))))
             }
             Err(error) => Some((Err(error), None)),
         }
-    }))
+    });
+    Ok(answers.boxed())
 }
 
-/// The next answer; none at the end.
-async fn next(peer: &Peer, answers: &mut Streaming<RaftMessage>, in_flight: &InFlight) -> Rpc<Option<WireMatched>> {
-    loop {
-        let until = in_flight.due().unwrap_or_else(|| Instant::now() + APPEND_DEADLINE);
-        match timeout_at(until, answers.message()).await {
-            Ok(Ok(Some(answer))) => {
-                in_flight.answered();
-                return peer.read(&answer).map(Some);
+/// Waits for room and for a request. None when no more will come, or nobody takes them.
+async fn take<'m, S: Stream<Item = Append> + Unpin>(
+    messages: Option<&'m Sender<RaftMessage>>,
+    input: &mut S,
+) -> Option<(Permit<'m, RaftMessage>, Append)> {
+    let room = messages?.reserve().await.ok()?;
+    Some((room, input.next().await?))
+}
+
+impl<S: Stream<Item = Append> + Unpin> Sending<'_, S> {
+    fn put(&mut self, room: Permit<'_, RaftMessage>, request: &Append) {
+        let append = WireAppend::from(request);
+        self.in_flight.push(&append);
+        room.send(RaftMessage { cluster_id: self.cluster_id, payload: codec::seal(&append).into() });
+    }
+
+    /// The next answer that openraft may see; none at the end. Requests are sent meanwhile.
+    async fn next(&mut self, answers: &mut Streaming<RaftMessage>) -> Rpc<Option<WireMatched>> {
+        loop {
+            let until = self.in_flight.due().unwrap_or_else(|| Instant::now() + APPEND_DEADLINE);
+            let messages = self.messages.clone();
+            let takes = messages.is_some() && self.in_flight.has_room();
+            let answer = tokio::select! {
+                biased;
+                answer = timeout_at(until, answers.message()) => answer,
+                taken = take(messages.as_ref(), &mut self.input), if takes => {
+                    match taken {
+                        Some((room, request)) => self.put(room, &request),
+                        // The stream ends when the follower has answered what was sent.
+                        None => self.messages = None,
+                    }
+                    continue;
+                }
+            };
+            match answer {
+                Ok(Ok(Some(answer))) => {
+                    let matched = self.peer.read(&answer)?;
+                    if self.in_flight.answered(&matched) {
+                        return Ok(Some(matched));
+                    }
+                }
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(status)) => return Err(self.peer.refused(&status)),
+                Err(_) if self.in_flight.due().is_some_and(|due| due <= Instant::now()) => {
+                    return Err(self.peer.timed_out(RPCTypes::AppendEntries, APPEND_DEADLINE));
+                }
+                // Nothing was on its way.
+                Err(_) => {}
             }
-            Ok(Ok(None)) => return Ok(None),
-            Ok(Err(status)) => return Err(peer.refused(&status)),
-            Err(_) if in_flight.due().is_some_and(|due| due <= Instant::now()) => {
-                return Err(peer.timed_out(RPCTypes::AppendEntries, APPEND_DEADLINE));
-            }
-            // Nothing was on its way.
-            Err(_) => {}
         }
     }
 }
@@ -155,10 +205,7 @@ pub(crate) fn receive(
 }
 
 /// The next request; none at the end.
-async fn accept(
-    messages: &mut Streaming<RaftMessage>,
-    endpoint: &RaftEndpoint,
-) -> Result<Option<AppendEntriesRequest<TypeConfig>>, Status> {
+async fn accept(messages: &mut Streaming<RaftMessage>, endpoint: &RaftEndpoint) -> Result<Option<Append>, Status> {
     let Some(message) = messages.message().await? else { return Ok(None) };
     let node = endpoint.admit(&message)?;
     let append: WireAppend = read(&message)?;
