@@ -21,8 +21,31 @@ pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
+/// A value as another version of the program would have written it.
+#[cfg(test)]
+pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
+    let mut bytes = seal(value);
+    bytes[0] = layout;
+    bytes
+}
+
 /// Reads a value back. `what` names it in the error.
 pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], what: impl FnOnce() -> String) -> Result<T, EngineError> {
+    open_first(bytes, what).map_err(|error| match error {
+        EngineError::Layout { what, found, expected } => EngineError::Corrupt {
+            what,
+            detail: format!("it has layout {found}, and this program reads {expected}"),
+        },
+        error => error,
+    })
+}
+
+/// As [`open`], for what is read first of a directory or a file. There another layout is no damage: another version of
+/// the program has written all of it, and reads it. Whatever comes behind it has the same layout.
+pub(crate) fn open_first<T: DeserializeOwned>(
+    bytes: &[u8],
+    what: impl FnOnce() -> String,
+) -> Result<T, EngineError> {
     let refuse = |detail: String, what: String| Err(EngineError::Corrupt { what, detail });
     let Some((&[version, c0, c1, c2, c3], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return refuse(format!("{} bytes are too few", bytes.len()), what());
@@ -32,7 +55,7 @@ pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], what: impl FnOnce() -> Str
         return refuse(format!("its checksum is {actual:08x} and should be {expected:08x}"), what());
     }
     if version != VERSION {
-        return refuse(format!("it has layout {version}, and this program reads {VERSION}"), what());
+        return Err(EngineError::Layout { what: what(), found: version, expected: VERSION });
     }
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
@@ -53,6 +76,17 @@ mod tests {
             bytes[position / 8] ^= 1 << (position % 8);
             let refused = open::<(String, u64, Vec<u8>)>(&bytes, || "entry 7".into()).expect_err("flipped");
             assert!(refused.to_string().starts_with("entry 7 is corrupt"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_first_is_not_called_corrupt_where_another_version_wrote_it() {
+        for layout in [VERSION - 1, VERSION + 1] {
+            let sealed = seal_as(layout, &42_u64);
+            let refused = open_first::<u64>(&sealed, || "it".into()).expect_err("another layout");
+            assert!(matches!(&refused, EngineError::Layout { found, .. } if *found == layout), "{refused:?}");
+            let torn = open_first::<u64>(&sealed[..5], || "it".into()).expect_err("damaged as well");
+            assert!(matches!(torn, EngineError::Corrupt { .. }), "{torn:?}");
         }
     }
 

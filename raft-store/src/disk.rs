@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::engine::{
-    LOCKED, LazyState, LogEngine, LogKind, MemoryLog, MemoryState, SledState, StateEngine, open_log, present,
+    LOCKED, LazyState, LogEngine, LogKind, MemoryLog, MemoryState, SledState, StateEngine, open_log, settled,
 };
 use crate::error::{EngineError, OpenError};
 use crate::honesty::{self, SyncPath};
@@ -42,15 +42,15 @@ impl Disk {
     /// # Errors
     /// [`OpenError::Locked`] where another store has it open, and others where it cannot be read.
     pub fn directory(path: &Path, wanted: LogKind) -> Result<Self, OpenError> {
-        Self::open(path, |_| wanted)
+        Self::open(path, |_| Ok(wanted))
     }
 
     /// As [`Self::directory`], with its log in whatever it is.
     pub(crate) fn as_it_is(path: &Path) -> Result<Self, OpenError> {
-        Self::open(path, |path| present(path).unwrap_or_default())
+        Self::open(path, settled)
     }
 
-    fn open(path: &Path, wanted: impl FnOnce(&Path) -> LogKind) -> Result<Self, OpenError> {
+    fn open(path: &Path, wanted: impl FnOnce(&Path) -> Result<LogKind, EngineError>) -> Result<Self, OpenError> {
         let unusable = |source: std::io::Error| OpenError::Directory { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(unusable)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
@@ -69,7 +69,7 @@ impl Disk {
                 _ => OpenError::Storage { path, source },
             })
         };
-        let wanted = wanted(path);
+        let wanted = wanted(path).map_err(|source| OpenError::Storage { path: path.to_owned(), source })?;
         let (_, log_failed) = inside(wanted.directory());
         let (state_path, state_failed) = inside("sm");
         let (snapshot_path, snapshot_failed) = inside("snapshot");
@@ -80,5 +80,28 @@ impl Disk {
             place: Some(Arc::new((path.to_owned(), sync_path))),
             _lock: Some(Arc::new(lock)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_at_a_directory_leaves_its_log_in_the_engine_that_a_change_was_going_to() {
+        for (from, to) in [(LogKind::Segments, LogKind::Sled), (LogKind::Sled, LogKind::Segments)] {
+            let directory = tempfile::tempdir().unwrap();
+            let disk = Disk::directory(directory.path(), to).unwrap();
+            disk.log.append(&[(1, b"entry 1".to_vec())]).unwrap();
+            disk.log.sync().unwrap();
+            drop(disk);
+            // A crash behind step 2: the log that was is retired, the copy has not got its name yet.
+            let at = |name: String| directory.path().join(name);
+            fs::rename(at(to.directory().into()), at(format!("{}.new", to.directory()))).unwrap();
+            fs::create_dir(at(format!("{}.retired", from.directory()))).unwrap();
+            let disk = Disk::as_it_is(directory.path()).unwrap();
+            assert_eq!(disk.log.last().unwrap(), Some((1, b"entry 1".to_vec())));
+            assert!(at(to.directory().into()).exists() && !at(from.directory().into()).exists(), "{from} to {to}");
+        }
     }
 }

@@ -65,7 +65,9 @@ impl OpenError {
             Self::InvalidOption { .. } => "INVALID_OPTION",
             Self::Directory { .. } => "DATA_DIRECTORY_UNUSABLE",
             Self::Locked { .. } => "DATA_DIRECTORY_LOCKED",
-            Self::Format { .. } => "DATA_DIRECTORY_FORMAT",
+            Self::Format { .. } | Self::Storage { source: EngineError::Layout { .. }, .. } => {
+                "DATA_DIRECTORY_FORMAT"
+            }
             Self::Storage { source: EngineError::Corrupt { .. }, .. } => "STORE_CORRUPT",
             Self::Storage { .. } => "STORE_UNREADABLE",
             Self::Raft { .. } => "STORE_RAFT_FAILED",
@@ -79,7 +81,9 @@ impl OpenError {
             Self::InvalidOption { .. } => "correct the option and start again".into(),
             Self::Directory { path, .. } => format!("check that {} exists and may be written", path.display()),
             Self::Locked { .. } => "stop the other process, or give each node a data directory of its own".into(),
-            Self::Format { .. } => "start the version of the program that wrote it".into(),
+            Self::Format { .. } | Self::Storage { source: EngineError::Layout { .. }, .. } => {
+                "start the version of the program that wrote it; nothing has been changed".into()
+            }
             Self::Storage { path, .. } if path.ends_with("sm") => format!(
                 "move {} away and start again: the state is made again from the snapshot and the log",
                 path.display()
@@ -113,6 +117,16 @@ pub enum EngineError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A whole value, written by a version of the program that lays it out in another way.
+    #[error("{what} has layout {found}, and this program reads layout {expected}")]
+    Layout {
+        /// Which value.
+        what: String,
+        /// Its layout.
+        found: u8,
+        /// What is read.
+        expected: u8,
+    },
     /// An earlier sync failed, so nothing that was written since may be believed.
     #[error("an earlier sync failed: {reason}")]
     Poisoned {
@@ -124,7 +138,7 @@ pub enum EngineError {
 impl From<EngineError> for std::io::Error {
     fn from(error: EngineError) -> Self {
         let kind = match &error {
-            EngineError::Corrupt { .. } => std::io::ErrorKind::InvalidData,
+            EngineError::Corrupt { .. } | EngineError::Layout { .. } => std::io::ErrorKind::InvalidData,
             EngineError::Io { .. } | EngineError::Poisoned { .. } => std::io::ErrorKind::Other,
         };
         Self::new(kind, error)
@@ -479,6 +493,7 @@ impl BackupError {
             Self::Full { .. } => "DISK_FULL",
             Self::Read(_) => "BACKUP_UNREADABLE",
             Self::Engine(EngineError::Corrupt { .. }) => "BACKUP_CORRUPT",
+            Self::Engine(EngineError::Layout { .. }) => "BACKUP_FORMAT",
             Self::Engine(_) | Self::Claim(_) => "STORE_UNWRITABLE",
             Self::NotEmpty { .. } => "DIRECTORY_NOT_EMPTY",
             Self::Lineage { .. } => "LINEAGE_TOO_LOW",
@@ -494,6 +509,9 @@ impl BackupError {
             Self::Read(_) => "check the path and its rights".into(),
             Self::Engine(EngineError::Corrupt { .. }) => {
                 "take another backup: this one was damaged or cut off".into()
+            }
+            Self::Engine(EngineError::Layout { .. }) => {
+                "restore it with the version of the program that wrote it".into()
             }
             Self::Engine(_) | Self::Claim(_) => "check the disk".into(),
             Self::Lineage { backup, .. } => {

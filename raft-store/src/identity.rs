@@ -38,7 +38,9 @@ impl Identity {
     ) -> Result<Self, OpenError> {
         let failed = |source: EngineError| OpenError::Storage { path: path.to_owned(), source };
         let identity = match engine.get_meta(META_IDENTITY).map_err(failed)? {
-            Some(bytes) => codec::open::<WireIdentity>(&bytes, || "the node's identity".into()).map_err(failed)?,
+            Some(bytes) => {
+                codec::open_first::<WireIdentity>(&bytes, || "the node's identity".into()).map_err(failed)?
+            }
             None => new_identity(&engine, seed).await.map_err(failed)?,
         };
         if identity.format != FORMAT {

@@ -16,9 +16,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{LogEngine, SegmentLog, SledLog, sync_directory};
+use crate::codec;
 use crate::error::EngineError;
 use crate::identity::{META_CLUSTER, META_IDENTITY};
 use crate::log::{META_HARD_STATE, META_PURGED};
+use crate::wire::WireIdentity;
 
 /// Every named value of a log.
 const META: [&str; 4] = [META_IDENTITY, META_CLUSTER, META_HARD_STATE, META_PURGED];
@@ -82,8 +84,14 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 /// What keeps the log in a data directory; none where there is no log yet.
-pub(crate) fn present(data_dir: &Path) -> Option<LogKind> {
+fn present(data_dir: &Path) -> Option<LogKind> {
     KINDS.into_iter().find(|kind| data_dir.join(kind.directory()).exists())
+}
+
+/// What keeps the log in a data directory, where a crash has cut off a change of engines as well.
+pub(crate) fn settled(data_dir: &Path) -> Result<LogKind, EngineError> {
+    finish(data_dir)?;
+    Ok(present(data_dir).unwrap_or_default())
 }
 
 /// Opens the log in a data directory. What another engine has kept there goes over to `wanted`.
@@ -135,7 +143,12 @@ fn convert(data_dir: &Path, from: LogKind, to: LogKind) -> Result<(), EngineErro
     let (old, path) = (data_dir.join(from.directory()), data_dir.join(to.directory()));
     let (new, retired) = (beside(&path, ".new"), beside(&old, ".retired"));
     let rows = {
-        let (source, target) = (from.open(old.clone())?, to.open(new.clone())?);
+        let source = from.open(old.clone())?;
+        if let Some(identity) = source.get_meta(META_IDENTITY)? {
+            // Of another layout: the version that wrote it must find it where it was.
+            codec::open_first::<WireIdentity>(&identity, || "the node's identity".into())?;
+        }
+        let target = to.open(new.clone())?;
         copy(&*source, &*target)?
     };
     fs::rename(&old, &retired).map_err(|error| failed(&error))?;
@@ -170,15 +183,22 @@ mod tests {
     fn fill(log: &dyn LogEngine) {
         log.append(&(5..=40).map(|index| (index, vec![u8::try_from(index).unwrap(); 300])).collect::<Vec<_>>())
             .unwrap();
-        META.into_iter().for_each(|name| log.put_meta(name, name.as_bytes()).unwrap());
+        META.into_iter().for_each(|name| log.put_meta(name, &value(name)).unwrap());
         log.sync().unwrap();
+    }
+
+    fn value(name: &str) -> Vec<u8> {
+        match name {
+            META_IDENTITY => codec::seal(&WireIdentity { format: 1, node_id: 7 }),
+            _ => name.as_bytes().to_vec(),
+        }
     }
 
     fn check(log: &dyn LogEngine) {
         let rows = log.range(0, u64::MAX, usize::MAX).unwrap();
         assert_eq!(rows.iter().map(|(index, _)| *index).collect::<Vec<_>>(), (5..=40).collect::<Vec<_>>());
         assert!(rows.iter().all(|(index, row)| *row == vec![u8::try_from(*index).unwrap(); 300]));
-        META.into_iter().for_each(|name| assert_eq!(log.get_meta(name).unwrap().as_deref(), Some(name.as_bytes())));
+        META.into_iter().for_each(|name| assert_eq!(log.get_meta(name).unwrap(), Some(value(name))));
     }
 
     #[test]
@@ -190,6 +210,21 @@ mod tests {
             assert_eq!(present(directory.path()), Some(wanted));
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left");
         }
+    }
+
+    #[test]
+    fn a_log_of_another_layout_stays_where_the_version_that_wrote_it_looks() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = open_log(directory.path(), LogKind::Sled).unwrap();
+        let identity = codec::seal_as(2, &WireIdentity { format: 1, node_id: 7 });
+        log.put_meta(META_IDENTITY, &identity).unwrap();
+        log.sync().unwrap();
+        drop(log);
+        let refused = open_log(directory.path(), LogKind::Segments).expect_err("another layout");
+        assert!(matches!(refused, EngineError::Layout { found: 2, .. }), "{refused:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing was begun");
+        let log = open_log(directory.path(), LogKind::Sled).unwrap();
+        assert_eq!(log.get_meta(META_IDENTITY).unwrap(), Some(identity));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use choice::LogKind;
-pub(crate) use choice::{open_log, present};
+pub(crate) use choice::{open_log, settled};
 pub(crate) use lazy::LazyState;
 pub use memory::{MemoryLog, MemoryState};
 pub use segments::SegmentLog;

@@ -46,7 +46,7 @@ impl Watermark {
         let mark = match file.read_exact_at(&mut bytes, 0) {
             Ok(()) => {
                 let length = usize::from(bytes[0]).min(LENGTH - 1);
-                codec::open(&bytes[1..=length], || "the watermark of the log".into())?
+                codec::open_first(&bytes[1..=length], || "the watermark of the log".into())?
             }
             // New, or cut off by a power cut before it ever was on disk.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => M::default(),

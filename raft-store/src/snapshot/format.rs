@@ -141,7 +141,8 @@ fn read_header(input: &mut impl Read) -> Result<WireHead, EngineError> {
     if &magic != MAGIC {
         return Err(corrupt("it does not begin as a snapshot does"));
     }
-    match read_block(input)? {
+    let sealed = read_sealed(input)?;
+    match codec::open_first(&sealed, || "snapshot".into())? {
         Block::Header(head) => Ok(head),
         Block::Records(_) | Block::Answers(_) | Block::Audit(_) | Block::Footer { .. } => {
             Err(corrupt("it has no header"))
@@ -150,6 +151,10 @@ fn read_header(input: &mut impl Read) -> Result<WireHead, EngineError> {
 }
 
 fn read_block(input: &mut impl Read) -> Result<Block, EngineError> {
+    codec::open(&read_sealed(input)?, || "snapshot".into())
+}
+
+fn read_sealed(input: &mut impl Read) -> Result<Vec<u8>, EngineError> {
     let mut length = [0; 4];
     input.read_exact(&mut length).map_err(unreadable)?;
     let length = u32::from_le_bytes(length);
@@ -161,7 +166,7 @@ fn read_block(input: &mut impl Read) -> Result<Block, EngineError> {
     if sealed.len() as u64 != u64::from(length) {
         return Err(corrupt("it is cut off"));
     }
-    codec::open(&sealed, || "snapshot".into())
+    Ok(sealed)
 }
 
 fn corrupt(detail: &str) -> EngineError {

@@ -1,9 +1,10 @@
 //! Backup while the store runs, verify without it, restore into a new cluster; compaction; a full disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use cell_model::{Change, Command, Fleet, FleetView, Lineage, Revision};
+use cell_store::engine::LogKind;
 use cell_store::{
     Bounds, Feed, Honesty, Member, REVISIONS_SKIPPED, ResetCause, Store, StoreOptions, SubmitError, restore,
     verify_backup, verify_directory,
@@ -114,6 +115,38 @@ async fn a_damaged_backup_is_named_wherever_it_is_damaged() {
     std::fs::write(&file, &whole).unwrap();
     verify_backup(&file).unwrap();
     assert_eq!(verify_backup(&file.with_extension("none")).unwrap_err().code(), "BACKUP_UNREADABLE");
+}
+
+/// Behind the eight bytes that a snapshot begins with, and the length of its first block.
+const LAYOUT_OF_BACKUP: usize = 12;
+/// Behind the length of the note.
+const LAYOUT_OF_LOG: usize = 1;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_version_has_written_is_not_called_damaged() {
+    let (mut cluster, directory, file) = backed_up().await;
+    let options = cluster.nodes[0].options();
+    cluster.nodes[0].stop().await;
+    let of_another_layout = |path: &Path, at: usize| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] -= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    of_another_layout(&file, LAYOUT_OF_BACKUP);
+    let refused = verify_backup(&file).expect_err("another layout");
+    assert_eq!(refused.code(), "BACKUP_FORMAT", "{refused}");
+    assert!(refused.hint().contains("the version of the program that wrote it"), "{}", refused.hint());
+    let restored = restore(&file, &directory.path().join("restored"), "127.0.0.1:1", None).await;
+    assert_eq!(restored.expect_err("another layout").code(), "BACKUP_FORMAT");
+
+    of_another_layout(&options.data_dir.join("segments/synced"), LAYOUT_OF_LOG);
+    for log in [LogKind::Segments, LogKind::Sled] {
+        let refused = Store::open(StoreOptions { log, ..options.clone() }).await.expect_err("another layout");
+        assert_eq!(refused.code(), "DATA_DIRECTORY_FORMAT", "{refused:?}");
+        assert!(refused.hint().starts_with("start the version of the program that wrote it"), "{}", refused.hint());
+    }
+    let refused = verify_directory(&options.data_dir).await.expect_err("another layout");
+    assert_eq!(refused.code(), "DATA_DIRECTORY_FORMAT", "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

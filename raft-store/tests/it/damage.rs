@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cell_model::Revision;
-use cell_store::engine::{LogEngine, MemoryLog, MemoryState};
+use cell_model::{Fleet, Revision};
+use cell_store::engine::{LogEngine, LogKind, MemoryLog, MemoryState};
 use cell_store::{Bounds, Disk, EngineError, Member, OpenError, Store, StoreError, StoreOptions, tcp_dialer};
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +121,36 @@ async fn a_flipped_byte_in_the_log_is_named_when_the_node_opens() {
     assert!(source.to_string().starts_with("log entry 3 is corrupt"), "{source}");
 }
 
+/// Flips bytes all over a file, one in each copy of the directory. Answers how many copies are refused; each of the others
+/// serves what was written.
+async fn refused_flips(options: &StoreOptions, name: &str, expected: &Fleet) -> usize {
+    let mut refused = 0;
+    let original = std::fs::read(options.data_dir.join(name)).unwrap();
+    let used = original.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for position in (0..used).step_by(used / 12) {
+        // A directory of its own: what an earlier one has gone on to write must not be mixed with this one.
+        let case = tempfile::tempdir().unwrap();
+        copy_directory(&options.data_dir, case.path());
+        let mut bytes = original.clone();
+        bytes[position] ^= 0x04;
+        std::fs::write(case.path().join(name), &bytes).unwrap();
+        match Store::open(StoreOptions { data_dir: case.path().to_owned(), ..options.clone() }).await {
+            Err(error) => {
+                refused += 1;
+                assert!(!error.to_string().is_empty());
+            }
+            // The byte was in a part that nobody needs.
+            Ok(store) => {
+                let leads = eventually("it leads", async || store.read_index().await.ok()).await;
+                let fleet = store.view(Fleet::clone);
+                assert_eq!((leads, &fleet), (expected.head().revision, expected), "{name} at {position}");
+                store.stop().await;
+            }
+        }
+    }
+    refused
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_flipped_anywhere_in_the_files_are_never_served() {
     let bounds = Bounds { snapshot_after: 20, log_kept: 5, ..Bounds::default() };
@@ -128,34 +158,25 @@ async fn bytes_flipped_anywhere_in_the_files_are_never_served() {
     for number in 1..=60 {
         cluster.submit(number, create_cell(number)).await;
     }
-    let expected = cluster.nodes[0].store().view(cell_model::Fleet::clone);
+    let expected = cluster.nodes[0].store().view(Fleet::clone);
     let options = cluster.nodes[0].options();
     cluster.nodes[0].stop().await;
-    let mut refused = 0;
-    for name in ["segments/0000000000000001.log", "sm/db", "snapshot/current.snapshot"] {
-        let original = std::fs::read(options.data_dir.join(name)).unwrap();
-        let used = original.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-        for position in (0..used).step_by(used / 12) {
-            // A directory of its own: what an earlier one has gone on to write must not be mixed with this one.
-            let case = tempfile::tempdir().unwrap();
-            copy_directory(&options.data_dir, case.path());
-            let mut bytes = original.clone();
-            bytes[position] ^= 0x04;
-            std::fs::write(case.path().join(name), &bytes).unwrap();
-            match Store::open(StoreOptions { data_dir: case.path().to_owned(), ..options.clone() }).await {
-                Err(error) => {
-                    refused += 1;
-                    assert!(!error.to_string().is_empty());
-                }
-                // The byte was in a part that nobody needs.
-                Ok(store) => {
-                    let leads = eventually("it leads", async || store.read_index().await.ok()).await;
-                    let fleet = store.view(cell_model::Fleet::clone);
-                    assert_eq!((leads, &fleet), (expected.head().revision, &expected), "{name} at {position}");
-                    store.stop().await;
-                }
-            }
+    for kind in [LogKind::Segments, LogKind::Sled] {
+        let options = StoreOptions { log: kind, ..options.clone() };
+        // It goes over to that engine.
+        let store = eventually("the directory is free", async || Store::open(options.clone()).await.ok()).await;
+        store.stop().await;
+        drop(store);
+        let log = match kind {
+            LogKind::Segments => "segments/0000000000000001.log",
+            LogKind::Sled => "log/db",
+        };
+        let mut refused = 0;
+        for name in [log, "sm/db", "snapshot/current.snapshot"] {
+            let here = refused_flips(&options, name, &expected).await;
+            assert!(name != log || here > 0, "some bytes of the log in {kind} matter");
+            refused += here;
         }
+        assert!(refused > 0, "some of these bytes matter");
     }
-    assert!(refused > 0, "some of these bytes matter");
 }

@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::engine::sync_directory;
 use crate::error::EngineError;
 
 const ENDING: &str = ".log";
@@ -30,6 +29,11 @@ pub(super) fn failed(operation: &'static str) -> impl Fn(io::Error) -> EngineErr
 /// The name of a segment, as errors say it.
 pub(super) fn name(number: u64) -> String {
     format!("{number:016x}{ENDING}")
+}
+
+/// Makes the names in the directory durable. Its own name has been since the log was opened.
+fn sync_names(directory: &Path) -> Result<(), EngineError> {
+    File::open(directory).and_then(|names| names.sync_all()).map_err(failed("syncing the directory of the log"))
 }
 
 /// Removes what was never finished.
@@ -77,7 +81,7 @@ impl Segment {
             Ok(file)
         };
         let file = filled().map_err(failed("making a segment of the log"))?;
-        sync_directory(directory)?;
+        sync_names(directory)?;
         Ok(Self { number, capacity, file })
     }
 
@@ -96,14 +100,14 @@ impl Segment {
     pub(super) fn reuse(directory: &Path, before: u64, number: u64) -> Result<Self, EngineError> {
         let path = directory.join(name(number));
         fs::rename(directory.join(name(before)), &path).map_err(failed("naming a segment of the log"))?;
-        sync_directory(directory)?;
+        sync_names(directory)?;
         Self::open(&path, number)
     }
 
     /// Removes the file of a segment, durably.
     pub(super) fn remove(directory: &Path, number: u64) -> Result<(), EngineError> {
         fs::remove_file(directory.join(name(number))).map_err(failed("removing a segment of the log"))?;
-        sync_directory(directory)
+        sync_names(directory)
     }
 
     pub(super) fn write(&self, bytes: &[u8], at: u32) -> Result<(), EngineError> {

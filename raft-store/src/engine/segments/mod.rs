@@ -10,7 +10,8 @@
 //! Everything is a record that is added at the end ([`record`]): rows, named values (vote and term are one), truncations
 //! and purges. A write is one `pwrite`, a sync one `fdatasync` that moves data and no metadata. Each segment begins with
 //! all named values, so that the oldest can go as soon as none of its rows is wanted; after a sync, because only then
-//! the record that makes it unwanted is on disk. What a start finds is in [`recovery`].
+//! the record that makes it unwanted is on disk, and by a thread, because nobody waits for it. What a start finds is in
+//! [`recovery`]; a segment that was not yet released is found to be unwanted again.
 
 mod file;
 mod record;
@@ -58,8 +59,12 @@ struct Place {
 enum Spare {
     None,
     Ready(Segment),
-    Coming(JoinHandle<Result<Segment, EngineError>>),
+    Coming(Making),
+    /// It could not be made, or an old one could not be released. Nothing is made or released any more.
+    Failed(EngineError),
 }
+
+type Making = JoinHandle<Result<Segment, EngineError>>;
 
 #[derive(Debug)]
 struct State {
@@ -74,6 +79,8 @@ struct State {
     /// Records before `end` that are not in the file yet: within one call only.
     buffer: Vec<u8>,
     spare: Spare,
+    /// Removes segments that nobody wants any more.
+    removing: Option<JoinHandle<Result<(), EngineError>>>,
 }
 
 /// The log on segments.
@@ -133,6 +140,7 @@ impl SegmentLog {
             unsynced: Vec::new(),
             buffer: Vec::new(),
             spare: Spare::None,
+            removing: None,
         };
         if end.offset == 0 {
             state.add(Kind::Begin, 0, &0_u32.to_le_bytes());
@@ -171,13 +179,10 @@ impl SegmentLog {
             + values.iter().map(|value| record::length(value.len())).sum::<usize>();
         let capacity = self.capacity.max(short(begin)?.saturating_add(needed));
         let number = state.end.segment + 1;
+        state.wait_for_spare()?;
         let ready = match std::mem::replace(&mut state.spare, Spare::None) {
             Spare::Ready(segment) => Some(segment),
-            Spare::Coming(making) => Some(making.join().map_err(|_| EngineError::Io {
-                operation: "making a segment of the log",
-                reason: "its thread has panicked".into(),
-            })??),
-            Spare::None => None,
+            Spare::None | Spare::Coming(_) | Spare::Failed(_) => None,
         };
         let segment = match ready.filter(|segment| segment.number == number && segment.capacity >= capacity) {
             Some(segment) => segment,
@@ -197,17 +202,25 @@ impl SegmentLog {
         if state.end.offset < self.capacity / 2 || !matches!(state.spare, Spare::None) {
             return;
         }
-        let (directory, number, capacity) = (self.directory.clone(), state.end.segment + 1, self.capacity);
-        let lock = Arc::clone(&self.lock);
-        let making = move || {
-            let made = Segment::make(&directory, number, capacity);
-            drop(lock);
-            made
-        };
+        let (number, capacity) = (state.end.segment + 1, self.capacity);
         // Where there is no thread to be had it is made when it is needed.
-        if let Ok(making) = std::thread::Builder::new().name("log-segment".into()).spawn(making) {
+        if let Some(making) = self.begin(move |directory| Segment::make(directory, number, capacity)) {
             state.spare = Spare::Coming(making);
         }
+    }
+
+    /// Begins work on the files, on a thread of its own.
+    fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T, EngineError> + Send + 'static,
+    ) -> Option<JoinHandle<Result<T, EngineError>>> {
+        let (directory, lock) = (self.directory.clone(), Arc::clone(&self.lock));
+        let worked = move || {
+            let done = work(&directory);
+            drop(lock);
+            done
+        };
+        std::thread::Builder::new().name("log-segment".into()).spawn(worked).ok()
     }
 
     /// Adds one record and hands it to the kernel.
@@ -231,30 +244,58 @@ impl SegmentLog {
         Ok(bytes.split_off(record::HEAD_BYTES))
     }
 
-    /// Lets go of segments that nobody wants any more, durably one after the other, so that there is never a gap between
-    /// two. One of them is used again.
-    fn release(&self, unwanted: Vec<u64>) -> Result<(), EngineError> {
-        let mut state = self.state();
-        for number in unwanted {
-            state.contents.live.remove(&number);
-            let usual = state.segments.remove(&number).is_some_and(|segment| segment.capacity == self.capacity);
-            if usual && matches!(state.spare, Spare::None) {
-                state.spare = Spare::Ready(Segment::reuse(&self.directory, number, state.end.segment + 1)?);
-            } else {
-                Segment::remove(&self.directory, number)?;
+    /// Lets go of segments that nobody wants any more: the oldest is used again where a spare is wanted, otherwise all are
+    /// removed. One after the other, each durably before the next is begun, so that there is never a gap between two; and
+    /// what is left, or cannot be begun now, is for a later sync.
+    fn release(&self, state: &mut State, unwanted: Vec<u64>) -> Result<(), EngineError> {
+        if matches!(&state.spare, Spare::Coming(making) if making.is_finished()) || state.has_failed() {
+            state.wait_for_spare()?;
+        }
+        if let Some(removed) = state.removing.take_if(|removing| removing.is_finished()) {
+            joined(removed).inspect_err(|error| state.spare = Spare::Failed(error.clone()))?;
+        }
+        let Some(oldest) = unwanted.first().copied() else { return Ok(()) };
+        if state.removing.is_some() || matches!(state.spare, Spare::Coming(_)) {
+            return Ok(());
+        }
+        let usual = state.segments.get(&oldest).is_some_and(|segment| segment.capacity == self.capacity);
+        if usual && matches!(state.spare, Spare::None) {
+            let number = state.end.segment + 1;
+            if let Some(making) = self.begin(move |directory| Segment::reuse(directory, oldest, number)) {
+                state.spare = Spare::Coming(making);
+                state.forget(oldest);
             }
+            return Ok(());
+        }
+        let gone = unwanted.clone();
+        let remove = move |directory: &Path| gone.iter().try_for_each(|number| Segment::remove(directory, *number));
+        if let Some(removing) = self.begin(remove) {
+            state.removing = Some(removing);
+            unwanted.into_iter().for_each(|number| state.forget(number));
         }
         Ok(())
     }
 }
 
+/// What a thread has come to.
+fn joined<T>(working: JoinHandle<Result<T, EngineError>>) -> Result<T, EngineError> {
+    working.join().unwrap_or_else(|_| {
+        Err(EngineError::Io {
+            operation: "making or removing a segment of the log",
+            reason: "its thread has panicked".into(),
+        })
+    })
+}
+
 impl Drop for SegmentLog {
     /// Nothing of it goes on in the directory.
     fn drop(&mut self) {
-        if let Spare::Coming(making) = std::mem::replace(&mut self.state().spare, Spare::None) {
-            // What was made is found, or removed, by the next start.
+        // What was made is found, or removed, by the next start; what was not removed, too.
+        let mut state = self.state();
+        if let Spare::Coming(making) = std::mem::replace(&mut state.spare, Spare::None) {
             drop(making.join());
         }
+        drop(state.removing.take().map(JoinHandle::join));
     }
 }
 
@@ -299,6 +340,25 @@ impl State {
             self.unsynced.push(active);
         }
         Ok(())
+    }
+
+    const fn has_failed(&self) -> bool {
+        matches!(self.spare, Spare::Failed(_))
+    }
+
+    /// Waits until the next segment is there, where one is coming.
+    fn wait_for_spare(&mut self) -> Result<(), EngineError> {
+        self.spare = match std::mem::replace(&mut self.spare, Spare::None) {
+            Spare::Coming(making) => joined(making).map_or_else(Spare::Failed, Spare::Ready),
+            spare => spare,
+        };
+        if let Spare::Failed(error) = &self.spare { Err(error.clone()) } else { Ok(()) }
+    }
+
+    /// Its file is about to go.
+    fn forget(&mut self, number: u64) {
+        self.contents.live.remove(&number);
+        self.segments.remove(&number);
     }
 
     /// The oldest segments, as far as none of their rows is wanted.
@@ -374,8 +434,9 @@ impl LogEngine for SegmentLog {
         unsynced.iter().try_for_each(|segment| segment.sync())?;
         drop(unsynced);
         watermark.put(&end)?;
-        self.state().synced = end;
-        if unwanted.is_empty() { Ok(()) } else { self.release(unwanted) }
+        let mut state = self.state();
+        state.synced = end;
+        self.release(&mut state, unwanted)
     }
 
     fn sync_blocks(&self) -> bool {

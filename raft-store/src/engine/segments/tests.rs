@@ -30,10 +30,8 @@ fn copy(from: &Path) -> TempDir {
 /// Waits until nothing but the caller changes the directory.
 fn settle(log: &SegmentLog) {
     let mut state = log.state();
-    state.spare = match std::mem::replace(&mut state.spare, Spare::None) {
-        Spare::Coming(making) => Spare::Ready(making.join().unwrap().unwrap()),
-        spare => spare,
-    };
+    state.wait_for_spare().unwrap();
+    state.removing.take().into_iter().for_each(|removing| joined(removing).unwrap());
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
@@ -167,12 +165,77 @@ fn a_log_that_is_purged_stays_small_and_uses_its_files_again() {
         }
     }
     assert!(log.state().end.segment > 200, "it has gone through many segments");
+    // One is used again, and the next sync removes the others.
+    settle(&log);
+    log.sync().unwrap();
+    settle(&log);
     let count = files(directory.path()).len();
     assert!(count <= 12, "{count} files for ten rows");
     drop(log);
     let log = SegmentLog::open_sized(directory.path(), SMALL).unwrap();
     assert_eq!(rows(&log).into_keys().collect::<Vec<_>>(), (1_991..=2_000).collect::<Vec<_>>());
     assert_eq!(log.get_meta("identity").unwrap().as_deref(), Some(&b"me"[..]));
+}
+
+#[test]
+fn a_release_that_was_cut_off_anywhere_is_finished_after_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = synced(directory.path());
+    (21..=40).for_each(|index| log.append(&[row(index)]).unwrap());
+    log.sync().unwrap();
+    settle(&log);
+    log.purge_to(35).unwrap();
+    let kept = rows(&log);
+    let unwanted = log.state().unwanted();
+    let next = log.state().end.segment + 1;
+    assert!(kept.len() == 5 && unwanted.len() > 2, "{unwanted:?}");
+    let begun = unwanted.len();
+    for (gone, used_again) in (0..=begun).map(|gone| (gone, false)).chain((0..begun).map(|gone| (gone, true))) {
+        let case = copy(directory.path());
+        let at = |number: u64| case.path().join(file::name(number));
+        unwanted[..gone].iter().for_each(|number| fs::remove_file(at(*number)).unwrap());
+        if used_again {
+            fs::rename(at(unwanted[gone]), at(next)).unwrap();
+        }
+        let log = SegmentLog::open_sized(case.path(), SMALL).unwrap();
+        for _ in 0..2 {
+            settle(&log);
+            log.sync().unwrap();
+        }
+        settle(&log);
+        assert_eq!(rows(&log), kept, "{gone} were gone, the next used again: {used_again}");
+        assert!(unwanted.iter().all(|number| !at(*number).exists()), "{:?}", files(case.path()));
+        log.append(&[row(41)]).unwrap();
+        log.sync().unwrap();
+        drop(log);
+        assert_eq!(rows(&SegmentLog::open_sized(case.path(), SMALL).unwrap()).len(), 6);
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_released_stops_the_log_before_there_is_a_gap() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = synced(directory.path());
+    log.purge_to(15).unwrap();
+    let unwanted = log.state().unwanted();
+    fs::remove_file(directory.path().join(file::name(unwanted[0]))).unwrap();
+    fs::create_dir(directory.path().join(file::name(unwanted[0]))).unwrap();
+    log.sync().unwrap();
+    let failed = loop {
+        let begun = |state: &State| {
+            matches!(&state.spare, Spare::Coming(making) if !making.is_finished())
+                || state.removing.as_ref().is_some_and(|removing| !removing.is_finished())
+        };
+        while begun(&log.state()) {
+            std::thread::yield_now();
+        }
+        if let Err(failed) = log.sync() {
+            break failed.to_string();
+        }
+    };
+    assert!(failed.contains("a segment of the log failed"), "{failed}");
+    assert_eq!(log.sync().expect_err("it stays so").to_string(), failed);
+    assert!(unwanted[1..].iter().all(|number| directory.path().join(file::name(*number)).exists()));
 }
 
 #[test]
