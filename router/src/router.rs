@@ -331,13 +331,19 @@ impl Router {
         background.shutdown().await;
         drop((log, spans, requests_over));
         // Each ends with the last that it has, now that nobody is left who could bring more.
-        for ending in [writing, metering, exporting].into_iter().flatten() {
+        for ending in [writing, metering].into_iter().flatten() {
             let _ended = ending.await;
         }
         if let Some(path) = self.options.snapshot_file.clone()
             && end != End::HandedOver
         {
             save(path, Arc::clone(&self.directory), &self.metrics).await;
+        }
+        // Last, and not for long: a collector that does not answer must not keep the process.
+        if let Some(exporting) = exporting
+            && tokio::time::timeout(crate::observe::spans::EXPORT_TIME_MAX, exporting).await.is_err()
+        {
+            tracing::warn!(code = "SPANS_NOT_TAKEN", "the collector does not answer; the last spans are left out");
         }
         tracing::info!(name, "stopped");
         if end == End::Failed { Err(Error::WorkerFailed) } else { Ok(()) }

@@ -183,6 +183,9 @@ impl Meter {
                 Ok(text) => text,
                 Err(error) => {
                     tracing::error!(code = "USAGE_UNWRITABLE", %error, "usage cannot be written down");
+                    self.failures.inc();
+                    failed = true;
+                    part.iter().for_each(|(tenant, used)| drawer.put(tenant, *used));
                     continue;
                 }
             };

@@ -77,7 +77,11 @@ impl Memory {
         let known = locked(&self.told).get(&(*note, mutant)).map(Arc::clone);
         known.unwrap_or_else(|| {
             let told = Arc::new(work_out());
-            locked(&self.told).insert((*note, mutant), Arc::clone(&told));
+            // What is told holds the ledger that comes of it, and that one what it is told: once the desk is full, nothing
+            // more is kept.
+            if self.desk().is_some_and(|desk| locked(&desk.known).len() < LEDGERS_MAX) {
+                locked(&self.told).insert((*note, mutant), Arc::clone(&told));
+            }
             told
         })
     }

@@ -35,7 +35,7 @@ const WAITING_MAX: usize = 4_096;
 const AT_ONCE: usize = 512;
 /// How long spans wait for others to be sent with them.
 const GATHER: Duration = Duration::from_secs(1);
-const EXPORT_TIME_MAX: Duration = Duration::from_secs(5);
+pub(crate) const EXPORT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a path that a span shows.
 const PATH_BYTES_MAX: usize = 256;
 

@@ -13,7 +13,7 @@ use super::duration;
 pub struct UsageOptions {
     /// Where the batches are. This router's alone.
     pub directory: PathBuf,
-    /// How often one is written: what a process that is killed loses at the most.
+    /// How often one is written: what a process that is killed loses at the most, while batches can be written.
     #[serde(default = "usage_interval", with = "duration")]
     pub interval: Duration,
     /// Bytes of batches that nobody has collected. Where there are more, counts wait in memory.

@@ -75,7 +75,6 @@ impl Interim {
         }
         std::future::poll_fn(|cx| {
             self.service.register(cx.waker());
-            self.connection.wake();
             if self.count.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;

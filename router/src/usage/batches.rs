@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -27,17 +28,27 @@ pub(crate) enum BatchError {
 }
 
 const END: &str = ".json";
+const PART: &str = "part";
+/// What was not finished within this time never will be.
+const LEFT_AFTER: Duration = Duration::from_secs(3_600);
+
+fn is_old(at: SystemTime) -> bool {
+    at.elapsed().is_ok_and(|age| age > LEFT_AFTER)
+}
 
 impl Batches {
     /// Takes the folder, makes it where there is none, and finds what an earlier process has left there.
     pub(crate) fn open(folder: &Path, bytes_max: u64, process: String, waiting: Gauge) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let batches = Self { folder: folder.to_owned(), bytes_max, process, next: AtomicU64::new(1), waiting };
-        // One that was cut off in the middle of a write was never given out.
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|end| end == "part") {
-                std::fs::remove_file(path)?;
+        // One that was cut off in the middle of a write was never given out. One that is young may be under way: a process
+        // that hands its sockets over writes here to its end.
+        for entry in std::fs::read_dir(folder)?.flatten() {
+            let path = entry.path();
+            let is_left = || entry.metadata().and_then(|of| of.modified()).is_ok_and(is_old);
+            if path.extension().is_some_and(|end| end == PART) && is_left() {
+                // Its owner may have finished it meanwhile, or somebody else may have removed it.
+                let _ = std::fs::remove_file(path);
             }
         }
         batches.count()?;
@@ -56,16 +67,26 @@ impl Batches {
         if held + text.len() as u64 > self.bytes_max {
             return Err(BatchError::Full { folder: self.folder.clone(), held });
         }
-        let part = path.with_extension("part");
-        let write = || -> io::Result<()> {
+        let part = path.with_extension(PART);
+        let write = || -> io::Result<File> {
+            // Opened first: nothing may fail any more once the batch can be collected.
+            let folder = File::open(&self.folder)?;
             let mut file = File::create(&part)?;
             file.write_all(text)?;
             file.sync_all()?;
             std::fs::rename(&part, &path)?;
-            self.sync()
+            Ok(folder)
         };
-        write().map_err(failed)?;
-        self.count().map_err(failed)
+        let folder = write().map_err(|source| {
+            // A part that is not there cannot be removed, and need not be.
+            let _ = std::fs::remove_file(&part);
+            failed(source)
+        })?;
+        // It may have been collected by now, so it must not be counted once more, whatever comes of this.
+        if let Err(error) = folder.sync_all().and_then(|()| self.count()) {
+            tracing::warn!(%error, batch = id, "a batch of usage is there, but would perhaps not outlive a power cut");
+        }
+        Ok(())
     }
 
     /// The oldest one and its id.
@@ -103,7 +124,11 @@ impl Batches {
     fn held_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for entry in std::fs::read_dir(&self.folder)? {
-            bytes += entry?.metadata()?.len();
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|end| end == "json") {
+                // One that was collected meanwhile takes no room.
+                bytes += entry.metadata().map_or(0, |of| of.len());
+            }
         }
         Ok(bytes)
     }
@@ -131,15 +156,35 @@ mod tests {
         let (a, b) = (first.next_id(), first.next_id());
         first.write(&a, b"one").unwrap();
         first.write(&b, b"two").unwrap();
-        std::fs::write(folder.path().join("1-000000003.part"), b"cut o").unwrap();
+        let part = |name: &str, age: Duration| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        part("1-000000003.part", LEFT_AFTER * 2);
+        part("3-000000001.part", Duration::ZERO);
         let next = open(folder.path(), "2");
         assert_eq!(next.waiting.get(), 2);
         assert!(!folder.path().join("1-000000003.part").exists());
+        assert!(folder.path().join("3-000000001.part").exists(), "somebody may be writing it");
         assert_eq!(next.oldest().unwrap().unwrap(), (a.clone(), b"one".to_vec()));
         assert_eq!(next.oldest().unwrap().unwrap().0, a, "given out again");
         assert!(next.remove(&a).unwrap());
         assert!(!next.remove(&a).unwrap(), "a lost answer costs nothing");
         assert_eq!(next.oldest().unwrap().unwrap().0, b);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_written_leaves_nothing_and_takes_no_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = open(folder.path(), "1");
+        let id = batches.next_id();
+        // Its name is taken by something that no file can replace.
+        std::fs::create_dir(folder.path().join(format!("{id}.json"))).unwrap();
+        std::fs::write(folder.path().join(format!("{id}.json")).join("x"), b"").unwrap();
+        batches.write(&id, b"one").unwrap_err();
+        assert!(!folder.path().join(format!("{id}.part")).exists());
+        std::fs::remove_dir_all(folder.path().join(format!("{id}.json"))).unwrap();
+        assert_eq!(batches.held_bytes().unwrap(), 0);
     }
 
     #[test]

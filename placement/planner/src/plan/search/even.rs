@@ -454,7 +454,10 @@ impl<'s, 'a> Evening<'s, 'a> {
         let (before, fullest) = state(self);
         moves.iter().for_each(|&(index, target)| self.shift(index, target));
         let (after, then) = state(self);
-        let gains = after < before - NOTHING && (then <= 1.0 || then <= fullest);
+        // Two that change places take part twice at each of their cells.
+        let most = self.search.request.bounds.moves_per_cell_max;
+        let within = cells.iter().all(|cell| self.search.parts[cell.index()] <= most);
+        let gains = after < before - NOTHING && (then <= 1.0 || then <= fullest) && within;
         if gains {
             cells.iter().for_each(|cell| self.begun[cell.index()] = true);
         } else {

@@ -9,6 +9,7 @@ use crate::filter::Question;
 use crate::fleet::CellIx;
 use crate::plan::search::relieve::Aim;
 use crate::plan::search::{Search, Step, Why};
+use crate::score::shared_fate;
 
 impl Search<'_> {
     /// Makes the moves. One that is never admitted is not made.
@@ -69,7 +70,9 @@ impl Search<'_> {
             let admitted = |&&(_, at): &&(f64, usize)| {
                 let step = &waiting[cell.index()][at];
                 let question = Question::new(&self.layout, step.tenant, &self.draining);
-                question.ask(step.target).is_ok_and(|peak| peak.share <= most)
+                // The layout is not the one on which it was thought of: its group may be elsewhere by now.
+                shared_fate(&question, step.target) <= shared_fate(&question, step.source)
+                    && question.ask(step.target).is_ok_and(|peak| peak.share <= most)
             };
             if let Some(&(_, at)) = steps.iter().find(admitted) {
                 return Some((cell, at));
