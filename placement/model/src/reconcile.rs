@@ -15,13 +15,14 @@
 //! where the cells show that COMMIT was decided. Steps of it carry a higher attempt than any before the restore.
 
 mod leftovers;
+mod unowned;
 
 use serde::{Deserialize, Serialize};
 
 use crate::step::turn_to_cleanup;
 use crate::{
-    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, Move, MoveId, MoveRecord, Phase, Rev,
-    Stamp, TenantId, TenantRecord, Tier, Uid,
+    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, MoveId, MoveRecord, Phase, Rev, Stamp,
+    TenantId, TenantRecord, Tier, Uid,
 };
 
 /// What a cell is to a tenant, as far as it is durable.
@@ -157,7 +158,7 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
     let uid = known.clone().map(|held| held.uid).chain(record.map(|record| record.uid)).max();
     let Some(uid) = uid else { return Verdict::Confirmed };
     let held: Vec<&Held> = known.filter(|held| held.uid == uid).collect();
-    let case = Case { lineage: fleet.lineage(), tenant, uid, held, stamp, record };
+    let case = Case { fleet, lineage: fleet.lineage(), tenant, uid, held, stamp, record };
     match case.standing() {
         Standing::Verdict(verdict) => verdict,
         Standing::Next { mut next, ended, why } => {
@@ -178,6 +179,7 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
 
 /// One tenant, its record, and what is held of its newest incarnation.
 struct Case<'a> {
+    fleet: &'a dyn FleetView,
     lineage: Lineage,
     tenant: &'a TenantId,
     uid: Uid,
@@ -230,8 +232,8 @@ impl Case<'_> {
         {
             return self.deleted_in_the_record(record);
         }
-        if self.in_role(HeldRole::Deleted).next().is_some() {
-            return self.deleted_since();
+        if let Some(deleted) = self.in_role(HeldRole::Deleted).next() {
+            return self.deleted_since(deleted);
         }
         let mut owners: Vec<&Held> = self.in_role(HeldRole::Owner).collect();
         owners.sort_by_key(|held| std::cmp::Reverse(held.epoch));
@@ -258,20 +260,29 @@ impl Case<'_> {
         Standing::Next { next: next.into(), ended: None, why }
     }
 
-    fn deleted_since(&self) -> Standing {
-        let Some(record) = self.record else { return Standing::Verdict(Verdict::Confirmed) };
+    fn deleted_since(&self, deleted: &Held) -> Standing {
+        let Some(record) = self.record else { return self.made_and_deleted_since(deleted) };
         let mut next = record.clone();
         let ended = self.end_move(&mut next);
         if record.uid != self.uid {
             next.retained.clear();
-            if let Some(deleted) = self.in_role(HeldRole::Deleted).next() {
-                next.owner = deleted.cell.clone();
-            }
+            next.owner = deleted.cell.clone();
         }
         next.uid = self.uid;
         next.life = Life::Deleting { owner_revoked: false };
         self.raise(&mut next, self.highest());
         Standing::Next { next: next.into(), ended, why: Some(Adoption::Deleted) }
+    }
+
+    /// The store has never heard of it: a record is needed only where the deletion is not done everywhere.
+    fn made_and_deleted_since(&self, deleted: &Held) -> Standing {
+        if !self.held.iter().any(|held| leftovers::is_left_by_a_deletion(held)) {
+            return Standing::Verdict(Verdict::Confirmed);
+        }
+        let mut next = self.new_record(deleted);
+        next.life = Life::Deleting { owner_revoked: false };
+        self.raise(&mut next, self.highest());
+        Standing::Next { next: next.into(), ended: None, why: Some(Adoption::Deleted) }
     }
 
     /// One cell serves it.
@@ -310,7 +321,10 @@ impl Case<'_> {
             why = Some(Adoption::Moved);
         }
         if (&next.owner, next.epoch) == (&owner.cell, owner.epoch) {
-            if next.movement.is_some() {
+            if self.has_newer_move(&next) {
+                ended = self.end_move(&mut next);
+                why = Some(Adoption::CalledOff);
+            } else if next.movement.is_some() {
                 why = self.go_on(&mut next).or(why);
             }
         } else {
@@ -320,111 +334,6 @@ impl Case<'_> {
             why = Some(Adoption::Moved);
         }
         Standing::Next { next: next.into(), ended, why }
-    }
-
-    /// Nobody serves it.
-    fn unowned(&self) -> Standing {
-        let record = self.record_of_uid();
-        if let Some(record) = record
-            && record.movement.as_ref().is_some_and(Move::is_committed)
-            && record.epoch >= self.highest()
-            && self.on(&record.owner).is_some_and(|held| held.role != HeldRole::Fenced)
-        {
-            // COMMIT is in the backup: the owner is told once more.
-            let mut next = record.clone();
-            let why = self.go_on(&mut next);
-            return Standing::Next { next: next.into(), ended: None, why };
-        }
-        let fenced = self.in_role(HeldRole::Fenced).max_by_key(|held| held.epoch);
-        let least = fenced.map_or(Epoch(0), |held| held.epoch);
-        if let Some((owner, epoch)) = self.sent_beyond(least) {
-            return self.carry_out(&owner, epoch);
-        }
-        if let Some(fenced) = fenced {
-            return self.give_back(fenced);
-        }
-        match record {
-            Some(record) if record.life == Life::Provisioning => Standing::Verdict(Verdict::Confirmed),
-            Some(record) => unheld(format!("cell {} does not hold it, nor does any other", record.owner)),
-            None => {
-                let copies: Vec<String> =
-                    self.held.iter().map(|held| format!("{} ({})", held.cell, held.role.as_str())).collect();
-                contradictory(format!(
-                    "the store does not know it, and no cell owns it: only {}",
-                    copies.join(", ")
-                ))
-            }
-        }
-    }
-
-    /// The newest owner that a cell sends to, where that is above `epoch`. Its own word counts for more.
-    fn sent_beyond(&self, epoch: Epoch) -> Option<(CellId, Epoch)> {
-        let sent = self.in_role(HeldRole::Redirect).filter_map(|held| held.sends_to.clone());
-        sent.filter(|(_, at)| *at > epoch).max_by_key(|(_, at)| *at)
-    }
-
-    /// A cell hands out the mapping of an owner that does not know of it yet.
-    fn carry_out(&self, owner: &CellId, epoch: Epoch) -> Standing {
-        let Some(coming) = self.on(owner) else {
-            return contradictory(format!(
-                "a cell sends to cell {owner} at epoch {epoch}, and that cell has not said what it holds"
-            ));
-        };
-        let source = self.in_role(HeldRole::Redirect).find(|held| {
-            held.cell != *owner && held.sends_to.as_ref().is_some_and(|(to, at)| to == owner && *at == epoch)
-        });
-        let (HeldRole::Importing, Some(source)) = (coming.role, source) else {
-            return contradictory(format!(
-                "a cell sends to cell {owner} at epoch {epoch}, and that cell is {}",
-                coming.role.as_str()
-            ));
-        };
-        let mut next = self.record_of_uid().cloned().unwrap_or_else(|| self.new_record(coming));
-        let ended = self.end_move_at(&mut next, owner);
-        next.life = Life::Live;
-        next.owner = owner.clone();
-        self.raise(&mut next, epoch);
-        let mut movement = self.new_move(coming.move_id, &source.cell, owner, Phase::Activate);
-        movement.fenced_epoch = Some(source.epoch);
-        next.movement = Some(movement);
-        Standing::Next { next: next.into(), ended, why: Some(Adoption::CarriedOut) }
-    }
-
-    /// Nothing was served since the fence, and nothing will be by anybody else: the steps of the old control plane are
-    /// of a lower lineage.
-    fn give_back(&self, fenced: &Held) -> Standing {
-        let mut next = self.record_of_uid().cloned().unwrap_or_else(|| self.new_record(fenced));
-        let fits = next.movement.as_ref().is_some_and(|old| {
-            (old.source == fenced.cell && !old.is_committed() && old.leg == Leg::Forward)
-                || (old.target == fenced.cell && (old.leg == Leg::Back || old.phase == Phase::Soak))
-        });
-        let ended = if fits { None } else { self.end_move_at(&mut next, &fenced.cell) };
-        let already =
-            next.movement.as_ref().is_some_and(|old| old.phase == Phase::Unfence) && next.owner == fenced.cell;
-        if !already || next.epoch <= fenced.epoch {
-            next.owner = fenced.cell.clone();
-            self.raise(&mut next, self.highest().next());
-        }
-        next.life = Life::Live;
-        let importing = self.in_role(HeldRole::Importing).next().map(|held| held.cell.clone());
-        let movement = next.movement.get_or_insert_with(|| {
-            let target = importing.as_ref().unwrap_or(&fenced.cell);
-            let mut movement = self.new_move(MoveId(self.stamp.revision.0), &fenced.cell, target, Phase::Unfence);
-            movement.acks.import_dropped = importing.is_none();
-            movement.ending = Some(overtaken());
-            movement
-        });
-        if movement.target == fenced.cell && fits {
-            // The fence of a rollback: the move goes back to where it was, and may be rolled back again.
-            movement.leg = Leg::Back;
-        } else {
-            movement.ending.get_or_insert_with(overtaken);
-        }
-        if movement.phase != Phase::Unfence {
-            crate::step::enter(movement, Phase::Unfence, self.stamp);
-        }
-        movement.attempt = self.attempt(movement.attempt);
-        Standing::Next { next: next.into(), ended, why: Some(Adoption::GivenBack) }
     }
 
     /// What becomes of the record's own move where the record is confirmed. Cells may have come further with it than the
@@ -458,6 +367,13 @@ impl Case<'_> {
             movement.ending.get_or_insert_with(overtaken);
         }
         Some(Adoption::GoesOn)
+    }
+
+    /// Whether cells have heard of a later move than the record's. That one is over then, and its steps would be refused
+    /// whatever their attempt; what the later one has left is taken away by a move above both.
+    fn has_newer_move(&self, record: &TenantRecord) -> bool {
+        let own = record.movement.as_ref().map(|movement| movement.id);
+        own.is_some_and(|own| self.held.iter().any(|held| held.move_id > own))
     }
 
     fn end_move(&self, next: &mut TenantRecord) -> Option<Box<MoveRecord>> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cell_model::{Attempt, Epoch, Generation, Held, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
+use cell_model::{Attempt, CellId, Epoch, Generation, Held, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
 use cell_protos::v1;
 use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::step_request::Step;
@@ -192,12 +192,13 @@ impl AgentPool {
         Ok(self.described(agent, request).await?.existing)
     }
 
-    /// What the cell holds of every tenant, as far as it is durable.
+    /// What the cell holds of every tenant, as far as it is durable, and the name by which it says so: another cell may
+    /// answer at that address.
     ///
     /// # Errors
     /// [`StepError`]
-    pub async fn held(&self, agent: &str) -> Result<Vec<(TenantId, Held)>, StepError> {
-        let mut all = Vec::new();
+    pub async fn held(&self, agent: &str) -> Result<(CellId, Vec<(TenantId, Held)>), StepError> {
+        let (mut all, mut said_by) = (Vec::new(), None);
         let mut after = String::new();
         loop {
             let request = v1::DescribeRequest {
@@ -209,10 +210,14 @@ impl AgentPool {
             let page = self.described(agent, request).await?;
             let ended = page.grants.len() < HELD_PAGE as usize;
             let last = page.grants.last().map(|grant| grant.tenant.clone());
-            all.extend(held::of_page(page).map_err(|error| unfitting(agent, &error.to_string()))?);
+            let (cell, held) = held::of_page(page).map_err(|error| unfitting(agent, &error.to_string()))?;
+            if said_by.as_ref().is_some_and(|first| *first != cell) {
+                return Err(unfitting(agent, "its pages are of different cells"));
+            }
+            all.extend(held);
             match last {
-                Some(last) if !ended && last > after => after = last,
-                _ => return Ok(all),
+                Some(last) if !ended && last > after => (after, said_by) = (last, Some(cell)),
+                _ => return Ok((cell, all)),
             }
         }
     }

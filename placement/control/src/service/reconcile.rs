@@ -159,20 +159,22 @@ async fn ask(ground: &Ground, cells: Vec<Asked>, announced: Option<Term>) -> Ans
                 return (asked, Err(error));
             }
             let held = agents.held(&asked.agent).await;
-            let others = |held: &[(TenantId, Held)]| held.iter().any(|(_, held)| held.cell != asked.cell);
-            let held = match held {
-                Ok(held) if others(&held) => Err(StepError::Unreachable {
-                    agent: asked.agent.clone(),
-                    reason: "the agent of another cell answers there".into(),
-                }),
-                held => held,
-            };
+            let held = held.and_then(|(cell, held)| own_word(&asked, &cell, held));
             (asked, held)
         }
     };
     let mut answers: Answers = stream::iter(cells.into_iter().map(ask)).buffer_unordered(AT_ONCE).collect().await;
     answers.sort_by(|(one, _), (other, _)| one.cell.cmp(&other.cell));
     answers
+}
+
+/// What was said, where the cell that was asked has said it: also one that holds nothing says its name.
+fn own_word(asked: &Asked, cell: &CellId, held: Vec<(TenantId, Held)>) -> Result<Vec<(TenantId, Held)>, StepError> {
+    if *cell == asked.cell {
+        return Ok(held);
+    }
+    let reason = format!("the agent of cell {cell} answers there");
+    Err(StepError::Unreachable { agent: asked.agent.clone(), reason })
 }
 
 /// A look at a tenant that nobody has: it changes nothing but the newest leader that the agent knows of.
@@ -319,4 +321,20 @@ async fn adopt(
     let commands: Vec<Envelope> = tenants.into_iter().map(command).collect();
     let submit = |envelope: Envelope| async move { ground.submit(envelope).await.map(drop) };
     stream::iter(commands.into_iter().map(submit)).buffer_unordered(AT_ONCE).try_collect::<()>().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_heard_only_where_it_says_its_own_name_even_if_it_holds_nothing() {
+        let [c1, c2] = ["c1", "c2"].map(|name| CellId::new(name).unwrap());
+        let asked = Asked { cell: c1.clone(), agent: "h:1".into(), left_out: false };
+        assert_eq!(own_word(&asked, &c1, Vec::new()), Ok(Vec::new()));
+        let StepError::Unreachable { agent, reason } = own_word(&asked, &c2, Vec::new()).unwrap_err() else {
+            panic!("it is not heard")
+        };
+        assert_eq!((agent.as_str(), reason.as_str()), ("h:1", "the agent of cell c2 answers there"));
+    }
 }

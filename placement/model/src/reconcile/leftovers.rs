@@ -6,6 +6,15 @@ use crate::{
     UnixMillis,
 };
 
+/// Whether a cell is not yet done with a tenant that is deleted.
+pub(super) fn is_left_by_a_deletion(held: &Held) -> bool {
+    match held.role {
+        HeldRole::Redirect | HeldRole::Deleted => held.has_copy,
+        HeldRole::Importing | HeldRole::Fenced | HeldRole::Owner => true,
+        HeldRole::Nothing => false,
+    }
+}
+
 impl Case<'_> {
     /// Gives everything that is left an end in the record. Answers what it was, if it was anything.
     pub(super) fn with_leftovers(&self, next: &mut TenantRecord) -> Option<Adoption> {
@@ -17,10 +26,10 @@ impl Case<'_> {
         let is_deleting = matches!(next.life, Life::Deleting { .. });
         let others: Vec<&Held> = self.held.iter().copied().filter(|held| held.cell != owner).collect();
         for held in &others {
-            let wants_an_end = match held.role {
-                HeldRole::Redirect => held.has_copy,
-                HeldRole::Importing | HeldRole::Fenced | HeldRole::Owner => is_deleting,
-                HeldRole::Deleted | HeldRole::Nothing => false,
+            let wants_an_end = if is_deleting {
+                is_left_by_a_deletion(held)
+            } else {
+                held.role == HeldRole::Redirect && held.has_copy
             };
             let moves = next
                 .movement
@@ -35,17 +44,17 @@ impl Case<'_> {
             return found;
         }
         let captures = self.on(&owner).is_some_and(|held| held.captures);
+        let newest = self.on(&owner).map_or(MoveId(0), |held| held.move_id);
         let of_role = |role| others.iter().find(|held| held.role == role);
         if let Some(fenced) = of_role(HeldRole::Fenced) {
             // The owner serves already: what is left is to tell the other one.
-            let id = self.on(&owner).map_or(MoveId(0), |held| held.move_id);
-            let mut movement = self.new_move(id, &fenced.cell, &owner, Phase::Activate);
+            let mut movement = self.new_move(newest, &fenced.cell, &owner, Phase::Activate);
             movement.fenced_epoch = Some(fenced.epoch);
             next.movement = Some(movement);
             return Some(Adoption::CarriedOut);
         }
-        // Retiring a copy ends the capture for it.
-        let retires = next.retained.iter().any(|retained| !retained.retired);
+        // Retiring a copy ends the capture for it, and none of a later move.
+        let retires = next.retained.iter().any(|retained| !retained.retired && retained.move_id >= newest);
         let importing = of_role(HeldRole::Importing).map(|held| held.cell.clone());
         if importing.is_none() && (!captures || retires) {
             return found;

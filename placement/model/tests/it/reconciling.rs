@@ -1,8 +1,8 @@
 //! A restore of an older backup: what the cells hold is adopted before anything is moved.
 
 use cell_model::{
-    CellState, Change, Command, End, Epoch, Fleet, FleetHead, FleetView, Held, HeldRole, Life, Lineage, MoveId,
-    MoveOptions, OVERTAKEN, Phase, Rejected, Revision, TenantRecord, Uid, Verdict, judge, pending_effects,
+    CellState, Change, Command, End, Epoch, Event, Fleet, FleetHead, FleetView, Held, HeldRole, Life, Lineage,
+    MoveId, MoveOptions, OVERTAKEN, Phase, Rejected, Revision, TenantRecord, Uid, Verdict, judge, pending_effects,
 };
 
 use crate::world::{World, cell, move_to, new_cell, new_tenant, tenant};
@@ -217,10 +217,10 @@ fn what_contradicts_itself_is_refused_and_what_nobody_holds_is_left_alone() {
     let both = vec![held("a", &record, 1, HeldRole::Owner), held("b", &record, 2, HeldRole::Owner)];
     let refused = world.refused(Command::Adopt { tenant: tenant("t"), held: both });
     assert_eq!(refused.code(), "GRANTS_CONTRADICT");
-    // It was sent on to a cell that has not spoken.
-    let sent = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &record, 1, HeldRole::Redirect) };
+    // It was sent on to a cell that the store does not know: whoever makes it may hear it.
+    let sent = Held { sends_to: Some((cell("new"), Epoch(2))), ..held("a", &record, 1, HeldRole::Redirect) };
     let refused = world.refused(Command::Adopt { tenant: tenant("t"), held: vec![sent] });
-    assert!(refused.to_string().contains("cell b at epoch 2"), "{refused}");
+    assert!(refused.to_string().contains("cell new at epoch 2"), "{refused}");
     let unknown = held("elsewhere", &record, 1, HeldRole::Owner);
     let refused = world.refused(Command::Adopt { tenant: tenant("t"), held: vec![unknown] });
     assert_eq!(refused.code(), "CELL_UNKNOWN");
@@ -230,4 +230,186 @@ fn what_contradicts_itself_is_refused_and_what_nobody_holds_is_left_alone() {
     let verdict = adopt(&mut world, Vec::new());
     assert!(matches!(verdict, Verdict::Unheld { .. }), "{verdict:?}");
     assert_eq!(world.record("t"), record);
+}
+
+/// What comes of the move that is left to be done, with cells that refuse steps older than what they have heard of.
+fn settle(world: &mut World, said: &[Held], case: &str) -> TenantRecord {
+    assert_eq!(adopt(world, said.to_vec()), Verdict::Confirmed, "{case}: adopted once is adopted");
+    reconcile(world);
+    for _ in 0..20 {
+        let Some(movement) = world.record("t").movement else { break };
+        let newest = said.iter().map(|held| held.move_id).max().unwrap();
+        assert!(movement.id > newest, "{case}: cells answer STALE_ATTEMPT to {} after {newest}", movement.id);
+        world.advance();
+    }
+    let settled = world.record("t");
+    assert_eq!(settled.movement, None, "{case}");
+    settled
+}
+
+/// The backup is of one move to b; that one has ended, and another to c was under way at the loss.
+#[test]
+fn a_newer_move_than_the_backups_is_taken_away_by_one_above_both() {
+    use HeldRole::{Fenced, Importing, Owner};
+    for in_backup in [Phase::Preflight, Phase::Prepare, Phase::Backfill, Phase::Sync, Phase::Hold, Phase::Fenced] {
+        let mut backup = World::new();
+        let first = backup.moving(in_backup, MoveOptions::default());
+        let record = backup.record("t");
+        let second = MoveId(first.0 + 10);
+        let of_second = |held: Held| Held { move_id: second, ..held };
+        let capturing = Held { captures: true, ..of_second(held("a", &record, 1, Owner)) };
+        let fenced = Held { captures: true, ..of_second(held("a", &record, 1, Fenced)) };
+        let coming = of_second(held("c", &record, 1, Importing));
+        for (said, why, phase, target) in [
+            (vec![capturing.clone(), coming.clone()], "called-off", Phase::Cleanup, "c"),
+            (vec![capturing], "called-off", Phase::Cleanup, "a"),
+            (vec![fenced, coming], "given-back", Phase::Unfence, "c"),
+        ] {
+            let case = format!("backup in {in_backup}, {why}, {} heard", said.len());
+            let mut world = restored(&backup);
+            let Verdict::Adopt { why: found, .. } = adopt(&mut world, said.clone()) else { panic!("{case}") };
+            assert_eq!(found.as_str(), why, "{case}");
+            let End::Aborted { code, .. } = world.ended(first).end else { panic!("{case}: aborted") };
+            assert_eq!(code, OVERTAKEN);
+            let movement = world.movement("t");
+            assert_eq!((movement.phase, &movement.target), (phase, &cell(target)), "{case}");
+            assert_eq!(movement.acks.import_dropped, target == "a", "{case}: what is copied to is taken away");
+            assert!(!movement.acks.capture_stopped, "{case}: the owner keeps nothing for anybody");
+            assert_eq!(settle(&mut world, &said, &case).owner, cell("a"), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_move_after_the_one_that_had_cut_over_in_the_backup_is_called_off_and_the_first_has_completed() {
+    let mut backup = World::new();
+    let first = backup.moving(Phase::Soak, MoveOptions::default());
+    let record = backup.record("t");
+    let second = MoveId(first.0 + 10);
+    let left = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &record, 1, HeldRole::Redirect) };
+    let owner = Held { captures: true, move_id: second, ..held("b", &record, 2, HeldRole::Owner) };
+    let coming = Held { move_id: second, ..held("c", &record, 2, HeldRole::Importing) };
+    let said = vec![left.clone(), owner.clone(), coming];
+    let mut world = restored(&backup);
+    adopt(&mut world, said.clone());
+    assert_eq!(world.ended(first).end, End::Completed);
+    let settled = settle(&mut world, &said, "soak");
+    assert_eq!((&settled.owner, settled.epoch), (&cell("b"), Epoch(2)));
+    assert!(settled.retained_on(&cell("a")).is_some(), "the old copy is known");
+
+    // The first has ended in the backup, too: retiring its copy ends no capture of the second.
+    while backup.record("t").movement.is_some() {
+        backup.advance();
+    }
+    assert!(!backup.record("t").retained[0].retired);
+    let mut world = restored(&backup);
+    let said = vec![left, owner];
+    adopt(&mut world, said.clone());
+    assert_eq!((world.phase("t"), world.movement("t").source), (Phase::Cleanup, cell("b")));
+    settle(&mut world, &said, "retained");
+}
+
+#[test]
+fn a_lost_cell_that_tenants_were_moved_to_is_not_in_the_way() {
+    let mut truth = World::new();
+    let before = restored(&truth);
+    truth.moving(Phase::Soak, MoveOptions::default());
+    let after = restored(&truth);
+    let record = truth.record("t");
+    let said = || vec![Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &record, 1, HeldRole::Redirect) }];
+    let unheld = |verdict: Verdict| matches!(verdict, Verdict::Unheld { .. });
+
+    let mut world = before;
+    let Verdict::Adopt { why, .. } = adopt(&mut world, said()) else { panic!("COMMIT was decided") };
+    assert_eq!(why.as_str(), "moved");
+    let adopted = world.record("t");
+    assert_eq!((&adopted.owner, adopted.epoch, adopted.lineage), (&cell("b"), Epoch(2), Lineage(2)));
+    assert!(adopted.retained_on(&cell("a")).is_some(), "the copy that is left is known");
+    assert!(unheld(adopt(&mut world, said())), "and nobody serves it until that cell is back");
+    assert_eq!(world.record("t"), adopted);
+
+    let mut world = after;
+    let stands = world.record("t");
+    assert!(unheld(adopt(&mut world, said())), "the record says so already");
+    assert_eq!(world.record("t"), stands);
+
+    // Made since, and moved to the lost cell.
+    let held: Vec<Held> = said().into_iter().map(|held| Held { uid: Uid(99), ..held }).collect();
+    world.ok(Command::Adopt { tenant: tenant("new"), held });
+    let made = world.record("new");
+    assert_eq!((made.owner, made.epoch, made.uid, made.life), (cell("b"), Epoch(2), Uid(99), Life::Live));
+}
+
+#[test]
+fn a_rollback_whose_mapping_was_handed_out_before_the_old_owner_was_activated_is_carried_out() {
+    for in_backup in [None, Some(Phase::Sync), Some(Phase::Soak)] {
+        let (mut backup, mut truth) = (World::new(), World::new());
+        let of_backup = in_backup.map(|phase| backup.moving(phase, MoveOptions::default()));
+        let id = truth.moving(Phase::Soak, MoveOptions::default());
+        let record = truth.record("t");
+        let old = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &record, 1, HeldRole::Redirect) };
+        let fenced = Held { sends_to: Some((cell("a"), Epoch(3))), ..held("b", &record, 2, HeldRole::Redirect) };
+        let mut world = restored(&backup);
+        let Verdict::Adopt { why, ended, .. } = adopt(&mut world, vec![old.clone(), fenced.clone()]) else {
+            panic!("{in_backup:?}: COMMIT was decided")
+        };
+        assert_eq!((why.as_str(), ended), ("carried-out", None), "{in_backup:?}");
+        let movement = world.movement("t");
+        assert_eq!(
+            (movement.id, of_backup.unwrap_or(id)),
+            (id, id),
+            "a follows for that move, and owns for no other"
+        );
+        assert_eq!((movement.phase, &movement.source, &movement.target), (Phase::Activate, &cell("b"), &cell("a")));
+        assert_eq!(adopt(&mut world, vec![old.clone(), fenced.clone()]), Verdict::Confirmed, "{in_backup:?}");
+        reconcile(&mut world);
+        while world.record("t").movement.is_some() {
+            world.advance();
+        }
+        let settled = world.record("t");
+        assert_eq!((&settled.owner, settled.epoch), (&cell("a"), Epoch(3)), "{in_backup:?}");
+        assert_eq!(settled.retained_on(&cell("b")).map(|copy| copy.fenced_epoch), Some(Epoch(2)));
+
+        // A tombstone without a copy can own nothing.
+        let mut world = restored(&backup);
+        let empty = Held { has_copy: false, ..old };
+        let refused = world.refused(Command::Adopt { tenant: tenant("t"), held: vec![empty, fenced] });
+        assert_eq!(refused.code(), "GRANTS_CONTRADICT", "{in_backup:?}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_tenant_that_was_made_and_deleted_since_the_backup_is_deleted() {
+    let backup = World::new();
+    let gone = |name: &str, epoch, role| Held {
+        uid: Uid(99),
+        has_copy: false,
+        ..held(name, &backup.record("t"), epoch, role)
+    };
+    let deleted = gone("a", 3, HeldRole::Deleted);
+    let copy = Held { has_copy: true, ..gone("b", 2, HeldRole::Redirect) };
+    for (left, effects) in [
+        (vec![deleted.clone(), gone("b", 2, HeldRole::Redirect)], 0),
+        (vec![deleted.clone(), copy.clone()], 2),
+        (vec![deleted.clone(), copy, gone("c", 2, HeldRole::Importing)], 3),
+        (vec![deleted.clone(), Held { has_copy: true, ..gone("b", 3, HeldRole::Deleted) }], 2),
+        (vec![Held { has_copy: true, ..deleted }], 1),
+    ] {
+        let mut world = restored(&backup);
+        world.ok(Command::Adopt { tenant: tenant("new"), held: left.clone() });
+        let record = world.fleet.tenant(&tenant("new")).cloned();
+        assert_eq!(record.as_ref().map_or(0, |record| pending_effects(record).len()), effects, "{left:?}");
+        let Some(record) = record else { continue };
+        assert_eq!(
+            (record.life, record.epoch, record.uid),
+            (Life::Deleting { owner_revoked: false }, Epoch(3), Uid(99))
+        );
+        world.ok(Command::Adopt { tenant: tenant("new"), held: left.clone() });
+        assert_eq!(world.record("new"), record, "adopted once is adopted");
+        reconcile(&mut world);
+        for held in left {
+            world.tell("new", Event::Revoked { cell: held.cell }).unwrap();
+        }
+        assert_eq!(world.record("new").life, Life::Deleted);
+    }
 }

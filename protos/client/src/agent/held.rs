@@ -7,8 +7,8 @@ use cell_protos::{Malformed, v1};
 
 use crate::signed_from_wire;
 
-/// One page of an agent's description.
-pub(super) fn of_page(page: v1::DescribeResponse) -> Result<Vec<(TenantId, Held)>, Malformed> {
+/// One page of an agent's description, and whose it is.
+pub(super) fn of_page(page: v1::DescribeResponse) -> Result<(CellId, Vec<(TenantId, Held)>), Malformed> {
     let cell = CellId::new(&page.cell).map_err(|invalid| Malformed::new("cell", invalid.to_string()))?;
     let mut storage: BTreeMap<String, v1::TenantStorage> =
         page.storage.into_iter().map(|storage| (storage.tenant.clone(), storage)).collect();
@@ -19,7 +19,7 @@ pub(super) fn of_page(page: v1::DescribeResponse) -> Result<Vec<(TenantId, Held)
         let storage = storage.remove(&grant.tenant);
         all.push((tenant, held(&cell, grant, storage)?));
     }
-    Ok(all)
+    Ok((cell, all))
 }
 
 fn held(cell: &CellId, grant: v1::TenantGrant, storage: Option<v1::TenantStorage>) -> Result<Held, Malformed> {

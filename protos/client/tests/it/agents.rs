@@ -16,11 +16,13 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::silent::{self, SHORT};
 
 type Script = dyn Fn(&Step) -> Result<Answer, Status> + Send + Sync;
+type Describes = fn(&wire::DescribeRequest) -> wire::DescribeResponse;
 
 /// Answers each step as the test says, and keeps what was asked.
 #[derive(Clone)]
 struct FakeAgent {
     answer: Arc<Script>,
+    describes: Describes,
     asked: Arc<Mutex<Vec<wire::StepRequest>>>,
 }
 
@@ -52,18 +54,25 @@ impl AgentService for FakeAgent {
 
     async fn describe(
         &self,
-        _request: Request<wire::DescribeRequest>,
+        request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
-        Err(Status::unimplemented("not asked for in these tests"))
+        Ok(Response::new((self.describes)(request.get_ref())))
     }
 }
 
 async fn agent(
     answer: impl Fn(&Step) -> Result<Answer, Status> + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Vec<wire::StepRequest>>>) {
+    serve(answer, |_| wire::DescribeResponse::default()).await
+}
+
+async fn serve(
+    answer: impl Fn(&Step) -> Result<Answer, Status> + Send + Sync + 'static,
+    describes: Describes,
+) -> (String, Arc<Mutex<Vec<wire::StepRequest>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let agent = FakeAgent { answer: Arc::new(answer), asked: Arc::default() };
+    let agent = FakeAgent { answer: Arc::new(answer), describes, asked: Arc::default() };
     let asked = Arc::clone(&agent.asked);
     let server = tonic::transport::Server::builder().add_service(AgentServiceServer::new(agent));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
@@ -172,4 +181,35 @@ async fn an_answer_to_another_question_is_an_unknown_outcome() {
     let (address, _) = agent(move |_| Ok(Answer::Digest(other_cut.clone()))).await;
     let unknown = pool().digest_at(&address, &context(), Seq(8), Duration::from_millis(50)).await.unwrap_err();
     assert!(matches!(&unknown, StepError::Unknown { reason, .. } if reason.contains('7')), "{unknown:?}");
+}
+
+/// A page of `cell`: full, so that another is asked for, or empty.
+fn page(cell: &str, is_full: bool) -> wire::DescribeResponse {
+    let grant = |number: usize| wire::TenantGrant {
+        tenant: format!("t-{number:04}"),
+        uid: 1,
+        epoch: 1,
+        role: wire::Role::Owner.into(),
+        ..wire::TenantGrant::default()
+    };
+    let grants = (0..if is_full { 1_000 } else { 0 }).map(grant).collect();
+    wire::DescribeResponse { cell: cell.into(), grants, ..wire::DescribeResponse::default() }
+}
+
+async fn what_is_held(describes: Describes) -> Result<(CellId, usize), StepError> {
+    let (address, _) = serve(|_| Ok(position(1)), describes).await;
+    pool().held(&address).await.map(|(cell, held)| (cell, held.len()))
+}
+
+#[tokio::test]
+async fn what_a_cell_holds_comes_with_its_name_also_where_it_is_nothing() {
+    let c1 = CellId::new("c1").unwrap();
+    assert_eq!(what_is_held(|_| page("c1", false)).await, Ok((c1.clone(), 0)));
+    assert_eq!(what_is_held(|request| page("c1", request.after.is_empty())).await, Ok((c1, 1_000)));
+    let two =
+        what_is_held(|request| page(if request.after.is_empty() { "c1" } else { "c2" }, request.after.is_empty()));
+    let StepError::Unknown { reason, .. } = two.await.unwrap_err() else { panic!("nobody knows whose it is") };
+    assert!(reason.contains("different cells"), "{reason}");
+    let nameless = what_is_held(|_| page("", false)).await.unwrap_err();
+    assert!(matches!(nameless, StepError::Unknown { .. }), "{nameless:?}");
 }
