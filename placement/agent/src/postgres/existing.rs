@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use cell_model::TenantId;
 use cell_protos::v1 as wire;
 use tokio_postgres::Client;
 
@@ -11,8 +10,10 @@ use super::cell::Cell;
 use super::fault::Fault;
 use super::sql::ident;
 
-/// Names that are told.
-const STRANGERS_MAX: usize = 10_000;
+/// Names that are told, and writers.
+const TOLD_MAX: usize = 10_000;
+/// One more says that there are more.
+const ASKED_MAX: usize = TOLD_MAX + 1;
 /// How long one question may take: an index that begins with the tenant answers it at once.
 const PATIENCE: &str = "SET statement_timeout = '3s'";
 
@@ -23,29 +24,25 @@ pub(super) async fn look(cell: &Cell) -> Result<wire::Existing, Fault> {
     let catalogue = Catalogue::read(&client, &cell.database.options).await?;
     let mut strangers = BTreeSet::new();
     for table in &catalogue.tables {
-        for tenant in tenants_in(&client, &catalogue, table).await? {
-            let known = TenantId::new(&tenant).is_ok_and(|id| is_known(cell, &id));
-            if !known {
-                strangers.insert(tenant);
-            }
-        }
+        strangers.extend(strangers_in(&client, &catalogue, table).await?);
     }
-    let more_strangers = strangers.len() > STRANGERS_MAX;
+    let mut observed = observed(&client).await?;
+    let (more_strangers, more_observed) = (strangers.len() > TOLD_MAX, observed.len() > TOLD_MAX);
+    observed.truncate(TOLD_MAX);
     Ok(wire::Existing {
-        strangers: strangers.into_iter().take(STRANGERS_MAX).collect(),
+        strangers: strangers.into_iter().take(TOLD_MAX).collect(),
         more_strangers,
         observes: cell.database.options.observe,
-        observed: observed(&client).await?,
+        observed,
+        more_observed,
         sequences: sequences(&client, &catalogue).await?,
     })
 }
 
-fn is_known(cell: &Cell, tenant: &TenantId) -> bool {
-    cell.get(tenant).is_some_and(|tenant| tenant.lock().control.is_some())
-}
-
-/// Who has rows in a table: from each tenant straight to the next one, not through all the rows.
-async fn tenants_in(client: &Client, catalogue: &Catalogue, table: &Table) -> Result<Vec<String>, Fault> {
+/// Tenants with rows in a table that the cell was never granted: from each tenant straight to the next one, not through
+/// all the rows. Those that it knows are left out before they are counted, or they would hide the others. Asked row by
+/// row and not joined, so that it ends with the last one that is told.
+async fn strangers_in(client: &Client, catalogue: &Catalogue, table: &Table) -> Result<Vec<String>, Fault> {
     let (name, column) = (catalogue.qualified(table), ident(&catalogue.tenant_column));
     let sql = format!(
         "WITH RECURSIVE found AS ( \
@@ -53,16 +50,19 @@ async fn tenants_in(client: &Client, catalogue: &Catalogue, table: &Table) -> Re
            UNION ALL \
            SELECT (SELECT n.{column} FROM {name} AS n WHERE n.{column} > found.who ORDER BY n.{column} LIMIT 1) \
              FROM found WHERE found.who IS NOT NULL) \
-         SELECT who::text FROM found WHERE who IS NOT NULL LIMIT {}",
-        2 * STRANGERS_MAX
+         SELECT who::text FROM found \
+          WHERE who IS NOT NULL AND (SELECT c.tenant FROM cellway.controls AS c WHERE c.tenant = who::text) IS NULL \
+          LIMIT {ASKED_MAX}"
     );
     Ok(client.query(&sql, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
+/// First writers of tenants that the cell has not been granted since, either.
 async fn observed(client: &Client) -> Result<Vec<wire::ObservedWriter>, Fault> {
     let sql = format!(
-        "SELECT tenant, (extract(epoch FROM first_at) * 1000)::bigint, writer FROM cellway.observed \
-         ORDER BY tenant LIMIT {STRANGERS_MAX}"
+        "SELECT tenant, (extract(epoch FROM first_at) * 1000)::bigint, writer FROM cellway.observed AS o \
+          WHERE NOT EXISTS (SELECT 1 FROM cellway.controls AS c WHERE c.tenant = o.tenant) \
+          ORDER BY tenant LIMIT {ASKED_MAX}"
     );
     let one = |row: &tokio_postgres::Row| wire::ObservedWriter {
         tenant: row.get(0),

@@ -203,6 +203,9 @@ fn of_database(
         );
         judged.notes.push(found("UNLISTED_WRITERS", reason));
     }
+    if let Some(reason) = untold(cell, existing) {
+        judged.notes.push(found("NOT_ALL_TOLD", reason));
+    }
     if existing.observes {
         let reason = format!(
             "{cell} observes: writers of tenants that nobody has granted are let in; start its agent without \
@@ -213,6 +216,25 @@ fn of_database(
         let reason = format!("{cell} enforces: writers of tenants that are not adopted yet are refused");
         judged.notes.push(found("ENFORCES", reason));
     }
+}
+
+/// What a cell has more of than it tells: what is concluded from the rest is not the whole truth.
+fn untold(cell: &str, existing: &wire::Existing) -> Option<String> {
+    let (strangers, observed) = (existing.strangers.len(), existing.observed.len());
+    let told = match (existing.more_strangers, existing.more_observed) {
+        (false, false) => return None,
+        (true, false) => format!("more tenants with rows than the {strangers} that it tells"),
+        (false, true) => format!("more writers than the {observed} that it tells"),
+        (true, true) => {
+            format!(
+                "more tenants with rows than the {strangers} and more writers than the {observed} that it tells"
+            )
+        }
+    };
+    Some(format!(
+        "{cell} has {told}: of the others it is not known whether they stand in a line, or have rows in another \
+         cell, too; adopt those that are told, then ask again"
+    ))
 }
 
 #[cfg(test)]
@@ -329,5 +351,26 @@ mod tests {
         let judged = judge(&manifest::read("acme,c1\n").unwrap(), &ground);
         let note = judged.notes.iter().find(|note| note.code == "UNLISTED_WRITERS").unwrap();
         assert!(note.reason.contains("cron (psql x)"), "{note}");
+    }
+
+    #[test]
+    fn a_cell_that_has_more_than_it_tells_is_noted_even_where_all_that_it_tells_is_listed() {
+        let mut ground = ground();
+        let noted = |ground: &Ground| {
+            let judged = judge(&manifest::read("acme,c1\n").unwrap(), ground);
+            judged.notes.into_iter().find(|note| note.code == "NOT_ALL_TOLD").map(|note| note.reason)
+        };
+        assert_eq!(noted(&ground), None);
+        for (more_strangers, more_observed, word) in [
+            (true, false, "than the 1 that"),
+            (false, true, "more writers than the 0"),
+            (true, true, "and more writers"),
+        ] {
+            let strangers = vec!["acme".to_owned()];
+            let told = wire::Existing { strangers, more_strangers, more_observed, ..wire::Existing::default() };
+            ground.existing.insert("c1".into(), Ok(Some(told)));
+            let reason = noted(&ground).unwrap();
+            assert!(reason.starts_with("c1 has more") && reason.contains(word), "{reason}");
+        }
     }
 }

@@ -56,7 +56,38 @@ async fn a_cell_that_observes_lets_in_and_notes_writers_of_tenants_that_it_was_n
     assert_eq!(code(&refused), "NOT_OWNER");
     client.batch_execute(&insert("t-1")).await.unwrap();
     let told = ground.pool.existing(&a.agent).await.unwrap().unwrap();
-    assert!(!told.observes && told.observed.len() == 2, "{told:?}");
+    assert!(!told.observes && !told.more_observed, "{told:?}");
+    let noted: Vec<&str> = told.observed.iter().map(|noted| noted.tenant.as_str()).collect();
+    assert_eq!(noted, ["t-3"], "one that has been granted since is none any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_behind_more_known_tenants_than_are_told_are_found_and_more_than_are_told_are_said() {
+    let ground = Ground::new();
+    let a = observing(&ground).await;
+    let client = a.session().await;
+    let many = |name: &str, number: u32| {
+        format!(
+            "SET session_replication_role = replica; \
+             INSERT INTO accounts (tenant_id, name) SELECT '{name}-' || n, 'n' FROM generate_series(1, {number}) n; \
+             INSERT INTO cellway.observed (tenant, writer) SELECT '{name}-' || n, 'w' FROM generate_series(1, {number}) n"
+        )
+    };
+    client.batch_execute(&many("known", 20_100)).await.unwrap();
+    let grant_all = "INSERT INTO cellway.controls (tenant, control) \
+                     SELECT tenant, '' FROM cellway.observed WHERE tenant LIKE 'known-%'";
+    client.batch_execute(grant_all).await.unwrap();
+    client.batch_execute(&many("z", 3)).await.unwrap();
+    let told = ground.pool.existing(&a.agent).await.unwrap().unwrap();
+    assert!(!told.more_strangers && !told.more_observed);
+    assert_eq!(told.strangers, ["t-1", "z-1", "z-2", "z-3"]);
+    let noted: Vec<&str> = told.observed.iter().map(|noted| noted.tenant.as_str()).collect();
+    assert_eq!(noted, ["z-1", "z-2", "z-3"]);
+
+    client.batch_execute(&many("y", 10_000)).await.unwrap();
+    let told = ground.pool.existing(&a.agent).await.unwrap().unwrap();
+    assert!(told.more_strangers && told.more_observed);
+    assert_eq!((told.strangers.len(), told.observed.len()), (10_000, 10_000));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
