@@ -45,6 +45,9 @@ pub(crate) struct Granted {
     pub(crate) mapping: Option<SignedMapping>,
 }
 
+/// What a cell is to a tenant and what it keeps of it, at one moment.
+pub(crate) type Said = (wire::TenantGrant, wire::TenantStorage);
+
 /// What the parts of an agent share, whatever driver it has.
 pub(crate) struct Surroundings {
     pub(crate) here: CellId,
@@ -95,6 +98,10 @@ pub(crate) trait Driver: Send + Sync + 'static {
         tenant: Option<&'a TenantId>,
         counted: bool,
     ) -> BoxFuture<'a, Vec<wire::TenantStorage>>;
+
+    /// What the cell is to tenants with names behind `after`, by name, at most `most`, as it is durable. Once a newer
+    /// leader is known, a step of an older one either is in what is said here or is refused.
+    fn page<'a>(&'a self, after: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Said>, Refusal>>;
 
     /// What the database has, whether Cellway knows it or not; nothing of a store that is Cellway's own.
     fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {

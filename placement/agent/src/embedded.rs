@@ -7,14 +7,16 @@ use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
 
 use crate::capture::digest_to_wire;
-use crate::driver::{Driver, Granted, Responses, Sender, Surroundings};
+use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
+use crate::durable::Ticket;
 use crate::error::AgentError;
 use crate::refusal::Refusal;
-use crate::tenant::Tenant;
+use crate::tenant::Core;
 use crate::tenants::Tenants;
 use crate::{follow, steps};
 
@@ -68,7 +70,26 @@ impl Driver for Tenants {
         _counted: bool,
     ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
-        Box::pin(async move { tenants.iter().filter_map(|tenant| storage(tenant)).collect() })
+        Box::pin(async move { tenants.iter().filter_map(|tenant| storage(&tenant.id, &tenant.lock())).collect() })
+    }
+
+    fn page<'a>(&'a self, after: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Said>, Refusal>> {
+        Box::pin(async move {
+            let (mut said, mut last) = (Vec::new(), Ticket::default());
+            for tenant in self.behind(after) {
+                if said.len() == most {
+                    break;
+                }
+                let core = tenant.lock();
+                last = last.max(core.ticket);
+                let now = Instant::now();
+                let grant = core.posted(now).map(|posted| posted.to_wire(&tenant.id, now));
+                said.extend(grant.zip(storage(&tenant.id, &core)));
+            }
+            // What was said is not taken back by a crash.
+            self.wait(last).await?;
+            Ok(said)
+        })
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {
@@ -79,8 +100,7 @@ impl Driver for Tenants {
     }
 }
 
-fn storage(tenant: &Tenant) -> Option<wire::TenantStorage> {
-    let core = tenant.lock();
+fn storage(tenant: &TenantId, core: &Core) -> Option<wire::TenantStorage> {
     let control = core.control()?;
     let position = core.position().cloned().unwrap_or_default();
     let captured = match &control.capture {
@@ -90,7 +110,7 @@ fn storage(tenant: &Tenant) -> Option<wire::TenantStorage> {
     let follows = control.follow.is_some();
     let applied_seq = if follows { position.seq.get() } else { 0 };
     Some(wire::TenantStorage {
-        tenant: tenant.id.to_string(),
+        tenant: tenant.to_string(),
         uid: control.uid.get(),
         rows: position.digest.rows,
         bytes: position.bytes,

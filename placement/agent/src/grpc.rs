@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::{self, Driver, Surroundings};
+use crate::refusal::Refusal;
 
 const HELLO_MAX: Duration = Duration::from_secs(5);
 
@@ -96,31 +97,19 @@ impl AgentService for Service {
         request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
         let wire::DescribeRequest { tenant: name, uncounted, existing, after, most } = request.into_inner();
-        let mut grants = self.around().board.grants();
-        if name.is_empty() && most > 0 {
-            grants.retain(|grant| grant.tenant > after);
-            grants.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-        }
-        let storage = if name.is_empty() && most > 0 {
-            let mut storage = Vec::with_capacity(grants.len());
-            for grant in &grants {
-                let id = TenantId::new(&grant.tenant).map_err(|invalid| Status::internal(invalid.to_string()))?;
-                storage.extend(self.driver.storage(Some(&id), false).await);
-            }
-            storage
+        let unavailable = |refusal: Refusal| Status::unavailable(format!("{}: {}", refusal.code, refusal.reason));
+        let (grants, storage) = if name.is_empty() && most > 0 {
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            self.driver.page(&after, most).await.map_err(unavailable)?.into_iter().unzip()
         } else if name.is_empty() {
-            self.driver.storage(None, !uncounted).await
+            (self.around().board.grants(), self.driver.storage(None, !uncounted).await)
         } else {
             let id = TenantId::new(&name).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+            let mut grants = self.around().board.grants();
             grants.retain(|grant| grant.tenant == name);
-            self.driver.storage(Some(&id), !uncounted).await
+            (grants, self.driver.storage(Some(&id), !uncounted).await)
         };
-        let existing = if existing {
-            let found = self.driver.existing().await;
-            found.map_err(|refusal| Status::unavailable(format!("{}: {}", refusal.code, refusal.reason)))?
-        } else {
-            None
-        };
+        let existing = if existing { self.driver.existing().await.map_err(unavailable)? } else { None };
         Ok(Response::new(wire::DescribeResponse {
             cell: self.around().here.to_string(),
             generation: self.around().generation.get(),

@@ -249,7 +249,7 @@ impl Core {
         }
     }
 
-    fn posted(&self, now: Instant) -> Option<Posted> {
+    pub(crate) fn posted(&self, now: Instant) -> Option<Posted> {
         let control = self.control.as_ref()?;
         let hold = self.holds.standing(now).map(|hold| (hold.id, hold.deadline));
         let (role, hold) = match control.role {

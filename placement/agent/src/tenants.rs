@@ -101,6 +101,12 @@ impl Tenants {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Those with names behind `after`, by name.
+    pub(crate) fn behind(&self, after: &str) -> Vec<Arc<Tenant>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter(|tenant| tenant.id.as_str() > after).cloned().collect()
+    }
+
     /// Tells the gates what this cell is to the tenant now, and wakes whoever waits for it.
     pub(crate) fn post(&self, tenant: &Tenant, core: &crate::tenant::Core) {
         #[cfg(feature = "planted")]

@@ -107,15 +107,23 @@ fn script(view: &IdsView) -> String {
         text.push_str(&format!("-- look at this first: {finding}\n"));
     }
     if view.sql.is_empty() {
-        return text + "-- nothing is to be done\n";
+        let done =
+            if view.findings.is_empty() { "-- nothing is to be done\n" } else { "-- no statement helps here\n" };
+        return text + done;
     }
     text + "BEGIN;\n" + &view.sql.join("\n") + "\nCOMMIT;\n"
 }
 
-/// The residue that all of a cell's sequences have.
+/// One that counts downwards is left alone: nothing here is for it, and it does not speak for the cell.
+const fn counts_upwards(sequence: &SequenceStanding) -> bool {
+    sequence.increment > 0
+}
+
+/// The residue that all of a cell's sequences have that count upwards.
 fn residue(sequences: &[SequenceStanding], stride: i64) -> Option<i64> {
     let residues: BTreeSet<Option<i64>> = sequences
         .iter()
+        .filter(|sequence| counts_upwards(sequence))
         .map(|sequence| (sequence.increment == stride).then(|| sequence.last_value.rem_euclid(stride)))
         .collect();
     match residues.into_iter().collect::<Vec<_>>().as_slice() {
@@ -145,17 +153,23 @@ fn assign(cells: &BTreeMap<String, Vec<SequenceStanding>>, wanted: Wanted) -> Re
         let ready = kept.get(cell.as_str()).copied();
         let residue = ready.or_else(|| free.next()).ok_or(cells.len())?;
         let (mut sql, mut findings) = (Vec::new(), Vec::new());
-        for sequence in sequences.iter().filter(|_| ready.is_none()) {
+        let (upwards, downwards): (Vec<_>, Vec<_>) =
+            sequences.iter().partition(|sequence| counts_upwards(sequence));
+        for sequence in upwards.iter().filter(|_| ready.is_none()) {
             let from = beyond.get(sequence.name.as_str()).copied().unwrap_or_default();
             match statement(sequence, residue, stride, from) {
                 Ok(statement) => sql.push(statement),
                 Err(finding) => findings.push(finding),
             }
         }
-        let state = match (ready, sequences.is_empty()) {
-            (Some(_), _) => "ready",
-            (None, true) => "no sequences",
-            (None, false) => "to be changed",
+        findings.extend(downwards.iter().map(|sequence| {
+            format!("{} counts downwards: change it by hand, or let it count upwards", sequence.name)
+        }));
+        let state = match (ready, upwards.is_empty(), downwards.is_empty()) {
+            (Some(_), ..) => "ready",
+            (None, true, true) => "no sequences",
+            (None, true, false) => "by hand",
+            (None, false, _) => "to be changed",
         };
         views.push(IdsView {
             cell: cell.clone(),
@@ -173,7 +187,7 @@ fn assign(cells: &BTreeMap<String, Vec<SequenceStanding>>, wanted: Wanted) -> Re
 /// For each sequence, by name: what no cell has handed out, with room for what is handed out meanwhile.
 fn beyond(cells: &BTreeMap<String, Vec<SequenceStanding>>, headroom: i64) -> BTreeMap<&str, i64> {
     let mut beyond: BTreeMap<&str, i64> = BTreeMap::new();
-    for sequence in cells.values().flatten() {
+    for sequence in cells.values().flatten().filter(|sequence| counts_upwards(sequence)) {
         let reached = beyond.entry(&sequence.name).or_default();
         *reached = (*reached).max(sequence.last_value.saturating_add(headroom));
     }
@@ -182,9 +196,6 @@ fn beyond(cells: &BTreeMap<String, Vec<SequenceStanding>>, headroom: i64) -> BTr
 
 fn statement(sequence: &SequenceStanding, residue: i64, stride: i64, beyond: i64) -> Result<String, String> {
     let name = &sequence.name;
-    if sequence.increment < 0 {
-        return Err(format!("{name} counts downwards: change it by hand, or let it count upwards"));
-    }
     let step = (residue - (beyond + 1)).rem_euclid(stride);
     let next = beyond.checked_add(1 + step).filter(|next| *next <= sequence.max_value);
     let next = next.ok_or_else(|| {
@@ -265,6 +276,32 @@ mod tests {
         assert!(views[0].sql.is_empty());
         assert!(views[0].findings[0].contains("bigint") && views[0].findings[1].contains("downwards"));
         assert!(script(&views[0]).contains("-- look at this first: orders"));
+    }
+
+    #[test]
+    fn a_sequence_that_counts_downwards_leaves_its_cell_ready_and_keeps_its_residue_taken() {
+        let there = cells(&[
+            ("a", &[sequence("orders", 8, 1_705), sequence("items", -1, -5)]),
+            ("b", &[sequence("orders", 1, 5)]),
+            ("c", &[sequence("items", -8, -5)]),
+        ]);
+        let views = assign(&there, WANTED).unwrap();
+        assert_eq!((views[0].state, views[0].residue, views[0].sql.len()), ("ready", 1, 0));
+        assert!(views[0].findings[0].contains("items counts downwards"));
+        assert_eq!((views[1].state, views[1].residue), ("to be changed", 2));
+        assert_eq!((views[2].state, views[2].sql.len(), views[2].findings.len()), ("by hand", 0, 1));
+        assert!(script(&views[2]).ends_with("-- no statement helps here\n"));
+    }
+
+    #[test]
+    fn a_cell_that_is_changed_beside_one_that_counts_downwards_is_ready_when_asked_again() {
+        let downwards = || sequence("items", -1, -5);
+        let before = cells(&[("a", &[sequence("orders", 1, 700), downwards()])]);
+        let sql = assign(&before, WANTED).unwrap().remove(0).sql;
+        assert_eq!(sql, ["ALTER SEQUENCE orders INCREMENT BY 8 RESTART WITH 1705;"]);
+        let after = cells(&[("a", &[sequence("orders", 8, 1_705), downwards()])]);
+        let view = assign(&after, WANTED).unwrap().remove(0);
+        assert_eq!((view.state, view.residue, view.sql.len()), ("ready", 1, 0));
     }
 
     #[test]

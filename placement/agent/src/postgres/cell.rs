@@ -11,21 +11,23 @@ use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
 use cell_trust::TrustedKeys;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Status, Streaming};
 
+use super::captures::Standing;
 use super::catalogue::Catalogue;
 use super::connect::Database;
 use super::fault::Fault;
 use super::options::DatabaseOptions;
 use super::replication::Replication;
-use super::tenant::Tenant;
+use super::tenant::{Core, Tenant};
 use super::{feed, follower, install, records, steps};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
-use crate::driver::{Driver, Granted, Responses, Sender, Surroundings};
+use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
 use crate::error::AgentError;
 use crate::options::Limits;
 use crate::record::{AgentRecord, Role};
@@ -141,6 +143,28 @@ impl Cell {
 
     fn all(&self) -> Vec<Arc<Tenant>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Those with names behind `after`, by name; also those that a step has only begun to make something of.
+    fn behind(&self, after: &str) -> Vec<Arc<Tenant>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter(|tenant| tenant.id.as_str() > after).cloned().collect()
+    }
+
+    /// After a change whose outcome is not known, the database is asked what it has. For whoever has the turn.
+    pub(crate) async fn refresh(&self, tenant: &Tenant) -> Result<(), Refusal> {
+        if !tenant.lock().doubted {
+            return Ok(());
+        }
+        let client = self.database.client().await?;
+        let found = records::load_one(&client, &tenant.id).await?;
+        {
+            let mut core = tenant.lock();
+            (core.control, core.copied) = found.map_or((None, None), |(control, copied)| (Some(control), copied));
+            core.doubted = false;
+        }
+        self.post(tenant);
+        Ok(())
     }
 
     /// Tells the gates what this cell is to the tenant now, and wakes whoever waits for it.
@@ -294,6 +318,26 @@ impl Driver for Cell {
         })
     }
 
+    fn page<'a>(&'a self, after: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Said>, Refusal>> {
+        Box::pin(async move {
+            let mut said = Vec::new();
+            for tenant in self.behind(after) {
+                if said.len() == most {
+                    break;
+                }
+                // A step asks for its leader and has its change committed in one turn: it is over now, or will be refused.
+                let _turn = tenant.turn.lock().await;
+                self.refresh(&tenant).await?;
+                let standing = self.standing(&tenant.id);
+                let core = tenant.lock();
+                let now = Instant::now();
+                let grant = core.posted(now).map(|posted| posted.to_wire(&tenant.id, now));
+                said.extend(grant.zip(storage_in(&tenant.id, &core, standing)));
+            }
+            Ok(said)
+        })
+    }
+
     fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {
         Box::pin(async move { Ok(Some(super::existing::look(self).await?)) })
     }
@@ -334,36 +378,40 @@ impl Cell {
         Ok(())
     }
 
-    fn storage_of(&self, tenant: &Tenant) -> Option<wire::TenantStorage> {
-        let standing = self.replication.captures().standing(&tenant.id).and_then(Result::ok);
-        let core = tenant.lock();
-        let control = core.control.as_ref()?;
-        let follows = control.follow.is_some();
-        let last = match control.role {
-            Role::Owner | Role::Fenced { .. } => standing.map_or(Seq(0), |standing| standing.last),
-            _ => core.applied(),
-        };
-        Some(wire::TenantStorage {
-            tenant: tenant.id.to_string(),
-            uid: control.uid.get(),
-            rows: core.counted.0,
-            bytes: core.counted.1,
-            last_seq: last.get(),
-            applied_seq: if follows { core.applied().get() } else { 0 },
-            digest: Some(digest_to_wire(core.digest)),
-            captured: standing.map_or(0, |standing| standing.kept as u64),
-            copied_rows: core.progress.copied.0,
-            copied_bytes: core.progress.copied.1,
-            // Positions in the log are bytes of it.
-            lag_bytes: if follows {
-                core.progress.source_seq.get().saturating_sub(core.applied().get())
-            } else {
-                0
-            },
-            lag_ms: if follows { core.progress.lag_ms() } else { 0 },
-            move_id: control.move_id.0,
-            has_copy: core.has_copy(),
-            captures: control.capture.is_some(),
-        })
+    /// Where the capture stands: asked before the tenant's lock is taken, never under it.
+    fn standing(&self, tenant: &TenantId) -> Option<Standing> {
+        self.replication.captures().standing(tenant).and_then(Result::ok)
     }
+
+    fn storage_of(&self, tenant: &Tenant) -> Option<wire::TenantStorage> {
+        let standing = self.standing(&tenant.id);
+        storage_in(&tenant.id, &tenant.lock(), standing)
+    }
+}
+
+fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Option<wire::TenantStorage> {
+    let control = core.control.as_ref()?;
+    let follows = control.follow.is_some();
+    let last = match control.role {
+        Role::Owner | Role::Fenced { .. } => standing.map_or(Seq(0), |standing| standing.last),
+        _ => core.applied(),
+    };
+    Some(wire::TenantStorage {
+        tenant: tenant.to_string(),
+        uid: control.uid.get(),
+        rows: core.counted.0,
+        bytes: core.counted.1,
+        last_seq: last.get(),
+        applied_seq: if follows { core.applied().get() } else { 0 },
+        digest: Some(digest_to_wire(core.digest)),
+        captured: standing.map_or(0, |standing| standing.kept as u64),
+        copied_rows: core.progress.copied.0,
+        copied_bytes: core.progress.copied.1,
+        // Positions in the log are bytes of it.
+        lag_bytes: if follows { core.progress.source_seq.get().saturating_sub(core.applied().get()) } else { 0 },
+        lag_ms: if follows { core.progress.lag_ms() } else { 0 },
+        move_id: control.move_id.0,
+        has_copy: core.has_copy(),
+        captures: control.capture.is_some(),
+    })
 }

@@ -119,20 +119,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// After a change whose outcome is not known, the database is asked what it has.
+    /// As [`Cell::refresh`].
     async fn refresh(&self) -> Result<(), Refusal> {
-        if !self.tenant.lock().doubted {
-            return Ok(());
-        }
-        let client = self.cell.database.client().await?;
-        let found = records::load_one(&client, &self.tenant.id).await?;
-        {
-            let mut core = self.tenant.lock();
-            (core.control, core.copied) = found.map_or((None, None), |(control, copied)| (Some(control), copied));
-            core.doubted = false;
-        }
-        self.cell.post(&self.tenant);
-        Ok(())
+        self.cell.refresh(&self.tenant).await
     }
 
     /// What the database has now.

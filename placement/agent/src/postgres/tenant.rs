@@ -110,8 +110,15 @@ impl Core {
 
     /// Tells the gates what this cell is to the tenant now.
     pub(crate) fn post(&self, tenant: &TenantId, board: &Board) {
-        let Some(control) = &self.control else { return };
-        let hold = self.holds.standing(Instant::now()).map(|hold| (hold.id, hold.deadline));
+        if let Some(posted) = self.posted(Instant::now()) {
+            board.post(tenant, posted);
+        }
+    }
+
+    /// What this cell is to the tenant, as gates see it.
+    pub(crate) fn posted(&self, now: Instant) -> Option<Posted> {
+        let control = self.control.as_ref()?;
+        let hold = self.holds.standing(now).map(|hold| (hold.id, hold.deadline));
         let (role, hold) = match control.role {
             Role::Nothing => (wire::Role::None, None),
             Role::Owner if hold.is_some() => (wire::Role::Holding, hold),
@@ -122,7 +129,7 @@ impl Core {
             Role::Deleted => (wire::Role::Deleted, None),
         };
         let mapping = control.mapping.clone().filter(|_| role == wire::Role::Redirect);
-        board.post(tenant, Posted { uid: control.uid, epoch: control.epoch, role, hold, mapping });
+        Some(Posted { uid: control.uid, epoch: control.epoch, role, hold, mapping })
     }
 }
 

@@ -9,3 +9,4 @@ mod moving;
 mod preflight;
 mod server;
 mod surviving;
+mod telling;
