@@ -43,11 +43,11 @@ async fn a_step_of_an_older_leader_that_is_under_way_is_in_what_the_cell_says_an
     let early = tokio::time::timeout(Duration::from_millis(300), &mut said).await;
     assert!(early.is_err(), "said before the step was over: {early:?}");
     other.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(roles(&said.await.unwrap()), [("t-1".to_owned(), HeldRole::Owner, Epoch(1))]);
+    assert_eq!(roles(&said.await.unwrap().1), [("t-1".to_owned(), HeldRole::Owner, Epoch(1))]);
     grant.await.unwrap().unwrap();
 
     // Whatever the older leader asks for now changes nothing of what was said.
     assert_eq!(refused(ground.pool.revoke(&a.agent, &outside(1)).await), "STALE_TERM");
     let said = ground.pool.held(&a.agent).await.unwrap();
-    assert_eq!(roles(&said), [("t-1".to_owned(), HeldRole::Owner, Epoch(1))]);
+    assert_eq!(roles(&said.1), [("t-1".to_owned(), HeldRole::Owner, Epoch(1))]);
 }
