@@ -13,7 +13,7 @@ mod manifest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, wire};
+use cell_client::{AgentOptions, AgentPool, wire};
 use cell_model::{CellRecord, NewTenant, TenantId};
 use futures::StreamExt as _;
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::cli::{Adopt, Output};
 use crate::commands::Control;
 use crate::console;
 use crate::failure::{Exit, Failure};
+use crate::pages::all;
 use crate::view::API_VERSION;
 use judge::{Ground, Judged, Standing};
 use manifest::Entry;
@@ -101,21 +102,6 @@ pub(crate) async fn existing<'a>(
         }
     });
     futures::future::join_all(ask).await.into_iter().collect()
-}
-
-pub(crate) async fn all<T, F>(page: impl Fn(ListOptions) -> F) -> Result<Vec<T>, ClientError>
-where
-    F: Future<Output = Result<Page<T>, ClientError>>,
-{
-    let (mut items, mut options) = (Vec::new(), ListOptions::default());
-    loop {
-        let part = page(options.clone()).await?;
-        items.extend(part.items);
-        if part.next_page_token.is_empty() {
-            return Ok(items);
-        }
-        options.page_token = part.next_page_token;
-    }
 }
 
 fn tell(control: &Control, judged: &Judged, dry_run: bool) {

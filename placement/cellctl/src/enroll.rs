@@ -7,11 +7,11 @@ use cell_control::Authority;
 use cell_model::{CellRecord, NewCell};
 use cell_trust::{Principal, Role};
 
-use crate::adopt::all;
 use crate::cli::Enroll;
 use crate::commands::Control;
 use crate::console;
 use crate::failure::{Exit, Failure};
+use crate::pages::all;
 use crate::view::CellView;
 
 pub(crate) async fn run(control: Control, asked: Enroll) -> Result<Exit, Failure> {

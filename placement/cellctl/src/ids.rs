@@ -10,11 +10,12 @@ use cell_client::wire::SequenceStanding;
 use cell_model::CellId;
 use serde::Serialize;
 
-use crate::adopt::{all, existing};
+use crate::adopt::existing;
 use crate::cli::Output;
 use crate::commands::Control;
 use crate::console;
 use crate::failure::{Exit, Failure};
+use crate::pages::all;
 use crate::view::View;
 
 /// How ids are to be told apart.

@@ -19,6 +19,7 @@ mod failure;
 mod follow;
 mod host;
 mod ids;
+mod pages;
 mod plan;
 mod proof;
 pub mod render;

@@ -379,17 +379,18 @@ fn move_tenant(
     require(waiting < limit, || Rejected::MoveLimit { limit })?;
 
     let mut record = before.clone();
-    record.movement = Some(new_move(before, target, options, stamp));
+    record.movement = Some(new_move(&before.owner, target, options, stamp));
     record.rev = record.rev.next();
     record.revision = stamp.revision;
     Ok(vec![Change::Tenant(record)])
 }
 
-fn new_move(record: &TenantRecord, target: &CellId, options: &MoveOptions, stamp: Stamp) -> Move {
+/// A move as it begins.
+pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, stamp: Stamp) -> Move {
     let attempt = Attempt(1);
     Move {
         id: MoveId(stamp.revision.0),
-        source: record.owner.clone(),
+        source: source.clone(),
         target: target.clone(),
         leg: Leg::Forward,
         phase: Phase::Preflight,

@@ -1,10 +1,7 @@
 //! What moves have left in cells that the record does not know of: it gets an end, too.
 
 use super::{Adoption, Case, Held, HeldRole, overtaken};
-use crate::{
-    Acks, CellId, Intent, Leg, Life, Move, MoveId, MoveOptions, Phase, PhaseStamp, Retained, TenantRecord,
-    UnixMillis,
-};
+use crate::{CellId, Life, Move, MoveId, MoveOptions, Phase, PhaseStamp, Retained, TenantRecord, UnixMillis};
 
 /// Whether a cell is not yet done with a tenant that is deleted.
 pub(super) fn is_left_by_a_deletion(held: &Held) -> bool {
@@ -81,32 +78,14 @@ impl Case<'_> {
 
     /// A move that the cells know of, or that takes away what one has left.
     pub(super) fn new_move(&self, id: MoveId, source: &CellId, target: &CellId, phase: Phase) -> Move {
-        let options = MoveOptions::default();
         let attempt = self.attempt(crate::Attempt(1));
         Move {
             id: if id == MoveId(0) { MoveId(self.stamp.revision.0) } else { id },
-            source: source.clone(),
-            target: target.clone(),
-            leg: Leg::Forward,
             phase,
             attempt,
-            intent: Intent::Run,
-            until: None,
-            rehearse: false,
-            bytes_per_second: 0,
-            weight: None,
             admitted: true,
-            hold_max_ms: options.hold_max_ms,
-            sync_steady_ms: options.sync_steady_ms,
-            soak_ms: options.soak_ms,
-            retain_ms: options.retain_ms,
-            retries_left: options.retries,
-            not_before: UnixMillis(0),
-            acks: Acks::default(),
-            fenced_epoch: None,
-            stale_rejected: None,
-            ending: None,
             history: vec![PhaseStamp { phase, attempt, at: self.stamp.at, revision: self.stamp.revision }],
+            ..crate::decide::new_move(source, target, &MoveOptions::default(), self.stamp)
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, cluster, wire};
+use cell_client::{AgentOptions, AgentPool, ClientError, cluster, wire};
 use cell_model::CellRecord;
 
 use crate::audit_chain::Trail;
 use crate::commands::{Control, audit};
+use crate::pages::all;
 
 /// A control node's answer, or why there is none.
 #[derive(Debug, Clone)]
@@ -88,19 +89,4 @@ async fn node(control: &Control, endpoint: &str, patience: Duration) -> Node {
         Err(error) => Err(error.to_string()),
     };
     Node { endpoint: endpoint.to_owned(), status: status.map_err(|error| error.to_string()), clock_ms, trail }
-}
-
-async fn all<T, F>(page: impl Fn(ListOptions) -> F) -> Result<Vec<T>, ClientError>
-where
-    F: Future<Output = Result<Page<T>, ClientError>>,
-{
-    let (mut items, mut options) = (Vec::new(), ListOptions::default());
-    loop {
-        let part = page(options.clone()).await?;
-        items.extend(part.items);
-        if part.next_page_token.is_empty() {
-            return Ok(items);
-        }
-        options.page_token = part.next_page_token;
-    }
 }
