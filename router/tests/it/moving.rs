@@ -313,9 +313,14 @@ async fn no_redirect_that_was_tampered_with_is_believed() {
     let ours = FakeControl::new(1);
     ours.set_cell("a", std::slice::from_ref(&a.address));
     ours.set_tenant("t-1", "a", 1, |_| {});
-    let fleet = Fleet::start(ours, |options| options.timeouts.hold = Duration::from_millis(100)).await;
-    let answers = futures::future::join_all((0..60).map(|_| get(fleet.address(), "t-1", "/"))).await;
-    assert!(answers.iter().all(|answer| answer.code() == "CELL_REFUSED"), "{:?}", answers[0]);
+    let fleet = Fleet::start(ours, |options| options.timeouts.hold = Duration::from_millis(300)).await;
+    // Thirty at once are below what a cell is given before requests queue for their turn.
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        answers.extend(futures::future::join_all((0..30).map(|_| get(fleet.address(), "t-1", "/"))).await);
+    }
+    let other = answers.iter().find(|answer| answer.code() != "CELL_REFUSED");
+    assert!(other.is_none(), "{other:?}");
     assert!(a.seen().len() >= 120, "{} redirects", a.seen().len());
     assert_eq!((fleet.epoch_of("t-1"), b.seen().len()), (Some(1), 0));
     fleet.stop().await;
