@@ -14,7 +14,7 @@ use crate::engine::{Applied, Batch, Engine, EngineError};
 
 /// The place of a batch among all; higher is later.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 /// Nobody knows whether a batch will last.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +70,11 @@ impl Durable {
             Ok(now) => Err(NotDurable(now.failure.clone().unwrap_or_default())),
             Err(_) => Err(NotDurable("the agent has stopped".into())),
         }
+    }
+
+    /// The newest batch that is known to survive.
+    pub(crate) fn synced(&self) -> Ticket {
+        Ticket(self.progress.borrow().durable)
     }
 
     /// Syncs until `shutdown`, and once more then.

@@ -47,6 +47,7 @@ mod steps;
 mod tenant;
 mod tenants;
 mod transition;
+mod unsynced;
 mod writes;
 
 pub use agent::Agent;

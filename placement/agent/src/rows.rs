@@ -1,9 +1,12 @@
 //! A tenant's rows as seen by one read or one write: limits, read-your-writes, ordered scans.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use crate::durable::Ticket;
 use crate::engine::{Engine, EngineError, Entry};
 use crate::keys::TenantKeys;
+use crate::unsynced::Unsynced;
 
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 512;
@@ -63,11 +66,30 @@ pub(crate) const fn check_key(key: &[u8]) -> Result<(), RowError> {
 pub struct View<'a> {
     engine: &'a dyn Engine,
     keys: &'a TenantKeys,
+    watched: Option<&'a Unsynced>,
+    waits_for: Cell<Ticket>,
 }
 
 impl<'a> View<'a> {
     pub(crate) const fn new(engine: &'a dyn Engine, keys: &'a TenantKeys) -> Self {
-        Self { engine, keys }
+        Self { engine, keys, watched: None, waits_for: Cell::new(Ticket(0)) }
+    }
+
+    /// The same, and it is noted which batches have to last for what is read to last.
+    pub(crate) fn watching(self, unsynced: &'a Unsynced) -> Self {
+        // Also where nothing is read: that the cell owns the tenant has to last.
+        Self { watched: Some(unsynced), waits_for: Cell::new(unsynced.floor()), ..self }
+    }
+
+    /// The newest of these batches.
+    pub(crate) const fn waits_for(&self) -> Ticket {
+        self.waits_for.get()
+    }
+
+    fn note(&self, of: impl FnOnce(&Unsynced) -> Ticket) {
+        if let Some(unsynced) = self.watched {
+            self.waits_for.set(self.waits_for.get().max(of(unsynced)));
+        }
     }
 
     /// The value of `key`.
@@ -76,6 +98,7 @@ impl<'a> View<'a> {
     /// [`RowError`] where the key has no fitting length or the store fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowError> {
         check_key(key)?;
+        self.note(|unsynced| unsynced.of_row(key));
         Ok(self.engine.get(&self.keys.row(key))?)
     }
 
@@ -85,6 +108,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`RowError::Engine`].
     pub fn scan(&self, from: &[u8], until: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, RowError> {
+        self.note(|unsynced| unsynced.of_range(from, until));
         let end = until.map_or_else(|| self.keys.rows_end(), |until| self.keys.row(until));
         let entries = self.engine.scan(&self.keys.row(from), &end, limit.min(SCAN_ROWS_MAX))?;
         Ok(entries.into_iter().map(|(key, value)| (self.keys.strip_row(&key), value)).collect())

@@ -23,6 +23,7 @@ use crate::record::{Control, Frontier, Position, Record, Role};
 use crate::refusal::Refusal;
 use crate::scan::Scan;
 use crate::staging::{Changes, Staging};
+use crate::unsynced::Unsynced;
 
 /// See the module.
 pub(crate) struct Tenant {
@@ -71,6 +72,7 @@ pub(crate) struct Core {
     pub(crate) hash: RowHash,
     /// Of the last batch.
     pub(crate) ticket: Ticket,
+    pub(crate) unsynced: Unsynced,
     pub(crate) holds: Holds,
     /// The follower holds everything up to here, durably.
     pub(crate) acked: Seq,
@@ -98,6 +100,7 @@ impl Core {
             keys: TenantKeys::new(id, uid),
             hash: RowHash::new(id, uid),
             ticket: Ticket::default(),
+            unsynced: Unsynced::default(),
             holds: Holds::default(),
             acked,
             unacked_since: None,
@@ -183,6 +186,13 @@ impl Core {
             .apply(&batch)?
             .ok_or_else(|| Refusal::internal("the store does not hold what the agent believes"))?;
         self.ticket = ticket;
+        let owns = self.control.as_ref().is_some_and(|control| control.role == Role::Owner);
+        if owns && control.is_none() {
+            self.unsynced.rows(ticket, changes.each().map(|(key, ..)| key), durable.synced());
+        } else {
+            // What the cell is has changed, or it is read by nobody: whoever reads next waits for all of it.
+            self.unsynced.all(ticket);
+        }
         if let Some(scan) = &mut self.scan {
             scan.correct(changes);
         }

@@ -85,7 +85,10 @@ impl Tenants {
                 match self.admission(&tenant, &mut core, stamp, false) {
                     Admission::No(code) => return Err(refused(refusal(code))),
                     Admission::Wait(code) => code,
-                    Admission::Yes => break (work(&View::new(self.durable.engine(), &core.keys))?, core.ticket),
+                    Admission::Yes => {
+                        let view = View::new(self.durable.engine(), &core.keys).watching(&core.unsynced);
+                        break (work(&view)?, view.waits_for());
+                    }
                 }
             };
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
@@ -204,3 +207,6 @@ fn refusal(code: &'static str) -> (&'static str, String) {
     };
     (code, reason.to_owned())
 }
+
+#[cfg(test)]
+mod tests;
