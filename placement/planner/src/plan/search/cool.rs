@@ -131,7 +131,7 @@ impl Search<'_> {
     fn floors(&self) -> Vec<f64> {
         let hottest = |cells: &[CellIx]| cells.iter().map(|&cell| self.layout.peak(cell).share).fold(0.0, f64::max);
         let zones = self.zones.all.iter().enumerate();
-        zones.map(|(zone, of)| self.bound.of_zone(zone, hottest(&of.cells))).collect()
+        zones.map(|(zone, of)| self.bound.floor_of_zone(zone, hottest(&of.cells))).collect()
     }
 
     /// Relieves the hottest cell by one move, again and again, until every cell is at the level or given up. Stops at
