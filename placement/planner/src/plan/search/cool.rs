@@ -44,9 +44,9 @@ impl Search<'_> {
         // Evened out as far as moves gain anything: there is no water to be above.
         if high_water > 0.0 {
             let peak = self.layout.peak(hottest).report();
+            let are = if hot.len() == 1 { "1 cell is".to_owned() } else { format!("{} cells are", hot.len()) };
             self.notes.push(format!(
-                "{} cells are above the high water of {:.0} %, the hottest is {} at {:.1} % ({})",
-                hot.len(),
+                "{are} above the high water of {:.0} %, the hottest is {} at {:.1} % ({})",
                 high_water * 100.0,
                 self.layout.cell_id(hottest),
                 peak.share * 100.0,
