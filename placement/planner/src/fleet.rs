@@ -14,7 +14,7 @@ use cell_model::{CellId, CellState, Revision, TenantId, Tier, UnixMillis};
 
 pub use builder::FleetBuilder;
 use names::{Arena, Names};
-pub(crate) use standing::{Standing, Totals};
+pub(crate) use standing::{Standing, Steep, Totals};
 
 use crate::demand::{Demands, Profile};
 use crate::document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};

@@ -4,10 +4,11 @@
 //! * `peers` has the ways of choosing a cell that others use; `rebalancer` runs Meta's Rebalancer, where there is one.
 //! * `traces` places on one day of real use and replays another; the traces are not part of the repository.
 //! * `scale` is a million tenants on a thousand cells.
+//! * `roadef` is the machine reassignment of ROADEF 2012, set A, by the planner's way of searching.
 //!
 //! Every result is judged by one judge: a [`cell_planner::Layout`] of where the tenants have ended up. Arguments:
 //! `--out FILE` for the figures as JSON, `--quick` for a run of seconds, `--only PART` for one of fleets, packing,
-//! rebalance, traces, scale. Environment: `CELLWAY_DATA`, the directory of
+//! rebalance, traces, scale, roadef. Environment: `CELLWAY_DATA`, the directory of
 //! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer` (without it, one is made below
 //! `target`). What is left out is said.
 
@@ -22,6 +23,7 @@ mod fleets;
 mod packing;
 mod peers;
 mod rebalance;
+mod roadef;
 mod scale;
 mod traces;
 
@@ -36,12 +38,13 @@ fn main() {
     let said = Said::read(std::env::args().skip(1));
     let mut figures = Figures::default();
     let quick = said.quick;
-    let parts: [Part<'_>; 5] = [
+    let parts: [Part<'_>; 6] = [
         ("fleets", &|figures| fleets::run(figures)),
         ("packing", &|figures| packing::run(figures)),
         ("rebalance", &|figures| rebalance::run(figures, quick)),
         ("traces", &|figures| traces::run(figures)),
         ("scale", &|figures| scale::run(figures, quick)),
+        ("roadef", &|figures| roadef::run(figures, quick)),
     ];
     let known = |only: &String| parts.iter().any(|(name, _)| name == only);
     assert!(said.only.as_ref().is_none_or(known), "--only knows {:?}", parts.map(|(name, _)| name));

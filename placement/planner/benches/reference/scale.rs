@@ -47,9 +47,13 @@ fn fleet(tenants: usize, cells: usize) -> Fleet {
 pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let (tenants, cells, name) =
         if quick { (100_000, 1_000, "100,000 × 1,000") } else { (1_000_000, 1_000, "1,000,000 × 1,000") };
+    let before = mib("VmRSS:");
     let began = Instant::now();
     let fleet = fleet(tenants, cells);
     figures.ours(format!("{name}: fleet checked and packed"), "s", began.elapsed().as_secs_f64());
+    if let (Some(before), Some(after)) = (before, mib("VmRSS:")) {
+        figures.ours(format!("{name}: memory of the fleet"), "MiB", after - before).floor = Some(300.0);
+    }
     let policy = Policy::default();
     let began = Instant::now();
     let mut layout = Layout::new(&fleet, policy);
@@ -70,7 +74,7 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     drop(layout);
     drain(figures, &fleet, &ring, name);
     plans(figures, &fleet, &ring, name);
-    match peak_mib() {
+    match mib("VmHWM:") {
         Some(peak) => figures.ours("the whole run: peak memory", "MiB", peak).floor = Some(600.0),
         None => {
             figures.left_out.push("peak memory: this system does not tell it".into());
@@ -119,12 +123,15 @@ fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
                 quality.gap * 100.0,
             );
             gap.floor = Some(2.0);
+            let least = (quality.hottest_after / quality.lower_bound_of_moves - 1.0) * 100.0;
+            figures.ours(format!("{name}, {} moves: gap to the bound of moves", planned.moves), "%", least);
         }
     }
 }
 
-fn peak_mib() -> Option<f64> {
+/// Memory of this process by its name in `status`: now, or at the most so far.
+fn mib(name: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok()? / 1024.0)
 }

@@ -50,11 +50,6 @@ pub(crate) fn run(figures: &mut Figures) {
         Ok(days) => compare(figures, "Bitbrains", &days, 30_000.0),
         Err(why) => figures.left_out.push(format!("Bitbrains: {why}")),
     }
-    figures.left_out.push(
-        "ROADEF 2012 set A: its instances have up to twelve resources with transient use, safety capacities and \
-         dependencies between services; the planner's model has three resources and neither of the others"
-            .into(),
-    );
 }
 
 fn text(path: &Path) -> Result<String, String> {

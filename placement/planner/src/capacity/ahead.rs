@@ -245,12 +245,13 @@ fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
         None => "all of them together do not".to_owned(),
         Some(Breach { days, peak, .. }) => format!("all of them together do in {days} days ({})", peak.at),
     };
+    let cells = |count| if count == 1 { "1 cell".to_owned() } else { format!("{count} cells") };
     let third = match (of.cells_to_add, of.because, request.survive) {
         (0, ..) | (_, None, _) => "no cell is to be added".to_owned(),
-        (count, Some(dim), Survive::Nothing) => format!("add {count} cells for {dim}"),
-        (count, Some(dim), Survive::Cell) => format!("add {count} cells for {dim}, with the largest cell lost"),
+        (count, Some(dim), Survive::Nothing) => format!("add {} for {dim}", cells(count)),
+        (count, Some(dim), Survive::Cell) => format!("add {} for {dim}, with the largest cell lost", cells(count)),
         (count, Some(dim), Survive::Domain) => {
-            format!("add {count} cells for {dim}, with the largest failure domain lost")
+            format!("add {} for {dim}, with the largest failure domain lost", cells(count))
         }
     };
     format!("{first}; {second}; {third}")

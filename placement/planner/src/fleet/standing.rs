@@ -40,6 +40,8 @@ pub(crate) struct Totals {
     pub(crate) clusters: BTreeMap<usize, ByDim>,
     /// Variance of those without a cluster: by resource, and by how much variance they have for their mean.
     pub(crate) steeps: [BTreeMap<u64, Steep>; RESOURCES],
+    /// The same of those with one.
+    pub(crate) clustered: [BTreeMap<u64, Steep>; RESOURCES],
     /// Mean and deviation of one of the largest.
     pub(crate) largest: Vec<(f64, f64)>,
 }
@@ -58,6 +60,7 @@ impl Totals {
             mean: [0.0; DIMS],
             clusters: BTreeMap::new(),
             steeps: Default::default(),
+            clustered: Default::default(),
             largest: vec![(0.0, 0.0); DIMS],
         }
     }
@@ -76,24 +79,9 @@ impl Totals {
             Some(cluster) => {
                 let sums = self.clusters.entry(cluster).or_insert([0.0; DIMS]);
                 sums.iter_mut().zip(&profile.deviation).for_each(|(sum, deviation)| *sum += deviation);
+                add_steeps(&mut self.clustered, profile);
             }
-            None => (0..RESOURCES).for_each(|resource| self.add_steep(profile, resource)),
-        }
-    }
-
-    fn add_steep(&mut self, profile: &Profile, resource: usize) {
-        let first = resource * HOURS;
-        let (mut variance, mut ratio) = ([0.0; HOURS], [0.0; HOURS]);
-        for hour in 0..HOURS {
-            let deviation = profile.deviation[first + hour];
-            variance[hour] = deviation * deviation;
-            ratio[hour] = variance[hour] / profile.mean[first + hour];
-        }
-        // Nothing by nothing is no number, and no number is larger than any.
-        let steepest = ratio.iter().fold(0.0, |most, &ratio| larger(ratio, most));
-        if steepest > 0.0 {
-            let new = Steep { variance: [0.0; HOURS], steepest: [0.0; HOURS] };
-            self.steeps[resource].entry(class(steepest)).or_insert(new).add(&variance, &ratio);
+            None => add_steeps(&mut self.steeps, profile),
         }
     }
 
@@ -103,7 +91,8 @@ impl Totals {
             let sums = self.clusters.entry(cluster).or_insert([0.0; DIMS]);
             sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         }
-        for (own, other) in self.steeps.iter_mut().zip(&other.steeps) {
+        let others = other.steeps.iter().chain(&other.clustered);
+        for (own, other) in self.steeps.iter_mut().chain(&mut self.clustered).zip(others) {
             for (&class, more) in other {
                 let new = Steep { variance: [0.0; HOURS], steepest: [0.0; HOURS] };
                 own.entry(class).or_insert(new).add(&more.variance, &more.steepest);
@@ -126,9 +115,27 @@ impl Steep {
     }
 }
 
-/// Four classes to each doubling: the exponent and two bits of what follows it.
+fn add_steeps(steeps: &mut [BTreeMap<u64, Steep>; RESOURCES], profile: &Profile) {
+    for resource in 0..RESOURCES {
+        let first = resource * HOURS;
+        let (mut variance, mut ratio) = ([0.0; HOURS], [0.0; HOURS]);
+        for hour in 0..HOURS {
+            let deviation = profile.deviation[first + hour];
+            variance[hour] = deviation * deviation;
+            ratio[hour] = variance[hour] / profile.mean[first + hour];
+        }
+        // Nothing by nothing is no number, and no number is larger than any.
+        let steepest = ratio.iter().fold(0.0, |most, &ratio| larger(ratio, most));
+        if steepest > 0.0 {
+            let new = Steep { variance: [0.0; HOURS], steepest: [0.0; HOURS] };
+            steeps[resource].entry(class(steepest)).or_insert(new).add(&variance, &ratio);
+        }
+    }
+}
+
+/// Sixteen classes to each doubling: the exponent and four bits of what follows it.
 fn class(ratio: f64) -> u64 {
-    ratio.to_bits() >> 50
+    ratio.to_bits() >> 48
 }
 
 fn is_larger((mean, deviation): (f64, f64), than: (f64, f64)) -> bool {

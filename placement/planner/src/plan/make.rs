@@ -21,12 +21,14 @@ pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Re
     let draining = check(fleet, request)?;
     let zones = &fleet.standing().zones;
     let start = Layout::new(fleet, policy);
-    let bound = Bound::new(&start, &draining);
-    let of_moves = limit_of_moves(&start, zones, &bound, request);
+    let evens = request.goal == Goal::Rebalance && policy.high_water <= 0.0;
+    let bound = Bound::new(&start, &draining, evens);
     let found = Search::new(start, ring, request, draining, &bound).run();
     let mut layout = found.layout;
     let touched = touched(&found.steps);
+    let hottest = hottest_by_zone(&layout, zones);
     found.steps.iter().rev().for_each(|step| layout.shift(step.tenant, step.source));
+    let of_moves = limit_of_moves(&layout, &bound, request, &hottest);
     let before = Picture::of(&layout, zones, &touched);
     let sequence = waves::sequence(&mut layout, &found.steps, &request.bounds, &found.draining);
     let after = Picture::of(&layout, zones, &touched);
@@ -179,15 +181,20 @@ fn gap(hottest: f64, bound: f64) -> f64 {
     if bound > 0.0 { (hottest / bound - 1.0).max(0.0) } else { 0.0 }
 }
 
-/// What the number of moves alone keeps a plan from, where evening out is what it is for.
-fn limit_of_moves(start: &Layout<'_>, zones: &Zones, bound: &Bound, request: &Request) -> f64 {
+fn hottest_by_zone(layout: &Layout<'_>, zones: &Zones) -> Vec<f64> {
+    zones.all.iter().map(|zone| hottest(layout, zone.cells.iter().copied())).collect()
+}
+
+/// What the number of moves alone keeps a plan from, where evening out is what it is for. `reached`: how full each zone's
+/// fullest cell is after the moves that were found; the layout is as it is before them.
+fn limit_of_moves(start: &Layout<'_>, bound: &Bound, request: &Request, reached: &[f64]) -> f64 {
     if request.goal != Goal::Rebalance {
         return 0.0;
     }
-    let of_zone =
-        |(zone, of): (usize, &crate::zone::Zone)| bound.of_zone(zone, hottest(start, of.cells.iter().copied()));
-    let floor = zones.all.iter().enumerate().map(of_zone).fold(0.0, f64::max);
-    least_after(start, start.fleet().cells(), floor, request.bounds.moves_max)
+    let moves_max = request.bounds.moves_max;
+    let floor = reached.iter().enumerate().map(|(zone, &most)| bound.floor_of_zone(zone, most)).fold(0.0, f64::max);
+    let staying = reached.iter().enumerate().map(|(zone, &most)| bound.of_zone_after(start, zone, moves_max, most));
+    staying.fold(least_after(start, start.fleet().cells(), floor, moves_max), f64::max)
 }
 
 fn quality(
@@ -197,9 +204,10 @@ fn quality(
     after: &Picture,
     curve: Vec<f64>,
 ) -> Quality {
+    let bounds = after.zones.iter().enumerate().map(|(zone, &(hottest, _))| bound.of_zone(zone, hottest));
+    let bounds: Vec<f64> = bounds.collect();
     let of_zone = |(index, zone): (usize, &crate::zone::Zone)| {
-        let (hottest_after, tenants) = after.zones[index];
-        let lower_bound = bound.of_zone(index, hottest_after);
+        let (lower_bound, (hottest_after, tenants)) = (bounds[index], after.zones[index]);
         ZoneQuality {
             zone: zone.name.clone(),
             cells: zone.cells.len(),
@@ -211,8 +219,7 @@ fn quality(
         }
     };
     let hottest_after = after.hottest();
-    let bounds = (0..zones.all.len()).map(|zone| bound.of_zone(zone, hottest_after));
-    let lower_bound = bounds.fold(0.0, f64::max);
+    let lower_bound = bounds.iter().copied().fold(0.0, f64::max);
     Quality {
         hottest_before: rounded(before.hottest()),
         hottest_after: rounded(hottest_after),

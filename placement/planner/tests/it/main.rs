@@ -3,6 +3,7 @@
 #![allow(clippy::needless_range_loop, reason = "a dimension is the index of several arrays at once")]
 #![expect(clippy::unwrap_used, reason = "a test may; clippy knows only the functions marked as tests")]
 
+mod bounds;
 mod capacities;
 mod decisions;
 mod evened;

@@ -44,9 +44,9 @@ impl Search<'_> {
         // Evened out as far as moves gain anything: there is no water to be above.
         if high_water > 0.0 {
             let peak = self.layout.peak(hottest).report();
+            let are = if hot.len() == 1 { "1 cell is".to_owned() } else { format!("{} cells are", hot.len()) };
             self.notes.push(format!(
-                "{} cells are above the high water of {:.0} %, the hottest is {} at {:.1} % ({})",
-                hot.len(),
+                "{are} above the high water of {:.0} %, the hottest is {} at {:.1} % ({})",
                 high_water * 100.0,
                 self.layout.cell_id(hottest),
                 peak.share * 100.0,
@@ -131,7 +131,7 @@ impl Search<'_> {
     fn floors(&self) -> Vec<f64> {
         let hottest = |cells: &[CellIx]| cells.iter().map(|&cell| self.layout.peak(cell).share).fold(0.0, f64::max);
         let zones = self.zones.all.iter().enumerate();
-        zones.map(|(zone, of)| self.bound.of_zone(zone, hottest(&of.cells))).collect()
+        zones.map(|(zone, of)| self.bound.floor_of_zone(zone, hottest(&of.cells))).collect()
     }
 
     /// Relieves the hottest cell by one move, again and again, until every cell is at the level or given up. Stops at
