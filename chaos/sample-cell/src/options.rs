@@ -75,6 +75,10 @@ pub struct Options {
     #[arg(skip)]
     #[serde(default)]
     pub gate_tls: Option<cell_gate::GateTls>,
+    /// Who is told what becomes of a tenant that moves. Only in a file of options.
+    #[arg(skip)]
+    #[serde(default)]
+    pub hooks: Option<cell_agent::HooksOptions>,
     /// A fault to plant, so that a drill can prove that its checker catches it.
     #[cfg(feature = "planted")]
     #[arg(long, value_enum, value_name = "FAULT")]
@@ -161,6 +165,7 @@ impl Options {
             body_bytes_max: BODY_BYTES_MAX,
             context_keys: Vec::new(),
             gate_tls: None,
+            hooks: None,
             #[cfg(feature = "planted")]
             plant: None,
         }

@@ -1,5 +1,9 @@
 //! Writes into the copy: each message of the change stream is one transaction, with the position after it.
 //!
+//! A chunk's commit does not wait for the disk; every so often one does, and the last one. What is not on disk is not
+//! acknowledged, so the source keeps what a crash of the database would take away here: rows, frontier and position are of
+//! one transaction and go together.
+//!
 //! Triggers and foreign keys are silent in its session, as in a replica's: the source has checked them. Rows beyond
 //! the frontier are not there, so an update or deletion of one touches nothing; only an insert, and an update that
 //! moves a key, must ask on which side of the frontier they lie, and the database itself compares the keys.
@@ -7,6 +11,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cell_model::{MoveId, Seq, TenantId};
@@ -14,6 +19,7 @@ use cell_protos::v1 as wire;
 use cell_protos::v1::table_value::Value;
 use futures::SinkExt as _;
 use futures::future::try_join_all;
+use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement, Transaction};
 
@@ -30,6 +36,10 @@ use crate::refusal::Refusal;
 const PIPELINE: usize = 24;
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 500;
+/// Of chunks that the database may lose in a crash: bytes, and
+const LAZY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// for how long.
+const LAZY_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Applier {
@@ -38,7 +48,13 @@ pub(crate) struct Applier {
     move_id: MoveId,
     catalogue: Arc<Catalogue>,
     statements: HashMap<String, Statement>,
+    /// What the database holds, and what it holds durably.
     pub(crate) copied: Copied,
+    pub(crate) durable: Seq,
+    /// How fast the copy was last allowed to come.
+    pub(crate) bytes_per_second: u64,
+    /// Chunks since: their bytes, and when one was last waited for.
+    lazy: (u64, Instant),
 }
 
 /// Why something was not applied.
@@ -110,10 +126,27 @@ impl Applier {
         catalogue: Arc<Catalogue>,
         tenant: TenantId,
         move_id: MoveId,
-        copied: Copied,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Option<Self>, Fault> {
         let client = session(database).await?;
-        Ok(Self { client, tenant, move_id, catalogue, statements: HashMap::new(), copied })
+        // Written, so that it waits for a commit whose connection was lost, and makes durable what it finds.
+        let sql = "UPDATE cellway.copies SET applied = applied WHERE tenant = $1 \
+                   RETURNING applied, frontier, bytes_per_second";
+        let Some(row) = client.query_opt(sql, &[&tenant.as_str()]).await? else { return Ok(None) };
+        let reach = Reach::decode(row.get(1)).map_err(|error| Fault::new("DATABASE_FAILED", error.to_string()))?;
+        let copied = Copied { applied: Seq(from_db(row.get(0))), reach };
+        let (durable, lazy) = (copied.applied, (0, Instant::now()));
+        let bytes_per_second = from_db(row.get(2));
+        Ok(Some(Self {
+            client,
+            tenant,
+            move_id,
+            catalogue,
+            statements: HashMap::new(),
+            copied,
+            durable,
+            bytes_per_second,
+            lazy,
+        }))
     }
 
     /// Applies whole transactions in order; those that are already here are passed over.
@@ -126,14 +159,20 @@ impl Applier {
         if after == self.copied {
             return Ok(());
         }
-        self.write(&[], transactions, &[], after).await
+        self.write(&[], transactions, &[], after, true).await
     }
 
     /// Loads a chunk into its virgin range, with the transactions before and after its snapshot.
     pub(crate) async fn chunk(&mut self, chunk: &wire::TableChunk) -> Result<(), NotApplied> {
         let reach = Reach::decode(&chunk.last_key).map_err(|_| unreadable())?;
         let after = Copied { applied: Seq(chunk.seq), reach };
-        self.write(&chunk.rows, &chunk.visible, &chunk.later, after).await
+        let bytes = self.lazy.0 + chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum::<u64>();
+        let wait = after.reach.done || bytes > LAZY_BYTES_MAX || self.lazy.1.elapsed() > LAZY_MAX;
+        self.write(&chunk.rows, &chunk.visible, &chunk.later, after, wait).await?;
+        if !wait {
+            self.lazy.0 = bytes;
+        }
+        Ok(())
     }
 
     async fn write(
@@ -142,6 +181,7 @@ impl Applier {
         before: &[wire::TableTransaction],
         later: &[wire::TableTransaction],
         after: Copied,
+        wait: bool,
     ) -> Result<(), NotApplied> {
         let applied = self.copied.applied;
         let new = |transactions: &'_ [wire::TableTransaction]| -> Vec<wire::TableMutation> {
@@ -153,6 +193,9 @@ impl Applier {
         self.prepare(&later, &after.reach).await?;
         let tenant = self.tenant.clone();
         let transaction = self.client.transaction().await?;
+        if !wait {
+            transaction.batch_execute("SET LOCAL synchronous_commit TO off").await?;
+        }
         expect(&transaction, &tenant, &self.copied, self.move_id).await?;
         let work = Work { transaction: &transaction, catalogue: &self.catalogue, statements: &self.statements };
         work.mutate(&before, &self.copied.reach).await?;
@@ -168,6 +211,9 @@ impl Applier {
             .await?;
         transaction.commit().await?;
         self.copied = after;
+        if wait {
+            (self.durable, self.lazy) = (self.copied.applied, (0, Instant::now()));
+        }
         Ok(())
     }
 
