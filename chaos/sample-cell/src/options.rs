@@ -75,8 +75,8 @@ pub struct Options {
     #[arg(skip)]
     #[serde(default)]
     pub gate_tls: Option<cell_gate::GateTls>,
-    /// Who is told what becomes of a tenant that moves. Only in a file of options.
-    #[arg(skip)]
+    /// A file, in JSON, that says who is told what becomes of a tenant that moves (docs/hooks.md).
+    #[arg(long, value_name = "FILE", value_parser = hooks_in)]
     #[serde(default)]
     pub hooks: Option<cell_agent::HooksOptions>,
     /// A fault to plant, so that a drill can prove that its checker catches it.
@@ -100,6 +100,11 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
 const fn body_bytes_max() -> u64 {
     BODY_BYTES_MAX
+}
+
+fn hooks_in(file: &str) -> Result<cell_agent::HooksOptions, String> {
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&text).map_err(|error| error.to_string())
 }
 
 fn any_port() -> String {

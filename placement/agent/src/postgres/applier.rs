@@ -36,6 +36,10 @@ use crate::refusal::Refusal;
 const PIPELINE: usize = 24;
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 500;
+/// That the copy is as it is believed to be; whoever changes that waits.
+const EXPECT: &str = "SELECT p.applied, p.frontier, g.role FROM cellway.copies p JOIN cellway.grants g USING (tenant) \
+                      WHERE p.tenant = $1 FOR UPDATE OF p FOR SHARE OF g";
+const ADVANCE: &str = "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1";
 /// Of chunks that the database may lose in a crash: bytes, and
 const LAZY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// for how long.
@@ -55,6 +59,8 @@ pub(crate) struct Applier {
     pub(crate) bytes_per_second: u64,
     /// Chunks since: their bytes, and when one was last waited for.
     lazy: (u64, Instant),
+    /// What the session says of commits now.
+    waits: bool,
 }
 
 /// Why something was not applied.
@@ -146,6 +152,7 @@ impl Applier {
             durable,
             bytes_per_second,
             lazy,
+            waits: true,
         }))
     }
 
@@ -189,26 +196,37 @@ impl Applier {
             new.flat_map(|transaction| transaction.mutations.iter().cloned()).collect()
         };
         let (before, later) = (new(before), new(later));
+        // Before any of those that are needed now is there.
+        if self.statements.len() > STATEMENTS_MAX {
+            self.statements.clear();
+        }
         self.prepare(&before, &self.copied.reach.clone()).await?;
         self.prepare(&later, &after.reach).await?;
         let tenant = self.tenant.clone();
-        let transaction = self.client.transaction().await?;
-        if !wait {
-            transaction.batch_execute("SET LOCAL synchronous_commit TO off").await?;
+        self.prepare_one(EXPECT).await?;
+        self.prepare_one(ADVANCE).await?;
+        for rows in rows {
+            let load = load_sql(&self.catalogue, self.catalogue.table(rows.table).ok_or_else(unreadable)?);
+            self.prepare_one(&load).await?;
         }
-        expect(&transaction, &tenant, &self.copied, self.move_id).await?;
+        if self.waits != wait {
+            // As whoever gave the address wants it, or not at all.
+            let say = if wait { "RESET synchronous_commit" } else { "SET synchronous_commit = off" };
+            self.client.batch_execute(say).await?;
+            self.waits = wait;
+        }
+        let transaction = self.client.transaction().await?;
         let work = Work { transaction: &transaction, catalogue: &self.catalogue, statements: &self.statements };
+        work.expect(&tenant, &self.copied, self.move_id).await?;
         work.mutate(&before, &self.copied.reach).await?;
         for rows in rows {
             work.load(rows).await?;
         }
         work.mutate(&later, &after.reach).await?;
-        transaction
-            .execute(
-                "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1",
-                &[&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode()],
-            )
-            .await?;
+        let advance = work.statement(ADVANCE)?;
+        let place: [&(dyn ToSql + Sync); 3] =
+            [&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode()];
+        transaction.execute(&advance, &place).await?;
         transaction.commit().await?;
         self.copied = after;
         if wait {
@@ -219,42 +237,26 @@ impl Applier {
 
     /// Prepares whatever these mutations need, outside the transaction.
     async fn prepare(&mut self, mutations: &[wire::TableMutation], reach: &Reach) -> Result<(), NotApplied> {
-        if self.statements.len() > STATEMENTS_MAX {
-            self.statements.clear();
-        }
         for mutation in mutations {
             let table = self.catalogue.table(mutation.table).ok_or_else(unreadable)?;
             for sql in statements(&self.catalogue, table, mutation, reach).into_iter().flatten() {
-                if !self.statements.contains_key(&sql) {
-                    let statement = self.client.prepare(&sql).await?;
-                    self.statements.insert(sql, statement);
-                }
+                self.prepare_one(&sql).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn prepare_one(&mut self, sql: &str) -> Result<(), NotApplied> {
+        if !self.statements.contains_key(sql) {
+            let statement = self.client.prepare(sql).await?;
+            self.statements.insert(sql.to_owned(), statement);
         }
         Ok(())
     }
 }
 
-/// The copy is as this task believes, and still wanted: another task, or another agent, may have gone on.
-async fn expect(
-    transaction: &Transaction<'_>,
-    tenant: &TenantId,
-    copied: &Copied,
-    move_id: MoveId,
-) -> Result<(), NotApplied> {
-    let sql = "SELECT p.applied, p.frontier, g.role FROM cellway.copies p JOIN cellway.grants g USING (tenant) \
-               WHERE p.tenant = $1 FOR UPDATE OF p FOR SHARE OF g";
-    let row = transaction.query_opt(sql, &[&tenant.as_str()]).await?;
-    let as_believed = row.is_some_and(|row| {
-        let role: &str = row.get(2);
-        Seq(from_db(row.get(0))) == copied.applied
-            && row.get::<_, &[u8]>(1) == copied.reach.encode()
-            && matches!(role, "importing" | "redirect")
-    });
-    if as_believed {
-        return Ok(());
-    }
-    Err(NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was"))))
+fn load_sql(catalogue: &Catalogue, table: &Table) -> String {
+    format!("COPY {} ({}) FROM STDIN (FORMAT binary)", catalogue.qualified(table), copied_list(table))
 }
 
 fn condition(columns: &[String], table: &Table, first: usize) -> String {
@@ -373,11 +375,25 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// The copy is as it is believed to be, and stays so until the end of the transaction.
+    async fn expect(&self, tenant: &TenantId, copied: &Copied, move_id: MoveId) -> Result<(), NotApplied> {
+        let row = self.transaction.query_opt(&self.statement(EXPECT)?, &[&tenant.as_str()]).await?;
+        let as_believed = row.is_some_and(|row| {
+            let role: &str = row.get(2);
+            Seq(from_db(row.get(0))) == copied.applied
+                && row.get::<_, &[u8]>(1) == copied.reach.encode()
+                && matches!(role, "importing" | "redirect")
+        });
+        if as_believed {
+            return Ok(());
+        }
+        Err(NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was"))))
+    }
+
     async fn load(&self, rows: &wire::TableRows) -> Result<(), NotApplied> {
         let table = self.catalogue.table(rows.table).ok_or_else(unreadable)?;
-        let sql =
-            format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.catalogue.qualified(table), copied_list(table));
-        let mut sink = pin!(self.transaction.copy_in::<_, Bytes>(&sql).await?);
+        let load = self.statement(&load_sql(self.catalogue, table))?;
+        let mut sink = pin!(self.transaction.copy_in::<_, Bytes>(&load).await?);
         sink.send(rows.copy.clone()).await?;
         let loaded = sink.finish().await?;
         if loaded == rows.rows { Ok(()) } else { Err(diverged(table, loaded)) }

@@ -58,6 +58,8 @@ pub(crate) struct Feed {
     /// Chunks are being asked for. What writers add meanwhile goes with the next one, unless it is much, or that one is
     /// long in coming: each message is a transaction at the follower.
     copying: bool,
+    /// Chunks that were read for this stream.
+    chunks: u32,
     row_size: Option<backfill::RowSize>,
     outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
 }
@@ -157,6 +159,7 @@ async fn open(
         drained: false,
         reader: None,
         copying: false,
+        chunks: 0,
         row_size: None,
         outbox,
     });
@@ -371,7 +374,9 @@ impl Feed {
         let snapshot = self.settled(cell, tenant, &client).await?;
         let settled = began.elapsed();
         let catalogue = cell.replication.catalogue();
-        let bytes = u64::from(cell.database.options.chunk_bytes);
+        // Small ones first: until one has come, the other cell has nothing to do.
+        let bytes = u64::from(cell.database.options.chunk_bytes >> 2_u32.saturating_sub(self.chunks));
+        self.chunks += 1;
         let chunk = backfill::read(&client, &catalogue, tenant, (reach, self.row_size), bytes).await?;
         (self.copying, self.row_size) = (!chunk.reach.done, chunk.row_size);
         client.batch_execute("COMMIT").await?;

@@ -32,7 +32,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(6);
 const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 /// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
 /// one is loaded.
-const WINDOW: u32 = 8 * 1024 * 1024;
+const WINDOW: u32 = 16 * 1024 * 1024;
 
 /// How one connection has ended.
 enum Ended {
