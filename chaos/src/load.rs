@@ -299,7 +299,9 @@ impl Load {
         while tasks.join_next().await.is_some() {}
     }
 
-    fn session(&self) -> Session {
+    /// A client that does what its caller says.
+    #[must_use]
+    pub fn session(&self) -> Session {
         let id: SessionId = self.shared.session_next.fetch_add(1, Ordering::Relaxed);
         let options = &self.shared.options;
         let choices = self.shared.choices.part(u64::from(id));
@@ -307,7 +309,9 @@ impl Load {
         Session::new(id, options, clock, recorder, choices).avoiding(self.shared.withdrawn.clone())
     }
 
-    fn nonce(&self) -> Nonce {
+    /// A number that nobody else of this load has.
+    #[must_use]
+    pub fn nonce(&self) -> Nonce {
         self.shared.nonce_next.fetch_add(1, Ordering::Relaxed)
     }
 

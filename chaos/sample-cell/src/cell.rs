@@ -78,6 +78,9 @@ impl Error {
             | "IDENTITY_EXPOSED"
             | "IDENTITY_NOT_VALID"
             | "IDENTITY_OTHER_ROLE" => "correct the identity, or issue it anew: `cellctl ca issue agent CELL`",
+            "HOOK_FILE_INVALID" | "HOOK_KEY_EXPOSED" => {
+                "correct the file that `hooks` names; `cell-control keygen --out FILE` makes a key (docs/hooks.md)"
+            }
             "INVALID_OPTION" => "correct the option; `sample-cell serve --help` lists them",
             _ => "look at the causes above and at the log; nothing that was acknowledged is lost by stopping here",
         }
@@ -227,6 +230,7 @@ fn agent_options(options: &Options) -> AgentOptions {
     agent.identity.clone_from(&options.identity);
     agent.insecure_plaintext = options.insecure_plaintext;
     agent.trusted_keys.clone_from(&options.trusted_keys);
+    agent.hooks.clone_from(&options.hooks);
     #[cfg(feature = "planted")]
     {
         agent.planted = options.plant.map(crate::options::Plant::in_agent);

@@ -75,6 +75,10 @@ pub struct Options {
     #[arg(skip)]
     #[serde(default)]
     pub gate_tls: Option<cell_gate::GateTls>,
+    /// A file, in JSON, that says who is told what becomes of a tenant that moves (docs/hooks.md).
+    #[arg(long, value_name = "FILE", value_parser = hooks_in)]
+    #[serde(default)]
+    pub hooks: Option<cell_agent::HooksOptions>,
     /// A fault to plant, so that a drill can prove that its checker catches it.
     #[cfg(feature = "planted")]
     #[arg(long, value_enum, value_name = "FAULT")]
@@ -96,6 +100,11 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
 const fn body_bytes_max() -> u64 {
     BODY_BYTES_MAX
+}
+
+fn hooks_in(file: &str) -> Result<cell_agent::HooksOptions, String> {
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&text).map_err(|error| error.to_string())
 }
 
 fn any_port() -> String {
@@ -161,6 +170,7 @@ impl Options {
             body_bytes_max: BODY_BYTES_MAX,
             context_keys: Vec::new(),
             gate_tls: None,
+            hooks: None,
             #[cfg(feature = "planted")]
             plant: None,
         }

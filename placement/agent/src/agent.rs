@@ -19,6 +19,7 @@ use crate::driver::{Driver, Surroundings};
 use crate::engine::{Engine, SledEngine};
 use crate::error::AgentError;
 use crate::grpc::Service;
+use crate::hooks::Hooks;
 use crate::newest::NewestMappings;
 use crate::options::AgentOptions;
 use crate::postgres::{Cell, DatabaseOptions, TenantDatabase};
@@ -46,6 +47,7 @@ pub struct Agent<D = TenantData> {
     advertise: String,
     control: Option<ControlClient>,
     newest: NewestMappings,
+    hooks: Arc<Hooks>,
     /// The control plane says whose signatures are believed.
     names_keys: bool,
 }
@@ -108,6 +110,7 @@ impl<D: Clone> Agent<D> {
     async fn listen(options: AgentOptions, driver: Arc<dyn Driver>, data: D) -> Result<Self, AgentError> {
         let link = driver.surroundings().link.clone();
         let names_keys = options.trusted_keys.is_empty();
+        let hooks = Arc::new(Hooks::new(options.hooks.as_ref(), &options.cell)?);
         let refused = |source| AgentError::Listen { address: options.listen.clone(), source };
         let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -117,7 +120,7 @@ impl<D: Clone> Agent<D> {
         let calls = ClientOptions { link, ..ClientOptions::default() };
         let control = (!options.control.is_empty()).then(|| ControlClient::new(options.control, calls));
         let newest = NewestMappings::new(Arc::clone(&driver), control.clone());
-        Ok(Self { driver, data, server, listener, address, advertise, control, newest, names_keys })
+        Ok(Self { driver, data, server, listener, address, advertise, control, newest, hooks, names_keys })
     }
 
     /// The tenants' rows, for the application.
@@ -150,7 +153,7 @@ impl<D: Clone> Agent<D> {
     /// [`AgentError::Engine`] where the store could not be synced: the process must end, because what was not
     /// acknowledged may be lost. [`AgentError::Serve`] where the server failed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { driver, server, listener, advertise, control, names_keys, .. } = self;
+        let Self { driver, server, listener, advertise, control, hooks, names_keys, .. } = self;
         let around = driver.surroundings();
         tracing::info!(cell = %around.here, generation = %around.generation, agent = %advertise, "agent serving");
         let durable_stop = CancellationToken::new();
@@ -160,7 +163,7 @@ impl<D: Clone> Agent<D> {
         // Here and not at the server, which does not ask it of streams from outside: without it, grants and answers of a
         // cutover wait up to 40 ms for an acknowledgement of TCP.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let service = AgentServiceServer::new(Service { driver: Arc::clone(&driver) });
+        let service = AgentServiceServer::new(Service { driver: Arc::clone(&driver), hooks });
         let server = server
             .layer(around.link.guard())
             .add_service(service)

@@ -140,6 +140,11 @@ impl Board {
         self.lock().stale.get(tenant).copied().unwrap_or_default()
     }
 
+    /// What this cell is to a tenant.
+    pub(crate) fn role(&self, tenant: &TenantId) -> Option<wire::Role> {
+        self.lock().grants.get(tenant).map(|posted| posted.role)
+    }
+
     /// Every grant there is.
     pub(crate) fn grants(&self) -> Vec<wire::TenantGrant> {
         let now = Instant::now();

@@ -46,6 +46,9 @@ pub enum AgentError {
     /// Certificate and key cannot be used for TLS.
     #[error("the agent's identity cannot be used for TLS")]
     Tls(#[source] tonic::transport::Error),
+    /// A hook cannot be used as it is described.
+    #[error("hooks: {0}")]
+    Hook(#[from] crate::hooks::HookInvalid),
     /// An option makes no sense.
     #[error("{option}: {rule}")]
     InvalidOption {
@@ -70,6 +73,7 @@ impl AgentError {
             Self::Serve(_) => "SERVER_FAILED",
             Self::Identity(error) => error.code(),
             Self::Tls(_) => "IDENTITY_INVALID",
+            Self::Hook(invalid) => invalid.code(),
             Self::InvalidOption { .. } => "INVALID_OPTION",
         }
     }

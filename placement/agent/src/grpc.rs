@@ -15,7 +15,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::driver::{self, Driver, Surroundings};
+use crate::driver::{Driver, Surroundings};
+use crate::hooks::Hooks;
 use crate::refusal::Refusal;
 
 const HELLO_MAX: Duration = Duration::from_secs(5);
@@ -24,6 +25,7 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) hooks: Arc<Hooks>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -35,8 +37,8 @@ impl AgentService for Service {
 
     async fn run(&self, request: Request<wire::StepRequest>) -> Result<Response<wire::StepResponse>, Status> {
         // A step that was begun is ended, also where its caller has gone.
-        let driver = Arc::clone(&self.driver);
-        let step = self.around().tasks.spawn(driver::run(driver, request.into_inner()));
+        let (driver, hooks) = (Arc::clone(&self.driver), Arc::clone(&self.hooks));
+        let step = self.around().tasks.spawn(async move { hooks.run(&driver, request.into_inner()).await });
         let result = match step.await.map_err(|error| Status::unknown(error.to_string()))? {
             Ok(answer) => answer,
             Err(refusal) => {

@@ -16,6 +16,7 @@
 //! * `hold` is the only thing about a grant that is not durable: it lapses by itself.
 //! * `follow` copies: chunks at exact labels and whole transactions in order, so that the copy equals its source at
 //!   `applied` as far as its frontier goes, at every moment and after every crash.
+//! * `hooks` tell what lives beside the tenants' rows – files, search, queues – what becomes of a tenant.
 //! * `scan` verifies with code of its own, `durable` commits in groups, [`engine`] is the store.
 
 mod agent;
@@ -31,6 +32,7 @@ mod error;
 mod follow;
 mod grpc;
 mod hold;
+mod hooks;
 mod keys;
 mod newest;
 mod options;
@@ -53,6 +55,7 @@ mod writes;
 pub use agent::Agent;
 pub use data::{ReadError, TenantData, WriteError};
 pub use error::AgentError;
+pub use hooks::{HookInvalid, HookOptions, HookPhase, HooksOptions};
 pub use newest::NewestMappings;
 pub use options::{AgentOptions, Limits};
 #[cfg(feature = "planted")]

@@ -9,6 +9,7 @@ use cell_trust::{PublicKey, Role, TrustedKeys};
 use serde::{Deserialize, Serialize};
 
 use crate::error::AgentError;
+use crate::hooks::HooksOptions;
 
 /// How long things may take and how large they may grow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,9 @@ pub struct AgentOptions {
     /// report, so that a key can be exchanged.
     #[serde(default)]
     pub trusted_keys: Vec<String>,
+    /// Who is told what becomes of a tenant that moves.
+    #[serde(default)]
+    pub hooks: Option<HooksOptions>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -104,6 +108,7 @@ impl AgentOptions {
             identity: None,
             insecure_plaintext: false,
             trusted_keys: Vec::new(),
+            hooks: None,
             limits: Limits::default(),
             #[cfg(feature = "planted")]
             planted: None,

@@ -4,14 +4,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use cell_chaos::figures::Figure;
 use cell_client::wire;
 use cell_model::{MoveOptions, Phase, TenantId};
+use cell_pg_server::unprivileged;
 
 use crate::Copy;
 use crate::figures::{Figures, median, say};
 use crate::fleet::{Fleet, entered};
 use crate::load::{Entry, Writers, session};
-use crate::servers::unprivileged;
 
 /// Bytes of a document.
 const ROW_BYTES: u32 = 400;
@@ -52,7 +53,8 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Copy, figures: &mut Figures) -> 
         if let Some(writers) = writers {
             writers.end().await?;
         }
-        figures.beside(format!("backfill, {beside}"), "MB/s", (median(ours), median(peer)), PEER, floor);
+        let rates = (median(ours), median(peer));
+        figures.add(Figure::beside(format!("backfill, {beside}"), "MB/s", rates, PEER, floor));
     }
     Ok(())
 }

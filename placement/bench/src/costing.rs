@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use cell_chaos::figures::Figure;
 use cell_client::wire;
 use cell_model::{MoveOptions, Phase};
 
@@ -35,7 +36,7 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Cost, figures: &mut Figures) -> 
         say(&format!("fence, window {number}: {fenced:.0?} beside {bare:.0?} transactions a second"));
     }
     let name = "the same transactions without Cellway";
-    figures.beside("transactions with the fence", "/s", (median(fenced), median(bare)), name, 0.95);
+    figures.add(Figure::beside("transactions with the fence", "/s", (median(fenced), median(bare)), name, 0.95));
 
     let (mut still, mut followed) = (Vec::new(), Vec::new());
     for number in 1..=wanted.windows {
@@ -52,6 +53,7 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Cost, figures: &mut Figures) -> 
         say(&format!("capture, window {number}: {followed:.0?} beside {still:.0?} transactions a second"));
     }
     let name = "no move of the tenant";
-    figures.beside("transactions while captured and followed", "/s", (median(followed), median(still)), name, 0.95);
+    let rates = (median(followed), median(still));
+    figures.add(Figure::beside("transactions while captured and followed", "/s", rates, name, 0.95));
     Ok(())
 }

@@ -8,15 +8,30 @@ use cell_client::cluster::{InitializeOptions, initialize_with};
 use cell_client::{ClientOptions, ControlClient, WriteOptions, wire};
 use cell_control::{Service, key_file};
 use cell_model::{CellId, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, TenantId, Tier};
+use cell_pg_server::{Options as ServerOptions, Server};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::servers::Server;
+use crate::clients::DOMAIN;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A move that has not come there by then has failed.
 const MOVE_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
+/// They sync what they commit.
+const SETTINGS: &str = "\
+listen_addresses = '127.0.0.1'
+wal_level = logical
+max_connections = 200
+max_replication_slots = 16
+max_wal_senders = 16
+max_slot_wal_keep_size = '8GB'
+max_wal_size = '4GB'
+shared_buffers = 512MB
+checkpoint_timeout = 30min
+logging_collector = off
+lc_messages = 'C'
+";
 
 /// See the module.
 pub(crate) struct Fleet {
@@ -38,7 +53,11 @@ impl Fleet {
         let directory = tempfile::Builder::new().prefix("cellway-bench-").tempdir()?;
         // Whoever runs the servers must be able to reach their directories.
         let place = std::env::temp_dir().join(format!("cellway-bench-pg-{}", std::process::id()));
-        let servers = [Server::start(&place.join("a"))?, Server::start(&place.join("b"))?];
+        let server = |name: &str| {
+            let (directory, settings) = (place.join(name), SETTINGS.to_owned());
+            Server::start(&ServerOptions { directory, settings, access: None, until: std::process::id() })
+        };
+        let servers = [server("a")?, server("b")?];
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let key = directory.path().join("key");
@@ -85,6 +104,7 @@ impl Fleet {
             admin_listen: admin,
             control: address,
             insecure_plaintext: true,
+            domains: vec![DOMAIN.into()],
             trusted_keys: vec![public],
             ..cell_router::Options::default()
         };
@@ -131,6 +151,14 @@ impl Fleet {
             tokio::time::sleep(POLL).await;
         }
         Ok(id)
+    }
+
+    /// The database of the cell where a tenant is.
+    pub(crate) async fn database_of(&self, tenant: &TenantId) -> Result<String> {
+        let mapping = self.control.get_tenant(tenant).await?.mapping.context("the tenant has a mapping")?;
+        let place = self.cells.iter().position(|cell| cell.as_str() == mapping.owner);
+        let server = place.and_then(|place| self.servers.get(place));
+        Ok(server.context("the owner is one of two cells")?.url())
     }
 
     /// The cell where a tenant is not.

@@ -3,14 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use cell_chaos::check::FaultKind;
+use cell_chaos::figures::Figure;
 use cell_client::wire;
 use cell_model::{Attempt, HoldEnd, MoveOptions, PhaseStamp, Revision, TenantId, UnixMillis, holds};
 use tokio::task::JoinSet;
 
 use crate::Hold;
+use crate::clients::{Clients, Seen};
 use crate::figures::{Figures, say};
 use crate::fleet::{Fleet, entered, phases};
-use crate::load::{Clients, fill, histogram, session};
+use crate::load::{histogram, session};
 
 /// Documents of a small tenant.
 const SMALL: u32 = 200;
@@ -35,11 +38,12 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Hold, figures: &mut Figures) -> 
 
 async fn one_after_the_other(fleet: &Fleet, wanted: &Hold, figures: &mut Figures) -> Result<()> {
     let tenant = fleet.tenant("small").await?;
-    fill(fleet.router, "small", SMALL).await?;
+    let mut clients = Clients::of(fleet.router, "small").await?;
+    clients.fill(SMALL).await;
     say(&format!("hold: {} moves of a tenant with {} clients", wanted.moves, wanted.clients));
     let (mut writes, mut reads, mut whole) = (histogram(), histogram(), histogram());
-    let mut missed = 0;
-    let clients = Clients::start(fleet.router, "small", wanted.clients);
+    let (mut missed, all) = (0, Instant::now());
+    clients.start(wanted.clients);
     for number in 1..=wanted.moves {
         let began = Instant::now();
         let (_, movement) = fleet.moved(&tenant, brisk(), completed).await?;
@@ -56,19 +60,46 @@ async fn one_after_the_other(fleet: &Fleet, wanted: &Hold, figures: &mut Figures
             say(&format!("  {number} moves, writes waited {} ms at the most", writes.max() / 1_000));
         }
     }
-    let seen = clients.end().await?;
+    let took = all.elapsed();
+    let seen = clients.end(&fleet.database_of(&tenant).await?).await?;
+    say(&format!("  {} moves in {:.0} s, {} requests", wanted.moves, took.as_secs_f64(), seen.requests));
     figures.spread("write hold, small tenant under load", &writes, [Some(50.0), Some(150.0), Some(2_000.0)]);
     figures.spread("read gap, small tenant under load", &reads, [None, None, None]);
     figures.spread("latency of a write, all the while", &seen.writes, [None, None, Some(2_000.0)]);
     figures.spread("latency of a read, all the while", &seen.reads, [None, None, None]);
     figures.spread("a whole move, small tenant", &whole, [None, None, None]);
-    figures.at_most("holds that were missed and tried again", "", f64::from(missed), None);
-    let failed = u32::try_from(seen.failed.len()).unwrap_or(u32::MAX);
-    figures.at_most(format!("failed requests in {} moves", wanted.moves), "", f64::from(failed), Some(0.0));
+    figures.add(Figure::at_most("holds that were missed and tried again", "", f64::from(missed), None, None));
+    judged(&seen, wanted.moves, figures);
+    Ok(())
+}
+
+/// What the judge found.
+fn judged(seen: &Seen, moves: u32, figures: &mut Figures) {
+    let mut none = |what: String, found: u64| {
+        let found = f64::from(u32::try_from(found).unwrap_or(u32::MAX));
+        figures.add(Figure::at_most(what, "", found, Some(0.0), None));
+    };
+    none(format!("failed requests in {moves} moves"), seen.failed.len() as u64);
+    use FaultKind::{Duplicated, Leaked, Lost, Phantom, Reordered, Resurrected};
+    for kind in [Lost, Duplicated, Reordered, Resurrected, Leaked, Phantom] {
+        none(format!("{} writes or reads in {moves} moves", kind.as_str()), seen.findings.count(kind));
+    }
+    let judged = u32::try_from(seen.findings.acked_writes).unwrap_or(u32::MAX);
+    // A judge who has seen nothing finds nothing.
+    figures.add(Figure::at_least(
+        "writes that were acknowledged and judged",
+        "",
+        f64::from(judged),
+        Some(f64::from(moves)),
+    ));
+    let reads = u32::try_from(seen.findings.reads).unwrap_or(u32::MAX);
+    figures.add(Figure::at_least("reads that were judged", "", f64::from(reads), Some(1.0)));
     for (number, failure) in seen.failed.iter().take(5).enumerate() {
         say(&format!("  failed request {}: {failure}", number + 1));
     }
-    Ok(())
+    for fault in seen.findings.faults.iter().take(5) {
+        say(&format!("  {}: {} of {}: {}", fault.kind.as_str(), fault.object, fault.tenant, fault.detail));
+    }
 }
 
 fn stamps(movement: &wire::Move) -> Vec<PhaseStamp> {
@@ -97,7 +128,8 @@ async fn ten_megabytes(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
         say(&format!("  10 MB: {:.2} s: {}", took.last().copied().unwrap_or_default(), phases(&movement)));
         reclaimed(fleet, &tenant).await?;
     }
-    figures.at_most("10 MB tenant, asked for until served, p50", "s", crate::figures::median(took), Some(2.0));
+    let took = crate::figures::median(took);
+    figures.add(Figure::at_most("10 MB tenant, asked for until served, p50", "s", took, Some(2.0), None));
     Ok(())
 }
 
@@ -118,7 +150,7 @@ async fn several_at_once(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
     for number in 1..=AT_ONCE {
         let name = format!("many-{number}");
         let tenant = fleet.tenant(&name).await?;
-        fill(fleet.router, &name, SMALL).await?;
+        Clients::of(fleet.router, &name).await?.fill(SMALL).await;
         tenants.push(tenant);
     }
     let began = Instant::now();
@@ -132,7 +164,8 @@ async fn several_at_once(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
         driven??;
     }
     let per_hour = f64::from(AT_ONCE * EACH) / began.elapsed().as_secs_f64() * 3_600.0;
-    figures.at_least(format!("moves per hour, {AT_ONCE} tenants at once"), "/h", per_hour, Some(2_000.0));
+    let measure = format!("moves per hour, {AT_ONCE} tenants at once");
+    figures.add(Figure::at_least(measure, "/h", per_hour, Some(2_000.0)));
     Ok(())
 }
 

@@ -1,143 +1,15 @@
-//! Clients of one tenant: through the router, and straight in the database as an application would be.
+//! Writers straight in the database, as an application would be.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use bytes::Bytes;
+use anyhow::Result;
 use hdrhistogram::Histogram;
-use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
-
-/// Between two requests of a client.
-const GAP: Duration = Duration::from_millis(4);
-/// A client stops a request that takes longer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What clients saw.
-pub(crate) struct Seen {
-    pub(crate) writes: Histogram<u64>,
-    pub(crate) reads: Histogram<u64>,
-    pub(crate) failed: Vec<String>,
-}
-
-/// Writers and readers through the router, until they are stopped.
-pub(crate) struct Clients {
-    stop: Arc<AtomicBool>,
-    tasks: JoinSet<(bool, Histogram<u64>, Vec<String>)>,
-}
 
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order")
-}
-
-async fn connect(router: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
-    let stream = tokio::net::TcpStream::connect(router).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-async fn ask(sender: &mut SendRequest<Full<Bytes>>, tenant: &str, put: bool, key: &str, body: Bytes) -> Result<()> {
-    let request = Request::builder()
-        .method(if put { Method::PUT } else { Method::GET })
-        .uri(format!("/docs/{key}"))
-        .header("host", "cell")
-        .header("x-tenant-id", tenant)
-        .header("content-type", "application/json")
-        .body(Full::new(body))?;
-    sender.ready().await?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    let text = answer.into_body().collect().await?.to_bytes();
-    if status.is_success() {
-        return Ok(());
-    }
-    bail!("{status}: {}", String::from_utf8_lossy(&text))
-}
-
-/// Writes documents one after the other, for a start.
-pub(crate) async fn fill(router: SocketAddr, tenant: &str, count: u32) -> Result<()> {
-    let mut sender = connect(router).await?;
-    // The router may learn of the tenant a moment later.
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = ask(&mut sender, tenant, true, "k0", Bytes::from_static(b"{}")).await {
-        if Instant::now() > deadline {
-            return Err(error.context("the router does not serve the tenant"));
-        }
-        tokio::time::sleep(GAP * 10).await;
-        sender = connect(router).await?;
-    }
-    for number in 0..count {
-        let body = Bytes::from(format!("{{\"n\":{number}}}"));
-        ask(&mut sender, tenant, true, &format!("k{number}"), body).await?;
-    }
-    Ok(())
-}
-
-impl Clients {
-    /// Three writers to each reader.
-    pub(crate) fn start(router: SocketAddr, tenant: &str, count: u32) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = JoinSet::new();
-        for number in 0..count {
-            let (stop, tenant) = (Arc::clone(&stop), tenant.to_owned());
-            let writes = number % 4 != 3;
-            tasks.spawn(async move {
-                let (mut latencies, mut failed) = (histogram(), Vec::new());
-                let mut sender = None;
-                let mut turn = 0_u64;
-                while !stop.load(Ordering::Relaxed) {
-                    turn += 1;
-                    let began = Instant::now();
-                    let asked = async {
-                        let sender = match &mut sender {
-                            Some(sender) => sender,
-                            none => none.insert(connect(router).await?),
-                        };
-                        let body = if writes { Bytes::from(format!("{{\"turn\":{turn}}}")) } else { Bytes::new() };
-                        ask(sender, &tenant, writes, &format!("k{}", (turn + u64::from(number) * 7) % 100), body)
-                            .await
-                    };
-                    match tokio::time::timeout(PATIENCE, asked).await {
-                        Ok(Ok(())) => {
-                            let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                            latencies.saturating_record(micros.max(1));
-                        }
-                        Ok(Err(error)) => {
-                            failed.push(format!("{error:#}"));
-                            sender = None;
-                        }
-                        Err(_) => {
-                            failed.push("no answer in time".into());
-                            sender = None;
-                        }
-                    }
-                    tokio::time::sleep(GAP).await;
-                }
-                (writes, latencies, failed)
-            });
-        }
-        Self { stop, tasks }
-    }
-
-    pub(crate) async fn end(mut self) -> Result<Seen> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut seen = Seen { writes: histogram(), reads: histogram(), failed: Vec::new() };
-        while let Some(ended) = self.tasks.join_next().await {
-            let (writes, latencies, failed) = ended?;
-            let into = if writes { &mut seen.writes } else { &mut seen.reads };
-            into.add(latencies).context("histograms are alike")?;
-            seen.failed.extend(failed);
-        }
-        Ok(seen)
-    }
 }
 
 /// A session in a database.

@@ -5,19 +5,20 @@
 //! * `cost`: what the fence in the transaction, and the capture, cost the writers;
 //! * `all`: one after the other.
 //!
-//! Servers, control plane, cells and router run on this machine and share its cores, so ratios say more than figures.
+//! Servers, control plane, cells and router run on this machine and share its cores, so ratios say more than figures. The exit
+//! code is 0 only if every figure holds what it must.
 
+mod clients;
 mod copying;
 mod costing;
 mod figures;
 mod fleet;
 mod holding;
 mod load;
-mod servers;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use figures::Figures;
@@ -93,13 +94,19 @@ fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(wanted).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut figures = Figures::default();
-    let measured = runtime.block_on(measure(&cli.command, &mut figures));
+    let measured = runtime.block_on(async {
+        tokio::select! {
+            measured = measure(&cli.command, &mut figures) => measured,
+            interrupted = tokio::signal::ctrl_c() => Err(interrupted.err().map_or_else(|| anyhow!("interrupted"), Into::into)),
+        }
+    });
     // What was measured before something failed is told all the same.
     figures::say(&figures.table());
     if let Some(out) = &cli.out {
         figures.write(out)?;
     }
-    measured
+    measured?;
+    figures.hold()
 }
 
 async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {

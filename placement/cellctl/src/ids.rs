@@ -84,6 +84,11 @@ pub(crate) async fn run(control: Control, wanted: Wanted, of: Option<CellId>) ->
         console::data(&script(view));
         return Ok(Exit::Done);
     }
+    if views.is_empty() && control.global.output == Output::Table {
+        // Each of them has been named above.
+        console::note("no cell has sequences that could hand out the same ids as another one's");
+        return Ok(Exit::Done);
+    }
     control.print_list(&views);
     if control.global.output == Output::Table {
         for view in &views {

@@ -146,8 +146,10 @@ impl<P: ControlPlane> Run<'_, P> {
 
     async fn start_capture(&self) -> Result<(), Setback> {
         let (context, agent) = (self.context(), self.from()?);
-        let position = self.insist("start capture", || self.of.agents.start_capture(&agent, &context)).await?;
-        self.happened(Event::CaptureStarted { position }).await
+        match self.insist("start capture", || self.of.agents.start_capture(&agent, &context)).await {
+            Ok(position) => self.happened(Event::CaptureStarted { position }).await,
+            Err(setback) => self.unless_a_hook_refuses(setback).await,
+        }
     }
 
     async fn prepare_import(&self) -> Result<(), Setback> {
@@ -155,7 +157,10 @@ impl<P: ControlPlane> Run<'_, P> {
         let source = self.movement()?.from();
         let source_agent = self.agent(source)?;
         let prepare = || self.of.agents.prepare_import(&agent, &context, source, &source_agent);
-        let generation = self.insist("prepare import", prepare).await?;
+        let generation = match self.insist("prepare import", prepare).await {
+            Ok(generation) => generation,
+            Err(setback) => return self.unless_a_hook_refuses(setback).await,
+        };
         // Before the phase in which the copy is looked at: a move that rests here copies all the same.
         let bytes_per_second = self.movement()?.bytes_per_second;
         if bytes_per_second != 0 {
@@ -198,6 +203,18 @@ impl<P: ControlPlane> Run<'_, P> {
         import.backfilled
             && Duration::from_millis(import.lag_ms) < self.of.options.caught_up_lag
             && import.lag_bytes < self.of.options.caught_up_bytes
+    }
+
+    /// What lives beside the rows does not want the move, or cannot be asked: then it ends here.
+    async fn unless_a_hook_refuses(&self, setback: Setback) -> Result<(), Setback> {
+        match setback {
+            Setback::Step(StepError::Refused { code, reason })
+                if matches!(code.as_str(), "HOOK_REFUSED" | "HOOK_FAILED") =>
+            {
+                self.give_up(&code, &reason).await
+            }
+            setback => Err(setback),
+        }
     }
 
     async fn give_up(&self, code: &str, reason: &str) -> Result<(), Setback> {

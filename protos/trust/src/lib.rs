@@ -8,17 +8,20 @@
 //! * [`PublicKey`] is named by its [`PublicKey::key_id`];
 //! * [`Rpc::callers`] says which [`Role`] may call what, for the [`Principal`] of a certificate;
 //! * [`Checkpoint`] is the end of the audit trail, signed: what an export is held against later;
+//! * [`HookCall`] is what a cell tells what lives beside its database, signed with a key of its own;
 //! * [`TenantContext`] is what a router signs about a request, for seconds;
 //! * [`RoutedMapping`] is what the control plane signs: the mapping, the cluster, and where the owner is to be found.
 
 mod checkpoint;
 mod context;
+mod hook;
 mod keys;
 mod mapping;
 mod role;
 
 pub use checkpoint::{CHECKPOINT_DOMAIN, Checkpoint};
 pub use context::{CONTEXT_DOMAIN, ContextError, TenantContext};
+pub use hook::{HookCall, HookError};
 pub use keys::{InvalidKey, PublicKey, SigningKey, TrustedKeys};
 pub use mapping::{MAPPING_DOMAIN, RoutedMapping, SignedMapping, TrustError};
 pub use role::{InvalidPrincipal, Principal, Role, Rpc};

@@ -18,6 +18,8 @@ pub(crate) struct Pace {
 struct State {
     /// Bytes in a second; 0: no limit.
     limit: u64,
+    /// Somebody has said it.
+    said: bool,
     /// Bytes that were read and are not paid for by the time since.
     owed: u64,
     paid_until: Instant,
@@ -25,7 +27,7 @@ struct State {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { state: Mutex::new(State { limit: 0, owed: 0, paid_until: Instant::now() }) }
+        Self { state: Mutex::new(State { limit: 0, said: false, owed: 0, paid_until: Instant::now() }) }
     }
 }
 
@@ -37,9 +39,21 @@ impl Pace {
     /// Bytes in a second from now on; 0: as fast as it goes.
     pub(crate) fn limit(&self, bytes_per_second: u64) {
         let mut state = self.lock();
-        if state.limit != bytes_per_second {
-            state.pay(Instant::now());
-            state.limit = bytes_per_second;
+        state.said = true;
+        state.set(bytes_per_second);
+    }
+
+    /// Whether it has not been said before.
+    pub(crate) fn is_news(&self, bytes_per_second: u64) -> bool {
+        let state = self.lock();
+        !state.said || state.limit != bytes_per_second
+    }
+
+    /// As somebody has said it before this agent was started, unless it was said anew.
+    pub(crate) fn begin_at(&self, bytes_per_second: u64) {
+        let mut state = self.lock();
+        if !state.said {
+            state.set(bytes_per_second);
         }
     }
 
@@ -66,6 +80,13 @@ impl Pace {
 }
 
 impl State {
+    fn set(&mut self, bytes_per_second: u64) {
+        if self.limit != bytes_per_second {
+            self.pay(Instant::now());
+            self.limit = bytes_per_second;
+        }
+    }
+
     fn time_for(&self, bytes: u64) -> Duration {
         let millis = bytes.saturating_mul(1_000).checked_div(self.limit).unwrap_or_default();
         Duration::from_millis(millis.max(1))
@@ -87,6 +108,19 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_before_a_restart_holds_until_something_else_is_said() {
+        let pace = Pace::default();
+        pace.begin_at(500);
+        pace.took(1_000);
+        assert!(pace.wait().is_some());
+        assert!(pace.is_news(500), "nobody has said it to this agent");
+        pace.limit(0);
+        assert!(!pace.is_news(0));
+        pace.begin_at(500);
+        assert_eq!(pace.wait(), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn chunks_come_no_faster_than_the_limit_and_a_lifted_limit_is_noticed() {

@@ -1,5 +1,9 @@
 //! Writes into the copy: each message of the change stream is one transaction, with the position after it.
 //!
+//! A chunk's commit does not wait for the disk; every so often one does, and the last one. What is not on disk is not
+//! acknowledged, so the source keeps what a crash of the database would take away here: rows, frontier and position are of
+//! one transaction and go together.
+//!
 //! Triggers and foreign keys are silent in its session, as in a replica's: the source has checked them. Rows beyond
 //! the frontier are not there, so an update or deletion of one touches nothing; only an insert, and an update that
 //! moves a key, must ask on which side of the frontier they lie, and the database itself compares the keys.
@@ -7,6 +11,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cell_model::{MoveId, Seq, TenantId};
@@ -14,6 +19,7 @@ use cell_protos::v1 as wire;
 use cell_protos::v1::table_value::Value;
 use futures::SinkExt as _;
 use futures::future::try_join_all;
+use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement, Transaction};
 
@@ -30,6 +36,14 @@ use crate::refusal::Refusal;
 const PIPELINE: usize = 24;
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 500;
+/// That the copy is as it is believed to be; whoever changes that waits.
+const EXPECT: &str = "SELECT p.applied, p.frontier, g.role FROM cellway.copies p JOIN cellway.grants g USING (tenant) \
+                      WHERE p.tenant = $1 FOR UPDATE OF p FOR SHARE OF g";
+const ADVANCE: &str = "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1";
+/// Of chunks that the database may lose in a crash: bytes, and
+const LAZY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// for how long.
+const LAZY_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Applier {
@@ -38,7 +52,15 @@ pub(crate) struct Applier {
     move_id: MoveId,
     catalogue: Arc<Catalogue>,
     statements: HashMap<String, Statement>,
+    /// What the database holds, and what it holds durably.
     pub(crate) copied: Copied,
+    pub(crate) durable: Seq,
+    /// How fast the copy was last allowed to come.
+    pub(crate) bytes_per_second: u64,
+    /// Chunks since: their bytes, and when one was last waited for.
+    lazy: (u64, Instant),
+    /// What the session says of commits now.
+    waits: bool,
 }
 
 /// Why something was not applied.
@@ -110,10 +132,28 @@ impl Applier {
         catalogue: Arc<Catalogue>,
         tenant: TenantId,
         move_id: MoveId,
-        copied: Copied,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Option<Self>, Fault> {
         let client = session(database).await?;
-        Ok(Self { client, tenant, move_id, catalogue, statements: HashMap::new(), copied })
+        // Written, so that it waits for a commit whose connection was lost, and makes durable what it finds.
+        let sql = "UPDATE cellway.copies SET applied = applied WHERE tenant = $1 \
+                   RETURNING applied, frontier, bytes_per_second";
+        let Some(row) = client.query_opt(sql, &[&tenant.as_str()]).await? else { return Ok(None) };
+        let reach = Reach::decode(row.get(1)).map_err(|error| Fault::new("DATABASE_FAILED", error.to_string()))?;
+        let copied = Copied { applied: Seq(from_db(row.get(0))), reach };
+        let (durable, lazy) = (copied.applied, (0, Instant::now()));
+        let bytes_per_second = from_db(row.get(2));
+        Ok(Some(Self {
+            client,
+            tenant,
+            move_id,
+            catalogue,
+            statements: HashMap::new(),
+            copied,
+            durable,
+            bytes_per_second,
+            lazy,
+            waits: true,
+        }))
     }
 
     /// Applies whole transactions in order; those that are already here are passed over.
@@ -126,14 +166,20 @@ impl Applier {
         if after == self.copied {
             return Ok(());
         }
-        self.write(&[], transactions, &[], after).await
+        self.write(&[], transactions, &[], after, true).await
     }
 
     /// Loads a chunk into its virgin range, with the transactions before and after its snapshot.
     pub(crate) async fn chunk(&mut self, chunk: &wire::TableChunk) -> Result<(), NotApplied> {
         let reach = Reach::decode(&chunk.last_key).map_err(|_| unreadable())?;
         let after = Copied { applied: Seq(chunk.seq), reach };
-        self.write(&chunk.rows, &chunk.visible, &chunk.later, after).await
+        let bytes = self.lazy.0 + chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum::<u64>();
+        let wait = after.reach.done || bytes > LAZY_BYTES_MAX || self.lazy.1.elapsed() > LAZY_MAX;
+        self.write(&chunk.rows, &chunk.visible, &chunk.later, after, wait).await?;
+        if !wait {
+            self.lazy.0 = bytes;
+        }
+        Ok(())
     }
 
     async fn write(
@@ -142,6 +188,7 @@ impl Applier {
         before: &[wire::TableTransaction],
         later: &[wire::TableTransaction],
         after: Copied,
+        wait: bool,
     ) -> Result<(), NotApplied> {
         let applied = self.copied.applied;
         let new = |transactions: &'_ [wire::TableTransaction]| -> Vec<wire::TableMutation> {
@@ -149,66 +196,67 @@ impl Applier {
             new.flat_map(|transaction| transaction.mutations.iter().cloned()).collect()
         };
         let (before, later) = (new(before), new(later));
+        // Before any of those that are needed now is there.
+        if self.statements.len() > STATEMENTS_MAX {
+            self.statements.clear();
+        }
         self.prepare(&before, &self.copied.reach.clone()).await?;
         self.prepare(&later, &after.reach).await?;
         let tenant = self.tenant.clone();
+        self.prepare_one(EXPECT).await?;
+        self.prepare_one(ADVANCE).await?;
+        for rows in rows {
+            let load = load_sql(&self.catalogue, self.catalogue.table(rows.table).ok_or_else(unreadable)?);
+            self.prepare_one(&load).await?;
+        }
+        if self.waits != wait {
+            // As whoever gave the address wants it, or not at all.
+            let say = if wait { "RESET synchronous_commit" } else { "SET synchronous_commit = off" };
+            self.client.batch_execute(say).await?;
+            self.waits = wait;
+        }
         let transaction = self.client.transaction().await?;
-        expect(&transaction, &tenant, &self.copied, self.move_id).await?;
         let work = Work { transaction: &transaction, catalogue: &self.catalogue, statements: &self.statements };
+        work.expect(&tenant, &self.copied, self.move_id).await?;
         work.mutate(&before, &self.copied.reach).await?;
         for rows in rows {
             work.load(rows).await?;
         }
         work.mutate(&later, &after.reach).await?;
-        transaction
-            .execute(
-                "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1",
-                &[&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode()],
-            )
-            .await?;
+        let advance = work.statement(ADVANCE)?;
+        let place: [&(dyn ToSql + Sync); 3] =
+            [&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode()];
+        transaction.execute(&advance, &place).await?;
         transaction.commit().await?;
         self.copied = after;
+        if wait {
+            (self.durable, self.lazy) = (self.copied.applied, (0, Instant::now()));
+        }
         Ok(())
     }
 
     /// Prepares whatever these mutations need, outside the transaction.
     async fn prepare(&mut self, mutations: &[wire::TableMutation], reach: &Reach) -> Result<(), NotApplied> {
-        if self.statements.len() > STATEMENTS_MAX {
-            self.statements.clear();
-        }
         for mutation in mutations {
             let table = self.catalogue.table(mutation.table).ok_or_else(unreadable)?;
             for sql in statements(&self.catalogue, table, mutation, reach).into_iter().flatten() {
-                if !self.statements.contains_key(&sql) {
-                    let statement = self.client.prepare(&sql).await?;
-                    self.statements.insert(sql, statement);
-                }
+                self.prepare_one(&sql).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn prepare_one(&mut self, sql: &str) -> Result<(), NotApplied> {
+        if !self.statements.contains_key(sql) {
+            let statement = self.client.prepare(sql).await?;
+            self.statements.insert(sql.to_owned(), statement);
         }
         Ok(())
     }
 }
 
-/// The copy is as this task believes, and still wanted: another task, or another agent, may have gone on.
-async fn expect(
-    transaction: &Transaction<'_>,
-    tenant: &TenantId,
-    copied: &Copied,
-    move_id: MoveId,
-) -> Result<(), NotApplied> {
-    let sql = "SELECT p.applied, p.frontier, g.role FROM cellway.copies p JOIN cellway.grants g USING (tenant) \
-               WHERE p.tenant = $1 FOR UPDATE OF p FOR SHARE OF g";
-    let row = transaction.query_opt(sql, &[&tenant.as_str()]).await?;
-    let as_believed = row.is_some_and(|row| {
-        let role: &str = row.get(2);
-        Seq(from_db(row.get(0))) == copied.applied
-            && row.get::<_, &[u8]>(1) == copied.reach.encode()
-            && matches!(role, "importing" | "redirect")
-    });
-    if as_believed {
-        return Ok(());
-    }
-    Err(NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was"))))
+fn load_sql(catalogue: &Catalogue, table: &Table) -> String {
+    format!("COPY {} ({}) FROM STDIN (FORMAT binary)", catalogue.qualified(table), copied_list(table))
 }
 
 fn condition(columns: &[String], table: &Table, first: usize) -> String {
@@ -327,11 +375,25 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// The copy is as it is believed to be, and stays so until the end of the transaction.
+    async fn expect(&self, tenant: &TenantId, copied: &Copied, move_id: MoveId) -> Result<(), NotApplied> {
+        let row = self.transaction.query_opt(&self.statement(EXPECT)?, &[&tenant.as_str()]).await?;
+        let as_believed = row.is_some_and(|row| {
+            let role: &str = row.get(2);
+            Seq(from_db(row.get(0))) == copied.applied
+                && row.get::<_, &[u8]>(1) == copied.reach.encode()
+                && matches!(role, "importing" | "redirect")
+        });
+        if as_believed {
+            return Ok(());
+        }
+        Err(NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was"))))
+    }
+
     async fn load(&self, rows: &wire::TableRows) -> Result<(), NotApplied> {
         let table = self.catalogue.table(rows.table).ok_or_else(unreadable)?;
-        let sql =
-            format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.catalogue.qualified(table), copied_list(table));
-        let mut sink = pin!(self.transaction.copy_in::<_, Bytes>(&sql).await?);
+        let load = self.statement(&load_sql(self.catalogue, table))?;
+        let mut sink = pin!(self.transaction.copy_in::<_, Bytes>(&load).await?);
         sink.send(rows.copy.clone()).await?;
         let loaded = sink.finish().await?;
         if loaded == rows.rows { Ok(()) } else { Err(diverged(table, loaded)) }

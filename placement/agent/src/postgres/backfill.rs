@@ -24,6 +24,14 @@ const ROWS_MAX: u64 = 50_000;
 pub(crate) struct Chunk {
     pub(crate) rows: Vec<wire::TableRows>,
     pub(crate) reach: Reach,
+    pub(crate) row_size: Option<RowSize>,
+}
+
+/// How large the rows of a table are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowSize {
+    table: u32,
+    bytes: u64,
 }
 
 /// `SELECT` of the columns that are copied.
@@ -59,23 +67,28 @@ pub(crate) async fn begin(client: &Client) -> Result<Snapshot, Fault> {
     Snapshot::parse(&text).ok_or_else(|| Fault::new("DATABASE_FAILED", format!("{text} is no snapshot")))
 }
 
-/// Reads on from `reach` in the transaction that [`begin`] has begun, about `bytes` of rows.
+/// Reads on from `reach` in the transaction that [`begin`] has begun, about `bytes` of rows. What the chunk before has
+/// found of their size says how many that are.
 pub(crate) async fn read(
     client: &Client,
     catalogue: &Catalogue,
     tenant: &TenantId,
-    reach: &Reach,
+    (reach, row_size): (&Reach, Option<RowSize>),
     bytes: u64,
 ) -> Result<Chunk, Fault> {
     let (mut rows, mut reach) = (Vec::new(), reach.clone());
     let first = (bytes / ROW_GUESSED).clamp(16, ROWS_FIRST);
-    let (mut read, mut wanted) = (0, first);
+    let mut row_size = row_size.filter(|size| size.table == reach.table);
+    let fitting = |bytes: u64, size: RowSize| (bytes / size.bytes).clamp(16, ROWS_MAX);
+    let (mut read, mut wanted) = (0, row_size.map_or(first, |size| fitting(bytes, size)));
     while let Some(table) = catalogue.table(reach.table).filter(|_| !reach.done) {
         let ends_at = boundary(client, catalogue, tenant, (table, &reach.key), wanted).await?;
         let (copy, count) = copy_out(client, catalogue, tenant, table, &reach.key, ends_at.as_deref()).await?;
         read += copy.len() as u64;
         if let Some(average) = (copy.len() as u64).checked_div(count) {
-            wanted = (bytes.saturating_sub(read) / average.max(1)).clamp(16, ROWS_MAX);
+            let size = RowSize { table: reach.table, bytes: average.max(1) };
+            wanted = fitting(bytes.saturating_sub(read), size);
+            row_size = Some(size);
             rows.push(wire::TableRows { table: reach.table, copy, rows: count });
         }
         reach = match ends_at {
@@ -86,12 +99,13 @@ pub(crate) async fn read(
                 Reach { table: reach.table + 1, key: Vec::new(), done: false }
             }
         };
-        if read >= bytes {
+        // What is nearly full is full: a few rows more would cost as much as many.
+        if read >= bytes - bytes / 16 {
             break;
         }
     }
     reach.done = catalogue.table(reach.table).is_none();
-    Ok(Chunk { rows, reach })
+    Ok(Chunk { rows, reach, row_size })
 }
 
 /// The key of the `count`th row after `after`; none where fewer are left.

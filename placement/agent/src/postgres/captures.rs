@@ -183,6 +183,13 @@ impl Captures {
         fitting.cloned().collect()
     }
 
+    /// Bytes of the transactions after `after`.
+    pub(crate) fn weight_after(&self, tenant: &TenantId, after: Seq) -> u64 {
+        let Some(capture) = self.of.get(tenant) else { return 0 };
+        let begin = capture.queue.partition_point(|captured| captured.seq <= after);
+        capture.queue.iter().skip(begin).map(|captured| captured.bytes).sum()
+    }
+
     pub(crate) fn acknowledge(&mut self, tenant: &TenantId, seq: Seq, now: Instant) {
         if let Some(capture) = self.of.get_mut(tenant) {
             capture.acknowledge(seq, now);

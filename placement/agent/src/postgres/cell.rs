@@ -156,8 +156,8 @@ impl Cell {
         if !tenant.lock().doubted {
             return Ok(());
         }
-        let client = self.database.client().await?;
-        let found = records::load_one(&client, &tenant.id).await?;
+        let mut client = self.database.client().await?;
+        let found = records::load_one(&mut client, &tenant.id).await?;
         {
             let mut core = tenant.lock();
             (core.control, core.copied) = found.map_or((None, None), |(control, copied)| (Some(control), copied));

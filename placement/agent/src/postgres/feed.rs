@@ -1,7 +1,7 @@
 //! The owner's side of the change stream: what is sent, in which order, and what a snapshot decides.
 //!
 //! ```text
-//! chunk:  send what is captured ─► snapshot that has seen all that was ever sent ─► read rows ─► barrier
+//! chunk:  send what is captured, if it is much ─► snapshot that has seen all that was ever sent ─► read rows ─► barrier
 //!         ─► of what was captured meanwhile: seen by the snapshot | not seen, one message with the rows
 //! cut:    the same, but the seen ones must come before the others: then the snapshot is the state at a position
 //! ```
@@ -55,6 +55,12 @@ pub(crate) struct Feed {
     /// Whether what was sent before this stream is visible for sure.
     drained: bool,
     reader: Option<Client>,
+    /// Chunks are being asked for. What writers add meanwhile goes with the next one, unless it is much, or that one is
+    /// long in coming: each message is a transaction at the follower.
+    copying: bool,
+    /// Chunks that were read for this stream.
+    chunks: u32,
+    row_size: Option<backfill::RowSize>,
     outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
 }
 
@@ -136,14 +142,27 @@ async fn open(
         let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
         let from = captures.from(&tenant.id).ok_or_else(none)?;
         let standing = captures.standing(&tenant.id).ok_or_else(none)??;
-        if applied == Seq(0) && standing.acked > from || applied > Seq(0) && applied < from {
+        // It has said that it holds durably what it does not hold now.
+        let lost = standing.acked > from && applied < standing.acked;
+        if lost || applied > Seq(0) && applied < from {
             let reason = format!("the follower is at {applied}, changes are kept from {}", standing.acked);
             return Err(Refusal::new("CAPTURE_GAP", reason));
         }
         captures.acknowledge(&tenant.id, applied, Instant::now());
         applied.max(from)
     };
-    *feed = Some(Feed { number, move_id, cursor, unsettled: Vec::new(), drained: false, reader: None, outbox });
+    *feed = Some(Feed {
+        number,
+        move_id,
+        cursor,
+        unsettled: Vec::new(),
+        drained: false,
+        reader: None,
+        copying: false,
+        chunks: 0,
+        row_size: None,
+        outbox,
+    });
     Ok(number)
 }
 
@@ -200,6 +219,7 @@ impl Stream {
         let mut next: Option<Vec<u8>> = None;
         let mut first = Some(Response::Tables(tables));
         let mut begun = false;
+        let mut beat = Instant::now();
         let mut arrived = self.cell.replication.subscribe();
         loop {
             arrived.mark_unchanged();
@@ -221,14 +241,18 @@ impl Stream {
                 done
             };
             match done {
-                Ok(true) => continue,
+                Ok(true) => {
+                    beat = Instant::now();
+                    continue;
+                }
                 Ok(false) => {}
                 Err(refusal) => return refusal,
             }
             tokio::select! {
                 _ = arrived.changed() => {}
                 after = wanted.recv() => next = after,
-                () = tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)) => {
+                () = tokio::time::sleep_until(beat + Duration::from_millis(HEARTBEAT_MS)) => {
+                    beat = Instant::now();
                     let last_seq = match self.last() {
                         Ok(last) => last.get(),
                         Err(refusal) => return refusal,
@@ -247,6 +271,7 @@ impl Stream {
     /// Whether there may be more at once.
     async fn turn(&self, feed: &mut Feed, say: Option<Response>, chunk: Option<Vec<u8>>) -> Result<bool, Refusal> {
         self.last()?;
+        let is_due = say.is_some();
         if let Some(say) = say {
             feed.send(say).await?;
         }
@@ -255,6 +280,9 @@ impl Stream {
             let reach = reach.map_err(|error| Refusal::new("INVALID", error.to_string()))?;
             feed.chunk(&self.cell, &self.tenant.id, &reach).await?;
             return Ok(true);
+        }
+        if feed.copying && !is_due && !feed.has_much(&self.cell, &self.tenant.id) {
+            return Ok(false);
         }
         feed.send_new(&self.cell, &self.tenant.id).await
     }
@@ -275,6 +303,11 @@ impl Feed {
             Ok(Ok(())) => Ok(()),
             _ => Err(gone()),
         }
+    }
+
+    /// Whether what is captured and not sent fills a message.
+    fn has_much(&self, cell: &Cell, tenant: &TenantId) -> bool {
+        cell.replication.captures().weight_after(tenant, self.cursor) >= CHANGES_BYTES
     }
 
     /// Sends some of what is captured and not sent; false where there is nothing.
@@ -330,7 +363,9 @@ impl Feed {
 
     async fn chunk(&mut self, cell: &Cell, tenant: &TenantId, reach: &Reach) -> Result<(), Refusal> {
         let began = Instant::now();
-        self.flush(cell, tenant).await?;
+        if self.has_much(cell, tenant) {
+            self.flush(cell, tenant).await?;
+        }
         let flushed = began.elapsed();
         let client = match self.reader.take() {
             Some(client) if !client.is_closed() => client,
@@ -339,8 +374,11 @@ impl Feed {
         let snapshot = self.settled(cell, tenant, &client).await?;
         let settled = began.elapsed();
         let catalogue = cell.replication.catalogue();
-        let bytes = u64::from(cell.database.options.chunk_bytes);
-        let chunk = backfill::read(&client, &catalogue, tenant, reach, bytes).await?;
+        // Small ones first: until one has come, the other cell has nothing to do.
+        let bytes = u64::from(cell.database.options.chunk_bytes >> 2_u32.saturating_sub(self.chunks));
+        self.chunks += 1;
+        let chunk = backfill::read(&client, &catalogue, tenant, (reach, self.row_size), bytes).await?;
+        (self.copying, self.row_size) = (!chunk.reach.done, chunk.row_size);
         client.batch_execute("COMMIT").await?;
         let read = began.elapsed();
         self.reader = (!chunk.reach.done).then_some(client);

@@ -30,6 +30,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// A message holds at most one transaction more than its measure.
 const MESSAGE_MAX: usize = 256 * 1024 * 1024;
+/// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
+/// one is loaded.
+const WINDOW: u32 = 16 * 1024 * 1024;
 
 /// How one connection has ended.
 enum Ended {
@@ -103,27 +106,30 @@ async fn run(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) {
 }
 
 async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> Ended {
-    let (uid, copied) = {
+    let uid = {
         let core = tenant.lock();
         let Some(control) = core.control.as_ref() else { return Ended::NotWanted };
         let wanted =
             control.follow.as_ref() == Some(follow) && matches!(control.role, Role::Importing | Role::Redirect);
-        match core.copied.clone().filter(|_| wanted) {
-            Some(copied) => (control.uid, copied),
-            None => return Ended::NotWanted,
+        if core.copied.is_none() || !wanted {
+            return Ended::NotWanted;
         }
+        control.uid
     };
     let catalogue = cell.replication.catalogue();
-    let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id, copied);
+    let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
     let applier = match opened.await {
-        Ok(applier) => applier,
+        Ok(Some(applier)) => applier,
+        Ok(None) => return Ended::Lost("the database knows nothing of the copy".into()),
         Err(fault) => return Ended::Lost(fault.to_string()),
     };
+    // An agent that was started again has not been told how fast; a move that rests is not told either.
+    tenant.lock().progress.pace.begin_at(applier.bytes_per_second);
     let start = Request::Start(wire::FollowStart {
         tenant: tenant.id.to_string(),
         uid: uid.get(),
         move_id: follow.move_id.0,
-        applied_seq: applier.copied.applied.get(),
+        applied_seq: applier.durable.get(),
         cell: cell.here.to_string(),
         generation: cell.generation.get(),
         leg: follow.leg.map_or(wire::Leg::Unspecified, wire::Leg::from).into(),
@@ -135,7 +141,11 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         return Ended::Lost("the stream ended at once".into());
     }
     let endpoint = match cell.link.endpoint(&follow.agent, Server::Agent) {
-        Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
+        Ok(endpoint) => endpoint
+            .connect_timeout(CONNECT_MAX)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
     let channel = match endpoint.connect().await {
@@ -254,7 +264,7 @@ impl Copy<'_> {
         self.applied((rows, bytes), (0, 0)).await
     }
 
-    /// What was applied is durable: said to whoever waits here, and to the owner.
+    /// What was applied is said to whoever waits here, and what of it is durable to the owner.
     async fn applied(&mut self, loaded: (u64, u64), changed: (u64, u64)) -> Result<(), Ended> {
         let copied = self.applier.copied.clone();
         let applied = copied.applied;
@@ -268,7 +278,7 @@ impl Copy<'_> {
             core.progress.heard_of(applied, applied);
         }
         self.tenant.notify();
-        self.ask(Request::Ack(wire::FollowAck { applied_seq: applied.get() })).await
+        self.ask(Request::Ack(wire::FollowAck { applied_seq: self.applier.durable.get() })).await
     }
 
     /// The copy is at the cut now: whatever is to be compared is read before anything else is applied.

@@ -14,6 +14,16 @@ pub(crate) const PUBLICATION: &str = "cellway";
 const LOCK: i64 = 0x0063_656c_6c77_6179;
 /// A writer that holds a table for longer makes the installation fail, and be tried again, rather than block others.
 const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2s'";
+/// Names in the order in which they must fire: of triggers of one kind, PostgreSQL takes the first by name first, and what
+/// looks at foreign keys is called `RI_…`.
+///
+/// Inserts are looked at *after* the row is there: a transaction that is refused has inserted nothing all the same, and a
+/// table with a trigger before each insert, also a silent one, takes `COPY` row by row.
+const TRIGGERS: [(&str, (&str, &str)); 3] = [
+    ("cellway_guard", ("BEFORE UPDATE OR DELETE", "ROW")),
+    ("cellway_guard_all", ("BEFORE TRUNCATE", "STATEMENT")),
+    ("\"CW_guard_new\"", ("AFTER INSERT", "ROW")),
+];
 
 /// Schema, tables and functions.
 pub(crate) async fn install(client: &mut Client, options: &DatabaseOptions) -> Result<(), Fault> {
@@ -33,18 +43,14 @@ pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue) -> Result<
     for table in &catalogue.tables {
         let guarded = transaction.query(GUARDED, &[&catalogue.schema, &table.name]).await?;
         let has = |name: &str| guarded.iter().any(|row| row.get::<_, &str>(0) == name);
-        let name = catalogue.qualified(table);
-        if !has("cellway_guard") {
-            let create = format!(
-                "CREATE TRIGGER cellway_guard BEFORE INSERT OR UPDATE OR DELETE ON {name} \
-                 FOR EACH ROW EXECUTE FUNCTION cellway.guard()"
-            );
-            transaction.batch_execute(&create).await?;
+        if TRIGGERS.iter().all(|(name, _)| has(name)) {
+            continue;
         }
-        if !has("cellway_guard_all") {
+        let on = catalogue.qualified(table);
+        for (name, events) in TRIGGERS {
+            let (when, each) = events;
             let create = format!(
-                "CREATE TRIGGER cellway_guard_all BEFORE TRUNCATE ON {name} \
-                 FOR EACH STATEMENT EXECUTE FUNCTION cellway.guard()"
+                "CREATE OR REPLACE TRIGGER {name} {when} ON {on} FOR EACH {each} EXECUTE FUNCTION cellway.guard()"
             );
             transaction.batch_execute(&create).await?;
         }
@@ -76,7 +82,7 @@ async fn publish(client: &tokio_postgres::Transaction<'_>, catalogue: &Catalogue
 }
 
 const GUARDED: &str = "
-SELECT t.tgname::text FROM pg_trigger t
+SELECT quote_ident(t.tgname) FROM pg_trigger t
   JOIN pg_class c ON c.oid = t.tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = $1 AND c.relname = $2 AND NOT t.tgisinternal AND t.tgenabled <> 'D'";

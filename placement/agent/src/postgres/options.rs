@@ -16,7 +16,7 @@ pub struct DatabaseOptions {
     /// The column that says whose a row is. A table without it belongs to nobody and is not moved.
     #[serde(default = "tenant_id")]
     pub tenant_column: String,
-    /// Rows of one chunk of a copy, in bytes.
+    /// Rows of one chunk of a copy, in bytes. The first ones are smaller.
     #[serde(default = "chunk_bytes")]
     pub chunk_bytes: u32,
     /// Log that the source may have to keep for slow copies before their moves are given up, in bytes.
@@ -41,7 +41,7 @@ fn tenant_id() -> String {
 }
 
 const fn chunk_bytes() -> u32 {
-    4 * 1024 * 1024
+    8 * 1024 * 1024
 }
 
 const fn wal_grace_seconds() -> u32 {

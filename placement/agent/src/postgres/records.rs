@@ -129,12 +129,24 @@ fn superseded() -> Refusal {
 const KNOWN: &str = "SELECT c.tenant, c.control, p.applied, p.frontier FROM cellway.controls c \
                      LEFT JOIN cellway.copies p USING (tenant)";
 
-/// One tenant, if the database knows it.
+/// One tenant, if the database knows it: after whatever may still be on its way there. A commit whose connection was lost
+/// goes on in the server, and to whoever only read, what it changes would look as before.
 pub(crate) async fn load_one(
-    client: &Client,
+    client: &mut Client,
     tenant: &TenantId,
 ) -> Result<Option<(Control, Option<Copied>)>, Refusal> {
-    let row = client.query_opt(&format!("{KNOWN} WHERE c.tenant = $1"), &[&tenant.as_str()]).await?;
+    let name = tenant.as_str();
+    let transaction = client.transaction().await?;
+    transaction.batch_execute("SET LOCAL lock_timeout = '4s'").await?;
+    // Waits for one that makes the row, and is taken back itself.
+    let make = "INSERT INTO cellway.controls (tenant, control) VALUES ($1, '') ON CONFLICT DO NOTHING";
+    let made = transaction.execute(make, &[&name]).await?;
+    if made == 1 {
+        return Ok(None);
+    }
+    // Waits for one that changes it.
+    transaction.execute("SELECT 1 FROM cellway.controls WHERE tenant = $1 FOR UPDATE", &[&name]).await?;
+    let row = transaction.query_opt(&format!("{KNOWN} WHERE c.tenant = $1"), &[&name]).await?;
     let damaged = |error: crate::record::RecordError| Refusal::internal(error);
     row.map(|row| read(&row).map_err(damaged)).transpose()
 }

@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS cellway.copies (
     frontier bytea NOT NULL
 );
 
+-- And how fast they may come, in bytes a second; 0: as fast as it goes.
+ALTER TABLE cellway.copies ADD COLUMN IF NOT EXISTS bytes_per_second bigint NOT NULL DEFAULT 0;
+
 -- Whatever outlives the agent is written down before it is made.
 CREATE TABLE IF NOT EXISTS cellway.made (
     kind text NOT NULL,

@@ -51,7 +51,7 @@ impl Work<'_> {
             Step::Preflight(preflight) => self.preflight(preflight.as_target).await,
             Step::PrepareImport(import) => self.prepare_import(&import).await,
             Step::StartCapture(_) => self.start_capture().await,
-            Step::ImportStatus(status) => self.import_status(status.bytes_per_second),
+            Step::ImportStatus(status) => self.import_status(status.bytes_per_second).await,
             Step::ScanDigest(scan) => self.scan_digest(Seq(scan.at_seq)).await,
             Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
             Step::SyncStatus(asked) => self.sync_status(asked.oldest_write).await,

@@ -25,6 +25,7 @@ pub(crate) struct Ground {
     pub(crate) pool: AgentPool,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<cell_agent::Planted>,
+    pub(crate) hooks: Option<cell_agent::HooksOptions>,
 }
 
 /// A running cell.
@@ -44,6 +45,7 @@ impl Ground {
             pool: AgentPool::new(cell_client::AgentOptions::default()),
             #[cfg(feature = "planted")]
             planted: None,
+            hooks: None,
         }
     }
 
@@ -54,6 +56,7 @@ impl Ground {
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key.public().to_string()];
         options.limits.write_wait_ms = 4_000;
+        options.hooks.clone_from(&self.hooks);
         #[cfg(feature = "planted")]
         {
             options.planted = self.planted;

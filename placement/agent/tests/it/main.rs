@@ -5,6 +5,7 @@
 mod cells;
 mod copying;
 mod deciding;
+mod hooking;
 mod moving;
 #[cfg(feature = "planted")]
 mod planted;

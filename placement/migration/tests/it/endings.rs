@@ -63,6 +63,31 @@ async fn a_cell_that_has_heard_of_a_younger_leader_is_no_finding_of_preflight() 
 }
 
 #[tokio::test]
+async fn a_hook_that_refuses_the_beginning_ends_the_move_and_one_that_refuses_a_hold_does_not() {
+    for (step, code) in [("StartCapture", "HOOK_REFUSED"), ("PrepareImport", "HOOK_FAILED")] {
+        let (cells, paper, leader) = started().await;
+        cells.refuse(step, code);
+        paper.start_move();
+        paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+        leader.stop().await;
+        let ended = paper.ended().unwrap();
+        assert!(matches!(&ended.end, End::Aborted { code: by, .. } if by == code), "{step}: {:?}", ended.end);
+        assert_eq!((paper.record().owner, paper.record().epoch.0), (cell("a"), 1));
+        let steps = cells.steps();
+        assert!(
+            steps.iter().any(|step| step == "b DropImport") && steps.iter().any(|step| step == "a StopCapture")
+        );
+    }
+    let (cells, paper, leader) = started().await;
+    cells.refuse("HoldWrites", "HOOK_REFUSED");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    assert_eq!(paper.ended().unwrap().end, End::Completed);
+    assert_eq!(paper.ended().unwrap().movement.retries_left, 19, "the hold was tried again");
+}
+
+#[tokio::test]
 async fn a_cancel_in_sync_cleans_both_cells() {
     let (cells, paper, leader) = started().await;
     let options = MoveOptions { sync_steady_ms: 60_000, ..MoveOptions::default() };

@@ -15,7 +15,7 @@ fn read(path: &str) -> String {
 }
 
 /// Who may name whom. `docs/architecture.md` draws it, `docs/adr/0006-arrows-between-crates.md` says why.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("cell-model", &[]),
     ("cell-planner", &["cell-model"]),
     ("cell-trust", &["cell-model"]),
@@ -51,7 +51,19 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "sample-cell",
         ],
     ),
-    ("cell-move-bench", &["cell-model", "cell-client", "cell-control", "cell-router", "sample-cell"]),
+    ("cell-pg-server", &[]),
+    (
+        "cell-move-bench",
+        &[
+            "cell-model",
+            "cell-client",
+            "cell-control",
+            "cell-router",
+            "sample-cell",
+            "cell-chaos",
+            "cell-pg-server",
+        ],
+    ),
     ("cell-sim", &["cell-model", "cell-protos", "cell-store"]),
     (
         "cellctl",

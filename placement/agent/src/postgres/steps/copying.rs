@@ -74,7 +74,19 @@ impl Work<'_> {
         })
     }
 
-    pub(super) fn import_status(&self, bytes_per_second: u64) -> Result<Answer, Refusal> {
+    pub(super) async fn import_status(&self, bytes_per_second: u64) -> Result<Answer, Refusal> {
+        let pace = {
+            let core = self.lock()?;
+            self.copy_of(&core)?;
+            std::sync::Arc::clone(&core.progress.pace)
+        };
+        if pace.is_news(bytes_per_second) {
+            // Durable, so that an agent that is started again while the move rests copies no faster.
+            let sql =
+                "UPDATE cellway.copies SET bytes_per_second = $2 WHERE tenant = $1 AND bytes_per_second <> $2";
+            let client = self.cell.database.client().await?;
+            client.execute(sql, &[&self.tenant.id.as_str(), &bytes_per_second.cast_signed()]).await?;
+        }
         let core = self.lock()?;
         let applied = self.copy_of(&core)?.applied;
         core.progress.pace.limit(bytes_per_second);

@@ -63,11 +63,41 @@ async fn a_writer_that_waits_across_the_fence_is_refused_at_every_isolation_leve
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_waits_across_the_fence_is_refused_at_every_isolation_level_through_the_trigger() {
     for isolation in LEVELS {
-        let refusal =
-            across_the_fence(isolation, "UPDATE accounts SET name = 'late' WHERE tenant_id = 't-1'").await;
-        let expected = if isolation == "READ COMMITTED" { "CW003" } else { "40001" };
-        assert_eq!(refusal[0], expected, "{isolation}: {refusal:?}");
+        for write in [
+            "UPDATE accounts SET name = 'late' WHERE tenant_id = 't-1'",
+            "INSERT INTO accounts (tenant_id, name) VALUES ('t-1', 'late')",
+        ] {
+            let refusal = across_the_fence(isolation, write).await;
+            let expected = if isolation == "READ COMMITTED" { "CW003" } else { "40001" };
+            assert_eq!(refusal[0], expected, "{isolation}: {write}: {refusal:?}");
+        }
     }
+}
+
+/// A table that *has* a trigger before each insert, silent or not, takes COPY row by row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_insert_is_judged_after_the_row_before_its_foreign_keys_and_older_triggers_give_way() {
+    const SLOW: &str = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgtype & 7 = 7";
+    const OLD: &str = "DROP TRIGGER \"CW_guard_new\" ON accounts; DROP TRIGGER cellway_guard ON accounts; \
+                       CREATE TRIGGER cellway_guard BEFORE INSERT OR UPDATE OR DELETE ON accounts \
+                       FOR EACH ROW EXECUTE FUNCTION cellway.guard()";
+    let ground = Ground::new();
+    let b = ground.open("b").await;
+    let client = b.session().await;
+    let slow = async || client.query_one(SLOW, &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(slow().await, 0);
+    let orphan = "INSERT INTO entries (tenant_id, account) VALUES ('t-1', 1)";
+    assert_eq!(code(&client.batch_execute(orphan).await.unwrap_err()), "NOT_OWNER");
+    let partitioned = "INSERT INTO \"Odd \"\" name\" VALUES ('k', 't-1', 'v')";
+    assert_eq!(code(&client.batch_execute(partitioned).await.unwrap_err()), "NOT_OWNER");
+    client.batch_execute(OLD).await.unwrap();
+    assert_eq!(slow().await, 1);
+    let url = b.url.clone();
+    b.close().await;
+    let b = ground.try_open("b", &url, "127.0.0.1:0").await.unwrap();
+    assert_eq!(slow().await, 0);
+    assert_eq!(code(&account(&client, "nobody's").await.unwrap_err()), "NOT_OWNER");
+    b.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -150,10 +150,21 @@ impl Ground {
         step: &StepContext,
         is: impl Fn(&ImportProgress) -> bool,
     ) -> ImportProgress {
+        self.progress_at(to, step, 0, is).await
+    }
+
+    /// The same of a copy that comes no faster than so many bytes in a second.
+    pub(crate) async fn progress_at(
+        &self,
+        to: &Cell,
+        step: &StepContext,
+        bytes_per_second: u64,
+        is: impl Fn(&ImportProgress) -> bool,
+    ) -> ImportProgress {
         let mut last = None;
         let reached = async {
             loop {
-                let progress = self.pool.import_status(&to.agent, step).await.unwrap();
+                let progress = self.pool.import_status_at(&to.agent, step, bytes_per_second).await.unwrap();
                 if is(&progress) {
                     return progress;
                 }

@@ -4,12 +4,12 @@
 //! stops it when the runner is gone. The server never runs as root. Databases are made anew for each test.
 
 use std::fs::File;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cell_pg_server::{Options, Server};
 use tokio_postgres::NoTls;
 
 const SETTINGS: &str = "\
@@ -33,88 +33,9 @@ host all all 127.0.0.1/32 trust
 ";
 static DATABASES: AtomicU64 = AtomicU64::new(0);
 
-/// Where the programs of the newest server on this machine are.
-fn programs() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();
-    found.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
-    found.retain(|path| path.join("initdb").exists() && path.join("pg_ctl").exists());
-    found.sort();
-    found.pop().expect("PostgreSQL is installed: apt-get install postgresql")
-}
-
-/// A command as somebody who is not root.
-fn unprivileged(program: &Path) -> Command {
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| {
-        use std::os::unix::fs::MetadataExt as _;
-        me.uid() == 0
-    });
-    let mut command = if is_root {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]).arg(program);
-        command
-    } else {
-        Command::new(program)
-    };
-    command.current_dir("/").stdin(Stdio::null());
-    command
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Makes a server in a new directory and starts it.
-fn start(directory: &Path, settings: &str) -> u16 {
-    let programs = programs();
-    let data = directory.join("data");
-    let shell = |script: String| run(unprivileged(Path::new("/bin/sh")).args(["-c", &script]));
-    shell(format!("mkdir -p {}", directory.display()));
-    run(unprivileged(&programs.join("initdb"))
-        .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "-D"])
-        .arg(&data));
-    let port = free_port();
-    let sockets = format!("port = {port}\nunix_socket_directories = '{}'\n", directory.display());
-    shell(
-        format!(
-            "printf '%s' \"$0\" >> {data}/postgresql.conf; printf '%s' \"$1\" > {data}/pg_hba.conf",
-            data = data.display()
-        )
-        .replace("\"$0\"", &quoted(&format!("{SETTINGS}{settings}{sockets}")))
-        .replace("\"$1\"", &quoted(ACCESS)),
-    );
-    run(unprivileged(&programs.join("pg_ctl"))
-        .args(["start", "--wait", "--timeout=60", "-D"])
-        .arg(&data)
-        .arg("-l")
-        .arg(directory.join("log"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null()));
-    port
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
-}
-
-/// Stops the server and removes its directory once process `pid` is gone.
-#[expect(clippy::zombie_processes, reason = "the watchdog outlives this process on purpose")]
-fn watch(directory: &Path, pid: u32) {
-    let script = format!(
-        "while kill -0 {pid} 2>/dev/null; do sleep 1; done; {pg_ctl} stop -m immediate -D {dir}/data; rm -rf {dir}",
-        pg_ctl = programs().join("pg_ctl").display(),
-        dir = directory.display()
-    );
-    // The runner may be root's, whom others cannot signal: the watchdog asks the process table instead.
-    let script = script.replace(&format!("kill -0 {pid} 2>/dev/null"), &format!("[ -d /proc/{pid} ]"));
-    let mut command = unprivileged(Path::new("/bin/sh"));
-    command.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap();
+fn start(directory: PathBuf, settings: &str, until: u32) -> Server {
+    let settings = format!("{SETTINGS}{settings}");
+    Server::start(&Options { directory, settings, access: Some(ACCESS.into()), until }).unwrap()
 }
 
 /// The port of the run's server.
@@ -129,8 +50,7 @@ fn shared() -> u16 {
     if let Ok(port) = std::fs::read_to_string(&port_path) {
         return port.parse().unwrap();
     }
-    let port = start(&directory, "");
-    watch(&directory, runner);
+    let port = start(directory, "", runner).leave();
     std::fs::write(&port_path, port.to_string()).unwrap();
     port
 }
@@ -157,33 +77,26 @@ async fn database_on(port: u16) -> String {
 
 /// A server of the test's own, for what would disturb others.
 pub(crate) struct Own {
-    directory: PathBuf,
-    port: u16,
+    server: Arc<Server>,
 }
 
 impl Own {
     pub(crate) async fn start(settings: &'static str) -> Self {
         let number = DATABASES.fetch_add(1, Ordering::SeqCst);
         let directory = std::env::temp_dir().join(format!("cellway-pg-own-{}-{number}", std::process::id()));
-        let at = directory.clone();
-        let port = tokio::task::spawn_blocking(move || {
-            let port = start(&at, settings);
-            watch(&at, std::process::id());
-            port
-        });
-        Self { directory, port: port.await.unwrap() }
+        let starting = move || start(directory, settings, std::process::id());
+        Self { server: Arc::new(tokio::task::spawn_blocking(starting).await.unwrap()) }
     }
 
     pub(crate) async fn database(&self) -> String {
-        database_on(self.port).await
+        database_on(self.server.port()).await
     }
-}
 
-impl Drop for Own {
-    fn drop(&mut self) {
-        let mut stop = unprivileged(&programs().join("pg_ctl"));
-        stop.args(["stop", "-m", "immediate", "-D"]).arg(self.directory.join("data"));
-        let _stopped = stop.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    /// Crashes, and is there again.
+    pub(crate) async fn crash(&self) {
+        let server = Arc::clone(&self.server);
+        let crashed = tokio::task::spawn_blocking(move || server.crash().and_then(|()| server.start_again()));
+        crashed.await.unwrap().unwrap();
     }
 }
 

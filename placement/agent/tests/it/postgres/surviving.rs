@@ -53,6 +53,38 @@ async fn a_target_agent_that_is_killed_in_the_middle_of_the_copy_redoes_at_most_
     assert_eq!(b.rows().await, a.rows().await);
 }
 
+/// Commits of chunks are not waited for: a crash takes some of them away, and nothing that the source has let go of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_server_that_crashes_in_the_middle_of_the_copy_loses_only_what_comes_again() {
+    const RATE: u64 = 1_500_000;
+    let ground = Ground::new();
+    let server = super::server::Own::start("").await;
+    let url = server.database().await;
+    session(&url).await.batch_execute(TABLES).await.unwrap();
+    let a = ground.open("a").await;
+    let b = ground.try_open("b", &url, "127.0.0.1:0").await.unwrap();
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let client = a.session().await;
+    accounts(&client, 6_000).await;
+    let step = context(1, 1);
+    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    ground.pool.import_status_at(&b.agent, &step, RATE).await.unwrap();
+    ground.progress_at(&b, &step, RATE, |progress| progress.copied_rows > 500).await;
+    client.batch_execute("UPDATE accounts SET name = 'before' WHERE id % 5 = 0").await.unwrap();
+    server.crash().await;
+    client.batch_execute("DELETE FROM accounts WHERE id % 9 = 0").await.unwrap();
+    client.batch_execute("UPDATE accounts SET name = 'after' WHERE id % 11 = 0").await.unwrap();
+    let behind = ground.progress_at(&b, &step, RATE, |_| true).await;
+    assert!(!behind.backfilled, "it has crashed in the middle: {behind:?}");
+    ground.pool.import_status_at(&b.agent, &step, 0).await.unwrap();
+    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    ground.verify(&a, &b, &step).await;
+    assert_eq!(b.rows().await, a.rows().await);
+    b.close().await;
+    a.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_are_cut_again_and_again_cost_nothing_but_time() {
     let ground = Ground::new();
@@ -97,6 +129,26 @@ async fn a_slot_that_is_lost_ends_the_move_instead_of_leaving_a_gap() {
     ground.pool.stop_capture(&a.agent, &step).await.unwrap();
     ground.pool.drop_import(&b.agent, &step).await.unwrap();
     assert!(b.rows().await.values().all(Vec::is_empty));
+}
+
+/// A failover to a standby that was behind, or a restore: the source has thrown away what the target had acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_whose_database_was_put_back_ends_the_move_instead_of_leaving_a_gap() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 10).await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    account(&a.session().await, "later").await.unwrap();
+    ground.verify(&a, &b, &step).await;
+    let url = b.url.clone();
+    let listen = b.kill();
+    session(&url).await.batch_execute("UPDATE cellway.copies SET applied = applied - 1").await.unwrap();
+    let b = ground.try_open("b", &url, &listen).await.unwrap();
+    let failure = ground.failure(&b, &step).await;
+    assert!(failure.starts_with("CAPTURE_GAP"), "{failure}");
+    b.close().await;
+    a.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,4 +259,35 @@ async fn writers_that_wait_for_the_log_to_be_decoded_keep_the_agent_from_nothing
         assert_eq!(writer.await.unwrap(), cell_agent::Committed::Yes);
     }
     assert_eq!(b.rows().await["accounts"].len(), WRITERS);
+}
+
+/// What it changes is in the server's hands, and a question must not be answered as if it were nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cell_says_of_itself_waits_for_a_commit_whose_connection_was_lost() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let watcher = a.session().await;
+    let blocked = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = 'cellway agent' \
+                   AND datname = current_database() AND wait_event_type = 'Lock')";
+    // Somebody else's transaction stands for the one that is on its way.
+    let running = a.session().await;
+    running.batch_execute("BEGIN; SELECT 1 FROM cellway.controls FOR UPDATE").await.unwrap();
+    let (pool, agent) = (ground.pool.clone(), a.agent.clone());
+    let step = tokio::spawn(async move { pool.revoke(&agent, &outside(1)).await });
+    until_true(&watcher, blocked).await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cellway agent' \
+               AND datname = current_database() AND wait_event_type = 'Lock'";
+    watcher.query(cut, &[]).await.unwrap();
+    assert!(step.await.unwrap().is_err(), "its connection was lost");
+    let gone = "DELETE FROM cellway.grants; DELETE FROM cellway.copies; DELETE FROM cellway.controls";
+    running.batch_execute(gone).await.unwrap();
+    let (pool, agent) = (ground.pool.clone(), a.agent.clone());
+    let asked = tokio::spawn(async move { pool.held(&agent).await });
+    until_true(&watcher, blocked).await;
+    assert!(!asked.is_finished());
+    running.batch_execute("COMMIT").await.unwrap();
+    let (_, held) = asked.await.unwrap().unwrap();
+    assert!(held.is_empty(), "it has said what is there: {held:?}");
+    a.close().await;
+    b.close().await;
 }
