@@ -263,7 +263,7 @@ pub async fn restore(
     if lineage <= old.lineage {
         return Err(BackupError::Lineage { wanted: lineage, backup: old.lineage });
     }
-    let revision = revision_of(lineage, &old)?;
+    let revision = revision_of(lineage, old)?;
     let empty = |mut entries: fs::ReadDir| entries.next().is_none();
     if !fs::read_dir(data_dir).map_or(true, empty) {
         return Err(BackupError::NotEmpty { path: data_dir.to_owned() });
