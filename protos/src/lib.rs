@@ -4,12 +4,14 @@
 //! field that is wrong: see [`Malformed`]. A number that stands for nothing known is refused, never guessed.
 //!
 //! * `audit`: entries of the audit trail;
+//! * `encoded`: a codec for answers that were encoded before;
 //! * `enums`: one table for each enumeration;
 //! * `records`: mappings, cells, digests, limits;
 //! * `movement`: tenants and their moves, as clients see them;
 //! * `requests`: what is asked for, as commands of the model.
 
 mod audit;
+mod encoded;
 mod enums;
 mod malformed;
 mod movement;
@@ -17,6 +19,7 @@ mod records;
 mod requests;
 
 pub use audit::audit_hash;
+pub use encoded::{AsItIs, Encoded};
 pub use malformed::Malformed;
 pub use requests::request_id_bytes;
 

@@ -30,7 +30,7 @@ use crate::snapshot::{self, Contents, SnapshotData};
 use crate::store::Store;
 use crate::wire::{WireHardState, WireHead, WireLogId, WireMembership, WireStored, WireVote};
 
-/// How far a restore moves the revision ahead.
+/// How far a restore moves the revision ahead, for each lineage that it is higher.
 pub const REVISIONS_SKIPPED: u64 = 1 << 32;
 const CHUNK_BYTES: u64 = 1024 * 1024;
 
@@ -231,6 +231,21 @@ pub struct Restored {
     pub node_id: u64,
 }
 
+/// Where a restored history goes on. Ids are revisions: those of a second restore of the same backup lie above whatever the
+/// first, of a lower lineage, has given out.
+fn revision_of(lineage: Lineage, old: &FleetHead) -> Result<Revision, BackupError> {
+    /// So that a revision stays far from what other programs take for a number (2⁵³), whatever is restored.
+    const LINEAGES_MAX: u64 = 1 << 15;
+    let higher = lineage.get() - old.lineage.get();
+    if higher > LINEAGES_MAX {
+        return Err(BackupError::LineageTooHigh {
+            wanted: lineage,
+            most: Lineage(old.lineage.get() + LINEAGES_MAX),
+        });
+    }
+    Ok(Revision(old.revision.get().saturating_add(REVISIONS_SKIPPED * higher)))
+}
+
 /// Makes a data directory out of a backup: the one voter of a new cluster, reached at `advertise`. Its lineage is one
 /// more than the backup's, or the one that is given: cells follow no lower one than they have.
 ///
@@ -248,6 +263,7 @@ pub async fn restore(
     if lineage <= old.lineage {
         return Err(BackupError::Lineage { wanted: lineage, backup: old.lineage });
     }
+    let revision = revision_of(lineage, old)?;
     let empty = |mut entries: fs::ReadDir| entries.next().is_none();
     if !fs::read_dir(data_dir).map_or(true, empty) {
         return Err(BackupError::NotEmpty { path: data_dir.to_owned() });
@@ -256,7 +272,6 @@ pub async fn restore(
     let identity = Identity::open(Arc::clone(&disk.log), data_dir, None).await.map_err(BackupError::Open)?;
     let node_id = identity.node_id();
     let cluster = ClusterId(entropy::seed(None, "choosing a cluster id").map_err(BackupError::Engine)?.max(1));
-    let revision = Revision(old.revision.get().saturating_add(REVISIONS_SKIPPED));
     let mut fleet = Fleet::from_head(FleetHead { cluster, lineage, revision, ..old.clone() });
     contents.fleet.records().for_each(|record| fleet.install(record));
     // Cells have gone on since the backup: nothing is moved before they have said what they hold.

@@ -21,6 +21,36 @@ pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
+/// Adds an item to others, for [`seal_items`].
+pub(crate) fn extend<T: Serialize>(items: Vec<u8>, item: &T) -> Vec<u8> {
+    postcard::to_extend(item, items).expect("our structs have no part that postcard cannot write")
+}
+
+/// Writes items, one behind the other.
+pub(crate) fn seal_items(items: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + items.len());
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&crc32c::crc32c(items).to_le_bytes());
+    bytes.extend_from_slice(items);
+    bytes
+}
+
+/// Reads items back, and says where they are in `bytes`.
+pub(crate) fn open_items<T: DeserializeOwned>(
+    bytes: &[u8],
+    what: impl Fn() -> String,
+) -> Result<(Vec<T>, &[u8]), EngineError> {
+    let items = checked(bytes, &what).map_err(no_layout_inside)?;
+    let (mut rest, mut found) = (items, Vec::new());
+    while !rest.is_empty() {
+        let (item, left) = postcard::take_from_bytes(rest)
+            .map_err(|error| EngineError::Corrupt { what: what(), detail: error.to_string() })?;
+        found.push(item);
+        rest = left;
+    }
+    Ok((found, items))
+}
+
 /// A value as another version of the program would have written it.
 #[cfg(test)]
 pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
@@ -31,13 +61,18 @@ pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
 
 /// Reads a value back. `what` names it in the error.
 pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], what: impl FnOnce() -> String) -> Result<T, EngineError> {
-    open_first(bytes, what).map_err(|error| match error {
+    open_first(bytes, what).map_err(no_layout_inside)
+}
+
+/// Where something else of the same directory or file has been read, another layout is damage.
+fn no_layout_inside(error: EngineError) -> EngineError {
+    match error {
         EngineError::Layout { what, found, expected } => EngineError::Corrupt {
             what,
             detail: format!("it has layout {found}, and this program reads {expected}"),
         },
         error => error,
-    })
+    }
 }
 
 /// As [`open`], for what is read first of a directory or a file. There another layout is no damage: another version of
@@ -46,22 +81,32 @@ pub(crate) fn open_first<T: DeserializeOwned>(
     bytes: &[u8],
     what: impl FnOnce() -> String,
 ) -> Result<T, EngineError> {
-    let refuse = |detail: String, what: String| Err(EngineError::Corrupt { what, detail });
+    let mut what = Some(what);
+    let mut name = || what.take().map(|what| what()).unwrap_or_default();
+    let body = checked(bytes, &mut name)?;
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => {
+            Err(EngineError::Corrupt { what: name(), detail: format!("{} bytes are too many", rest.len()) })
+        }
+        Err(error) => Err(EngineError::Corrupt { what: name(), detail: error.to_string() }),
+    }
+}
+
+/// What stands behind the head, where the checksum fits and the layout is ours.
+fn checked(bytes: &[u8], mut what: impl FnMut() -> String) -> Result<&[u8], EngineError> {
     let Some((&[version, c0, c1, c2, c3], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
-        return refuse(format!("{} bytes are too few", bytes.len()), what());
+        return Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too few", bytes.len()) });
     };
     let (expected, actual) = (u32::from_le_bytes([c0, c1, c2, c3]), crc32c::crc32c(body));
     if expected != actual {
-        return refuse(format!("its checksum is {actual:08x} and should be {expected:08x}"), what());
+        let detail = format!("its checksum is {actual:08x} and should be {expected:08x}");
+        return Err(EngineError::Corrupt { what: what(), detail });
     }
     if version != VERSION {
         return Err(EngineError::Layout { what: what(), found: version, expected: VERSION });
     }
-    match postcard::take_from_bytes(body) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => refuse(format!("{} bytes are too many", rest.len()), what()),
-        Err(error) => refuse(error.to_string(), what()),
-    }
+    Ok(body)
 }
 
 #[cfg(test)]

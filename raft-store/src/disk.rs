@@ -75,7 +75,7 @@ impl Disk {
         let (snapshot_path, snapshot_failed) = inside("snapshot");
         Ok(Self {
             log: open_log(path, wanted).map_err(log_failed)?,
-            state: Arc::new(LazyState::new(SledState::open(state_path).map_err(state_failed)?)),
+            state: Arc::new(SledState::open(state_path.clone()).and_then(LazyState::new).map_err(state_failed)?),
             depot: Depot::open_directory(&snapshot_path).map_err(snapshot_failed)?,
             place: Some(Arc::new((path.to_owned(), sync_path))),
             _lock: Some(Arc::new(lock)),

@@ -477,6 +477,14 @@ pub enum BackupError {
         /// Whose state it is.
         backup: Lineage,
     },
+    /// The history that was asked for is too far above that of the backup: its revisions would be no numbers any more.
+    #[error("lineage {wanted} is above {most}, the highest that this backup can be restored to")]
+    LineageTooHigh {
+        /// What was asked for.
+        wanted: Lineage,
+        /// What may be asked for.
+        most: Lineage,
+    },
     /// The new data directory cannot be used.
     #[error(transparent)]
     Open(OpenError),
@@ -497,6 +505,7 @@ impl BackupError {
             Self::Engine(_) | Self::Claim(_) => "STORE_UNWRITABLE",
             Self::NotEmpty { .. } => "DIRECTORY_NOT_EMPTY",
             Self::Lineage { .. } => "LINEAGE_TOO_LOW",
+            Self::LineageTooHigh { .. } => "LINEAGE_TOO_HIGH",
             Self::Open(error) => error.code(),
         }
     }
@@ -516,6 +525,9 @@ impl BackupError {
             Self::Engine(_) | Self::Claim(_) => "check the disk".into(),
             Self::Lineage { backup, .. } => {
                 format!("name a lineage above {backup} and above every one that the cells have followed, or none")
+            }
+            Self::LineageTooHigh { most, .. } => {
+                format!("name a lineage up to {most}, above every one that the cells have followed")
             }
             Self::NotEmpty { .. } => "name a directory that does not exist yet; nothing is ever overwritten".into(),
             Self::Open(error) => error.hint(),

@@ -235,10 +235,18 @@ impl Subscription {
 
     /// Everything up to here has been given out, where the watcher follows the changes; none during a snapshot.
     #[must_use]
-    pub const fn position(&self) -> Option<Revision> {
+    pub const fn position(&self) -> Option<(Lineage, Revision)> {
         match self.state {
-            State::Follow { after, .. } => Some(after),
+            State::Follow { lineage, after } => Some((lineage, after)),
             State::Begin(_) | State::Pages { .. } | State::Rest { .. } => None,
+        }
+    }
+
+    /// Goes on behind `revision`, as if everything up to there had been given out, and nothing behind it. During a
+    /// snapshot it changes nothing.
+    pub const fn go_on_after(&mut self, revision: Revision) {
+        if let State::Follow { after, .. } = &mut self.state {
+            *after = revision;
         }
     }
 

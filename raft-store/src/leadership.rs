@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use cell_model::Term;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{RaftMetrics, ServerState};
+use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,7 @@ use crate::status::Leadership;
 
 /// Starts following; it ends with `stop`, or with Raft, and then says that nobody leads.
 pub(crate) fn follow(raft: &Raft, stop: CancellationToken) -> watch::Receiver<Leadership> {
-    let mut metrics = raft.metrics();
+    let mut metrics = raft.server_metrics();
     let (now, seen) = watch::channel(leadership_of(&metrics.borrow_watched()));
     tokio::spawn(async move {
         loop {
@@ -32,11 +33,11 @@ pub(crate) fn follow(raft: &Raft, stop: CancellationToken) -> watch::Receiver<Le
     seen
 }
 
-fn leadership_of(metrics: &RaftMetrics<TypeConfig>) -> Leadership {
-    let is_leader = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
+fn leadership_of(metrics: &RaftServerMetrics<TypeConfig>) -> Leadership {
+    let is_leader = metrics.state == ServerState::Leader;
     let leader = metrics.current_leader.and_then(|leader| metrics.membership_config.get_node(&leader));
     Leadership {
-        term: Term(metrics.current_term),
+        term: Term(metrics.vote.leader_id.term),
         is_leader,
         leader: leader.map(|node| node.addr.clone()),
         since: Instant::now(),

@@ -7,6 +7,7 @@
 //!   and `mirror` keeps what it has applied on disk.
 //! * `log` and [`engine`] keep the log: acknowledged means synced, and what is read back is checked.
 //! * `hub` is the watch: one ring of recent revisions, a cursor for each watcher.
+//! * `quarters` is the thread on which Raft runs: nothing else keeps it waiting.
 //! * `promise` is what lets a leader answer reads by itself: what a node must not do when it has just been started.
 //! * `membership` decides who may come and go; `backup` is also verify and restore; `space` and `honesty` look at the disk.
 //! * `pipeline`, `snapshot`, `transfer`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
@@ -37,6 +38,7 @@ mod options;
 mod pipeline;
 mod promise;
 mod proposer;
+mod quarters;
 mod recent;
 mod service;
 mod snapshot;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
 use openraft::storage::{LogState, RaftLogReader, RaftLogStorage};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::codec;
 use crate::consensus::{Entry, IoFlushed, LogId, TypeConfig, Vote};
@@ -62,7 +62,7 @@ struct Inner {
     purged: Mutex<Option<WireLogId>>,
     recent: Mutex<Recent>,
     /// The last row that was handed to the engine.
-    written: Arc<AtomicU64>,
+    written: Arc<watch::Sender<u64>>,
     synced: Synced,
     flush: mpsc::Sender<Waiter>,
     fault: Fault,
@@ -75,6 +75,28 @@ pub(crate) struct Synced(Arc<AtomicU64>);
 impl Synced {
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Up to which entry the log was handed to its engine. Clones follow the same log.
+#[derive(Debug, Clone)]
+pub(crate) struct Written(watch::Receiver<u64>);
+
+impl From<watch::Receiver<u64>> for Written {
+    fn from(written: watch::Receiver<u64>) -> Self {
+        Self(written)
+    }
+}
+
+impl Written {
+    /// Now. [`Self::changed`] tells of what comes after.
+    pub(crate) fn get(&mut self) -> u64 {
+        *self.0.borrow_and_update()
+    }
+
+    /// Waits for more. False where no more will come.
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
     }
 }
 
@@ -109,7 +131,7 @@ impl Log {
         }
         check_beginning(&*engine, purged)?;
         let last = engine.last()?.map_or(0, |(index, _)| index);
-        let (written, synced) = (Arc::new(AtomicU64::new(last)), Synced(Arc::new(AtomicU64::new(last))));
+        let (written, synced) = (Arc::new(watch::Sender::new(last)), Synced(Arc::new(AtomicU64::new(last))));
         let (flush, waiting) = mpsc::channel(FLUSH_QUEUE);
         let flusher = Flusher {
             engine: Arc::clone(&engine),
@@ -179,6 +201,11 @@ impl Log {
         Ok(count)
     }
 
+    /// How far it goes, and when it grows.
+    pub(crate) fn written(&self) -> Written {
+        self.inner.written.subscribe().into()
+    }
+
     async fn wait_for_sync(&self) -> Result<(), EngineError> {
         let (answer, synced) = oneshot::channel();
         let stopped = || EngineError::Io { operation: "syncing", reason: "the flusher has ended".into() };
@@ -242,7 +269,7 @@ fn check_beginning(engine: &dyn LogEngine, purged: Option<WireLogId>) -> Result<
 /// What syncs for everybody who waits.
 struct Flusher {
     engine: Arc<dyn LogEngine>,
-    written: Arc<AtomicU64>,
+    written: Arc<watch::Sender<u64>>,
     synced: Synced,
     fault: Fault,
 }
@@ -257,7 +284,7 @@ impl Flusher {
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || {
             let mut group = Vec::new();
             while waiting.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
-                let written = self.written.load(Ordering::Acquire);
+                let written = *self.written.borrow();
                 let result = self.fault.check().and_then(|()| self.engine.sync());
                 self.complete(&mut group, written, result);
             }
@@ -270,7 +297,7 @@ impl Flusher {
     async fn run(self, mut waiting: mpsc::Receiver<Waiter>) {
         let mut group = Vec::new();
         while waiting.recv_many(&mut group, FLUSH_QUEUE).await > 0 {
-            let written = self.written.load(Ordering::Acquire);
+            let written = *self.written.borrow();
             let result = match self.fault.check() {
                 Ok(()) => sync_log(&self.engine).await,
                 poisoned => poisoned,
@@ -367,7 +394,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             }
         }
         if let Some((last, _)) = rows.last() {
-            self.inner.written.store(*last, Ordering::Release);
+            self.inner.written.send_replace(*last);
         }
         let stopped = |_| io::Error::other("the flusher has ended");
         self.inner.flush.send(Waiter::Raft(callback)).await.map_err(stopped)
@@ -376,7 +403,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let first_gone = last_log_id.map_or(0, |last| last.index + 1);
         // Only entries that were not committed are truncated, and the state notes only of applied ones.
-        self.inner.written.store(first_gone.saturating_sub(1), Ordering::Release);
+        self.inner.written.send_replace(first_gone.saturating_sub(1));
         locked(&self.inner.recent).truncate_from(first_gone);
         self.write(|engine| engine.truncate_from(first_gone))?;
         Ok(self.wait_for_sync().await?)

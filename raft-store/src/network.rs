@@ -25,6 +25,7 @@ use crate::codec;
 use crate::consensus::{LogId, Snapshot, TypeConfig, Vote};
 use crate::error::EngineError;
 use crate::identity::Identity;
+use crate::log::Written;
 use crate::pipeline;
 use crate::snapshot::SnapshotData;
 use crate::transfer;
@@ -63,11 +64,12 @@ pub(crate) struct Network {
     dialer: Dialer,
     /// Calls to one address share a connection.
     channels: Arc<Mutex<HashMap<String, Channel>>>,
+    written: Written,
 }
 
 impl Network {
-    pub(crate) fn new(identity: Arc<Identity>, dialer: Dialer) -> Self {
-        Self { identity, dialer, channels: Arc::default() }
+    pub(crate) fn new(identity: Arc<Identity>, dialer: Dialer, written: Written) -> Self {
+        Self { identity, dialer, channels: Arc::default(), written }
     }
 
     fn peer(&self, target: u64, node: &BasicNode, channel: Result<Channel, String>) -> Peer {
@@ -76,7 +78,8 @@ impl Network {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
-        Peer { identity: Arc::clone(&self.identity), target, address: node.addr.clone(), client }
+        let (identity, written) = (Arc::clone(&self.identity), self.written.clone());
+        Peer { identity, target, address: node.addr.clone(), client, written }
     }
 }
 
@@ -107,6 +110,8 @@ pub(crate) struct Peer {
     target: u64,
     address: String,
     client: Result<RaftServiceClient<Channel>, String>,
+    /// How far the log of this node goes.
+    pub(crate) written: Written,
 }
 
 pub(crate) type Rpc<T> = Result<T, RPCError<TypeConfig>>;

@@ -5,11 +5,13 @@
 //!          ◄─ matched up to 7 ◄─ matched up to 9              ◄─ when it is on disk, before it is applied
 //! ```
 //!
-//! A message does not wait for the answer to the one before, nor the news of a commit for the next entry. Each answer has
-//! a deadline; a stream that has failed is given up, and openraft begins another one from what the follower has.
+//! A message does not wait for the answer to the one before. Each answer has a deadline; a stream that has failed is given
+//! up, and openraft begins another one from what the follower has. What brings no entry but only the news of a commit is
+//! put off for a moment, because the next entry mostly comes before and brings it along ([`Pace`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cell_protos::v1::RaftMessage;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
@@ -22,6 +24,7 @@ use tonic::{Status, Streaming};
 
 use crate::codec;
 use crate::consensus::TypeConfig;
+use crate::log::Written;
 use crate::network::{APPEND_DEADLINE, Peer, Rpc};
 use crate::service::{Node, RaftEndpoint, fatal, read};
 use crate::wire::{WireAppend, WireLogId, WireMatched};
@@ -35,6 +38,10 @@ type Append = AppendEntriesRequest<TypeConfig>;
 const IN_FLIGHT_MAX: usize = 32;
 /// Those of them that the connection has not taken yet: an entry of a message may be large.
 const QUEUED_MAX: usize = 4;
+
+/// For how long the news of a commit may wait for an entry. It is by how much what a follower serves is later than what
+/// its leader does.
+const COMMIT_WAITS: Duration = Duration::from_millis(1);
 
 /// A message that has no answer yet.
 #[derive(Debug)]
@@ -53,9 +60,11 @@ impl InFlight {
         self.0.len() < IN_FLIGHT_MAX
     }
 
-    fn push(&mut self, append: &WireAppend) {
+    /// Answers the last entry that the follower has when it has this message.
+    fn push(&mut self, append: &WireAppend) -> Option<WireLogId> {
         let last = append.entries.last().map(|entry| entry.id).or(append.previous);
         self.0.push_back(Sent { at: Instant::now(), last });
+        last
     }
 
     /// Takes the answer to the oldest. Whether openraft may see it: from `up to 6` it concludes that the follower has got
@@ -75,6 +84,35 @@ impl InFlight {
     }
 }
 
+/// When openraft is to be asked for the next message: at once where there are entries that were not sent, otherwise, as it
+/// could only be a commit, a moment after the last message. It is asked later rather than its message kept back, because
+/// it counts its lease from when it gave the message away.
+struct Pace {
+    written: Written,
+    /// The last entry that was sent.
+    sent: u64,
+    until: Instant,
+}
+
+impl Pace {
+    fn new(written: Written) -> Self {
+        Self { written, sent: 0, until: Instant::now() }
+    }
+
+    fn sent(&mut self, last: Option<WireLogId>) {
+        self.sent = last.map_or(0, |last| last.index);
+        self.until = Instant::now() + COMMIT_WAITS;
+    }
+
+    async fn wait(&mut self) {
+        while self.written.get() <= self.sent {
+            if !matches!(timeout_at(self.until, self.written.changed()).await, Ok(true)) {
+                return;
+            }
+        }
+    }
+}
+
 /// The leader's end of one stream. All of it is polled by whoever waits for the answers, and goes with them: openraft
 /// gives no request to a stream that it has given up, nor while it still looks at an answer.
 struct Sending<'p, S> {
@@ -84,6 +122,7 @@ struct Sending<'p, S> {
     /// None when there will be no more requests.
     messages: Option<Sender<RaftMessage>>,
     in_flight: InFlight,
+    pace: Pace,
 }
 
 /// Sends what `input` gives, for as long as it gives and the follower answers.
@@ -97,8 +136,8 @@ where
     // It names the cluster, which does not change any more.
     let cluster_id = peer.message(&())?.cluster_id;
     let (messages, queue) = mpsc::channel(QUEUED_MAX);
-    let mut sending =
-        Sending { peer, input, cluster_id, messages: Some(messages.clone()), in_flight: InFlight::default() };
+    let (in_flight, pace) = (InFlight::default(), Pace::new(peer.written.clone()));
+    let mut sending = Sending { peer, input, cluster_id, messages: Some(messages.clone()), in_flight, pace };
     sending.put(messages.try_reserve().expect("it is new and has room"), &first);
     drop((first, messages));
     let begun = tokio::time::timeout(APPEND_DEADLINE, client.append_stream(ReceiverStream::new(queue))).await;
@@ -123,15 +162,17 @@ where
 async fn take<'m, S: Stream<Item = Append> + Unpin>(
     messages: Option<&'m Sender<RaftMessage>>,
     input: &mut S,
+    pace: &mut Pace,
 ) -> Option<(Permit<'m, RaftMessage>, Append)> {
     let room = messages?.reserve().await.ok()?;
+    pace.wait().await;
     Some((room, input.next().await?))
 }
 
 impl<S: Stream<Item = Append> + Unpin> Sending<'_, S> {
     fn put(&mut self, room: Permit<'_, RaftMessage>, request: &Append) {
         let append = WireAppend::from(request);
-        self.in_flight.push(&append);
+        self.pace.sent(self.in_flight.push(&append));
         room.send(RaftMessage { cluster_id: self.cluster_id, payload: codec::seal(&append).into() });
     }
 
@@ -144,7 +185,7 @@ impl<S: Stream<Item = Append> + Unpin> Sending<'_, S> {
             let answer = tokio::select! {
                 biased;
                 answer = timeout_at(until, answers.message()) => answer,
-                taken = take(messages.as_ref(), &mut self.input), if takes => {
+                taken = take(messages.as_ref(), &mut self.input, &mut self.pace), if takes => {
                     match taken {
                         Some((room, request)) => self.put(room, &request),
                         // The stream ends when the follower has answered what was sent.

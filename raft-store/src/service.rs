@@ -21,6 +21,7 @@ use crate::identity::Identity;
 use crate::machine::MachineShared;
 use crate::pipeline;
 use crate::promise::Promise;
+use crate::quarters::Quarters;
 use crate::space::Space;
 use crate::transfer::Arrivals;
 use crate::wire::{
@@ -39,6 +40,7 @@ pub(crate) struct Node {
     pub promise: Promise,
     /// What its random choices follow.
     pub seed: u64,
+    pub quarters: Quarters,
     pub stop: CancellationToken,
 }
 
@@ -128,7 +130,8 @@ impl RaftService for RaftEndpoint {
         let node = self.node.upgrade().ok_or_else(stopped)?;
         let (endpoint, messages) = (self.clone(), request.into_inner());
         // openraft begins a task for it.
-        let answers = entropy::scope(node.seed, async { pipeline::receive(&node, endpoint, messages) });
+        let receiving = || pipeline::receive(&node, endpoint, messages);
+        let answers = entropy::scope(node.seed, async { node.quarters.within(receiving) });
         Ok(Response::new(answers.await))
     }
 

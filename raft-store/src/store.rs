@@ -30,6 +30,7 @@ use crate::network::{Dialer, MESSAGE_BYTES_MAX, Network, tcp_dialer};
 use crate::options::StoreOptions;
 use crate::promise::{Promise, Sleep};
 use crate::proposer::Proposer;
+use crate::quarters::Quarters;
 use crate::service::{Node, RaftEndpoint};
 use crate::space::Space;
 use crate::status::{Leadership, Member, StoreStatus};
@@ -97,11 +98,12 @@ impl Store {
             machine.cover().await.map_err(failed)?;
             tracing::info!("the log ends before what was applied, and counts as purged up to there");
         }
-        let network = Network::new(Arc::clone(&identity), dialer);
+        let network = Network::new(Arc::clone(&identity), dialer, log.written());
         let seed = entropy::seed(options.seed, "choosing a seed").map_err(failed)?;
         let voted = log.voted();
+        let quarters = Quarters::new(disk.log.sync_blocks()).map_err(failed)?;
         let started = Raft::new(identity.node_id(), config, network, log, Machine::new(Arc::clone(&machine)));
-        let started = entropy::scope(seed, started).await;
+        let started = quarters.run(entropy::scope(seed, started)).await;
         let raft = started.map_err(|error| match fault.first() {
             Some(first) => failed(first),
             None => OpenError::Raft { reason: error.to_string() },
@@ -110,11 +112,11 @@ impl Store {
         let promise = Promise::after_start(&raft, voted, options.timers.election_max, stop.clone());
         let directory = disk.place.as_ref().map(|place| place.0.clone());
         let space = Space::watch(directory, options.bounds.disk_reserve_bytes, stop.clone());
-        let proposer = Proposer::start(raft.clone(), &options, space.clone(), stop.clone());
+        let proposer = quarters.within(|| Proposer::start(raft.clone(), &options, space.clone(), stop.clone()));
         let leadership = leadership::follow(&raft, stop.clone());
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
         let arrivals = Arrivals::default();
-        let node = Node { raft, identity, machine, arrivals, space, promise, seed, stop: stop.clone() };
+        let node = Node { raft, identity, machine, arrivals, space, promise, seed, quarters, stop: stop.clone() };
         let (node, sleep) = (Arc::new(node), Sleep::new());
         Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, sleep, fault, stop, disk }) })
     }
@@ -346,7 +348,9 @@ impl Store {
     /// Waits until storage or Raft fails.
     async fn failed(&self) -> StoreError {
         let mut fault = self.inner.fault.subscribe();
-        let mut metrics = self.raft().metrics();
+        // Of all that Raft tells of itself, what changes seldom: it is enough to see it end.
+        let (metrics, mut seldom) = (self.raft().metrics(), self.raft().server_metrics());
+        let mut ended = false;
         loop {
             if let Some(first) = self.inner.fault.first() {
                 return StoreError::Storage { reason: first.to_string() };
@@ -354,11 +358,12 @@ impl Store {
             if let Err(error) = &metrics.borrow_watched().running_state {
                 return StoreError::Raft { reason: error.to_string() };
             }
+            if ended {
+                return StoreError::Raft { reason: "it ended by itself".into() };
+            }
             tokio::select! {
                 _ = fault.changed() => {}
-                changed = metrics.changed() => if changed.is_err() {
-                    return StoreError::Raft { reason: "it ended by itself".into() };
-                },
+                changed = seldom.changed() => ended = changed.is_err(),
             }
         }
     }
@@ -374,6 +379,7 @@ impl Store {
         if let Err(error) = self.raft().shutdown().await {
             tracing::warn!(%error, "raft did not stop in order");
         }
+        self.inner.node.quarters.end().await;
         if let Err(error) = self.inner.node.machine.sync().await {
             tracing::warn!(%error, "the state could not be synced: it is applied again from the log");
         }

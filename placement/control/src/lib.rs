@@ -13,7 +13,7 @@
 //!   nowhere else: not in the log, not in a snapshot, not in a message;
 //! * [`authority`]: certificates for a fleet that has no authority of its own;
 //! * `signer`, `liveness`, `routers`: what a node keeps besides the replicated state. Losing it loses nothing;
-//! * `service`: the gRPC services; `refusal` is how they say no;
+//! * `service`: the gRPC services; `refusal` is how they say no; `press` makes the frames of the watch for all who watch;
 //! * `coordinator`: what the leader does about the records; `witness`: how routers stood to a change of owner.
 
 pub mod authority;
@@ -24,6 +24,7 @@ mod liveness;
 mod node;
 mod options;
 mod peers;
+mod press;
 mod refusal;
 mod routers;
 mod service;

@@ -9,6 +9,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// A third of what a node does for a command was glibc's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One node of Cellway's control plane. Three or five of them decide where tenants live, and move them.
 #[derive(Parser)]
 #[command(name = "cell-control", version)]

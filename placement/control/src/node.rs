@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use cell_client::Link;
 use cell_protos::v1::cluster_service_server::ClusterServiceServer;
-use cell_protos::v1::control_service_server::ControlServiceServer;
 use cell_protos::v1::store_service_server::StoreServiceServer;
 use cell_store::{Disk, OpenError, Store, StoreOptions};
 use cell_trust::{PublicKey, Role};
@@ -23,7 +22,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::service::{ClusterEndpoint, ControlEndpoint, Ground, StoreEndpoint};
+use crate::press::Press;
+use crate::service::{ClusterEndpoint, ControlServer, Ground, StoreEndpoint};
 use crate::{Error, Liveness, Options, Routers, Signer, coordinator, key_file, peers, witness};
 
 /// How long connections may take to end once the store has stopped.
@@ -126,6 +126,7 @@ impl Service {
             signer,
             link,
             liveness,
+            press: Press::new(),
             routers: Routers::default(),
             closing: CancellationToken::new(),
         };
@@ -165,7 +166,7 @@ impl Service {
             .add_service(ground.store.raft_service())
             .add_service(ClusterServiceServer::new(cluster))
             .add_service(StoreServiceServer::new(StoreEndpoint(ground.clone())))
-            .add_service(ControlServiceServer::new(ControlEndpoint(ground.clone())));
+            .add_service(ControlServer::new(ground.clone()));
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let stopping = server_stop.clone();
         let mut server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
@@ -178,6 +179,7 @@ impl Service {
         tokio::pin!(store);
         let coordinator = tokio::spawn(coordinator::run(ground.clone(), shutdown.clone()));
         let witness = tokio::spawn(witness::run(ground.store.clone(), ground.routers.clone(), shutdown.clone()));
+        let press = tokio::spawn(ground.press.clone().run(ground.clone(), ground.closing.clone()));
         let health_follower = tokio::spawn(follow_health(ground.clone(), health.clone()));
 
         let outcome = tokio::select! {
@@ -201,6 +203,7 @@ impl Service {
         end(health_follower).await;
         end(coordinator).await;
         end(witness).await;
+        end(press).await;
         server_stop.cancel();
         match tokio::time::timeout(GOODBYE, &mut server).await {
             Ok(served) => outcome.and(server_ended(served)),

@@ -2,7 +2,7 @@
 //!
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
 //! * `page`: lists, page by page; `placing`: a cell for a tenant that names none; `preview`: what a move would meet;
-//! * `watch`: a snapshot, then changes;
+//! * `watch`: a snapshot, then changes; `encoded`: sent as the bytes that were made for everybody;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
 //! * `cluster`: making and looking after the cluster itself;
@@ -17,11 +17,13 @@ use cell_store::Store;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::press::Press;
 use crate::{Liveness, Routers, Signer, refusal};
 
 mod audit;
 mod cluster;
 mod control;
+mod encoded;
 mod page;
 mod placing;
 mod preview;
@@ -32,7 +34,9 @@ mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
+pub(crate) use encoded::ControlServer;
 pub(crate) use store::StoreEndpoint;
+pub(crate) use watch::items as watch_items;
 
 /// What every service and the coordinator stand on.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub(crate) struct Ground {
     pub(crate) liveness: Liveness,
     /// How others are called, and call.
     pub(crate) link: Link,
+    /// Frames of the watch.
+    pub(crate) press: Press,
     /// What each router holds.
     pub(crate) routers: Routers,
     /// Streams end when it is cancelled.
@@ -105,7 +111,7 @@ impl Ground {
         Err(refusal::not_leader(leadership.leader.as_deref(), self.belongs()))
     }
 
-    fn view<R>(&self, look: impl FnOnce(&Fleet) -> R) -> R {
+    pub(crate) fn view<R>(&self, look: impl FnOnce(&Fleet) -> R) -> R {
         self.store.view(look)
     }
 }

@@ -96,7 +96,7 @@ pub enum Adoption {
     CalledOff,
     /// A move that has cut over goes on.
     GoesOn,
-    /// Copies that moves have left are known again.
+    /// Copies that moves have left are known again; or their move has ended since.
     Copies,
 }
 
@@ -175,6 +175,16 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
             }
         }
     }
+}
+
+/// Whether a move that had cut over by the time of the backup has been brought to its end since. As long as it soaks its new
+/// owner keeps every change for the old one, from before it owns. When that is over, the cells take no step of the move any
+/// more, whatever its attempt.
+fn has_ended_since(record: &TenantRecord, owner: &Held) -> bool {
+    let soaking = |movement: &crate::Move| {
+        movement.leg == Leg::Forward && matches!(movement.phase, Phase::Activate | Phase::Soak)
+    };
+    !owner.captures && record.movement.as_ref().is_some_and(soaking)
 }
 
 /// One tenant, its record, and what is held of its newest incarnation.
@@ -324,6 +334,9 @@ impl Case<'_> {
             if self.has_newer_move(&next) {
                 ended = self.end_move(&mut next);
                 why = Some(Adoption::CalledOff);
+            } else if has_ended_since(&next, owner) {
+                ended = self.end_move(&mut next);
+                why = Some(Adoption::Copies);
             } else if next.movement.is_some() {
                 why = self.go_on(&mut next).or(why);
             }

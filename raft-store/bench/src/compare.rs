@@ -55,7 +55,7 @@ struct Figure {
 #[derive(Debug, Serialize)]
 struct Report {
     figures: Vec<Figure>,
-    /// Our median over etcd's: throughput, and the 99th percentile of the latency.
+    /// Our median over etcd's: throughput, the 99th percentile of the latency, the nodes' processor time for one operation.
     ratios: BTreeMap<String, Ratio>,
     watch: BTreeMap<String, Vec<Fanout>>,
 }
@@ -64,6 +64,7 @@ struct Report {
 struct Ratio {
     throughput: f64,
     p99: f64,
+    node_cpu: f64,
 }
 
 struct Sides {
@@ -83,6 +84,7 @@ pub(crate) async fn run(compare: Compare) -> anyhow::Result<()> {
                 let ratio = Ratio {
                     throughput: ours.median.per_second / etcd.median.per_second,
                     p99: ours.median.p99_ms / etcd.median.p99_ms,
+                    node_cpu: ours.median.node_cpu_us / etcd.median.node_cpu_us,
                 };
                 report.ratios.insert(format!("{name} x{clients:04}"), ratio);
             }
@@ -103,7 +105,8 @@ impl Sides {
     async fn start(directory: &Path, how: &Compare) -> anyhow::Result<Self> {
         let mut sides = Vec::new();
         for kind in [Kind::Cellway, Kind::Etcd].into_iter().take(if how.alone { 1 } else { 2 }) {
-            let options = NodeOptions { extra: vec!["--log".into(), how.log.to_string()] };
+            let options =
+                NodeOptions { extra: vec!["--log".into(), how.log.to_string()], ..NodeOptions::default() };
             let nodes = Nodes::start(kind, &directory.join(format!("{kind:?}")), 3, options).await?;
             let leader = nodes.leader().await?;
             if kind == Kind::Cellway {
@@ -118,11 +121,10 @@ impl Sides {
         let mut rounds: BTreeMap<Kind, Vec<Round>> = BTreeMap::new();
         for _ in 0..how.rounds {
             for (kind, nodes, keys) in &self.sides {
-                let address = &nodes.addresses[nodes.leader().await?];
-                let round = load::run(address, work, clients, Duration::from_secs(how.seconds), keys).await?;
+                let round = load::run(nodes, work, clients, Duration::from_secs(how.seconds), keys).await?;
                 crate::say(&format!(
-                    "{kind:?} {name} x{clients}: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms\n",
-                    round.per_second, round.p50_ms, round.p99_ms
+                    "{kind:?} {name} x{clients}: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of the nodes' processors\n",
+                    round.per_second, round.p50_ms, round.p99_ms, round.node_cpu_us
                 ));
                 rounds.entry(*kind).or_default().push(round);
             }
@@ -131,8 +133,10 @@ impl Sides {
             rounds.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
             let mut p99: Vec<f64> = rounds.iter().map(|round| round.p99_ms).collect();
             p99.sort_by(f64::total_cmp);
+            let mut cpu: Vec<f64> = rounds.iter().map(|round| round.node_cpu_us).collect();
+            cpu.sort_by(f64::total_cmp);
             let middle = rounds.len() / 2;
-            let median = Round { p99_ms: p99[middle], ..rounds[middle] };
+            let median = Round { p99_ms: p99[middle], node_cpu_us: cpu[middle], ..rounds[middle] };
             Figure { work: name.to_owned(), clients, store, rounds, median }
         };
         Ok(rounds.into_iter().map(figure).collect())
@@ -152,23 +156,30 @@ impl Sides {
 }
 
 fn table(report: &Report, sides: &Sides) -> String {
-    let mut text = String::from("\nwork        ours/s    etcd/s   ratio   ours p99   etcd p99   ratio\n");
+    let mut text = String::from(
+        "\nwork        ours/s    etcd/s   ratio   ours p99   etcd p99   ratio   ours cpu   etcd cpu   ratio\n",
+    );
     for figures in report.figures.chunks(sides.sides.len()) {
         let ours = figures[0].median;
         let name = format!("{} x{}", figures[0].work, figures[0].clients);
         if let [_, etcd] = figures {
             let etcd = etcd.median;
             text += &format!(
-                "{name:<10} {:>7.0} {:>9.0} {:>7.2} {:>7.2} ms {:>7.2} ms {:>7.2}\n",
+                "{name:<10} {:>7.0} {:>9.0} {:>7.2} {:>7.2} ms {:>7.2} ms {:>7.2} {:>7.0} µs {:>7.0} µs {:>7.2}\n",
                 ours.per_second,
                 etcd.per_second,
                 ours.per_second / etcd.per_second,
                 ours.p99_ms,
                 etcd.p99_ms,
-                ours.p99_ms / etcd.p99_ms
+                ours.p99_ms / etcd.p99_ms,
+                ours.node_cpu_us,
+                etcd.node_cpu_us,
+                ours.node_cpu_us / etcd.node_cpu_us
             );
         } else {
-            text += &format!("{name:<10} {:>7.0}                   {:>7.2} ms\n", ours.per_second, ours.p99_ms);
+            let Round { per_second, p99_ms, node_cpu_us, .. } = ours;
+            text +=
+                &format!("{name:<10} {per_second:>7.0}                   {p99_ms:>7.2} ms {node_cpu_us:>7.0} µs\n");
         }
     }
     text

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use crate::kv;
 use crate::kv::kv_client::KvClient;
-use crate::nodes::connect;
+use crate::nodes::{Nodes, connect};
 
 /// Clients on one connection.
 const CLIENTS_PER_CONNECTION: usize = 32;
@@ -24,16 +24,18 @@ pub(crate) struct Round {
     pub per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
+    /// Processor time of all nodes for one operation: on a machine that is shared it says more than how many there were.
+    pub node_cpu_us: f64,
 }
 
 impl Round {
-    fn of(histogram: &Histogram<u64>, took: Duration) -> Self {
+    fn of(histogram: &Histogram<u64>, took: Duration, node_cpu_us: f64) -> Self {
         let ms = |quantile| {
             let micros = u32::try_from(histogram.value_at_quantile(quantile)).unwrap_or(u32::MAX);
             f64::from(micros) / 1_000.0
         };
         let count = u32::try_from(histogram.len()).unwrap_or(u32::MAX);
-        Self { per_second: f64::from(count) / took.as_secs_f64(), p50_ms: ms(0.5), p99_ms: ms(0.99) }
+        Self { per_second: f64::from(count) / took.as_secs_f64(), p50_ms: ms(0.5), p99_ms: ms(0.99), node_cpu_us }
     }
 }
 
@@ -66,12 +68,14 @@ pub(crate) fn key(number: u64) -> String {
 
 /// Runs `clients` for `lasting`, after a tenth of it as a warm-up.
 pub(crate) async fn run(
-    address: &str,
+    nodes: &Nodes,
     work: Work,
     clients: usize,
     lasting: Duration,
     keys: &Keys,
 ) -> anyhow::Result<Round> {
+    let address = &nodes.addresses[nodes.leader().await?];
+    let cpu_before = nodes.cpu()?;
     let connections = clients.div_ceil(CLIENTS_PER_CONNECTION);
     let channels = (0..connections).map(|_| connect(address)).collect::<Result<Vec<_>, _>>()?;
     let begin = Instant::now() + lasting / 10;
@@ -80,11 +84,14 @@ pub(crate) async fn run(
         let (channel, keys) = (channels[client % connections].clone(), keys.clone());
         tokio::spawn(one_client(channel, work, client, (begin, end), keys))
     });
-    let mut all = Histogram::<u64>::new(3)?;
+    let (mut all, mut done) = (Histogram::<u64>::new(3)?, 0);
     for client in futures::future::join_all(running).await {
-        all.add(client??)?;
+        let (seen, operations) = client??;
+        all.add(seen)?;
+        done += operations;
     }
-    Ok(Round::of(&all, lasting))
+    let micros = (nodes.cpu()? - cpu_before).as_secs_f64() * 1e6;
+    Ok(Round::of(&all, lasting, micros / f64::from(done.max(1))))
 }
 
 async fn one_client(
@@ -93,14 +100,14 @@ async fn one_client(
     client: usize,
     (begin, end): (Instant, Instant),
     keys: Keys,
-) -> anyhow::Result<Histogram<u64>> {
+) -> anyhow::Result<(Histogram<u64>, u32)> {
     let mut service = KvClient::new(channel);
-    let mut seen = Histogram::<u64>::new(3)?;
+    let (mut seen, mut done) = (Histogram::<u64>::new(3)?, 0);
     let mut turn = client as u64;
     loop {
         let sent = Instant::now();
         if sent >= end {
-            return Ok(seen);
+            return Ok((seen, done));
         }
         match work {
             Work::Put => put(&mut service, &keys.next()).await?,
@@ -113,6 +120,7 @@ async fn one_client(
                 }
             }
         }
+        done += 1;
         // What was sent before the beginning or answered after the end does not count.
         let answered = Instant::now();
         if sent >= begin && answered <= end {

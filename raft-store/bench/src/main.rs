@@ -1,11 +1,13 @@
 //! `bench-store`: the store as processes, under load beside etcd, under SIGKILL, and under power cuts.
 //!
 //! * `compare` puts, gets and watches on both stores in turns (`make bench-store`);
+//! * `fanout` has many routers watch real nodes;
 //! * `million` weighs a full store;
 //! * `kill` ends nodes at any instant, `cut` takes the power from a disk; a history checker judges both;
 //! * `node` is one of the processes, started by the others.
 
 mod compare;
+mod fanout;
 mod history;
 mod load;
 mod node;
@@ -16,6 +18,10 @@ mod watching;
 use std::io::Write;
 
 use clap::{Parser, Subcommand};
+
+/// As `cell-control` has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Generated from `proto/kv.proto`.
 #[expect(
@@ -40,6 +46,8 @@ struct Cli {
 enum Command {
     /// Puts, gets and watches beside etcd
     Compare(compare::Compare),
+    /// Many routers that watch beside a steady writer
+    Fanout(fanout::Fanout),
     /// A million mappings: memory, disk, cold watch, restart
     Million(compare::Million),
     /// End nodes with SIGKILL while clients put, and judge what they were told
@@ -73,6 +81,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Compare(compare) => compare::run(compare).await,
+        Command::Fanout(fanout) => fanout::run(fanout).await,
         Command::Million(million) => compare::million(million).await,
         Command::Kill(kill) => ordeal::kill(kill).await,
         Command::Gaps(gaps) => ordeal::gaps(gaps).await,

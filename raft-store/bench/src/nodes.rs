@@ -19,8 +19,10 @@ const STARTING: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// The store of this repository
+    /// The store of this repository, and nothing in front of it
     Cellway,
+    /// The control plane of this repository, as it is run
+    Control,
     /// Debian's etcd-server
     Etcd,
 }
@@ -29,6 +31,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeOptions {
     pub extra: Vec<String>,
+    /// The program of a node of the control plane.
+    pub control: Option<PathBuf>,
 }
 
 /// Processes and their directories. They end with it.
@@ -67,12 +71,27 @@ impl Nodes {
         let peers = addresses.split_off(count);
         let (directory, processes) = (directory.to_owned(), (0..count).map(|_| None).collect());
         let mut nodes = Self { kind, directory, addresses, peers, processes, options };
+        nodes.make_key()?;
         (0..count).try_for_each(|node| nodes.spawn(node))?;
-        if kind == Kind::Cellway {
+        if kind != Kind::Etcd {
             cluster::initialize(&nodes.addresses).await?;
         }
         nodes.leader().await?;
         Ok(nodes)
+    }
+
+    /// The key with which nodes of the control plane sign.
+    fn make_key(&self) -> anyhow::Result<()> {
+        let Some(control) = &self.options.control else { return Ok(()) };
+        std::fs::create_dir_all(&self.directory)?;
+        let made =
+            Command::new(control).args(["keygen", "--out"]).arg(self.key()).stdout(Stdio::null()).status()?;
+        ensure!(made.success(), "{} makes no key", control.display());
+        Ok(())
+    }
+
+    fn key(&self) -> PathBuf {
+        self.directory.join("signing.key")
     }
 
     pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
@@ -86,6 +105,12 @@ impl Nodes {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("node").arg("--data-dir").arg(self.data_dir(node));
                 command.args(["--listen", &self.addresses[node]]).args(&self.options.extra);
+                command
+            }
+            Kind::Control => {
+                let mut command = Command::new(self.options.control.as_ref().context("it has a program")?);
+                command.arg("serve").arg("--insecure-plaintext").arg("--data-dir").arg(self.data_dir(node));
+                command.args(["--listen", &self.addresses[node], "--signing-key-file"]).arg(self.key());
                 command
             }
             Kind::Etcd => self.etcd(node),
@@ -116,6 +141,23 @@ impl Nodes {
 
     pub(crate) fn pid(&self, node: usize) -> Option<u32> {
         self.processes[node].as_ref().map(Child::id)
+    }
+
+    /// Processor time that the nodes that run have taken since they were started.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        /// The unit in which the kernel says it, on every architecture.
+        const TICK: Duration = Duration::from_millis(10);
+        let mut ticks = 0;
+        for pid in self.processes.iter().flatten().map(Child::id) {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            // The name of the program, in brackets, may hold anything.
+            let (_, fields) = stat.rsplit_once(')').context("the kernel says the name in brackets")?;
+            let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+            for _ in ["user", "system"] {
+                ticks += fields.next().context("the kernel says the time of user and system")??;
+            }
+        }
+        Ok(TICK * ticks)
     }
 
     /// SIGKILL.
@@ -173,7 +215,9 @@ impl Drop for Nodes {
 async fn leads(kind: Kind, address: &str) -> anyhow::Result<bool> {
     let patience = Duration::from_millis(500);
     match kind {
-        Kind::Cellway => Ok(cluster::status(address, patience, &cell_client::Link::Plaintext).await?.is_leader),
+        Kind::Cellway | Kind::Control => {
+            Ok(cluster::status(address, patience, &cell_client::Link::Plaintext).await?.is_leader)
+        }
         Kind::Etcd => {
             let mut client = MaintenanceClient::new(connect(address)?);
             let asked = client.status(kv::StatusRequest {});

@@ -26,6 +26,8 @@ const CLIENTS: usize = 8;
 /// How long a client tries one put.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// Before it asks the next node. It is part of every gap that a client sees.
+const PAUSE: Duration = Duration::from_millis(3);
 /// How long a cluster may need to go on after a kill.
 const RECOVERING: Duration = Duration::from_secs(30);
 /// Of the image that stands for a disk.
@@ -130,7 +132,7 @@ async fn put_until_answered(services: &[Service], at: &mut usize, key: String) -
             return Operation { key, begun, ending: Ending::Answered(revision, Instant::now()) };
         }
         *at += 1;
-        tokio::time::sleep(Duration::from_millis(15)).await;
+        tokio::time::sleep(PAUSE).await;
     }
     Operation { key, begun, ending: Ending::Unknown }
 }
@@ -186,7 +188,8 @@ pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
     let mut chance = Chance(kill.seed);
     // Small enough that snapshots, purges and their half-done states are hit, too.
     let extra = ["--snapshot-after", "150", "--log", &kill.log.to_string()].map(str::to_owned).to_vec();
-    let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions { extra }).await?;
+    let mut nodes =
+        Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions { extra, ..NodeOptions::default() }).await?;
     load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
     let (keys, mut gaps) = (Keys::default(), Vec::new());
     let clients = Clients::start(&nodes.addresses, &keys)?;
@@ -346,7 +349,8 @@ pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
     let mut chance = Chance(cut.seed);
     let extra = ["--snapshot-after", "100", "--log", &cut.log.to_string()].map(str::to_owned).to_vec();
     // One node: nobody else has what it acknowledges.
-    let mut nodes = Nodes::start(Kind::Cellway, &mounted.0, 1, NodeOptions { extra }).await?;
+    let mut nodes =
+        Nodes::start(Kind::Cellway, &mounted.0, 1, NodeOptions { extra, ..NodeOptions::default() }).await?;
     load::prepare(&nodes.addresses[0]).await?;
     let keys = Keys::default();
     let clients = Clients::start(&nodes.addresses, &keys)?;

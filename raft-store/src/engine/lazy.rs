@@ -1,19 +1,29 @@
-//! A state whose batches reach its engine together.
+//! A state whose batches reach its engine together, and later.
+//!
+//! ```text
+//! apply ──► gathered ──► on its way ──► engine        on a thread: whoever applies does not wait for sled
+//!              └ full, and nothing is on its way
+//! ```
 //!
 //! The state may lag behind what was applied: what is missing is applied again from the log, which goes no further than
 //! the last [`StateEngine::sync`]. A batch of sled costs five system calls and two wake-ups of its threads, however small
-//! it is; so batches are gathered, and go on as one, which is as atomic as each of them.
+//! it is; so batches are gathered, and go on as one, which is as atomic as each of them. Writing some hundred rows takes
+//! sled milliseconds, so a thread does it, in order. Where that is slower than what comes, whoever applies waits in the end.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use super::{StateEngine, Visit, Write};
 use crate::error::EngineError;
 
-/// Batches that are gathered: a start applies no more entries again than these and what the engine had not synced.
+/// Batches that are gathered: a start applies no more entries again than these, as many that were on their way, and what
+/// the engine had not synced.
 const BATCHES_MAX: usize = 256;
-/// Bytes that are gathered: writing them must not keep the next entry waiting for long.
+/// Bytes that are gathered before they go on their way,
 const BYTES_MAX: usize = 128 * 1024;
+/// and so many at the most, where others are on their way still.
+const WAITING_BYTES_MAX: usize = 16 * BYTES_MAX;
 
 #[derive(Debug, Default)]
 struct Gathered {
@@ -23,75 +33,172 @@ struct Gathered {
     bytes: usize,
 }
 
-/// An engine with a little memory before it.
+#[derive(Debug, Default)]
+struct State {
+    gathered: Gathered,
+    /// What the thread hands to the engine, by key.
+    on_its_way: Option<Arc<Vec<Write>>>,
+    /// Why nothing reaches the engine any more.
+    failed: Option<EngineError>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Shared<E> {
+    inner: E,
+    state: Mutex<State>,
+    /// Something is on its way, or has arrived, or nothing more will come.
+    changed: Condvar,
+}
+
+/// An engine with a little memory before it, and a thread between.
 #[derive(Debug)]
 pub(crate) struct LazyState<E> {
-    inner: E,
-    gathered: Mutex<Gathered>,
+    shared: Arc<Shared<E>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<E: StateEngine> Shared<E> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing is on its way.
+    fn arrived(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        let mut state = self.state();
+        while state.on_its_way.is_some() {
+            state = self.wait(state);
+        }
+        state.failed.clone().map_or(Ok(state), Err)
+    }
+
+    /// Sends on what was gathered, where nothing else is on its way.
+    fn send_on(&self, state: &mut State) {
+        if state.on_its_way.is_none() && !state.gathered.writes.is_empty() {
+            let writes = std::mem::take(&mut state.gathered).writes;
+            state.on_its_way = Some(Arc::new(writes.into_iter().collect()));
+            self.changed.notify_all();
+        }
+    }
+
+    /// The thread.
+    fn hand_on(&self) {
+        let mut state = self.state();
+        loop {
+            let Some(writes) = state.on_its_way.clone() else {
+                if state.ended {
+                    return;
+                }
+                state = self.wait(state);
+                continue;
+            };
+            drop(state);
+            let done = self.inner.apply(&writes);
+            state = self.state();
+            state.on_its_way = None;
+            state.failed = done.err();
+            if state.gathered.batches >= BATCHES_MAX || state.gathered.bytes >= BYTES_MAX {
+                self.send_on(&mut state);
+            }
+            self.changed.notify_all();
+            if state.failed.is_some() {
+                state.on_its_way = None;
+                return;
+            }
+        }
+    }
+
+    /// Everything has reached the engine, and nothing comes as long as the answer is kept.
+    fn settled(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        let mut state = self.arrived()?;
+        let writes: Vec<Write> = std::mem::take(&mut state.gathered).writes.into_iter().collect();
+        if !writes.is_empty() {
+            self.inner.apply(&writes)?;
+        }
+        Ok(state)
+    }
 }
 
 impl<E: StateEngine> LazyState<E> {
-    pub(crate) fn new(inner: E) -> Self {
-        Self { inner, gathered: Mutex::default() }
+    pub(crate) fn new(inner: E) -> Result<Self, EngineError> {
+        let shared = Arc::new(Shared { inner, state: Mutex::default(), changed: Condvar::new() });
+        let working = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("state".into()).spawn(move || working.hand_on());
+        let failed =
+            |error: std::io::Error| EngineError::Io { operation: "starting a thread", reason: error.to_string() };
+        Ok(Self { shared, thread: Some(thread.map_err(failed)?) })
     }
+}
 
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hands on what was gathered.
-    fn hand_on(&self, gathered: &mut Gathered) -> Result<(), EngineError> {
-        if gathered.writes.is_empty() {
-            return Ok(());
-        }
-        let writes: Vec<Write> = std::mem::take(gathered).writes.into_iter().collect();
-        self.inner.apply(&writes)
+impl<E> Drop for LazyState<E> {
+    /// What is on its way arrives. What was gathered is lost, as in a crash.
+    fn drop(&mut self) {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.shared.changed.notify_all();
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
 impl<E: StateEngine> StateEngine for LazyState<E> {
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
-        let mut gathered = self.gathered();
+        let mut state = self.shared.state();
+        while state.gathered.bytes >= WAITING_BYTES_MAX && state.failed.is_none() {
+            state = self.shared.wait(state);
+        }
+        if let Some(failed) = &state.failed {
+            return Err(failed.clone());
+        }
+        let gathered = &mut state.gathered;
         for (key, value) in writes {
             gathered.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             gathered.writes.insert(key.clone(), value.clone());
         }
         gathered.batches += 1;
-        if gathered.batches < BATCHES_MAX && gathered.bytes < BYTES_MAX {
-            return Ok(());
+        if gathered.batches >= BATCHES_MAX || gathered.bytes >= BYTES_MAX {
+            self.shared.send_on(&mut state);
         }
-        self.hand_on(&mut gathered)
+        Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        match self.gathered().writes.get(key) {
-            Some(value) => Ok(value.clone()),
-            None => self.inner.get(key),
+        let state = self.shared.state();
+        if let Some(value) = state.gathered.writes.get(key) {
+            return Ok(value.clone());
         }
+        if let Some(writes) = &state.on_its_way
+            && let Ok(place) = writes.binary_search_by(|(of, _)| of.as_slice().cmp(key))
+        {
+            return Ok(writes[place].1.clone());
+        }
+        self.shared.inner.get(key)
     }
 
     fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
-        self.hand_on(&mut self.gathered())?;
-        self.inner.scan(visit)
+        let _state = self.shared.settled()?;
+        self.shared.inner.scan(visit)
     }
 
     fn clear_but(&self, mark: &[u8]) -> Result<(), EngineError> {
         // The mark may be among what was gathered.
-        self.hand_on(&mut self.gathered())?;
-        self.inner.clear_but(mark)
+        let _state = self.shared.settled()?;
+        self.shared.inner.clear_but(mark)
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.hand_on(&mut self.gathered())?;
-        self.inner.sync()
+        drop(self.shared.settled()?);
+        self.shared.inner.sync()
     }
 
     fn sync_blocks(&self) -> bool {
-        self.inner.sync_blocks()
+        self.shared.inner.sync_blocks()
     }
 
     fn sync_delay(&self) -> std::time::Duration {
-        self.inner.sync_delay()
+        self.shared.inner.sync_delay()
     }
 }
 
@@ -104,14 +211,17 @@ mod tests {
         (key.as_bytes().to_vec(), Some(value.to_be_bytes().to_vec()))
     }
 
+    fn number(value: Option<Vec<u8>>) -> Option<usize> {
+        value.map(|value| usize::from_be_bytes(value.try_into().unwrap()))
+    }
+
     #[test]
     fn batches_go_on_together_after_some_and_with_a_sync_and_never_by_halves() {
         let inner = MemoryState::default();
-        let lazy = LazyState::new(inner.clone());
+        let lazy = LazyState::new(inner.clone()).unwrap();
         let apply = |value| lazy.apply(&[put("a", value), put("b", value)]).unwrap();
         let both = || {
-            let of =
-                |key: &[u8]| inner.get(key).unwrap().map(|value| usize::from_be_bytes(value.try_into().unwrap()));
+            let of = |key: &[u8]| number(inner.get(key).unwrap());
             assert_eq!(of(b"a"), of(b"b"));
             of(b"a")
         };
@@ -119,13 +229,82 @@ mod tests {
             apply(value);
             assert_eq!(both(), None, "they wait");
         }
-        assert_eq!(lazy.get(b"a").unwrap(), Some((BATCHES_MAX - 1).to_be_bytes().to_vec()), "they are visible");
+        assert_eq!(number(lazy.get(b"a").unwrap()), Some(BATCHES_MAX - 1), "they are visible");
         apply(BATCHES_MAX);
+        drop(lazy.shared.arrived().unwrap());
         assert_eq!(both(), Some(BATCHES_MAX));
         apply(7);
         lazy.sync().unwrap();
         assert_eq!(both(), Some(7));
         lazy.apply(&[(b"a".to_vec(), None), ("b".into(), Some(vec![0; BYTES_MAX]))]).unwrap();
+        drop(lazy.shared.arrived().unwrap());
         assert_eq!(inner.get(b"a").unwrap(), None, "so many bytes do not wait");
+    }
+
+    /// An engine that takes a batch when it is told to.
+    #[derive(Debug, Clone, Default)]
+    struct Slow {
+        inner: MemoryState,
+        gate: Arc<Mutex<()>>,
+        broken: bool,
+    }
+
+    impl StateEngine for Slow {
+        fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
+            drop(self.gate.lock().unwrap());
+            if self.broken {
+                return Err(EngineError::Io { operation: "writing the state", reason: "it is broken".into() });
+            }
+            self.inner.apply(writes)
+        }
+
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+            self.inner.get(key)
+        }
+
+        fn scan(&self, visit: &mut Visit<'_>) -> Result<(), EngineError> {
+            self.inner.scan(visit)
+        }
+
+        fn clear_but(&self, mark: &[u8]) -> Result<(), EngineError> {
+            self.inner.clear_but(mark)
+        }
+
+        fn sync(&self) -> Result<(), EngineError> {
+            self.inner.sync()
+        }
+
+        fn sync_blocks(&self) -> bool {
+            self.inner.sync_blocks()
+        }
+    }
+
+    #[test]
+    fn whoever_applies_does_not_wait_for_a_slow_engine_and_reads_what_is_on_its_way() {
+        let slow = Slow::default();
+        let lazy = LazyState::new(slow.clone()).unwrap();
+        let stuck = slow.gate.lock().unwrap();
+        for value in 1..=3 * BATCHES_MAX {
+            lazy.apply(&[put("a", value), put(&format!("k{value}"), value)]).unwrap();
+        }
+        assert_eq!(slow.inner.get(b"a").unwrap(), None, "it is stuck");
+        assert_eq!(number(lazy.get(b"a").unwrap()), Some(3 * BATCHES_MAX));
+        assert_eq!(number(lazy.get(b"k5").unwrap()), Some(5), "it is on its way");
+        drop(stuck);
+        lazy.sync().unwrap();
+        assert_eq!(number(slow.inner.get(b"a").unwrap()), Some(3 * BATCHES_MAX), "in the order of the batches");
+        assert_eq!(number(slow.inner.get(b"k5").unwrap()), Some(5));
+    }
+
+    #[test]
+    fn what_the_engine_refuses_is_told_to_whoever_comes_next() {
+        let lazy = LazyState::new(Slow { broken: true, ..Slow::default() }).unwrap();
+        for value in 1..=BATCHES_MAX {
+            lazy.apply(&[put("a", value)]).unwrap();
+        }
+        lazy.shared.arrived().map(drop).expect_err("it has failed");
+        let refused = lazy.apply(&[put("a", 0)]).expect_err("nothing is taken any more").to_string();
+        assert!(refused.contains("it is broken"), "{refused}");
+        lazy.sync().expect_err("nor synced");
     }
 }

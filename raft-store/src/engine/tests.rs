@@ -15,7 +15,7 @@ fn with_states(test: impl Fn(&dyn StateEngine)) {
     let directory = tempfile::tempdir().unwrap();
     test(&MemoryState::default());
     test(&SledState::open(directory.path().join("sm")).unwrap());
-    test(&lazy::LazyState::new(SledState::open(directory.path().join("lazy")).unwrap()));
+    test(&lazy::LazyState::new(SledState::open(directory.path().join("lazy")).unwrap()).unwrap());
 }
 
 fn row(index: u64) -> (u64, Vec<u8>) {

@@ -6,6 +6,7 @@ use cell_model::ClusterId;
 use cell_protos::v1::raft_service_server::{RaftService, RaftServiceServer};
 use openraft::{BasicNode, EntryPayload, RaftNetworkFactory};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response};
 
@@ -66,7 +67,9 @@ impl RaftService for Follower {
 async fn peer(address: SocketAddr) -> Peer {
     let identity = Identity::open(Arc::new(MemoryLog::default()), "in memory".as_ref(), Some(1)).await.unwrap();
     identity.claim(ClusterId(7)).await.unwrap();
-    Network::new(Arc::new(identity), tcp_dialer()).new_client(2, &BasicNode::new(address)).await
+    // Nothing is put off: more is always written.
+    let written = watch::channel(u64::MAX).1.into();
+    Network::new(Arc::new(identity), tcp_dialer(), written).new_client(2, &BasicNode::new(address)).await
 }
 
 /// A peer, where its answers come from, and what it got.
@@ -187,4 +190,30 @@ async fn where_nothing_is_to_be_sent_nobody_is_called() {
     let peer = peer(port).await;
     let answers = send(&peer, requests).await.expect("nobody listens there").collect::<Vec<_>>().await;
     assert!(answers.is_empty());
+}
+
+#[tokio::test]
+async fn the_news_of_a_commit_waits_a_moment_for_an_entry_and_an_entry_for_nothing() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let (log, written) = watch::channel(6);
+    let mut pace = Pace::new(written.into());
+    pace.until += HOUR;
+    pace.wait().await;
+    let sent = Instant::now();
+    pace.sent(Some(id(6)));
+    pace.wait().await;
+    assert!(sent.elapsed() >= COMMIT_WAITS, "everything was sent");
+    pace.until += HOUR;
+    log.send_replace(7);
+    pace.wait().await;
+    pace.sent(Some(id(7)));
+    pace.until += HOUR;
+    tokio::join!(pace.wait(), async {
+        tokio::task::yield_now().await;
+        log.send_replace(8);
+    });
+    pace.sent(Some(id(8)));
+    pace.until += HOUR;
+    drop(log);
+    pace.wait().await;
 }

@@ -52,7 +52,10 @@ async fn a_backup_is_restored_into_a_new_cluster_with_another_history() {
     assert_eq!(low.code(), "LINEAGE_TOO_LOW");
     let higher = directory.path().join("higher");
     let restored = restore(&file, &higher, "127.0.0.1:1", Some(Lineage(7))).await.unwrap();
-    assert_eq!(restored.lineage, Lineage(7));
+    assert_eq!((restored.lineage, restored.revision), (Lineage(7), Revision(300 + 6 * REVISIONS_SKIPPED)));
+    let beyond = directory.path().join("beyond");
+    let high = restore(&file, &beyond, "127.0.0.1:1", Some(Lineage(u64::MAX))).await.expect_err("no such revision");
+    assert_eq!((high.code(), beyond.exists()), ("LINEAGE_TOO_HIGH", false));
     let restored = restore(&file, &data_dir, "127.0.0.1:1", None).await.unwrap();
     assert_eq!((restored.lineage, restored.revision), (Lineage(2), Revision(300 + REVISIONS_SKIPPED)));
     assert_ne!((restored.cluster, restored.node_id), (CLUSTER, original.node_id()));

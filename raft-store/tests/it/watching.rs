@@ -45,7 +45,7 @@ async fn a_watcher_gets_a_snapshot_and_then_every_change_while_writers_write() {
             let mut replica = Replica::default();
             follow_to(&mut subscription, &mut replica, Revision(1_001)).await;
             assert!(store.view(|fleet| replica.equals(fleet)));
-            assert_eq!(subscription.position(), Some(Revision(1_001)));
+            assert_eq!(subscription.position(), Some((Lineage(1), Revision(1_001))));
             replica.resets
         }));
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -79,7 +79,7 @@ impl ControlEndpoint {
 
 #[tonic::async_trait]
 impl ControlService for ControlEndpoint {
-    type WatchStream = watch::Frames;
+    type WatchStream = watch::Messages;
 
     async fn create_cell(&self, request: Request<v1::CreateCellRequest>) -> Answer<v1::CellResponse> {
         let by = Caller::of(&request);
@@ -267,7 +267,8 @@ impl ControlService for ControlEndpoint {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        watch::begin(&self.0, &request.into_inner()).map(Response::new)
+        let frames = watch::begin(&self.0, &request.into_inner())?;
+        Ok(Response::new(watch::as_messages(frames)))
     }
 
     async fn confirm_revision(

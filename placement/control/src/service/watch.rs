@@ -1,4 +1,5 @@
-//! The watch: what the store's hub feeds, signed and put into frames, with marks of progress in between.
+//! The watch: what the store's hub feeds, signed and put into frames, with marks of progress in between. Frames of changes
+//! are mostly those that [`crate::press`] has made for everybody.
 //!
 //! ```text
 //! subscription ──► Reset ──► Snapshot… ──► SnapshotEnd ──► Changes… ──► …
@@ -16,14 +17,17 @@ use std::time::Duration;
 use cell_model::{Change, FleetView, Lineage, Revision};
 use cell_protos::v1;
 use cell_protos::v1::watch_response::Frame;
-use cell_store::{Committed, Feed, ResetCause, Subscription};
+use cell_store::{Committed, Feed, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
+use prost::Message;
+use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::Ground;
+use crate::press::{Next, Pressed, Watching, encode, parts, press};
 use crate::refusal::{not_leader, watch_ended};
 
 /// Frames that wait for one watcher.
@@ -35,8 +39,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(1);
 const PROGRESS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 
-/// What a watcher gets.
-pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+/// What a watcher gets, as it is sent.
+pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+/// The same as messages.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+/// For whoever wants messages: they are read back from what is sent. Our own server sends the frames ([`super::encoded`]).
+pub(super) fn as_messages(frames: Frames) -> Messages {
+    let read = |bytes: Bytes| {
+        v1::WatchResponse::decode(bytes).map_err(|error| Status::internal(format!("a frame of our own: {error}")))
+    };
+    Box::pin(frames.map(move |frame| frame.and_then(read)))
+}
 
 /// Begins to watch.
 pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, Status> {
@@ -60,6 +74,7 @@ pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, 
         frames,
         sent: after.map(|(_, revision)| revision),
         in_snapshot: false,
+        watching: ground.press.enter(),
     };
     let subscription = ground.store.subscribe(after);
     tracing::debug!(client = wire.client, after = wire.after_revision, "watch begun");
@@ -80,10 +95,43 @@ pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, 
 struct Sender {
     ground: Ground,
     include_moves: bool,
-    frames: mpsc::Sender<v1::WatchResponse>,
+    frames: mpsc::Sender<Bytes>,
     /// Everything up to here has been sent.
     sent: Option<Revision>,
     in_snapshot: bool,
+    watching: Watching,
+}
+
+/// What comes next.
+enum Step {
+    /// A frame that was made for everybody.
+    Pressed(Arc<Pressed>),
+    Feed(Feed),
+}
+
+/// It may be dropped at any time without losing anything.
+async fn next(subscription: &mut Subscription, watching: &mut Watching) -> Result<Step, WatchClosed> {
+    loop {
+        let Some((lineage, position)) = subscription.position() else {
+            return subscription.next().await.map(Step::Feed);
+        };
+        match watching.next(lineage, position) {
+            Next::Frame(frame) => {
+                subscription.go_on_after(frame.last);
+                return Ok(Step::Pressed(frame));
+            }
+            Next::Within(until) => {
+                let mut feed = subscription.next().await?;
+                if let Feed::Changes(committed) = &mut feed {
+                    committed.retain(|one| one.revision <= until);
+                    subscription.go_on_after(committed.last().map_or(until, |last| last.revision));
+                }
+                return Ok(Step::Feed(feed));
+            }
+            Next::Before => return subscription.next().await.map(Step::Feed),
+            Next::Wait => watching.changed().await,
+        }
+    }
 }
 
 impl Sender {
@@ -97,8 +145,9 @@ impl Sender {
                 biased;
                 () = closing.cancelled() => Err(Some(stopping())),
                 () = self.frames.closed() => Err(None),
-                feed = subscription.next() => match feed {
-                    Ok(feed) => self.feed(feed).await,
+                step = next(&mut subscription, &mut self.watching) => match step {
+                    Ok(Step::Pressed(frame)) => self.pressed(&frame).await,
+                    Ok(Step::Feed(feed)) => self.feed(feed).await,
                     Err(_) => Err(Some(stopping())),
                 },
                 _ = marks.tick() => self.mark().await,
@@ -121,16 +170,18 @@ impl Sender {
                 self.sent = None;
                 match cause {
                     ResetCause::LineageChanged => {
-                        self.send(Frame::LineageChanged(v1::LineageChanged { lineage: lineage.get() })).await
+                        self.send_frame(Frame::LineageChanged(v1::LineageChanged { lineage: lineage.get() })).await
                     }
                     ResetCause::Asked | ResetCause::Compacted => Ok(()),
                 }
             }
             Feed::Snapshot { revision, records } => {
                 for part in records.chunks(FRAME_ITEMS_MAX) {
-                    let items = self.items(part.to_vec()).await?;
+                    let items = items(&self.ground, self.include_moves, part.to_vec()).await;
+                    let items = items.ok_or_else(|| Some(stopping()))?;
                     if !items.is_empty() {
-                        self.send(Frame::Snapshot(v1::WatchItems { revision: revision.get(), items })).await?;
+                        self.send_frame(Frame::Snapshot(v1::WatchItems { revision: revision.get(), items }))
+                            .await?;
                     }
                 }
                 Ok(())
@@ -139,44 +190,44 @@ impl Sender {
                 self.in_snapshot = false;
                 self.sent = Some(revision);
                 let end = v1::SnapshotEnd { revision: revision.get(), lineage: lineage.get() };
-                self.send(Frame::SnapshotEnd(end)).await
+                self.send_frame(Frame::SnapshotEnd(end)).await
             }
             Feed::Changes(committed) => self.changes(committed).await,
         }
     }
 
-    /// One frame for a few revisions, so that a burst costs few frames; a revision is never split.
+    /// Frames of its own, for a watcher that is not where the others are.
     async fn changes(&mut self, committed: Vec<Arc<Committed>>) -> Result<(), Option<Status>> {
-        let mut gathered = Vec::new();
-        let mut committed = committed.into_iter().peekable();
-        while let Some(one) = committed.next() {
-            gathered.extend(one.changes.iter().cloned());
-            let next = committed.peek().map_or(usize::MAX, |next| next.changes.len());
-            if gathered.len().saturating_add(next) <= FRAME_ITEMS_MAX {
-                continue;
-            }
-            let items = self.items(std::mem::take(&mut gathered)).await?;
-            self.sent = Some(one.revision);
-            if items.is_empty() {
-                // Nothing in it for this watcher, but it may be waiting for the revision.
-                self.mark().await?;
-            } else {
-                self.send(Frame::Changes(v1::WatchItems { revision: one.revision.get(), items })).await?;
-            }
+        for part in parts(&committed) {
+            let after = self.sent.unwrap_or_default();
+            let frame = press(&self.ground, after, part).await.ok_or_else(|| Some(stopping()))?;
+            self.pressed(&frame).await?;
         }
         Ok(())
     }
 
+    async fn pressed(&mut self, frame: &Pressed) -> Result<(), Option<Status>> {
+        self.sent = Some(frame.last);
+        match frame.message(self.include_moves) {
+            Some(message) => self.send(message).await,
+            // Nothing in it for this watcher, but it may be waiting for the revision.
+            None => self.mark().await,
+        }
+    }
+
     async fn mark(&mut self) -> Result<(), Option<Status>> {
         match self.sent {
-            Some(revision) => self.send(Frame::Progress(v1::Progress { revision: revision.get() })).await,
+            Some(revision) => self.send_frame(Frame::Progress(v1::Progress { revision: revision.get() })).await,
             None => Ok(()),
         }
     }
 
-    async fn send(&self, frame: Frame) -> Result<(), Option<Status>> {
-        let response = v1::WatchResponse { frame: Some(frame) };
-        match tokio::time::timeout(PATIENCE, self.frames.send(response)).await {
+    async fn send_frame(&self, frame: Frame) -> Result<(), Option<Status>> {
+        self.send(encode(frame)).await
+    }
+
+    async fn send(&self, message: Bytes) -> Result<(), Option<Status>> {
+        match tokio::time::timeout(PATIENCE, self.frames.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(None),
             Err(_) => Err(Some(watch_ended(
@@ -186,23 +237,26 @@ impl Sender {
             ))),
         }
     }
-
-    /// Signs what has to be signed, off the threads that answer others where it is much.
-    async fn items(&self, changes: Vec<Change>) -> Result<Vec<v1::WatchItem>, Option<Status>> {
-        if changes.len() <= 8 {
-            return Ok(items(&self.ground, self.include_moves, changes));
-        }
-        let (ground, include_moves) = (self.ground.clone(), self.include_moves);
-        let signed = tokio::task::spawn_blocking(move || items(&ground, include_moves, changes)).await;
-        signed.map_err(|_| Some(stopping()))
-    }
 }
 
 fn stopping() -> Status {
     watch_ended(Code::Unavailable, "NODE_STOPPED", "this node is stopping")
 }
 
-fn items(ground: &Ground, include_moves: bool, changes: Vec<Change>) -> Vec<v1::WatchItem> {
+/// Signs what has to be signed, off the threads that answer others where it is much. None where the process ends.
+pub(crate) async fn items(
+    ground: &Ground,
+    include_moves: bool,
+    changes: Vec<Change>,
+) -> Option<Vec<v1::WatchItem>> {
+    if changes.len() <= 8 {
+        return Some(signed(ground, include_moves, changes));
+    }
+    let ground = ground.clone();
+    tokio::task::spawn_blocking(move || signed(&ground, include_moves, changes)).await.ok()
+}
+
+fn signed(ground: &Ground, include_moves: bool, changes: Vec<Change>) -> Vec<v1::WatchItem> {
     use v1::watch_item::Item;
     let item = |change: Change| match change {
         Change::Tenant(record) => {

@@ -281,6 +281,28 @@ fn a_newer_move_than_the_backups_is_taken_away_by_one_above_both() {
 }
 
 #[test]
+fn a_move_that_had_cut_over_in_the_backup_and_has_ended_since_is_not_begun_again() {
+    for (in_backup, has_copy) in
+        [(Phase::Activate, true), (Phase::Activate, false), (Phase::Soak, true), (Phase::Soak, false)]
+    {
+        let case = format!("backup in {in_backup}, with a copy: {has_copy}");
+        let mut backup = World::new();
+        let first = backup.moving(in_backup, MoveOptions::default());
+        let record = backup.record("t");
+        let left = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &record, 1, HeldRole::Redirect) };
+        // Every step that ends a move raises its attempt beyond all others: the cells take none of it any more.
+        let said = vec![Held { has_copy, ..left }, held("b", &record, 2, HeldRole::Owner)];
+        let mut world = restored(&backup);
+        let Verdict::Adopt { why, .. } = adopt(&mut world, said.clone()) else { panic!("{case}") };
+        assert_eq!(why.as_str(), "copies", "{case}");
+        assert_eq!(world.ended(first).end, End::Completed, "{case}");
+        let settled = settle(&mut world, &said, &case);
+        assert_eq!((&settled.owner, settled.epoch), (&cell("b"), Epoch(2)), "{case}");
+        assert_eq!(settled.retained_on(&cell("a")).is_some(), has_copy, "{case}");
+    }
+}
+
+#[test]
 fn a_move_after_the_one_that_had_cut_over_in_the_backup_is_called_off_and_the_first_has_completed() {
     let mut backup = World::new();
     let first = backup.moving(Phase::Soak, MoveOptions::default());

@@ -1,0 +1,201 @@
+//! The watch as routers have it: real nodes that sign what they hand out, a steady writer, many watchers.
+//!
+//! What is measured is from the answer of a command to the arrival, at a watcher, of a frame that covers its revision. The
+//! watchers do not verify: on a machine that they share with the nodes, that would be most of what is measured.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cell_protos::v1;
+use cell_protos::v1::control_service_client::ControlServiceClient;
+use cell_protos::v1::watch_response::Frame;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::load::Keys;
+use crate::nodes::{Kind, NodeOptions, Nodes, connect};
+
+/// How long after the last command a watcher may see it.
+const PATIENCE: Duration = Duration::from_secs(2);
+const WRITING_CONNECTIONS: usize = 8;
+
+/// Routers that watch, each over a connection of its own, beside a steady writer
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fanout {
+    /// Routers at once
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 200])]
+    watchers: Vec<usize>,
+    /// New tenants a second
+    #[arg(long, default_value_t = 2_000)]
+    rate: u32,
+    /// Seconds of one measurement
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// The nodes' program [default: `cell-control` beside this one]
+    #[arg(long)]
+    control: Option<PathBuf>,
+    /// Where the report goes
+    #[arg(long, default_value = "target/bench/store-fanout.json")]
+    out: PathBuf,
+}
+
+/// What the watchers saw.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Seen {
+    watchers: usize,
+    commands_per_second: f64,
+    frames_per_second_and_watcher: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    worst_ms: f64,
+    /// Changes that a watcher did not get, of all watchers.
+    lost: u64,
+    /// Processor time of all nodes for one command, with everything that its watchers cost.
+    node_cpu_us: f64,
+}
+
+/// One watcher's frames: up to which revision, with how many mappings, and when.
+type Frames = Vec<(u64, u64, Instant)>;
+type Answered = Vec<(u64, Instant)>;
+
+pub(crate) async fn run(fanout: Fanout) -> anyhow::Result<()> {
+    let parent = fanout.out.parent().context("the report has a directory")?;
+    std::fs::create_dir_all(parent)?;
+    let temporary = tempfile::tempdir_in(parent)?;
+    let beside = std::env::current_exe()?.with_file_name("cell-control");
+    let control = fanout.control.clone().unwrap_or(beside);
+    ensure!(control.exists(), "{} is not there: build it (-p cell-control)", control.display());
+    let options = NodeOptions { control: Some(control), ..NodeOptions::default() };
+    let nodes = Nodes::start(Kind::Control, temporary.path(), 3, options).await?;
+    let address = nodes.addresses[nodes.leader().await?].clone();
+    make_cell(&address).await?;
+    let (keys, mut report) = (Keys::default(), Vec::new());
+    for watchers in &fanout.watchers {
+        let seen = measure(&nodes, &address, *watchers, &fanout, &keys).await?;
+        crate::say(&format!("{seen:?}\n"));
+        report.push(seen);
+    }
+    std::fs::write(&fanout.out, serde_json::to_string_pretty(&report)? + "\n")?;
+    Ok(())
+}
+
+async fn make_cell(address: &str) -> anyhow::Result<()> {
+    let cell = v1::Cell {
+        id: "cell-1".into(),
+        gates: vec!["10.0.0.1:8080".into()],
+        agent: "10.0.0.1:9090".into(),
+        ..v1::Cell::default()
+    };
+    let request = v1::CreateCellRequest { cell: Some(cell), options: None };
+    ControlServiceClient::new(connect(address)?).create_cell(request).await?;
+    Ok(())
+}
+
+async fn measure(nodes: &Nodes, address: &str, watchers: usize, how: &Fanout, keys: &Keys) -> anyhow::Result<Seen> {
+    let (end, mut watching) = (CancellationToken::new(), JoinSet::new());
+    for _ in 0..watchers {
+        let stream = begin(address).await?;
+        watching.spawn(watch(stream, end.clone()));
+    }
+    let cpu = nodes.cpu()?;
+    let answered = write(address, how.rate, Duration::from_secs(how.seconds), keys).await?;
+    let cpu = nodes.cpu()? - cpu;
+    tokio::time::sleep(PATIENCE).await;
+    end.cancel();
+    let (mut late, mut frames, mut delivered) = (Histogram::<u64>::new(3)?, 0, 0);
+    while let Some(seen) = watching.join_next().await {
+        let seen = seen?;
+        frames += seen.len();
+        delivered += seen.iter().map(|(_, mappings, _)| mappings).sum::<u64>();
+        for (revision, at) in &answered {
+            let covering = seen.partition_point(|(last, ..)| last < revision);
+            if let Some((_, _, arrived)) = seen.get(covering) {
+                late.record(u64::try_from(arrived.saturating_duration_since(*at).as_micros())?)?;
+            }
+        }
+    }
+    let small = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+    let (commands, seconds) = (answered.len() as u64, small(how.seconds));
+    Ok(Seen {
+        watchers,
+        commands_per_second: small(commands) / seconds,
+        frames_per_second_and_watcher: small(frames as u64) / small(watchers as u64) / seconds,
+        p50_ms: small(late.value_at_quantile(0.5)) / 1_000.0,
+        p99_ms: small(late.value_at_quantile(0.99)) / 1_000.0,
+        worst_ms: small(late.max()) / 1_000.0,
+        lost: (commands * watchers as u64).saturating_sub(delivered),
+        node_cpu_us: cpu.as_secs_f64() * 1e6 / small(commands.max(1)),
+    })
+}
+
+/// Watches, and takes the snapshot.
+async fn begin(address: &str) -> anyhow::Result<Streaming<v1::WatchResponse>> {
+    let mut client = ControlServiceClient::new(connect(address)?).max_decoding_message_size(16 << 20);
+    let request = v1::WatchRequest { client: "bench".into(), ..v1::WatchRequest::default() };
+    let mut stream = client.watch(request).await?.into_inner();
+    while let Some(response) = stream.message().await? {
+        if let Some(Frame::SnapshotEnd(_)) = response.frame {
+            return Ok(stream);
+        }
+    }
+    anyhow::bail!("the watch ended within the snapshot")
+}
+
+async fn watch(mut stream: Streaming<v1::WatchResponse>, end: CancellationToken) -> Frames {
+    let mut seen = Vec::new();
+    loop {
+        let next = tokio::select! {
+            () = end.cancelled() => return seen,
+            next = stream.message() => next,
+        };
+        match next {
+            Ok(Some(v1::WatchResponse { frame: Some(Frame::Changes(changes)) })) => {
+                seen.push((changes.revision, changes.items.len() as u64, Instant::now()));
+            }
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return seen,
+        }
+    }
+}
+
+/// Makes tenants at a steady rate. Answers at which revision each was made, and when that was answered.
+async fn write(address: &str, rate: u32, lasting: Duration, keys: &Keys) -> anyhow::Result<Answered> {
+    let answered: Arc<Mutex<Answered>> = Arc::default();
+    let channels: Vec<Channel> = (0..WRITING_CONNECTIONS).map(|_| connect(address)).collect::<Result<_, _>>()?;
+    let (begin, mut sent, mut commands) = (Instant::now(), 0_u32, JoinSet::new());
+    let mut tick = tokio::time::interval(Duration::from_millis(2));
+    while begin.elapsed() < lasting {
+        tick.tick().await;
+        let due = begin.elapsed().mul_f64(f64::from(rate)).as_secs();
+        while u64::from(sent) < due {
+            let mut client = ControlServiceClient::new(channels[sent as usize % channels.len()].clone());
+            let answered = Arc::clone(&answered);
+            let request = v1::CreateTenantRequest {
+                tenant: keys.next(),
+                cell: "cell-1".into(),
+                tier: v1::Tier::Bronze.into(),
+                ..v1::CreateTenantRequest::default()
+            };
+            commands.spawn(async move {
+                let revision = client.create_tenant(request).await?.into_inner().revision;
+                answered.lock().unwrap_or_else(PoisonError::into_inner).push((revision, Instant::now()));
+                anyhow::Ok(())
+            });
+            sent += 1;
+        }
+        while let Some(done) = commands.try_join_next() {
+            done??;
+        }
+    }
+    while let Some(done) = commands.join_next().await {
+        done??;
+    }
+    let answered = std::mem::take(&mut *answered.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(answered)
+}
