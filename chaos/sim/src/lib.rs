@@ -17,6 +17,7 @@ mod chance;
 mod client;
 mod disk;
 mod flaw;
+mod fleet;
 mod front;
 mod history;
 mod nemesis;

@@ -12,6 +12,7 @@ use crate::chance::Chance;
 use crate::client::Client;
 use crate::disk::PowerCut;
 use crate::flaw::Flaw;
+use crate::fleet;
 use crate::front::{Answer, Ask, Connection};
 use crate::history::Ending;
 use crate::nemesis::{self, Act, Fault};
@@ -25,6 +26,9 @@ const CLIENT_HOSTS: [&str; 2] = ["east", "west"];
 const CLIENTS_PER_HOST: usize = 2;
 /// The host from which the nodes are asked at the end. It is never cut off.
 const JUDGE: &str = "judge";
+
+/// When every run begins, after 1970.
+pub(crate) const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// Before the first fault.
 const MAKING: Duration = Duration::from_secs(3);
@@ -43,6 +47,8 @@ pub struct Options {
     pub faults: Duration,
     /// A fault of the harness, to prove that it is seen.
     pub flaw: Option<Flaw>,
+    /// Control nodes, router and cells, rather than the store alone.
+    pub fleet: bool,
 }
 
 /// What came out of a run.
@@ -55,7 +61,7 @@ pub struct Verdict {
     /// The trace itself.
     pub trace: Vec<String>,
     /// What has happened, in numbers.
-    pub figures: Figures,
+    pub figures: String,
 }
 
 /// A run in numbers.
@@ -114,6 +120,9 @@ struct World<'a> {
 /// Runs one seed. One process should run no more than one: libraries keep random sources for a thread.
 #[must_use]
 pub fn run(options: &Options) -> Verdict {
+    if options.fleet {
+        return fleet::run(options);
+    }
     let mut world = World::new(options);
     let ended = world.play(options);
     world.verdict(ended)
@@ -124,7 +133,7 @@ impl World<'_> {
         let stage = Stage::new(CLIENT_HOSTS.len());
         let mut sim = turmoil::Builder::new()
             .rng_seed(options.seed)
-            .epoch(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+            .epoch(UNIX_EPOCH + EPOCH)
             .simulation_duration(MAKING + options.faults + HEALING_MAX + SETTLING_MAX)
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(20))
@@ -253,11 +262,16 @@ impl World<'_> {
             simulated: self.sim.elapsed(),
         };
         let trace = self.stage.trace.borrow();
-        Verdict { violations, trace_hash: trace.hash(), trace: trace.lines().to_vec(), figures }
+        Verdict {
+            violations,
+            trace_hash: trace.hash(),
+            trace: trace.lines().to_vec(),
+            figures: figures.to_string(),
+        }
     }
 }
 
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

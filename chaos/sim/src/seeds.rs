@@ -87,7 +87,12 @@ async fn here(
     program: &Program,
     tell: &mut impl FnMut(Said),
 ) -> Result<bool, SeedsError> {
-    let options = Options { seed, faults: Duration::from_secs(arguments.faults), flaw: arguments.flaw };
+    let options = Options {
+        seed,
+        faults: Duration::from_secs(arguments.faults),
+        flaw: arguments.flaw,
+        fleet: arguments.fleet,
+    };
     let (sender, verdict) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("simulation".into()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || drop(sender.send(run(&options)))).map_err(SeedsError::Thread)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cell_client::WriteOptions;
+use cell_client::net::Network;
 use cell_model::{CellId, Limits, NewTenant, TenantId, Tier};
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::clock::{Micros, RunClock};
 use crate::fleet::{Fleet, FleetError, FleetOptions};
 use crate::history::Recorder;
 use crate::load::{Filling, Load, LoadOptions, Running};
-use crate::observe::{End, read_end};
+use crate::observe::{End, Places, read_end};
 use crate::seed::Choices;
 use crate::wiring::Net;
 use crate::wiring::spaces::{MARK, SpacesError};
@@ -296,6 +297,7 @@ fn load_options(drill: &Drill, options: &RunOptions, fleet: &Fleet) -> LoadOptio
         writers: drill.stage.writers,
         readers: 1,
         deadline: PATIENCE,
+        network: Network::default(),
         seed: options.seed,
     }
 }
@@ -369,7 +371,7 @@ async fn read_back(runner: &mut Runner) {
     runner.stop_sampling().await;
     runner.finish_moves().await;
     let names: Vec<Arc<str>> = runner.evidence.homes.iter().map(|home| home.name.clone()).collect();
-    let end = match read_end(&runner.fleet, &runner.control, &names).await {
+    let end = match read_end(&Places::of(&runner.fleet), &runner.control, &names).await {
         Ok(end) => end,
         Err(error) => {
             runner.trouble(format!("what is there at the end could not be read: {error}"));

@@ -12,10 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_model::{Lineage, Revision, Sight};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What a router says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

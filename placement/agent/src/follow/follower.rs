@@ -107,7 +107,7 @@ async fn session(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) 
         Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
-    let channel = match endpoint.connect().await {
+    let channel = match tenants.link.connected(&endpoint).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Lost(error.to_string()),
     };

@@ -138,7 +138,7 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
-    let channel = match endpoint.connect().await {
+    let channel = match cell.link.connected(&endpoint).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Lost(error.to_string()),
     };

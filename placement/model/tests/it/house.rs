@@ -52,7 +52,21 @@ const ARROWS: [(&str, &[&str]); 19] = [
         ],
     ),
     ("cell-move-bench", &["cell-model", "cell-client", "cell-control", "cell-router", "sample-cell"]),
-    ("cell-sim", &["cell-model", "cell-protos", "cell-store"]),
+    (
+        "cell-sim",
+        &[
+            "cell-model",
+            "cell-protos",
+            "cell-trust",
+            "cell-client",
+            "cell-store",
+            "cell-agent",
+            "cell-control",
+            "cell-router",
+            "sample-cell",
+            "cell-chaos",
+        ],
+    ),
     (
         "cellctl",
         &[
