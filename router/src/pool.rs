@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,12 +77,16 @@ impl ConnectError {
     }
 }
 
+/// Addresses come out of signed mappings, so nobody chooses them to collide; and without a random seed connections are
+/// looked at, and dropped, in the same order in each run of a simulation.
+type Unseeded = BuildHasherDefault<DefaultHasher>;
+
 /// The connections of one thread.
 pub(crate) struct Pool {
     limits: PoolLimits,
     tls: Option<TlsBack>,
     network: Network,
-    hosts: RefCell<HashMap<Arc<str>, Host>>,
+    hosts: RefCell<HashMap<Arc<str>, Host, Unseeded>>,
 }
 
 #[derive(Default)]

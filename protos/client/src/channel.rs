@@ -1,6 +1,6 @@
 //! Lazy connections by `host:port`, kept and shared.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Channels {
     link: Link,
     server: Server,
     connect: Duration,
-    open: Arc<Mutex<HashMap<String, Channel>>>,
+    open: Arc<Mutex<BTreeMap<String, Channel>>>,
 }
 
 impl Channels {
