@@ -145,7 +145,7 @@ impl Cell {
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let agent = Agent::open_within(agent_options(&options), engine, host.clone()).await?;
-        let application = Documents::new(agent.data());
+        let application = Documents::new(agent.data()).naming(host.random().clone());
         Self::start_on(&options, agent, application, Some(host), shutdown).await
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use cell_model::Fleet;
+use cell_model::{Fleet, Revision};
 use cell_store::Bounds;
 use turmoil::Sim;
 
@@ -283,24 +283,30 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 
 /// Waits until all clients are through and the nodes have come to rest on the same revision, and takes what they hold.
 async fn ask_the_nodes(stage: SharedStage) -> turmoil::Result {
-    let mut before: Vec<Fleet> = Vec::new();
+    let mut before: Vec<Revision> = Vec::new();
     let mut since = now();
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         if stage.clients_done.get() < CLIENT_HOSTS.len() * CLIENTS_PER_HOST {
             continue;
         }
-        let mut fleets = Vec::new();
+        let mut revisions = Vec::new();
         for node in NODES {
-            fleets.extend(fleet_of(node).await);
+            revisions.extend(revision_of(node).await);
         }
-        let level = fleets.iter().all(|fleet| fleet.head().revision == fleets[0].head().revision);
-        if fleets != before || fleets.len() < NODES.len() || !level {
-            let revisions: Vec<u64> = fleets.iter().map(|fleet| fleet.head().revision.get()).collect();
-            stage.note(format_args!("{} nodes answer the judge, at {revisions:?}", fleets.len()));
-            (before, since) = (fleets, now());
+        let level = revisions.iter().all(|revision| *revision == revisions[0]);
+        if revisions != before || revisions.len() < NODES.len() || !level {
+            stage.note(format_args!("{} nodes answer the judge, at {revisions:?}", revisions.len()));
+            (before, since) = (revisions, now());
         } else if now() > since + QUIET {
-            let last = fleets[0].head().revision;
+            let last = revisions[0];
+            let mut fleets = Vec::new();
+            for node in NODES {
+                fleets.extend(fleet_of(node).await);
+            }
+            if fleets.len() < NODES.len() {
+                continue;
+            }
             stage.note(format_args!("the nodes have come to rest at {last}"));
             *stage.finals.borrow_mut() = fleets;
             stage.last.set(Some(last));
@@ -309,10 +315,19 @@ async fn ask_the_nodes(stage: SharedStage) -> turmoil::Result {
     }
 }
 
-async fn fleet_of(node: &str) -> Option<Fleet> {
+async fn asked(node: &str, ask: Ask) -> Option<Answer> {
     const DEADLINE: Duration = Duration::from_millis(500);
     let mut connection = Connection::open(node, DEADLINE).await.ok()?;
-    let Answer::Fleet(head, records, trail) = connection.ask(&Ask::Fleet, DEADLINE).await.ok()? else {
+    connection.ask(&ask, DEADLINE).await.ok()
+}
+
+async fn revision_of(node: &str) -> Option<Revision> {
+    let Answer::Read(revision) = asked(node, Ask::Revision).await? else { return None };
+    Some(revision)
+}
+
+async fn fleet_of(node: &str) -> Option<Fleet> {
+    let Answer::Fleet(head, records, trail) = asked(node, Ask::Fleet).await? else {
         return None;
     };
     let mut fleet = Fleet::from_head(head);

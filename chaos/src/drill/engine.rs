@@ -11,7 +11,7 @@ use cell_model::{CellId, Limits, NewTenant, TenantId, Tier};
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::clocks::Clocks;
+use super::clocks::{Clocks, Shared};
 use super::disk::NodeDisk;
 use super::evidence::{Evidence, Home};
 use super::report::DrillReport;
@@ -186,7 +186,9 @@ async fn on_fleet(
         () = stop.cancelled() => Err(DrillError::Stopped),
     };
     runner.end_faults().await;
+    let shared = runner.clocks.as_ref().map(Clocks::shared).unwrap_or_default();
     runner.fleet.stop().await;
+    shared.iter().for_each(Shared::remove);
     let disk = runner.disk.take();
     (done.map(|()| std::mem::take(&mut runner.evidence)), disk)
 }

@@ -174,7 +174,7 @@ impl Routers {
             let wake = first_lease_ends.unwrap_or(waited_out).min(deadline).max(now + Duration::from_millis(1));
             tokio::select! {
                 _ = reports.changed() => {}
-                () = tokio::time::sleep_until(wake.into()) => {}
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
