@@ -3,7 +3,9 @@
 //! Client histories are ordered by it; the anchor places the phase stamps of moves, which are Unix milliseconds of
 //! the same machine, beside them.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// Microseconds since the start of the run.
 pub type Micros = u64;
@@ -19,7 +21,12 @@ impl RunClock {
     /// A clock that starts now.
     #[must_use]
     pub fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::start_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    /// A clock that starts now, which is so long after 1970 by the wall clock.
+    #[must_use]
+    pub fn start_at(since_epoch: Duration) -> Self {
         Self { start: Instant::now(), start_unix_us: micros(since_epoch) }
     }
 

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use cell_client::net::Network;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// The largest answer that is read.
@@ -41,6 +41,7 @@ pub enum CallError {
 pub struct Connection {
     address: String,
     deadline: Duration,
+    network: Network,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -48,7 +49,13 @@ impl Connection {
     /// To `host:port`; a request that has no whole answer after `deadline` is given up.
     #[must_use]
     pub const fn new(address: String, deadline: Duration) -> Self {
-        Self { address, deadline, sender: None }
+        Self { address, deadline, network: Network::Kernel, sender: None }
+    }
+
+    /// The same, over another network.
+    #[must_use]
+    pub fn over(self, network: &Network) -> Self {
+        Self { network: network.clone(), ..self }
     }
 
     /// `host:port`.
@@ -83,7 +90,7 @@ impl Connection {
         {
             return Ok(());
         }
-        let stream = TcpStream::connect(&self.address).await.map_err(|error| self.not_sent(error.to_string()))?;
+        let stream = self.network.connect(&self.address).await.map_err(|error| self.not_sent(error.to_string()))?;
         stream.set_nodelay(true).map_err(|error| self.not_sent(error.to_string()))?;
         let (mut sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| self.not_sent(error.to_string()))?;

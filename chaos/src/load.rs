@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cell_client::net::Network;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,8 @@ pub struct LoadOptions {
     pub readers: u32,
     /// A client gives up after this.
     pub deadline: Duration,
+    /// Where connections come from.
+    pub network: Network,
     /// What the clients' choices follow.
     pub seed: u64,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cell_client::net::Network;
 use cell_client::{AgentOptions, AgentPool, ControlClient, wire};
 use cell_model::TenantId;
 use futures::{StreamExt, TryStreamExt};
@@ -35,22 +36,53 @@ pub struct End {
     pub mismatches: Vec<String>,
 }
 
+/// Whom to ask.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// `host:port` of each router.
+    pub routers: Vec<String>,
+    /// The cells.
+    pub cells: Vec<CellNode>,
+    /// Their agents.
+    pub agents: AgentPool,
+    /// Where connections come from.
+    pub network: Network,
+}
+
+impl Places {
+    /// All of a fleet.
+    #[must_use]
+    pub fn of(fleet: &Fleet) -> Self {
+        Self {
+            routers: fleet.routers.iter().map(|router| router.listen.clone()).collect(),
+            cells: fleet.cells.clone(),
+            agents: fleet.agents(AgentOptions { step: READ_WITHIN, ..AgentOptions::default() }),
+            network: Network::Kernel,
+        }
+    }
+
+    fn view(&self, address: &str, headers: Vec<(&'static str, String)>) -> View {
+        View { address: address.to_owned(), headers, network: self.network.clone() }
+    }
+}
+
 /// How a request names its tenant, and to whom it goes.
 #[derive(Clone)]
 struct View {
+    network: Network,
     address: String,
     headers: Vec<(&'static str, String)>,
 }
 
 /// Reads everything, twice, and compares.
-pub async fn read_end(fleet: &Fleet, control: &ControlClient, names: &[Arc<str>]) -> Result<End, String> {
+pub async fn read_end(places: &Places, control: &ControlClient, names: &[Arc<str>]) -> Result<End, String> {
     let read = futures::stream::iter(names.iter().cloned().enumerate()).map(|(index, name)| {
-        let router = fleet.routers[index % fleet.routers.len()].listen.clone();
+        let router = &places.routers[index % places.routers.len()];
         async move {
             let of = |error: String| format!("tenant {name}: {error}");
-            let seen = content(&View { address: router, headers: vec![("x-tenant-id", name.to_string())] }).await;
+            let seen = content(&places.view(router, vec![("x-tenant-id", name.to_string())])).await;
             let seen = seen.map_err(of)?;
-            let mismatch = at_owner(control, &fleet.cells, &name, &seen).await.map_err(of)?;
+            let mismatch = at_owner(control, places, &name, &seen).await.map_err(of)?;
             Ok::<_, String>((name.clone(), seen, mismatch))
         }
     });
@@ -60,20 +92,19 @@ pub async fn read_end(fleet: &Fleet, control: &ControlClient, names: &[Arc<str>]
         end.mismatches.extend(mismatch);
         end.tenants.insert(name, seen);
     }
-    let agents = fleet.agents(AgentOptions { step: READ_WITHIN, ..AgentOptions::default() });
-    end.mismatches.extend(grants(control, &agents, &fleet.cells, names, &end.tenants).await?);
+    end.mismatches.extend(grants(control, places, names, &end.tenants).await?);
     Ok(end)
 }
 
 /// Reads a tenant at the gate of the cell that owns it and says what differs from what a client sees.
 async fn at_owner(
     control: &ControlClient,
-    cells: &[CellNode],
+    places: &Places,
     name: &Arc<str>,
     seen: &FinalTenant,
 ) -> Result<Option<String>, String> {
     let mapping = mapping(control, name).await?;
-    let Some(cell) = cells.iter().find(|cell| cell.id.as_str() == mapping.owner) else {
+    let Some(cell) = places.cells.iter().find(|cell| cell.id.as_str() == mapping.owner) else {
         return Ok(Some(format!("tenant {name} is mapped to cell {:?}, which there is not", mapping.owner)));
     };
     let stamp = [
@@ -82,7 +113,7 @@ async fn at_owner(
         ("cell-epoch", mapping.epoch.to_string()),
     ];
     let gate = cell.gates.last().ok_or("its cell has no gate")?;
-    let held = content(&View { address: gate.clone(), headers: stamp.into() }).await?;
+    let held = content(&places.view(gate, stamp.into())).await?;
     Ok((held != *seen).then(|| format!("tenant {name}: {} holds something else than a router shows", cell.id)))
 }
 
@@ -96,15 +127,14 @@ async fn mapping(control: &ControlClient, name: &str) -> Result<wire::Mapping, S
 /// clients see.
 async fn grants(
     control: &ControlClient,
-    agents: &AgentPool,
-    cells: &[CellNode],
+    places: &Places,
     names: &[Arc<str>],
     tenants: &BTreeMap<Arc<str>, FinalTenant>,
 ) -> Result<Vec<String>, String> {
     let mut owners: BTreeMap<String, Vec<(String, u64)>> = BTreeMap::new();
     let mut rows: BTreeMap<(String, String), u64> = BTreeMap::new();
-    for cell in cells {
-        let described = agents.describe(&cell.agent, None).await.map_err(|error| error.to_string())?;
+    for cell in &places.cells {
+        let described = places.agents.describe(&cell.agent, None).await.map_err(|error| error.to_string())?;
         for grant in described.grants.into_iter().filter(|grant| grant.role == i32::from(wire::Role::Owner)) {
             owners.entry(grant.tenant).or_default().push((cell.id.to_string(), grant.epoch));
         }
@@ -150,7 +180,7 @@ struct Counter {
 
 /// Every document and every counter of a tenant.
 async fn content(view: &View) -> Result<FinalTenant, String> {
-    let mut connection = Connection::new(view.address.clone(), READ_WITHIN);
+    let mut connection = Connection::new(view.address.clone(), READ_WITHIN).over(&view.network);
     let mut tenant = FinalTenant::default();
     let mut after = String::new();
     loop {

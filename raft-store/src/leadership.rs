@@ -1,12 +1,11 @@
 //! Follows what Raft knows of its leader, and tells it only where it has changed.
 
-use std::time::Instant;
-
 use cell_model::Term;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Raft, TypeConfig};

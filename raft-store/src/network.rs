@@ -1,6 +1,6 @@
 //! How this node calls its peers: gRPC with our own payloads, a deadline on each call, connections that come back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub(crate) struct Network {
     identity: Arc<Identity>,
     dialer: Dialer,
     /// Calls to one address share a connection.
-    channels: Arc<Mutex<HashMap<String, Channel>>>,
+    channels: Arc<Mutex<BTreeMap<String, Channel>>>,
     written: Written,
 }
 

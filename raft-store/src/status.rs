@@ -1,8 +1,9 @@
 //! What a node says of itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_model::{ClusterId, Lineage, Revision, Term};
+use tokio::time::Instant;
 
 use crate::honesty::SyncPath;
 

@@ -1,22 +1,23 @@
 //! One `GET` on a connection of its own: to an instance, whether it takes requests, and to another router, what it sees.
 
 use bytes::Bytes;
+use cell_client::net::Network;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::tls::TlsBack;
 
 /// Status and body, up to so many bytes. How long it may take is the caller's to say.
 pub(crate) async fn get(
+    network: &Network,
     address: &str,
     path: &str,
     tls: Option<&TlsBack>,
     bytes_max: usize,
 ) -> Result<(StatusCode, Bytes), String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let stream = network.connect(address).await.map_err(|error| error.to_string())?;
     match tls {
         None => exchange(stream, address, path, bytes_max).await,
         Some(tls) => {

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use cell_client::{
-    ClientOptions, ControlClient, IdentityError, Link, Random, RouterReport, WatchEvent, WatchOptions,
-};
+use cell_client::{ClientOptions, ControlClient, IdentityError, Link, RouterReport, WatchEvent, WatchOptions};
 use cell_model::{ClusterId, Lineage, Revision};
 use cell_trust::TrustedKeys;
 use futures::StreamExt;
@@ -36,15 +34,16 @@ impl Control {
     /// Where the options do not say who this router is, or its certificate cannot be used.
     pub(crate) fn new(options: &Options, trusted: TrustedKeys) -> Result<Self, IdentityError> {
         let link = Link::open(options.identity.as_deref(), options.insecure_plaintext)?;
-        let random = Random::default();
-        let patient = ClientOptions {
-            only_given_endpoints: options.only_given_control,
-            link: link.clone(),
-            ..ClientOptions::default()
-        };
+        Ok(Self::over(options, trusted, link))
+    }
+
+    pub(crate) fn over(options: &Options, trusted: TrustedKeys, link: Link) -> Self {
+        let random = link.random();
+        let patient =
+            ClientOptions { only_given_endpoints: options.only_given_control, ..ClientOptions::over(link.clone()) };
         let impatient =
             ClientOptions { deadline: CONFIRM_TIME_MAX, attempt: CONFIRM_ATTEMPT_TIME_MAX, ..patient.clone() };
-        Ok(Self {
+        Self {
             link,
             name: plain(&options.name),
             trusted,
@@ -52,7 +51,7 @@ impl Control {
             watching: ControlClient::new(options.control.clone(), patient),
             confirming: ControlClient::new(options.control.clone(), impatient),
             instance: random.next(),
-        })
+        }
     }
 }
 

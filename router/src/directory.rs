@@ -1,7 +1,7 @@
 //! Everything that a request is routed by: the table, the cells, how far and how fresh they are, and who waits for a
 //! change. Shared by all threads; lookups take no lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::table::{ConcurrentTable, Endpoints, Entry, Table};
 use crate::waiting::Waiters;
 
 /// All cells, by name.
-pub(crate) type Cells = HashMap<CellId, Arc<CellRecord>>;
+pub(crate) type Cells = BTreeMap<CellId, Arc<CellRecord>>;
 
 /// A mapping of another cluster than the one that this table is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,13 +16,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::net::Connection;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -101,7 +101,7 @@ fn spoken(first: &[u8]) -> Spoken {
 
 impl Front {
     /// Serves a connection to its end.
-    pub(crate) async fn connection(self: &Rc<Self>, stream: TcpStream, came: Came, phase: watch::Receiver<Phase>) {
+    pub(crate) async fn connection(self: &Rc<Self>, stream: Connection, came: Came, phase: watch::Receiver<Phase>) {
         let peer = came.peer;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -118,7 +118,7 @@ impl Front {
     async fn over_tls(
         self: &Rc<Self>,
         tls: &TlsFront,
-        stream: TcpStream,
+        stream: Connection,
         came: Came,
         phase: watch::Receiver<Phase>,
     ) -> hyper::Result<()> {
@@ -152,13 +152,13 @@ impl Front {
 
     async fn in_the_clear(
         self: &Rc<Self>,
-        stream: TcpStream,
+        mut stream: Connection,
         came: Came,
         phase: watch::Receiver<Phase>,
     ) -> hyper::Result<()> {
         let peer = came.peer;
         let first = tokio::select! {
-            first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&stream)) => first,
+            first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&mut stream)) => first,
             () = until_closing(phase.clone()) => return Ok(()),
         };
         match first {
@@ -365,7 +365,7 @@ async fn until_closing(mut phase: watch::Receiver<Phase>) {
 }
 
 /// Looks at the first bytes without taking them.
-async fn sniff(stream: &TcpStream) -> io::Result<Spoken> {
+async fn sniff(stream: &mut Connection) -> io::Result<Spoken> {
     let mut first = [0; PREFACE.len()];
     loop {
         let length = stream.peek(&mut first).await?;

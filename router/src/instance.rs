@@ -19,7 +19,7 @@
 pub(crate) mod check;
 pub(crate) mod set;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -160,7 +160,7 @@ impl Drop for Occupied {
 
 /// Every instance that some set names.
 pub(crate) struct Instances {
-    known: Mutex<HashMap<Arc<str>, Weak<Instance>>>,
+    known: Mutex<BTreeMap<Arc<str>, Weak<Instance>>>,
     clock: Clock,
 }
 

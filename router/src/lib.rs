@@ -59,6 +59,7 @@ mod schedule;
 mod sharing;
 mod signing;
 mod snapshot;
+mod sockets;
 mod strict;
 mod table;
 mod tls;

@@ -5,16 +5,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::net::{Connection as Stream, Network};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -76,11 +77,16 @@ impl ConnectError {
     }
 }
 
+/// Addresses come out of signed mappings, so nobody chooses them to collide; and without a random seed connections are
+/// looked at, and dropped, in the same order in each run of a simulation.
+type Unseeded = BuildHasherDefault<DefaultHasher>;
+
 /// The connections of one thread.
 pub(crate) struct Pool {
     limits: PoolLimits,
     tls: Option<TlsBack>,
-    hosts: RefCell<HashMap<Arc<str>, Host>>,
+    network: Network,
+    hosts: RefCell<HashMap<Arc<str>, Host, Unseeded>>,
 }
 
 #[derive(Default)]
@@ -118,8 +124,8 @@ impl Shared {
 }
 
 impl Pool {
-    pub(crate) fn new(limits: PoolLimits, tls: Option<TlsBack>) -> Rc<Self> {
-        Rc::new(Self { limits, tls, hosts: RefCell::default() })
+    pub(crate) fn new(limits: PoolLimits, tls: Option<TlsBack>, network: Network) -> Rc<Self> {
+        Rc::new(Self { limits, tls, network, hosts: RefCell::default() })
     }
 
     /// A connection to `address`: one that is open, else a new one.
@@ -209,7 +215,7 @@ impl Pool {
         let counted = self.count(address)?;
         let until = until.min(Instant::now() + self.limits.connect);
         let opened = tokio::time::timeout_at(until, async {
-            let stream = dial(address).await?;
+            let stream = dial(&self.network, address).await?;
             match &self.tls {
                 None => speak_http1(stream, counted).await,
                 Some(tls) => {
@@ -225,7 +231,7 @@ impl Pool {
         let counted = self.count(address)?;
         let until = until.min(Instant::now() + self.limits.connect);
         let opened = tokio::time::timeout_at(until, async {
-            let stream = dial(address).await?;
+            let stream = dial(&self.network, address).await?;
             match &self.tls {
                 None => speak_http2(stream, counted).await,
                 Some(tls) => {
@@ -248,8 +254,8 @@ impl Pool {
     }
 }
 
-async fn dial(address: &Arc<str>) -> Result<TcpStream, ConnectError> {
-    let stream = TcpStream::connect(&**address).await.map_err(ConnectError::Refused)?;
+async fn dial(network: &Network, address: &Arc<str>) -> Result<Stream, ConnectError> {
+    let stream = network.connect(address).await.map_err(ConnectError::Refused)?;
     // Small requests must not wait for an acknowledgement; a socket that cannot do that still works.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %address, "cannot set TCP_NODELAY");

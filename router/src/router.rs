@@ -6,21 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use cell_client::Link;
+use cell_client::net::{Host, Network};
 use cell_model::{Mapping, Revision, TenantId};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
 use crate::admin::Admin;
 use crate::control::Control;
 use crate::directory::Directory;
 use crate::fair::fleet;
 use crate::feed::{self, ControlPlane};
 use crate::flow::Flow;
-use crate::handover::{self, Giver, Inherited, Old};
+use crate::handover::Giver;
 use crate::instance::check;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -32,13 +34,13 @@ use crate::reload::{Difference, Reload};
 use crate::sharing::Sharing;
 use crate::signing::Signer;
 use crate::snapshot::{self, SnapshotError};
+use crate::sockets::Sockets;
 use crate::tls::{self, TlsBack, TlsFront};
 use crate::token::{Fetcher, Keys};
 use crate::usage::Meter;
 use crate::usage::batches::Batches;
 use crate::waiting::Waiters;
 use crate::worker::{self, Phase, Seed};
-use crate::{Error, listen};
 
 /// Where a router listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,40 +126,7 @@ pub struct Router {
     reload: Arc<Reload>,
     sockets: Sockets,
     addresses: Addresses,
-}
-
-/// What a router listens at.
-struct Sockets {
-    listeners: Vec<std::net::TcpListener>,
-    admin: std::net::TcpListener,
-    /// The process that they come from, and that still serves.
-    old: Option<Old>,
-}
-
-impl Sockets {
-    /// Those of the process that runs, or new ones.
-    fn open(options: &Options) -> Result<Self, Error> {
-        if let Some(path) = &options.handover_socket {
-            let taken = handover::take_over(path, options.listen, options.admin_listen);
-            let taken = taken.map_err(|source| Error::HandOver { path: path.clone(), source })?;
-            if let Some(Inherited { mut listeners, admin, old }) = taken {
-                tracing::info!(path = %path.display(), sockets = listeners.len(), "taking over from the process that runs");
-                // Every socket that is shared gets its part of the connections, so that none may be left without a thread.
-                for index in listeners.len()..options.worker_count() {
-                    let again = listeners[index % listeners.len()].try_clone();
-                    listeners.push(again.map_err(|source| Error::HandOver { path: path.clone(), source })?);
-                }
-                return Ok(Self { listeners, admin, old: Some(old) });
-            }
-        }
-        let listeners = listen::listen_shared(options.listen, options.worker_count())?;
-        Ok(Self { listeners, admin: listen::listen_alone(options.admin_listen)?, old: None })
-    }
-
-    /// All of them, for the next process.
-    fn for_the_next(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
-        self.listeners.iter().chain([&self.admin]).map(std::net::TcpListener::try_clone).collect()
-    }
+    host: Host,
 }
 
 /// Runs a router until `shutdown`, and then until its requests have finished.
@@ -184,21 +153,34 @@ impl Router {
     ///
     /// # Errors
     /// As [`Router::bind`].
-    pub fn bind_with(
+    pub fn bind_with(options: Options, registry: Registry, control: Arc<dyn ControlPlane>) -> Result<Self, Error> {
+        Self::bind_over(options, registry, control, Host::default())
+    }
+
+    /// As [`Router::bind`], on a host that is passed in, as in a simulation. [`Router::run`] then serves as a task of the
+    /// runtime that it is called on, which has to be a local one.
+    ///
+    /// # Errors
+    /// As [`Router::bind`].
+    pub fn bind_within(options: Options, registry: Registry, host: Host) -> Result<Self, Error> {
+        let checked = options.checked()?;
+        let control = Control::over(&options, checked.trusted, Link::Within(host.clone()));
+        Self::bind_over(options, registry, Arc::new(control), host)
+    }
+
+    fn bind_over(
         options: Options,
         mut registry: Registry,
         control: Arc<dyn ControlPlane>,
+        host: Host,
     ) -> Result<Self, Error> {
         let checked = options.checked()?;
         let edge = Edge::load(&options)?;
-        let sockets = Sockets::open(&options)?;
-        let address_of = |listener: &std::net::TcpListener, address| {
-            listener.local_addr().map_err(|source| Error::Listen { address, source })
+        let sockets = match host.network() {
+            Network::Kernel => Sockets::open(&options)?,
+            Network::Given(fabric) => Sockets::within(&**fabric, &options)?,
         };
-        let addresses = Addresses {
-            listen: address_of(&sockets.listeners[0], options.listen)?,
-            admin: address_of(&sockets.admin, options.admin_listen)?,
-        };
+        let addresses = sockets.addresses(&options)?;
         let waiters = Waiters::new(options.limits.held_per_tenant_max, options.limits.held_max);
         let tunnels = Waiters::new(options.limits.tunnels_per_tenant_max, options.limits.tunnels_max);
         let directory = Arc::new(Directory::new(waiters, tunnels, options.timeouts.fresh));
@@ -237,6 +219,7 @@ impl Router {
             reload,
             sockets,
             addresses,
+            host,
         })
     }
 
@@ -266,7 +249,7 @@ impl Router {
         let (requests_over, over) = oneshot::channel::<()>();
         let metering = self.meter().map(|meter| tokio::spawn(meter.run(async move { drop(over.await) })));
         let giver = self.giver()?;
-        let Sockets { listeners, admin, old } = self.sockets;
+        let (listeners, admin, old) = self.sockets.into_parts();
         if old.is_some() {
             until_it_can_serve(&self.directory).await;
         }
@@ -275,6 +258,8 @@ impl Router {
             let seed = Seed {
                 index,
                 listener,
+                network: self.host.network().clone(),
+                random: self.host.random().clone(),
                 options: Arc::clone(&self.options),
                 identity: self.checked.identity.clone(),
                 tokens: self.checked.tokens.clone().zip(self.edge.keys.clone()),
@@ -295,8 +280,7 @@ impl Router {
             worker::start(seed, alive.clone()).map_err(|source| Error::StartWorker { source })?;
         }
         drop(alive);
-        let admin = TcpListener::from_std(admin)
-            .map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
+        let admin = admin.bound().map_err(|source| Error::Listen { address: self.addresses.admin, source })?;
         let answering = background.spawn(Arc::clone(&self.admin).serve(admin));
         if let Some(old) = old
             && let Err(error) = old.ready()
@@ -378,6 +362,7 @@ impl Router {
         background.spawn(fleet::share(
             Arc::clone(&self.flow),
             Arc::clone(directory),
+            self.host.network().clone(),
             metrics.peer_failures.clone(),
         ));
         let instances = Arc::clone(&directory.instances);
@@ -385,6 +370,7 @@ impl Router {
             instances,
             Arc::clone(&self.flow),
             self.edge.upstream_tls.clone(),
+            self.host.network().clone(),
             metrics.check_failures.clone(),
         ));
         if let Some(path) = self.options.snapshot_file.clone() {

@@ -12,12 +12,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use cell_client::net::Connection;
 use cell_model::TenantId;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ pub(crate) struct TlsFront(Arc<ArcSwap<ServerConfig>>);
 
 /// A finished handshake.
 pub(crate) struct Accepted {
-    pub(crate) stream: server::TlsStream<TcpStream>,
+    pub(crate) stream: server::TlsStream<Connection>,
     pub(crate) http2: bool,
     /// The tenant that the client's certificate is for.
     pub(crate) certified: Option<TenantId>,
@@ -58,7 +58,7 @@ impl TlsFront {
         Ok(())
     }
 
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<Accepted> {
+    pub(crate) async fn accept(&self, stream: Connection) -> io::Result<Accepted> {
         let stream = TlsAcceptor::from(self.0.load_full()).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let http2 = session.alpn_protocol() == Some(HTTP2);
@@ -124,10 +124,10 @@ impl TlsBack {
     /// `address` is `host:port`, as the connection was made to.
     pub(crate) async fn connect(
         &self,
-        stream: TcpStream,
+        stream: Connection,
         address: &str,
         http2: bool,
-    ) -> io::Result<client::TlsStream<TcpStream>> {
+    ) -> io::Result<client::TlsStream<Connection>> {
         let connectors = self.0.load_full();
         let name = match &connectors.server_name {
             Some(name) => name.clone(),

@@ -3,7 +3,7 @@
 //! A request enters, looks at the entry, and only then sleeps. A change is installed first and wakes after. Whoever
 //! comes second under the lock sees the other, so that no wake-up is lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cell_model::TenantId;
@@ -20,7 +20,7 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct Held {
     total: usize,
-    tenants: HashMap<TenantId, Slot>,
+    tenants: BTreeMap<TenantId, Slot>,
 }
 
 #[derive(Default)]

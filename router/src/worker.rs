@@ -11,13 +11,14 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use cell_client::Random;
+use cell_client::net::{Connection, Listener, Network};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -36,6 +37,7 @@ use crate::options::Options;
 use crate::pool::{Pool, PoolLimits};
 use crate::sharing::{Handed, Sharing};
 use crate::signing::{Contexts, Signer};
+use crate::sockets::Socket;
 use crate::tls::{TlsBack, TlsFront};
 use crate::token::{Keys, TokenRules, Verifier};
 use cell_trust::TrustedKeys;
@@ -53,7 +55,9 @@ pub(crate) enum Phase {
 /// What a thread is made of. The rest it makes itself.
 pub(crate) struct Seed {
     pub(crate) index: u32,
-    pub(crate) listener: TcpListener,
+    pub(crate) listener: Socket,
+    pub(crate) network: Network,
+    pub(crate) random: Random,
     pub(crate) options: Arc<Options>,
     pub(crate) identity: IdentityRules,
     pub(crate) tokens: Option<(TokenRules, Arc<Keys>)>,
@@ -76,7 +80,16 @@ pub(crate) struct Seed {
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It ends when its connections have, or are cut, and says so on `alive`.
-pub(crate) fn start(seed: Seed, alive: mpsc::Sender<()>) -> io::Result<JoinHandle<()>> {
+///
+/// On a network that was passed in it is a task of the runtime that it is called on.
+pub(crate) fn start(seed: Seed, alive: mpsc::Sender<()>) -> io::Result<()> {
+    if let Socket::Given(_) = seed.listener {
+        tokio::task::spawn_local(async move {
+            let _ended = Ended(alive);
+            serve(seed).await;
+        });
+        return Ok(());
+    }
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let name = format!("route-{}", seed.index);
     std::thread::Builder::new().name(name).spawn(move || {
@@ -85,7 +98,8 @@ pub(crate) fn start(seed: Seed, alive: mpsc::Sender<()>) -> io::Result<JoinHandl
             Ok(runtime) => runtime.block_on(serve(seed)),
             Err(error) => tracing::error!(%error, "cannot start the runtime of a thread"),
         }
-    })
+    })?;
+    Ok(())
 }
 
 /// Says that a thread has ended, in whatever way.
@@ -99,7 +113,7 @@ impl Drop for Ended {
 }
 
 async fn serve(seed: Seed) {
-    let listener = match tokio::net::TcpListener::from_std(seed.listener) {
+    let listener = match seed.listener.bound() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot use the listener of a thread"),
     };
@@ -114,7 +128,7 @@ async fn serve(seed: Seed) {
         ring: seed.ring,
         log: seed.log,
         spans: seed.spans,
-        pool: Pool::new(pool_limits(&seed.options), seed.upstream_tls),
+        pool: Pool::new(pool_limits(&seed.options), seed.upstream_tls, seed.network),
         identity: seed.identity,
         verifier: seed.tokens.map(|(rules, keys)| Verifier::new(rules, keys)),
         protocol: seed.options.upstream.protocol,
@@ -126,7 +140,7 @@ async fn serve(seed: Seed) {
             replay_bytes_max: seed.options.limits.replay_bytes_max,
         },
         metrics: seed.metrics.worker(seed.index),
-        dice: Dice::new(),
+        dice: Dice::new(seed.random.next()),
     });
     let front = Rc::new(Front {
         worker: Rc::clone(&worker),
@@ -186,12 +200,12 @@ async fn sweep(pool: std::rc::Weak<Pool>) {
 
 /// A new connection, and whether it may go to an idler thread.
 enum Arrived {
-    Here(TcpStream, IpAddr),
+    Here(Connection, IpAddr),
     FromOther(Handed),
 }
 
 /// The next connection, once there is a place for it: until then it waits in the kernel.
-async fn accept(listener: &tokio::net::TcpListener, places: &Arc<Semaphore>) -> (Arrived, Place) {
+async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> (Arrived, Place) {
     let place = Arc::clone(places).acquire_owned().await.expect("nobody closes the semaphore");
     loop {
         match listener.accept().await {
@@ -212,10 +226,11 @@ async fn handed(from: &mut mpsc::Receiver<Handed>, places: &Arc<Semaphore>) -> O
 }
 
 /// The connection, where it stays on this thread.
-fn kept(sharing: &Sharing, came: Arrived) -> Option<(TcpStream, IpAddr)> {
+fn kept(sharing: &Sharing, came: Arrived) -> Option<(Connection, IpAddr)> {
     let handed = match came {
         Arrived::Here(stream, peer) if !sharing.has_idler() => return Some((stream, peer)),
-        Arrived::Here(stream, peer) => {
+        Arrived::Here(stream @ Connection::Given(_), peer) => return Some((stream, peer)),
+        Arrived::Here(Connection::Kernel(stream), peer) => {
             let socket =
                 stream.into_std().inspect_err(|error| tracing::warn!(%error, "cannot hand a connection over"));
             match sharing.hand_on((socket.ok()?, peer)) {
@@ -227,7 +242,7 @@ fn kept(sharing: &Sharing, came: Arrived) -> Option<(TcpStream, IpAddr)> {
     };
     let stream =
         TcpStream::from_std(handed.0).inspect_err(|error| tracing::warn!(%error, "cannot take a connection over"));
-    Some((stream.ok()?, handed.1))
+    Some((Connection::Kernel(stream.ok()?), handed.1))
 }
 
 /// An open connection, in the metrics and in the count.

@@ -22,6 +22,7 @@ mod write;
 
 use bytes::Bytes;
 use cell_agent::TenantData;
+use cell_client::Random;
 use cell_gate::{Application, RequestBody, RequestStamp, ResponseBody, full};
 use http::header::ALLOW;
 use http::request::Parts;
@@ -41,13 +42,21 @@ pub use tables::TablesError;
 pub struct Documents {
     data: TenantData,
     retention: Retention,
+    ids: Option<Random>,
 }
 
 impl Documents {
     /// An application on the tenants' rows in this cell.
     #[must_use]
     pub fn new(data: TenantData) -> Self {
-        Self { data, retention: Retention::default() }
+        Self { data, retention: Retention::default(), ids: None }
+    }
+
+    /// Takes the ids of documents that it makes from there.
+    #[must_use]
+    pub fn naming(mut self, ids: Random) -> Self {
+        self.ids = Some(ids);
+        self
     }
 
     /// Keeps at most so many answers to writes with an `Idempotency-Key` for each tenant.
@@ -71,7 +80,7 @@ impl Documents {
             Route::Options(allowed) => Ok(options(allowed)),
             Route::Create => {
                 let text = read_body(body).await?;
-                self.write(&parts, stamp, &text, Operation::create(text.clone())?).await
+                self.write(&parts, stamp, &text, Operation::create(text.clone(), self.ids.as_ref())?).await
             }
             Route::Write(id) => {
                 let text = read_body(body).await?;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cell_agent::engine::EngineError;
+use cell_agent::engine::{Engine, EngineError};
 use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions};
+use cell_client::net::Host;
 use cell_gate::{Application, Gate, GateError, GateHandle, GateOptions, MappingSource};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -123,7 +124,7 @@ impl Cell {
             None => {
                 let agent = Agent::open(agent_options(&options)).await?;
                 let application = Documents::new(agent.data());
-                Self::start_on(&options, agent, application, shutdown).await
+                Self::start_on(&options, agent, application, None, shutdown).await
             }
             Some(url) => {
                 tables::make(&url).await?;
@@ -131,15 +132,31 @@ impl Cell {
                 let agent = Agent::connect(agent_options(&options), database).await?;
                 tables::tell_apart(&url).await?;
                 let application = TableDocuments::new(agent.data(), &url)?;
-                Self::start_on(&options, agent, application, shutdown).await
+                Self::start_on(&options, agent, application, None, shutdown).await
             }
         }
+    }
+
+    /// As [`Cell::start`], on a store that is open already and on a host that is passed in, as in a simulation.
+    ///
+    /// # Errors
+    /// As [`Cell::start`].
+    pub async fn start_within(
+        options: Options,
+        engine: Arc<dyn Engine>,
+        host: Host,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let agent = Agent::open_within(agent_options(&options), engine, host.clone()).await?;
+        let application = Documents::new(agent.data()).naming(host.random().clone());
+        Self::start_on(&options, agent, application, Some(host), shutdown).await
     }
 
     async fn start_on<D: Clone + Send + Sync + 'static, A: Application + Clone>(
         options: &Options,
         agent: Agent<D>,
         application: A,
+        host: Option<Host>,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let address = agent.address();
@@ -152,7 +169,11 @@ impl Cell {
             let mut gate_options = gate_options(options, address, &instance, listen);
             gate_options.address = options.gate_address.get(index).cloned();
             let (application, stop) = (application.clone(), cell.shutdown.child_token());
-            let started = Gate::start(gate_options, Arc::clone(&mappings), application, stop).await;
+            let mappings = Arc::clone(&mappings);
+            let started = match &host {
+                None => Gate::start(gate_options, mappings, application, stop).await,
+                Some(host) => Gate::start_within(gate_options, mappings, application, host.clone(), stop).await,
+            };
             match started {
                 Ok(gate) => cell.gates.push(gate),
                 Err(source) => {

@@ -15,6 +15,9 @@ pub struct Arguments {
     /// One seed to run in this process
     #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "jobs", "twice", "only_failed"])]
     pub seed: Option<u64>,
+    /// Control nodes, a router and cells, rather than the store alone
+    #[arg(long)]
+    pub fleet: bool,
     /// How long things break, in seconds of simulated time
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub faults: u64,
@@ -47,6 +50,9 @@ impl Arguments {
     #[must_use]
     pub(crate) fn of_one(&self, seed: u64) -> Vec<String> {
         let mut words = vec!["--seed".into(), seed.to_string(), "--faults".into(), self.faults.to_string()];
+        if self.fleet {
+            words.push("--fleet".into());
+        }
         if let Some(flaw) = self.flaw {
             words.extend(["--flaw".into(), flaw.to_string()]);
         }

@@ -23,14 +23,16 @@ use crate::chance::Chance;
 use crate::flaw::Flaw;
 
 /// Contents that are changed by replayable writes.
-trait Contents: Clone + Default + fmt::Debug + Send + 'static {
+pub(crate) trait Contents: Clone + Default + fmt::Debug + Send + 'static {
+    /// A change.
     type Write: fmt::Debug + Send;
 
+    /// Makes it.
     fn take(&mut self, write: &Self::Write);
 }
 
 #[derive(Debug)]
-struct Layers<C: Contents> {
+pub(crate) struct Layers<C: Contents> {
     durable: C,
     visible: C,
     pending: Vec<C::Write>,
@@ -56,12 +58,19 @@ pub(crate) enum PowerCut {
 }
 
 impl<C: Contents> Layers<C> {
-    fn write(&mut self, write: C::Write) {
+    /// What a reader sees.
+    pub(crate) const fn visible(&self) -> &C {
+        &self.visible
+    }
+
+    /// Takes effect at once, and lasts from the next sync on.
+    pub(crate) fn write(&mut self, write: C::Write) {
         self.visible.take(&write);
         self.pending.push(write);
     }
 
-    fn sync(&mut self) {
+    /// Everything before it lasts.
+    pub(crate) fn sync(&mut self) {
         for write in mem::take(&mut self.pending) {
             self.durable.take(&write);
         }
@@ -71,7 +80,8 @@ impl<C: Contents> Layers<C> {
         }
     }
 
-    fn crash(&mut self, cut: PowerCut) {
+    /// Loses what was not synced, or a part of it.
+    pub(crate) fn crash(&mut self, cut: PowerCut) {
         let pending = mem::take(&mut self.pending);
         let kept = self.chance.index(pending.len() + 1);
         for write in &pending[..kept] {
@@ -84,7 +94,7 @@ impl<C: Contents> Layers<C> {
     }
 
     /// Mostly quick, as a disk is; and sometimes not, as a disk is.
-    fn delay(&mut self) -> Duration {
+    pub(crate) fn delay(&mut self) -> Duration {
         let slow = self.chance.percent(3);
         Duration::from_millis(if slow { self.chance.between(20, 200) } else { self.chance.between(1, 6) })
     }
@@ -92,7 +102,7 @@ impl<C: Contents> Layers<C> {
 
 /// A file of a simulated disk. Clones are the same file.
 #[derive(Debug)]
-struct File<C: Contents>(Arc<Mutex<Layers<C>>>);
+pub(crate) struct File<C: Contents>(Arc<Mutex<Layers<C>>>);
 
 impl<C: Contents> Clone for File<C> {
     fn clone(&self) -> Self {
@@ -101,13 +111,13 @@ impl<C: Contents> Clone for File<C> {
 }
 
 impl<C: Contents> File<C> {
-    fn new(chance: Chance, honest_syncs: Option<u32>) -> Self {
+    pub(crate) fn new(chance: Chance, honest_syncs: Option<u32>) -> Self {
         let (durable, visible) = (C::default(), C::default());
         let lie = honest_syncs.map(|honest_syncs| Lie { honest_syncs, really: C::default() });
         Self(Arc::new(Mutex::new(Layers { durable, visible, pending: Vec::new(), chance, lie })))
     }
 
-    fn layers(&self) -> MutexGuard<'_, Layers<C>> {
+    pub(crate) fn layers(&self) -> MutexGuard<'_, Layers<C>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Ask {
     Submit(Envelope),
     /// Read linearizably.
     Read,
+    /// Up to where this node holds it.
+    Revision,
     /// Everything that this node holds.
     Fleet,
     /// Changes from here on; the answers are [`News`].
@@ -114,6 +116,7 @@ async fn converse(store: &Store, mut stream: TcpStream) -> io::Result<()> {
         let answer = match get(&mut stream).await? {
             Ask::Submit(envelope) => submit(store, envelope).await,
             Ask::Read => read(store).await,
+            Ask::Revision => Answer::Read(store.view(|fleet| fleet.head().revision)),
             Ask::Fleet => store.view(|fleet| {
                 let trail = fleet.audit().after(0).map(|entry| AuditEntry::clone(entry)).collect();
                 Answer::Fleet(fleet.head().clone(), fleet.records().collect(), trail)

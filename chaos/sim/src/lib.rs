@@ -5,6 +5,8 @@
 //! nemesis cuts links and power (safety: nothing wrong may be answered), heals everything (liveness: everybody must get
 //! through in time), and hands what clients and watchers were told to the [`oracle`].
 //!
+//! With [`Options::fleet`] it is the whole fleet (`fleet`): control nodes, a router, cells. Without, the store alone:
+//!
 //! * `node`, `wire`, `disk`, `front`: a real [`cell_store::Store`], and what the simulation puts around it.
 //! * `client`, `workload`, `watcher`: who uses it; `history` is what they were told.
 //! * `nemesis`: what breaks, and when.
@@ -17,6 +19,7 @@ mod chance;
 mod client;
 mod disk;
 mod flaw;
+mod fleet;
 mod front;
 mod history;
 mod nemesis;

@@ -42,13 +42,13 @@ impl fmt::Display for Fault {
 
 /// A fault that begins or ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Act {
+pub(crate) struct Act<F = Fault> {
     pub(crate) at: Duration,
     pub(crate) begins: bool,
-    pub(crate) fault: Fault,
+    pub(crate) fault: F,
 }
 
-fn millis(chance: &mut Chance, low: u64, high: u64) -> Duration {
+pub(crate) fn millis(chance: &mut Chance, low: u64, high: u64) -> Duration {
     Duration::from_millis(chance.between(low, high))
 }
 
@@ -79,11 +79,11 @@ fn power_fault(chance: &mut Chance) -> Fault {
 }
 
 /// Faults one after another, each ended before `until`.
-fn lane(
+pub(crate) fn lane<F: Clone>(
     from: Duration,
     until: Duration,
-    mut draw: impl FnMut() -> (Duration, Duration, Fault),
-    acts: &mut Vec<Act>,
+    mut draw: impl FnMut() -> (Duration, Duration, F),
+    acts: &mut Vec<Act<F>>,
 ) {
     let mut now = from;
     loop {

@@ -30,6 +30,18 @@ pub(crate) struct Machine {
     seeds: RefCell<Option<Chance>>,
 }
 
+/// Slower than on a real network: a simulated host never uses a port again, and calls a dead peer with every heartbeat.
+pub(crate) fn timers() -> Timers {
+    Timers {
+        heartbeat: Duration::from_millis(100),
+        election_min: Duration::from_millis(400),
+        election_max: Duration::from_millis(800),
+        read_lease: Duration::from_millis(600),
+        submit: Duration::from_secs(2),
+        ..Timers::default()
+    }
+}
+
 /// The seed of a node's first start, which becomes its id.
 fn first_seed(run_seed: u64, name: &str) -> u64 {
     Chance::of(run_seed, &format!("first start of {name}")).number().max(1)
@@ -66,22 +78,10 @@ impl Machine {
         }
     }
 
-    /// Slower than on a real network: a simulated host never uses a port again, and calls a dead peer with every heartbeat.
-    fn timers() -> Timers {
-        Timers {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
-            read_lease: Duration::from_millis(600),
-            submit: Duration::from_secs(2),
-            ..Timers::default()
-        }
-    }
-
     fn options(&self) -> StoreOptions {
         StoreOptions {
             bounds: self.bounds,
-            timers: Self::timers(),
+            timers: timers(),
             seed: Some(self.next_seed()),
             ..StoreOptions::new(self.name, address(self.name))
         }

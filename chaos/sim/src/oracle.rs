@@ -33,6 +33,11 @@ pub enum Rule {
     HealedIsLive,
     /// No node ends without the power going.
     NodesStayUp,
+    /// In a fleet: no acknowledged write is lost, done twice, reordered or back after its deletion, and none is with
+    /// another tenant.
+    WritesAreKept,
+    /// In a fleet: each tenant has one owner, which holds what clients see.
+    OneOwner,
 }
 
 impl fmt::Display for Rule {
@@ -47,6 +52,8 @@ impl fmt::Display for Rule {
             Self::WatchIsWhole => "watch-is-whole",
             Self::HealedIsLive => "healed-is-live",
             Self::NodesStayUp => "nodes-stay-up",
+            Self::WritesAreKept => "writes-are-kept",
+            Self::OneOwner => "one-owner",
         })
     }
 }

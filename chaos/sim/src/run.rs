@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use cell_model::Fleet;
+use cell_model::{Fleet, Revision};
 use cell_store::Bounds;
 use turmoil::Sim;
 
@@ -12,6 +12,7 @@ use crate::chance::Chance;
 use crate::client::Client;
 use crate::disk::PowerCut;
 use crate::flaw::Flaw;
+use crate::fleet;
 use crate::front::{Answer, Ask, Connection};
 use crate::history::Ending;
 use crate::nemesis::{self, Act, Fault};
@@ -25,6 +26,9 @@ const CLIENT_HOSTS: [&str; 2] = ["east", "west"];
 const CLIENTS_PER_HOST: usize = 2;
 /// The host from which the nodes are asked at the end. It is never cut off.
 const JUDGE: &str = "judge";
+
+/// When every run begins, after 1970.
+pub(crate) const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// Before the first fault.
 const MAKING: Duration = Duration::from_secs(3);
@@ -43,6 +47,8 @@ pub struct Options {
     pub faults: Duration,
     /// A fault of the harness, to prove that it is seen.
     pub flaw: Option<Flaw>,
+    /// Control nodes, router and cells, rather than the store alone.
+    pub fleet: bool,
 }
 
 /// What came out of a run.
@@ -55,7 +61,7 @@ pub struct Verdict {
     /// The trace itself.
     pub trace: Vec<String>,
     /// What has happened, in numbers.
-    pub figures: Figures,
+    pub figures: String,
 }
 
 /// A run in numbers.
@@ -114,6 +120,9 @@ struct World<'a> {
 /// Runs one seed. One process should run no more than one: libraries keep random sources for a thread.
 #[must_use]
 pub fn run(options: &Options) -> Verdict {
+    if options.fleet {
+        return fleet::run(options);
+    }
     let mut world = World::new(options);
     let ended = world.play(options);
     world.verdict(ended)
@@ -124,7 +133,7 @@ impl World<'_> {
         let stage = Stage::new(CLIENT_HOSTS.len());
         let mut sim = turmoil::Builder::new()
             .rng_seed(options.seed)
-            .epoch(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+            .epoch(UNIX_EPOCH + EPOCH)
             .simulation_duration(MAKING + options.faults + HEALING_MAX + SETTLING_MAX)
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(20))
@@ -253,11 +262,16 @@ impl World<'_> {
             simulated: self.sim.elapsed(),
         };
         let trace = self.stage.trace.borrow();
-        Verdict { violations, trace_hash: trace.hash(), trace: trace.lines().to_vec(), figures }
+        Verdict {
+            violations,
+            trace_hash: trace.hash(),
+            trace: trace.lines().to_vec(),
+            figures: figures.to_string(),
+        }
     }
 }
 
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -269,24 +283,30 @@ fn describe(error: &dyn std::error::Error) -> String {
 
 /// Waits until all clients are through and the nodes have come to rest on the same revision, and takes what they hold.
 async fn ask_the_nodes(stage: SharedStage) -> turmoil::Result {
-    let mut before: Vec<Fleet> = Vec::new();
+    let mut before: Vec<Revision> = Vec::new();
     let mut since = now();
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         if stage.clients_done.get() < CLIENT_HOSTS.len() * CLIENTS_PER_HOST {
             continue;
         }
-        let mut fleets = Vec::new();
+        let mut revisions = Vec::new();
         for node in NODES {
-            fleets.extend(fleet_of(node).await);
+            revisions.extend(revision_of(node).await);
         }
-        let level = fleets.iter().all(|fleet| fleet.head().revision == fleets[0].head().revision);
-        if fleets != before || fleets.len() < NODES.len() || !level {
-            let revisions: Vec<u64> = fleets.iter().map(|fleet| fleet.head().revision.get()).collect();
-            stage.note(format_args!("{} nodes answer the judge, at {revisions:?}", fleets.len()));
-            (before, since) = (fleets, now());
+        let level = revisions.iter().all(|revision| *revision == revisions[0]);
+        if revisions != before || revisions.len() < NODES.len() || !level {
+            stage.note(format_args!("{} nodes answer the judge, at {revisions:?}", revisions.len()));
+            (before, since) = (revisions, now());
         } else if now() > since + QUIET {
-            let last = fleets[0].head().revision;
+            let last = revisions[0];
+            let mut fleets = Vec::new();
+            for node in NODES {
+                fleets.extend(fleet_of(node).await);
+            }
+            if fleets.len() < NODES.len() {
+                continue;
+            }
             stage.note(format_args!("the nodes have come to rest at {last}"));
             *stage.finals.borrow_mut() = fleets;
             stage.last.set(Some(last));
@@ -295,10 +315,19 @@ async fn ask_the_nodes(stage: SharedStage) -> turmoil::Result {
     }
 }
 
-async fn fleet_of(node: &str) -> Option<Fleet> {
+async fn asked(node: &str, ask: Ask) -> Option<Answer> {
     const DEADLINE: Duration = Duration::from_millis(500);
     let mut connection = Connection::open(node, DEADLINE).await.ok()?;
-    let Answer::Fleet(head, records, trail) = connection.ask(&Ask::Fleet, DEADLINE).await.ok()? else {
+    connection.ask(&ask, DEADLINE).await.ok()
+}
+
+async fn revision_of(node: &str) -> Option<Revision> {
+    let Answer::Read(revision) = asked(node, Ask::Revision).await? else { return None };
+    Some(revision)
+}
+
+async fn fleet_of(node: &str) -> Option<Fleet> {
+    let Answer::Fleet(head, records, trail) = asked(node, Ask::Fleet).await? else {
         return None;
     };
     let mut fleet = Fleet::from_head(head);

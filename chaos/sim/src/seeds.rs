@@ -48,6 +48,9 @@ pub enum SeedsError {
     /// No thread for a seed.
     #[error("the simulation could not be given a thread")]
     Thread(#[source] std::io::Error),
+    /// The whole fleet has no such part.
+    #[error("the fleet has no place for the fault {0}: it knows lying-disk")]
+    NotInFleet(crate::Flaw),
     /// No process for a seed.
     #[error("seed {seed} could not be given a process")]
     Process {
@@ -68,6 +71,9 @@ pub async fn simulate(
     program: Program,
     mut tell: impl FnMut(Said),
 ) -> Result<bool, SeedsError> {
+    if let Some(flaw) = arguments.flaw.filter(|flaw| arguments.fleet && *flaw != crate::Flaw::LyingDisk) {
+        return Err(SeedsError::NotInFleet(flaw));
+    }
     match (arguments.seed, arguments.seeds.clone()) {
         (Some(seed), _) => here(seed, &arguments, &program, &mut tell).await,
         (None, Some(seeds)) => each(seeds, arguments, program, &mut tell).await,
@@ -87,7 +93,12 @@ async fn here(
     program: &Program,
     tell: &mut impl FnMut(Said),
 ) -> Result<bool, SeedsError> {
-    let options = Options { seed, faults: Duration::from_secs(arguments.faults), flaw: arguments.flaw };
+    let options = Options {
+        seed,
+        faults: Duration::from_secs(arguments.faults),
+        flaw: arguments.flaw,
+        fleet: arguments.fleet,
+    };
     let (sender, verdict) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("simulation".into()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || drop(sender.send(run(&options)))).map_err(SeedsError::Thread)?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub(crate) struct Trace {
     hasher: blake3::Hasher,
     lines: Vec<String>,
+    healed_at: Option<Duration>,
 }
 
 impl Trace {
@@ -27,6 +28,17 @@ impl Trace {
     /// Adds how many messages are under way on one link.
     pub(crate) fn count(&mut self, messages: usize) {
         self.hasher.update(&messages.to_le_bytes());
+    }
+
+    /// From now on nothing breaks any more.
+    pub(crate) fn heal(&mut self, at: Duration) {
+        self.note(at, format_args!("healed"));
+        self.healed_at = Some(at);
+    }
+
+    /// When that was.
+    pub(crate) const fn healed_at(&self) -> Option<Duration> {
+        self.healed_at
     }
 
     /// The hash of everything so far.

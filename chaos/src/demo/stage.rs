@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use cell_client::net::Network;
 use cell_client::{ControlClient, WriteOptions};
 use cell_model::{CellId, Limits, NewTenant, TenantId};
 use futures::{StreamExt, TryStreamExt};
@@ -21,7 +22,7 @@ use crate::fleet::{Fleet, FleetError, FleetOptions};
 use crate::gauge::Gauges;
 use crate::history::{Op, Recorder, SessionId};
 use crate::load::{Filling, Load, LoadOptions};
-use crate::observe::{End, read_end};
+use crate::observe::{End, Places, read_end};
 use crate::report::{Evidence, Failed, Latencies, MoveReport, Observed, ProcessReport, Report};
 use crate::wiring::Net;
 
@@ -141,7 +142,7 @@ async fn on_fleet(
     let mut observed = Observed { machine, ..Observed::default() };
     let end = {
         let fleet = fleet.lock().await;
-        match read_end(&fleet, &control, &names).await {
+        match read_end(&Places::of(&fleet), &control, &names).await {
             Ok(end) => end,
             Err(error) => {
                 observed.trouble.push(format!("what is there at the end could not be read: {error}"));
@@ -187,6 +188,7 @@ fn load_options(options: &DemoOptions, routers: Vec<String>) -> LoadOptions {
         writers: 24,
         readers: 4,
         deadline: Duration::from_secs(10),
+        network: Network::default(),
         seed: options.seed,
     }
 }

@@ -9,7 +9,11 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use super::leftovers::started;
+
 const LIBRARY: &str = "libfaketimeMT.so.1";
+/// Where the library keeps what processes share.
+const SHARED_IN: &str = "/dev/shm";
 
 /// Where the wall clocks of a run are set.
 #[derive(Debug, Clone)]
@@ -39,6 +43,17 @@ impl Clocks {
         std::fs::rename(draft, self.file(name))
     }
 
+    /// What the library keeps in memory for the processes of this run that live: two files each, which stay when such a
+    /// process is killed. Ours are those whose process reads its clock from this directory.
+    pub(super) fn shared(&self) -> Vec<Shared> {
+        let mark = format!("FAKETIME_TIMESTAMP_FILE={}/", self.directory.display());
+        let is_ours = |process: u32| {
+            let surroundings = std::fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+            surroundings.split(|byte| *byte == 0).any(|word| word.starts_with(mark.as_bytes()))
+        };
+        Shared::all(Path::new(SHARED_IN)).into_iter().filter(|shared| is_ours(shared.process)).collect()
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -53,6 +68,43 @@ impl Clocks {
             "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
             "NO_FAKE_STAT=1".into(),
         ]
+    }
+}
+
+/// A file that the library shares between the processes of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shared {
+    process: u32,
+    path: PathBuf,
+}
+
+impl Shared {
+    /// All there are in a directory.
+    fn all(directory: &Path) -> Vec<Self> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut found: Vec<Self> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let process =
+                    ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|kind| name.strip_prefix(kind))?;
+                Some(Self { process: process.parse().ok()?, path: entry.path() })
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Removes it, once its process is gone: the library itself has done so where that has ended in order.
+    pub(super) fn remove(&self) {
+        if started(self.process).is_some() {
+            return;
+        }
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.path.display(), %error, "what libfaketime has left cannot be removed");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 }
 
@@ -122,6 +174,19 @@ mod tests {
         }
         let words = clocks.words("control-1");
         assert!(words[0] == "env" && words[1] == "LD_PRELOAD=/lib/faketime.so" && words[2].ends_with("/control-1"));
+    }
+
+    #[test]
+    fn what_the_library_shares_is_removed_only_when_its_process_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (this, gone) = (std::process::id(), u32::MAX);
+        for name in [format!("faketime_shm_{this}"), format!("sem.faketime_sem_{gone}"), "faketime_shm_x".into()] {
+            std::fs::write(directory.path().join(name), "").unwrap();
+        }
+        let found = Shared::all(directory.path());
+        assert_eq!(found.iter().map(|shared| shared.process).collect::<Vec<_>>(), [this, gone]);
+        found.iter().for_each(Shared::remove);
+        assert_eq!(Shared::all(directory.path()).iter().map(|shared| shared.process).collect::<Vec<_>>(), [this]);
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cell_client::WriteOptions;
+use cell_client::net::Network;
 use cell_model::{CellId, Limits, NewTenant, TenantId, Tier};
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::clocks::Clocks;
+use super::clocks::{Clocks, Shared};
 use super::disk::NodeDisk;
 use super::evidence::{Evidence, Home};
 use super::report::DrillReport;
@@ -23,7 +24,7 @@ use crate::clock::{Micros, RunClock};
 use crate::fleet::{Fleet, FleetError, FleetOptions};
 use crate::history::Recorder;
 use crate::load::{Filling, Load, LoadOptions, Running};
-use crate::observe::{End, read_end};
+use crate::observe::{End, Places, read_end};
 use crate::seed::Choices;
 use crate::wiring::Net;
 use crate::wiring::spaces::{MARK, SpacesError};
@@ -185,7 +186,9 @@ async fn on_fleet(
         () = stop.cancelled() => Err(DrillError::Stopped),
     };
     runner.end_faults().await;
+    let shared = runner.clocks.as_ref().map(Clocks::shared).unwrap_or_default();
     runner.fleet.stop().await;
+    shared.iter().for_each(Shared::remove);
     let disk = runner.disk.take();
     (done.map(|()| std::mem::take(&mut runner.evidence)), disk)
 }
@@ -296,6 +299,7 @@ fn load_options(drill: &Drill, options: &RunOptions, fleet: &Fleet) -> LoadOptio
         writers: drill.stage.writers,
         readers: 1,
         deadline: PATIENCE,
+        network: Network::default(),
         seed: options.seed,
     }
 }
@@ -369,7 +373,7 @@ async fn read_back(runner: &mut Runner) {
     runner.stop_sampling().await;
     runner.finish_moves().await;
     let names: Vec<Arc<str>> = runner.evidence.homes.iter().map(|home| home.name.clone()).collect();
-    let end = match read_end(&runner.fleet, &runner.control, &names).await {
+    let end = match read_end(&Places::of(&runner.fleet), &runner.control, &names).await {
         Ok(end) => end,
         Err(error) => {
             runner.trouble(format!("what is there at the end could not be read: {error}"));

@@ -59,7 +59,7 @@ impl Session {
         recorder: Recorder,
         choices: Choices,
     ) -> Self {
-        let connect = |address: &String| Connection::new(address.clone(), options.deadline);
+        let connect = |address: &String| Connection::new(address.clone(), options.deadline).over(&options.network);
         let connections = options.routers.iter().map(connect).collect();
         // Clients begin at different routers.
         let sent = usize::try_from(id).unwrap_or(0);

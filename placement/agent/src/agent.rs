@@ -4,15 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use cell_client::{ClientOptions, ControlClient};
+use cell_client::net::{Host, Listener};
+use cell_client::{ClientOptions, ControlClient, Link};
 use cell_model::Generation;
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_server::AgentServiceServer;
 use cell_trust::{PublicKey, TrustedKeys};
-use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::data::TenantData;
 use crate::driver::{Driver, Surroundings};
@@ -42,7 +41,7 @@ pub struct Agent<D = TenantData> {
     driver: Arc<dyn Driver>,
     data: D,
     server: tonic::transport::Server,
-    listener: TcpListener,
+    listener: Listener,
     address: SocketAddr,
     advertise: String,
     control: Option<ControlClient>,
@@ -75,8 +74,25 @@ impl Agent<TenantData> {
     /// # Errors
     /// As [`Agent::open`].
     pub async fn open_on(options: AgentOptions, engine: Arc<dyn Engine>) -> Result<Self, AgentError> {
+        let link = options.link()?;
+        Self::open_over(options, engine, link).await
+    }
+
+    /// As [`Agent::open_on`], on a host that is passed in, as in a simulation.
+    ///
+    /// # Errors
+    /// As [`Agent::open`].
+    pub async fn open_within(
+        options: AgentOptions,
+        engine: Arc<dyn Engine>,
+        host: Host,
+    ) -> Result<Self, AgentError> {
+        Self::open_over(options, engine, Link::Within(host)).await
+    }
+
+    async fn open_over(options: AgentOptions, engine: Arc<dyn Engine>, link: Link) -> Result<Self, AgentError> {
         options.check()?;
-        let (trusted, link) = (options.trusted()?, options.link()?);
+        let trusted = options.trusted()?;
         #[cfg(feature = "planted")]
         let engine = crate::planted::engine(options.planted, engine);
         #[cfg_attr(not(feature = "planted"), expect(unused_mut, reason = "a planted fault is set below"))]
@@ -112,12 +128,12 @@ impl<D: Clone> Agent<D> {
         let names_keys = options.trusted_keys.is_empty();
         let hooks = Arc::new(Hooks::new(options.hooks.as_ref(), &options.cell)?);
         let refused = |source| AgentError::Listen { address: options.listen.clone(), source };
-        let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
+        let listener = link.listen(&options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         link.may_listen(address.ip())?;
         let server = link.server().map_err(AgentError::Tls)?;
         let advertise = if options.advertise.is_empty() { address.to_string() } else { options.advertise };
-        let calls = ClientOptions { link, ..ClientOptions::default() };
+        let calls = ClientOptions::over(link);
         let control = (!options.control.is_empty()).then(|| ControlClient::new(options.control, calls));
         let newest = NewestMappings::new(Arc::clone(&driver), control.clone());
         Ok(Self { driver, data, server, listener, address, advertise, control, newest, hooks, names_keys })
@@ -160,9 +176,9 @@ impl<D: Clone> Agent<D> {
         let syncing = tokio::spawn(Arc::clone(&driver).sustain(durable_stop.clone()));
         Arc::clone(&driver).resume();
         let stop = around.stop.clone();
-        // Here and not at the server, which does not ask it of streams from outside: without it, grants and answers of a
-        // cutover wait up to 40 ms for an acknowledgement of TCP.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        // Set there and not at the server, which does not ask it of streams from outside: without it, grants and answers of
+        // a cutover wait up to 40 ms for an acknowledgement of TCP.
+        let incoming = listener.incoming();
         let service = AgentServiceServer::new(Service { driver: Arc::clone(&driver), hooks });
         let server = server
             .layer(around.link.guard())

@@ -77,6 +77,16 @@ impl Durable {
         Ticket(self.progress.borrow().durable)
     }
 
+    async fn sync(&self) -> Result<(), EngineError> {
+        if !self.engine.sync_blocks() {
+            tokio::time::sleep(self.engine.sync_delay()).await;
+            return self.engine.sync();
+        }
+        let engine = Arc::clone(&self.engine);
+        let synced = tokio::task::spawn_blocking(move || engine.sync()).await;
+        synced.unwrap_or_else(|error| Err(EngineError::Sync(error.to_string())))
+    }
+
     /// Syncs until `shutdown`, and once more then.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), EngineError> {
         let mut wanted = self.wanted.subscribe();
@@ -91,9 +101,7 @@ impl Durable {
             wanted.mark_unchanged();
             // Every ticket up to here was issued after its batch was applied.
             let target = self.issued.load(Ordering::SeqCst);
-            let engine = Arc::clone(&self.engine);
-            let synced = tokio::task::spawn_blocking(move || engine.sync()).await;
-            match synced.unwrap_or_else(|error| Err(EngineError::Sync(error.to_string()))) {
+            match self.sync().await {
                 Ok(()) => self.progress.send_modify(|now| now.durable = target),
                 Err(error) => break Err(error),
             }

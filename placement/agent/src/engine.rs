@@ -7,6 +7,8 @@
 mod memory;
 mod sled;
 
+use std::time::Duration;
+
 pub use memory::MemoryEngine;
 pub use sled::SledEngine;
 
@@ -77,7 +79,23 @@ impl Batch {
         self.changes.push((key, None));
     }
 
-    fn check_lengths(&self) -> Result<(), EngineError> {
+    /// What must be so, in the order in which it was said: a key, and its value or its absence.
+    #[must_use]
+    pub fn expectations(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
+        &self.expectations
+    }
+
+    /// What is changed, in the order in which it was said: a key, and its new value or its end.
+    #[must_use]
+    pub fn changes(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
+        &self.changes
+    }
+
+    /// That no value is too long for the engine.
+    ///
+    /// # Errors
+    /// [`EngineError::ValueTooLong`].
+    pub fn check_lengths(&self) -> Result<(), EngineError> {
         let lengths = self.changes.iter().filter_map(|(_, value)| value.as_ref().map(Vec::len));
         match lengths.max() {
             Some(bytes) if bytes > VALUE_BYTES_MAX => Err(EngineError::ValueTooLong { bytes }),
@@ -111,6 +129,16 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// [`EngineError::Sync`], after which nothing that was not synced before may be relied upon.
     fn sync(&self) -> Result<(), EngineError>;
+
+    /// Whether [`Engine::sync`] waits for a disk, and so belongs on a thread of its own.
+    fn sync_blocks(&self) -> bool {
+        true
+    }
+
+    /// How long a simulated disk takes for its next sync, in simulated time.
+    fn sync_delay(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ impl Clients {
             readers: 0,
             deadline: PATIENCE,
             seed: 1,
+            network: cell_client::net::Network::default(),
         };
         let tenant: Arc<str> = tenant.into();
         // The router may learn of the tenant a moment later: who asks until then is no part of the history.

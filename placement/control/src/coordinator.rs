@@ -1,9 +1,8 @@
 //! The coordinator's view of this node's store, and its wiring into the daemon.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use cell_client::{AgentOptions, AgentPool};
+use cell_client::{AgentOptions, AgentPool, Link};
 use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Wake};
 use cell_model::{CellId, CellRecord, Change, Envelope, FleetView, Reply, TenantId, TenantRecord, UnixMillis};
 use cell_store::{Feed, ReadError, Store, SubmitError};
@@ -11,7 +10,7 @@ use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::service::Ground;
+use crate::service::{Ground, now};
 
 /// Changed records that may wait for the coordinator before it is told to look at everything instead.
 const WAKES_MAX: usize = 4_096;
@@ -22,9 +21,14 @@ const RECONCILED_LOOK: std::time::Duration = std::time::Duration::from_millis(10
 /// Runs the coordinator beside the store until shut down. It works only while this node leads.
 pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
     let (store, key) = (ground.store, ground.signer.key());
-    let agents = AgentOptions { link: ground.link, ..AgentOptions::default() };
+    let agents = AgentOptions { link: ground.link.clone(), ..AgentOptions::default() };
     let leadership = watch::Sender::new(Leadership::Follower);
-    let control = Arc::new(StoreControlPlane { store: store.clone(), key, leadership: leadership.clone() });
+    let control = Arc::new(StoreControlPlane {
+        store: store.clone(),
+        key,
+        link: ground.link,
+        leadership: leadership.clone(),
+    });
     let coordinator = Coordinator::new(Options::default(), control, AgentPool::new(agents));
     tokio::join!(follow_leadership(store, leadership, shutdown.clone()), coordinator.run(shutdown));
 }
@@ -73,6 +77,7 @@ async fn follow_leadership(store: Store, leadership: watch::Sender<Leadership>, 
 struct StoreControlPlane {
     store: Store,
     key: Arc<SigningKey>,
+    link: Link,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -127,8 +132,7 @@ impl ControlPlane for StoreControlPlane {
     }
 
     fn now(&self) -> UnixMillis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        now(&self.link)
     }
 }
 

@@ -34,7 +34,7 @@ mod witness;
 pub use authority::{Authority, AuthorityError};
 pub use error::Error;
 pub use liveness::Liveness;
-pub use node::{Handle, Service, run};
+pub use node::{Handle, Parts, Service, run};
 pub use options::Options;
 pub use routers::{Known, Report, Routers};
 pub use signer::Signer;

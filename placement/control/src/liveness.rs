@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_model::CellId;
+use tokio::time::Instant;
 
 /// Cheap to clone; clones share what was heard.
 #[derive(Debug, Clone, Default)]

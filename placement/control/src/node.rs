@@ -11,14 +11,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cell_client::Link;
+use cell_client::net::{Host, Listener};
 use cell_protos::v1::cluster_service_server::ClusterServiceServer;
 use cell_protos::v1::store_service_server::StoreServiceServer;
 use cell_store::{Disk, OpenError, Store, StoreOptions};
-use cell_trust::{PublicKey, Role};
-use tokio::net::TcpListener;
+use cell_trust::{PublicKey, Role, SigningKey};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -40,7 +39,7 @@ const CONTROL: &str = "cellway.v1.ControlService";
 pub struct Service {
     ground: Ground,
     data_dir: PathBuf,
-    listener: TcpListener,
+    listener: Listener,
     handle: Handle,
 }
 
@@ -85,6 +84,19 @@ impl Handle {
     }
 }
 
+/// What a node is made of where nothing is read from files.
+#[derive(Debug)]
+pub struct Parts {
+    /// Address on which all services are offered.
+    pub listen: SocketAddr,
+    /// How its store is set up; its address is where others reach the node.
+    pub store: StoreOptions,
+    /// What the store writes to.
+    pub disk: Disk,
+    /// Signs mappings, the same on all nodes.
+    pub key: SigningKey,
+}
+
 /// Starts a node and runs it until `shutdown`.
 ///
 /// # Errors
@@ -106,7 +118,8 @@ impl Service {
         let others = options.other_keys()?;
         let signer = Signer::beside(key_file::read(&options.signing_key_file)?, &others);
         let address = options.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let listener = link.listen(&address.to_string()).await;
+        let listener = listener.map_err(|source| Error::Listen { address, source })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let advertise = options.advertised(local)?;
         let stored = options.stored(advertise);
@@ -117,6 +130,31 @@ impl Service {
             store.stop().await;
             return Err(Error::OtherCluster { wanted, found });
         }
+        Ok(Self::of(store, signer, link, options.data_dir, (listener, local)))
+    }
+
+    /// As [`Service::start`], out of what is passed in, as in a simulation.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub async fn start_within(parts: Parts, host: Host) -> Result<Self, Error> {
+        let link = Link::Within(host);
+        let address = parts.listen;
+        let listener = link.listen(&address.to_string()).await;
+        let listener = listener.map_err(|source| Error::Listen { address, source })?;
+        let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
+        let data_dir = parts.store.data_dir.clone();
+        let store = Store::open_on(parts.store, parts.disk, peers::dialer(link.clone())).await?;
+        Ok(Self::of(store, Signer::new(parts.key), link, data_dir, (listener, local)))
+    }
+
+    fn of(
+        store: Store,
+        signer: Signer,
+        link: Link,
+        data_dir: PathBuf,
+        (listener, local): (Listener, SocketAddr),
+    ) -> Self {
         let liveness = Liveness::default();
         let handle =
             Handle { local, store: store.clone(), public_key: signer.public(), liveness: liveness.clone() };
@@ -130,7 +168,7 @@ impl Service {
             routers: Routers::default(),
             closing: CancellationToken::new(),
         };
-        Ok(Self { ground, data_dir: options.data_dir, listener, handle })
+        Self { ground, data_dir, listener, handle }
     }
 
     /// What others in the same process may know of it.
@@ -167,7 +205,7 @@ impl Service {
             .add_service(ClusterServiceServer::new(cluster))
             .add_service(StoreServiceServer::new(StoreEndpoint(ground.clone())))
             .add_service(ControlServer::new(ground.clone()));
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = listener.incoming();
         let stopping = server_stop.clone();
         let mut server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
             stopping.cancelled().await;
@@ -178,7 +216,7 @@ impl Service {
         let store = ground.store.run(store_stop.clone());
         tokio::pin!(store);
         let coordinator = tokio::spawn(coordinator::run(ground.clone(), shutdown.clone()));
-        let witness = tokio::spawn(witness::run(ground.store.clone(), ground.routers.clone(), shutdown.clone()));
+        let witness = tokio::spawn(witness::run(ground.clone(), shutdown.clone()));
         let press = tokio::spawn(ground.press.clone().run(ground.clone(), ground.closing.clone()));
         let health_follower = tokio::spawn(follow_health(ground.clone(), health.clone()));
 

@@ -16,6 +16,6 @@ pub(crate) fn dialer(link: Link) -> Dialer {
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true);
-        Ok(endpoint.connect_lazy())
+        Ok(link.channel(&endpoint))
     })
 }

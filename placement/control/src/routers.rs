@@ -12,10 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_model::{Lineage, Revision, Sight};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What a router says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,7 +174,7 @@ impl Routers {
             let wake = first_lease_ends.unwrap_or(waited_out).min(deadline).max(now + Duration::from_millis(1));
             tokio::select! {
                 _ = reports.changed() => {}
-                () = tokio::time::sleep_until(wake.into()) => {}
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
     }

@@ -8,7 +8,7 @@
 //! * `cluster`: making and looking after the cluster itself;
 //! * `store`: members, disk, snapshots, backups; `reconcile`: what cells hold, after a restore.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use cell_client::Link;
 use cell_model::{Command, Envelope, Fleet, Outcome, Revision, UnixMillis};
@@ -66,20 +66,30 @@ impl Caller {
     }
 }
 
-/// The wall clock, for stamps and pauses.
-pub(crate) fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// The wall clock of a node's machine, for stamps and pauses.
+pub(crate) fn now(link: &Link) -> UnixMillis {
+    let since = link.now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A command with what the client said besides, and the time.
-fn envelope(command: Command, options: Option<v1::WriteOptions>, by: Caller) -> Result<Envelope, Status> {
-    let (request_id, expected_revision) =
-        options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
-    Ok(Envelope { request_id, expected_revision, at: now(), actor: by.0, command })
-}
-
 impl Ground {
+    /// The wall clock.
+    pub(crate) fn now(&self) -> UnixMillis {
+        now(&self.link)
+    }
+
+    /// A command with what the client said besides, and the time.
+    fn envelope(
+        &self,
+        command: Command,
+        options: Option<v1::WriteOptions>,
+        by: Caller,
+    ) -> Result<Envelope, Status> {
+        let (request_id, expected_revision) =
+            options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
+        Ok(Envelope { request_id, expected_revision, at: self.now(), actor: by.0, command })
+    }
+
     fn belongs(&self) -> bool {
         self.store.cluster().is_some()
     }

@@ -3,15 +3,15 @@
 //! fleet knew.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_model::{Change, Command, Envelope, FleetView, MoveId, Phase, Revision, TenantId, TenantRecord};
-use cell_store::{Feed, Store};
+use cell_store::Feed;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::Routers;
-use crate::service::now;
+use crate::service::Ground;
 
 /// Changes of owner that are watched at once; what comes meanwhile has no evidence, and a line in the log.
 const WATCHED_MAX: usize = 64;
@@ -38,7 +38,8 @@ impl Commit {
 }
 
 /// Follows the store until it stops. Works only while this node leads.
-pub(crate) async fn run(store: Store, routers: Routers, shutdown: CancellationToken) {
+pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
+    let (store, routers) = (&ground.store, &ground.routers);
     let mut changes = store.subscribe(Some(store.view(|fleet| (fleet.lineage(), fleet.head().revision))));
     let slots = Arc::new(Semaphore::new(WATCHED_MAX));
     let mut leadership = store.leadership();
@@ -64,16 +65,17 @@ pub(crate) async fn run(store: Store, routers: Routers, shutdown: CancellationTo
                 tracing::warn!(tenant = %commit.tenant, "too many changes of owner at once: nobody watches this one");
                 continue;
             };
-            let (store, routers, shutdown) = (store.clone(), routers.clone(), shutdown.clone());
+            let (ground, shutdown) = (ground.clone(), shutdown.clone());
             tokio::spawn(async move {
-                shutdown.run_until_cancelled(watch(&store, &routers, commit)).await;
+                shutdown.run_until_cancelled(watch(&ground, commit)).await;
                 drop(slot);
             });
         }
     }
 }
 
-async fn watch(store: &Store, routers: &Routers, commit: Commit) {
+async fn watch(ground: &Ground, commit: Commit) {
+    let (store, routers) = (&ground.store, &ground.routers);
     let since = store.leadership().borrow().since;
     let lineage = store.view(|fleet| fleet.lineage());
     let at = (lineage, commit.revision);
@@ -88,7 +90,7 @@ async fn watch(store: &Store, routers: &Routers, commit: Commit) {
         revision: commit.revision,
         routers: sights.take(Command::ROUTERS_TOLD_MAX).collect(),
     };
-    let envelope = Envelope { actor: "control".into(), ..Envelope::new(now(), command) };
+    let envelope = Envelope { actor: "control".into(), ..Envelope::new(ground.now(), command) };
     if let Err(error) = store.submit(envelope).await {
         tracing::debug!(tenant = %commit.tenant, complete, %error, "how routers stood to a commit was not kept");
     }

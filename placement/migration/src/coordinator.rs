@@ -1,6 +1,7 @@
 //! From leadership and changed records to running tasks.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,10 +84,13 @@ struct Work {
     effect: Effect,
 }
 
+/// Without a random seed, so that the tasks of a tenant are ended in the same order in each run of a simulation.
+type Tasks = HashMap<Work, AbortHandle, BuildHasherDefault<DefaultHasher>>;
+
 #[derive(Default)]
 struct Running {
     tasks: JoinSet<Work>,
-    by_tenant: HashMap<TenantId, HashMap<Work, AbortHandle>>,
+    by_tenant: HashMap<TenantId, Tasks>,
 }
 
 impl<P: ControlPlane> Coordinator<P> {

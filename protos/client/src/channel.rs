@@ -1,6 +1,6 @@
 //! Lazy connections by `host:port`, kept and shared.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Channels {
     link: Link,
     server: Server,
     connect: Duration,
-    open: Arc<Mutex<HashMap<String, Channel>>>,
+    open: Arc<Mutex<BTreeMap<String, Channel>>>,
 }
 
 impl Channels {
@@ -37,13 +37,13 @@ impl Channels {
             .link
             .endpoint(endpoint, self.server)
             .map_err(|error| Status::invalid_argument(format!("{endpoint:?} is not host:port: {error}")))?;
-        let channel = built
+        let built = built
             .connect_timeout(self.connect)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(3))
-            .keep_alive_while_idle(false)
-            .connect_lazy();
+            .keep_alive_while_idle(false);
+        let channel = self.link.channel(&built);
         if open.len() >= CHANNELS_MAX {
             open.clear();
         }

@@ -68,6 +68,14 @@ impl Default for ClientOptions {
     }
 }
 
+impl ClientOptions {
+    /// The usual patience, over this link, with the random numbers of its machine.
+    #[must_use]
+    pub fn over(link: Link) -> Self {
+        Self { random: link.random(), link, ..Self::default() }
+    }
+}
+
 /// What goes along with one write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteOptions {

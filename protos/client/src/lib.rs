@@ -9,6 +9,7 @@
 //!
 //! * [`Link`] is mutual TLS under an [`Identity`], or plaintext where somebody has said so; [`Guard`] stands before every
 //!   server and refuses what the role of the caller may not.
+//! * [`net`] is where connections come from: the kernel, or a network that a simulation passes in.
 //!
 //! Every call has a deadline. Each has three outcomes: done, surely not done, and unknown; the last is never turned into
 //! one of the others.
@@ -22,6 +23,7 @@ mod error;
 mod guard;
 pub mod identity;
 mod link;
+pub mod net;
 mod random;
 mod store;
 mod watch;

@@ -1,12 +1,16 @@
 //! How this process speaks to others: over mutual TLS, or in plaintext where somebody has said so.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::SystemTime;
 
-use tonic::transport::{Endpoint, Error};
+use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::guard::Guard;
 use crate::identity::{Identity, IdentityError, Server};
+use crate::net::{Connection, Host, Listener, Network};
+use crate::random::Random;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +20,8 @@ pub enum Link {
     Plaintext,
     /// Both sides show a certificate of one authority.
     Mutual(Identity),
+    /// In plaintext, on a network that is passed in and that nobody else is on, as in a simulation.
+    Within(Host),
 }
 
 impl Link {
@@ -38,7 +44,7 @@ impl Link {
     pub fn may_listen(&self, address: IpAddr) -> Result<(), IdentityError> {
         match self {
             Self::Plaintext if !address.is_loopback() => Err(IdentityError::PlaintextBeyondLoopback { address }),
-            Self::Plaintext | Self::Mutual(_) => Ok(()),
+            Self::Plaintext | Self::Mutual(_) | Self::Within(_) => Ok(()),
         }
     }
 
@@ -46,7 +52,7 @@ impl Link {
     #[must_use]
     pub const fn identity(&self) -> Option<&Identity> {
         match self {
-            Self::Plaintext => None,
+            Self::Plaintext | Self::Within(_) => None,
             Self::Mutual(identity) => Some(identity),
         }
     }
@@ -55,7 +61,7 @@ impl Link {
     #[must_use]
     pub const fn guard(&self) -> Guard {
         match self {
-            Self::Plaintext => Guard::Open,
+            Self::Plaintext | Self::Within(_) => Guard::Open,
             Self::Mutual(_) => Guard::ByCertificate,
         }
     }
@@ -66,7 +72,7 @@ impl Link {
     /// Where that is no address, or the identity cannot be used.
     pub fn endpoint(&self, address: &str, server: Server) -> Result<Endpoint, Error> {
         match self {
-            Self::Plaintext => Endpoint::from_shared(format!("http://{address}")),
+            Self::Plaintext | Self::Within(_) => Endpoint::from_shared(format!("http://{address}")),
             Self::Mutual(identity) => {
                 Endpoint::from_shared(format!("https://{address}"))?.tls_config(identity.calls(server))
             }
@@ -80,8 +86,65 @@ impl Link {
     pub fn server(&self) -> Result<tonic::transport::Server, Error> {
         let server = tonic::transport::Server::builder();
         match self {
-            Self::Plaintext => Ok(server),
+            Self::Plaintext | Self::Within(_) => Ok(server),
             Self::Mutual(identity) => server.tls_config(identity.serves()),
+        }
+    }
+
+    /// Where its connections come from.
+    #[must_use]
+    pub const fn network(&self) -> &Network {
+        match self {
+            Self::Plaintext | Self::Mutual(_) => &Network::Kernel,
+            Self::Within(host) => host.network(),
+        }
+    }
+
+    /// A gRPC channel that connects when it is used, and again after it was lost.
+    #[must_use]
+    pub fn channel(&self, endpoint: &Endpoint) -> Channel {
+        self.network().channel(endpoint)
+    }
+
+    /// A gRPC channel that is connected.
+    ///
+    /// # Errors
+    /// Where it cannot be.
+    pub async fn connected(&self, endpoint: &Endpoint) -> Result<Channel, Error> {
+        self.network().connected(endpoint).await
+    }
+
+    /// A connection to `host:port`, as it is below TLS.
+    ///
+    /// # Errors
+    /// As the network says.
+    pub async fn connect(&self, address: &str) -> io::Result<Connection> {
+        self.network().connect(address).await
+    }
+
+    /// Listens at `host:port`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// As the network says.
+    pub async fn listen(&self, address: &str) -> io::Result<Listener> {
+        self.network().listen(address).await
+    }
+
+    /// The wall clock of the machine.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        match self {
+            Self::Plaintext | Self::Mutual(_) => SystemTime::now(),
+            Self::Within(host) => host.now(),
+        }
+    }
+
+    /// Where the random numbers of the machine come from.
+    #[must_use]
+    pub fn random(&self) -> Random {
+        match self {
+            Self::Plaintext | Self::Mutual(_) => Random::default(),
+            Self::Within(host) => host.random().clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cell_client::net::{Connection, Cut, Network};
 use cell_client::{Link, Server};
 use cell_model::{Epoch, TenantId, Uid};
 use cell_protos::v1 as proto;
@@ -71,7 +72,7 @@ enum Detached {
 /// Keeps the gate attached until `farewell`, which is cancelled when the gate's last write has finished.
 pub(crate) async fn keep(gatekeeper: Arc<Gatekeeper>, attachment: Attachment, farewell: CancellationToken) {
     let mut pause = PAUSE_MIN;
-    let mut seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &attachment.instance);
+    let mut seed = attachment.link.random().next();
     while !farewell.is_cancelled() {
         let began = Instant::now();
         let outcome = tokio::select! {
@@ -137,8 +138,8 @@ async fn open(
         .connect_timeout(CONNECT_DEADLINE)
         .http2_keep_alive_interval(Duration::from_secs(2))
         .keep_alive_timeout(Duration::from_secs(2));
-    let socket = Arc::clone(&line.socket);
-    let connector = tower::service_fn(move |uri: http::Uri| dial(uri, Arc::clone(&socket)));
+    let (network, kept) = (attachment.link.network().clone(), Arc::clone(&line.knife));
+    let connector = tower::service_fn(move |uri: http::Uri| dial(uri, network.clone(), Arc::clone(&kept)));
     let connecting = tokio::time::timeout(CONNECT_DEADLINE, endpoint.connect_with_connector(connector));
     let channel = connecting.await.map_err(|_| Detached::Slow)?;
     let channel = channel.map_err(|source| Detached::Connect { agent, source })?;
@@ -156,29 +157,27 @@ async fn open(
 /// The connection below a stream, to cut it: a stream that is merely dropped would look like one that has ended well.
 #[derive(Debug, Default)]
 struct Line {
-    socket: Arc<Mutex<Option<std::net::TcpStream>>>,
+    knife: Arc<Mutex<Option<Cut>>>,
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(socket) = socket {
-            // It may be closed already.
-            let _ = socket.shutdown(std::net::Shutdown::Both);
+        if let Some(knife) = self.knife.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            knife.cut();
         }
     }
 }
 
 async fn dial(
     uri: http::Uri,
-    kept: Arc<Mutex<Option<std::net::TcpStream>>>,
-) -> std::io::Result<TokioIo<tokio::net::TcpStream>> {
+    network: Network,
+    kept: Arc<Mutex<Option<Cut>>>,
+) -> std::io::Result<TokioIo<Connection>> {
     let address = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    let stream = tokio::net::TcpStream::connect(address).await?;
+    let stream = network.connect(address).await?;
     stream.set_nodelay(true)?;
-    let stream = stream.into_std()?;
-    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.try_clone()?);
-    Ok(TokioIo::new(tokio::net::TcpStream::from_std(stream)?))
+    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.knife()?);
+    Ok(TokioIo::new(stream))
 }
 
 fn message(message: proto::gate_message::Message) -> proto::GateMessage {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use cell_client::Link;
+use cell_client::net::{Host, Listener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -158,11 +159,35 @@ impl Gate {
         application: A,
         shutdown: CancellationToken,
     ) -> Result<Self, GateError> {
-        let link = cell_client::Link::open(options.identity.as_deref(), options.identity.is_none())?;
+        let link = Link::open(options.identity.as_deref(), options.identity.is_none())?;
+        Self::start_over(options, mappings, application, link, shutdown).await
+    }
+
+    /// As [`Gate::start`], on a host that is passed in, as in a simulation.
+    ///
+    /// # Errors
+    /// As [`Gate::start`].
+    pub async fn start_within<A: Application>(
+        options: GateOptions,
+        mappings: Arc<dyn MappingSource>,
+        application: A,
+        host: Host,
+        shutdown: CancellationToken,
+    ) -> Result<Self, GateError> {
+        Self::start_over(options, mappings, application, Link::Within(host), shutdown).await
+    }
+
+    async fn start_over<A: Application>(
+        options: GateOptions,
+        mappings: Arc<dyn MappingSource>,
+        application: A,
+        link: Link,
+        shutdown: CancellationToken,
+    ) -> Result<Self, GateError> {
         let contexts = Contexts::new(&options.context_keys)?;
         let tls = options.tls.clone().map(Tls::load).transpose()?;
         let failed = |source| GateError::Listen { listen: options.listen.clone(), source };
-        let listener = TcpListener::bind(&options.listen).await.map_err(failed)?;
+        let listener = link.listen(&options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let asker = Asker::new(mappings, Duration::from_millis(options.http.newest_ms));
         let gatekeeper = Gatekeeper::new(asker, options.wait);
@@ -205,10 +230,10 @@ impl Gate {
 /// Serves until `shutdown`; then lets nobody in, finishes what was let in, and says farewell to the agent.
 async fn run<A: Application>(
     options: GateOptions,
-    link: cell_client::Link,
+    link: Link,
     gatekeeper: Arc<Gatekeeper>,
     (tls, contexts): (Option<Tls>, Option<Contexts>),
-    (listener, address): (TcpListener, SocketAddr),
+    (listener, address): (Listener, SocketAddr),
     application: A,
     shutdown: CancellationToken,
 ) {

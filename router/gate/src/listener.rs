@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::net::{Connection, Listener};
 use http::Request;
 use http::header::EXPECT;
 use http_body_util::BodyExt as _;
@@ -12,7 +13,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until `shutdown`, and lets every connection finish what it has begun.
 pub(crate) async fn accept<A: Application>(
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<Arc<Tls>>,
     front: Arc<Front<A>>,
     limits: HttpLimits,
@@ -69,7 +69,7 @@ pub(crate) async fn accept<A: Application>(
 }
 
 async fn receive<A: Application>(
-    stream: TcpStream,
+    mut stream: Connection,
     tls: Option<Arc<Tls>>,
     front: Arc<Front<A>>,
     limits: HttpLimits,

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::net::Network;
 use cell_model::TenantId;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,7 @@ impl Peer {
 }
 
 /// Takes this router's part of each rate, again and again.
-pub(crate) async fn share(flow: Arc<Flow>, directory: Arc<Directory>, failures: Counter) {
+pub(crate) async fn share(flow: Arc<Flow>, directory: Arc<Directory>, network: Network, failures: Counter) {
     let mut peers: HashMap<String, Peer> = HashMap::new();
     let mut began = Instant::now();
     loop {
@@ -86,7 +87,8 @@ pub(crate) async fn share(flow: Arc<Flow>, directory: Arc<Directory>, failures: 
         let live = flow.live.load_full();
         flow.tenants.for_each(|_, active| active.turn(lasted));
         peers.retain(|address, _| live.peers.contains(address));
-        let asking = live.peers.iter().map(|address| async move { (address, ask(address).await) });
+        let network = &network;
+        let asking = live.peers.iter().map(|address| async move { (address, ask(network, address).await) });
         for (address, answer) in futures::future::join_all(asking).await {
             let peer = peers.entry(address.clone()).or_default();
             match answer {
@@ -119,8 +121,8 @@ pub(crate) async fn share(flow: Arc<Flow>, directory: Arc<Directory>, failures: 
     }
 }
 
-async fn ask(address: &str) -> Result<Report, String> {
-    let asking = crate::ask::get(address, PATH, None, REPORT_BYTES_MAX);
+async fn ask(network: &Network, address: &str) -> Result<Report, String> {
+    let asking = crate::ask::get(network, address, PATH, None, REPORT_BYTES_MAX);
     let (status, body) = tokio::time::timeout(ANSWER_TIME_MAX, asking).await.map_err(|_| "no answer in time")??;
     if !status.is_success() {
         return Err(format!("it answered {status}"));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_client::net::Network;
 use futures::StreamExt;
 use prometheus_client::metrics::counter::Counter;
 
@@ -28,7 +29,13 @@ const IN_ROW: u8 = 2;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Asks all instances, again and again.
-pub(crate) async fn run(instances: Arc<Instances>, flow: Arc<Flow>, tls: Option<TlsBack>, failures: Counter) {
+pub(crate) async fn run(
+    instances: Arc<Instances>,
+    flow: Arc<Flow>,
+    tls: Option<TlsBack>,
+    network: Network,
+    failures: Counter,
+) {
     let clock = flow.clock;
     let mut streaks: Vec<(Arc<Instance>, Streak)> = Vec::new();
     loop {
@@ -48,9 +55,9 @@ pub(crate) async fn run(instances: Arc<Instances>, flow: Arc<Flow>, tls: Option<
             }
         }
         let asked = futures::stream::iter(&mut streaks).for_each_concurrent(AT_ONCE, |(instance, streak)| {
-            let (options, tls, failures) = (&now, tls.as_ref(), &failures);
+            let (options, tls, network, failures) = (&now, tls.as_ref(), &network, &failures);
             async move {
-                let asking = ask(instance.address(), &options.path, tls);
+                let asking = ask(network, instance.address(), &options.path, tls);
                 let answer =
                     tokio::time::timeout(options.timeout, asking).await.unwrap_or(Err("no answer in time".into()));
                 if answer.is_err() {
@@ -93,8 +100,8 @@ impl Streak {
 /// Its answer says nothing but its status.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-async fn ask(address: &str, path: &str, tls: Option<&TlsBack>) -> Result<(), String> {
-    let (status, _) = crate::ask::get(address, path, tls, ANSWER_BYTES_MAX).await?;
+async fn ask(network: &Network, address: &str, path: &str, tls: Option<&TlsBack>) -> Result<(), String> {
+    let (status, _) = crate::ask::get(network, address, path, tls, ANSWER_BYTES_MAX).await?;
     if status.is_success() { Ok(()) } else { Err(format!("it answered {status} to {path}")) }
 }
 

@@ -326,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_has_a_span_by_lot_or_by_the_word_of_a_client_that_is_followed() {
-        let dice = Dice::new();
+        let dice = Dice::new(7);
         assert_eq!(spans(0.0, false).begin(&headers(THEIRS), "/", &dice), None, "nobody follows it");
         assert_eq!(spans(0.0, true).begin(&HeaderMap::new(), "/", &dice), None);
         let followed = spans(0.0, true).begin(&headers(THEIRS), "/", &dice).unwrap();

@@ -100,7 +100,7 @@ impl TableDocuments {
             Route::Options(allowed) => Ok(options(allowed)),
             Route::Create => {
                 let text = read_body(body).await?;
-                self.write(&parts, stamp, &text, Operation::create(text.clone())?).await
+                self.write(&parts, stamp, &text, Operation::create(text.clone(), None)?).await
             }
             Route::Write(id) => {
                 let text = read_body(body).await?;

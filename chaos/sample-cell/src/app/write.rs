@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cell_agent::{TenantData, Transaction};
+use cell_client::Random;
 use cell_gate::RequestStamp;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
@@ -38,9 +39,13 @@ pub(crate) struct Executed {
 }
 
 impl Operation {
-    /// A document under a new id.
-    pub(crate) fn create(text: Bytes) -> Result<Self, Problem> {
+    /// A document under a new id, from this source where there is one, else from the operating system.
+    pub(crate) fn create(text: Bytes, ids: Option<&Random>) -> Result<Self, Problem> {
         check_document(&text)?;
+        if let Some(ids) = ids {
+            let id = Name::new(&format!("{:016x}{:016x}", ids.next(), ids.next()))?;
+            return Ok(Self::Create { id, text });
+        }
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|error| {
             let hint = "the machine has no random numbers: nothing was written";

@@ -107,14 +107,17 @@ async fn session(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) 
         Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
-    let channel = match endpoint.connect().await {
+    let channel = match tenants.link.connected(&endpoint).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Lost(error.to_string()),
     };
-    let answer = AgentServiceClient::new(channel).follow(ReceiverStream::new(outgoing)).await;
+    let mut owner = AgentServiceClient::new(channel);
+    // A path that has lost the request, and all that is sent on it again, must not be waited for.
+    let answer = tokio::time::timeout(SILENCE_MAX, owner.follow(ReceiverStream::new(outgoing))).await;
     let incoming = match answer {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => return lost(&status),
+        Ok(Ok(answer)) => answer.into_inner(),
+        Ok(Err(status)) => return lost(&status),
+        Err(_) => return Ended::Lost("the owner does not answer".into()),
     };
     let (held, durable) = watch::channel(Held::default());
     tokio::select! {

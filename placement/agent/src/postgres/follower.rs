@@ -28,6 +28,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// An owner that has nothing new says so far more often, unless it waits for open transactions.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
+/// It looks at its database before it answers.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// A message holds at most one transaction more than its measure.
 const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 /// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
@@ -148,14 +150,16 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
             .initial_connection_window_size(WINDOW),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
-    let channel = match endpoint.connect().await {
+    let channel = match cell.link.connected(&endpoint).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Lost(error.to_string()),
     };
     let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-    let incoming = match client.follow(ReceiverStream::new(outgoing)).await {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => return lost(&status),
+    // A path that has lost the request, and all that is sent on it again, must not be waited for.
+    let incoming = match tokio::time::timeout(ANSWER_MAX, client.follow(ReceiverStream::new(outgoing))).await {
+        Ok(Ok(answer)) => answer.into_inner(),
+        Ok(Err(status)) => return lost(&status),
+        Err(_) => return Ended::Lost("the owner does not answer".into()),
     };
     let mut copy = Copy { cell, tenant, applier, requests, alike: false };
     copy.receive(incoming).await

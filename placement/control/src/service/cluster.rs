@@ -57,7 +57,7 @@ impl ClusterService for ClusterEndpoint {
             members: status.members.into_iter().map(member).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             advertise: status.advertise,
-            clock_unix_ms: now().get(),
+            clock_unix_ms: now(&self.link).get(),
             disk_free_bytes,
             disk_total_bytes,
             unreconciled: self.store.view(FleetView::unreconciled),

@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, envelope, page, placing, preview, routers, watch};
+use super::{Caller, Ground, audit, page, placing, preview, routers, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -88,7 +88,7 @@ impl ControlService for ControlEndpoint {
         let command = command(wire)?;
         let Command::CreateCell(new) = &command else { return Err(Status::internal("not a cell")) };
         let cell = new.id.clone();
-        self.write_cell(envelope(command, options, by)?, cell).await
+        self.write_cell(self.0.envelope(command, options, by)?, cell).await
     }
 
     async fn set_cell_state(&self, request: Request<v1::SetCellStateRequest>) -> Answer<v1::CellResponse> {
@@ -96,7 +96,7 @@ impl ControlService for ControlEndpoint {
         let mut wire = request.into_inner();
         let (options, cell) = (wire.options.take(), wire.cell.clone());
         let command = command(wire)?;
-        self.write_cell(envelope(command, options, by)?, parsed(&cell)?).await
+        self.write_cell(self.0.envelope(command, options, by)?, parsed(&cell)?).await
     }
 
     async fn report_cell(&self, request: Request<v1::ReportCellRequest>) -> Answer<v1::ReportCellResponse> {
@@ -119,7 +119,7 @@ impl ControlService for ControlEndpoint {
             })
         });
         if !same {
-            self.0.submit(envelope(command, None, by)?).await?;
+            self.0.submit(self.0.envelope(command, None, by)?).await?;
         }
         self.0.liveness.heard(&cell);
         let (revision, lineage, cluster) = self.0.view(|fleet| {
@@ -159,7 +159,7 @@ impl ControlService for ControlEndpoint {
         {
             command = Command::PlaceTenant { tenant: new.clone(), suggestion };
         }
-        self.write_tenant(envelope(command, options, by)?, parsed(&tenant)?).await
+        self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn delete_tenant(&self, request: Request<v1::DeleteTenantRequest>) -> Answer<v1::TenantResponse> {
@@ -167,7 +167,7 @@ impl ControlService for ControlEndpoint {
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
         let command = command(wire)?;
-        self.write_tenant(envelope(command, options, by)?, parsed(&tenant)?).await
+        self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn get_tenant(&self, request: Request<v1::GetRequest>) -> Answer<v1::Tenant> {
@@ -209,7 +209,7 @@ impl ControlService for ControlEndpoint {
             return Err(Status::internal("not a move"));
         };
         let (tenant, target) = (tenant.clone(), target.clone());
-        let envelope = envelope(command, options, by)?;
+        let envelope = self.0.envelope(command, options, by)?;
         self.check_reachable(&envelope, &target)?;
         self.write_tenant(envelope, tenant).await
     }
@@ -226,7 +226,7 @@ impl ControlService for ControlEndpoint {
         let mut wire = request.into_inner();
         let (options, id) = (wire.options.take(), wire.move_id.clone());
         let command = command(wire)?;
-        let (revision, _) = self.0.submit(envelope(command, options, by)?).await?;
+        let (revision, _) = self.0.submit(self.0.envelope(command, options, by)?).await?;
         let id: MoveId = parsed(&id)?;
         let tenant = self.tenant_of_move(id).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))?;
         let record = self.0.view(|fleet| fleet.tenant(&tenant).map(v1::Tenant::from));
@@ -262,7 +262,7 @@ impl ControlService for ControlEndpoint {
         let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let options = wire.options.take();
-        let (revision, _) = self.0.submit(envelope(command(wire)?, options, by)?).await?;
+        let (revision, _) = self.0.submit(self.0.envelope(command(wire)?, options, by)?).await?;
         Ok(Response::new(v1::SetLimitsResponse { revision: revision.get() }))
     }
 

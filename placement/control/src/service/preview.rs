@@ -5,12 +5,12 @@
 use cell_client::{AgentOptions, AgentPool, Finding, PreflightReport, StepContext, StepError};
 use cell_model::{
     Attempt, CellId, Command, Envelope, Estimate, FleetView, MoveOptions, Rejected, Stamp, TenantId, TenantRecord,
-    Weight, decide,
+    UnixMillis, Weight, decide,
 };
 use cell_protos::v1;
 use tonic::Status;
 
-use super::{Ground, now};
+use super::Ground;
 use crate::refusal::rejected;
 
 /// What is to be looked at.
@@ -25,7 +25,8 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
     ground.leading()?;
     // An agent remembers the highest term that it has heard of: it must be that of a leader whom a quorum follows.
     ground.readable(false).await?;
-    let record = ground.view(|fleet| admissible(fleet, wanted)).map_err(|refused| rejected(&refused))?;
+    let record =
+        ground.view(|fleet| admissible(fleet, wanted, ground.now())).map_err(|refused| rejected(&refused))?;
     let leadership = ground.store.leadership();
     let term = leadership.borrow().term;
     let context = StepContext {
@@ -74,12 +75,12 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
 }
 
 /// The tenant's record, if the store would take the command.
-fn admissible(fleet: &dyn FleetView, wanted: &Wanted) -> Result<TenantRecord, Rejected> {
+fn admissible(fleet: &dyn FleetView, wanted: &Wanted, at: UnixMillis) -> Result<TenantRecord, Rejected> {
     let Wanted { tenant, target, options } = wanted;
     let (tenant, target, options) = (tenant.clone(), target.clone(), options.clone());
     let record = fleet.tenant(&tenant).cloned();
-    let envelope = Envelope::new(now(), Command::MoveTenant { tenant: tenant.clone(), target, options });
-    decide(fleet, &envelope, Stamp { at: envelope.at, revision: cell_model::Revision(u64::MAX) })?;
+    let envelope = Envelope::new(at, Command::MoveTenant { tenant: tenant.clone(), target, options });
+    decide(fleet, &envelope, Stamp { at, revision: cell_model::Revision(u64::MAX) })?;
     record.ok_or(Rejected::TenantUnknown { tenant })
 }
 

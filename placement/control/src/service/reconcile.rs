@@ -18,7 +18,7 @@ use cell_protos::{Malformed, v1};
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::{Code, Status};
 
-use super::{Ground, now};
+use super::Ground;
 use crate::refusal::{malformed, refusal, rejected};
 
 /// Findings that are told one by one.
@@ -106,7 +106,7 @@ pub(super) async fn reconcile(
     adopt(ground, judged.to_adopt, &mut holdings, &by).await?;
     let without = wanted.without.into_iter().collect();
     let command = Command::Reconciled { heard: spoke, without };
-    let (revision, _) = ground.submit(Envelope { actor: by, ..Envelope::new(now(), command) }).await?;
+    let (revision, _) = ground.submit(Envelope { actor: by, ..Envelope::new(ground.now(), command) }).await?;
     (answer.revision, answer.done) = (revision.get(), true);
     Ok(answer)
 }
@@ -219,7 +219,7 @@ async fn judge_all(
     loop {
         let page = ground.view(|fleet| {
             let page = next_tenants(fleet, holdings, after.as_ref());
-            let stamp = Stamp { at: now(), revision: fleet.head().revision.next() };
+            let stamp = Stamp { at: ground.now(), revision: fleet.head().revision.next() };
             let verdict = |tenant: TenantId| {
                 let held = holdings.get(&tenant).map_or(&[][..], Vec::as_slice);
                 let verdict = judge(fleet, &tenant, held, stamp);
@@ -316,7 +316,7 @@ async fn adopt(
     let command = |tenant: TenantId| {
         let held = holdings.remove(&tenant).unwrap_or_default();
         let command = Command::Adopt { tenant, held };
-        Envelope { actor: by.to_owned(), ..Envelope::new(now(), command) }
+        Envelope { actor: by.to_owned(), ..Envelope::new(ground.now(), command) }
     };
     let commands: Vec<Envelope> = tenants.into_iter().map(command).collect();
     let submit = |envelope: Envelope| async move { ground.submit(envelope).await.map(drop) };

@@ -1,9 +1,10 @@
 //! What is asked about routers: who lags, and whether all have seen a revision.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cell_model::{FleetView, Lineage, Revision, Sight, TenantId};
 use cell_protos::{Malformed, v1};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::Ground;

@@ -64,7 +64,21 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "cell-pg-server",
         ],
     ),
-    ("cell-sim", &["cell-model", "cell-protos", "cell-store"]),
+    (
+        "cell-sim",
+        &[
+            "cell-model",
+            "cell-protos",
+            "cell-trust",
+            "cell-client",
+            "cell-store",
+            "cell-agent",
+            "cell-control",
+            "cell-router",
+            "sample-cell",
+            "cell-chaos",
+        ],
+    ),
     (
         "cellctl",
         &[

@@ -1,0 +1,246 @@
+//! One run of one seed with the whole fleet.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use cell_store::Bounds;
+use turmoil::Sim;
+
+use super::machine::{ControlMachine, Machine, RouterMachine, cells};
+use super::nemesis::{self, Fault, Whom};
+use super::script::{self, Scene};
+use super::{FIELD, ROUTER};
+use crate::chance::Chance;
+use crate::nemesis::Act;
+use crate::node::NODES;
+use crate::oracle::{Rule, Violation};
+use crate::run::{EPOCH, Options, Verdict, describe};
+use crate::stage::Phase;
+
+/// How long making the fleet may take, and how long after healing everything has to be through.
+const MAKING_MAX: Duration = Duration::from_secs(30);
+const HEALING_MAX: Duration = Duration::from_secs(60);
+/// Part of the packets that a lossy link loses.
+const LOSS: f64 = 0.02;
+
+/// A run in numbers.
+#[derive(Debug, Default)]
+struct Figures {
+    operations: usize,
+    acknowledged: u64,
+    unknown: u64,
+    failed: usize,
+    faults: usize,
+    ended: BTreeMap<String, usize>,
+    attempts: u32,
+    held: usize,
+    simulated: Duration,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = |end: &str| self.ended.get(end).copied().unwrap_or(0);
+        let moves: usize = self.ended.values().sum();
+        write!(
+            f,
+            "{} operations, {} writes acknowledged, {} unknown, {} failed, {} faults, {moves} moves of which {} \
+             completed, {} attempts, {} writes held in the last, {:.1} s simulated",
+            self.operations,
+            self.acknowledged,
+            self.unknown,
+            self.failed,
+            self.faults,
+            ends("completed"),
+            self.attempts,
+            self.held,
+            self.simulated.as_secs_f64()
+        )
+    }
+}
+
+fn bounds(seed: u64) -> Bounds {
+    let mut chance = Chance::of(seed, "bounds");
+    let (snapshot_after, log_kept) = (chance.between(20, 150), chance.between(0, 60));
+    let history_revisions = usize::try_from(chance.between(10, 400)).unwrap_or(10);
+    Bounds { snapshot_after, log_kept, history_revisions, ..Bounds::default() }
+}
+
+struct World<'a> {
+    sim: Sim<'a>,
+    machines: Vec<Rc<dyn Machine>>,
+    controls: Vec<Rc<ControlMachine>>,
+    /// Who is without power, by who was to be.
+    down: BTreeMap<Whom, &'static str>,
+    scene: Rc<Scene>,
+    faults: usize,
+}
+
+/// Runs one seed. One process should run no more than one: libraries keep random sources for a thread.
+pub(crate) fn run(options: &Options) -> Verdict {
+    let mut world = World::new(options);
+    let ended = world.play(options);
+    world.verdict(ended)
+}
+
+impl World<'_> {
+    fn new(options: &Options) -> Self {
+        let scene = Rc::new(Scene::default());
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(options.seed)
+            .epoch(UNIX_EPOCH + EPOCH)
+            .simulation_duration(MAKING_MAX + options.faults + HEALING_MAX)
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(12))
+            .tcp_capacity(4_096)
+            .enable_random_order()
+            .build();
+        let mut machines: Vec<Rc<dyn Machine>> = Vec::new();
+        let mut controls = Vec::new();
+        for name in NODES {
+            let machine = Rc::new(ControlMachine::new(options.seed, name, bounds(options.seed)));
+            controls.push(Rc::clone(&machine));
+            machines.push(Rc::clone(&machine) as Rc<dyn Machine>);
+            sim.host(name, move || Rc::clone(&machine).run());
+        }
+        for machine in cells(options.seed, options.flaw) {
+            machines.push(Rc::clone(&machine) as Rc<dyn Machine>);
+            sim.host(machine.name(), move || Rc::clone(&machine).run());
+        }
+        let router = Rc::new(RouterMachine::new(options.seed));
+        machines.push(Rc::clone(&router) as Rc<dyn Machine>);
+        sim.host(ROUTER, move || Rc::clone(&router).run());
+        sim.client(FIELD, script::play(options.seed, Rc::clone(&scene)));
+        Self { sim, machines, controls, down: BTreeMap::new(), scene, faults: 0 }
+    }
+
+    /// Plays the plan to its end. Answers what has ended the run before.
+    fn play(&mut self, options: &Options) -> Option<Violation> {
+        let mut acts = Vec::new().into_iter().peekable();
+        let mut healed = MAKING_MAX;
+        loop {
+            let elapsed = self.sim.elapsed();
+            // The fleet is made when the script says so, not before.
+            if self.scene.phase.get() == Some(Phase::Faults) && healed == MAKING_MAX {
+                healed = elapsed + options.faults;
+                acts = nemesis::plan(options.seed, elapsed, healed).into_iter().peekable();
+            }
+            while let Some(act) = acts.next_if(|act: &Act<Fault>| act.at <= elapsed) {
+                self.act(&act);
+            }
+            if self.scene.phase.get() == Some(Phase::Faults) && elapsed >= healed {
+                self.scene.phase.set(Some(Phase::Healed));
+                self.scene.trace.borrow_mut().heal(elapsed);
+            }
+            match self.sim.step() {
+                Ok(true) => return None,
+                Ok(false) => {}
+                Err(error) => return Some(Violation { rule: Rule::NodesStayUp, detail: describe(&*error) }),
+            }
+            self.count_messages();
+            let waits = self.scene.phase.get().is_none();
+            let limit = if waits { MAKING_MAX } else { healed + HEALING_MAX };
+            if elapsed + Duration::from_millis(10) > limit {
+                let waiting_for = self.scene.waiting_for.borrow();
+                let over = elapsed.saturating_sub(healed).as_secs();
+                let detail = format!("{over} s after healing the field still waits for {waiting_for}");
+                return Some(Violation { rule: Rule::HealedIsLive, detail });
+            }
+        }
+    }
+
+    fn count_messages(&self) {
+        let mut trace = self.scene.trace.borrow_mut();
+        self.sim.links(|links| links.for_each(|link| trace.count(link.count())));
+    }
+
+    fn act(&mut self, act: &Act<Fault>) {
+        let Act { begins, fault, .. } = act;
+        let word = if *begins { "begins" } else { "ends" };
+        self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: {fault} {word}"));
+        self.faults += usize::from(*begins);
+        match fault {
+            Fault::Isolate(host) => {
+                for other in nemesis::hosts().into_iter().filter(|other| other != host) {
+                    self.cut(host, other, *begins);
+                }
+            }
+            Fault::Cut(one, other) => self.cut(one, other, *begins),
+            Fault::OneWay(from, to) if *begins => self.sim.partition_oneway(*from, *to),
+            Fault::OneWay(from, to) => self.sim.repair_oneway(*from, *to),
+            Fault::Hold(one, other) if *begins => self.sim.hold(*one, *other),
+            Fault::Hold(one, other) => self.sim.release(*one, *other),
+            Fault::Loss(one, other) => {
+                self.sim.set_link_fail_rate(*one, *other, if *begins { LOSS } else { 0.0 });
+                if !begins {
+                    // turmoil takes a loss for a cut, until it is repaired.
+                    self.sim.repair(*one, *other);
+                }
+            }
+            Fault::PowerOff(whom) if *begins => self.power_off(*whom),
+            Fault::PowerOff(whom) => {
+                if let Some(name) = self.down.remove(whom) {
+                    self.sim.bounce(name);
+                }
+            }
+        }
+    }
+
+    fn power_off(&mut self, whom: Whom) {
+        let leader = || self.controls.iter().find(|node| node.leads()).map_or(NODES[0], |node| node.name());
+        let name = match whom {
+            Whom::Leader => leader(),
+            Whom::Host(name) => name,
+        };
+        self.down.insert(whom, name);
+        self.sim.crash(name);
+        for machine in self.machines.iter().filter(|machine| machine.name() == name) {
+            machine.crash();
+        }
+        self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: {name} is down"));
+    }
+
+    fn cut(&self, one: &str, other: &str, begins: bool) {
+        if begins {
+            self.sim.partition(one, other);
+        } else {
+            self.sim.repair(one, other);
+        }
+    }
+
+    fn verdict(self, ended: Option<Violation>) -> Verdict {
+        let mut violations: Vec<Violation> = ended.into_iter().collect();
+        let (end, moves) = (self.scene.end.take(), self.scene.moves.take());
+        let mut figures = Figures {
+            faults: self.faults,
+            ended: moves.ended,
+            attempts: moves.attempts,
+            simulated: self.sim.elapsed(),
+            ..Figures::default()
+        };
+        let mut trace = self.scene.trace.borrow_mut();
+        if let Some(end) = end {
+            for op in &end.ops {
+                trace.note(Duration::from_micros(op.returned), format_args!("{op:?}"));
+            }
+            figures.operations = end.ops.len();
+            figures.acknowledged = end.findings.acked_writes;
+            figures.unknown = end.findings.unknown_writes;
+            figures.failed = end.ops.iter().filter(|op| op.failed).count();
+            figures.held = end.last.writes_held;
+            let wrong = |rule: Rule| move |detail: String| Violation { rule, detail };
+            violations.extend(end.findings.faults.iter().map(|fault| {
+                let (kind, tenant, object) = (fault.kind.as_str(), &fault.tenant, &fault.object);
+                wrong(Rule::WritesAreKept)(format!("{kind}: {object} of {tenant}: {}", fault.detail))
+            }));
+            violations.extend(end.mismatches.into_iter().map(wrong(Rule::OneOwner)));
+        }
+        Verdict {
+            violations,
+            trace_hash: trace.hash(),
+            trace: trace.lines().to_vec(),
+            figures: figures.to_string(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What the field does: makes the fleet, lets clients work, moves a tenant to and fro, and reads everything back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_chaos::check::{Findings, check};
+use cell_chaos::clock::RunClock;
+use cell_chaos::exercise::{Entered, Exercise};
+use cell_chaos::fleet::CellNode;
+use cell_chaos::history::{Op, Recorder};
+use cell_chaos::load::{Load, LoadOptions};
+use cell_chaos::observe::{Places, read_end};
+use cell_client::cluster::{self, InitializeOptions};
+use cell_client::{AgentOptions, AgentPool, ClientOptions, ControlClient, Link, WriteOptions, wire};
+use cell_model::{CellId, MoveId, MoveOptions, NewCell, NewTenant, Phase, TenantId, Tier};
+
+use super::machine::{DOMAIN, agent_address, control_addresses, field, gate_addresses, router_address};
+use super::{CELLS, MOVING, STAYING, fabric};
+use crate::stage::{self, now};
+use crate::trace::Trace;
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(100);
+/// Clients of the moving tenant, beside those of both.
+const WRITERS: u32 = 3;
+const READERS: u32 = 2;
+const GAP: Duration = Duration::from_millis(40);
+/// One answer of a node, where everything is in order.
+const STATUS_WITHIN: Duration = Duration::from_millis(500);
+
+/// What everybody in a run shares.
+#[derive(Default)]
+pub(super) struct Scene {
+    pub(super) phase: Cell<Option<stage::Phase>>,
+    pub(super) trace: RefCell<Trace>,
+    /// What the field is waiting for: the answer to why a run does not end.
+    pub(super) waiting_for: RefCell<String>,
+    pub(super) moves: RefCell<Moves>,
+    pub(super) end: RefCell<Option<End>>,
+    pub(super) recorder: Recorder,
+}
+
+/// Moves, by how they ended.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    pub(super) ended: BTreeMap<String, usize>,
+    /// Phases that were entered: a move that goes back to Sync enters it once more.
+    pub(super) phases: usize,
+    pub(super) attempts: u32,
+}
+
+/// What there is at the end.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) ops: Vec<Op>,
+    pub(super) findings: Findings,
+    pub(super) mismatches: Vec<String>,
+    /// What clients felt of the last move, which nothing has disturbed.
+    pub(super) last: Exercise,
+}
+
+impl Scene {
+    pub(super) fn note(&self, line: fmt::Arguments<'_>) {
+        self.trace.borrow_mut().note(now(), line);
+    }
+
+    fn wait_for(&self, what: impl Into<String>) {
+        *self.waiting_for.borrow_mut() = what.into();
+    }
+
+    fn is_healed(&self) -> bool {
+        self.phase.get() == Some(stage::Phase::Healed)
+    }
+}
+
+/// Plays the whole script.
+pub(super) async fn play(seed: u64, scene: Rc<Scene>) -> turmoil::Result {
+    let link = Link::Within(field(seed));
+    let calls = ClientOptions { deadline: Duration::from_secs(4), ..ClientOptions::over(link.clone()) };
+    let control = ControlClient::new(control_addresses(), calls);
+    make(&control, &link, &scene).await?;
+    let (script, load) = (Script { control, link, scene: Rc::clone(&scene) }, load(seed, &scene));
+    let tenants: Arc<[Arc<str>]> = [MOVING, STAYING].map(Arc::from).into();
+    let background = load.background(&tenants);
+    let focus = load.focus(&tenants[0], WRITERS, READERS, GAP);
+    scene.note(format_args!("the fleet is made and used"));
+    scene.phase.set(Some(stage::Phase::Faults));
+    let mut target = 1;
+    while !scene.is_healed() {
+        script.bring_to(target).await?;
+        target = 1 - target;
+    }
+    // Nothing breaks any more.
+    let last = script.one_whole_move().await?;
+    background.stop().await;
+    focus.stop().await;
+    let end = script.read_back(&tenants, &load.clock(), &last).await?;
+    *scene.end.borrow_mut() = Some(end);
+    Ok(())
+}
+
+fn load(seed: u64, scene: &Scene) -> Load {
+    let options = LoadOptions {
+        routers: vec![router_address()],
+        domain: DOMAIN.into(),
+        writes_per_second: 20,
+        reads_per_second: 20,
+        writers: 2,
+        readers: 2,
+        deadline: PATIENCE,
+        network: field(seed).network().clone(),
+        seed,
+    };
+    Load::new(options, RunClock::start_at(fabric::wall_clock()), scene.recorder.clone())
+}
+
+/// A cluster, two cells that have reported, and a tenant in each.
+async fn make(control: &ControlClient, link: &Link, scene: &Scene) -> turmoil::Result {
+    scene.wait_for("the cluster");
+    let options = InitializeOptions { link: link.clone(), random: link.random(), ..InitializeOptions::default() };
+    cluster::initialize_with(&control_addresses(), options).await?;
+    for cell in CELLS {
+        let cell = NewCell {
+            id: CellId::new(cell)?,
+            gates: gate_addresses(cell),
+            agent: agent_address(cell),
+            region: String::new(),
+            residency: String::new(),
+        };
+        control.create_cell(cell, WriteOptions::default()).await?;
+    }
+    for (tenant, cell) in [MOVING, STAYING].into_iter().zip(CELLS) {
+        let id = TenantId::new(tenant)?;
+        let cell = Some(CellId::new(cell)?);
+        let new = NewTenant { id: id.clone(), cell, tier: Tier::Bronze, residency: String::new() };
+        control.create_tenant(new, WriteOptions::default()).await?;
+        scene.wait_for(format!("tenant {tenant} to live"));
+        while control.get_tenant(&id).await?.life != "live" {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+    Ok(())
+}
+
+struct Script {
+    control: ControlClient,
+    link: Link,
+    scene: Rc<Scene>,
+}
+
+impl Script {
+    /// Moves the tenant to a cell, however often that takes. Given up when it has not begun once everything is healed.
+    async fn bring_to(&self, target: usize) -> turmoil::Result {
+        let (tenant, cell) = (TenantId::new(MOVING)?, CellId::new(CELLS[target])?);
+        loop {
+            self.scene.wait_for(format!("{tenant} to be in {cell}"));
+            if let Ok(found) = self.control.get_tenant(&tenant).await {
+                if let Some(under_way) = &found.r#move {
+                    self.follow(under_way.id.parse()?).await;
+                    continue;
+                }
+                let owner = found.mapping.map(|mapping| mapping.owner).unwrap_or_default();
+                if owner == cell.as_str() || self.scene.is_healed() {
+                    return Ok(());
+                }
+                self.ask(&tenant, &cell).await;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn ask(&self, tenant: &TenantId, cell: &CellId) {
+        let how = MoveOptions {
+            sync_steady_ms: 200,
+            soak_ms: 400,
+            retain_ms: 300,
+            retries: 20,
+            ..MoveOptions::default()
+        };
+        match self.control.move_tenant(tenant, cell, how, WriteOptions::default()).await {
+            Ok((id, _)) => self.scene.note(format_args!("{id} is to bring {tenant} to {cell}")),
+            Err(error) => self.scene.note(format_args!("{tenant} is not asked to {cell}: {}", error.code())),
+        }
+    }
+
+    /// Until it has ended.
+    async fn follow(&self, id: MoveId) -> wire::Move {
+        self.scene.wait_for(format!("{id} to end"));
+        let mut seen = 0;
+        loop {
+            if let Ok(movement) = self.control.get_move(id).await {
+                for stamp in movement.history.iter().skip(seen) {
+                    let phase = wire::Phase::try_from(stamp.phase).unwrap_or_default();
+                    self.scene.note(format_args!("{id} in {}", phase.as_str_name()));
+                }
+                seen = seen.max(movement.history.len());
+                *self.scene.waiting_for.borrow_mut() = format!(
+                    "{id} to end, which is in {} at attempt {}",
+                    wire::Phase::try_from(movement.phase).unwrap_or_default().as_str_name(),
+                    movement.attempt
+                );
+                if !movement.end.is_empty() {
+                    self.scene.note(format_args!("{id} {} {}", movement.end, movement.end_code));
+                    let mut moves = self.scene.moves.borrow_mut();
+                    *moves.ended.entry(movement.end.clone()).or_default() += 1;
+                    moves.phases += movement.history.len();
+                    moves.attempts += movement.attempt;
+                    return movement;
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A move that nothing disturbs, which has to complete.
+    async fn one_whole_move(&self) -> Result<wire::Move, Box<dyn std::error::Error>> {
+        let tenant = TenantId::new(MOVING)?;
+        loop {
+            self.scene.wait_for("a whole move to be accepted");
+            if let Ok(found) = self.control.get_tenant(&tenant).await {
+                if let Some(under_way) = &found.r#move {
+                    let ended = self.follow(under_way.id.parse()?).await;
+                    let begun = ended.history.first().map_or(0, |stamp| stamp.at_unix_ms);
+                    let healed = u64::try_from(self.healed_at().as_millis())?;
+                    if ended.end == "completed" && begun >= healed {
+                        return Ok(ended);
+                    }
+                    continue;
+                }
+                let owner = found.mapping.map(|mapping| mapping.owner).unwrap_or_default();
+                let other = if owner == CELLS[0] { CELLS[1] } else { CELLS[0] };
+                self.ask(&tenant, &CellId::new(other)?).await;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// By the wall clock.
+    fn healed_at(&self) -> Duration {
+        crate::run::EPOCH + self.scene.trace.borrow().healed_at().unwrap_or_default()
+    }
+
+    /// What there is, once it is whole: cells, routers and control nodes may take a moment to agree.
+    async fn read_back(
+        &self,
+        tenants: &Arc<[Arc<str>]>,
+        clock: &RunClock,
+        last: &wire::Move,
+    ) -> Result<End, Box<dyn std::error::Error>> {
+        self.until_the_nodes_agree().await;
+        let places = self.places()?;
+        let end = loop {
+            match read_end(&places, &self.control, tenants).await {
+                Ok(end) => break end,
+                Err(error) => self.scene.wait_for(format!("everything to be read: {error}")),
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        let ops = self.scene.recorder.snapshot();
+        let findings = check(&ops, &end.tenants);
+        let of_it: Vec<&Op> = ops.iter().filter(|op| &*op.tenant == MOVING).collect();
+        let entered: Vec<Entered> = last
+            .history
+            .iter()
+            .filter_map(|stamp| {
+                let phase = Phase::try_from(wire::Phase::try_from(stamp.phase).ok()?).ok()?;
+                Some(Entered { phase, at: clock.of_unix_millis(stamp.at_unix_ms) })
+            })
+            .collect();
+        let last = Exercise::of(&of_it, &entered, clock.of_unix_millis(last.ended_unix_ms));
+        Ok(End { ops, findings, mismatches: end.mismatches, last })
+    }
+
+    async fn until_the_nodes_agree(&self) {
+        loop {
+            let mut revisions = Vec::new();
+            for address in control_addresses() {
+                let status = cluster::status(&address, STATUS_WITHIN, &self.link).await;
+                revisions.extend(status.ok().map(|status| status.revision));
+            }
+            if revisions.len() == control_addresses().len() && revisions.windows(2).all(|two| two[0] == two[1]) {
+                return;
+            }
+            self.scene.wait_for(format!("the control nodes to agree, which are at {revisions:?}"));
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn places(&self) -> Result<Places, Box<dyn std::error::Error>> {
+        let cell = |cell: &str| {
+            Ok::<_, Box<dyn std::error::Error>>(CellNode {
+                id: CellId::new(cell)?,
+                agent: agent_address(cell),
+                gates: gate_addresses(cell),
+            })
+        };
+        Ok(Places {
+            routers: vec![router_address()],
+            cells: CELLS.into_iter().map(cell).collect::<Result<_, _>>()?,
+            agents: AgentPool::new(AgentOptions { link: self.link.clone(), ..AgentOptions::default() }),
+            network: self.link.network().clone(),
+        })
+    }
+}

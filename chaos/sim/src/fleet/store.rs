@@ -1,0 +1,125 @@
+//! What a cell keeps, on a simulated disk: atomic batches, and a crash that loses what was not synced.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::Duration;
+
+use cell_agent::engine::{Applied, Batch, Engine, EngineError, Entry};
+
+use crate::chance::Chance;
+use crate::disk::{Contents, File, PowerCut};
+use crate::flaw::Flaw;
+
+/// A lying disk is honest while the fleet is made.
+const HONEST_SYNCS: u32 = 60;
+
+#[derive(Debug, Clone, Default)]
+struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
+
+/// The changes of one batch.
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+impl Contents for Rows {
+    type Write = Changes;
+
+    fn take(&mut self, write: &Changes) {
+        for (key, value) in write {
+            match value {
+                Some(value) => self.0.insert(key.clone(), value.clone()),
+                None => self.0.remove(key),
+            };
+        }
+    }
+}
+
+/// The store of one cell; it outlives the cell's crashes. Clones are the same store.
+#[derive(Debug, Clone)]
+pub(super) struct CellStore(File<Rows>);
+
+impl CellStore {
+    pub(super) fn new(seed: u64, cell: &str, flaw: Option<Flaw>) -> Self {
+        let honest = (flaw == Some(Flaw::LyingDisk)).then_some(HONEST_SYNCS);
+        Self(File::new(Chance::of(seed, &format!("store of {cell}")), honest))
+    }
+
+    /// The power goes.
+    pub(super) fn crash(&self) {
+        self.0.layers().crash(PowerCut::All);
+    }
+}
+
+impl Engine for CellStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.0.layers().visible().0.get(key).cloned())
+    }
+
+    fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Entry>, EngineError> {
+        if from >= until {
+            return Ok(Vec::new());
+        }
+        let layers = self.0.layers();
+        let range = layers.visible().0.range::<[u8], _>((Bound::Included(from), Bound::Excluded(until)));
+        Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<Applied, EngineError> {
+        batch.check_lengths()?;
+        let mut layers = self.0.layers();
+        let rows = &layers.visible().0;
+        if batch.expectations().iter().any(|(key, value)| rows.get(key) != value.as_ref()) {
+            return Ok(Applied::No);
+        }
+        layers.write(batch.changes().to_vec());
+        Ok(Applied::Yes)
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.0.layers().sync();
+        Ok(())
+    }
+
+    fn sync_blocks(&self) -> bool {
+        false
+    }
+
+    fn sync_delay(&self) -> Duration {
+        self.0.layers().delay()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(store: &CellStore, key: &str) {
+        let mut batch = Batch::default();
+        batch.put(key.into(), b"v".to_vec());
+        assert_eq!(store.apply(&batch).unwrap(), Applied::Yes);
+    }
+
+    #[test]
+    fn a_crash_keeps_whole_batches_up_to_some_point_and_all_that_were_synced() {
+        for seed in 0..32 {
+            let store = CellStore::new(seed, "a", None);
+            put(&store, "0");
+            store.sync().unwrap();
+            (1..9).for_each(|number| put(&store, &number.to_string()));
+            store.crash();
+            let kept = store.scan(b"0", b"9", 100).unwrap();
+            let expected: Vec<Vec<u8>> = (0..kept.len()).map(|number| number.to_string().into_bytes()).collect();
+            assert_eq!(kept.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
+            assert!(!expected.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_batch_whose_expectation_fails_changes_nothing() {
+        let store = CellStore::new(1, "a", None);
+        put(&store, "0");
+        let mut batch = Batch::default();
+        batch.expect(b"0".to_vec(), None);
+        batch.put(b"1".to_vec(), b"v".to_vec());
+        assert_eq!(store.apply(&batch).unwrap(), Applied::No);
+        assert_eq!(store.get(b"1").unwrap(), None);
+    }
+}
