@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use cell_store::engine::LogKind;
@@ -183,89 +183,4 @@ fn table(report: &Report, sides: &Sides) -> String {
         }
     }
     text
-}
-
-/// A million mappings: how long they take to a cold watcher, what they weigh, how long a start takes.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Million {
-    /// How many mappings
-    #[arg(long, default_value_t = 1_000_000)]
-    mappings: u64,
-    /// Where the report goes
-    #[arg(long, default_value = "target/bench/store-million.json")]
-    out: PathBuf,
-}
-
-/// What a full store weighs.
-#[derive(Debug, Serialize)]
-struct Weight {
-    mappings: u64,
-    fill_seconds: f64,
-    resident_mib: u64,
-    bytes_per_mapping: u64,
-    data_directory_mib: u64,
-    cold_watch_seconds: f64,
-    restart_seconds: f64,
-}
-
-pub(crate) async fn million(million: Million) -> anyhow::Result<()> {
-    let parent = million.out.parent().context("the report has a directory")?;
-    std::fs::create_dir_all(parent)?;
-    let temporary = tempfile::tempdir_in(parent)?;
-    let mut nodes = Nodes::start(Kind::Cellway, temporary.path(), 3, NodeOptions::default()).await?;
-    let leader = nodes.leader().await?;
-    load::prepare(&nodes.addresses[leader]).await?;
-    let keys = Keys::default();
-    let empty = resident(nodes.pid(leader).context("it runs")?)?;
-    let filled = load::fill(&nodes.addresses[leader], million.mappings, &keys).await?;
-    let leader = nodes.leader().await?;
-    let full = resident(nodes.pid(leader).context("it runs")?)?;
-    let begun = Instant::now();
-    let client = crate::kv::watch_client::WatchClient::new(crate::nodes::connect(&nodes.addresses[leader])?);
-    let mut stream = watching::begin(client, 1).await?;
-    let mut got = 0;
-    while got < keys.used() {
-        got += stream.message().await?.context("the watch ended")?.events.len() as u64;
-    }
-    let cold = begun.elapsed();
-    let data = bytes_of(&nodes.data_dir(leader))?;
-    nodes.kill(leader)?;
-    let begun = Instant::now();
-    nodes.spawn(leader)?;
-    let patience = Duration::from_millis(200);
-    while cell_client::cluster::status(&nodes.addresses[leader], patience, &cell_client::Link::Plaintext)
-        .await
-        .is_err()
-    {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let weight = Weight {
-        mappings: keys.used(),
-        fill_seconds: filled.as_secs_f64(),
-        resident_mib: full >> 20,
-        bytes_per_mapping: full.saturating_sub(empty) / keys.used().max(1),
-        data_directory_mib: data >> 20,
-        cold_watch_seconds: cold.as_secs_f64(),
-        restart_seconds: begun.elapsed().as_secs_f64(),
-    };
-    let text = serde_json::to_string_pretty(&weight)? + "\n";
-    std::fs::write(&million.out, &text)?;
-    crate::say(&text);
-    Ok(())
-}
-
-fn resident(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel says VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
-    Ok(kib * 1024)
-}
-
-fn bytes_of(directory: &Path) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { bytes_of(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(bytes)
 }

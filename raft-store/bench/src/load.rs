@@ -24,6 +24,7 @@ pub(crate) struct Round {
     pub per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
+    pub worst_ms: f64,
     /// Processor time of all nodes for one operation: on a machine that is shared it says more than how many there were.
     pub node_cpu_us: f64,
 }
@@ -35,7 +36,13 @@ impl Round {
             f64::from(micros) / 1_000.0
         };
         let count = u32::try_from(histogram.len()).unwrap_or(u32::MAX);
-        Self { per_second: f64::from(count) / took.as_secs_f64(), p50_ms: ms(0.5), p99_ms: ms(0.99), node_cpu_us }
+        Self {
+            per_second: f64::from(count) / took.as_secs_f64(),
+            p50_ms: ms(0.5),
+            p99_ms: ms(0.99),
+            worst_ms: ms(1.0),
+            node_cpu_us,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod compare;
 mod fanout;
 mod history;
 mod load;
+mod million;
 mod node;
 mod nodes;
 mod ordeal;
@@ -49,7 +50,7 @@ enum Command {
     /// Many routers that watch beside a steady writer
     Fanout(fanout::Fanout),
     /// A million mappings: memory, disk, cold watch, restart
-    Million(compare::Million),
+    Million(million::Million),
     /// End nodes with SIGKILL while clients put, and judge what they were told
     Kill(ordeal::Kill),
     /// How long writes wait when a leader stops, is killed, or a cut-off member comes back
@@ -82,7 +83,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Compare(compare) => compare::run(compare).await,
         Command::Fanout(fanout) => fanout::run(fanout).await,
-        Command::Million(million) => compare::million(million).await,
+        Command::Million(million) => million::million(million).await,
         Command::Kill(kill) => ordeal::kill(kill).await,
         Command::Gaps(gaps) => ordeal::gaps(gaps).await,
         Command::Cut(cut) => ordeal::cut(cut).await,
