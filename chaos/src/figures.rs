@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use serde::{Serialize, Serializer};
 
+use crate::exercise::Spread;
 use crate::report::Report;
 
 /// Which way a figure gets better.
@@ -126,7 +127,11 @@ impl Serialize for Figure {
 /// Everything that a demo measures.
 #[must_use]
 pub fn of(report: &Report) -> Vec<Figure> {
-    let (hold, gap, machine) = (report.write_hold_ms, report.read_gap_ms, report.machine.unwrap_or_default());
+    // What nobody met was not measured, and says nothing of how long it is.
+    let met = |of: Spread| if of.count == 0 { Spread { p50: f64::NAN, p99: f64::NAN, ..of } } else { of };
+    let machine = report.machine.unwrap_or_default();
+    let (hold, gap, routed) =
+        (met(report.write_hold_ms), met(report.read_gap_ms), met(machine.commit_to_router_ms));
     let largest = report.processes.values().map(|process| process.peak_mib).fold(0.0, f64::max);
     vec![
         Figure::at_most("write hold without a fault, p50", "ms", hold.p50, None, None),
@@ -134,8 +139,8 @@ pub fn of(report: &Report) -> Vec<Figure> {
         Figure::at_most("read gap without a fault, p50", "ms", gap.p50, None, None),
         Figure::at_most("read gap without a fault, p99", "ms", gap.p99, Some(20.0), None),
         Figure::at_most("write hold with a fault, p99", "ms", report.write_hold_with_fault_ms.p99, None, None),
-        Figure::at_most("commit to router, p50", "ms", machine.commit_to_router_ms.p50, None, None),
-        Figure::at_most("commit to router, p99", "ms", machine.commit_to_router_ms.p99, Some(10.0), None),
+        Figure::at_most("commit to router, p50", "ms", routed.p50, None, None),
+        Figure::at_most("commit to router, p99", "ms", routed.p99, Some(10.0), None),
         Figure::at_most("largest process, peak", "MiB", largest, Some(200.0), None),
         Figure::at_most("same run: sync of 4 KiB, p50", "ms", machine.sync_ms.p50, None, None),
         Figure::at_most("same run: sync of 4 KiB, p99", "ms", machine.sync_ms.p99, None, None),

@@ -119,3 +119,11 @@ fn the_json_has_what_is_promised_of_it() {
     assert_eq!(json["verdict"], "pass");
     assert_eq!(json["apiVersion"], "cellway.dev/v1");
 }
+
+#[test]
+fn a_gap_that_nobody_met_holds_no_limit() {
+    let figures = crate::figures::of(&Report::new(evidence()));
+    let holds = |measure: &str| figures.iter().find(|figure| figure.measure == measure).unwrap().holds();
+    assert!(holds("write hold without a fault, p99"), "one write was held for 9 ms");
+    assert!(!holds("read gap without a fault, p99") && !holds("commit to router, p99"));
+}

@@ -11,19 +11,21 @@
 //! sled milliseconds, so a thread does it, in order. Where that is slower than what comes, whoever applies waits in the end.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::sled_engine::panic_text;
 use super::{StateEngine, Visit, Write};
 use crate::error::EngineError;
 
-/// Batches that are gathered: a start applies no more entries again than these, as many that were on their way, and what
-/// the engine had not synced.
+/// Batches that are gathered before they go on their way,
 const BATCHES_MAX: usize = 256;
-/// Bytes that are gathered before they go on their way,
+/// or bytes, of which what was written over does not count.
 const BYTES_MAX: usize = 128 * 1024;
-/// and so many at the most, where others are on their way still.
-const WAITING_BYTES_MAX: usize = 16 * BYTES_MAX;
+/// So many times as much is gathered where others are on their way still; then whoever applies waits. A start applies no
+/// more entries again than these, as many that were on their way, and what the engine had not synced.
+const WAITING_MAX: usize = 16;
 
 #[derive(Debug, Default)]
 struct Gathered {
@@ -33,11 +35,22 @@ struct Gathered {
     bytes: usize,
 }
 
+impl Gathered {
+    /// So many times what goes on its way together.
+    const fn is_full(&self, times: usize) -> bool {
+        self.batches >= times * BATCHES_MAX || self.bytes >= times * BYTES_MAX
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     gathered: Gathered,
     /// What the thread hands to the engine, by key.
     on_its_way: Option<Arc<Vec<Write>>>,
+    /// How often something went on its way,
+    sent: u64,
+    /// and how often it arrived.
+    landed: u64,
     /// Why nothing reaches the engine any more.
     failed: Option<EngineError>,
     ended: bool,
@@ -81,6 +94,7 @@ impl<E: StateEngine> Shared<E> {
         if state.on_its_way.is_none() && !state.gathered.writes.is_empty() {
             let writes = std::mem::take(&mut state.gathered).writes;
             state.on_its_way = Some(Arc::new(writes.into_iter().collect()));
+            state.sent += 1;
             self.changed.notify_all();
         }
     }
@@ -97,16 +111,20 @@ impl<E: StateEngine> Shared<E> {
                 continue;
             };
             drop(state);
-            let done = self.inner.apply(&writes);
+            // Whoever waits for a thread that is gone would wait for ever.
+            let done = catch_unwind(AssertUnwindSafe(|| self.inner.apply(&writes)));
+            let done = done.unwrap_or_else(|panic| {
+                Err(EngineError::Io { operation: "writing the state", reason: panic_text(&*panic) })
+            });
             state = self.state();
             state.on_its_way = None;
+            state.landed += 1;
             state.failed = done.err();
-            if state.gathered.batches >= BATCHES_MAX || state.gathered.bytes >= BYTES_MAX {
+            if state.failed.is_none() && state.gathered.is_full(1) {
                 self.send_on(&mut state);
             }
             self.changed.notify_all();
             if state.failed.is_some() {
-                state.on_its_way = None;
                 return;
             }
         }
@@ -116,8 +134,12 @@ impl<E: StateEngine> Shared<E> {
     fn settled(&self) -> Result<MutexGuard<'_, State>, EngineError> {
         let mut state = self.arrived()?;
         let writes: Vec<Write> = std::mem::take(&mut state.gathered).writes.into_iter().collect();
-        if !writes.is_empty() {
-            self.inner.apply(&writes)?;
+        if !writes.is_empty()
+            && let Err(error) = self.inner.apply(&writes)
+        {
+            // These rows are lost: later ones must not come to lie over the gap.
+            state.failed = Some(error.clone());
+            return Err(error);
         }
         Ok(state)
     }
@@ -146,7 +168,7 @@ impl<E> Drop for LazyState<E> {
 impl<E: StateEngine> StateEngine for LazyState<E> {
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
         let mut state = self.shared.state();
-        while state.gathered.bytes >= WAITING_BYTES_MAX && state.failed.is_none() {
+        while state.gathered.is_full(WAITING_MAX) && state.failed.is_none() {
             state = self.shared.wait(state);
         }
         if let Some(failed) = &state.failed {
@@ -154,11 +176,14 @@ impl<E: StateEngine> StateEngine for LazyState<E> {
         }
         let gathered = &mut state.gathered;
         for (key, value) in writes {
-            gathered.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            gathered.writes.insert(key.clone(), value.clone());
+            let size = |value: &Option<Vec<u8>>| key.len() + value.as_ref().map_or(0, Vec::len);
+            gathered.bytes += size(value);
+            if let Some(before) = gathered.writes.insert(key.clone(), value.clone()) {
+                gathered.bytes -= size(&before);
+            }
         }
         gathered.batches += 1;
-        if gathered.batches >= BATCHES_MAX || gathered.bytes >= BYTES_MAX {
+        if gathered.is_full(1) {
             self.shared.send_on(&mut state);
         }
         Ok(())
@@ -189,7 +214,17 @@ impl<E: StateEngine> StateEngine for LazyState<E> {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        drop(self.shared.settled()?);
+        let mut state = self.shared.state();
+        // What comes from now on waits for the next sync: this one ends, however much comes.
+        let goal = state.sent + u64::from(!state.gathered.writes.is_empty());
+        while state.landed < goal && state.failed.is_none() {
+            self.shared.send_on(&mut state);
+            state = self.shared.wait(state);
+        }
+        if let Some(failed) = &state.failed {
+            return Err(failed.clone());
+        }
+        drop(state);
         self.shared.inner.sync()
     }
 
@@ -246,16 +281,25 @@ mod tests {
     struct Slow {
         inner: MemoryState,
         gate: Arc<Mutex<()>>,
-        broken: bool,
+        fault: Option<Faulty>,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Faulty {
+        Refuses,
+        Panics,
     }
 
     impl StateEngine for Slow {
         fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
             drop(self.gate.lock().unwrap());
-            if self.broken {
-                return Err(EngineError::Io { operation: "writing the state", reason: "it is broken".into() });
+            match self.fault {
+                None => self.inner.apply(writes),
+                Some(Faulty::Refuses) => {
+                    Err(EngineError::Io { operation: "writing the state", reason: "it is broken".into() })
+                }
+                Some(Faulty::Panics) => panic!("it is broken"),
             }
-            self.inner.apply(writes)
         }
 
         fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
@@ -298,13 +342,50 @@ mod tests {
 
     #[test]
     fn what_the_engine_refuses_is_told_to_whoever_comes_next() {
-        let lazy = LazyState::new(Slow { broken: true, ..Slow::default() }).unwrap();
-        for value in 1..=BATCHES_MAX {
-            lazy.apply(&[put("a", value)]).unwrap();
+        for fault in [Faulty::Refuses, Faulty::Panics] {
+            let lazy = LazyState::new(Slow { fault: Some(fault), ..Slow::default() }).unwrap();
+            for value in 1..=BATCHES_MAX {
+                lazy.apply(&[put("a", value)]).unwrap();
+            }
+            lazy.shared.arrived().map(drop).expect_err("it has failed");
+            let refused = lazy.apply(&[put("a", 0)]).expect_err("nothing is taken any more").to_string();
+            assert!(refused.contains("it is broken"), "{refused}");
+            lazy.sync().expect_err("nor synced");
         }
-        lazy.shared.arrived().map(drop).expect_err("it has failed");
-        let refused = lazy.apply(&[put("a", 0)]).expect_err("nothing is taken any more").to_string();
-        assert!(refused.contains("it is broken"), "{refused}");
-        lazy.sync().expect_err("nor synced");
+    }
+
+    #[test]
+    fn rows_that_were_refused_with_a_sync_or_a_scan_are_not_written_over() {
+        for of in [|lazy: &LazyState<Slow>| lazy.sync(), |lazy: &LazyState<Slow>| lazy.scan(&mut |_, _| Ok(()))] {
+            let lazy = LazyState::new(Slow { fault: Some(Faulty::Refuses), ..Slow::default() }).unwrap();
+            lazy.apply(&[put("a", 1)]).unwrap();
+            of(&lazy).expect_err("it was refused");
+            lazy.apply(&[put("b", 2)]).expect_err("nothing is taken any more");
+            of(&lazy).expect_err("and nothing said to be there");
+        }
+    }
+
+    #[test]
+    fn a_sync_waits_for_what_was_there_before_it_and_not_for_what_comes_while_it_waits() {
+        let slow = Slow::default();
+        let lazy = Arc::new(LazyState::new(slow.clone()).unwrap());
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let writers: Vec<_> = (0..2)
+            .map(|_| {
+                let (lazy, stop) = (Arc::clone(&lazy), Arc::clone(&stop));
+                std::thread::spawn(move || {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        lazy.apply(&[(b"a".to_vec(), Some(vec![0; BYTES_MAX]))]).unwrap();
+                    }
+                })
+            })
+            .collect();
+        for value in 1..=20 {
+            lazy.apply(&[put("b", value)]).unwrap();
+            lazy.sync().unwrap();
+            assert_eq!(number(slow.inner.get(b"b").unwrap()), Some(value));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
     }
 }

@@ -234,6 +234,10 @@ impl World<'_> {
                 let (kind, tenant, object) = (fault.kind.as_str(), &fault.tenant, &fault.object);
                 wrong(Rule::WritesAreKept)(format!("{kind}: {object} of {tenant}: {}", fault.detail))
             }));
+            violations.extend(end.silent.into_iter().map(|tenant| {
+                let detail = format!("no write of {tenant} was acknowledged that was sent after all faults");
+                wrong(Rule::HealedIsLive)(detail)
+            }));
             violations.extend(end.mismatches.into_iter().map(wrong(Rule::OneOwner)));
         }
         Verdict {

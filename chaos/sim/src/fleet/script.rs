@@ -62,6 +62,8 @@ pub(super) struct End {
     pub(super) mismatches: Vec<String>,
     /// What clients felt of the last move, which nothing has disturbed.
     pub(super) last: Exercise,
+    /// Tenants of which no write was acknowledged that was sent after everything had healed.
+    pub(super) silent: Vec<&'static str>,
 }
 
 impl Scene {
@@ -273,7 +275,11 @@ impl Script {
             })
             .collect();
         let last = Exercise::of(&of_it, &entered, clock.of_unix_millis(last.ended_unix_ms));
-        Ok(End { ops, findings, mismatches: end.mismatches, last })
+        let healed = clock.of_unix_millis(u64::try_from(self.healed_at().as_millis())?);
+        let wrote =
+            |tenant: &str| ops.iter().any(|op| &*op.tenant == tenant && op.is_acked_write() && op.invoked > healed);
+        let silent = [MOVING, STAYING].into_iter().filter(|tenant| !wrote(tenant)).collect();
+        Ok(End { ops, findings, mismatches: end.mismatches, last, silent })
     }
 
     async fn until_the_nodes_agree(&self) {

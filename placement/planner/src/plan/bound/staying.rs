@@ -77,7 +77,7 @@ impl Bound {
     fn least(&self, side: &Side, sizes: &Sizes, moves_max: usize, most_full: f64) -> f64 {
         let borders = sizes.borders();
         let mut best: Option<(f64, usize)> = None;
-        for border in borders.clone().step_by(borders.len().div_ceil(BORDERS_MAX)) {
+        for border in borders.clone().step_by(borders.len().div_ceil(BORDERS_MAX).max(1)) {
             let split = sizes.split(border, moves_max, side);
             let level = split.average(side, sizes.dim, self.risk, most_full, false);
             if best.is_none_or(|(most, _)| level > most) {
