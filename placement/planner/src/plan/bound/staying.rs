@@ -17,8 +17,8 @@ use super::heaps::Steps;
 use super::{Bound, Side, least_level};
 use crate::layout::Layout;
 
-/// In how many dimensions this is asked: those with the highest limits without a cap.
-const DIMS_MAX: usize = 3;
+/// In how many dimensions this is asked, those with the highest limits without a cap: a pass over all tenants each.
+const DIMS_MAX: usize = 1;
 /// How many borders between classes of size are tried.
 const BORDERS_MAX: usize = 24;
 /// Classes are made of the exponent and the first bits of what follows it: four of size to each doubling, and sixteen of

@@ -42,7 +42,7 @@ const LEAVING_MAX: usize = 16;
 const PARTNERS_MAX: usize = 16;
 /// How often a cell with one tenant more is looked at: some twenty nanoseconds each. A count and not a time, so that the
 /// same input makes the same plan.
-const LOOKS_MAX: u64 = 100_000_000;
+const LOOKS_MAX: u64 = 90_000_000;
 /// The first level: by so much above the floor, and above what the number of moves cannot get below.
 const ABOVE_FLOOR: f64 = 1.06;
 const ABOVE_MOVES: f64 = 1.03;
