@@ -10,6 +10,9 @@ use crate::coordinator::Tenure;
 use crate::steps::{Run, Setback, accepted};
 use crate::{ControlPlane, Coordinator};
 
+/// A copy is looked at no more often than this.
+const LOOK_MIN: Duration = Duration::from_millis(10);
+
 /// What a cell has said before a move.
 enum Looked {
     Passed(Weight),
@@ -173,6 +176,7 @@ impl<P: ControlPlane> Run<'_, P> {
     async fn await_backfill(&self, bytes_per_second: u64) -> Result<(), Setback> {
         let (context, agent) = (self.context(), self.to()?);
         let status = || self.of.agents.import_status_at(&agent, &context, bytes_per_second);
+        let began = Instant::now();
         loop {
             let import = self.insist("import status", status).await?;
             if !import.failure_code.is_empty() {
@@ -181,7 +185,9 @@ impl<P: ControlPlane> Run<'_, P> {
             if import.backfilled {
                 return self.happened(Event::BackfillDone { applied: import.applied }).await;
             }
-            tokio::time::sleep(self.of.options.poll).await;
+            // A small tenant is copied in less time than lies between two looks at a large one.
+            let poll = self.of.options.poll;
+            tokio::time::sleep((began.elapsed() / 64).clamp(LOOK_MIN.min(poll), poll)).await;
         }
     }
 

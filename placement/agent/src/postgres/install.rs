@@ -14,15 +14,15 @@ pub(crate) const PUBLICATION: &str = "cellway";
 const LOCK: i64 = 0x0063_656c_6c77_6179;
 /// A writer that holds a table for longer makes the installation fail, and be tried again, rather than block others.
 const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '2s'";
-/// Names in the order in which they must fire: of triggers of one kind, PostgreSQL takes the first by name first, and what
-/// looks at foreign keys is called `RI_…`.
+/// Of triggers of one kind PostgreSQL takes the first by name first, and what looks at foreign keys is called `RI_…`.
 ///
 /// Inserts are looked at *after* the row is there: a transaction that is refused has inserted nothing all the same, and a
 /// table with a trigger before each insert, also a silent one, takes `COPY` row by row.
-const TRIGGERS: [(&str, (&str, &str)); 3] = [
-    ("cellway_guard", ("BEFORE UPDATE OR DELETE", "ROW")),
-    ("cellway_guard_all", ("BEFORE TRUNCATE", "STATEMENT")),
-    ("\"CW_guard_new\"", ("AFTER INSERT", "ROW")),
+const TRIGGERS: [(&str, &str); 4] = [
+    ("cellway_guard", "BEFORE UPDATE"),
+    ("cellway_guard_gone", "BEFORE DELETE"),
+    ("\"CW_guard_new\"", "AFTER INSERT"),
+    ("cellway_guard_all", "BEFORE TRUNCATE"),
 ];
 
 /// Schema, tables and functions.
@@ -47,17 +47,36 @@ pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue) -> Result<
             continue;
         }
         let on = catalogue.qualified(table);
-        for (name, events) in TRIGGERS {
-            let (when, each) = events;
-            let create = format!(
-                "CREATE OR REPLACE TRIGGER {name} {when} ON {on} FOR EACH {each} EXECUTE FUNCTION cellway.guard()"
-            );
+        for (name, event) in TRIGGERS {
+            let each = each(event, &ident(&catalogue.tenant_column));
+            let create =
+                format!("CREATE OR REPLACE TRIGGER {name} {event} ON {on} {each} EXECUTE FUNCTION cellway.guard()");
             transaction.batch_execute(&create).await?;
         }
     }
     publish(&transaction, catalogue).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+/// For which rows the function is called. Whoever has entered in this transaction is known without it: a condition costs next
+/// to nothing.
+fn each(event: &str, column: &str) -> String {
+    let entered = |row: &str| {
+        format!(
+            "pg_catalog.current_setting('cellway.entered', true) IS DISTINCT FROM \
+             ({row}.{column}::text || ' ' || pg_catalog.pg_current_xact_id()::text)"
+        )
+    };
+    match event {
+        "BEFORE TRUNCATE" => "FOR EACH STATEMENT".into(),
+        "BEFORE UPDATE" => {
+            let handed_over = format!("OLD.{column}::text IS DISTINCT FROM NEW.{column}::text");
+            format!("FOR EACH ROW WHEN ({handed_over} OR {})", entered("OLD"))
+        }
+        "BEFORE DELETE" => format!("FOR EACH ROW WHEN ({})", entered("OLD")),
+        _ => format!("FOR EACH ROW WHEN ({})", entered("NEW")),
+    }
 }
 
 async fn publish(client: &tokio_postgres::Transaction<'_>, catalogue: &Catalogue) -> Result<(), Fault> {
