@@ -152,6 +152,36 @@ async fn a_watch_that_is_begun_again_goes_on_where_it_was_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn watchers_that_come_at_any_moment_get_every_change_behind_them_once_and_in_order() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    let cell = create_cell(&client, "c1").await;
+    let mut table = Table::default();
+    table.follow(&mut client.watch(options(&nodes)), cell.revision).await;
+    let (lineage, mut last) = table.position.unwrap();
+    let mut made = Vec::new();
+    let mut watching = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        // Each begins behind an earlier change than the newest, and so within what was sent to the others as one.
+        let behind = made.len().checked_sub(1 + number % 7).map_or(cell.revision, |place| made[place]);
+        let mut events = client.watch(WatchOptions { resume: Some((lineage, behind)), ..options(&nodes) });
+        watching.spawn(async move {
+            let mut table = Table { position: Some((lineage, behind)), ..Table::default() };
+            table.follow(&mut events, Revision(cell.revision.get() + 40)).await;
+            (behind, table)
+        });
+        last = create_tenants(&client, number..number + 1).await;
+        made.push(last);
+    }
+    assert_eq!(last, Revision(cell.revision.get() + 40), "every tenant is one revision");
+    while let Some(watched) = watching.join_next().await {
+        let (behind, table) = watched.unwrap();
+        let wanted: Vec<Revision> = made.iter().copied().filter(|revision| *revision > behind).collect();
+        assert_eq!((table.revisions, table.resets), (wanted, 0), "behind {behind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_history_begins_with_a_snapshot() {
     let (nodes, _) = Nodes::cluster(1).await;
     let client = nodes.client();
