@@ -26,5 +26,5 @@ fn the_same_seed_leaves_the_same_trace_of_the_whole_fleet_and_another_seed_anoth
 
 #[test]
 fn cells_whose_disks_lie_about_their_syncs_are_found() {
-    is_found_in(&["--fleet"], "lying-disk", ("1", "12"), "writes-are-kept");
+    is_found_in(&["--fleet"], "lying-disk", ("1", "12"), "healed-is-live");
 }
