@@ -39,6 +39,20 @@ pub(crate) async fn forward(
     tenant: &TenantId,
     outgoing: &Outgoing,
 ) -> Result<Response<Download>, Refusal> {
+    let mut unclear = None;
+    let answered = until_answered(worker, ctx, tenant, outgoing, &mut unclear).await;
+    // Where it was sent before it may have run, whatever is known of it when it was sent again.
+    answered.map_err(|last| unclear.filter(|_| ctx.is_write).unwrap_or(last))
+}
+
+/// `unclear`: what was to be said when it may have run, and was sent again all the same.
+async fn until_answered(
+    worker: &Worker,
+    ctx: &mut RequestCtx,
+    tenant: &TenantId,
+    outgoing: &Outgoing,
+    unclear: &mut Option<Refusal>,
+) -> Result<Response<Download>, Refusal> {
     let (mut redirects, mut repeats, mut rounds, mut pause) = (0, 0, 0, PAUSE_MIN);
     loop {
         let entry = resolve(worker, ctx, tenant).await?;
@@ -64,6 +78,7 @@ pub(crate) async fn forward(
                 {
                     return Err(refusal);
                 }
+                *unclear = Some(refusal);
                 repeats += 1;
             }
             Attempt::Deleted if !has_changed(worker, &entry) => return Err(deleted(tenant)),

@@ -98,20 +98,28 @@ fn cell_fault(chance: &mut Chance) -> Fault {
     }))
 }
 
+/// One of the lanes: what it draws, how long nothing happens in it, and how long a fault lasts, in milliseconds.
+struct Lane {
+    name: &'static str,
+    fault: fn(&mut Chance) -> Fault,
+    gap: (u64, u64),
+    length: (u64, u64),
+}
+
+const LANES: [Lane; 3] = [
+    Lane { name: "fleet network", fault: network_fault, gap: (300, 2_500), length: (100, 3_000) },
+    Lane { name: "fleet control", fault: control_fault, gap: (1_500, 6_000), length: (200, 2_500) },
+    Lane { name: "fleet cells", fault: cell_fault, gap: (1_500, 6_000), length: (50, 2_000) },
+];
+
 /// All faults of a run between two times, in their order.
 pub(super) fn plan(seed: u64, from: Duration, until: Duration) -> Vec<Act<Fault>> {
     let mut acts = Vec::new();
-    type Draw = fn(&mut Chance) -> Fault;
-    let lanes: [(&str, Draw, (u64, u64), (u64, u64)); 3] = [
-        ("fleet network", network_fault, (300, 2_500), (100, 3_000)),
-        ("fleet control", control_fault, (1_500, 6_000), (200, 2_500)),
-        ("fleet cells", cell_fault, (1_500, 6_000), (50, 2_000)),
-    ];
-    for (name, fault, (gap_min, gap_max), (length_min, length_max)) in lanes {
+    for Lane { name, fault, gap, length } in LANES {
         let mut chance = Chance::of(seed, name);
         let draw = || {
-            let gap = millis(&mut chance, gap_min, gap_max);
-            let length = millis(&mut chance, length_min, length_max);
+            let gap = millis(&mut chance, gap.0, gap.1);
+            let length = millis(&mut chance, length.0, length.1);
             (gap, length, fault(&mut chance))
         };
         lane(from, until, draw, &mut acts);

@@ -42,17 +42,12 @@ fn the_same_seed_leaves_the_same_trace_and_another_seed_another_one() {
 }
 
 /// Runs with a fault in the harness itself, of a seed in which it matters. It must be found, by a rule that fits, with the line that runs it again.
-fn is_found(flaw: &str, run: (&str, &str), rule: &str) {
-    is_found_in(&[], flaw, run, rule);
-}
-
-fn is_found_in(world: &[&str], flaw: &str, (seed, faults): (&str, &str), rule: &str) {
-    let words = ["--seed", seed, "--faults", faults];
-    let (output, text) = simulate(&[&words, world, &["--flaw", flaw]].concat());
+fn is_found(flaw: &str, (seed, faults): (&str, &str), rule: &str) {
+    let (output, text) = simulate(&["--seed", seed, "--faults", faults, "--flaw", flaw]);
     assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains(&format!("\n  {rule}: ")), "{text}");
-    let words = [&words, world, &["--flaw", flaw, "--trace"]].concat().join(" ");
-    let again = format!("\n  again: cargo run -p cell-sim -- {words}\n");
+    let again =
+        format!("\n  again: cargo run -p cell-sim -- --seed {seed} --faults {faults} --flaw {flaw} --trace\n");
     assert!(text.contains(&again), "{text}");
 }
 
