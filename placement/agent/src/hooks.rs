@@ -138,7 +138,7 @@ impl Hooks {
         let (header, began) = (request.header.clone(), Instant::now());
         let answer = driver::run(Arc::clone(driver), request).await?;
         let Some(told) = told.filter(|told| !told.is_overtaken(driver)) else { return Ok(answer) };
-        let Err(refusal) = self.tell(&told, began).await else { return Ok(answer) };
+        let Err(refusal) = self.tell(&told, driver, began).await else { return Ok(answer) };
         if !told.phase.may_refuse() {
             tracing::error!(
                 tenant = told.tenant,
@@ -161,7 +161,7 @@ impl Hooks {
     }
 
     /// Calls every hook that is told of it, at once. The first one that says no speaks for all.
-    async fn tell(&self, told: &Told, began: Instant) -> Result<(), Refusal> {
+    async fn tell(&self, told: &Told, driver: &Arc<dyn Driver>, began: Instant) -> Result<(), Refusal> {
         let Some(key) = &self.key else { return Ok(()) };
         let body = bytes::Bytes::from(serde_json::to_vec(told).map_err(Refusal::internal)?);
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -175,7 +175,7 @@ impl Hooks {
                 let budget = Duration::from_millis(budget.into());
                 deadline = deadline.min(began + budget.saturating_sub(LEFT_OF_HOLD));
             }
-            (place.name(), insist(hook, place, &letter, deadline).await)
+            (place.name(), insist(hook, place, &letter, deadline, || told.is_overtaken(driver)).await)
         });
         for (name, said) in join_all(calls).await {
             let (code, how, reason) = match said {
@@ -190,8 +190,15 @@ impl Hooks {
     }
 }
 
-/// Tries until it is told, or says no, or the tries or the time are spent. The first try may take half of the time.
-async fn insist(hook: &HookOptions, place: &Place, letter: &Letter, deadline: Instant) -> Said {
+/// Tries until it is told, or says no, or the tries or the time are spent, or until what it would be told is over. The
+/// first try may take half of the time.
+async fn insist(
+    hook: &HookOptions,
+    place: &Place,
+    letter: &Letter,
+    deadline: Instant,
+    is_over: impl Fn() -> bool,
+) -> Said {
     let left = || deadline.saturating_duration_since(Instant::now());
     let (mut pause, mut tries) = (PAUSE, hook.tries);
     let mut patience = if tries > 1 { left() / 2 } else { left() };
@@ -203,6 +210,9 @@ async fn insist(hook: &HookOptions, place: &Place, letter: &Letter, deadline: In
             return said;
         }
         tokio::time::sleep(pause).await;
+        if is_over() {
+            return Said::Done;
+        }
         pause *= 2;
         patience = left();
     }

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use crate::durable::Ticket;
 
-/// Rows that are told apart; with more, reads wait for the newest batch.
+/// Rows that are told apart, and batches; with more, reads wait for the newest batch.
 const ROWS_MAX: usize = 4_096;
 
 /// See the module.
@@ -38,7 +38,7 @@ impl Unsynced {
             }
         }
         let rows: Vec<Vec<u8>> = rows.map(<[u8]>::to_vec).collect();
-        if self.rows.len() + rows.len() > ROWS_MAX {
+        if self.rows.len() + rows.len() > ROWS_MAX || self.batches.len() >= ROWS_MAX {
             return self.all(ticket);
         }
         for row in &rows {

@@ -1,10 +1,17 @@
 //! One server: made, started, watched, stopped.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::mem::ManuallyDrop;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// Below those that the kernel gives to connections and to whoever listens at port 0.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// How many are tried that are taken.
+const PORT_TRIES: u32 = 100;
 
 /// What a server is to be like.
 #[derive(Debug, Clone)]
@@ -97,6 +104,20 @@ fn shell(script: &str, args: &[&str]) -> Result<(), ServerError> {
     })
 }
 
+/// A port that nobody is given by the kernel: the server may stop, and has it when it is started again.
+fn free_port() -> std::io::Result<u16> {
+    let mut tries = PORT_TRIES;
+    loop {
+        let chosen = RandomState::new().hash_one(tries) % u64::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(chosen).unwrap_or_default();
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_free) => return Ok(port),
+            Err(_taken) if tries > 0 => tries -= 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl Server {
     /// Makes a server in a new directory and starts it. Returns when it answers.
     pub fn start(options: &Options) -> Result<Self, ServerError> {
@@ -113,8 +134,7 @@ impl Server {
             ]);
             command.arg("-D").arg(options.directory.join("data"));
         })?;
-        let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = bound.map_err(ServerError::NoPort)?.port();
+        let port = free_port().map_err(ServerError::NoPort)?;
         let settings = format!("{}\nport = {port}\nunix_socket_directories = '{directory}'\n", options.settings);
         shell("printf %s \"$1\" >> \"$0/data/postgresql.conf\"", &[&directory, &settings])?;
         if let Some(access) = &options.access {

@@ -49,10 +49,23 @@ pub(super) enum Said {
     Failed(String),
 }
 
+/// An option as it may be told.
+pub(super) fn shown(url: &str) -> String {
+    url.parse().map_or_else(|_| "a hook".to_owned(), |uri| without_secrets(&uri))
+}
+
+/// Neither a password nor a query: they may be secrets, and this is logged.
+fn without_secrets(uri: &Uri) -> String {
+    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let scheme = uri.scheme_str().map_or_else(String::new, |scheme| format!("{scheme}://"));
+    format!("{scheme}{place}{}", uri.path())
+}
+
 impl Place {
     pub(super) fn new(url: &str, ca_file: Option<&Path>) -> Result<Self, HookInvalid> {
-        let invalid = |rule: &str| HookInvalid::Value { url: url.into(), rule: rule.into() };
-        let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
+        let invalid = |rule: &str| HookInvalid::Value { url: shown(url), rule: rule.into() };
+        let uri: Uri = url.parse().map_err(|_| invalid("its url is none"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -80,8 +93,7 @@ impl Place {
 
     /// Without a query: it may hold secrets.
     pub(super) fn name(&self) -> String {
-        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
-        format!("{}://{authority}{}", self.uri.scheme_str().unwrap_or_default(), self.uri.path())
+        without_secrets(&self.uri)
     }
 
     pub(super) async fn call(&self, letter: &Letter, patience: Duration) -> Said {

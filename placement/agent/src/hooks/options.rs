@@ -6,6 +6,8 @@ use std::time::Duration;
 use cell_trust::SigningKey;
 use serde::{Deserialize, Serialize};
 
+use super::call::shown;
+
 /// More hooks than this are a mistake.
 const HOOKS_MAX: usize = 16;
 const KEY_FILE_BYTES_MAX: usize = 1_024;
@@ -187,7 +189,7 @@ impl HooksOptions {
             return Err(HookInvalid::Count { found: self.hooks.len() });
         }
         for hook in &self.hooks {
-            let invalid = |rule: String| Err(HookInvalid::Value { url: hook.url.clone(), rule });
+            let invalid = |rule: String| Err(HookInvalid::Value { url: shown(&hook.url), rule });
             if !DEADLINE_MS.contains(&hook.deadline_ms) {
                 return invalid(format!(
                     "deadline-ms lies between {} and {}",

@@ -122,7 +122,11 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
     let applier = match opened.await {
         Ok(Some(applier)) => applier,
-        Ok(None) => return Ended::Lost("the database knows nothing of the copy".into()),
+        // It was written before anybody followed: the database has been put back to before that.
+        Ok(None) => {
+            let reason = "the database knows nothing of the copy";
+            return Ended::Failed(Refusal::new("NOT_IMPORTING", reason));
+        }
         Err(fault) => return Ended::Lost(fault.to_string()),
     };
     // An agent that was started again has not been told how fast; a move that rests is not told either.
