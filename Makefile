@@ -26,10 +26,11 @@ drills:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl drill run --all --seed $(SEED) --out target/drills
 
-## sim: a thousand seeds of the store's simulation, each twice
+## sim: a thousand seeds of the store's simulation, each twice, and a hundred of the whole fleet
 sim:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl drill sim --seeds 1..1001 --twice --only-failed --jobs 2
+	target/release/cellctl drill sim --fleet --seeds 1..101 --faults 15 --twice --only-failed --jobs 2
 
 ## edge: the router as it is meant to run, optimised over all crates (slow to build)
 edge:
@@ -52,8 +53,9 @@ bench-move:
 
 ## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings
 bench-store:
-	$(CARGO) build --release --locked --package cell-store-bench
+	$(CARGO) build --release --locked --package cell-store-bench --package cell-control
 	target/release/bench-store compare --out target/bench/store.json
+	target/release/bench-store fanout --out target/bench/store-fanout.json
 	target/release/bench-store million --out target/bench/store-million.json
 
 ## ordeal-store: 200 kills and 200 power cuts (as root), judged by a history checker

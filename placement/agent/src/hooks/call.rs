@@ -218,7 +218,9 @@ mod tests {
     #[test]
     fn a_place_that_makes_no_sense_is_named_with_the_rule() {
         let said = |url: &str| Place::new(url, None).map(|_| ()).unwrap_err().to_string();
-        assert!(said("not a url").contains("no URL"));
+        assert!(said("not a url").contains("its url is none"));
+        let secret = said("ftp://me:secret@files.test/hook?token=secret");
+        assert!(secret.contains("ftp://files.test/hook:") && !secret.contains("secret"), "{secret}");
         assert!(said("ftp://files").contains("http://"));
         assert!(said("/only/a/path").contains("http://"));
         assert!(said("https://files.test/hook").contains("ca-file"));
