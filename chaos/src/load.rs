@@ -247,6 +247,15 @@ impl Load {
 
     /// The writes of this tenant begin to be held: writers of its focus send now.
     pub fn hold_begins(&self, tenant: &Arc<str>) {
+        self.hurry(tenant);
+    }
+
+    /// This tenant is about to be copied, which takes a few milliseconds where it is small: its focus sends now.
+    pub fn copy_begins(&self, tenant: &Arc<str>) {
+        self.hurry(tenant);
+    }
+
+    fn hurry(&self, tenant: &Arc<str>) {
         // Where no focus runs, nobody listens.
         let _ = self.shared.holds.send(tenant.clone());
     }

@@ -82,7 +82,12 @@ fn held(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected
         Event::Sealed { attempt, seq } => {
             require_attempt(movement, attempt)?;
             if let Some(sealed) = movement.acks.sealed {
-                return require_seq("Sealed", seq, sealed);
+                if seq != sealed.seq {
+                    // The seal that is known is gone, with its agent or because it lapsed, and writes have come since. To
+                    // refuse this one would hold the writes again and again, for nothing.
+                    back_from_hold(movement, stamp, "the hold was sealed a second time, at another change");
+                }
+                return Ok(());
             }
             movement.acks.sealed = Some(SealedAck { attempt, seq });
         }

@@ -187,6 +187,23 @@ fn a_missed_hold_keeps_the_copy_and_tries_again_later() {
     assert_eq!(world.record("t").epoch, epoch);
 }
 
+/// The agent was started again in the hold, or the hold lapsed: the model checker found that the writes were held again and
+/// again, each time with a seal that was refused.
+#[test]
+fn a_hold_that_is_sealed_a_second_time_at_another_change_is_missed() {
+    let mut world = World::new();
+    world.moving(Phase::Hold, MoveOptions { retries: 1, ..MoveOptions::default() });
+    let attempt = world.attempt("t");
+    world.tell("t", Event::Sealed { attempt, seq: SEALED }).unwrap();
+    world.tell("t", Event::Sealed { attempt, seq: SEALED }).unwrap();
+    assert_eq!(world.phase("t"), Phase::Hold, "said again, it is the same seal");
+    world.tell("t", Event::Sealed { attempt, seq: SEALED.next() }).unwrap();
+    let movement = world.movement("t");
+    assert_eq!((movement.phase, movement.retries_left, movement.acks.sealed), (Phase::Sync, 0, None));
+    let behind = Event::Applied { attempt, seq: SEALED, generation: Generation(0) };
+    assert!(matches!(world.tell("t", behind), Err(Rejected::WrongPhase { .. })));
+}
+
 #[test]
 fn commit_asks_for_each_acknowledgement_by_name() {
     let mut world = World::new();
