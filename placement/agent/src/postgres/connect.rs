@@ -11,6 +11,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::fault::Fault;
+use super::layout::Layout;
 use super::options::DatabaseOptions;
 use crate::error::AgentError;
 
@@ -26,6 +27,7 @@ const DURABLE: &str = "synchronous_commit";
 /// See the module.
 pub(crate) struct Database {
     pub(crate) options: DatabaseOptions,
+    pub(crate) layout: Layout,
     config: Config,
     settings: String,
     pool: Pool,
@@ -56,7 +58,8 @@ impl Database {
             .create_timeout(Some(CONNECT_MAX))
             .build()
             .map_err(|error| Fault::new("DATABASE_UNREACHABLE", error.to_string()))?;
-        Ok(Self { options, config, settings, pool })
+        let layout = Layout::new(&options);
+        Ok(Self { options, layout, config, settings, pool })
     }
 
     /// A connection for a short while.

@@ -9,7 +9,7 @@
 //! nothing is guessed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use cell_model::{CellId, Seq, TenantId};
@@ -55,10 +55,29 @@ pub(crate) struct Replication {
     reader: watch::Sender<Reader>,
     /// Changes with every transaction that somebody wants.
     arrived: watch::Sender<u64>,
-    /// With a number for each that there has been.
-    catalogue: RwLock<(u64, Arc<Catalogue>)>,
+    catalogues: RwLock<Catalogues>,
     bytes_max: u64,
     log_end: LogEnd,
+}
+
+/// The tables, as they were last looked at.
+#[derive(Default)]
+struct Catalogues {
+    /// How often that has been otherwise than before.
+    number: u64,
+    /// Those that all tenants share.
+    shared: Option<Arc<Catalogue>>,
+    /// Those of tenants that have a schema of their own, as long as something is made of them here.
+    own: BTreeMap<TenantId, Arc<Catalogue>>,
+}
+
+/// Whose a change is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Whose {
+    /// A column of the row says it.
+    In(usize),
+    /// The table is one tenant's.
+    Of(TenantId),
 }
 
 /// A relation as the log describes it, as far as it is one of the tenants' tables.
@@ -67,7 +86,7 @@ struct Followed {
     /// For each copied column of the table, its place in the log's rows.
     places: Vec<usize>,
     key: Vec<usize>,
-    tenant: usize,
+    whose: Whose,
 }
 
 /// A transaction under way.
@@ -84,7 +103,7 @@ pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
 }
 
 impl Replication {
-    pub(crate) fn new(database: Arc<Database>, here: &CellId, catalogue: Catalogue, bytes_max: u64) -> Self {
+    pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
         let slot = slot_name(here, &database.options.url);
         Self {
             database,
@@ -93,7 +112,7 @@ impl Replication {
             wanted: watch::Sender::default(),
             reader: watch::Sender::default(),
             arrived: watch::Sender::default(),
-            catalogue: RwLock::new((0, Arc::new(catalogue))),
+            catalogues: RwLock::default(),
             bytes_max,
             log_end: LogEnd::default(),
         }
@@ -103,26 +122,47 @@ impl Replication {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
-        self.numbered_catalogue().1
+    fn catalogues(&self) -> RwLockReadGuard<'_, Catalogues> {
+        self.catalogues.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn numbered_catalogue(&self) -> (u64, Arc<Catalogue>) {
-        self.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The tables of a tenant, if they have been looked at.
+    pub(crate) fn catalogue(&self, tenant: &TenantId) -> Option<Arc<Catalogue>> {
+        let known = self.catalogues();
+        known.shared.as_ref().or_else(|| known.own.get(tenant)).cloned()
     }
 
-    /// The tables as they are now. Moves that are under way know them by their numbers: where these have changed, the
-    /// moves end.
-    pub(crate) fn set_catalogue(&self, catalogue: Catalogue) {
-        let mut known = self.catalogue.write().unwrap_or_else(PoisonError::into_inner);
-        if *known.1 == catalogue {
-            return;
+    /// The tables that all tenants share.
+    pub(crate) fn share_catalogue(&self, catalogue: Catalogue) {
+        self.catalogues.write().unwrap_or_else(PoisonError::into_inner).shared = Some(Arc::new(catalogue));
+    }
+
+    /// The tables of a tenant as they are now. Moves that are under way know them by their numbers: where these have
+    /// changed, the moves end.
+    pub(crate) fn set_catalogue(&self, tenant: &TenantId, catalogue: Catalogue) -> Arc<Catalogue> {
+        let is_shared = catalogue.place.column.is_some();
+        let catalogue = Arc::new(catalogue);
+        let mut known = self.catalogues.write().unwrap_or_else(PoisonError::into_inner);
+        let before = match is_shared {
+            true => known.shared.replace(Arc::clone(&catalogue)),
+            false => known.own.insert(tenant.clone(), Arc::clone(&catalogue)),
+        };
+        if before.as_ref() == Some(&catalogue) {
+            return catalogue;
         }
-        if known.1.lines() != catalogue.lines() {
+        known.number += 1;
+        if before.is_some_and(|before| before.lines() != catalogue.lines()) {
             let reason = "tables were added, dropped or changed while tenants were being moved";
-            self.captures().fail_all(&Refusal::new("SCHEMA_CHANGED", reason));
+            let refusal = Refusal::new("SCHEMA_CHANGED", reason);
+            let mut captures = self.captures();
+            if is_shared { captures.fail_all(&refusal) } else { captures.fail(tenant, &refusal) }
         }
-        *known = (known.0 + 1, Arc::new(catalogue));
+        catalogue
+    }
+
+    /// Nothing is made of the tables of a tenant's own any more: they are looked at again before something is.
+    pub(crate) fn forget_catalogue(&self, tenant: &TenantId) {
+        self.catalogues.write().unwrap_or_else(PoisonError::into_inner).own.remove(tenant);
     }
 
     /// Wakes with every captured transaction.
@@ -418,46 +458,63 @@ impl Decoder<'_> {
             Message::Update { relation, old, new } => self.row(relation, old, Some(new), false),
             Message::Delete { relation, old } => self.row(relation, Some(old), None, false),
             Message::Truncate { relations } => {
-                if relations.iter().any(|id| self.relations.get(id).is_some_and(|known| known.followed.is_some())) {
-                    self.fail("TABLE_TRUNCATED", "a tenants' table was truncated: copies of it are worth nothing");
+                let followed = relations.iter().filter_map(|id| self.relations.get(id)?.followed.as_ref());
+                for truncated in followed {
+                    let reason = "a tenants' table was truncated: copies of it are worth nothing";
+                    self.fail(&truncated.whose, "TABLE_TRUNCATED", reason);
                 }
             }
             Message::Other => {}
         }
     }
 
-    fn fail(&self, code: &'static str, reason: &str) {
-        self.replication.captures().fail_all(&Refusal::new(code, reason));
+    fn fail(&self, whose: &Whose, code: &'static str, reason: &str) {
+        let refusal = Refusal::new(code, reason);
+        match whose {
+            Whose::In(_) => self.replication.captures().fail_all(&refusal),
+            Whose::Of(tenant) => self.replication.captures().fail(tenant, &refusal),
+        }
         self.replication.arrived.send_modify(|arrived| *arrived += 1);
     }
 
     /// A table as it is in the log must be as it was when the moves began.
     fn follow(&self, relation: &Relation) -> (u64, Option<Followed>) {
-        let (number, catalogue) = self.replication.numbered_catalogue();
-        (number, self.follow_in(&catalogue, relation))
+        let (number, of) = {
+            let known = self.replication.catalogues();
+            let of = match &known.shared {
+                Some(shared) => Some((Arc::clone(shared), None)),
+                None => self.replication.database.layout.tenant_of(&relation.schema).and_then(|tenant| {
+                    let own = known.own.get(&tenant)?;
+                    Some((Arc::clone(own), Some(tenant)))
+                }),
+            };
+            (known.number, of)
+        };
+        (number, of.and_then(|(catalogue, tenant)| self.follow_in(&catalogue, tenant, relation)))
     }
 
-    fn follow_in(&self, catalogue: &Catalogue, relation: &Relation) -> Option<Followed> {
-        if relation.schema != catalogue.schema {
+    fn follow_in(&self, catalogue: &Catalogue, tenant: Option<TenantId>, relation: &Relation) -> Option<Followed> {
+        if relation.schema != catalogue.place.schema {
             return None;
         }
-        let table = catalogue.place(&relation.name)?;
+        let table = catalogue.place_of(&relation.name)?;
         let description = catalogue.table(table)?;
         let place = |name: &str| relation.columns.iter().position(|column| column == name);
+        let whose = match (tenant, &description.tenant) {
+            (Some(tenant), _) => Some(Whose::Of(tenant)),
+            (None, Some(column)) => place(&column.name).map(Whose::In),
+            (None, None) => return None,
+        };
         let places: Option<Vec<usize>> = description.copied().map(|column| place(&column.name)).collect();
-        let alike = relation.columns.len() == description.copied().count();
-        match places.filter(|_| alike) {
-            Some(places) => Some(Followed {
-                table,
-                tenant: place(&catalogue.tenant_column)?,
-                key: key_places(description, &relation.columns)?,
-                places,
-            }),
-            None => {
-                self.fail(
-                    "SCHEMA_CHANGED",
-                    &format!("the columns of {} were changed while tenants were being moved", relation.name),
-                );
+        let alike = relation.columns.len() == description.copied().chain(&description.tenant).count();
+        match (places.filter(|_| alike), whose) {
+            (Some(places), Some(whose)) => {
+                Some(Followed { table, whose, key: key_places(description, &relation.columns)?, places })
+            }
+            (_, whose) => {
+                let reason =
+                    format!("the columns of {} were changed while tenants were being moved", relation.name);
+                self.fail(&whose.unwrap_or(Whose::In(0)), "SCHEMA_CHANGED", &reason);
                 None
             }
         }
@@ -465,7 +522,7 @@ impl Decoder<'_> {
 
     /// The catalogue may have been read anew since the relation was described.
     fn look_again(&mut self, relation: u32) {
-        let number = self.replication.numbered_catalogue().0;
+        let number = self.replication.catalogues().number;
         let Some(known) = self.relations.get(&relation).filter(|known| known.catalogue != number) else { return };
         let (catalogue, followed) = self.follow(&known.relation);
         let relation_ = known.relation.clone();
@@ -477,9 +534,12 @@ impl Decoder<'_> {
         self.look_again(relation);
         let followed = self.relations.get(&relation).and_then(|known| known.followed.as_ref());
         let (Some(open), Some(followed)) = (&mut self.open, followed) else { return };
-        let Some(whose) = new.as_ref().or(old.as_ref()).and_then(|row| wal::text(row.get(followed.tenant)?)) else {
-            return;
+        let of_row = |place: usize| new.as_ref().or(old.as_ref()).and_then(|row| wal::text(row.get(place)?));
+        let whose = match &followed.whose {
+            Whose::In(place) => of_row(*place),
+            Whose::Of(tenant) => Some(tenant.as_str()),
         };
+        let Some(whose) = whose else { return };
         if !self.replication.captures().has(whose) {
             return;
         }
@@ -502,6 +562,7 @@ impl Decoder<'_> {
             table: followed.table,
             old_key: before.as_ref().map(as_values).unwrap_or_default(),
             new_row: new_row.unwrap_or_default(),
+            existed: !is_insert,
         });
         keys.extend(before.into_iter().chain(after).map(|key| (followed.table, key)));
     }
