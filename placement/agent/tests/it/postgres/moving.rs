@@ -132,7 +132,10 @@ pub(super) async fn forth_and_back_under_writers(ground: &Ground, a: &Cell, b: &
     writers.advance(20).await;
     let (acknowledged, count) = writers.end().await;
     let client = a.session().await;
-    let rows = client.query("SELECT \"the key\", value FROM \"Odd \"\" name\"", &[]).await.unwrap();
+    let rows = client
+        .query("SELECT \"the key\", value FROM \"Odd \"\" name\" WHERE \"the key\" LIKE 'w%'", &[])
+        .await
+        .unwrap();
     let found: BTreeMap<String, i64> =
         rows.iter().map(|row| (row.get(0), row.get::<_, String>(1).parse().unwrap())).collect();
     assert_eq!(found, acknowledged);
