@@ -136,8 +136,8 @@ mod tests {
     #[test]
     fn names_that_postgresql_would_cut_are_refused() {
         let layout = own("tenant_{id}");
-        assert!(layout.place(&TenantId::new(&"x".repeat(56)).unwrap()).is_ok());
-        let refused = layout.place(&TenantId::new(&"x".repeat(57)).unwrap()).unwrap_err();
+        assert!(layout.place(&TenantId::new("x".repeat(56)).unwrap()).is_ok());
+        let refused = layout.place(&TenantId::new("x".repeat(57)).unwrap()).unwrap_err();
         assert_eq!(refused.code, "SCHEMA_NAME_TOO_LONG");
     }
 

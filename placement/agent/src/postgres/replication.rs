@@ -121,9 +121,10 @@ impl Replication {
         let is_shared = catalogue.place.column.is_some();
         let catalogue = Arc::new(catalogue);
         let mut known = self.catalogues.write().unwrap_or_else(PoisonError::into_inner);
-        let before = match is_shared {
-            true => known.shared.replace(Arc::clone(&catalogue)),
-            false => known.own.insert(tenant.clone(), Arc::clone(&catalogue)),
+        let before = if is_shared {
+            known.shared.replace(Arc::clone(&catalogue))
+        } else {
+            known.own.insert(tenant.clone(), Arc::clone(&catalogue))
         };
         if before.as_ref() == Some(&catalogue) {
             return catalogue;

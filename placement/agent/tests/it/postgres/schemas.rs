@@ -151,7 +151,7 @@ async fn a_target_that_cannot_make_the_schema_says_why() {
     let imported = ground.pool.prepare_import(&cell.agent, &step, &a, "127.0.0.1:1").await;
     assert_eq!(refused(imported), "TABLES_UNFIT");
     assert!(!has_schema(&cell).await, "a schema is made whole, or not at all");
-    let long = TenantId::new(&"x".repeat(60)).unwrap();
+    let long = TenantId::new("x".repeat(60)).unwrap();
     let long = cell_client::StepContext { tenant: long, ..outside(1) };
     assert_eq!(refused(ground.pool.grant(&cell.agent, &long).await), "SCHEMA_NAME_TOO_LONG");
     let report = ground.pool.preflight(&cell.agent, &long, true).await.unwrap();
