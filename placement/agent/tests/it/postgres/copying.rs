@@ -121,7 +121,7 @@ async fn a_key_that_moves_across_the_frontier_arrives_once() {
         .await
         .unwrap();
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     let mover = tokio::spawn(async move {
         for i in 1..=150 {
@@ -146,12 +146,12 @@ async fn a_transaction_that_was_open_before_the_capture_is_in_the_copy() {
     let (a, b) = ground.pair().await;
     let step = context(1, 1);
     // The slot is there already, so that its making does not wait for the transaction.
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     let next = cell_client::StepContext { move_id: Some(cell_model::MoveId(21)), ..context(1, 1) };
     let late = a.session().await;
     late.batch_execute("BEGIN").await.unwrap();
     account(&late, "late").await.unwrap();
-    ground.pool.start_capture(&a.agent, &next).await.unwrap();
+    ground.capture(&a, &next).await;
     ground.pool.prepare_import(&b.agent, &next, &a.id, &a.agent).await.unwrap();
     late.batch_execute("COMMIT").await.unwrap();
     ground.progress(&b, &next, |progress| progress.backfilled).await;
@@ -177,7 +177,7 @@ async fn a_commit_that_is_logged_and_not_visible_yet_is_not_lost() {
     let client = a.session().await;
     accounts(&client, 10).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(a, &step).await;
     // A standby that never answers: the commit is in the log, and its transaction stays invisible.
     let nobody = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
     client.batch_execute(nobody).await.unwrap();
@@ -228,7 +228,7 @@ async fn changes_do_not_wait_for_a_chunk_that_is_long_in_coming() {
     let client = a.session().await;
     accounts(&client, 30_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     // The first chunk is paid for after ten minutes.
     ground.pool.import_status_at(&b.agent, &step, 1_000).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_copy_comes_no_faster_when_its_agent_is_started_again() {
     let (a, b) = ground.pair().await;
     accounts(&a.session().await, 30_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     ground.pool.import_status_at(&b.agent, &step, 1_000).await.unwrap();
     ground.progress_at(&b, &step, 1_000, |progress| progress.copied_rows > 0).await;
@@ -282,7 +282,7 @@ async fn rows_that_are_deleted_or_changed_before_their_chunk_comes_arrive_as_the
                  WHERE id % 3000 = 0";
     client.batch_execute(large).await.unwrap();
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     ground.pool.import_status_at(&b.agent, &step, 1_000).await.unwrap();
     let copied = ground.progress_at(&b, &step, 1_000, |progress| progress.copied_rows > 0).await.copied_rows;

@@ -124,9 +124,13 @@ impl Ground {
 
     /// A cell on a new database with the tables.
     pub(crate) async fn open(&self, name: &str) -> Cell {
-        let url = database().await;
-        session(&url).await.batch_execute(TABLES).await.unwrap();
-        self.try_open(name, &url, "127.0.0.1:0").await.unwrap()
+        self.open_on(name, &database().await).await
+    }
+
+    /// A cell on this new database, with the tables.
+    pub(crate) async fn open_on(&self, name: &str, url: &str) -> Cell {
+        session(url).await.batch_execute(TABLES).await.unwrap();
+        self.try_open(name, url, "127.0.0.1:0").await.unwrap()
     }
 
     /// Two cells; the first owns the tenant.
@@ -136,9 +140,23 @@ impl Ground {
         (a, b)
     }
 
+    /// Begins the capture, as a coordinator does: a new slot waits for every transaction of the server that is open, also for those of
+    /// other tests.
+    pub(crate) async fn capture(&self, from: &Cell, step: &StepContext) -> Seq {
+        let begun = async {
+            loop {
+                match self.pool.start_capture(&from.agent, step).await {
+                    Ok(seq) => return seq,
+                    Err(error) => assert_eq!(refused::<()>(Err(error)), "BUSY"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, begun).await.expect("in time")
+    }
+
     /// Begins the copy, and waits until it is complete.
     pub(crate) async fn copy(&self, from: &Cell, to: &Cell, step: &StepContext) {
-        self.pool.start_capture(&from.agent, step).await.unwrap();
+        self.capture(from, step).await;
         self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
         self.progress(to, step, |progress| progress.backfilled).await;
     }

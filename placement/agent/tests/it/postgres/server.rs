@@ -1,7 +1,8 @@
 //! A PostgreSQL server for tests: started once for a whole test run, stopped when the run has ended.
 //!
 //! Each test has a process of its own, so the first one that comes starts the server, under a lock, and a watchdog
-//! stops it when the runner is gone. The server never runs as root. Databases are made anew for each test.
+//! stops it when the runner is gone. The server never runs as root. Databases are made anew for each test; whatever slots a test
+//! leaves behind are dropped by the next ones.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -71,8 +72,22 @@ pub(crate) async fn database() -> String {
 async fn database_on(port: u16) -> String {
     let name = format!("d{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
     let client = session(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).await;
+    drop_slots_of_the_dead(&client).await;
     client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
     format!("postgres://postgres@127.0.0.1:{port}/{name}")
+}
+
+/// A test whose process has ended needs none, and the server has not many.
+async fn drop_slots_of_the_dead(client: &tokio_postgres::Client) {
+    let idle =
+        "SELECT slot_name::text, substring(database FROM '^d([0-9]+)_') FROM pg_replication_slots WHERE NOT active";
+    for row in client.query(idle, &[]).await.unwrap() {
+        let (slot, process): (String, Option<String>) = (row.get(0), row.get(1));
+        if process.is_some_and(|process| !std::path::Path::new("/proc").join(process).exists()) {
+            // Another test may have done it meanwhile.
+            let _ = client.query("SELECT pg_drop_replication_slot($1::text::name)", &[&slot]).await;
+        }
+    }
 }
 
 /// A server of the test's own, for what would disturb others.
