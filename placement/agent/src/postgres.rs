@@ -17,6 +17,7 @@
 //!   seen its transaction. Positions in the log are no measure for that: a commit is in the log before it is visible.
 //! * The order of steps, and what they make of a tenant, are those of the embedded driver ([`crate::transition`]).
 
+mod address;
 mod applier;
 mod backfill;
 mod captures;
@@ -30,6 +31,7 @@ mod existing;
 mod fault;
 mod feed;
 mod follower;
+mod governor;
 mod inspect;
 mod install;
 mod log_end;
@@ -41,8 +43,12 @@ mod snapshot;
 mod sql;
 mod steps;
 mod tenant;
+mod throttle;
+mod tls;
+mod tunnel;
 mod wal;
 
+pub use address::{AddressInvalid, DatabaseAddress};
 pub(crate) use cell::Cell;
 pub use data::{Committed, TenantDatabase};
 pub use fault::Fault;

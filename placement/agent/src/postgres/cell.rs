@@ -93,6 +93,7 @@ impl Cell {
         install::guard(&mut client, &catalogue).await?;
         let known = records::load(&client).await?;
         let replication = Replication::new(Arc::clone(&database), &here, catalogue, limits.captured_bytes_max);
+        let replication = replication.with_slot_of(&client).await?;
         let known = known.into_iter().map(|(id, (control, copied))| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
             if let Some(capture) = &control.capture {
@@ -385,7 +386,13 @@ impl Cell {
 
     fn storage_of(&self, tenant: &Tenant) -> Option<wire::TenantStorage> {
         let standing = self.standing(&tenant.id);
-        storage_in(&tenant.id, &tenant.lock(), standing)
+        let mut storage = storage_in(&tenant.id, &tenant.lock(), standing)?;
+        if storage.captures {
+            let source = self.replication.throttle.standing();
+            let micros = source.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            (storage.commit_us, storage.slowed_to) = (micros.unwrap_or_default(), source.rate.unwrap_or_default());
+        }
+        Some(storage)
     }
 }
 
@@ -413,5 +420,6 @@ fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Opt
         move_id: control.move_id.0,
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
+        ..wire::TenantStorage::default()
     })
 }

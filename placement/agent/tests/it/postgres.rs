@@ -10,3 +10,5 @@ mod preflight;
 mod server;
 mod surviving;
 mod telling;
+mod throttling;
+mod tls;

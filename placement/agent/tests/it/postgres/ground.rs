@@ -53,6 +53,9 @@ CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, RE
 CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 ";
 
+/// Bytes in a second at which a copy is as good as at rest.
+pub(crate) const CRAWL: u64 = 1_000;
+
 /// A running cell.
 pub(crate) struct Cell {
     pub(crate) id: CellId,
@@ -154,10 +157,28 @@ impl Ground {
         tokio::time::timeout(PATIENCE, begun).await.expect("in time")
     }
 
-    /// Begins the copy, and waits until it is complete.
-    pub(crate) async fn copy(&self, from: &Cell, to: &Cell, step: &StepContext) {
+    /// Begins the copy.
+    pub(crate) async fn begin(&self, from: &Cell, to: &Cell, step: &StepContext) {
         self.capture(from, step).await;
         self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+    }
+
+    /// Begins the copy, and waits until it is complete.
+    pub(crate) async fn copy(&self, from: &Cell, to: &Cell, step: &StepContext) {
+        self.begin(from, to, step).await;
+        self.progress(to, step, |progress| progress.backfilled).await;
+    }
+
+    /// Begins the copy of a tenant that has more than a chunk, and leaves it where it is half done: at [`CRAWL`] the next
+    /// chunk comes after minutes. [`Ground::hurry`] lets it go on.
+    pub(crate) async fn copy_half(&self, from: &Cell, to: &Cell, step: &StepContext) -> ImportProgress {
+        self.begin(from, to, step).await;
+        self.pool.import_status_at(&to.agent, step, CRAWL).await.unwrap();
+        self.progress_at(to, step, CRAWL, |progress| progress.copied_rows > 0).await
+    }
+
+    /// Lifts the limit, and waits until the copy is complete.
+    pub(crate) async fn hurry(&self, to: &Cell, step: &StepContext) {
         self.progress(to, step, |progress| progress.backfilled).await;
     }
 
