@@ -17,6 +17,7 @@ mod documents;
 mod idempotency;
 mod route;
 mod rows;
+mod statements;
 pub(crate) mod tables;
 mod write;
 

@@ -130,14 +130,23 @@ impl Cell {
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
             Some(url) => {
-                tables::make(&url).await?;
-                let mut database = DatabaseOptions { observe: options.observe, ..DatabaseOptions::new(&url) };
+                let layout = if options.tenant_schema.is_some() {
+                    tables::Layout::SchemaEach
+                } else {
+                    tables::Layout::Shared
+                };
+                tables::make(&url, layout).await?;
+                let mut database = DatabaseOptions {
+                    observe: options.observe,
+                    tenant_schema: options.tenant_schema.clone(),
+                    ..DatabaseOptions::new(&url)
+                };
                 if let Some(millis) = options.source_latency_ms_max {
                     database.source_latency_ms_max = millis;
                 }
                 let agent = Agent::connect(agent_options(&options), database).await?;
-                tables::tell_apart(&url).await?;
-                let application = TableDocuments::new(agent.data(), &url)?;
+                tables::tell_apart(&url, layout).await?;
+                let application = TableDocuments::new(agent.data(), &url, layout)?;
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
         }

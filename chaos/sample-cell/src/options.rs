@@ -22,6 +22,11 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
     pub database: Option<String>,
+    /// Give each tenant a schema of its own, called so, with {id} in the tenant's place: tenant_{id}. Without it, tenants
+    /// share tables.
+    #[arg(long, value_name = "NAME", requires = "database")]
+    #[serde(default)]
+    pub tenant_schema: Option<String>,
     /// While tenants that are in the database already are adopted: let in, and note, writers of those that this cell was
     /// never granted.
     #[arg(long, requires = "database")]
@@ -163,6 +168,7 @@ impl Options {
             cell,
             data_dir: Some(data_dir.into()),
             database: None,
+            tenant_schema: None,
             observe: false,
             source_latency_ms_max: None,
             agent_listen: any_port(),

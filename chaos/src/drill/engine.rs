@@ -282,6 +282,7 @@ fn fleet_options(
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
         databases: Vec::new(),
+        tenant_schema: None,
         net: options.net,
         run: options.run.clone(),
         regions: regions.collect(),

@@ -1,4 +1,5 @@
-//! The PostgreSQL driver: tenants' rows in tables that many tenants share, told apart by a column.
+//! The PostgreSQL driver: tenants' rows in tables that many tenants share, told apart by a column, or in a schema of the
+//! tenant's own ([`layout`] is all that the two differ in).
 //!
 //! ```text
 //! application ── cellway.enter(tenant, uid, epoch) ──┐  shared advisory lock, then the grant, in a later statement
@@ -31,13 +32,17 @@ mod existing;
 mod fault;
 mod feed;
 mod follower;
+mod form;
 mod governor;
 mod inspect;
 mod install;
+mod layout;
 mod log_end;
+mod look;
 mod options;
 mod records;
 mod replication;
+mod schemas;
 mod seal;
 mod snapshot;
 mod sql;

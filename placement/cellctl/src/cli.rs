@@ -376,6 +376,10 @@ pub struct Demo {
     /// Let the cells keep their tenants in PostgreSQL: one empty database for each of the three cells
     #[arg(long = "database", value_name = "URL", num_args = 1)]
     pub databases: Vec<String>,
+    /// Give each tenant a schema of its own, called so, with {id} in the tenant's place, in every database but the first:
+    /// moves go from layout to layout
+    #[arg(long, value_name = "NAME", requires = "databases")]
+    pub tenant_schema: Option<String>,
     /// Plant a fault that the checker must find
     #[cfg(feature = "planted")]
     #[arg(long, value_enum)]

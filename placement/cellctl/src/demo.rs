@@ -35,6 +35,7 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         directory: directory.clone(),
         plant: plant(&said),
         databases: said.databases.clone(),
+        tenant_schema: said.tenant_schema.clone(),
         ..DemoOptions::default()
     };
     let stop = CancellationToken::new();

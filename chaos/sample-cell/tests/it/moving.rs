@@ -111,6 +111,11 @@ async fn a_tenant_moves_under_its_writers_and_nothing_is_lost_or_done_twice() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let source = start("c1", directories[0].path(), &key).await;
     let target = start("c2", directories[1].path(), &key).await;
+    moves_under_its_writers(source, target, &key).await;
+}
+
+/// From `c1` to `c2`; every write that was answered is there once.
+pub(crate) async fn moves_under_its_writers(source: Running, target: Running, key: &SigningKey) {
     source.grant("t").await;
     let trusted = TrustedKeys::new([key.public()]);
     let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -141,7 +146,7 @@ async fn a_tenant_moves_under_its_writers_and_nothing_is_lost_or_done_twice() {
     more(30).await;
     copy(&source, &target, &CellId::new("c1").unwrap()).await;
     more(30).await;
-    cut_over(&source, &target, &key).await;
+    cut_over(&source, &target, key).await;
     more(30).await;
     stop.store(true, Ordering::SeqCst);
     let mut total = 0;

@@ -139,6 +139,7 @@ fn opening(tenants: &Tenants, tenant: &Tenant, follow: &Follow) -> Result<(Reque
         generation: tenants.generation.get(),
         leg: follow.leg.map_or(wire::Leg::Unspecified, wire::Leg::from).into(),
         storage: wire::Storage::Embedded.into(),
+        ..wire::FollowStart::default()
     });
     let next_chunk = |after: Vec<u8>| Request::NextChunk(wire::NextChunk { after_key: after.into() });
     let next = match &position.frontier {

@@ -13,6 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::{AddressInvalid, DatabaseAddress};
 use super::fault::Fault;
+use super::layout::Layout;
 use super::options::DatabaseOptions;
 use super::tls::Tls;
 use super::tunnel::Tunnel;
@@ -32,6 +33,7 @@ const DURABLE: &str = "synchronous_commit";
 /// See the module.
 pub(crate) struct Database {
     pub(crate) options: DatabaseOptions,
+    pub(crate) layout: Layout,
     config: Config,
     tls: Tls,
     connector: MakeRustlsConnect,
@@ -67,7 +69,8 @@ impl Database {
             .create_timeout(Some(CONNECT_MAX))
             .build()
             .map_err(|error| Fault::new("DATABASE_UNREACHABLE", error.to_string()))?;
-        Ok(Self { options, config, tls, connector, settings, pool })
+        let layout = Layout::new(&options);
+        Ok(Self { options, layout, config, tls, connector, settings, pool })
     }
 
     /// A connection for a short while.

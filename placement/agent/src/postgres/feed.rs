@@ -24,6 +24,7 @@ use tonic::{Status, Streaming};
 use super::backfill;
 use super::captures::Captured;
 use super::cell::Cell;
+use super::form::Form;
 use super::records::Reach;
 use super::seal;
 use super::snapshot::Snapshot;
@@ -63,6 +64,8 @@ pub(crate) struct Feed {
     /// Chunks that were read for this stream.
     chunks: u32,
     row_size: Option<backfill::RowSize>,
+    /// As the follower takes rows.
+    form: Form,
     outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
 }
 
@@ -115,9 +118,11 @@ pub(crate) async fn serve(
     let tenant = cell.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));
     let (outbox, responses) = mpsc::channel(QUEUE);
-    let number = open(&cell, &tenant, (uid, move_id), Seq(start.applied_seq), outbox.clone())
-        .await
-        .map_err(|refusal| refused(&refusal))?;
+    let opened = async {
+        let form = Form::wanted(&start, &*cell.catalogue(&id).await?, &id)?;
+        open(&cell, &tenant, (uid, move_id), (Seq(start.applied_seq), form), outbox.clone()).await
+    };
+    let number = opened.await.map_err(|refusal| refused(&refusal))?;
     tenant.notify();
     let stream = Stream { cell: Arc::clone(&cell), tenant, uid, move_id, number };
     let stop = cell.stop.clone();
@@ -129,7 +134,7 @@ async fn open(
     cell: &Cell,
     tenant: &Tenant,
     (uid, move_id): (Uid, MoveId),
-    applied: Seq,
+    (applied, form): (Seq, Form),
     outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
 ) -> Result<u64, Refusal> {
     let mut feed = tenant.feed.lock().await;
@@ -163,6 +168,7 @@ async fn open(
         copying: false,
         chunks: 0,
         row_size: None,
+        form,
         outbox,
     });
     Ok(number)
@@ -217,7 +223,10 @@ impl Stream {
 
     /// Sends what there is, for ever. The answer is why it cannot.
     async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>) -> Refusal {
-        let tables = wire::TablesLike { lines: self.cell.replication.catalogue().lines() };
+        let tables = match self.cell.catalogue(&self.tenant.id).await {
+            Ok(catalogue) => wire::TablesLike { lines: catalogue.lines() },
+            Err(refusal) => return refusal,
+        };
         let mut next: Option<Vec<u8>> = None;
         let mut first = Some(Response::Tables(tables));
         let mut begun = false;
@@ -380,13 +389,14 @@ impl Feed {
         };
         let snapshot = self.settled(cell, tenant, &client).await?;
         let settled = began.elapsed();
-        let catalogue = cell.replication.catalogue();
+        let catalogue = cell.catalogue(tenant).await?;
         // Small ones first: until one has come, the other cell has nothing to do.
         let bytes = u64::from(cell.database.options.chunk_bytes >> 2_u32.saturating_sub(self.chunks));
         self.chunks += 1;
         let throttle = &cell.replication.throttle;
         let bytes = throttle.chunk_bytes(bytes);
-        let chunk = backfill::read(&client, &catalogue, tenant, (reach, self.row_size), bytes).await?;
+        let chunk =
+            backfill::read(&client, &catalogue, (tenant, &self.form), (reach, self.row_size), bytes).await?;
         throttle.took(chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum());
         if !chunk.reach.done {
             throttle.wanted();

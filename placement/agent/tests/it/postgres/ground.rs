@@ -56,12 +56,45 @@ CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, RE
 /// Bytes in a second at which a copy is as good as at rest.
 pub(crate) const CRAWL: u64 = 1_000;
 
+/// The same tables for one tenant: a schema of its own is made as this one.
+pub(crate) const TEMPLATE: &str = "
+CREATE TYPE mood AS ENUM ('calm', 'busy');
+CREATE DOMAIN positive AS numeric(12, 3) CHECK (VALUE > 0);
+CREATE SCHEMA cellway_template;
+SET search_path = cellway_template, public;
+CREATE TABLE accounts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    mood mood,
+    price positive,
+    big text,
+    tags text[],
+    doc jsonb,
+    seen timestamptz,
+    raw bytea,
+    ratio double precision,
+    doubled numeric GENERATED ALWAYS AS (price * 2) STORED
+);
+CREATE TABLE entries (
+    account bigint NOT NULL REFERENCES accounts,
+    n bigserial,
+    amount numeric,
+    PRIMARY KEY (account, n)
+);
+CREATE TABLE \"Odd \"\" name\" (\"the key\" text PRIMARY KEY, value text) PARTITION BY HASH (\"the key\");
+CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+RESET search_path;
+";
+
 /// A running cell.
 pub(crate) struct Cell {
     pub(crate) id: CellId,
     pub(crate) agent: String,
     pub(crate) url: String,
     pub(crate) data: TenantDatabase,
+    /// Its tenants have schemas of their own.
+    pub(crate) own: bool,
     stop: CancellationToken,
     service: Option<JoinHandle<Result<(), AgentError>>>,
     // Its own, so that it can end as abruptly as a process does.
@@ -110,6 +143,7 @@ impl Ground {
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 512 * 1024;
         change(&mut database);
+        let own = database.tenant_schema.is_some();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
         let agent = match opened {
@@ -122,7 +156,7 @@ impl Ground {
         let (data, address) = (agent.data(), agent.address().to_string());
         let stop = CancellationToken::new();
         let service = Some(runtime.spawn(agent.run(stop.clone())));
-        Ok(Cell { id, agent: address, url: url.into(), data, stop, service, runtime: Some(runtime) })
+        Ok(Cell { id, agent: address, url: url.into(), data, own, stop, service, runtime: Some(runtime) })
     }
 
     /// A cell on a new database with the tables.
@@ -134,6 +168,18 @@ impl Ground {
     pub(crate) async fn open_on(&self, name: &str, url: &str) -> Cell {
         session(url).await.batch_execute(TABLES).await.unwrap();
         self.try_open(name, url, "127.0.0.1:0").await.unwrap()
+    }
+
+    /// A cell on a new database in which each tenant has a schema of its own.
+    pub(crate) async fn open_own(&self, name: &str) -> Cell {
+        let url = database().await;
+        session(&url).await.batch_execute(TEMPLATE).await.unwrap();
+        self.reopen_own(name, &url, "127.0.0.1:0").await
+    }
+
+    pub(crate) async fn reopen_own(&self, name: &str, url: &str, listen: &str) -> Cell {
+        let own = |database: &mut DatabaseOptions| database.tenant_schema = Some("tenant_{id}".into());
+        self.open_with(name, url, listen, own).await.unwrap()
     }
 
     /// Two cells; the first owns the tenant.
@@ -292,8 +338,20 @@ impl Cell {
         self.agent.clone()
     }
 
+    /// Where names are looked for, where tenants have schemas of their own, in the tenant's.
     pub(crate) async fn session(&self) -> Client {
-        session(&self.url).await
+        let client = session(&self.url).await;
+        if self.own {
+            client.batch_execute("SET search_path = \"tenant_t-1\", public").await.unwrap();
+        }
+        client
+    }
+
+    /// What is in one of its tables, but for whose it is.
+    pub(crate) async fn contents(&self, table: &str) -> Vec<String> {
+        let whose = if self.own { "true" } else { "tenant_id = 't-1'" };
+        let sql = format!("SELECT (to_jsonb(t) - 'tenant_id')::text FROM {table} t WHERE {whose} ORDER BY 1");
+        self.session().await.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
     /// Everything that a tenant has, by table.
@@ -333,6 +391,12 @@ pub(crate) async fn enter(client: &Client, epoch: u64) -> Result<(), String> {
 pub(crate) fn code(error: &tokio_postgres::Error) -> String {
     let error = error.as_db_error().unwrap_or_else(|| panic!("not the server's: {error:?}"));
     error.message().split(':').next().unwrap_or_default().to_owned()
+}
+
+/// Whether the tenant has a schema of its own.
+pub(crate) async fn has_schema(cell: &Cell) -> bool {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'tenant_t-1')";
+    session(&cell.url).await.query_one(sql, &[]).await.unwrap().get(0)
 }
 
 /// A row of accounts, written by whoever comes with psql.

@@ -36,7 +36,7 @@ async fn a_copy_is_slowed_down_while_commits_of_its_source_wait_for_a_standby_an
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     accounts(&client, 20_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     assert_eq!(storage(&ground, &a).await.slowed_to, 0);
     // From now on no commit there ends; what only reads goes on.
     client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
