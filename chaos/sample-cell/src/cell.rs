@@ -48,7 +48,7 @@ impl Error {
                 AgentError::Engine(EngineError::Open { .. }) => "STORE_NOT_OPENED",
                 other => other.code(),
             },
-            Self::Tables(_) => "TABLES_FAILED",
+            Self::Tables(error) => error.code(),
             Self::Gate { source, .. } => source.code(),
             Self::Panic { .. } => "PANIC",
         }
@@ -64,6 +64,9 @@ impl Error {
             "OTHER_CELL" => "give each cell a --data-dir or a --database of its own",
             "TABLES_FAILED" | "DATABASE_LOGIN" | "DATABASE_MISSING" | "DATABASE_RIGHT" | "DATABASE_UNREACHABLE" => {
                 "correct --database, or start the server; docs/postgresql.md lists the rights that are needed"
+            }
+            "DATABASE_TLS" | "DATABASE_TLS_FILE" | "DATABASE_KEY_EXPOSED" => {
+                "correct sslmode, sslrootcert, sslcert and sslkey in --database (docs/postgresql.md)"
             }
             "AGENT_RUNNING" => "stop the other process that serves this database",
             "STORE_NOT_OPENED" => {
@@ -133,11 +136,14 @@ impl Cell {
                     tables::Layout::Shared
                 };
                 tables::make(&url, layout).await?;
-                let database = DatabaseOptions {
+                let mut database = DatabaseOptions {
                     observe: options.observe,
                     tenant_schema: options.tenant_schema.clone(),
                     ..DatabaseOptions::new(&url)
                 };
+                if let Some(millis) = options.source_latency_ms_max {
+                    database.source_latency_ms_max = millis;
+                }
                 let agent = Agent::connect(agent_options(&options), database).await?;
                 tables::tell_apart(&url, layout).await?;
                 let application = TableDocuments::new(agent.data(), &url, layout)?;

@@ -17,7 +17,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR", required_unless_present = "database")]
     #[serde(default)]
     pub data_dir: Option<PathBuf>,
-    /// Keep the tenants' data in PostgreSQL instead: postgres://user:password@host:port/database.
+    /// Keep the tenants' data in PostgreSQL instead: postgres://user:password@host:port/database; over TLS with
+    /// ?sslmode=verify-full&sslrootcert=FILE behind it.
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
     pub database: Option<String>,
@@ -31,6 +32,11 @@ pub struct Options {
     #[arg(long, requires = "database")]
     #[serde(default)]
     pub observe: bool,
+    /// What a commit in the database may take, in milliseconds, while tenants are copied out of it: beyond it the copies
+    /// are slowed down. 0: they are not. Unsaid: 100.
+    #[arg(long, value_name = "MS", requires = "database")]
+    #[serde(default)]
+    pub source_latency_ms_max: Option<u32>,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
@@ -164,6 +170,7 @@ impl Options {
             database: None,
             tenant_schema: None,
             observe: false,
+            source_latency_ms_max: None,
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),

@@ -18,6 +18,7 @@
 //!   seen its transaction. Positions in the log are no measure for that: a commit is in the log before it is visible.
 //! * The order of steps, and what they make of a tenant, are those of the embedded driver ([`crate::transition`]).
 
+mod address;
 mod applier;
 mod backfill;
 mod captures;
@@ -32,6 +33,7 @@ mod fault;
 mod feed;
 mod follower;
 mod form;
+mod governor;
 mod inspect;
 mod install;
 mod layout;
@@ -46,8 +48,12 @@ mod snapshot;
 mod sql;
 mod steps;
 mod tenant;
+mod throttle;
+mod tls;
+mod tunnel;
 mod wal;
 
+pub use address::{AddressInvalid, DatabaseAddress};
 pub(crate) use cell::Cell;
 pub use data::{Committed, TenantDatabase};
 pub use fault::Fault;

@@ -351,7 +351,8 @@ pub struct Demo {
     /// Write the report here, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Write what it measured here, as a list of figures with their limits, and print them as a table
+    /// Write what it measured here, as a list of figures with their limits, and print them as a table; where one misses its limit, the
+    /// command fails
     #[arg(long, value_name = "FILE")]
     pub figures: Option<PathBuf>,
     /// How many tenants

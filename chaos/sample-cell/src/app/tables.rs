@@ -8,15 +8,15 @@
 //! Whose rows a transaction sees is set for the transaction alone, so nothing of a tenant stays on a pooled connection.
 
 use bytes::Bytes;
-use cell_agent::{Committed, TenantDatabase};
+use cell_agent::{AddressInvalid, Committed, DatabaseAddress, Fault, TenantDatabase};
 use cell_gate::{Application, RequestBody, RequestStamp, ResponseBody};
 use cell_model::TenantId;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use serde_json::json;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
 
 use super::answer::{self, Answer};
 use super::documents::Listing;
@@ -37,14 +37,26 @@ const TRIES: u32 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
     /// The address makes no sense.
-    #[error("the database's address cannot be read")]
-    Address(#[source] tokio_postgres::Error),
+    #[error(transparent)]
+    Address(#[from] AddressInvalid),
     /// The tables could not be made.
     #[error("the application's tables cannot be made")]
-    Tables(#[source] tokio_postgres::Error),
+    Tables(#[source] Fault),
     /// No connections can be had.
     #[error("the application has no connections to the database: {0}")]
     Pool(String),
+}
+
+impl TablesError {
+    /// Stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Address(invalid) => invalid.code(),
+            Self::Tables(fault) if fault.code == "DATABASE_TLS" => fault.code,
+            Self::Tables(_) | Self::Pool(_) => "TABLES_FAILED",
+        }
+    }
 }
 
 /// Where the tenants' rows are.
@@ -70,12 +82,17 @@ pub(crate) async fn tell_apart(url: &str, layout: Layout) -> Result<(), TablesEr
     }
 }
 
+fn tables(error: tokio_postgres::Error) -> TablesError {
+    TablesError::Tables(error.into())
+}
+
 async fn run(url: &str, sql: &str) -> Result<(), TablesError> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(TablesError::Tables)?;
+    let (config, tls) = DatabaseAddress::parse(url)?.into_parts();
+    let (client, connection) = config.connect(tls).await.map_err(tables)?;
     let driver = tokio::spawn(connection);
     // Two instances may come at once.
     let alone = format!("BEGIN; SELECT pg_advisory_xact_lock(7305437174); {sql} COMMIT");
-    let made = client.batch_execute(&alone).await.map_err(TablesError::Tables);
+    let made = client.batch_execute(&alone).await.map_err(tables);
     drop(client);
     let _ended = driver.await;
     made
@@ -92,11 +109,11 @@ pub(crate) struct TableDocuments {
 
 impl TableDocuments {
     pub(crate) fn new(data: TenantDatabase, url: &str, layout: Layout) -> Result<Self, TablesError> {
-        let mut config: tokio_postgres::Config = url.parse().map_err(TablesError::Address)?;
+        let (mut config, tls) = DatabaseAddress::parse(url)?.into_parts();
         // A role that row-level security binds, whoever owns the tables.
         config.application_name("sample-cell").options("-c role=cellway_documents -c search_path=public");
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, NoTls, manager))
+        let pool = Pool::builder(Manager::from_config(config, tls, manager))
             .max_size(POOL)
             .runtime(Runtime::Tokio1)
             .build()

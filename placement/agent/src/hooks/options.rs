@@ -7,10 +7,11 @@ use cell_trust::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use super::call::shown;
+use crate::pem::{self, PemError};
 
 /// More hooks than this are a mistake.
 const HOOKS_MAX: usize = 16;
-const KEY_FILE_BYTES_MAX: usize = 1_024;
+const KEY_FILE_BYTES_MAX: u64 = 1_024;
 /// A step is answered within five seconds, hooks included.
 const DEADLINE_MS: std::ops::RangeInclusive<u32> = 50..=3_000;
 const CUTOVER_DEADLINE_MS: std::ops::RangeInclusive<u32> = 20..=1_500;
@@ -171,6 +172,16 @@ pub enum HookInvalid {
     },
 }
 
+impl From<PemError> for HookInvalid {
+    fn from(error: PemError) -> Self {
+        match error {
+            PemError::Unreadable { path, source } => Self::Unreadable { path, source },
+            PemError::Content { path, reason } => Self::File { path, reason },
+            PemError::Exposed { path, mode } => Self::Exposed { path, mode },
+        }
+    }
+}
+
 impl HookInvalid {
     /// Stable code.
     pub(crate) const fn code(&self) -> &'static str {
@@ -210,15 +221,8 @@ impl HooksOptions {
 }
 
 fn read_key(path: &Path) -> Result<SigningKey, HookInvalid> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let unreadable = |source| HookInvalid::Unreadable { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(HookInvalid::Exposed { path: path.to_owned(), mode });
-    }
-    let text = std::fs::read(path).map_err(unreadable)?;
+    let text = pem::private(path, KEY_FILE_BYTES_MAX)?;
     let file = |reason: String| HookInvalid::File { path: path.to_owned(), reason };
-    let text = std::str::from_utf8(&text).ok().filter(|text| text.len() <= KEY_FILE_BYTES_MAX);
-    let text = text.ok_or_else(|| file("it is no key".into()))?;
+    let text = std::str::from_utf8(&text).map_err(|_| file("it is no key".into()))?;
     text.trim().parse().map_err(|invalid: cell_trust::InvalidKey| file(invalid.to_string()))
 }

@@ -89,6 +89,7 @@ impl Cell {
         install::install(&mut client, &database).await?;
         let agent = records::open_agent(&mut client, &here, &database).await?;
         let replication = Replication::new(Arc::clone(&database), &here, limits.captured_bytes_max);
+        let replication = replication.with_slot_of(&client).await?;
         let known = records::load(&client).await?;
         look::at_the_beginning(&database, &replication, &mut client, &known).await?;
         let known = known.into_iter().map(|(id, (control, copied))| {
@@ -316,7 +317,13 @@ impl Cell {
 
     fn storage_of(&self, tenant: &Tenant) -> Option<wire::TenantStorage> {
         let standing = self.standing(&tenant.id);
-        storage_in(&tenant.id, &tenant.lock(), standing)
+        let mut storage = storage_in(&tenant.id, &tenant.lock(), standing)?;
+        if storage.captures {
+            let source = self.replication.throttle.standing();
+            let micros = source.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            (storage.commit_us, storage.slowed_to) = (micros.unwrap_or_default(), source.rate.unwrap_or_default());
+        }
+        Some(storage)
     }
 }
 
@@ -344,5 +351,6 @@ fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Opt
         move_id: control.move_id.0,
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
+        ..wire::TenantStorage::default()
     })
 }

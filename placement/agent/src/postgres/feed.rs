@@ -42,6 +42,8 @@ const OPENING_MAX: Duration = Duration::from_secs(5);
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// How long a snapshot waits for what was sent to become visible.
 const SETTLE_MAX: Duration = Duration::from_secs(4);
+/// A chunk that must wait for the source to recover looks again so often.
+const THROTTLE_LOOK: Duration = Duration::from_millis(50);
 /// Transactions that may not be visible yet are looked at again once there are so many.
 const UNSETTLED: usize = 1_000;
 
@@ -234,12 +236,14 @@ impl Stream {
             arrived.mark_unchanged();
             // Before more changes: writers that never pause must not keep the copy from going on.
             next = next.or_else(|| wanted.try_recv().ok());
+            let wait = next.as_ref().and_then(|_| self.cell.replication.throttle.wait());
+            let chunk = if wait.is_none() { next.take() } else { None };
             let done = {
                 let mut feed = self.tenant.feed.lock().await;
                 let Some(feed) = feed.as_mut().filter(|feed| feed.number == self.number) else {
                     return Refusal::new("BUSY", "another stream has taken its place");
                 };
-                let done = self.turn(feed, first.take(), next.take()).await;
+                let done = self.turn(feed, first.take(), chunk).await;
                 if done.is_ok() && !begun {
                     begun = true;
                     // A follower that has nothing of this database yet learns where it stands.
@@ -259,7 +263,10 @@ impl Stream {
             }
             tokio::select! {
                 _ = arrived.changed() => {}
-                after = wanted.recv() => next = after,
+                after = wanted.recv(), if next.is_none() => next = after,
+                () = tokio::time::sleep(wait.unwrap_or_default().min(THROTTLE_LOOK)), if wait.is_some() => {
+                    self.cell.replication.throttle.wanted();
+                }
                 () = tokio::time::sleep_until(beat + Duration::from_millis(HEARTBEAT_MS)) => {
                     beat = Instant::now();
                     let last_seq = match self.last() {
@@ -386,8 +393,14 @@ impl Feed {
         // Small ones first: until one has come, the other cell has nothing to do.
         let bytes = u64::from(cell.database.options.chunk_bytes >> 2_u32.saturating_sub(self.chunks));
         self.chunks += 1;
+        let throttle = &cell.replication.throttle;
+        let bytes = throttle.chunk_bytes(bytes);
         let chunk =
             backfill::read(&client, &catalogue, (tenant, &self.form), (reach, self.row_size), bytes).await?;
+        throttle.took(chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum());
+        if !chunk.reach.done {
+            throttle.wanted();
+        }
         (self.copying, self.row_size) = (!chunk.reach.done, chunk.row_size);
         client.batch_execute("COMMIT").await?;
         let read = began.elapsed();

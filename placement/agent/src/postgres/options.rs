@@ -9,7 +9,8 @@ use crate::error::AgentError;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseOptions {
-    /// `postgres://user:password@host:port/database`, or `host=… user=…`. Of several hosts the first that answers.
+    /// `postgres://user:password@host:port/database`, or `host=… user=…`. Of several hosts the first that answers. Over TLS
+    /// with `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, see [`DatabaseAddress`](super::DatabaseAddress).
     pub url: String,
     /// The schema with the tenants' tables.
     #[serde(default = "public")]
@@ -34,6 +35,10 @@ pub struct DatabaseOptions {
     /// log only when the server writes down what runs, every 15 s.
     #[serde(default = "wal_grace_seconds")]
     pub wal_grace_seconds: u32,
+    /// What a commit in this database may take, in milliseconds, while tenants are copied out of it: the copies are slowed
+    /// down until it does. 0: they are not.
+    #[serde(default = "source_latency_ms_max")]
+    pub source_latency_ms_max: u32,
     /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
     /// let in and noted, not refused.
     #[serde(default)]
@@ -60,6 +65,10 @@ const fn wal_grace_seconds() -> u32 {
     20
 }
 
+const fn source_latency_ms_max() -> u32 {
+    100
+}
+
 const fn wal_bytes_max() -> u64 {
     4 * 1024 * 1024 * 1024
 }
@@ -77,6 +86,7 @@ impl DatabaseOptions {
             chunk_bytes: chunk_bytes(),
             wal_bytes_max: wal_bytes_max(),
             wal_grace_seconds: wal_grace_seconds(),
+            source_latency_ms_max: source_latency_ms_max(),
             observe: false,
         }
     }
@@ -118,6 +128,9 @@ impl DatabaseOptions {
         }
         if self.wal_bytes_max < 64 * 1024 * 1024 {
             return invalid("database.wal_bytes_max", "at least 64 MiB");
+        }
+        if self.source_latency_ms_max > 10_000 {
+            return invalid("database.source_latency_ms_max", "at most 10,000; 0: copies are not slowed down");
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ use super::connect::Database;
 use super::fault::Fault;
 use super::install::PUBLICATION;
 use super::log_end::LogEnd;
+use super::throttle::Throttle;
 use crate::refusal::Refusal;
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -60,6 +61,7 @@ pub(crate) struct Replication {
     catalogues: RwLock<Catalogues>,
     bytes_max: u64,
     log_end: LogEnd,
+    pub(crate) throttle: Throttle,
 }
 
 /// The tables, as they were last looked at.
@@ -83,6 +85,7 @@ pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
 impl Replication {
     pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
         let slot = slot_name(here, &database.options.url);
+        let throttle = Throttle::new(database.options.source_latency_ms_max);
         Self {
             database,
             slot,
@@ -93,7 +96,18 @@ impl Replication {
             catalogues: RwLock::default(),
             bytes_max,
             log_end: LogEnd::default(),
+            throttle,
         }
+    }
+
+    /// With the slot that is written down, whatever the address says by now: with another password or other TLS it is the
+    /// same database, and what its slot keeps is still wanted.
+    pub(crate) async fn with_slot_of(self, client: &Client) -> Result<Self, Fault> {
+        let made = client.query_opt("SELECT name FROM cellway.made WHERE kind = 'slot' LIMIT 1", &[]).await?;
+        Ok(match made {
+            Some(row) => Self { slot: row.get(0), ..self },
+            None => self,
+        })
     }
 
     pub(crate) fn captures(&self) -> MutexGuard<'_, Captures> {
@@ -274,10 +288,11 @@ impl Replication {
 
     async fn session(&self, stop: &CancellationToken) -> Result<(), Fault> {
         self.make_slot().await?;
-        let config = self.database.replication(&self.slot, PUBLICATION);
-        let mut client = ReplicationClient::connect(config).await?;
+        let replica = self.database.replication(&self.slot, PUBLICATION).await?;
+        let mut client = ReplicationClient::connect(replica.config).await?;
         let ended = self.stream(&mut client, stop).await;
         client.abort();
+        drop(replica.tunnel);
         ended
     }
 
@@ -292,6 +307,7 @@ impl Replication {
         tokio::select! {
             ended = self.read(client, stop) => ended,
             () = self.measure() => Ok(()),
+            () = self.throttle.watch(&self.database) => Ok(()),
         }
     }
 

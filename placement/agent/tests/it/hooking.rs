@@ -14,7 +14,14 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
+use crate::authority::{Authority, Pair};
 use crate::cells::*;
 
 /// A call as it arrived.
@@ -48,8 +55,34 @@ struct Listener {
 
 impl Listener {
     async fn start() -> Self {
+        Self::start_at("http", |stream| async move { Some(stream) }).await
+    }
+
+    /// Behind TLS, with this certificate.
+    async fn start_over_tls(pair: &Pair) -> Self {
+        let chain = vec![CertificateDer::from_pem_file(&pair.certificate).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start_at("https", move |stream| {
+            let acceptor = acceptor.clone();
+            async move { acceptor.accept(stream).await.ok() }
+        })
+        .await
+    }
+
+    async fn start_at<S, F>(scheme: &str, shake_hands: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Option<S>> + Send + 'static,
+    {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/moves", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}/moves", listener.local_addr().unwrap());
         let (calls, answers) = <(Arc<Mutex<Vec<Call>>>, Arc<Mutex<VecDeque<_>>>)>::default();
         let (heard, told) = (Arc::clone(&calls), Arc::clone(&answers));
         tokio::spawn(async move {
@@ -67,9 +100,12 @@ impl Listener {
                         Ok::<_, hyper::Error>(response)
                     }
                 });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-                );
+                let shaking = shake_hands(stream);
+                tokio::spawn(async move {
+                    let Some(stream) = shaking.await else { return };
+                    let served = hyper::server::conn::http1::Builder::new();
+                    let _ended = served.serve_connection(TokioIo::new(stream), service).await;
+                });
             }
         });
         Self { url, calls, answers }
@@ -249,6 +285,106 @@ async fn from_the_fence_on_what_a_hook_says_changes_nothing() {
     ground.pool.drop_import(&b.agent, &back(3)).await.unwrap();
     a.put(3, "k", "w").await.unwrap();
     assert_eq!(listener.ids()[4], "m-20.2.abort.drop-import.b");
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test]
+async fn a_hook_over_https_is_called_where_its_certificate_is_believed_and_nowhere_else() {
+    let (authority, key) = (Authority::new(), SigningKey::generate());
+    let listener = Listener::start_over_tls(&authority.server(&["127.0.0.1"])).await;
+    let (mut ground, _keys) = ground(&listener, &key);
+    let believe = |ground: &mut Ground, authority: &Authority| {
+        ground.hooks.as_mut().unwrap().hooks[0].ca_file = Some(authority.file());
+    };
+    believe(&mut ground, &authority);
+    let a = ground.open("a").await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    ground.pool.start_capture(&a.agent, &context(1, 1)).await.unwrap();
+    assert_eq!(listener.ids(), ["m-20.1.prepare.start-capture.a"]);
+    listener.answers(&[(409, "no")]);
+    assert_eq!(refused(ground.pool.start_capture(&a.agent, &context(1, 1)).await), "HOOK_REFUSED");
+    a.close().await;
+
+    for (whose, names) in [(Authority::new(), ["127.0.0.1"]), (Authority::new(), ["hooks.test"])] {
+        let listener = Listener::start_over_tls(&whose.server(&names)).await;
+        let (mut ground, _keys) = self::ground(&listener, &key);
+        // Signed by somebody else, or for another name.
+        believe(&mut ground, if names == ["hooks.test"] { &whose } else { &authority });
+        let a = ground.open("a").await;
+        ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+        let Err(StepError::Refused { code, reason }) = ground.pool.start_capture(&a.agent, &context(1, 1)).await
+        else {
+            panic!("not refused");
+        };
+        assert!(code == "HOOK_FAILED" && reason.contains("no TLS: invalid peer certificate"), "{code}: {reason}");
+        assert!(listener.ids().is_empty(), "it is told nothing");
+        a.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_never_answers_costs_its_deadline_and_no_more() {
+    // Connections are taken by the kernel, and nobody reads what comes.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let key = SigningKey::generate();
+    let unheard = Listener {
+        url: format!("http://{}/moves", silent.local_addr().unwrap()),
+        calls: Arc::default(),
+        answers: Arc::default(),
+    };
+    let (mut ground, _keys) = ground(&unheard, &key);
+    let hook = &mut ground.hooks.as_mut().unwrap().hooks[0];
+    (hook.deadline_ms, hook.cutover_deadline_ms, hook.tries) = (300, 100, 2);
+    let a = ground.open("a").await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let Err(StepError::Refused { code, reason }) = ground.pool.start_capture(&a.agent, &context(1, 1)).await else {
+        panic!("not refused");
+    };
+    assert!(code == "HOOK_FAILED" && reason.contains("no answer within"), "{code}: {reason}");
+    // The step itself is done, so it can be taken back; that nobody hears of it holds nothing up.
+    ground.pool.stop_capture(&a.agent, &context(1, 1)).await.unwrap();
+    a.put(1, "k", "v").await.unwrap();
+    a.close().await;
+
+    // From the fence on nothing waits for an answer that never comes.
+    ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Hold, HookPhase::Fence, HookPhase::Activate];
+    let (a, b) = (ground.open("c").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    copy(&ground, &a, &b, &context(1, 1)).await;
+    assert_eq!(refused(ground.pool.hold_writes(&a.agent, &context(1, 1), HOLD).await), "HOOK_FAILED");
+    a.put(1, "k", "v").await.unwrap();
+    a.close().await;
+    b.close().await;
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_is_not_told_again_of_what_a_later_move_has_overtaken() {
+    let (listener, key) = (Listener::start().await, SigningKey::generate());
+    let (mut ground, _keys) = ground(&listener, &key);
+    let hook = &mut ground.hooks.as_mut().unwrap().hooks[0];
+    (hook.phases, hook.tries) = (vec![HookPhase::Abort], 10);
+    let (a, b) = (ground.open("a").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    copy(&ground, &a, &b, &context(1, 1)).await;
+    listener.answers(&[(500, "not now"); 100]);
+    let (pool, agent) = (ground.pool.clone(), b.agent.clone());
+    let dropping = tokio::spawn(async move { pool.drop_import(&agent, &context(1, 1)).await });
+    let told = async {
+        while listener.ids().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    let next = cell_client::StepContext { move_id: Some(cell_model::MoveId(30)), ..context(1, 1) };
+    ground.pool.start_capture(&a.agent, &next).await.unwrap();
+    ground.pool.prepare_import(&b.agent, &next, &a.id, &a.agent).await.unwrap();
+    let told = listener.ids();
+    dropping.await.unwrap().unwrap();
+    // One may have been on its way.
+    assert!(listener.ids().len() <= told.len() + 1, "{:?}", listener.ids());
+    assert!(told.iter().all(|id| id == "m-20.1.abort.drop-import.b"), "{told:?}");
     a.close().await;
     b.close().await;
 }

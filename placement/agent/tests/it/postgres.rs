@@ -12,3 +12,5 @@ mod schemas;
 mod server;
 mod surviving;
 mod telling;
+mod throttling;
+mod tls;

@@ -53,6 +53,9 @@ CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, RE
 CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 ";
 
+/// Bytes in a second at which a copy is as good as at rest.
+pub(crate) const CRAWL: u64 = 1_000;
+
 /// The same tables for one tenant: a schema of its own is made as this one.
 pub(crate) const TEMPLATE: &str = "
 CREATE TYPE mood AS ENUM ('calm', 'busy');
@@ -158,9 +161,13 @@ impl Ground {
 
     /// A cell on a new database with the tables.
     pub(crate) async fn open(&self, name: &str) -> Cell {
-        let url = database().await;
-        session(&url).await.batch_execute(TABLES).await.unwrap();
-        self.try_open(name, &url, "127.0.0.1:0").await.unwrap()
+        self.open_on(name, &database().await).await
+    }
+
+    /// A cell on this new database, with the tables.
+    pub(crate) async fn open_on(&self, name: &str, url: &str) -> Cell {
+        session(url).await.batch_execute(TABLES).await.unwrap();
+        self.try_open(name, url, "127.0.0.1:0").await.unwrap()
     }
 
     /// A cell on a new database in which each tenant has a schema of its own.
@@ -182,10 +189,42 @@ impl Ground {
         (a, b)
     }
 
+    /// Begins the capture, as a coordinator does: a new slot waits for every transaction of the server that is open, also for those of
+    /// other tests.
+    pub(crate) async fn capture(&self, from: &Cell, step: &StepContext) -> Seq {
+        let begun = async {
+            loop {
+                match self.pool.start_capture(&from.agent, step).await {
+                    Ok(seq) => return seq,
+                    Err(error) => assert_eq!(refused::<()>(Err(error)), "BUSY"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, begun).await.expect("in time")
+    }
+
+    /// Begins the copy.
+    pub(crate) async fn begin(&self, from: &Cell, to: &Cell, step: &StepContext) {
+        self.capture(from, step).await;
+        self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+    }
+
     /// Begins the copy, and waits until it is complete.
     pub(crate) async fn copy(&self, from: &Cell, to: &Cell, step: &StepContext) {
-        self.pool.start_capture(&from.agent, step).await.unwrap();
-        self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+        self.begin(from, to, step).await;
+        self.progress(to, step, |progress| progress.backfilled).await;
+    }
+
+    /// Begins the copy of a tenant that has more than a chunk, and leaves it where it is half done: at [`CRAWL`] the next
+    /// chunk comes after minutes. [`Ground::hurry`] lets it go on.
+    pub(crate) async fn copy_half(&self, from: &Cell, to: &Cell, step: &StepContext) -> ImportProgress {
+        self.begin(from, to, step).await;
+        self.pool.import_status_at(&to.agent, step, CRAWL).await.unwrap();
+        self.progress_at(to, step, CRAWL, |progress| progress.copied_rows > 0).await
+    }
+
+    /// Lifts the limit, and waits until the copy is complete.
+    pub(crate) async fn hurry(&self, to: &Cell, step: &StepContext) {
         self.progress(to, step, |progress| progress.backfilled).await;
     }
 

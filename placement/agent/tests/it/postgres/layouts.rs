@@ -136,7 +136,7 @@ async fn a_move_that_is_called_off_in_any_phase_leaves_no_schema_and_no_row() {
             let number = u64::try_from(number).unwrap();
             let epoch = epoch_of(&a).await;
             let step = StepContext { move_id: Some(MoveId(40 + number)), ..context(epoch, 1) };
-            ground.pool.start_capture(&a.agent, &step).await.unwrap();
+            ground.capture(&a, &step).await;
             ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
             if phase != "prepare" {
                 ground.progress(&b, &step, |progress| progress.backfilled).await;
@@ -204,7 +204,7 @@ async fn an_agent_that_dies_while_a_schema_is_copied_goes_on_where_it_was() {
     let ground = Ground::new();
     let (a, b) = pair(&ground, In::Own, In::Own).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     let (url, at) = (b.url.clone(), b.kill());
     let b = ground.reopen_own("b", &url, &at).await;
@@ -250,7 +250,7 @@ async fn tables_that_differ_by_more_than_whose_a_row_is_end_the_move_before_a_ro
     let found = source.unlike(&target).unwrap();
     assert!(found.code == "SCHEMA_DIFFERS" && found.reason.contains("settings"), "{found:?}");
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     let failure = ground.failure(&b, &step).await;
     assert!(failure.starts_with("SCHEMA_DIFFERS") && failure.contains("settings"), "{failure}");

@@ -228,7 +228,7 @@ async fn one_slot_serves_many_moves_at_once() {
         client.execute(sql, &[&step.tenant.as_str()]).await.unwrap();
     }
     for step in &steps {
-        ground.pool.start_capture(&a.agent, step).await.unwrap();
+        ground.capture(&a, step).await;
         ground.pool.prepare_import(&b.agent, step, &a.id, &a.agent).await.unwrap();
     }
     client.batch_execute("UPDATE accounts SET name = name || '!' WHERE id % 3 = 0").await.unwrap();

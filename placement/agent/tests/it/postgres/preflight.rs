@@ -121,7 +121,7 @@ async fn unlike_tables_end_the_move_before_a_row_is_copied() {
     accounts(&a.session().await, 5).await;
     b.session().await.batch_execute("ALTER TABLE accounts ALTER name TYPE varchar(50)").await.unwrap();
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     let failure = ground.failure(&b, &step).await;
     assert!(failure.starts_with("SCHEMA_DIFFERS") && failure.contains("accounts"), "{failure}");
@@ -149,7 +149,7 @@ async fn a_cell_of_another_kind_is_refused_as_the_other_end_of_a_move() {
     let embedded = crate::cells::Ground::new();
     let other = embedded.open("e").await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&other.agent, &step, &a.id, &a.agent).await.unwrap();
     let failed = async {
         loop {
