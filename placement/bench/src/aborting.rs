@@ -120,7 +120,7 @@ async fn call_off(fleet: &Fleet, tenant: &TenantId, aborts: u32, mut moments: Mo
         let called_off = fleet.control.steer_move(id, MoveIntent::Cancel, WriteOptions::default()).await;
         let ended = fleet.wait(id, |movement| !movement.end.is_empty()).await?;
         match (ended.end.as_str(), ended.end_code.as_str()) {
-            ("aborted", "") => ends.aborted += 1,
+            ("cancelled", _) => ends.aborted += 1,
             ("completed", _) => ends.others += 1,
             // The move before has completed after all, and its old copy was not deleted yet.
             ("aborted", "COPY_PRESENT") => {}
