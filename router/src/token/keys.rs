@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Origin;
+use crate::Error;
 use crate::metrics::Metrics;
 use crate::options::TokenOptions;
 use crate::tls::TlsError;
@@ -106,6 +107,27 @@ impl Keys {
         self.known.store(Arc::new(Some(keys)));
         count
     }
+}
+
+/// Reads the issuer's keys once, where they come from a file: for somebody who wants to know whether it is in order.
+pub(crate) fn check(options: &TokenOptions) -> Result<(), Error> {
+    let origin = Origin::new(&options.jwks, options.jwks_ca_file.as_ref());
+    let origin = origin.map_err(|source| Error::Certificate { source })?;
+    let Some(path) = origin.file() else { return Ok(()) };
+    let invalid = |reason: String| Error::KeySet { path: path.to_owned(), reason };
+    let text = std::fs::read(path).map_err(|error| invalid(format!("cannot read it: {error}")))?;
+    // The parser's own sentence ends in line and column.
+    let set: JwkSet = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+    if set.keys.is_empty() {
+        return Err(invalid("there is no key in it".into()));
+    }
+    for (at, jwk) in set.keys.into_iter().enumerate() {
+        let id = jwk.common.key_id.clone().unwrap_or_default();
+        if Key::new(jwk).is_none() {
+            return Err(invalid(format!("key {} (kid {id:?}) cannot verify signatures", at + 1)));
+        }
+    }
+    Ok(())
 }
 
 /// Fetches the keys.
