@@ -21,6 +21,11 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
     pub database: Option<String>,
+    /// Directory with a file TENANT.key, of 32 bytes, for each tenant whose key is enabled: its documents are sealed under it, and
+    /// without it nothing of the tenant is served. Of a cell that keeps its data itself, from its first day on.
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
+    #[serde(default)]
+    pub keys: Option<PathBuf>,
     /// While tenants that are in the database already are adopted: let in, and note, writers of those that this cell was
     /// never granted.
     #[arg(long, requires = "database")]
@@ -157,6 +162,7 @@ impl Options {
             cell,
             data_dir: Some(data_dir.into()),
             database: None,
+            keys: None,
             observe: false,
             agent_listen: any_port(),
             agent_address: None,

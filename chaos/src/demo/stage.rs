@@ -79,6 +79,7 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
         databases: options.databases.clone(),
+        keys: None,
         net: Net::Loopback,
         run: String::new(),
         regions: Vec::new(),
