@@ -53,6 +53,8 @@ pub struct FleetOptions {
     pub databases: Vec<String>,
     /// What a tenant's own schema is called in every one of them but the first, where tenants share tables.
     pub tenant_schema: Option<String>,
+    /// Where cells find a key for each tenant; none: they ask for none.
+    pub keys: Option<PathBuf>,
     /// How the processes are wired together.
     pub net: Net,
     /// What this run is called, where it leaves a mark on the machine.
@@ -378,6 +380,9 @@ impl Fleet {
                 if let Some(schema) = self.options.tenant_schema.as_ref().filter(|_| number > 1) {
                     options["tenant-schema"] = Value::from(schema.as_str());
                 }
+            }
+            if let Some(keys) = &self.options.keys {
+                options["keys"] = Value::from(keys.to_string_lossy());
             }
             if let Some(fault) = &self.options.plant {
                 options["plant"] = Value::from(fault.as_str());

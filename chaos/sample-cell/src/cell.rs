@@ -31,6 +31,9 @@ pub enum Error {
         #[source]
         source: GateError,
     },
+    /// Rows of a database are not sealed.
+    #[error("a cell that keeps its data in a database seals no documents: it takes no keys")]
+    KeysOfDatabase,
     /// The agent's task has ended in a panic.
     #[error("the cell's agent has ended in a panic: {reason}")]
     Panic {
@@ -50,6 +53,7 @@ impl Error {
             },
             Self::Tables(error) => error.code(),
             Self::Gate { source, .. } => source.code(),
+            Self::KeysOfDatabase => "INVALID_OPTION",
             Self::Panic { .. } => "PANIC",
         }
     }
@@ -126,9 +130,10 @@ impl Cell {
         match options.database.clone() {
             None => {
                 let agent = Agent::open(agent_options(&options)).await?;
-                let application = Documents::new(agent.data());
+                let application = documents(&options, &agent);
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
+            Some(_) if options.keys.is_some() => Err(Error::KeysOfDatabase),
             Some(url) => {
                 let layout = if options.tenant_schema.is_some() {
                     tables::Layout::SchemaEach
@@ -163,7 +168,7 @@ impl Cell {
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let agent = Agent::open_within(agent_options(&options), engine, host.clone()).await?;
-        let application = Documents::new(agent.data()).naming(host.random().clone());
+        let application = documents(&options, &agent).naming(host.random().clone());
         Self::start_on(&options, agent, application, Some(host), shutdown).await
     }
 
@@ -253,6 +258,14 @@ pub async fn run(
     let cell = Cell::start(options, shutdown).await?;
     bound(&cell.addresses());
     cell.stopped().await
+}
+
+fn documents(options: &Options, agent: &Agent) -> Documents {
+    let documents = Documents::new(agent.data());
+    match &options.keys {
+        Some(keys) => documents.keyed(keys.clone()),
+        None => documents,
+    }
 }
 
 fn agent_options(options: &Options) -> AgentOptions {

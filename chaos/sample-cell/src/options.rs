@@ -27,6 +27,11 @@ pub struct Options {
     #[arg(long, value_name = "NAME", requires = "database")]
     #[serde(default)]
     pub tenant_schema: Option<String>,
+    /// Directory with a file TENANT.key, of 32 bytes, for each tenant whose key is enabled: its documents are sealed under it, and
+    /// without it nothing of the tenant is served. Of a cell that keeps its data itself, from its first day on.
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
+    #[serde(default)]
+    pub keys: Option<PathBuf>,
     /// While tenants that are in the database already are adopted: let in, and note, writers of those that this cell was
     /// never granted.
     #[arg(long, requires = "database")]
@@ -169,6 +174,7 @@ impl Options {
             data_dir: Some(data_dir.into()),
             database: None,
             tenant_schema: None,
+            keys: None,
             observe: false,
             source_latency_ms_max: None,
             agent_listen: any_port(),

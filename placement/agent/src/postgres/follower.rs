@@ -154,9 +154,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         return Ended::Lost("the stream ended at once".into());
     }
     let endpoint = match cell.link.endpoint(&follow.agent, Server::Agent) {
-        Ok(endpoint) => endpoint
+        Ok(endpoint) => crate::follow::heard(endpoint)
             .connect_timeout(CONNECT_MAX)
-            .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),

@@ -34,23 +34,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
         &["cell-store", "cell-migration", "cell-planner", "cell-client", "cell-protos", "cell-trust", "cell-model"],
     ),
     ("sample-cell", &["cell-gate", "cell-agent", "cell-client", "cell-trust", "cell-model"]),
-    (
-        "cell-chaos",
-        &[
-            "cell-model",
-            "cell-planner",
-            "cell-trust",
-            "cell-protos",
-            "cell-client",
-            "cell-gate",
-            "cell-router",
-            "cell-store",
-            "cell-migration",
-            "cell-agent",
-            "cell-control",
-            "sample-cell",
-        ],
-    ),
+    ("cell-chaos", &["cell-control", "cell-client", "cell-trust", "cell-model"]),
     ("cell-pg-server", &[]),
     (
         "cell-move-bench",
@@ -68,7 +52,6 @@ const ARROWS: [(&str, &[&str]); 20] = [
         "cell-sim",
         &[
             "cell-model",
-            "cell-protos",
             "cell-trust",
             "cell-client",
             "cell-store",
