@@ -90,7 +90,8 @@ pub(crate) async fn attempt(
             if let Some(instance) = lease.instance() {
                 instance.succeeded(worker.flow.clock.now());
             }
-            if !outgoing.upload.is_complete() {
+            // What the client has sent may still be on its way to the cell.
+            if !(outgoing.upload.is_complete() && outgoing.upload.is_small()) {
                 lease.goes_on_sending();
             }
             sort(response, lease, entry, wanted).await

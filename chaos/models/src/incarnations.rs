@@ -8,7 +8,8 @@
 //! the production [`cell_model::decide`] again; the cells follow `succeed`, `grant`, `revoke` and `admission` of
 //! `placement/agent` by hand. A step may be lost, delivered twice or at any later moment; so may what the leader reports, and
 //! a router may send a request with any stamp that was ever published. Which incarnation a client means is known here and
-//! written on each step and request, beside the uid by which production tells them apart.
+//! written on each step and request, beside the uid by which production tells them apart. Deleting the rows is one step with
+//! its revocation here; that production goes on deleting afterwards, and takes no new copy meanwhile, is for the agent's tests.
 
 mod holder;
 

@@ -19,14 +19,12 @@ mod owner;
 mod pace;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cell_model::Seq;
 use cell_protos::v1::FollowRequest;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::record::Follow;
 use crate::refusal::Refusal;
@@ -53,17 +51,6 @@ pub(crate) struct Progress {
     /// Why the copy cannot go on.
     pub(crate) failure: Option<Refusal>,
     pub(crate) task: Option<(Follow, CancellationToken)>,
-}
-
-/// How often a follower asks whether the owner still hears it, and how long it waits for the answer. What the owner sends
-/// does not show it: on a path that has lost one direction, changes come and no acknowledgement arrives, and the move would
-/// go into Sync and out of it for ever.
-const HEARD_EVERY: Duration = Duration::from_secs(1);
-const HEARD_WITHIN: Duration = Duration::from_secs(2);
-
-/// The connection of a change stream: it ends where the owner does not hear the follower any more.
-pub(crate) fn heard(endpoint: Endpoint) -> Endpoint {
-    endpoint.tcp_nodelay(true).http2_keep_alive_interval(HEARD_EVERY).keep_alive_timeout(HEARD_WITHIN)
 }
 
 /// Asks for a chunk when it may be asked for. What the copy has to do meanwhile goes on. Where the stream has ended,

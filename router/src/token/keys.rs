@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -118,16 +118,19 @@ pub(crate) fn check(options: &TokenOptions) -> Result<(), Error> {
     let text = std::fs::read(path).map_err(|error| invalid(format!("cannot read it: {error}")))?;
     // The parser's own sentence ends in line and column.
     let set: JwkSet = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
-    if set.keys.is_empty() {
-        return Err(invalid("there is no key in it".into()));
-    }
+    let mut usable = 0;
     for (at, jwk) in set.keys.into_iter().enumerate() {
+        // Issuers publish them beside the others.
+        if jwk.common.public_key_use == Some(PublicKeyUse::Encryption) {
+            continue;
+        }
         let id = jwk.common.key_id.clone().unwrap_or_default();
         if Key::new(jwk).is_none() {
             return Err(invalid(format!("key {} (kid {id:?}) cannot verify signatures", at + 1)));
         }
+        usable += 1;
     }
-    Ok(())
+    if usable == 0 { Err(invalid("there is no key in it that verifies signatures".into())) } else { Ok(()) }
 }
 
 /// Fetches the keys.

@@ -104,7 +104,7 @@ async fn session(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) 
         }
     }
     let endpoint = match tenants.link.endpoint(&follow.agent, Server::Agent) {
-        Ok(endpoint) => super::heard(endpoint).connect_timeout(CONNECT_MAX),
+        Ok(endpoint) => endpoint.tcp_nodelay(true).connect_timeout(CONNECT_MAX),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
     let channel = match tenants.link.connected(&endpoint).await {

@@ -154,7 +154,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         return Ended::Lost("the stream ended at once".into());
     }
     let endpoint = match cell.link.endpoint(&follow.agent, Server::Agent) {
-        Ok(endpoint) => crate::follow::heard(endpoint)
+        Ok(endpoint) => endpoint
+            .tcp_nodelay(true)
             .connect_timeout(CONNECT_MAX)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW),
