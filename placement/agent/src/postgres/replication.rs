@@ -61,7 +61,7 @@ pub(crate) struct Replication {
     catalogues: RwLock<Catalogues>,
     bytes_max: u64,
     log_end: LogEnd,
-    pub(crate) throttle: Throttle,
+    pub(crate) throttle: Arc<Throttle>,
 }
 
 /// The tables, as they were last looked at.
@@ -85,7 +85,7 @@ pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
 impl Replication {
     pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
         let slot = slot_name(here, &database.options.url);
-        let throttle = Throttle::new(database.options.source_latency_ms_max);
+        let throttle = Arc::new(Throttle::new(database.options.source_latency_ms_max));
         Self {
             database,
             slot,
