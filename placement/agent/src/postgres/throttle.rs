@@ -128,6 +128,8 @@ impl Throttle {
 
     /// Looks at the source for as long as somebody copies from it, for ever.
     pub(crate) async fn watch(&self, database: &Database) {
+        // One that was dropped in the middle has left its limit.
+        self.forget();
         let Some(limit) = self.limit else { return std::future::pending().await };
         loop {
             while !self.is_wanted() {
@@ -180,6 +182,7 @@ fn every() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::options::DatabaseOptions;
 
     const LIMIT: Duration = Duration::from_millis(100);
 
@@ -212,6 +215,19 @@ mod tests {
         assert!(throttle.wait().is_some());
         assert!(throttle.standing().rate.is_some_and(|rate| throttle.chunk_bytes(u64::MAX) == rate / CHUNKS));
         throttle.forget();
+        assert_eq!((throttle.wait(), throttle.standing()), (None, Standing::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_begins_without_the_limit_that_one_before_it_has_left() {
+        let throttle = throttle();
+        throttle.look(LIMIT, LIMIT * 2);
+        throttle.took(10_000_000);
+        assert!(throttle.wait().is_some());
+        // Nobody copies, so that nobody connects.
+        let database = Database::new(DatabaseOptions::new("postgres://nobody@127.0.0.1:1/none")).unwrap();
+        let watching = tokio::time::timeout(every(), throttle.watch(&database)).await;
+        assert!(watching.is_err(), "it does not end");
         assert_eq!((throttle.wait(), throttle.standing()), (None, Standing::default()));
     }
 }
