@@ -31,7 +31,8 @@ async fn a_copy_is_slowed_down_while_commits_of_its_source_wait_for_a_standby_an
     let url = server.database().await;
     let client = session(&url).await;
     client.batch_execute(TABLES).await.unwrap();
-    let a = ground.try_open("a", &url, "127.0.0.1:0").await.unwrap();
+    let limit = |database: &mut cell_agent::DatabaseOptions| database.source_latency_ms_max = 100;
+    let a = ground.open_with("a", &url, "127.0.0.1:0", limit).await.unwrap();
     let b = ground.open("b").await;
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     accounts(&client, 20_000).await;
