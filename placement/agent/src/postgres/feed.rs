@@ -29,6 +29,7 @@ use super::records::Reach;
 use super::seal;
 use super::snapshot::Snapshot;
 use super::tenant::{Core, Tenant};
+use super::throttle::UnderWay;
 use crate::driver::Responses;
 use crate::follow::HEARTBEAT_MS;
 use crate::record::{Record, Role};
@@ -60,7 +61,7 @@ pub(crate) struct Feed {
     reader: Option<Client>,
     /// Chunks are being asked for. What writers add meanwhile goes with the next one, unless it is much, or that one is
     /// long in coming: each message is a transaction at the follower.
-    copying: bool,
+    copying: Option<UnderWay>,
     /// Chunks that were read for this stream.
     chunks: u32,
     row_size: Option<backfill::RowSize>,
@@ -165,7 +166,7 @@ async fn open(
         unsettled: Vec::new(),
         drained: false,
         reader: None,
-        copying: false,
+        copying: None,
         chunks: 0,
         row_size: None,
         form,
@@ -264,9 +265,7 @@ impl Stream {
             tokio::select! {
                 _ = arrived.changed() => {}
                 after = wanted.recv(), if next.is_none() => next = after,
-                () = tokio::time::sleep(wait.unwrap_or_default().min(THROTTLE_LOOK)), if wait.is_some() => {
-                    self.cell.replication.throttle.wanted();
-                }
+                () = tokio::time::sleep(wait.unwrap_or_default().min(THROTTLE_LOOK)), if wait.is_some() => {}
                 () = tokio::time::sleep_until(beat + Duration::from_millis(HEARTBEAT_MS)) => {
                     beat = Instant::now();
                     let last_seq = match self.last() {
@@ -297,7 +296,7 @@ impl Stream {
             feed.chunk(&self.cell, &self.tenant.id, &reach).await?;
             return Ok(true);
         }
-        if feed.copying && !is_due && !feed.has_much(&self.cell, &self.tenant.id) {
+        if feed.copying.is_some() && !is_due && !feed.has_much(&self.cell, &self.tenant.id) {
             return Ok(false);
         }
         feed.send_new(&self.cell, &self.tenant.id).await
@@ -398,10 +397,9 @@ impl Feed {
         let chunk =
             backfill::read(&client, &catalogue, (tenant, &self.form), (reach, self.row_size), bytes).await?;
         throttle.took(chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum());
-        if !chunk.reach.done {
-            throttle.wanted();
-        }
-        (self.copying, self.row_size) = (!chunk.reach.done, chunk.row_size);
+        let under_way = self.copying.take();
+        self.copying = (!chunk.reach.done).then(|| under_way.unwrap_or_else(|| throttle.copying()));
+        self.row_size = chunk.row_size;
         client.batch_execute("COMMIT").await?;
         let read = began.elapsed();
         self.reader = (!chunk.reach.done).then_some(client);

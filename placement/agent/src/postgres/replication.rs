@@ -61,7 +61,7 @@ pub(crate) struct Replication {
     catalogues: RwLock<Catalogues>,
     bytes_max: u64,
     log_end: LogEnd,
-    pub(crate) throttle: Throttle,
+    pub(crate) throttle: Arc<Throttle>,
 }
 
 /// The tables, as they were last looked at.
@@ -85,7 +85,7 @@ pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
 impl Replication {
     pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
         let slot = slot_name(here, &database.options.url);
-        let throttle = Throttle::new(database.options.source_latency_ms_max);
+        let throttle = Arc::new(Throttle::new(database.options.source_latency_ms_max));
         Self {
             database,
             slot,
@@ -101,10 +101,14 @@ impl Replication {
     }
 
     /// With the slot that is written down, whatever the address says by now: with another password or other TLS it is the
-    /// same database, and what its slot keeps is still wanted.
+    /// same database, and what its slot keeps is still wanted. What is written down may have come with a copy of another
+    /// database: that one's slot is left alone.
     pub(crate) async fn with_slot_of(self, client: &Client) -> Result<Self, Fault> {
-        let made = client.query_opt("SELECT name FROM cellway.made WHERE kind = 'slot' LIMIT 1", &[]).await?;
-        Ok(match made {
+        let sql = "SELECT name FROM cellway.made WHERE kind = 'slot' AND NOT EXISTS \
+                   (SELECT 1 FROM pg_replication_slots \
+                    WHERE slot_name = name AND database IS DISTINCT FROM current_database()) \
+                   ORDER BY made_at DESC LIMIT 1";
+        Ok(match client.query_opt(sql, &[]).await? {
             Some(row) => Self { slot: row.get(0), ..self },
             None => self,
         })
@@ -249,7 +253,7 @@ impl Replication {
     }
 
     async fn has_slot(&self, client: &Client) -> Result<bool, Fault> {
-        let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1";
+        let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()";
         Ok(client.query_opt(sql, &[&self.slot]).await?.is_some())
     }
 
@@ -277,7 +281,7 @@ impl Replication {
         if self.has_slot(&client).await? {
             // The server may still be ending the stream that used it.
             let sql = "SELECT pg_drop_replication_slot($1) FROM pg_replication_slots \
-                       WHERE slot_name = $1 AND active_pid IS NULL";
+                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL";
             if client.execute(sql, &[&self.slot]).await? == 0 {
                 return Err(Fault::new("DATABASE_FAILED", "the slot is still in use and is dropped later"));
             }

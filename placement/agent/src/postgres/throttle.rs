@@ -2,7 +2,7 @@
 //! times a second, and by how long that takes, the [`Governor`] says how fast chunks may be read. What one copy reads counts
 //! for all: they share the source.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,8 +15,6 @@ use crate::follow::Pace;
 
 /// A commit of a few bytes, as durable as those of an application.
 const PROBE: &str = "SELECT pg_logical_emit_message(true, 'cellway', '')";
-/// A copy that has asked for nothing for so long is over, or does not need what it could have.
-const OVER: Duration = Duration::from_secs(1);
 /// Chunks of a copy that is slowed down are so small that several come in a second.
 const CHUNKS: u64 = 4;
 const CHUNK_MIN: u64 = 64 * 1024;
@@ -43,8 +41,20 @@ struct State {
     governor: Option<Governor>,
     /// Bytes read since the last look.
     read: u64,
-    /// When a copy last had something to read.
-    wanted: Option<Instant>,
+    /// Copies that have more to read, however long their next chunk is in coming.
+    copies: usize,
+}
+
+/// A copy that has more than a chunk to read. With it, that is over.
+pub(crate) struct UnderWay {
+    throttle: Arc<Throttle>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.throttle.lock();
+        state.copies = state.copies.saturating_sub(1);
+    }
 }
 
 impl Throttle {
@@ -57,9 +67,10 @@ impl Throttle {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody has more to read than a chunk.
-    pub(crate) fn wanted(&self) {
-        self.lock().wanted = Some(Instant::now());
+    /// A copy has more to read than a chunk, until this is dropped.
+    pub(crate) fn copying(self: &Arc<Self>) -> UnderWay {
+        self.lock().copies += 1;
+        UnderWay { throttle: Arc::clone(self) }
     }
 
     /// For how long the next chunk must wait yet.
@@ -86,12 +97,14 @@ impl Throttle {
     }
 
     fn is_wanted(&self) -> bool {
-        self.lock().wanted.is_some_and(|at| at.elapsed() < OVER)
+        self.lock().copies > 0
     }
 
     /// Whoever copies next begins without a limit.
     fn forget(&self) {
-        *self.lock() = State::default();
+        let mut state = self.lock();
+        *state = State { copies: state.copies, ..State::default() };
+        drop(state);
         self.pace.limit(0);
     }
 
@@ -115,6 +128,8 @@ impl Throttle {
 
     /// Looks at the source for as long as somebody copies from it, for ever.
     pub(crate) async fn watch(&self, database: &Database) {
+        // One that was dropped in the middle has left its limit.
+        self.forget();
         let Some(limit) = self.limit else { return std::future::pending().await };
         loop {
             while !self.is_wanted() {
@@ -162,4 +177,57 @@ impl Throttle {
 
 fn every() -> Duration {
     Duration::from_secs(1) / LOOKS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::options::DatabaseOptions;
+
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    fn throttle() -> Arc<Throttle> {
+        Arc::new(Throttle::new(100))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_is_watched_for_until_it_is_over_however_long_its_next_chunk_is_in_coming() {
+        let throttle = throttle();
+        assert!(!throttle.is_wanted());
+        let (one, other) = (throttle.copying(), throttle.copying());
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert!(throttle.is_wanted());
+        drop(one);
+        assert!(throttle.is_wanted(), "the other one has more to read");
+        throttle.forget();
+        assert!(throttle.is_wanted(), "what is forgotten is the limit, and no copy");
+        drop(other);
+        assert!(!throttle.is_wanted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_copy_reads_is_slowed_down_and_forgotten_for_the_next_one() {
+        let throttle = throttle();
+        throttle.took(1_000_000);
+        assert_eq!((throttle.wait(), throttle.chunk_bytes(u64::MAX)), (None, u64::MAX));
+        throttle.look(LIMIT, LIMIT * 2);
+        throttle.took(10_000_000);
+        assert!(throttle.wait().is_some());
+        assert!(throttle.standing().rate.is_some_and(|rate| throttle.chunk_bytes(u64::MAX) == rate / CHUNKS));
+        throttle.forget();
+        assert_eq!((throttle.wait(), throttle.standing()), (None, Standing::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_begins_without_the_limit_that_one_before_it_has_left() {
+        let throttle = throttle();
+        throttle.look(LIMIT, LIMIT * 2);
+        throttle.took(10_000_000);
+        assert!(throttle.wait().is_some());
+        // Nobody copies, so that nobody connects.
+        let database = Database::new(DatabaseOptions::new("postgres://nobody@127.0.0.1:1/none")).unwrap();
+        let watching = tokio::time::timeout(every(), throttle.watch(&database)).await;
+        assert!(watching.is_err(), "it does not end");
+        assert_eq!((throttle.wait(), throttle.standing()), (None, Standing::default()));
+    }
 }

@@ -4,15 +4,15 @@
 //! ```text
 //! replication client ──► a socket that only this user reaches, for one connection ──► TLS ──► server
 //! ```
-//! The server is reached, and believed, before the socket is there, so whoever connects to it has a server.
+//! The server is reached, and believed, before the socket is there, so whoever connects to it has a server. Once somebody
+//! has, the socket and its directory are gone: an agent that is killed leaves neither.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener};
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,15 +27,18 @@ const ACCEPT_MAX: Duration = Duration::from_secs(3);
 
 /// See the module. With it the connection ends.
 pub(crate) struct Tunnel {
-    directory: TempDir,
+    host: String,
     _carrying: AbortOnDropHandle<()>,
 }
 
 impl Tunnel {
     pub(crate) async fn open(tls: &Tls, host: &str, port: u16, patience: Duration) -> Result<Self, Fault> {
         let connecting = tokio::time::timeout(patience, connect(tls, host, port));
-        let mut server =
-            connecting.await.map_err(|_| Fault::new("DATABASE_UNREACHABLE", "no answer in time"))??;
+        let server = connecting.await.map_err(|_| Fault::new("DATABASE_UNREACHABLE", "no answer in time"))??;
+        Self::to(server, port)
+    }
+
+    fn to(mut server: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, port: u16) -> Result<Self, Fault> {
         let local = |error: std::io::Error| {
             Fault::new("DATABASE_UNREACHABLE", format!("no socket for the replication stream: {error}"))
         };
@@ -45,19 +48,21 @@ impl Tunnel {
             .tempdir()
             .map_err(local)?;
         let listener = UnixListener::bind(directory.path().join(format!(".s.PGSQL.{port}"))).map_err(local)?;
+        let host = directory.path().display().to_string();
         let carrying = tokio::spawn(async move {
-            let Ok(Ok((mut client, _))) = tokio::time::timeout(ACCEPT_MAX, listener.accept()).await else { return };
-            drop(listener);
+            let accepted = tokio::time::timeout(ACCEPT_MAX, listener.accept()).await;
+            drop((listener, directory));
+            let Ok(Ok((mut client, _))) = accepted else { return };
             if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut server).await {
                 tracing::debug!(%error, "a replication stream has ended");
             }
         });
-        Ok(Self { directory, _carrying: AbortOnDropHandle::new(carrying) })
+        Ok(Self { host, _carrying: AbortOnDropHandle::new(carrying) })
     }
 
     /// Where a client of PostgreSQL finds it, as its host; the port is the server's.
     pub(crate) fn host(&self) -> String {
-        self.directory.path().display().to_string()
+        self.host.clone()
     }
 }
 
@@ -72,4 +77,42 @@ async fn connect(tls: &Tls, host: &str, port: u16) -> Result<TlsStream<TcpStream
         return Err(Fault::no_tls());
     }
     tls.plain_connector().connect(name, stream).await.map_err(|error| Fault::of_io(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_gone_once_somebody_has_come_by_it_and_what_it_carries_goes_on() {
+        let (mut server, far) = tokio::io::duplex(64);
+        let tunnel = Tunnel::to(far, 5432).unwrap();
+        let directory = tunnel.host();
+        let mut client = tokio::net::UnixStream::connect(format!("{directory}/.s.PGSQL.5432")).await.unwrap();
+        let mut heard = [0; 4];
+        client.write_all(b"ping").await.unwrap();
+        server.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"ping");
+        assert!(!Path::new(&directory).exists(), "an agent that is killed now leaves nothing");
+        server.write_all(b"pong").await.unwrap();
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"pong");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_came_by_is_gone_with_its_tunnel() {
+        let (_server, far) = tokio::io::duplex(64);
+        let tunnel = Tunnel::to(far, 5432).unwrap();
+        let directory = tunnel.host();
+        assert!(Path::new(&directory).exists());
+        drop(tunnel);
+        let gone = async {
+            while Path::new(&directory).exists() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("in time");
+    }
 }

@@ -323,32 +323,38 @@ async fn a_hook_over_https_is_called_where_its_certificate_is_believed_and_nowhe
     }
 }
 
-#[tokio::test]
-async fn a_hook_that_never_answers_costs_its_deadline_and_no_more() {
-    // Connections are taken by the kernel, and nobody reads what comes.
+/// Cells that tell somebody who never answers, and what must be there meanwhile: the kernel takes connections for it, and
+/// nobody reads what comes.
+async fn ground_of_silence() -> (Ground, (tokio::net::TcpListener, tempfile::TempDir)) {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let key = SigningKey::generate();
-    let unheard = Listener {
-        url: format!("http://{}/moves", silent.local_addr().unwrap()),
-        calls: Arc::default(),
-        answers: Arc::default(),
-    };
-    let (mut ground, _keys) = ground(&unheard, &key);
+    let url = format!("http://{}/moves", silent.local_addr().unwrap());
+    let unheard = Listener { url, calls: Arc::default(), answers: Arc::default() };
+    let (mut ground, keys) = ground(&unheard, &SigningKey::generate());
     let hook = &mut ground.hooks.as_mut().unwrap().hooks[0];
     (hook.deadline_ms, hook.cutover_deadline_ms, hook.tries) = (300, 100, 2);
+    (ground, (silent, keys))
+}
+
+/// Much more than all deadlines of such a hook, and less than what a step may take.
+const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_hook_that_never_answers_costs_its_deadline_and_no_more() {
+    let (mut ground, _silent) = ground_of_silence().await;
     let a = ground.open("a").await;
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let began = std::time::Instant::now();
     let Err(StepError::Refused { code, reason }) = ground.pool.start_capture(&a.agent, &context(1, 1)).await else {
         panic!("not refused");
     };
     assert!(code == "HOOK_FAILED" && reason.contains("no answer within"), "{code}: {reason}");
+    assert!(began.elapsed() < SILENCE_MAX, "{:?}", began.elapsed());
     // The step itself is done, so it can be taken back; that nobody hears of it holds nothing up.
     ground.pool.stop_capture(&a.agent, &context(1, 1)).await.unwrap();
     a.put(1, "k", "v").await.unwrap();
     a.close().await;
 
-    // From the fence on nothing waits for an answer that never comes.
-    ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Hold, HookPhase::Fence, HookPhase::Activate];
+    ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Hold];
     let (a, b) = (ground.open("c").await, ground.open("b").await);
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     copy(&ground, &a, &b, &context(1, 1)).await;
@@ -356,7 +362,25 @@ async fn a_hook_that_never_answers_costs_its_deadline_and_no_more() {
     a.put(1, "k", "v").await.unwrap();
     a.close().await;
     b.close().await;
-    drop(silent);
+}
+
+#[tokio::test]
+async fn from_the_fence_on_a_hook_that_never_answers_changes_nothing() {
+    let (mut ground, _silent) = ground_of_silence().await;
+    ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Fence, HookPhase::Activate];
+    let (a, b) = (ground.open("a").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    a.put(1, "k", "v").await.unwrap();
+    copy(&ground, &a, &b, &context(1, 1)).await;
+    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
+    let began = std::time::Instant::now();
+    assert_eq!(ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap(), sealed);
+    ground.pool.activate(&b.agent, &context(2, 1), Some((&a.id, &a.agent))).await.unwrap();
+    assert!(began.elapsed() < SILENCE_MAX, "{:?}", began.elapsed());
+    b.put(2, "k", "w").await.unwrap();
+    a.close().await;
+    b.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,6 +53,33 @@ async fn a_target_agent_that_is_killed_in_the_middle_of_the_copy_redoes_at_most_
     assert_eq!(b.rows().await, a.rows().await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_a_copied_database_has_written_down_is_left_to_the_database_that_it_belongs_to() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 50).await;
+    let step = context(1, 1);
+    ground.capture(&a, &step).await;
+    let at_a = a.session().await;
+    let slot: String = at_a.query_one("SELECT name FROM cellway.made", &[]).await.unwrap().get(0);
+    // What of a dump of the one database would be in the other.
+    let at_b = b.session().await;
+    at_b.execute("INSERT INTO cellway.made (kind, name) VALUES ('slot', $1)", &[&slot]).await.unwrap();
+    let url = b.url.clone();
+    let listen = b.close().await;
+    let b = ground.try_open("b", &url, &listen).await.unwrap();
+    ground.copy(&a, &b, &step).await;
+    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    let its_own = "SELECT count(*) = 1 FROM pg_replication_slots WHERE database = current_database()";
+    until_true(&at_b, its_own).await;
+    until_true(&at_a, its_own).await;
+    ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
+    account(&at_b, "of b").await.unwrap();
+    ground.verify(&b, &a, &context(2, 1)).await;
+    b.close().await;
+    a.close().await;
+}
+
 /// Commits of chunks are not waited for: a crash takes some of them away, and nothing that the source has let go of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_server_that_crashes_in_the_middle_of_the_copy_loses_only_what_comes_again() {

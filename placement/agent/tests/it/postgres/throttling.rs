@@ -31,7 +31,8 @@ async fn a_copy_is_slowed_down_while_commits_of_its_source_wait_for_a_standby_an
     let url = server.database().await;
     let client = session(&url).await;
     client.batch_execute(TABLES).await.unwrap();
-    let a = ground.try_open("a", &url, "127.0.0.1:0").await.unwrap();
+    let limit = |database: &mut cell_agent::DatabaseOptions| database.source_latency_ms_max = 100;
+    let a = ground.open_with("a", &url, "127.0.0.1:0", limit).await.unwrap();
     let b = ground.open("b").await;
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     accounts(&client, 20_000).await;
@@ -42,12 +43,11 @@ async fn a_copy_is_slowed_down_while_commits_of_its_source_wait_for_a_standby_an
     client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
     client.execute("SELECT pg_reload_conf()", &[]).await.unwrap();
     until_true(&client, "SELECT current_setting('synchronous_standby_names') = 'nobody'").await;
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
-    // It takes seconds, so that there is something to be slowed down on every machine.
-    ground.pool.import_status_at(&b.agent, &step, RATE).await.unwrap();
+    // After one chunk it is as good as at rest, so that there is something to be slowed down on every machine.
+    ground.import_at(&a, &b, &step, CRAWL).await;
     let slowed = storage_when(&ground, &a, |storage| storage.slowed_to > 0).await;
     assert!(slowed.commit_us > 100_000, "{slowed:?}");
-    let before = ground.progress_at(&b, &step, RATE, |_| true).await;
+    let before = ground.progress_at(&b, &step, CRAWL, |progress| progress.copied_rows > 0).await;
     assert!(!before.backfilled, "{before:?}");
     ground.progress_at(&b, &step, RATE, |progress| progress.copied_bytes > before.copied_bytes).await;
 
