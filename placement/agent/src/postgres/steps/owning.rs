@@ -33,6 +33,9 @@ impl Work<'_> {
             self.cell.look_at_tables(&self.tenant.id).await?;
             making = None;
         }
+        if is_new && self.cell.database.layout.is_shared() {
+            self.cell.can_spell(&self.tenant.id).await?;
+        }
         self.change_and_make(making, |core| {
             let next = transition::grant(core.control.as_ref(), self.context(), core.has_copy())?;
             let keep = if core.copied.is_some() {
