@@ -101,6 +101,20 @@ impl Cell {
         Ok(self.replication.set_catalogue(tenant, catalogue))
     }
 
+    /// Looks whether the tables are still as they were when the move began; it ends where they are not. Of one that has come
+    /// since nothing is copied.
+    pub(crate) async fn look_once_more(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let known = self.catalogue(tenant).await?;
+        let client = self.database.client().await?;
+        let now = Catalogue::read(&**client, &known.place).await?;
+        let (before, after) = (known.lines(), now.lines());
+        let other = |of: &[String], than: &[String]| of.iter().find(|line| !than.contains(line)).cloned();
+        let Some(changed) = other(&after, &before).or_else(|| other(&before, &after)) else { return Ok(()) };
+        self.replication.set_catalogue(tenant, now);
+        let reason = format!("a table was added, dropped or changed while the tenant was being moved: {changed}");
+        Err(Refusal::new("SCHEMA_CHANGED", reason))
+    }
+
     /// Whether the tables that tenants share tell this one apart from all others.
     pub(crate) async fn can_spell(&self, tenant: &TenantId) -> Result<(), Refusal> {
         let catalogue = self.catalogue(tenant).await?;

@@ -178,7 +178,7 @@ impl Work<'_> {
     async fn sealed(&self, hold: &Hold, patience: Duration) -> Result<Seq, Refusal> {
         let id = &self.tenant.id;
         let replication = &self.cell.replication;
-        replication.barrier(patience).await?;
+        tokio::try_join!(replication.barrier(patience), self.cell.look_once_more(id))?;
         let compare = match replication.captures().dirty(id) {
             Some(keys) => Compare::Keys(keys),
             None => Compare::All,

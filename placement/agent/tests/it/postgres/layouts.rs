@@ -200,6 +200,34 @@ async fn a_cell_that_was_left_drops_the_schema_only_behind_its_tombstone_and_tak
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_made_during_a_move_ends_it_and_one_that_nobody_looked_at_is_never_dropped() {
+    let ground = Ground::new();
+    let (a, b) = pair(&ground, In::Own, In::Own).await;
+    forth(&ground, &a, &b).await;
+    let step = context(1, 1);
+    let client = a.session().await;
+    client.batch_execute("CREATE TABLE late (id bigint PRIMARY KEY); INSERT INTO late VALUES (1)").await.unwrap();
+    let held = ground.pool.hold_writes(&a.agent, &step, 4 * HOLD).await;
+    assert_eq!(refused(held), "SCHEMA_CHANGED");
+    let failure = ground.failure(&b, &step).await;
+    assert!(failure.starts_with("SCHEMA_CHANGED"), "{failure}");
+    ground.pool.stop_capture(&a.agent, &step).await.unwrap();
+    ground.pool.drop_import(&b.agent, &step).await.unwrap();
+    nothing_left(&b).await;
+    client.batch_execute("DROP TABLE late").await.unwrap();
+    let again = StepContext { move_id: Some(MoveId(41)), ..context(1, 1) };
+    ground.copy(&a, &b, &again).await;
+    let admin = b.session().await;
+    admin.batch_execute("CREATE TABLE \"tenant_t-1\".late (id bigint PRIMARY KEY)").await.unwrap();
+    ground.pool.stop_capture(&a.agent, &again).await.unwrap();
+    assert_eq!(refused(ground.pool.drop_import(&b.agent, &again).await), "SCHEMA_IN_USE");
+    assert!(has_schema(&b).await);
+    admin.batch_execute("DROP TABLE \"tenant_t-1\".late").await.unwrap();
+    ground.pool.drop_import(&b.agent, &again).await.unwrap();
+    nothing_left(&b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_dies_while_a_schema_is_copied_goes_on_where_it_was() {
     let ground = Ground::new();
     let (a, b) = pair(&ground, In::Own, In::Own).await;
