@@ -148,11 +148,10 @@ async fn a_move_that_is_called_off_in_any_phase_leaves_no_schema_and_no_row() {
             }
             let mut after = step.clone();
             if phase == "hold" {
-                ground.seal(&a, &b, &step).await;
-                ground.pool.release_hold(&a.agent, &step).await.unwrap();
+                after = ground.seal(&a, &b, &step).await.0;
+                ground.pool.release_hold(&a.agent, &after).await.unwrap();
             } else if phase == "fence" {
-                let sealed = ground.seal(&a, &b, &step).await;
-                ground.pool.fence(&a.agent, &step, sealed).await.unwrap();
+                after = ground.fence(&a, &b, &step).await.0;
                 after.epoch = Epoch(epoch + 1);
                 ground.pool.unfence(&a.agent, &after).await.unwrap();
             }
@@ -207,8 +206,7 @@ async fn a_table_that_is_made_during_a_move_ends_it_and_one_that_nobody_looked_a
     let step = context(1, 1);
     let client = a.session().await;
     client.batch_execute("CREATE TABLE late (id bigint PRIMARY KEY); INSERT INTO late VALUES (1)").await.unwrap();
-    let held = ground.pool.hold_writes(&a.agent, &step, 4 * HOLD).await;
-    assert_eq!(refused(held), "SCHEMA_CHANGED");
+    let step = ground.hold_is_refused(&a, &step, "SCHEMA_CHANGED").await;
     let failure = ground.failure(&b, &step).await;
     assert!(failure.starts_with("SCHEMA_CHANGED"), "{failure}");
     ground.pool.stop_capture(&a.agent, &step).await.unwrap();
