@@ -115,6 +115,15 @@ impl Cell {
         Err(Refusal::new("SCHEMA_CHANGED", reason))
     }
 
+    /// In which files the rows of a tenant's tables are, partition by partition. They are others after what no log tells of: a
+    /// partition that was truncated, attached or detached.
+    pub(crate) async fn files(&self, tenant: &TenantId) -> Result<String, Refusal> {
+        let catalogue = self.catalogue(tenant).await?;
+        let tables: Vec<&str> = catalogue.tables.iter().map(|table| table.name.as_str()).collect();
+        let client = self.database.client().await?;
+        Ok(client.query_one(FILES, &[&catalogue.place.schema, &tables]).await?.get(0))
+    }
+
     /// Whether the tables that tenants share tell this one apart from all others.
     pub(crate) async fn can_spell(&self, tenant: &TenantId) -> Result<(), Refusal> {
         let catalogue = self.catalogue(tenant).await?;
@@ -170,6 +179,16 @@ impl Cell {
         Ok(())
     }
 }
+
+const FILES: &str = "
+SELECT coalesce(string_agg(concat_ws(' ', f.oid, pg_relation_filenode(f.oid)), ',' ORDER BY f.oid), '')
+  FROM (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
+         WHERE c.relkind = 'r' AND c.relname::text = ANY($2)
+        UNION
+        SELECT t.relid::oid
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
+         CROSS JOIN LATERAL pg_partition_tree(c.oid) t
+         WHERE c.relkind = 'p' AND c.relname::text = ANY($2)) f";
 
 /// Counts rows and bytes of tenants.
 pub(super) async fn count(database: &Database, tenants: &[Arc<Tenant>]) -> Result<(), Fault> {

@@ -178,8 +178,10 @@ impl Work<'_> {
     async fn sealed(&self, hold: &Hold, patience: Duration) -> Result<Seq, Refusal> {
         let id = &self.tenant.id;
         let replication = &self.cell.replication;
-        tokio::try_join!(replication.barrier(patience), self.cell.look_once_more(id))?;
-        let compare = match replication.captures().dirty(id) {
+        let (_, (), files) =
+            tokio::try_join!(replication.barrier(patience), self.cell.look_once_more(id), self.cell.files(id))?;
+        let same_files = self.lock()?.files == files;
+        let compare = match replication.captures().dirty(id).filter(|_| same_files) {
             Some(keys) => Compare::Keys(keys),
             None => Compare::All,
         };
