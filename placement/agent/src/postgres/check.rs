@@ -83,6 +83,14 @@ fn of_shared(catalogue: &Catalogue, table: &Table, tenant: &String) -> Vec<wire:
     let quoted = ident(tenant);
     let mut found = Vec::new();
     let mut find = |code: &str, reason: String| found.push(finding(code, reason));
+    if let Some(column) = table.tenant.as_ref().filter(|column| column.type_name.starts_with("character(")) {
+        let reason = format!(
+            "column {tenant} of {name} is {}, which fills names up with blanks: make it text: ALTER TABLE {name} ALTER {quoted} \
+             TYPE text",
+            column.type_name
+        );
+        find("TENANT_KEY_TYPE", reason);
+    }
     if table.primary.is_empty() {
         let mend = format!("ALTER TABLE {name} ADD PRIMARY KEY ({quoted}, …)");
         find("NO_PRIMARY_KEY", format!("table {name} has no primary key, so its rows cannot be followed: {mend}"));
@@ -288,6 +296,8 @@ mod tests {
             table.foreign_keys.push(ForeignKey { name: "f".into(), to: "countries".into(), pairs });
         };
         assert_eq!(codes(out), ["KEY_LEADS_OUT"]);
+        let padded = |table: &mut Table| table.tenant.as_mut().unwrap().type_name = "character(12)".into();
+        assert_eq!(codes(padded), ["TENANT_KEY_TYPE"]);
         assert_eq!(codes(|table| table.unlogged = true), ["UNLOGGED_TABLE"]);
         assert_eq!(codes(|table| table.inherits = true), ["TABLE_INHERITS"]);
         assert_eq!(codes(|table| table.replica_identity = 'n'), ["REPLICA_IDENTITY"]);

@@ -8,9 +8,9 @@ use super::catalogue::{Catalogue, Table};
 use super::sql::{ident, literal};
 use crate::refusal::Refusal;
 
-/// Types that a tenant's name is written in for another cell. Nothing else that it says goes into a statement.
-const TYPES: [&str; 8] =
-    ["text", "character varying", "character", "uuid", "bigint", "integer", "smallint", "numeric"];
+/// Types that a tenant's name is written in for another cell. Nothing else that it says goes into a statement. `character` is
+/// not among them: without its length it is one letter.
+const TYPES: [&str; 7] = ["text", "character varying", "uuid", "bigint", "integer", "smallint", "numeric"];
 
 /// For each table what stands before its columns, if anything does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -135,6 +135,11 @@ mod tests {
         let shared = wire::TableLayout::Shared;
         assert_eq!(form(None, shared, &["text; DROP TABLE orders"]), Err("SCHEMA_DIFFERS"));
         assert_eq!(form(None, shared, &["public.color"]), Err("SCHEMA_DIFFERS"));
+        assert_eq!(
+            form(None, shared, &["character(10)"]),
+            Err("SCHEMA_DIFFERS"),
+            "it would be another tenant's row"
+        );
         assert_eq!(form(None, wire::TableLayout::Unspecified, &[]), Err("STORAGE_DIFFERS"));
     }
 }

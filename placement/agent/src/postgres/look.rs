@@ -8,7 +8,7 @@ use cell_model::TenantId;
 use cell_protos::v1 as wire;
 use tokio_postgres::Client;
 
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Column};
 use super::cell::Cell;
 use super::connect::Database;
 use super::fault::Fault;
@@ -59,14 +59,75 @@ async fn is_guarded(client: &Client, schema: &str) -> Result<bool, Fault> {
     Ok(client.query_one(install::ALL_GUARDED, &[&schema, &install::names()]).await?.get(0))
 }
 
+/// A tenant's name must come out of the column's type as it went in, as guards read it and as the log has it: one that is cut
+/// off, padded or read as a number may be another tenant's as well.
+async fn spell(client: &Client, catalogue: &Catalogue, tenant: &TenantId) -> Result<(), Refusal> {
+    let mut spelled: Vec<&str> = Vec::new();
+    for table in &catalogue.tables {
+        let Some(Column { name, type_name, .. }) = &table.tenant else { continue };
+        if spelled.contains(&type_name.as_str()) {
+            continue;
+        }
+        spelled.push(type_name);
+        let who = literal(tenant.as_str());
+        let sql = format!("SELECT ({who}::{type_name})::text, concat({who}::{type_name})");
+        let why = match client.query_one(&sql, &[]).await {
+            Ok(row) => {
+                let ways: [String; 2] = [row.get(0), row.get(1)];
+                let Some(other) = ways.into_iter().find(|way| way != tenant.as_str()) else { continue };
+                format!("it comes out as '{other}'")
+            }
+            Err(error) if error.as_db_error().is_some() => Fault::from(error).reason,
+            Err(error) => return Err(error.into()),
+        };
+        let (of, column) = (catalogue.qualified(table), ident(name));
+        let reason = format!(
+            "'{tenant}' cannot be told apart in column {column} of {of}, of type {type_name} ({why}): make it text: ALTER TABLE \
+             {of} ALTER {column} TYPE text"
+        );
+        return Err(Refusal::new("TENANT_KEY_TYPE", reason));
+    }
+    Ok(())
+}
+
 impl Cell {
     /// Looks at a tenant's tables anew: they may have been changed, and others may have come.
     pub(crate) async fn look_at_tables(&self, tenant: &TenantId) -> Result<Arc<Catalogue>, Refusal> {
         let place = self.database.layout.place(tenant)?;
         let mut client = self.database.session().await?;
         let catalogue = Catalogue::read(&client, &place).await?;
+        spell(&client, &catalogue, tenant).await?;
         install::guard(&mut client, &catalogue, tenant.as_str()).await?;
         Ok(self.replication.set_catalogue(tenant, catalogue))
+    }
+
+    /// Looks whether the tables are still as they were when the move began; it ends where they are not. Of one that has come
+    /// since nothing is copied.
+    pub(crate) async fn look_once_more(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let known = self.catalogue(tenant).await?;
+        let client = self.database.client().await?;
+        let now = Catalogue::read(&**client, &known.place).await?;
+        let (before, after) = (known.lines(), now.lines());
+        let other = |of: &[String], than: &[String]| of.iter().find(|line| !than.contains(line)).cloned();
+        let Some(changed) = other(&after, &before).or_else(|| other(&before, &after)) else { return Ok(()) };
+        self.replication.set_catalogue(tenant, now);
+        let reason = format!("a table was added, dropped or changed while the tenant was being moved: {changed}");
+        Err(Refusal::new("SCHEMA_CHANGED", reason))
+    }
+
+    /// In which files the rows of a tenant's tables are, partition by partition. They are others after what no log tells of: a
+    /// partition that was truncated, attached or detached.
+    pub(crate) async fn files(&self, tenant: &TenantId) -> Result<String, Refusal> {
+        let catalogue = self.catalogue(tenant).await?;
+        let tables: Vec<&str> = catalogue.tables.iter().map(|table| table.name.as_str()).collect();
+        let client = self.database.client().await?;
+        Ok(client.query_one(FILES, &[&catalogue.place.schema, &tables]).await?.get(0))
+    }
+
+    /// Whether the tables that tenants share tell this one apart from all others.
+    pub(crate) async fn can_spell(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let catalogue = self.catalogue(tenant).await?;
+        spell(&*self.database.client().await?, &catalogue, tenant).await
     }
 
     /// A tenant's tables as they were last looked at.
@@ -118,6 +179,16 @@ impl Cell {
         Ok(())
     }
 }
+
+const FILES: &str = "
+SELECT coalesce(string_agg(concat_ws(' ', f.oid, pg_relation_filenode(f.oid)), ',' ORDER BY f.oid), '')
+  FROM (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
+         WHERE c.relkind = 'r' AND c.relname::text = ANY($2)
+        UNION
+        SELECT t.relid::oid
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
+         CROSS JOIN LATERAL pg_partition_tree(c.oid) t
+         WHERE c.relkind = 'p' AND c.relname::text = ANY($2)) f";
 
 /// Counts rows and bytes of tenants.
 pub(super) async fn count(database: &Database, tenants: &[Arc<Tenant>]) -> Result<(), Fault> {

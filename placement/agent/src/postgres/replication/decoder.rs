@@ -107,6 +107,9 @@ impl<'a> Decoder<'a> {
             Message::Update { relation, old, new } => self.row(relation, old, Some(new), false),
             Message::Delete { relation, old } => self.row(relation, Some(old), None, false),
             Message::Truncate { relations } => {
+                for relation in &relations {
+                    self.look_again(*relation);
+                }
                 let followed = relations.iter().filter_map(|id| self.relations.get(id)?.followed.as_ref());
                 for truncated in followed {
                     let reason = "a tenants' table was truncated: copies of it are worth nothing";

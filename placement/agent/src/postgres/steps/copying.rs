@@ -189,6 +189,8 @@ impl Work<'_> {
     }
 
     async fn scan_source(&self) -> Result<(Seq, Digest), Refusal> {
+        // Before the rows are read: what becomes of a partition meanwhile is noticed at the seal.
+        let files = self.cell.files(&self.tenant.id).await?;
         let (seq, client) = {
             let mut feed = self.tenant.feed.lock().await;
             let feed = feed.as_mut().filter(|feed| feed.move_id == self.context().move_id).ok_or_else(|| {
@@ -203,6 +205,7 @@ impl Work<'_> {
         let sum = digest::of_all(&client, &catalogue, &self.tenant.id, self.context().uid).await?;
         self.cell.replication.captures().clean_at(&self.tenant.id, seq);
         let mut core = self.lock()?;
+        core.files = files;
         core.counted = (sum.digest.rows, sum.bytes);
         core.digest = sum.digest;
         Ok((seq, sum.digest))
@@ -249,6 +252,8 @@ impl Work<'_> {
             return Ok(done());
         }
         if next.capture.is_some() {
+            let files = self.cell.files(&self.tenant.id).await?;
+            self.tenant.lock().files = files;
             self.cell.replication.capture(&self.tenant.id, from, true);
         }
         self.change_in_turn(|_| Ok((next, Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })))).await?;

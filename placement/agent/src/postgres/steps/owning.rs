@@ -33,6 +33,9 @@ impl Work<'_> {
             self.cell.look_at_tables(&self.tenant.id).await?;
             making = None;
         }
+        if is_new && self.cell.database.layout.is_shared() {
+            self.cell.can_spell(&self.tenant.id).await?;
+        }
         self.change_and_make(making, |core| {
             let next = transition::grant(core.control.as_ref(), self.context(), core.has_copy())?;
             let keep = if core.copied.is_some() {
@@ -175,8 +178,10 @@ impl Work<'_> {
     async fn sealed(&self, hold: &Hold, patience: Duration) -> Result<Seq, Refusal> {
         let id = &self.tenant.id;
         let replication = &self.cell.replication;
-        replication.barrier(patience).await?;
-        let compare = match replication.captures().dirty(id) {
+        let (_, (), files) =
+            tokio::try_join!(replication.barrier(patience), self.cell.look_once_more(id), self.cell.files(id))?;
+        let same_files = self.lock()?.files == files;
+        let compare = match replication.captures().dirty(id).filter(|_| same_files) {
             Some(keys) => Compare::Keys(keys),
             None => Compare::All,
         };

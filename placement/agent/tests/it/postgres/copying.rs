@@ -291,3 +291,20 @@ async fn rows_that_are_deleted_or_changed_before_their_chunk_comes_arrive_as_the
     b.close().await;
     a.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_emptied_behind_the_log_is_found_at_the_seal() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let client = a.session().await;
+    let rows = "INSERT INTO \"Odd \"\" name\" SELECT 'k' || i, 't-1', 'v' FROM generate_series(1, 50) i";
+    client.batch_execute(rows).await.unwrap();
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    ground.verify(&a, &b, &step).await;
+    let (step, _) = ground.seal(&a, &b, &step).await;
+    ground.pool.release_hold(&a.agent, &step).await.unwrap();
+    client.batch_execute("TRUNCATE odd_0").await.unwrap();
+    let next = cell_client::StepContext { attempt: cell_model::Attempt(step.attempt.0 + 1), ..step };
+    ground.seal_finds_a_difference(&a, &b, &next).await;
+}

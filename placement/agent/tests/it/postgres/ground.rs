@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions, TenantDatabase};
-use cell_client::{AgentPool, ImportProgress, StepContext};
+use cell_client::{AgentPool, ImportProgress, StepContext, StepError};
 use cell_gate::RequestStamp;
 use cell_model::{CellId, Digest, Leg, Seq};
 use cell_trust::SigningKey;
@@ -52,6 +52,9 @@ CREATE TABLE \"Odd \"\" name\" (
 CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 ";
+
+/// Holds that may lapse before one does not.
+const ATTEMPTS: usize = 20;
 
 /// Bytes in a second at which a copy is as good as at rest.
 pub(crate) const CRAWL: u64 = 1_000;
@@ -297,7 +300,7 @@ impl Ground {
                 let scanned = async {
                     let (seq, ours) = self.pool.scan_digest(&from.agent, step, None).await?;
                     let (_, theirs) = self.pool.scan_digest(&to.agent, step, Some(seq)).await?;
-                    Ok::<_, cell_client::StepError>((ours, theirs))
+                    Ok::<_, StepError>((ours, theirs))
                 };
                 match scanned.await {
                     Ok(both) => return both,
@@ -312,22 +315,76 @@ impl Ground {
         ours
     }
 
-    /// Holds, seals, waits for the other cell and compares: what COMMIT asks for.
-    pub(crate) async fn seal(&self, from: &Cell, to: &Cell, step: &StepContext) -> Seq {
-        let sealed = self.pool.hold_writes(&from.agent, step, HOLD).await.unwrap();
-        let (applied, _) = self.pool.await_applied(&to.agent, step, sealed, HOLD).await.unwrap();
-        assert_eq!(applied, sealed);
-        let source = self.pool.digest_at(&from.agent, step, sealed, HOLD).await.unwrap();
-        assert_eq!(self.pool.digest_at(&to.agent, step, sealed, HOLD).await.unwrap(), source);
-        sealed
+    /// Attempts, as a coordinator does, until one is not missed: on a slow machine a hold may lapse. Under which step it was.
+    async fn attempts<T>(
+        &self,
+        from: &Cell,
+        step: &StepContext,
+        attempt: impl AsyncFn(&StepContext) -> Result<T, StepError>,
+    ) -> (StepContext, T) {
+        let mut step = step.clone();
+        let mut missed = Vec::new();
+        while missed.len() < ATTEMPTS {
+            match attempt(&step).await {
+                Ok(done) => return (step, done),
+                Err(error) => missed.push(error),
+            }
+            let _lapsed = self.pool.release_hold(&from.agent, &step).await;
+            step.attempt.0 += 1;
+        }
+        panic!("every attempt was missed: {missed:?}")
     }
 
-    /// The cutover from `from` at `epoch` to `to` at the next one.
+    /// Holds, seals and waits for the other cell; what the rows of both add up to.
+    async fn hold(&self, from: &Cell, to: &Cell, step: &StepContext) -> Result<(Seq, Digest, Digest), StepError> {
+        let sealed = self.pool.hold_writes(&from.agent, step, HOLD).await?;
+        let (applied, _) = self.pool.await_applied(&to.agent, step, sealed, HOLD).await?;
+        assert_eq!(applied, sealed);
+        let source = self.pool.digest_at(&from.agent, step, sealed, HOLD).await?;
+        Ok((sealed, source, self.pool.digest_at(&to.agent, step, sealed, HOLD).await?))
+    }
+
+    /// What COMMIT asks for: a hold, sealed, with the same rows in both cells.
+    pub(crate) async fn seal(&self, from: &Cell, to: &Cell, step: &StepContext) -> (StepContext, Seq) {
+        let (step, (sealed, source, target)) =
+            self.attempts(from, step, async |step| self.hold(from, to, step).await).await;
+        assert_eq!(target, source);
+        (step, sealed)
+    }
+
+    /// A seal at which the cells are found not to have the same rows.
+    pub(crate) async fn seal_finds_a_difference(&self, from: &Cell, to: &Cell, step: &StepContext) {
+        let (_, (_, source, target)) =
+            self.attempts(from, step, async |step| self.hold(from, to, step).await).await;
+        assert_ne!(target, source);
+    }
+
+    /// A seal that is fenced in time.
+    pub(crate) async fn fence(&self, from: &Cell, to: &Cell, step: &StepContext) -> (StepContext, Seq) {
+        let fenced = async |step: &StepContext| {
+            let (sealed, source, target) = self.hold(from, to, step).await?;
+            assert_eq!(target, source);
+            assert_eq!(self.pool.fence(&from.agent, step, sealed).await?, sealed);
+            Ok(sealed)
+        };
+        self.attempts(from, step, fenced).await
+    }
+
+    /// The code of what ends a hold, behind those that were only missed.
+    pub(crate) async fn hold_is_refused(&self, from: &Cell, step: &StepContext, code: &str) -> StepContext {
+        let refused = async |step: &StepContext| match self.pool.hold_writes(&from.agent, step, HOLD).await {
+            Err(StepError::Refused { code: found, .. }) if found == code => Ok(()),
+            Err(missed) => Err(missed),
+            Ok(sealed) => panic!("sealed at {sealed}"),
+        };
+        self.attempts(from, step, refused).await.0
+    }
+
+    /// The cutover from `from` at `epoch` to `to` at the next one, in this attempt or a later one.
     pub(crate) async fn cut_over(&self, from: &Cell, to: &Cell, epoch: u64, attempt: u32, leg: Leg) {
         let before = StepContext { leg: Some(leg), ..context(epoch, attempt) };
-        let after = StepContext { leg: Some(leg), ..context(epoch + 1, attempt) };
-        let sealed = self.seal(from, to, &before).await;
-        assert_eq!(self.pool.fence(&from.agent, &before, sealed).await.unwrap(), sealed);
+        let (fenced, _) = self.fence(from, to, &before).await;
+        let after = StepContext { leg: Some(leg), ..context(epoch + 1, fenced.attempt.0) };
         let (follower, follows) = match leg {
             Leg::Forward => (Some((&from.id, from.agent.as_str())), Some((&to.id, to.agent.as_str()))),
             Leg::Back => (None, None),

@@ -148,11 +148,10 @@ async fn a_move_that_is_called_off_in_any_phase_leaves_no_schema_and_no_row() {
             }
             let mut after = step.clone();
             if phase == "hold" {
-                ground.seal(&a, &b, &step).await;
-                ground.pool.release_hold(&a.agent, &step).await.unwrap();
+                after = ground.seal(&a, &b, &step).await.0;
+                ground.pool.release_hold(&a.agent, &after).await.unwrap();
             } else if phase == "fence" {
-                let sealed = ground.seal(&a, &b, &step).await;
-                ground.pool.fence(&a.agent, &step, sealed).await.unwrap();
+                after = ground.fence(&a, &b, &step).await.0;
                 after.epoch = Epoch(epoch + 1);
                 ground.pool.unfence(&a.agent, &after).await.unwrap();
             }
@@ -197,6 +196,33 @@ async fn a_cell_that_was_left_drops_the_schema_only_behind_its_tombstone_and_tak
     ground.copy(&b, &a, &back).await;
     ground.verify(&b, &a, &back).await;
     alike(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_made_during_a_move_ends_it_and_one_that_nobody_looked_at_is_never_dropped() {
+    let ground = Ground::new();
+    let (a, b) = pair(&ground, In::Own, In::Own).await;
+    forth(&ground, &a, &b).await;
+    let step = context(1, 1);
+    let client = a.session().await;
+    client.batch_execute("CREATE TABLE late (id bigint PRIMARY KEY); INSERT INTO late VALUES (1)").await.unwrap();
+    let step = ground.hold_is_refused(&a, &step, "SCHEMA_CHANGED").await;
+    let failure = ground.failure(&b, &step).await;
+    assert!(failure.starts_with("SCHEMA_CHANGED"), "{failure}");
+    ground.pool.stop_capture(&a.agent, &step).await.unwrap();
+    ground.pool.drop_import(&b.agent, &step).await.unwrap();
+    nothing_left(&b).await;
+    client.batch_execute("DROP TABLE late").await.unwrap();
+    let again = StepContext { move_id: Some(MoveId(41)), ..context(1, 1) };
+    ground.copy(&a, &b, &again).await;
+    let admin = b.session().await;
+    admin.batch_execute("CREATE TABLE \"tenant_t-1\".late (id bigint PRIMARY KEY)").await.unwrap();
+    ground.pool.stop_capture(&a.agent, &again).await.unwrap();
+    assert_eq!(refused(ground.pool.drop_import(&b.agent, &again).await), "SCHEMA_IN_USE");
+    assert!(has_schema(&b).await);
+    admin.batch_execute("DROP TABLE \"tenant_t-1\".late").await.unwrap();
+    ground.pool.drop_import(&b.agent, &again).await.unwrap();
+    nothing_left(&b).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

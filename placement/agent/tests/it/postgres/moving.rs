@@ -124,10 +124,10 @@ pub(super) async fn forth_and_back_under_writers(ground: &Ground, a: &Cell, b: &
     ground.cut_over(a, b, 1, 1, Leg::Forward).await;
     writers.owner.store(2, Ordering::SeqCst);
     writers.advance(50).await;
-    // The old owner follows the new one, and the way back is the same cutover mirrored.
-    let follower = cell_client::StepContext { leg: Some(Leg::Forward), ..context(2, 1) };
+    // The old owner follows the new one, and the way back is the same cutover mirrored: in attempts behind those of the way here.
+    let follower = cell_client::StepContext { leg: Some(Leg::Forward), ..context(2, 50) };
     ground.progress(a, &follower, |progress| progress.applied.get() > 0 && progress.lag_ms < 500).await;
-    ground.cut_over(b, a, 2, 2, Leg::Back).await;
+    ground.cut_over(b, a, 2, 51, Leg::Back).await;
     writers.owner.store(3, Ordering::SeqCst);
     writers.advance(20).await;
     let (acknowledged, count) = writers.end().await;

@@ -198,8 +198,7 @@ async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     ground.copy(&a, &b, &step).await;
     ground.verify(&a, &b, &step).await;
     ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
-    let sealed = ground.seal(&a, &b, &step).await;
-    ground.pool.fence(&a.agent, &step, sealed).await.unwrap();
+    let (step, sealed) = ground.fence(&a, &b, &step).await;
     let url = a.url.clone();
     let listen = a.kill();
     assert_eq!(code(&account(&session(&url).await, "late").await.unwrap_err()), "FENCED");
@@ -207,7 +206,7 @@ async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     assert_eq!(code(&account(&a.session().await, "late").await.unwrap_err()), "FENCED");
     // Asked again, the fence answers the same; only a decision ends it.
     assert_eq!(ground.pool.fence(&a.agent, &step, sealed).await.unwrap(), sealed);
-    ground.pool.unfence(&a.agent, &context(2, 1)).await.unwrap();
+    ground.pool.unfence(&a.agent, &context(2, step.attempt.0)).await.unwrap();
     account(&a.session().await, "served again").await.unwrap();
     assert_eq!(enter(&a.session().await, 1).await.unwrap_err(), "STALE");
 }
