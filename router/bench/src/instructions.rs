@@ -34,6 +34,8 @@ const FIELDS: &str = "user-agent: bench\r\naccept: text/html, */*\r\naccept-enco
 
 pub(crate) async fn instructions(extent: Extent, mut setting: Setting) -> anyhow::Result<Value> {
     needs("valgrind")?;
+    let whole = extent.requests > 0 && extent.requests.is_multiple_of(CONNECTIONS);
+    anyhow::ensure!(whole, "--requests is a multiple of {CONNECTIONS}");
     let origin = OriginProcess::start(&[])?;
     setting.origin = origin.address;
     let files = tempfile::tempdir()?;
