@@ -23,7 +23,7 @@ use super::fault::Fault;
 use super::options::DatabaseOptions;
 use super::replication::Replication;
 use super::tenant::{Core, Tenant};
-use super::{feed, follower, install, look, records, steps};
+use super::{feed, follower, look, records, steps};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
@@ -86,7 +86,6 @@ impl Cell {
         let database = Arc::new(Database::new(options)?);
         let keeper = keep(&database).await?;
         let mut client = database.session().await?;
-        install::install(&mut client, &database).await?;
         let agent = records::open_agent(&mut client, &here, &database).await?;
         let replication = Replication::new(Arc::clone(&database), &here, limits.captured_bytes_max);
         let replication = replication.with_slot_of(&client).await?;

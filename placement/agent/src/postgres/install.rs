@@ -31,9 +31,9 @@ pub(crate) fn names() -> Vec<String> {
     TRIGGERS.iter().map(|(name, _)| name.trim_matches('"').to_owned()).collect()
 }
 
-/// Schema, tables and functions.
-pub(crate) async fn install(client: &mut Client, database: &Database) -> Result<(), Fault> {
-    let transaction = client.transaction().await?;
+/// Schema, tables and functions. They are there with the transaction's end: not where the agent finds itself in the wrong
+/// database, whose writers would be judged by the wrong options from then on.
+pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Database) -> Result<(), Fault> {
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let (column, schema_of) = match &database.layout {
         Layout::Shared(place) => (place.column.as_deref().unwrap_or_default(), literal(&place.schema)),
@@ -44,7 +44,6 @@ pub(crate) async fn install(client: &mut Client, database: &Database) -> Result<
     let schema =
         include_str!("schema.sql").replace("{tenant_column}", &ident(column)).replace("{schema_of}", &schema_of);
     transaction.batch_execute(&schema).await?;
-    transaction.commit().await?;
     Ok(())
 }
 

@@ -68,6 +68,13 @@ impl Layout {
                     );
                     return Err(Refusal::new("SCHEMA_NAME_TOO_LONG", reason));
                 }
+                if self.is_reserved(&schema) {
+                    let reason = format!(
+                        "the tenant's schema would be called {schema}, which is not any tenant's: call the tenant otherwise, \
+                         or choose another tenant_schema"
+                    );
+                    return Err(Refusal::new("SCHEMA_NAME_RESERVED", reason));
+                }
                 Ok(Place::of_one(&schema))
             }
         }
@@ -83,11 +90,17 @@ impl Layout {
 
     /// Whose a schema is, by its name.
     pub(crate) fn tenant_of(&self, schema: &str) -> Option<TenantId> {
-        let Self::Schemas { before, after, template } = self else { return None };
-        if schema == template {
+        let Self::Schemas { before, after, .. } = self else { return None };
+        if self.is_reserved(schema) {
             return None;
         }
         TenantId::new(schema.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?).ok()
+    }
+
+    /// Schemas that no tenant can have: ours, PostgreSQL's, the template.
+    fn is_reserved(&self, schema: &str) -> bool {
+        let is_template = matches!(self, Self::Schemas { template, .. } if template == schema);
+        is_template || matches!(schema, "cellway" | "information_schema") || schema.starts_with("pg_")
     }
 
     pub(crate) const fn is_shared(&self) -> bool {
@@ -139,6 +152,21 @@ mod tests {
         assert!(layout.place(&TenantId::new("x".repeat(56)).unwrap()).is_ok());
         let refused = layout.place(&TenantId::new("x".repeat(57)).unwrap()).unwrap_err();
         assert_eq!(refused.code, "SCHEMA_NAME_TOO_LONG");
+    }
+
+    #[test]
+    fn no_tenant_is_given_a_schema_that_is_somebody_elses() {
+        for (pattern, tenant) in [
+            ("cell{id}", "way"),
+            ("{id}_schema", "information"),
+            ("p{id}_toast", "g"),
+            ("{id}_template", "cellway"),
+        ] {
+            let (layout, tenant) = (own(pattern), TenantId::new(tenant).unwrap());
+            assert_eq!(layout.place(&tenant).unwrap_err().code, "SCHEMA_NAME_RESERVED", "{pattern}");
+            assert_eq!(layout.tenant_of(&pattern.replace(SLOT, tenant.as_str())), None, "{pattern}");
+            assert!(layout.place(&TenantId::new("acme").unwrap()).is_ok());
+        }
     }
 
     #[test]

@@ -140,16 +140,24 @@ impl Cell {
         Ok(self.replication.set_catalogue(tenant, read))
     }
 
-    /// Where the sequences of a tenant's tables stand.
+    /// Where the sequences of a tenant's tables stand: at the last number that was drawn, or, where one was set and not drawn
+    /// from since, at the number before the next.
     pub(crate) async fn sequences(&self, tenant: &TenantId) -> Result<Vec<wire::TableSequence>, Refusal> {
         let catalogue = self.catalogue(tenant).await?;
         let client = self.database.client().await?;
         let mut standing = Vec::new();
         for sequence in &catalogue.sequences {
-            let row =
-                client.query_one(&format!("SELECT last_value, is_called FROM {}", sequence.name), &[]).await?;
-            if row.get::<_, bool>(1) {
-                standing.push(wire::TableSequence { name: sequence.of.clone(), last_value: row.get(0) });
+            let sql = format!(
+                "SELECT s.last_value, s.is_called, p.seqstart, p.seqincrement FROM {} AS s, pg_sequence AS p \
+                  WHERE p.seqrelid = $1::text::regclass",
+                sequence.name
+            );
+            let row = client.query_one(&sql, &[&sequence.name]).await?;
+            let (last, is_called, start, stride): (i64, bool, i64, i64) =
+                (row.get(0), row.get(1), row.get(2), row.get(3));
+            if is_called || last != start {
+                let last_value = if is_called { last } else { last.saturating_sub(stride) };
+                standing.push(wire::TableSequence { name: sequence.of.clone(), last_value });
             }
         }
         Ok(standing)

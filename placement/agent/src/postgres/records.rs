@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::connect::Database;
 use super::fault::Fault;
+use super::install;
 use crate::error::AgentError;
 use crate::record::{AgentRecord, Control, Record, Role};
 use crate::refusal::Refusal;
@@ -69,7 +70,8 @@ const fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// Reads the agent's own record and makes it one generation older.
+/// Installs what the agent needs, reads its own record and makes it one generation older. Where it is refused, nothing has
+/// changed.
 pub(crate) async fn open_agent(
     client: &mut Client,
     here: &CellId,
@@ -78,6 +80,7 @@ pub(crate) async fn open_agent(
     let (observe, layout) = (database.options.observe, database.layout.to_string());
     let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
     let transaction = client.transaction().await.map_err(fault)?;
+    install::install_in(&transaction, database).await?;
     let sql = "SELECT cell, generation, lineage, term, layout FROM cellway.agent FOR UPDATE";
     let known = transaction.query_opt(sql, &[]);
     let agent = match known.await.map_err(fault)? {

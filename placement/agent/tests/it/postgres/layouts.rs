@@ -249,7 +249,12 @@ async fn an_agent_that_dies_while_a_schema_is_copied_goes_on_where_it_was() {
 async fn a_tenants_own_sequences_go_on_where_they_were() {
     let ground = Ground::new();
     let (a, b) = pair(&ground, In::Own, In::Own).await;
-    a.session().await.batch_execute("SELECT setval('accounts_id_seq', 5000)").await.unwrap();
+    let set = "SELECT setval('accounts_id_seq', 5000); CREATE SEQUENCE \"tenant_t-1\".loose INCREMENT BY 5;
+               CREATE SEQUENCE \"tenant_t-1\".untouched; ALTER SEQUENCE \"tenant_t-1\".loose RESTART WITH 701";
+    a.session().await.batch_execute(set).await.unwrap();
+    let template =
+        "CREATE SEQUENCE cellway_template.loose INCREMENT BY 5; CREATE SEQUENCE cellway_template.untouched";
+    b.session().await.batch_execute(template).await.unwrap();
     forth(&ground, &a, &b).await;
     ground.seal(&a, &b, &context(1, 1)).await;
     let next = async |sequence: &str| -> i64 {
@@ -258,6 +263,8 @@ async fn a_tenants_own_sequences_go_on_where_they_were() {
     };
     assert_eq!(next("accounts_id_seq").await, 5_001);
     assert_eq!(next("entries_n_seq").await, 401);
+    assert_eq!(next("loose").await, 701, "set, and not drawn from since");
+    assert_eq!(next("untouched").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

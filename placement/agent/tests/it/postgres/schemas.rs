@@ -159,6 +159,18 @@ async fn a_target_that_cannot_make_the_schema_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_whose_schema_would_be_somebody_elses_is_refused() {
+    let ground = Ground::new();
+    let url = database().await;
+    session(&url).await.batch_execute(TEMPLATE).await.unwrap();
+    let pattern = |database: &mut cell_agent::DatabaseOptions| database.tenant_schema = Some("cell{id}".into());
+    let cell = ground.open_with("a", &url, "127.0.0.1:0", pattern).await.unwrap();
+    let way = cell_client::StepContext { tenant: TenantId::new("way").unwrap(), ..outside(1) };
+    assert_eq!(refused(ground.pool.grant(&cell.agent, &way).await), "SCHEMA_NAME_RESERVED");
+    assert_eq!(ground.pool.existing(&cell.agent).await.unwrap().unwrap().strangers, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_is_not_opened_in_another_layout_than_its_tenants_are_in() {
     let ground = Ground::new();
     let cell = ground.open_own("a").await;
@@ -169,6 +181,12 @@ async fn a_database_is_not_opened_in_another_layout_than_its_tenants_are_in() {
     let called =
         ground.open_with("a", &url, "127.0.0.1:0", |database| database.tenant_schema = Some("t_{id}".into())).await;
     assert_eq!(called.err().unwrap().code(), "LAYOUT_CHANGED");
+    let stranger =
+        ground.open_with("b", &url, "127.0.0.1:0", |database| database.tenant_schema = Some("t_{id}".into())).await;
+    assert_eq!(stranger.err().unwrap().code(), "OTHER_CELL");
+    let schema_of = "SELECT cellway.schema_of('acme')";
+    let schema: String = session(&url).await.query_one(schema_of, &[]).await.unwrap().get(0);
+    assert_eq!(schema, "tenant_acme", "whoever is refused has changed nothing");
     let wrong =
         ground.open_with("a", &url, "127.0.0.1:0", |database| database.tenant_schema = Some("tenant".into())).await;
     let wrong = wrong.err().unwrap();
