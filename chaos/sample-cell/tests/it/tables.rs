@@ -67,9 +67,7 @@ async fn documents_counters_and_kept_answers(layout: In) {
     cell.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none() {
-    let (cell, url) = start(In::Shared).await;
+async fn each_sees_its_own(cell: &Running) {
     for tenant in ["t", "u"] {
         let mut router = Router::to(cell.gates[0], tenant, 1).await;
         router.ask(Method::PUT, "/docs/mine", format!("\"{tenant}\"")).await;
@@ -77,6 +75,12 @@ async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none(
         assert_eq!(page["items"].as_array().unwrap().len(), 1);
         assert_eq!(page["items"][0]["value"], tenant);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none() {
+    let (cell, url) = start(In::Shared).await;
+    each_sees_its_own(&cell).await;
     let client = server::session(&url).await;
     client.batch_execute("SET ROLE cellway_documents").await.unwrap();
     let count = "SELECT count(*) FROM documents";
@@ -93,13 +97,7 @@ async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tenants_with_schemas_of_their_own_do_not_see_each_other() {
     let (cell, url) = start(In::Own).await;
-    for tenant in ["t", "u"] {
-        let mut router = Router::to(cell.gates[0], tenant, 1).await;
-        router.ask(Method::PUT, "/docs/mine", format!("\"{tenant}\"")).await;
-        let page = router.ask(Method::GET, "/docs?values=true", "").await.json();
-        assert_eq!(page["items"].as_array().unwrap().len(), 1);
-        assert_eq!(page["items"][0]["value"], tenant);
-    }
+    each_sees_its_own(&cell).await;
     let client = server::session(&url).await;
     let sql = "SELECT (SELECT body FROM tenant_t.documents), (SELECT body FROM tenant_u.documents)";
     let row = client.query_one(sql, &[]).await.unwrap();
