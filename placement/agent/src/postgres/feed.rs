@@ -120,7 +120,11 @@ pub(crate) async fn serve(
     let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));
     let (outbox, responses) = mpsc::channel(QUEUE);
     let opened = async {
-        let form = Form::wanted(&start, &*cell.catalogue(&id).await?, &id)?;
+        let catalogue = cell.catalogue(&id).await?;
+        let form = Form::wanted(&start, &catalogue, &id)?;
+        // Before anybody else can send: a follower compares the tables first.
+        let tables = Response::Tables(wire::TablesLike { lines: catalogue.lines() });
+        outbox.try_send(Ok(wire::FollowResponse { response: Some(tables) })).map_err(|_| gone())?;
         open(&cell, &tenant, (uid, move_id), (Seq(start.applied_seq), form), outbox.clone()).await
     };
     let number = opened.await.map_err(|refusal| refused(&refusal))?;
@@ -224,12 +228,8 @@ impl Stream {
 
     /// Sends what there is, for ever. The answer is why it cannot.
     async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>) -> Refusal {
-        let tables = match self.cell.catalogue(&self.tenant.id).await {
-            Ok(catalogue) => wire::TablesLike { lines: catalogue.lines() },
-            Err(refusal) => return refusal,
-        };
         let mut next: Option<Vec<u8>> = None;
-        let mut first = Some(Response::Tables(tables));
+        let mut first = None;
         let mut begun = false;
         let mut beat = Instant::now();
         let mut arrived = self.cell.replication.subscribe();

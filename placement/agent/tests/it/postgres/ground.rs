@@ -295,6 +295,7 @@ impl Ground {
 
     /// Compares every row at a cut, as the coordinator does in Verify.
     pub(crate) async fn verify(&self, from: &Cell, to: &Cell, step: &StepContext) -> Digest {
+        let mut last = None;
         let looked = async {
             loop {
                 let scanned = async {
@@ -305,12 +306,20 @@ impl Ground {
                 match scanned.await {
                     Ok(both) => return both,
                     // The follower may be on its way.
-                    Err(error) => assert!(["NOT_APPLIED", "BUSY"].contains(&refused::<()>(Err(error)).as_str())),
+                    Err(StepError::Refused { code, reason })
+                        if ["NOT_APPLIED", "BUSY"].contains(&code.as_str()) =>
+                    {
+                        last = Some((code, reason));
+                    }
+                    Err(error) => panic!("{error}"),
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        let (ours, theirs) = tokio::time::timeout(PATIENCE, looked).await.expect("in time");
+        let looked = tokio::time::timeout(PATIENCE, looked).await;
+        let Ok((ours, theirs)) = looked else {
+            panic!("not in time: {last:?}, {:?}", self.pool.import_status(&to.agent, step).await)
+        };
         assert_eq!(theirs, ours);
         ours
     }
