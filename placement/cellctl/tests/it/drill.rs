@@ -102,7 +102,7 @@ fn planted_faults_are_told_with_the_layer_that_has_caught_them() {
     assert_eq!(said.code, 0, "{said:?}");
     for (fault, how) in [
         ("fence-without-seal", " caught in model: I"),
-        ("uid-reused", " caught in model: I2: (uid, epoch) never goes back"),
+        ("uid-reused", " caught in model: I"),
         ("lying-disk", " caught in simulation: answered-is-kept"),
     ] {
         let line = said.out.lines().find(|line| line.starts_with(fault));
