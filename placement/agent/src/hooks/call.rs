@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::options::HookInvalid;
-use crate::pem;
+use crate::pem::{self, PemError};
 
 /// What is read of an answer,
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -170,7 +170,7 @@ fn client(ca_file: &Path) -> Result<ClientConfig, HookInvalid> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| HookInvalid::File { path: ca_file.to_owned(), reason: error.to_string() })?;
+        .map_err(|error| PemError::Content { path: ca_file.to_owned(), reason: error.to_string() })?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 

@@ -145,41 +145,9 @@ pub enum HookInvalid {
         /// How many there are.
         found: usize,
     },
-    /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file holds something else.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Others may read the key.
-    #[error("{} may be read by others than its owner (mode {mode:o}): chmod 600 {}", path.display(), path.display())]
-    Exposed {
-        /// Which file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-}
-
-impl From<PemError> for HookInvalid {
-    fn from(error: PemError) -> Self {
-        match error {
-            PemError::Unreadable { path, source } => Self::Unreadable { path, source },
-            PemError::Content { path, reason } => Self::File { path, reason },
-            PemError::Exposed { path, mode } => Self::Exposed { path, mode },
-        }
-    }
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] PemError),
 }
 
 impl HookInvalid {
@@ -187,8 +155,8 @@ impl HookInvalid {
     pub(crate) const fn code(&self) -> &'static str {
         match self {
             Self::Value { .. } | Self::Count { .. } => "INVALID_OPTION",
-            Self::Unreadable { .. } | Self::File { .. } => "HOOK_FILE_INVALID",
-            Self::Exposed { .. } => "HOOK_KEY_EXPOSED",
+            Self::File(PemError::Exposed { .. }) => "HOOK_KEY_EXPOSED",
+            Self::File(_) => "HOOK_FILE_INVALID",
         }
     }
 }
@@ -222,7 +190,7 @@ impl HooksOptions {
 
 fn read_key(path: &Path) -> Result<SigningKey, HookInvalid> {
     let text = pem::private(path, KEY_FILE_BYTES_MAX)?;
-    let file = |reason: String| HookInvalid::File { path: path.to_owned(), reason };
+    let file = |reason: String| HookInvalid::File(PemError::Content { path: path.to_owned(), reason });
     let text = std::str::from_utf8(&text).map_err(|_| file("it is no key".into()))?;
     text.trim().parse().map_err(|invalid: cell_trust::InvalidKey| file(invalid.to_string()))
 }

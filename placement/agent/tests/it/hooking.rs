@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cell_agent::{Agent, AgentOptions, HookOptions, HookPhase, HooksOptions};
 use cell_client::StepError;
-use cell_model::{CellId, Epoch, Leg};
+use cell_model::{CellId, Epoch, Leg, Seq};
 use cell_trust::{HookCall, SigningKey};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -143,16 +143,22 @@ fn ground(listener: &Listener, key: &SigningKey) -> (Ground, tempfile::TempDir) 
     (ground, keys)
 }
 
+/// Two cells, and the change at which the tenant of the first one is held, with everything at the second one.
+async fn sealed(ground: &Ground) -> (Cell, Cell, Seq) {
+    let (a, b) = (ground.open("a").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    a.put(1, "k", "v").await.unwrap();
+    copy(ground, &a, &b, &context(1, 1)).await;
+    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    let (sealed, _) = seal(ground, &a, &b, &context(1, 1)).await;
+    (a, b, sealed)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hook_is_told_of_each_phase_once_under_a_name_and_signature_of_its_own() {
     let (listener, key) = (Listener::start().await, SigningKey::generate());
     let (ground, _keys) = ground(&listener, &key);
-    let (a, b) = (ground.open("a").await, ground.open("b").await);
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
-    a.put(1, "k", "v").await.unwrap();
-    copy(&ground, &a, &b, &context(1, 1)).await;
-    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
-    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
+    let (a, b, sealed) = sealed(&ground).await;
     for _ in ["the coordinator has not heard the answer", "and asks again"] {
         ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap();
     }
@@ -368,12 +374,7 @@ async fn a_hook_that_never_answers_costs_its_deadline_and_no_more() {
 async fn from_the_fence_on_a_hook_that_never_answers_changes_nothing() {
     let (mut ground, _silent) = ground_of_silence().await;
     ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Fence, HookPhase::Activate];
-    let (a, b) = (ground.open("a").await, ground.open("b").await);
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
-    a.put(1, "k", "v").await.unwrap();
-    copy(&ground, &a, &b, &context(1, 1)).await;
-    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
-    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
+    let (a, b, sealed) = sealed(&ground).await;
     let began = std::time::Instant::now();
     assert_eq!(ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap(), sealed);
     ground.pool.activate(&b.agent, &context(2, 1), Some((&a.id, &a.agent))).await.unwrap();
