@@ -203,17 +203,10 @@ pub async fn verify_directory(path: &Path) -> Result<Summary, OpenError> {
     let disk = Disk::as_it_is(path)?;
     let identity = Identity::open(Arc::clone(&disk.log), path, None).await?;
     let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), Fault::new()).map_err(failed)?;
-    let (_, loaded) = Mirror::load(Arc::clone(&disk.state)).map_err(failed)?;
+    let (_, loaded) = Mirror::load(Arc::clone(&disk.state), &disk.depot).map_err(failed)?;
     log.check_against(loaded.head.applied, loaded.log_synced).map_err(failed)?;
     let entries = log.check_all().map_err(failed)?;
-    let mut fleet = loaded.fleet;
-    if let Some(data) = disk.depot.current().map_err(failed)? {
-        let contents = snapshot::read(&mut data.reader()).map_err(failed)?;
-        if contents.head.applied > loaded.head.applied {
-            fleet = contents.fleet;
-        }
-    }
-    let mut summary = Summary::of(&fleet, 0, entries);
+    let mut summary = Summary::of(&loaded.fleet, 0, entries);
     summary.cluster = identity.cluster().unwrap_or_default();
     Ok(summary)
 }

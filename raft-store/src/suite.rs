@@ -20,7 +20,7 @@ use crate::options::Bounds;
 fn assemble(disk: &Disk) -> (Log, Machine) {
     let fault = Fault::new();
     let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), fault.clone()).unwrap();
-    let (mirror, loaded) = Mirror::load(Arc::clone(&disk.state)).unwrap();
+    let (mirror, loaded) = Mirror::open(Arc::clone(&disk.state), &disk.depot).unwrap();
     let hub = Arc::new(Hub::new(&loaded.fleet, &Bounds::default()));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));
     let shared = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log.synced(), fault);

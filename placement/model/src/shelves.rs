@@ -21,6 +21,13 @@ pub(crate) trait Keyed {
     fn key(&self) -> &Self::Key;
 }
 
+impl<V: Keyed> Keyed for Arc<V> {
+    type Key = V::Key;
+    fn key(&self) -> &V::Key {
+        V::key(self)
+    }
+}
+
 /// Records sorted by key.
 #[derive(Clone)]
 pub(crate) struct Shelves<V> {

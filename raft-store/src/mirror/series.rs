@@ -1,4 +1,4 @@
-//! Small things with consecutive numbers, some dozens of them in one row: answers, entries of the audit trail.
+//! Small things with consecutive numbers, some dozens of them in one row: changes, answers, entries of the audit trail.
 //!
 //! ```text
 //! <prefix>/<number of the first>   item · item · item …        the last row grows until it is full
@@ -40,15 +40,17 @@ impl Series {
         super::key(self.prefix, &first.to_be_bytes())
     }
 
-    /// Adds the item with the next number.
-    pub(super) fn push(&mut self, number: u64, item: &impl Serialize, writes: &mut Vec<Write>) {
+    /// Adds the item with the next number. Answers its length.
+    pub(super) fn push(&mut self, number: u64, item: &impl Serialize, writes: &mut Vec<Write>) -> usize {
         if self.rows.is_empty() || self.open.len() >= ROW_BYTES {
             self.settle(writes);
             self.open.clear();
             self.rows.push_back(number);
         }
+        let before = self.open.len();
         self.open = codec::extend(std::mem::take(&mut self.open), item);
         self.grown = true;
+        self.open.len() - before
     }
 
     /// Lets go of the rows in which everything is before `first`.

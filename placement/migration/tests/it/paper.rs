@@ -96,7 +96,7 @@ impl Paper {
         for change in changes {
             if let Change::Tenant(record) = change {
                 inner.listeners.retain(|listener| listener.try_send(Wake::Tenant(record.id.clone())).is_ok());
-                inner.history.push(record);
+                inner.history.push(TenantRecord::clone(&record));
             }
         }
         drop(inner);
