@@ -221,6 +221,10 @@ impl Progress {
                 self.last = format!("{node}: {message}");
                 None
             }
+            // Only people make room; trying on until the deadline would hide from them what is wrong.
+            _ if code == trailer::DISK_FULL && !self.may_have_run => {
+                Some(ClientError::Rejected { code, message: format!("{node}: {message}"), hint })
+            }
             // Surely not run, by the word of the node.
             Code::Unavailable | Code::ResourceExhausted if !code.is_empty() => {
                 self.last = format!("{node}: {message}");
@@ -301,5 +305,32 @@ impl Nodes {
         } else {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).leader = Some(leader);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: Code, said: &str) -> Status {
+        let mut status = Status::new(code, "125 MiB are free");
+        status.metadata_mut().insert(trailer::CODE, said.parse().unwrap());
+        status
+    }
+
+    #[test]
+    fn a_full_disk_is_told_at_once_unless_an_earlier_attempt_may_have_run() {
+        let progress = |may_have_run| {
+            let kind = Kind::Write(cell_model::RequestId(7));
+            Progress { kind, may_have_run, last: String::new() }
+        };
+        let full = refused(Code::ResourceExhausted, trailer::DISK_FULL);
+        let error = progress(false).failed("n1", &full).expect("it is told");
+        assert_eq!((error.code(), error.to_string().as_str()), (trailer::DISK_FULL, "n1: 125 MiB are free"));
+        let mut unsure = progress(true);
+        assert_eq!(unsure.failed("n1", &full), None);
+        assert_eq!(unsure.give_up().code(), trailer::OUTCOME_UNKNOWN);
+        let busy = refused(Code::ResourceExhausted, "STORE_BUSY");
+        assert_eq!(progress(false).failed("n1", &busy), None, "that passes by itself");
     }
 }

@@ -86,8 +86,4 @@ impl Series {
         self.open = body.to_vec();
         Ok(items)
     }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::new(self.prefix);
-    }
 }
