@@ -46,7 +46,7 @@ bench-demo:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl demo --seed $(SEED) --moves 120 --moves-at-once 1 --figures target/bench/demo.json
 
-## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, holds under load, what fence and capture cost
+## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, holds under load, what fence and capture cost, what is left of aborts
 bench-move:
 	$(CARGO) build --release --locked --package cell-move-bench
 	target/release/bench-move all --out target/bench/move.json
@@ -76,6 +76,8 @@ bench-router:
 	target/edge/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
 	target/edge/bench-router compare --wire h2 $(BENCH_ROUTER) --out target/bench/router-h2.json
 	target/edge/bench-router compare --wire tls $(BENCH_ROUTER) --out target/bench/router-tls.json
+	target/edge/bench-router compare --wire grpc $(BENCH_ROUTER) --out target/bench/router-grpc.json
+	target/edge/bench-router instructions --out target/bench/router-instructions.json
 	target/edge/bench-router fair --seconds 15 --out target/bench/router-fair.json
 	target/edge/bench-router visible --out target/bench/router-visible.json
 	target/edge/bench-router idle --out target/bench/router-idle.json

@@ -4,7 +4,9 @@
 //! kinds, each with a law that can be checked in O(n log n):
 //!
 //! * **registers** ([`register`]): one writer each, versions rising by one; reads and the end must not fall behind what
-//!   was acknowledged before, nor behind what the same session has read before;
+//!   was acknowledged before, nor behind what the same session has read before, and there must be one order of the writes
+//!   and of all reads that found something that explains what everybody was told (linearizability, [`zones`]); what found
+//!   nothing is held to the floors alone;
 //! * **posted documents** ([`post`]): each request once, under the name that the client was told;
 //! * **counters** ([`counter`]): the end equals the number of increments, each answer is handed out once, in order.
 //!
@@ -16,6 +18,7 @@ mod post;
 mod register;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,6 +131,10 @@ impl Findings {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.counts.is_empty()
+    }
+
+    fn faulty(&self) -> u64 {
+        self.counts.values().sum()
     }
 
     fn add(&mut self, kind: FaultKind, tenant: &Arc<str>, object: &str, writes: u64, detail: String) {

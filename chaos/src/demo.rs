@@ -49,6 +49,8 @@ pub struct DemoOptions {
     pub plant: Option<String>,
     /// PostgreSQL databases, one for each cell; none: cells keep their data themselves.
     pub databases: Vec<String>,
+    /// What a tenant's own schema is called in every one of them but the first, where tenants share tables.
+    pub tenant_schema: Option<String>,
 }
 
 impl DemoOptions {
@@ -78,6 +80,7 @@ impl Default for DemoOptions {
             directory: PathBuf::new(),
             plant: None,
             databases: Vec::new(),
+            tenant_schema: None,
         }
     }
 }

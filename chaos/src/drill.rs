@@ -16,6 +16,7 @@ mod clocks;
 mod disk;
 pub mod engine;
 mod evidence;
+mod keys;
 pub mod leftovers;
 mod machine;
 mod notes;
@@ -128,6 +129,8 @@ pub struct Stage {
     pub disk: Option<(usize, Disk)>,
     /// The wall clocks of its processes can be set.
     pub clocks: bool,
+    /// Each tenant has a key, without which its cell serves nothing of it.
+    pub keys: bool,
 }
 
 impl Default for Stage {
@@ -142,6 +145,7 @@ impl Default for Stage {
             first_filling: None,
             disk: None,
             clocks: false,
+            keys: false,
         }
     }
 }
@@ -257,6 +261,10 @@ pub enum Act {
     Crowd(Group, u32),
     /// They go.
     Disperse,
+    /// The key of a tenant is disabled.
+    DisableKey(usize),
+    /// It is enabled again.
+    EnableKey(usize),
     /// A tenant begins to move to a cell.
     Move {
         /// Which tenant.
@@ -340,6 +348,8 @@ pub enum Expect {
     Commands(u64),
     /// What was to be refused was.
     Forbidden,
+    /// Every request of these tenants that came while their key was disabled was refused with this code.
+    Refused(Group, &'static str),
     /// The former owner served nobody.
     NotHaunted,
     /// At the end every router is as fresh as it is without faults.

@@ -51,6 +51,10 @@ pub struct FleetOptions {
     pub plant: Option<String>,
     /// PostgreSQL databases, one for each cell; none: cells keep their data themselves.
     pub databases: Vec<String>,
+    /// What a tenant's own schema is called in every one of them but the first, where tenants share tables.
+    pub tenant_schema: Option<String>,
+    /// Where cells find a key for each tenant; none: they ask for none.
+    pub keys: Option<PathBuf>,
     /// How the processes are wired together.
     pub net: Net,
     /// What this run is called, where it leaves a mark on the machine.
@@ -373,6 +377,12 @@ impl Fleet {
             });
             if let Some(database) = self.options.databases.get(number - 1) {
                 options["database"] = Value::from(database.as_str());
+                if let Some(schema) = self.options.tenant_schema.as_ref().filter(|_| number > 1) {
+                    options["tenant-schema"] = Value::from(schema.as_str());
+                }
+            }
+            if let Some(keys) = &self.options.keys {
+                options["keys"] = Value::from(keys.to_string_lossy());
             }
             if let Some(fault) = &self.options.plant {
                 options["plant"] = Value::from(fault.as_str());

@@ -2,7 +2,7 @@
 //!
 //! * **background** – writers at a bounded rate over all tenants, and readers that come back to the same documents;
 //! * **focus** ([`Load::focus`]) – writers and readers of one tenant, one request after the other, for as long as it
-//!   moves: they are what proves that a move was exercised. When its writes begin to be held ([`Load::hold_begins`]),
+//!   moves: they are what proves that a move was exercised. When its writes begin to be held ([`Load::hurry`]),
 //!   they do not wait for their next turn: a hold of a few milliseconds is met by some of them, too, and what they ask for
 //!   between holds leaves the machine room for what is measured;
 //! * **probe** ([`Load::probe`]) – a client that calls the target of a move before it owns: it must not be served;
@@ -245,17 +245,9 @@ impl Load {
         running
     }
 
-    /// The writes of this tenant begin to be held: writers of its focus send now.
-    pub fn hold_begins(&self, tenant: &Arc<str>) {
-        self.hurry(tenant);
-    }
-
-    /// This tenant is about to be copied, which takes a few milliseconds where it is small: its focus sends now.
-    pub fn copy_begins(&self, tenant: &Arc<str>) {
-        self.hurry(tenant);
-    }
-
-    fn hurry(&self, tenant: &Arc<str>) {
+    /// The clients of this tenant's focus send now: its writes begin to be held, or it is about to be copied, which takes a
+    /// few milliseconds where it is small.
+    pub fn hurry(&self, tenant: &Arc<str>) {
         // Where no focus runs, nobody listens.
         let _ = self.shared.holds.send(tenant.clone());
     }

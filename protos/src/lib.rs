@@ -19,7 +19,7 @@ mod records;
 mod requests;
 
 pub use audit::audit_hash;
-pub use encoded::{AsItIs, Encoded};
+pub use encoded::Encoded;
 pub use malformed::Malformed;
 pub use requests::request_id_bytes;
 

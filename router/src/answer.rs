@@ -51,19 +51,39 @@ impl Download {
             lease.done();
         }
     }
+}
 
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+impl Body for Download {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = ready!(match &mut this.lease {
+            Some(lease) => lease.poll_body(&mut this.body, cx),
+            None => Pin::new(&mut this.body).poll_frame(cx),
+        });
         match &frame {
-            Some(Ok(_)) => self.settle(),
-            Some(Err(_)) => drop(self.lease.take()),
+            Some(Ok(_)) => this.settle(),
+            Some(Err(_)) => drop(this.lease.take()),
             None => {
-                if let Some(lease) = self.lease.take() {
+                if let Some(lease) = this.lease.take() {
                     lease.done();
                 }
             }
         }
         Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -106,7 +126,7 @@ impl Body for AnswerBody {
         self.busy.asked();
         let frame = match &mut self.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Cell(download) => download.poll_frame(cx),
+            Content::Cell(download) => Pin::new(download).poll_frame(cx),
         };
         if let Poll::Ready(Some(Ok(piece))) = &frame {
             self.busy.handed_over();
@@ -120,14 +140,14 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(bytes) => bytes.is_none(),
-            Content::Cell(download) => download.body.is_end_stream(),
+            Content::Cell(download) => download.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Content::Cell(download) => download.body.size_hint(),
+            Content::Cell(download) => download.size_hint(),
         }
     }
 }

@@ -105,16 +105,16 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         shared.hint.lower() > shared.limits.body_bytes_max
     }
 
+    /// Whether it goes out in one piece with the head, so that nothing of it waits for room.
+    pub(crate) fn is_small(&self) -> bool {
+        let shared = self.0.borrow();
+        let limit = SMALL_BYTES.min(shared.limits.replay_bytes_max as u64);
+        shared.hint.exact().is_some_and(|length| length <= limit)
+    }
+
     /// Reads a small body whole; leaves any other alone.
     pub(crate) async fn read_small(&self) -> Result<(), UploadFault> {
-        let small = {
-            let shared = self.0.borrow();
-            shared
-                .hint
-                .exact()
-                .is_some_and(|length| length <= SMALL_BYTES.min(shared.limits.replay_bytes_max as u64))
-        };
-        if small {
+        if self.is_small() {
             let mut reading = self.attempt(None);
             while let Some(frame) = futures::future::poll_fn(|cx| Pin::new(&mut reading).poll_frame(cx)).await {
                 frame?;

@@ -28,7 +28,7 @@ use crate::options::UpstreamProtocol;
 use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::signing::Contexts;
-use crate::strict::Said;
+use crate::strict::{Field, Fields, Said};
 use crate::table::Entry;
 use crate::token::Verifier;
 use crate::upgrade::Upgrade;
@@ -77,6 +77,8 @@ pub(crate) struct RequestCtx {
     /// The end of all waiting and replaying.
     pub(crate) deadline: Instant,
     pub(crate) request_id: HeaderValue,
+    /// What its head had when it came.
+    pub(crate) fields: Fields,
     pub(crate) method: Method,
     pub(crate) is_write: bool,
     /// May be sent again although it may have run: it changes nothing, or the cell runs it once.
@@ -112,11 +114,13 @@ pub(crate) struct RequestCtx {
 impl RequestCtx {
     pub(crate) fn new<B>(worker: &Worker, request: &http::Request<B>, conn: &Rc<Conn>) -> Self {
         let began = Instant::now();
-        let request_id = headers::request_id_of(request.headers()).unwrap_or_else(|| worker.dice.request_id());
-        let upgrade = Upgrade::asked_for(request);
+        let fields = Fields::of(request.headers());
+        let given = if fields.has(Field::RequestId) { headers::request_id_of(request.headers()) } else { None };
+        let request_id = given.unwrap_or_else(|| worker.dice.request_id());
+        let upgrade = Upgrade::asked_for(request, fields);
         // What a WebSocket will carry may be writes.
         let is_write = wire::is_write(request.method()) || upgrade.is_some();
-        let is_grpc = is_grpc(request.headers());
+        let is_grpc = fields.has(Field::ContentType) && is_grpc(request.headers());
         let begin = |spans: &Spans| spans.begin(request.headers(), request.uri().path(), &worker.dice);
         let trace = worker.spans.as_ref().and_then(begin).map(Box::new);
         let takes_interim = request.version() == Version::HTTP_11 && upgrade.is_none();
@@ -129,9 +133,10 @@ impl RequestCtx {
             began,
             deadline: began + patience,
             request_id,
+            fields,
             method: request.method().clone(),
             is_write,
-            may_repeat: !is_write || request.headers().contains_key("idempotency-key"),
+            may_repeat: !is_write || fields.has(Field::IdempotencyKey),
             is_grpc,
             upgrade,
             interim,

@@ -48,6 +48,14 @@ pub enum Error {
         /// Which, and why.
         reason: String,
     },
+    /// The file with the issuer's keys cannot be used.
+    #[error("tenant.token.jwks {}: {reason}", path.display())]
+    KeySet {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
     /// An address to listen at is not to be had.
     #[error("cannot listen at {address}: {source}")]
     Listen {
@@ -99,6 +107,7 @@ impl Error {
             Self::Identity(error) => error.code(),
             Self::Certificate { .. } => "CERTIFICATE_INVALID",
             Self::ContextKey { .. } => "CONTEXT_KEY_INVALID",
+            Self::KeySet { .. } => "JWKS_INVALID",
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "PORT_IN_USE",
             Self::Listen { .. } => "LISTEN_FAILED",
             Self::HandOver { .. } => "HANDOVER_FAILED",
@@ -123,6 +132,9 @@ impl Error {
             Self::Certificate { .. } => "correct the file that is named; certificates and keys are PEM",
             Self::ContextKey { .. } => {
                 "write 64 hexadecimal digits into the file, as `openssl rand -hex 32` prints them"
+            }
+            Self::KeySet { .. } => {
+                "correct the file: a JSON Web Key Set (RFC 7517), with a public key for each `kid`"
             }
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 "another process listens there: stop it, or choose another port with --listen or --admin-listen"

@@ -56,7 +56,12 @@ const REFUSAL_BYTES_MAX: usize = 16 << 10;
 const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Sends the request once to an instance of the entry's owner.
-pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry, outgoing: &Outgoing) -> Attempt {
+pub(crate) async fn attempt(
+    worker: &Worker,
+    ctx: &mut RequestCtx,
+    entry: &Entry,
+    outgoing: &mut Outgoing,
+) -> Attempt {
     let wire = wire_of(worker, ctx);
     let mut lease = match connect(worker, ctx, entry, wire).await {
         Ok(lease) => lease,
@@ -84,6 +89,10 @@ pub(crate) async fn attempt(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry
         Ok(response) => {
             if let Some(instance) = lease.instance() {
                 instance.succeeded(worker.flow.clock.now());
+            }
+            // What the client has sent may still be on its way to the cell.
+            if !(outgoing.upload.is_complete() && outgoing.upload.is_small()) {
+                lease.goes_on_sending();
             }
             sort(response, lease, entry, wanted).await
         }
@@ -155,18 +164,19 @@ fn wire_of(worker: &Worker, ctx: &RequestCtx) -> Wire {
 fn stamped(
     worker: &Worker,
     entry: &Entry,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     wire: Wire,
     wanted: Option<&Arc<Wanted>>,
     interim: &Option<Arc<Said>>,
 ) -> Request<Sent> {
-    let mut headers = outgoing.parts.headers.clone();
     let mapping = &entry.mapping;
-    RequestStamp { tenant: mapping.tenant.clone(), uid: mapping.uid, epoch: mapping.epoch }
-        .insert_into(&mut headers);
+    // What each attempt sets anew stands in the head that all of them copy, where there is room for it.
+    let head = &mut outgoing.parts.headers;
+    RequestStamp::write(head, &mapping.tenant, mapping.uid, mapping.epoch);
     if let Some(contexts) = &worker.contexts {
-        headers.insert(&wire::CONTEXT, contexts.of(mapping));
+        head.insert(&wire::CONTEXT, contexts.of(mapping));
     }
+    let mut headers = head.clone();
     if wanted.is_some() {
         headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
     }
@@ -287,7 +297,7 @@ async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry, wanted:
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let code = text(&wire::CODE).unwrap_or_default().to_owned();
     let mapping = text(&wire::MAPPING).map(SignedMapping::from_header);
-    discard(response.into_body(), lease).await;
+    Box::pin(discard(Download::new(response.into_body(), lease))).await;
     match status {
         StatusCode::MISDIRECTED_REQUEST => Attempt::Stale(mapping.and_then(Result::ok)),
         StatusCode::GONE => Attempt::Deleted,
@@ -300,9 +310,8 @@ async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry, wanted:
 }
 
 /// Reads a short refusal to its end, so that the connection can be used again.
-async fn discard(body: Incoming, lease: Lease) {
-    let limited = http_body_util::Limited::new(body, REFUSAL_BYTES_MAX);
-    if let Ok(Ok(_)) = tokio::time::timeout(REFUSAL_TIME_MAX, limited.collect()).await {
-        lease.done();
-    }
+async fn discard(refusal: Download) {
+    let limited = http_body_util::Limited::new(refusal, REFUSAL_BYTES_MAX);
+    // Not read to its end, it takes its connection along.
+    let _read = tokio::time::timeout(REFUSAL_TIME_MAX, limited.collect()).await;
 }

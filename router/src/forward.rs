@@ -5,6 +5,7 @@
 //! │                                              │ stale, not let in, unreachable: it has not run
 //! └── learn, wait for a change ◄─────────────────┘
 //! ```
+//! Whatever waits here and is rare is boxed: a request's future is written anew for each, and has to be small.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(crate) async fn forward(
     worker: &Worker,
     ctx: &mut RequestCtx,
     tenant: &TenantId,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
 ) -> Result<Response<Download>, Refusal> {
     let mut unclear = None;
     let answered = until_answered(worker, ctx, tenant, outgoing, &mut unclear).await;
@@ -50,7 +51,7 @@ async fn until_answered(
     worker: &Worker,
     ctx: &mut RequestCtx,
     tenant: &TenantId,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     unclear: &mut Option<Refusal>,
 ) -> Result<Response<Download>, Refusal> {
     let (mut redirects, mut repeats, mut rounds, mut pause) = (0, 0, 0, PAUSE_MIN);
@@ -61,7 +62,9 @@ async fn until_answered(
             if let Some(admitted) = &ctx.admitted {
                 outgoing.upload.meter(&admitted.active);
             }
-            read_small_body(worker, ctx, outgoing).await?;
+            if !outgoing.upload.is_complete() {
+                Box::pin(read_small_body(worker, ctx, outgoing)).await?;
+            }
         }
         let leave = schedule::enter(worker, ctx, &entry).await?;
         let timed = outgoing.upload.is_complete();
@@ -91,7 +94,7 @@ async fn until_answered(
                     return Err(unreachable);
                 }
                 rounds += 1;
-                wait_for_change(worker, ctx, &entry, &mut pause, unreachable).await?;
+                Box::pin(wait_for_change(worker, ctx, &entry, &mut pause, unreachable)).await?;
             }
             Attempt::Stale(mapping) => {
                 worker.metrics.stale_redirects.inc();
@@ -107,13 +110,14 @@ async fn until_answered(
                 } else {
                     let detail = format!("cell {} does not own tenant {tenant} any more", entry.mapping.owner);
                     let refusal = Refusal::new(Code::CellRefused, detail);
-                    wait_for_change(worker, ctx, &entry, &mut pause, refusal).await?;
+                    Box::pin(wait_for_change(worker, ctx, &entry, &mut pause, refusal)).await?;
                 }
             }
             Attempt::NotExecuted(code) => {
                 worker.metrics.not_executed.inc();
                 let detail = format!("cell {} did not let the request in: {code}", entry.mapping.owner);
-                wait_for_change(worker, ctx, &entry, &mut pause, Refusal::new(Code::CellRefused, detail)).await?;
+                let refusal = Refusal::new(Code::CellRefused, detail);
+                Box::pin(wait_for_change(worker, ctx, &entry, &mut pause, refusal)).await?;
             }
         }
         if !outgoing.upload.can_replay() {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_client::net::Connection;
+use futures::future::{self, Either};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
@@ -32,6 +33,7 @@ use crate::options::Options;
 use crate::patience::Patient;
 use crate::pipeline;
 use crate::resting;
+use crate::seldom::Seldom;
 use crate::strict::{HeadLimits, Said, StrictLimits, StrictStream};
 use crate::tls::{Accepted, TlsFront};
 use crate::worker::Phase;
@@ -50,6 +52,8 @@ const LOCAL_RESETS_MAX: usize = 100;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait before looking again whether the rest of a preface has come.
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
+/// Headers that hyper takes unless it is told otherwise.
+const HYPER_HEADERS: usize = 100;
 /// How often a connection is looked at for what only time tells.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// After how long without a request an HTTP/1 connection rests.
@@ -223,25 +227,24 @@ impl Front {
             .timer(TokioTimer::new())
             // A head that is coming in is timed by the strict reader, and no head at all by whoever lets the connection rest.
             .header_read_timeout(None)
-            // One more, for the stand-in of a head that is refused.
-            .max_headers(limits.headers_max + 1)
             .max_header_size(limits.header_bytes_max)
             .max_buf_size(READ_BUFFER_BYTES.max(limits.header_bytes_max));
+        // The strict reader counts them. hyper has room for a hundred at hand, and allocates it where it is told a number.
+        if limits.headers_max > HYPER_HEADERS {
+            builder.max_headers(limits.headers_max);
+        }
         let (lent, lender) = resting::lend(stream);
         let (front, served) = (Rc::clone(self), Rc::clone(conn));
         let service = service_fn(move |request| front.serve(request, &served));
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(lent), service).with_upgrades());
         loop {
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => return ended.map(|()| None),
-                changed = phase.changed() => match *phase.borrow_and_update() {
-                    _ if changed.is_err() => return Ok(None),
-                    Phase::Serving | Phase::Quiescing | Phase::HandedOver => {}
-                    Phase::Closing => connection.as_mut().graceful_shutdown(),
-                    Phase::Cut => return Ok(None),
-                },
-                () = tokio::time::sleep(rest_after) => {
+            let aside = Seldom::new(Box::pin(aside(phase, rest_after)));
+            match future::select(connection.as_mut(), aside).await {
+                Either::Left((ended, _)) => return ended.map(|()| None),
+                Either::Right((Aside::Phase(Phase::Serving | Phase::Quiescing | Phase::HandedOver), _)) => {}
+                Either::Right((Aside::Phase(Phase::Closing), _)) => connection.as_mut().graceful_shutdown(),
+                Either::Right((Aside::Phase(Phase::Cut), _)) => return Ok(None),
+                Either::Right((Aside::Time, _)) => {
                     let quiet = conn.activity.idle_since().is_some_and(|since| since.elapsed() >= rest_after);
                     if quiet && let Some(back) = lender.take_back(StrictStream::is_between_messages) {
                         return Ok(Some(back));
@@ -302,24 +305,25 @@ impl Front {
             if now >= Phase::Quiescing || ending.is_some() {
                 connection.as_mut().graceful_shutdown();
             }
+            let aside = Seldom::new(Box::pin(aside(&mut phase, WATCH_INTERVAL)));
             tokio::select! {
                 ended = connection.as_mut() => return ended,
-                changed = phase.changed() => {
-                    now = if changed.is_ok() { *phase.borrow_and_update() } else { Phase::Cut };
-                }
-                () = tokio::time::sleep(WATCH_INTERVAL) => {
-                    let activity = &conn.activity;
-                    if activity.stalled_since().is_some_and(|since| since.elapsed() >= timeouts.write_idle) {
-                        tracing::debug!(peer = %conn.peer, "a client makes no room for its answer");
-                        return Ok(());
-                    }
-                    if activity.idle_since().is_some_and(|since| since.elapsed() >= timeouts.idle) {
-                        let since = *ending.get_or_insert_with(Instant::now);
-                        if since.elapsed() > WATCH_INTERVAL * 2 {
+                came = aside => match came {
+                    Aside::Phase(phase) => now = phase,
+                    Aside::Time => {
+                        let activity = &conn.activity;
+                        if activity.stalled_since().is_some_and(|since| since.elapsed() >= timeouts.write_idle) {
+                            tracing::debug!(peer = %conn.peer, "a client makes no room for its answer");
                             return Ok(());
                         }
+                        if activity.idle_since().is_some_and(|since| since.elapsed() >= timeouts.idle) {
+                            let since = *ending.get_or_insert_with(Instant::now);
+                            if since.elapsed() > WATCH_INTERVAL * 2 {
+                                return Ok(());
+                            }
+                        }
                     }
-                }
+                },
                 () = abused(&conn) => {
                     self.worker.metrics.abusive_connections.inc();
                     tracing::info!(peer = %conn.peer, "a client takes back most of its requests: its connection is closed");
@@ -348,6 +352,25 @@ impl Front {
             }
             Ok(response)
         })
+    }
+}
+
+/// What a connection waits for beside its requests.
+enum Aside {
+    /// The router has got so far.
+    Phase(Phase),
+    /// So much time has passed.
+    Time,
+}
+
+async fn aside(phase: &mut watch::Receiver<Phase>, time: Duration) -> Aside {
+    tokio::select! {
+        changed = phase.changed() => Aside::Phase(match changed {
+            Ok(()) => *phase.borrow_and_update(),
+            // Nobody is left who could say so.
+            Err(_) => Phase::Cut,
+        }),
+        () = tokio::time::sleep(time) => Aside::Time,
     }
 }
 

@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 
 use crate::conn::Conn;
+use crate::strict::{Field, Fields};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -19,9 +20,12 @@ pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id
 
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
-/// Takes out what belongs to the connection that the message came on.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+/// How many fields are put on a request, at the most.
+const ADDED_MAX: usize = 12;
+
+/// Takes out what belongs to the connection that the message came on, and what only Cellway may say.
+fn strip(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Field::Connection) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -34,22 +38,42 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &HTTP2_SETTINGS] {
-        headers.remove(name);
+    for (field, name) in [
+        (Field::KeepAlive, &KEEP_ALIVE),
+        (Field::ProxyConnection, &PROXY_CONNECTION),
+        (Field::TransferEncoding, &TRANSFER_ENCODING),
+        (Field::Upgrade, &UPGRADE),
+        (Field::Http2Settings, &HTTP2_SETTINGS),
+    ] {
+        if fields.has(field) {
+            headers.remove(name);
+        }
+    }
+    if fields.has(Field::Reserved) {
+        wire::strip_reserved(headers);
     }
 }
 
 /// Turns a client's head into the one that goes to a gate; the stamp is put on for each attempt.
 ///
 /// The target becomes origin-form, and nothing that Cellway or its gates trust is taken from outside.
-pub(crate) fn to_gate(parts: &mut Parts, conn: &Conn, request_id: &HeaderValue) {
-    let takes_trailers = parts.version == Version::HTTP_2
-        || parts.headers.get(TE).and_then(|te| te.to_str().ok()).is_some_and(|te| te.contains("trailers"));
+pub(crate) fn to_gate(parts: &mut Parts, fields: Fields, conn: &Conn, request_id: &HeaderValue) {
     let headers = &mut parts.headers;
-    strip_hop_by_hop(headers);
-    wire::strip_reserved(headers);
-    headers.remove(TE);
-    headers.remove(EXPECT);
+    headers.reserve(ADDED_MAX);
+    let takes_trailers = parts.version == Version::HTTP_2
+        || (fields.has(Field::Te)
+            && headers.get(TE).and_then(|te| te.to_str().ok()).is_some_and(|te| te.contains("trailers")));
+    strip(headers, fields);
+    for (field, name) in [
+        (Field::Te, &TE),
+        (Field::Expect, &EXPECT),
+        (Field::ForwardedHost, &FORWARDED_HOST),
+        (Field::Forwarded, &FORWARDED),
+    ] {
+        if fields.has(field) {
+            headers.remove(name);
+        }
+    }
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -60,9 +84,9 @@ pub(crate) fn to_gate(parts: &mut Parts, conn: &Conn, request_id: &HeaderValue) 
     }
     headers.insert(&FORWARDED_FOR, conn.shown_peer().clone());
     headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(if conn.secure { "https" } else { "http" }));
-    headers.remove(&FORWARDED_HOST);
-    headers.remove(&FORWARDED);
-    join_cookies(headers);
+    if fields.repeats(Field::Cookie) {
+        join_cookies(headers);
+    }
     headers.append(VIA, HeaderValue::from_static("1.1 cellway"));
     headers.insert(&REQUEST_ID, request_id.clone());
     headers.insert(&wire::REQUEST_ID, request_id.clone());
@@ -83,17 +107,18 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Turns a gate's head into the one that goes to the client.
 pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, request_id: &HeaderValue) {
+    let fields = Fields::of(headers);
     if status != StatusCode::SWITCHING_PROTOCOLS {
-        strip_hop_by_hop(headers);
+        strip(headers, fields);
+    } else if fields.has(Field::Reserved) {
+        wire::strip_reserved(headers);
     }
-    wire::strip_reserved(headers);
     headers.insert(&REQUEST_ID, request_id.clone());
 }
 
 /// Turns the head of a cell's interim answer into the one that goes to the client.
 pub(crate) fn of_interim(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    wire::strip_reserved(headers);
+    strip(headers, Fields::of(headers));
     headers.remove(http::header::CONTENT_LENGTH);
 }
 
@@ -115,7 +140,8 @@ mod tests {
     fn forwarded(request: http::request::Builder) -> Parts {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let came = Came { peer: std::net::IpAddr::from([10, 0, 0, 9]), secure: true, place: None };
-        to_gate(&mut parts, &Conn::new(came, None, None), &HeaderValue::from_static("r-1"));
+        let fields = Fields::of(&parts.headers);
+        to_gate(&mut parts, fields, &Conn::new(came, None, None), &HeaderValue::from_static("r-1"));
         parts
     }
 

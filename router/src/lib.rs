@@ -56,6 +56,7 @@ mod resolve;
 mod resting;
 mod router;
 mod schedule;
+mod seldom;
 mod sharing;
 mod signing;
 mod snapshot;

@@ -119,11 +119,12 @@ fn start_log(cli: &Cli) -> Result<(), String> {
 }
 
 fn serve(options: Options, cli: &Cli) -> Result<(), Error> {
-    options.check()?;
     if cli.check {
+        options.check_all()?;
         say("the options are in order");
         return Ok(());
     }
+    options.check()?;
     let again = cli.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -271,6 +271,15 @@ impl Options {
         crate::router::Edge::load(self).map(drop)
     }
 
+    /// What [`Options::check`] checks, and the files that a router can start without.
+    ///
+    /// # Errors
+    /// As [`Options::check`]; [`Error::KeySet`], naming the file and where in it.
+    pub fn check_all(&self) -> Result<(), Error> {
+        self.check()?;
+        self.tenant.token.as_ref().map_or(Ok(()), crate::token::check)
+    }
+
     pub(crate) fn checked(&self) -> Result<Checked, Error> {
         let invalid = |option: &str, rule: String| Error::InvalidOption { option: option.to_owned(), rule };
         if self.name.is_empty() {

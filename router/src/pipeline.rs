@@ -43,7 +43,7 @@ async fn route(
     }
     let (mut parts, body) = request.into_parts();
     let pending = upgrade::prepare(worker, ctx, &mut parts)?;
-    strict::check(&parts)?;
+    strict::check(&parts, ctx.fields)?;
     let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
     let tenant = identify::identify(rules, verifier, ctx.conn.certified.as_ref(), &mut parts).await?;
     ctx.tenant = Some(tenant.clone());
@@ -58,14 +58,14 @@ async fn route(
     if upload.is_too_large() {
         return Err(too_large(limits.body_bytes_max));
     }
-    headers::to_gate(&mut parts, &ctx.conn, &ctx.request_id);
+    headers::to_gate(&mut parts, ctx.fields, &ctx.conn, &ctx.request_id);
     if let Some(trace) = &ctx.trace {
         trace.hand_on(&mut parts.headers);
     }
     if ctx.upgrade.is_some() {
         upgrade::ask(&mut parts.headers);
     }
-    let response = forward::forward(worker, ctx, &tenant, &Outgoing { parts, upload }).await;
+    let response = forward::forward(worker, ctx, &tenant, &mut Outgoing { parts, upload }).await;
     if let Some(said) = &ctx.interim {
         // Whatever came before the answer goes before it.
         said.interim.gone().await;

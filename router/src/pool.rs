@@ -3,6 +3,10 @@
 //!
 //! No lock and no other thread: a connection lives and dies on the thread that serves its requests.
 
+mod alone;
+mod lease;
+mod shared;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -11,19 +15,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_client::net::{Connection as Stream, Network};
-use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use self::alone::Alone;
+use self::shared::{Opening, Shared};
 use crate::body::UploadBody;
-use crate::front::SameThread;
-use crate::instance::{Instance, Occupied};
 use crate::tls::TlsBack;
+
+pub(crate) use self::lease::Lease;
 
 /// What a client's body is on its way to a cell.
 pub(crate) type Sent = UploadBody<Incoming>;
@@ -36,17 +37,6 @@ pub(crate) struct PoolLimits {
     pub(crate) idle_max: Duration,
     pub(crate) connect: Duration,
 }
-
-/// What hyper may buffer of an answer, and the size of the pieces of a body.
-const BUFFER_BYTES: usize = 64 << 10;
-
-/// Requests at once on one HTTP/2 connection; the next one is opened for more.
-const STREAMS_MAX: usize = 100;
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// An HTTP/2 connection that does not answer a ping is dead, though TCP may not know yet.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which protocol a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,32 +85,12 @@ struct Host {
     shared: Vec<Rc<Shared>>,
     /// Somebody opens a connection that many will share.
     opening: Option<Rc<Notify>>,
-    open: usize,
+    open: Rc<Cell<usize>>,
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Alone,
     since: Instant,
-}
-
-/// An HTTP/1.1 connection.
-struct Connection {
-    sender: http1::SendRequest<Sent>,
-    task: AbortHandle,
-}
-
-/// An HTTP/2 connection.
-struct Shared {
-    sender: http2::SendRequest<Sent>,
-    task: AbortHandle,
-    streams: Cell<usize>,
-    used: Cell<Instant>,
-}
-
-impl Shared {
-    fn has_room(&self) -> bool {
-        self.sender.is_ready() && self.streams.get() < STREAMS_MAX
-    }
 }
 
 impl Pool {
@@ -137,28 +107,40 @@ impl Pool {
     ) -> Result<Lease, ConnectError> {
         match wire {
             Wire::Http1 => {
-                while let Some(connection) = self.pop_idle(address) {
-                    if connection.sender.is_ready() {
-                        return Ok(self.lease(address, Leased::Alone(connection)));
+                while let Some(mut connection) = self.pop_idle(address) {
+                    if connection.is_usable() {
+                        return Ok(Lease::alone(self, address, connection));
                     }
                 }
-                let connection = self.open_alone(address, until).await?;
-                Ok(self.lease(address, Leased::Alone(connection)))
+                // Boxed, as whatever is rare: most requests find a connection and need not carry the room for this.
+                let connection = Box::pin(self.open_alone(address, until)).await?;
+                Ok(Lease::alone(self, address, connection))
             }
-            Wire::Http2 => self.checkout_shared(address, until).await,
+            Wire::Http2 => match self.shared_with_room(address) {
+                Some(shared) => Ok(Lease::shared(self, address, shared)),
+                None => Box::pin(self.checkout_new_shared(address, until)).await,
+            },
         }
     }
 
-    async fn checkout_shared(self: &Rc<Self>, address: &Arc<str>, until: Instant) -> Result<Lease, ConnectError> {
+    /// A connection that many share and that has room for one more.
+    fn shared_with_room(&self, address: &Arc<str>) -> Option<Rc<Shared>> {
+        let hosts = self.hosts.borrow();
+        hosts.get(address)?.shared.iter().find(|shared| shared.has_room()).cloned()
+    }
+
+    async fn checkout_new_shared(
+        self: &Rc<Self>,
+        address: &Arc<str>,
+        until: Instant,
+    ) -> Result<Lease, ConnectError> {
         loop {
+            if let Some(shared) = self.shared_with_room(address) {
+                return Ok(Lease::shared(self, address, shared));
+            }
             let opening = {
                 let mut hosts = self.hosts.borrow_mut();
                 let host = hosts.entry(Arc::clone(address)).or_default();
-                if let Some(shared) = host.shared.iter().find(|shared| shared.has_room()) {
-                    let shared = Rc::clone(shared);
-                    drop(hosts);
-                    return Ok(self.share(address, shared));
-                }
                 match &host.opening {
                     Some(opening) => Some(Rc::clone(opening)),
                     None => {
@@ -174,53 +156,53 @@ impl Pool {
                 return Err(ConnectError::Timeout);
             }
         }
-        let _opened = Opened { pool: self, address };
+        let _opening = Opening { pool: self, address };
         let shared = self.open_shared(address, until).await?;
         self.hosts.borrow_mut().entry(Arc::clone(address)).or_default().shared.push(Rc::clone(&shared));
-        Ok(self.share(address, shared))
+        Ok(Lease::shared(self, address, shared))
     }
 
-    /// Closes what has been idle for too long and forgets instances that nothing is known of any more.
+    /// Closes what has been idle for too long, or was closed by the other side, and forgets instances that nothing is
+    /// known of any more.
     pub(crate) fn sweep(&self) {
         let idle_max = self.limits.idle_max;
-        self.hosts.borrow_mut().retain(|_, host| {
-            host.idle.retain(|idle| idle.since.elapsed() < idle_max && !idle.connection.sender.is_closed());
-            host.shared.retain(|shared| {
-                let rested = shared.streams.get() == 0 && shared.used.get().elapsed() >= idle_max;
-                if rested {
-                    shared.task.abort();
-                }
-                !rested && !shared.sender.is_closed()
-            });
-            host.open > 0 || host.opening.is_some() || !host.idle.is_empty()
-        });
+        for host in self.hosts.borrow_mut().values_mut() {
+            host.idle.retain_mut(|idle| idle.since.elapsed() < idle_max && idle.connection.is_usable());
+            host.shared.retain(|shared| shared.is_wanted(idle_max));
+        }
+        self.hosts
+            .borrow_mut()
+            .retain(|_, host| host.open.get() > 0 || host.opening.is_some() || !host.idle.is_empty());
     }
 
-    fn lease(self: &Rc<Self>, address: &Arc<str>, leased: Leased) -> Lease {
-        Lease { pool: Rc::clone(self), address: Arc::clone(address), leased: Some(leased), occupied: None }
-    }
-
-    fn share(self: &Rc<Self>, address: &Arc<str>, shared: Rc<Shared>) -> Lease {
-        shared.streams.set(shared.streams.get() + 1);
-        self.lease(address, Leased::Shared(shared))
-    }
-
-    fn pop_idle(&self, address: &Arc<str>) -> Option<Connection> {
+    fn pop_idle(&self, address: &Arc<str>) -> Option<Alone> {
         let mut hosts = self.hosts.borrow_mut();
         let idle = hosts.get_mut(address)?.idle.pop()?;
         (idle.since.elapsed() < self.limits.idle_max).then_some(idle.connection)
     }
 
-    async fn open_alone(self: &Rc<Self>, address: &Arc<str>, until: Instant) -> Result<Connection, ConnectError> {
+    /// A connection that can serve another request.
+    fn give_back(&self, address: &Arc<str>, connection: Alone) {
+        let mut hosts = self.hosts.borrow_mut();
+        let host = match hosts.get_mut(address) {
+            Some(host) => host,
+            None => hosts.entry(Arc::clone(address)).or_default(),
+        };
+        if host.idle.len() < self.limits.idle_per_instance_max {
+            host.idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    async fn open_alone(self: &Rc<Self>, address: &Arc<str>, until: Instant) -> Result<Alone, ConnectError> {
         let counted = self.count(address)?;
         let until = until.min(Instant::now() + self.limits.connect);
         let opened = tokio::time::timeout_at(until, async {
             let stream = dial(&self.network, address).await?;
             match &self.tls {
-                None => speak_http1(stream, counted).await,
+                None => Alone::open(stream, counted).await,
                 Some(tls) => {
                     let stream = tls.connect(stream, address, false).await.map_err(ConnectError::Tls)?;
-                    speak_http1(stream, counted).await
+                    Alone::open(stream, counted).await
                 }
             }
         });
@@ -233,24 +215,24 @@ impl Pool {
         let opened = tokio::time::timeout_at(until, async {
             let stream = dial(&self.network, address).await?;
             match &self.tls {
-                None => speak_http2(stream, counted).await,
+                None => Shared::open(stream, counted).await,
                 Some(tls) => {
                     let stream = tls.connect(stream, address, true).await.map_err(ConnectError::Tls)?;
-                    speak_http2(stream, counted).await
+                    Shared::open(stream, counted).await
                 }
             }
         });
         opened.await.map_err(|_| ConnectError::Timeout)?
     }
 
-    fn count(self: &Rc<Self>, address: &Arc<str>) -> Result<Counted, ConnectError> {
+    fn count(&self, address: &Arc<str>) -> Result<Counted, ConnectError> {
         let mut hosts = self.hosts.borrow_mut();
-        let host = hosts.entry(Arc::clone(address)).or_default();
-        if host.open >= self.limits.connections_per_instance_max {
-            return Err(ConnectError::Busy(host.open));
+        let open = &hosts.entry(Arc::clone(address)).or_default().open;
+        if open.get() >= self.limits.connections_per_instance_max {
+            return Err(ConnectError::Busy(open.get()));
         }
-        host.open += 1;
-        Ok(Counted { pool: Rc::clone(self), address: Arc::clone(address) })
+        open.set(open.get() + 1);
+        Ok(Counted(Rc::clone(open)))
     }
 }
 
@@ -263,179 +245,11 @@ async fn dial(network: &Network, address: &Arc<str>) -> Result<Stream, ConnectEr
     Ok(stream)
 }
 
-async fn speak_http1<S>(stream: S, counted: Counted) -> Result<Connection, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER_BYTES)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Handshake)?;
-    let task = tokio::task::spawn_local(async move {
-        let _counted = counted;
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "a connection to a cell has broken");
-        }
-    });
-    Ok(Connection { sender, task: task.abort_handle() })
-}
-
-async fn speak_http2<S>(stream: S, counted: Counted) -> Result<Rc<Shared>, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http2::Builder::new(SameThread)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Handshake)?;
-    let task = tokio::task::spawn_local(async move {
-        let _counted = counted;
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to a cell has broken");
-        }
-    });
-    let (streams, used) = (Cell::new(0), Cell::new(Instant::now()));
-    Ok(Rc::new(Shared { sender, task: task.abort_handle(), streams, used }))
-}
-
-/// Somebody opens a connection that many will share; those wait until this is dropped.
-struct Opened<'p> {
-    pool: &'p Rc<Pool>,
-    address: &'p Arc<str>,
-}
-
-impl Drop for Opened<'_> {
-    fn drop(&mut self) {
-        let opening = self.pool.hosts.borrow_mut().get_mut(self.address).and_then(|host| host.opening.take());
-        if let Some(opening) = opening {
-            opening.notify_waiters();
-        }
-    }
-}
-
-/// One open connection, until it is dropped.
-struct Counted {
-    pool: Rc<Pool>,
-    address: Arc<str>,
-}
+/// One open connection to an instance, until it is dropped.
+struct Counted(Rc<Cell<usize>>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Ok(mut hosts) = self.pool.hosts.try_borrow_mut()
-            && let Some(host) = hosts.get_mut(&self.address)
-        {
-            host.open -= 1;
-        }
-    }
-}
-
-/// A connection in use by one request. Dropped before [`Lease::done`], the request is taken back: an HTTP/1.1 connection
-/// is closed with whatever was on it, an HTTP/2 stream is reset by what hyper drops with it.
-pub(crate) struct Lease {
-    pool: Rc<Pool>,
-    address: Arc<str>,
-    leased: Option<Leased>,
-    /// The instance counts it until it is dropped.
-    occupied: Option<Occupied>,
-}
-
-enum Leased {
-    Alone(Connection),
-    Shared(Rc<Shared>),
-}
-
-const LEASED: &str = "a lease has its connection until it is done";
-
-impl Lease {
-    /// Counted by its instance from now on.
-    #[must_use]
-    pub(crate) fn to(mut self, occupied: Occupied) -> Self {
-        self.occupied = Some(occupied);
-        self
-    }
-
-    /// The instance that it goes to.
-    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
-        self.occupied.as_ref().map(Occupied::instance)
-    }
-
-    /// Where it goes to.
-    pub(crate) fn address(&self) -> &Arc<str> {
-        &self.address
-    }
-
-    /// Sends, and waits for the head of the answer.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<Sent>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
-        match self.leased.as_mut().expect(LEASED) {
-            Leased::Alone(connection) => connection.sender.try_send_request(request).await,
-            Leased::Shared(shared) => {
-                let mut sender = shared.sender.clone();
-                sender.try_send_request(request).await
-            }
-        }
-    }
-
-    /// The connection has become another protocol's and does not come back.
-    pub(crate) fn upgraded(mut self) {
-        self.leased = None;
-    }
-
-    /// The answer was read to its end: the connection may serve another request.
-    pub(crate) fn done(mut self) {
-        let mut connection = match self.leased.take() {
-            Some(Leased::Alone(connection)) => connection,
-            Some(Leased::Shared(shared)) => return shared.leave(),
-            None => return,
-        };
-        if connection.sender.is_ready() {
-            give_back(&self.pool, &self.address, connection);
-        } else if connection.sender.is_closed() {
-            // It closes by itself.
-        } else {
-            // hyper says a moment later that it can take another request, or never, where the cell has not read the body.
-            let (pool, address) = (Rc::clone(&self.pool), Arc::clone(&self.address));
-            tokio::task::spawn_local(async move {
-                match tokio::time::timeout(SETTLE, connection.sender.ready()).await {
-                    Ok(Ok(())) => give_back(&pool, &address, connection),
-                    Ok(Err(_)) | Err(_) => connection.task.abort(),
-                }
-            });
-        }
-    }
-}
-
-impl Shared {
-    fn leave(&self) {
-        self.streams.set(self.streams.get() - 1);
-        self.used.set(Instant::now());
-    }
-}
-
-const SETTLE: Duration = Duration::from_millis(200);
-
-fn give_back(pool: &Rc<Pool>, address: &Arc<str>, connection: Connection) {
-    let mut hosts = pool.hosts.borrow_mut();
-    let host = hosts.entry(Arc::clone(address)).or_default();
-    if host.idle.len() < pool.limits.idle_per_instance_max {
-        host.idle.push(Idle { connection, since: Instant::now() });
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        match self.leased.take() {
-            Some(Leased::Alone(connection)) => connection.task.abort(),
-            Some(Leased::Shared(shared)) => shared.leave(),
-            None => {}
-        }
+        self.0.set(self.0.get() - 1);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) async fn resolve(
 ) -> Result<Arc<Entry>, Refusal> {
     let entry = match worker.directory.find(tenant) {
         Some(entry) => entry,
-        None => unknown(worker, ctx, tenant).await?,
+        None => Box::pin(unknown(worker, ctx, tenant)).await?,
     };
     if entry.mapping.state == MappingState::Deleted {
         return Err(deleted(tenant));
@@ -39,7 +39,7 @@ pub(crate) async fn resolve(
     policy::admit(worker, ctx, &entry)?;
     if must_wait(&entry.mapping, ctx.is_write) && worker.directory.is_fresh(Instant::now()) {
         let began = Instant::now();
-        let held = hold(worker, ctx, tenant).await;
+        let held = Box::pin(hold(worker, ctx, tenant)).await;
         ctx.held += began.elapsed();
         return held;
     }

@@ -1,20 +1,23 @@
 //! A router as a whole: what it starts, in which order, and how it ends.
 
-use std::net::SocketAddr;
-use std::path::Path;
+mod edge;
+mod ending;
+mod handle;
+mod table_file;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cell_client::Link;
 use cell_client::net::{Host, Network};
-use cell_model::{Mapping, Revision, TenantId};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::ending::{all_ended, quiesce};
 use crate::Error;
 use crate::admin::Admin;
 use crate::control::Control;
@@ -30,87 +33,16 @@ use crate::observe::log::Log;
 use crate::observe::recent::Recent;
 use crate::observe::spans::Spans;
 use crate::options::{Checked, Options};
-use crate::reload::{Difference, Reload};
+use crate::reload::Reload;
 use crate::sharing::Sharing;
-use crate::signing::Signer;
-use crate::snapshot::{self, SnapshotError};
 use crate::sockets::Sockets;
-use crate::tls::{self, TlsBack, TlsFront};
-use crate::token::{Fetcher, Keys};
 use crate::usage::Meter;
 use crate::usage::batches::Batches;
 use crate::waiting::Waiters;
 use crate::worker::{self, Phase, Seed};
 
-/// Where a router listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
-    /// For clients.
-    pub listen: SocketAddr,
-    /// For operators.
-    pub admin: SocketAddr,
-}
-
-/// A look at a router from outside. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    addresses: Addresses,
-    connections: Arc<AtomicUsize>,
-    directory: Arc<Directory>,
-    reload: Arc<Reload>,
-}
-
-impl Handle {
-    /// Where it listens.
-    #[must_use]
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// The revision up to which its table is complete.
-    #[must_use]
-    pub fn table_revision(&self) -> Revision {
-        self.directory.applied()
-    }
-
-    /// How old its table may be. None: no control node has ever confirmed it.
-    #[must_use]
-    pub fn staleness(&self) -> Option<Duration> {
-        self.directory.freshness.staleness(Instant::now())
-    }
-
-    /// What it believes of a tenant.
-    #[must_use]
-    pub fn mapping(&self, tenant: &TenantId) -> Option<Mapping> {
-        self.directory.find(tenant).map(|entry| entry.mapping.clone())
-    }
-
-    /// Takes other options, or leaves everything as it is. Answers what differs, and what of that waits for a restart.
-    ///
-    /// # Errors
-    /// The error that is given, or the first rule that the options break.
-    pub fn reload(&self, options: Result<Options, Error>) -> Result<Vec<Difference>, Error> {
-        self.reload.take(options)
-    }
-
-    /// How many connections of clients are open.
-    #[must_use]
-    pub fn client_connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// How many WebSockets are open.
-    #[must_use]
-    pub fn open_tunnels(&self) -> usize {
-        self.directory.tunnels.total()
-    }
-
-    /// How many requests wait for a move.
-    #[must_use]
-    pub fn held_requests(&self) -> usize {
-        self.directory.waiters.total()
-    }
-}
+pub(crate) use self::edge::Edge;
+pub use self::handle::{Addresses, Handle};
 
 /// A router that has its sockets and, where there was a file, its table.
 pub struct Router {
@@ -185,7 +117,7 @@ impl Router {
         let tunnels = Waiters::new(options.limits.tunnels_per_tenant_max, options.limits.tunnels_max);
         let directory = Arc::new(Directory::new(waiters, tunnels, options.timeouts.fresh));
         if let Some(path) = &options.snapshot_file {
-            load(path, &directory);
+            table_file::load(path, &directory);
         }
         let flow = Flow::new(Live::new(&options), directory.instances.clock(), options.usage.is_some());
         let metrics = Metrics::register(&mut registry, Arc::clone(&directory), Arc::clone(&flow));
@@ -321,7 +253,7 @@ impl Router {
         if let Some(path) = self.options.snapshot_file.clone()
             && end != End::HandedOver
         {
-            save(path, Arc::clone(&self.directory), &self.metrics).await;
+            table_file::save(path, Arc::clone(&self.directory), &self.metrics).await;
         }
         // Last, and not for long: a collector that does not answer must not keep the process.
         if let Some(exporting) = exporting
@@ -375,7 +307,7 @@ impl Router {
         ));
         if let Some(path) = self.options.snapshot_file.clone() {
             let interval = timeouts.snapshot_interval;
-            background.spawn(keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
+            background.spawn(table_file::keep(path, Arc::clone(directory), metrics.clone(), interval, on_file));
         }
         self.edge.keep_up(&mut background, &self.options, metrics, shutdown)?;
         Ok(background)
@@ -388,48 +320,6 @@ impl Router {
         let sockets = self.sockets.for_the_next();
         let giver = sockets.and_then(|sockets| Giver::listen(path, listen, admin, sockets));
         giver.map(Some).map_err(|source| Error::HandOver { path: path.clone(), source })
-    }
-}
-
-/// What the edge has read from files, shared by all threads.
-pub(crate) struct Edge {
-    tls: Option<TlsFront>,
-    upstream_tls: Option<TlsBack>,
-    signer: Option<Arc<Signer>>,
-    keys: Option<Arc<Keys>>,
-}
-
-impl Edge {
-    pub(crate) fn load(options: &Options) -> Result<Self, Error> {
-        let certificate = |source| Error::Certificate { source };
-        let key = |reason| Error::ContextKey { reason };
-        Ok(Self {
-            tls: options.tls.as_ref().map(TlsFront::load).transpose().map_err(certificate)?,
-            upstream_tls: options.upstream.tls.as_ref().map(TlsBack::load).transpose().map_err(certificate)?,
-            signer: options.context.as_ref().map(Signer::load).transpose().map_err(key)?,
-            keys: options.tenant.token.as_ref().map(Keys::new),
-        })
-    }
-
-    /// Starts what reads certificates and keys again while the router runs.
-    fn keep_up(
-        &self,
-        background: &mut JoinSet<()>,
-        options: &Options,
-        metrics: &Metrics,
-        shutdown: &CancellationToken,
-    ) -> Result<(), Error> {
-        let front = self.tls.clone().zip(options.tls.clone());
-        let back = self.upstream_tls.clone().zip(options.upstream.tls.clone());
-        if front.is_some() || back.is_some() {
-            background.spawn(tls::watch(front, back, metrics.clone(), shutdown.clone()));
-        }
-        if let (Some(keys), Some(token)) = (&self.keys, &options.tenant.token) {
-            let fetcher = Fetcher::new(Arc::clone(keys), token, metrics.clone());
-            let fetcher = fetcher.map_err(|source| Error::Certificate { source })?;
-            background.spawn(fetcher.run(shutdown.clone()));
-        }
-        Ok(())
     }
 }
 
@@ -469,96 +359,3 @@ async fn until_it_can_serve(directory: &Directory) {
 
 const FRESH_TIME_MAX: Duration = Duration::from_secs(5);
 const TABLE_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// Waits for the requests in flight, in two steps.
-async fn quiesce(
-    phase: &watch::Sender<Phase>,
-    first: Phase,
-    ended: &mut mpsc::Receiver<()>,
-    (min, max): (Duration, Duration),
-) {
-    let began = Instant::now();
-    if first == Phase::HandedOver {
-        tracing::info!("another process has taken over: what is open here is finished");
-    } else {
-        tracing::info!("quiescing: new connections are still taken, and asked to go elsewhere");
-    }
-    phase.send_replace(first);
-    tokio::time::sleep_until(began + min).await;
-    phase.send_replace(Phase::Closing);
-    tokio::select! {
-        () = all_ended(ended) => {}
-        () = tokio::time::sleep_until(began + max) => {
-            tracing::warn!("requests in flight have not finished in time and are cut");
-        }
-    }
-}
-
-async fn all_ended(ended: &mut mpsc::Receiver<()>) {
-    while ended.recv().await.is_some() {}
-}
-
-/// Loads the table; whatever is wrong with the file, the router starts.
-fn load(path: &Path, directory: &Directory) {
-    match snapshot::load(path, directory, SystemTime::now()) {
-        Ok(None) => tracing::info!(path = %path.display(), "there is no table on file yet"),
-        Ok(Some(loaded)) => tracing::info!(
-            path = %path.display(), tenants = loaded.tenants, revision = %loaded.at.revision, age = ?loaded.age,
-            "table loaded from its file"
-        ),
-        Err(SnapshotError::Io(error)) => {
-            directory.forget();
-            tracing::error!(code = "SNAPSHOT_UNREADABLE", path = %path.display(), %error, "cannot read the table's file: starting without");
-        }
-        Err(SnapshotError::Corrupt(reason)) => {
-            directory.forget();
-            let aside = snapshot::set_aside(path);
-            tracing::error!(
-                code = "SNAPSHOT_CORRUPT", path = %path.display(), reason, kept_as = ?aside,
-                "the table's file cannot be understood: starting without, the control plane will give the table"
-            );
-        }
-    }
-}
-
-/// Writes the table where it has changed, at most so often.
-async fn keep(
-    path: std::path::PathBuf,
-    directory: Arc<Directory>,
-    metrics: Metrics,
-    interval: Duration,
-    on_file: u64,
-) {
-    let mut written = on_file;
-    loop {
-        tokio::time::sleep(interval).await;
-        let changes = directory.changes();
-        if changes != written && save(path.clone(), Arc::clone(&directory), &metrics).await {
-            written = changes;
-        }
-    }
-}
-
-/// Writes the table. Whether that went well.
-async fn save(path: std::path::PathBuf, directory: Arc<Directory>, metrics: &Metrics) -> bool {
-    let now = SystemTime::now();
-    let shown = path.display().to_string();
-    let written = tokio::task::spawn_blocking(move || snapshot::write(&path, &directory, now)).await;
-    match written {
-        Ok(Ok(())) => {
-            let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-            metrics.snapshot_written.set(i64::try_from(seconds).unwrap_or(i64::MAX));
-            true
-        }
-        Ok(Err(error)) => {
-            metrics.snapshot_failures.inc();
-            tracing::error!(code = "SNAPSHOT_UNWRITABLE", path = shown, %error, "cannot write the table to its file");
-            false
-        }
-        Err(error) => {
-            metrics.snapshot_failures.inc();
-            tracing::error!(code = "SNAPSHOT_UNWRITABLE", path = shown, %error, "writing the table has failed");
-            false
-        }
-    }
-}

@@ -94,7 +94,7 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
         if let Some(admitted) = &ctx.admitted {
             share.cost = admitted.active.cost(cell.scheduler.mean());
         }
-        leave.permit = Some(wait_for_turn(worker, ctx, entry, &cell, share).await?);
+        leave.permit = Some(Box::pin(wait_for_turn(worker, ctx, entry, &cell, share)).await?);
         leave.began = Instant::now();
     }
     Ok(leave)

@@ -14,7 +14,7 @@ pub(crate) struct Sockets {
     listeners: Vec<Socket>,
     admin: Socket,
     /// The process that they come from, and that still serves.
-    pub(crate) old: Option<Old>,
+    old: Option<Old>,
 }
 
 /// A listener that belongs to no runtime yet.

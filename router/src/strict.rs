@@ -6,6 +6,7 @@
 //!   mistaken for trusted ones, fields that name each other away.
 
 mod chunks;
+mod fields;
 mod head;
 mod interim;
 mod rule;
@@ -20,6 +21,7 @@ use crate::identify::authority_of;
 use crate::refusal::{Code, Refusal};
 use cell_gate::wire;
 
+pub(crate) use fields::{Field, Fields};
 pub(crate) use head::HeadLimits;
 pub(crate) use rule::Rule;
 pub(crate) use said::{Next, Said};
@@ -43,44 +45,37 @@ const TRUSTED: [&str; 14] = [
     "expect",
 ];
 /// Fields that say something else where they stand twice.
-static SINGLE: [HeaderName; 5] = [
-    http::header::AUTHORIZATION,
-    http::header::CONTENT_TYPE,
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("x-request-id"),
-    EXPECT,
-];
-/// Fields with which an application runs another method than the one that decides whether a request is a write.
-static OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
+static SINGLE: [(Field, HeaderName); 5] = [
+    (Field::Authorization, http::header::AUTHORIZATION),
+    (Field::ContentType, http::header::CONTENT_TYPE),
+    (Field::IdempotencyKey, HeaderName::from_static("idempotency-key")),
+    (Field::RequestId, HeaderName::from_static("x-request-id")),
+    (Field::Expect, EXPECT),
 ];
 
 /// Whether the message can be understood in one way only.
-pub(crate) fn check(parts: &Parts) -> Result<(), Refusal> {
+pub(crate) fn check(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
     // TRACE would give back what others have added on the way.
     if (parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none())
         || parts.method == Method::TRACE
     {
         return Err(Refusal::new(Code::MethodUnsupported, format!("{} is not forwarded", parts.method)));
     }
-    check_host(parts)?;
-    check_framing(parts)?;
-    check_fields(parts)?;
-    check_connection(parts)
+    check_host(parts, fields)?;
+    check_framing(parts, fields)?;
+    check_fields(parts, fields)?;
+    if fields.has(Field::Connection) { check_connection(parts) } else { Ok(()) }
 }
 
 fn ambiguous(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::MessageAmbiguous, detail)
 }
 
-fn check_host(parts: &Parts) -> Result<(), Refusal> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+fn check_host(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
+    if fields.repeats(Field::Host) {
         return Err(Rule::HostRepeated.refusal());
     }
+    let host = parts.headers.get(HOST);
     let authority = authority_of(&parts.uri);
     if host.is_none() && authority.is_none() && parts.version >= Version::HTTP_11 {
         return Err(Rule::HostMissing.refusal());
@@ -121,51 +116,53 @@ fn is_host(said: &[u8]) -> bool {
     name_fits && port_fits
 }
 
-fn check_framing(parts: &Parts) -> Result<(), Refusal> {
-    let encoded = parts.headers.contains_key(TRANSFER_ENCODING);
-    if encoded && parts.headers.contains_key(CONTENT_LENGTH) {
+fn check_framing(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
+    let (encoded, measured) = (fields.has(Field::TransferEncoding), fields.has(Field::ContentLength));
+    if encoded && measured {
         return Err(Rule::LengthAndCoding.refusal());
     }
     if encoded && parts.version != Version::HTTP_11 {
         return Err(Rule::CodingBeforeHttp11.refusal());
     }
     let only_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    if parts.headers.get_all(TRANSFER_ENCODING).iter().count() > 1
-        || parts.headers.get(TRANSFER_ENCODING).is_some_and(|value| !only_chunked(value))
+    if encoded
+        && (fields.repeats(Field::TransferEncoding)
+            || parts.headers.get(TRANSFER_ENCODING).is_some_and(|value| !only_chunked(value)))
     {
         return Err(Rule::CodingUnknown.refusal());
     }
-    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() {
+    if fields.repeats(Field::ContentLength) {
         return Err(Rule::LengthRepeated.refusal());
     }
-    if length.is_some_and(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)) {
+    let is_number = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if measured && !parts.headers.get(CONTENT_LENGTH).is_some_and(is_number) {
         return Err(Rule::LengthNumber.refusal());
     }
     Ok(())
 }
 
 /// Many applications read `X_Tenant_ID` as `X-Tenant-ID`: a name that looks like a trusted one is refused.
-fn check_fields(parts: &Parts) -> Result<(), Refusal> {
-    for name in parts.headers.keys() {
-        if !name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            let alias = alias_of(name.as_str());
-            if is_trusted(&alias) {
+fn check_fields(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
+    if fields.has(Field::Unusual) {
+        for name in parts.headers.keys().map(HeaderName::as_str) {
+            let alias = alias_of(name);
+            if alias != name && is_trusted(&alias) {
                 return Err(ambiguous(format!("the header {name} can be mistaken for {alias}")));
             }
         }
     }
-    for name in &SINGLE {
-        if parts.headers.get_all(name).iter().nth(1).is_some() {
-            return Err(ambiguous(format!("the header {name} is there more than once")));
-        }
+    if let Some((_, name)) = SINGLE.iter().find(|(field, _)| fields.repeats(*field)) {
+        return Err(ambiguous(format!("the header {name} is there more than once")));
     }
-    if parts.headers.get(EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if fields.has(Field::Expect)
+        && parts.headers.get(EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         return Err(ambiguous("the header Expect says something else than 100-continue"));
     }
+    // Fields with which an application runs another method than the one that decides whether a request is a write.
     if !wire::is_write(&parts.method)
-        && let Some(name) = OVERRIDES.iter().find(|name| parts.headers.contains_key(*name))
+        && fields.has(Field::MethodOverride)
+        && let Some(name) = parts.headers.keys().find(|name| Field::named(name) == Some(Field::MethodOverride))
     {
         return Err(ambiguous(format!("the header {name} would turn a {} into something else", parts.method)));
     }
@@ -207,7 +204,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        check(&parts).map_err(|refusal| refusal.code)
+        check(&parts, Fields::of(&parts.headers)).map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -262,6 +259,6 @@ mod tests {
     #[test]
     fn a_tunnel_is_not_forwarded() {
         let (parts, ()) = Request::connect("a:443").header("host", "a:443").body(()).unwrap().into_parts();
-        assert_eq!(check(&parts).unwrap_err().code, Code::MethodUnsupported);
+        assert_eq!(check(&parts, Fields::of(&parts.headers)).unwrap_err().code, Code::MethodUnsupported);
     }
 }

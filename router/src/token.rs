@@ -30,7 +30,7 @@ use crate::options::TokenOptions;
 use crate::refusal::{Code, Refusal};
 
 use keys::Key;
-pub(crate) use keys::{Fetcher, Keys};
+pub(crate) use keys::{Fetcher, Keys, check};
 
 /// Longer ones are not looked at.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -132,7 +132,7 @@ impl Verifier {
         if let Some(tenant) = self.recall(&digest, now()) {
             return Ok(Some(tenant));
         }
-        let verified = self.verify(token).await?;
+        let verified = Box::pin(self.verify(token)).await?;
         let tenant = verified.tenant.clone();
         self.remember(digest, verified);
         Ok(Some(tenant))

@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use crate::answer::Download;
 use crate::context::{RequestCtx, Worker};
 use crate::refusal::{Code, Refusal};
-use crate::strict::{Next, Rule};
+use crate::strict::{Field, Fields, Next, Rule};
 use crate::tunnel;
 
 /// How a client asks for a WebSocket.
@@ -27,14 +27,14 @@ pub(crate) enum Upgrade {
 }
 
 impl Upgrade {
-    pub(crate) fn asked_for<B>(request: &Request<B>) -> Option<Self> {
+    pub(crate) fn asked_for<B>(request: &Request<B>, fields: Fields) -> Option<Self> {
         if request.method() == Method::CONNECT {
             let protocol = request.extensions().get::<Protocol>()?;
             return protocol.as_str().eq_ignore_ascii_case("websocket").then_some(Self::ExtendedConnect);
         }
-        let websocket = names_upgrade(request.headers(), request.version())
+        let websocket = names_upgrade(request.headers(), fields, request.version())
             && request.method() == Method::GET
-            && request.headers().get_all(UPGRADE).iter().count() == 1
+            && !fields.repeats(Field::Upgrade)
             && request
                 .headers()
                 .get(UPGRADE)
@@ -44,9 +44,11 @@ impl Upgrade {
 }
 
 /// Whether the strict reader waits to be told what follows: it sees the same of a head.
-fn names_upgrade(headers: &HeaderMap, version: Version) -> bool {
+fn names_upgrade(headers: &HeaderMap, fields: Fields, version: Version) -> bool {
     let named = |option: &str| option.trim().eq_ignore_ascii_case("upgrade");
     version == Version::HTTP_11
+        && fields.has(Field::Upgrade)
+        && fields.has(Field::Connection)
         && headers.get_all(UPGRADE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && headers
             .get_all(CONNECTION)
@@ -74,7 +76,7 @@ impl Drop for Told {
 
 /// Takes the client's half out of a request, and turns an extended CONNECT into what a cell understands.
 pub(crate) fn prepare(worker: &Worker, ctx: &RequestCtx, parts: &mut Parts) -> Result<Pending, Refusal> {
-    let waits = names_upgrade(&parts.headers, parts.version);
+    let waits = names_upgrade(&parts.headers, ctx.fields, parts.version);
     let told = Told(ctx.conn.said.clone().filter(|_| waits));
     let Some(upgrade) = ctx.upgrade else {
         if parts.method == Method::CONNECT {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
     CellId, CellRecord, CellState, Change, Command, Effect, End, Envelope, Epoch, Event, FleetView, Generation,
-    Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, Rejected, Rev, Revision, Stamp,
-    TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
+    Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, NewTenant, Rejected, Rev, Revision,
+    Stamp, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
 };
 
 use crate::desk::{Desk, Memory, Told};
@@ -256,6 +256,46 @@ impl Ledger {
         Ok((next, broken))
     }
 
+    /// An operator deletes the tenant.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn delete(&self) -> Result<(Self, Vec<Violation>), Rejected> {
+        let mut next = self.clone();
+        let broken = next.apply(Command::DeleteTenant { tenant: self.record.id.clone() })?;
+        Ok((next, broken))
+    }
+
+    /// An operator creates the deleted tenant again, on this cell. `reused`: it gets the uid that it had.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn create(&self, place: Place, reused: bool) -> Result<(Self, Vec<Violation>), Rejected> {
+        let id = self.record.id.clone();
+        let new = NewTenant { id, cell: Some(place.id()), tier: Tier::Bronze, residency: String::new() };
+        let mut next = self.clone();
+        // An incarnation is named after its revision, as a move is.
+        next.moves += 1;
+        let mut broken = next.apply(Command::CreateTenant(new))?;
+        if reused {
+            next.record.uid = self.record.uid;
+            next.settle();
+            broken.extend(check_record_succession(&self.record, &next.record));
+        }
+        Ok((next, broken))
+    }
+
+    /// What a leader reports of an incarnation: it is granted, or revoked.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn lives(&self, uid: Uid, event: Event) -> Result<(Self, Vec<Violation>), Rejected> {
+        let tenant = self.record.id.clone();
+        let mut next = self.clone();
+        let broken = next.apply(Command::Record { tenant, uid, move_id: None, leg: None, event })?;
+        Ok((next, broken))
+    }
+
     /// An operator cordons a cell.
     ///
     /// # Errors
@@ -368,7 +408,7 @@ impl Ledger {
             (cell.generation, cell.state).hash(&mut hasher);
         }
         let record = &self.record;
-        (record.epoch, &record.owner, record.life, &record.movement).hash(&mut hasher);
+        (record.uid, record.epoch, &record.owner, record.life, &record.movement).hash(&mut hasher);
         for copy in &record.retained {
             (&copy.cell, copy.move_id, &copy.successor, copy.fenced_epoch).hash(&mut hasher);
             (copy.retired, copy.reclaiming).hash(&mut hasher);

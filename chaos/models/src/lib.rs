@@ -8,7 +8,9 @@
 //!   missing at a cell that serves, and none is there twice.
 //! * [`settling`] asks of each state whether the move ends once nothing more goes wrong.
 //! * [`configurations`] are the bounds within which every state is visited; [`check`] visits them.
-//! * [`Mutant`]s are guards switched off, one at a time: the checker must find a counterexample for each.
+//! * [`incarnations`] is a model of its own: a name that is deleted and created again.
+//! * [`Mutant`]s are guards switched off, one at a time, and so are [`UidMutant`]s; a [`Guard`] is either: the checker must find a counterexample
+//!   for each.
 //!
 //! The cells here follow the rules of `placement/agent` by hand, since an agent cannot be part of a state. That the two
 //! agree is for the drills on real processes to show.
@@ -18,6 +20,8 @@ mod cell;
 pub mod configurations;
 mod coordinator;
 mod desk;
+mod guard;
+pub mod incarnations;
 pub mod judge;
 mod ledger;
 mod log;
@@ -32,10 +36,12 @@ pub use bounds::{Bounds, Budget};
 pub use cell::{Capture, Cell, Grant, Header, Hold, Refusal, Rows, Step};
 pub use coordinator::{Call, Coordinator, Deed};
 pub use desk::{Desk, Told};
+pub use guard::Guard;
+pub use incarnations::UidMutant;
 pub use ledger::{Ended, Ledger, Place};
 pub use log::Log;
 pub use model::CellModel;
 pub use mutant::Mutant;
 pub use note::{Note, Said};
-pub use run::{Search, Verdict, check, check_telling};
+pub use run::{Search, Verdict, check, check_incarnations, check_telling};
 pub use world::{Action, World, Zombie};

@@ -49,7 +49,7 @@ pub(crate) fn run(out: &mut impl Write, wanted: usize, threads: usize) -> io::Re
         let verdict = check_telling(bounds, search, threads, &mut |states| {
             progress(&bounds, states, sum + states, wanted, begun);
         });
-        report(out, &bounds, &verdict)?;
+        report(out, bounds.name, &verdict)?;
         out.flush()?;
         passed = verdict.passes();
         sum += verdict.states;

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cell_models::configurations::{CI, EVERYTHING, LONG, SMALL, that_catches};
-use cell_models::{Bounds, Mutant, Search, check};
+use cell_models::configurations::{CI, EVERYTHING, LONG, SMALL};
+use cell_models::{Bounds, Guard, Search, Verdict, check, check_incarnations};
 
 use tell::report;
 
@@ -23,6 +23,9 @@ const USAGE: &str = "usage: cell-models COMMAND
   walk SECONDS SEED   random walks through everything at once
   NAME            one configuration, exhaustively
 ";
+
+/// The model beside the configurations of moves.
+const INCARNATIONS: &str = "incarnations";
 
 fn main() -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
@@ -46,6 +49,7 @@ fn main() -> io::Result<ExitCode> {
             }
             _ => return usage(),
         },
+        [INCARNATIONS] => names(&mut out, threads)?.passes(),
         [name] => match CI.iter().chain(LONG).find(|bounds| bounds.name == name) {
             Some(bounds) => one(&mut out, *bounds, Search::Exhaustive, threads)?,
             None => return usage(),
@@ -64,8 +68,9 @@ fn list(out: &mut impl Write) -> io::Result<bool> {
     for bounds in CI.iter().chain(LONG).chain([&EVERYTHING]) {
         writeln!(out, "{:<16} {}", bounds.name, bounds.about)?;
     }
-    for mutant in Mutant::ALL {
-        writeln!(out, "without {:<24} caught in {}", mutant.name(), that_catches(mutant).name)?;
+    writeln!(out, "{INCARNATIONS:<16} a name is deleted and created again, steps, reports and requests come late")?;
+    for guard in Guard::all() {
+        writeln!(out, "without {:<24} caught in {}", guard.name(), guard.configuration())?;
     }
     Ok(true)
 }
@@ -74,32 +79,41 @@ fn all(out: &mut impl Write, configurations: &[Bounds], threads: usize) -> io::R
     let (mut passed, mut states, mut time) = (true, 0, Duration::ZERO);
     for bounds in configurations {
         let verdict = check(*bounds, Search::Exhaustive, threads);
-        report(out, bounds, &verdict)?;
+        report(out, bounds.name, &verdict)?;
         passed &= verdict.passes();
         states += verdict.states;
         time += verdict.time;
     }
+    let verdict = names(out, threads)?;
+    passed &= verdict.passes();
+    states += verdict.states;
+    time += verdict.time;
     writeln!(out, "{:<16} {states:>12} states in {:.1} s", "sum", time.as_secs_f64())?;
     Ok(passed)
 }
 
+fn names(out: &mut impl Write, threads: usize) -> io::Result<Verdict> {
+    let verdict = check_incarnations(None, threads);
+    report(out, INCARNATIONS, &verdict)?;
+    Ok(verdict)
+}
+
 fn one(out: &mut impl Write, bounds: Bounds, search: Search, threads: usize) -> io::Result<bool> {
     let verdict = check(bounds, search, threads);
-    report(out, &bounds, &verdict)?;
+    report(out, bounds.name, &verdict)?;
     Ok(verdict.passes())
 }
 
 fn mutants(out: &mut impl Write, threads: usize) -> io::Result<bool> {
     let mut caught = true;
-    for mutant in Mutant::ALL {
-        let bounds = that_catches(mutant);
-        let verdict = check(bounds, Search::Shortest, threads);
+    for guard in Guard::all() {
+        let verdict = guard.check_without(threads);
         match verdict.broken.iter().min_by_key(|(_, path)| path.len()) {
             Some((promise, path)) => {
                 writeln!(
                     out,
                     "{:<24} caught: {promise} ({} steps, {} states, {:.1} s)",
-                    mutant.name(),
+                    guard.name(),
                     path.len(),
                     verdict.states,
                     verdict.time.as_secs_f64()
@@ -107,7 +121,8 @@ fn mutants(out: &mut impl Write, threads: usize) -> io::Result<bool> {
             }
             None => {
                 caught = false;
-                writeln!(out, "{:<24} NOT CAUGHT in {} ({} states)", mutant.name(), bounds.name, verdict.states)?;
+                let (name, within) = (guard.name(), guard.configuration());
+                writeln!(out, "{name:<24} NOT CAUGHT in {within} ({} states)", verdict.states)?;
             }
         }
     }

@@ -1,10 +1,13 @@
 //! One check, and what came of it.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, UniformChooser};
 
+use crate::incarnations::{Incarnations, UidMutant};
 use crate::{Bounds, CellModel};
 
 /// How to go through the states.
@@ -85,8 +88,16 @@ pub fn check_telling(bounds: Bounds, search: Search, threads: usize, tell: &mut 
     }
 }
 
+/// Checks names that are deleted and created again, to the shortest counterexample where a guard is missing.
+#[must_use]
+pub fn check_incarnations(mutant: Option<UidMutant>, threads: usize) -> Verdict {
+    let begun = Instant::now();
+    let checker = Incarnations::new(mutant).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    verdict(end(checker.spawn_bfs(), &mut |_| {}), begun, usize::MAX)
+}
+
 /// Waits for its end.
-fn end<C: Checker<CellModel>>(checker: C, tell: &mut dyn FnMut(usize)) -> C {
+fn end<M: Model, C: Checker<M>>(checker: C, tell: &mut dyn FnMut(usize)) -> C {
     let mut told = Instant::now();
     while !checker.is_done() {
         std::thread::sleep(LOOK_EVERY);
@@ -99,7 +110,11 @@ fn end<C: Checker<CellModel>>(checker: C, tell: &mut dyn FnMut(usize)) -> C {
 }
 
 /// `states_max`: with so many states it has not come to its end.
-fn verdict(checker: impl Checker<CellModel>, begun: Instant, states_max: usize) -> Verdict {
+fn verdict<M: Model<Action: Clone + Debug + PartialEq, State: Clone + Debug + Hash + PartialEq>>(
+    checker: impl Checker<M>,
+    begun: Instant,
+    states_max: usize,
+) -> Verdict {
     let properties = checker.model().properties();
     let found = checker.discoveries();
     let (mut broken, mut unreached) = (BTreeMap::new(), Vec::new());

@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use cell_models::{Bounds, Verdict};
+use cell_models::Verdict;
 
 /// Writes the line.
-pub(crate) fn report(out: &mut impl Write, bounds: &Bounds, verdict: &Verdict) -> io::Result<()> {
+pub(crate) fn report(out: &mut impl Write, name: &str, verdict: &Verdict) -> io::Result<()> {
     let rate = verdict.states as f64 / verdict.time.as_secs_f64().max(f64::EPSILON);
     let word = match (verdict.passes(), verdict.complete) {
         (false, _) => "FAILED",
@@ -15,7 +15,7 @@ pub(crate) fn report(out: &mut impl Write, bounds: &Bounds, verdict: &Verdict) -
     writeln!(
         out,
         "{:<16} {:>12} states, {:>11} unique, depth {:>3}, {:>6.1} s, {:>8.0} states/s  {word}",
-        bounds.name,
+        name,
         verdict.states,
         verdict.unique,
         verdict.depth,

@@ -15,10 +15,14 @@ mod answer;
 mod condition;
 mod documents;
 mod idempotency;
+mod keys;
 mod route;
 mod rows;
+mod statements;
 pub(crate) mod tables;
 mod write;
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use cell_agent::TenantData;
@@ -31,6 +35,7 @@ use http_body_util::{BodyExt as _, LengthLimitError};
 
 use crate::problem::Problem;
 use idempotency::{Named, Retention};
+use keys::{Keys, Seal};
 use route::Route;
 use write::Operation;
 
@@ -43,19 +48,27 @@ pub struct Documents {
     data: TenantData,
     retention: Retention,
     ids: Option<Random>,
+    keys: Option<Keys>,
 }
 
 impl Documents {
     /// An application on the tenants' rows in this cell.
     #[must_use]
     pub fn new(data: TenantData) -> Self {
-        Self { data, retention: Retention::default(), ids: None }
+        Self { data, retention: Retention::default(), ids: None, keys: None }
     }
 
     /// Takes the ids of documents that it makes from there.
     #[must_use]
     pub fn naming(mut self, ids: Random) -> Self {
         self.ids = Some(ids);
+        self
+    }
+
+    /// Seals each tenant's documents under its key in this directory, and serves no tenant that has none there.
+    #[must_use]
+    pub fn keyed(mut self, directory: PathBuf) -> Self {
+        self.keys = Some(Keys::within(directory));
         self
     }
 
@@ -73,18 +86,24 @@ impl Documents {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "STAMP_ABSENT", "no gate has checked the request", hint)
         })?;
         let found = route::route(&parts.method, parts.uri.path(), parts.uri.query())?;
+        let seal = match &self.keys {
+            Some(keys) if !matches!(found, Route::Options(_)) => keys.seal_of(stamp).await?,
+            Some(_) | None => Seal::None,
+        };
         match found {
-            Route::List(page) => documents::list(&self.data, stamp, page).await,
-            Route::Read(id) => documents::read(&self.data, stamp, &id).await,
+            Route::List(page) => documents::list(&self.data, stamp, page, &seal).await,
+            Route::Read(id) => documents::read(&self.data, stamp, &id, &seal).await,
             Route::ReadCounter(name) => documents::read_counter(&self.data, stamp, &name).await,
             Route::Options(allowed) => Ok(options(allowed)),
             Route::Create => {
                 let text = read_body(body).await?;
-                self.write(&parts, stamp, &text, Operation::create(text.clone(), self.ids.as_ref())?).await
+                let operation = Operation::create(text.clone(), self.ids.as_ref())?.sealed(&seal)?;
+                self.write(&parts, stamp, &text, operation).await
             }
             Route::Write(id) => {
                 let text = read_body(body).await?;
-                self.write(&parts, stamp, &text, Operation::put(id, text.clone(), &parts.headers)?).await
+                let operation = Operation::put(id, text.clone(), &parts.headers)?.sealed(&seal)?;
+                self.write(&parts, stamp, &text, operation).await
             }
             Route::Delete(id) => self.write(&parts, stamp, b"", Operation::delete(id, &parts.headers)?).await,
             Route::Increment(name) => {

@@ -31,6 +31,9 @@ pub enum Error {
         #[source]
         source: GateError,
     },
+    /// Rows of a database are not sealed.
+    #[error("a cell that keeps its data in a database seals no documents: it takes no keys")]
+    KeysOfDatabase,
     /// The agent's task has ended in a panic.
     #[error("the cell's agent has ended in a panic: {reason}")]
     Panic {
@@ -48,8 +51,9 @@ impl Error {
                 AgentError::Engine(EngineError::Open { .. }) => "STORE_NOT_OPENED",
                 other => other.code(),
             },
-            Self::Tables(_) => "TABLES_FAILED",
+            Self::Tables(error) => error.code(),
             Self::Gate { source, .. } => source.code(),
+            Self::KeysOfDatabase => "INVALID_OPTION",
             Self::Panic { .. } => "PANIC",
         }
     }
@@ -64,6 +68,9 @@ impl Error {
             "OTHER_CELL" => "give each cell a --data-dir or a --database of its own",
             "TABLES_FAILED" | "DATABASE_LOGIN" | "DATABASE_MISSING" | "DATABASE_RIGHT" | "DATABASE_UNREACHABLE" => {
                 "correct --database, or start the server; docs/postgresql.md lists the rights that are needed"
+            }
+            "DATABASE_TLS" | "DATABASE_TLS_FILE" | "DATABASE_KEY_EXPOSED" => {
+                "correct sslmode, sslrootcert, sslcert and sslkey in --database (docs/postgresql.md)"
             }
             "AGENT_RUNNING" => "stop the other process that serves this database",
             "STORE_NOT_OPENED" => {
@@ -123,15 +130,28 @@ impl Cell {
         match options.database.clone() {
             None => {
                 let agent = Agent::open(agent_options(&options)).await?;
-                let application = Documents::new(agent.data());
+                let application = documents(&options, &agent);
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
+            Some(_) if options.keys.is_some() => Err(Error::KeysOfDatabase),
             Some(url) => {
-                tables::make(&url).await?;
-                let database = DatabaseOptions { observe: options.observe, ..DatabaseOptions::new(&url) };
+                let layout = if options.tenant_schema.is_some() {
+                    tables::Layout::SchemaEach
+                } else {
+                    tables::Layout::Shared
+                };
+                tables::make(&url, layout).await?;
+                let mut database = DatabaseOptions {
+                    observe: options.observe,
+                    tenant_schema: options.tenant_schema.clone(),
+                    ..DatabaseOptions::new(&url)
+                };
+                if let Some(millis) = options.source_latency_ms_max {
+                    database.source_latency_ms_max = millis;
+                }
                 let agent = Agent::connect(agent_options(&options), database).await?;
-                tables::tell_apart(&url).await?;
-                let application = TableDocuments::new(agent.data(), &url)?;
+                tables::tell_apart(&url, layout).await?;
+                let application = TableDocuments::new(agent.data(), &url, layout)?;
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
         }
@@ -148,7 +168,7 @@ impl Cell {
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let agent = Agent::open_within(agent_options(&options), engine, host.clone()).await?;
-        let application = Documents::new(agent.data()).naming(host.random().clone());
+        let application = documents(&options, &agent).naming(host.random().clone());
         Self::start_on(&options, agent, application, Some(host), shutdown).await
     }
 
@@ -238,6 +258,14 @@ pub async fn run(
     let cell = Cell::start(options, shutdown).await?;
     bound(&cell.addresses());
     cell.stopped().await
+}
+
+fn documents(options: &Options, agent: &Agent) -> Documents {
+    let documents = Documents::new(agent.data());
+    match &options.keys {
+        Some(keys) => documents.keyed(keys.clone()),
+        None => documents,
+    }
 }
 
 fn agent_options(options: &Options) -> AgentOptions {

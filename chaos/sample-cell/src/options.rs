@@ -17,15 +17,31 @@ pub struct Options {
     #[arg(long, value_name = "DIR", required_unless_present = "database")]
     #[serde(default)]
     pub data_dir: Option<PathBuf>,
-    /// Keep the tenants' data in PostgreSQL instead: postgres://user:password@host:port/database.
+    /// Keep the tenants' data in PostgreSQL instead: postgres://user:password@host:port/database; over TLS with
+    /// ?sslmode=verify-full&sslrootcert=FILE behind it.
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
     pub database: Option<String>,
+    /// Give each tenant a schema of its own, called so, with {id} in the tenant's place: tenant_{id}. Without it, tenants
+    /// share tables.
+    #[arg(long, value_name = "NAME", requires = "database")]
+    #[serde(default)]
+    pub tenant_schema: Option<String>,
+    /// Directory with a file TENANT.key, of 32 bytes, for each tenant whose key is enabled: its documents are sealed under it, and
+    /// without it nothing of the tenant is served. Of a cell that keeps its data itself, from its first day on.
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
+    #[serde(default)]
+    pub keys: Option<PathBuf>,
     /// While tenants that are in the database already are adopted: let in, and note, writers of those that this cell was
     /// never granted.
     #[arg(long, requires = "database")]
     #[serde(default)]
     pub observe: bool,
+    /// What a commit in the database may take, in milliseconds, while tenants are copied out of it: beyond it the copies
+    /// are slowed down. 0: they are not. Unsaid: 100.
+    #[arg(long, value_name = "MS", requires = "database")]
+    #[serde(default)]
+    pub source_latency_ms_max: Option<u32>,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
@@ -157,7 +173,10 @@ impl Options {
             cell,
             data_dir: Some(data_dir.into()),
             database: None,
+            tenant_schema: None,
+            keys: None,
             observe: false,
+            source_latency_ms_max: None,
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),

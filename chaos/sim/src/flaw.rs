@@ -13,12 +13,18 @@ pub enum Flaw {
     CarelessRetry,
     /// A watcher drops a revision now and then.
     SkippingWatcher,
+    /// Disks of cells say that they have written, and drop a document now and then, of the tenant that does not move.
+    LosingDisk,
+    /// Clients of a fleet stop as soon as everything has healed: nobody proves that tenants are served again.
+    IdleClients,
 }
 
 impl Flaw {
-    /// All of them.
-    pub const ALL: [Self; 4] =
+    /// Those that there are where the store runs alone.
+    pub const OF_STORE: [Self; 4] =
         [Self::LyingDisk, Self::MisrecordingClient, Self::CarelessRetry, Self::SkippingWatcher];
+    /// Those that there are in a fleet.
+    pub const OF_FLEET: [Self; 3] = [Self::LyingDisk, Self::LosingDisk, Self::IdleClients];
 }
 
 impl fmt::Display for Flaw {
@@ -28,6 +34,8 @@ impl fmt::Display for Flaw {
             Self::MisrecordingClient => "misrecording-client",
             Self::CarelessRetry => "careless-retry",
             Self::SkippingWatcher => "skipping-watcher",
+            Self::LosingDisk => "losing-disk",
+            Self::IdleClients => "idle-clients",
         })
     }
 }

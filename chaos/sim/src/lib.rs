@@ -35,5 +35,5 @@ mod workload;
 
 pub use arguments::Arguments;
 pub use flaw::Flaw;
-pub use run::{Figures, Options, Verdict, run};
+pub use run::{Options, Verdict, run};
 pub use seeds::{Program, Said, SeedsError, simulate};

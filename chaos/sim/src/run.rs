@@ -15,14 +15,13 @@ use crate::flaw::Flaw;
 use crate::fleet;
 use crate::front::{Answer, Ask, Connection};
 use crate::history::Ending;
-use crate::nemesis::{self, Act, Fault};
+use crate::nemesis::{self, Act, CLIENT_HOSTS, Fault, Together};
 use crate::node::{Machine, NODES};
 use crate::oracle::{self, Rule, Violation};
 use crate::stage::{Phase, SharedStage, Stage, now};
 use crate::watcher::Watcher;
 
-/// Where clients run; each host has as many of them, and a watcher.
-const CLIENT_HOSTS: [&str; 2] = ["east", "west"];
+/// Each client host has as many of them.
 const CLIENTS_PER_HOST: usize = 2;
 /// The host from which the nodes are asked at the end. It is never cut off.
 const JUDGE: &str = "judge";
@@ -66,21 +65,21 @@ pub struct Verdict {
 
 /// A run in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Operations, reads included.
-    pub operations: usize,
+    pub(crate) operations: usize,
     /// Those of them that were answered.
-    pub answered: usize,
+    pub(crate) answered: usize,
     /// Those of them whose outcome stayed unknown.
-    pub unknown: usize,
+    pub(crate) unknown: usize,
     /// Faults that began.
-    pub faults: usize,
+    pub(crate) faults: usize,
     /// The last revision.
-    pub revision: u64,
+    pub(crate) revision: u64,
     /// Snapshots that watchers got.
-    pub snapshots: usize,
+    pub(crate) snapshots: usize,
     /// Simulated time.
-    pub simulated: Duration,
+    pub(crate) simulated: Duration,
 }
 
 impl fmt::Display for Figures {
@@ -100,7 +99,7 @@ impl fmt::Display for Figures {
 }
 
 /// Small enough that snapshots, purges and a forgetful watch all happen within one run.
-fn bounds(seed: u64, flaw: Option<Flaw>) -> Bounds {
+pub(crate) fn bounds(seed: u64, flaw: Option<Flaw>) -> Bounds {
     let mut chance = Chance::of(seed, "bounds");
     let (snapshot_after, log_kept) = (chance.between(20, 150), chance.between(0, 60));
     let history_revisions = usize::try_from(chance.between(10, 400)).unwrap_or(10);
@@ -166,7 +165,7 @@ impl World<'_> {
     /// Plays the plan to its end. Answers what has ended the run before.
     fn play(&mut self, options: &Options) -> Option<Violation> {
         let healed = MAKING + options.faults;
-        let mut acts = nemesis::plan(options.seed, MAKING, healed, &CLIENT_HOSTS).into_iter().peekable();
+        let mut acts = nemesis::plan(&nemesis::STORE, options.seed, MAKING, healed).into_iter().peekable();
         loop {
             while let Some(act) = acts.next_if(|act| act.at <= self.sim.elapsed()) {
                 self.act(&act);
@@ -182,7 +181,7 @@ impl World<'_> {
                 Ok(false) => {}
                 Err(error) => return Some(Violation { rule: Rule::NodesStayUp, detail: describe(&*error) }),
             }
-            self.count_messages();
+            self.stage.trace.borrow_mut().count_messages(&self.sim);
             let clients = self.stage.clients_done.get();
             let late = elapsed > healed + HEALING_MAX && clients < CLIENT_HOSTS.len() * CLIENTS_PER_HOST;
             if late || elapsed + Duration::from_millis(10) > healed + HEALING_MAX + SETTLING_MAX {
@@ -196,36 +195,18 @@ impl World<'_> {
         }
     }
 
-    fn count_messages(&self) {
-        let mut trace = self.stage.trace.borrow_mut();
-        self.sim.links(|links| {
-            for link in links {
-                trace.count(link.count());
+    fn act(&mut self, act: &Act<Together>) {
+        self.stage.trace.borrow_mut().note(self.sim.elapsed(), format_args!("{act}"));
+        self.faults += usize::from(act.begins);
+        match &act.fault {
+            Fault::Network(fault) => {
+                let hosts: Vec<_> = NODES.into_iter().chain(CLIENT_HOSTS).collect();
+                fault.apply(act.begins, &hosts, &mut self.sim);
             }
-        });
-    }
-
-    fn act(&mut self, act: &Act) {
-        let Act { begins, fault, .. } = act;
-        let word = if *begins { "begins" } else { "ends" };
-        self.stage.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: {fault} {word}"));
-        self.faults += usize::from(*begins);
-        match fault {
-            Fault::Isolate(host) => {
-                let all = NODES.into_iter().chain(CLIENT_HOSTS);
-                for other in all.filter(|other| other != host) {
-                    self.cut(host, other, *begins);
-                }
-            }
-            Fault::Cut(one, other) => self.cut(one, other, *begins),
-            Fault::OneWay(from, to) if *begins => self.sim.partition_oneway(*from, *to),
-            Fault::OneWay(from, to) => self.sim.repair_oneway(*from, *to),
-            Fault::Hold(one, other) if *begins => self.sim.hold(*one, *other),
-            Fault::Hold(one, other) => self.sim.release(*one, *other),
-            Fault::PowerOff(nodes) => {
+            Fault::PowerOff(Together(nodes)) => {
                 let cut = if nodes.len() == NODES.len() { PowerCut::All } else { PowerCut::Some };
                 for (name, machine) in self.machines.iter().filter(|(name, _)| nodes.contains(name)) {
-                    if *begins {
+                    if act.begins {
                         self.sim.crash(*name);
                         machine.crash(cut);
                     } else {
@@ -233,14 +214,6 @@ impl World<'_> {
                     }
                 }
             }
-        }
-    }
-
-    fn cut(&self, one: &str, other: &str, begins: bool) {
-        if begins {
-            self.sim.partition(one, other);
-        } else {
-            self.sim.repair(one, other);
         }
     }
 

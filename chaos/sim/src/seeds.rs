@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::process::Command;
 
 use crate::arguments::Arguments;
+use crate::flaw::Flaw;
 use crate::run::{Options, Verdict, run};
 
 /// A run that takes longer has lost its way. Thirty simulated seconds take about one.
@@ -48,9 +49,16 @@ pub enum SeedsError {
     /// No thread for a seed.
     #[error("the simulation could not be given a thread")]
     Thread(#[source] std::io::Error),
-    /// The whole fleet has no such part.
-    #[error("the fleet has no place for the fault {0}: it knows lying-disk")]
-    NotInFleet(crate::Flaw),
+    /// What is simulated has no such part.
+    #[error("{within} has no place for the fault {flaw}: it knows {known}")]
+    NoPlace {
+        /// What was to be planted,
+        flaw: Flaw,
+        /// in what,
+        within: &'static str,
+        /// which knows these.
+        known: String,
+    },
     /// No process for a seed.
     #[error("seed {seed} could not be given a process")]
     Process {
@@ -71,14 +79,24 @@ pub async fn simulate(
     program: Program,
     mut tell: impl FnMut(Said),
 ) -> Result<bool, SeedsError> {
-    if let Some(flaw) = arguments.flaw.filter(|flaw| arguments.fleet && *flaw != crate::Flaw::LyingDisk) {
-        return Err(SeedsError::NotInFleet(flaw));
+    if let Some(flaw) = arguments.flaw {
+        check_place(flaw, arguments.fleet)?;
     }
     match (arguments.seed, arguments.seeds.clone()) {
         (Some(seed), _) => here(seed, &arguments, &program, &mut tell).await,
         (None, Some(seeds)) => each(seeds, arguments, program, &mut tell).await,
         (None, None) => Ok(true),
     }
+}
+
+fn check_place(flaw: Flaw, fleet: bool) -> Result<(), SeedsError> {
+    let (within, known) =
+        if fleet { ("the fleet", &Flaw::OF_FLEET[..]) } else { ("the store", &Flaw::OF_STORE[..]) };
+    if known.contains(&flaw) {
+        return Ok(());
+    }
+    let known = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(SeedsError::NoPlace { flaw, within, known })
 }
 
 /// The line that runs a seed again.
@@ -235,7 +253,7 @@ fn cpu_of_children() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Figures;
+    use crate::run::Figures;
 
     #[test]
     fn the_simulated_time_is_read_from_the_line_that_is_printed() {

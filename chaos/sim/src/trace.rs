@@ -8,6 +8,8 @@ use std::fmt;
 use std::fmt::Write;
 use std::time::Duration;
 
+use turmoil::Sim;
+
 /// The trace of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
@@ -25,9 +27,13 @@ impl Trace {
         self.lines.push(text);
     }
 
-    /// Adds how many messages are under way on one link.
-    pub(crate) fn count(&mut self, messages: usize) {
-        self.hasher.update(&messages.to_le_bytes());
+    /// Adds how many messages are under way on each link.
+    pub(crate) fn count_messages(&mut self, sim: &Sim<'_>) {
+        sim.links(|links| {
+            for link in links {
+                self.hasher.update(&link.count().to_le_bytes());
+            }
+        });
     }
 
     /// From now on nothing breaks any more.

@@ -7,10 +7,14 @@
 //! * of the session: what a session has read, it never reads older again.
 //!
 //! An absent document stands for the lowest delete at or above the floor.
+//!
+//! Where both floors hold, [`super::zones`] says whether there is one order for all sessions: what one session has read,
+//! another one does not read older afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::zones::{self, Zone};
 use super::{FaultKind, FinalDoc, Findings};
 use crate::clock::Micros;
 use crate::history::{Op, Outcome, Seen, SessionId};
@@ -76,8 +80,37 @@ impl Register {
         findings.acked_writes += acked as u64;
         let unknown = self.writes.values().filter(|write| write.fate == Fate::Unknown).count();
         findings.unknown_writes += unknown as u64;
+        let before = findings.faulty();
         self.check_reads(tenant, key, findings);
         self.check_end(tenant, key, end, findings);
+        if findings.faulty() == before {
+            self.check_order(tenant, key, end, findings);
+        }
+    }
+
+    /// One order for everybody, and the end is the last to look.
+    fn check_order(&self, tenant: &Arc<str>, key: &str, end: Option<&FinalDoc>, findings: &mut Findings) {
+        let puts = self.writes.iter().filter(|(_, write)| !write.delete && write.fate != Fate::Refused);
+        let zone =
+            |(version, write): (&u64, &Write)| (*version, Zone::written(*version, write.invoked, write.acked_at));
+        let mut zones: BTreeMap<u64, Zone> = puts.map(zone).collect();
+        let at_end = match end {
+            Some(FinalDoc::Register(seen)) => Some((seen, Micros::MAX, Micros::MAX)),
+            Some(FinalDoc::Posted { .. } | FinalDoc::Foreign { .. }) | None => None,
+        };
+        let reads = self.reads.iter().filter_map(|read| Some((read.seen.as_ref()?, read.invoked, read.returned)));
+        for (seen, invoked, returned) in reads.chain(at_end) {
+            if let Some(zone) = zones.get_mut(&seen.version) {
+                zone.read(invoked, returned);
+            }
+        }
+        if let Some((one, other)) = zones::contradiction(zones.into_values()) {
+            let detail = format!(
+                "no order explains what was read: version {} was there before and after version {}, or the other way round",
+                one.version, other.version
+            );
+            findings.add(FaultKind::Reordered, tenant, key, 1, detail);
+        }
     }
 
     fn check_reads(&self, tenant: &Arc<str>, key: &str, findings: &mut Findings) {

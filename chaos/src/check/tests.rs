@@ -1,5 +1,7 @@
 //! Hand-made histories, one for each way to be wrong, and random ones that are right until one thing is spoilt.
 
+mod order;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -72,7 +72,7 @@ impl Driver {
         let mut prober = None;
         let movement = match self.start(&planned).await {
             Ok((id, tenant)) => {
-                self.load.copy_begins(&name);
+                self.load.hurry(&name);
                 let probing = self.probe(&name, &planned, tenant.mapping).await;
                 let ended = self.to_the_end(id, &planned, &mut trouble).await;
                 if let Some((running, id)) = probing {

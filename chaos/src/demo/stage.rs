@@ -79,6 +79,8 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
         databases: options.databases.clone(),
+        tenant_schema: options.tenant_schema.clone(),
+        keys: None,
         net: Net::Loopback,
         run: String::new(),
         regions: Vec::new(),

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::clocks::{Clocks, Shared};
 use super::disk::NodeDisk;
 use super::evidence::{Evidence, Home};
+use super::keys::Keys;
 use super::report::DrillReport;
 use super::script::Runner;
 use super::steer::Moves;
@@ -95,6 +96,9 @@ pub enum DrillError {
     /// Clocks cannot be set.
     #[error("the clocks of the fleet cannot be set")]
     Clocks(#[source] std::io::Error),
+    /// Tenants have no keys.
+    #[error("the keys of tenants could not be written")]
+    Keys(#[source] std::io::Error),
     /// A tenant could not be made.
     #[error("tenant {tenant} could not be made")]
     CreateTenant {
@@ -130,12 +134,13 @@ pub async fn run(
     let began = Instant::now();
     let mut disk = disk_of(drill, options).await?;
     let clocks = clocks_of(drill, options)?;
+    let keys = keys_of(drill, options)?;
     let fleet = Fleet::start(fleet_options(drill, options, disk.as_ref(), clocks.as_ref()));
     tell(Told::Part(format!("{}: starting the fleet ({})", drill.name, options.net.as_str())));
     let done = tokio::select! {
         fleet = fleet => match fleet {
             Ok(fleet) => {
-                let machine = (disk.take(), clocks);
+                let machine = Machine { disk: disk.take(), clocks, keys };
                 let (done, back) = on_fleet(drill, options, fleet, machine, tell, &stop).await;
                 disk = back;
                 done
@@ -152,11 +157,18 @@ pub async fn run(
     Ok(DrillReport::new(drill, options, evidence, findings, began.elapsed()))
 }
 
+/// What of the machine a drill can break.
+struct Machine {
+    disk: Option<NodeDisk>,
+    clocks: Option<Clocks>,
+    keys: Option<Keys>,
+}
+
 async fn on_fleet(
     drill: &Drill,
     options: &RunOptions,
     fleet: Fleet,
-    (disk, clocks): (Option<NodeDisk>, Option<Clocks>),
+    machine: Machine,
     tell: Tell,
     stop: &CancellationToken,
 ) -> (Result<Evidence, DrillError>, Option<NodeDisk>) {
@@ -169,9 +181,10 @@ async fn on_fleet(
         moves: Moves::new(control.clone(), cells, names.clone(), load.clone()),
         evidence: Evidence { homes, ..Evidence::default() },
         choices: Choices::new(options.seed).part(7),
-        disk,
+        disk: machine.disk,
         injections: BTreeMap::new(),
-        clocks,
+        clocks: machine.clocks,
+        keys: machine.keys,
         fleet,
         control,
         load,
@@ -261,6 +274,18 @@ fn names_of(stage: &Stage) -> Vec<String> {
     counted("control", CONTROLS).chain(counted("router", stage.routers)).chain(cells).collect()
 }
 
+/// Where cells look for the keys of tenants.
+fn keys_directory(drill: &Drill, options: &RunOptions) -> Option<PathBuf> {
+    drill.stage.keys.then(|| options.directory.join("keys"))
+}
+
+/// A key for every tenant, where cells ask for one.
+fn keys_of(drill: &Drill, options: &RunOptions) -> Result<Option<Keys>, DrillError> {
+    let Some(directory) = keys_directory(drill, options) else { return Ok(None) };
+    let names: Vec<Arc<str>> = homes(&drill.stage, options.seed).into_iter().map(|home| home.name).collect();
+    Keys::make(directory, &names, &mut Choices::new(options.seed).part(8)).map(Some).map_err(DrillError::Keys)
+}
+
 fn fleet_options(
     drill: &Drill,
     options: &RunOptions,
@@ -282,6 +307,8 @@ fn fleet_options(
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
         databases: Vec::new(),
+        tenant_schema: None,
+        keys: keys_directory(drill, options),
         net: options.net,
         run: options.run.clone(),
         regions: regions.collect(),

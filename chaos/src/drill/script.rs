@@ -12,6 +12,7 @@ use super::clocks::Clocks;
 use super::disk::NodeDisk;
 use super::engine::{Tell, Told};
 use super::evidence::{Answered, Evidence, Sample};
+use super::keys::Keys;
 use super::steer::Moves;
 use super::syscalls::Injection;
 use super::whom::{joined, pairs};
@@ -39,6 +40,7 @@ pub(super) struct Runner {
     pub(super) disk: Option<NodeDisk>,
     pub(super) injections: BTreeMap<String, Injection>,
     pub(super) clocks: Option<Clocks>,
+    pub(super) keys: Option<Keys>,
     pub(super) crowds: Vec<Running>,
     pub(super) stutters: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
     pub(super) sampling: Option<(CancellationToken, JoinHandle<Vec<Sample>>)>,
@@ -111,6 +113,11 @@ impl Runner {
                 futures::future::join_all(std::mem::take(&mut self.crowds).into_iter().map(Running::stop)).await;
                 self.close("clients", None);
                 Ok(())
+            }
+            Act::DisableKey(tenant) => self.disable_key(*tenant),
+            Act::EnableKey(tenant) => {
+                let name = self.evidence.homes[*tenant].name.clone();
+                self.enable_key(&name)
             }
             Act::Move { .. } | Act::Resume | Act::Reach(_) | Act::Settle | Act::Moves(_) | Act::Haunt(_) => {
                 self.movement(act).await
@@ -370,6 +377,7 @@ impl Runner {
             self.mend(&name).await;
         }
         self.set_clocks_right();
+        self.enable_all_keys();
         let mut acts = vec![Act::Heal];
         if !self.crowds.is_empty() {
             acts.push(Act::Disperse);

@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::Evidence;
-use super::{Drill, Expect, Group, Span};
+use super::evidence::{Evidence, FaultSpan};
+use super::{Drill, Expect, Group, Span, keys};
 use crate::check::FaultKind;
 use crate::clock::Micros;
 use crate::exercise::Spread;
@@ -163,6 +163,7 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
             let told: Vec<String> = asked.iter().map(|one| format!("{}: {}", one.what, shown(&one.code))).collect();
             ("what is forbidden was refused".into(), held, told.join("; "))
         }
+        Expect::Refused(group, code) => refused(evidence, *group, code),
         Expect::NotHaunted => not_haunted(evidence),
         Expect::Fell => fell(evidence),
         Expect::Fresh => {
@@ -347,6 +348,25 @@ fn commands(evidence: &Evidence, ms: u64) -> (String, bool, String) {
     };
     let told: Vec<String> = asked.iter().map(told).collect();
     (format!("commands are done within {ms} ms and are there at the end"), held, told.join("; "))
+}
+
+/// What was sent and answered while the tenant's key was disabled.
+fn refused(evidence: &Evidence, group: Group, wanted: &str) -> (String, bool, String) {
+    let disabled = |op: &&Op| {
+        let of_it =
+            |fault: &&FaultSpan| fault.lane == keys::LANE && fault.label.starts_with(&format!("{} ", op.tenant));
+        let mut faults = evidence.faults.iter().filter(of_it);
+        faults.any(|fault| fault.from <= op.invoked && op.returned <= fault.to)
+    };
+    let asked: Vec<&Op> = during(evidence, group, Span::Whole).filter(disabled).collect();
+    let is_refused = |op: &&&Op| matches!(&op.outcome, Outcome::Refused { code } if **code == *wanted);
+    let count = asked.iter().filter(is_refused).count();
+    let other = asked.iter().find(|op| !is_refused(op)).map(|op| format!("; another: {:?}", op.outcome));
+    (
+        format!("without its key every request of {} is refused with {wanted}", whom(group)),
+        count > 0 && count == asked.len(),
+        format!("{count} of {} were{}", asked.len(), other.unwrap_or_default()),
+    )
 }
 
 fn not_haunted(evidence: &Evidence) -> (String, bool, String) {

@@ -26,7 +26,7 @@ impl Load {
                         && routed.mapping.hold == Hold::Writes
                         && let Some(name) = names.get(routed.mapping.tenant.as_str())
                     {
-                        load.hold_begins(name);
+                        load.hurry(name);
                     }
                 }
             }

@@ -32,6 +32,10 @@ const GATES_COME_WITHIN: Duration = Duration::from_secs(3);
 const GATES_SETTLE: Duration = Duration::from_millis(20);
 /// Open requests may take this long to end after a stop.
 const QUIESCE_MAX: Duration = Duration::from_secs(3);
+/// How often a caller that sends nothing is asked whether it still hears,
+const HEARD_EVERY: Duration = Duration::from_secs(5);
+/// and how long its answer may take: it may stand behind a chunk on a slow link.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 ///
@@ -132,6 +136,8 @@ impl<D: Clone> Agent<D> {
         let address = listener.local_addr().map_err(refused)?;
         link.may_listen(address.ip())?;
         let server = link.server().map_err(AgentError::Tls)?;
+        // An owner that sends changes and hears no acknowledgement: the path may have lost one direction.
+        let server = server.http2_keepalive_interval(Some(HEARD_EVERY)).http2_keepalive_timeout(Some(HEARD_WITHIN));
         let advertise = if options.advertise.is_empty() { address.to_string() } else { options.advertise };
         let calls = ClientOptions::over(link);
         let control = (!options.control.is_empty()).then(|| ControlClient::new(options.control, calls));

@@ -67,7 +67,8 @@ impl TenantData {
 
     /// Runs `work` once on the tenant's rows and makes what it wrote durable, in one atomic step with one sequence
     /// number. `work` sees its own writes. Where it returns an error, nothing is written. A `work` that writes
-    /// nothing gets the last sequence number.
+    /// nothing gets the last sequence number. Where it returns an error, that is answered when everything that it may
+    /// have seen is durable.
     ///
     /// # Errors
     /// [`WriteError`]; only [`WriteError::Unknown`] may have changed anything.

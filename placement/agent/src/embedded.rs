@@ -125,5 +125,6 @@ fn storage(tenant: &TenantId, core: &Core) -> Option<wire::TenantStorage> {
         move_id: control.move_id.0,
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
+        ..wire::TenantStorage::default()
     })
 }

@@ -14,6 +14,9 @@ pub enum AgentError {
     /// The cell's database could not be used.
     #[error("the cell's database: {0}")]
     Database(#[from] crate::postgres::Fault),
+    /// The database's address cannot be used.
+    #[error(transparent)]
+    Address(#[from] crate::postgres::AddressInvalid),
     /// The data directory belongs to another cell.
     #[error("the data belongs to cell {found}, not to {here}; give this cell a directory or a database of its own")]
     OtherCell {
@@ -66,6 +69,7 @@ impl AgentError {
         match self {
             Self::Engine(_) => "STORE_FAILED",
             Self::Database(fault) => fault.code,
+            Self::Address(invalid) => invalid.code(),
             Self::OtherCell { .. } => "OTHER_CELL",
             Self::Record(_) | Self::Name(_) => "STORE_DAMAGED",
             Self::Listen { source, .. } if matches!(source.kind(), std::io::ErrorKind::AddrInUse) => "PORT_IN_USE",

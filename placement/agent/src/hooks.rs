@@ -124,7 +124,9 @@ impl Hooks {
             return Ok(Self { here: here.clone(), key: None, hooks: Vec::new() });
         };
         let key = Some(options.read()?);
-        let place = |hook: &HookOptions| Ok((hook.clone(), Place::new(&hook.url, hook.ca_file.as_deref())?));
+        let place = |hook: &HookOptions| {
+            Ok::<_, HookInvalid>((hook.clone(), Place::new(&hook.url, hook.ca_file.as_deref())?))
+        };
         Ok(Self { here: here.clone(), key, hooks: options.hooks.iter().map(place).collect::<Result<_, _>>()? })
     }
 

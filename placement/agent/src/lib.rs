@@ -36,6 +36,7 @@ mod hooks;
 mod keys;
 mod newest;
 mod options;
+mod pem;
 #[cfg(feature = "planted")]
 mod planted;
 mod postgres;
@@ -58,9 +59,13 @@ pub use error::AgentError;
 pub use hooks::{HookInvalid, HookOptions, HookPhase, HooksOptions};
 pub use newest::NewestMappings;
 pub use options::{AgentOptions, Limits};
+pub use pem::PemError;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
-pub use postgres::{Committed, DatabaseOptions, Fault, Found, Inspection, TenantDatabase, inspect_database};
+pub use postgres::{
+    AddressInvalid, Committed, DatabaseAddress, DatabaseOptions, Fault, Found, Inspection, TenantDatabase,
+    inspect_database,
+};
 pub use record::RecordError;
 pub use refusal::Refusal;
 pub use rows::{

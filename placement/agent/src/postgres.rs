@@ -1,4 +1,5 @@
-//! The PostgreSQL driver: tenants' rows in tables that many tenants share, told apart by a column.
+//! The PostgreSQL driver: tenants' rows in tables that many tenants share, told apart by a column, or in a schema of the
+//! tenant's own ([`layout`] is all that the two differ in).
 //!
 //! ```text
 //! application ── cellway.enter(tenant, uid, epoch) ──┐  shared advisory lock, then the grant, in a later statement
@@ -17,6 +18,7 @@
 //!   seen its transaction. Positions in the log are no measure for that: a commit is in the log before it is visible.
 //! * The order of steps, and what they make of a tenant, are those of the embedded driver ([`crate::transition`]).
 
+mod address;
 mod applier;
 mod backfill;
 mod captures;
@@ -30,19 +32,28 @@ mod existing;
 mod fault;
 mod feed;
 mod follower;
+mod form;
+mod governor;
 mod inspect;
 mod install;
+mod layout;
 mod log_end;
+mod look;
 mod options;
 mod records;
 mod replication;
+mod schemas;
 mod seal;
 mod snapshot;
 mod sql;
 mod steps;
 mod tenant;
+mod throttle;
+mod tls;
+mod tunnel;
 mod wal;
 
+pub use address::{AddressInvalid, DatabaseAddress};
 pub(crate) use cell::Cell;
 pub use data::{Committed, TenantDatabase};
 pub use fault::Fault;

@@ -146,6 +146,13 @@ pub(crate) struct Control {
     pub(crate) mapping: Option<SignedMapping>,
 }
 
+impl Control {
+    /// Something is being made of the tenant's rows, here or in another cell by way of this one.
+    pub(crate) const fn is_under_way(&self) -> bool {
+        self.emptying || self.capture.is_some() || self.follow.is_some() || self.reverse.is_some()
+    }
+}
+
 impl Record for Control {
     const KIND: &'static str = "control";
 }

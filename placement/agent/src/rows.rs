@@ -127,6 +127,11 @@ impl<'a> Transaction<'a> {
         Self { view, writes: BTreeMap::new(), bytes: 0 }
     }
 
+    /// As [`View::waits_for`].
+    pub(crate) const fn waits_for(&self) -> Ticket {
+        self.view.waits_for()
+    }
+
     pub(crate) fn into_writes(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
         self.writes
     }

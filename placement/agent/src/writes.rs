@@ -5,6 +5,8 @@
 //!    │ wait while held                                                                                        │
 //!    └─ refused: surely not run                    in Sync: the follower holds it, too ◄──────────────────────┘
 //! ```
+//! What the application refuses is answered when what it has seen is durable: that a name is taken must not be said because
+//! of a row that is lost in the next moment.
 
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 use crate::capture;
 use crate::data::{ReadError, WriteError};
 use crate::durable::Ticket;
-use crate::engine::Batch;
+use crate::engine::{Batch, EngineError};
 use crate::record::{Capture, Control};
 use crate::refusal::Refusal;
 use crate::rows::{RowError, Transaction, View};
@@ -29,6 +31,19 @@ struct Written<T> {
     ticket: Ticket,
     // The follower must hold it before it is answered.
     confirm: bool,
+}
+
+/// Why a write is not in the store.
+enum NotWritten<E> {
+    /// The application does not want it, because of what these batches and those before them have written.
+    Refused(E, Ticket),
+    Failed(RowError),
+}
+
+impl<E> From<Refusal> for NotWritten<E> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Failed(EngineError::Write(refusal.reason).into())
+    }
 }
 
 impl Tenants {
@@ -51,12 +66,21 @@ impl Tenants {
                     Admission::Wait(code) => code,
                     Admission::Yes => {
                         let work = work.take().expect("a write runs once");
-                        break self.run(&tenant, &mut core, work)?;
+                        break self.run(&tenant, &mut core, work);
                     }
                 }
             };
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                 return Err(refused(refusal(code)));
+            }
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(NotWritten::Failed(error)) => return Err(WriteError::Store(error)),
+            Err(NotWritten::Refused(error, ticket)) => {
+                let lasts = self.wait(ticket).await;
+                let lasts = lasts.map_err(|refusal| EngineError::Write(refusal.reason));
+                return Err(lasts.map_or_else(|lost| WriteError::Store(lost.into()), |()| WriteError::App(error)));
             }
         };
         tenant.notify();
@@ -113,24 +137,24 @@ impl Tenants {
         admission
     }
 
-    fn run<T, E, F>(&self, tenant: &Tenant, core: &mut Core, work: F) -> Result<Written<T>, WriteError<E>>
+    fn run<T, E, F>(&self, tenant: &Tenant, core: &mut Core, work: F) -> Result<Written<T>, NotWritten<E>>
     where
         F: FnOnce(&mut Transaction<'_>) -> Result<T, E>,
     {
-        let failed = |refusal: Refusal| {
-            WriteError::Store(RowError::Engine(crate::engine::EngineError::Write(refusal.reason)))
-        };
         let (answer, writes) = {
-            let mut transaction = Transaction::new(View::new(self.durable.engine(), &core.keys));
-            let answer = work(&mut transaction).map_err(WriteError::App)?;
-            (answer, transaction.into_writes())
+            let view = View::new(self.durable.engine(), &core.keys).watching(&core.unsynced);
+            let mut transaction = Transaction::new(view);
+            match work(&mut transaction) {
+                Ok(answer) => (answer, transaction.into_writes()),
+                Err(error) => return Err(NotWritten::Refused(error, transaction.waits_for())),
+            }
         };
         #[cfg(feature = "planted")]
         let writes = crate::planted::kept(self, core, writes);
-        let mut staging = core.staging(&self.durable).map_err(failed)?;
+        let mut staging = core.staging(&self.durable)?;
         let mut changed = false;
         for (key, value) in writes {
-            changed |= staging.set(&key, value).map_err(|error| WriteError::Store(error.into()))?;
+            changed |= staging.set(&key, value).map_err(|error| NotWritten::Failed(error.into()))?;
         }
         let (mut position, changes) = staging.finish();
         if !changed {
@@ -143,7 +167,7 @@ impl Tenants {
         }
         position.seq = position.seq.next();
         let seq = position.seq;
-        let control = core.known().map_err(failed)?.clone();
+        let control = core.known()?.clone();
         let mut batch = Batch::default();
         let mut new_control = None;
         if let Some(capture) = control.capture.clone().filter(|capture| !capture.overflowed) {
@@ -166,7 +190,7 @@ impl Tenants {
         };
         #[cfg(not(feature = "planted"))]
         let ticket = core.commit(&tenant.id, &self.durable, batch, &changes, new_control, position);
-        let ticket = ticket.map_err(failed)?;
+        let ticket = ticket?;
         core.recent.push(seq, digest);
         core.unacked_since = core.unacked_since.or_else(|| control.capture.is_some().then(Instant::now));
         Ok(Written { answer, seq, ticket, confirm: control.sync })

@@ -76,10 +76,14 @@ impl Clients {
         Ok(Self { tenant, load, stop: CancellationToken::new(), tasks: JoinSet::new() })
     }
 
-    /// Makes documents.
-    pub(crate) async fn fill(&self, docs: u32) {
+    /// Makes documents, every one.
+    pub(crate) async fn fill(&self, docs: u32) -> Result<()> {
         let filling = Filling { tenant: self.tenant.clone(), docs, doc_bytes: DOCUMENT };
         self.load.fill(vec![filling], 4, &self.stop, |_| {}).await;
+        let ops = self.load.recorder().snapshot();
+        let made = ops.iter().filter(|op| op.action.is_write() && op.is_done()).count();
+        ensure!(made as u64 == u64::from(docs), "of {docs} documents of {} only {made} were made", self.tenant);
+        Ok(())
     }
 
     /// Three writers to each reader.

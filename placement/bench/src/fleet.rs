@@ -38,7 +38,7 @@ pub(crate) struct Fleet {
     pub(crate) control: ControlClient,
     pub(crate) router: SocketAddr,
     pub(crate) servers: [Server; 2],
-    cells: [CellId; 2],
+    pub(crate) cells: [CellId; 2],
     stop: CancellationToken,
     tasks: JoinSet<Result<()>>,
     _directory: tempfile::TempDir,

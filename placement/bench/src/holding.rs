@@ -39,7 +39,7 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Hold, figures: &mut Figures) -> 
 async fn one_after_the_other(fleet: &Fleet, wanted: &Hold, figures: &mut Figures) -> Result<()> {
     let tenant = fleet.tenant("small").await?;
     let mut clients = Clients::of(fleet.router, "small").await?;
-    clients.fill(SMALL).await;
+    clients.fill(SMALL).await?;
     say(&format!("hold: {} moves of a tenant with {} clients", wanted.moves, wanted.clients));
     let (mut writes, mut reads, mut whole) = (histogram(), histogram(), histogram());
     let (mut missed, all) = (0, Instant::now());
@@ -69,20 +69,20 @@ async fn one_after_the_other(fleet: &Fleet, wanted: &Hold, figures: &mut Figures
     figures.spread("latency of a read, all the while", &seen.reads, [None, None, None]);
     figures.spread("a whole move, small tenant", &whole, [None, None, None]);
     figures.add(Figure::at_most("holds that were missed and tried again", "", f64::from(missed), None, None));
-    judged(&seen, wanted.moves, figures);
+    judged(&seen, &format!("{} moves", wanted.moves), SMALL + wanted.moves, figures);
     Ok(())
 }
 
-/// What the judge found.
-fn judged(seen: &Seen, moves: u32, figures: &mut Figures) {
+/// What the judge found of so many writes at least.
+pub(crate) fn judged(seen: &Seen, during: &str, writes: u32, figures: &mut Figures) {
     let mut none = |what: String, found: u64| {
         let found = f64::from(u32::try_from(found).unwrap_or(u32::MAX));
         figures.add(Figure::at_most(what, "", found, Some(0.0), None));
     };
-    none(format!("failed requests in {moves} moves"), seen.failed.len() as u64);
+    none(format!("failed requests in {during}"), seen.failed.len() as u64);
     use FaultKind::{Duplicated, Leaked, Lost, Phantom, Reordered, Resurrected};
     for kind in [Lost, Duplicated, Reordered, Resurrected, Leaked, Phantom] {
-        none(format!("{} writes or reads in {moves} moves", kind.as_str()), seen.findings.count(kind));
+        none(format!("{} writes or reads in {during}", kind.as_str()), seen.findings.count(kind));
     }
     let judged = u32::try_from(seen.findings.acked_writes).unwrap_or(u32::MAX);
     // A judge who has seen nothing finds nothing.
@@ -90,7 +90,7 @@ fn judged(seen: &Seen, moves: u32, figures: &mut Figures) {
         "writes that were acknowledged and judged",
         "",
         f64::from(judged),
-        Some(f64::from(moves)),
+        Some(f64::from(writes)),
     ));
     let reads = u32::try_from(seen.findings.reads).unwrap_or(u32::MAX);
     figures.add(Figure::at_least("reads that were judged", "", f64::from(reads), Some(1.0)));
@@ -150,7 +150,7 @@ async fn several_at_once(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
     for number in 1..=AT_ONCE {
         let name = format!("many-{number}");
         let tenant = fleet.tenant(&name).await?;
-        Clients::of(fleet.router, &name).await?.fill(SMALL).await;
+        Clients::of(fleet.router, &name).await?.fill(SMALL).await?;
         tenants.push(tenant);
     }
     let began = Instant::now();

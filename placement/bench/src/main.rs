@@ -3,11 +3,13 @@
 //! * `copy`: the backfill beside `COPY … | COPY …` between the same two servers, in turns, idle and beside writers;
 //! * `hold`: a small tenant moves back and forth under load, through a router; then several at once; then a larger one;
 //! * `cost`: what the fence in the transaction, and the capture, cost the writers;
+//! * `abort`: moves are called off at any moment, under load; then it is looked for what is left of them;
 //! * `all`: one after the other.
 //!
 //! Servers, control plane, cells and router run on this machine and share its cores, so ratios say more than figures. The exit
 //! code is 0 only if every figure holds what it must.
 
+mod aborting;
 mod clients;
 mod copying;
 mod costing;
@@ -43,6 +45,8 @@ enum Command {
     Hold(Hold),
     /// What fence and capture cost
     Cost(Cost),
+    /// Whether moves that are called off leave anything
+    Abort(Abort),
     /// Everything
     All(All),
 }
@@ -78,6 +82,16 @@ struct Cost {
 }
 
 #[derive(Debug, Clone, Args)]
+struct Abort {
+    /// Moves that are called off before their cutover
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(4..=100_000))]
+    aborts: u32,
+    /// The same one calls off at the same moments
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Args)]
 struct All {
     #[command(flatten)]
     copy: Copy,
@@ -85,6 +99,8 @@ struct All {
     hold: Hold,
     #[command(flatten)]
     cost: Cost,
+    #[command(flatten)]
+    abort: Abort,
 }
 
 fn main() -> Result<()> {
@@ -116,10 +132,12 @@ async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {
             Command::Copy(copy) => copying::run(&fleet, copy, figures).await,
             Command::Hold(hold) => holding::run(&fleet, hold, figures).await,
             Command::Cost(cost) => costing::run(&fleet, cost, figures).await,
-            Command::All(All { copy, hold, cost }) => {
+            Command::Abort(abort) => aborting::run(&fleet, abort, figures).await,
+            Command::All(All { copy, hold, cost, abort }) => {
                 holding::run(&fleet, hold, figures).await?;
                 copying::run(&fleet, copy, figures).await?;
-                costing::run(&fleet, cost, figures).await
+                costing::run(&fleet, cost, figures).await?;
+                aborting::run(&fleet, abort, figures).await
             }
         }
     };

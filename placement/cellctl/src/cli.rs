@@ -351,7 +351,8 @@ pub struct Demo {
     /// Write the report here, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Write what it measured here, as a list of figures with their limits, and print them as a table
+    /// Write what it measured here, as a list of figures with their limits, and print them as a table; where one misses its limit, the
+    /// command fails
     #[arg(long, value_name = "FILE")]
     pub figures: Option<PathBuf>,
     /// How many tenants
@@ -375,6 +376,10 @@ pub struct Demo {
     /// Let the cells keep their tenants in PostgreSQL: one empty database for each of the three cells
     #[arg(long = "database", value_name = "URL", num_args = 1)]
     pub databases: Vec<String>,
+    /// Give each tenant a schema of its own, called so, with {id} in the tenant's place, in every database but the first:
+    /// moves go from layout to layout
+    #[arg(long, value_name = "NAME", requires = "databases")]
+    pub tenant_schema: Option<String>,
     /// Plant a fault that the checker must find
     #[cfg(feature = "planted")]
     #[arg(long, value_enum)]

@@ -35,6 +35,7 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         directory: directory.clone(),
         plant: plant(&said),
         databases: said.databases.clone(),
+        tenant_schema: said.tenant_schema.clone(),
         ..DemoOptions::default()
     };
     let stop = CancellationToken::new();
@@ -70,8 +71,10 @@ fn finish(said: &Demo, report: &Report) -> Result<Exit, Failure> {
             .with_context(|| format!("cannot write {}", file.display()))
             .map_err(|error| Failure::local("REPORT", &error, "choose another --report"))?;
     }
+    let mut missed = false;
     if let Some(file) = &said.figures {
         let figures = cell_chaos::figures::of(report);
+        missed = figures.iter().any(|figure| !figure.holds());
         let json = serde_json::to_string_pretty(&figures).expect("figures are text and numbers") + "\n";
         let folder = file.parent().map_or(Ok(()), std::fs::create_dir_all);
         folder
@@ -88,7 +91,7 @@ fn finish(said: &Demo, report: &Report) -> Result<Exit, Failure> {
     let verdict = format!("verdict: {word} (seed {}, {:.0} s)", report.seed, report.seconds);
     console::note(&console::paint(&verdict, color));
     if report.verdict == Verdict::Pass {
-        return Ok(Exit::Done);
+        return Ok(if missed { Exit::Failed } else { Exit::Done });
     }
     let kept = if said.retain.is_some() { "" } else { " with --retain DIR, to keep data and logs" };
     console::note(&format!("  next: `cellctl demo --seed {}` runs it again{kept}", report.seed));

@@ -71,6 +71,8 @@ async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
     let options = DatabaseOptions {
         schema: asked.schema.clone(),
         tenant_column: asked.tenant_column.clone(),
+        tenant_schema: asked.tenant_schema.clone(),
+        template_schema: asked.template_schema.clone(),
         ..DatabaseOptions::new(url)
     };
     let looked = inspect_database(&asked.name, options).await.map_err(|error| {
@@ -114,6 +116,9 @@ fn next(control: &Control, asked: &Enroll) -> String {
         Some(_) => " --database URL",
         None => " --data-dir DIR",
     });
+    if let Some(name) = &asked.tenant_schema {
+        line.push_str(&format!(" --tenant-schema '{name}'"));
+    }
     line.push_str(&format!(" --agent-listen {} --control {}", asked.agent, control.target.endpoints.join(",")));
     match &asked.out {
         Some(out) => line.push_str(&format!(" --identity {}", out.display())),

@@ -28,6 +28,16 @@ struct Copied {
     /// In a second, where it has been watched for long enough.
     rows_per_second: u64,
     bytes_per_second: u64,
+    source: Source,
+}
+
+/// How the cell is that is copied from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Source {
+    /// What a commit takes there; 0: not known.
+    commit_us: u64,
+    /// Bytes in a second to which copies are slowed down because of it; 0: they are not.
+    slowed_to: u64,
 }
 
 /// What was seen of a copy lately.
@@ -83,7 +93,7 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
 
 async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<Option<MoveView>, Failure> {
     let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
-    let mut target_agent = None;
+    let (mut target_agent, mut source_agent) = (None, None);
     let mut said = BTreeSet::new();
     let mut seen = Seen::default();
     loop {
@@ -107,11 +117,15 @@ async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<O
         }
         if target_agent.is_none() {
             target_agent = agent_of(control, &movement.target).await;
+            source_agent = agent_of(control, &movement.source).await;
         }
-        let copied = match &target_agent {
+        let mut copied = match &target_agent {
             Some(agent) => copied(&agents, agent, &movement.tenant, &mut seen).await,
             None => None,
         };
+        if let (Some(copied), Some(agent), "backfill") = (&mut copied, &source_agent, movement.phase.as_str()) {
+            copied.source = source(&agents, agent, &movement.tenant).await;
+        }
         bar.set_message(running(&movement, copied));
         tokio::time::sleep(POLL).await;
     }
@@ -124,13 +138,23 @@ async fn agent_of(control: &Control, cell: &str) -> Option<String> {
 
 /// Asked only to be shown: where the agent does not say, nothing is shown.
 async fn copied(agents: &AgentPool, agent: &str, tenant: &str, seen: &mut Seen) -> Option<Copied> {
-    let tenant = TenantId::new(tenant).ok()?;
-    let described: wire::DescribeResponse = agents.describe_copy(agent, &tenant).await.ok()?;
-    let storage = described.storage.into_iter().find(|storage| storage.tenant == tenant.as_str())?;
+    let storage = storage(agents, agent, tenant).await?;
     let (rows, bytes) = (storage.copied_rows, storage.copied_bytes);
     let (rows_per_second, bytes_per_second) = seen.rates(Instant::now(), rows, bytes);
     let (lag_bytes, lag_ms) = (storage.lag_bytes, storage.lag_ms);
-    Some(Copied { rows, bytes, lag_bytes, lag_ms, rows_per_second, bytes_per_second })
+    let source = Source::default();
+    Some(Copied { rows, bytes, lag_bytes, lag_ms, rows_per_second, bytes_per_second, source })
+}
+
+async fn source(agents: &AgentPool, agent: &str, tenant: &str) -> Source {
+    let storage = storage(agents, agent, tenant).await.unwrap_or_default();
+    Source { commit_us: storage.commit_us, slowed_to: storage.slowed_to }
+}
+
+async fn storage(agents: &AgentPool, agent: &str, tenant: &str) -> Option<wire::TenantStorage> {
+    let tenant = TenantId::new(tenant).ok()?;
+    let described: wire::DescribeResponse = agents.describe_copy(agent, &tenant).await.ok()?;
+    described.storage.into_iter().find(|storage| storage.tenant == tenant.as_str())
 }
 
 /// It was told to stop after a phase and has come there.
@@ -170,7 +194,8 @@ fn progress(movement: &MoveView, copied: &Copied) -> String {
             let rate = format!("{}/s", bytes(copied.bytes_per_second));
             let left = all.saturating_sub(copied.rows).checked_div(copied.rows_per_second);
             let left = left.map_or_else(String::new, |seconds| format!(", {} left", rounded(seconds)));
-            format!(" · {percent} % of {all} rows, {} at {rate}{left}", bytes(copied.bytes))
+            let source = of_source(copied.source);
+            format!(" · {percent} % of {all} rows, {} at {rate}{left}{source}", bytes(copied.bytes))
         }
         ("catch-up" | "verify" | "sync" | "soak", _) => {
             // A copy that was not heard of yet has no lag that could be told.
@@ -182,6 +207,16 @@ fn progress(movement: &MoveView, copied: &Copied) -> String {
             format!(" · {so_far}, {lag}")
         }
         _ => format!(" · {so_far}"),
+    }
+}
+
+/// What a commit takes where the tenant is, and that the copy makes room for it.
+fn of_source(source: Source) -> String {
+    let commits = format!("commits there take {}.{} ms", source.commit_us / 1_000, source.commit_us % 1_000 / 100);
+    match source {
+        Source { commit_us: 0, .. } => String::new(),
+        Source { slowed_to: 0, .. } => format!(", {commits}"),
+        Source { slowed_to, .. } => format!(", slowed down to {}/s: {commits}", bytes(slowed_to)),
     }
 }
 
@@ -289,6 +324,12 @@ mod tests {
         let (rows_per_second, bytes_per_second) = seen.rates(began + Duration::from_secs(2), 300, 30 << 20);
         let copied = Copied { rows: 300, bytes: 30 << 20, rows_per_second, bytes_per_second, ..Copied::default() };
         assert_eq!(progress(&watched, &copied), " · 30 % of 1000 rows, 30.0 MiB at 10.0 MiB/s, 7s left");
+        let source = Source { commit_us: 4_260, slowed_to: 0 };
+        let told = progress(&watched, &Copied { source, ..copied });
+        assert!(told.ends_with(", 7s left, commits there take 4.2 ms"), "{told}");
+        let source = Source { commit_us: 130_000, slowed_to: 3 << 20 };
+        let told = progress(&watched, &Copied { source, ..copied });
+        assert!(told.ends_with(", slowed down to 3.0 MiB/s: commits there take 130.0 ms"), "{told}");
         watched.phase = "sync".into();
         let copied = Copied { lag_ms: 12, lag_bytes: 2_048, ..copied };
         assert_eq!(progress(&watched, &copied), " · 300 rows, 30.0 MiB, lag 12 ms, 2.0 KiB");

@@ -2,11 +2,23 @@
 
 use cell_client::{ClientError, ListOptions, Page};
 
+/// Of everything.
 pub(crate) async fn all<T, F>(page: impl Fn(ListOptions) -> F) -> Result<Vec<T>, ClientError>
 where
     F: Future<Output = Result<Page<T>, ClientError>>,
 {
-    let (mut items, mut options) = (Vec::new(), ListOptions::default());
+    all_of(page, ListOptions::default()).await
+}
+
+/// Of what `options` ask for.
+pub(crate) async fn all_of<T, F>(
+    page: impl Fn(ListOptions) -> F,
+    mut options: ListOptions,
+) -> Result<Vec<T>, ClientError>
+where
+    F: Future<Output = Result<Page<T>, ClientError>>,
+{
+    let mut items = Vec::new();
     loop {
         let part = page(options.clone()).await?;
         items.extend(part.items);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cell_client::StepError;
+use cell_client::{Finding, PreflightReport, StepError};
 use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis, Weight};
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ const LOOK_MIN: Duration = Duration::from_millis(10);
 
 /// What a cell has said before a move.
 enum Looked {
-    Passed(Weight),
+    Passed(PreflightReport),
     Found { code: String, reason: String },
 }
 
@@ -101,16 +101,22 @@ impl<P: ControlPlane> Run<'_, P> {
     /// Looks at both cells; a cell that stays silent for too long is a finding, too.
     async fn preflight(&self) -> Result<(), Setback> {
         let movement = self.movement()?;
-        let mut weight = Weight::default();
+        let mut passed = Vec::new();
         for (cell, as_target) in [(&movement.source, false), (&movement.target, true)] {
             match self.look(cell, as_target).await? {
                 Looked::Found { code, reason } => {
                     return self.happened(Event::PreflightFailed { code, reason }).await;
                 }
-                Looked::Passed(passed) if !as_target => weight = passed,
-                Looked::Passed(_) => {}
+                Looked::Passed(report) => passed.push(report),
             }
         }
+        if let [source, target] = passed.as_slice()
+            && let Some(Finding { code, reason }) = source.unlike(target)
+        {
+            return self.happened(Event::PreflightFailed { code, reason }).await;
+        }
+        let weight = passed.first().map(|report| Weight { rows: report.rows, bytes: report.bytes });
+        let weight = weight.unwrap_or_default();
         accepted(self.propose(vec![Event::Weighed(weight), Event::PreflightPassed]).await?)
     }
 
@@ -122,14 +128,11 @@ impl<P: ControlPlane> Run<'_, P> {
             let agent = self.agent(cell)?;
             let looked = self.insist("preflight", || self.of.agents.preflight(&agent, &context, as_target));
             match tokio::time::timeout_at(deadline, looked).await {
-                Ok(Ok(report)) => {
-                    let weight = Weight { rows: report.rows, bytes: report.bytes };
-                    let first = report.findings.into_iter().next();
-                    return Ok(first.map_or(Looked::Passed(weight), |found| Looked::Found {
-                        code: found.code,
-                        reason: found.reason,
-                    }));
+                Ok(Ok(mut report)) if !report.findings.is_empty() => {
+                    let Finding { code, reason } = report.findings.swap_remove(0);
+                    return Ok(Looked::Found { code, reason });
                 }
+                Ok(Ok(report)) => return Ok(Looked::Passed(report)),
                 // It says nothing of the cell: another node leads, and looks for itself.
                 Ok(Err(setback @ Setback::Step(StepError::Refused { .. }))) if setback.is_of_an_old_leader() => {
                     return Err(setback);

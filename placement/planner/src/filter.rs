@@ -118,8 +118,8 @@ impl<'a> Wish<'a> {
         of.state == CellState::Active
             && of.kind == CellKind::Pooled
             && tenant.tier != Tier::Platinum
-            && !wants_other(tenant.residency, of.residency)
-            && !wants_other(tenant.region, of.region)
+            && !wants_other(tenant.residency(), of.residency)
+            && !wants_other(tenant.region(), of.region)
             && tenant.pin().is_none()
             && tenant.group().is_none()
             && self.draining.is_empty()
@@ -128,9 +128,9 @@ impl<'a> Wish<'a> {
     fn refuses(&self, code: RefusalCode, cell: CellIx, of: &Cell) -> bool {
         let tenant = self.tenant;
         match code {
-            RefusalCode::ResidencyViolated => wants_other(tenant.residency, of.residency),
+            RefusalCode::ResidencyViolated => wants_other(tenant.residency(), of.residency),
             RefusalCode::CellDead => of.state == CellState::Dead,
-            RefusalCode::RegionMismatch => wants_other(tenant.region, of.region),
+            RefusalCode::RegionMismatch => wants_other(tenant.region(), of.region),
             RefusalCode::PinnedElsewhere => tenant.pin().is_some_and(|pin| pin != cell),
             RefusalCode::TierMismatch => (tenant.tier == Tier::Platinum) != (of.kind == CellKind::Dedicated),
             RefusalCode::CellCordoned => of.state == CellState::Cordoned && !self.is_home(cell),

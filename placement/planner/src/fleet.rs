@@ -1,7 +1,7 @@
 //! A fleet, checked and packed for deciding: dense arrays under dense numbers.
 //!
 //! Cells are sorted by id, so that the order of [`CellIx`] is the order of ids; tenants keep the order of their source.
-//! A tenant costs about 280 bytes, so a million of them stay below 300 MB.
+//! A tenant costs about 280 bytes, all sums and the index of names included, so a million of them stay below 300 MB.
 
 mod builder;
 mod change;
@@ -53,6 +53,23 @@ const AMOUNT_MAX: f64 = 2_000_000.0;
 /// A name among the names of its kind; `NONE` where nobody said.
 pub(crate) type Label = u32;
 pub(crate) const NONE: u32 = u32::MAX;
+/// The most names of a kind of which tenants keep a [`Short`] label.
+const SHORT_MAX: usize = u16::MAX as usize;
+
+/// The label of a kind with few names, in half of the bytes: a million tenants have three each.
+#[derive(Debug, Clone, Copy)]
+struct Short(u16);
+
+impl Short {
+    /// The builder refuses fleets with more than [`SHORT_MAX`] names of such a kind.
+    fn of(label: Label) -> Self {
+        Self(u16::try_from(label).unwrap_or(u16::MAX))
+    }
+
+    const fn label(self) -> Label {
+        if self.0 == u16::MAX { NONE } else { self.0 as Label }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
@@ -74,10 +91,10 @@ pub(crate) struct Cell {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tenant {
     pub(crate) tier: Tier,
-    pub(crate) region: Label,
-    pub(crate) residency: Label,
+    region: Short,
+    residency: Short,
+    spike_cluster: Short,
     group: Label,
-    spike_cluster: Label,
     pin: u32,
     cell: u32,
     moving_to: u32,
@@ -111,7 +128,17 @@ impl Tenant {
     }
 
     pub(crate) fn spike_cluster(&self) -> Option<usize> {
-        known(self.spike_cluster)
+        known(self.spike_cluster.label())
+    }
+
+    /// The region that it asks for.
+    pub(crate) const fn region(&self) -> Label {
+        self.region.label()
+    }
+
+    /// The legal zone that it asks for.
+    pub(crate) const fn residency(&self) -> Label {
+        self.residency.label()
     }
 }
 
@@ -287,10 +314,10 @@ impl Fleet {
         TenantEntry {
             id: self.tenant_name(index).into(),
             tier: tenant.tier,
-            region: self.regions.get(tenant.region).into(),
-            residency: self.residencies.get(tenant.residency).into(),
+            region: self.regions.get(tenant.region()).into(),
+            residency: self.residencies.get(tenant.residency()).into(),
             group: self.groups.get(tenant.group).into(),
-            spike_cluster: self.spike_clusters.get(tenant.spike_cluster).into(),
+            spike_cluster: self.spike_clusters.get(tenant.spike_cluster.label()).into(),
             pin: name(tenant.pin()),
             cooldown_until: tenant.cooldown_until,
             cell: name(tenant.cell()),

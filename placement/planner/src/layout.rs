@@ -63,7 +63,7 @@ impl<'a> Layout<'a> {
             rough: vec![[0.0; DIMS]; standing.loads.len()],
             peaks: vec![Peak::IDLE; standing.loads.len()],
             members: standing.members.clone(),
-            homes: standing.homes.clone(),
+            homes: fleet.tenants().map(|tenant| fleet.tenant(tenant).cell()).collect(),
             groups: standing.groups.clone(),
         };
         fleet.cells().for_each(|cell| layout.refresh(cell));
@@ -204,7 +204,7 @@ impl<'a> Layout<'a> {
     pub(crate) fn range_within(&self, cell: CellIx, delta: Delta<'_>, reach: &mut Reach) -> (f64, f64) {
         let of = self.fleet.cell(cell);
         reach.look_at(of.size, &of.budget, self.policy.risk, delta.profile);
-        reach.range(&self.rough[cell.index()])
+        reach.range(&self.rough[cell.index()], self.peaks[cell.index()].share)
     }
 
     /// Where a cell would be fullest, and by how much all its dimensions together would be above `level`.

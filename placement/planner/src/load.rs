@@ -290,10 +290,12 @@ pub(crate) struct Reach {
     size: Option<u32>,
     least: Rough,
     most: Rough,
+    /// The largest of `most`.
+    largest: f32,
 }
 
 impl Reach {
-    pub(crate) const NOTHING: Self = Self { size: None, least: [0.0; DIMS], most: [0.0; DIMS] };
+    pub(crate) const NOTHING: Self = Self { size: None, least: [0.0; DIMS], most: [0.0; DIMS], largest: 0.0 };
 
     /// Made anew only where the cell is of another size than the one before.
     pub(crate) fn look_at(&mut self, size: u32, budget: &Budget, risk: f64, profile: &Profile) {
@@ -305,22 +307,16 @@ impl Reach {
             self.least[dim] = single(profile.mean[dim] * budget.inverse[dim]);
             self.most[dim] = single((profile.mean[dim] + risk * profile.deviation[dim]) * budget.inverse[dim]);
         }
+        self.largest = self.most.iter().copied().fold(0.0, f32::max);
     }
 
-    /// How full a cell with these shares is with the tenant on it: at least, and at most.
-    pub(crate) fn range(&self, shares: &Rough) -> (f64, f64) {
-        let (mut least, mut most) = ([0.0; LANES], [0.0; LANES]);
-        let adds = self.least.chunks_exact(LANES).zip(self.most.chunks_exact(LANES));
-        for (shares, (less, more)) in shares.chunks_exact(LANES).zip(adds) {
-            for lane in 0..LANES {
-                let sum = shares[lane] + less[lane];
-                least[lane] = if sum > least[lane] { sum } else { least[lane] };
-                let sum = shares[lane] + more[lane];
-                most[lane] = if sum > most[lane] { sum } else { most[lane] };
-            }
-        }
-        let of = |lanes: [f32; LANES]| lanes.into_iter().fold(0.0, f32::max);
-        (f64::from(lower(of(least))), f64::from(higher(of(most))))
+    /// How full a cell with these shares is with the tenant on it: at least, and at most. `peak` is how full it is where
+    /// it is fullest; no dimension gets more than that and the largest addition, and most cells need no closer look.
+    pub(crate) fn range(&self, shares: &Rough, peak: f64) -> (f64, f64) {
+        let least = f64::from(lower(most(shares, &self.least, 0..DIMS)));
+        let surely = f64::from(higher(single(peak) + self.largest));
+        let is_clear = least > 1.0 || surely < 1.0;
+        (least, if is_clear { surely } else { f64::from(higher(most(shares, &self.most, 0..DIMS))) })
     }
 }
 
@@ -341,10 +337,18 @@ fn most(shares: &Rough, more: &Rough, dims: Range<usize>) -> f32 {
     for (shares, more) in shares[dims.clone()].chunks_exact(LANES).zip(more[dims].chunks_exact(LANES)) {
         for lane in 0..LANES {
             let sum = shares[lane] + more[lane];
-            lanes[lane] = if sum > lanes[lane] { sum } else { lanes[lane] };
+            lanes[lane] = larger(sum, lanes[lane]);
         }
     }
-    lanes.into_iter().fold(0.0, f32::max)
+    // By halves: eight one after the other would wait for each other.
+    let half: [f32; LANES / 2] = std::array::from_fn(|lane| larger(lanes[lane], lanes[lane + LANES / 2]));
+    larger(larger(half[0], half[2]), larger(half[1], half[3]))
+}
+
+/// `max` without its care for what is no number.
+#[inline]
+fn larger(value: f32, than: f32) -> f32 {
+    if value > than { value } else { than }
 }
 
 /// By how much all dimensions together are above `level`.

@@ -38,7 +38,7 @@ struct Kin {
 
 impl Kin {
     fn of(tenant: &Tenant) -> Self {
-        Self { region: tenant.region, residency: tenant.residency, dedicated: tenant.tier == Tier::Platinum }
+        Self { region: tenant.region(), residency: tenant.residency(), dedicated: tenant.tier == Tier::Platinum }
     }
 
     fn may_be_on(&self, cell: &Cell) -> bool {

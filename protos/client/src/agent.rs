@@ -15,8 +15,11 @@ use tonic::{Code, Request, Status};
 use crate::channel::{Channels, surely_not_sent, told};
 use crate::{Link, Server, StepError};
 
+mod alike;
 mod held;
 mod steps;
+
+pub use alike::tables_differ;
 
 /// Tenants of one page of what a cell holds.
 const HELD_PAGE: u32 = 1_000;
@@ -95,6 +98,8 @@ pub struct PreflightReport {
     pub rows: u64,
     /// Of the tenant.
     pub bytes: u64,
+    /// What the tables are like that its rows are in, or will be: one line each.
+    pub tables: Vec<String>,
 }
 
 /// One thing that stands in the way of a move.

@@ -28,7 +28,9 @@ mod random;
 mod store;
 mod watch;
 
-pub use agent::{AgentOptions, AgentPool, Finding, ImportProgress, PreflightReport, StepContext, SyncProgress};
+pub use agent::{
+    AgentOptions, AgentPool, Finding, ImportProgress, PreflightReport, StepContext, SyncProgress, tables_differ,
+};
 pub use cell_protos::{Malformed, v1 as wire};
 pub use channel::surely_not_sent;
 pub use control::{

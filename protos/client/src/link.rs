@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::guard::Guard;
 use crate::identity::{Identity, IdentityError, Server};
-use crate::net::{Connection, Host, Listener, Network};
+use crate::net::{Host, Listener, Network};
 use crate::random::Random;
 
 /// Cheap to clone.
@@ -112,14 +112,6 @@ impl Link {
     /// Where it cannot be.
     pub async fn connected(&self, endpoint: &Endpoint) -> Result<Channel, Error> {
         self.network().connected(endpoint).await
-    }
-
-    /// A connection to `host:port`, as it is below TLS.
-    ///
-    /// # Errors
-    /// As the network says.
-    pub async fn connect(&self, address: &str) -> io::Result<Connection> {
-        self.network().connect(address).await
     }
 
     /// Listens at `host:port`; port 0 takes a free one.

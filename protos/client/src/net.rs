@@ -5,8 +5,9 @@
 //!       ├─ clock    └─ Given(dyn Fabric)   listen  ─► Listener    └─ Given(dyn Pipe)
 //!       └─ random
 //! ```
-//! Every part of Cellway that calls or is called takes its connections from here, so that a whole fleet runs on simulated
-//! streams without knowing it. In production there is one more branch in each call, and nothing else.
+//! Clients, routers, gates, agents and control nodes take the connections between them from here, so that a whole fleet runs
+//! on simulated streams without knowing it. In production there is one more branch in each call, and nothing else. Calls to
+//! others (hooks, keys of tokens, the collector of spans, databases) go to the kernel.
 
 mod connection;
 mod listener;

@@ -43,8 +43,8 @@ pub(crate) struct Extent {
 
 /// CPU for each request at full speed and at 2,000 a second, and the time of an answer then.
 pub(crate) fn compare(extent: Extent, mut setting: Setting) -> anyhow::Result<Value> {
-    needs(if setting.wire == Wire::H2 { "h2load" } else { "wrk" })?;
-    let origin = OriginProcess::start(&[])?;
+    needs(if setting.wire.is_http2() { "h2load" } else { "wrk" })?;
+    let origin = OriginProcess::start(if setting.wire == Wire::Grpc { &["--grpc"] } else { &[] })?;
     setting.origin = origin.address;
     let proxies = proxies::start_all(&setting)?;
     let mut measured: BTreeMap<&str, Vec<Round>> = BTreeMap::new();
@@ -113,7 +113,7 @@ fn measure(proxy: &Proxy, wire: Wire, seconds: u32) -> anyhow::Result<Round> {
             let (outcome, cpu_micros) = at_a_rate(proxy, 1, CALM_RATE, seconds)?;
             Some(Calm { cpu_micros, p50_ms: outcome.p50_ms, p99_ms: outcome.p99_ms })
         }
-        Wire::H2 | Wire::Tls => None,
+        Wire::H2 | Wire::Tls | Wire::Grpc => None,
     };
     Ok(Round {
         cpu_micros: small.cpu_micros,

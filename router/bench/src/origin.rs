@@ -4,7 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -24,12 +31,16 @@ pub(crate) struct Origin {
     /// Milliseconds that an answer takes
     #[arg(long, default_value_t = 0)]
     pub(crate) service_ms: u64,
+    /// Answers gRPC calls, over HTTP/2
+    #[arg(long)]
+    pub(crate) grpc: bool,
     /// Text at the beginning of each answer
     #[arg(long, default_value = "")]
     pub(crate) name: String,
 }
 
 const HEAD_MAX: usize = 32 << 10;
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl Origin {
     pub(crate) async fn serve(self) -> anyhow::Result<()> {
@@ -50,8 +61,29 @@ impl Origin {
         }
     }
 
+    /// Answers each call with one message and the status OK behind it.
+    async fn grpc(&self, stream: TcpStream) {
+        let usual = self.bytes;
+        let service = service_fn(move |call: Request<Incoming>| async move {
+            let bytes = call.uri().path().strip_prefix('/').and_then(|path| path.parse().ok()).unwrap_or(usual);
+            call.into_body().collect().await?;
+            let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+            let body = Full::new(Bytes::from(message(bytes))).with_trailers(async { Some(Ok(trailers)) });
+            let mut answer = Response::new(body);
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            Ok::<_, hyper::Error>(answer)
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        // A client that has gone is no matter of the origin's.
+        let _gone = server.serve_connection(TokioIo::new(stream), service).await;
+    }
+
     async fn connection(&self, mut stream: TcpStream, places: &Semaphore) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
+        if self.grpc {
+            self.grpc(stream).await;
+            return Ok(());
+        }
         let mut read = Vec::with_capacity(4_096);
         let usual = answer(&self.name, self.bytes);
         loop {
@@ -79,6 +111,14 @@ fn asked_bytes(head: &[u8]) -> Option<usize> {
     let path = head.strip_prefix(b"GET /")?;
     let end = path.iter().position(|byte| *byte == b' ')?;
     std::str::from_utf8(&path[..end]).ok()?.parse().ok().filter(|bytes| *bytes <= 64 << 20)
+}
+
+/// A gRPC message of so many bytes, not compressed.
+pub(crate) fn message(bytes: usize) -> Vec<u8> {
+    let mut message = vec![0];
+    message.extend(u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes());
+    message.resize(message.len() + bytes, b'x');
+    message
 }
 
 fn answer(name: &str, bytes: usize) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! Origin and load in processes of their own, on core 1, so that neither takes anything from a proxy on core 0.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -76,15 +77,16 @@ impl LoadProcess {
     }
 }
 
-/// What a proxy did at a fixed rate, and the CPU of it for each request in microseconds. A machine that stands still for a
-/// moment makes a queue that may be turned away; more than a little of that is no measurement.
+/// What a proxy did at a fixed rate, and the CPU of it for each request that was answered, in microseconds: what it spends
+/// on those that it turns away is part of that. A machine that stands still for a moment makes a queue that may be turned
+/// away; more than a little of that is no measurement.
 pub(crate) fn at_a_rate(proxy: &Proxy, spread: u32, rate: f64, seconds: u32) -> anyhow::Result<(Outcome, f64)> {
     let before = proxy.cpu_seconds()?;
     let outcome = LoadProcess::start(proxy.address, 7, spread, rate, seconds)?.wait()?;
     let cpu = proxy.cpu_seconds()? - before;
     let enough = outcome.answered as f64 >= outcome.asked as f64 * ANSWERED_MIN;
     anyhow::ensure!(enough, "{} at {rate} a second: {:?}", proxy.name, outcome.others);
-    let micros = cpu * 1e6 / outcome.asked.max(1) as f64;
+    let micros = cpu * 1e6 / outcome.answered.max(1) as f64;
     Ok((outcome, micros))
 }
 
@@ -102,15 +104,22 @@ pub(crate) struct FullSpeed {
 pub(crate) fn at_full_speed(proxy: &Proxy, wire: Wire, path: &str, seconds: u32) -> anyhow::Result<FullSpeed> {
     let scheme = if wire == Wire::Tls { "https" } else { "http" };
     let target = format!("{scheme}://{}{path}", proxy.address);
+    let mut message = tempfile::NamedTempFile::new()?;
     let mut command = match wire {
         Wire::H1 | Wire::Tls => {
             let mut wrk = on_core(1, "wrk");
             wrk.args(["-t1", "-c64", &format!("-d{seconds}s"), "-H", "Host: t-7.bench.test"]);
             wrk
         }
-        Wire::H2 => {
+        Wire::H2 | Wire::Grpc => {
             let mut h2load = on_core(1, "h2load");
             h2load.args(["-t1", "-c8", "-m8", "-D", &seconds.to_string(), "-H", ":authority: t-7.bench.test"]);
+            if wire == Wire::Grpc {
+                message.write_all(&crate::origin::message(16))?;
+                h2load
+                    .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "-d"])
+                    .arg(message.path());
+            }
             h2load
         }
     };
@@ -124,7 +133,7 @@ pub(crate) fn at_full_speed(proxy: &Proxy, wire: Wire, path: &str, seconds: u32)
             anyhow::ensure!(!text.contains("Non-2xx"), "{} refuses: {text}", proxy.name);
             (number_before(&text, "requests in")?, number_after(&text, "Requests/sec:")?)
         }
-        Wire::H2 => {
+        Wire::H2 | Wire::Grpc => {
             anyhow::ensure!(number_before(&text, "failed,")? == 0.0, "{} refuses: {text}", proxy.name);
             (number_before(&text, "2xx,")?, number_before(&text, "req/s,")?)
         }

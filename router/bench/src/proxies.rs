@@ -3,6 +3,7 @@
 
 mod others;
 
+use std::ffi::{OsStr, OsString};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +13,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use tempfile::TempDir;
 
-/// What clients speak to the proxies. To the origin they all speak HTTP/1.1 in the clear.
+/// What clients speak to the proxies. To the origin they all speak HTTP/1.1 in the clear, and HTTP/2 for gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Wire {
     /// HTTP/1.1 in the clear
@@ -21,6 +22,15 @@ pub(crate) enum Wire {
     H2,
     /// HTTP/1.1 over TLS 1.3
     Tls,
+    /// A gRPC call with one message each way, over HTTP/2 on both sides
+    Grpc,
+}
+
+impl Wire {
+    /// Whether clients speak HTTP/2.
+    pub(crate) fn is_http2(self) -> bool {
+        matches!(self, Self::H2 | Self::Grpc)
+    }
 }
 
 /// What all proxies of a comparison have in common.
@@ -31,6 +41,24 @@ pub(crate) struct Setting {
     pub(crate) wire: Wire,
     /// Envoy's binary: no package puts it into the path.
     pub(crate) envoy: Option<PathBuf>,
+    /// Pingora is a library: the least proxy of it, built beside this bench.
+    pub(crate) pingora: Option<PathBuf>,
+    /// Where callgrind is to leave what it counts, if it is to.
+    pub(crate) counted: Option<PathBuf>,
+}
+
+impl Setting {
+    /// A proxy's program on core 0, under callgrind where instructions are counted.
+    fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(out) = &self.counted else { return on_core(0, program) };
+        let mut file = OsString::from("--callgrind-out-file=");
+        file.push(out);
+        let mut command = on_core(0, "valgrind");
+        // Long copies as loops of vectors, as they are for short ones, and not as one instruction that counts by the byte.
+        command.env("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=1000000000");
+        command.args(["--quiet", "--tool=callgrind"]).arg(file).arg(program);
+        command
+    }
 }
 
 /// A proxy that runs, until it is dropped.
@@ -75,6 +103,14 @@ impl Proxy {
         resident_bytes(&process.id().to_string())
     }
 
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        rustix::process::kill_process(rustix::process::Pid::from_child(&process), rustix::process::Signal::TERM)?;
+        process.wait()?;
+        Ok(())
+    }
+
     /// The origin itself, asked past all proxies.
     fn direct(origin: SocketAddr) -> anyhow::Result<Self> {
         Ok(Self { name: "direct", address: origin, process: None, files: tempfile::tempdir()? })
@@ -92,12 +128,13 @@ pub(crate) fn resident_bytes(process: &str) -> anyhow::Result<u64> {
 /// Starts a proxy, where its program is here.
 type Start = fn(&Setting) -> anyhow::Result<Option<Proxy>>;
 
-const ALL: [(&str, Start); 5] = [
+const ALL: [(&str, Start); 6] = [
     ("direct", |setting| Proxy::direct(setting.origin).map(Some)),
     ("cellway", |setting| cellway(setting).map(Some)),
     ("nginx", others::nginx),
     ("haproxy", others::haproxy),
     ("envoy", others::envoy),
+    ("pingora", others::pingora),
 ];
 
 /// The names of all proxies that may be here.
@@ -108,8 +145,8 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 /// One proxy by its name; none where its program is not here.
 pub(crate) fn start_one(name: &str, setting: &Setting) -> anyhow::Result<Option<Proxy>> {
     let (name, start) = ALL.iter().find(|(other, _)| *other == name).context("no such proxy")?;
-    // The origin speaks HTTP/1.1 in the clear alone.
-    if *name == "direct" && setting.wire != Wire::H1 {
+    // The origin speaks what the proxies speak to it.
+    if *name == "direct" && !matches!(setting.wire, Wire::H1 | Wire::Grpc) {
         return Ok(None);
     }
     let proxy = start(setting)?;
@@ -152,7 +189,7 @@ fn start(name: &'static str, mut command: Command, address: SocketAddr, files: T
 }
 
 /// `taskset -c <core> <program>`, which becomes the program itself.
-pub(crate) fn on_core(core: u8, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn on_core(core: u8, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]).arg(program);
     command
@@ -179,7 +216,7 @@ fn certificate(folder: &Path) -> anyhow::Result<[PathBuf; 3]> {
 
 fn cellway(setting: &Setting) -> anyhow::Result<Proxy> {
     let (files, address) = (tempfile::tempdir()?, free_address()?);
-    let mut command = on_core(0, std::env::current_exe()?);
+    let mut command = setting.program(std::env::current_exe()?);
     command.args(["fleet", "--listen", &address.to_string(), "--origin", &setting.origin.to_string()]);
     command.args(["--tenants", &setting.tenants.to_string()]);
     if setting.wire == Wire::Tls {

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::fleet::{self, DOMAIN, Synthetic};
 use crate::load::Outcome;
 use crate::processes::{ANSWERED_MIN, LoadProcess, OriginProcess, median};
 use crate::proxies::{resident_bytes, say};
+use crate::raw::Raw;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -76,13 +75,14 @@ impl Visible {
     /// Changes one tenant after the other, and asks as it until the other cell answers.
     async fn time_changes(self, control: &Synthetic, address: SocketAddr) -> anyhow::Result<Histogram<u64>> {
         let mut seen = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
-        let mut stream = TcpStream::connect(address).await?;
+        let mut client = Raw::connect(address).await?;
         for n in 0..self.changes {
             let (tenant, cell) = (n % 97, usize::try_from((n / 97 + 1) % 2)?);
             let wanted = [b'a', b'b'][cell];
             let changed = Instant::now();
             control.change(tenant, cell).await?;
-            while first_byte(&mut stream, tenant).await? != wanted {
+            let head = format!("GET / HTTP/1.1\r\nhost: t-{tenant}.{DOMAIN}\r\n\r\n");
+            while client.ask(&head).await?.first() != Some(&wanted) {
                 anyhow::ensure!(
                     changed.elapsed() < Duration::from_secs(10),
                     "the change of t-{tenant} is not seen"
@@ -100,19 +100,4 @@ async fn load(address: SocketAddr, seconds: u32) -> anyhow::Result<Outcome> {
     let enough = outcome.answered as f64 >= outcome.asked as f64 * ANSWERED_MIN;
     anyhow::ensure!(enough, "requests have failed: {:?}", outcome.others);
     Ok(outcome)
-}
-
-/// Asks for `/` and answers the first byte of the body.
-async fn first_byte(stream: &mut TcpStream, tenant: u32) -> anyhow::Result<u8> {
-    let request = format!("GET / HTTP/1.1\r\nhost: t-{tenant}.{DOMAIN}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut read = Vec::new();
-    loop {
-        anyhow::ensure!(stream.read_buf(&mut read).await? > 0, "the router has closed the connection");
-        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n")
-            && read.len() >= end + 4 + 128
-        {
-            return Ok(read[end + 4]);
-        }
-    }
 }

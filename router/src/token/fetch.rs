@@ -1,7 +1,7 @@
 //! Where the issuer's keys come from: a file, or one GET.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,11 @@ impl Origin {
             }
             _ => Ok(Self::File(jwks.into())),
         }
+    }
+
+    /// The file, where it is one.
+    pub(super) fn file(&self) -> Option<&Path> {
+        if let Self::File(path) = self { Some(path) } else { None }
     }
 
     pub(super) async fn fetch(&self) -> Result<JwkSet, FetchError> {

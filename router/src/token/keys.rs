@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fetch::Origin;
+use crate::Error;
 use crate::metrics::Metrics;
 use crate::options::TokenOptions;
 use crate::tls::TlsError;
@@ -106,6 +107,30 @@ impl Keys {
         self.known.store(Arc::new(Some(keys)));
         count
     }
+}
+
+/// Reads the issuer's keys once, where they come from a file: for somebody who wants to know whether it is in order.
+pub(crate) fn check(options: &TokenOptions) -> Result<(), Error> {
+    let origin = Origin::new(&options.jwks, options.jwks_ca_file.as_ref());
+    let origin = origin.map_err(|source| Error::Certificate { source })?;
+    let Some(path) = origin.file() else { return Ok(()) };
+    let invalid = |reason: String| Error::KeySet { path: path.to_owned(), reason };
+    let text = std::fs::read(path).map_err(|error| invalid(format!("cannot read it: {error}")))?;
+    // The parser's own sentence ends in line and column.
+    let set: JwkSet = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+    let mut usable = 0;
+    for (at, jwk) in set.keys.into_iter().enumerate() {
+        // Issuers publish them beside the others.
+        if jwk.common.public_key_use == Some(PublicKeyUse::Encryption) {
+            continue;
+        }
+        let id = jwk.common.key_id.clone().unwrap_or_default();
+        if Key::new(jwk).is_none() {
+            return Err(invalid(format!("key {} (kid {id:?}) cannot verify signatures", at + 1)));
+        }
+        usable += 1;
+    }
+    if usable == 0 { Err(invalid("there is no key in it that verifies signatures".into())) } else { Ok(()) }
 }
 
 /// Fetches the keys.

@@ -183,3 +183,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_file_of_keys_is_checked_and_what_is_wrong_with_it_is_said_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.json");
+    let options = TokenOptions { jwks: path.to_str().unwrap().into(), ..options() };
+    let said = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        check(&options).map_err(|error| {
+            assert_eq!(error.code(), "JWKS_INVALID");
+            assert!(error.to_string().contains("keys.json"), "{error}");
+            error.to_string()
+        })
+    };
+    assert_eq!(said(&serde_json::to_string(&Issuer::new("a").set).unwrap()), Ok(()));
+    let broken = said("{ \"keys\": [\n  { \"kty\": \"OKP\", }\n] }").unwrap_err();
+    assert!(broken.contains("line 2 column"), "{broken}");
+    assert!(said("{\"keys\":[]}").unwrap_err().contains("no key"));
+    let weak = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k","alg":"ES256","x":"AA","y":"*"}]}"#;
+    assert!(said(weak).unwrap_err().contains("key 1 (kid \"k\")"), "{}", said(weak).unwrap_err());
+    std::fs::remove_file(&path).unwrap();
+    assert!(check(&options).unwrap_err().to_string().contains("cannot read it"));
+    let remote = TokenOptions { jwks: "http://issuer.invalid/keys".into(), ..options };
+    check(&remote).expect("an address is not asked");
+}

@@ -125,7 +125,7 @@ impl Batches {
         let mut bytes = 0;
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
-            if entry.path().extension().is_some_and(|end| end == "json") {
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(END)) {
                 // One that was collected meanwhile takes no room.
                 bytes += entry.metadata().map_or(0, |of| of.len());
             }

@@ -54,7 +54,7 @@ async fn a_new_router_takes_over_under_load_and_no_request_fails() {
         let path = path.clone();
         Fleet::start(Arc::clone(&control), move |options| {
             options.handover_socket = Some(path);
-            options.timeouts.quiesce_min = Duration::from_millis(300);
+            options.timeouts.quiesce_min = Duration::from_millis(1_500);
             options.timeouts.quiesce_max = Duration::from_secs(10);
         })
     };

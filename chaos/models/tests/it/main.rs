@@ -2,7 +2,7 @@
 
 use cell_models::configurations::{CI, EVERYTHING, LATE_DISENGAGE, SMALL, that_catches};
 use cell_models::model::{ENDS, REACHABLE};
-use cell_models::{Bounds, Mutant, Search, Verdict, check};
+use cell_models::{Bounds, Mutant, Search, UidMutant, Verdict, check, check_incarnations};
 
 fn exhausted(bounds: &Bounds) -> Verdict {
     let verdict = check(*bounds, Search::Exhaustive, 1);
@@ -48,6 +48,22 @@ fn a_slow_target_and_a_failed_copy_break_no_promise() {
 #[test]
 fn there_and_back_what_the_first_move_left_is_in_nobodys_way() {
     exhaust("return");
+}
+
+/// Nothing that is late of one incarnation touches the next one: every state, and every guard that keeps it so.
+#[test]
+fn a_name_that_is_deleted_and_created_again_is_another_tenant() {
+    let verdict = check_incarnations(None, 1);
+    assert!(verdict.passes() && verdict.complete, "{verdict:#?}");
+    assert!(verdict.unique > 1_000, "{verdict:?}");
+    for (mutant, promise) in [
+        (UidMutant::Reused, "I2: (uid, epoch) never goes back"),
+        (UidMutant::Unchecked, "a request reaches no other incarnation than the one it is for"),
+        (UidMutant::OldObeyed, "I12: nothing is destroyed that is owned"),
+    ] {
+        let verdict = check_incarnations(Some(mutant), 1);
+        assert!(verdict.broken.contains_key(promise), "{}: {:?}", mutant.name(), verdict.broken);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use cell_gate::{RequestStamp, ResponseBody};
 use http::Response;
 
 use super::answer::json;
+use super::keys::Seal;
 use super::route::{Name, Page};
 use super::rows::{self, Document};
 use super::write::unknown_document;
@@ -21,11 +22,12 @@ pub(crate) async fn read(
     data: &TenantData,
     stamp: &RequestStamp,
     id: &Name,
+    seal: &Seal,
 ) -> Result<Response<ResponseBody>, Problem> {
     let key = rows::document_key(id.as_str());
     let row = data.read(stamp, |view: &View<'_>| view.get(&key)).await?;
     let document = row.map(Document::from_row).transpose()?.ok_or_else(|| unknown_document(id))?;
-    Ok(json(document.text, Some(document.version)))
+    Ok(json(seal.open(id.as_str(), document.text)?, Some(document.version)))
 }
 
 pub(crate) async fn read_counter(
@@ -46,13 +48,14 @@ pub(crate) async fn list(
     data: &TenantData,
     stamp: &RequestStamp,
     page: Page,
+    seal: &Seal,
 ) -> Result<Response<ResponseBody>, Problem> {
-    let listed = data.read(stamp, |view: &View<'_>| scan(view, &page)).await??;
+    let listed = data.read(stamp, |view: &View<'_>| scan(view, &page, seal)).await??;
     Ok(json(listed, None))
 }
 
 /// The page as JSON: `{"items": […], "next": "<id>" | null}`.
-fn scan(view: &View<'_>, page: &Page) -> Result<Result<String, Problem>, RowError> {
+fn scan(view: &View<'_>, page: &Page, seal: &Seal) -> Result<Result<String, Problem>, RowError> {
     let mut from = match &page.after {
         // The first key after it.
         Some(id) => [rows::document_key(id.as_str()).as_slice(), &[0]].concat(),
@@ -68,7 +71,7 @@ fn scan(view: &View<'_>, page: &Page) -> Result<Result<String, Problem>, RowErro
                 return Ok(Ok(listing.finish(true)));
             }
             from = [key.as_slice(), &[0]].concat();
-            if let Err(problem) = listing.add(&key, row, page.values) {
+            if let Err(problem) = listing.add(&key, row, page.values.then_some(seal)) {
                 return Ok(Err(problem));
             }
         }
@@ -94,10 +97,14 @@ impl Listing {
         self.items == page.limit || self.text.len() > PAGE_BYTES
     }
 
-    fn add(&mut self, key: &[u8], row: Vec<u8>, values: bool) -> Result<(), Problem> {
+    /// With its text where there is a seal to open it.
+    fn add(&mut self, key: &[u8], row: Vec<u8>, values: Option<&Seal>) -> Result<(), Problem> {
         let id = rows::document_id(key)?;
-        let document = Document::from_row(row)?;
-        self.add_document(id, &document, values)
+        let mut document = Document::from_row(row)?;
+        if let Some(seal) = values {
+            document.text = seal.open(id, document.text)?;
+        }
+        self.add_document(id, &document, values.is_some())
     }
 
     pub(super) fn add_document(&mut self, id: &str, document: &Document, values: bool) -> Result<(), Problem> {

@@ -1,4 +1,4 @@
-//! The same application on PostgreSQL: shared tables with row-level security.
+//! The same application on PostgreSQL: shared tables with row-level security, or a schema for each tenant.
 //!
 //! ```text
 //! write: BEGIN ─► cellway.enter(tenant, uid, epoch) ─► the answer kept under the same key? ─► rows ─► COMMIT
@@ -8,19 +8,22 @@
 //! Whose rows a transaction sees is set for the transaction alone, so nothing of a tenant stays on a pooled connection.
 
 use bytes::Bytes;
-use cell_agent::{Committed, TenantDatabase};
+use cell_agent::{AddressInvalid, Committed, DatabaseAddress, Fault, TenantDatabase};
 use cell_gate::{Application, RequestBody, RequestStamp, ResponseBody};
+use cell_model::TenantId;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use serde_json::json;
-use tokio_postgres::NoTls;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::answer::{self, Answer};
 use super::documents::Listing;
 use super::idempotency::{Named, Retention};
 use super::route::{self, Name, Page, Route};
 use super::rows::Document;
+use super::statements::{self, Statements};
 use super::write::{Executed, Operation, unknown_document};
 use super::{options, read_body};
 use crate::problem::Problem;
@@ -34,32 +37,62 @@ const TRIES: u32 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
     /// The address makes no sense.
-    #[error("the database's address cannot be read")]
-    Address(#[source] tokio_postgres::Error),
+    #[error(transparent)]
+    Address(#[from] AddressInvalid),
     /// The tables could not be made.
     #[error("the application's tables cannot be made")]
-    Tables(#[source] tokio_postgres::Error),
+    Tables(#[source] Fault),
     /// No connections can be had.
     #[error("the application has no connections to the database: {0}")]
     Pool(String),
 }
 
-/// Makes the tables, before the agent looks for them.
-pub(crate) async fn make(url: &str) -> Result<(), TablesError> {
-    run(url, include_str!("tables.sql")).await
+impl TablesError {
+    /// Stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Address(invalid) => invalid.code(),
+            Self::Tables(fault) if fault.code == "DATABASE_TLS" => fault.code,
+            Self::Tables(_) | Self::Pool(_) => "TABLES_FAILED",
+        }
+    }
+}
+
+/// Where the tenants' rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    Shared,
+    SchemaEach,
+}
+
+/// Makes the tables, or those that tenants' own are made as, before the agent looks for them.
+pub(crate) async fn make(url: &str, layout: Layout) -> Result<(), TablesError> {
+    match layout {
+        Layout::Shared => run(url, include_str!("tables.sql")).await,
+        Layout::SchemaEach => run(url, include_str!("template.sql")).await,
+    }
 }
 
 /// Tells the tenants' rows apart, once the agent has put there what the policies ask.
-pub(crate) async fn tell_apart(url: &str) -> Result<(), TablesError> {
-    run(url, include_str!("policies.sql")).await
+pub(crate) async fn tell_apart(url: &str, layout: Layout) -> Result<(), TablesError> {
+    match layout {
+        Layout::Shared => run(url, include_str!("policies.sql")).await,
+        Layout::SchemaEach => Ok(()),
+    }
+}
+
+fn tables(error: tokio_postgres::Error) -> TablesError {
+    TablesError::Tables(error.into())
 }
 
 async fn run(url: &str, sql: &str) -> Result<(), TablesError> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(TablesError::Tables)?;
+    let (config, tls) = DatabaseAddress::parse(url)?.into_parts();
+    let (client, connection) = config.connect(tls).await.map_err(tables)?;
     let driver = tokio::spawn(connection);
     // Two instances may come at once.
     let alone = format!("BEGIN; SELECT pg_advisory_xact_lock(7305437174); {sql} COMMIT");
-    let made = client.batch_execute(&alone).await.map_err(TablesError::Tables);
+    let made = client.batch_execute(&alone).await.map_err(tables);
     drop(client);
     let _ended = driver.await;
     made
@@ -71,20 +104,25 @@ pub(crate) struct TableDocuments {
     data: TenantDatabase,
     pool: Pool,
     retention: Retention,
+    say: &'static Statements,
 }
 
 impl TableDocuments {
-    pub(crate) fn new(data: TenantDatabase, url: &str) -> Result<Self, TablesError> {
-        let mut config: tokio_postgres::Config = url.parse().map_err(TablesError::Address)?;
+    pub(crate) fn new(data: TenantDatabase, url: &str, layout: Layout) -> Result<Self, TablesError> {
+        let (mut config, tls) = DatabaseAddress::parse(url)?.into_parts();
         // A role that row-level security binds, whoever owns the tables.
         config.application_name("sample-cell").options("-c role=cellway_documents -c search_path=public");
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, NoTls, manager))
+        let pool = Pool::builder(Manager::from_config(config, tls, manager))
             .max_size(POOL)
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| TablesError::Pool(error.to_string()))?;
-        Ok(Self { data, pool, retention: Retention::default() })
+        let say = match layout {
+            Layout::Shared => &statements::SHARED,
+            Layout::SchemaEach => &statements::OWN,
+        };
+        Ok(Self { data, pool, retention: Retention::default(), say })
     }
 
     async fn answer(&self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Problem> {
@@ -146,9 +184,9 @@ impl TableDocuments {
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
-        let enter = transaction.prepare_cached("SELECT cellway.enter($1, $2, $3)").await?;
+        let enter = transaction.prepare_cached(self.say.enter).await?;
         transaction.execute(&enter, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
-        let work = Work { transaction: &transaction, tenant: stamp.tenant.as_str() };
+        let work = self.work(&transaction, stamp);
         if let Some(named) = named
             && let Some(answer) = work.recall(named).await?
         {
@@ -179,8 +217,8 @@ impl TableDocuments {
 
     async fn document(&self, stamp: &RequestStamp, id: &Name) -> Result<Option<Document>, Failed> {
         let mut client = self.client().await?;
-        let transaction = look(&mut client, stamp).await?;
-        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.document(id).await
+        let transaction = self.look(&mut client, stamp).await?;
+        self.work(&transaction, stamp).document(id).await
     }
 
     async fn read_counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Response<ResponseBody>, Problem> {
@@ -192,8 +230,8 @@ impl TableDocuments {
 
     async fn counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Option<i64>, Failed> {
         let mut client = self.client().await?;
-        let transaction = look(&mut client, stamp).await?;
-        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.counter(name).await
+        let transaction = self.look(&mut client, stamp).await?;
+        self.work(&transaction, stamp).counter(name).await
     }
 
     async fn list(&self, stamp: &RequestStamp, page: &Page) -> Result<Response<ResponseBody>, Problem> {
@@ -203,22 +241,31 @@ impl TableDocuments {
 
     async fn page(&self, stamp: &RequestStamp, page: &Page) -> Result<String, Failed> {
         let mut client = self.client().await?;
-        let transaction = look(&mut client, stamp).await?;
-        Work { transaction: &transaction, tenant: stamp.tenant.as_str() }.page(page).await
+        let transaction = self.look(&mut client, stamp).await?;
+        self.work(&transaction, stamp).page(page).await
     }
-}
 
-/// Begins a transaction that only reads, at one moment. It ends when it is dropped.
-async fn look<'a>(
-    client: &'a mut deadpool_postgres::Object,
-    stamp: &RequestStamp,
-) -> Result<deadpool_postgres::Transaction<'a>, Failed> {
-    let begun = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
-    let transaction = begun.read_only(true).start().await?;
-    let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
-    let look = transaction.prepare_cached("SELECT cellway.look($1, $2, $3)").await?;
-    transaction.execute(&look, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
-    Ok(transaction)
+    /// Begins a transaction that only reads, at one moment. It ends when it is dropped.
+    async fn look<'a>(
+        &self,
+        client: &'a mut deadpool_postgres::Object,
+        stamp: &RequestStamp,
+    ) -> Result<deadpool_postgres::Transaction<'a>, Failed> {
+        let begun = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
+        let transaction = begun.read_only(true).start().await?;
+        let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
+        let look = transaction.prepare_cached(self.say.look).await?;
+        transaction.execute(&look, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
+        Ok(transaction)
+    }
+
+    const fn work<'a>(
+        &self,
+        transaction: &'a deadpool_postgres::Transaction<'a>,
+        stamp: &'a RequestStamp,
+    ) -> Work<'a> {
+        Work { transaction, tenant: &stamp.tenant, say: self.say }
+    }
 }
 
 impl Application for TableDocuments {
@@ -288,34 +335,37 @@ impl From<tokio_postgres::Error> for Failed {
 /// A transaction that has entered.
 struct Work<'a> {
     transaction: &'a deadpool_postgres::Transaction<'a>,
-    tenant: &'a str,
+    tenant: &'a TenantId,
+    say: &'static Statements,
 }
 
 impl Work<'_> {
-    async fn document(&self, id: &Name) -> Result<Option<Document>, Failed> {
-        let sql = "SELECT version, body FROM documents WHERE tenant_id = $1 AND id = $2";
+    /// Says one of the statements, with the values that come after the tenant.
+    async fn ask(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failed> {
         let statement = self.transaction.prepare_cached(sql).await?;
-        let row = self.transaction.query_opt(&statement, &[&self.tenant, &id.as_str()]).await?;
-        Ok(row.map(|row| Document {
+        let tenant = self.tenant.as_str();
+        let mut all: Vec<&(dyn ToSql + Sync)> = vec![&tenant];
+        all.extend(values);
+        Ok(self.transaction.query(&statement, self.say.values(&all)).await?)
+    }
+
+    async fn document(&self, id: &Name) -> Result<Option<Document>, Failed> {
+        let rows = self.ask(self.say.document, &[&id.as_str()]).await?;
+        Ok(rows.first().map(|row| Document {
             version: row.get::<_, i64>(0).cast_unsigned(),
             text: Bytes::from(row.get::<_, String>(1)),
         }))
     }
 
     async fn counter(&self, name: &Name) -> Result<Option<i64>, Failed> {
-        let sql = "SELECT value FROM counters WHERE tenant_id = $1 AND name = $2";
-        let statement = self.transaction.prepare_cached(sql).await?;
-        let row = self.transaction.query_opt(&statement, &[&self.tenant, &name.as_str()]).await?;
-        Ok(row.map(|row| row.get(0)))
+        Ok(self.ask(self.say.counter, &[&name.as_str()]).await?.first().map(|row| row.get(0)))
     }
 
     async fn page(&self, page: &Page) -> Result<String, Failed> {
-        let sql = "SELECT id, version, body FROM documents WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3";
-        let statement = self.transaction.prepare_cached(sql).await?;
         let after = page.after.as_ref().map_or("", Name::as_str);
         let limit = i64::try_from(page.limit).unwrap_or(i64::MAX).saturating_add(1);
         let mut listing = Listing::new();
-        for row in self.transaction.query(&statement, &[&self.tenant, &after, &limit]).await? {
+        for row in self.ask(self.say.page, &[&after, &limit]).await? {
             if listing.is_full(page) {
                 return Ok(listing.finish(true));
             }
@@ -328,19 +378,14 @@ impl Work<'_> {
 
     /// One more for each write of the tenant. Whoever has it is alone until its transaction ends.
     async fn next_version(&self) -> Result<u64, Failed> {
-        let sql = "INSERT INTO tallies VALUES ($1, 1) \
-                   ON CONFLICT (tenant_id) DO UPDATE SET version = tallies.version + 1 RETURNING version";
-        let statement = self.transaction.prepare_cached(sql).await?;
-        let row = self.transaction.query_one(&statement, &[&self.tenant]).await?;
-        Ok(row.get::<_, i64>(0).cast_unsigned())
+        let rows = self.ask(self.say.next_version, &[]).await?;
+        let version = rows.first().map(|row| row.get::<_, i64>(0).cast_unsigned());
+        version.ok_or_else(|| Problem::damaged("tally").into())
     }
 
     async fn recall(&self, named: &Named) -> Result<Option<Answer>, Failed> {
-        let sql = "SELECT fingerprint, answer FROM answers WHERE tenant_id = $1 AND key = $2";
-        let statement = self.transaction.prepare_cached(sql).await?;
-        let Some(row) = self.transaction.query_opt(&statement, &[&self.tenant, &named.key]).await? else {
-            return Ok(None);
-        };
+        let rows = self.ask(self.say.recall, &[&named.key]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
         named.is_of(row.get(0))?;
         let answer = serde_json::from_str(row.get(1)).map_err(|_| Problem::damaged("answer"))?;
         Ok(Some(answer))
@@ -354,19 +399,11 @@ impl Work<'_> {
         retention: Retention,
     ) -> Result<(), Failed> {
         let kept = serde_json::to_string(answer).map_err(|_| Problem::damaged("answer"))?;
-        let sql = "INSERT INTO answers (tenant_id, key, fingerprint, version, answer) VALUES ($1, $2, $3, $4, $5)";
-        let statement = self.transaction.prepare_cached(sql).await?;
         let number = version.cast_signed();
-        self.transaction
-            .execute(&statement, &[&self.tenant, &named.key, &named.fingerprint, &number, &kept])
-            .await?;
-        let sql = "DELETE FROM answers WHERE tenant_id = $1 AND key IN (SELECT key FROM answers \
-                   WHERE tenant_id = $1 AND (version <= $2 OR made_at < now() - $3 * interval '1 ms') \
-                   ORDER BY version LIMIT 2)";
+        self.ask(self.say.remember, &[&named.key, &named.fingerprint, &number, &kept]).await?;
         let oldest = version.saturating_sub(retention.answers).cast_signed();
         let age = f64::from(u32::try_from(retention.age_ms).unwrap_or(u32::MAX));
-        let statement = self.transaction.prepare_cached(sql).await?;
-        self.transaction.execute(&statement, &[&self.tenant, &oldest, &age]).await?;
+        self.ask(self.say.forget, &[&oldest, &age]).await?;
         Ok(())
     }
 
@@ -383,8 +420,7 @@ impl Work<'_> {
                 if found.is_none() {
                     return Err(unknown_document(id).into());
                 }
-                let sql = "DELETE FROM documents WHERE tenant_id = $1 AND id = $2";
-                self.transaction.execute(sql, &[&self.tenant, &id.as_str()]).await?;
+                self.ask(self.say.delete, &[&id.as_str()]).await?;
                 Ok(Answer::new(StatusCode::NO_CONTENT))
             }
             Operation::Increment { name, by } => {
@@ -393,10 +429,7 @@ impl Work<'_> {
                     let detail = format!("{value} and {by} do not fit into 64 bits");
                     Problem::new(StatusCode::CONFLICT, "COUNTER_OVERFLOW", detail, "use another counter")
                 })?;
-                let sql = "INSERT INTO counters VALUES ($1, $2, $3) \
-                           ON CONFLICT (tenant_id, name) DO UPDATE SET value = excluded.value";
-                let statement = self.transaction.prepare_cached(sql).await?;
-                self.transaction.execute(&statement, &[&self.tenant, &name.as_str(), &value]).await?;
+                self.ask(self.say.count, &[&name.as_str(), &value]).await?;
                 Ok(Answer::new(StatusCode::OK).with_body(&json!({ "value": value })))
             }
         }
@@ -412,11 +445,7 @@ impl Work<'_> {
         let found = self.document(id).await?;
         condition.check(found.as_ref().map(|document| document.version))?;
         let text = std::str::from_utf8(text).map_err(|_| Problem::damaged("document"))?;
-        let sql = "INSERT INTO documents VALUES ($1, $2, $3, $4) ON CONFLICT (tenant_id, id) \
-                   DO UPDATE SET version = excluded.version, body = excluded.body";
-        let statement = self.transaction.prepare_cached(sql).await?;
-        let number = version.cast_signed();
-        self.transaction.execute(&statement, &[&self.tenant, &id.as_str(), &number, &text]).await?;
+        self.ask(self.say.put, &[&id.as_str(), &version.cast_signed(), &text]).await?;
         let status = if found.is_some() { StatusCode::OK } else { StatusCode::CREATED };
         Ok(Answer::new(status).with_version(version).with_body(&json!({ "id": id.as_str(), "version": version })))
     }

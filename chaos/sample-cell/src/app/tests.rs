@@ -284,3 +284,42 @@ async fn a_refusal_of_the_data_layer_is_marked_as_not_executed() {
         assert!(refused.not_executed.is_some(), "{uri}");
     }
 }
+
+#[tokio::test]
+async fn without_its_key_nothing_of_a_tenant_is_served_and_with_it_everything_is_again() {
+    let Fixture { app: unkeyed, stamp, running: _running } = fixture::cell().await;
+    let keys = tempfile::tempdir().unwrap();
+    let (file, away) = (keys.path().join("t.key"), keys.path().join("t.disabled"));
+    let app = unkeyed.clone().keyed(keys.path().into());
+    assert_eq!(ask(&app, &stamp, Method::PUT, "/docs/a", "[1]").await.code(), "TENANT_KEY_DISABLED");
+    std::fs::write(&file, [7; 32]).unwrap();
+    assert_eq!(
+        ask(&app, &stamp, Method::PUT, "/docs/a", "[1]").await.status,
+        StatusCode::CREATED,
+        "nothing had run"
+    );
+    assert_eq!(ask(&app, &stamp, Method::POST, "/counters/n/increment", "").await.json()["value"], 1);
+    std::fs::rename(&file, &away).unwrap();
+    for (method, path) in [
+        (Method::GET, "/docs/a"),
+        (Method::GET, "/docs"),
+        (Method::PUT, "/docs/a"),
+        (Method::DELETE, "/docs/a"),
+        (Method::POST, "/docs"),
+        (Method::GET, "/counters/n"),
+        (Method::POST, "/counters/n/increment"),
+    ] {
+        let refused = ask(&app, &stamp, method.clone(), path, "").await;
+        let (status, code) = (refused.status, refused.code());
+        assert_eq!((status, code.as_str()), (StatusCode::FORBIDDEN, "TENANT_KEY_DISABLED"), "{method} {path}");
+        assert!(refused.not_executed.is_none(), "the tenant is refused, not its owner");
+    }
+    assert_eq!(ask(&app, &stamp, Method::OPTIONS, "/docs", "").await.status, StatusCode::NO_CONTENT);
+    std::fs::rename(&away, &file).unwrap();
+    assert_eq!(ask(&app, &stamp, Method::GET, "/docs/a", "").await.text, "[1]");
+    assert_eq!(ask(&app, &stamp, Method::GET, "/docs?values=true", "").await.json()["items"][0]["value"][0], 1);
+    assert_eq!(ask(&app, &stamp, Method::GET, "/counters/n", "").await.json()["value"], 1);
+    // What is stored does not say it.
+    let stored = ask(&unkeyed, &stamp, Method::GET, "/docs?values=true", "").await;
+    assert_eq!(stored.code(), "ROW_DAMAGED", "{}", stored.text);
+}

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::answer::Answer;
 use super::condition::Condition;
 use super::idempotency::{Named, Retention};
+use super::keys::Seal;
 use super::route::Name;
 use super::rows::{self, Document, Tally};
 use crate::problem::Problem;
@@ -59,6 +60,15 @@ impl Operation {
     pub(crate) fn put(id: Name, text: Bytes, headers: &HeaderMap) -> Result<Self, Problem> {
         check_document(&text)?;
         Ok(Self::Put { id, text, condition: Condition::from_headers(headers)? })
+    }
+
+    /// The same operation with its document as it is stored.
+    pub(crate) fn sealed(self, seal: &Seal) -> Result<Self, Problem> {
+        Ok(match self {
+            Self::Create { id, text } => Self::Create { text: seal.close(id.as_str(), text)?, id },
+            Self::Put { id, text, condition } => Self::Put { text: seal.close(id.as_str(), text)?, id, condition },
+            Self::Delete { .. } | Self::Increment { .. } => self,
+        })
     }
 
     pub(crate) fn delete(id: Name, headers: &HeaderMap) -> Result<Self, Problem> {

@@ -1,17 +1,35 @@
 //! The same application on PostgreSQL.
 
+use cell_trust::SigningKey;
+
+use super::moving::moves_under_its_writers;
 use super::*;
 
 #[path = "../../../../placement/agent/tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
 
-async fn start() -> (Running, String) {
+/// Where the tenants of a cell are.
+#[derive(Clone, Copy)]
+enum In {
+    Shared,
+    Own,
+}
+
+async fn cell(name: &str, layout: In, key: Option<&SigningKey>) -> (Running, String) {
     let url = server::database().await;
-    let mut options = Options::new(CellId::new("c1").unwrap(), "");
+    let mut options = Options::new(CellId::new(name).unwrap(), "");
     options.insecure_plaintext = true;
     options.database = Some(url.clone());
-    let cell = Running::start(options).await;
+    options.trusted_keys = key.map(|key| key.public().to_string()).into_iter().collect();
+    if matches!(layout, In::Own) {
+        options.tenant_schema = Some("tenant_{id}".into());
+    }
+    (Running::start(options).await, url)
+}
+
+async fn start(layout: In) -> (Running, String) {
+    let (cell, url) = cell("c1", layout, None).await;
     cell.grant("t").await;
     cell.grant("u").await;
     (cell, url)
@@ -19,7 +37,13 @@ async fn start() -> (Running, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_counters_and_kept_answers_are_as_on_the_embedded_store() {
-    let (cell, _url) = start().await;
+    for layout in [In::Shared, In::Own] {
+        documents_counters_and_kept_answers(layout).await;
+    }
+}
+
+async fn documents_counters_and_kept_answers(layout: In) {
+    let (cell, _url) = start(layout).await;
     let mut router = Router::to(cell.gates[0], "t", 1).await;
     let put = router.ask(Method::PUT, "/docs/a", "{\"n\": 1}").await;
     assert_eq!((put.status, put.header("etag")), (StatusCode::CREATED, "\"1\""));
@@ -43,9 +67,7 @@ async fn documents_counters_and_kept_answers_are_as_on_the_embedded_store() {
     cell.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none() {
-    let (cell, url) = start().await;
+async fn each_sees_its_own(cell: &Running) {
     for tenant in ["t", "u"] {
         let mut router = Router::to(cell.gates[0], tenant, 1).await;
         router.ask(Method::PUT, "/docs/mine", format!("\"{tenant}\"")).await;
@@ -53,6 +75,12 @@ async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none(
         assert_eq!(page["items"].as_array().unwrap().len(), 1);
         assert_eq!(page["items"][0]["value"], tenant);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none() {
+    let (cell, url) = start(In::Shared).await;
+    each_sees_its_own(&cell).await;
     let client = server::session(&url).await;
     client.batch_execute("SET ROLE cellway_documents").await.unwrap();
     let count = "SELECT count(*) FROM documents";
@@ -64,4 +92,42 @@ async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none(
     let planted = client.batch_execute("INSERT INTO documents VALUES ('t', 'x', 1, '{}')").await;
     assert!(planted.is_err(), "a row of somebody else is never written");
     cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_with_schemas_of_their_own_do_not_see_each_other() {
+    let (cell, url) = start(In::Own).await;
+    each_sees_its_own(&cell).await;
+    let client = server::session(&url).await;
+    let sql = "SELECT (SELECT body FROM tenant_t.documents), (SELECT body FROM tenant_u.documents)";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("\"t\"", "\"u\""));
+    cell.stop().await;
+}
+
+async fn from_layout_to_layout(from: In, to: In) {
+    let key = SigningKey::generate();
+    let (source, _) = cell("c1", from, Some(&key)).await;
+    let (target, _) = cell("c2", to, Some(&key)).await;
+    moves_under_its_writers(source, target, &key).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_through_gates_from_shared_tables_to_shared_tables() {
+    from_layout_to_layout(In::Shared, In::Shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_through_gates_from_shared_tables_into_a_schema_of_its_own() {
+    from_layout_to_layout(In::Shared, In::Own).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_through_gates_from_a_schema_of_its_own_to_shared_tables() {
+    from_layout_to_layout(In::Own, In::Shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_through_gates_from_a_schema_of_its_own_to_another_one() {
+    from_layout_to_layout(In::Own, In::Own).await;
 }

@@ -5,25 +5,21 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use cell_store::Bounds;
 use turmoil::Sim;
 
 use super::machine::{ControlMachine, Machine, RouterMachine, cells};
-use super::nemesis::{self, Fault, Whom};
+use super::nemesis::{LANES, Whom, hosts};
 use super::script::{self, Scene};
 use super::{FIELD, ROUTER};
-use crate::chance::Chance;
-use crate::nemesis::Act;
+use crate::nemesis::{self, Act, Fault};
 use crate::node::NODES;
 use crate::oracle::{Rule, Violation};
-use crate::run::{EPOCH, Options, Verdict, describe};
+use crate::run::{EPOCH, Options, Verdict, bounds, describe};
 use crate::stage::Phase;
 
 /// How long making the fleet may take, and how long after healing everything has to be through.
 const MAKING_MAX: Duration = Duration::from_secs(30);
 const HEALING_MAX: Duration = Duration::from_secs(60);
-/// Part of the packets that a lossy link loses.
-const LOSS: f64 = 0.02;
 
 /// A run in numbers.
 #[derive(Debug, Default)]
@@ -60,13 +56,6 @@ impl fmt::Display for Figures {
     }
 }
 
-fn bounds(seed: u64) -> Bounds {
-    let mut chance = Chance::of(seed, "bounds");
-    let (snapshot_after, log_kept) = (chance.between(20, 150), chance.between(0, 60));
-    let history_revisions = usize::try_from(chance.between(10, 400)).unwrap_or(10);
-    Bounds { snapshot_after, log_kept, history_revisions, ..Bounds::default() }
-}
-
 struct World<'a> {
     sim: Sim<'a>,
     machines: Vec<Rc<dyn Machine>>,
@@ -99,7 +88,7 @@ impl World<'_> {
         let mut machines: Vec<Rc<dyn Machine>> = Vec::new();
         let mut controls = Vec::new();
         for name in NODES {
-            let machine = Rc::new(ControlMachine::new(options.seed, name, bounds(options.seed)));
+            let machine = Rc::new(ControlMachine::new(options.seed, name, bounds(options.seed, None)));
             controls.push(Rc::clone(&machine));
             machines.push(Rc::clone(&machine) as Rc<dyn Machine>);
             sim.host(name, move || Rc::clone(&machine).run());
@@ -111,7 +100,7 @@ impl World<'_> {
         let router = Rc::new(RouterMachine::new(options.seed));
         machines.push(Rc::clone(&router) as Rc<dyn Machine>);
         sim.host(ROUTER, move || Rc::clone(&router).run());
-        sim.client(FIELD, script::play(options.seed, Rc::clone(&scene)));
+        sim.client(FIELD, script::play(options.seed, options.flaw, Rc::clone(&scene)));
         Self { sim, machines, controls, down: BTreeMap::new(), scene, faults: 0 }
     }
 
@@ -124,9 +113,9 @@ impl World<'_> {
             // The fleet is made when the script says so, not before.
             if self.scene.phase.get() == Some(Phase::Faults) && healed == MAKING_MAX {
                 healed = elapsed + options.faults;
-                acts = nemesis::plan(options.seed, elapsed, healed).into_iter().peekable();
+                acts = nemesis::plan(&LANES, options.seed, elapsed, healed).into_iter().peekable();
             }
-            while let Some(act) = acts.next_if(|act: &Act<Fault>| act.at <= elapsed) {
+            while let Some(act) = acts.next_if(|act: &Act<Whom>| act.at <= elapsed) {
                 self.act(&act);
             }
             if self.scene.phase.get() == Some(Phase::Faults) && elapsed >= healed {
@@ -138,7 +127,7 @@ impl World<'_> {
                 Ok(false) => {}
                 Err(error) => return Some(Violation { rule: Rule::NodesStayUp, detail: describe(&*error) }),
             }
-            self.count_messages();
+            self.scene.trace.borrow_mut().count_messages(&self.sim);
             let waits = self.scene.phase.get().is_none();
             let limit = if waits { MAKING_MAX } else { healed + HEALING_MAX };
             if elapsed + Duration::from_millis(10) > limit {
@@ -150,35 +139,12 @@ impl World<'_> {
         }
     }
 
-    fn count_messages(&self) {
-        let mut trace = self.scene.trace.borrow_mut();
-        self.sim.links(|links| links.for_each(|link| trace.count(link.count())));
-    }
-
-    fn act(&mut self, act: &Act<Fault>) {
-        let Act { begins, fault, .. } = act;
-        let word = if *begins { "begins" } else { "ends" };
-        self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: {fault} {word}"));
-        self.faults += usize::from(*begins);
-        match fault {
-            Fault::Isolate(host) => {
-                for other in nemesis::hosts().into_iter().filter(|other| other != host) {
-                    self.cut(host, other, *begins);
-                }
-            }
-            Fault::Cut(one, other) => self.cut(one, other, *begins),
-            Fault::OneWay(from, to) if *begins => self.sim.partition_oneway(*from, *to),
-            Fault::OneWay(from, to) => self.sim.repair_oneway(*from, *to),
-            Fault::Hold(one, other) if *begins => self.sim.hold(*one, *other),
-            Fault::Hold(one, other) => self.sim.release(*one, *other),
-            Fault::Loss(one, other) => {
-                self.sim.set_link_fail_rate(*one, *other, if *begins { LOSS } else { 0.0 });
-                if !begins {
-                    // turmoil takes a loss for a cut, until it is repaired.
-                    self.sim.repair(*one, *other);
-                }
-            }
-            Fault::PowerOff(whom) if *begins => self.power_off(*whom),
+    fn act(&mut self, act: &Act<Whom>) {
+        self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("{act}"));
+        self.faults += usize::from(act.begins);
+        match &act.fault {
+            Fault::Network(fault) => fault.apply(act.begins, &hosts(), &mut self.sim),
+            Fault::PowerOff(whom) if act.begins => self.power_off(*whom),
             Fault::PowerOff(whom) => {
                 if let Some(name) = self.down.remove(whom) {
                     self.sim.bounce(name);
@@ -199,14 +165,6 @@ impl World<'_> {
             machine.crash();
         }
         self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: {name} is down"));
-    }
-
-    fn cut(&self, one: &str, other: &str, begins: bool) {
-        if begins {
-            self.sim.partition(one, other);
-        } else {
-            self.sim.repair(one, other);
-        }
     }
 
     fn verdict(self, ended: Option<Violation>) -> Verdict {

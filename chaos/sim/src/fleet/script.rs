@@ -12,7 +12,7 @@ use cell_chaos::clock::RunClock;
 use cell_chaos::exercise::{Entered, Exercise};
 use cell_chaos::fleet::CellNode;
 use cell_chaos::history::{Op, Recorder};
-use cell_chaos::load::{Load, LoadOptions};
+use cell_chaos::load::{Load, LoadOptions, Running};
 use cell_chaos::observe::{Places, read_end};
 use cell_client::cluster::{self, InitializeOptions};
 use cell_client::{AgentOptions, AgentPool, ClientOptions, ControlClient, Link, WriteOptions, wire};
@@ -20,6 +20,7 @@ use cell_model::{CellId, MoveId, MoveOptions, NewCell, NewTenant, Phase, TenantI
 
 use super::machine::{DOMAIN, agent_address, control_addresses, field, gate_addresses, router_address};
 use super::{CELLS, MOVING, STAYING, fabric};
+use crate::flaw::Flaw;
 use crate::stage::{self, now};
 use crate::trace::Trace;
 
@@ -30,6 +31,8 @@ const POLL: Duration = Duration::from_millis(100);
 const WRITERS: u32 = 3;
 const READERS: u32 = 2;
 const GAP: Duration = Duration::from_millis(40);
+/// When nothing breaks any more and a whole move is done, every tenant has to be served within this time.
+const SERVED_WITHIN: Duration = Duration::from_secs(15);
 /// One answer of a node, where everything is in order.
 const STATUS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -49,8 +52,6 @@ pub(super) struct Scene {
 #[derive(Debug, Default)]
 pub(super) struct Moves {
     pub(super) ended: BTreeMap<String, usize>,
-    /// Phases that were entered: a move that goes back to Sync enters it once more.
-    pub(super) phases: usize,
     pub(super) attempts: u32,
 }
 
@@ -62,7 +63,7 @@ pub(super) struct End {
     pub(super) mismatches: Vec<String>,
     /// What clients felt of the last move, which nothing has disturbed.
     pub(super) last: Exercise,
-    /// Tenants of which no write was acknowledged that was sent after everything had healed.
+    /// Tenants of which no write was acknowledged, in time, that was sent after everything had healed.
     pub(super) silent: Vec<&'static str>,
 }
 
@@ -81,7 +82,7 @@ impl Scene {
 }
 
 /// Plays the whole script.
-pub(super) async fn play(seed: u64, scene: Rc<Scene>) -> turmoil::Result {
+pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> turmoil::Result {
     let link = Link::Within(field(seed));
     let calls = ClientOptions { deadline: Duration::from_secs(4), ..ClientOptions::over(link.clone()) };
     let control = ControlClient::new(control_addresses(), calls);
@@ -98,12 +99,22 @@ pub(super) async fn play(seed: u64, scene: Rc<Scene>) -> turmoil::Result {
         target = 1 - target;
     }
     // Nothing breaks any more.
+    let mut clients = vec![background, focus];
+    if flaw == Some(Flaw::IdleClients) {
+        stop_all(&mut clients).await;
+    }
     let last = script.one_whole_move().await?;
-    background.stop().await;
-    focus.stop().await;
-    let end = script.read_back(&tenants, &load.clock(), &last).await?;
+    let silent = script.silent(&load.clock()).await?;
+    stop_all(&mut clients).await;
+    let end = End { silent, ..script.read_back(&tenants, &load.clock(), &last).await? };
     *scene.end.borrow_mut() = Some(end);
     Ok(())
+}
+
+async fn stop_all(clients: &mut Vec<Running>) {
+    for running in clients.drain(..) {
+        running.stop().await;
+    }
 }
 
 fn load(seed: u64, scene: &Scene) -> Load {
@@ -201,16 +212,15 @@ impl Script {
                     self.scene.note(format_args!("{id} in {}", phase.as_str_name()));
                 }
                 seen = seen.max(movement.history.len());
-                *self.scene.waiting_for.borrow_mut() = format!(
+                self.scene.wait_for(format!(
                     "{id} to end, which is in {} at attempt {}",
                     wire::Phase::try_from(movement.phase).unwrap_or_default().as_str_name(),
                     movement.attempt
-                );
+                ));
                 if !movement.end.is_empty() {
                     self.scene.note(format_args!("{id} {} {}", movement.end, movement.end_code));
                     let mut moves = self.scene.moves.borrow_mut();
                     *moves.ended.entry(movement.end.clone()).or_default() += 1;
-                    moves.phases += movement.history.len();
                     moves.attempts += movement.attempt;
                     return movement;
                 }
@@ -238,6 +248,24 @@ impl Script {
                 let other = if owner == CELLS[0] { CELLS[1] } else { CELLS[0] };
                 self.ask(&tenant, &CellId::new(other)?).await;
             }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until of every tenant a write is acknowledged that was sent after everything had healed. A client that still
+    /// waits for an answer from before then may take its patience for it. Answers whose clients are in vain.
+    async fn silent(&self, clock: &RunClock) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
+        let healed = clock.of_unix_millis(u64::try_from(self.healed_at().as_millis())?);
+        let until = now() + SERVED_WITHIN;
+        let is_one = |tenant: &str, op: &Op| &*op.tenant == tenant && op.is_acked_write() && op.invoked > healed;
+        loop {
+            let since = self.scene.recorder.returned_since(healed);
+            let wrote = |tenant: &&str| since.iter().any(|op| is_one(tenant, op));
+            let silent: Vec<&str> = [MOVING, STAYING].into_iter().filter(|tenant| !wrote(tenant)).collect();
+            if silent.is_empty() || now() > until {
+                return Ok(silent);
+            }
+            self.scene.wait_for(format!("a write of {silent:?} to be acknowledged"));
             tokio::time::sleep(POLL).await;
         }
     }
@@ -275,11 +303,7 @@ impl Script {
             })
             .collect();
         let last = Exercise::of(&of_it, &entered, clock.of_unix_millis(last.ended_unix_ms));
-        let healed = clock.of_unix_millis(u64::try_from(self.healed_at().as_millis())?);
-        let wrote =
-            |tenant: &str| ops.iter().any(|op| &*op.tenant == tenant && op.is_acked_write() && op.invoked > healed);
-        let silent = [MOVING, STAYING].into_iter().filter(|tenant| !wrote(tenant)).collect();
-        Ok(End { ops, findings, mismatches: end.mismatches, last, silent })
+        Ok(End { ops, findings, mismatches: end.mismatches, last, silent: Vec::new() })
     }
 
     async fn until_the_nodes_agree(&self) {

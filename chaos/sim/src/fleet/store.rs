@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cell_agent::engine::{Applied, Batch, Engine, EngineError, Entry};
 
+use super::STAYING;
 use crate::chance::Chance;
 use crate::disk::{Contents, File, PowerCut};
 use crate::flaw::Flaw;
 
 /// A lying disk is honest while the fleet is made.
 const HONEST_SYNCS: u32 = 60;
+/// A losing disk drops one of so many documents.
+const ONE_LOST_OF: u32 = 7;
 
 #[derive(Debug, Clone, Default)]
 struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
@@ -34,47 +39,66 @@ impl Contents for Rows {
 
 /// The store of one cell; it outlives the cell's crashes. Clones are the same store.
 #[derive(Debug, Clone)]
-pub(super) struct CellStore(File<Rows>);
+pub(super) struct CellStore {
+    file: File<Rows>,
+    /// Of a losing disk: how many documents it was to write.
+    losing: Option<Arc<AtomicU32>>,
+}
+
+/// Whether this is the row of a document of the tenant that stays where it is: 'r', the tenant, 0, its uid, the row's key.
+fn is_document_that_stays((key, value): &(Vec<u8>, Option<Vec<u8>>)) -> bool {
+    let of_tenant = key.strip_prefix(b"r").and_then(|key| key.strip_prefix(STAYING.as_bytes()));
+    value.is_some()
+        && of_tenant.and_then(|key| key.get(1 + size_of::<u64>()..)).is_some_and(|key| key.starts_with(b"d/"))
+}
 
 impl CellStore {
     pub(super) fn new(seed: u64, cell: &str, flaw: Option<Flaw>) -> Self {
         let honest = (flaw == Some(Flaw::LyingDisk)).then_some(HONEST_SYNCS);
-        Self(File::new(Chance::of(seed, &format!("store of {cell}")), honest))
+        let file = File::new(Chance::of(seed, &format!("store of {cell}")), honest);
+        Self { file, losing: (flaw == Some(Flaw::LosingDisk)).then(Arc::default) }
     }
 
     /// The power goes.
     pub(super) fn crash(&self) {
-        self.0.layers().crash(PowerCut::All);
+        self.file.layers().crash(PowerCut::All);
     }
 }
 
 impl Engine for CellStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        Ok(self.0.layers().visible().0.get(key).cloned())
+        Ok(self.file.layers().visible().0.get(key).cloned())
     }
 
     fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Entry>, EngineError> {
         if from >= until {
             return Ok(Vec::new());
         }
-        let layers = self.0.layers();
+        let layers = self.file.layers();
         let range = layers.visible().0.range::<[u8], _>((Bound::Included(from), Bound::Excluded(until)));
         Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn apply(&self, batch: &Batch) -> Result<Applied, EngineError> {
         batch.check_lengths()?;
-        let mut layers = self.0.layers();
+        let mut layers = self.file.layers();
         let rows = &layers.visible().0;
         if batch.expectations().iter().any(|(key, value)| rows.get(key) != value.as_ref()) {
             return Ok(Applied::No);
         }
-        layers.write(batch.changes().to_vec());
+        let mut changes = batch.changes().to_vec();
+        if let Some(written) = &self.losing {
+            changes.retain(|change| {
+                !is_document_that_stays(change)
+                    || !written.fetch_add(1, Ordering::Relaxed).is_multiple_of(ONE_LOST_OF)
+            });
+        }
+        layers.write(changes);
         Ok(Applied::Yes)
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.0.layers().sync();
+        self.file.layers().sync();
         Ok(())
     }
 
@@ -83,7 +107,7 @@ impl Engine for CellStore {
     }
 
     fn sync_delay(&self) -> Duration {
-        self.0.layers().delay()
+        self.file.layers().delay()
     }
 }
 
@@ -110,6 +134,18 @@ mod tests {
             assert_eq!(kept.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
             assert!(!expected.is_empty());
         }
+    }
+
+    #[test]
+    fn a_losing_disk_drops_documents_of_the_tenant_that_stays_and_nothing_else() {
+        let store = CellStore::new(1, "a", Some(Flaw::LosingDisk));
+        let keys = |tenant: &str, kind: &str| format!("r{tenant}\0{}{kind}/x", "\u{1}".repeat(8));
+        for key in [keys("staying", "d"), keys("staying", "c"), keys("moving", "d"), "gstaying".into()] {
+            put(&store, &key);
+        }
+        let kept = store.scan(b"a", b"z", 10).unwrap();
+        assert_eq!(kept.len(), 3, "{kept:?}");
+        assert_eq!(store.get(keys("staying", "d").as_bytes()).unwrap(), None);
     }
 
     #[test]

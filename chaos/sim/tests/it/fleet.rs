@@ -1,6 +1,6 @@
 //! The whole fleet, one process for each seed.
 
-use super::simulate;
+use super::{FLEET, is_found, simulate};
 
 #[test]
 fn a_tenant_that_moves_to_and_fro_while_things_break_loses_nothing_and_the_same_seed_leaves_the_same_trace() {
@@ -16,8 +16,25 @@ fn a_tenant_that_moves_to_and_fro_while_things_break_loses_nothing_and_the_same_
 }
 
 #[test]
+fn a_cell_whose_disk_drops_documents_is_found() {
+    is_found(FLEET, "losing-disk", "1", "writes-are-kept: ");
+}
+
+/// Nobody may say that tenants are served again where nobody has asked.
+#[test]
+fn tenants_that_nobody_writes_to_after_all_faults_are_named() {
+    is_found(FLEET, "idle-clients", "1", "healed-is-live: no write of ");
+}
+
+#[test]
 fn a_fault_that_the_fleet_has_no_place_for_is_refused() {
     let (output, text) = simulate(&["--fleet", "--seed", "1", "--flaw", "skipping-watcher"]);
     assert!(!output.status.success() && text.is_empty(), "{text}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("skipping-watcher"));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("skipping-watcher") && told.contains("it knows lying-disk, losing-disk, idle-clients"),
+        "{told}"
+    );
+    let (output, text) = simulate(&["--seed", "1", "--flaw", "idle-clients"]);
+    assert!(!output.status.success() && text.is_empty(), "{text}");
 }

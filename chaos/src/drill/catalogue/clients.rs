@@ -1,10 +1,10 @@
-//! Clients misbehave. The others are served.
+//! Clients misbehave, or a tenant's key is taken away. The others are served.
 
 use super::SERVED;
 use crate::drill::{Act, Drill, Expect, Group, Needs, Span, Stage, Who};
 
 pub(super) fn drills() -> Vec<Drill> {
-    vec![hot_tenant(), retry_storm()]
+    vec![hot_tenant(), retry_storm(), key_disabled()]
 }
 
 fn hot_tenant() -> Drill {
@@ -57,6 +57,40 @@ fn retry_storm() -> Drill {
             Expect::Radius(Group::On(0)),
             Expect::Busy(Group::NotOn(0)),
             Expect::Back(3_000),
+            Expect::Fresh,
+            Expect::Agreed,
+        ],
+    }
+}
+
+fn key_disabled() -> Drill {
+    Drill {
+        name: "key-disabled",
+        title: "The key of one tenant is disabled, and enabled again",
+        hypothesis: "Whoever holds a tenant's key can shut it: from one request to the next nothing of it is read or written, and \
+                     the answer says why. Nobody else notices. A move needs no key: the tenant is elsewhere when its key is \
+                     enabled, with all that it had, and is served at once.",
+        steady: SERVED,
+        fault: "the key of one tenant is disabled for about six seconds, and the tenant moves meanwhile",
+        needs: Needs::Any,
+        stage: Stage { keys: true, ..Stage::default() },
+        script: vec![
+            Act::DisableKey(0),
+            Act::Wait(3_000),
+            Act::Move { tenant: 0, to: 1, until: None },
+            Act::Settle,
+            Act::Wait(2_000),
+            Act::EnableKey(0),
+        ],
+        expects: vec![
+            Expect::Refused(Group::One(0), "TENANT_KEY_DISABLED"),
+            Expect::Radius(Group::One(0)),
+            Expect::Served(Group::AllBut(0), Span::Whole, 100),
+            Expect::Quick(Group::AllBut(0), Span::Fault, 250),
+            Expect::Ends("completed"),
+            Expect::Hurt(Group::One(0)),
+            Expect::Busy(Group::AllBut(0)),
+            Expect::Back(1_000),
             Expect::Fresh,
             Expect::Agreed,
         ],

@@ -84,6 +84,24 @@ fn a_drill_whose_fault_did_not_take_place_proves_nothing() {
 }
 
 #[test]
+fn without_its_key_a_tenant_is_refused_with_the_code_and_nothing_else() {
+    let refused = Expect::Refused(Group::One(0), "TENANT_KEY_DISABLED");
+    let asked =
+        |code: &str, at_ms| Op { outcome: Outcome::Refused { code: code.into() }, ..op("a", at_ms, 5, true) };
+    let told = |ops: Vec<Op>| {
+        let label = "a has its key disabled".into();
+        let disabled = FaultSpan { lane: keys::LANE.into(), label, from: 1_600_000, to: 2_000_000 };
+        finding(&refused, &Evidence { faults: vec![disabled], ..evidence(ops) })
+    };
+    let held = told(vec![asked("TENANT_KEY_DISABLED", 1_700), op("a", 1_990, 20, false), op("b", 1_700, 5, false)]);
+    assert!(held.held && !held.exercise, "{held:?}");
+    assert!(!told(Vec::new()).held, "nobody asked");
+    assert!(!told(vec![asked("TENANT_KEY_DISABLED", 1_700), op("a", 1_800, 5, false)]).held, "it was served");
+    let other = told(vec![asked("TENANT_KEY_DISABLED", 1_700), asked("NO_LEASE", 1_800)]);
+    assert!(!other.held && other.observed.contains("NO_LEASE"), "{other:?}");
+}
+
+#[test]
 fn what_was_felt_is_failed_or_long() {
     let hurt = Expect::Hurt(Group::On(0));
     assert!(holds(&hurt, &evidence(vec![op("a", 1_200, 600, false)])));

@@ -152,6 +152,12 @@ impl Server {
         self.control(&["stop", "--wait", "-m", "immediate"])
     }
 
+    /// Writes a file of its data directory, as it would itself: nobody else may read it.
+    pub fn put(&self, name: &str, text: &str) -> Result<(), ServerError> {
+        let path = self.directory.join("data").join(name).display().to_string();
+        shell("umask 077 && printf %s \"$1\" > \"$0\"", &[&path, text])
+    }
+
     /// Starts it again, at the same port. Returns when it answers.
     pub fn start_again(&self) -> Result<(), ServerError> {
         self.control(&["start", "--wait", "--timeout=60", "-l", &format!("{}/log", self.directory.display())])

@@ -104,7 +104,7 @@ async fn session(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) 
         }
     }
     let endpoint = match tenants.link.endpoint(&follow.agent, Server::Agent) {
-        Ok(endpoint) => endpoint.connect_timeout(CONNECT_MAX).tcp_nodelay(true),
+        Ok(endpoint) => endpoint.tcp_nodelay(true).connect_timeout(CONNECT_MAX),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
     };
     let channel = match tenants.link.connected(&endpoint).await {
@@ -139,6 +139,7 @@ fn opening(tenants: &Tenants, tenant: &Tenant, follow: &Follow) -> Result<(Reque
         generation: tenants.generation.get(),
         leg: follow.leg.map_or(wire::Leg::Unspecified, wire::Leg::from).into(),
         storage: wire::Storage::Embedded.into(),
+        ..wire::FollowStart::default()
     });
     let next_chunk = |after: Vec<u8>| Request::NextChunk(wire::NextChunk { after_key: after.into() });
     let next = match &position.frontier {

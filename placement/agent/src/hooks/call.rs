@@ -8,14 +8,14 @@ use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::options::HookInvalid;
+use crate::pem::{self, PemError};
 
 /// What is read of an answer,
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -166,21 +166,11 @@ fn reason(status: StatusCode, body: &[u8]) -> String {
 }
 
 fn client(ca_file: &Path) -> Result<ClientConfig, HookInvalid> {
-    let file = |reason: String| HookInvalid::File { path: ca_file.to_owned(), reason };
-    let pem =
-        std::fs::read(ca_file).map_err(|source| HookInvalid::Unreadable { path: ca_file.to_owned(), source })?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| file(error.to_string()))?;
-        roots.add(certificate).map_err(|error| file(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(file("there is no certificate in it".into()));
-    }
+    let roots = pem::roots(ca_file)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| file(error.to_string()))?;
+        .map_err(|error| PemError::Content { path: ca_file.to_owned(), reason: error.to_string() })?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 

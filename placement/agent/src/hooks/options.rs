@@ -7,10 +7,11 @@ use cell_trust::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use super::call::shown;
+use crate::pem::{self, PemError};
 
 /// More hooks than this are a mistake.
 const HOOKS_MAX: usize = 16;
-const KEY_FILE_BYTES_MAX: usize = 1_024;
+const KEY_FILE_BYTES_MAX: u64 = 1_024;
 /// A step is answered within five seconds, hooks included.
 const DEADLINE_MS: std::ops::RangeInclusive<u32> = 50..=3_000;
 const CUTOVER_DEADLINE_MS: std::ops::RangeInclusive<u32> = 20..=1_500;
@@ -144,31 +145,9 @@ pub enum HookInvalid {
         /// How many there are.
         found: usize,
     },
-    /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file holds something else.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Others may read the key.
-    #[error("{} may be read by others than its owner (mode {mode:o}): chmod 600 {}", path.display(), path.display())]
-    Exposed {
-        /// Which file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] PemError),
 }
 
 impl HookInvalid {
@@ -176,8 +155,8 @@ impl HookInvalid {
     pub(crate) const fn code(&self) -> &'static str {
         match self {
             Self::Value { .. } | Self::Count { .. } => "INVALID_OPTION",
-            Self::Unreadable { .. } | Self::File { .. } => "HOOK_FILE_INVALID",
-            Self::Exposed { .. } => "HOOK_KEY_EXPOSED",
+            Self::File(PemError::Exposed { .. }) => "HOOK_KEY_EXPOSED",
+            Self::File(_) => "HOOK_FILE_INVALID",
         }
     }
 }
@@ -210,15 +189,8 @@ impl HooksOptions {
 }
 
 fn read_key(path: &Path) -> Result<SigningKey, HookInvalid> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let unreadable = |source| HookInvalid::Unreadable { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(HookInvalid::Exposed { path: path.to_owned(), mode });
-    }
-    let text = std::fs::read(path).map_err(unreadable)?;
-    let file = |reason: String| HookInvalid::File { path: path.to_owned(), reason };
-    let text = std::str::from_utf8(&text).ok().filter(|text| text.len() <= KEY_FILE_BYTES_MAX);
-    let text = text.ok_or_else(|| file("it is no key".into()))?;
+    let text = pem::private(path, KEY_FILE_BYTES_MAX)?;
+    let file = |reason: String| HookInvalid::File(PemError::Content { path: path.to_owned(), reason });
+    let text = std::str::from_utf8(&text).map_err(|_| file("it is no key".into()))?;
     text.trim().parse().map_err(|invalid: cell_trust::InvalidKey| file(invalid.to_string()))
 }

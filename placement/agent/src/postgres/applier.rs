@@ -8,6 +8,8 @@
 //! the frontier are not there, so an update or deletion of one touches nothing; only an insert, and an update that
 //! moves a key, must ask on which side of the frontier they lie, and the database itself compares the keys.
 
+mod statements;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,12 +25,13 @@ use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement, Transaction};
 
-use super::backfill::{compare, copied_list};
-use super::catalogue::{Catalogue, Column, Table};
+use statements::{Side, Whole, existed, is_unchanged, load_sql, moves_key, side, updated};
+
+use super::catalogue::{Catalogue, Table};
 use super::connect::Database;
 use super::fault::Fault;
 use super::records::{Copied, Reach, from_db, to_db};
-use super::sql::{Text, ident};
+use super::sql::Text;
 use crate::record::Record as _;
 use crate::refusal::Refusal;
 
@@ -111,10 +114,6 @@ fn value(value: &wire::TableValue) -> Text<'_> {
         Some(Value::Text(text)) => Some(text),
         Some(Value::Unchanged(_) | Value::Null(_)) | None => None,
     })
-}
-
-fn is_unchanged(value: &wire::TableValue) -> bool {
-    matches!(value.value, Some(Value::Unchanged(_)))
 }
 
 /// A statement with its values.
@@ -216,8 +215,13 @@ impl Applier {
             self.waits = wait;
         }
         let transaction = self.client.transaction().await?;
-        let work = Work { transaction: &transaction, catalogue: &self.catalogue, statements: &self.statements };
-        work.expect(&tenant, &self.copied, self.move_id).await?;
+        let work = Work {
+            transaction: &transaction,
+            tenant: &tenant,
+            catalogue: &self.catalogue,
+            statements: &self.statements,
+        };
+        work.expect(&self.copied, self.move_id).await?;
         work.mutate(&before, &self.copied.reach).await?;
         for rows in rows {
             work.load(rows).await?;
@@ -239,7 +243,8 @@ impl Applier {
     async fn prepare(&mut self, mutations: &[wire::TableMutation], reach: &Reach) -> Result<(), NotApplied> {
         for mutation in mutations {
             let table = self.catalogue.table(mutation.table).ok_or_else(unreadable)?;
-            for sql in statements(&self.catalogue, table, mutation, reach).into_iter().flatten() {
+            let whole = Whole { catalogue: &self.catalogue, tenant: &self.tenant.clone(), table };
+            for sql in whole.statements(mutation, reach).into_iter().flatten() {
                 self.prepare_one(&sql).await?;
             }
         }
@@ -255,129 +260,18 @@ impl Applier {
     }
 }
 
-fn load_sql(catalogue: &Catalogue, table: &Table) -> String {
-    format!("COPY {} ({}) FROM STDIN (FORMAT binary)", catalogue.qualified(table), copied_list(table))
-}
-
-fn condition(columns: &[String], table: &Table, first: usize) -> String {
-    let one =
-        |(place, name): (usize, &String)| format!("{} = ${}::{}", ident(name), first + place, table.type_of(name));
-    columns.iter().enumerate().map(one).collect::<Vec<_>>().join(" AND ")
-}
-
-/// `INSERT … SELECT $1::int, … WHERE ROW(key) <= ROW(frontier)`.
-fn insert_sql(catalogue: &Catalogue, table: &Table, reach: &Reach, place: u32) -> Option<String> {
-    let columns: Vec<_> = table.copied().collect();
-    let values: Vec<String> =
-        columns.iter().enumerate().map(|(at, column)| format!("${}::{}", at + 1, column.type_name)).collect();
-    let mut sql = format!(
-        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {}",
-        catalogue.qualified(table),
-        copied_list(table),
-        values.join(", ")
-    );
-    match side(reach, place) {
-        Side::Whole => {}
-        Side::Nothing => return None,
-        Side::Part => {
-            // The frontier is a constant of the statement: it stands still while a chunk is on its way.
-            let keys = table.key_places();
-            let in_order_of = |key: &usize| {
-                let column = columns[*key];
-                let order = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
-                format!("${}::{}{order}", key + 1, column.type_name)
-            };
-            let names: Vec<String> = keys.iter().map(in_order_of).collect();
-            let bound = compare(table, "<=", &reach.key).replacen(
-                &format!("ROW({})", table.key_list()),
-                &format!("ROW({})", names.join(", ")),
-                1,
-            );
-            sql = format!("{sql} WHERE {bound}");
-        }
-    }
-    Some(sql)
-}
-
-/// How much of a table lies before the frontier.
-#[derive(PartialEq, Eq)]
-enum Side {
-    Whole,
-    Part,
-    Nothing,
-}
-
-fn side(reach: &Reach, table: u32) -> Side {
-    if reach.done || table < reach.table {
-        Side::Whole
-    } else if table == reach.table && !reach.key.is_empty() {
-        Side::Part
-    } else {
-        Side::Nothing
-    }
-}
-
-/// The columns that an update sets, with their values.
-fn updated<'a>(
-    table: &'a Table,
-    new_row: &'a [wire::TableValue],
-) -> impl Iterator<Item = (&'a Column, &'a wire::TableValue)> {
-    table.copied().zip(new_row).filter(|(column, value)| !column.always && !is_unchanged(value))
-}
-
-fn update_sql(catalogue: &Catalogue, table: &Table, new_row: &[wire::TableValue]) -> String {
-    let set = |(place, (column, _)): (usize, (&Column, _))| {
-        format!("{} = ${}::{}", ident(&column.name), place + 1, column.type_name)
-    };
-    let mut sets: Vec<String> = updated(table, new_row).enumerate().map(set).collect();
-    let found = condition(&table.key, table, sets.len() + 1);
-    if sets.is_empty() {
-        let tenant = ident(&catalogue.tenant_column);
-        sets.push(format!("{tenant} = {tenant}"));
-    }
-    format!("UPDATE {} SET {} WHERE {found}", catalogue.qualified(table), sets.join(", "))
-}
-
-fn delete_sql(catalogue: &Catalogue, table: &Table) -> String {
-    format!("DELETE FROM {} WHERE {}", catalogue.qualified(table), condition(&table.key, table, 1))
-}
-
-/// Whether an update gives its row another key.
-fn moves_key(table: &Table, mutation: &wire::TableMutation) -> bool {
-    let new = table.key_places().into_iter().map(|place| mutation.new_row.get(place));
-    new.zip(&mutation.old_key).any(|(new, old)| new.is_some_and(|new| !is_unchanged(new) && new != old))
-}
-
-/// The statements that a mutation may need: what is to be done, and, where a key moves across the frontier, the
-/// deletion and the insert that take its place.
-fn statements(
-    catalogue: &Catalogue,
-    table: &Table,
-    mutation: &wire::TableMutation,
-    reach: &Reach,
-) -> [Option<String>; 3] {
-    let insert = || insert_sql(catalogue, table, reach, mutation.table);
-    match (mutation.old_key.is_empty(), mutation.new_row.is_empty()) {
-        (true, _) => [insert(), None, None],
-        (false, true) => [Some(delete_sql(catalogue, table)), None, None],
-        (false, false) if side(reach, mutation.table) == Side::Part && moves_key(table, mutation) => {
-            [None, Some(delete_sql(catalogue, table)), insert()]
-        }
-        (false, false) => [Some(update_sql(catalogue, table, &mutation.new_row)), None, None],
-    }
-}
-
 /// One transaction's work.
 struct Work<'a> {
     transaction: &'a Transaction<'a>,
+    tenant: &'a TenantId,
     catalogue: &'a Catalogue,
     statements: &'a HashMap<String, Statement>,
 }
 
 impl<'a> Work<'a> {
     /// The copy is as it is believed to be, and stays so until the end of the transaction.
-    async fn expect(&self, tenant: &TenantId, copied: &Copied, move_id: MoveId) -> Result<(), NotApplied> {
-        let row = self.transaction.query_opt(&self.statement(EXPECT)?, &[&tenant.as_str()]).await?;
+    async fn expect(&self, copied: &Copied, move_id: MoveId) -> Result<(), NotApplied> {
+        let row = self.transaction.query_opt(&self.statement(EXPECT)?, &[&self.tenant.as_str()]).await?;
         let as_believed = row.is_some_and(|row| {
             let role: &str = row.get(2);
             Seq(from_db(row.get(0))) == copied.applied
@@ -409,7 +303,7 @@ impl<'a> Work<'a> {
                     continue;
                 }
                 if side(reach, mutation.table) == Side::Part
-                    && !mutation.old_key.is_empty()
+                    && existed(mutation)
                     && !mutation.new_row.is_empty()
                     && moves_key(table, mutation)
                 {
@@ -438,23 +332,30 @@ impl<'a> Work<'a> {
         if prepared.exact && rows != 1 { Err(diverged(prepared.table, rows)) } else { Ok(rows) }
     }
 
+    const fn whole(&self, table: &'a Table) -> Whole<'a> {
+        Whole { catalogue: self.catalogue, tenant: self.tenant, table }
+    }
+
     fn statement(&self, sql: &str) -> Result<Statement, NotApplied> {
         self.statements.get(sql).cloned().ok_or_else(unreadable)
     }
 
     fn prepared<'m>(
         &'m self,
-        table: &'m Table,
+        table: &'a Table,
         mutation: &'m wire::TableMutation,
         reach: &Reach,
-    ) -> Result<Option<Prepared<'m>>, NotApplied> {
-        let [sql, _, _] = statements(self.catalogue, table, mutation, reach);
+    ) -> Result<Option<Prepared<'m>>, NotApplied>
+    where
+        'a: 'm,
+    {
+        let [sql, _, _] = self.whole(table).statements(mutation, reach);
         let Some(sql) = sql else { return Ok(None) };
         let statement = self.statement(&sql)?;
-        let values: Vec<Text<'_>> = match (mutation.old_key.is_empty(), mutation.new_row.is_empty()) {
-            (true, _) => mutation.new_row.iter().map(value).collect(),
-            (false, true) => mutation.old_key.iter().map(value).collect(),
-            (false, false) => {
+        let values: Vec<Text<'_>> = match (existed(mutation), mutation.new_row.is_empty()) {
+            (false, _) => mutation.new_row.iter().map(value).collect(),
+            (true, true) => mutation.old_key.iter().map(value).collect(),
+            (true, false) => {
                 let changed = updated(table, &mutation.new_row).map(|(_, changed)| value(changed));
                 changed.chain(mutation.old_key.iter().map(value)).collect()
             }
@@ -467,11 +368,11 @@ impl<'a> Work<'a> {
     /// An update that gives a row of a half-copied table another key: the row may come over the frontier, or go.
     async fn move_key(
         &self,
-        table: &Table,
+        table: &'a Table,
         mutation: &wire::TableMutation,
         reach: &Reach,
     ) -> Result<(), NotApplied> {
-        let [_, Some(delete), Some(insert)] = statements(self.catalogue, table, mutation, reach) else {
+        let [_, Some(delete), Some(insert)] = self.whole(table).statements(mutation, reach) else {
             return Err(unreadable());
         };
         if mutation.new_row.iter().any(is_unchanged) {

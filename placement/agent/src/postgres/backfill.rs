@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use super::catalogue::{Catalogue, Table};
 use super::fault::Fault;
+use super::form::Form;
 use super::records::Reach;
 use super::snapshot::Snapshot;
 use super::sql::{ident, literal};
@@ -35,29 +36,22 @@ pub(crate) struct RowSize {
 }
 
 /// `SELECT` of the columns that are copied.
-pub(crate) fn copied_list(table: &Table) -> String {
+fn copied_list(table: &Table) -> String {
     table.copied().map(|column| ident(&column.name)).collect::<Vec<_>>().join(", ")
 }
 
-/// `ROW("a", "b") > ROW('x'::text, '1'::bigint)`.
+/// As [`copied_list`], behind what says whose a row is, where something does.
+pub(crate) fn listed(whose: Option<String>, table: &Table) -> String {
+    let columns = Some(copied_list(table)).filter(|columns| !columns.is_empty());
+    whose.into_iter().chain(columns).collect::<Vec<_>>().join(", ")
+}
+
+/// `ROW("a", "b") > ROW('x'::text, '1'::bigint)`. Whose the rows are is not part of it: with that column the server would
+/// begin at the tenant's first row, and pass over everything that has been read, for each chunk again.
 pub(crate) fn compare(table: &Table, operator: &str, key: &[String]) -> String {
     let typed = |(name, value): (&String, &String)| format!("{}::{}", literal(value), table.type_of(name));
     let values: Vec<String> = table.key.iter().zip(key).map(typed).collect();
     format!("ROW({}) {operator} ROW({})", table.key_list(), values.join(", "))
-}
-
-/// As [`compare`], among the rows of one tenant: its column is equal on both sides and is left out. With it the server
-/// would begin at the tenant's first row, and pass over everything that has been read, for each chunk again.
-fn compare_within(catalogue: &Catalogue, table: &Table, operator: &str, key: &[String]) -> String {
-    let others = || table.key.iter().zip(key).filter(|(name, _)| **name != catalogue.tenant_column);
-    if others().next().is_none() {
-        // The tenant has one row at the most.
-        return operator.contains('=').to_string();
-    }
-    let names: Vec<String> = others().map(|(name, _)| ident(name)).collect();
-    let typed = |(name, value): (&String, &String)| format!("{}::{}", literal(value), table.type_of(name));
-    let values: Vec<String> = others().map(typed).collect();
-    format!("ROW({}) {operator} ROW({})", names.join(", "), values.join(", "))
 }
 
 /// Begins a transaction whose every read is of one moment, and says which.
@@ -72,7 +66,7 @@ pub(crate) async fn begin(client: &Client) -> Result<Snapshot, Fault> {
 pub(crate) async fn read(
     client: &Client,
     catalogue: &Catalogue,
-    tenant: &TenantId,
+    (tenant, form): (&TenantId, &Form),
     (reach, row_size): (&Reach, Option<RowSize>),
     bytes: u64,
 ) -> Result<Chunk, Fault> {
@@ -82,8 +76,14 @@ pub(crate) async fn read(
     let fitting = |bytes: u64, size: RowSize| (bytes / size.bytes).clamp(16, ROWS_MAX);
     let (mut read, mut wanted) = (0, row_size.map_or(first, |size| fitting(bytes, size)));
     while let Some(table) = catalogue.table(reach.table).filter(|_| !reach.done) {
+        if !reach.key.is_empty() && reach.key.len() != table.key.len() {
+            let reason = format!("a frontier of {} has another key than the table", table.name);
+            return Err(Fault::new("DATABASE_FAILED", reason));
+        }
         let ends_at = boundary(client, catalogue, tenant, (table, &reach.key), wanted).await?;
-        let (copy, count) = copy_out(client, catalogue, tenant, table, &reach.key, ends_at.as_deref()).await?;
+        let (copy, count) =
+            copy_out(client, catalogue, (tenant, form.of(reach.table)), table, (&reach.key, ends_at.as_deref()))
+                .await?;
         read += copy.len() as u64;
         if let Some(average) = (copy.len() as u64).checked_div(count) {
             let size = RowSize { table: reach.table, bytes: average.max(1) };
@@ -116,6 +116,10 @@ async fn boundary(
     (table, after): (&Table, &[String]),
     count: u64,
 ) -> Result<Option<Vec<String>>, Fault> {
+    if table.key.is_empty() {
+        // The tenant has one row at the most.
+        return Ok(None);
+    }
     // A cast is called like its column, and ORDER BY would take it for that: 10 would come before 9, and a boundary that
     // is so many rows away by text may be the whole table away by number.
     let as_text = |(place, name): (usize, &String)| format!("{}::text AS \"boundary {place}\"", ident(name));
@@ -124,11 +128,7 @@ async fn boundary(
         table.key.iter().enumerate().map(as_text).collect::<Vec<_>>().join(", "),
         catalogue.qualified(table),
         catalogue.of_tenant(table, tenant.as_str()),
-        if after.is_empty() {
-            String::new()
-        } else {
-            format!(" AND {}", compare_within(catalogue, table, ">", after))
-        },
+        if after.is_empty() { String::new() } else { format!(" AND {}", compare(table, ">", after)) },
         table.key_list(),
         count.saturating_sub(1),
     );
@@ -139,21 +139,20 @@ async fn boundary(
 async fn copy_out(
     client: &Client,
     catalogue: &Catalogue,
-    tenant: &TenantId,
+    (tenant, whose): (&TenantId, Option<&str>),
     table: &Table,
-    after: &[String],
-    until: Option<&[String]>,
+    (after, until): (&[String], Option<&[String]>),
 ) -> Result<(Bytes, u64), Fault> {
     let mut condition = catalogue.of_tenant(table, tenant.as_str());
     if !after.is_empty() {
-        condition = format!("{condition} AND {}", compare_within(catalogue, table, ">", after));
+        condition = format!("{condition} AND {}", compare(table, ">", after));
     }
     if let Some(until) = until {
-        condition = format!("{condition} AND {}", compare_within(catalogue, table, "<=", until));
+        condition = format!("{condition} AND {}", compare(table, "<=", until));
     }
     let sql = format!(
         "COPY (SELECT {} FROM {} WHERE {condition}) TO STDOUT (FORMAT binary)",
-        copied_list(table),
+        listed(whose.map(str::to_owned), table),
         catalogue.qualified(table),
     );
     let mut stream = pin!(client.copy_out(&sql).await?);

@@ -143,6 +143,13 @@ impl Captures {
         }
     }
 
+    /// What was captured for one tenant cannot be relied on any more.
+    pub(crate) fn fail(&mut self, tenant: &TenantId, refusal: &Refusal) {
+        if let Some(capture) = self.of.get_mut(tenant) {
+            capture.fail(refusal.clone());
+        }
+    }
+
     /// The capture whose follower lags the furthest is given up. False where none lags: then something else keeps the log.
     pub(crate) fn fail_slowest(&mut self, refusal: &Refusal) -> bool {
         let lagging = self.of.values_mut().filter(|capture| !capture.queue.is_empty());

@@ -18,13 +18,12 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Status, Streaming};
 
 use super::captures::Standing;
-use super::catalogue::Catalogue;
 use super::connect::Database;
 use super::fault::Fault;
 use super::options::DatabaseOptions;
 use super::replication::Replication;
 use super::tenant::{Core, Tenant};
-use super::{feed, follower, install, records, steps};
+use super::{feed, follower, look, records, steps};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
@@ -87,12 +86,11 @@ impl Cell {
         let database = Arc::new(Database::new(options)?);
         let keeper = keep(&database).await?;
         let mut client = database.session().await?;
-        install::install(&mut client, &database.options).await?;
-        let agent = records::open_agent(&mut client, &here, database.options.observe).await?;
-        let catalogue = Catalogue::read(&client, &database.options).await?;
-        install::guard(&mut client, &catalogue).await?;
+        let agent = records::open_agent(&mut client, &here, &database).await?;
+        let replication = Replication::new(Arc::clone(&database), &here, limits.captured_bytes_max);
+        let replication = replication.with_slot_of(&client).await?;
         let known = records::load(&client).await?;
-        let replication = Replication::new(Arc::clone(&database), &here, catalogue, limits.captured_bytes_max);
+        look::at_the_beginning(&database, &replication, &mut client, &known).await?;
         let known = known.into_iter().map(|(id, (control, copied))| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
             if let Some(capture) = &control.capture {
@@ -191,46 +189,6 @@ impl Cell {
         }
         self.check_term(lineage, term)
     }
-
-    /// Looks at the tables anew: they may have been changed, and others may have come.
-    pub(crate) async fn look_at_tables(&self) -> Result<Arc<Catalogue>, Fault> {
-        let mut client = self.database.session().await?;
-        let catalogue = Catalogue::read(&client, &self.database.options).await?;
-        install::guard(&mut client, &catalogue).await?;
-        self.replication.set_catalogue(catalogue);
-        Ok(self.replication.catalogue())
-    }
-
-    /// Where the tables' sequences stand.
-    pub(crate) async fn sequences(&self, client: &Client) -> Result<Vec<wire::TableSequence>, Fault> {
-        let mut standing = Vec::new();
-        for name in &self.replication.catalogue().sequences {
-            let row = client.query_one(&format!("SELECT last_value, is_called FROM {name}"), &[]).await?;
-            if row.get::<_, bool>(1) {
-                standing.push(wire::TableSequence { name: name.clone(), last_value: row.get(0) });
-            }
-        }
-        Ok(standing)
-    }
-
-    /// Moves a sequence beyond what the other cell has handed out, in whole steps of its own stride. Other tenants
-    /// draw from it at the same time, so it lands well ahead of them and never goes back.
-    pub(crate) async fn advance_sequence(&self, name: &str, last_value: i64) -> Result<(), Fault> {
-        const AHEAD: i64 = 1_000;
-        if !self.replication.catalogue().sequences.iter().any(|known| known == name) {
-            return Ok(());
-        }
-        let client = self.database.client().await?;
-        let sql = format!(
-            "SELECT setval($1::text::regclass, s.last_value + p.seqincrement * \
-                    (abs(($2 - s.last_value) / p.seqincrement) + {AHEAD})) \
-               FROM {name} s, pg_sequence p \
-              WHERE p.seqrelid = $1::text::regclass \
-                AND (CASE WHEN p.seqincrement > 0 THEN s.last_value < $2 ELSE s.last_value > $2 END)"
-        );
-        client.query(&sql, &[&name, &last_value]).await?;
-        Ok(())
-    }
 }
 
 fn stale_term((lineage, term): (Lineage, Term)) -> Refusal {
@@ -310,11 +268,11 @@ impl Driver for Cell {
         counted: bool,
     ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         Box::pin(async move {
-            if counted && let Err(fault) = self.count(tenant).await {
+            let asked = || tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
+            if counted && let Err(fault) = look::count(&self.database, &asked()).await {
                 tracing::debug!(%fault, "rows could not be counted: what was counted before is told");
             }
-            let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
-            tenants.iter().filter_map(|tenant| self.storage_of(tenant)).collect()
+            asked().iter().filter_map(|tenant| self.storage_of(tenant)).collect()
         })
     }
 
@@ -351,33 +309,6 @@ impl Driver for Cell {
 }
 
 impl Cell {
-    /// Counts rows and bytes of one tenant, or of all.
-    async fn count(&self, tenant: Option<&TenantId>) -> Result<(), Fault> {
-        let client = self.database.session().await?;
-        client.batch_execute("SET statement_timeout = '2s'").await?;
-        let catalogue = self.replication.catalogue();
-        let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for table in &catalogue.tables {
-            let column = super::sql::ident(&catalogue.tenant_column);
-            let of = tenant.map(|tenant| format!("WHERE {}", catalogue.of_tenant(table, tenant.as_str())));
-            let sql = format!(
-                "SELECT {column}::text, count(*), sum(pg_column_size(t.*))::bigint FROM {} t {} GROUP BY {column}",
-                catalogue.qualified(table),
-                of.unwrap_or_default()
-            );
-            for row in client.query(&sql, &[]).await? {
-                let sum = counted.entry(row.get(0)).or_default();
-                sum.0 += row.get::<_, i64>(1).cast_unsigned();
-                sum.1 += row.get::<_, i64>(2).cast_unsigned();
-            }
-        }
-        let tenants = tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
-        for tenant in tenants {
-            tenant.lock().counted = counted.get(tenant.id.as_str()).copied().unwrap_or_default();
-        }
-        Ok(())
-    }
-
     /// Where the capture stands: asked before the tenant's lock is taken, never under it.
     fn standing(&self, tenant: &TenantId) -> Option<Standing> {
         self.replication.captures().standing(tenant).and_then(Result::ok)
@@ -385,7 +316,13 @@ impl Cell {
 
     fn storage_of(&self, tenant: &Tenant) -> Option<wire::TenantStorage> {
         let standing = self.standing(&tenant.id);
-        storage_in(&tenant.id, &tenant.lock(), standing)
+        let mut storage = storage_in(&tenant.id, &tenant.lock(), standing)?;
+        if storage.captures {
+            let source = self.replication.throttle.standing();
+            let micros = source.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            (storage.commit_us, storage.slowed_to) = (micros.unwrap_or_default(), source.rate.unwrap_or_default());
+        }
+        Some(storage)
     }
 }
 
@@ -413,5 +350,6 @@ fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Opt
         move_id: control.move_id.0,
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
+        ..wire::TenantStorage::default()
     })
 }

@@ -28,22 +28,73 @@ fn finding(code: &str, reason: String) -> wire::Finding {
 /// What the tables lack.
 pub(crate) fn tables(catalogue: &Catalogue) -> Vec<wire::Finding> {
     if catalogue.tables.is_empty() {
-        let (schema, column) = (&catalogue.schema, &catalogue.tenant_column);
-        let reason = format!("no table of schema {schema} has a column {column}: nothing there belongs to tenants");
+        let schema = &catalogue.place.schema;
+        let reason = match &catalogue.place.column {
+            Some(column) => {
+                format!("no table of schema {schema} has a column {column}: nothing there belongs to tenants")
+            }
+            None => format!(
+                "schema {schema} has no tables, or is not there: CREATE SCHEMA {}, with them",
+                ident(schema)
+            ),
+        };
         return vec![finding("NO_TENANT_TABLES", reason)];
     }
-    catalogue.tables.iter().flat_map(|table| of_table(catalogue, table)).collect()
+    let of_table = |table| match &catalogue.place.column {
+        Some(tenant) => of_shared(catalogue, table, tenant),
+        None => of_own(catalogue, table),
+    };
+    catalogue.tables.iter().flat_map(|table| [of_table(table), of_any(catalogue, table)].concat()).collect()
 }
 
-fn of_table(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
-    let (name, tenant) = (catalogue.qualified(table), &catalogue.tenant_column);
+/// Of a table that is the tenant's alone.
+fn of_own(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
+    let name = catalogue.qualified(table);
+    let mut found = Vec::new();
+    let mut find = |code: &str, reason: String| found.push(finding(code, reason));
+    let one_row = format!("CREATE UNIQUE INDEX ON {name} ((true)); ALTER TABLE {name} REPLICA IDENTITY FULL");
+    if !table.is_keyed() {
+        let reason = format!(
+            "table {name} has no primary key, so its rows cannot be followed: ALTER TABLE {name} ADD PRIMARY KEY (…), or, \
+             where it has one row at the most, {one_row}"
+        );
+        find("NO_PRIMARY_KEY", reason);
+    } else if table.primary.is_empty() && table.replica_identity != 'f' {
+        let reason = format!("changes of {name}, which has one row and no primary key, are not logged: {one_row}");
+        find("REPLICA_IDENTITY", reason);
+    }
+    for key in &table.foreign_keys {
+        if !catalogue.tables.iter().any(|other| other.name == key.to) {
+            let reason = format!(
+                "foreign key {} of {name} leads to {}, outside of the tenant's schema, which is not moved: drop the key \
+                 and keep that table alike in all cells, or bring it into the schema",
+                ident(&key.name),
+                key.to
+            );
+            find("KEY_LEADS_OUT", reason);
+        }
+    }
+    found
+}
+
+/// Of a table whose rows are told apart by the column `tenant`.
+fn of_shared(catalogue: &Catalogue, table: &Table, tenant: &String) -> Vec<wire::Finding> {
+    let name = catalogue.qualified(table);
     let quoted = ident(tenant);
     let mut found = Vec::new();
     let mut find = |code: &str, reason: String| found.push(finding(code, reason));
-    if table.key.is_empty() {
+    if let Some(column) = table.tenant.as_ref().filter(|column| column.type_name.starts_with("character(")) {
+        let reason = format!(
+            "column {tenant} of {name} is {}, which fills names up with blanks: make it text: ALTER TABLE {name} ALTER {quoted} \
+             TYPE text",
+            column.type_name
+        );
+        find("TENANT_KEY_TYPE", reason);
+    }
+    if table.primary.is_empty() {
         let mend = format!("ALTER TABLE {name} ADD PRIMARY KEY ({quoted}, …)");
         find("NO_PRIMARY_KEY", format!("table {name} has no primary key, so its rows cannot be followed: {mend}"));
-    } else if !table.key.contains(tenant) {
+    } else if !table.primary.contains(tenant) {
         let mend = format!(
             "ALTER TABLE {name} DROP CONSTRAINT {}, ADD PRIMARY KEY ({quoted}, {})",
             table.uniques.first().map_or_else(|| "…".into(), |unique| ident(&unique.name)),
@@ -53,7 +104,7 @@ fn of_table(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
         find("TENANT_NOT_IN_KEY", reason);
     }
     for unique in table.uniques.iter().filter(|unique| !unique.columns.contains(tenant)) {
-        if unique.columns != table.key {
+        if unique.columns != table.primary {
             let index = ident(&unique.name);
             let reason = format!(
                 "unique index {index} of {name} lacks {tenant}: its values may collide with those of tenants of the \
@@ -82,6 +133,14 @@ fn of_table(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
             find("CROSS_TENANT_KEY", reason);
         }
     }
+    found
+}
+
+/// Of a table in any layout.
+fn of_any(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
+    let name = catalogue.qualified(table);
+    let mut found = Vec::new();
+    let mut find = |code: &str, reason: String| found.push(finding(code, reason));
     if !matches!(table.replica_identity, 'd' | 'f') {
         let mend = format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT");
         find("REPLICA_IDENTITY", format!("changes of {name} are logged without its primary key: {mend}"));
@@ -162,6 +221,7 @@ pub(crate) fn notes(server: &Server, wal_bytes_max: u64) -> Vec<wire::Finding> {
 #[cfg(test)]
 mod tests {
     use super::super::catalogue::{Column, ForeignKey, Unique};
+    use super::super::layout::Place;
     use super::*;
 
     fn table(name: &str) -> Table {
@@ -174,12 +234,14 @@ mod tests {
             collation: None,
             like: "text".into(),
         };
-        let key = vec!["tenant_id".to_owned(), "id".to_owned()];
+        let primary = vec!["tenant_id".to_owned(), "id".to_owned()];
         Table {
             name: name.into(),
-            columns: vec![column("id"), column("other"), column("tenant_id")],
-            uniques: vec![Unique { name: format!("{name}_pkey"), columns: key.clone() }],
-            key,
+            tenant: Some(column("tenant_id")),
+            columns: vec![column("id"), column("other")],
+            uniques: vec![Unique { name: format!("{name}_pkey"), columns: primary.clone(), constant: false }],
+            primary,
+            key: vec!["id".to_owned()],
             foreign_keys: Vec::new(),
             replica_identity: 'd',
             unlogged: false,
@@ -191,12 +253,8 @@ mod tests {
         let mut first = table("first");
         change(&mut first);
         let tables_ = vec![first, table("second")];
-        let catalogue = Catalogue {
-            schema: "public".into(),
-            tenant_column: "tenant_id".into(),
-            tables: tables_,
-            sequences: Vec::new(),
-        };
+        let place = Place { schema: "public".into(), column: Some("tenant_id".into()) };
+        let catalogue = Catalogue { place, tables: tables_, sequences: Vec::new() };
         tables(&catalogue).into_iter().map(|finding| finding.code).collect()
     }
 
@@ -213,17 +271,19 @@ mod tests {
     #[test]
     fn each_thing_in_the_way_is_named() {
         let no_key = |table: &mut Table| {
+            table.primary.clear();
             table.key.clear();
             table.uniques.clear();
         };
         assert_eq!(codes(no_key), ["NO_PRIMARY_KEY"]);
         let id_only = |table: &mut Table| {
-            table.key = vec!["id".into()];
+            table.primary = vec!["id".into()];
             table.uniques[0].columns = vec!["id".into()];
         };
         assert_eq!(codes(id_only), ["TENANT_NOT_IN_KEY"]);
         let unique = |table: &mut Table| {
-            table.uniques.push(Unique { name: "u".into(), columns: vec!["other".into()] });
+            let columns = vec!["other".into()];
+            table.uniques.push(Unique { name: "u".into(), columns, constant: false });
         };
         assert_eq!(codes(unique), ["UNIQUE_WITHOUT_TENANT"]);
         let crossing = |table: &mut Table| {
@@ -236,10 +296,65 @@ mod tests {
             table.foreign_keys.push(ForeignKey { name: "f".into(), to: "countries".into(), pairs });
         };
         assert_eq!(codes(out), ["KEY_LEADS_OUT"]);
+        let padded = |table: &mut Table| table.tenant.as_mut().unwrap().type_name = "character(12)".into();
+        assert_eq!(codes(padded), ["TENANT_KEY_TYPE"]);
         assert_eq!(codes(|table| table.unlogged = true), ["UNLOGGED_TABLE"]);
         assert_eq!(codes(|table| table.inherits = true), ["TABLE_INHERITS"]);
         assert_eq!(codes(|table| table.replica_identity = 'n'), ["REPLICA_IDENTITY"]);
         assert_eq!(codes(|table| table.columns[1].unmovable = Some("it is odd".into())), ["COLUMN_UNSUPPORTED"]);
+    }
+
+    #[test]
+    fn a_table_of_the_tenants_own_needs_no_column_but_a_way_to_follow_its_rows() {
+        let own = |change: &dyn Fn(&mut Table)| -> Vec<String> {
+            let mut first = Table { tenant: None, primary: vec!["id".into()], ..table("first") };
+            first.uniques[0].columns = vec!["id".into()];
+            change(&mut first);
+            let catalogue =
+                Catalogue { place: Place::of_one("tenant_a"), tables: vec![first], sequences: Vec::new() };
+            tables(&catalogue).into_iter().map(|finding| finding.code).collect()
+        };
+        let no_key = |table: &mut Table| {
+            table.primary.clear();
+            table.key.clear();
+            table.uniques.clear();
+        };
+        let one_row = |table: &mut Table| {
+            no_key(table);
+            let columns = vec!["(expression)".into()];
+            table.uniques.push(Unique { name: "one".into(), columns, constant: true });
+        };
+        let leads = |table: &mut Table, to: &str| {
+            let pairs = vec![("other".into(), "id".into())];
+            table.foreign_keys.push(ForeignKey { name: "f".into(), to: to.into(), pairs });
+        };
+        assert_eq!(own(&|_| {}), Vec::<String>::new());
+        assert_eq!(own(&no_key), ["NO_PRIMARY_KEY"]);
+        assert_eq!(own(&one_row), ["REPLICA_IDENTITY"], "an update of it would fail once it is published");
+        let logged = |table: &mut Table| {
+            one_row(table);
+            table.replica_identity = 'f';
+        };
+        assert_eq!(own(&logged), Vec::<String>::new());
+        assert_eq!(own(&|table| leads(table, "first")), Vec::<String>::new());
+        assert_eq!(own(&|table| leads(table, "public.countries")), ["KEY_LEADS_OUT"]);
+        let none = Catalogue { place: Place::of_one("tenant_a"), ..Catalogue::default() };
+        assert_eq!(tables(&none)[0].code, "NO_TENANT_TABLES");
+    }
+
+    #[test]
+    fn tables_of_both_layouts_are_alike_but_for_the_column() {
+        let shared = table("orders");
+        let mut own = Table { tenant: None, primary: vec!["id".into()], ..table("orders") };
+        own.uniques[0].columns = vec!["id".into()];
+        let lines = |table: Table| {
+            let place =
+                Place { schema: "s".into(), column: table.tenant.as_ref().map(|column| column.name.clone()) };
+            Catalogue { place, tables: vec![table], sequences: Vec::new() }.lines()
+        };
+        assert_eq!(lines(shared.clone()), lines(own.clone()));
+        own.uniques[0].columns = vec!["other".into()];
+        assert_ne!(lines(shared), lines(own));
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use cell_protos::v1 as wire;
 use tokio_postgres::Client;
 
-use super::catalogue::{Catalogue, Table};
+use super::catalogue::{Catalogue, Sequence, Table};
 use super::cell::Cell;
 use super::fault::Fault;
+use super::layout::Layout;
+use super::look::schemas;
 use super::sql::ident;
 
 /// Names that are told, and writers.
@@ -21,11 +23,18 @@ const PATIENCE: &str = "SET statement_timeout = '3s'";
 pub(super) async fn look(cell: &Cell) -> Result<wire::Existing, Fault> {
     let client = cell.database.session().await?;
     client.batch_execute(PATIENCE).await?;
-    let catalogue = Catalogue::read(&client, &cell.database.options).await?;
-    let mut strangers = BTreeSet::new();
-    for table in &catalogue.tables {
-        strangers.extend(strangers_in(&client, &catalogue, table).await?);
-    }
+    let (strangers, sequences) = match &cell.database.layout {
+        Layout::Shared(place) => {
+            let catalogue = Catalogue::read(&client, place).await?;
+            let mut strangers = BTreeSet::new();
+            for table in &catalogue.tables {
+                strangers.extend(strangers_in(&client, &catalogue, table).await?);
+            }
+            (strangers, sequences(&client, &catalogue).await?)
+        }
+        // No two tenants draw from one of these.
+        Layout::Schemas { .. } => (schemas_of_strangers(&client, &cell.database.layout).await?, Vec::new()),
+    };
     let mut observed = observed(&client).await?;
     let (more_strangers, more_observed) = (strangers.len() > TOLD_MAX, observed.len() > TOLD_MAX);
     observed.truncate(TOLD_MAX);
@@ -35,15 +44,24 @@ pub(super) async fn look(cell: &Cell) -> Result<wire::Existing, Fault> {
         observes: cell.database.options.observe,
         observed,
         more_observed,
-        sequences: sequences(&client, &catalogue).await?,
+        sequences,
     })
+}
+
+/// Tenants with a schema of their own that the cell was never granted.
+async fn schemas_of_strangers(client: &Client, layout: &Layout) -> Result<BTreeSet<String>, Fault> {
+    let granted = client.query("SELECT tenant FROM cellway.controls", &[]).await?;
+    let granted: BTreeSet<String> = granted.iter().map(|row| row.get(0)).collect();
+    let named = schemas(client, layout).await?.into_iter().map(|(_, tenant)| tenant.to_string());
+    Ok(named.filter(|tenant| !granted.contains(tenant)).take(ASKED_MAX).collect())
 }
 
 /// Tenants with rows in a table that the cell was never granted: from each tenant straight to the next one, not through
 /// all the rows. Those that it knows are left out before they are counted, or they would hide the others. Asked row by
 /// row and not joined, so that it ends with the last one that is told.
 async fn strangers_in(client: &Client, catalogue: &Catalogue, table: &Table) -> Result<Vec<String>, Fault> {
-    let (name, column) = (catalogue.qualified(table), ident(&catalogue.tenant_column));
+    let Some(column) = &table.tenant else { return Ok(Vec::new()) };
+    let (name, column) = (catalogue.qualified(table), ident(&column.name));
     let sql = format!(
         "WITH RECURSIVE found AS ( \
            (SELECT {column} AS who FROM {name} WHERE {column} IS NOT NULL ORDER BY {column} LIMIT 1) \
@@ -74,7 +92,7 @@ async fn observed(client: &Client) -> Result<Vec<wire::ObservedWriter>, Fault> {
 
 async fn sequences(client: &Client, catalogue: &Catalogue) -> Result<Vec<wire::SequenceStanding>, Fault> {
     let mut standing = Vec::new();
-    for name in &catalogue.sequences {
+    for Sequence { name, .. } in &catalogue.sequences {
         let sql = format!(
             "SELECT p.seqincrement, s.last_value, s.is_called, p.seqmax FROM {name} AS s, pg_sequence AS p \
              WHERE p.seqrelid = $1::text::regclass"

@@ -6,6 +6,7 @@ use deadpool_postgres::PoolError;
 use pgwire_replication::PgWireError;
 use tokio_postgres::error::SqlState;
 
+use super::tls;
 use crate::refusal::Refusal;
 
 /// See the module.
@@ -25,6 +26,21 @@ impl Fault {
         Self { code, reason: reason.into(), state: None }
     }
 
+    /// The server has said that it speaks no TLS.
+    pub(crate) fn no_tls() -> Self {
+        let reason = "the server speaks no TLS: ssl = on, ssl_cert_file and ssl_key_file in its configuration, or another \
+                      sslmode in the address";
+        Self::new("DATABASE_TLS", reason)
+    }
+
+    /// What a connection has met, TLS among it.
+    pub(crate) fn of_io(error: &std::io::Error) -> Self {
+        match tls_error(error) {
+            Some(error) => Self::new("DATABASE_TLS", tls::explained(error)),
+            None => Self::new("DATABASE_UNREACHABLE", error.to_string()),
+        }
+    }
+
     /// Whether the same may succeed later without anybody doing anything about the data.
     pub(crate) fn may_pass(&self) -> bool {
         match self.state.as_deref() {
@@ -33,6 +49,11 @@ impl Fault {
             None => true,
         }
     }
+}
+
+/// TLS's own words, where it was TLS.
+fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The code and what to do, for what the server says at the door.
@@ -60,7 +81,18 @@ impl From<tokio_postgres::Error> for Fault {
             if code != "DATABASE_FAILED" {
                 reason = format!("{reason}; {next}");
             }
+            // Of a server that lets nobody in without.
+            if reason.contains("no encryption") {
+                reason.push_str("; or say sslmode=verify-full and sslrootcert in the address");
+            }
             return Self { code, reason, state: Some(db.code().code().to_owned()) };
+        }
+        let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+        if let Some(error) = io.and_then(tls_error) {
+            return Self::new("DATABASE_TLS", tls::explained(error));
+        }
+        if error.to_string().contains("TLS handshake") && io.is_none() {
+            return Self::no_tls();
         }
         let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
         Self::new("DATABASE_UNREACHABLE", format!("{error}{cause}"))

@@ -24,10 +24,12 @@ use tonic::{Status, Streaming};
 use super::backfill;
 use super::captures::Captured;
 use super::cell::Cell;
+use super::form::Form;
 use super::records::Reach;
 use super::seal;
 use super::snapshot::Snapshot;
 use super::tenant::{Core, Tenant};
+use super::throttle::UnderWay;
 use crate::driver::Responses;
 use crate::follow::HEARTBEAT_MS;
 use crate::record::{Record, Role};
@@ -41,6 +43,8 @@ const OPENING_MAX: Duration = Duration::from_secs(5);
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// How long a snapshot waits for what was sent to become visible.
 const SETTLE_MAX: Duration = Duration::from_secs(4);
+/// A chunk that must wait for the source to recover looks again so often.
+const THROTTLE_LOOK: Duration = Duration::from_millis(50);
 /// Transactions that may not be visible yet are looked at again once there are so many.
 const UNSETTLED: usize = 1_000;
 
@@ -57,10 +61,12 @@ pub(crate) struct Feed {
     reader: Option<Client>,
     /// Chunks are being asked for. What writers add meanwhile goes with the next one, unless it is much, or that one is
     /// long in coming: each message is a transaction at the follower.
-    copying: bool,
+    copying: Option<UnderWay>,
     /// Chunks that were read for this stream.
     chunks: u32,
     row_size: Option<backfill::RowSize>,
+    /// As the follower takes rows.
+    form: Form,
     outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
 }
 
@@ -113,9 +119,15 @@ pub(crate) async fn serve(
     let tenant = cell.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));
     let (outbox, responses) = mpsc::channel(QUEUE);
-    let number = open(&cell, &tenant, (uid, move_id), Seq(start.applied_seq), outbox.clone())
-        .await
-        .map_err(|refusal| refused(&refusal))?;
+    let opened = async {
+        let catalogue = cell.catalogue(&id).await?;
+        let form = Form::wanted(&start, &catalogue, &id)?;
+        // Before anybody else can send: a follower compares the tables first.
+        let tables = Response::Tables(wire::TablesLike { lines: catalogue.lines() });
+        outbox.try_send(Ok(wire::FollowResponse { response: Some(tables) })).map_err(|_| gone())?;
+        open(&cell, &tenant, (uid, move_id), (Seq(start.applied_seq), form), outbox.clone()).await
+    };
+    let number = opened.await.map_err(|refusal| refused(&refusal))?;
     tenant.notify();
     let stream = Stream { cell: Arc::clone(&cell), tenant, uid, move_id, number };
     let stop = cell.stop.clone();
@@ -127,7 +139,7 @@ async fn open(
     cell: &Cell,
     tenant: &Tenant,
     (uid, move_id): (Uid, MoveId),
-    applied: Seq,
+    (applied, form): (Seq, Form),
     outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
 ) -> Result<u64, Refusal> {
     let mut feed = tenant.feed.lock().await;
@@ -158,9 +170,10 @@ async fn open(
         unsettled: Vec::new(),
         drained: false,
         reader: None,
-        copying: false,
+        copying: None,
         chunks: 0,
         row_size: None,
+        form,
         outbox,
     });
     Ok(number)
@@ -215,9 +228,8 @@ impl Stream {
 
     /// Sends what there is, for ever. The answer is why it cannot.
     async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>) -> Refusal {
-        let tables = wire::TablesLike { lines: self.cell.replication.catalogue().lines() };
         let mut next: Option<Vec<u8>> = None;
-        let mut first = Some(Response::Tables(tables));
+        let mut first = None;
         let mut begun = false;
         let mut beat = Instant::now();
         let mut arrived = self.cell.replication.subscribe();
@@ -225,12 +237,14 @@ impl Stream {
             arrived.mark_unchanged();
             // Before more changes: writers that never pause must not keep the copy from going on.
             next = next.or_else(|| wanted.try_recv().ok());
+            let wait = next.as_ref().and_then(|_| self.cell.replication.throttle.wait());
+            let chunk = if wait.is_none() { next.take() } else { None };
             let done = {
                 let mut feed = self.tenant.feed.lock().await;
                 let Some(feed) = feed.as_mut().filter(|feed| feed.number == self.number) else {
                     return Refusal::new("BUSY", "another stream has taken its place");
                 };
-                let done = self.turn(feed, first.take(), next.take()).await;
+                let done = self.turn(feed, first.take(), chunk).await;
                 if done.is_ok() && !begun {
                     begun = true;
                     // A follower that has nothing of this database yet learns where it stands.
@@ -250,7 +264,8 @@ impl Stream {
             }
             tokio::select! {
                 _ = arrived.changed() => {}
-                after = wanted.recv() => next = after,
+                after = wanted.recv(), if next.is_none() => next = after,
+                () = tokio::time::sleep(wait.unwrap_or_default().min(THROTTLE_LOOK)), if wait.is_some() => {}
                 () = tokio::time::sleep_until(beat + Duration::from_millis(HEARTBEAT_MS)) => {
                     beat = Instant::now();
                     let last_seq = match self.last() {
@@ -281,7 +296,7 @@ impl Stream {
             feed.chunk(&self.cell, &self.tenant.id, &reach).await?;
             return Ok(true);
         }
-        if feed.copying && !is_due && !feed.has_much(&self.cell, &self.tenant.id) {
+        if feed.copying.is_some() && !is_due && !feed.has_much(&self.cell, &self.tenant.id) {
             return Ok(false);
         }
         feed.send_new(&self.cell, &self.tenant.id).await
@@ -373,12 +388,18 @@ impl Feed {
         };
         let snapshot = self.settled(cell, tenant, &client).await?;
         let settled = began.elapsed();
-        let catalogue = cell.replication.catalogue();
+        let catalogue = cell.catalogue(tenant).await?;
         // Small ones first: until one has come, the other cell has nothing to do.
         let bytes = u64::from(cell.database.options.chunk_bytes >> 2_u32.saturating_sub(self.chunks));
         self.chunks += 1;
-        let chunk = backfill::read(&client, &catalogue, tenant, (reach, self.row_size), bytes).await?;
-        (self.copying, self.row_size) = (!chunk.reach.done, chunk.row_size);
+        let throttle = &cell.replication.throttle;
+        let bytes = throttle.chunk_bytes(bytes);
+        let chunk =
+            backfill::read(&client, &catalogue, (tenant, &self.form), (reach, self.row_size), bytes).await?;
+        throttle.took(chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum());
+        let under_way = self.copying.take();
+        self.copying = (!chunk.reach.done).then(|| under_way.unwrap_or_else(|| throttle.copying()));
+        self.row_size = chunk.row_size;
         client.batch_execute("COMMIT").await?;
         let read = began.elapsed();
         self.reader = (!chunk.reach.done).then_some(client);

@@ -16,9 +16,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::applier::{Applier, NotApplied};
 use super::backfill;
+use super::catalogue::Catalogue;
 use super::cell::Cell;
 use super::digest;
 use super::fault::Fault;
+use super::form::Form;
 use super::tenant::Tenant;
 use crate::record::{Follow, Record as _, Role};
 use crate::refusal::Refusal;
@@ -118,7 +120,10 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         }
         control.uid
     };
-    let catalogue = cell.replication.catalogue();
+    let catalogue = match cell.catalogue(&tenant.id).await {
+        Ok(catalogue) => catalogue,
+        Err(refusal) => return Ended::Lost(refusal.to_string()),
+    };
     let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
     let applier = match opened.await {
         Ok(Some(applier)) => applier,
@@ -140,6 +145,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         generation: cell.generation.get(),
         leg: follow.leg.map_or(wire::Leg::Unspecified, wire::Leg::from).into(),
         storage: wire::Storage::Postgres.into(),
+        layout: cell.database.layout.to_wire().into(),
+        tenant_types: Form::types(&catalogue),
     });
     let (requests, outgoing) = mpsc::channel(16);
     let sent = requests.send(wire::FollowRequest { request: Some(start) }).await;
@@ -148,8 +155,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     }
     let endpoint = match cell.link.endpoint(&follow.agent, Server::Agent) {
         Ok(endpoint) => endpoint
-            .connect_timeout(CONNECT_MAX)
             .tcp_nodelay(true)
+            .connect_timeout(CONNECT_MAX)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW),
         Err(error) => return Ended::Lost(format!("{} is not an address: {error}", follow.agent)),
@@ -165,14 +172,20 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         Ok(Err(status)) => return lost(&status),
         Err(_) => return Ended::Lost("the owner does not answer".into()),
     };
-    let mut copy = Copy { cell, tenant, applier, requests, alike: false };
+    let mut copy = Copy { cell, tenant, catalogue, applier, requests, alike: false };
     copy.receive(incoming).await
 }
 
 /// What the owner's status means: some refusals end the copy.
 fn lost(status: &tonic::Status) -> Ended {
-    const FINAL: [&str; 5] =
-        ["CAPTURE_OVERFLOW", "CAPTURE_GAP", "SCHEMA_CHANGED", "TABLE_TRUNCATED", "STORAGE_DIFFERS"];
+    const FINAL: [&str; 6] = [
+        "CAPTURE_OVERFLOW",
+        "CAPTURE_GAP",
+        "SCHEMA_CHANGED",
+        "SCHEMA_DIFFERS",
+        "TABLE_TRUNCATED",
+        "STORAGE_DIFFERS",
+    ];
     let code = status.metadata().get(cell_client::trailer::CODE).and_then(|code| code.to_str().ok());
     let reason = status.message().to_owned();
     match code.and_then(|code| FINAL.into_iter().find(|known| *known == code)) {
@@ -185,6 +198,7 @@ fn lost(status: &tonic::Status) -> Ended {
 struct Copy<'a> {
     cell: &'a Arc<Cell>,
     tenant: &'a Arc<Tenant>,
+    catalogue: Arc<Catalogue>,
     applier: Applier,
     requests: mpsc::Sender<wire::FollowRequest>,
     /// The owner's tables are like ours.
@@ -228,17 +242,7 @@ impl Copy<'_> {
     }
 
     async fn compare_tables(&mut self, tables: &wire::TablesLike) -> Result<(), Ended> {
-        let ours = self.cell.replication.catalogue().lines();
-        let differ = |ours: &[String], theirs: &[String]| -> Option<String> {
-            let only = |of: &[String], in_: &[String]| of.iter().find(|line| !in_.contains(line)).cloned();
-            match (only(theirs, ours), only(ours, theirs)) {
-                (Some(theirs), Some(ours)) => Some(format!("source has {theirs}; target has {ours}")),
-                (Some(theirs), None) => Some(format!("the target lacks {theirs}")),
-                (None, Some(ours)) => Some(format!("the source lacks {ours}")),
-                (None, None) => None,
-            }
-        };
-        if let Some(difference) = differ(&ours, &tables.lines) {
+        if let Some(difference) = cell_client::tables_differ(&tables.lines, &self.catalogue.lines()) {
             let reason = format!("the tables of the two cells are not alike: {difference}");
             return Err(Ended::Failed(Refusal::new("SCHEMA_DIFFERS", reason)));
         }
@@ -299,13 +303,13 @@ impl Copy<'_> {
         }
         let uid = self.tenant.lock().control.as_ref().map(|control| control.uid).unwrap_or_default();
         let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(self.tenant));
-        let catalogue = self.cell.replication.catalogue();
+        let catalogue = Arc::clone(&self.catalogue);
         // What an earlier comparison at the same change has found is not what is there now.
         let of = (seq, Attempt(cut.attempt));
         self.tenant.lock().cuts.remove(&of);
         // Before the comparison is told: with it the tenant may be given to this cell.
         for sequence in &cut.sequences {
-            cell.advance_sequence(&sequence.name, sequence.last_value).await?;
+            cell.advance_sequence(&catalogue, sequence).await?;
         }
         if cut.all_rows {
             let client = self.cell.database.session().await?;

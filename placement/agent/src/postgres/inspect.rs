@@ -8,7 +8,7 @@ use super::check::{self, Server};
 use super::connect::Database;
 use super::fault::Fault;
 use super::options::DatabaseOptions;
-use super::replication;
+use super::{replication, schemas};
 use crate::error::AgentError;
 
 /// One thing that was found.
@@ -41,9 +41,14 @@ pub async fn inspect_database(here: &CellId, options: DatabaseOptions) -> Result
     let database = Database::new(options)?;
     let client = database.session().await?;
     let server = server(&client, &replication::slot_name(here, &database.options.url)).await?;
-    let catalogue = Catalogue::read(&client, &database.options).await?;
+    let pattern = database.layout.pattern();
+    let catalogue = Catalogue::read(&client, &pattern).await?;
+    let strange = match &pattern.column {
+        Some(_) => Vec::new(),
+        None => schemas::strange(&client, &pattern.schema).await?,
+    };
     let told = |finding: cell_protos::v1::Finding| Found { code: finding.code, reason: finding.reason };
-    let in_the_way = check::server(&server).into_iter().chain(check::tables(&catalogue));
+    let in_the_way = check::server(&server).into_iter().chain(check::tables(&catalogue)).chain(strange);
     Ok(Inspection {
         findings: in_the_way.map(told).collect(),
         notes: check::notes(&server, database.options.wal_bytes_max).into_iter().map(told).collect(),

@@ -1,12 +1,13 @@
 //! What the agent puts into the database: its schema, the trigger on every tenant table, and the publication. Done
 //! again it changes nothing.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use super::catalogue::{Catalogue, Table};
+use super::connect::Database;
 use super::fault::Fault;
-use super::options::DatabaseOptions;
-use super::sql::ident;
+use super::layout::Layout;
+use super::sql::{ident, literal};
 
 /// What the slot decodes.
 pub(crate) const PUBLICATION: &str = "cellway";
@@ -25,49 +26,74 @@ const TRIGGERS: [(&str, &str); 4] = [
     ("cellway_guard_all", "BEFORE TRUNCATE"),
 ];
 
-/// Schema, tables and functions.
-pub(crate) async fn install(client: &mut Client, options: &DatabaseOptions) -> Result<(), Fault> {
-    let transaction = client.transaction().await?;
+/// The triggers, as the catalogue has their names.
+pub(crate) fn names() -> Vec<String> {
+    TRIGGERS.iter().map(|(name, _)| name.trim_matches('"').to_owned()).collect()
+}
+
+/// Schema, tables and functions. They are there with the transaction's end: not where the agent finds itself in the wrong
+/// database, whose writers would be judged by the wrong options from then on.
+pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Database) -> Result<(), Fault> {
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
-    let schema = include_str!("schema.sql").replace("{tenant_column}", &ident(&options.tenant_column));
+    let (column, schema_of) = match &database.layout {
+        Layout::Shared(place) => (place.column.as_deref().unwrap_or_default(), literal(&place.schema)),
+        Layout::Schemas { before, after, .. } => {
+            ("tenant_id", format!("{} || who || {}", literal(before), literal(after)))
+        }
+    };
+    let schema =
+        include_str!("schema.sql").replace("{tenant_column}", &ident(column)).replace("{schema_of}", &schema_of);
     transaction.batch_execute(&schema).await?;
-    transaction.commit().await?;
     Ok(())
 }
 
 /// The trigger on every tenant table, and the publication of those that have a key to be followed by.
-pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue) -> Result<(), Fault> {
+pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue, tenant: &str) -> Result<(), Fault> {
     let transaction = client.transaction().await?;
+    guard_in(&transaction, catalogue, tenant).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// As [`guard`], with whatever else the transaction does. `tenant` is asked only of tables that are one tenant's.
+pub(crate) async fn guard_in(
+    transaction: &Transaction<'_>,
+    catalogue: &Catalogue,
+    tenant: &str,
+) -> Result<(), Fault> {
     transaction.batch_execute(LOCK_WAIT).await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     for table in &catalogue.tables {
-        let guarded = transaction.query(GUARDED, &[&catalogue.schema, &table.name]).await?;
+        let guarded = transaction.query(GUARDED, &[&catalogue.place.schema, &table.name]).await?;
         let has = |name: &str| guarded.iter().any(|row| row.get::<_, &str>(0) == name);
         if TRIGGERS.iter().all(|(name, _)| has(name)) {
             continue;
         }
         let on = catalogue.qualified(table);
         for (name, event) in TRIGGERS {
-            let each = each(event, &ident(&catalogue.tenant_column));
-            let create =
-                format!("CREATE OR REPLACE TRIGGER {name} {event} ON {on} {each} EXECUTE FUNCTION cellway.guard()");
+            let (each, call) = match &table.tenant {
+                Some(column) => (each(event, &ident(&column.name)), "cellway.guard()".to_owned()),
+                None => (each_of(event, tenant), format!("cellway.guard_of({})", literal(tenant))),
+            };
+            let create = format!("CREATE OR REPLACE TRIGGER {name} {event} ON {on} {each} EXECUTE FUNCTION {call}");
             transaction.batch_execute(&create).await?;
         }
     }
-    publish(&transaction, catalogue).await?;
-    transaction.commit().await?;
-    Ok(())
+    publish(transaction, catalogue).await
+}
+
+/// The transaction has not entered as the tenant that the expression names.
+fn not_entered(whose: &str) -> String {
+    format!(
+        "pg_catalog.current_setting('cellway.entered', true) IS DISTINCT FROM \
+         ({whose} || ' ' || pg_catalog.pg_current_xact_id()::text)"
+    )
 }
 
 /// For which rows the function is called. Whoever has entered in this transaction is known without it: a condition costs next
 /// to nothing.
 fn each(event: &str, column: &str) -> String {
-    let entered = |row: &str| {
-        format!(
-            "pg_catalog.current_setting('cellway.entered', true) IS DISTINCT FROM \
-             ({row}.{column}::text || ' ' || pg_catalog.pg_current_xact_id()::text)"
-        )
-    };
+    let entered = |row: &str| not_entered(&format!("{row}.{column}::text"));
     match event {
         "BEFORE TRUNCATE" => "FOR EACH STATEMENT".into(),
         "BEFORE UPDATE" => {
@@ -79,23 +105,41 @@ fn each(event: &str, column: &str) -> String {
     }
 }
 
-async fn publish(client: &tokio_postgres::Transaction<'_>, catalogue: &Catalogue) -> Result<(), Fault> {
+/// The same of a table that is one tenant's.
+fn each_of(event: &str, tenant: &str) -> String {
+    let each = if event == "BEFORE TRUNCATE" { "STATEMENT" } else { "ROW" };
+    format!("FOR EACH {each} WHEN ({})", not_entered(&literal(tenant)))
+}
+
+/// Publishes the tables that can be followed: all that there are where tenants share them, one more tenant's otherwise.
+async fn publish(client: &Transaction<'_>, catalogue: &Catalogue) -> Result<(), Fault> {
+    let is_logged =
+        |table: &&Table| !table.unlogged && (!table.primary.is_empty() || table.replica_identity == 'f');
     let followed: Vec<&Table> =
-        catalogue.tables.iter().filter(|table| !table.key.is_empty() && !table.unlogged).collect();
+        catalogue.tables.iter().filter(|table| table.is_keyed()).filter(is_logged).collect();
     let known = client.query("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&PUBLICATION]).await?;
     if known.is_empty() {
         let create = format!("CREATE PUBLICATION {PUBLICATION} WITH (publish_via_partition_root = true)");
         client.batch_execute(&create).await?;
     }
+    let schema = &catalogue.place.schema;
+    let is_shared = catalogue.place.column.is_some();
     let published = client.query(PUBLISHED, &[&PUBLICATION]).await?;
-    let mut published: Vec<(String, String)> = published.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let published = published.iter().map(|row| (row.get(0), row.get(1)));
+    let mut published: Vec<(String, String)> =
+        published.filter(|(of, _): &(String, String)| is_shared || of == schema).collect();
     let mut wanted: Vec<(String, String)> =
-        followed.iter().map(|table| (catalogue.schema.clone(), table.name.clone())).collect();
+        followed.iter().map(|table| (schema.clone(), table.name.clone())).collect();
     published.sort();
     wanted.sort();
-    if published != wanted && !wanted.is_empty() {
-        let names: Vec<String> = followed.iter().map(|table| catalogue.qualified(table)).collect();
-        client.batch_execute(&format!("ALTER PUBLICATION {PUBLICATION} SET TABLE {}", names.join(", "))).await?;
+    if published == wanted || wanted.is_empty() {
+        return Ok(());
+    }
+    let is_new = |table: &&&Table| is_shared || !published.iter().any(|(_, name)| *name == table.name);
+    let names: Vec<String> = followed.iter().filter(is_new).map(|table| catalogue.qualified(table)).collect();
+    let how = if is_shared { "SET" } else { "ADD" };
+    if !names.is_empty() {
+        client.batch_execute(&format!("ALTER PUBLICATION {PUBLICATION} {how} TABLE {}", names.join(", "))).await?;
     }
     Ok(())
 }
@@ -105,6 +149,14 @@ SELECT quote_ident(t.tgname) FROM pg_trigger t
   JOIN pg_class c ON c.oid = t.tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = $1 AND c.relname = $2 AND NOT t.tgisinternal AND t.tgenabled <> 'D'";
+
+/// Whether every table of a schema has all the triggers.
+pub(crate) const ALL_GUARDED: &str = "
+SELECT NOT EXISTS (
+  SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+     AND (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+             AND t.tgname::text = ANY($2)) < cardinality($2))";
 
 const PUBLISHED: &str = "
 SELECT n.nspname::text, c.relname::text FROM pg_publication p

@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::layout::{Layout, SLOT};
 use crate::error::AgentError;
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseOptions {
-    /// `postgres://user:password@host:port/database`, or `host=… user=…`. Of several hosts the first that answers.
+    /// `postgres://user:password@host:port/database`, or `host=… user=…`. Of several hosts the first that answers. Over TLS
+    /// with `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, see [`DatabaseAddress`](super::DatabaseAddress).
     pub url: String,
     /// The schema with the tenants' tables.
     #[serde(default = "public")]
@@ -16,6 +18,13 @@ pub struct DatabaseOptions {
     /// The column that says whose a row is. A table without it belongs to nobody and is not moved.
     #[serde(default = "tenant_id")]
     pub tenant_column: String,
+    /// Where each tenant has a schema of its own: what it is called, with `{id}` in the tenant's place, as `tenant_{id}`.
+    /// Then `schema` and `tenant_column` say nothing. Absent: tenants share tables.
+    #[serde(default)]
+    pub tenant_schema: Option<String>,
+    /// The schema with empty tables as which a tenant's own schema is made.
+    #[serde(default = "template_schema")]
+    pub template_schema: String,
     /// Rows of one chunk of a copy, in bytes. The first ones are smaller.
     #[serde(default = "chunk_bytes")]
     pub chunk_bytes: u32,
@@ -26,6 +35,10 @@ pub struct DatabaseOptions {
     /// log only when the server writes down what runs, every 15 s.
     #[serde(default = "wal_grace_seconds")]
     pub wal_grace_seconds: u32,
+    /// What a commit in this database may take, in milliseconds, while tenants are copied out of it: the copies are slowed
+    /// down until it does. 0: they are not.
+    #[serde(default = "source_latency_ms_max")]
+    pub source_latency_ms_max: u32,
     /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
     /// let in and noted, not refused.
     #[serde(default)]
@@ -40,12 +53,20 @@ fn tenant_id() -> String {
     "tenant_id".into()
 }
 
+fn template_schema() -> String {
+    "cellway_template".into()
+}
+
 const fn chunk_bytes() -> u32 {
     8 * 1024 * 1024
 }
 
 const fn wal_grace_seconds() -> u32 {
     20
+}
+
+const fn source_latency_ms_max() -> u32 {
+    100
 }
 
 const fn wal_bytes_max() -> u64 {
@@ -60,9 +81,12 @@ impl DatabaseOptions {
             url: url.into(),
             schema: public(),
             tenant_column: tenant_id(),
+            tenant_schema: None,
+            template_schema: template_schema(),
             chunk_bytes: chunk_bytes(),
             wal_bytes_max: wal_bytes_max(),
             wal_grace_seconds: wal_grace_seconds(),
+            source_latency_ms_max: source_latency_ms_max(),
             observe: false,
         }
     }
@@ -70,17 +94,43 @@ impl DatabaseOptions {
     pub(crate) fn check(&self) -> Result<(), AgentError> {
         let invalid = |option, rule| Err(AgentError::InvalidOption { option, rule });
         let is_name = |name: &str| !name.is_empty() && name.len() < 64 && !name.contains('\0');
-        if !is_name(&self.schema) || self.schema == "cellway" || self.schema.starts_with("pg_") {
+        let is_schema = |name: &str| is_name(name) && name != "cellway" && !name.starts_with("pg_");
+        if !is_schema(&self.schema) {
             return invalid("database.schema", "the name of the schema with the tenants' tables");
         }
         if !is_name(&self.tenant_column) {
             return invalid("database.tenant_column", "the name of a column");
+        }
+        if let Some(pattern) = &self.tenant_schema {
+            let parts: Vec<&str> = pattern.split(SLOT).collect();
+            if parts.len() != 2 || parts.concat().is_empty() || !is_schema(pattern) || pattern.contains('"') {
+                return invalid(
+                    "database.tenant_schema",
+                    "the name of a tenant's schema with {id} in it once, beside other letters: tenant_{id}",
+                );
+            }
+            if !is_schema(&self.template_schema) {
+                return invalid(
+                    "database.template_schema",
+                    "the name of the schema that tenants' schemas are made as",
+                );
+            }
+            let own = Layout::new(&Self { template_schema: String::new(), ..self.clone() });
+            if own.tenant_of(&self.template_schema).is_some() {
+                return invalid(
+                    "database.template_schema",
+                    "a name that no tenant's schema can have: another one than tenant_schema makes of a tenant",
+                );
+            }
         }
         if !(4_096..=16 * 1024 * 1024).contains(&self.chunk_bytes) {
             return invalid("database.chunk_bytes", "between 4 KiB and 16 MiB");
         }
         if self.wal_bytes_max < 64 * 1024 * 1024 {
             return invalid("database.wal_bytes_max", "at least 64 MiB");
+        }
+        if self.source_latency_ms_max > 10_000 {
+            return invalid("database.source_latency_ms_max", "at most 10,000; 0: copies are not slowed down");
         }
         Ok(())
     }
@@ -90,5 +140,34 @@ impl DatabaseOptions {
 impl std::fmt::Debug for DatabaseOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DatabaseOptions").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_names_no_schema_of_one_tenant_is_refused() {
+        let checked = |pattern: &str, template: &str| {
+            let options = DatabaseOptions {
+                tenant_schema: Some(pattern.into()),
+                template_schema: template.into(),
+                ..DatabaseOptions::new("postgres://u@h/d")
+            };
+            match options.check() {
+                Ok(()) => "",
+                Err(AgentError::InvalidOption { option, .. }) => option,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(checked("tenant_{id}", "cellway_template"), "");
+        assert_eq!(checked("{id}_rows", "cellway_template"), "");
+        for pattern in ["tenant", "{id}", "", "{id}{id}", "t_{id}_{id}", "pg_{id}", "a\"{id}"] {
+            assert_eq!(checked(pattern, "cellway_template"), "database.tenant_schema", "{pattern}");
+        }
+        for template in ["tenant_template", "tenant_a", "cellway", "", "pg_x"] {
+            assert_eq!(checked("tenant_{id}", template), "database.template_schema", "{template}");
+        }
     }
 }

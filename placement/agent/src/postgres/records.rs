@@ -7,7 +7,9 @@ use cell_model::{CellId, Generation, Lineage, Seq, TenantId, Term, Uid};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Transaction};
 
+use super::connect::Database;
 use super::fault::Fault;
+use super::install;
 use crate::error::AgentError;
 use crate::record::{AgentRecord, Control, Record, Role};
 use crate::refusal::Refusal;
@@ -68,21 +70,26 @@ const fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// Reads the agent's own record and makes it one generation older.
+/// Installs what the agent needs, reads its own record and makes it one generation older. Where it is refused, nothing has
+/// changed.
 pub(crate) async fn open_agent(
     client: &mut Client,
     here: &CellId,
-    observe: bool,
+    database: &Database,
 ) -> Result<AgentRecord, AgentError> {
+    let (observe, layout) = (database.options.observe, database.layout.to_string());
     let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
     let transaction = client.transaction().await.map_err(fault)?;
-    let known = transaction.query_opt("SELECT cell, generation, lineage, term FROM cellway.agent FOR UPDATE", &[]);
+    install::install_in(&transaction, database).await?;
+    let sql = "SELECT cell, generation, lineage, term, layout FROM cellway.agent FOR UPDATE";
+    let known = transaction.query_opt(sql, &[]);
     let agent = match known.await.map_err(fault)? {
         Some(row) => {
             let found = CellId::new(row.get::<_, &str>(0))?;
             if found != *here {
                 return Err(AgentError::OtherCell { found, here: here.clone() });
             }
+            expect_layout(&transaction, row.get(4), &layout).await?;
             AgentRecord {
                 cell: found,
                 generation: Generation(from_db(row.get(1))).next(),
@@ -94,21 +101,36 @@ pub(crate) async fn open_agent(
     };
     transaction
         .execute(
-            "INSERT INTO cellway.agent (cell, generation, lineage, term, observe) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (only_one) DO UPDATE \
-             SET generation = excluded.generation, observe = excluded.observe",
+            "INSERT INTO cellway.agent (cell, generation, lineage, term, observe, layout) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (only_one) DO UPDATE \
+             SET generation = excluded.generation, observe = excluded.observe, layout = excluded.layout",
             &[
                 &agent.cell.to_string(),
                 &to_db(agent.generation.get()),
                 &to_db(agent.lineage.0),
                 &to_db(agent.term.0),
                 &observe,
+                &layout,
             ],
         )
         .await
         .map_err(fault)?;
     transaction.commit().await.map_err(fault)?;
     Ok(agent)
+}
+
+/// Tenants that are here already are looked for where they are.
+async fn expect_layout(transaction: &Transaction<'_>, was: &str, now: &str) -> Result<(), Fault> {
+    let has_tenants: bool =
+        transaction.query_one("SELECT EXISTS (SELECT 1 FROM cellway.controls)", &[]).await?.get(0);
+    if was == now || !has_tenants {
+        return Ok(());
+    }
+    let reason = format!(
+        "the tenants of this database are in the layout {was}, the options say {now}: say {was} again, and move them to a \
+         cell of the other layout"
+    );
+    Err(Fault::new("LAYOUT_CHANGED", reason))
 }
 
 /// Remembers the newest leader, and that this agent is still the one that runs here.

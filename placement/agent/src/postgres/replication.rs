@@ -8,25 +8,28 @@
 //! A slot that is gone although captures relied on it (a failover without it, a drop by hand) fails those captures:
 //! nothing is guessed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+mod decoder;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use cell_model::{CellId, Seq, TenantId};
-use cell_protos::v1 as wire;
-use pgwire_replication::{Lsn, ReplicationClient, ReplicationEvent};
+use pgwire_replication::{Lsn, ReplicationClient};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::captures::{Capture, Captured, Captures, RowKey};
-use super::catalogue::{Catalogue, Table};
+use decoder::Decoder;
+
+use super::captures::{Capture, Captures};
+use super::catalogue::Catalogue;
 use super::connect::Database;
 use super::fault::Fault;
 use super::install::PUBLICATION;
 use super::log_end::LogEnd;
-use super::wal::{self, Message, Relation, Tuple};
+use super::throttle::Throttle;
 use crate::refusal::Refusal;
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -55,25 +58,21 @@ pub(crate) struct Replication {
     reader: watch::Sender<Reader>,
     /// Changes with every transaction that somebody wants.
     arrived: watch::Sender<u64>,
-    /// With a number for each that there has been.
-    catalogue: RwLock<(u64, Arc<Catalogue>)>,
+    catalogues: RwLock<Catalogues>,
     bytes_max: u64,
     log_end: LogEnd,
+    pub(crate) throttle: Arc<Throttle>,
 }
 
-/// A relation as the log describes it, as far as it is one of the tenants' tables.
-struct Followed {
-    table: u32,
-    /// For each copied column of the table, its place in the log's rows.
-    places: Vec<usize>,
-    key: Vec<usize>,
-    tenant: usize,
-}
-
-/// A transaction under way.
-struct Open {
-    xid: u32,
-    of: BTreeMap<String, (Vec<wire::TableMutation>, Vec<RowKey>, u64)>,
+/// The tables, as they were last looked at.
+#[derive(Default)]
+struct Catalogues {
+    /// How often that has been otherwise than before.
+    number: u64,
+    /// Those that all tenants share.
+    shared: Option<Arc<Catalogue>>,
+    /// Those of tenants that have a schema of their own, as long as something is made of them here.
+    own: BTreeMap<TenantId, Arc<Catalogue>>,
 }
 
 /// A slot's name is the whole server's, and allows no hyphen.
@@ -84,8 +83,9 @@ pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
 }
 
 impl Replication {
-    pub(crate) fn new(database: Arc<Database>, here: &CellId, catalogue: Catalogue, bytes_max: u64) -> Self {
+    pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
         let slot = slot_name(here, &database.options.url);
+        let throttle = Arc::new(Throttle::new(database.options.source_latency_ms_max));
         Self {
             database,
             slot,
@@ -93,36 +93,73 @@ impl Replication {
             wanted: watch::Sender::default(),
             reader: watch::Sender::default(),
             arrived: watch::Sender::default(),
-            catalogue: RwLock::new((0, Arc::new(catalogue))),
+            catalogues: RwLock::default(),
             bytes_max,
             log_end: LogEnd::default(),
+            throttle,
         }
+    }
+
+    /// With the slot that is written down, whatever the address says by now: with another password or other TLS it is the
+    /// same database, and what its slot keeps is still wanted. What is written down may have come with a copy of another
+    /// database: that one's slot is left alone.
+    pub(crate) async fn with_slot_of(self, client: &Client) -> Result<Self, Fault> {
+        let sql = "SELECT name FROM cellway.made WHERE kind = 'slot' AND NOT EXISTS \
+                   (SELECT 1 FROM pg_replication_slots \
+                    WHERE slot_name = name AND database IS DISTINCT FROM current_database()) \
+                   ORDER BY made_at DESC LIMIT 1";
+        Ok(match client.query_opt(sql, &[]).await? {
+            Some(row) => Self { slot: row.get(0), ..self },
+            None => self,
+        })
     }
 
     pub(crate) fn captures(&self) -> MutexGuard<'_, Captures> {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
-        self.numbered_catalogue().1
+    fn catalogues(&self) -> RwLockReadGuard<'_, Catalogues> {
+        self.catalogues.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn numbered_catalogue(&self) -> (u64, Arc<Catalogue>) {
-        self.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The tables of a tenant, if they have been looked at.
+    pub(crate) fn catalogue(&self, tenant: &TenantId) -> Option<Arc<Catalogue>> {
+        let known = self.catalogues();
+        known.shared.as_ref().or_else(|| known.own.get(tenant)).cloned()
     }
 
-    /// The tables as they are now. Moves that are under way know them by their numbers: where these have changed, the
-    /// moves end.
-    pub(crate) fn set_catalogue(&self, catalogue: Catalogue) {
-        let mut known = self.catalogue.write().unwrap_or_else(PoisonError::into_inner);
-        if *known.1 == catalogue {
-            return;
+    /// The tables that all tenants share.
+    pub(crate) fn share_catalogue(&self, catalogue: Catalogue) {
+        self.catalogues.write().unwrap_or_else(PoisonError::into_inner).shared = Some(Arc::new(catalogue));
+    }
+
+    /// The tables of a tenant as they are now. Moves that are under way know them by their numbers: where these have
+    /// changed, the moves end.
+    pub(crate) fn set_catalogue(&self, tenant: &TenantId, catalogue: Catalogue) -> Arc<Catalogue> {
+        let is_shared = catalogue.place.column.is_some();
+        let catalogue = Arc::new(catalogue);
+        let mut known = self.catalogues.write().unwrap_or_else(PoisonError::into_inner);
+        let before = if is_shared {
+            known.shared.replace(Arc::clone(&catalogue))
+        } else {
+            known.own.insert(tenant.clone(), Arc::clone(&catalogue))
+        };
+        if before.as_ref() == Some(&catalogue) {
+            return catalogue;
         }
-        if known.1.lines() != catalogue.lines() {
+        known.number += 1;
+        if before.is_some_and(|before| before.lines() != catalogue.lines()) {
             let reason = "tables were added, dropped or changed while tenants were being moved";
-            self.captures().fail_all(&Refusal::new("SCHEMA_CHANGED", reason));
+            let refusal = Refusal::new("SCHEMA_CHANGED", reason);
+            let mut captures = self.captures();
+            if is_shared { captures.fail_all(&refusal) } else { captures.fail(tenant, &refusal) }
         }
-        *known = (known.0 + 1, Arc::new(catalogue));
+        catalogue
+    }
+
+    /// Nothing is made of the tables of a tenant's own any more: they are looked at again before something is.
+    pub(crate) fn forget_catalogue(&self, tenant: &TenantId) {
+        self.catalogues.write().unwrap_or_else(PoisonError::into_inner).own.remove(tenant);
     }
 
     /// Wakes with every captured transaction.
@@ -216,7 +253,7 @@ impl Replication {
     }
 
     async fn has_slot(&self, client: &Client) -> Result<bool, Fault> {
-        let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1";
+        let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()";
         Ok(client.query_opt(sql, &[&self.slot]).await?.is_some())
     }
 
@@ -244,7 +281,7 @@ impl Replication {
         if self.has_slot(&client).await? {
             // The server may still be ending the stream that used it.
             let sql = "SELECT pg_drop_replication_slot($1) FROM pg_replication_slots \
-                       WHERE slot_name = $1 AND active_pid IS NULL";
+                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL";
             if client.execute(sql, &[&self.slot]).await? == 0 {
                 return Err(Fault::new("DATABASE_FAILED", "the slot is still in use and is dropped later"));
             }
@@ -255,10 +292,11 @@ impl Replication {
 
     async fn session(&self, stop: &CancellationToken) -> Result<(), Fault> {
         self.make_slot().await?;
-        let config = self.database.replication(&self.slot, PUBLICATION);
-        let mut client = ReplicationClient::connect(config).await?;
+        let replica = self.database.replication(&self.slot, PUBLICATION).await?;
+        let mut client = ReplicationClient::connect(replica.config).await?;
         let ended = self.stream(&mut client, stop).await;
         client.abort();
+        drop(replica.tunnel);
         ended
     }
 
@@ -273,13 +311,14 @@ impl Replication {
         tokio::select! {
             ended = self.read(client, stop) => ended,
             () = self.measure() => Ok(()),
+            () = self.throttle.watch(&self.database) => Ok(()),
         }
     }
 
     async fn read(&self, client: &mut ReplicationClient, stop: &CancellationToken) -> Result<(), Fault> {
         let mut wanted = self.wanted.subscribe();
         let mut confirm = tokio::time::interval(CONFIRM_EVERY);
-        let mut decoder = Decoder { replication: self, relations: HashMap::new(), open: None };
+        let mut decoder = Decoder::new(self);
         loop {
             tokio::select! {
                 event = client.recv() => match event? {
@@ -352,161 +391,4 @@ struct Excess {
     since: Option<Instant>,
     /// When a move was last given up for it.
     given_up: Option<Instant>,
-}
-
-/// Turns events into captured transactions.
-struct Decoder<'a> {
-    replication: &'a Replication,
-    relations: HashMap<u32, Known>,
-    open: Option<Open>,
-}
-
-/// A relation, and what it is in the catalogue with that number.
-struct Known {
-    relation: Relation,
-    catalogue: u64,
-    followed: Option<Followed>,
-}
-
-impl Decoder<'_> {
-    fn event(&mut self, event: ReplicationEvent) -> Result<(), Fault> {
-        match event {
-            ReplicationEvent::Begin { xid, .. } => self.open = Some(Open { xid, of: BTreeMap::new() }),
-            ReplicationEvent::XLogData { data, .. } => {
-                let message = wal::read(data).map_err(|error| Fault::new("DATABASE_FAILED", error.to_string()))?;
-                self.message(message);
-            }
-            ReplicationEvent::Commit { end_lsn, .. } => self.commit(Seq(end_lsn.as_u64())),
-            ReplicationEvent::KeepAlive { wal_end, .. } if self.open.is_none() => {
-                self.advance(Seq(wal_end.as_u64()));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn advance(&self, position: Seq) {
-        self.replication.reader.send_if_modified(|reader| {
-            let moved = position > reader.position;
-            reader.position = reader.position.max(position);
-            moved
-        });
-    }
-
-    fn commit(&mut self, seq: Seq) {
-        let mut wanted = false;
-        if let Some(open) = self.open.take() {
-            let mut captures = self.replication.captures();
-            for (tenant, (mutations, keys, bytes)) in open.of {
-                let captured = Captured { seq, xid: open.xid, mutations, keys, bytes };
-                wanted |= captures.take(&tenant, captured, self.replication.bytes_max, Instant::now());
-            }
-        }
-        self.advance(seq);
-        if wanted {
-            self.replication.arrived.send_modify(|arrived| *arrived += 1);
-        }
-    }
-
-    fn message(&mut self, message: Message) {
-        match message {
-            Message::Relation(relation) => {
-                let (catalogue, followed) = self.follow(&relation);
-                self.relations.insert(relation.id, Known { relation, catalogue, followed });
-            }
-            Message::Insert { relation, new } => self.row(relation, None, Some(new), true),
-            Message::Update { relation, old, new } => self.row(relation, old, Some(new), false),
-            Message::Delete { relation, old } => self.row(relation, Some(old), None, false),
-            Message::Truncate { relations } => {
-                if relations.iter().any(|id| self.relations.get(id).is_some_and(|known| known.followed.is_some())) {
-                    self.fail("TABLE_TRUNCATED", "a tenants' table was truncated: copies of it are worth nothing");
-                }
-            }
-            Message::Other => {}
-        }
-    }
-
-    fn fail(&self, code: &'static str, reason: &str) {
-        self.replication.captures().fail_all(&Refusal::new(code, reason));
-        self.replication.arrived.send_modify(|arrived| *arrived += 1);
-    }
-
-    /// A table as it is in the log must be as it was when the moves began.
-    fn follow(&self, relation: &Relation) -> (u64, Option<Followed>) {
-        let (number, catalogue) = self.replication.numbered_catalogue();
-        (number, self.follow_in(&catalogue, relation))
-    }
-
-    fn follow_in(&self, catalogue: &Catalogue, relation: &Relation) -> Option<Followed> {
-        if relation.schema != catalogue.schema {
-            return None;
-        }
-        let table = catalogue.place(&relation.name)?;
-        let description = catalogue.table(table)?;
-        let place = |name: &str| relation.columns.iter().position(|column| column == name);
-        let places: Option<Vec<usize>> = description.copied().map(|column| place(&column.name)).collect();
-        let alike = relation.columns.len() == description.copied().count();
-        match places.filter(|_| alike) {
-            Some(places) => Some(Followed {
-                table,
-                tenant: place(&catalogue.tenant_column)?,
-                key: key_places(description, &relation.columns)?,
-                places,
-            }),
-            None => {
-                self.fail(
-                    "SCHEMA_CHANGED",
-                    &format!("the columns of {} were changed while tenants were being moved", relation.name),
-                );
-                None
-            }
-        }
-    }
-
-    /// The catalogue may have been read anew since the relation was described.
-    fn look_again(&mut self, relation: u32) {
-        let number = self.replication.numbered_catalogue().0;
-        let Some(known) = self.relations.get(&relation).filter(|known| known.catalogue != number) else { return };
-        let (catalogue, followed) = self.follow(&known.relation);
-        let relation_ = known.relation.clone();
-        self.relations.insert(relation, Known { relation: relation_, catalogue, followed });
-    }
-
-    /// An update that leaves the key alone is logged without the old one.
-    fn row(&mut self, relation: u32, old: Option<Tuple>, new: Option<Tuple>, is_insert: bool) {
-        self.look_again(relation);
-        let followed = self.relations.get(&relation).and_then(|known| known.followed.as_ref());
-        let (Some(open), Some(followed)) = (&mut self.open, followed) else { return };
-        let Some(whose) = new.as_ref().or(old.as_ref()).and_then(|row| wal::text(row.get(followed.tenant)?)) else {
-            return;
-        };
-        if !self.replication.captures().has(whose) {
-            return;
-        }
-        let whose = whose.to_owned();
-        let key_of = |row: &Tuple| -> Option<Vec<String>> {
-            followed.key.iter().map(|place| wal::text(row.get(*place)?).map(str::to_owned)).collect()
-        };
-        let before = if is_insert { None } else { old.as_ref().or(new.as_ref()).and_then(key_of) };
-        let after = new.as_ref().and_then(key_of);
-        let as_values = |key: &Vec<String>| -> Vec<wire::TableValue> {
-            let value =
-                |text: &String| wire::TableValue { value: Some(wire::table_value::Value::Text(text.clone())) };
-            key.iter().map(value).collect()
-        };
-        let (entry, keys, bytes) = open.of.entry(whose).or_default();
-        let size = |row: &Tuple| row.iter().filter_map(wal::text).map(str::len).sum::<usize>() as u64;
-        *bytes += 64 + old.as_ref().map_or(0, size) + new.as_ref().map_or(0, size);
-        let new_row = new.map(|row| followed.places.iter().filter_map(|place| row.get(*place).cloned()).collect());
-        entry.push(wire::TableMutation {
-            table: followed.table,
-            old_key: before.as_ref().map(as_values).unwrap_or_default(),
-            new_row: new_row.unwrap_or_default(),
-        });
-        keys.extend(before.into_iter().chain(after).map(|key| (followed.table, key)));
-    }
-}
-
-fn key_places(table: &Table, columns: &[String]) -> Option<Vec<usize>> {
-    table.key.iter().map(|name| columns.iter().position(|column| column == name)).collect()
 }

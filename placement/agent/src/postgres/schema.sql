@@ -9,6 +9,9 @@ CREATE TABLE IF NOT EXISTS cellway.agent (
     term bigint NOT NULL
 );
 
+-- How its tenants are told apart. It was always so before anything else was possible.
+ALTER TABLE cellway.agent ADD COLUMN IF NOT EXISTS layout text NOT NULL DEFAULT 'shared';
+
 -- While what exists is adopted: writers of tenants that nobody has granted are let in, and noted.
 ALTER TABLE cellway.agent ADD COLUMN IF NOT EXISTS observe boolean NOT NULL DEFAULT false;
 CREATE TABLE IF NOT EXISTS cellway.observed (
@@ -177,6 +180,24 @@ BEGIN
     IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
     RETURN NEW;
 END $$;
+
+-- The same on a table in a tenant's own schema, whose name the trigger gives: nobody's rows but its own are there, so
+-- TRUNCATE is a write like any other.
+CREATE OR REPLACE FUNCTION cellway.guard_of() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('cellway.entered', true) IS DISTINCT FROM TG_ARGV[0] || ' ' || pg_current_xact_id()::text THEN
+        PERFORM cellway.fence_check(TG_ARGV[0]);
+    END IF;
+    IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
+    RETURN NEW;
+END $$;
+
+-- The schema with a tenant's tables: its own, or the one that all share.
+CREATE OR REPLACE FUNCTION cellway.schema_of(who text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT {schema_of} $$;
 
 -- As enter(), without changing whose rows the transaction sees.
 CREATE OR REPLACE FUNCTION cellway.fence_check(who text) RETURNS void

@@ -14,11 +14,14 @@ use cell_model::{Epoch, Seq, TenantId};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
+use tokio_postgres::Client;
 
+use super::catalogue::Catalogue;
 use super::cell::Cell;
-use super::follower;
+use super::layout::Place;
 use super::records::{self, Copied, Rows};
 use super::tenant::{Core, Tenant};
+use super::{follower, schemas};
 use crate::driver::Sender;
 use crate::record::Control;
 use crate::refusal::Refusal;
@@ -95,6 +98,15 @@ impl Work<'_> {
         &self,
         next: impl FnOnce(&mut Core) -> Result<(Control, Keep), Refusal> + Send,
     ) -> Result<(), Refusal> {
+        self.change_and_make(None, next).await
+    }
+
+    /// As [`Work::change_in_turn`]; a schema of the tenant's own is made with it, or not at all.
+    async fn change_and_make(
+        &self,
+        making: Option<Place>,
+        next: impl FnOnce(&mut Core) -> Result<(Control, Keep), Refusal> + Send,
+    ) -> Result<(), Refusal> {
         self.refresh().await?;
         let (old, next, keep) = {
             let mut core = self.lock()?;
@@ -108,15 +120,35 @@ impl Work<'_> {
                 Keep::Gone => Rows::Gone,
             };
             let mut client = self.cell.database.client().await?;
-            let changed = records::change(&mut client, &self.tenant.id, (old.as_ref(), &next), rows).await;
-            if let Err(refusal) = changed {
-                self.tenant.lock().doubted = true;
-                return Err(refusal);
-            }
+            let made = self.store(&mut client, making, (old.as_ref(), &next), rows).await;
+            let made = made.inspect_err(|_| self.tenant.lock().doubted = true)?;
             self.took(next, keep);
+            if let Some(catalogue) = made {
+                self.cell.replication.set_catalogue(&self.tenant.id, catalogue);
+            }
         }
         follower::ensure(self.cell, &self.tenant);
         Ok(())
+    }
+
+    async fn store(
+        &self,
+        client: &mut Client,
+        making: Option<Place>,
+        controls: (Option<&Control>, &Control),
+        rows: Rows<'_>,
+    ) -> Result<Option<Catalogue>, Refusal> {
+        let (id, transaction) = (&self.tenant.id, client.transaction().await?);
+        let made = match making {
+            Some(place) => {
+                let template = self.cell.database.layout.pattern();
+                Some(schemas::make(&transaction, &template, &place, id.as_str()).await?)
+            }
+            None => None,
+        };
+        records::change_in(&transaction, id, controls, rows).await?;
+        transaction.commit().await?;
+        Ok(made.filter(|_| controls.1.is_under_way()))
     }
 
     /// As [`Cell::refresh`].
@@ -128,6 +160,9 @@ impl Work<'_> {
     fn took(&self, next: Control, keep: Keep) {
         if next.capture.is_none() && next.reverse.is_none() {
             self.cell.replication.unwant(&self.tenant.id);
+        }
+        if !next.is_under_way() {
+            self.cell.replication.forget_catalogue(&self.tenant.id);
         }
         {
             let mut core = self.tenant.lock();

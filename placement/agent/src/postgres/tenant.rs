@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) progress: Progress,
     /// What the rows added up to at cuts, or why that could not be found out.
     pub(crate) cuts: BTreeMap<(Seq, Attempt), Result<Digest, Refusal>>,
+    /// In which files the rows were when both cells were last known to have the same.
+    pub(crate) files: String,
     /// A change was sent to the database and not answered: it may have been made.
     pub(crate) doubted: bool,
     /// The newest stream to a follower.

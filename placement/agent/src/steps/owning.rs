@@ -55,7 +55,7 @@ impl Work<'_> {
             );
         }
         let (rows, bytes) = core.position().map_or((0, 0), |position| (position.digest.rows, position.bytes));
-        Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes: Vec::new() })
+        Answer::Preflight(wire::PreflightReport { findings, rows, bytes, ..wire::PreflightReport::default() })
     }
 
     pub(super) async fn start_capture(&self) -> Result<Answer, Refusal> {

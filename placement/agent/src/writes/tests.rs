@@ -68,7 +68,7 @@ async fn is_pending<T>(reading: &mut (impl Future<Output = T> + Unpin)) -> bool 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_waits_for_the_sync_of_what_it_has_seen_and_of_nothing_else() {
+async fn a_read_and_a_refusal_wait_for_the_sync_of_what_they_have_seen_and_of_nothing_else() {
     let (directory, engine) = (tempfile::tempdir().unwrap(), Arc::new(Slow::default()));
     let mut options = AgentOptions::new(CellId::new("a").unwrap(), directory.path().join("a"), "127.0.0.1:0");
     options.insecure_plaintext = true;
@@ -110,11 +110,29 @@ async fn a_read_waits_for_the_sync_of_what_it_has_seen_and_of_nothing_else() {
     let others = tokio::time::timeout(PATIENCE, scan(b"p")).await.expect("the scan is answered").unwrap();
     assert_eq!(others.len(), 1);
 
+    let refuse = |key: &'static str| {
+        let (data, stamp) = (data.clone(), stamp());
+        async move {
+            let refused = data.write(&stamp, |rows| match rows.get(key.as_bytes()).unwrap() {
+                Some(value) => Err(value),
+                None => rows.put(key.as_bytes(), "new").map_err(|_| Vec::new()),
+            });
+            match tokio::time::timeout(PATIENCE, refused).await.expect("the write is answered") {
+                Err(crate::WriteError::App(value)) => value,
+                other => panic!("not refused: {other:?}"),
+            }
+        }
+    };
+    assert_eq!(refuse("other").await, b"1");
+    let mut refusal = Box::pin(refuse("row"));
+    assert!(is_pending(&mut refusal).await, "nothing is refused because of what may be lost");
+
     let (mut read, mut all) = (Box::pin(get(&data, "row")), Box::pin(scan(b"z")));
     assert!(is_pending(&mut write).await, "what may be lost is not acknowledged");
     assert!(is_pending(&mut read).await && is_pending(&mut all).await, "what may be lost is not shown");
     engine.shut(false);
     write.await.unwrap();
+    assert_eq!(refusal.await, b"2");
     assert_eq!((read.await.unwrap(), all.await.unwrap().len()), (b"2".to_vec(), 2));
     stop.cancel();
     service.await.unwrap().unwrap();

@@ -8,13 +8,20 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cell_agent::{Agent, AgentOptions, HookOptions, HookPhase, HooksOptions};
 use cell_client::StepError;
-use cell_model::{CellId, Epoch, Leg};
+use cell_model::{CellId, Epoch, Leg, Seq};
 use cell_trust::{HookCall, SigningKey};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
+use crate::authority::{Authority, Pair};
 use crate::cells::*;
 
 /// A call as it arrived.
@@ -48,8 +55,34 @@ struct Listener {
 
 impl Listener {
     async fn start() -> Self {
+        Self::start_at("http", |stream| async move { Some(stream) }).await
+    }
+
+    /// Behind TLS, with this certificate.
+    async fn start_over_tls(pair: &Pair) -> Self {
+        let chain = vec![CertificateDer::from_pem_file(&pair.certificate).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start_at("https", move |stream| {
+            let acceptor = acceptor.clone();
+            async move { acceptor.accept(stream).await.ok() }
+        })
+        .await
+    }
+
+    async fn start_at<S, F>(scheme: &str, shake_hands: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Option<S>> + Send + 'static,
+    {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/moves", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}/moves", listener.local_addr().unwrap());
         let (calls, answers) = <(Arc<Mutex<Vec<Call>>>, Arc<Mutex<VecDeque<_>>>)>::default();
         let (heard, told) = (Arc::clone(&calls), Arc::clone(&answers));
         tokio::spawn(async move {
@@ -67,9 +100,12 @@ impl Listener {
                         Ok::<_, hyper::Error>(response)
                     }
                 });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-                );
+                let shaking = shake_hands(stream);
+                tokio::spawn(async move {
+                    let Some(stream) = shaking.await else { return };
+                    let served = hyper::server::conn::http1::Builder::new();
+                    let _ended = served.serve_connection(TokioIo::new(stream), service).await;
+                });
             }
         });
         Self { url, calls, answers }
@@ -107,16 +143,22 @@ fn ground(listener: &Listener, key: &SigningKey) -> (Ground, tempfile::TempDir) 
     (ground, keys)
 }
 
+/// Two cells, and the change at which the tenant of the first one is held, with everything at the second one.
+async fn sealed(ground: &Ground) -> (Cell, Cell, Seq) {
+    let (a, b) = (ground.open("a").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    a.put(1, "k", "v").await.unwrap();
+    copy(ground, &a, &b, &context(1, 1)).await;
+    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    let (sealed, _) = seal(ground, &a, &b, &context(1, 1)).await;
+    (a, b, sealed)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hook_is_told_of_each_phase_once_under_a_name_and_signature_of_its_own() {
     let (listener, key) = (Listener::start().await, SigningKey::generate());
     let (ground, _keys) = ground(&listener, &key);
-    let (a, b) = (ground.open("a").await, ground.open("b").await);
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
-    a.put(1, "k", "v").await.unwrap();
-    copy(&ground, &a, &b, &context(1, 1)).await;
-    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
-    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
+    let (a, b, sealed) = sealed(&ground).await;
     for _ in ["the coordinator has not heard the answer", "and asks again"] {
         ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap();
     }
@@ -249,6 +291,125 @@ async fn from_the_fence_on_what_a_hook_says_changes_nothing() {
     ground.pool.drop_import(&b.agent, &back(3)).await.unwrap();
     a.put(3, "k", "w").await.unwrap();
     assert_eq!(listener.ids()[4], "m-20.2.abort.drop-import.b");
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test]
+async fn a_hook_over_https_is_called_where_its_certificate_is_believed_and_nowhere_else() {
+    let (authority, key) = (Authority::new(), SigningKey::generate());
+    let listener = Listener::start_over_tls(&authority.server(&["127.0.0.1"])).await;
+    let (mut ground, _keys) = ground(&listener, &key);
+    let believe = |ground: &mut Ground, authority: &Authority| {
+        ground.hooks.as_mut().unwrap().hooks[0].ca_file = Some(authority.file());
+    };
+    believe(&mut ground, &authority);
+    let a = ground.open("a").await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    ground.pool.start_capture(&a.agent, &context(1, 1)).await.unwrap();
+    assert_eq!(listener.ids(), ["m-20.1.prepare.start-capture.a"]);
+    listener.answers(&[(409, "no")]);
+    assert_eq!(refused(ground.pool.start_capture(&a.agent, &context(1, 1)).await), "HOOK_REFUSED");
+    a.close().await;
+
+    for (whose, names) in [(Authority::new(), ["127.0.0.1"]), (Authority::new(), ["hooks.test"])] {
+        let listener = Listener::start_over_tls(&whose.server(&names)).await;
+        let (mut ground, _keys) = self::ground(&listener, &key);
+        // Signed by somebody else, or for another name.
+        believe(&mut ground, if names == ["hooks.test"] { &whose } else { &authority });
+        let a = ground.open("a").await;
+        ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+        let Err(StepError::Refused { code, reason }) = ground.pool.start_capture(&a.agent, &context(1, 1)).await
+        else {
+            panic!("not refused");
+        };
+        assert!(code == "HOOK_FAILED" && reason.contains("no TLS: invalid peer certificate"), "{code}: {reason}");
+        assert!(listener.ids().is_empty(), "it is told nothing");
+        a.close().await;
+    }
+}
+
+/// Cells that tell somebody who never answers, and what must be there meanwhile: the kernel takes connections for it, and
+/// nobody reads what comes.
+async fn ground_of_silence() -> (Ground, (tokio::net::TcpListener, tempfile::TempDir)) {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/moves", silent.local_addr().unwrap());
+    let unheard = Listener { url, calls: Arc::default(), answers: Arc::default() };
+    let (mut ground, keys) = ground(&unheard, &SigningKey::generate());
+    let hook = &mut ground.hooks.as_mut().unwrap().hooks[0];
+    (hook.deadline_ms, hook.cutover_deadline_ms, hook.tries) = (300, 100, 2);
+    (ground, (silent, keys))
+}
+
+/// Much more than all deadlines of such a hook, and less than what a step may take.
+const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_hook_that_never_answers_costs_its_deadline_and_no_more() {
+    let (mut ground, _silent) = ground_of_silence().await;
+    let a = ground.open("a").await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let began = std::time::Instant::now();
+    let Err(StepError::Refused { code, reason }) = ground.pool.start_capture(&a.agent, &context(1, 1)).await else {
+        panic!("not refused");
+    };
+    assert!(code == "HOOK_FAILED" && reason.contains("no answer within"), "{code}: {reason}");
+    assert!(began.elapsed() < SILENCE_MAX, "{:?}", began.elapsed());
+    // The step itself is done, so it can be taken back; that nobody hears of it holds nothing up.
+    ground.pool.stop_capture(&a.agent, &context(1, 1)).await.unwrap();
+    a.put(1, "k", "v").await.unwrap();
+    a.close().await;
+
+    ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Hold];
+    let (a, b) = (ground.open("c").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    copy(&ground, &a, &b, &context(1, 1)).await;
+    assert_eq!(refused(ground.pool.hold_writes(&a.agent, &context(1, 1), HOLD).await), "HOOK_FAILED");
+    a.put(1, "k", "v").await.unwrap();
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test]
+async fn from_the_fence_on_a_hook_that_never_answers_changes_nothing() {
+    let (mut ground, _silent) = ground_of_silence().await;
+    ground.hooks.as_mut().unwrap().hooks[0].phases = vec![HookPhase::Fence, HookPhase::Activate];
+    let (a, b, sealed) = sealed(&ground).await;
+    let began = std::time::Instant::now();
+    assert_eq!(ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap(), sealed);
+    ground.pool.activate(&b.agent, &context(2, 1), Some((&a.id, &a.agent))).await.unwrap();
+    assert!(began.elapsed() < SILENCE_MAX, "{:?}", began.elapsed());
+    b.put(2, "k", "w").await.unwrap();
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_is_not_told_again_of_what_a_later_move_has_overtaken() {
+    let (listener, key) = (Listener::start().await, SigningKey::generate());
+    let (mut ground, _keys) = ground(&listener, &key);
+    let hook = &mut ground.hooks.as_mut().unwrap().hooks[0];
+    (hook.phases, hook.tries) = (vec![HookPhase::Abort], 10);
+    let (a, b) = (ground.open("a").await, ground.open("b").await);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    copy(&ground, &a, &b, &context(1, 1)).await;
+    listener.answers(&[(500, "not now"); 100]);
+    let (pool, agent) = (ground.pool.clone(), b.agent.clone());
+    let dropping = tokio::spawn(async move { pool.drop_import(&agent, &context(1, 1)).await });
+    let told = async {
+        while listener.ids().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    let next = cell_client::StepContext { move_id: Some(cell_model::MoveId(30)), ..context(1, 1) };
+    ground.pool.start_capture(&a.agent, &next).await.unwrap();
+    ground.pool.prepare_import(&b.agent, &next, &a.id, &a.agent).await.unwrap();
+    let told = listener.ids();
+    dropping.await.unwrap().unwrap();
+    // One may have been on its way.
+    assert!(listener.ids().len() <= told.len() + 1, "{:?}", listener.ids());
+    assert!(told.iter().all(|id| id == "m-20.1.abort.drop-import.b"), "{told:?}");
     a.close().await;
     b.close().await;
 }

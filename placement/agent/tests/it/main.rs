@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
+mod authority;
 mod cells;
 mod copying;
 mod deciding;

@@ -68,6 +68,12 @@ pub struct Enroll {
     /// The column that says whose a row is
     #[arg(long, default_value = "tenant_id", requires = "database")]
     pub tenant_column: String,
+    /// Where each tenant has a schema of its own: what it is called, with {id} in the tenant's place
+    #[arg(long, requires = "database", conflicts_with_all = ["schema", "tenant_column"], value_name = "NAME")]
+    pub tenant_schema: Option<String>,
+    /// The schema that tenants' own are made as
+    #[arg(long, default_value = "cellway_template", requires = "tenant_schema", value_name = "NAME")]
+    pub template_schema: String,
     /// The authority that makes the agent's certificate
     #[arg(long, value_name = "DIR", requires = "out")]
     pub ca: Option<PathBuf>,

@@ -1,11 +1,12 @@
 //! `get` and `describe`: look, change nothing.
 
-use cell_client::{ClientError, ListOptions, Page, wire};
+use cell_client::{ClientError, ListOptions, wire};
 
 use super::Control;
 use crate::cli::{Describe, Get};
 use crate::console;
 use crate::failure::{Exit, Failure};
+use crate::pages::{all, all_of};
 use crate::render::{describe_cell, describe_move, describe_tenant, one};
 use crate::view::{CellView, MoveView, RouterView, TenantView};
 
@@ -19,7 +20,7 @@ pub(super) async fn get(control: Control, get: Get) -> Result<Exit, Failure> {
             control.print_list(&[CellView::from(wire::Cell::from(&control.client.get_cell(&name).await?))]);
         }
         Get::Cells { name: None } => {
-            let cells = all(|options| control.client.list_cells(options), ListOptions::default()).await?;
+            let cells = all(|options| control.client.list_cells(options)).await?;
             let cells: Vec<CellView> = cells.iter().map(|cell| CellView::from(wire::Cell::from(cell))).collect();
             control.print_list(&cells);
         }
@@ -33,7 +34,7 @@ pub(super) async fn get(control: Control, get: Get) -> Result<Exit, Failure> {
         Get::Moves { id: None, tenant, all: include_ended } => {
             let filter = tenant.map(String::from).unwrap_or_default();
             let options = ListOptions { filter, include_ended, ..ListOptions::default() };
-            let moves = all(|options| control.client.list_moves(options), options).await?;
+            let moves = all_of(|options| control.client.list_moves(options), options).await?;
             control.print_list(&moves.into_iter().map(MoveView::from).collect::<Vec<_>>());
         }
     }
@@ -64,22 +65,6 @@ pub(super) async fn describe(control: Control, describe: Describe) -> Result<Exi
 async fn tenants(control: &Control, cell: Option<&cell_model::CellId>) -> Result<Vec<TenantView>, ClientError> {
     let filter = cell.map(ToString::to_string).unwrap_or_default();
     let options = ListOptions { filter, ..ListOptions::default() };
-    let tenants = all(|options| control.client.list_tenants(options), options).await?;
+    let tenants = all_of(|options| control.client.list_tenants(options), options).await?;
     Ok(tenants.into_iter().map(TenantView::from).collect())
-}
-
-/// Every page of a list.
-async fn all<T, F>(page: impl Fn(ListOptions) -> F, mut options: ListOptions) -> Result<Vec<T>, ClientError>
-where
-    F: Future<Output = Result<Page<T>, ClientError>>,
-{
-    let mut items = Vec::new();
-    loop {
-        let part = page(options.clone()).await?;
-        items.extend(part.items);
-        if part.next_page_token.is_empty() {
-            return Ok(items);
-        }
-        options.page_token = part.next_page_token;
-    }
 }

@@ -10,8 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use cell_models::configurations::that_catches;
-use cell_models::{Mutant, Search};
+use cell_models::Guard;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -19,13 +18,16 @@ use super::this_program;
 use crate::console;
 use crate::failure::{Exit, Failure};
 
+/// So many seeds are simulated until a fault is found.
+const SEEDS_MAX: u64 = 8;
+
 /// Where a fault is planted, and who must catch it.
 #[derive(Debug, Clone, Copy)]
 enum Layer {
-    /// A guard, by its name in the model.
-    Model(Mutant),
-    /// A fault of the simulation's harness, and for how many seconds things break.
-    Simulation(&'static str, u8),
+    /// A guard, as the models know it.
+    Model(Guard),
+    /// A fault of the simulation's harness, as `drill sim` is told of it.
+    Simulation(&'static str),
     /// A fault of the cells, in the demo.
     Demo,
     /// A fault of the cells, in this drill.
@@ -40,24 +42,47 @@ struct Fault {
 }
 
 /// Faults of real processes, and of the simulation.
-const OUTSIDE: [(&str, &str, Layer); 10] = [
+const OUTSIDE: [(&str, &str, Layer); 13] = [
     ("stale-epoch", "the check of the epoch is skipped", Layer::Drill("router-alone")),
     ("early-serve", "the target serves before the commit", Layer::Demo),
     ("lost-write", "a write is acknowledged and not done", Layer::Demo),
     ("unflushed-write", "writes are acknowledged before they are flushed", Layer::Drill("dead-cell")),
     ("dropped-tombstone", "a deletion is not applied by the copying cell", Layer::Drill("stale-router")),
     ("change-twice", "a change is delivered twice", Layer::Drill("stale-router")),
-    ("lying-disk", "disks say that they have synced, and have not", Layer::Simulation("lying-disk", 8)),
-    ("misrecording-client", "a client writes down another answer", Layer::Simulation("misrecording-client", 4)),
-    ("careless-retry", "a retry has another request id", Layer::Simulation("careless-retry", 4)),
-    ("skipping-watcher", "a watcher drops a revision", Layer::Simulation("skipping-watcher", 4)),
+    (
+        "lying-disk",
+        "disks say that they have synced, and have not",
+        Layer::Simulation("--faults 8 --flaw lying-disk"),
+    ),
+    (
+        "losing-cell-disk",
+        "disks of cells drop documents",
+        Layer::Simulation("--fleet --faults 1 --flaw losing-disk"),
+    ),
+    (
+        "lying-cell-disk",
+        "disks of cells say it, and have not",
+        Layer::Simulation("--fleet --faults 8 --flaw lying-disk"),
+    ),
+    (
+        "misrecording-client",
+        "a client writes down another answer",
+        Layer::Simulation("--faults 4 --flaw misrecording-client"),
+    ),
+    ("careless-retry", "a retry has another request id", Layer::Simulation("--faults 4 --flaw careless-retry")),
+    ("skipping-watcher", "a watcher drops a revision", Layer::Simulation("--faults 4 --flaw skipping-watcher")),
+    (
+        "idle-clients",
+        "nobody writes when all is healed",
+        Layer::Simulation("--fleet --faults 1 --flaw idle-clients"),
+    ),
 ];
 
 fn all() -> Vec<Fault> {
-    let guards = Mutant::ALL.into_iter().map(|mutant| Fault {
-        name: mutant.name().to_owned(),
+    let guards = Guard::all().map(|guard| Fault {
+        name: guard.name().to_owned(),
         what: "a guard is switched off",
-        layer: Layer::Model(mutant),
+        layer: Layer::Model(guard),
     });
     let outside = OUTSIDE.into_iter().map(|(name, what, layer)| Fault { name: name.to_owned(), what, layer });
     guards.chain(outside).collect()
@@ -67,7 +92,7 @@ impl Layer {
     fn word(self) -> String {
         match self {
             Self::Model(_) => "model".into(),
-            Self::Simulation(..) => "simulation".into(),
+            Self::Simulation(_) => "simulation".into(),
             Self::Demo => "demo".into(),
             Self::Drill(drill) => format!("drill {drill}"),
         }
@@ -113,17 +138,21 @@ async fn plant(fault: &Fault) -> anyhow::Result<Option<String>> {
     let directory = tempfile::tempdir().context("cannot make a directory for reports")?;
     let at = directory.path();
     match fault.layer {
-        Layer::Model(mutant) => {
-            let check = move || cell_models::check(that_catches(mutant), Search::Shortest, 1);
+        Layer::Model(guard) => {
+            let check = move || guard.check_without(1);
             let verdict = tokio::task::spawn_blocking(check).await.context("the model checker has failed")?;
             let shortest = verdict.broken.into_iter().min_by_key(|(_, path)| path.len());
             Ok(shortest.map(|(promise, path)| format!("{promise}, after {} steps", path.len())))
         }
-        Layer::Simulation(flaw, faults) => {
-            let line = format!("drill sim --seed 1 --faults {faults} --flaw {flaw}");
-            let (code, out) = call(&line, &[]).await?;
-            let found = out.lines().nth(1).map(|line| line.trim().to_owned());
-            Ok(found.filter(|_| code == Some(1)))
+        Layer::Simulation(words) => {
+            // In which seed it matters changes with the code.
+            for seed in 1..=SEEDS_MAX {
+                let (code, out) = call(&format!("drill sim --seed {seed} {words}"), &[]).await?;
+                if code == Some(1) {
+                    return Ok(out.lines().nth(1).map(|line| format!("{} (seed {seed})", line.trim())));
+                }
+            }
+            Ok(None)
         }
         Layer::Demo => {
             let line = "demo --seed 7 --tenants 24 --moves 6 --big 8 --writes-per-second 60";

@@ -98,14 +98,17 @@ fn a_failing_seed_of_the_simulation_prints_the_line_that_runs_it_again() {
 fn planted_faults_are_told_with_the_layer_that_has_caught_them() {
     let listed = cellctl("drill planted --list");
     assert!(listed.code == 0 && listed.out.lines().count() > 20, "{listed:?}");
-    let said = cellctl("drill planted fence-without-seal lying-disk");
+    let said = cellctl("drill planted fence-without-seal uid-reused lying-disk");
     assert_eq!(said.code, 0, "{said:?}");
-    for told in
-        ["fence-without-seal", " caught in model: I", "lying-disk", " caught in simulation: answered-is-kept"]
-    {
-        assert!(said.out.contains(told), "{told} is missing: {said:?}");
+    for (fault, how) in [
+        ("fence-without-seal", " caught in model: I"),
+        ("uid-reused", " caught in model: I"),
+        ("lying-disk", " caught in simulation: answered-is-kept"),
+    ] {
+        let line = said.out.lines().find(|line| line.starts_with(fault));
+        assert!(line.is_some_and(|line| line.contains(how)), "{fault}: {said:?}");
     }
-    assert!(said.out.ends_with("2 of 2 planted faults are caught\n"), "{said:?}");
+    assert!(said.out.ends_with("3 of 3 planted faults are caught\n"), "{said:?}");
     assert_eq!(cellctl("drill planted nothing").code, 64);
 }
 

@@ -46,7 +46,15 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         None => Err(StepError::Unreachable { agent: cell.to_string(), reason: "the cell is gone".into() }),
     };
     let (ours, theirs) = tokio::join!(look(&record.owner, false), look(&wanted.target, true));
-    let (ours, theirs) = (told(&record.owner, ours), told(&wanted.target, theirs));
+    let unlike = match (&ours, &theirs) {
+        (Ok(source), Ok(target)) => source.unlike(target),
+        _ => None,
+    };
+    let (ours, mut theirs) = (told(&record.owner, ours), told(&wanted.target, theirs));
+    theirs.0.extend(unlike.map(|Finding { code, reason }| {
+        let cell = wanted.target.to_string();
+        v1::PreviewFinding { cell, code, reason }
+    }));
     let mut answer = v1::PreviewMoveResponse {
         revision: record.revision.get(),
         source: record.owner.to_string(),
@@ -95,7 +103,7 @@ struct Told {
 fn told(cell: &CellId, looked: Result<PreflightReport, StepError>) -> (Vec<v1::PreviewFinding>, Option<Told>) {
     let of = |found: Finding| v1::PreviewFinding { cell: cell.to_string(), code: found.code, reason: found.reason };
     match looked {
-        Ok(PreflightReport { findings, notes, rows, bytes }) => {
+        Ok(PreflightReport { findings, notes, rows, bytes, tables: _ }) => {
             let notes = notes.into_iter().map(of).collect();
             (findings.into_iter().map(of).collect(), Some(Told { rows, bytes, notes }))
         }

@@ -47,12 +47,12 @@ fn fleet(tenants: usize, cells: usize) -> Fleet {
 pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let (tenants, cells, name) =
         if quick { (100_000, 1_000, "100,000 × 1,000") } else { (1_000_000, 1_000, "1,000,000 × 1,000") };
-    let before = mib("VmRSS:");
+    let before = megabytes("VmRSS:");
     let began = Instant::now();
     let fleet = fleet(tenants, cells);
     figures.ours(format!("{name}: fleet checked and packed"), "s", began.elapsed().as_secs_f64());
-    if let (Some(before), Some(after)) = (before, mib("VmRSS:")) {
-        figures.ours(format!("{name}: memory of the fleet"), "MiB", after - before).floor = Some(300.0);
+    if let (Some(before), Some(after)) = (before, megabytes("VmRSS:")) {
+        figures.ours(format!("{name}: memory of the fleet"), "MB", after - before).floor = Some(300.0);
     }
     let policy = Policy::default();
     let began = Instant::now();
@@ -74,8 +74,8 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     drop(layout);
     drain(figures, &fleet, &ring, name);
     plans(figures, &fleet, &ring, name);
-    match mib("VmHWM:") {
-        Some(peak) => figures.ours("the whole run: peak memory", "MiB", peak).floor = Some(600.0),
+    match megabytes("VmHWM:") {
+        Some(peak) => figures.ours("the run so far: peak memory", "MB", peak).floor = Some(600.0),
         None => {
             figures.left_out.push("peak memory: this system does not tell it".into());
         }
@@ -129,9 +129,9 @@ fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
     }
 }
 
-/// Memory of this process by its name in `status`: now, or at the most so far.
-fn mib(name: &str) -> Option<f64> {
+/// Memory of this process by its name in `status`, now or at the most so far, in millions of bytes.
+fn megabytes(name: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok()? / 1024.0)
+    Some(line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok()? * 1024.0 / 1e6)
 }

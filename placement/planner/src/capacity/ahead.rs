@@ -18,7 +18,8 @@ const MONTH_DAYS: f64 = 30.0;
 /// The rate at which a tenant's demand grows.
 fn monthly(fleet: &Fleet, growth: &Growth, tenant: TenantIx) -> f64 {
     let of = fleet.tenant(tenant);
-    let region = if of.region == NONE { of.cell().map_or(NONE, |cell| fleet.cell(cell).region) } else { of.region };
+    let asked = of.region();
+    let region = if asked == NONE { of.cell().map_or(NONE, |cell| fleet.cell(cell).region) } else { asked };
     let fits = |rule: &&GrowthRule| {
         (rule.region.is_empty() || fleet.find_region(&rule.region) == Some(region))
             && rule.tier.is_none_or(|tier| tier == of.tier)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cell_model::{CellId, CellState, Revision, TenantId, Tier};
 
-use super::{AMOUNT_MAX, Arena, Cell, CellIx, Demands, Fleet, NONE, Names, Tenant, by_dim};
+use super::{AMOUNT_MAX, Arena, Cell, CellIx, Demands, Fleet, NONE, Names, SHORT_MAX, Short, Tenant, by_dim};
 use crate::demand::Profile;
 use crate::document::{CellEntry, CellKind, Hourly, TenantEntry};
 use crate::load::Budget;
@@ -110,6 +110,13 @@ impl FleetBuilder {
             let sentence = format!("{} cells, at most {CELLS_MAX} are taken", cells.len());
             self.problems.add(ProblemCode::FleetTooLarge, Place::Fleet, sentence, "split the fleet by region");
         }
+        for (what, names) in [("regions", &self.fleet.regions), ("residencies", &self.fleet.residencies)] {
+            if names.len() > SHORT_MAX {
+                let sentence = format!("{} {what}, at most {SHORT_MAX} are taken", names.len());
+                let remedy = "give cells that are alike one name";
+                self.problems.add(ProblemCode::FleetTooLarge, Place::Fleet, sentence, remedy);
+            }
+        }
         cells.sort_by(|(at, a), (bt, b)| a.id.cmp(&b.id).then(at.cmp(bt)));
         for pair in cells.windows(2) {
             if pair[0].1.id == pair[1].1.id {
@@ -142,10 +149,10 @@ impl FleetBuilder {
         }
         let tenant = Tenant {
             tier: entry.tier,
-            region: self.label(place, entry, Kind::Region),
-            residency: self.label(place, entry, Kind::Residency),
+            region: Short::of(self.label(place, entry, Kind::Region)),
+            residency: Short::of(self.label(place, entry, Kind::Residency)),
+            spike_cluster: Short::of(self.fleet.spike_clusters.add(&entry.spike_cluster)),
             group: self.fleet.groups.add(&entry.group),
-            spike_cluster: self.fleet.spike_clusters.add(&entry.spike_cluster),
             pin: self.cell_named(place, entry, "pin", &entry.pin),
             cell: self.cell_named(place, entry, "cell", &entry.cell),
             moving_to: self.cell_named(place, entry, "moving_to", &entry.moving_to),
@@ -209,8 +216,9 @@ impl FleetBuilder {
                 _ => {}
             }
         }
-        if tenant.region != NONE && tenant.residency != NONE {
-            let both = |cell: &&Cell| cell.region == tenant.region && cell.residency == tenant.residency;
+        let (region, residency) = (tenant.region(), tenant.residency());
+        if region != NONE && residency != NONE {
+            let both = |cell: &&Cell| cell.region == region && cell.residency == residency;
             if !self.fleet.cells.iter().any(|cell| both(&cell)) {
                 let sentence =
                     format!("tenant {id}: no cell of region {} has residency {}", entry.region, entry.residency);
@@ -220,10 +228,10 @@ impl FleetBuilder {
         if let Some(pin) = tenant.pin() {
             let cell = self.fleet.cell(pin);
             let mut against = Vec::new();
-            if tenant.region != NONE && tenant.region != cell.region {
+            if region != NONE && region != cell.region {
                 against.push("another region");
             }
-            if tenant.residency != NONE && tenant.residency != cell.residency {
+            if residency != NONE && residency != cell.residency {
                 against.push("another residency");
             }
             if (tenant.tier == Tier::Platinum) != (cell.kind == CellKind::Dedicated) {
@@ -277,7 +285,7 @@ impl FleetBuilder {
         let count = u32::try_from(self.fleet.tenants.len()).expect("fewer than TENANTS_MAX");
         let mut by_id: Vec<u32> = (0..count).collect();
         let ids = &self.fleet.ids;
-        by_id.sort_by(|&a, &b| ids.get(a as usize).cmp(ids.get(b as usize)).then(a.cmp(&b)));
+        by_id.sort_unstable_by(|&a, &b| ids.get(a as usize).cmp(ids.get(b as usize)).then(a.cmp(&b)));
         for pair in by_id.windows(2) {
             let (first, second) = (pair[0] as usize, pair[1] as usize);
             if ids.get(first) == ids.get(second) {

@@ -25,7 +25,6 @@ pub(crate) struct Standing {
     pub(crate) loads: Vec<Load>,
     /// By cell, in order.
     pub(crate) members: Vec<Vec<TenantIx>>,
-    pub(crate) homes: Vec<Option<CellIx>>,
     /// By anti-affinity group: the cell of each copy of each member, in order.
     pub(crate) groups: Vec<Vec<CellIx>>,
     /// By zone: by the residency that tenants ask for.
@@ -158,11 +157,23 @@ struct Part {
     totals: Vec<BTreeMap<Label, Totals>>,
 }
 
+/// By cell: an empty list with room for its members and no more, so that a million of them leave no gaps behind.
+fn rooms(fleet: &Fleet, cells: &Range<usize>) -> Vec<Vec<TenantIx>> {
+    let mut counts = vec![0; cells.len()];
+    for tenant in fleet.tenants().map(|index| fleet.tenant(index)) {
+        let copies = [tenant.cell(), tenant.moving_to()].into_iter().flatten();
+        copies
+            .filter(|cell| cells.contains(&cell.index()))
+            .for_each(|cell| counts[cell.index() - cells.start] += 1);
+    }
+    counts.into_iter().map(Vec::with_capacity).collect()
+}
+
 impl Part {
     fn of(fleet: &Fleet, zones: &Zones, cells: Range<usize>) -> Self {
         let mut part = Self {
             loads: vec![Load::new(fleet.spike_cluster_count()); cells.len()],
-            members: vec![Vec::new(); cells.len()],
+            members: rooms(fleet, &cells),
             groups: Vec::new(),
             totals: vec![BTreeMap::new(); zones.all.len()],
         };
@@ -183,7 +194,7 @@ impl Part {
             }
             if let Some(home) = home.filter(is_here) {
                 let zone = &mut part.totals[zones.of_tenant(tenant).unwrap_or(zones.of(home))];
-                zone.entry(tenant.residency).or_insert_with(Totals::new).add(&profile, cluster);
+                zone.entry(tenant.residency()).or_insert_with(Totals::new).add(&profile, cluster);
             }
         }
         part.loads.iter_mut().for_each(Load::settle);
@@ -206,7 +217,6 @@ impl Standing {
         let mut standing = Self {
             loads: Vec::with_capacity(cells),
             members: Vec::with_capacity(cells),
-            homes: fleet.tenants().map(|tenant| fleet.tenant(tenant).cell()).collect(),
             groups: vec![Vec::new(); fleet.group_count()],
             totals: vec![BTreeMap::new(); zones.all.len()],
             zones,

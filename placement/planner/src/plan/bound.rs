@@ -68,7 +68,7 @@ struct Side {
 impl Side {
     /// At least so full is the fullest cell of a placement that is nowhere fuller than `most_full`.
     fn average(&self, risk: f64, most_full: f64, sharp: bool) -> f64 {
-        let mut averages = self.averages(risk, most_full, false);
+        let mut averages = self.averages(risk, most_full);
         if sharp {
             averages.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let with_care = |of: &(f64, usize)| self.average_at(of.1, risk, most_full, true).max(of.0);
@@ -77,9 +77,9 @@ impl Side {
         averages.into_iter().map(|(average, _)| average).fold(0.0, f64::max)
     }
 
-    /// The same in each dimension.
-    fn averages(&self, risk: f64, most_full: f64, sharp: bool) -> Vec<(f64, usize)> {
-        (0..DIMS).map(|dim| (self.average_at(dim, risk, most_full, sharp), dim)).collect()
+    /// The same in each dimension, without care.
+    fn averages(&self, risk: f64, most_full: f64) -> Vec<(f64, usize)> {
+        (0..DIMS).map(|dim| (self.average_at(dim, risk, most_full, false), dim)).collect()
     }
 
     fn average_at(&self, dim: usize, risk: f64, most_full: f64, sharp: bool) -> f64 {

@@ -57,6 +57,25 @@ fn demands_that_are_no_amounts_are_named_with_their_hour() {
 }
 
 #[test]
+fn more_regions_than_tenants_have_labels_for_are_refused() {
+    let cells = (0..=u32::from(u16::MAX)).map(|index| {
+        let mut cell = cell(&format!("c-{index:05}"), 10.0);
+        cell.region = format!("r-{index}");
+        cell
+    });
+    let mut document = FleetDocument { cells: cells.collect(), ..FleetDocument::default() };
+    let (code, place, sentence, remedy) = only(&document);
+    assert_eq!((code, place), (ProblemCode::FleetTooLarge, Place::Fleet));
+    assert_eq!(sentence, "65536 regions, at most 65535 are taken");
+    assert_eq!(remedy, "give cells that are alike one name");
+    document.cells.truncate(2);
+    document.tenants = vec![tenant("a", 1.0)];
+    document.tenants[0].region = "r-1".into();
+    let fleet = document.build().expect("two regions are few");
+    assert_eq!(fleet.to_document().tenants[0].region, "r-1");
+}
+
+#[test]
 fn capacities_that_are_no_amounts_are_named() {
     let mut document = two_cells();
     document.cells[1].capacity.storage = -5.0;

@@ -94,7 +94,8 @@ impl AgentPool {
                 let finding = |finding: v1::Finding| Finding { code: finding.code, reason: finding.reason };
                 let findings = report.findings.into_iter().map(finding).collect();
                 let notes = report.notes.into_iter().map(finding).collect();
-                Ok(PreflightReport { findings, notes, rows: report.rows, bytes: report.bytes })
+                let (rows, bytes, tables) = (report.rows, report.bytes, report.tables);
+                Ok(PreflightReport { findings, notes, rows, bytes, tables })
             }
             _ => Err(unfitting(agent, "it should be a preflight report")),
         }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::{Proxy, Setting, Wire, certificate, free_address, host, on_core, start};
+use super::{Proxy, Setting, Wire, certificate, free_address, host, start};
 
 /// Envoy takes 4.4 KB a tenant and seconds a thousand.
 const ENVOY_TENANTS_MAX: u32 = 10_000;
@@ -32,7 +32,7 @@ pub(super) fn nginx(setting: &Setting) -> anyhow::Result<Option<Proxy>> {
     let (folder, origin) = (files.path().display(), setting.origin);
     let (listens, secure) = match setting.wire {
         Wire::H1 => ("", String::new()),
-        Wire::H2 => ("http2", String::new()),
+        Wire::H2 | Wire::Grpc => ("http2", String::new()),
         Wire::Tls => {
             let [certificate, key, _] = certificate(files.path())?;
             let (certificate, key) = (certificate.display(), key.display());
@@ -40,6 +40,12 @@ pub(super) fn nginx(setting: &Setting) -> anyhow::Result<Option<Proxy>> {
                 format!("ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;");
             ("ssl", secure)
         }
+    };
+    let forwards = if setting.wire == Wire::Grpc {
+        "grpc_set_header Host $host; grpc_set_header cell-tenant $host; grpc_pass grpc://$cell;"
+    } else {
+        "proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host;
+      proxy_set_header cell-tenant $host; proxy_pass http://$cell;"
     };
     let config = format!(
         "daemon off; master_process off; pid {folder}/pid; error_log {folder}/error;
@@ -55,8 +61,7 @@ http {{
     listen {address} {listens} reuseport backlog=1024; {secure}
     location / {{
       if ($cell = '') {{ return 404; }}
-      proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host;
-      proxy_set_header cell-tenant $host; proxy_pass http://$cell;
+      {forwards}
     }}
   }}
 }}
@@ -64,7 +69,7 @@ http {{
     );
     let path = files.path().join("nginx.conf");
     std::fs::write(&path, config)?;
-    let mut command = on_core(0, "/usr/sbin/nginx");
+    let mut command = setting.program("/usr/sbin/nginx");
     command.arg("-c").arg(&path).arg("-p").arg(files.path());
     start("nginx", command, address, files).map(Some)
 }
@@ -78,7 +83,7 @@ pub(super) fn haproxy(setting: &Setting) -> anyhow::Result<Option<Proxy>> {
     std::fs::write(&map_path, map(setting.tenants, "")?)?;
     let listens = match setting.wire {
         Wire::H1 => String::new(),
-        Wire::H2 => "proto h2".to_owned(),
+        Wire::H2 | Wire::Grpc => "proto h2".to_owned(),
         Wire::Tls => format!("ssl crt {} ssl-min-ver TLSv1.3", certificate(files.path())?[2].display()),
     };
     let config = format!(
@@ -97,16 +102,17 @@ frontend in
   http-request set-header cell-tenant %[req.hdr(host)]
   use_backend %[req.hdr(host),lower,map_str({map},none)]
 backend cell_a
-  server a {origin} pool-max-conn 512
+  server a {origin} {speaks} pool-max-conn 512
 backend none
   http-request deny deny_status 404
 ",
         map = map_path.display(),
         origin = setting.origin,
+        speaks = if setting.wire == Wire::Grpc { "proto h2" } else { "" },
     );
     let path = files.path().join("haproxy.cfg");
     std::fs::write(&path, config)?;
-    let mut command = on_core(0, "/usr/sbin/haproxy");
+    let mut command = setting.program("/usr/sbin/haproxy");
     command.args(["-db", "-f"]).arg(&path);
     start("haproxy", command, address, files).map(Some)
 }
@@ -143,16 +149,34 @@ pub(super) fn envoy(setting: &Setting) -> anyhow::Result<Option<Proxy>> {
                 "tls_certificates": [{ "certificate_chain": { "filename": certificate },
                     "private_key": { "filename": key } }] } } });
     }
+    let speaks = if setting.wire == Wire::Grpc {
+        serde_json::json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": kind("upstreams.http.v3.HttpProtocolOptions"),
+            "explicit_http_config": { "http2_protocol_options": {} } } })
+    } else {
+        serde_json::json!({})
+    };
     let config = serde_json::json!({ "static_resources": {
         "listeners": [{ "name": "in", "address": socket(address), "filter_chains": [chain] }],
         "clusters": [{ "name": "cell_a", "type": "STATIC", "connect_timeout": "5s",
-            "circuit_breakers": { "thresholds": many },
+            "circuit_breakers": { "thresholds": many }, "typed_extension_protocol_options": speaks,
             "load_assignment": { "cluster_name": "cell_a", "endpoints": [{ "lb_endpoints": [
                 { "endpoint": { "address": socket(setting.origin) } }] }] } }],
     } });
     let path = files.path().join("envoy.json");
     std::fs::write(&path, serde_json::to_vec(&config)?)?;
-    let mut command = on_core(0, program);
+    let mut command = setting.program(program);
     command.arg("-c").arg(&path).args(["--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]);
     start("envoy", command, address, files).map(Some)
+}
+
+/// Built from `router/bench/pingora`, a project of its own: it routes by a table as the others do, and does nothing else.
+pub(super) fn pingora(setting: &Setting) -> anyhow::Result<Option<Proxy>> {
+    let Some(program) = setting.pingora.as_ref().filter(|_| setting.wire == Wire::H1) else { return Ok(None) };
+    let (files, address) = (tempfile::tempdir()?, free_address()?);
+    let map_path = files.path().join("map");
+    std::fs::write(&map_path, map(setting.tenants, "")?)?;
+    let mut command = setting.program(program);
+    command.arg(address.to_string()).arg(setting.origin.to_string()).arg(&map_path);
+    start("pingora", command, address, files).map(Some)
 }

@@ -11,6 +11,7 @@ use super::owning::PATIENCE;
 use super::{Core, Keep, Work, done, position};
 use crate::capture::digest_to_wire;
 use crate::postgres::digest;
+use crate::postgres::layout::Place;
 use crate::postgres::records::{Copied, Reach};
 use crate::record::Role;
 use crate::refusal::Refusal;
@@ -33,15 +34,17 @@ impl Work<'_> {
     pub(super) async fn prepare_import(&self, import: &wire::PrepareImport) -> Result<Answer, Refusal> {
         let source = cell_id(&import.source_cell)?;
         let _turn = self.tenant.turn.lock().await;
+        self.refresh().await?;
         let is_new = self.lock()?.copied.is_none();
-        if is_new {
-            self.cell.look_at_tables().await?;
+        let own = self.own_place()?.filter(|_| is_new);
+        if is_new && own.is_none() {
+            self.cell.look_at_tables(&self.tenant.id).await?;
             if let Some(table) = self.table_with_rows().await? {
                 let reason = format!("table {table} has rows of the tenant that no copy has put there");
                 return Err(Refusal::new("BUSY", reason));
             }
         }
-        self.change_in_turn(|core| {
+        self.change_and_make(own, |core| {
             let source = (&source, import.source_agent.as_str());
             let next = transition::prepare_import(core.control.as_ref(), self.context(), core.has_copy(), source)?;
             let keep = if core.copied.is_none() { Keep::Are(Copied::default()) } else { Keep::Same };
@@ -51,10 +54,16 @@ impl Work<'_> {
         Ok(done())
     }
 
+    /// The schema that is, or would be, the tenant's own.
+    pub(super) fn own_place(&self) -> Result<Option<Place>, Refusal> {
+        let place = self.cell.database.layout.place(&self.tenant.id)?;
+        Ok(Some(place).filter(|place| place.column.is_none()))
+    }
+
     /// A table in which the tenant has rows.
     pub(super) async fn table_with_rows(&self) -> Result<Option<String>, Refusal> {
         let client = self.cell.database.client().await?;
-        let catalogue = self.cell.replication.catalogue();
+        let catalogue = self.cell.catalogue(&self.tenant.id).await?;
         for table in &catalogue.tables {
             let of = catalogue.of_tenant(table, self.tenant.id.as_str());
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {of})", catalogue.qualified(table));
@@ -180,6 +189,8 @@ impl Work<'_> {
     }
 
     async fn scan_source(&self) -> Result<(Seq, Digest), Refusal> {
+        // Before the rows are read: what becomes of a partition meanwhile is noticed at the seal.
+        let files = self.cell.files(&self.tenant.id).await?;
         let (seq, client) = {
             let mut feed = self.tenant.feed.lock().await;
             let feed = feed.as_mut().filter(|feed| feed.move_id == self.context().move_id).ok_or_else(|| {
@@ -190,10 +201,11 @@ impl Work<'_> {
             })?;
             feed.consistent(self.cell, &self.tenant.id).await?
         };
-        let catalogue = self.cell.replication.catalogue();
+        let catalogue = self.cell.catalogue(&self.tenant.id).await?;
         let sum = digest::of_all(&client, &catalogue, &self.tenant.id, self.context().uid).await?;
         self.cell.replication.captures().clean_at(&self.tenant.id, seq);
         let mut core = self.lock()?;
+        core.files = files;
         core.counted = (sum.digest.rows, sum.bytes);
         core.digest = sum.digest;
         Ok((seq, sum.digest))
@@ -240,6 +252,8 @@ impl Work<'_> {
             return Ok(done());
         }
         if next.capture.is_some() {
+            let files = self.cell.files(&self.tenant.id).await?;
+            self.tenant.lock().files = files;
             self.cell.replication.capture(&self.tenant.id, from, true);
         }
         self.change_in_turn(|_| Ok((next, Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })))).await?;

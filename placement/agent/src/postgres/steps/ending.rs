@@ -2,13 +2,16 @@
 
 use cell_model::Epoch;
 use cell_protos::v1::step_response::Result as Answer;
+use tokio_postgres::{Client, Transaction};
 
 use super::owning::PATIENCE;
 use super::{Core, Keep, Work, done};
 use crate::postgres::applier;
 use crate::postgres::catalogue::{Catalogue, Table};
 use crate::postgres::cell::Cell;
+use crate::postgres::layout::Place;
 use crate::postgres::records::{self, Rows};
+use crate::postgres::schemas;
 use crate::postgres::seal::Seal;
 use crate::postgres::tenant::Tenant;
 use crate::record::{Control, Record as _, Role};
@@ -99,23 +102,53 @@ pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let Some(control) = emptying() else { return Ok(()) };
     // As a replica: no trigger of the application runs, and keys among the tenant's own rows are not asked.
     let mut client = applier::session(&cell.database).await?;
-    let catalogue = cell.replication.catalogue();
-    for table in &catalogue.tables {
-        while delete_some(&mut client, &catalogue, table, tenant, &control).await? > 0 {
-            tokio::task::yield_now().await;
+    if cell.database.layout.is_shared() {
+        let catalogue = cell.catalogue(&tenant.id).await?;
+        for table in &catalogue.tables {
+            while delete_some(&mut client, &catalogue, table, tenant, &control).await? > 0 {
+                tokio::task::yield_now().await;
+            }
         }
+    } else if let Ok(place) = cell.database.layout.place(&tenant.id) {
+        drop_schema(&mut client, &place, tenant, &control).await?;
     }
     let _turn = tenant.turn.lock().await;
     let Some(control) = emptying() else { return Ok(()) };
     let next = Control { emptying: false, ..control.clone() };
     records::change(&mut client, &tenant.id, (Some(&control), &next), Rows::Stay).await?;
     tenant.lock().control = Some(next);
+    cell.replication.forget_catalogue(&tenant.id);
     cell.post(tenant);
     Ok(())
 }
 
+/// Nobody changes the tenant's record before the transaction ends.
+async fn expect(transaction: &Transaction<'_>, tenant: &Tenant, control: &Control) -> Result<(), Refusal> {
+    let sql = "SELECT 1 FROM cellway.controls WHERE tenant = $1 AND control = $2 FOR SHARE";
+    if transaction.query_opt(sql, &[&tenant.id.as_str(), &control.encode()]).await?.is_none() {
+        return Err(Refusal::new("BUSY", "the grant has changed while the copy was deleted"));
+    }
+    Ok(())
+}
+
+/// The whole schema at once: the rows in it are nobody else's.
+async fn drop_schema(
+    client: &mut Client,
+    place: &Place,
+    tenant: &Tenant,
+    control: &Control,
+) -> Result<(), Refusal> {
+    let transaction = client.transaction().await?;
+    // Readers of the old copy may be at their tables still: others come behind us, so not for long.
+    transaction.batch_execute("SET LOCAL lock_timeout = '2s'").await?;
+    expect(&transaction, tenant, control).await?;
+    schemas::drop(&transaction, place).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
 async fn delete_some(
-    client: &mut tokio_postgres::Client,
+    client: &mut Client,
     catalogue: &Catalogue,
     table: &Table,
     tenant: &Tenant,
@@ -123,15 +156,13 @@ async fn delete_some(
 ) -> Result<u64, Refusal> {
     let (name, of) = (catalogue.qualified(table), catalogue.of_tenant(table, tenant.id.as_str()));
     let transaction = client.transaction().await?;
-    let sql = "SELECT 1 FROM cellway.controls WHERE tenant = $1 AND control = $2 FOR SHARE";
-    if transaction.query_opt(sql, &[&tenant.id.as_str(), &control.encode()]).await?.is_none() {
-        return Err(Refusal::new("BUSY", "the grant has changed while the copy was deleted"));
-    }
+    expect(&transaction, tenant, control).await?;
     let keys = table.key_list();
     let sql = if keys.is_empty() {
         format!("DELETE FROM {name} WHERE {of}")
     } else {
-        format!("DELETE FROM {name} WHERE ({keys}) IN (SELECT {keys} FROM {name} WHERE {of} LIMIT {CHUNK_ROWS})")
+        let some = format!("SELECT {keys} FROM {name} WHERE {of} LIMIT {CHUNK_ROWS}");
+        format!("DELETE FROM {name} WHERE {of} AND ({keys}) IN ({some})")
     };
     let deleted = transaction.execute(&sql, &[]).await?;
     transaction.commit().await?;

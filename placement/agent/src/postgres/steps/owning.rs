@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{Keep, Work, done, position};
 use crate::hold::Hold;
-use crate::postgres::digest;
 use crate::postgres::feed::Compare;
 use crate::postgres::records::{Copied, Reach};
 use crate::postgres::seal::{self, Seal};
+use crate::postgres::{digest, schemas};
 use crate::refusal::Refusal;
 use crate::transition;
 
@@ -22,7 +22,21 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Work<'_> {
     pub(super) async fn grant(&self) -> Result<Answer, Refusal> {
-        self.change(|core| {
+        let _turn = self.tenant.turn.lock().await;
+        self.refresh().await?;
+        let is_new = self.lock()?.copied.is_none();
+        let mut making = self.own_place()?.filter(|_| is_new);
+        if let Some(place) = &making
+            && schemas::exists(&self.cell.database.session().await?, &place.schema).await?
+        {
+            // It is there already: adopted as it is.
+            self.cell.look_at_tables(&self.tenant.id).await?;
+            making = None;
+        }
+        if is_new && self.cell.database.layout.is_shared() {
+            self.cell.can_spell(&self.tenant.id).await?;
+        }
+        self.change_and_make(making, |core| {
             let next = transition::grant(core.control.as_ref(), self.context(), core.has_copy())?;
             let keep = if core.copied.is_some() {
                 Keep::Same
@@ -53,7 +67,7 @@ impl Work<'_> {
         if let Some(from) = known(&*self.lock()?)? {
             return Ok(position(from));
         }
-        let catalogue = self.cell.look_at_tables().await?;
+        let catalogue = self.cell.look_at_tables(&self.tenant.id).await?;
         if let Some(finding) = crate::postgres::check::tables(&catalogue).into_iter().next() {
             return Err(Refusal::new("TABLES_UNFIT", format!("{}: {}", finding.code, finding.reason)));
         }
@@ -164,8 +178,10 @@ impl Work<'_> {
     async fn sealed(&self, hold: &Hold, patience: Duration) -> Result<Seq, Refusal> {
         let id = &self.tenant.id;
         let replication = &self.cell.replication;
-        replication.barrier(patience).await?;
-        let compare = match replication.captures().dirty(id) {
+        let (_, (), files) =
+            tokio::try_join!(replication.barrier(patience), self.cell.look_once_more(id), self.cell.files(id))?;
+        let same_files = self.lock()?.files == files;
+        let compare = match replication.captures().dirty(id).filter(|_| same_files) {
             Some(keys) => Compare::Keys(keys),
             None => Compare::All,
         };
@@ -173,7 +189,7 @@ impl Work<'_> {
             let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
             replication.captures().standing(id).ok_or_else(none)??.last
         };
-        let sequences = self.cell.sequences(&*self.cell.database.client().await?).await?;
+        let sequences = self.cell.sequences(id).await?;
         if let Some(feed) = self.tenant.feed.lock().await.as_mut() {
             feed.flush(self.cell, id).await?;
             if feed.cursor() == last {
@@ -196,14 +212,15 @@ impl Work<'_> {
             let found = async {
                 // Nobody can write, so whatever is read is of one moment.
                 let client = cell.database.client().await?;
-                let catalogue = cell.replication.catalogue();
-                match &compare {
+                let catalogue = cell.catalogue(&tenant.id).await?;
+                let sum = match &compare {
                     Compare::All => digest::of_all(&client, &catalogue, &tenant.id, uid).await,
                     Compare::Keys(keys) => digest::of_keys(&client, &catalogue, (&tenant.id, uid), keys).await,
-                }
+                };
+                Ok::<_, Refusal>(sum?)
             };
             let found = found.await;
-            tenant.lock().remember_cut(of, found.map(|sum| sum.digest).map_err(Refusal::from));
+            tenant.lock().remember_cut(of, found.map(|sum| sum.digest));
             tenant.notify();
         });
     }

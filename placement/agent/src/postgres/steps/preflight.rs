@@ -3,10 +3,12 @@
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_response::Result as Answer;
 
+use tokio_postgres::Client;
+
 use super::Work;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::fault::Fault;
-use crate::postgres::{check, inspect};
+use crate::postgres::{check, inspect, schemas};
 use crate::record::Role;
 use crate::refusal::Refusal;
 
@@ -14,14 +16,15 @@ impl Work<'_> {
     pub(super) async fn preflight(&self, as_target: bool) -> Result<Answer, Refusal> {
         let mut findings = self.own_findings(as_target);
         let mut notes = Vec::new();
-        let (rows, bytes) = match self.look(as_target, &mut findings, &mut notes).await {
-            Ok(size) => size,
-            Err(fault) => {
-                findings.insert(0, wire::Finding { code: fault.code.into(), reason: fault.reason });
-                (0, 0)
+        let looked = match self.look(as_target, &mut findings, &mut notes).await {
+            Ok(looked) => looked,
+            Err(Refusal { code, reason }) => {
+                findings.insert(0, wire::Finding { code: code.into(), reason });
+                Looked::default()
             }
         };
-        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes }))
+        let Looked { tables, size: (rows, bytes) } = looked;
+        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes, tables }))
     }
 
     fn own_findings(&self, as_target: bool) -> Vec<wire::Finding> {
@@ -51,38 +54,67 @@ impl Work<'_> {
         as_target: bool,
         findings: &mut Vec<wire::Finding>,
         notes: &mut Vec<wire::Finding>,
-    ) -> Result<(u64, u64), Fault> {
-        let client = self.cell.database.session().await?;
-        let catalogue = Catalogue::read(&client, &self.cell.database.options).await?;
+    ) -> Result<Looked, Refusal> {
+        let database = &self.cell.database;
+        let client = database.session().await?;
+        let place = database.layout.place(&self.tenant.id)?;
+        let is_own = place.column.is_none();
+        // A schema that is to be made will be as its template is.
+        let looked_at = if as_target { database.layout.pattern() } else { place.clone() };
+        let catalogue = Catalogue::read(&client, &looked_at).await?;
         let server = inspect::server(&client, &self.cell.replication.slot).await?;
         findings.extend(check::server(&server));
-        notes.extend(check::notes(&server, self.cell.database.options.wal_bytes_max));
+        notes.extend(check::notes(&server, database.options.wal_bytes_max));
         findings.extend(check::tables(&catalogue));
-        if !findings.is_empty() {
-            return Ok((0, 0));
+        if is_own {
+            findings.extend(schemas::strange(&client, &looked_at.schema).await?);
         }
-        self.cell.look_at_tables().await?;
+        if is_own && as_target && schemas::exists(&client, &place.schema).await? && !self.tenant.lock().has_copy() {
+            let Refusal { code, reason } = schemas::present(&place.schema);
+            findings.push(wire::Finding { code: code.into(), reason });
+        }
+        let tables = catalogue.lines();
+        if !findings.is_empty() {
+            return Ok(Looked { tables, size: (0, 0) });
+        }
+        if is_own && as_target {
+            return Ok(Looked { tables, size: (0, 0) });
+        }
+        self.cell.look_at_tables(&self.tenant.id).await?;
+        let size = self.size(&client, &catalogue, findings).await;
+        if as_target && size.0 > 0 && findings.is_empty() {
+            let reason = format!("the database of cell {} has {} rows of the tenant", self.cell.here, size.0);
+            findings.push(wire::Finding { code: "COPY_PRESENT".into(), reason });
+        }
+        Ok(Looked { tables, size })
+    }
+
+    /// Rows and bytes of the tenant.
+    async fn size(&self, client: &Client, catalogue: &Catalogue, findings: &mut Vec<wire::Finding>) -> (u64, u64) {
         let mut size = (0, 0);
         for table in &catalogue.tables {
             let of = catalogue.of_tenant(table, self.tenant.id.as_str());
             let name = catalogue.qualified(table);
             let sql =
                 format!("SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::bigint FROM {name} t WHERE {of}");
-            let row = match client.query_one(&sql, &[]).await {
-                Ok(row) => row,
+            match client.query_one(&sql, &[]).await {
+                Ok(row) => {
+                    size.0 += row.get::<_, i64>(0).cast_unsigned();
+                    size.1 += row.get::<_, i64>(1).cast_unsigned();
+                }
                 Err(error) => {
                     let reason = format!("whose a row of {name} is cannot be asked: {}", Fault::from(error).reason);
                     findings.push(wire::Finding { code: "TENANT_KEY_TYPE".into(), reason });
-                    continue;
                 }
-            };
-            size.0 += row.get::<_, i64>(0).cast_unsigned();
-            size.1 += row.get::<_, i64>(1).cast_unsigned();
+            }
         }
-        if as_target && size.0 > 0 && findings.is_empty() {
-            let reason = format!("the database of cell {} has {} rows of the tenant", self.cell.here, size.0);
-            findings.push(wire::Finding { code: "COPY_PRESENT".into(), reason });
-        }
-        Ok(size)
+        size
     }
+}
+
+/// What was seen where nothing went wrong.
+#[derive(Default)]
+struct Looked {
+    tables: Vec<String>,
+    size: (u64, u64),
 }

@@ -55,8 +55,7 @@ async fn a_copy_keeps_to_its_rate_and_goes_on_at_full_speed_when_that_is_lifted(
     let b = ground.open("b").await;
     accounts(&a.session().await, 3_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    ground.begin(&a, &b, &step).await;
     // Before much is copied; the same is said with each look, as the coordinator does.
     let slow = async || ground.pool.import_status_at(&b.agent, &step, 64 * 1024).await.unwrap();
     let (began, first) = (Instant::now(), slow().await.copied_bytes);

@@ -121,8 +121,7 @@ async fn a_key_that_moves_across_the_frontier_arrives_once() {
         .await
         .unwrap();
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    ground.begin(&a, &b, &step).await;
     let mover = tokio::spawn(async move {
         for i in 1..=150 {
             // From the end to the beginning, and from the beginning to the end.
@@ -146,12 +145,12 @@ async fn a_transaction_that_was_open_before_the_capture_is_in_the_copy() {
     let (a, b) = ground.pair().await;
     let step = context(1, 1);
     // The slot is there already, so that its making does not wait for the transaction.
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     let next = cell_client::StepContext { move_id: Some(cell_model::MoveId(21)), ..context(1, 1) };
     let late = a.session().await;
     late.batch_execute("BEGIN").await.unwrap();
     account(&late, "late").await.unwrap();
-    ground.pool.start_capture(&a.agent, &next).await.unwrap();
+    ground.capture(&a, &next).await;
     ground.pool.prepare_import(&b.agent, &next, &a.id, &a.agent).await.unwrap();
     late.batch_execute("COMMIT").await.unwrap();
     ground.progress(&b, &next, |progress| progress.backfilled).await;
@@ -177,7 +176,7 @@ async fn a_commit_that_is_logged_and_not_visible_yet_is_not_lost() {
     let client = a.session().await;
     accounts(&client, 10).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(a, &step).await;
     // A standby that never answers: the commit is in the log, and its transaction stays invisible.
     let nobody = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
     client.batch_execute(nobody).await.unwrap();
@@ -228,18 +227,13 @@ async fn changes_do_not_wait_for_a_chunk_that_is_long_in_coming() {
     let client = a.session().await;
     accounts(&client, 30_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
-    // The first chunk is paid for after ten minutes.
-    ground.pool.import_status_at(&b.agent, &step, 1_000).await.unwrap();
-    let before = ground.progress_at(&b, &step, 1_000, |progress| progress.copied_rows > 0).await;
+    let before = ground.copy_half(&a, &b, &step).await;
     client.batch_execute("UPDATE accounts SET name = 'changed' WHERE id <= 10").await.unwrap();
-    let after = ground.progress_at(&b, &step, 1_000, |progress| progress.applied > before.applied).await;
+    let after = ground.progress_at(&b, &step, CRAWL, |progress| progress.applied > before.applied).await;
     assert!(!after.backfilled, "{after:?}");
     let changed = "SELECT count(*) = 10 FROM accounts WHERE name = 'changed'";
     until_true(&b.session().await, changed).await;
-    ground.pool.import_status_at(&b.agent, &step, 0).await.unwrap();
-    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    ground.hurry(&b, &step).await;
     ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
 }
@@ -250,10 +244,7 @@ async fn a_copy_comes_no_faster_when_its_agent_is_started_again() {
     let (a, b) = ground.pair().await;
     accounts(&a.session().await, 30_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
-    ground.pool.import_status_at(&b.agent, &step, 1_000).await.unwrap();
-    ground.progress_at(&b, &step, 1_000, |progress| progress.copied_rows > 0).await;
+    ground.copy_half(&a, &b, &step).await;
     let url = b.url.clone();
     let listen = b.kill();
     let b = ground.try_open("b", &url, &listen).await.unwrap();
@@ -264,8 +255,7 @@ async fn a_copy_comes_no_faster_when_its_agent_is_started_again() {
     until_true(&client, "SELECT bytes_per_second = 1000 FROM cellway.copies").await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert!(rows().await < 30_000, "it is copied no faster than it was");
-    ground.pool.import_status_at(&b.agent, &step, 0).await.unwrap();
-    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    ground.hurry(&b, &step).await;
     ground.verify(&a, &b, &step).await;
     b.close().await;
     a.close().await;
@@ -282,10 +272,7 @@ async fn rows_that_are_deleted_or_changed_before_their_chunk_comes_arrive_as_the
                  WHERE id % 3000 = 0";
     client.batch_execute(large).await.unwrap();
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
-    ground.pool.import_status_at(&b.agent, &step, 1_000).await.unwrap();
-    let copied = ground.progress_at(&b, &step, 1_000, |progress| progress.copied_rows > 0).await.copied_rows;
+    let copied = ground.copy_half(&a, &b, &step).await.copied_rows;
     assert!(copied < 25_000, "the last rows have not come yet: {copied}");
     for change in [
         "DELETE FROM accounts WHERE id > 29900 AND id % 2 = 0",
@@ -295,13 +282,29 @@ async fn rows_that_are_deleted_or_changed_before_their_chunk_comes_arrive_as_the
     ] {
         client.batch_execute(change).await.unwrap();
     }
-    let sent = ground.progress_at(&b, &step, 1_000, |progress| progress.applied > cell_model::Seq(0)).await;
+    let sent = ground.progress_at(&b, &step, CRAWL, |progress| progress.applied > cell_model::Seq(0)).await;
     assert!(!sent.backfilled);
-    ground.pool.import_status_at(&b.agent, &step, 0).await.unwrap();
-    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    ground.hurry(&b, &step).await;
     client.batch_execute("UPDATE accounts SET price = 7 WHERE id % 3000 = 0").await.unwrap();
     ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
     b.close().await;
     a.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_emptied_behind_the_log_is_found_at_the_seal() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let client = a.session().await;
+    let rows = "INSERT INTO \"Odd \"\" name\" SELECT 'k' || i, 't-1', 'v' FROM generate_series(1, 50) i";
+    client.batch_execute(rows).await.unwrap();
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    ground.verify(&a, &b, &step).await;
+    let (step, _) = ground.seal(&a, &b, &step).await;
+    ground.pool.release_hold(&a.agent, &step).await.unwrap();
+    client.batch_execute("TRUNCATE odd_0").await.unwrap();
+    let next = cell_client::StepContext { attempt: cell_model::Attempt(step.attempt.0 + 1), ..step };
+    ground.seal_finds_a_difference(&a, &b, &next).await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions, TenantDatabase};
-use cell_client::{AgentPool, ImportProgress, StepContext};
+use cell_client::{AgentPool, ImportProgress, StepContext, StepError};
 use cell_gate::RequestStamp;
 use cell_model::{CellId, Digest, Leg, Seq};
 use cell_trust::SigningKey;
@@ -53,12 +53,51 @@ CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, RE
 CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 ";
 
+/// Holds that may lapse before one does not.
+const ATTEMPTS: usize = 20;
+
+/// Bytes in a second at which a copy is as good as at rest.
+pub(crate) const CRAWL: u64 = 1_000;
+
+/// The same tables for one tenant: a schema of its own is made as this one.
+pub(crate) const TEMPLATE: &str = "
+CREATE TYPE mood AS ENUM ('calm', 'busy');
+CREATE DOMAIN positive AS numeric(12, 3) CHECK (VALUE > 0);
+CREATE SCHEMA cellway_template;
+SET search_path = cellway_template, public;
+CREATE TABLE accounts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    mood mood,
+    price positive,
+    big text,
+    tags text[],
+    doc jsonb,
+    seen timestamptz,
+    raw bytea,
+    ratio double precision,
+    doubled numeric GENERATED ALWAYS AS (price * 2) STORED
+);
+CREATE TABLE entries (
+    account bigint NOT NULL REFERENCES accounts,
+    n bigserial,
+    amount numeric,
+    PRIMARY KEY (account, n)
+);
+CREATE TABLE \"Odd \"\" name\" (\"the key\" text PRIMARY KEY, value text) PARTITION BY HASH (\"the key\");
+CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+RESET search_path;
+";
+
 /// A running cell.
 pub(crate) struct Cell {
     pub(crate) id: CellId,
     pub(crate) agent: String,
     pub(crate) url: String,
     pub(crate) data: TenantDatabase,
+    /// Its tenants have schemas of their own.
+    pub(crate) own: bool,
     stop: CancellationToken,
     service: Option<JoinHandle<Result<(), AgentError>>>,
     // Its own, so that it can end as abruptly as a process does.
@@ -106,7 +145,10 @@ impl Ground {
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 512 * 1024;
+        // How long a commit takes here says something of the machine, and nothing of what is tested.
+        database.source_latency_ms_max = 0;
         change(&mut database);
+        let own = database.tenant_schema.is_some();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
         let agent = match opened {
@@ -119,14 +161,30 @@ impl Ground {
         let (data, address) = (agent.data(), agent.address().to_string());
         let stop = CancellationToken::new();
         let service = Some(runtime.spawn(agent.run(stop.clone())));
-        Ok(Cell { id, agent: address, url: url.into(), data, stop, service, runtime: Some(runtime) })
+        Ok(Cell { id, agent: address, url: url.into(), data, own, stop, service, runtime: Some(runtime) })
     }
 
     /// A cell on a new database with the tables.
     pub(crate) async fn open(&self, name: &str) -> Cell {
+        self.open_on(name, &database().await).await
+    }
+
+    /// A cell on this new database, with the tables.
+    pub(crate) async fn open_on(&self, name: &str, url: &str) -> Cell {
+        session(url).await.batch_execute(TABLES).await.unwrap();
+        self.try_open(name, url, "127.0.0.1:0").await.unwrap()
+    }
+
+    /// A cell on a new database in which each tenant has a schema of its own.
+    pub(crate) async fn open_own(&self, name: &str) -> Cell {
         let url = database().await;
-        session(&url).await.batch_execute(TABLES).await.unwrap();
-        self.try_open(name, &url, "127.0.0.1:0").await.unwrap()
+        session(&url).await.batch_execute(TEMPLATE).await.unwrap();
+        self.reopen_own(name, &url, "127.0.0.1:0").await
+    }
+
+    pub(crate) async fn reopen_own(&self, name: &str, url: &str, listen: &str) -> Cell {
+        let own = |database: &mut DatabaseOptions| database.tenant_schema = Some("tenant_{id}".into());
+        self.open_with(name, url, listen, own).await.unwrap()
     }
 
     /// Two cells; the first owns the tenant.
@@ -136,10 +194,52 @@ impl Ground {
         (a, b)
     }
 
+    /// Begins the capture, as a coordinator does: a new slot waits for every transaction of the server that is open, also for those of
+    /// other tests.
+    pub(crate) async fn capture(&self, from: &Cell, step: &StepContext) -> Seq {
+        let begun = async {
+            loop {
+                match self.pool.start_capture(&from.agent, step).await {
+                    Ok(seq) => return seq,
+                    Err(error) => assert_eq!(refused::<()>(Err(error)), "BUSY"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, begun).await.expect("in time")
+    }
+
+    /// Begins the copy.
+    pub(crate) async fn begin(&self, from: &Cell, to: &Cell, step: &StepContext) {
+        self.capture(from, step).await;
+        self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+    }
+
+    /// Begins the copy of what is captured, at this rate from its first chunk on: that one cannot be read until the rate is
+    /// set.
+    pub(crate) async fn import_at(&self, from: &Cell, to: &Cell, step: &StepContext, bytes_per_second: u64) {
+        let gate = from.session().await;
+        gate.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+        self.pool.import_status_at(&to.agent, step, bytes_per_second).await.unwrap();
+        gate.batch_execute("ROLLBACK").await.unwrap();
+    }
+
     /// Begins the copy, and waits until it is complete.
     pub(crate) async fn copy(&self, from: &Cell, to: &Cell, step: &StepContext) {
-        self.pool.start_capture(&from.agent, step).await.unwrap();
-        self.pool.prepare_import(&to.agent, step, &from.id, &from.agent).await.unwrap();
+        self.begin(from, to, step).await;
+        self.progress(to, step, |progress| progress.backfilled).await;
+    }
+
+    /// Begins the copy of a tenant that has more than a chunk, and leaves it where it is half done: at [`CRAWL`] the next
+    /// chunk comes after minutes. [`Ground::hurry`] lets it go on.
+    pub(crate) async fn copy_half(&self, from: &Cell, to: &Cell, step: &StepContext) -> ImportProgress {
+        self.capture(from, step).await;
+        self.import_at(from, to, step, CRAWL).await;
+        self.progress_at(to, step, CRAWL, |progress| progress.copied_rows > 0).await
+    }
+
+    /// Lifts the limit, and waits until the copy is complete.
+    pub(crate) async fn hurry(&self, to: &Cell, step: &StepContext) {
         self.progress(to, step, |progress| progress.backfilled).await;
     }
 
@@ -195,42 +295,105 @@ impl Ground {
 
     /// Compares every row at a cut, as the coordinator does in Verify.
     pub(crate) async fn verify(&self, from: &Cell, to: &Cell, step: &StepContext) -> Digest {
+        let mut last = None;
         let looked = async {
             loop {
                 let scanned = async {
                     let (seq, ours) = self.pool.scan_digest(&from.agent, step, None).await?;
                     let (_, theirs) = self.pool.scan_digest(&to.agent, step, Some(seq)).await?;
-                    Ok::<_, cell_client::StepError>((ours, theirs))
+                    Ok::<_, StepError>((ours, theirs))
                 };
                 match scanned.await {
                     Ok(both) => return both,
                     // The follower may be on its way.
-                    Err(error) => assert!(["NOT_APPLIED", "BUSY"].contains(&refused::<()>(Err(error)).as_str())),
+                    Err(StepError::Refused { code, reason })
+                        if ["NOT_APPLIED", "BUSY"].contains(&code.as_str()) =>
+                    {
+                        last = Some((code, reason));
+                    }
+                    Err(error) => panic!("{error}"),
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        let (ours, theirs) = tokio::time::timeout(PATIENCE, looked).await.expect("in time");
+        let looked = tokio::time::timeout(PATIENCE, looked).await;
+        let Ok((ours, theirs)) = looked else {
+            panic!("not in time: {last:?}, {:?}", self.pool.import_status(&to.agent, step).await)
+        };
         assert_eq!(theirs, ours);
         ours
     }
 
-    /// Holds, seals, waits for the other cell and compares: what COMMIT asks for.
-    pub(crate) async fn seal(&self, from: &Cell, to: &Cell, step: &StepContext) -> Seq {
-        let sealed = self.pool.hold_writes(&from.agent, step, HOLD).await.unwrap();
-        let (applied, _) = self.pool.await_applied(&to.agent, step, sealed, HOLD).await.unwrap();
-        assert_eq!(applied, sealed);
-        let source = self.pool.digest_at(&from.agent, step, sealed, HOLD).await.unwrap();
-        assert_eq!(self.pool.digest_at(&to.agent, step, sealed, HOLD).await.unwrap(), source);
-        sealed
+    /// Attempts, as a coordinator does, until one is not missed: on a slow machine a hold may lapse. Under which step it was.
+    async fn attempts<T>(
+        &self,
+        from: &Cell,
+        step: &StepContext,
+        attempt: impl AsyncFn(&StepContext) -> Result<T, StepError>,
+    ) -> (StepContext, T) {
+        let mut step = step.clone();
+        let mut missed = Vec::new();
+        while missed.len() < ATTEMPTS {
+            match attempt(&step).await {
+                Ok(done) => return (step, done),
+                Err(error) => missed.push(error),
+            }
+            let _lapsed = self.pool.release_hold(&from.agent, &step).await;
+            step.attempt.0 += 1;
+        }
+        panic!("every attempt was missed: {missed:?}")
     }
 
-    /// The cutover from `from` at `epoch` to `to` at the next one.
+    /// Holds, seals and waits for the other cell; what the rows of both add up to.
+    async fn hold(&self, from: &Cell, to: &Cell, step: &StepContext) -> Result<(Seq, Digest, Digest), StepError> {
+        let sealed = self.pool.hold_writes(&from.agent, step, HOLD).await?;
+        let (applied, _) = self.pool.await_applied(&to.agent, step, sealed, HOLD).await?;
+        assert_eq!(applied, sealed);
+        let source = self.pool.digest_at(&from.agent, step, sealed, HOLD).await?;
+        Ok((sealed, source, self.pool.digest_at(&to.agent, step, sealed, HOLD).await?))
+    }
+
+    /// What COMMIT asks for: a hold, sealed, with the same rows in both cells.
+    pub(crate) async fn seal(&self, from: &Cell, to: &Cell, step: &StepContext) -> (StepContext, Seq) {
+        let (step, (sealed, source, target)) =
+            self.attempts(from, step, async |step| self.hold(from, to, step).await).await;
+        assert_eq!(target, source);
+        (step, sealed)
+    }
+
+    /// A seal at which the cells are found not to have the same rows.
+    pub(crate) async fn seal_finds_a_difference(&self, from: &Cell, to: &Cell, step: &StepContext) {
+        let (_, (_, source, target)) =
+            self.attempts(from, step, async |step| self.hold(from, to, step).await).await;
+        assert_ne!(target, source);
+    }
+
+    /// A seal that is fenced in time.
+    pub(crate) async fn fence(&self, from: &Cell, to: &Cell, step: &StepContext) -> (StepContext, Seq) {
+        let fenced = async |step: &StepContext| {
+            let (sealed, source, target) = self.hold(from, to, step).await?;
+            assert_eq!(target, source);
+            assert_eq!(self.pool.fence(&from.agent, step, sealed).await?, sealed);
+            Ok(sealed)
+        };
+        self.attempts(from, step, fenced).await
+    }
+
+    /// The code of what ends a hold, behind those that were only missed.
+    pub(crate) async fn hold_is_refused(&self, from: &Cell, step: &StepContext, code: &str) -> StepContext {
+        let refused = async |step: &StepContext| match self.pool.hold_writes(&from.agent, step, HOLD).await {
+            Err(StepError::Refused { code: found, .. }) if found == code => Ok(()),
+            Err(missed) => Err(missed),
+            Ok(sealed) => panic!("sealed at {sealed}"),
+        };
+        self.attempts(from, step, refused).await.0
+    }
+
+    /// The cutover from `from` at `epoch` to `to` at the next one, in this attempt or a later one.
     pub(crate) async fn cut_over(&self, from: &Cell, to: &Cell, epoch: u64, attempt: u32, leg: Leg) {
         let before = StepContext { leg: Some(leg), ..context(epoch, attempt) };
-        let after = StepContext { leg: Some(leg), ..context(epoch + 1, attempt) };
-        let sealed = self.seal(from, to, &before).await;
-        assert_eq!(self.pool.fence(&from.agent, &before, sealed).await.unwrap(), sealed);
+        let (fenced, _) = self.fence(from, to, &before).await;
+        let after = StepContext { leg: Some(leg), ..context(epoch + 1, fenced.attempt.0) };
         let (follower, follows) = match leg {
             Leg::Forward => (Some((&from.id, from.agent.as_str())), Some((&to.id, to.agent.as_str()))),
             Leg::Back => (None, None),
@@ -253,8 +416,20 @@ impl Cell {
         self.agent.clone()
     }
 
+    /// Where names are looked for, where tenants have schemas of their own, in the tenant's.
     pub(crate) async fn session(&self) -> Client {
-        session(&self.url).await
+        let client = session(&self.url).await;
+        if self.own {
+            client.batch_execute("SET search_path = \"tenant_t-1\", public").await.unwrap();
+        }
+        client
+    }
+
+    /// What is in one of its tables, but for whose it is.
+    pub(crate) async fn contents(&self, table: &str) -> Vec<String> {
+        let whose = if self.own { "true" } else { "tenant_id = 't-1'" };
+        let sql = format!("SELECT (to_jsonb(t) - 'tenant_id')::text FROM {table} t WHERE {whose} ORDER BY 1");
+        self.session().await.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
     /// Everything that a tenant has, by table.
@@ -294,6 +469,12 @@ pub(crate) async fn enter(client: &Client, epoch: u64) -> Result<(), String> {
 pub(crate) fn code(error: &tokio_postgres::Error) -> String {
     let error = error.as_db_error().unwrap_or_else(|| panic!("not the server's: {error:?}"));
     error.message().split(':').next().unwrap_or_default().to_owned()
+}
+
+/// Whether the tenant has a schema of its own.
+pub(crate) async fn has_schema(cell: &Cell) -> bool {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'tenant_t-1')";
+    session(&cell.url).await.query_one(sql, &[]).await.unwrap().get(0)
 }
 
 /// A row of accounts, written by whoever comes with psql.

@@ -50,6 +50,37 @@ async fn tables_that_cannot_be_moved_are_named_with_the_statement_that_mends_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_would_take_a_tenant_for_another_one_is_refused_by_whoever_asks() {
+    // Cut off, no number, padded behind a name of the type's own.
+    let kinds = ["varchar(2)", "bigint", "padded"];
+    for kind in kinds {
+        let ground = Ground::new();
+        let url = database().await;
+        let tables = format!(
+            "CREATE DOMAIN padded AS char(9); CREATE TABLE orders (tenant_id {kind}, id bigint, PRIMARY KEY (tenant_id, id))"
+        );
+        session(&url).await.batch_execute(&tables).await.unwrap();
+        let cell = ground.try_open("b", &url, "127.0.0.1:0").await.unwrap();
+        assert_eq!(refused(ground.pool.grant(&cell.agent, &outside(1)).await), "TENANT_KEY_TYPE", "{kind}");
+        let report = look(&ground, &cell, true).await;
+        assert_eq!(report.findings[0].code, "TENANT_KEY_TYPE", "{report:?}");
+        let a = cell_model::CellId::new("a").unwrap();
+        let imported = ground.pool.prepare_import(&cell.agent, &context(1, 1), &a, "127.0.0.1:1").await;
+        assert_eq!(refused(imported), "TENANT_KEY_TYPE", "{kind}");
+        let seven = cell_client::StepContext { tenant: cell_model::TenantId::new("007").unwrap(), ..outside(1) };
+        assert_eq!(
+            refused(ground.pool.grant(&cell.agent, &seven).await),
+            "TENANT_KEY_TYPE",
+            "{kind}: 7, 00 or blanks"
+        );
+        let eleven = cell_client::StepContext { tenant: cell_model::TenantId::new("11").unwrap(), ..outside(1) };
+        if kind != "padded" {
+            ground.pool.grant(&cell.agent, &eleven).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fit_database_passes_and_tells_how_much_there_is() {
     let ground = Ground::new();
     let (a, b) = ground.pair().await;
@@ -121,7 +152,7 @@ async fn unlike_tables_end_the_move_before_a_row_is_copied() {
     accounts(&a.session().await, 5).await;
     b.session().await.batch_execute("ALTER TABLE accounts ALTER name TYPE varchar(50)").await.unwrap();
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
     let failure = ground.failure(&b, &step).await;
     assert!(failure.starts_with("SCHEMA_DIFFERS") && failure.contains("accounts"), "{failure}");
@@ -149,7 +180,7 @@ async fn a_cell_of_another_kind_is_refused_as_the_other_end_of_a_move() {
     let embedded = crate::cells::Ground::new();
     let other = embedded.open("e").await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
+    ground.capture(&a, &step).await;
     ground.pool.prepare_import(&other.agent, &step, &a.id, &a.agent).await.unwrap();
     let failed = async {
         loop {

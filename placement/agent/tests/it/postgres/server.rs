@@ -1,7 +1,8 @@
 //! A PostgreSQL server for tests: started once for a whole test run, stopped when the run has ended.
 //!
 //! Each test has a process of its own, so the first one that comes starts the server, under a lock, and a watchdog
-//! stops it when the runner is gone. The server never runs as root. Databases are made anew for each test.
+//! stops it when the runner is gone. The server never runs as root. Databases are made anew for each test; whatever slots a test
+//! leaves behind are dropped by the next ones.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -65,14 +66,28 @@ pub(crate) async fn session(url: &str) -> tokio_postgres::Client {
 /// A new, empty database on the run's server.
 pub(crate) async fn database() -> String {
     let port = tokio::task::spawn_blocking(shared).await.unwrap();
-    database_on(port).await
+    database_on(port, "postgres").await
 }
 
-async fn database_on(port: u16) -> String {
+async fn database_on(port: u16, role: &str) -> String {
     let name = format!("d{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
-    let client = session(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).await;
+    let client = session(&format!("postgres://{role}@127.0.0.1:{port}/postgres")).await;
+    drop_slots_of_the_dead(&client).await;
     client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-    format!("postgres://postgres@127.0.0.1:{port}/{name}")
+    format!("postgres://{role}@127.0.0.1:{port}/{name}")
+}
+
+/// A test whose process has ended needs none, and the server has not many.
+async fn drop_slots_of_the_dead(client: &tokio_postgres::Client) {
+    let idle =
+        "SELECT slot_name::text, substring(database FROM '^d([0-9]+)_') FROM pg_replication_slots WHERE NOT active";
+    for row in client.query(idle, &[]).await.unwrap() {
+        let (slot, process): (String, Option<String>) = (row.get(0), row.get(1));
+        if process.is_some_and(|process| !std::path::Path::new("/proc").join(process).exists()) {
+            // Another test may have done it meanwhile.
+            let _ = client.query("SELECT pg_drop_replication_slot($1::text::name)", &[&slot]).await;
+        }
+    }
 }
 
 /// A server of the test's own, for what would disturb others.
@@ -89,7 +104,20 @@ impl Own {
     }
 
     pub(crate) async fn database(&self) -> String {
-        database_on(self.server.port()).await
+        database_on(self.server.port(), "postgres").await
+    }
+
+    /// The same where a role is let in that is called so.
+    pub(crate) async fn database_as(&self, role: &str) -> String {
+        database_on(self.server.port(), role).await
+    }
+
+    /// Is there again with these files in its directory.
+    pub(crate) async fn restart_with(&self, files: impl IntoIterator<Item = (&'static str, String)>) {
+        for (name, text) in files {
+            self.server.put(name, &text).unwrap();
+        }
+        self.crash().await;
     }
 
     /// Crashes, and is there again.

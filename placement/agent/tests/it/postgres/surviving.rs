@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ground::*;
+use super::server::Own;
 
 /// Ends every session of the agents with a cell's database.
 async fn cut_sessions(cell: &Cell) {
@@ -37,8 +38,7 @@ async fn a_target_agent_that_is_killed_in_the_middle_of_the_copy_redoes_at_most_
     let (a, b) = ground.pair().await;
     accounts(&a.session().await, 5_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    ground.begin(&a, &b, &step).await;
     ground.progress(&b, &step, |progress| progress.copied_rows > 500).await;
     let url = b.url.clone();
     let listen = b.kill();
@@ -53,10 +53,36 @@ async fn a_target_agent_that_is_killed_in_the_middle_of_the_copy_redoes_at_most_
     assert_eq!(b.rows().await, a.rows().await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_a_copied_database_has_written_down_is_left_to_the_database_that_it_belongs_to() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 50).await;
+    let step = context(1, 1);
+    ground.capture(&a, &step).await;
+    let at_a = a.session().await;
+    let slot: String = at_a.query_one("SELECT name FROM cellway.made", &[]).await.unwrap().get(0);
+    // What of a dump of the one database would be in the other.
+    let at_b = b.session().await;
+    at_b.execute("INSERT INTO cellway.made (kind, name) VALUES ('slot', $1)", &[&slot]).await.unwrap();
+    let url = b.url.clone();
+    let listen = b.close().await;
+    let b = ground.try_open("b", &url, &listen).await.unwrap();
+    ground.copy(&a, &b, &step).await;
+    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    let its_own = "SELECT count(*) = 1 FROM pg_replication_slots WHERE database = current_database()";
+    until_true(&at_b, its_own).await;
+    until_true(&at_a, its_own).await;
+    ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
+    account(&at_b, "of b").await.unwrap();
+    ground.verify(&b, &a, &context(2, 1)).await;
+    b.close().await;
+    a.close().await;
+}
+
 /// Commits of chunks are not waited for: a crash takes some of them away, and nothing that the source has let go of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_server_that_crashes_in_the_middle_of_the_copy_loses_only_what_comes_again() {
-    const RATE: u64 = 1_000;
     let ground = Ground::new();
     let server = super::server::Own::start("").await;
     let url = server.database().await;
@@ -67,18 +93,14 @@ async fn a_target_server_that_crashes_in_the_middle_of_the_copy_loses_only_what_
     let client = a.session().await;
     accounts(&client, 30_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
-    ground.pool.import_status_at(&b.agent, &step, RATE).await.unwrap();
-    // The next chunk is paid for after minutes; until then nothing asks for a commit that is waited for.
-    ground.progress_at(&b, &step, RATE, |progress| progress.copied_rows > 0).await;
+    // Until the next chunk nothing asks for a commit that is waited for.
+    ground.copy_half(&a, &b, &step).await;
     server.crash().await;
     client.batch_execute("DELETE FROM accounts WHERE id % 9 = 0").await.unwrap();
     client.batch_execute("UPDATE accounts SET name = 'after' WHERE id % 11 = 0").await.unwrap();
-    let behind = ground.progress_at(&b, &step, RATE, |_| true).await;
+    let behind = ground.progress_at(&b, &step, CRAWL, |_| true).await;
     assert!(!behind.backfilled, "it has crashed in the middle: {behind:?}");
-    ground.pool.import_status_at(&b.agent, &step, 0).await.unwrap();
-    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    ground.hurry(&b, &step).await;
     ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
     b.close().await;
@@ -91,8 +113,7 @@ async fn sessions_that_are_cut_again_and_again_cost_nothing_but_time() {
     let (a, b) = ground.pair().await;
     accounts(&a.session().await, 4_000).await;
     let step = context(1, 1);
-    ground.pool.start_capture(&a.agent, &step).await.unwrap();
-    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    ground.begin(&a, &b, &step).await;
     let client = a.session().await;
     for round in 0..4 {
         let sql = format!("UPDATE accounts SET name = 'round {round}' WHERE id % 7 = {round}");
@@ -151,6 +172,24 @@ async fn a_target_whose_database_was_put_back_ends_the_move_instead_of_leaving_a
     a.close().await;
 }
 
+/// The same while the agent runs: it knows of a copy of which the database knows nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_its_database_knows_nothing_of_any_more_applies_nothing_and_ends_the_move() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 10).await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    let before = b.rows().await;
+    b.session().await.batch_execute("DELETE FROM cellway.copies").await.unwrap();
+    account(&a.session().await, "later").await.unwrap();
+    let failure = ground.failure(&b, &step).await;
+    assert!(failure.starts_with("NOT_IMPORTING: the database knows nothing of the copy"), "{failure}");
+    assert_eq!(b.rows().await, before, "a change without its position would come a second time");
+    b.close().await;
+    a.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     let ground = Ground::new();
@@ -159,8 +198,7 @@ async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     ground.copy(&a, &b, &step).await;
     ground.verify(&a, &b, &step).await;
     ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
-    let sealed = ground.seal(&a, &b, &step).await;
-    ground.pool.fence(&a.agent, &step, sealed).await.unwrap();
+    let (step, sealed) = ground.fence(&a, &b, &step).await;
     let url = a.url.clone();
     let listen = a.kill();
     assert_eq!(code(&account(&session(&url).await, "late").await.unwrap_err()), "FENCED");
@@ -168,7 +206,7 @@ async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     assert_eq!(code(&account(&a.session().await, "late").await.unwrap_err()), "FENCED");
     // Asked again, the fence answers the same; only a decision ends it.
     assert_eq!(ground.pool.fence(&a.agent, &step, sealed).await.unwrap(), sealed);
-    ground.pool.unfence(&a.agent, &context(2, 1)).await.unwrap();
+    ground.pool.unfence(&a.agent, &context(2, step.attempt.0)).await.unwrap();
     account(&a.session().await, "served again").await.unwrap();
     assert_eq!(enter(&a.session().await, 1).await.unwrap_err(), "STALE");
 }
@@ -265,7 +303,10 @@ async fn writers_that_wait_for_the_log_to_be_decoded_keep_the_agent_from_nothing
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cell_says_of_itself_waits_for_a_commit_whose_connection_was_lost() {
     let ground = Ground::new();
-    let (a, b) = ground.pair().await;
+    // Of its own: an open transaction keeps new slots of all databases waiting.
+    let own = Own::start("").await;
+    let a = ground.open_on("a", &own.database().await).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     let watcher = a.session().await;
     let blocked = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = 'cellway agent' \
                    AND datname = current_database() AND wait_event_type = 'Lock')";
@@ -282,12 +323,18 @@ async fn what_a_cell_says_of_itself_waits_for_a_commit_whose_connection_was_lost
     let gone = "DELETE FROM cellway.grants; DELETE FROM cellway.copies; DELETE FROM cellway.controls";
     running.batch_execute(gone).await.unwrap();
     let (pool, agent) = (ground.pool.clone(), a.agent.clone());
-    let asked = tokio::spawn(async move { pool.held(&agent).await });
+    let asked = tokio::spawn(async move {
+        loop {
+            // The pool may hand out a connection that was cut, too.
+            if let Ok(answer) = pool.held(&agent).await {
+                return answer;
+            }
+        }
+    });
     until_true(&watcher, blocked).await;
     assert!(!asked.is_finished());
     running.batch_execute("COMMIT").await.unwrap();
-    let (_, held) = asked.await.unwrap().unwrap();
+    let (_, held) = asked.await.unwrap();
     assert!(held.is_empty(), "it has said what is there: {held:?}");
     a.close().await;
-    b.close().await;
 }

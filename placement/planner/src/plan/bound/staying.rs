@@ -9,6 +9,8 @@
 //! Any border between light and heavy makes a limit, so the best of several counts. All of this is for a level: a plan
 //! that is nowhere fuller than `t` is somewhere as full as `f(t)`. As `f` falls with `t`, no plan gets below the `t` at
 //! which both are the same.
+//!
+//! It is asked in one dimension, the one with the highest limit without a cap: each takes a pass over all tenants.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,8 +19,6 @@ use super::heaps::Steps;
 use super::{Bound, Side, least_level};
 use crate::layout::Layout;
 
-/// In how many dimensions this is asked, those with the highest limits without a cap: a pass over all tenants each.
-const DIMS_MAX: usize = 1;
 /// How many borders between classes of size are tried.
 const BORDERS_MAX: usize = 24;
 /// Classes are made of the exponent and the first bits of what follows it: four of size to each doubling, and sixteen of
@@ -65,12 +65,10 @@ impl Bound {
         if !self.sharp || !most_full.is_finite() || most_full <= 0.0 {
             return 0.0;
         }
-        let mut dims = side.averages(self.risk, most_full, false);
-        dims.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let dims: Vec<usize> = dims.into_iter().take(DIMS_MAX).map(|(_, dim)| dim).collect();
-        let Some(sizes) = sizes(layout, zone, &dims, side) else { return 0.0 };
-        let limits = sizes.iter().map(|of| self.least(side, of, moves_max as usize, most_full));
-        limits.fold(0.0, f64::max).min(most_full)
+        let averages = side.averages(self.risk, most_full).into_iter();
+        let highest = averages.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        let Some(sizes) = highest.and_then(|(_, dim)| sizes(layout, zone, dim, side)) else { return 0.0 };
+        self.least(side, &sizes, moves_max as usize, most_full).min(most_full)
     }
 
     /// The limit of one dimension.
@@ -151,11 +149,11 @@ impl Split {
     }
 }
 
-/// Sorts the tenants of a zone in some dimensions; nothing where some are outside of their zone, or in it and not of it.
-fn sizes(layout: &Layout<'_>, zone: usize, dims: &[usize], side: &Side) -> Option<Vec<Sizes>> {
+/// Sorts the tenants of a zone in one dimension; nothing where some are outside of their zone, or in it and not of it.
+fn sizes(layout: &Layout<'_>, zone: usize, dim: usize, side: &Side) -> Option<Sizes> {
     let fleet = layout.fleet();
     let zones = &fleet.standing().zones;
-    let mut classes: Vec<BTreeMap<u64, Class>> = dims.iter().map(|_| BTreeMap::new()).collect();
+    let mut classes: BTreeMap<u64, Class> = BTreeMap::new();
     for (at, &cell) in side.room.cells.iter().enumerate() {
         let at_home = |tenant: &&_| layout.home(**tenant) == Some(cell);
         for &tenant in layout.members(cell).iter().filter(at_home) {
@@ -163,21 +161,15 @@ fn sizes(layout: &Layout<'_>, zone: usize, dims: &[usize], side: &Side) -> Optio
             if zones.of_tenant(of).is_some_and(|of| of != zone) {
                 return None;
             }
-            for (classes, &dim) in classes.iter_mut().zip(dims) {
-                let (mean, deviation) = fleet.demand_at(tenant, dim);
-                let class =
-                    classes.entry(mean.to_bits() >> SIZE).or_insert_with(|| Class::new(side.room.cells.len()));
-                class.add(at, mean, deviation * deviation, of.spike_cluster().is_some());
-            }
+            let (mean, deviation) = fleet.demand_at(tenant, dim);
+            let class = classes.entry(mean.to_bits() >> SIZE).or_insert_with(|| Class::new(side.room.cells.len()));
+            class.add(at, mean, deviation * deviation, of.spike_cluster().is_some());
         }
     }
-    let sizes = dims.iter().zip(classes).map(|(&dim, of)| Sizes { dim, classes: of.into_values().collect() });
-    let sizes: Vec<Sizes> = sizes.collect();
-    let is_all = |of: &Sizes| {
-        let mean: f64 = of.classes.iter().map(|class| class.mean).sum();
-        (mean - side.totals.mean[of.dim]).abs() < 0.5
-    };
-    sizes.iter().all(is_all).then_some(sizes)
+    let classes: Vec<Class> = classes.into_values().collect();
+    let mean: f64 = classes.iter().map(|class| class.mean).sum();
+    let is_all = (mean - side.totals.mean[dim]).abs() < 0.5;
+    is_all.then_some(Sizes { dim, classes })
 }
 
 impl Class {

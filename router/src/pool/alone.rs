@@ -1,0 +1,168 @@
+//! An HTTP/1.1 connection to an instance: one request at a time. It has no task of its own. Whoever waits for something
+//! that comes on it polls it, so that a request and its answer need no scheduler between the client's connection and the
+//! cell's:
+//!
+//! ```text
+//!            ┌── send, and wait for the head ──┐    ┌── read the body ──┐
+//! idle ──────┤                                 ├────┤                   ├──► idle
+//! (looked at └───── polled by the request ─────┘    └─ by the answer ───┘
+//!  when taken, and every second)       │
+//!                                      └► by a task: the client still sends its body, or it has become another protocol's
+//! ```
+//! An answer that comes before the request has gone out whole must not keep the rest of that waiting for a client that
+//! does not read: from then on a task polls.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{ConnectError, Counted, Sent};
+
+/// What hyper may buffer of an answer, and the size of the pieces of a body.
+const BUFFER_BYTES: usize = 64 << 10;
+/// How long a connection may take until it can have another request.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// An HTTP/1.1 connection.
+pub(super) struct Alone {
+    sender: http1::SendRequest<Sent>,
+    driver: Driver,
+}
+
+/// Who polls the connection.
+enum Driver {
+    Here(Pin<Box<dyn Future<Output = ()>>>),
+    Task(AbortOnDropHandle<()>),
+    /// It is over.
+    Ended,
+}
+
+impl Driver {
+    /// Lets it do what it can. Whatever it finds for others is there afterwards.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Here(connection) = self
+            && connection.as_mut().poll(cx).is_ready()
+        {
+            *self = Self::Ended;
+        }
+    }
+
+    /// Polls what only the connection brings, with the connection. A wake-up in between would be one of this very task.
+    fn with<T>(&mut self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        if let Self::Here(_) = self {
+            let outcome = poll(&mut Context::from_waker(Waker::noop()));
+            if outcome.is_ready() {
+                return outcome;
+            }
+            self.drive(cx);
+            if let Self::Here(_) = self {
+                return poll(&mut Context::from_waker(Waker::noop()));
+            }
+        }
+        poll(cx)
+    }
+
+    /// From now on a task polls.
+    fn leave_to_a_task(&mut self) {
+        *self = match std::mem::replace(self, Self::Ended) {
+            Self::Here(connection) => Self::Task(AbortOnDropHandle::new(tokio::task::spawn_local(connection))),
+            other => other,
+        };
+    }
+}
+
+impl Alone {
+    pub(super) async fn open<S>(stream: S, counted: Counted) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(BUFFER_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(ConnectError::Handshake)?;
+        let connection = Box::pin(async move {
+            let _counted = counted;
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a cell has broken");
+            }
+        });
+        Ok(Self { sender, driver: Driver::Here(connection) })
+    }
+
+    /// Whether it can take a request. While it is idle nobody else notices that the other side has closed it.
+    pub(super) fn is_usable(&mut self) -> bool {
+        self.driver.drive(&mut Context::from_waker(Waker::noop()));
+        self.sender.is_ready()
+    }
+
+    /// Sends, and waits for the head of the answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Sent>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
+        let (sender, driver) = (&mut self.sender, &mut self.driver);
+        // What the connection has found must not be kept back because this task has done much already: nobody would wake it.
+        let mut answer = std::pin::pin!(tokio::task::unconstrained(sender.try_send_request(request)));
+        std::future::poll_fn(|cx| driver.with(cx, |cx| answer.as_mut().poll(cx))).await
+    }
+
+    /// The next piece of the answer's body.
+    pub(super) fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.driver.with(cx, |cx| Pin::new(&mut *body).poll_frame(cx))
+    }
+
+    /// Goes on without anybody who waits for it.
+    pub(super) fn leave_to_a_task(&mut self) {
+        self.driver.leave_to_a_task();
+    }
+
+    /// Goes on to its end as another protocol's, without anybody who could take it back.
+    pub(super) fn upgraded(mut self) {
+        self.driver.leave_to_a_task();
+        if let Driver::Task(task) = self.driver {
+            // Nobody waits for it, and nobody takes it back.
+            drop(task.detach());
+        }
+    }
+
+    /// Whether it can take another request, now that the answer was read.
+    pub(super) fn settled(self) -> Settled {
+        if self.sender.is_ready() {
+            Settled::Now(self)
+        } else if self.sender.is_closed() || matches!(self.driver, Driver::Ended) {
+            Settled::Never
+        } else {
+            Settled::Later(self)
+        }
+    }
+
+    /// hyper says a moment later that it can take another request, or never, where the cell has not read the body.
+    pub(super) async fn settle(mut self) -> Option<Self> {
+        let ready = std::future::poll_fn(|cx| {
+            self.driver.drive(cx);
+            self.sender.poll_ready(cx)
+        });
+        matches!(tokio::time::timeout(SETTLE, ready).await, Ok(Ok(()))).then_some(self)
+    }
+}
+
+/// Whether a connection whose answer was read can take another request.
+pub(super) enum Settled {
+    Now(Alone),
+    Later(Alone),
+    Never,
+}

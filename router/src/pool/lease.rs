@@ -1,0 +1,127 @@
+//! A connection in use by one request.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::alone::{Alone, Settled};
+use super::shared::Shared;
+use super::{Pool, Sent};
+use crate::instance::{Instance, Occupied};
+
+/// A connection in use by one request. Dropped before [`Lease::done`], the request is taken back: an HTTP/1.1 connection
+/// is closed with whatever was on it, an HTTP/2 stream is reset by what hyper drops with it.
+pub(crate) struct Lease {
+    pool: Rc<Pool>,
+    address: Arc<str>,
+    leased: Leased,
+    /// The instance counts it until it is dropped.
+    occupied: Option<Occupied>,
+}
+
+enum Leased {
+    Alone(Alone),
+    Shared(InUse),
+}
+
+/// One of the requests on a shared connection.
+struct InUse(Rc<Shared>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+impl Lease {
+    pub(super) fn alone(pool: &Rc<Pool>, address: &Arc<str>, connection: Alone) -> Self {
+        Self::new(pool, address, Leased::Alone(connection))
+    }
+
+    pub(super) fn shared(pool: &Rc<Pool>, address: &Arc<str>, connection: Rc<Shared>) -> Self {
+        connection.enter();
+        Self::new(pool, address, Leased::Shared(InUse(connection)))
+    }
+
+    fn new(pool: &Rc<Pool>, address: &Arc<str>, leased: Leased) -> Self {
+        Self { pool: Rc::clone(pool), address: Arc::clone(address), leased, occupied: None }
+    }
+
+    /// Counted by its instance from now on.
+    #[must_use]
+    pub(crate) fn to(mut self, occupied: Occupied) -> Self {
+        self.occupied = Some(occupied);
+        self
+    }
+
+    /// The instance that it goes to.
+    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
+        self.occupied.as_ref().map(Occupied::instance)
+    }
+
+    /// Where it goes to.
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// Sends, and waits for the head of the answer.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Sent>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
+        match &mut self.leased {
+            Leased::Alone(connection) => connection.send(request).await,
+            Leased::Shared(connection) => connection.0.send(request).await,
+        }
+    }
+
+    /// The request has not gone out whole, and goes on while its answer is read, or not read.
+    pub(crate) fn goes_on_sending(&mut self) {
+        if let Leased::Alone(connection) = &mut self.leased {
+            connection.leave_to_a_task();
+        }
+    }
+
+    /// The next piece of the answer.
+    pub(crate) fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.leased {
+            Leased::Alone(connection) => connection.poll_body(body, cx),
+            Leased::Shared(_) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// The connection has become another protocol's and does not come back.
+    pub(crate) fn upgraded(self) {
+        if let Leased::Alone(connection) = self.leased {
+            connection.upgraded();
+        }
+    }
+
+    /// The answer was read to its end: the connection may serve another request.
+    pub(crate) fn done(self) {
+        let Leased::Alone(connection) = self.leased else { return };
+        match connection.settled() {
+            Settled::Now(connection) => self.pool.give_back(&self.address, connection),
+            Settled::Never => {}
+            Settled::Later(connection) => {
+                let (pool, address) = (self.pool, self.address);
+                tokio::task::spawn_local(async move {
+                    if let Some(connection) = connection.settle().await {
+                        pool.give_back(&address, connection);
+                    }
+                });
+            }
+        }
+    }
+}
