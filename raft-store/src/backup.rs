@@ -114,15 +114,8 @@ impl Store {
         let machine = Arc::clone(&node.machine);
         let (head, fleet) = machine.image();
         let revision = head.revision;
-        let written = offload(machine.depot().blocks(), "writing a backup", move || {
-            let mut incoming = machine.depot().begin()?;
-            let failed = |error: std::io::Error| EngineError::Io {
-                operation: "writing a backup",
-                reason: error.to_string(),
-            };
-            snapshot::write(&mut incoming, &head, &fleet).map_err(failed)?;
-            incoming.finish()
-        });
+        let blocks = machine.depot().blocks();
+        let written = offload(blocks, "writing a backup", move || machine.depot().write(&head, &fleet));
         let data = written.await.map_err(BackupError::Engine)?;
         let bytes = data.length().map_err(BackupError::Read)?;
         Ok(Backup { data, revision, bytes, read: 0 })
@@ -278,10 +271,8 @@ pub async fn restore(
         WireMembership { configs: vec![[node_id].into()], nodes: [(node_id, advertise.to_owned())].into() };
     let membership = WireStored { at: Some(first), membership };
     let head = head_of(&fleet, &WireHead { applied: Some(first), membership, ..WireHead::default() });
-    let mut incoming = disk.depot.begin().map_err(BackupError::Engine)?;
-    snapshot::write(&mut incoming, &head, &fleet.image()).map_err(BackupError::Read)?;
-    let finished = incoming.finish().and_then(|data| disk.depot.adopt(&data));
-    finished.map_err(BackupError::Engine)?;
+    let written = disk.depot.write(&head, &fleet.image()).and_then(|data| disk.depot.adopt(&data));
+    written.map_err(BackupError::Engine)?;
     let vote = WireVote { term: first.term, node: node_id, committed: false };
     let hard_state = WireHardState { vote: Some(vote), committed: None };
     disk.log.put_meta(META_HARD_STATE, &codec::seal(&hard_state)).map_err(BackupError::Engine)?;

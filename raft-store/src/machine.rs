@@ -92,11 +92,7 @@ impl MachineShared {
     }
 
     fn write_snapshot(&self, head: &WireHead, fleet: &FleetImage) -> Result<(), EngineError> {
-        let failed =
-            |error: io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
-        let mut incoming = self.depot.begin()?;
-        snapshot::write(&mut incoming, head, fleet).map_err(failed)?;
-        self.put_in_place(&incoming.finish()?, head.applied)?;
+        self.put_in_place(&self.depot.write(head, fleet)?, head.applied)?;
         self.applied().mirror.stands_on(head.revision);
         Ok(())
     }

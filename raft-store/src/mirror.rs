@@ -27,10 +27,9 @@ mod series;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
-use cell_model::{AuditEntry, Change, Envelope, Fleet, FleetHead, RequestId, Revision};
+use cell_model::{AuditEntry, Change, Envelope, Fleet, FleetHead, Lineage, RequestId, Revision};
 use series::Series;
 
 use crate::codec;
@@ -51,8 +50,10 @@ const INSTALL_ROWS: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Mirror {
     engine: Arc<dyn StateEngine>,
-    /// What has changed since the snapshot, by revision.
+    /// What has changed since the snapshot, by revision,
     changes: Series,
+    /// and as of which revision that is.
+    base: Revision,
     answers: Series,
     last_answer: Option<RequestId>,
     next_ordinal: u64,
@@ -130,6 +131,7 @@ impl Mirror {
         Self {
             engine,
             changes: Series::new(b'D'),
+            base: Revision(0),
             answers: Series::new(b'A'),
             last_answer: None,
             next_ordinal: 0,
@@ -152,11 +154,7 @@ impl Mirror {
                 revision = loaded.head.revision.get(),
                 "the state is written anew, in the rows of today"
             );
-            let mut incoming = depot.begin()?;
-            let failed =
-                |error: io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
-            snapshot::write(&mut incoming, &loaded.head, &loaded.fleet.image()).map_err(failed)?;
-            depot.adopt(&incoming.finish()?)?;
+            depot.adopt(&depot.write(&loaded.head, &loaded.fleet.image())?)?;
         }
         if loaded.footing != Footing::Both {
             mirror.replace(&loaded.head, &loaded.fleet, loaded.log_synced)?;
@@ -229,6 +227,7 @@ impl Mirror {
         let mut found = Found { is_empty: true, ..Found::default() };
         if let (true, Some(base)) = (self.marked, base) {
             found.stand_on(base, head.as_ref())?;
+            self.base = found.until;
         }
         let engine = Arc::clone(&self.engine);
         engine.scan(&mut |key, value| {
@@ -290,9 +289,9 @@ impl Mirror {
         bytes
     }
 
-    /// There is a snapshot on the disk as of a revision: the changes up to there may go, with the next batch.
+    /// There is a snapshot on the disk as of a revision: the changes up to there may go, with the next batches.
     pub(crate) fn stands_on(&mut self, revision: Revision) {
-        self.changes.forget_before(revision.get().saturating_add(1), &mut self.writes);
+        self.base = self.base.max(revision);
     }
 
     fn note_audit(&mut self, fleet: &Fleet) {
@@ -303,7 +302,8 @@ impl Mirror {
         self.audited = trail.last_number();
     }
 
-    /// The fleet has kept an answer where its newest is to this request. (After a repeated request the newest is the one that was noted last.)
+    /// The fleet has kept an answer where its newest is to this request. (After a repeated request the newest is the one
+    /// that was noted last.)
     fn note_answer(&mut self, fleet: &Fleet, envelope: &Envelope) {
         let answered = &fleet.head().answered;
         let Some((id, at, reply)) = answered.back().filter(|(id, ..)| Some(*id) == envelope.request_id) else {
@@ -321,8 +321,6 @@ impl Mirror {
     fn note_firsts(&mut self, fleet: &Fleet) {
         let answers = self.next_ordinal.saturating_sub(fleet.head().answered.len() as u64);
         self.firsts = (answers, fleet.audit().first_number());
-        self.answers.forget_before(self.firsts.0, &mut self.writes);
-        self.audit.forget_before(self.firsts.1, &mut self.writes);
     }
 
     /// Writes what was noted, with the head, as one batch. `log_synced` is how far the log is on disk: what is not
@@ -331,6 +329,9 @@ impl Mirror {
         self.changes.settle(&mut self.writes);
         self.answers.settle(&mut self.writes);
         self.audit.settle(&mut self.writes);
+        self.changes.forget_before(self.base.next().get(), &mut self.writes);
+        self.answers.forget_before(self.firsts.0, &mut self.writes);
+        self.audit.forget_before(self.firsts.1, &mut self.writes);
         if !std::mem::replace(&mut self.marked, true) {
             self.writes.push((JOURNAL.to_vec(), Some(vec![1])));
         }
@@ -404,7 +405,9 @@ struct Found {
 impl Found {
     fn stand_on(&mut self, base: Contents, head: Option<&WireHead>) -> Result<(), EngineError> {
         let of = |head: &WireHead| (head.cluster, head.lineage);
-        if head.is_some_and(|head| of(head) != of(&base.head)) {
+        // Where no command had run yet, earlier versions said nothing of the cluster.
+        let says = base.head.lineage != Lineage::default();
+        if says && head.is_some_and(|head| of(head) != of(&base.head)) {
             return Err(corrupt("the snapshot", "it belongs to another cluster, or another of its histories"));
         }
         self.until = base.head.revision;

@@ -19,6 +19,9 @@ use crate::error::EngineError;
 
 /// A row that has reached this is full. sled keeps sixteen rows on a page, and a page must stay far below 128 KiB.
 const ROW_BYTES: usize = 3 * 1024;
+/// Rows that go at once: there may be tens of thousands behind a snapshot, and whoever applies waits for it. Those that are
+/// left go the next time.
+const ROWS_GONE_MAX: usize = 64;
 
 /// Where each row of one series begins, and what is in the last one.
 #[derive(Debug)]
@@ -53,9 +56,12 @@ impl Series {
         self.open.len() - before
     }
 
-    /// Lets go of the rows in which everything is before `first`.
+    /// Lets go of some rows in which everything is before `first`.
     pub(super) fn forget_before(&mut self, first: u64, writes: &mut Vec<Write>) {
-        while self.rows.get(1).is_some_and(|next| *next <= first) {
+        for _ in 0..ROWS_GONE_MAX {
+            if self.rows.get(1).is_none_or(|next| *next > first) {
+                break;
+            }
             if let Some(gone) = self.rows.pop_front() {
                 writes.push((self.key(gone), None));
             }

@@ -17,9 +17,7 @@ fn applied(index: u64) -> WireHead {
 
 /// Makes a snapshot the current one.
 fn put(depot: &Depot, head: &WireHead, fleet: &Fleet) {
-    let mut incoming = depot.begin().unwrap();
-    snapshot::write(&mut incoming, head, &fleet.image()).unwrap();
-    depot.adopt(&incoming.finish().unwrap()).unwrap();
+    depot.adopt(&depot.write(head, &fleet.image()).unwrap()).unwrap();
 }
 
 fn command(choice: u8, number: u8) -> Command {
@@ -283,6 +281,40 @@ fn changes_that_a_snapshot_has_go_with_their_row() {
         mirror.commit(&head, 0).unwrap();
     }
     assert!(most > 2 && rows() <= 1, "{most} before, {} now", rows());
+}
+
+#[test]
+fn rows_that_are_many_go_some_at_a_time_so_that_no_command_waits_for_them() {
+    let mut series = Series::new(b'D');
+    let mut writes = Vec::new();
+    for number in 1..=200 {
+        series.push(number, &vec![0_u8; 4_096], &mut writes);
+    }
+    let mut gone = Vec::new();
+    for _ in 0..5 {
+        writes.clear();
+        series.forget_before(151, &mut writes);
+        assert!(writes.iter().all(|(_, value)| value.is_none()));
+        gone.push(writes.len());
+    }
+    assert_eq!(gone, [64, 64, 22, 0, 0]);
+}
+
+#[test]
+fn a_directory_in_which_no_command_has_run_is_taken_over_and_gone_on_with() {
+    let (engine, depot) = in_memory();
+    // As earlier versions left it: of what cluster it is stood in the head with the first command.
+    engine.apply(&[(HEAD.to_vec(), Some(codec::seal(&applied(1))))]).unwrap();
+    let (mut mirror, loaded) = Mirror::open(Arc::clone(&engine), &depot).unwrap();
+    assert_eq!((loaded.fleet, loaded.head), (Fleet::default(), applied(1)));
+    let mut fleet = Fleet::new(ClusterId(1), Lineage(1));
+    mirror.commit(&head_of(&fleet, &applied(2)), 0).unwrap();
+    let (mut mirror, _) = Mirror::open(Arc::clone(&engine), &depot).unwrap();
+    let envelope = Envelope::new(UnixMillis(1), command(0, 1));
+    let (_, changes) = fleet.apply(&envelope);
+    mirror.note(&fleet, &envelope, &changes);
+    mirror.commit(&head_of(&fleet, &applied(3)), 0).unwrap();
+    assert_eq!(Mirror::load(engine, &depot).unwrap().1.fleet, fleet);
 }
 
 #[test]
