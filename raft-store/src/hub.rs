@@ -300,8 +300,7 @@ impl Subscription {
         match page {
             Page::LimitsAndCells => {
                 let limits = std::iter::once(Change::Limits(fleet.limits()));
-                let records =
-                    limits.chain(fleet.cells().cloned().map(|cell| Change::Cell(Arc::new(cell)))).collect();
+                let records = limits.chain(fleet.shared_cells().cloned().map(Change::Cell)).collect();
                 (revision, records, Some(Page::Tenants(None)))
             }
             Page::Tenants(after) => {
@@ -315,7 +314,7 @@ impl Subscription {
             }
             Page::EndedMoves(before) => {
                 let ended = fleet.ended_moves_before(*before).take(SNAPSHOT_PART_RECORDS);
-                let records: Vec<Change> = ended.cloned().map(|ended| Change::MoveEnded(Arc::new(ended))).collect();
+                let records: Vec<Change> = ended.cloned().map(Change::MoveEnded).collect();
                 let next = match records.last() {
                     Some(Change::MoveEnded(last)) => Some(Page::EndedMoves(Some(last.movement.id))),
                     _ => None,

@@ -9,7 +9,8 @@
 //! f              the first of each of them that counts
 //! s              up to which applied entry the log was synced when the head was written
 //! j              the rows are of this kind
-//! i              present while a snapshot is being installed: the rest is then unfinished and not to be believed
+//! i              present while a snapshot is being installed: the rest is then unfinished and not to be believed. It says
+//!                what will stand in `s`
 //! ```
 //!
 //! It is not synced with each batch: after a crash the log is applied again from what the head says. It is synced
@@ -43,6 +44,8 @@ const INSTALLING: &[u8] = b"i";
 const LOG_SYNCED: &[u8] = b"s";
 const FIRSTS: &[u8] = b"f";
 const JOURNAL: &[u8] = b"j";
+/// What is said where there is a gap: no row of them has rotted, so that it does not help to move the rows away.
+const SNAPSHOT_AND_ROWS: &str = "the snapshot with the rows behind it";
 /// Rows in one batch while a snapshot is installed.
 const INSTALL_ROWS: usize = 1_024;
 
@@ -114,6 +117,11 @@ fn corrupt(what: &str, detail: impl Into<String>) -> EngineError {
     EngineError::Corrupt { what: what.to_owned(), detail: detail.into() }
 }
 
+/// What is noted of a log that is synced so far: what is not applied may yet be replaced.
+fn noted_of(log_synced: u64, head: &WireHead) -> u64 {
+    log_synced.min(head.applied.map_or(0, |applied| applied.index))
+}
+
 /// The head as it is written.
 pub(crate) fn head_of(fleet: &Fleet, before: &WireHead) -> WireHead {
     let head = fleet.head();
@@ -165,9 +173,8 @@ impl Mirror {
     /// Reads everything. An unfinished installation counts as nothing: the snapshot is there.
     pub(crate) fn load(engine: Arc<dyn StateEngine>, depot: &Depot) -> Result<(Self, Loaded), EngineError> {
         let mut mirror = Self::new(engine);
-        if mirror.engine.get(INSTALLING)?.is_some() {
-            mirror.engine.clear_but(INSTALLING)?;
-            mirror.engine.apply(&[(INSTALLING.to_vec(), None)])?;
+        if let Some(mark) = mirror.engine.get(INSTALLING)? {
+            mirror.clear_unfinished(&mark)?;
         }
         let base = match depot.current()? {
             Some(data) => Some(snapshot::read(&mut data.reader())?),
@@ -186,6 +193,18 @@ impl Mirror {
             }
         };
         Ok((mirror, loaded))
+    }
+
+    /// Removes what is unfinished, but not how far the log was synced.
+    fn clear_unfinished(&self, mark: &[u8]) -> Result<(), EngineError> {
+        let noted: Option<u64> = self.value(LOG_SYNCED)?;
+        // The mark of earlier versions says nothing.
+        let said: u64 = codec::open(mark, || "the mark of an installation".into()).unwrap_or_default();
+        let log_synced = noted.unwrap_or_default().max(said);
+        self.engine.clear_but(INSTALLING)?;
+        let note = (log_synced > 0).then(|| (LOG_SYNCED.to_vec(), Some(codec::seal(&log_synced))));
+        let writes: Vec<Write> = note.into_iter().chain([(INSTALLING.to_vec(), None)]).collect();
+        self.engine.apply(&writes)
     }
 
     fn value<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, EngineError> {
@@ -240,7 +259,7 @@ impl Mirror {
                 (Some(b'f'), _) => self.firsts = codec::open(value, what)?,
                 (Some(b'A'), _) => found.take_answers(self.answers.found(key, value, what)?),
                 (Some(b'L'), _) => found.take_entries(self.audit.found(key, value, what)?),
-                (Some(b'D'), true) => found.take_changes(self.changes.found(key, value, what)?, what)?,
+                (Some(b'D'), true) => found.take_changes(self.changes.found(key, value, what)?)?,
                 (Some(b'a'), false) => found.take_answers(vec![codec::open(value, what)?]),
                 (Some(b'l'), false) => found.take_entries(vec![codec::open(value, what)?]),
                 (Some(b'c' | b't' | b'g' | b'r'), false) => {
@@ -266,7 +285,7 @@ impl Mirror {
             && found.until != head.revision
         {
             let detail = format!("it is at revision {}, and what is there ends at {}", head.revision, found.until);
-            return Err(corrupt("the state", detail));
+            return Err(corrupt(SNAPSHOT_AND_ROWS, detail));
         }
         found.head = head;
         Ok(found)
@@ -323,8 +342,7 @@ impl Mirror {
         self.firsts = (answers, fleet.audit().first_number());
     }
 
-    /// Writes what was noted, with the head, as one batch. `log_synced` is how far the log is on disk: what is not
-    /// applied may yet be replaced, so no more than that is noted of it.
+    /// Writes what was noted, with the head, as one batch. `log_synced` is how far the log is on disk.
     pub(crate) fn commit(&mut self, head: &WireHead, log_synced: u64) -> Result<(), EngineError> {
         self.changes.settle(&mut self.writes);
         self.answers.settle(&mut self.writes);
@@ -339,7 +357,7 @@ impl Mirror {
             self.firsts_written = self.firsts;
             self.writes.push((FIRSTS.to_vec(), Some(codec::seal(&self.firsts))));
         }
-        let log_synced = log_synced.min(head.applied.map_or(0, |applied| applied.index));
+        let log_synced = noted_of(log_synced, head);
         if log_synced > self.log_synced {
             self.log_synced = log_synced;
             self.writes.push((LOG_SYNCED.to_vec(), Some(codec::seal(&log_synced))));
@@ -353,7 +371,8 @@ impl Mirror {
     /// Begins anew from the snapshot, which holds this state and is on the disk. A crash on the way leaves the mark, and then
     /// the rows count as none.
     pub(crate) fn replace(&mut self, head: &WireHead, fleet: &Fleet, log_synced: u64) -> Result<(), EngineError> {
-        self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
+        let log_synced = noted_of(log_synced, head);
+        self.engine.apply(&[(INSTALLING.to_vec(), Some(codec::seal(&log_synced)))])?;
         self.engine.sync()?;
         self.engine.clear_but(INSTALLING)?;
         *self = Self::new(Arc::clone(&self.engine));
@@ -415,11 +434,7 @@ impl Found {
         Ok(())
     }
 
-    fn take_changes(
-        &mut self,
-        found: Vec<(Revision, Vec<Change>)>,
-        what: impl Fn() -> String,
-    ) -> Result<(), EngineError> {
+    fn take_changes(&mut self, found: Vec<(Revision, Vec<Change>)>) -> Result<(), EngineError> {
         for (revision, changes) in found {
             // A row may begin with some that are in the snapshot.
             if revision <= self.until {
@@ -427,7 +442,7 @@ impl Found {
             }
             if revision != self.until.next() {
                 let detail = format!("it goes on with revision {revision}, and {} was the last", self.until);
-                return Err(corrupt(&what(), detail));
+                return Err(corrupt(SNAPSHOT_AND_ROWS, detail));
             }
             changes.into_iter().for_each(|change| self.records.install(change));
             self.until = revision;

@@ -293,11 +293,11 @@ impl Fleet {
         {
             own.owner = cell.id.clone();
         }
-        if let Some(before) = self.tenants.get(&record.id) {
+        if let Some(before) = self.tenants.insert(Arc::clone(&record)) {
             if let Some(movement) = &before.movement {
                 self.moving.remove(&movement.id);
             }
-            if counts_as_owned(before) {
+            if counts_as_owned(&before) {
                 let left = self.owned.remove(&before.owner).unwrap_or_default().saturating_sub(1);
                 if left > 0 {
                     self.owned.insert(before.owner.clone(), left);
@@ -315,7 +315,6 @@ impl Fleet {
         } else {
             self.unsettled.insert(record.id.clone());
         }
-        self.tenants.insert(record);
     }
 
     fn remember_answer(&mut self, id: RequestId, at: UnixMillis, reply: Reply) {
@@ -345,6 +344,11 @@ impl Fleet {
         }
     }
 
+    /// Every cell, to be kept.
+    pub fn shared_cells(&self) -> impl Iterator<Item = &Arc<CellRecord>> {
+        self.cells.values()
+    }
+
     /// One cell, to be kept.
     #[must_use]
     pub fn shared_cell(&self, id: &CellId) -> Option<Arc<CellRecord>> {
@@ -352,8 +356,8 @@ impl Fleet {
     }
 
     /// Ended moves, the newest first, beginning before `before`.
-    pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &MoveRecord> {
-        self.ended.before(&before.unwrap_or(MoveId(u64::MAX))).map(Arc::as_ref)
+    pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &Arc<MoveRecord>> {
+        self.ended.before(&before.unwrap_or(MoveId(u64::MAX)))
     }
 
     /// Tenants for which something is to be done, now or later: the only ones with pending effects.

@@ -19,8 +19,8 @@ use crate::error::EngineError;
 
 /// A row that has reached this is full. sled keeps sixteen rows on a page, and a page must stay far below 128 KiB.
 const ROW_BYTES: usize = 3 * 1024;
-/// Rows that go at once: there may be tens of thousands behind a snapshot, and whoever applies waits for it. Those that are
-/// left go the next time.
+/// So many rows go at once, or twice as many as have come: there may be tens of thousands behind a snapshot, and whoever
+/// applies waits for it. Those that are left go the next time.
 const ROWS_GONE_MAX: usize = 64;
 
 /// Where each row of one series begins, and what is in the last one.
@@ -32,11 +32,13 @@ pub(super) struct Series {
     /// The items of the last row.
     open: Vec<u8>,
     grown: bool,
+    /// Rows that have come since some were let go of.
+    begun: usize,
 }
 
 impl Series {
     pub(super) const fn new(prefix: u8) -> Self {
-        Self { prefix, rows: VecDeque::new(), open: Vec::new(), grown: false }
+        Self { prefix, rows: VecDeque::new(), open: Vec::new(), grown: false, begun: 0 }
     }
 
     fn key(&self, first: u64) -> Vec<u8> {
@@ -49,6 +51,7 @@ impl Series {
             self.settle(writes);
             self.open.clear();
             self.rows.push_back(number);
+            self.begun += 1;
         }
         let before = self.open.len();
         self.open = codec::extend(std::mem::take(&mut self.open), item);
@@ -58,7 +61,7 @@ impl Series {
 
     /// Lets go of some rows in which everything is before `first`.
     pub(super) fn forget_before(&mut self, first: u64, writes: &mut Vec<Write>) {
-        for _ in 0..ROWS_GONE_MAX {
+        for _ in 0..ROWS_GONE_MAX.max(2 * std::mem::take(&mut self.begun)) {
             if self.rows.get(1).is_none_or(|next| *next > first) {
                 break;
             }

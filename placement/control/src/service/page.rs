@@ -120,7 +120,7 @@ pub(super) fn moves(fleet: &Fleet, wanted: &Wanted) -> Result<v1::ListMovesRespo
         let before = after.filter(|_| part == "e");
         for (looked_at, record) in fleet.ended_moves_before(before).enumerate() {
             if fits(&record.tenant) {
-                moves.push(v1::Move::from(record));
+                moves.push(v1::Move::from(record.as_ref()));
             }
             if moves.len() == wanted.items || looked_at + 1 == LOOKED_AT_MAX {
                 next = Some(format!("e{}", record.movement.id));

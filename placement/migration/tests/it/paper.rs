@@ -113,7 +113,7 @@ impl Paper {
     }
 
     pub(crate) fn ended(&self) -> Option<MoveRecord> {
-        self.inner.lock().unwrap().fleet.ended_moves_before(None).next().cloned()
+        self.inner.lock().unwrap().fleet.ended_moves_before(None).next().map(|ended| MoveRecord::clone(ended))
     }
 
     pub(crate) fn start_move(&self) {
