@@ -111,11 +111,11 @@ impl From<&TenantRecord> for v1::Tenant {
         };
         Self {
             mapping: Some((&record.mapping()).into()),
-            residency: record.residency.clone(),
+            residency: record.residency.to_string(),
             r#move: v1::Move::running(record),
             retained: record.retained.iter().map(v1::Retained::from).collect(),
             life: life.to_owned(),
-            placed: record.placed.clone(),
+            placed: record.placed.to_string(),
         }
     }
 }

@@ -146,10 +146,10 @@ impl Ledger {
             owner: Place::A.id(),
             life: Life::Live,
             tier: Tier::Bronze,
-            residency: String::new(),
+            residency: "".into(),
             movement: None,
             retained: Vec::new(),
-            placed: String::new(),
+            placed: "".into(),
         };
         let cells = Place::ALL.map(cell_record);
         let memory = Memory::of(desk);
@@ -377,11 +377,12 @@ impl Ledger {
             match change {
                 Change::Tenant(record) => {
                     broken.extend(check_record_succession(&self.record, &record));
-                    self.record = record;
+                    self.record = Arc::unwrap_or_clone(record);
                 }
                 Change::Cell(record) => {
                     let place = Place::of(&record.id);
-                    self.cells[place.index()] = CellRecord { revision: Revision(0), ..record };
+                    self.cells[place.index()] =
+                        CellRecord { revision: Revision(0), ..Arc::unwrap_or_clone(record) };
                 }
                 Change::MoveEnded(ended) => self.ended = Some(Ended::of(&ended.end)),
                 Change::Limits(_) | Change::Reconciled(_) => {}

@@ -1,5 +1,7 @@
 //! What may be asked of the store, and what it answers.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -265,15 +267,16 @@ impl Envelope {
     }
 }
 
-/// One record of the replicated state put in place of another. The watch is made of these.
+/// One record of the replicated state put in place of another. The watch is made of these. The fleet and whoever watches
+/// share the records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A tenant's record.
-    Tenant(TenantRecord),
+    Tenant(#[serde(with = "crate::shared")] Arc<TenantRecord>),
     /// A cell's record.
-    Cell(CellRecord),
+    Cell(#[serde(with = "crate::shared")] Arc<CellRecord>),
     /// A move that has ended.
-    MoveEnded(MoveRecord),
+    MoveEnded(#[serde(with = "crate::shared")] Arc<MoveRecord>),
     /// The limits of the fleet.
     Limits(Limits),
     /// Whether what the cells hold has been adopted since the last restore.

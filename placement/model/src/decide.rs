@@ -1,5 +1,7 @@
 //! Every rule over the fleet: what a command changes, or why it is refused.
 
+use std::sync::Arc;
+
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
@@ -129,8 +131,8 @@ fn adopt(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Stamp) 
     match judge(fleet, tenant, held, stamp) {
         Verdict::Confirmed | Verdict::Unheld { .. } => Ok(Vec::new()),
         Verdict::Adopt { record, ended, .. } => {
-            let ended = ended.map(|ended| Change::MoveEnded(*ended));
-            Ok(std::iter::once(Change::Tenant(*record)).chain(ended).collect())
+            let ended = ended.map(|ended| Change::MoveEnded(Arc::from(ended)));
+            Ok(std::iter::once(Change::Tenant(Arc::from(record))).chain(ended).collect())
         }
         Verdict::Contradictory { reason } => Err(Rejected::GrantsContradict { tenant: tenant.clone(), reason }),
     }
@@ -168,7 +170,7 @@ fn check_endpoints(gates: &[String], agent: &str) -> Result<(), Rejected> {
 fn create_cell(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
     require(fleet.cell(&cell.id).is_none(), || Rejected::CellExists { cell: cell.id.clone() })?;
     check_endpoints(&cell.gates, &cell.agent)?;
-    Ok(vec![Change::Cell(CellRecord {
+    Ok(vec![Change::Cell(Arc::new(CellRecord {
         id: cell.id.clone(),
         state: CellState::Active,
         gates: cell.gates.clone(),
@@ -177,7 +179,7 @@ fn create_cell(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Ve
         residency: cell.residency.clone(),
         generation: Generation(0),
         revision: stamp.revision,
-    })])
+    }))])
 }
 
 fn change_cell(
@@ -193,7 +195,7 @@ fn change_cell(
         return Ok(Vec::new());
     }
     record.revision = stamp.revision;
-    Ok(vec![Change::Cell(record)])
+    Ok(vec![Change::Cell(Arc::new(record))])
 }
 
 /// The gates that are known, and those that have come to an agent since it started. The known ones are kept until it
@@ -287,7 +289,7 @@ fn create_tenant(
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
     let (cell, placed) = choose_cell(fleet, new, suggestion)?;
-    Ok(vec![Change::Tenant(TenantRecord {
+    Ok(vec![Change::Tenant(Arc::new(TenantRecord {
         id: new.id.clone(),
         uid: Uid(stamp.revision.0),
         lineage: fleet.lineage(),
@@ -297,11 +299,11 @@ fn create_tenant(
         owner: cell.id.clone(),
         life: Life::Provisioning,
         tier: new.tier,
-        residency: new.residency.clone(),
+        residency: new.residency.as_str().into(),
         movement: None,
         retained: Vec::new(),
-        placed,
-    })])
+        placed: placed.into(),
+    }))])
 }
 
 fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
@@ -318,7 +320,7 @@ fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Resu
     record.lineage = fleet.lineage();
     record.rev = record.rev.next();
     record.revision = stamp.revision;
-    Ok(vec![Change::Tenant(record)])
+    Ok(vec![Change::Tenant(Arc::new(record))])
 }
 
 // --- moves
@@ -379,10 +381,10 @@ fn move_tenant(
     require(waiting < limit, || Rejected::MoveLimit { limit })?;
 
     let mut record = before.clone();
-    record.movement = Some(new_move(&before.owner, target, options, stamp));
+    record.movement = Some(Box::new(new_move(&before.owner, &cell.id, options, stamp)));
     record.rev = record.rev.next();
     record.revision = stamp.revision;
-    Ok(vec![Change::Tenant(record)])
+    Ok(vec![Change::Tenant(Arc::new(record))])
 }
 
 /// A move as it begins.
@@ -454,7 +456,8 @@ fn changes(fleet: &dyn FleetView, before: &TenantRecord, stepped: Stepped) -> Re
     if record.epoch != before.epoch {
         record.lineage = fleet.lineage();
     }
-    Ok(std::iter::once(Change::Tenant(record)).chain(ended.map(Change::MoveEnded)).collect())
+    let ended = ended.map(|ended| Change::MoveEnded(Arc::new(ended)));
+    Ok(std::iter::once(Change::Tenant(Arc::new(record))).chain(ended).collect())
 }
 
 fn check_slots(fleet: &dyn FleetView, movement: &Move) -> Result<(), Rejected> {

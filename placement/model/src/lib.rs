@@ -25,6 +25,7 @@ mod movement;
 mod reconcile;
 mod record;
 mod rejected;
+mod shared;
 mod shelves;
 mod step;
 mod timing;

@@ -184,7 +184,7 @@ fn has_ended_since(record: &TenantRecord, owner: &Held) -> bool {
     let soaking = |movement: &crate::Move| {
         movement.leg == Leg::Forward && matches!(movement.phase, Phase::Activate | Phase::Soak)
     };
-    !owner.captures && record.movement.as_ref().is_some_and(soaking)
+    !owner.captures && record.movement.as_deref().is_some_and(soaking)
 }
 
 /// One tenant, its record, and what is held of its newest incarnation.
@@ -405,7 +405,7 @@ impl Case<'_> {
             epoch: next.epoch,
             ended: self.stamp.at,
             revision: self.stamp.revision,
-            movement,
+            movement: *movement,
             end,
         }))
     }
@@ -428,7 +428,7 @@ impl Case<'_> {
             owner: held.cell.clone(),
             life: Life::Live,
             tier: Tier::default(),
-            residency: String::new(),
+            residency: "".into(),
             movement: None,
             retained: Vec::new(),
             placed: "found on the cell after a restore".into(),

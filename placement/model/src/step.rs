@@ -111,7 +111,12 @@ fn within_move(
 }
 
 /// Puts the move back into the record, or takes it out for good.
-pub(crate) fn settle(record: &mut TenantRecord, movement: Move, turn: Turn, stamp: Stamp) -> Option<MoveRecord> {
+pub(crate) fn settle(
+    record: &mut TenantRecord,
+    movement: Box<Move>,
+    turn: Turn,
+    stamp: Stamp,
+) -> Option<MoveRecord> {
     match turn {
         Turn::Goes => {
             record.movement = Some(movement);
@@ -123,7 +128,7 @@ pub(crate) fn settle(record: &mut TenantRecord, movement: Move, turn: Turn, stam
             epoch: record.epoch,
             ended: stamp.at,
             revision: stamp.revision,
-            movement,
+            movement: *movement,
             end,
         }),
     }

@@ -57,4 +57,6 @@ pub mod trailer {
     pub const NOT_LEADER: &str = "NOT_LEADER";
     /// The code of a write whose outcome the node does not know.
     pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+    /// The code of a refusal that lasts until somebody makes room.
+    pub const DISK_FULL: &str = "DISK_FULL";
 }

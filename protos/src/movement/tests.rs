@@ -54,7 +54,7 @@ fn tenant() -> TenantRecord {
         life: Life::Live,
         tier: Tier::Bronze,
         residency: "eu".into(),
-        movement: Some(movement()),
+        movement: Some(Box::new(movement())),
         retained: vec![Retained {
             cell: CellId::new("c3").unwrap(),
             move_id: MoveId(20),
@@ -64,7 +64,7 @@ fn tenant() -> TenantRecord {
             retired: true,
             reclaiming: false,
         }],
-        placed: String::new(),
+        placed: "".into(),
     }
 }
 

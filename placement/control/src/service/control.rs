@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, page, placing, preview, routers, watch};
+use super::{Caller, Ground, audit, page, placing, preview, routers};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -79,7 +79,7 @@ impl ControlEndpoint {
 
 #[tonic::async_trait]
 impl ControlService for ControlEndpoint {
-    type WatchStream = watch::Messages;
+    type WatchStream = futures::stream::Empty<Result<v1::WatchResponse, Status>>;
 
     async fn create_cell(&self, request: Request<v1::CreateCellRequest>) -> Answer<v1::CellResponse> {
         let by = Caller::of(&request);
@@ -266,9 +266,9 @@ impl ControlService for ControlEndpoint {
         Ok(Response::new(v1::SetLimitsResponse { revision: revision.get() }))
     }
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let frames = watch::begin(&self.0, &request.into_inner())?;
-        Ok(Response::new(watch::as_messages(frames)))
+    /// Never asked: [`super::ControlServer`] answers it, with frames that were encoded before.
+    async fn watch(&self, _request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        Err(Status::internal("a watch is served as bytes"))
     }
 
     async fn confirm_revision(

@@ -21,11 +21,11 @@ impl Noted {
     /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.
     pub(super) fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
         let after = changes.iter().find_map(|change| match change {
-            Change::Tenant(record) => Some(record),
+            Change::Tenant(record) => Some(record.as_ref()),
             Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         });
         let ended = changes.iter().find_map(|change| match change {
-            Change::MoveEnded(ended) => Some(ended),
+            Change::MoveEnded(ended) => Some(ended.as_ref()),
             Change::Tenant(_) | Change::Cell(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         });
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
@@ -140,7 +140,7 @@ fn phase_change(
     if let Some(ended) = ended {
         let _ = write!(detail, " end={}", ended.end.as_str());
     }
-    if let Some(movement) = ended.map(|ended| &ended.movement).or(after.movement.as_ref()) {
+    if let Some(movement) = ended.map(|ended| &ended.movement).or(after.movement.as_deref()) {
         evidence(&mut detail, movement);
     }
     Some(detail)

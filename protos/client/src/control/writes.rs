@@ -15,7 +15,7 @@ impl ControlClient {
             request_id: request_id_bytes(request_id).into(),
             expected_revision: options.expected_revision.unwrap_or_default().get(),
         };
-        (Kind::Write(request_id), Some(wire))
+        (Kind::Write { id: request_id, again: options.request_id.is_some() }, Some(wire))
     }
 
     /// A cell joins.
