@@ -16,7 +16,7 @@ use crate::freshness::Freshness;
 use crate::instance::Instances;
 use crate::instance::set::InstanceSet;
 use crate::moment::Clock;
-use crate::table::{ConcurrentTable, Endpoints, Entry, Table};
+use crate::table::{ConcurrentTable, Draft, Endpoints, Entry, Table};
 use crate::waiting::Waiters;
 
 /// All cells, by name.
@@ -184,9 +184,14 @@ impl Directory {
         self.wake_all();
     }
 
+    /// Another part of what is to take the place of the table has come in.
+    pub(crate) fn add(&self, draft: &mut Draft, entries: &[Arc<Entry>]) {
+        self.table.add(draft, entries);
+    }
+
     /// Everything that the control plane, or the file, had at a revision.
-    pub(crate) fn replace(&self, image: Vec<Arc<Entry>>, cells: Vec<CellRecord>, at: Cursor) {
-        self.table.replace(image, at.revision);
+    pub(crate) fn replace(&self, draft: Draft, cells: Vec<CellRecord>, at: Cursor) {
+        self.table.replace(draft, at.revision);
         self.cells.store(Arc::new(cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell))).collect()));
         self.report(&self.cells.load());
         self.lineage.store(at.lineage.get(), Ordering::Release);

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{Cursor, Directory};
-use crate::table::Entry;
+use crate::table::{Draft, Entry};
 
 const MAGIC: [u8; 8] = *b"CELLRTBL";
 const VERSION: u32 = 1;
@@ -115,22 +115,22 @@ pub(crate) fn load(path: &Path, directory: &Directory, now: SystemTime) -> Resul
         return Err(SnapshotError::Corrupt(format!("it has version {version}, and this router reads {VERSION}")));
     }
     let head: Head = read_block(&mut file)?;
-    let mut entries: Vec<Arc<Entry>> = Vec::new();
-    while (entries.len() as u64) < head.tenants {
+    let (mut draft, mut read) = (Draft::default(), 0);
+    while read < head.tenants {
         let block: Vec<Stored> = read_block(&mut file)?;
         if block.is_empty() {
             return Err(SnapshotError::Corrupt("a block without entries".into()));
         }
-        for stored in block {
-            entries.push(entry_of(directory, head.cluster, stored)?);
-        }
+        read += block.len() as u64;
+        let entries = block.into_iter().map(|stored| entry_of(directory, head.cluster, stored));
+        directory.add(&mut draft, &entries.collect::<Result<Vec<_>, _>>()?);
     }
-    if entries.len() as u64 != head.tenants || file.read(&mut [0])? != 0 {
+    if read != head.tenants || file.read(&mut [0])? != 0 {
         return Err(SnapshotError::Corrupt("it holds more than its head says".into()));
     }
     let at = Cursor { lineage: head.lineage, revision: head.revision };
-    let tenants = entries.len();
-    directory.replace(entries, head.cells, at);
+    let tenants = draft.count();
+    directory.replace(draft, head.cells, at);
     let age = Duration::from_millis(millis(now).saturating_sub(head.written_at_ms));
     Ok(Some(Loaded { tenants, at, age }))
 }

@@ -2,10 +2,13 @@
 //!
 //! Two ways of change, because cloning a map to change one tenant costs 177 ms at a million tenants:
 //! * one tenant in place, in a lock-free map ([`Table::install`]);
-//! * everything at once: a snapshot is built beside and exchanged as a whole *image* ([`Table::replace`]).
+//! * everything at once: a snapshot is built beside, block by block as it comes in ([`Draft`]), and exchanged as a whole
+//!   *image* ([`Table::replace`]). Kept until its end as it comes, it would take three times the room, and the allocator
+//!   would hold on to that for long after.
 //!
 //! Neither ever takes a tenant back to an older owner: [`Mapping::supersedes`] decides each entry. What is learned
-//! from a gate while an image is being built is remembered and carried into it.
+//! from a gate while an image is being built stands in the one before, and what while they are exchanged is remembered:
+//! both are carried into the new one.
 
 mod compact;
 
@@ -42,9 +45,11 @@ pub(crate) trait Table: Send + Sync + 'static {
     fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>>;
     /// Takes the entry if it supersedes what is held. Whether it was taken.
     fn install(&self, entry: Arc<Entry>) -> bool;
+    /// Puts entries into an image that is not in use yet.
+    fn add(&self, draft: &mut Draft, entries: &[Arc<Entry>]);
     /// Takes everything that the control plane had at a revision in place of what is held. What is held and newer
     /// than that stays.
-    fn replace(&self, image: Vec<Arc<Entry>>, at: Revision);
+    fn replace(&self, draft: Draft, at: Revision);
     /// Forgets everything: it was another cluster's.
     fn clear(&self);
     /// Everything that is held, in no particular order.
@@ -55,11 +60,22 @@ pub(crate) trait Table: Send + Sync + 'static {
 
 type Image = HashMap<TenantId, Compact>;
 
+/// Everything that the control plane has at a revision, as far as it has come in.
+#[derive(Default)]
+pub(crate) struct Draft(Image);
+
+impl Draft {
+    /// How many tenants have come in.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// The table on a concurrent map.
 #[derive(Default)]
 pub(crate) struct ConcurrentTable {
     image: ArcSwap<Image>,
-    /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being built
+    /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being exchanged
     /// it collects what is installed meanwhile.
     installing: Mutex<Installing>,
 }
@@ -67,7 +83,7 @@ pub(crate) struct ConcurrentTable {
 #[derive(Default)]
 struct Installing {
     places: Places,
-    /// What was installed while an image is being built.
+    /// What was installed while an image is being exchanged.
     meanwhile: Option<Vec<(TenantId, Compact)>>,
 }
 
@@ -111,16 +127,19 @@ impl Table for ConcurrentTable {
         taken
     }
 
-    fn replace(&self, image: Vec<Arc<Entry>>, at: Revision) {
-        self.lock().meanwhile = Some(Vec::new());
-        let next = Image::builder().capacity(image.len()).build();
-        for block in image.chunks(PUT_AT_ONCE) {
-            // Not for the whole image at once: whoever installs a change meanwhile waits for this lock.
+    fn add(&self, draft: &mut Draft, entries: &[Arc<Entry>]) {
+        for block in entries.chunks(PUT_AT_ONCE) {
+            // Not for all at once: whoever installs a change meanwhile waits for this lock.
             let mut installing = self.lock();
             for entry in block {
-                put(&next, &entry.mapping.tenant, &installing.places.compact(entry));
+                put(&draft.0, &entry.mapping.tenant, &installing.places.compact(entry));
             }
         }
+    }
+
+    fn replace(&self, draft: Draft, at: Revision) {
+        self.lock().meanwhile = Some(Vec::new());
+        let next = draft.0;
         let held = self.image.load_full();
         for (tenant, entry) in &held.pin() {
             let known = next.pin().contains_key(tenant);

@@ -41,9 +41,11 @@ fn cell(name: &str) -> CellRecord {
 
 fn filled(tenants: u64) -> Directory {
     let directory = empty();
-    let entries = (0..tenants).map(|number| directory.entry(routed(number)).unwrap()).collect();
+    let entries: Vec<_> = (0..tenants).map(|number| directory.entry(routed(number)).unwrap()).collect();
+    let mut draft = Draft::default();
+    directory.add(&mut draft, &entries);
     let at = Cursor { lineage: Lineage(2), revision: Revision(tenants + 100) };
-    directory.replace(entries, vec![cell("c-0")], at);
+    directory.replace(draft, vec![cell("c-0")], at);
     directory
 }
 

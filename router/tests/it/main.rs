@@ -12,6 +12,7 @@ mod attacks;
 mod bad_input;
 mod containment;
 mod corpus;
+mod driving;
 mod fairness;
 mod handover;
 mod instances;
