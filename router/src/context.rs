@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::alarm::Alarms;
 use crate::body::UploadLimits;
 use crate::conn::Conn;
 use crate::directory::Directory;
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     pub(crate) upload: UploadLimits,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) dice: Dice,
+    pub(crate) alarms: Alarms,
 }
 
 impl Worker {

@@ -16,7 +16,7 @@ use crate::freshness::Freshness;
 use crate::instance::Instances;
 use crate::instance::set::InstanceSet;
 use crate::moment::Clock;
-use crate::table::{ConcurrentTable, Draft, Endpoints, Entry, Table};
+use crate::table::{ConcurrentTable, Draft, Each, Endpoints, Entry, Table};
 use crate::waiting::Waiters;
 
 /// All cells, by name.
@@ -93,8 +93,9 @@ impl Directory {
         self.table.count()
     }
 
-    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
-        self.table.entries()
+    /// Everything in the table, so many entries at a time: never all at once, which would take three times the table's room.
+    pub(crate) fn blocks(&self, at_once: usize, each: &mut Each<'_>) -> std::io::Result<()> {
+        self.table.blocks(at_once, each)
     }
 
     pub(crate) fn cells(&self) -> Arc<Cells> {

@@ -227,7 +227,7 @@ async fn answer_in_time<E>(
     let shorter = worker.live().timeouts.answer.min(worker.live().timeouts.body_idle);
     loop {
         // The body may end while this waits, and then the other limit counts: hence the shorter.
-        if let Ok(answer) = tokio::time::timeout(shorter, &mut sending).await {
+        if let Some(answer) = worker.alarms.within(Instant::now() + shorter, sending.as_mut()).await {
             return Ok(answer);
         }
         let complete = upload.is_complete();

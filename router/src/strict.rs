@@ -25,6 +25,8 @@ pub(crate) use fields::{Field, Fields};
 pub(crate) use head::HeadLimits;
 pub(crate) use rule::Rule;
 pub(crate) use said::{Next, Said};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use stream::fuzzing;
 pub(crate) use stream::{StrictLimits, StrictStream};
 
 /// Names that somebody trusts: here, at the gate, or in the application.

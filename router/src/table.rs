@@ -12,13 +12,14 @@
 
 mod compact;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use cell_model::{Mapping, Revision, TenantId};
 use papaya::{Compute, HashMap, Operation};
 
 use self::compact::{Compact, Places};
+use crate::atomics::{Mutex, MutexGuard, PoisonError, Steps};
 use crate::instance::set::InstanceSet;
 
 /// Where an owner is to be reached. Shared by all of its tenants.
@@ -39,6 +40,9 @@ pub(crate) struct Entry {
     pub(crate) endpoints: Arc<Endpoints>,
 }
 
+/// What is done with entries, some at a time.
+pub(crate) type Each<'e> = dyn FnMut(&[Arc<Entry>]) -> std::io::Result<()> + 'e;
+
 /// All mappings that a router holds.
 pub(crate) trait Table: Send + Sync + 'static {
     /// The entry of a tenant.
@@ -52,8 +56,8 @@ pub(crate) trait Table: Send + Sync + 'static {
     fn replace(&self, draft: Draft, at: Revision);
     /// Forgets everything: it was another cluster's.
     fn clear(&self);
-    /// Everything that is held, in no particular order.
-    fn entries(&self) -> Vec<Arc<Entry>>;
+    /// Everything that is held, in no particular order, so many at a time, until somebody has enough.
+    fn blocks(&self, at_once: usize, each: &mut Each<'_>) -> std::io::Result<()>;
     /// How many tenants are held.
     fn count(&self) -> usize;
 }
@@ -78,6 +82,7 @@ pub(crate) struct ConcurrentTable {
     /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being exchanged
     /// it collects what is installed meanwhile.
     installing: Mutex<Installing>,
+    steps: Steps,
 }
 
 #[derive(Default)]
@@ -93,7 +98,7 @@ impl ConcurrentTable {
         Self::default()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Installing> {
+    fn lock(&self) -> MutexGuard<'_, Installing> {
         self.installing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,6 +118,7 @@ fn put(image: &Image, tenant: &TenantId, entry: &Compact) -> bool {
 
 impl Table for ConcurrentTable {
     fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
+        self.steps.between();
         self.image.load().pin().get(tenant).map(|held| held.entry(tenant))
     }
 
@@ -120,6 +126,7 @@ impl Table for ConcurrentTable {
         let mut installing = self.lock();
         let compact = installing.places.compact(&entry);
         let tenant = &entry.mapping.tenant;
+        self.steps.between();
         let taken = put(&self.image.load(), tenant, &compact);
         if taken && let Some(meanwhile) = installing.meanwhile.as_mut() {
             meanwhile.push((tenant.clone(), compact));
@@ -142,15 +149,18 @@ impl Table for ConcurrentTable {
         let next = draft.0;
         let held = self.image.load_full();
         for (tenant, entry) in &held.pin() {
+            self.steps.between();
             let known = next.pin().contains_key(tenant);
             if known || entry.revision > at {
                 put(&next, tenant, entry);
             }
         }
         let mut installing = self.lock();
+        self.steps.between();
         for (tenant, entry) in installing.meanwhile.take().into_iter().flatten() {
             put(&next, &tenant, &entry);
         }
+        self.steps.between();
         self.image.store(Arc::new(next));
     }
 
@@ -162,8 +172,17 @@ impl Table for ConcurrentTable {
         self.image.store(Arc::default());
     }
 
-    fn entries(&self) -> Vec<Arc<Entry>> {
-        self.image.load().pin().iter().map(|(tenant, held)| held.entry(tenant)).collect()
+    fn blocks(&self, at_once: usize, each: &mut Each<'_>) -> std::io::Result<()> {
+        let image = self.image.load_full();
+        let image = image.pin();
+        let mut entries = image.iter().map(|(tenant, held)| held.entry(tenant));
+        loop {
+            let block: Vec<_> = entries.by_ref().take(at_once).collect();
+            if block.is_empty() {
+                return Ok(());
+            }
+            each(&block)?;
+        }
     }
 
     fn count(&self) -> usize {

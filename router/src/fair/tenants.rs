@@ -3,13 +3,13 @@
 //! that are active, not with those that exist, and never past the table.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cell_model::TenantId;
 use papaya::HashMap;
 
 use super::rate::{Bucket, WHOLE};
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::contain::breaker::Breaker;
 use crate::contain::budget::Budget;
 use crate::moment::{Moment, nanos};

@@ -47,7 +47,13 @@ fn an_entry_comes_back_as_it_was_taken() {
     taken.mapping.tier = Tier::Gold;
     assert!(table.install(Arc::new(taken.clone())));
     assert_eq!(*table.find(&taken.mapping.tenant).unwrap(), taken);
-    assert_eq!(table.entries(), [Arc::new(taken)]);
+    let mut blocks = Vec::new();
+    let gathered = table.blocks(7, &mut |block| {
+        blocks.push(block.to_vec());
+        Ok(())
+    });
+    assert!(gathered.is_ok());
+    assert_eq!(blocks, [[Arc::new(taken)]]);
 }
 
 #[test]

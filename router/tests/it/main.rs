@@ -5,6 +5,7 @@ mod client;
 mod control;
 mod fleet;
 mod foreign;
+mod frames;
 mod gate;
 mod tls_gate;
 
@@ -23,6 +24,7 @@ mod process;
 mod protocols;
 mod quiesce;
 mod resting;
+mod rfc9113;
 mod secure;
 mod telling;
 mod websocket;
