@@ -38,7 +38,7 @@ async fn an_answer_that_nobody_reads_yet_does_not_stop_the_request_that_it_began
             });
             let piece = Bytes::from(vec![b'x'; 64 << 10]);
             let pieces = std::iter::repeat_n(piece, ANSWERED / (64 << 10)).map(|piece| Ok(Frame::data(piece)));
-            let body: Body = StreamBody::new(futures::stream::iter(pieces)).boxed();
+            let body: Body = BodyExt::boxed(StreamBody::new(futures::stream::iter(pieces)));
             Response::new(body)
         }
     })
