@@ -187,7 +187,8 @@ pub fn redirect(bytes: &[u8]) {
     let unsigned = SignedMapping { payload: bytes.to_vec(), key_id: String::new(), signature: Vec::new() };
     let Ok(routed) = unsigned.decode() else { return };
     let Ok(signed) = SignedMapping::from_header(&SignedMapping::sign(&KEY, &routed).to_header()) else { return };
-    let learned = signed.verify(&TRUSTED).unwrap_or_else(|error| panic!("what was signed is not believed: {error}"));
+    let learned =
+        signed.verify(&TRUSTED).unwrap_or_else(|error| panic!("what was signed is not believed: {error}"));
     assert_eq!(learned, routed);
     let directory = Directory::new(Waiters::new(1, 1), Waiters::new(1, 1), Duration::from_secs(1));
     let held = directory.entry(MAPPING.clone()).unwrap_or_else(|_| unreachable!("it is the first one's cluster"));
