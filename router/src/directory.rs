@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cell_model::{CellId, CellRecord, ClusterId, Lineage, Revision, TenantId};
 use cell_trust::RoutedMapping;
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use crate::feed::{Confirmed, Held};
@@ -41,7 +42,7 @@ pub(crate) struct Directory {
     table: Box<dyn Table>,
     cells: ArcSwap<Cells>,
     /// The instances that cells themselves have reported.
-    reported: ArcSwap<HashMap<CellId, Reported>>,
+    reported: ArcSwap<HashMap<CellId, Reported, RandomState>>,
     pub(crate) instances: Arc<Instances>,
     /// One value for all tenants of a cell, so that a tenant does not carry its owner's addresses of its own.
     endpoints: Mutex<HashMap<CellId, Arc<Endpoints>>>,

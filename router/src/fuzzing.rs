@@ -9,6 +9,7 @@
 //! | [`redirect`] | the mapping in a gate's 421, and what the control plane could sign | only what the control plane has signed is believed, and no owner goes back to an older epoch |
 
 #[path = "../tests/corpus/reader.rs"]
+#[expect(dead_code, reason = "what is said of each message is for the test that sends it")]
 mod reader;
 
 use std::net::IpAddr;

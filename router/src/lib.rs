@@ -38,10 +38,8 @@ mod flow;
 mod forward;
 mod freshness;
 mod front;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-#[cfg(all(test, not(feature = "fuzzing")))]
-mod fuzzing;
 mod handover;
 mod headers;
 mod identify;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use cell_model::{Mapping, Revision, TenantId};
+use foldhash::fast::RandomState;
 use papaya::{Compute, HashMap, Operation};
 
 use self::compact::{Compact, Places};
@@ -62,7 +63,9 @@ pub(crate) trait Table: Send + Sync + 'static {
     fn count(&self) -> usize;
 }
 
-type Image = HashMap<TenantId, Compact>;
+/// Hashed with a key of each image's own, quickly: names are looked up for each request, and only what an operator has placed is
+/// ever put in.
+type Image = HashMap<TenantId, Compact, RandomState>;
 
 /// Everything that the control plane has at a revision, as far as it has come in.
 #[derive(Default)]

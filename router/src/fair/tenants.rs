@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_model::TenantId;
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use super::rate::{Bucket, WHOLE};
@@ -170,7 +171,7 @@ impl Drop for OnItsWay {
 
 /// All active tenants.
 pub(crate) struct Tenants {
-    active: HashMap<TenantId, Arc<Active>>,
+    active: HashMap<TenantId, Arc<Active>, RandomState>,
     /// The share of a tenant of which nothing is known yet.
     first_share: AtomicU32,
     drawer: Arc<Drawer>,
@@ -186,7 +187,7 @@ impl Default for Tenants {
 
 impl Tenants {
     pub(crate) fn new(metered: bool) -> Self {
-        let (active, first_share) = (HashMap::new(), AtomicU32::new(WHOLE));
+        let (active, first_share) = (HashMap::default(), AtomicU32::new(WHOLE));
         Self { active, first_share, drawer: Arc::default(), metered }
     }
 
