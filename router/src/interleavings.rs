@@ -1,4 +1,4 @@
-//! Limits and table in every order of steps that small cases allow, tried by loom: `make interleavings`. What is not ours
+//! Limits and table in every order of steps that small cases allow, tried by loom. What is not ours
 //! (papaya, arc-swap) counts as one step each time it is used; their own proofs are their authors'.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The corpus, mutated by a seeded generator, into every entry: so many runs as a test may take. A fuzzer takes it from there
-//! (`make fuzz`).
+//! (router/fuzz).
 
 use super::*;
 use crate::context::Dice;
