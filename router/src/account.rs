@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{Response, StatusCode};
+use tokio::time::Instant;
 
 use crate::answer::{AnswerBody, Download};
 use crate::conn::Busy;
@@ -65,7 +66,11 @@ fn record(
 ) -> Option<OnItsWay> {
     let record = Arc::new(Record {
         at: SystemTime::now(),
-        took: ctx.began.elapsed(),
+        took: ctx
+            .answered
+            .filter(|_| refusal.is_none())
+            .unwrap_or_else(Instant::now)
+            .saturating_duration_since(ctx.began),
         request_id: ctx.request_id,
         method: ctx.method,
         tenant: ctx.tenant,

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::alarm::Alarms;
 use crate::body::UploadLimits;
 use crate::conn::Conn;
 use crate::directory::Directory;
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     pub(crate) upload: UploadLimits,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) dice: Dice,
+    pub(crate) alarms: Alarms,
 }
 
 impl Worker {
@@ -73,7 +75,11 @@ impl Worker {
 pub(crate) struct RequestCtx {
     /// The connection that it came on.
     pub(crate) conn: Rc<Conn>,
+    /// The options when it came.
+    pub(crate) live: Arc<Live>,
     pub(crate) began: Instant,
+    /// When the head of the last answer of a cell came.
+    pub(crate) answered: Option<Instant>,
     /// The end of all waiting and replaying.
     pub(crate) deadline: Instant,
     pub(crate) request_id: HeaderValue,
@@ -125,12 +131,15 @@ impl RequestCtx {
         let trace = worker.spans.as_ref().and_then(begin).map(Box::new);
         let takes_interim = request.version() == Version::HTTP_11 && upgrade.is_none();
         let interim = conn.said.clone().filter(|_| takes_interim);
-        let hold = worker.live().timeouts.hold;
+        let live = worker.flow.live.load_full();
+        let hold = live.timeouts.hold;
         let patience =
             if is_grpc { grpc_timeout(request.headers()).map_or(hold, |own| own.min(hold)) } else { hold };
         Self {
             conn: Rc::clone(conn),
+            live,
             began,
+            answered: None,
             deadline: began + patience,
             request_id,
             fields,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cell_model::{CellId, CellRecord, ClusterId, Lineage, Revision, TenantId};
 use cell_trust::RoutedMapping;
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use crate::feed::{Confirmed, Held};
@@ -16,7 +17,7 @@ use crate::freshness::Freshness;
 use crate::instance::Instances;
 use crate::instance::set::InstanceSet;
 use crate::moment::Clock;
-use crate::table::{ConcurrentTable, Endpoints, Entry, Table};
+use crate::table::{ConcurrentTable, Draft, Each, Endpoints, Entry, Table};
 use crate::waiting::Waiters;
 
 /// All cells, by name.
@@ -41,7 +42,7 @@ pub(crate) struct Directory {
     table: Box<dyn Table>,
     cells: ArcSwap<Cells>,
     /// The instances that cells themselves have reported.
-    reported: ArcSwap<HashMap<CellId, Reported>>,
+    reported: ArcSwap<HashMap<CellId, Reported, RandomState>>,
     pub(crate) instances: Arc<Instances>,
     /// One value for all tenants of a cell, so that a tenant does not carry its owner's addresses of its own.
     endpoints: Mutex<HashMap<CellId, Arc<Endpoints>>>,
@@ -93,8 +94,9 @@ impl Directory {
         self.table.count()
     }
 
-    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
-        self.table.entries()
+    /// Everything in the table, so many entries at a time: never all at once, which would take three times the table's room.
+    pub(crate) fn blocks(&self, at_once: usize, each: &mut Each<'_>) -> std::io::Result<()> {
+        self.table.blocks(at_once, each)
     }
 
     pub(crate) fn cells(&self) -> Arc<Cells> {
@@ -184,9 +186,14 @@ impl Directory {
         self.wake_all();
     }
 
+    /// Another part of what is to take the place of the table has come in.
+    pub(crate) fn add(&self, draft: &mut Draft, entries: &[Arc<Entry>]) {
+        self.table.add(draft, entries);
+    }
+
     /// Everything that the control plane, or the file, had at a revision.
-    pub(crate) fn replace(&self, image: Vec<Arc<Entry>>, cells: Vec<CellRecord>, at: Cursor) {
-        self.table.replace(image, at.revision);
+    pub(crate) fn replace(&self, draft: Draft, cells: Vec<CellRecord>, at: Cursor) {
+        self.table.replace(draft, at.revision);
         self.cells.store(Arc::new(cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell))).collect()));
         self.report(&self.cells.load());
         self.lineage.store(at.lineage.get(), Ordering::Release);

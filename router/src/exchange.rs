@@ -19,8 +19,9 @@ use crate::answer::Download;
 use crate::body::{Upload, UploadFault, Wanted};
 use crate::context::{RequestCtx, Worker};
 use crate::headers;
+use crate::live::Live;
 use crate::options::UpstreamProtocol;
-use crate::pool::{Lease, Sent, Wire};
+use crate::pool::{Ask, Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
 use crate::strict::Said;
 use crate::table::Entry;
@@ -55,15 +56,16 @@ pub(crate) enum Attempt {
 const REFUSAL_BYTES_MAX: usize = 16 << 10;
 const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
 
-/// Sends the request once to an instance of the entry's owner.
+/// Sends the request once to an instance of the entry's owner. `began`: just now.
 pub(crate) async fn attempt(
     worker: &Worker,
     ctx: &mut RequestCtx,
     entry: &Entry,
     outgoing: &mut Outgoing,
+    began: Instant,
 ) -> Attempt {
     let wire = wire_of(worker, ctx);
-    let mut lease = match connect(worker, ctx, entry, wire).await {
+    let mut lease = match connect(worker, ctx, entry, wire, began).await {
         Ok(lease) => lease,
         Err(reason) => return Attempt::Unreachable(reason),
     };
@@ -75,7 +77,7 @@ pub(crate) async fn attempt(
     let request = stamped(worker, entry, outgoing, wire, wanted.as_ref(), &ctx.interim);
     let answer = {
         let sending = lease.send(request);
-        match answer_in_time(worker, entry, outgoing, sending).await {
+        match answer_in_time(worker, &ctx.live, entry, outgoing, sending).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 if refusal.code == Code::CellTimeout {
@@ -87,8 +89,10 @@ pub(crate) async fn attempt(
     };
     match answer {
         Ok(response) => {
+            let answered = Instant::now();
+            ctx.answered = Some(answered);
             if let Some(instance) = lease.instance() {
-                instance.succeeded(worker.flow.clock.now());
+                instance.succeeded(worker.flow.clock.at(answered));
             }
             // What the client has sent may still be on its way to the cell.
             if !(outgoing.upload.is_complete() && outgoing.upload.is_small()) {
@@ -123,23 +127,31 @@ fn failed(worker: &Worker, lease: &Lease) {
 }
 
 /// A connection to one of the owner's instances: the tenant's own first, those that are not well last.
-async fn connect(worker: &Worker, ctx: &RequestCtx, entry: &Entry, wire: Wire) -> Result<Lease, String> {
+async fn connect(
+    worker: &Worker,
+    ctx: &RequestCtx,
+    entry: &Entry,
+    wire: Wire,
+    began: Instant,
+) -> Result<Lease, String> {
     let (newest, other) = worker.directory.gates(entry);
     if newest.instances().is_empty() {
         return Err(format!("cell {} has not said where its instances are", entry.mapping.owner));
     }
-    let (clock, options) = (worker.flow.clock, worker.flow.live.load().instances);
+    let (clock, options) = (worker.flow.clock, ctx.live.instances);
     // A last connection is tried even where the time for waiting is over.
-    let until = ctx.deadline.max(Instant::now() + worker.live().timeouts.connect);
+    let until = ctx.deadline.max(began + ctx.live.timeouts.connect);
+    let mut ask = Ask { now: began, again: ctx.attempts > 0, until };
     let (mut tried, mut reasons) = (Vec::new(), Vec::new());
     for set in std::iter::once(&newest).chain(&other) {
-        while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.now(), options) {
+        while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.at(ask.now), options) {
             let occupied = instance.occupy();
-            match worker.pool.checkout(instance.address(), wire, until).await {
+            match worker.pool.checkout(instance.address(), wire, ask).await {
                 Ok(lease) => return Ok(lease.to(occupied)),
                 Err(error) => {
                     worker.metrics.connect_failures.inc();
-                    if error.is_of_instance() && instance.unreachable(clock.now(), options) {
+                    ask.now = Instant::now();
+                    if error.is_of_instance() && instance.unreachable(clock.at(ask.now), options) {
                         worker.metrics.ejections.inc();
                     }
                     reasons.push(format!("{}: {error}", instance.address()));
@@ -218,22 +230,25 @@ type Sending<E> = Result<Response<Incoming>, E>;
 /// Waits for the head of the answer, counted from the last piece of the body that has passed.
 async fn answer_in_time<E>(
     worker: &Worker,
+    live: &Live,
     entry: &Entry,
     outgoing: &Outgoing,
     sending: impl Future<Output = Sending<E>>,
 ) -> Result<Sending<E>, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
-    let shorter = worker.live().timeouts.answer.min(worker.live().timeouts.body_idle);
+    let shorter = live.timeouts.answer.min(live.timeouts.body_idle);
+    let mut until = began + shorter;
     loop {
         // The body may end while this waits, and then the other limit counts: hence the shorter.
-        if let Ok(answer) = tokio::time::timeout(shorter, &mut sending).await {
+        if let Some(answer) = worker.alarms.within(until, sending.as_mut()).await {
             return Ok(answer);
         }
         let complete = upload.is_complete();
-        let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
+        let limit = if complete { live.timeouts.answer } else { live.timeouts.body_idle };
         let quiet = upload.last_progress().max(began).elapsed();
         if quiet < limit {
+            until = Instant::now() + shorter;
             continue;
         }
         worker.metrics.broken.inc();

@@ -9,6 +9,7 @@
 
 pub(crate) mod adaptive;
 pub(crate) mod fleet;
+mod meter;
 pub(crate) mod queue;
 pub(crate) mod rate;
 pub(crate) mod scheduler;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::directory::{Cursor, Directory, OtherCluster};
 use crate::metrics::Metrics;
-use crate::table::Entry;
+use crate::table::Draft;
 
 /// The control plane, as far as a router needs it.
 pub trait ControlPlane: Send + Sync + 'static {
@@ -98,7 +98,7 @@ fn give_up(directory: &Directory, other: OtherCluster) {
 /// A snapshot as it comes in.
 #[derive(Default)]
 struct Snapshot {
-    entries: Vec<Arc<Entry>>,
+    draft: Draft,
     cells: Vec<CellRecord>,
 }
 
@@ -111,18 +111,20 @@ fn take(
     match event {
         WatchEvent::Reset => *snapshot = Snapshot::default(),
         WatchEvent::Snapshot(items) => {
+            let mut entries = Vec::with_capacity(items.len());
             for item in items {
                 match item {
-                    WatchItem::Mapping { routed, .. } => snapshot.entries.push(directory.entry(routed)?),
+                    WatchItem::Mapping { routed, .. } => entries.push(directory.entry(routed)?),
                     WatchItem::Cell(cell) => snapshot.cells.push(cell),
                     WatchItem::MoveEnded(_) | WatchItem::Limits(_) => {}
                 }
             }
+            directory.add(&mut snapshot.draft, &entries);
         }
         WatchEvent::SnapshotEnd { revision, lineage } => {
-            let Snapshot { entries, cells } = std::mem::take(snapshot);
-            tracing::info!(tenants = entries.len(), cells = cells.len(), %revision, %lineage, "table taken from the control plane");
-            directory.replace(entries, cells, Cursor { lineage, revision });
+            let Snapshot { draft, cells } = std::mem::take(snapshot);
+            tracing::info!(tenants = draft.count(), cells = cells.len(), %revision, %lineage, "table taken from the control plane");
+            directory.replace(draft, cells, Cursor { lineage, revision });
         }
         WatchEvent::Changes { revision, items } => {
             let mut cells = Vec::new();

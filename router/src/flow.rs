@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cell_model::CellId;
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use crate::contain::breaker::Breaker;
@@ -31,7 +32,7 @@ pub(crate) struct Flow {
     pub(crate) clock: Clock,
     pub(crate) tenants: Tenants,
     pub(crate) live: Arc<ArcSwap<Live>>,
-    cells: HashMap<CellId, Arc<CellFlow>>,
+    cells: HashMap<CellId, Arc<CellFlow>, RandomState>,
 }
 
 /// How often tenants of whom nothing is worth keeping are forgotten.
@@ -41,7 +42,7 @@ impl Flow {
     /// `metered`: what tenants use is to be written down.
     pub(crate) fn new(live: Live, clock: Clock, metered: bool) -> Arc<Self> {
         let live = Arc::new(ArcSwap::from_pointee(live));
-        Arc::new(Self { clock, tenants: Tenants::new(metered), live, cells: HashMap::new() })
+        Arc::new(Self { clock, tenants: Tenants::new(metered), live, cells: HashMap::default() })
     }
 
     /// The way into a cell. There are as many as there are cells in mappings that the control plane has signed.

@@ -68,8 +68,8 @@ async fn until_answered(
         }
         let leave = schedule::enter(worker, ctx, &entry).await?;
         let timed = outgoing.upload.is_complete();
-        let outcome = attempt(worker, ctx, &entry, outgoing).await;
-        let permit = leave.tell(worker, &outcome, timed);
+        let outcome = attempt(worker, ctx, &entry, outgoing, leave.began()).await;
+        let permit = leave.tell(worker, ctx, &outcome, timed);
         match outcome {
             Attempt::Answered(response) => return Ok(response.map(|body| body.keeping(permit))),
             Attempt::Over(refusal) => return Err(refusal),

@@ -296,7 +296,8 @@ impl Front {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_INTERVAL);
         let (front, served) = (Rc::clone(self), Rc::clone(&conn));
-        let service = service_fn(move |request| front.serve(request, &served));
+        // Boxed, because each stream's is moved to a task of its own. Over HTTP/1 hyper has one place for it on each connection.
+        let service = service_fn(move |request| Box::pin(front.serve(request, &served)));
         let io = TokioIo::new(Patient::new(stream, timeouts.write_idle));
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let mut now = *phase.borrow();
@@ -336,7 +337,7 @@ impl Front {
         }
     }
 
-    /// One request. Boxed, so that an idle connection does not carry the size of a busy one.
+    /// One request.
     fn serve(
         &self,
         request: Request<Incoming>,
@@ -344,14 +345,14 @@ impl Front {
     ) -> impl Future<Output = Result<http::Response<crate::answer::AnswerBody>, Infallible>> + use<> {
         let (worker, quiescing, conn) = (Rc::clone(&self.worker), Rc::clone(&self.quiescing), Rc::clone(conn));
         let has_connection_header = request.version() < Version::HTTP_2;
-        Box::pin(async move {
+        async move {
             let mut response = pipeline::serve(&worker, request, &conn).await;
             let upgrades = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
             if has_connection_header && quiescing.get() && !upgrades {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)
-        })
+        }
     }
 }
 

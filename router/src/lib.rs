@@ -20,8 +20,10 @@
 
 mod account;
 mod admin;
+mod alarm;
 mod answer;
 mod ask;
+mod atomics;
 mod body;
 mod conn;
 mod contain;
@@ -36,10 +38,14 @@ mod flow;
 mod forward;
 mod freshness;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod handover;
 mod headers;
 mod identify;
 mod instance;
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
 mod listen;
 mod live;
 mod metrics;

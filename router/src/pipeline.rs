@@ -47,7 +47,7 @@ async fn route(
     let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
     let tenant = identify::identify(rules, verifier, ctx.conn.certified.as_ref(), &mut parts).await?;
     ctx.tenant = Some(tenant.clone());
-    ctx.dependency = worker.live().dependencies.of(parts.uri.path());
+    ctx.dependency = ctx.live.dependencies.of(parts.uri.path());
     upgrade::has_room(worker, ctx)?;
     let mut limits = worker.upload;
     if ctx.is_grpc {

@@ -23,7 +23,7 @@ pub(crate) fn admit(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) -> Res
         return Ok(());
     }
     let (flow, tenant) = (&worker.flow, &entry.mapping.tenant);
-    let allowance = flow.live.load().allowances.of(tenant, entry.mapping.tier);
+    let allowance = ctx.live.allowances.of(tenant, entry.mapping.tier);
     let active = flow.tenants.of(tenant);
     active.count();
     if let Some(rate) = allowance.rate {
@@ -43,7 +43,7 @@ pub(crate) fn admit(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) -> Res
         let detail = format!("{most} requests of tenant {tenant} are on their way here, which is its limit");
         return Err(Refusal::new(Code::TenantBusy, detail));
     };
-    active.retries.request(flow.clock.at(ctx.began), flow.live.load().budget);
+    active.retries.request(flow.clock.at(ctx.began), ctx.live.budget);
     active.used.request(ctx.is_write);
     ctx.admitted = Some(Admitted { active, weight: allowance.weight, on_its_way });
     Ok(())

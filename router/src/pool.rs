@@ -9,7 +9,6 @@ mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +44,17 @@ pub(crate) enum Wire {
     Http2,
 }
 
+/// For what a connection is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask {
+    pub(crate) now: Instant,
+    /// The request was sent before and not taken: idle connections are looked at before one is used. For the first time
+    /// they are looked at while it is sent; a connection that turns out to be closed has then not taken it.
+    pub(crate) again: bool,
+    /// When a new connection has to be there.
+    pub(crate) until: Instant,
+}
+
 /// Why there is no connection. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -69,7 +79,7 @@ impl ConnectError {
 
 /// Addresses come out of signed mappings, so nobody chooses them to collide; and without a random seed connections are
 /// looked at, and dropped, in the same order in each run of a simulation.
-type Unseeded = BuildHasherDefault<DefaultHasher>;
+type Unseeded = foldhash::fast::FixedState;
 
 /// The connections of one thread.
 pub(crate) struct Pool {
@@ -103,12 +113,13 @@ impl Pool {
         self: &Rc<Self>,
         address: &Arc<str>,
         wire: Wire,
-        until: Instant,
+        ask: Ask,
     ) -> Result<Lease, ConnectError> {
+        let until = ask.until;
         match wire {
             Wire::Http1 => {
-                while let Some(mut connection) = self.pop_idle(address) {
-                    if connection.is_usable() {
+                while let Some(mut connection) = self.pop_idle(address, ask.now) {
+                    if !ask.again || connection.is_usable() {
                         return Ok(Lease::alone(self, address, connection));
                     }
                 }
@@ -175,10 +186,10 @@ impl Pool {
             .retain(|_, host| host.open.get() > 0 || host.opening.is_some() || !host.idle.is_empty());
     }
 
-    fn pop_idle(&self, address: &Arc<str>) -> Option<Alone> {
+    fn pop_idle(&self, address: &Arc<str>, now: Instant) -> Option<Alone> {
         let mut hosts = self.hosts.borrow_mut();
         let idle = hosts.get_mut(address)?.idle.pop()?;
-        (idle.since.elapsed() < self.limits.idle_max).then_some(idle.connection)
+        (now.saturating_duration_since(idle.since) < self.limits.idle_max).then_some(idle.connection)
     }
 
     /// A connection that can serve another request.

@@ -45,7 +45,8 @@ pub(crate) struct Leave {
 pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) -> Result<Leave, Refusal> {
     let flow = &worker.flow;
     let cell = flow.cell(&entry.mapping.owner);
-    let now = flow.clock.now();
+    let began = Instant::now();
+    let now = flow.clock.at(began);
     let mut leave = Leave {
         cell: Arc::clone(&cell),
         tenant: None,
@@ -53,7 +54,7 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
         of_dependency: None,
         epoch: entry.mapping.epoch.get(),
         permit: None,
-        began: Instant::now(),
+        began,
         told: false,
     };
     leave.of_cell = cell.breaker.ask(now);
@@ -87,7 +88,7 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
         }
         share.weight = admitted.weight;
     }
-    cell.retries.request(now, flow.live.load().budget);
+    cell.retries.request(now, ctx.live.budget);
     ctx.cell_limit = cell.scheduler.limit();
     leave.permit = cell.scheduler.try_enter();
     if leave.permit.is_none() {
@@ -139,11 +140,23 @@ fn open(detail: String, wait: Duration) -> Refusal {
 }
 
 impl Leave {
+    /// When it was given.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Tells those who go by it what came of the attempt. `timed`: the request was complete when it was sent, so that the
     /// time to its answer was the cell's. Answers the room in the cell, which a long answer may keep to its end.
-    pub(crate) fn tell(mut self, worker: &Worker, outcome: &Attempt, timed: bool) -> Option<Permit> {
+    pub(crate) fn tell(
+        mut self,
+        worker: &Worker,
+        ctx: &RequestCtx,
+        outcome: &Attempt,
+        timed: bool,
+    ) -> Option<Permit> {
         self.told = true;
-        let (now, took) = (worker.flow.clock.now(), self.began.elapsed());
+        let ended = ctx.answered.filter(|_| matches!(outcome, Attempt::Answered(_))).unwrap_or_else(Instant::now);
+        let (now, took) = (worker.flow.clock.at(ended), ended.saturating_duration_since(self.began));
         // For the cell, and for the tenant: None says nothing.
         let (cell_failed, tenant_failed) = match outcome {
             Attempt::Answered(response) => {
@@ -164,7 +177,7 @@ impl Leave {
             Attempt::Unreachable(_) => (Some(true), None),
             Attempt::Stale(_) | Attempt::NotExecuted(_) | Attempt::Deleted => (Some(false), None),
         };
-        let (options, jitter) = (worker.flow.live.load().breaker, worker.dice.part());
+        let (options, jitter) = (ctx.live.breaker, worker.dice.part());
         match cell_failed {
             Some(failed) => {
                 if self.cell.breaker.tell(self.of_cell, failed, now, options, jitter) {

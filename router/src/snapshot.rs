@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! "CELLRTBL" version:u32 │ block │ block │ …        block = length:u32 crc32c:u32 postcard bytes   (little endian)
-//!                          head    at most 1,000 entries each, as many as the head says, then the end of the file
+//!                          head    at most 1,000 entries each, then one of none, then the end of the file
 //! ```
+//! Entries are written as they are met in the table, which goes on changing: how many they were is known at their end. In
+//! version 1 the head said it, and no block of none came; both are read.
 //! Written beside, synced, renamed over the old one, and the directory synced: a crash leaves the old file or the new
 //! one. A file that cannot be understood is set aside as `<name>.corrupt`, never believed and never deleted.
 
@@ -19,10 +21,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{Cursor, Directory};
-use crate::table::Entry;
+use crate::table::{Draft, Entry};
 
 const MAGIC: [u8; 8] = *b"CELLRTBL";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version whose head says how many entries follow.
+const VERSION_COUNTED: u32 = 1;
 const ENTRIES_PER_BLOCK: usize = 1_000;
 const BLOCK_LENGTH_MAX: usize = 64 << 20;
 
@@ -32,6 +36,7 @@ struct Head {
     lineage: Lineage,
     revision: Revision,
     written_at_ms: u64,
+    /// In version 1 how many entries follow, else 0.
     tenants: u64,
     cells: Vec<CellRecord>,
 }
@@ -74,7 +79,6 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
     let Some((cluster, at)) = directory.cluster().zip(directory.cursor()) else { return Ok(()) };
     // Taken before the entries: what is installed meanwhile is newer, and the watch brings it again.
     let cells = directory.cells();
-    let entries = directory.entries();
     let beside = with_suffix(path, "tmp");
     let mut file = BufWriter::new(File::create(&beside)?);
     file.write_all(&MAGIC)?;
@@ -84,13 +88,14 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
         lineage: at.lineage,
         revision: at.revision,
         written_at_ms: millis(now),
-        tenants: entries.len() as u64,
+        tenants: 0,
         cells: cells.values().map(|cell| CellRecord::clone(cell)).collect(),
     };
     write_block(&mut file, &head)?;
-    for block in entries.chunks(ENTRIES_PER_BLOCK) {
-        write_block(&mut file, &block.iter().map(|entry| stored(entry)).collect::<Vec<_>>())?;
-    }
+    directory.blocks(ENTRIES_PER_BLOCK, &mut |block| {
+        write_block(&mut file, &block.iter().map(|entry| stored(entry)).collect::<Vec<_>>())
+    })?;
+    write_block(&mut file, &Vec::<StoredRef<'_>>::new())?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -111,26 +116,30 @@ pub(crate) fn load(path: &Path, directory: &Directory, now: SystemTime) -> Resul
         return Err(SnapshotError::Corrupt("it does not begin as a table does".into()));
     }
     let version = read_u32(&mut file)?;
-    if version != VERSION {
+    if ![VERSION, VERSION_COUNTED].contains(&version) {
         return Err(SnapshotError::Corrupt(format!("it has version {version}, and this router reads {VERSION}")));
     }
     let head: Head = read_block(&mut file)?;
-    let mut entries: Vec<Arc<Entry>> = Vec::new();
-    while (entries.len() as u64) < head.tenants {
+    let (mut draft, mut read) = (Draft::default(), 0);
+    let counted = version == VERSION_COUNTED;
+    while !counted || read < head.tenants {
         let block: Vec<Stored> = read_block(&mut file)?;
-        if block.is_empty() {
+        if block.is_empty() && counted {
             return Err(SnapshotError::Corrupt("a block without entries".into()));
         }
-        for stored in block {
-            entries.push(entry_of(directory, head.cluster, stored)?);
+        if block.is_empty() {
+            break;
         }
+        read += block.len() as u64;
+        let entries = block.into_iter().map(|stored| entry_of(directory, head.cluster, stored));
+        directory.add(&mut draft, &entries.collect::<Result<Vec<_>, _>>()?);
     }
-    if entries.len() as u64 != head.tenants || file.read(&mut [0])? != 0 {
-        return Err(SnapshotError::Corrupt("it holds more than its head says".into()));
+    if (counted && read != head.tenants) || file.read(&mut [0])? != 0 {
+        return Err(SnapshotError::Corrupt("it does not end where its table does".into()));
     }
     let at = Cursor { lineage: head.lineage, revision: head.revision };
-    let tenants = entries.len();
-    directory.replace(entries, head.cells, at);
+    let tenants = draft.count();
+    directory.replace(draft, head.cells, at);
     let age = Duration::from_millis(millis(now).saturating_sub(head.written_at_ms));
     Ok(Some(Loaded { tenants, at, age }))
 }

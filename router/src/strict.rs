@@ -25,6 +25,8 @@ pub(crate) use fields::{Field, Fields};
 pub(crate) use head::HeadLimits;
 pub(crate) use rule::Rule;
 pub(crate) use said::{Next, Said};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use stream::fuzzing;
 pub(crate) use stream::{StrictLimits, StrictStream};
 
 /// Names that somebody trusts: here, at the gate, or in the application.
@@ -60,6 +62,10 @@ pub(crate) fn check(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
         || parts.method == Method::TRACE
     {
         return Err(Refusal::new(Code::MethodUnsupported, format!("{} is not forwarded", parts.method)));
+    }
+    // Over HTTP/2, or behind an authority, the reader of bytes has not seen it as it goes to the cell.
+    if parts.uri.path().starts_with("//") {
+        return Err(Rule::Target.refusal());
     }
     check_host(parts, fields)?;
     check_framing(parts, fields)?;
@@ -230,6 +236,8 @@ mod tests {
             (v11, "http://a/", &[("host", "b")]),
             (Version::HTTP_2, "https://a/", &[("host", "b")]),
             (v11, "/", &[("host", "user@a")]),
+            (v11, "http://a//b", &[("host", "a")]),
+            (Version::HTTP_2, "https://a//b", &[]),
             (v11, "/", &[("host", "a b")]),
             (v11, "/", &[("host", "a"), ("content-length", "3"), ("transfer-encoding", "chunked")]),
             (v11, "/", &[("host", "a"), ("content-length", "3"), ("content-length", "3")]),

@@ -2,20 +2,25 @@
 //!
 //! Two ways of change, because cloning a map to change one tenant costs 177 ms at a million tenants:
 //! * one tenant in place, in a lock-free map ([`Table::install`]);
-//! * everything at once: a snapshot is built beside and exchanged as a whole *image* ([`Table::replace`]).
+//! * everything at once: a snapshot is built beside, block by block as it comes in ([`Draft`]), and exchanged as a whole
+//!   *image* ([`Table::replace`]). Kept until its end as it comes, it would take three times the room, and the allocator
+//!   would hold on to that for long after.
 //!
 //! Neither ever takes a tenant back to an older owner: [`Mapping::supersedes`] decides each entry. What is learned
-//! from a gate while an image is being built is remembered and carried into it.
+//! from a gate while an image is being built stands in the one before, and what while they are exchanged is remembered:
+//! both are carried into the new one.
 
 mod compact;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use cell_model::{Mapping, Revision, TenantId};
+use foldhash::fast::RandomState;
 use papaya::{Compute, HashMap, Operation};
 
 use self::compact::{Compact, Places};
+use crate::atomics::{Mutex, MutexGuard, PoisonError, Steps};
 use crate::instance::set::InstanceSet;
 
 /// Where an owner is to be reached. Shared by all of its tenants.
@@ -36,38 +41,57 @@ pub(crate) struct Entry {
     pub(crate) endpoints: Arc<Endpoints>,
 }
 
+/// What is done with entries, some at a time.
+pub(crate) type Each<'e> = dyn FnMut(&[Arc<Entry>]) -> std::io::Result<()> + 'e;
+
 /// All mappings that a router holds.
 pub(crate) trait Table: Send + Sync + 'static {
     /// The entry of a tenant.
     fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>>;
     /// Takes the entry if it supersedes what is held. Whether it was taken.
     fn install(&self, entry: Arc<Entry>) -> bool;
+    /// Puts entries into an image that is not in use yet.
+    fn add(&self, draft: &mut Draft, entries: &[Arc<Entry>]);
     /// Takes everything that the control plane had at a revision in place of what is held. What is held and newer
     /// than that stays.
-    fn replace(&self, image: Vec<Arc<Entry>>, at: Revision);
+    fn replace(&self, draft: Draft, at: Revision);
     /// Forgets everything: it was another cluster's.
     fn clear(&self);
-    /// Everything that is held, in no particular order.
-    fn entries(&self) -> Vec<Arc<Entry>>;
+    /// Everything that is held, in no particular order, so many at a time, until somebody has enough.
+    fn blocks(&self, at_once: usize, each: &mut Each<'_>) -> std::io::Result<()>;
     /// How many tenants are held.
     fn count(&self) -> usize;
 }
 
-type Image = HashMap<TenantId, Compact>;
+/// Hashed with a key of each image's own, quickly: names are looked up for each request, and only what an operator has placed is
+/// ever put in.
+type Image = HashMap<TenantId, Compact, RandomState>;
+
+/// Everything that the control plane has at a revision, as far as it has come in.
+#[derive(Default)]
+pub(crate) struct Draft(Image);
+
+impl Draft {
+    /// How many tenants have come in.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// The table on a concurrent map.
 #[derive(Default)]
 pub(crate) struct ConcurrentTable {
     image: ArcSwap<Image>,
-    /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being built
+    /// Held by whoever changes an entry, for as long as that takes; never by a lookup. While an image is being exchanged
     /// it collects what is installed meanwhile.
     installing: Mutex<Installing>,
+    steps: Steps,
 }
 
 #[derive(Default)]
 struct Installing {
     places: Places,
-    /// What was installed while an image is being built.
+    /// What was installed while an image is being exchanged.
     meanwhile: Option<Vec<(TenantId, Compact)>>,
 }
 
@@ -77,7 +101,7 @@ impl ConcurrentTable {
         Self::default()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Installing> {
+    fn lock(&self) -> MutexGuard<'_, Installing> {
         self.installing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,6 +121,7 @@ fn put(image: &Image, tenant: &TenantId, entry: &Compact) -> bool {
 
 impl Table for ConcurrentTable {
     fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
+        self.steps.between();
         self.image.load().pin().get(tenant).map(|held| held.entry(tenant))
     }
 
@@ -104,6 +129,7 @@ impl Table for ConcurrentTable {
         let mut installing = self.lock();
         let compact = installing.places.compact(&entry);
         let tenant = &entry.mapping.tenant;
+        self.steps.between();
         let taken = put(&self.image.load(), tenant, &compact);
         if taken && let Some(meanwhile) = installing.meanwhile.as_mut() {
             meanwhile.push((tenant.clone(), compact));
@@ -111,27 +137,33 @@ impl Table for ConcurrentTable {
         taken
     }
 
-    fn replace(&self, image: Vec<Arc<Entry>>, at: Revision) {
-        self.lock().meanwhile = Some(Vec::new());
-        let next = Image::builder().capacity(image.len()).build();
-        for block in image.chunks(PUT_AT_ONCE) {
-            // Not for the whole image at once: whoever installs a change meanwhile waits for this lock.
+    fn add(&self, draft: &mut Draft, entries: &[Arc<Entry>]) {
+        for block in entries.chunks(PUT_AT_ONCE) {
+            // Not for all at once: whoever installs a change meanwhile waits for this lock.
             let mut installing = self.lock();
             for entry in block {
-                put(&next, &entry.mapping.tenant, &installing.places.compact(entry));
+                put(&draft.0, &entry.mapping.tenant, &installing.places.compact(entry));
             }
         }
+    }
+
+    fn replace(&self, draft: Draft, at: Revision) {
+        self.lock().meanwhile = Some(Vec::new());
+        let next = draft.0;
         let held = self.image.load_full();
         for (tenant, entry) in &held.pin() {
+            self.steps.between();
             let known = next.pin().contains_key(tenant);
             if known || entry.revision > at {
                 put(&next, tenant, entry);
             }
         }
         let mut installing = self.lock();
+        self.steps.between();
         for (tenant, entry) in installing.meanwhile.take().into_iter().flatten() {
             put(&next, &tenant, &entry);
         }
+        self.steps.between();
         self.image.store(Arc::new(next));
     }
 
@@ -143,8 +175,17 @@ impl Table for ConcurrentTable {
         self.image.store(Arc::default());
     }
 
-    fn entries(&self) -> Vec<Arc<Entry>> {
-        self.image.load().pin().iter().map(|(tenant, held)| held.entry(tenant)).collect()
+    fn blocks(&self, at_once: usize, each: &mut Each<'_>) -> std::io::Result<()> {
+        let image = self.image.load_full();
+        let image = image.pin();
+        let mut entries = image.iter().map(|(tenant, held)| held.entry(tenant));
+        loop {
+            let block: Vec<_> = entries.by_ref().take(at_once).collect();
+            if block.is_empty() {
+                return Ok(());
+            }
+            each(&block)?;
+        }
     }
 
     fn count(&self) -> usize {

@@ -22,6 +22,7 @@ use cell_client::net::{Connection, Listener, Network};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::alarm::Alarms;
 use crate::body::UploadLimits;
 use crate::conn::{Came, Place};
 use crate::context::{Dice, Worker};
@@ -141,6 +142,7 @@ async fn serve(seed: Seed) {
         },
         metrics: seed.metrics.worker(seed.index),
         dice: Dice::new(seed.random.next()),
+        alarms: Alarms::default(),
     });
     let front = Rc::new(Front {
         worker: Rc::clone(&worker),

@@ -9,9 +9,9 @@
 //! [`State`] is pure; [`Breaker`] is the word that threads share. Passing a closed breaker is one load; reporting is one
 //! compare-and-swap.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::atomics::{AtomicU64, Ordering};
 use crate::moment::Moment;
 
 /// When it opens and for how long.

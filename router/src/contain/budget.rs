@@ -5,9 +5,9 @@
 //! seldom can try again, too. Only what the cell may have seen or did not take counts: a gate's 421, after which the
 //! request goes to another cell, is not a retry.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::atomics::{AtomicU64, Ordering};
 use crate::moment::Moment;
 
 /// How much flows in.

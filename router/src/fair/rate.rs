@@ -7,9 +7,9 @@
 //! TAT > now + tolerance  refused; it may come again at TAT − tolerance
 //! ```
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::atomics::{AtomicU64, Ordering};
 use crate::moment::{Moment, nanos};
 
 /// So many requests a second, and so many at once.

@@ -3,13 +3,14 @@
 //! that are active, not with those that exist, and never past the table.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cell_model::TenantId;
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use super::rate::{Bucket, WHOLE};
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::contain::breaker::Breaker;
 use crate::contain::budget::Budget;
 use crate::moment::{Moment, nanos};
@@ -170,7 +171,7 @@ impl Drop for OnItsWay {
 
 /// All active tenants.
 pub(crate) struct Tenants {
-    active: HashMap<TenantId, Arc<Active>>,
+    active: HashMap<TenantId, Arc<Active>, RandomState>,
     /// The share of a tenant of which nothing is known yet.
     first_share: AtomicU32,
     drawer: Arc<Drawer>,
@@ -186,7 +187,7 @@ impl Default for Tenants {
 
 impl Tenants {
     pub(crate) fn new(metered: bool) -> Self {
-        let (active, first_share) = (HashMap::new(), AtomicU32::new(WHOLE));
+        let (active, first_share) = (HashMap::default(), AtomicU32::new(WHOLE));
         Self { active, first_share, drawer: Arc::default(), metered }
     }
 

@@ -41,14 +41,21 @@ fn cell(name: &str) -> CellRecord {
 
 fn filled(tenants: u64) -> Directory {
     let directory = empty();
-    let entries = (0..tenants).map(|number| directory.entry(routed(number)).unwrap()).collect();
+    let entries: Vec<_> = (0..tenants).map(|number| directory.entry(routed(number)).unwrap()).collect();
+    let mut draft = Draft::default();
+    directory.add(&mut draft, &entries);
     let at = Cursor { lineage: Lineage(2), revision: Revision(tenants + 100) };
-    directory.replace(entries, vec![cell("c-0")], at);
+    directory.replace(draft, vec![cell("c-0")], at);
     directory
 }
 
 fn sorted(directory: &Directory) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = directory.entries().iter().map(|entry| Entry::clone(entry)).collect();
+    let mut entries: Vec<Entry> = Vec::new();
+    let gathered = directory.blocks(100, &mut |block| {
+        entries.extend(block.iter().map(|entry| Entry::clone(entry)));
+        Ok(())
+    });
+    gathered.unwrap();
     entries.sort_by(|a, b| a.mapping.tenant.cmp(&b.mapping.tenant));
     entries
 }
@@ -69,6 +76,31 @@ fn a_table_reads_back_as_it_was_written() {
     assert_eq!(sorted(&after), sorted(&before));
     assert_eq!(*after.cells()[&CellId::new("c-0").unwrap()], cell("c-0"));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn a_table_of_the_first_version_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    let (before, after) = (filled(1_500), empty());
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&[&MAGIC[..], &1_u32.to_le_bytes()].concat()).unwrap();
+    let at = before.cursor().unwrap();
+    let head = Head {
+        cluster: ClusterId(77),
+        lineage: at.lineage,
+        revision: at.revision,
+        written_at_ms: 0,
+        tenants: 1_500,
+        cells: vec![cell("c-0")],
+    };
+    write_block(&mut file, &head).unwrap();
+    let written = before.blocks(1_000, &mut |block| {
+        write_block(&mut file, &block.iter().map(|entry| stored(entry)).collect::<Vec<_>>())
+    });
+    written.unwrap();
+    assert_eq!(load(&path, &after, SystemTime::now()).unwrap().unwrap().tenants, 1_500);
+    assert_eq!(sorted(&after), sorted(&before));
 }
 
 #[test]

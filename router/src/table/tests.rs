@@ -26,6 +26,13 @@ fn entry(tenant: &str, uid: u64, epoch: u64, rev: u64, revision: u64) -> Arc<Ent
     })
 }
 
+/// Exchanges the table for a snapshot that comes in one piece.
+fn replace(table: &ConcurrentTable, entries: &[Arc<Entry>], at: Revision) {
+    let mut draft = Draft::default();
+    table.add(&mut draft, entries);
+    table.replace(draft, at);
+}
+
 fn epoch_of(table: &ConcurrentTable, tenant: &str) -> Option<u64> {
     table.find(&TenantId::new(tenant).unwrap()).map(|entry| entry.mapping.epoch.get())
 }
@@ -40,7 +47,13 @@ fn an_entry_comes_back_as_it_was_taken() {
     taken.mapping.tier = Tier::Gold;
     assert!(table.install(Arc::new(taken.clone())));
     assert_eq!(*table.find(&taken.mapping.tenant).unwrap(), taken);
-    assert_eq!(table.entries(), [Arc::new(taken)]);
+    let mut blocks = Vec::new();
+    let gathered = table.blocks(7, &mut |block| {
+        blocks.push(block.to_vec());
+        Ok(())
+    });
+    assert!(gathered.is_ok());
+    assert_eq!(blocks, [[Arc::new(taken)]]);
 }
 
 #[test]
@@ -70,12 +83,28 @@ fn a_snapshot_drops_what_it_does_not_know_and_keeps_what_is_newer_than_it() {
     table.install(entry("gone", 1, 1, 1, 5));
     table.install(entry("learned", 1, 3, 9, 50));
     table.install(entry("newborn", 60, 1, 1, 60));
-    table.replace(vec![entry("learned", 1, 2, 4, 20), entry("other", 7, 1, 1, 7)], Revision(40));
+    replace(&table, &[entry("learned", 1, 2, 4, 20), entry("other", 7, 1, 1, 7)], Revision(40));
     assert_eq!(epoch_of(&table, "gone"), None);
     assert_eq!(epoch_of(&table, "learned"), Some(3));
     assert_eq!(epoch_of(&table, "newborn"), Some(1));
     assert_eq!(epoch_of(&table, "other"), Some(1));
     assert_eq!(table.count(), 3);
+}
+
+#[test]
+fn what_is_learned_while_a_snapshot_comes_in_is_not_lost_with_it() {
+    let table = ConcurrentTable::new();
+    table.install(entry("t", 1, 1, 1, 1));
+    let mut draft = Draft::default();
+    table.add(&mut draft, &[entry("t", 1, 1, 1, 1)]);
+    assert_eq!(draft.count(), 1);
+    table.install(entry("t", 1, 2, 2, 2));
+    table.install(entry("young", 9, 1, 1, 9));
+    table.add(&mut draft, &[entry("u", 1, 1, 1, 1)]);
+    assert_eq!((epoch_of(&table, "t"), epoch_of(&table, "u")), (Some(2), None), "the image is not in use yet");
+    table.replace(draft, Revision(5));
+    assert_eq!((epoch_of(&table, "t"), epoch_of(&table, "u")), (Some(2), Some(1)));
+    assert_eq!(epoch_of(&table, "young"), Some(1), "it is newer than the snapshot");
 }
 
 #[test]
@@ -103,8 +132,8 @@ fn nothing_learned_is_lost_and_nobody_sees_an_epoch_go_back_while_images_are_exc
             }
         });
         while !done.load(Ordering::Acquire) {
-            let old = (0..TENANTS).map(|tenant| entry(&format!("t-{tenant}"), 1, 1, 1, 1)).collect();
-            table.replace(old, Revision(1));
+            let old: Vec<_> = (0..TENANTS).map(|tenant| entry(&format!("t-{tenant}"), 1, 1, 1, 1)).collect();
+            replace(&table, &old, Revision(1));
         }
         learner.join().unwrap();
         reader.join().unwrap();
@@ -127,8 +156,8 @@ proptest! {
         for (tenant, uid, epoch, rev) in &mappings {
             table.install(entry(&format!("t{tenant}"), *uid, *epoch, *rev, 10));
         }
-        let snapshot = image.iter().map(|(t, u, e, r)| entry(&format!("t{t}"), *u, *e, *r, 1)).collect();
-        table.replace(snapshot, Revision(5));
+        let snapshot: Vec<_> = image.iter().map(|(t, u, e, r)| entry(&format!("t{t}"), *u, *e, *r, 1)).collect();
+        replace(&table, &snapshot, Revision(5));
         for (tenant, uid, epoch, rev) in image.into_iter().chain(mappings) {
             let held = newest.entry(tenant).or_default();
             *held = (*held).max((uid, epoch, rev));

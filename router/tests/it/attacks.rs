@@ -9,9 +9,10 @@ use tokio::net::TcpStream;
 use crate::client::{get, read_until};
 use crate::control::FakeControl;
 use crate::fleet::{Fleet, until};
+use crate::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, head,
+};
 use crate::gate::{FakeGate, text};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A gate whose `/slow` never answers and whose `/large` answers with 8 MiB.
 async fn fleet(change: impl FnOnce(&mut cell_router::Options)) -> (FakeGate, Fleet) {
@@ -28,31 +29,6 @@ async fn fleet(change: impl FnOnce(&mut cell_router::Options)) -> (FakeGate, Fle
     control.set_tenant("t-1", "a", 1, |_| {});
     let fleet = Fleet::start(control, change).await;
     (gate, fleet)
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// `GET /<path>` of t-1 in HPACK, nothing indexed.
-fn head(path: &str) -> Vec<u8> {
-    let mut block = vec![0x82, 0x86];
-    for (index, value) in [(1, "t-1.example.com"), (4, path)] {
-        block.push(index);
-        block.push(u8::try_from(value.len()).unwrap());
-        block.extend(value.as_bytes());
-    }
-    block
 }
 
 async fn connected(fleet: &Fleet) -> TcpStream {

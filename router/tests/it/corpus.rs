@@ -1,7 +1,9 @@
 //! Ambiguous messages, one a line in `tests/corpus/*.txt`, each with the code that it is refused with, sent as they are
 //! to a running router; and those that have to pass.
 
-use std::path::Path;
+#[path = "../corpus/reader.rs"]
+mod reader;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,59 +13,10 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use self::reader::corpus;
 use crate::control::FakeControl;
 use crate::fleet::Fleet;
 use crate::gate::{FakeGate, text};
-
-struct Message {
-    file: String,
-    name: String,
-    expected: String,
-    bytes: Vec<u8>,
-}
-
-fn corpus(wanted: impl Fn(&str) -> bool) -> Vec<Message> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let mut messages = Vec::new();
-    for path in files.iter().filter(|path| wanted(path.file_name().unwrap().to_str().unwrap())) {
-        for line in std::fs::read_to_string(path).unwrap().lines().filter(|line| !line.starts_with('#')) {
-            let mut parts = line.splitn(3, " | ");
-            let mut next = || parts.next().unwrap().to_owned();
-            let (expected, name, bytes) = (next(), next(), unescaped(&next()));
-            messages.push(Message {
-                file: path.file_name().unwrap().to_str().unwrap().to_owned(),
-                name,
-                expected,
-                bytes,
-            });
-        }
-    }
-    messages
-}
-
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'\\' => match rest.next().unwrap() {
-                b'r' => b'\r',
-                b'n' => b'\n',
-                b't' => b'\t',
-                b'x' => {
-                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
-                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-                }
-                same @ (b'\\' | b'"') => same,
-                other => panic!("there is no escape \\{}", char::from(other)),
-            },
-            same => same,
-        });
-    }
-    bytes
-}
 
 /// A router before an application that counts what it has read to its end.
 async fn fleet() -> (FakeGate, Arc<AtomicUsize>, Fleet) {

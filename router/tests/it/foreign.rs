@@ -90,11 +90,7 @@ async fn the_websockets_package_talks_through_and_is_told_to_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs curl: make test-clients"]
 async fn curl_gets_the_same_answer_over_every_version() {
-    let gate = FakeGate::echo("a").await;
-    let control = FakeControl::new(1);
-    control.set_cell("a", std::slice::from_ref(&gate.address));
-    control.set_tenant("t-1", "a", 1, |_| {});
-    let fleet = Fleet::start(control, |_| {}).await;
+    let (_gate, fleet) = before_an_echo().await;
     let url = format!("http://{}/", fleet.address());
     let mut body = tempfile::NamedTempFile::new().unwrap();
     body.write_all(&vec![b'x'; 1_000_000]).unwrap();
@@ -136,5 +132,55 @@ async fn curl_gets_the_same_answer_over_every_version() {
         );
         assert_eq!(text.len(), 1_000_000 + 2 + 3, "{arguments:?}");
     }
+    fleet.stop().await;
+}
+
+/// A router before an application that answers at once.
+async fn before_an_echo() -> (FakeGate, Fleet) {
+    let gate = FakeGate::echo("a").await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    (gate, fleet)
+}
+
+/// What a command says that has to end well.
+async fn said(mut command: Command) -> String {
+    let output = blocking(move || command.output().expect("it is installed")).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs h2load (Debian: nghttp2-client): make test-clients"]
+async fn h2load_gets_every_answer_over_both_versions() {
+    let (_gate, fleet) = before_an_echo().await;
+    for version in [&["-m", "32"][..], &["--h1"]] {
+        let mut command = Command::new("h2load");
+        command.args(["-n", "4000", "-c", "8", "-T", "20", "-N", "20", "-H", "host: t-1.example.com"]);
+        // Over HTTP/2 it says whom it asks in :authority alone where it is told to.
+        command
+            .args(["-H", ":authority: t-1.example.com"])
+            .args(version)
+            .arg(format!("http://{}/", fleet.address()));
+        let text = said(command).await;
+        assert!(text.contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{version:?}: {text}");
+        assert!(text.contains("4000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{version:?}: {text}");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs wrk (Debian): make test-clients"]
+async fn wrk_gets_answers_and_no_errors() {
+    let (gate, fleet) = before_an_echo().await;
+    let mut command = Command::new("wrk");
+    command.args(["-t1", "-c16", "-d2s", "--timeout", "20s", "-H", "Host: t-1.example.com"]);
+    command.arg(format!("http://{}/", fleet.address()));
+    let text = said(command).await;
+    assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
+    assert!(gate.seen().len() > 100, "{text}");
     fleet.stop().await;
 }
