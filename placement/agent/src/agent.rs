@@ -105,6 +105,9 @@ impl Agent<TenantData> {
         {
             tenants.planted = options.planted;
         }
+        if !options.control.is_empty() {
+            crate::confirm::mark(&tenants);
+        }
         let tenants = Arc::new(tenants);
         let data = TenantData::new(Arc::clone(&tenants));
         Self::listen(options, tenants, data).await
@@ -192,9 +195,12 @@ impl<D: Clone> Agent<D> {
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         if let Some(control) = control {
-            let reporting = report(Arc::clone(&driver), advertise, control, names_keys);
+            let reporting = report(Arc::clone(&driver), advertise, control.clone(), names_keys);
+            let confirming = Arc::clone(&driver).confirm(control);
             let stop = stop.clone();
             around.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
+            let stop = around.stop.clone();
+            around.tasks.spawn(async move { stop.run_until_cancelled(confirming).await });
         }
         tokio::pin!(syncing);
         let failed = tokio::select! {

@@ -3,9 +3,11 @@
 
 mod copying;
 mod ending;
+mod force;
 mod owning;
 
 pub(crate) use ending::empty;
+pub(crate) use force::{move_aside, read_tail};
 
 use std::sync::Arc;
 
@@ -65,6 +67,9 @@ impl Work<'_> {
             Step::StopCapture(_) => self.stop_capture().await,
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+            Step::LookAtCopy(_) => self.look_at_copy().await,
+            Step::OwnByForce(_) => self.own_by_force().await,
+            Step::PutAside(put) => self.put_aside(put).await,
         }
     }
 

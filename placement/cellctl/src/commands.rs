@@ -8,7 +8,9 @@ mod get;
 mod keygen;
 mod moves;
 mod proof;
+mod quarantine;
 mod request;
+mod takeover;
 mod write;
 
 use std::future::Future;
@@ -62,6 +64,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Move(Move::VerifyProof { file, trusted_keys }) => proof::verify(&file, &trusted_keys),
         Command::Move(movement) => ask(&global, |control| moves::run(control, movement)),
+        Command::Quarantine(of) => ask(&global, |control| quarantine::run(control, of)),
         Command::Plan(command) => plan::run(&global, command),
         Command::Explain(Explain::Tenant { name, of, judge }) => plan::explain(&global, &name, &of, &judge),
         Command::Explain(Explain::Request { id, routers }) => on_runtime(request::explain(&global, &id, &routers)),

@@ -240,7 +240,7 @@ impl Fleet {
     /// The tenant that the audit trail compares before and after: only where a step may change more than it says.
     fn named_tenant(&self, command: &Command) -> Option<&TenantRecord> {
         match command {
-            Command::Record { tenant, .. } => self.tenants.get(tenant),
+            Command::Record { tenant, .. } | Command::TakeOver { tenant, .. } => self.tenants.get(tenant),
             Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => self.tenant_of_move(*move_id),
             _ => None,
         }

@@ -141,6 +141,8 @@ pub enum End {
     RolledBack,
     /// It was a rehearsal: everything was done up to the fence, and taken back.
     Rehearsed,
+    /// The other cell was made the owner by force, because this one was out of reach.
+    TakenOver,
     /// The engine gave up before the cutover.
     Aborted {
         /// Stable code of the reason.
@@ -159,6 +161,7 @@ impl End {
             Self::Cancelled => "cancelled",
             Self::RolledBack => "rolled-back",
             Self::Rehearsed => "rehearsed",
+            Self::TakenOver => "taken-over",
             Self::Aborted { .. } => "aborted",
         }
     }
@@ -242,6 +245,9 @@ pub struct Acks {
     pub verified_full: Option<VerifiedAck>,
     /// Whether the source answers writes only when the target holds them.
     pub sync: SyncMode,
+    /// The target held, while sync was engaged, everything up to this change, which was the source's last one: from then on
+    /// every acknowledged write is there. Gone with a degradation.
+    pub in_sync: Option<Seq>,
     /// The coming owner's own capture is ready.
     pub reverse: Option<ReverseAck>,
     /// Acknowledgements of the current hold.
@@ -280,6 +286,23 @@ pub struct PhaseStamp {
     pub at: UnixMillis,
     /// The revision that entered it.
     pub revision: Revision,
+}
+
+/// What a forced takeover stood on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Takeover {
+    /// What the operator knows of the owner: why it counts as stopped.
+    pub evidence: String,
+    /// The cell that owned.
+    pub from: CellId,
+    /// Where the move was.
+    pub phase: Phase,
+    /// Every acknowledged write is known to be at the new owner.
+    pub lossless: bool,
+    /// Up to where the new owner's copy went when it was decided,
+    pub applied: Seq,
+    /// and the old owner's last change that it had heard of.
+    pub heard: Seq,
 }
 
 /// A move under way. `source` and `target` stay as they were asked for; [`Move::from`] and [`Move::to`] go by the leg.
@@ -327,6 +350,8 @@ pub struct Move {
     pub fenced_epoch: Option<Epoch>,
     /// How many requests the fenced cell has turned away because they came under the older epoch, at the end of soak.
     pub stale_rejected: Option<u64>,
+    /// The owner was out of reach, and the other cell was made the owner by force.
+    pub takeover: Option<Takeover>,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

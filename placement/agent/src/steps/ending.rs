@@ -82,7 +82,7 @@ impl Work<'_> {
     }
 }
 
-/// Deletes rows and captured changes of a tenant that is being emptied, in bounded batches. Each batch expects the
+/// Deletes rows, captured changes and what was put aside of a tenant that is being emptied, in bounded batches. Each batch expects the
 /// grant as it is read with it: a grant that has changed meanwhile keeps its rows.
 pub(crate) async fn empty(tenants: &Tenants, tenant: &Tenant) -> Result<(), Refusal> {
     loop {
@@ -96,6 +96,8 @@ pub(crate) async fn empty(tenants: &Tenants, tenant: &Tenant) -> Result<(), Refu
             let ranges = [
                 (core.keys.row(&[]), core.keys.rows_end()),
                 (core.keys.captured(cell_model::Seq(0), 0), core.keys.captured_end()),
+                // Only where somebody has let go of it, or the tenant is deleted.
+                (core.keys.put_aside(cell_model::Seq(0), 0), core.keys.put_aside_end()),
             ];
             for (from, until) in ranges {
                 for (key, _) in tenants.durable.engine().scan(&from, &until, CHUNK_ROWS)? {
@@ -105,6 +107,11 @@ pub(crate) async fn empty(tenants: &Tenants, tenant: &Tenant) -> Result<(), Refu
             }
             let next = (left == 0).then_some(Control { emptying: false, ..control });
             let ended = next.is_some();
+            if ended {
+                batch.delete(core.keys.tail());
+                batch.delete(core.keys.taken());
+                core.tail = None;
+            }
             let ticket = core.commit(&tenant.id, &tenants.durable, batch, &Changes::default(), next, None)?;
             ended.then_some(ticket)
         };

@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, page, placing, preview, routers, watch};
+use super::{Caller, Ground, audit, page, placing, preview, routers, takeover, watch};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -233,6 +233,19 @@ impl ControlService for ControlEndpoint {
         let record = record.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
         let move_id = id.to_string();
         Ok(Response::new(v1::TenantResponse { revision: revision.get(), tenant: Some(record), move_id }))
+    }
+
+    async fn take_over(&self, request: Request<v1::TakeOverRequest>) -> Answer<v1::TakeOverResponse> {
+        let by = Caller::of(&request);
+        takeover::take_over(&self.0, request.into_inner(), by).await.map(Response::new)
+    }
+
+    async fn drop_quarantine(&self, request: Request<v1::DropQuarantineRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
+        let mut wire = request.into_inner();
+        let (options, tenant) = (wire.options.take(), wire.tenant.clone());
+        let command = command(wire)?;
+        self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn get_move(&self, request: Request<v1::GetRequest>) -> Answer<v1::Move> {

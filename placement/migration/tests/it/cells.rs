@@ -8,7 +8,8 @@ use cell_client::wire::step_request::Step;
 use cell_client::wire::step_response::Result as Answer;
 use cell_client::wire::{
     AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, FollowRequest, FollowResponse,
-    GateMessage, ImportProgress, Position, PreflightReport, StepRefused, StepRequest, StepResponse, SyncProgress,
+    GateMessage, ImportProgress, Position, PreflightReport, ReadTailRequest, ReadTailResponse, StepRefused,
+    StepRequest, StepResponse, SyncProgress,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -193,5 +194,9 @@ impl AgentService for Agent {
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Err(Status::unimplemented("agents on paper have no tenants"))
+    }
+
+    async fn read_tail(&self, _: Request<ReadTailRequest>) -> Result<Response<ReadTailResponse>, Status> {
+        Err(Status::unimplemented("agents on paper have put nothing aside"))
     }
 }

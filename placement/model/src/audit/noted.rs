@@ -76,6 +76,12 @@ impl Noted {
                 let detail = format!("move={move_id} bytes-per-second={bytes_per_second}");
                 Self::new("throttle-move", subject, detail)
             }
+            Command::Record { tenant: id, event: crate::Event::Quarantined { cell, tail }, .. } => {
+                after?;
+                let crate::Tail { changes, bytes, last, whole } = tail;
+                let detail = format!("cell={cell} changes={changes} bytes={bytes} last={last} whole={whole}");
+                Self::new("quarantine", tenant(id), detail)
+            }
             Command::Record { tenant: id, event, move_id, .. } => {
                 Self::new("move-phase", tenant(id), phase_change(before?, after?, (event.name(), *move_id), ended)?)
             }
@@ -87,6 +93,12 @@ impl Noted {
                     limits.moves_total, limits.moves_per_cell, limits.moves_queued
                 ),
             ),
+            Command::TakeOver { tenant: id, order } => {
+                Self::new("take-over", tenant(id), taken_over(order, before.zip(after)))
+            }
+            Command::DropQuarantine { tenant: id, cell } => {
+                Self::new("drop-quarantine", tenant(id), format!("cell={cell}"))
+            }
             Command::Adopt { tenant: id, held } => Self::new("adopt", tenant(id), adopted(held, after)),
             Command::Reconciled { heard, without } => {
                 let names =
@@ -102,6 +114,35 @@ impl Noted {
             }
         })
     }
+}
+
+/// Who has the tenant now, up to where, and what the operator knew: his words as one word, since they may hold anything.
+fn taken_over(order: &crate::TakeoverOrder, records: Option<(&TenantRecord, &TenantRecord)>) -> String {
+    let (target, copy) = (&order.target, &order.copy);
+    let mut detail = format!(
+        "target={target} applied={} heard={} accept-data-loss={}",
+        copy.applied, copy.heard, order.accept_data_loss
+    );
+    let taken = records.and_then(|(_, after)| Some((after, after.movement.as_ref()?)));
+    if let Some((after, movement)) = taken
+        && let Some(takeover) = &movement.takeover
+    {
+        let _ = write!(
+            detail,
+            " event=TakeOver owner={} epoch={} move={} phase={} attempt={} from={} in={} lossless={}",
+            after.owner,
+            after.epoch,
+            movement.id,
+            movement.phase,
+            movement.attempt,
+            takeover.from,
+            takeover.phase,
+            takeover.lossless
+        );
+    }
+    let words: String = order.evidence.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+    let _ = write!(detail, " stopped={words}");
+    detail
 }
 
 /// What cells have said, and what has come of it.
