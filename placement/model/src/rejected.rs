@@ -90,6 +90,31 @@ impl Rejected {
         }
     }
 
+    fn hint_of_takeover(&self) -> String {
+        match self {
+            Self::NothingHeld { tenant, .. } => format!(
+                "start the owner again; where it is lost for good, `cellctl delete tenant {tenant}` and restore a backup of \
+                 your own into a new one"
+            ),
+            Self::WouldLoseData { .. } => {
+                "start the owner again; or, where it is lost for good, --accept-data-loss: \
+                 what is missing is kept apart if the cell ever comes back"
+                    .into()
+            }
+            Self::TailQuarantined { tenant, cell } => {
+                format!(
+                    "`cellctl quarantine export {tenant} --cell {cell}` writes it out, `cellctl quarantine drop {tenant} \
+                     --cell {cell}` lets go of it"
+                )
+            }
+            Self::NotQuarantined { .. } => "`cellctl quarantine list` lists what there is".into(),
+            Self::NotReached { cell, .. } => {
+                format!("it is asked every second; `cellctl describe cell {cell}` shows where it should be")
+            }
+            _ => String::new(),
+        }
+    }
+
     /// What the caller may do next.
     #[must_use]
     pub fn hint(&self) -> String {
@@ -136,25 +161,11 @@ impl Rejected {
             Self::CopyRetained { tenant, .. } => {
                 format!("the old copy is being reclaimed; `cellctl describe tenant {tenant}` shows when it is gone")
             }
-            Self::NothingHeld { tenant, .. } => format!(
-                "start the owner again; where it is lost for good, `cellctl delete tenant {tenant}` and restore a backup of \
-                 your own into a new one"
-            ),
-            Self::WouldLoseData { .. } => {
-                "start the owner again; or, where it is lost for good, --accept-data-loss: \
-                 what is missing is kept apart if the cell ever comes back"
-                    .into()
-            }
-            Self::TailQuarantined { tenant, cell } => {
-                format!(
-                    "`cellctl quarantine export {tenant} --cell {cell}` writes it out, `cellctl quarantine drop {tenant} \
-                     --cell {cell}` lets go of it"
-                )
-            }
-            Self::NotQuarantined { .. } => "`cellctl quarantine list` lists what there is".into(),
-            Self::NotReached { cell, .. } => {
-                format!("it is asked every second; `cellctl describe cell {cell}` shows where it should be")
-            }
+            Self::NothingHeld { .. }
+            | Self::WouldLoseData { .. }
+            | Self::TailQuarantined { .. }
+            | Self::NotQuarantined { .. }
+            | Self::NotReached { .. } => self.hint_of_takeover(),
             Self::InvalidOption { .. } => "correct the option and run the command again".into(),
             Self::StaleRevision { .. } => "read the record again and decide anew".into(),
             Self::StaleUid { .. }

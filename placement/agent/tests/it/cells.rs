@@ -26,6 +26,8 @@ pub(crate) struct Ground {
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<cell_agent::Planted>,
     pub(crate) hooks: Option<cell_agent::HooksOptions>,
+    /// The control plane, for cells that are opened from now on.
+    pub(crate) control: Vec<String>,
 }
 
 /// A running cell.
@@ -46,6 +48,7 @@ impl Ground {
             #[cfg(feature = "planted")]
             planted: None,
             hooks: None,
+            control: Vec::new(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Ground {
         options.trusted_keys = vec![self.key.public().to_string()];
         options.limits.write_wait_ms = 4_000;
         options.hooks.clone_from(&self.hooks);
+        options.control.clone_from(&self.control);
         #[cfg(feature = "planted")]
         {
             options.planted = self.planted;

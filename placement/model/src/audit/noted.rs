@@ -18,6 +18,20 @@ impl Noted {
         Self { action, subject, detail, is_evidence: false }
     }
 
+    /// What has happened to a tenant.
+    fn of_event(
+        subject: String,
+        (event, move_id): (&crate::Event, Option<crate::MoveId>),
+        (before, after): (&TenantRecord, &TenantRecord),
+        ended: Option<&crate::MoveRecord>,
+    ) -> Option<Self> {
+        if let crate::Event::Quarantined { cell, tail: crate::Tail { changes, bytes, last, whole } } = event {
+            let detail = format!("cell={cell} changes={changes} bytes={bytes} last={last} whole={whole}");
+            return Some(Self::new("quarantine", subject, detail));
+        }
+        Some(Self::new("move-phase", subject, phase_change(before, after, (event.name(), move_id), ended)?))
+    }
+
     /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.
     pub(super) fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
         let after = changes.iter().find_map(|change| match change {
@@ -76,14 +90,8 @@ impl Noted {
                 let detail = format!("move={move_id} bytes-per-second={bytes_per_second}");
                 Self::new("throttle-move", subject, detail)
             }
-            Command::Record { tenant: id, event: crate::Event::Quarantined { cell, tail }, .. } => {
-                after?;
-                let crate::Tail { changes, bytes, last, whole } = tail;
-                let detail = format!("cell={cell} changes={changes} bytes={bytes} last={last} whole={whole}");
-                Self::new("quarantine", tenant(id), detail)
-            }
             Command::Record { tenant: id, event, move_id, .. } => {
-                Self::new("move-phase", tenant(id), phase_change(before?, after?, (event.name(), *move_id), ended)?)
+                Self::of_event(tenant(id), (event, *move_id), (before?, after?), ended)?
             }
             Command::SetLimits(limits) => Self::new(
                 "set-limits",
@@ -93,9 +101,7 @@ impl Noted {
                     limits.moves_total, limits.moves_per_cell, limits.moves_queued
                 ),
             ),
-            Command::TakeOver { tenant: id, order } => {
-                Self::new("take-over", tenant(id), taken_over(order, before.zip(after)))
-            }
+            Command::TakeOver { tenant: id, order } => Self::new("take-over", tenant(id), taken_over(order, after)),
             Command::DropQuarantine { tenant: id, cell } => {
                 Self::new("drop-quarantine", tenant(id), format!("cell={cell}"))
             }
@@ -117,14 +123,14 @@ impl Noted {
 }
 
 /// Who has the tenant now, up to where, and what the operator knew: his words as one word, since they may hold anything.
-fn taken_over(order: &crate::TakeoverOrder, records: Option<(&TenantRecord, &TenantRecord)>) -> String {
+fn taken_over(order: &crate::TakeoverOrder, after: Option<&TenantRecord>) -> String {
     let (target, copy) = (&order.target, &order.copy);
     let mut detail = format!(
         "target={target} applied={} heard={} accept-data-loss={}",
         copy.applied, copy.heard, order.accept_data_loss
     );
-    let taken = records.and_then(|(_, after)| Some((after, after.movement.as_ref()?)));
-    if let Some((after, movement)) = taken
+    if let Some(after) = after
+        && let Some(movement) = &after.movement
         && let Some(takeover) = &movement.takeover
     {
         let _ = write!(
