@@ -18,7 +18,7 @@ pub(super) async fn run(control: Control, asked: TakeOver) -> Result<Exit, Failu
     };
     let told = control.client.take_over(&tenant, wanted, control.write()).await?;
     let view = TakeoverView::new(tenant.to_string(), told);
-    control.print_list(&[view.clone()]);
+    control.print_list(std::slice::from_ref(&view));
     if view.decided {
         console::note(&format!("{tenant} belongs to cell {to} from epoch {} on", view.epoch));
         console::note(&format!(

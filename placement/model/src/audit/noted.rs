@@ -93,14 +93,7 @@ impl Noted {
             Command::Record { tenant: id, event, move_id, .. } => {
                 Self::of_event(tenant(id), (event, *move_id), (before?, after?), ended)?
             }
-            Command::SetLimits(limits) => Self::new(
-                "set-limits",
-                "limits".into(),
-                format!(
-                    "moves-total={} moves-per-cell={} moves-queued={}",
-                    limits.moves_total, limits.moves_per_cell, limits.moves_queued
-                ),
-            ),
+            Command::SetLimits(limits) => Self::new("set-limits", "limits".into(), told_limits(*limits)),
             Command::TakeOver { tenant: id, order } => Self::new("take-over", tenant(id), taken_over(order, after)),
             Command::DropQuarantine { tenant: id, cell } => {
                 Self::new("drop-quarantine", tenant(id), format!("cell={cell}"))
@@ -120,6 +113,11 @@ impl Noted {
             }
         })
     }
+}
+
+fn told_limits(limits: crate::Limits) -> String {
+    let crate::Limits { moves_total, moves_per_cell, moves_queued } = limits;
+    format!("moves-total={moves_total} moves-per-cell={moves_per_cell} moves-queued={moves_queued}")
 }
 
 /// Who has the tenant now, up to where, and what the operator knew: his words as one word, since they may hold anything.

@@ -219,7 +219,7 @@ fn the_old_owner_is_told_whenever_it_comes_back_and_nothing_of_it_is_deleted_bef
     taken(&mut world, 64);
     let id = world.record("t").retained[0].move_id;
     let told = Effect::Quarantine { cell: cell("a"), move_id: id, fenced_epoch: Epoch(1), after: Seq(64) };
-    assert_eq!(pending_effects(&world.record("t")), [told.clone()]);
+    assert_eq!(pending_effects(&world.record("t")), std::slice::from_ref(&told));
     world.ok(Command::SetCellState { cell: cell("a"), state: CellState::Dead });
     assert_eq!(pending_effects(&world.record("t")), [told], "dead or not");
     let drop = || Command::DropQuarantine { tenant: tenant("t"), cell: cell("a") };
