@@ -233,7 +233,7 @@ impl Cell {
             Step::Retire => self.retire(header),
             Step::Reclaim(fenced) => self.reclaim(header, fenced, mutant),
             Step::OwnByForce => self.own_by_force(header),
-            Step::PutAside { fenced, after } => self.put_aside(header, fenced, after, mutant),
+            Step::PutAside { fenced, after } => self.put_aside(header, fenced, after),
         }
     }
 

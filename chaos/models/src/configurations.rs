@@ -109,7 +109,6 @@ const TAKEOVER: Bounds = Bounds {
     name: "takeover",
     about: "the owner stops, the other cell is made the owner by force, and the old one comes back",
     budget: Budget { stops: 1, takeovers: 1, degrades: 1, ..CALM },
-    delayed: 0,
     reaches: &[
         "a tenant is taken over and nothing is lost",
         "a tenant is taken over and writes are missing",
@@ -129,7 +128,7 @@ pub const SMALL: &[Bounds] = &[
     small(ROLLBACK),
     small(SYNC),
     small(RETURN),
-    Bounds { late: 0, ..TAKEOVER },
+    Bounds { delayed: 0, late: 0, ..TAKEOVER },
 ];
 
 /// One write, and either steps or proposals that come late, not both.
@@ -170,7 +169,6 @@ pub const LONG: &[Bounds] = &[
         name: "takeover-long",
         about: "the same with a change of the leader, a rollback, lapses, and a step that comes late",
         budget: Budget { elections: 1, rollbacks: 1, lapses: 1, ..TAKEOVER.budget },
-        delayed: 1,
         ..TAKEOVER
     },
 ];
@@ -218,7 +216,6 @@ pub const fn that_catches(mutant: Mutant) -> Bounds {
         Mutant::TakeoverWithoutEvidence
         | Mutant::TakeoverWhileDegraded
         | Mutant::TailMerged
-        | Mutant::TailAnswered
         | Mutant::StartsWithoutAsking => TAKEOVER,
         Mutant::DropsWhatItOwns | Mutant::ReclaimsWithoutLooking | Mutant::CopyInTheWayIgnored => RETURN,
     };

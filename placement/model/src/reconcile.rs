@@ -245,7 +245,8 @@ impl Case<'_> {
         if let Some(deleted) = self.in_role(HeldRole::Deleted).next() {
             return self.deleted_since(deleted);
         }
-        let mut owners: Vec<&Held> = self.in_role(HeldRole::Owner).collect();
+        let mut owners: Vec<&Held> =
+            self.in_role(HeldRole::Owner).filter(|held| !self.was_taken_over(held)).collect();
         owners.sort_by_key(|held| std::cmp::Reverse(held.epoch));
         match owners.as_slice() {
             [owner] => self.owned(owner),
@@ -255,6 +256,12 @@ impl Case<'_> {
             )),
             [] => self.unowned(),
         }
+    }
+
+    /// It owned until somebody else was made the owner by force, and has not been told: the record does that.
+    fn was_taken_over(&self, held: &Held) -> bool {
+        let copy = self.record_of_uid().and_then(|record| record.retained_on(&held.cell));
+        copy.is_some_and(|copy| copy.quarantine.is_some() && held.epoch <= copy.fenced_epoch)
     }
 
     /// The store has decided the deletion before the backup: it goes on.

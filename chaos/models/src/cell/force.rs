@@ -1,7 +1,6 @@
 //! Takeover by force, at the cell that owns from what it holds and at the one that is told when it is back.
 
 use super::{Cell, Grant, Header, Refusal, Rows, require};
-use crate::Mutant;
 
 impl Cell {
     pub(super) fn own_by_force(&mut self, header: &Header) -> Result<(), Refusal> {
@@ -34,13 +33,7 @@ impl Cell {
         }
     }
 
-    pub(super) fn put_aside(
-        &mut self,
-        header: &Header,
-        fenced: u8,
-        after: u8,
-        mutant: Option<Mutant>,
-    ) -> Result<(), Refusal> {
+    pub(super) fn put_aside(&mut self, header: &Header, fenced: u8, after: u8) -> Result<(), Refusal> {
         self.admit(header, false)?;
         require(header.epoch > fenced && self.epoch <= fenced)?;
         self.grant = Grant::Redirect;
@@ -53,10 +46,9 @@ impl Cell {
         self.ended = self.ended.max(header.move_id);
         self.put_aside = Some(after);
         self.end_hold();
-        if mutant != Some(Mutant::TailAnswered) {
-            // What waits for the follower is not there: its clients never learn what has become of it.
-            self.owed &= self.log.up_to(after).writes();
-        }
+        // What waits for the follower is not there: its clients never learn what has become of it. An owner that was stopped, as
+        // it must be, owes nobody anything.
+        self.owed &= self.log.up_to(after).writes();
         Ok(())
     }
 }

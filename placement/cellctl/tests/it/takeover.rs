@@ -23,7 +23,7 @@ fn ask(gate: SocketAddr, (uid, epoch): (u64, u64), line: &str, body: &str) -> (S
 }
 
 fn put(fleet: &Fleet, cell: usize, stamp: (u64, u64), name: &str) {
-    let (status, body) = ask(fleet.gate(cell), stamp, &format!("PUT /docs/{name}"), name);
+    let (status, body) = ask(fleet.gate(cell), stamp, &format!("PUT /docs/{name}"), &format!("\"{name}\""));
     assert!(status.contains(" 20"), "{name}: {status} {body}");
 }
 
@@ -88,7 +88,7 @@ fn an_owner_killed_in_sync_is_taken_over_without_a_loss_and_redirects_when_it_is
 
     fleet.start_cell(1);
     // It believes that it owns, and a router that has heard of nothing sends to it.
-    let (status, body) = ask(fleet.gate(1), (uid, 1), "PUT /docs/stale", "stale");
+    let (status, body) = ask(fleet.gate(1), (uid, 1), "PUT /docs/stale", "1");
     assert!(status.contains(" 421") || status.contains(" 503"), "{status} {body}");
     fleet.until("c1 is told", |fleet| quarantine(fleet)["state"] == "empty");
     let (status, _) = ask(fleet.gate(1), (uid, 1), "GET /docs/before", "");

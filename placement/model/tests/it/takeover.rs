@@ -2,8 +2,8 @@
 
 use cell_model::{
     Attempt, CellId, CellState, Command, CopySight, Effect, End, Envelope, Epoch, Event, Fleet, FleetView,
-    Generation, Leg, Life, MoveIntent, MoveOptions, Outcome, Phase, Rejected, Seq, SyncMode, Tail, TakeoverOrder,
-    UnixMillis, holder, pending_effects,
+    Generation, Held, HeldRole, Leg, Life, MoveIntent, MoveOptions, Outcome, Phase, Rejected, Revision, Seq, Stamp,
+    SyncMode, Tail, TakeoverOrder, UnixMillis, Verdict, holder, judge, pending_effects,
 };
 use proptest::prelude::*;
 
@@ -278,6 +278,29 @@ fn a_tenant_whose_old_owner_is_away_may_be_deleted_and_that_one_is_told_then() {
     assert!(matches!(world.record("t").life, Life::Deleting { owner_revoked: true }));
     world.tell_as("t", Event::Revoked { cell: cell("a") }, None).unwrap();
     assert_eq!(world.record("t").life, Life::Deleted);
+}
+
+#[test]
+fn after_a_restore_an_owner_that_the_record_knows_as_taken_over_contradicts_nobody() {
+    let mut world = in_sync();
+    world.ok(take_over(order("b", 64)));
+    taken(&mut world, 64);
+    let record = world.record("t");
+    let owns = |name: &str, epoch: u64| Held {
+        cell: cell(name),
+        uid: record.uid,
+        epoch: Epoch(epoch),
+        role: HeldRole::Owner,
+        move_id: record.retained[0].move_id,
+        has_copy: true,
+        captures: name == "a",
+        sends_to: None,
+    };
+    let stamp = Stamp { at: UnixMillis(1), revision: Revision(99) };
+    let judged = |held: &[Held]| judge(&world.fleet, &tenant("t"), held, stamp);
+    assert_eq!(judged(&[owns("a", 1), owns("b", 2)]), Verdict::Confirmed);
+    let later = judged(&[owns("a", 3), owns("b", 2)]);
+    assert!(matches!(later, Verdict::Contradictory { .. }), "it owns since after the takeover: {later:?}");
 }
 
 /// Anything that may happen to a move, in any order.
