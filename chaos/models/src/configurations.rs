@@ -109,6 +109,7 @@ const TAKEOVER: Bounds = Bounds {
     name: "takeover",
     about: "the owner stops, the other cell is made the owner by force, and the old one comes back",
     budget: Budget { stops: 1, takeovers: 1, degrades: 1, ..CALM },
+    delayed: 0,
     reaches: &[
         "a tenant is taken over and nothing is lost",
         "a tenant is taken over and writes are missing",
@@ -117,6 +118,15 @@ const TAKEOVER: Bounds = Bounds {
         "the new owner is taken over by the old one",
     ],
     ..CALM_BOUNDS
+};
+
+/// A leader that was deposed before the takeover goes on, and a step of it meets a cell that has just started.
+const TAKEOVER_LEADERS: Bounds = Bounds {
+    name: "takeover-leaders",
+    about: "the same while the leader changes and the one before goes on",
+    budget: Budget { elections: 1, degrades: 0, ..TAKEOVER.budget },
+    late: 0,
+    ..TAKEOVER
 };
 
 /// For `cargo test`: each kind of trouble with the least room.
@@ -128,7 +138,7 @@ pub const SMALL: &[Bounds] = &[
     small(ROLLBACK),
     small(SYNC),
     small(RETURN),
-    Bounds { delayed: 0, late: 0, ..TAKEOVER },
+    Bounds { late: 0, ..TAKEOVER },
 ];
 
 /// One write, and either steps or proposals that come late, not both.
@@ -152,8 +162,19 @@ pub const LATE_DISENGAGE: Bounds = Bounds {
 };
 
 /// For every change: exhaustive, within a minute or so on two cores.
-pub const CI: &[Bounds] =
-    &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN, TAKEOVER, LATE_DISENGAGE, CUTOVER_LATE];
+pub const CI: &[Bounds] = &[
+    CALM_BOUNDS,
+    CUTOVER,
+    LEADERS,
+    CRASHES,
+    ROLLBACK,
+    SYNC,
+    RETURN,
+    TAKEOVER,
+    TAKEOVER_LEADERS,
+    LATE_DISENGAGE,
+    CUTOVER_LATE,
+];
 
 /// For a night.
 pub const LONG: &[Bounds] = &[
@@ -165,10 +186,12 @@ pub const LONG: &[Bounds] = &[
         budget: Budget { elections: 1, lapses: 1, rollbacks: 1, ..RETURN.budget },
         ..RETURN
     },
+    Bounds { name: "takeover-late", about: "a takeover, and a step that comes late", delayed: 1, ..TAKEOVER },
     Bounds {
         name: "takeover-long",
         about: "the same with a change of the leader, a rollback, lapses, and a step that comes late",
         budget: Budget { elections: 1, rollbacks: 1, lapses: 1, ..TAKEOVER.budget },
+        delayed: 1,
         ..TAKEOVER
     },
 ];
