@@ -353,10 +353,10 @@ impl Cell {
         let copies =
             self.follow == Some(header.move_id) && matches!(self.grant, Grant::Importing | Grant::Redirect);
         require(copies && self.epoch < header.epoch && self.rows == Rows::Complete)?;
-        let captures = !header.back || self.reverse == Some(header.move_id);
         self.grant = Grant::Owner;
         self.epoch = header.epoch;
-        self.capture = captures.then_some(Capture { move_id: header.move_id, from: self.log.last() });
+        // On the way back, too, where nobody follows: until the move is over the owner may be taken over.
+        self.capture = Some(Capture { move_id: header.move_id, from: self.log.last() });
         self.sync = false;
         self.follow = None;
         self.reverse = None;

@@ -129,6 +129,20 @@ const TAKEOVER_LEADERS: Bounds = Bounds {
     ..TAKEOVER
 };
 
+/// The way back: the old owner is activated again, and is lost before the store has heard of it.
+const TAKEOVER_BACK: Bounds = Bounds {
+    name: "takeover-back",
+    about: "the same while the operator brings the tenant back",
+    budget: Budget { rollbacks: 1, degrades: 0, ..TAKEOVER.budget },
+    late: 0,
+    reaches: &[
+        "a tenant is taken over and writes are missing",
+        "a cell that was taken over has started and asks",
+        "a tenant is taken over on its way back",
+    ],
+    ..TAKEOVER
+};
+
 /// For `cargo test`: each kind of trouble with the least room.
 pub const SMALL: &[Bounds] = &[
     small(CALM_BOUNDS),
@@ -139,6 +153,7 @@ pub const SMALL: &[Bounds] = &[
     small(SYNC),
     small(RETURN),
     Bounds { late: 0, ..TAKEOVER },
+    Bounds { budget: Budget { writes: 1, ..TAKEOVER_BACK.budget }, ..TAKEOVER_BACK },
 ];
 
 /// One write, and either steps or proposals that come late, not both.
@@ -172,6 +187,7 @@ pub const CI: &[Bounds] = &[
     RETURN,
     TAKEOVER,
     TAKEOVER_LEADERS,
+    TAKEOVER_BACK,
     LATE_DISENGAGE,
     CUTOVER_LATE,
 ];

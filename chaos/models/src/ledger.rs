@@ -251,7 +251,8 @@ impl Ledger {
         accept_data_loss: bool,
     ) -> Result<(Self, Vec<Violation>), Rejected> {
         let evidence = "it has stopped".to_owned();
-        let order = TakeoverOrder { target: target.id(), evidence, accept_data_loss, copy };
+        let stopped = self.cells[Place::of(&self.record.owner).index()].generation;
+        let order = TakeoverOrder { target: target.id(), evidence, accept_data_loss, stopped, copy };
         let mut next = self.clone();
         let broken = next.apply(Command::TakeOver { tenant: self.record.id.clone(), order })?;
         Ok((next, broken))

@@ -1,6 +1,6 @@
 //! What a coordinator proposes: small enough to wait in a state, and turned into events when it is applied.
 
-use cell_model::{Attempt, Event, Generation, Seq, Tail, UnixMillis};
+use cell_model::{Attempt, Event, Generation, Lineage, Seq, Tail, UnixMillis};
 
 use crate::{Log, Place};
 
@@ -147,7 +147,9 @@ impl Note {
             Said::FullyVerified { log } => Event::FullyVerified { seq: seq(log.last()), digest: log.digest() },
             Said::Mismatched => Event::Mismatched { reason: String::new() },
             Said::SyncEngaged => Event::SyncEngaged,
-            Said::InSync { attempt: of, seq: at } => Event::InSync { attempt: attempt(of), seq: seq(at) },
+            Said::InSync { attempt: of, seq: at } => {
+                Event::InSync { attempt: attempt(of), lineage: Lineage(1), seq: seq(at) }
+            }
             Said::TakenOver { seq: at, generation: by } => {
                 Event::TakenOver { seq: seq(at), generation: generation(by) }
             }

@@ -125,6 +125,7 @@ impl Runner {
             | Act::Settle
             | Act::Moves(_)
             | Act::Haunt(_)
+            | Act::InSync
             | Act::TakeOver { .. } => self.movement(act).await,
             Act::Command => self.command().await,
             Act::Forbidden { tenant, to, code } => {
@@ -305,6 +306,11 @@ impl Runner {
                 let reached = self.moves.reach(*phase, REACH_WITHIN).await;
                 if !reached {
                     return Err(format!("the move did not come to {}", phase.as_str()));
+                }
+            }
+            Act::InSync => {
+                if !self.moves.in_sync(REACH_WITHIN).await {
+                    return Err("the target does not hold everything".into());
                 }
             }
             Act::TakeOver { tenant, to } => {

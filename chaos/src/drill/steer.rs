@@ -146,6 +146,19 @@ impl Moves {
         }
     }
 
+    /// Waits until the log knows that the newest move's target holds everything.
+    pub(super) async fn in_sync(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            let last = self.newest().and_then(|tracked| tracked.last);
+            if last.is_some_and(|movement| movement.in_sync_seq.is_some()) {
+                return true;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        false
+    }
+
     fn newest(&self) -> Option<Tracked> {
         locked(&self.tracked).values().next_back().cloned()
     }

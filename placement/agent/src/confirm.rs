@@ -3,7 +3,7 @@
 //! Only where it may have been taken over by force meanwhile: where a move was under way (ADR 0036). Then its gates wait, as
 //! behind a fence, until the control plane has answered with the tenant's mapping behind a read index. That goes for a cell,
 //! too, that becomes the owner of such a tenant later: what tells it so may come from a leader that was deposed before the
-//! takeover. A cell that was never told of a control plane has nobody to ask, and nobody who could have decided anything.
+//! takeover. A cell that was never told of a control plane has nobody to ask, and serves: takeovers need cells with `--control`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub(crate) fn mark(tenants: &Tenants) {
         let mut core = tenant.lock();
         core.unconfirmed = core.control().is_some_and(moves);
         if core.unconfirmed {
+            tracing::warn!(tenant = %tenant.id, "started in the middle of a move: nobody is served before the control plane has answered");
             tenants.post(&tenant, &core);
         }
     }
@@ -62,7 +63,7 @@ async fn is_settled(tenants: &Tenants, tenant: &Tenant, control: &ControlClient)
             return !core.unconfirmed;
         }
     }
-    let still_owns = match control.get_signed_mapping(&tenant.id).await {
+    let still_owns = match control.get_reconciled_mapping(&tenant.id).await {
         Ok(signed) => match signed.decode() {
             Ok(routed) => {
                 let uid = tenant.lock().control().map(|control| control.uid);
@@ -73,8 +74,12 @@ async fn is_settled(tenants: &Tenants, tenant: &Tenant, control: &ControlClient)
                 false
             }
         },
-        // A store that was restored from an older backup: what the cells hold counts, and it is asked for.
+        // It was made after the backup from which the store was restored, and nobody has adopted it: what the cells hold counts.
         Err(ClientError::Rejected { code, .. }) if code == "TENANT_UNKNOWN" => true,
+        Err(error @ ClientError::Rejected { .. }) => {
+            tracing::warn!(tenant = %tenant.id, %error, "the control plane does not say whether this cell still owns the tenant");
+            false
+        }
         Err(error) => {
             tracing::debug!(tenant = %tenant.id, %error, "nobody says yet whether this cell still owns the tenant");
             false

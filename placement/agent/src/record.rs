@@ -234,6 +234,10 @@ pub(crate) struct TailRecord {
     pub(crate) last: Seq,
     /// None of those between is missing.
     pub(crate) whole: bool,
+    /// The first of those that are there,
+    pub(crate) first: Seq,
+    /// and the last that was put aside so far.
+    pub(crate) moved: Seq,
     /// How many were put aside so far,
     pub(crate) changes: u64,
     /// and of how many bytes.

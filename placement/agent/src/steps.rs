@@ -61,7 +61,12 @@ impl Work<'_> {
             Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
             Step::Fence(fence) => self.fence(Seq(fence.sealed_seq)).await,
             Step::Unfence(_) => self.unfence().await,
-            Step::Activate(activate) => self.activate(activate.keep_follower).await,
+            // On the way back nobody follows; but until the move is over the owner may be taken over, and what it alone has then
+            // must be known.
+            Step::Activate(activate) => {
+                let back = self.context().leg == Some(cell_model::Leg::Back);
+                self.activate(activate.keep_follower || back).await
+            }
             Step::DeliverMapping(delivery) => self.deliver_mapping(delivery).await,
             Step::DropImport(_) => self.drop_import().await,
             Step::StopCapture(_) => self.stop_capture().await,

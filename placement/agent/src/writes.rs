@@ -18,7 +18,7 @@ use crate::capture;
 use crate::data::{ReadError, WriteError};
 use crate::durable::Ticket;
 use crate::engine::{Batch, EngineError};
-use crate::record::{Capture, Control};
+use crate::record::{Capture, Control, Role};
 use crate::refusal::Refusal;
 use crate::rows::{RowError, Transaction, View};
 use crate::tenant::{Admission, Core, Tenant};
@@ -207,7 +207,8 @@ impl Tenants {
                     return Ok(());
                 }
                 // Nobody waits for a follower any more, and yet this must not be answered: the new owner does not have it.
-                if core.tail.as_ref().is_some_and(|tail| seq > tail.after) {
+                let redirects = core.known().is_ok_and(|control| control.role == Role::Redirect);
+                if redirects && core.tail.as_ref().is_some_and(|tail| seq > tail.after) {
                     return Err(
                         "the tenant was taken over meanwhile, and the new owner does not have the write".into()
                     );

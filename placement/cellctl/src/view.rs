@@ -165,6 +165,9 @@ pub struct MoveView {
     pub stale_rejected: Option<u64>,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
+    /// In Sync: from this change on the target has held everything, so that the owner can be taken over without a loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_sync: Option<u64>,
     /// What a forced takeover stood on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takeover: Option<TakenView>,
@@ -297,6 +300,7 @@ impl From<wire::Move> for MoveView {
             rows: movement.weight.map(|weight| weight.rows),
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
+            in_sync: movement.in_sync_seq,
             takeover: movement.takeover.map(TakenView::from),
             holds: holds(&stamps_of(&movement.history)),
             history: movement.history.into_iter().map(stamp).collect(),

@@ -99,11 +99,14 @@ impl<P: ControlPlane> Run<'_, P> {
         self.propose_outside(Event::Granted).await
     }
 
+    /// An old copy on a cell that the operator has declared dead is not waited for.
     async fn revoke(&self, cell: &CellId) -> Result<(), Setback> {
         let context = self.context();
         let agent = self.agent(cell)?;
         self.of.control.confirm().await?;
-        self.insist("revoke", || self.of.agents.revoke(&agent, &context)).await?;
+        if *cell == self.record.owner || !self.is_dead(cell) {
+            self.insist("revoke", || self.of.agents.revoke(&agent, &context)).await?;
+        }
         self.propose_outside(Event::Revoked { cell: cell.clone() }).await
     }
 
@@ -267,7 +270,8 @@ impl<P: ControlPlane> Run<'_, P> {
     async fn watch_sync(&self) -> Result<(), Setback> {
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
         let attempt = self.movement()?.attempt;
-        let mut coming = self.movement()?.acks.in_sync.is_none().then_some(None);
+        let known = self.movement()?.acks.in_sync.is_some_and(|known| known.lineage == self.tenure.lineage);
+        let mut coming = (!known).then_some(None);
         loop {
             let sync = self.insist("sync status", || self.of.agents.sync_status(&from, &context)).await?;
             if sync.wants_degrade {
@@ -281,7 +285,8 @@ impl<P: ControlPlane> Run<'_, P> {
             if let Some(floor) = coming.as_mut().filter(|_| sync.engaged) {
                 let floor = *floor.get_or_insert(sync.last);
                 if sync.acked >= floor {
-                    self.happened(Event::InSync { attempt, seq: floor }).await?;
+                    let lineage = self.tenure.lineage;
+                    self.happened(Event::InSync { attempt, lineage, seq: floor }).await?;
                     coming = None;
                 }
             }

@@ -23,8 +23,10 @@ impl<P: ControlPlane> Run<'_, P> {
         after: Seq,
     ) -> Result<(), Setback> {
         let context = self.context_of_ended(move_id);
-        let signed = self.of.control.sign(self.record);
         loop {
+            // The tenant may have moved on since.
+            let now = self.of.control.record(&self.record.id).filter(|now| now.uid == self.record.uid);
+            let signed = self.of.control.sign(now.as_ref().unwrap_or(self.record));
             // It may have come back at another address.
             let agent = self.agent(cell)?;
             let permit = self.of.talking.acquire().await.ok();

@@ -128,6 +128,8 @@ pub struct TakeoverOrder {
     pub evidence: String,
     /// Also where acknowledged writes may be missing.
     pub accept_data_loss: bool,
+    /// Incarnation of the owner's agent that was found to be stopped.
+    pub stopped: Generation,
     /// What the target holds.
     pub copy: CopySight,
 }

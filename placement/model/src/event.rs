@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Digest, Generation, Seq, Tail, UnixMillis, Weight};
+use crate::{Attempt, CellId, Digest, Generation, Lineage, Seq, Tail, UnixMillis, Weight};
 
 /// One thing that happened. Acknowledgements of a hold carry the attempt that they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,8 @@ pub enum Event {
     InSync {
         /// In this attempt.
         attempt: Attempt,
+        /// In this history.
+        lineage: Lineage,
         /// That change.
         seq: Seq,
     },

@@ -44,8 +44,8 @@ pub use ids::{
 };
 pub use mapping::{Hold, Mapping, MappingState};
 pub use movement::{
-    Acks, AppliedAck, End, FencedAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck, SealedAck,
-    SyncMode, Takeover, VerifiedAck, Weight,
+    Acks, AppliedAck, End, FencedAck, InSyncAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck,
+    SealedAck, SyncMode, Takeover, VerifiedAck, Weight,
 };
 pub use reconcile::{Adoption, Held, HeldRole, OVERTAKEN, Verdict, judge};
 pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, TenantRecord, Tier};

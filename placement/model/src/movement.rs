@@ -18,7 +18,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Digest, Epoch, Generation, MoveId, Revision, Seq, TenantId, Uid, UnixMillis};
+use crate::{
+    Attempt, CellId, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid, UnixMillis,
+};
 
 /// Which way the tenant goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -167,6 +169,15 @@ impl End {
     }
 }
 
+/// While sync was engaged, the target held what was the source's last change then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InSyncAck {
+    /// The history in which it was said: what came after it is not known any more once that was restored from a backup.
+    pub lineage: Lineage,
+    /// That change.
+    pub seq: Seq,
+}
+
 /// The gates are closed and quiesced; `seq` is the last write of this attempt's hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SealedAck {
@@ -247,7 +258,7 @@ pub struct Acks {
     pub sync: SyncMode,
     /// The target held, while sync was engaged, everything up to this change, which was the source's last one: from then on
     /// every acknowledged write is there. Gone with a degradation.
-    pub in_sync: Option<Seq>,
+    pub in_sync: Option<InSyncAck>,
     /// The coming owner's own capture is ready.
     pub reverse: Option<ReverseAck>,
     /// Acknowledgements of the current hold.

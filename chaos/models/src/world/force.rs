@@ -1,6 +1,6 @@
 //! A forced takeover in the world: an owner stops, an operator decides, the cell comes back.
 
-use cell_model::{CopySight, Generation, Rejected, Seq};
+use cell_model::{CopySight, Generation, Lineage, Rejected, Seq, holder};
 
 use super::{Action, World};
 use crate::cell::{Grant, Rows};
@@ -20,8 +20,9 @@ impl World {
             Action::Start(place) => self.cells[place.index()].restart(bounds.budget.takeovers > 0, bounds.mutant),
             Action::Confirm(place) => {
                 let owns = Place::of(&self.ledger.record.owner) == place;
+                let reported = self.ledger.generation(place) == self.cell(place).generation;
                 let cell = &mut self.cells[place.index()];
-                if !(owns && cell.grant == Grant::Owner) {
+                if !(owns && reported && cell.grant == Grant::Owner) {
                     return None;
                 }
                 cell.unconfirmed = false;
@@ -34,7 +35,7 @@ impl World {
     }
 
     fn take_over(&mut self, bounds: &Bounds, accept_data_loss: bool) -> Option<()> {
-        let held = cell_model::holder(&self.ledger.record).ok()?;
+        let held = holder(&self.ledger.record, Lineage(1)).ok()?;
         let target = Place::of(held.cell);
         let movement = self.ledger.record.movement.as_ref()?;
         let cell = self.cell(target);

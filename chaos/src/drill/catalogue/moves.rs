@@ -299,7 +299,8 @@ fn takeover() -> Drill {
         script: vec![
             Act::Move { tenant: 0, to: 1, until: Some(Phase::Sync) },
             Act::Reach(Phase::Sync),
-            Act::Wait(1_500),
+            Act::InSync,
+            Act::Wait(500),
             Act::Kill(Who::Cell(0)),
             Act::TakeOver { tenant: 0, to: 1 },
             Act::Settle,

@@ -17,7 +17,7 @@ use crate::capture;
 use crate::engine::Batch;
 use crate::follow;
 use crate::keys::TenantKeys;
-use crate::record::{Control, Position, Record, TailRecord, Taken};
+use crate::record::{Control, Position, Record, Role, TailRecord, Taken};
 use crate::refusal::Refusal;
 use crate::staging::Changes;
 use crate::tenant::{Core, Tenant};
@@ -36,7 +36,7 @@ impl Work<'_> {
             transition::look_at_copy(core.known()?, self.context())?;
             let applied = core.last_seq();
             let seen = wire::CopySeen {
-                complete: core.is_complete() && core.progress.failure.is_none(),
+                complete: is_whole(&core),
                 applied_seq: applied.get(),
                 heard_seq: core.progress.source_seq.max(applied).get(),
             };
@@ -50,10 +50,13 @@ impl Work<'_> {
     pub(super) async fn own_by_force(&self) -> Result<Answer, Refusal> {
         let (seq, ticket) = {
             let mut core = self.lock()?;
-            let complete = core.is_complete() && core.progress.failure.is_none();
-            let next = transition::own_by_force(core.known()?, self.context(), complete)?;
-            if core.control() == Some(&next) {
-                (self.taken(&core)?, core.ticket)
+            let before = core.known()?;
+            let owned = before.role == Role::Owner && before.epoch == self.context().epoch;
+            let next = transition::own_by_force(before, self.context(), is_whole(&core))?;
+            let (id, durable) = (&self.tenant.id, &self.tenants.durable);
+            if owned {
+                // It says what it has said before, also to a later attempt: it has changes of its own by now.
+                (self.taken(&core)?, core.set_control(id, durable, next)?)
             } else {
                 let seq = core.last_seq();
                 let mut batch = Batch::default();
@@ -61,7 +64,6 @@ impl Work<'_> {
                 let position =
                     core.position().cloned().map(|old| Position { captured_bytes: 0, trimmed: seq, ..old });
                 core.holds.end();
-                let (id, durable) = (&self.tenant.id, &self.tenants.durable);
                 (seq, core.commit(id, durable, batch, &Changes::default(), Some(next), Some(position))?)
             }
         };
@@ -98,6 +100,12 @@ impl Work<'_> {
             let unknown = Control { uid: context.uid, ..Control::default() };
             let before = core.control().cloned();
             let next = transition::put_aside(before.as_ref().unwrap_or(&unknown), context, verdict)?;
+            let over = before.as_ref().is_some_and(|before| before.ended >= context.move_id);
+            if over && core.position().is_none() && core.tail.is_none() {
+                // It was told, and what it had is deleted by now: this comes late.
+                let last_seq = put.after_seq;
+                return Ok(Answer::Tail(wire::Tail { last_seq, whole: true, ..wire::Tail::default() }));
+            }
             let begun = core.tail.as_ref().is_some_and(|tail| tail.move_id == context.move_id);
             let ticket = if begun {
                 core.set_control(&self.tenant.id, &self.tenants.durable, next)?
@@ -131,8 +139,15 @@ impl Work<'_> {
         let whole = core.position().is_some_and(|position| {
             last <= after || (after >= position.trimmed && capture.is_some_and(|capture| after >= capture.from))
         });
-        TailRecord { move_id, fenced_epoch, after, last, whole, changes: 0, bytes: 0, done: false }
+        let (first, moved) = (after.next(), after);
+        TailRecord { move_id, fenced_epoch, after, last, whole, first, moved, changes: 0, bytes: 0, done: false }
     }
+}
+
+/// Every row is there, up to the last change. That the copy follows no further says nothing against it; a digest that differs
+/// does.
+fn is_whole(core: &Core) -> bool {
+    core.is_complete() && core.progress.failure.as_ref().is_none_or(|failure| failure.code != "DIGEST_MISMATCH")
 }
 
 const fn told(tail: &TailRecord) -> wire::Tail {
@@ -153,7 +168,12 @@ pub(crate) async fn move_aside(tenants: &Tenants, tenant: &Tenant) -> Result<(),
                 let Some((seq, part)) = core.keys.strip_captured(&key) else {
                     return Err(Refusal::internal("a captured change has a damaged key"));
                 };
-                tail.changes += u64::from(part == 0);
+                if part == 0 {
+                    // What comes before the first whole one was cut in two when it was trimmed.
+                    tail.first = if tail.changes == 0 { seq } else { tail.first };
+                    tail.changes += 1;
+                }
+                tail.moved = tail.moved.max(seq);
                 tail.bytes += bytes.len() as u64;
                 batch.delete(key);
                 batch.put(core.keys.put_aside(seq, part), bytes);
@@ -188,20 +208,21 @@ pub(crate) fn read_tail(
     if !tail.done {
         return Err(Refusal::new("BUSY", "changes are still being put aside"));
     }
-    let from = after.max(tail.after);
-    let transactions = if tail.changes == 0 || from >= tail.last {
+    // Where changes are missing, what is there is told all the same.
+    let from = after.max(Seq(tail.first.get().saturating_sub(1)));
+    let transactions = if tail.changes == 0 || from >= tail.moved {
         Vec::new()
     } else {
-        capture::read_at(&tenants.durable, &keys, TenantKeys::put_aside, (from, tail.last), TAIL_BYTES)?
+        capture::read_at(&tenants.durable, &keys, TenantKeys::put_aside, (from, tail.moved), TAIL_BYTES)?
     };
-    let read_to = transactions.last().map_or(tail.last, |last| Seq(last.seq));
+    let more = transactions.last().is_some_and(|last| Seq(last.seq) < tail.moved);
     Ok(Some(wire::ReadTailResponse {
         uid: uid.get(),
         move_id: tail.move_id.0,
         fenced_epoch: tail.fenced_epoch.get(),
         after_seq: tail.after.get(),
         tail: Some(told(&tail)),
-        more: read_to < tail.last,
+        more,
         transactions,
     }))
 }

@@ -94,6 +94,8 @@ async fn everything_acknowledged_in_sync_is_at_the_cell_that_owns_by_force() {
     assert_eq!(rows.len(), 60, "every acknowledged write is there");
     assert_eq!(b.put(2, "after", "x").await.unwrap(), Seq(61));
     assert_eq!(force(&ground, &b, 2).await, Seq(60), "asked again, it says where it took over");
+    let later = ground.pool.own_by_force(&b.agent, &context(2, 7)).await.unwrap().0;
+    assert_eq!(later, Seq(60), "to a later attempt, too: it has changes of its own by now");
     assert_eq!(refused_write(b.put(1, "stale", "x").await), "STALE");
 
     // It comes back, and believes that it owns.
@@ -162,6 +164,10 @@ async fn a_new_owner_that_is_lost_leaves_a_tail_of_any_length_and_the_old_one_go
     assert_eq!((tail.changes, tail.whole, tail.last), (many, true, Seq(sealed.get() + many)));
     let expected: Vec<String> = (0..many).map(|number| format!("n{number:04}")).collect();
     assert_eq!(tail_of(&ground, &b).await, expected);
+    // Whoever does not know of the tail does not delete it.
+    let other = StepContext { move_id: Some(cell_model::MoveId(33)), ..ended(3) };
+    assert_eq!(refused(ground.pool.reclaim(&b.agent, &other, Epoch(2)).await), "TAIL_QUARANTINED");
+    assert_eq!(tail_of(&ground, &b).await.len(), expected.len());
     assert_eq!(a.rows(3).await.len(), 11);
     a.close().await;
     b.close().await;
@@ -185,6 +191,11 @@ async fn a_source_that_is_fenced_takes_back_what_the_target_never_got_to_own() {
     // A step of the cutover that comes now is too late.
     let late = ground.pool.activate(&b.agent, &context(2, 1), None).await;
     assert_eq!(refused(late), "STALE_ATTEMPT");
+    // Reclaimed, and told once more by somebody who did not hear of it: nothing comes back.
+    ground.pool.reclaim(&b.agent, &ended(3), Epoch(2)).await.unwrap();
+    let again = put_aside(&ground, &b, &a, 3, sealed).await;
+    assert_eq!((again.changes, again.whole), (0, true));
+    assert_eq!(refused(ground.pool.read_tail(&b.agent, &tenant(), Seq(0)).await), "NOT_QUARANTINED");
     a.close().await;
     b.close().await;
 }
@@ -216,6 +227,56 @@ async fn only_a_whole_copy_of_this_move_owns_by_force_and_an_owner_is_not_told_t
     for cell in [a, b, c] {
         cell.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_tail_that_is_not_whole_can_be_read_all_the_same() {
+    let mut ground = Ground::new();
+    ground.captured_bytes_max = Some(4_000);
+    let (a, b) = in_sync(&ground, 3).await;
+    ground.pool.engage_sync(&a.agent, &context(1, 1), false).await.unwrap();
+    let after = force(&ground, &b, 2).await;
+    // More than is captured.
+    for number in 0..12 {
+        a.put(1, &format!("n{number:02}"), &"x".repeat(1_000)).await.unwrap();
+    }
+    let tail = put_aside(&ground, &a, &b, 2, after).await;
+    assert!(!tail.whole && tail.changes > 0 && tail.changes < 12, "{tail:?}");
+    let kept = tail_of(&ground, &a).await;
+    assert_eq!(kept.len() as u64, tail.changes);
+    assert_eq!(kept[0], "n00");
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_a_rollback_has_activated_asks_when_it_starts_until_the_move_is_over() {
+    let mut ground = Ground::new();
+    let (a, b) = in_sync(&ground, 3).await;
+    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    cut_over(&ground, &a, &b, 1, 1).await;
+    await_backfill(&ground, &a, &context(2, 1)).await;
+    let back = |epoch, attempt| StepContext { leg: Some(Leg::Back), ..context(epoch, attempt) };
+    let (sealed, _) = seal(&ground, &b, &a, &back(2, 2)).await;
+    ground.pool.fence(&b.agent, &back(2, 2), sealed).await.unwrap();
+    ground.pool.activate(&a.agent, &back(3, 2), None).await.unwrap();
+    a.put(3, "only-here", "x").await.unwrap();
+    // It is lost before the store has heard of it, and the other one takes over.
+    let address = a.close().await;
+    let forward = StepContext { leg: Some(Leg::Forward), ..context(4, 3) };
+    assert_eq!(ground.pool.own_by_force(&b.agent, &forward).await.unwrap().0, sealed);
+    ground.control = vec!["127.0.0.1:9".into()];
+    let a = ground.open_at("a", &address).await;
+    assert_eq!(refused_write(a.put(3, "k", "x").await), "UNCONFIRMED");
+    let tail = put_aside(&ground, &a, &b, 4, sealed).await;
+    assert_eq!((tail.changes, tail.whole), (1, true), "what it has acknowledged meanwhile");
+    assert_eq!(tail_of(&ground, &a).await, ["only-here"]);
+    let address = a.close().await;
+    // Once the move is over there is no question.
+    let a = ground.open_at("a", &address).await;
+    assert_eq!(refused_write(a.put(3, "k", "x").await), "NOT_OWNER");
+    a.close().await;
+    b.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -65,10 +65,11 @@ async fn export(
 ) -> Result<Exit, Failure> {
     let agent = control.client.get_cell(cell).await?.agent;
     let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
-    let (mut text, mut after, mut changes) = (String::new(), Seq(0), 0);
+    let (mut text, mut after, mut changes, mut wanted) = (String::new(), Seq(0), 0, 0);
     loop {
         let page = agents.read_tail(&agent, tenant, after).await;
         let page = page.map_err(|error| unread(&error, tenant, cell))?;
+        wanted = page.tail.unwrap_or_default().changes.max(wanted);
         // Writing to a string cannot fail.
         if text.is_empty() {
             let _ = writeln!(text, "{}", heading(tenant, cell, &page));
@@ -80,6 +81,15 @@ async fn export(
         if !page.more || page.transactions.is_empty() {
             break;
         }
+    }
+    if changes != wanted {
+        let message =
+            format!("cell {cell} has put {wanted} changes of {tenant} aside, and only {changes} could be read");
+        return Err(Failure::new(
+            "TAIL_UNREADABLE",
+            message,
+            "run it again; look at the cell's log if it comes back",
+        ));
     }
     write(&text, out, changes)?;
     Ok(Exit::Done)

@@ -190,6 +190,10 @@ impl ControlService for ControlEndpoint {
         let wire = request.into_inner();
         let tenant: TenantId = parsed(&wire.id)?;
         self.0.readable(wire.allow_stale).await?;
+        if wire.reconciled && self.0.view(FleetView::unreconciled) {
+            let lineage = self.0.view(FleetView::lineage);
+            return Err(rejected(&Rejected::NotReconciled { lineage }));
+        }
         // A deleted tenant has a mapping, too: it tells a gate to answer 410.
         let found = self.0.view(|fleet| {
             let record = fleet.tenant(&tenant)?;

@@ -6,8 +6,8 @@
 
 use cell_client::{AgentOptions, AgentPool, StepContext, StepError};
 use cell_model::{
-    Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Rejected, TakeoverOrder, TenantId,
-    TenantRecord, holder,
+    Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Generation, MoveRecord, Rejected,
+    TakeoverOrder, TenantId, TenantRecord, holder,
 };
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Status};
@@ -31,13 +31,16 @@ pub(super) async fn take_over(
         return Ok(known);
     }
     let record = ground.view(|fleet| admissible(fleet, &tenant, &target)).map_err(|refused| rejected(&refused))?;
-    check_stopped(ground, &record.owner)?;
+    let stopped = check_stopped(ground, &record.owner)?;
     let copy = look(ground, &record, &target).await?;
     let mut answer = told(ground, &record, &target, copy);
     if wire.look_only {
         return Ok(answer);
     }
-    let order = TakeoverOrder { target, evidence: wire.evidence, accept_data_loss: wire.accept_data_loss, copy };
+    // The question has taken its time.
+    check_stopped(ground, &record.owner)?;
+    let order =
+        TakeoverOrder { target, evidence: wire.evidence, accept_data_loss: wire.accept_data_loss, stopped, copy };
     let envelope = ground.envelope(Command::TakeOver { tenant, order }, wire.options, by)?;
     // What was judged is what is decided upon; a record that has changed meanwhile is looked at anew.
     let expected_revision = envelope.expected_revision.or(Some(record.revision));
@@ -53,13 +56,26 @@ fn decided_before(ground: &Ground, wire: &v1::TakeOverRequest, tenant: &TenantId
     let (request_id, _) = wire.options.as_ref()?.read().ok()?;
     ground.view(|fleet| {
         let reply = fleet.answer(request_id?)?;
-        let record = fleet.tenant(tenant)?;
-        reply.result.is_ok().then(|| v1::TakeOverResponse {
+        reply.result.as_ref().ok()?;
+        let running = fleet.tenant(tenant).and_then(|record| Some((record.movement.clone()?, record.epoch)));
+        let ended = || {
+            let of_tenant = |ended: &&MoveRecord| ended.tenant == *tenant && ended.movement.takeover.is_some();
+            fleet.ended_moves_before(None).find(of_tenant).map(|ended| (ended.movement.clone(), ended.epoch))
+        };
+        let (movement, epoch) = running.filter(|(movement, _)| movement.takeover.is_some()).or_else(ended)?;
+        let takeover = movement.takeover?;
+        Some(v1::TakeOverResponse {
             revision: reply.revision.get(),
+            move_id: movement.id.to_string(),
+            from: takeover.from.to_string(),
             target: wire.target.clone(),
-            epoch: record.epoch.get(),
+            phase: v1::Phase::from(takeover.phase).into(),
+            lossless: takeover.lossless,
+            applied_seq: takeover.applied.get(),
+            heard_seq: takeover.heard.get(),
+            epoch: epoch.get(),
             decided: true,
-            ..v1::TakeOverResponse::default()
+            silent_ms: None,
         })
     })
 }
@@ -71,7 +87,7 @@ fn admissible(fleet: &dyn FleetView, tenant: &TenantId, target: &CellId) -> Resu
     if record.owner == *target {
         return Err(Rejected::SameCell { tenant: tenant.clone(), cell: target.clone() });
     }
-    let held = holder(record)?;
+    let held = holder(record, fleet.lineage())?;
     if held.cell != target {
         let reason = format!("the copy is at cell {}, not at {target}", held.cell);
         return Err(Rejected::NothingHeld { tenant: tenant.clone(), reason });
@@ -79,12 +95,14 @@ fn admissible(fleet: &dyn FleetView, tenant: &TenantId, target: &CellId) -> Resu
     Ok(record.clone())
 }
 
-/// An owner that still reports is not stopped, whatever somebody believes; unless the cell is declared dead.
-fn check_stopped(ground: &Ground, owner: &CellId) -> Result<(), Status> {
-    let dead = ground.view(|fleet| fleet.cell(owner).is_none_or(|cell| cell.state == CellState::Dead));
+/// An owner that still reports is not stopped, whatever somebody believes; unless the cell is declared dead. The answer is the
+/// incarnation that does not report: a later one is refused by the log.
+fn check_stopped(ground: &Ground, owner: &CellId) -> Result<Generation, Status> {
+    let cell = ground.view(|fleet| fleet.cell(owner).map(|cell| (cell.state, cell.generation)));
+    let (state, generation) = cell.ok_or_else(|| rejected(&Rejected::CellUnknown { cell: owner.clone() }))?;
     let leading = ground.leading()?;
-    if dead || ground.liveness.is_unreachable(owner, leading) {
-        return Ok(());
+    if state == CellState::Dead || ground.liveness.is_unreachable(owner, leading) {
+        return Ok(generation);
     }
     let message = match ground.liveness.silence(owner) {
         Some(silence) => {
@@ -132,7 +150,8 @@ async fn look(ground: &Ground, record: &TenantRecord, target: &CellId) -> Result
 
 fn told(ground: &Ground, record: &TenantRecord, target: &CellId, copy: CopySight) -> v1::TakeOverResponse {
     let movement = record.movement.as_ref();
-    let in_sync = holder(record).ok().and_then(|held| held.in_sync);
+    let lineage = ground.view(FleetView::lineage);
+    let in_sync = holder(record, lineage).ok().and_then(|held| held.in_sync);
     let silence = ground.liveness.silence(&record.owner);
     v1::TakeOverResponse {
         revision: record.revision.get(),

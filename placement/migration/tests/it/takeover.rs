@@ -23,7 +23,8 @@ async fn the_log_learns_that_sync_has_everything_and_the_old_owner_is_told_once_
     paper.until("t is live", |paper| paper.record().life == Life::Live).await;
     let options = MoveOptions { sync_steady_ms: 60_000, retain_ms: 5, ..MoveOptions::default() };
     paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
-    let in_sync = |paper: &Paper| paper.record().movement.and_then(|movement| movement.acks.in_sync);
+    let in_sync =
+        |paper: &Paper| paper.record().movement.and_then(|movement| movement.acks.in_sync).map(|ack| ack.seq);
     paper.until("sync has everything", |paper| in_sync(paper) == Some(Seq(LAST))).await;
     assert_eq!(paper.record().movement.unwrap().phase, Phase::Sync);
 
@@ -31,7 +32,8 @@ async fn the_log_learns_that_sync_has_everything_and_the_old_owner_is_told_once_
     report(&paper, &nobody.to_string(), 1);
     let copy = CopySight { generation: Generation(0), complete: true, applied: Seq(LAST), heard: Seq(LAST) };
     let evidence = "its power is off".to_owned();
-    let order = TakeoverOrder { target: cell("b"), evidence, accept_data_loss: false, copy };
+    let (target, stopped) = (cell("b"), Generation(1));
+    let order = TakeoverOrder { target, evidence, accept_data_loss: false, stopped, copy };
     paper.ok(Command::TakeOver { tenant: tenant(), order });
     paper.until("the move has ended", |paper| paper.ended().is_some()).await;
     let ended = paper.ended().unwrap();

@@ -26,9 +26,11 @@ pub(super) fn forced(
             format!("say in 1 to {most} bytes on one line how it is known that the owner is stopped"),
         )
     })?;
-    let stepped = take_over(record, order, stamp)?;
+    let stepped = take_over(record, order, fleet.lineage(), stamp)?;
     // What the copy is was said by this incarnation.
     check_incarnation(cell, order.copy.generation)?;
+    // One that has started since it was found to be stopped has asked, or will, and may have heard that it owns.
+    check_incarnation(known_cell(fleet, &record.owner)?, order.stopped)?;
     changes(fleet, record, stepped)
 }
 
@@ -40,5 +42,6 @@ pub(super) fn drop_quarantine(
     stamp: Stamp,
 ) -> Result<Vec<Change>, Rejected> {
     let record = known(fleet, tenant)?;
-    changes(fleet, record, drop_tail(record, cell, stamp)?)
+    let dead = fleet.cell(cell).is_some_and(|cell| cell.state == CellState::Dead);
+    changes(fleet, record, drop_tail(record, cell, dead, stamp)?)
 }

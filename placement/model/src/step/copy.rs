@@ -1,7 +1,9 @@
 //! Preflight to Sync: the copy is made and kept up to date. Nothing here changes who owns the tenant.
 
 use super::{Turn, advance, enter, require, require_attempt, require_phase, turn_to_cleanup};
-use crate::{End, Event, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck};
+use crate::{
+    End, Event, InSyncAck, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck,
+};
 
 /// The phases of the copy that can be given up by going to Cleanup.
 pub(super) const COPYING: [Phase; 5] =
@@ -102,13 +104,14 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
                 movement.acks.sync = SyncMode::Engaged { since: stamp.at };
             }
         }
-        Event::InSync { attempt, seq } => {
+        Event::InSync { attempt, lineage, seq } => {
             require_phase(movement, event, &[Phase::Sync])?;
             require_attempt(movement, *attempt)?;
             require(matches!(movement.acks.sync, SyncMode::Engaged { .. }), || Rejected::MissingAck {
                 ack: "SyncEngaged".into(),
             })?;
-            movement.acks.in_sync.get_or_insert(*seq);
+            let known = movement.acks.in_sync.filter(|known| known.lineage >= *lineage);
+            movement.acks.in_sync = known.or(Some(InSyncAck { lineage: *lineage, seq: *seq }));
         }
         Event::ReverseReady { position, generation } => {
             require_phase(movement, event, &[Phase::Sync])?;

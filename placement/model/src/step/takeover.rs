@@ -10,8 +10,8 @@
 
 use super::{Stepped, Turn, enter, finish, require, require_phase};
 use crate::{
-    Acks, CellId, End, Event, Leg, Move, Phase, Quarantine, Rejected, Retained, Seq, Stamp, SyncMode, Takeover,
-    TakeoverOrder, TenantRecord, UnixMillis,
+    Acks, CellId, End, Event, Leg, Lineage, Move, Phase, Quarantine, Rejected, Retained, Seq, Stamp, SyncMode,
+    Takeover, TakeoverOrder, TenantRecord, UnixMillis,
 };
 
 /// The cell that could take a tenant over, and what is known of its copy.
@@ -23,11 +23,11 @@ pub struct Holder<'a> {
     pub in_sync: Option<Seq>,
 }
 
-/// Who else holds the tenant, whole.
+/// Who else holds the tenant, whole. `lineage`: of the history that asks.
 ///
 /// # Errors
 /// [`Rejected::NothingHeld`] says why nobody does.
-pub fn holder(record: &TenantRecord) -> Result<Holder<'_>, Rejected> {
+pub fn holder(record: &TenantRecord, lineage: Lineage) -> Result<Holder<'_>, Rejected> {
     let nothing = |reason: &str| Rejected::NothingHeld { tenant: record.id.clone(), reason: reason.into() };
     let movement = record.movement.as_ref().ok_or_else(|| match record.retained.as_slice() {
         [] => nothing("it is not being moved, so no other cell has a copy of it"),
@@ -60,22 +60,29 @@ pub fn holder(record: &TenantRecord) -> Result<Holder<'_>, Rejected> {
             | Phase::Unfence,
         ) => &movement.source,
     };
-    Ok(Holder { cell, in_sync: in_sync(movement) })
+    Ok(Holder { cell, in_sync: in_sync(movement, lineage) })
 }
 
-/// Sync is left only by a committed degradation, and a hold or a fence does not leave it.
-fn in_sync(movement: &Move) -> Option<Seq> {
+/// Sync is left only by a committed degradation, and a hold or a fence does not leave it. In a history that was restored from
+/// a backup nobody knows of what was committed since.
+fn in_sync(movement: &Move, lineage: Lineage) -> Option<Seq> {
     let engaged = matches!(movement.acks.sync, SyncMode::Engaged { .. });
     let in_phase = matches!(movement.phase, Phase::Sync | Phase::Hold | Phase::Fenced | Phase::Unfence);
-    movement.acks.in_sync.filter(|_| engaged && in_phase && movement.leg == Leg::Forward)
+    let known = movement.acks.in_sync.filter(|known| known.lineage == lineage);
+    known.filter(|_| engaged && in_phase && movement.leg == Leg::Forward).map(|known| known.seq)
 }
 
 /// Makes the other cell the owner.
 ///
 /// # Errors
 /// [`Rejected`] where it holds nothing whole, or where acknowledged writes may be missing and that was not accepted.
-pub(crate) fn take_over(record: &TenantRecord, order: &TakeoverOrder, stamp: Stamp) -> Result<Stepped, Rejected> {
-    let Holder { cell, in_sync } = holder(record)?;
+pub(crate) fn take_over(
+    record: &TenantRecord,
+    order: &TakeoverOrder,
+    lineage: Lineage,
+    stamp: Stamp,
+) -> Result<Stepped, Rejected> {
+    let Holder { cell, in_sync } = holder(record, lineage)?;
     let nothing = |reason: String| Rejected::NothingHeld { tenant: record.id.clone(), reason };
     require(*cell == order.target, || nothing(format!("the copy is at cell {cell}, not at {}", order.target)))?;
     require(order.copy.complete, || nothing(format!("the copy at cell {cell} is not complete")))?;
@@ -152,21 +159,30 @@ pub(super) fn quarantined(record: &mut TenantRecord, event: &Event) -> Result<()
     Ok(())
 }
 
-/// Lets go of what a cell has put aside.
+/// Lets go of what a cell has put aside. `dead`: the cell is, and nobody waits for what it may have.
 ///
 /// # Errors
 /// [`Rejected`] where there is nothing of the kind, or where the cell was not reached yet.
-pub(crate) fn drop_quarantine(record: &TenantRecord, cell: &CellId, stamp: Stamp) -> Result<Stepped, Rejected> {
+pub(crate) fn drop_quarantine(
+    record: &TenantRecord,
+    cell: &CellId,
+    dead: bool,
+    stamp: Stamp,
+) -> Result<Stepped, Rejected> {
     let mut next = record.clone();
     let found = next.retained.iter_mut().find(|copy| copy.cell == *cell);
     let Some((copy, quarantine)) = found.and_then(|copy| copy.quarantine.map(|quarantine| (copy, quarantine)))
     else {
         return Err(Rejected::NotQuarantined { tenant: record.id.clone(), cell: cell.clone() });
     };
-    require(quarantine.tail.is_some(), || Rejected::NotReached { tenant: record.id.clone(), cell: cell.clone() })?;
+    require(quarantine.tail.is_some() || dead, || Rejected::NotReached {
+        tenant: record.id.clone(),
+        cell: cell.clone(),
+    })?;
     if !quarantine.dropped {
         copy.quarantine = Some(Quarantine { dropped: true, ..quarantine });
         copy.until = stamp.at;
+        copy.retired = true;
     }
     Ok(finish(record, next, None, stamp))
 }

@@ -1,9 +1,9 @@
 //! Forced takeover: who may, when nothing is lost, and what becomes of the old owner's copy.
 
 use cell_model::{
-    Attempt, CellId, CellState, Command, CopySight, Effect, End, Envelope, Epoch, Event, Fleet, FleetView,
-    Generation, Held, HeldRole, Leg, Life, MoveIntent, MoveOptions, Outcome, Phase, Rejected, Revision, Seq, Stamp,
-    SyncMode, Tail, TakeoverOrder, UnixMillis, Verdict, holder, judge, pending_effects,
+    Attempt, CellId, CellState, Command, CopySight, Effect, End, Envelope, Epoch, Event, Fleet, FleetHead,
+    FleetView, Generation, Held, HeldRole, Leg, Life, Lineage, MoveIntent, MoveOptions, Outcome, Phase, Rejected,
+    Revision, Seq, Stamp, SyncMode, Tail, TakeoverOrder, UnixMillis, Verdict, holder, judge, pending_effects,
 };
 use proptest::prelude::*;
 
@@ -12,7 +12,13 @@ use crate::world::*;
 fn order(target: &str, applied: u64) -> TakeoverOrder {
     let copy =
         CopySight { generation: Generation(0), complete: true, applied: Seq(applied), heard: Seq(applied + 3) };
-    TakeoverOrder { target: cell(target), evidence: "the rack has no power".into(), accept_data_loss: false, copy }
+    TakeoverOrder {
+        target: cell(target),
+        evidence: "the rack has no power".into(),
+        accept_data_loss: false,
+        stopped: Generation(0),
+        copy,
+    }
 }
 
 fn take_over(order: TakeoverOrder) -> Command {
@@ -25,7 +31,7 @@ fn in_sync() -> World {
     world.moving(Phase::Sync, MoveOptions::default());
     world.tell("t", Event::SyncEngaged).unwrap();
     let attempt = world.attempt("t");
-    world.tell("t", Event::InSync { attempt, seq: Seq(60) }).unwrap();
+    world.tell("t", Event::InSync { attempt, lineage: Lineage(1), seq: Seq(60) }).unwrap();
     world
 }
 
@@ -178,6 +184,9 @@ fn evidence_incarnation_residency_and_life_are_asked_for() {
     let other = CopySight { generation: Generation(7), ..order("b", 90).copy };
     let refused = world.refused(take_over(TakeoverOrder { copy: other, ..order("b", 90) }));
     assert_eq!(refused.code(), "STALE_GENERATION");
+    let started = TakeoverOrder { stopped: Generation(3), ..order("b", 90) };
+    let refused = world.refused(take_over(started));
+    assert!(matches!(&refused, Rejected::StaleGeneration { cell: of, .. } if *of == cell("a")), "{refused:?}");
     world.ok(Command::SetCellState { cell: cell("b"), state: CellState::Dead });
     assert_eq!(world.refused(take_over(order("b", 90))).code(), "CELL_DEAD");
     world.ok(Command::SetCellState { cell: cell("b"), state: CellState::Cordoned });
@@ -220,10 +229,10 @@ fn the_old_owner_is_told_whenever_it_comes_back_and_nothing_of_it_is_deleted_bef
     let id = world.record("t").retained[0].move_id;
     let told = Effect::Quarantine { cell: cell("a"), move_id: id, fenced_epoch: Epoch(1), after: Seq(64) };
     assert_eq!(pending_effects(&world.record("t")), std::slice::from_ref(&told));
-    world.ok(Command::SetCellState { cell: cell("a"), state: CellState::Dead });
-    assert_eq!(pending_effects(&world.record("t")), [told], "dead or not");
     let drop = || Command::DropQuarantine { tenant: tenant("t"), cell: cell("a") };
     assert!(matches!(world.refused(drop()), Rejected::NotReached { .. }));
+    world.ok(Command::SetCellState { cell: cell("a"), state: CellState::Dead });
+    assert_eq!(pending_effects(&world.record("t")), [told], "dead or not");
     // It is in nobody's way but its own: it follows nobody.
     world.ok(move_to("t", "c", MoveOptions::default()));
     world.tell("t", Event::Admitted).unwrap();
@@ -251,6 +260,70 @@ fn the_old_owner_is_told_whenever_it_comes_back_and_nothing_of_it_is_deleted_bef
     assert!(matches!(world.refused(drop()), Rejected::NotQuarantined { .. }));
     let trail: Vec<String> = world.fleet.audit().after(0).map(|entry| entry.action.clone()).collect();
     assert!(trail.contains(&"quarantine".to_owned()) && trail.contains(&"drop-quarantine".to_owned()), "{trail:?}");
+}
+
+#[test]
+fn a_cell_that_is_declared_dead_is_not_waited_for_once_an_operator_lets_go_of_what_it_had() {
+    let mut world = in_sync();
+    world.ok(take_over(order("b", 64)));
+    taken(&mut world, 64);
+    world.ok(Command::SetCellState { cell: cell("a"), state: CellState::Dead });
+    world.ok(Command::DropQuarantine { tenant: tenant("t"), cell: cell("a") });
+    assert!(matches!(pending_effects(&world.record("t"))[..], [Effect::AwaitRetention { .. }]));
+    world.tell_as("t", Event::RetentionOver { cell: cell("a") }, None).unwrap();
+    world.tell_as("t", Event::Reclaimed { cell: cell("a") }, None).unwrap();
+    assert!(world.record("t").retained.is_empty());
+}
+
+/// The same state under a higher lineage, as a restore leaves it.
+fn restored(world: &mut World) {
+    let head = FleetHead { lineage: Lineage(2), ..world.fleet.head().clone() };
+    let mut fleet = Fleet::from_head(head);
+    world.fleet.records().for_each(|change| fleet.install(change));
+    world.fleet = fleet;
+}
+
+#[test]
+fn what_was_known_of_sync_is_not_known_any_more_after_a_restore() {
+    let mut world = in_sync();
+    restored(&mut world);
+    let refused = world.refused(take_over(order("b", 90)));
+    assert!(
+        matches!(refused, Rejected::WouldLoseData { .. }),
+        "sync may have been given up since the backup: {refused:?}"
+    );
+    let attempt = world.attempt("t");
+    world.tell("t", Event::InSync { attempt, lineage: Lineage(2), seq: Seq(70) }).unwrap();
+    assert!(matches!(world.refused(take_over(order("b", 69))), Rejected::WouldLoseData { .. }));
+    world.ok(take_over(order("b", 70)));
+}
+
+#[test]
+fn a_takeover_that_is_in_the_backup_goes_on_after_the_restore_and_the_old_owner_contradicts_nobody() {
+    let mut world = in_sync();
+    world.ok(take_over(order("b", 64)));
+    restored(&mut world);
+    let record = world.record("t");
+    let id = record.movement.as_ref().unwrap().id;
+    let owns = |name: &str, epoch: u64, captures: bool| Held {
+        cell: cell(name),
+        uid: record.uid,
+        epoch: Epoch(epoch),
+        role: HeldRole::Owner,
+        move_id: id,
+        has_copy: true,
+        captures,
+        sends_to: None,
+    };
+    let stamp = Stamp { at: UnixMillis(1), revision: Revision(99) };
+    // It has been promoted since, and captures for nobody; the other one has not been told.
+    for held in [vec![owns("b", 2, false)], vec![owns("a", 1, true), owns("b", 2, false)]] {
+        let judged = judge(&world.fleet, &tenant("t"), &held, stamp);
+        let Verdict::Adopt { record: next, ended: None, .. } = &judged else { panic!("{judged:?}") };
+        let movement = next.movement.as_ref().expect("it goes on");
+        assert!(movement.takeover.is_some() && movement.phase == Phase::Activate, "{movement:?}");
+        assert_eq!(pending_effects(next), [Effect::TakeOver { epoch: Epoch(2) }]);
+    }
 }
 
 #[test]
@@ -310,7 +383,11 @@ fn any_event() -> impl Strategy<Value = Event> {
     let generation = Generation(0);
     prop_oneof![
         Just(Event::SyncEngaged),
-        (attempt.clone(), seq.clone()).prop_map(|(attempt, seq)| Event::InSync { attempt, seq }),
+        (attempt.clone(), seq.clone()).prop_map(|(attempt, seq)| Event::InSync {
+            attempt,
+            lineage: Lineage(1),
+            seq
+        }),
         attempt.clone().prop_map(|attempt| Event::SyncDegraded { attempt }),
         Just(Event::SyncDisengaged),
         seq.clone().prop_map(|applied| Event::CaughtUp { applied }),
@@ -355,7 +432,7 @@ proptest! {
             }
         }
         let record = world.record("t");
-        let Ok(held) = holder(&record) else { return Ok(()) };
+        let Ok(held) = holder(&record, Lineage(1)) else { return Ok(()) };
         prop_assert_ne!(held.cell, &record.owner);
         let target: CellId = held.cell.clone();
         let lossless = world.apply(take_over(order(target.as_str(), applied))).0.result.is_ok();
