@@ -58,6 +58,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
         }
         Command::Adopt(asked) => ask(&global, |control| adopt::run(control, asked)),
+        Command::Cell(OfCells::Dead { name, yes }) => {
+            ask(&global, |control| write::declare_dead(control, name, yes))
+        }
         Command::Cell(OfCells::Enroll(asked)) => ask(&global, |control| enroll::run(control, *asked)),
         Command::Cell(OfCells::Ids { stride, headroom, sql }) => {
             ask(&global, |control| ids::run(control, ids::Wanted { stride, headroom }, sql))

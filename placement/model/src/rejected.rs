@@ -109,7 +109,7 @@ impl Rejected {
             }
             Self::NotQuarantined { .. } => "`cellctl quarantine list` lists what there is".into(),
             Self::NotReached { cell, .. } => {
-                format!("it is asked every second; `cellctl describe cell {cell}` shows where it should be")
+                format!("it is asked every second; where it is lost for good, `cellctl cell dead {cell}` first")
             }
             _ => String::new(),
         }

@@ -8,6 +8,7 @@ use cell_model::{CellId, Seq, TenantId};
 use serde_json::{Value, json};
 
 use super::Control;
+use super::write::is_confirmed;
 use crate::cli::OfQuarantine;
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -34,21 +35,11 @@ async fn list(control: &Control, tenant: Option<TenantId>) -> Result<Exit, Failu
 }
 
 async fn let_go(control: &Control, tenant: &TenantId, cell: &CellId, yes: bool) -> Result<Exit, Failure> {
-    if !yes {
-        let question = format!("Delete what cell {cell} alone has of tenant {tenant}, for good?");
-        match console::confirms(&question) {
-            Some(true) => {}
-            Some(false) => {
-                console::note("nothing was dropped");
-                return Ok(Exit::Failed);
-            }
-            None => {
-                let message =
-                    format!("what cell {cell} alone has of {tenant} would be gone and nobody can be asked here");
-                let hint = format!("`cellctl quarantine drop {tenant} --cell {cell} --yes`");
-                return Err(Failure::usage(message, hint));
-            }
-        }
+    let question = format!("Delete what cell {cell} alone has of tenant {tenant}, for good?");
+    let unasked = format!("what cell {cell} alone has of {tenant} would be gone and nobody can be asked here");
+    if !yes && !is_confirmed(&question, &unasked, &format!("cellctl quarantine drop {tenant} --cell {cell} --yes"))?
+    {
+        return Ok(Exit::Failed);
     }
     let dropped = control.client.drop_quarantine(tenant, cell, control.write()).await?;
     let kept = TenantView::from(dropped).retained.into_iter().filter_map(|copy| copy.quarantine);
