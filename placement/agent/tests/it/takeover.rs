@@ -114,7 +114,9 @@ async fn everything_acknowledged_in_sync_is_at_the_cell_that_owns_by_force() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_waits_for_the_follower_ends_as_unknown_and_is_in_the_tail() {
-    let ground = Ground::new();
+    let mut ground = Ground::new();
+    // It ends because of the takeover, and not because the machine is slow.
+    ground.write_confirm_ms = Some(60_000);
     let (a, b) = in_sync(&ground, 5).await;
     // The evidence was wrong: a lives. From here on nobody confirms.
     let after = force(&ground, &b, 2).await;
@@ -232,16 +234,16 @@ async fn only_a_whole_copy_of_this_move_owns_by_force_and_an_owner_is_not_told_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_of_a_tail_that_is_not_whole_can_be_read_all_the_same() {
     let mut ground = Ground::new();
-    ground.captured_bytes_max = Some(4_000);
+    ground.captured_bytes_max = Some(2 << 20);
     let (a, b) = in_sync(&ground, 3).await;
     ground.pool.engage_sync(&a.agent, &context(1, 1), false).await.unwrap();
     let after = force(&ground, &b, 2).await;
     // More than is captured.
-    for number in 0..12 {
-        a.put(1, &format!("n{number:02}"), &"x".repeat(1_000)).await.unwrap();
+    for number in 0..50 {
+        a.put(1, &format!("n{number:02}"), &"x".repeat(60_000)).await.unwrap();
     }
     let tail = put_aside(&ground, &a, &b, 2, after).await;
-    assert!(!tail.whole && tail.changes > 0 && tail.changes < 12, "{tail:?}");
+    assert!(!tail.whole && tail.changes > 0 && tail.changes < 50, "{tail:?}");
     let kept = tail_of(&ground, &a).await;
     assert_eq!(kept.len() as u64, tail.changes);
     assert_eq!(kept[0], "n00");
