@@ -24,8 +24,8 @@ use crate::tenant::{Core, Tenant};
 use crate::tenants::Tenants;
 use crate::transition::{self, Verdict};
 
-/// Parts of captured transactions that are moved in one batch.
-const MOVED_PARTS: usize = 256;
+/// Parts of captured transactions that are moved in one batch: a part has up to 96 KiB, and other tenants wait for a batch.
+const MOVED_PARTS: usize = 32;
 /// Bytes of one answer with what was put aside; a single larger transaction goes alone.
 const TAIL_BYTES: usize = 256 * 1024;
 
