@@ -84,7 +84,7 @@ fn of_move(movement: &Move) -> v1::Move {
         bytes_per_second: movement.bytes_per_second,
         weight: movement.weight.map(|weight| v1::Weight { rows: weight.rows, bytes: weight.bytes }),
         stale_rejected: movement.stale_rejected,
-        in_sync_seq: acks.in_sync.map(|ack| ack.seq.get()),
+        in_sync: acks.in_sync.is_some(),
         takeover: movement.takeover.as_ref().map(v1::Takeover::from),
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,

@@ -151,7 +151,7 @@ impl Moves {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             let last = self.newest().and_then(|tracked| tracked.last);
-            if last.is_some_and(|movement| movement.in_sync_seq.is_some()) {
+            if last.is_some_and(|movement| movement.in_sync) {
                 return true;
             }
             tokio::time::sleep(POLL).await;

@@ -165,9 +165,8 @@ pub struct MoveView {
     pub stale_rejected: Option<u64>,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
-    /// In Sync: from this change on the target has held everything, so that the owner can be taken over without a loss.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub in_sync: Option<u64>,
+    /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
+    pub in_sync: bool,
     /// What a forced takeover stood on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takeover: Option<TakenView>,
@@ -300,7 +299,7 @@ impl From<wire::Move> for MoveView {
             rows: movement.weight.map(|weight| weight.rows),
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
-            in_sync: movement.in_sync_seq,
+            in_sync: movement.in_sync,
             takeover: movement.takeover.map(TakenView::from),
             holds: holds(&stamps_of(&movement.history)),
             history: movement.history.into_iter().map(stamp).collect(),

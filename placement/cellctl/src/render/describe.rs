@@ -102,13 +102,7 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Retries left", movement.retries_left.to_string()),
         ("Digest", movement.digest.clone().unwrap_or_default()),
         ("Sealed at", movement.sealed_seq.map(|seq| seq.to_string()).unwrap_or_default()),
-        (
-            "In sync",
-            movement
-                .in_sync
-                .map(|seq| format!("the target holds everything since change {seq}"))
-                .unwrap_or_default(),
-        ),
+        ("In sync", if movement.in_sync { "the target has everything".into() } else { String::new() }),
         ("Turned away", movement.stale_rejected.map(|count| format!("{count} stale requests")).unwrap_or_default()),
         ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
     ]);

@@ -81,7 +81,7 @@ fn an_owner_killed_in_sync_is_taken_over_without_a_loss_and_redirects_when_it_is
     put(&fleet, 1, (uid, 1), "before");
     let id = fleet.ask("--to c2 --until sync --steady 10ms");
     fleet.until("it pauses in sync", |fleet| fleet.describe(&format!("move {id}"))["status"] == "paused");
-    fleet.until("sync has everything", |fleet| !fleet.describe(&format!("move {id}"))["inSync"].is_null());
+    fleet.until("sync has everything", |fleet| fleet.describe(&format!("move {id}"))["inSync"] == true);
     for number in 0..20 {
         put(&fleet, 1, (uid, 1), &format!("in-sync-{number}"));
     }
