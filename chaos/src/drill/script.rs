@@ -309,7 +309,8 @@ impl Runner {
                 }
             }
             Act::InSync => {
-                if !self.moves.in_sync(REACH_WITHIN).await {
+                let has_everything = self.moves.in_sync(REACH_WITHIN).await;
+                if !has_everything {
                     return Err("the target does not hold everything".into());
                 }
             }
