@@ -1,5 +1,7 @@
 //! Every rule over the fleet: what a command changes, or why it is refused.
 
+mod takeover;
+
 use std::sync::Arc;
 
 use crate::step::{Stepped, steer, step, throttle};
@@ -55,6 +57,8 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
             require(routers.len() <= most, || invalid("routers", format!("at most {most} are named")))?;
             Ok(Vec::new())
         }
+        Command::TakeOver { tenant, order } => takeover::forced(fleet, tenant, order, stamp),
+        Command::DropQuarantine { tenant, cell } => takeover::drop_quarantine(fleet, tenant, cell, stamp),
         Command::Adopt { tenant, held } => adopt(fleet, tenant, held, stamp),
         Command::Reconciled { heard, without } => reconciled(fleet, heard, without),
     }
@@ -90,6 +94,8 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::DeleteTenant { tenant }
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
+        | Command::TakeOver { tenant, .. }
+        | Command::DropQuarantine { tenant, .. }
         | Command::Adopt { tenant, .. }
         | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
         Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
@@ -119,6 +125,8 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
         | Command::MoveTenant { .. }
         | Command::Steer { .. }
         | Command::ThrottleMove { .. }
+        | Command::TakeOver { .. }
+        | Command::DropQuarantine { .. }
         | Command::Record { .. } => Err(Rejected::NotReconciled { lineage: fleet.lineage() }),
     }
 }
@@ -375,6 +383,8 @@ fn move_tenant(
     let source = known_cell(fleet, &before.owner)?;
     require(source.state != CellState::Dead, || Rejected::CellDead { cell: source.id.clone() })?;
     check_residency(tenant, &before.residency, cell)?;
+    let kept = before.retained_on(target).is_some_and(|copy| !copy.lets_go());
+    require(!kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
     check_options(options)?;
     let limit = fleet.limits().moves_queued;
     let waiting = u32::try_from(fleet.moving_count()).unwrap_or(u32::MAX);
@@ -412,6 +422,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         acks: Acks::default(),
         fenced_epoch: None,
         stale_rejected: None,
+        takeover: None,
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

@@ -30,6 +30,7 @@ mod reads;
 mod writes;
 
 pub use reads::{AuditPage, Confirmed, ListOptions, Page, RouterReport};
+pub use writes::TakeoverWanted;
 
 /// How patient a client is.
 #[derive(Debug, Clone)]

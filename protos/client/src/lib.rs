@@ -34,7 +34,8 @@ pub use agent::{
 pub use cell_protos::{Malformed, v1 as wire};
 pub use channel::surely_not_sent;
 pub use control::{
-    AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, WriteOptions,
+    AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, TakeoverWanted,
+    WriteOptions,
 };
 pub use convert::{signed_from_wire, signed_to_wire};
 pub use error::{ClientError, StepError};

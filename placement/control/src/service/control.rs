@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, page, placing, preview, routers};
+use super::{Caller, Ground, audit, page, placing, preview, routers, takeover};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -190,6 +190,10 @@ impl ControlService for ControlEndpoint {
         let wire = request.into_inner();
         let tenant: TenantId = parsed(&wire.id)?;
         self.0.readable(wire.allow_stale).await?;
+        if wire.reconciled && self.0.view(FleetView::unreconciled) {
+            let lineage = self.0.view(FleetView::lineage);
+            return Err(rejected(&Rejected::NotReconciled { lineage }));
+        }
         // A deleted tenant has a mapping, too: it tells a gate to answer 410.
         let found = self.0.view(|fleet| {
             let record = fleet.tenant(&tenant)?;
@@ -233,6 +237,19 @@ impl ControlService for ControlEndpoint {
         let record = record.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
         let move_id = id.to_string();
         Ok(Response::new(v1::TenantResponse { revision: revision.get(), tenant: Some(record), move_id }))
+    }
+
+    async fn take_over(&self, request: Request<v1::TakeOverRequest>) -> Answer<v1::TakeOverResponse> {
+        let by = Caller::of(&request);
+        takeover::take_over(&self.0, request.into_inner(), by).await.map(Response::new)
+    }
+
+    async fn drop_quarantine(&self, request: Request<v1::DropQuarantineRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
+        let mut wire = request.into_inner();
+        let (options, tenant) = (wire.options.take(), wire.tenant.clone());
+        let command = command(wire)?;
+        self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn get_move(&self, request: Request<v1::GetRequest>) -> Answer<v1::Move> {

@@ -148,6 +148,7 @@ impl Paper {
             poll: quick,
             retry: (quick, quick * 10),
             hold_backoff: quick,
+            quarantine_every: quick,
             preflight_patience: Duration::from_millis(500),
             ..Options::default()
         };

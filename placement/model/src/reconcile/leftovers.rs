@@ -73,6 +73,7 @@ impl Case<'_> {
             until: UnixMillis(self.stamp.at.0 + MoveOptions::default().retain_ms),
             retired: false,
             reclaiming: false,
+            quarantine: None,
         }
     }
 
