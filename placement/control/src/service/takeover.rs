@@ -5,6 +5,8 @@
 //! him from a mistake.
 
 use cell_client::{AgentOptions, AgentPool, StepContext, StepError};
+use std::sync::Arc;
+
 use cell_model::{
     Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Generation, MoveRecord, Rejected,
     TakeoverOrder, TenantId, TenantRecord, holder,
@@ -59,8 +61,11 @@ fn decided_before(ground: &Ground, wire: &v1::TakeOverRequest, tenant: &TenantId
         reply.result.as_ref().ok()?;
         let running = fleet.tenant(tenant).and_then(|record| Some((record.movement.clone()?, record.epoch)));
         let ended = || {
-            let of_tenant = |ended: &&MoveRecord| ended.tenant == *tenant && ended.movement.takeover.is_some();
-            fleet.ended_moves_before(None).find(of_tenant).map(|ended| (ended.movement.clone(), ended.epoch))
+            let of_tenant = |ended: &&Arc<MoveRecord>| ended.tenant == *tenant && ended.movement.takeover.is_some();
+            fleet
+                .ended_moves_before(None)
+                .find(of_tenant)
+                .map(|ended| (Box::new(ended.movement.clone()), ended.epoch))
         };
         let (movement, epoch) = running.filter(|(movement, _)| movement.takeover.is_some()).or_else(ended)?;
         let takeover = movement.takeover?;
