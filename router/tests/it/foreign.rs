@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use cell_model::Hold;
+use cell_router::Options;
 
 use crate::control::FakeControl;
 use crate::fleet::Fleet;
@@ -53,9 +55,16 @@ async fn before(script: &mut Script) -> Fleet {
     let control = FakeControl::new(1);
     control.set_cell("a", &[format!("127.0.0.1:{port}")]);
     control.set_tenant("t-1", "a", 1, |_| {});
-    let fleet = Fleet::start(control, |_| {}).await;
+    let fleet = Fleet::start(control, roomy).await;
     script.say(&format!("ROUTER {}", fleet.address()));
     fleet
+}
+
+/// These clients ask hundreds of things at once for one tenant, which is more than a queue is meant to hold.
+fn roomy(options: &mut Options) {
+    options.fairness.queue_per_tenant_max = 10_000;
+    options.fairness.queue_per_cell_max = 10_000;
+    options.fairness.queue_wait = Duration::from_secs(20);
 }
 
 async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
@@ -141,7 +150,7 @@ async fn before_an_echo() -> (FakeGate, Fleet) {
     let control = FakeControl::new(1);
     control.set_cell("a", std::slice::from_ref(&gate.address));
     control.set_tenant("t-1", "a", 1, |_| {});
-    let fleet = Fleet::start(control, |_| {}).await;
+    let fleet = Fleet::start(control, roomy).await;
     (gate, fleet)
 }
 
