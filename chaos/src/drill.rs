@@ -284,6 +284,15 @@ pub enum Act {
     Moves(usize),
     /// A client calls the cell that a tenant has left, under the epoch that it had there.
     Haunt(usize),
+    /// The log knows that the newest move's target holds everything that is acknowledged.
+    InSync,
+    /// Make the other cell of a tenant's move the owner by force, once the owner has been silent for long enough.
+    TakeOver {
+        /// Which tenant, by its number.
+        tenant: usize,
+        /// Which cell, by its number.
+        to: usize,
+    },
     /// A tenant is made: the control plane takes a command.
     Command,
     /// Moving this tenant there must be refused with this code.

@@ -3,8 +3,10 @@
 //! * **background** – writers at a bounded rate over all tenants, and readers that come back to the same documents;
 //! * **focus** ([`Load::focus`]) – writers and readers of one tenant, one request after the other, for as long as it
 //!   moves: they are what proves that a move was exercised. When its writes begin to be held ([`Load::hurry`]),
-//!   they do not wait for their next turn: a hold of a few milliseconds is met by some of them, too, and what they ask for
-//!   between holds leaves the machine room for what is measured;
+//!   they do not wait for their next turn, and what they ask for between holds leaves the machine room for what is
+//!   measured. Word of a hold may come when a short one is over: shortly before it some writers [`press`](Running::press)
+//!   on, one write right after the other. What such a writer has under way when the gates close is admitted, and a hold
+//!   is not sealed before it is answered: so its next write always meets the hold;
 //! * **probe** ([`Load::probe`]) – a client that calls the target of a move before it owns: it must not be served;
 //! * **bulk** ([`Load::fill`]) – gives tenants their size.
 //!
@@ -19,7 +21,7 @@ mod reader;
 pub mod session;
 mod writer;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +49,9 @@ const HURRY_WRITER: Duration = Duration::from_millis(1);
 const HURRY_STEP: Duration = Duration::from_micros(1_500);
 /// and that of a reader: it is not held with the writes, so it would be a load of its own.
 const HURRY_READER: Duration = Duration::from_millis(4);
+
+/// Writers of a focus that press on: a second one, should the first not get its turn.
+const PRESSING: u32 = 2;
 
 /// How much, against what.
 #[derive(Debug, Clone)]
@@ -148,13 +153,19 @@ impl KnownKeys {
 pub struct Running {
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    pressing: Arc<AtomicBool>,
 }
 
 impl Running {
     /// Nobody.
     #[must_use]
     pub fn none() -> Self {
-        Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
+        Self { stop: CancellationToken::new(), tasks: JoinSet::new(), pressing: Arc::default() }
+    }
+
+    /// Whether the first writers of a focus send one write right after the other: from before a hold until it is over.
+    pub fn press(&self, on: bool) {
+        self.pressing.store(on, Ordering::Relaxed);
     }
 
     /// Lets each client finish its request and waits for it.
@@ -225,9 +236,10 @@ impl Load {
         let mut running = Running::none();
         let only: Arc<[Arc<str>]> = Arc::new([tenant.clone()]);
         let mut keys = Vec::new();
-        let pace = |hurried: Duration, lag: Duration| Pace::Hurried {
+        let pace = |hurried: Duration, lag: Duration, pressing: Option<Arc<AtomicBool>>| Pace::Hurried {
             gaps: [gap, hurried],
             lag,
+            pressing,
             tenant: tenant.clone(),
             holds: self.shared.holds.subscribe(),
             until: tokio::time::Instant::now(),
@@ -235,12 +247,15 @@ impl Load {
         for place in 0..writers {
             let writer = writer::Writer::new(self.session(), only.clone(), self.clone());
             keys.extend(writer.keys_of(tenant));
-            running.tasks.spawn(writer.run(pace(HURRY_WRITER, HURRY_STEP * place), running.stop.clone()));
+            let pressing = (place < PRESSING).then(|| running.pressing.clone());
+            let pace = pace(HURRY_WRITER, HURRY_STEP * place, pressing);
+            running.tasks.spawn(writer.run(pace, running.stop.clone()));
         }
         let keys: Arc<[Place]> = keys.into_iter().map(|key| (tenant.clone(), key)).collect();
         for _ in 0..readers {
             let reader = reader::Reader::new(self.session(), Some(keys.clone()), self.clone());
-            running.tasks.spawn(reader.run(pace(HURRY_READER, Duration::ZERO), running.stop.clone()));
+            let pace = pace(HURRY_READER, Duration::ZERO, None);
+            running.tasks.spawn(reader.run(pace, running.stop.clone()));
         }
         running
     }
@@ -331,10 +346,12 @@ enum Pace {
     Rate { period: Duration, next: tokio::time::Instant },
     /// So long after the last answer.
     Gap(Duration),
-    /// The same, but much less from the beginning of a hold of the tenant on, or `lag` later, for a moment.
+    /// The same, but much less from the beginning of a hold of the tenant on, or `lag` later, for a moment; at once while
+    /// it is pressing.
     Hurried {
         gaps: [Duration; 2],
         lag: Duration,
+        pressing: Option<Arc<AtomicBool>>,
         tenant: Arc<str>,
         holds: broadcast::Receiver<Arc<str>>,
         until: tokio::time::Instant,
@@ -353,7 +370,10 @@ impl Pace {
     async fn wait(&mut self) {
         match self {
             Self::Gap(gap) => tokio::time::sleep(*gap).await,
-            Self::Hurried { gaps: [gap, hurried], lag, tenant, holds, until } => {
+            Self::Hurried { gaps: [gap, hurried], lag, pressing, tenant, holds, until } => {
+                if pressing.as_ref().is_some_and(|pressing| pressing.load(Ordering::Relaxed)) {
+                    return;
+                }
                 if tokio::time::Instant::now() < *until {
                     return tokio::time::sleep(*hurried).await;
                 }

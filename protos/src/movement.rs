@@ -1,6 +1,8 @@
 //! Tenants and their moves, as clients see them. One direction only: no client hands a move in.
 
-use cell_model::{End, Life, Move, MoveRecord, PhaseStamp, Retained, TenantRecord};
+use cell_model::{
+    End, Life, Move, MoveRecord, PhaseStamp, Quarantine, Retained, Seq, Tail, Takeover, TenantRecord,
+};
 
 use crate::v1;
 
@@ -24,6 +26,42 @@ impl From<&Retained> for v1::Retained {
             until_unix_ms: retained.until.get(),
             retired: retained.retired,
             reclaiming: retained.reclaiming,
+            quarantine: retained.quarantine.as_ref().map(v1::Quarantine::from),
+        }
+    }
+}
+
+impl From<Tail> for v1::Tail {
+    fn from(tail: Tail) -> Self {
+        Self { changes: tail.changes, bytes: tail.bytes, last_seq: tail.last.get(), whole: tail.whole }
+    }
+}
+
+impl From<v1::Tail> for Tail {
+    fn from(wire: v1::Tail) -> Self {
+        Self { changes: wire.changes, bytes: wire.bytes, last: Seq(wire.last_seq), whole: wire.whole }
+    }
+}
+
+impl From<&Quarantine> for v1::Quarantine {
+    fn from(quarantine: &Quarantine) -> Self {
+        Self {
+            after_seq: quarantine.after.get(),
+            tail: quarantine.tail.map(v1::Tail::from),
+            dropped: quarantine.dropped,
+        }
+    }
+}
+
+impl From<&Takeover> for v1::Takeover {
+    fn from(takeover: &Takeover) -> Self {
+        Self {
+            evidence: takeover.evidence.clone(),
+            from: takeover.from.to_string(),
+            phase: v1::Phase::from(takeover.phase).into(),
+            lossless: takeover.lossless,
+            applied_seq: takeover.applied.get(),
+            heard_seq: takeover.heard.get(),
         }
     }
 }
@@ -46,6 +84,8 @@ fn of_move(movement: &Move) -> v1::Move {
         bytes_per_second: movement.bytes_per_second,
         weight: movement.weight.map(|weight| v1::Weight { rows: weight.rows, bytes: weight.bytes }),
         stale_rejected: movement.stale_rejected,
+        in_sync: acks.in_sync.is_some(),
+        takeover: movement.takeover.as_ref().map(v1::Takeover::from),
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,
@@ -61,7 +101,9 @@ fn of_move(movement: &Move) -> v1::Move {
 fn with_end(wire: v1::Move, end: &End) -> v1::Move {
     let (code, reason) = match end {
         End::Aborted { code, reason } => (code.clone(), reason.clone()),
-        End::Completed | End::Cancelled | End::RolledBack | End::Rehearsed => (String::new(), String::new()),
+        End::Completed | End::Cancelled | End::RolledBack | End::Rehearsed | End::TakenOver => {
+            (String::new(), String::new())
+        }
     };
     v1::Move { end: end.as_str().to_owned(), end_code: code, end_reason: reason, ..wire }
 }
@@ -111,11 +153,11 @@ impl From<&TenantRecord> for v1::Tenant {
         };
         Self {
             mapping: Some((&record.mapping()).into()),
-            residency: record.residency.clone(),
+            residency: record.residency.to_string(),
             r#move: v1::Move::running(record),
             retained: record.retained.iter().map(v1::Retained::from).collect(),
             life: life.to_owned(),
-            placed: record.placed.clone(),
+            placed: record.placed.to_string(),
         }
     }
 }

@@ -204,6 +204,13 @@ impl TryFrom<v1::SteerMoveRequest> for Command {
     }
 }
 
+impl TryFrom<v1::DropQuarantineRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::DropQuarantineRequest) -> Result<Self, Malformed> {
+        Ok(Self::DropQuarantine { tenant: tenant_id("tenant", &wire.tenant)?, cell: cell_id("cell", &wire.cell)? })
+    }
+}
+
 impl TryFrom<v1::SetLimitsRequest> for Command {
     type Error = Malformed;
     fn try_from(wire: v1::SetLimitsRequest) -> Result<Self, Malformed> {

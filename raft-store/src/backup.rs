@@ -114,15 +114,8 @@ impl Store {
         let machine = Arc::clone(&node.machine);
         let (head, fleet) = machine.image();
         let revision = head.revision;
-        let written = offload(machine.depot().blocks(), "writing a backup", move || {
-            let mut incoming = machine.depot().begin()?;
-            let failed = |error: std::io::Error| EngineError::Io {
-                operation: "writing a backup",
-                reason: error.to_string(),
-            };
-            snapshot::write(&mut incoming, &head, &fleet).map_err(failed)?;
-            incoming.finish()
-        });
+        let blocks = machine.depot().blocks();
+        let written = offload(blocks, "writing a backup", move || machine.depot().write(&head, &fleet));
         let data = written.await.map_err(BackupError::Engine)?;
         let bytes = data.length().map_err(BackupError::Read)?;
         Ok(Backup { data, revision, bytes, read: 0 })
@@ -203,17 +196,10 @@ pub async fn verify_directory(path: &Path) -> Result<Summary, OpenError> {
     let disk = Disk::as_it_is(path)?;
     let identity = Identity::open(Arc::clone(&disk.log), path, None).await?;
     let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), Fault::new()).map_err(failed)?;
-    let (_, loaded) = Mirror::load(Arc::clone(&disk.state)).map_err(failed)?;
+    let (_, loaded) = Mirror::load(Arc::clone(&disk.state), &disk.depot).map_err(failed)?;
     log.check_against(loaded.head.applied, loaded.log_synced).map_err(failed)?;
     let entries = log.check_all().map_err(failed)?;
-    let mut fleet = loaded.fleet;
-    if let Some(data) = disk.depot.current().map_err(failed)? {
-        let contents = snapshot::read(&mut data.reader()).map_err(failed)?;
-        if contents.head.applied > loaded.head.applied {
-            fleet = contents.fleet;
-        }
-    }
-    let mut summary = Summary::of(&fleet, 0, entries);
+    let mut summary = Summary::of(&loaded.fleet, 0, entries);
     summary.cluster = identity.cluster().unwrap_or_default();
     Ok(summary)
 }
@@ -285,10 +271,8 @@ pub async fn restore(
         WireMembership { configs: vec![[node_id].into()], nodes: [(node_id, advertise.to_owned())].into() };
     let membership = WireStored { at: Some(first), membership };
     let head = head_of(&fleet, &WireHead { applied: Some(first), membership, ..WireHead::default() });
-    let mut incoming = disk.depot.begin().map_err(BackupError::Engine)?;
-    snapshot::write(&mut incoming, &head, &fleet.image()).map_err(BackupError::Read)?;
-    let finished = incoming.finish().and_then(|data| disk.depot.adopt(&data));
-    finished.map_err(BackupError::Engine)?;
+    let written = disk.depot.write(&head, &fleet.image()).and_then(|data| disk.depot.adopt(&data));
+    written.map_err(BackupError::Engine)?;
     let vote = WireVote { term: first.term, node: node_id, committed: false };
     let hard_state = WireHardState { vote: Some(vote), committed: None };
     disk.log.put_meta(META_HARD_STATE, &codec::seal(&hard_state)).map_err(BackupError::Engine)?;

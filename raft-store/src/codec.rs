@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::EngineError;
 
 /// Layout of everything in [`crate::wire`] and of the model's records. A change of any of them raises it.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const HEAD_BYTES: usize = 5;
 
 /// Writes a value.
@@ -60,7 +60,7 @@ pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
 }
 
 /// Reads a value back. `what` names it in the error.
-pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], what: impl FnOnce() -> String) -> Result<T, EngineError> {
+pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<T, EngineError> {
     open_first(bytes, what).map_err(no_layout_inside)
 }
 
@@ -77,24 +77,19 @@ fn no_layout_inside(error: EngineError) -> EngineError {
 
 /// As [`open`], for what is read first of a directory or a file. There another layout is no damage: another version of
 /// the program has written all of it, and reads it. Whatever comes behind it has the same layout.
-pub(crate) fn open_first<T: DeserializeOwned>(
-    bytes: &[u8],
-    what: impl FnOnce() -> String,
-) -> Result<T, EngineError> {
-    let mut what = Some(what);
-    let mut name = || what.take().map(|what| what()).unwrap_or_default();
-    let body = checked(bytes, &mut name)?;
+pub(crate) fn open_first<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<T, EngineError> {
+    let body = checked(bytes, &what)?;
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => {
-            Err(EngineError::Corrupt { what: name(), detail: format!("{} bytes are too many", rest.len()) })
+            Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too many", rest.len()) })
         }
-        Err(error) => Err(EngineError::Corrupt { what: name(), detail: error.to_string() }),
+        Err(error) => Err(EngineError::Corrupt { what: what(), detail: error.to_string() }),
     }
 }
 
 /// What stands behind the head, where the checksum fits and the layout is ours.
-fn checked(bytes: &[u8], mut what: impl FnMut() -> String) -> Result<&[u8], EngineError> {
+fn checked(bytes: &[u8], what: impl Fn() -> String) -> Result<&[u8], EngineError> {
     let Some((&[version, c0, c1, c2, c3], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too few", bytes.len()) });
     };

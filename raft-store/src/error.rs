@@ -79,7 +79,9 @@ impl OpenError {
     pub fn hint(&self) -> String {
         match self {
             Self::InvalidOption { .. } => "correct the option and start again".into(),
-            Self::Directory { path, .. } => format!("check that {} exists and may be written", path.display()),
+            Self::Directory { path, .. } => {
+                format!("check that {} exists, may be written, and is the directory of one node", path.display())
+            }
             Self::Locked { .. } => "stop the other process, or give each node a data directory of its own".into(),
             Self::Format { .. } | Self::Storage { source: EngineError::Layout { .. }, .. } => {
                 "start the version of the program that wrote it; nothing has been changed".into()

@@ -300,7 +300,7 @@ impl Subscription {
         match page {
             Page::LimitsAndCells => {
                 let limits = std::iter::once(Change::Limits(fleet.limits()));
-                let records = limits.chain(fleet.cells().cloned().map(Change::Cell)).collect();
+                let records = limits.chain(fleet.shared_cells().cloned().map(Change::Cell)).collect();
                 (revision, records, Some(Page::Tenants(None)))
             }
             Page::Tenants(after) => {

@@ -4,7 +4,7 @@
 //! entry ──► lock ─► Fleet::apply × n ─► hub ─► unlock ──► replies ──► mirror (one batch)
 //! ```
 //!
-//! The fleet in memory is what is read and served; [`Mirror`] is what a restart reads.
+//! The fleet in memory is what is read and served; the last snapshot and [`Mirror`] are what a restart reads.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +40,8 @@ pub(crate) struct MachineShared {
     pub hub: Arc<Hub>,
     applied: Mutex<Applied>,
     depot: Depot,
+    /// Held while a snapshot is put in place.
+    placing: Mutex<()>,
     log_synced: Synced,
     fault: Fault,
 }
@@ -60,7 +62,8 @@ impl MachineShared {
         log_synced: Synced,
         fault: Fault,
     ) -> Self {
-        Self { fleet, hub, applied: Mutex::new(Applied { head, mirror }), depot, log_synced, fault }
+        let applied = Mutex::new(Applied { head, mirror });
+        Self { fleet, hub, applied, depot, placing: Mutex::default(), log_synced, fault }
     }
 
     fn applied(&self) -> MutexGuard<'_, Applied> {
@@ -83,21 +86,28 @@ impl MachineShared {
     pub(crate) async fn cover(self: &Arc<Self>) -> Result<(), EngineError> {
         let (shared, (head, fleet)) = (Arc::clone(self), self.image());
         let covering = move || {
-            let covered = match shared.depot.current()? {
-                Some(data) => snapshot::read_meta(&mut data.reader())?.last,
-                None => None,
-            };
-            if covered >= head.applied { Ok(()) } else { shared.write_snapshot(&head, &fleet) }
+            if shared.covered()? >= head.applied { Ok(()) } else { shared.write_snapshot(&head, &fleet) }
         };
         offload(self.depot.blocks(), "writing a snapshot", covering).await
     }
 
     fn write_snapshot(&self, head: &WireHead, fleet: &FleetImage) -> Result<(), EngineError> {
-        let failed =
-            |error: io::Error| EngineError::Io { operation: "writing a snapshot", reason: error.to_string() };
-        let mut incoming = self.depot.begin()?;
-        snapshot::write(&mut incoming, head, fleet).map_err(failed)?;
-        self.depot.adopt(&incoming.finish()?)
+        self.put_in_place(&self.depot.write(head, fleet)?, head.applied)?;
+        self.applied().mirror.stands_on(head.revision);
+        Ok(())
+    }
+
+    /// How far the current snapshot reaches.
+    fn covered(&self) -> Result<Option<WireLogId>, EngineError> {
+        let Some(data) = self.depot.current()? else { return Ok(None) };
+        Ok(snapshot::read_meta(&mut data.reader())?.last)
+    }
+
+    /// Makes a snapshot the current one, unless that reaches further: one of the leader's may have come while this one was
+    /// written, and what the mirror holds stands on that one.
+    fn put_in_place(&self, data: &SnapshotData, last: Option<WireLogId>) -> Result<(), EngineError> {
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.covered()? > last { Ok(()) } else { self.depot.adopt(data) }
     }
 
     pub(crate) fn depot(&self) -> &Depot {
@@ -106,10 +116,11 @@ impl MachineShared {
 
     /// Gives the fleet of a node without history its cluster. Every node begins with the same state.
     pub(crate) fn begin(&self, cluster: ClusterId) {
-        let _applied = self.applied();
+        let mut applied = self.applied();
         let mut fleet = self.fleet.write();
         if fleet.head().lineage == Lineage::default() {
             *fleet = Fleet::new(cluster, FIRST_LINEAGE);
+            applied.head = head_of(&fleet, &applied.head);
             self.hub.restart(&fleet);
         }
     }
@@ -140,7 +151,7 @@ impl MachineShared {
 
     fn install(&self, data: &SnapshotData) -> Result<WireHead, EngineError> {
         let contents = snapshot::read(&mut data.reader())?;
-        self.depot.adopt(data)?;
+        self.put_in_place(data, contents.head.applied)?;
         let mut applied = self.applied();
         applied.mirror.replace(&contents.head, &contents.fleet, self.log_synced.get())?;
         applied.head = contents.head.clone();

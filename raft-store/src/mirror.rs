@@ -1,51 +1,65 @@
-//! The durable mirror of the state: one ordered map, one batch for each applied Raft entry.
+//! The durable mirror of the state: the last snapshot, and in an ordered map what has changed since, one batch for each
+//! applied Raft entry.
 //!
 //! ```text
-//! m            head: revision, limits, applied entry, membership
-//! c/<cell>     t/<tenant>     g/<ended move>
-//! A/<ordinal>  L/<number>     remembered answers and the audit trail, many in a row ([`series`])
-//! f            the first of each of them that counts
-//! r/reconciled whether what cells hold has been adopted since a restore; absent where there was none
-//! s            up to which applied entry the log was synced when the head was written
-//! i            present while a snapshot is being installed: the rest is then unfinished and not to be believed
+//! the snapshot   every record as of a revision; see [`crate::snapshot`]
+//! D/<revision>   what each revision behind that one has changed, many in a row ([`series`])
+//! m              head: revision, limits, applied entry, membership
+//! A/<ordinal>  L/<number>     remembered answers and the audit trail, many in a row as well
+//! f              the first of each of them that counts
+//! s              up to which applied entry the log was synced when the head was written
+//! j              the rows are of this kind
+//! i              present while a snapshot is being installed: the rest is then unfinished and not to be believed. It says
+//!                what will stand in `s`
 //! ```
 //!
 //! It is not synced with each batch: after a crash the log is applied again from what the head says. It is synced
 //! before the log behind it is purged, when a snapshot is made, and when the node stops.
 //!
-//! Earlier versions had a row for each answer (`a/<request id>`) and audit entry (`l/<number>`). Where such are found, they
-//! are read, and written anew with the first batch.
+//! A snapshot is on the disk before the changes that are in it are forgotten, so there is a whole state at any instant:
+//! either the rows reach from the snapshot to their head, without a gap, or the snapshot is newer than all of them.
+//!
+//! Earlier versions had a row for each record (`c/<cell>`, `t/<tenant>`, `g/<ended move>`, `r/reconciled`) and before that
+//! one for each answer (`a/<request id>`) and audit entry (`l/<number>`). Where such are found, a snapshot is made of them,
+//! and the rows are written anew ([`Mirror::open`]).
 
 mod series;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cell_model::{AuditEntry, Change, Envelope, Fleet, FleetHead, MoveId, RequestId};
+use cell_model::{AuditEntry, Change, Envelope, Fleet, FleetHead, Lineage, RequestId, Revision};
 use series::Series;
 
 use crate::codec;
 use crate::engine::{StateEngine, Write};
 use crate::error::EngineError;
+use crate::snapshot::{self, Contents, Depot};
 use crate::wire::{WireAnswer, WireHead};
 
 const HEAD: &[u8] = b"m";
 const INSTALLING: &[u8] = b"i";
 const LOG_SYNCED: &[u8] = b"s";
 const FIRSTS: &[u8] = b"f";
-/// Records in one batch while a snapshot is installed.
+const JOURNAL: &[u8] = b"j";
+/// What is said where there is a gap: no row of them has rotted, so that it does not help to move the rows away.
+const SNAPSHOT_AND_ROWS: &str = "the snapshot with the rows behind it";
+/// Rows in one batch while a snapshot is installed.
 const INSTALL_ROWS: usize = 1_024;
 
 /// What the mirror remembers of itself so that it can follow what the fleet forgets.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     engine: Arc<dyn StateEngine>,
+    /// What has changed since the snapshot, by revision,
+    changes: Series,
+    /// and as of which revision that is.
+    base: Revision,
     answers: Series,
     last_answer: Option<RequestId>,
     next_ordinal: u64,
-    ended: BTreeSet<MoveId>,
     audit: Series,
     /// Number of the newest audit entry on disk; 0 where there is none.
     audited: u64,
@@ -54,6 +68,8 @@ pub(crate) struct Mirror {
     /// and as it is on disk.
     firsts_written: (u64, u64),
     log_synced: u64,
+    /// The rows are known to be of this kind.
+    marked: bool,
     writes: Vec<Write>,
 }
 
@@ -64,6 +80,19 @@ pub(crate) struct Loaded {
     pub fleet: Fleet,
     /// Up to this entry the log was synced when the head was written: it must not end before.
     pub log_synced: u64,
+    footing: Footing,
+}
+
+/// What the state that was found rests on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Footing {
+    /// The snapshot, if there is one, and the rows behind it.
+    #[default]
+    Both,
+    /// The snapshot, which is newer than every row.
+    Snapshot,
+    /// Rows that an earlier version has written.
+    Rows,
 }
 
 fn key(prefix: u8, id: &[u8]) -> Vec<u8> {
@@ -73,19 +102,24 @@ fn key(prefix: u8, id: &[u8]) -> Vec<u8> {
     key
 }
 
-fn ended_key(id: MoveId) -> Vec<u8> {
-    key(b'g', &id.0.to_be_bytes())
-}
-
-/// Where a record lives; the limits live in the head.
+/// Where earlier versions had a record; the limits were in the head alone.
 fn record_key(change: &Change) -> Option<Vec<u8>> {
     match change {
         Change::Tenant(record) => Some(key(b't', record.id.as_str().as_bytes())),
         Change::Cell(record) => Some(key(b'c', record.id.as_str().as_bytes())),
-        Change::MoveEnded(record) => Some(ended_key(record.movement.id)),
+        Change::MoveEnded(record) => Some(key(b'g', &record.movement.id.0.to_be_bytes())),
         Change::Reconciled(_) => Some(key(b'r', b"reconciled")),
         Change::Limits(_) => None,
     }
+}
+
+fn corrupt(what: &str, detail: impl Into<String>) -> EngineError {
+    EngineError::Corrupt { what: what.to_owned(), detail: detail.into() }
+}
+
+/// What is noted of a log that is synced so far: what is not applied may yet be replaced.
+fn noted_of(log_synced: u64, head: &WireHead) -> u64 {
+    log_synced.min(head.applied.map_or(0, |applied| applied.index))
 }
 
 /// The head as it is written.
@@ -101,91 +135,141 @@ pub(crate) fn head_of(fleet: &Fleet, before: &WireHead) -> WireHead {
 }
 
 impl Mirror {
-    /// Reads everything. An unfinished installation counts as nothing: the snapshot is still there.
-    pub(crate) fn load(engine: Arc<dyn StateEngine>) -> Result<(Self, Loaded), EngineError> {
-        let mut mirror = Self {
+    fn new(engine: Arc<dyn StateEngine>) -> Self {
+        Self {
             engine,
+            changes: Series::new(b'D'),
+            base: Revision(0),
             answers: Series::new(b'A'),
             last_answer: None,
             next_ordinal: 0,
-            ended: BTreeSet::new(),
             audit: Series::new(b'L'),
             audited: 0,
             firsts: (0, 0),
             firsts_written: (0, 0),
             log_synced: 0,
+            marked: false,
             writes: Vec::new(),
-        };
-        if mirror.engine.get(INSTALLING)?.is_some() {
-            mirror.engine.clear_but(INSTALLING)?;
-            mirror.engine.apply(&[(INSTALLING.to_vec(), None)])?;
         }
-        let found = mirror.scan()?;
-        let Some(head) = found.head else {
-            if found.records.is_empty() && found.answers.is_empty() && found.trail.is_empty() {
-                return Ok((mirror, Loaded::default()));
-            }
-            return Err(EngineError::Corrupt { what: "the state".into(), detail: "its head is missing".into() });
+    }
+
+    /// Reads everything, and sees to it that snapshot and rows fit together: a crash has left one of them behind, or an
+    /// earlier version of the program has written the rows.
+    pub(crate) fn open(engine: Arc<dyn StateEngine>, depot: &Depot) -> Result<(Self, Loaded), EngineError> {
+        let (mut mirror, loaded) = Self::load(engine, depot)?;
+        if loaded.footing == Footing::Rows {
+            tracing::info!(
+                revision = loaded.head.revision.get(),
+                "the state is written anew, in the rows of today"
+            );
+            depot.adopt(&depot.write(&loaded.head, &loaded.fleet.image())?)?;
+        }
+        if loaded.footing != Footing::Both {
+            mirror.replace(&loaded.head, &loaded.fleet, loaded.log_synced)?;
+        }
+        Ok((mirror, loaded))
+    }
+
+    /// Reads everything. An unfinished installation counts as nothing: the snapshot is there.
+    pub(crate) fn load(engine: Arc<dyn StateEngine>, depot: &Depot) -> Result<(Self, Loaded), EngineError> {
+        let mut mirror = Self::new(engine);
+        if let Some(mark) = mirror.engine.get(INSTALLING)? {
+            mirror.clear_unfinished(&mark)?;
+        }
+        let base = match depot.current()? {
+            Some(data) => Some(snapshot::read(&mut data.reader())?),
+            None => None,
         };
-        let answers: Vec<WireAnswer> = found.answers.into_values().collect();
-        let mut fleet = Fleet::from_head(FleetHead {
+        let head: Option<WireHead> = mirror.value(HEAD)?;
+        let is_newer = |base: &Contents| head.as_ref().is_none_or(|head| head.applied < base.head.applied);
+        let loaded = match base {
+            Some(base) if is_newer(&base) => {
+                let log_synced = mirror.value(LOG_SYNCED)?.unwrap_or_default();
+                Loaded { head: base.head, fleet: base.fleet, log_synced, footing: Footing::Snapshot }
+            }
+            base => {
+                let found = mirror.scan(head, base)?;
+                mirror.take(found)?
+            }
+        };
+        Ok((mirror, loaded))
+    }
+
+    /// Removes what is unfinished, but not how far the log was synced.
+    fn clear_unfinished(&self, mark: &[u8]) -> Result<(), EngineError> {
+        let noted: Option<u64> = self.value(LOG_SYNCED)?;
+        // The mark of earlier versions says nothing.
+        let said: u64 = codec::open(mark, || "the mark of an installation".into()).unwrap_or_default();
+        let log_synced = noted.unwrap_or_default().max(said);
+        self.engine.clear_but(INSTALLING)?;
+        let note = (log_synced > 0).then(|| (LOG_SYNCED.to_vec(), Some(codec::seal(&log_synced))));
+        let writes: Vec<Write> = note.into_iter().chain([(INSTALLING.to_vec(), None)]).collect();
+        self.engine.apply(&writes)
+    }
+
+    fn value<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, EngineError> {
+        let value = self.engine.get(key)?;
+        value.map(|value| codec::open(&value, || format!("state row {}", key.escape_ascii()))).transpose()
+    }
+
+    /// Makes the state of what was found, and goes on from there.
+    fn take(&mut self, found: Found) -> Result<Loaded, EngineError> {
+        let Some(head) = found.head else {
+            if found.is_empty {
+                return Ok(Loaded::default());
+            }
+            return Err(corrupt("the state", "its head is missing"));
+        };
+        let mut fleet = found.records.under(FleetHead {
             cluster: head.cluster,
             lineage: head.lineage,
             revision: head.revision,
             limits: head.limits,
             unreconciled: false,
-            answered: answers.iter().map(|answer| (answer.id, answer.at, answer.reply.clone())).collect(),
+            answered: found.answers.values().map(|one| (one.id, one.at, one.reply.clone())).collect(),
         });
-        mirror.next_ordinal = answers.last().map_or(0, |answer| answer.ordinal + 1);
-        mirror.last_answer = answers.last().map(|answer| answer.id);
-        mirror.log_synced = found.log_synced;
-        for record in found.records {
-            if let Change::MoveEnded(ended) = &record {
-                mirror.ended.insert(ended.movement.id);
-            }
-            fleet.install(record);
-        }
+        let last = found.answers.last_key_value();
+        self.next_ordinal = last.map_or(0, |(ordinal, _)| ordinal + 1);
+        self.last_answer = last.map(|(_, answer)| answer.id);
+        self.log_synced = found.log_synced;
         for entry in found.trail.into_values() {
-            fleet.restore_audit(entry).map_err(|broken| EngineError::Corrupt {
-                what: "the audit trail".into(),
-                detail: broken.to_string(),
-            })?;
+            fleet.restore_audit(entry).map_err(|broken| corrupt("the audit trail", broken.to_string()))?;
         }
-        mirror.audited = fleet.audit().last_number();
-        if !found.single.is_empty() {
-            mirror.write_anew(found.single, &answers, &fleet);
-        }
-        Ok((mirror, Loaded { head, fleet, log_synced: found.log_synced }))
+        self.audited = fleet.audit().last_number();
+        let footing = if self.marked { Footing::Both } else { Footing::Rows };
+        Ok(Loaded { head, fleet, log_synced: found.log_synced, footing })
     }
 
-    /// Reads every row.
-    fn scan(&mut self) -> Result<Found, EngineError> {
-        let mut found = Found::default();
+    /// Reads every row, on top of the snapshot.
+    fn scan(&mut self, head: Option<WireHead>, base: Option<Contents>) -> Result<Found, EngineError> {
+        self.marked = self.engine.get(JOURNAL)?.is_some();
+        let mut found = Found { is_empty: true, ..Found::default() };
+        if let (true, Some(base)) = (self.marked, base) {
+            found.stand_on(base, head.as_ref())?;
+            self.base = found.until;
+        }
         let engine = Arc::clone(&self.engine);
         engine.scan(&mut |key, value| {
             let what = || format!("state row {}", key.escape_ascii());
-            match key.first() {
-                Some(b'm') => found.head = Some(codec::open::<WireHead>(value, what)?),
-                Some(b's') => found.log_synced = codec::open(value, what)?,
-                Some(b'f') => self.firsts = codec::open(value, what)?,
-                Some(b'A') => found.take_answers(self.answers.found(key, value, what)?),
-                Some(b'L') => found.take_entries(self.audit.found(key, value, what)?),
-                Some(b'a') => {
-                    found.take_answers(vec![codec::open(value, what)?]);
-                    found.single.push(key.to_vec());
-                }
-                Some(b'l') => {
-                    found.take_entries(vec![codec::open(value, what)?]);
-                    found.single.push(key.to_vec());
-                }
-                Some(b'c' | b't' | b'g' | b'r') => {
+            found.is_empty = false;
+            match (key.first(), self.marked) {
+                // They were read before.
+                (Some(b'm' | b'j'), _) => {}
+                (Some(b's'), _) => found.log_synced = codec::open(value, what)?,
+                (Some(b'f'), _) => self.firsts = codec::open(value, what)?,
+                (Some(b'A'), _) => found.take_answers(self.answers.found(key, value, what)?),
+                (Some(b'L'), _) => found.take_entries(self.audit.found(key, value, what)?),
+                (Some(b'D'), true) => found.take_changes(self.changes.found(key, value, what)?)?,
+                (Some(b'a'), false) => found.take_answers(vec![codec::open(value, what)?]),
+                (Some(b'l'), false) => found.take_entries(vec![codec::open(value, what)?]),
+                (Some(b'c' | b't' | b'g' | b'r'), false) => {
                     let change: Change = codec::open(value, what)?;
                     if record_key(&change).as_deref() != Some(key) {
-                        return Err(EngineError::Corrupt { what: what(), detail: "it is another record".into() });
+                        return Err(corrupt(&what(), "it is another record"));
                     }
-                    found.records.push(change);
+                    found.records.install(change);
                 }
-                _ => return Err(EngineError::Corrupt { what: what(), detail: "its kind is unknown".into() }),
+                _ => return Err(corrupt(&what(), "its kind is unknown")),
             }
             Ok(())
         })?;
@@ -195,22 +279,16 @@ impl Mirror {
         found.trail = found.trail.split_off(&self.firsts.1);
         let ordinals = found.answers.keys().next().zip(found.answers.keys().next_back());
         if ordinals.is_some_and(|(first, last)| last - first + 1 != found.answers.len() as u64) {
-            return Err(EngineError::Corrupt { what: "the answers".into(), detail: "some are missing".into() });
+            return Err(corrupt("the answers", "some are missing"));
         }
+        if let (true, Some(head)) = (self.marked, &head)
+            && found.until != head.revision
+        {
+            let detail = format!("it is at revision {}, and what is there ends at {}", head.revision, found.until);
+            return Err(corrupt(SNAPSHOT_AND_ROWS, detail));
+        }
+        found.head = head;
         Ok(found)
-    }
-
-    /// Puts what was found in rows of its own into series. It goes to the disk with the first batch.
-    fn write_anew(&mut self, single: Vec<Vec<u8>>, answers: &[WireAnswer], fleet: &Fleet) {
-        self.answers.clear();
-        self.audit.clear();
-        for answer in answers {
-            self.answers.push(answer.ordinal, answer, &mut self.writes);
-        }
-        for entry in fleet.audit().after(0) {
-            self.audit.push(entry.number, &**entry, &mut self.writes);
-        }
-        self.writes.extend(single.into_iter().map(|key| (key, None)));
     }
 
     pub(crate) fn engine(&self) -> &Arc<dyn StateEngine> {
@@ -219,25 +297,20 @@ impl Mirror {
 
     /// Takes what one command has done to the fleet. Answers the bytes of the changes.
     pub(crate) fn note(&mut self, fleet: &Fleet, envelope: &Envelope, changes: &[Change]) -> usize {
-        let mut bytes = 0;
-        for change in changes {
-            let Some(key) = record_key(change) else { continue };
-            let value = codec::seal(change);
-            bytes += value.len();
-            self.writes.push((key, Some(value)));
-            if let Change::MoveEnded(ended) = change {
-                self.ended.insert(ended.movement.id);
-            }
-        }
-        while self.ended.len() > Fleet::ENDED_MAX {
-            if let Some(oldest) = self.ended.pop_first() {
-                self.writes.push((ended_key(oldest), None));
-            }
-        }
+        let revision = fleet.head().revision;
+        let bytes = match changes {
+            [] => 0,
+            changes => self.changes.push(revision.get(), &(revision, changes), &mut self.writes),
+        };
         self.note_answer(fleet, envelope);
         self.note_audit(fleet);
         self.note_firsts(fleet);
         bytes
+    }
+
+    /// There is a snapshot on the disk as of a revision: the changes up to there may go, with the next batches.
+    pub(crate) fn stands_on(&mut self, revision: Revision) {
+        self.base = self.base.max(revision);
     }
 
     fn note_audit(&mut self, fleet: &Fleet) {
@@ -246,11 +319,10 @@ impl Mirror {
             self.audit.push(entry.number, &**entry, &mut self.writes);
         }
         self.audited = trail.last_number();
-        self.audit.forget_before(trail.first_number(), &mut self.writes);
     }
 
-    /// The fleet has kept an answer where its newest is to this request, and has forgotten as many of the oldest as
-    /// are missing. (After a repeated request the newest is the one that was noted last.)
+    /// The fleet has kept an answer where its newest is to this request. (After a repeated request the newest is the one
+    /// that was noted last.)
     fn note_answer(&mut self, fleet: &Fleet, envelope: &Envelope) {
         let answered = &fleet.head().answered;
         let Some((id, at, reply)) = answered.back().filter(|(id, ..)| Some(*id) == envelope.request_id) else {
@@ -262,25 +334,30 @@ impl Mirror {
             self.answers.push(self.next_ordinal, &answer, &mut self.writes);
             self.next_ordinal += 1;
         }
-        let first = self.next_ordinal.saturating_sub(answered.len() as u64);
-        self.answers.forget_before(first, &mut self.writes);
     }
 
+    /// The fleet has forgotten as many of the oldest as are missing.
     fn note_firsts(&mut self, fleet: &Fleet) {
         let answers = self.next_ordinal.saturating_sub(fleet.head().answered.len() as u64);
         self.firsts = (answers, fleet.audit().first_number());
     }
 
-    /// Writes what was noted, with the head, as one batch. `log_synced` is how far the log is on disk: what is not
-    /// applied may yet be replaced, so no more than that is noted of it.
+    /// Writes what was noted, with the head, as one batch. `log_synced` is how far the log is on disk.
     pub(crate) fn commit(&mut self, head: &WireHead, log_synced: u64) -> Result<(), EngineError> {
+        self.changes.settle(&mut self.writes);
         self.answers.settle(&mut self.writes);
         self.audit.settle(&mut self.writes);
+        self.changes.forget_before(self.base.next().get(), &mut self.writes);
+        self.answers.forget_before(self.firsts.0, &mut self.writes);
+        self.audit.forget_before(self.firsts.1, &mut self.writes);
+        if !std::mem::replace(&mut self.marked, true) {
+            self.writes.push((JOURNAL.to_vec(), Some(vec![1])));
+        }
         if self.firsts != self.firsts_written {
             self.firsts_written = self.firsts;
             self.writes.push((FIRSTS.to_vec(), Some(codec::seal(&self.firsts))));
         }
-        let log_synced = log_synced.min(head.applied.map_or(0, |applied| applied.index));
+        let log_synced = noted_of(log_synced, head);
         if log_synced > self.log_synced {
             self.log_synced = log_synced;
             self.writes.push((LOG_SYNCED.to_vec(), Some(codec::seal(&log_synced))));
@@ -291,27 +368,14 @@ impl Mirror {
         result
     }
 
-    /// Replaces everything. A crash on the way leaves the mark, and the mirror counts as empty.
+    /// Begins anew from the snapshot, which holds this state and is on the disk. A crash on the way leaves the mark, and then
+    /// the rows count as none.
     pub(crate) fn replace(&mut self, head: &WireHead, fleet: &Fleet, log_synced: u64) -> Result<(), EngineError> {
-        self.engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))])?;
+        let log_synced = noted_of(log_synced, head);
+        self.engine.apply(&[(INSTALLING.to_vec(), Some(codec::seal(&log_synced)))])?;
         self.engine.sync()?;
         self.engine.clear_but(INSTALLING)?;
-        self.log_synced = 0;
-        self.firsts_written = (0, 0);
-        self.answers.clear();
-        self.audit.clear();
-        self.last_answer = None;
-        self.ended.clear();
-        self.writes.clear();
-        for record in fleet.records() {
-            if let Change::MoveEnded(ended) = &record {
-                self.ended.insert(ended.movement.id);
-            }
-            let Some(key) = record_key(&record) else { continue };
-            self.writes.push((key, Some(codec::seal(&record))));
-            self.hand_on_full()?;
-        }
-        self.next_ordinal = 0;
+        *self = Self::new(Arc::clone(&self.engine));
         for (id, at, reply) in &fleet.head().answered {
             let answer = WireAnswer { ordinal: self.next_ordinal, id: *id, at: *at, reply: reply.clone() };
             self.answers.push(self.next_ordinal, &answer, &mut self.writes);
@@ -341,20 +405,51 @@ impl Mirror {
     }
 }
 
-/// What the rows hold.
+/// What snapshot and rows hold.
 #[derive(Debug, Default)]
 struct Found {
     head: Option<WireHead>,
     log_synced: u64,
-    records: Vec<Change>,
+    /// Every record,
+    records: Fleet,
+    /// as of this revision.
+    until: Revision,
     /// By ordinal, and by number: a crash may have left one in two rows.
     answers: BTreeMap<u64, WireAnswer>,
     trail: BTreeMap<u64, AuditEntry>,
-    /// Rows of earlier versions, with one thing in each.
-    single: Vec<Vec<u8>>,
+    /// There is no row at all.
+    is_empty: bool,
 }
 
 impl Found {
+    fn stand_on(&mut self, base: Contents, head: Option<&WireHead>) -> Result<(), EngineError> {
+        let of = |head: &WireHead| (head.cluster, head.lineage);
+        // Where no command had run yet, earlier versions said nothing of the cluster.
+        let says = base.head.lineage != Lineage::default();
+        if says && head.is_some_and(|head| of(head) != of(&base.head)) {
+            return Err(corrupt("the snapshot", "it belongs to another cluster, or another of its histories"));
+        }
+        self.until = base.head.revision;
+        self.records = base.fleet;
+        Ok(())
+    }
+
+    fn take_changes(&mut self, found: Vec<(Revision, Vec<Change>)>) -> Result<(), EngineError> {
+        for (revision, changes) in found {
+            // A row may begin with some that are in the snapshot.
+            if revision <= self.until {
+                continue;
+            }
+            if revision != self.until.next() {
+                let detail = format!("it goes on with revision {revision}, and {} was the last", self.until);
+                return Err(corrupt(SNAPSHOT_AND_ROWS, detail));
+            }
+            changes.into_iter().for_each(|change| self.records.install(change));
+            self.until = revision;
+        }
+        Ok(())
+    }
+
     fn take_answers(&mut self, answers: Vec<WireAnswer>) {
         self.answers.extend(answers.into_iter().map(|answer| (answer.ordinal, answer)));
     }

@@ -3,19 +3,33 @@
 
 use std::collections::VecDeque;
 
+use cell_model::Envelope;
+use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
 use crate::consensus::Entry;
 
-/// Bytes of entries, as written, that are kept.
+/// Bytes of entries that are kept, roughly as they are in memory.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 const ENTRIES_MAX: usize = 4_096;
 
 /// Entries with consecutive indices, up to the end of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
+    /// With their lengths as written.
     entries: VecDeque<(Entry, usize)>,
+    /// What they take in memory.
     bytes: usize,
+}
+
+/// What an entry takes in memory, roughly: a command is several times as large there as it is written, and its texts come on
+/// top.
+fn room_of((entry, written): &(Entry, usize)) -> usize {
+    let commands = match &entry.payload {
+        EntryPayload::Normal(batch) => batch.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    commands * size_of::<Envelope>() + written
 }
 
 impl Recent {
@@ -32,11 +46,12 @@ impl Recent {
         if self.next().is_some_and(|next| next != entry.index()) {
             self.clear();
         }
-        self.entries.push_back((entry, bytes));
-        self.bytes += bytes;
+        let kept = (entry, bytes);
+        self.bytes += room_of(&kept);
+        self.entries.push_back(kept);
         while self.entries.len() > ENTRIES_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {
-            if let Some((_, bytes)) = self.entries.pop_front() {
-                self.bytes -= bytes;
+            if let Some(gone) = self.entries.pop_front() {
+                self.bytes -= room_of(&gone);
             }
         }
     }
@@ -44,8 +59,8 @@ impl Recent {
     /// Forgets the entries from `index` on: they were truncated.
     pub(crate) fn truncate_from(&mut self, index: u64) {
         while self.entries.back().is_some_and(|(entry, _)| entry.index() >= index) {
-            if let Some((_, bytes)) = self.entries.pop_back() {
-                self.bytes -= bytes;
+            if let Some(gone) = self.entries.pop_back() {
+                self.bytes -= room_of(&gone);
             }
         }
     }
@@ -53,8 +68,8 @@ impl Recent {
     /// Forgets the entries up to `index`: they were purged.
     pub(crate) fn purge_to(&mut self, index: u64) {
         while self.first().is_some_and(|first| first <= index) {
-            if let Some((_, bytes)) = self.entries.pop_front() {
-                self.bytes -= bytes;
+            if let Some(gone) = self.entries.pop_front() {
+                self.bytes -= room_of(&gone);
             }
         }
     }
@@ -88,8 +103,6 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use openraft::EntryPayload;
-
     use super::*;
     use crate::wire::WireLogId;
 

@@ -404,7 +404,7 @@ fn load_machine(
     log: &Log,
     fault: Fault,
 ) -> Result<(MachineShared, u64), EngineError> {
-    let (mirror, loaded) = Mirror::load(Arc::clone(&disk.state))?;
+    let (mirror, loaded) = Mirror::open(Arc::clone(&disk.state), &disk.depot)?;
     let hub = Arc::new(Hub::new(&loaded.fleet, &options.bounds));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));
     let machine = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log.synced(), fault);

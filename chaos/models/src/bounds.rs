@@ -27,6 +27,10 @@ pub struct Budget {
     pub failures: u8,
     /// Cells that are cordoned.
     pub cordons: u8,
+    /// Owners that stop, and are out of reach until they start again.
+    pub stops: u8,
+    /// Forced takeovers.
+    pub takeovers: u8,
 }
 
 /// One model to check.

@@ -11,6 +11,8 @@
 //! is an instant, and so is the deletion of a copy. The grant, the rows and the captured changes are durable; a hold and
 //! the answers that are still owed are not.
 
+mod force;
+
 use cell_model::invariants::{CellSight, Role};
 use cell_model::{CellId, Epoch, Leg, Lineage, MoveId, Seq, Term, Uid};
 
@@ -126,6 +128,15 @@ pub enum Step {
     Retire,
     /// Delete the copy that was fenced at this epoch.
     Reclaim(u8),
+    /// Own by force, at the header's epoch.
+    OwnByForce,
+    /// Own no more, and put aside what nobody else has.
+    PutAside {
+        /// It owned at this epoch at the most.
+        fenced: u8,
+        /// The new owner holds its changes up to here.
+        after: u8,
+    },
 }
 
 /// Why a step was refused, as far as the coordinator goes by it.
@@ -174,6 +185,14 @@ pub struct Cell {
     pub generation: u8,
     /// Executed writes that are not answered yet, a bit each.
     pub owed: u16,
+    /// The move in which it took over by force, and its last change then.
+    pub taken: Option<(u8, u8)>,
+    /// It was taken over: its changes behind this one are put aside.
+    pub put_aside: Option<u8>,
+    /// Its process is not there.
+    pub stopped: bool,
+    /// It has started in the middle of a move, and nobody has said yet who owns.
+    pub unconfirmed: bool,
 }
 
 impl Cell {
@@ -213,6 +232,8 @@ impl Cell {
             Step::StopCapture => self.stop_capture(header),
             Step::Retire => self.retire(header),
             Step::Reclaim(fenced) => self.reclaim(header, fenced, mutant),
+            Step::OwnByForce => self.own_by_force(header),
+            Step::PutAside { fenced, after } => self.put_aside(header, fenced, after),
         }
     }
 
@@ -332,10 +353,10 @@ impl Cell {
         let copies =
             self.follow == Some(header.move_id) && matches!(self.grant, Grant::Importing | Grant::Redirect);
         require(copies && self.epoch < header.epoch && self.rows == Rows::Complete)?;
-        let captures = !header.back || self.reverse == Some(header.move_id);
         self.grant = Grant::Owner;
         self.epoch = header.epoch;
-        self.capture = captures.then_some(Capture { move_id: header.move_id, from: self.log.last() });
+        // On the way back, too, where nobody follows: until the move is over the owner may be taken over.
+        self.capture = Some(Capture { move_id: header.move_id, from: self.log.last() });
         self.sync = false;
         self.follow = None;
         self.reverse = None;
@@ -426,6 +447,7 @@ impl Cell {
     fn empty(&mut self, header: &Header) {
         self.log = Log::default();
         self.rows = Rows::Absent;
+        self.put_aside = None;
         self.follow = None;
         self.reverse = None;
         self.ended = self.ended.max(header.move_id);
@@ -439,8 +461,13 @@ impl Cell {
         }
     }
 
-    /// The process is killed and started again: what is durable stays.
-    pub fn restart(&mut self, mutant: Option<Mutant>) {
+    /// The process is killed and started again: what is durable stays. `asks`: where a move is under way, it does not serve
+    /// before it has heard who owns.
+    pub fn restart(&mut self, asks: bool, mutant: Option<Mutant>) {
+        let fenced = matches!(self.grant, Grant::Fenced { .. });
+        let moves = fenced || self.capture.is_some() || self.follow.is_some() || self.reverse.is_some();
+        self.unconfirmed = asks && moves && mutant != Some(Mutant::StartsWithoutAsking);
+        self.stopped = false;
         self.generation += 1;
         self.hold = None;
         self.lapsed = (0, 0);
@@ -456,12 +483,16 @@ impl Cell {
         if mutant == Some(Mutant::EpochUnchecked) && self.rows == Rows::Complete {
             return !matches!(self.grant, Grant::Importing | Grant::Nothing);
         }
-        self.grant == Grant::Owner && epoch == self.epoch && self.hold.is_none()
+        let serves = self.grant == Grant::Owner && !self.stopped && !self.unconfirmed;
+        serves && epoch == self.epoch && self.hold.is_none()
     }
 
     /// Whether `self` may still be sent changes by `source`, and has not all of them.
     #[must_use]
     pub fn can_pull(&self, source: &Self) -> bool {
+        if self.stopped || source.stopped {
+            return false;
+        }
         let Some(capture) = source.capture.filter(|capture| self.follow == Some(capture.move_id)) else {
             return false;
         };
@@ -509,6 +540,8 @@ impl Cell {
     #[must_use]
     pub const fn role(&self) -> Role {
         match self.grant {
+            // Nobody is served.
+            Grant::Owner if self.stopped || self.unconfirmed => Role::None,
             Grant::Nothing => Role::None,
             Grant::Owner if self.hold.is_some() => Role::Holding,
             Grant::Owner => Role::Owner,

@@ -14,6 +14,8 @@ const CALM: Budget = Budget {
     degrades: 0,
     failures: 0,
     cordons: 0,
+    stops: 0,
+    takeovers: 0,
 };
 
 const CALM_BOUNDS: Bounds = Bounds {
@@ -103,6 +105,44 @@ const RETURN: Bounds = Bounds {
     ..CALM_BOUNDS
 };
 
+const TAKEOVER: Bounds = Bounds {
+    name: "takeover",
+    about: "the owner stops, the other cell is made the owner by force, and the old one comes back",
+    budget: Budget { stops: 1, takeovers: 1, degrades: 1, ..CALM },
+    delayed: 0,
+    reaches: &[
+        "a tenant is taken over and nothing is lost",
+        "a tenant is taken over and writes are missing",
+        "a tail is put aside and the new owner goes on",
+        "a cell that was taken over has started and asks",
+        "the new owner is taken over by the old one",
+    ],
+    ..CALM_BOUNDS
+};
+
+/// A leader that was deposed before the takeover goes on, and a step of it meets a cell that has just started.
+const TAKEOVER_LEADERS: Bounds = Bounds {
+    name: "takeover-leaders",
+    about: "the same while the leader changes and the one before goes on",
+    budget: Budget { elections: 1, degrades: 0, ..TAKEOVER.budget },
+    late: 0,
+    ..TAKEOVER
+};
+
+/// The way back: the old owner is activated again, and is lost before the store has heard of it.
+const TAKEOVER_BACK: Bounds = Bounds {
+    name: "takeover-back",
+    about: "the same while the operator brings the tenant back",
+    budget: Budget { rollbacks: 1, degrades: 0, ..TAKEOVER.budget },
+    late: 0,
+    reaches: &[
+        "a tenant is taken over and writes are missing",
+        "a cell that was taken over has started and asks",
+        "a tenant is taken over on its way back",
+    ],
+    ..TAKEOVER
+};
+
 /// For `cargo test`: each kind of trouble with the least room.
 pub const SMALL: &[Bounds] = &[
     small(CALM_BOUNDS),
@@ -112,6 +152,8 @@ pub const SMALL: &[Bounds] = &[
     small(ROLLBACK),
     small(SYNC),
     small(RETURN),
+    Bounds { late: 0, ..TAKEOVER },
+    Bounds { budget: Budget { writes: 1, ..TAKEOVER_BACK.budget }, ..TAKEOVER_BACK },
 ];
 
 /// One write, and either steps or proposals that come late, not both.
@@ -135,8 +177,20 @@ pub const LATE_DISENGAGE: Bounds = Bounds {
 };
 
 /// For every change: exhaustive, within a minute or so on two cores.
-pub const CI: &[Bounds] =
-    &[CALM_BOUNDS, CUTOVER, LEADERS, CRASHES, ROLLBACK, SYNC, RETURN, LATE_DISENGAGE, CUTOVER_LATE];
+pub const CI: &[Bounds] = &[
+    CALM_BOUNDS,
+    CUTOVER,
+    LEADERS,
+    CRASHES,
+    ROLLBACK,
+    SYNC,
+    RETURN,
+    TAKEOVER,
+    TAKEOVER_LEADERS,
+    TAKEOVER_BACK,
+    LATE_DISENGAGE,
+    CUTOVER_LATE,
+];
 
 /// For a night.
 pub const LONG: &[Bounds] = &[
@@ -147,6 +201,14 @@ pub const LONG: &[Bounds] = &[
         name: "return-long",
         budget: Budget { elections: 1, lapses: 1, rollbacks: 1, ..RETURN.budget },
         ..RETURN
+    },
+    Bounds { name: "takeover-late", about: "a takeover, and a step that comes late", delayed: 1, ..TAKEOVER },
+    Bounds {
+        name: "takeover-long",
+        about: "the same with a change of the leader, a rollback, lapses, and a step that comes late",
+        budget: Budget { elections: 1, rollbacks: 1, lapses: 1, ..TAKEOVER.budget },
+        delayed: 1,
+        ..TAKEOVER
     },
 ];
 
@@ -166,6 +228,8 @@ pub const EVERYTHING: Bounds = Bounds {
         degrades: 1,
         failures: 1,
         cordons: 1,
+        stops: 1,
+        takeovers: 1,
     },
     delayed: 2,
     late: 2,
@@ -188,6 +252,10 @@ pub const fn that_catches(mutant: Mutant) -> Bounds {
         Mutant::TermIgnored => LEADERS,
         Mutant::FenceForgotten | Mutant::AbortKeepsEpoch => CRASHES,
         Mutant::AnsweredBeforeApplied | Mutant::UnknownReplayed | Mutant::ChangeAppliedTwice => SYNC,
+        Mutant::TakeoverWithoutEvidence
+        | Mutant::TakeoverWhileDegraded
+        | Mutant::TailMerged
+        | Mutant::StartsWithoutAsking => TAKEOVER,
         Mutant::DropsWhatItOwns | Mutant::ReclaimsWithoutLooking | Mutant::CopyInTheWayIgnored => RETURN,
     };
     // Without these two nothing unsafe happens, because cells refuse; but the move never ends.

@@ -30,6 +30,8 @@ impl Call {
             Said::CaptureStarted { .. } => self.step == Step::StartCapture,
             Said::ImportPrepared { .. } => self.step == Step::PrepareImport,
             Said::SyncEngaged => self.step == Step::EngageSync(true),
+            Said::TakenOver { .. } => self.step == Step::OwnByForce,
+            Said::Quarantined { .. } => matches!(self.step, Step::PutAside { .. }),
             Said::SyncDisengaged => self.step == Step::EngageSync(false),
             Said::ReverseReady { .. } => self.step == Step::PrepareReverse,
             Said::Held { .. } | Said::HoldMissed { .. } => self.step == Step::HoldWrites,
@@ -45,6 +47,7 @@ impl Call {
             | Said::PreflightPassed
             | Said::BackfillDone { .. }
             | Said::CaughtUp { .. }
+            | Said::InSync { .. }
             | Said::FullyVerified { .. }
             | Said::Mismatched
             | Said::SyncDegraded { .. }
@@ -112,6 +115,11 @@ impl Coordinator<'_> {
                 let step = Step::Reclaim(small(fenced_epoch.0));
                 return Some(Deed::Call(Call { to: Place::of(cell), header, step }));
             }
+            Effect::Quarantine { cell, move_id, fenced_epoch, after } => {
+                let header = self.header_of_ended(small(move_id.0));
+                let step = Step::PutAside { fenced: small(fenced_epoch.0), after: small(after.0) };
+                return Some(Deed::Call(Call { to: Place::of(cell), header, step }));
+            }
             _ => {}
         }
         self.within(record.movement.as_ref()?, effect)
@@ -135,6 +143,7 @@ impl Coordinator<'_> {
             Effect::EngageSync => call(from, Step::EngageSync(true)),
             Effect::DisengageSync => call(from, Step::EngageSync(false)),
             Effect::WatchSync { .. } if !self.cell(from).sync => call(from, Step::EngageSync(true)),
+            Effect::WatchSync { .. } => self.in_sync(movement, from, to),
             Effect::PrepareReverse => call(to, Step::PrepareReverse),
             Effect::AwaitHold { .. } | Effect::AwaitFollower { .. } if self.is_followed(movement) => {
                 propose(Said::HoldDue)
@@ -143,6 +152,7 @@ impl Coordinator<'_> {
             Effect::Fence { seq, .. } => call(from, Step::Fence(small(seq.0))),
             Effect::Commit { attempt } => propose(self.commit(movement, small(attempt.0.into()))),
             Effect::Activate { .. } => call(to, Step::Activate),
+            Effect::TakeOver { .. } => call(to, Step::OwnByForce),
             Effect::DeliverMapping { cell } => call(Place::of(cell), Step::DeliverMapping),
             Effect::AwaitSoak { .. } => propose(Said::SoakPassed),
             Effect::Unfence { .. } => call(from, Step::Unfence),
@@ -185,6 +195,16 @@ impl Coordinator<'_> {
         let (ours, theirs) = (self.cell(from).log, self.cell(to).log);
         let equal = (1..=theirs.last()).all(|seq| ours.at(seq) == theirs.at(seq));
         if equal { Said::FullyVerified { log: theirs } } else { Said::Mismatched }
+    }
+
+    /// The follower holds what was the owner's last change when it had begun to wait for it.
+    fn in_sync(&self, movement: &Move, from: Place, to: Place) -> Option<Deed> {
+        let (ours, theirs) = (self.cell(from), self.cell(to));
+        let seq = ours.log.last();
+        let holds = theirs.rows == Rows::Complete && theirs.log.last() >= seq && !ours.stopped && !theirs.stopped;
+        let attempt = small(movement.attempt.0.into());
+        let new = movement.acks.in_sync.is_none() && movement.acks.sync != SyncMode::Async;
+        (holds && new).then(|| Deed::Propose(note(movement, Said::InSync { attempt, seq })))
     }
 
     /// Hold and seal; then wait until the other cell has applied S*, and compare.
@@ -248,6 +268,11 @@ impl Coordinator<'_> {
         if let Step::Reclaim(_) = call.step {
             return result.ok().map(|()| Note { within: None, said: Said::Reclaimed { cell: call.to } });
         }
+        if let Step::PutAside { after: from, .. } = call.step {
+            let last = after.log.last();
+            let said = Said::Quarantined { cell: call.to, changes: last.saturating_sub(from), last };
+            return result.ok().map(|()| Note { within: None, said });
+        }
         let movement = self.ledger.record.movement.as_ref()?;
         let of_ended = call.header.attempt == Header::OF_ENDED;
         if of_ended || movement.id.0 != u64::from(call.header.move_id) {
@@ -274,11 +299,12 @@ fn said(movement: &Move, call: &Call, after: &Cell) -> Option<Said> {
         Step::Fence(seq) => Said::Fenced { attempt, seq },
         Step::Unfence => Said::Unfenced { attempt },
         Step::Activate => Said::Activated { generation: after.generation },
+        Step::OwnByForce => Said::TakenOver { seq: after.taken?.1, generation: after.generation },
         Step::DeliverMapping => Said::MappingDelivered,
         Step::DropImport => Said::ImportDropped,
         Step::StopCapture => Said::CaptureStopped,
         // What came of the hold is read when it is proposed.
-        Step::HoldWrites | Step::Retire | Step::Reclaim(_) => return None,
+        Step::HoldWrites | Step::Retire | Step::Reclaim(_) | Step::PutAside { .. } => return None,
     })
 }
 

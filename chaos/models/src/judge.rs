@@ -98,7 +98,7 @@ pub(crate) fn judge(before: &World, after: &mut World) {
 fn judge_cell(world: &World, place: Place, broken: &mut Broken) {
     let cell = world.cell(place);
     // Reads, too, must show every write that a client was told of.
-    if cell.role().serves() && world.acked & !cell.log.writes() != 0 {
+    if cell.role().serves() && world.acked & !world.given_up & !cell.log.writes() != 0 {
         broken.note(I3);
     }
     // Clients number their writes in the order in which they are executed.
@@ -107,6 +107,23 @@ fn judge_cell(world: &World, place: Place, broken: &mut Broken) {
     }
     if matches!(cell.grant, Grant::Owner | Grant::Fenced { .. }) && cell.rows != Rows::Complete {
         broken.note(I12);
+    }
+}
+
+/// What a new owner by force has is what the old one had up to there; and what was given up with it is at the old one, until
+/// an operator lets go of it.
+fn judge_tails(world: &World, broken: &mut Broken) {
+    for copy in &world.ledger.record.retained {
+        let Some(quarantine) = copy.quarantine.filter(|quarantine| !quarantine.dropped) else { continue };
+        let place = Place::of(&copy.cell);
+        let (old, new) = (world.cell(place), world.cell(place.other()));
+        let after = crate::ledger::small(quarantine.after.0);
+        if old.rows == Rows::Complete && old.log.up_to(after) != new.log.up_to(after) {
+            broken.note(I6);
+        }
+        if world.given_up & !old.log.writes() & !new.log.writes() != 0 {
+            broken.note(I12);
+        }
     }
 }
 
@@ -121,6 +138,7 @@ fn judge_copies(world: &World, broken: &mut Broken) {
     let committed = record.movement.as_ref().filter(|movement| movement.phase == Phase::Activate);
     let home = committed.is_some_and(|movement| is_gone(movement.to()));
     let kept = record.retained.iter().any(|copy| !copy.reclaiming && is_gone(&copy.cell));
+    judge_tails(world, broken);
     if home || kept {
         broken.note(I12);
     }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
-    CellId, CellRecord, CellState, Change, Command, Effect, End, Envelope, Epoch, Event, FleetView, Generation,
-    Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, NewTenant, Rejected, Rev, Revision,
-    Stamp, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
+    CellId, CellRecord, CellState, Change, Command, CopySight, Effect, End, Envelope, Epoch, Event, FleetView,
+    Generation, Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, NewTenant, Rejected, Rev,
+    Revision, Stamp, TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
 };
 
 use crate::desk::{Desk, Memory, Told};
@@ -79,6 +79,8 @@ pub enum Ended {
     RolledBack,
     /// The engine gave up.
     Aborted,
+    /// The other cell was made the owner by force.
+    TakenOver,
 }
 
 /// The replicated state of one tenant and two cells.
@@ -146,10 +148,10 @@ impl Ledger {
             owner: Place::A.id(),
             life: Life::Live,
             tier: Tier::Bronze,
-            residency: String::new(),
+            residency: "".into(),
             movement: None,
             retained: Vec::new(),
-            placed: String::new(),
+            placed: "".into(),
         };
         let cells = Place::ALL.map(cell_record);
         let memory = Memory::of(desk);
@@ -235,6 +237,34 @@ impl Ledger {
         let move_id = self.record.movement.as_ref().map(|movement| movement.id).unwrap_or_default();
         let mut next = self.clone();
         let broken = next.apply(Command::Steer { move_id, intent })?;
+        Ok((next, broken))
+    }
+
+    /// An operator orders a takeover, from what the target has said of its copy.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn take_over(
+        &self,
+        target: Place,
+        copy: CopySight,
+        accept_data_loss: bool,
+    ) -> Result<(Self, Vec<Violation>), Rejected> {
+        let evidence = "it has stopped".to_owned();
+        let stopped = self.cells[Place::of(&self.record.owner).index()].generation;
+        let order = TakeoverOrder { target: target.id(), evidence, accept_data_loss, stopped, copy };
+        let mut next = self.clone();
+        let broken = next.apply(Command::TakeOver { tenant: self.record.id.clone(), order })?;
+        Ok((next, broken))
+    }
+
+    /// An operator lets go of what a cell has put aside.
+    ///
+    /// # Errors
+    /// As [`decide`] says.
+    pub fn drop_quarantine(&self, place: Place) -> Result<(Self, Vec<Violation>), Rejected> {
+        let mut next = self.clone();
+        let broken = next.apply(Command::DropQuarantine { tenant: self.record.id.clone(), cell: place.id() })?;
         Ok((next, broken))
     }
 
@@ -377,11 +407,12 @@ impl Ledger {
             match change {
                 Change::Tenant(record) => {
                     broken.extend(check_record_succession(&self.record, &record));
-                    self.record = record;
+                    self.record = Arc::unwrap_or_clone(record);
                 }
                 Change::Cell(record) => {
                     let place = Place::of(&record.id);
-                    self.cells[place.index()] = CellRecord { revision: Revision(0), ..record };
+                    self.cells[place.index()] =
+                        CellRecord { revision: Revision(0), ..Arc::unwrap_or_clone(record) };
                 }
                 Change::MoveEnded(ended) => self.ended = Some(Ended::of(&ended.end)),
                 Change::Limits(_) | Change::Reconciled(_) => {}
@@ -410,7 +441,7 @@ impl Ledger {
         (record.uid, record.epoch, &record.owner, record.life, &record.movement).hash(&mut hasher);
         for copy in &record.retained {
             (&copy.cell, copy.move_id, &copy.successor, copy.fenced_epoch).hash(&mut hasher);
-            (copy.retired, copy.reclaiming).hash(&mut hasher);
+            (copy.retired, copy.reclaiming, copy.quarantine).hash(&mut hasher);
         }
         self.fingerprint = hasher.finish();
     }
@@ -422,6 +453,7 @@ impl Ended {
             End::Completed => Self::Completed,
             End::Cancelled => Self::Cancelled,
             End::RolledBack => Self::RolledBack,
+            End::TakenOver => Self::TakenOver,
             End::Rehearsed | End::Aborted { .. } => Self::Aborted,
         }
     }

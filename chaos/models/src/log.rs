@@ -47,6 +47,16 @@ impl Log {
         (1..=self.len).filter(|seq| self.at(*seq) == Some(write)).count()
     }
 
+    /// The first entries, up to position `seq`.
+    #[must_use]
+    pub fn up_to(&self, seq: u8) -> Self {
+        let mut first = Self::default();
+        for write in (1..=seq.min(self.len)).filter_map(|at| self.at(at)) {
+            first.push(write);
+        }
+        first
+    }
+
     /// The writes in it, a bit each.
     #[must_use]
     pub fn writes(&self) -> u16 {
@@ -74,6 +84,7 @@ mod tests {
         assert_eq!([log.at(1), log.at(2), log.at(3), log.at(4)], [Some(3), Some(15), Some(3), None]);
         assert_eq!((log.count(3), log.count(15), log.count(0)), (2, 1, 0));
         assert_eq!(log.writes(), 1 << 3 | 1 << 15);
+        assert_eq!((log.up_to(1).writes(), log.up_to(9)), (1 << 3, log));
     }
 
     #[test]

@@ -87,7 +87,32 @@ fn phase_is(world: &World, wanted: Phase, leg: Leg) -> bool {
 }
 
 /// Situations that configurations name as those that they must reach.
-pub const REACHABLE: [(&str, Condition); 16] = [
+pub const REACHABLE: [(&str, Condition); 22] = [
+    ("a tenant is taken over on its way back", |_, world| {
+        world.ledger.ended == Some(Ended::TakenOver) && world.ledger.epoch() == 4
+    }),
+    ("a tenant is taken over and nothing is lost", |_, world| {
+        world.ledger.ended == Some(Ended::TakenOver) && world.acked != 0 && world.given_up == 0
+    }),
+    ("a tenant is taken over and writes are missing", |_, world| {
+        world.ledger.ended == Some(Ended::TakenOver) && world.given_up != 0
+    }),
+    ("a tail is put aside and the new owner goes on", |_, world| {
+        Place::ALL.into_iter().any(|place| {
+            let (old, new) = (world.cell(place), world.cell(place.other()));
+            let tail = old.put_aside.is_some_and(|after| old.log.last() > after);
+            tail && new.taken.is_some_and(|(_, seq)| new.log.last() > seq)
+        })
+    }),
+    ("a cell that was taken over has started and asks", |_, world| {
+        Place::ALL.into_iter().any(|place| {
+            let old = world.cell(place);
+            old.unconfirmed && old.grant == Grant::Owner && Place::of(&world.ledger.record.owner) != place
+        })
+    }),
+    ("the new owner is taken over by the old one", |_, world| {
+        world.ledger.ended == Some(Ended::TakenOver) && Place::of(&world.ledger.record.owner) == Place::A
+    }),
     ("a move completes", |_, world| world.ledger.ended == Some(Ended::Completed)),
     ("a move is rolled back", |_, world| world.ledger.ended == Some(Ended::RolledBack)),
     ("a move is cancelled", |_, world| world.ledger.ended == Some(Ended::Cancelled)),

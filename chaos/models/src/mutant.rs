@@ -42,11 +42,19 @@ pub enum Mutant {
     ReclaimsWithoutLooking,
     /// A copy is retained, and moves to its cell are admitted all the same.
     CopyInTheWayIgnored,
+    /// An owner is taken over although it was not stopped.
+    TakeoverWithoutEvidence,
+    /// A takeover counts as lossless although sync was given up, or never had everything.
+    TakeoverWhileDegraded,
+    /// What a cell that was taken over has put aside is given to the new owner.
+    TailMerged,
+    /// A cell that starts in the middle of a move serves at once.
+    StartsWithoutAsking,
 }
 
 impl Mutant {
     /// All.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::EpochUnchecked,
         Self::FenceWithoutSeal,
         Self::ServesBeforeCommit,
@@ -63,6 +71,10 @@ impl Mutant {
         Self::DropsWhatItOwns,
         Self::ReclaimsWithoutLooking,
         Self::CopyInTheWayIgnored,
+        Self::TakeoverWithoutEvidence,
+        Self::TakeoverWhileDegraded,
+        Self::TailMerged,
+        Self::StartsWithoutAsking,
     ];
 
     /// As it is named on the command line and in reports.
@@ -85,6 +97,10 @@ impl Mutant {
             Self::DropsWhatItOwns => "drops-what-it-owns",
             Self::ReclaimsWithoutLooking => "reclaims-without-looking",
             Self::CopyInTheWayIgnored => "copy-in-the-way-ignored",
+            Self::TakeoverWithoutEvidence => "takeover-without-evidence",
+            Self::TakeoverWhileDegraded => "takeover-while-degraded",
+            Self::TailMerged => "tail-merged",
+            Self::StartsWithoutAsking => "starts-without-asking",
         }
     }
 }

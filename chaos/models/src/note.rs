@@ -1,6 +1,6 @@
 //! What a coordinator proposes: small enough to wait in a state, and turned into events when it is applied.
 
-use cell_model::{Attempt, Event, Generation, Seq, UnixMillis};
+use cell_model::{Attempt, Event, Generation, Lineage, Seq, Tail, UnixMillis};
 
 use crate::{Log, Place};
 
@@ -27,6 +27,10 @@ pub enum Said {
     },
     Mismatched,
     SyncEngaged,
+    InSync {
+        attempt: u8,
+        seq: u8,
+    },
     SyncDisengaged,
     SyncDegraded {
         attempt: u8,
@@ -62,6 +66,15 @@ pub enum Said {
     },
     Activated {
         generation: u8,
+    },
+    TakenOver {
+        seq: u8,
+        generation: u8,
+    },
+    Quarantined {
+        cell: Place,
+        changes: u8,
+        last: u8,
     },
     MappingDelivered,
     SoakPassed,
@@ -134,6 +147,16 @@ impl Note {
             Said::FullyVerified { log } => Event::FullyVerified { seq: seq(log.last()), digest: log.digest() },
             Said::Mismatched => Event::Mismatched { reason: String::new() },
             Said::SyncEngaged => Event::SyncEngaged,
+            Said::InSync { attempt: of, seq: at } => {
+                Event::InSync { attempt: attempt(of), lineage: Lineage(1), seq: seq(at) }
+            }
+            Said::TakenOver { seq: at, generation: by } => {
+                Event::TakenOver { seq: seq(at), generation: generation(by) }
+            }
+            Said::Quarantined { cell, changes, last } => {
+                let tail = Tail { changes: changes.into(), bytes: 0, last: seq(last), whole: true };
+                Event::Quarantined { cell: cell.id(), tail }
+            }
             Said::SyncDisengaged => Event::SyncDisengaged,
             Said::ReverseReady { position, generation: by } => {
                 Event::ReverseReady { position: seq(position), generation: generation(by) }

@@ -63,14 +63,19 @@ pub fn ends(world: &World, bounds: &Bounds, settled: &Settled) -> bool {
 /// The first thing that changes something.
 fn step(world: &World, bounds: &Bounds) -> Option<World> {
     let late = (0..Bounds::SLOTS).filter(|slot| world.late[*slot].is_some()).map(Action::Apply);
+    let starts = Place::ALL.into_iter().filter(|place| world.cell(*place).stopped).map(Action::Start);
+    let confirms = Place::ALL.into_iter().filter(|place| world.cell(*place).unconfirmed).map(Action::Confirm);
+    let drops = Place::ALL.into_iter().map(Action::Drop);
     let reports =
         Place::ALL.into_iter().filter(|place| world.cell(*place).generation != world.ledger.generation(*place));
     let pulls = Place::ALL.into_iter().filter(|place| world.cell(*place).can_pull(world.cell(place.other())));
-    let deeds = world.leader(bounds.mutant).deeds().into_iter().map(|deed| match deed {
+    let deeds = world.deeds(bounds).into_iter().map(|deed| match deed {
         Deed::Call(call) => Action::Call { call, again: false, late: false },
         Deed::Propose(note) => Action::Propose { note, late: false },
     });
-    let mut actions = late.chain(reports.map(Action::Report)).chain(pulls.map(Action::Pull)).chain(deeds);
+    let cells =
+        starts.chain(late).chain(confirms).chain(reports.map(Action::Report)).chain(pulls.map(Action::Pull));
+    let mut actions = cells.chain(deeds).chain(drops);
     actions.find_map(|action| world.after(bounds, action))
 }
 
@@ -86,6 +91,7 @@ pub fn is_at_rest(world: &World) -> bool {
         && home.epoch == world.ledger.epoch()
         && home.capture.is_none()
         && home.hold.is_none()
+        && home.role().serves()
         && matches!(other.grant, Grant::Nothing | Grant::Redirect)
         && other.rows == Rows::Absent
         && other.follow.is_none()

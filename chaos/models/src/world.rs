@@ -6,6 +6,8 @@
 //! A step is done and answered at once, or it is delayed: then it is done at any later moment (or never), and nobody
 //! hears the answer. A done step may be delivered once more in the same way. A proposal is applied at once or late.
 
+mod force;
+
 use std::sync::Arc;
 
 use cell_model::{MoveIntent, Phase, SyncMode};
@@ -42,6 +44,8 @@ pub struct World {
     pub executed: u16,
     /// Writes that a client was told of.
     pub acked: u16,
+    /// Those of them that an operator has given up by a takeover.
+    pub given_up: u16,
     /// What may still happen.
     pub left: Budget,
     /// Promises that the last step broke. Nothing happens after that.
@@ -102,6 +106,19 @@ pub enum Action {
     Cordon(Place),
     /// A fenced cell serves again by itself: only where that guard is missing.
     TimeOut(Place),
+    /// An owner stops: its process is gone.
+    Stop(Place),
+    /// It starts again.
+    Start(Place),
+    /// A cell that has started hears who owns.
+    Confirm(Place),
+    /// An operator makes the other cell the owner by force.
+    TakeOver {
+        /// Also where writes may be missing.
+        accept_data_loss: bool,
+    },
+    /// An operator lets go of what a cell has put aside.
+    Drop(Place),
 }
 
 impl World {
@@ -122,6 +139,7 @@ impl World {
             late: [None; Bounds::SLOTS],
             executed: 0,
             acked: 0,
+            given_up: 0,
             left,
             broken: Broken::default(),
         }
@@ -145,6 +163,18 @@ impl World {
         Coordinator { term: self.term, ledger: &self.ledger, cells: &self.cells, mutant }
     }
 
+    /// What the leader can do now. A cell that is stopped is not reached. Whether sync has had everything matters only to a
+    /// takeover: where there is none, nobody says it, and there are fewer states.
+    #[must_use]
+    pub fn deeds(&self, bounds: &Bounds) -> Vec<Deed> {
+        let possible = |deed: &Deed| match deed {
+            Deed::Call(call) => !self.cell(call.to).stopped,
+            Deed::Propose(Note { said: Said::InSync { .. }, .. }) => bounds.budget.takeovers > 0,
+            Deed::Propose(_) => true,
+        };
+        self.leader(bounds.mutant).deeds().into_iter().filter(possible).collect()
+    }
+
     /// Steps of the leader before, as far as they would change something.
     #[must_use]
     pub fn zombie_calls(&self, mutant: Option<Mutant>) -> Vec<Call> {
@@ -155,7 +185,7 @@ impl World {
             Deed::Call(Call { step: Step::Reclaim(_), .. }) | Deed::Propose(_) => None,
             Deed::Call(call) => Some(call),
         });
-        calls.collect()
+        calls.filter(|call| !self.cell(call.to).stopped).collect()
     }
 
     /// Everything that can happen; some of it changes nothing.
@@ -165,14 +195,14 @@ impl World {
         }
         self.actions_of_coordinators(bounds, actions);
         self.actions_of_cells(bounds, actions);
-        self.actions_of_operators(actions);
+        self.actions_of_operators(bounds, actions);
         self.actions_of_clients(bounds, actions);
     }
 
     fn actions_of_coordinators(&self, bounds: &Bounds, actions: &mut Vec<Action>) {
         let may_delay = self.delayed.iter().flatten().count() < bounds.delayed;
         let may_be_late = self.late.iter().flatten().count() < bounds.late;
-        for deed in self.leader(bounds.mutant).deeds() {
+        for deed in self.deeds(bounds) {
             match deed {
                 // Each effect is run once at a time: what it proposes comes first.
                 _ if self.is_under_way(&deed) => {}
@@ -196,7 +226,8 @@ impl World {
         }
         actions.extend(self.faults_of_move().map(|note| Action::Propose { note, late: false }));
         actions.extend(self.zombie_calls(bounds.mutant).into_iter().map(Action::Zombie));
-        actions.extend((0..Bounds::SLOTS).filter(|slot| self.delayed[*slot].is_some()).map(Action::Arrive));
+        let reached = |slot: &usize| self.delayed[*slot].is_some_and(|call| !self.cell(call.to).stopped);
+        actions.extend((0..Bounds::SLOTS).filter(reached).map(Action::Arrive));
         actions.extend((0..Bounds::SLOTS).filter(|slot| self.late[*slot].is_some()).map(Action::Apply));
         if self.left.elections > 0 {
             actions.push(Action::Elect);
@@ -217,7 +248,8 @@ impl World {
         let said = movement.into_iter().flat_map(|movement| {
             let attempt = crate::ledger::small(movement.attempt.0.into());
             let (from, to) = (self.cell(Place::of(movement.from())), self.cell(Place::of(movement.to())));
-            let lags = from.sync && to.log.last() < from.log.last();
+            // Somebody has to ask it.
+            let lags = from.sync && !from.stopped && to.log.last() < from.log.last();
             let engaged = matches!(movement.acks.sync, SyncMode::Engaged { .. });
             let copying = matches!(movement.phase, Phase::Backfill | Phase::CatchUp | Phase::Sync);
             let miss =
@@ -240,10 +272,18 @@ impl World {
             if cell.hold.is_some() && self.left.lapses > 0 {
                 actions.push(Action::Lapse(place));
             }
-            if self.left.crashes > 0 {
+            if self.left.crashes > 0 && !cell.stopped {
                 actions.push(Action::Crash(place));
             }
-            if cell.generation != self.ledger.generation(place) {
+            if cell.stopped {
+                actions.push(Action::Start(place));
+            } else if self.left.stops > 0 && Place::of(&self.ledger.record.owner) == place {
+                actions.push(Action::Stop(place));
+            }
+            if cell.unconfirmed && !cell.stopped {
+                actions.push(Action::Confirm(place));
+            }
+            if cell.generation != self.ledger.generation(place) && !cell.stopped {
                 actions.push(Action::Report(place));
             }
             if bounds.mutant == Some(Mutant::FenceTimesOut) && matches!(cell.grant, crate::Grant::Fenced { .. }) {
@@ -252,7 +292,15 @@ impl World {
         }
     }
 
-    fn actions_of_operators(&self, actions: &mut Vec<Action>) {
+    fn actions_of_operators(&self, bounds: &Bounds, actions: &mut Vec<Action>) {
+        let stopped = self.cell(Place::of(&self.ledger.record.owner)).stopped;
+        let unproven = bounds.mutant == Some(Mutant::TakeoverWithoutEvidence);
+        if self.left.takeovers > 0 && (stopped || unproven) {
+            actions.extend([false, true].map(|accept_data_loss| Action::TakeOver { accept_data_loss }));
+        }
+        if bounds.budget.takeovers > 0 {
+            actions.extend(Place::ALL.map(Action::Drop));
+        }
         if self.ledger.record.movement.is_some() {
             if self.left.cancels > 0 {
                 actions.push(Action::Steer(MoveIntent::Cancel));
@@ -329,7 +377,10 @@ impl World {
             }
             Action::Crash(place) => {
                 self.left.crashes -= 1;
-                self.cells[place.index()].restart(mutant);
+                self.cells[place.index()].restart(bounds.budget.takeovers > 0, mutant);
+            }
+            Action::Stop(_) | Action::Start(_) | Action::Confirm(_) | Action::TakeOver { .. } | Action::Drop(_) => {
+                self.force(bounds, action)?;
             }
             Action::Report(place) => {
                 let reported = self.ledger.report(place, self.cell(place).generation);
@@ -360,7 +411,11 @@ impl World {
     }
 
     fn call(&mut self, bounds: &Bounds, call: Call, again: bool, late: bool) -> Option<()> {
+        let before = *self.cell(call.to);
         let result = self.cells[call.to.index()].take(&call.header, call.step, bounds.mutant);
+        if bounds.mutant == Some(Mutant::TailMerged) {
+            self.merge(&call, &before);
+        }
         let answer = self.leader(bounds.mutant).answered(&call, result, self.cell(call.to));
         if again {
             self.delay(call)?;

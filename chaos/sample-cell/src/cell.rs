@@ -280,6 +280,9 @@ fn agent_options(options: &Options) -> AgentOptions {
     agent.insecure_plaintext = options.insecure_plaintext;
     agent.trusted_keys.clone_from(&options.trusted_keys);
     agent.hooks.clone_from(&options.hooks);
+    if let Some(limits) = &options.agent_limits {
+        agent.limits.clone_from(limits);
+    }
     #[cfg(feature = "planted")]
     {
         agent.planted = options.plant.map(crate::options::Plant::in_agent);

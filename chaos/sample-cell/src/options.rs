@@ -95,6 +95,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE", value_parser = hooks_in)]
     #[serde(default)]
     pub hooks: Option<cell_agent::HooksOptions>,
+    /// What the agent of a cell with a store of its own waits for, and keeps. Only for tests.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub agent_limits: Option<cell_agent::Limits>,
     /// A fault to plant, so that a drill can prove that its checker catches it.
     #[cfg(feature = "planted")]
     #[arg(long, value_enum, value_name = "FAULT")]
@@ -190,6 +194,7 @@ impl Options {
             context_keys: Vec::new(),
             gate_tls: None,
             hooks: None,
+            agent_limits: None,
             #[cfg(feature = "planted")]
             plant: None,
         }

@@ -74,7 +74,7 @@ impl Driver {
             Ok((id, tenant)) => {
                 self.load.hurry(&name);
                 let probing = self.probe(&name, &planned, tenant.mapping).await;
-                let ended = self.to_the_end(id, &planned, &mut trouble).await;
+                let ended = self.to_the_end(id, &planned, &focus, &mut trouble).await;
                 if let Some((running, id)) = probing {
                     prober = Some(id);
                     running.stop().await;
@@ -130,7 +130,13 @@ impl Driver {
     }
 
     /// Watches until it has ended and does on the way what the plan says.
-    async fn to_the_end(&self, id: MoveId, planned: &MovePlan, trouble: &mut Vec<String>) -> Option<wire::Move> {
+    async fn to_the_end(
+        &self,
+        id: MoveId,
+        planned: &MovePlan,
+        focus: &Running,
+        trouble: &mut Vec<String>,
+    ) -> Option<wire::Move> {
         let deadline = Instant::now() + END_WITHIN;
         let mut told = None;
         let mut twisted = matches!(planned.twist, Twist::Plain | Twist::CutRouter);
@@ -145,6 +151,8 @@ impl Driver {
                     self.tell_phase(id, &movement, phase);
                 }
                 let over = !movement.end.is_empty();
+                let rolls_back = twisted && planned.twist == Twist::RollBack;
+                focus.press(!over && (rolls_back || phase.is_some_and(holds_soon)));
                 if !twisted && (over || phase.is_some_and(|phase| is_due(planned.twist, phase))) {
                     twisted = true;
                     if over {
@@ -241,6 +249,11 @@ impl Driver {
             done: (ended, self.in_all),
         });
     }
+}
+
+/// Whether writes are held in this phase or may be in the next.
+const fn holds_soon(phase: Phase) -> bool {
+    matches!(phase, Phase::Sync | Phase::Hold | Phase::Fenced | Phase::Activate)
 }
 
 /// Whether it is time for the twist. A phase may be over before it is seen: later ones count, too.

@@ -119,9 +119,14 @@ impl Runner {
                 let name = self.evidence.homes[*tenant].name.clone();
                 self.enable_key(&name)
             }
-            Act::Move { .. } | Act::Resume | Act::Reach(_) | Act::Settle | Act::Moves(_) | Act::Haunt(_) => {
-                self.movement(act).await
-            }
+            Act::Move { .. }
+            | Act::Resume
+            | Act::Reach(_)
+            | Act::Settle
+            | Act::Moves(_)
+            | Act::Haunt(_)
+            | Act::InSync
+            | Act::TakeOver { .. } => self.movement(act).await,
             Act::Command => self.command().await,
             Act::Forbidden { tenant, to, code } => {
                 let what = format!("move {} to {}", self.evidence.homes[*tenant].name, self.moves.cell(*to));
@@ -302,6 +307,18 @@ impl Runner {
                 if !reached {
                     return Err(format!("the move did not come to {}", phase.as_str()));
                 }
+            }
+            Act::InSync => {
+                let has_everything = self.moves.in_sync(REACH_WITHIN).await;
+                if !has_everything {
+                    return Err("the target does not hold everything".into());
+                }
+            }
+            Act::TakeOver { tenant, to } => {
+                let taken = self.moves.take_over(*tenant, *to, REACH_WITHIN).await;
+                let taken = taken.map_err(|error| format!("the takeover was refused: {}", said(&error)))?;
+                let how = if taken.lossless { "nothing is missing" } else { "writes may be missing" };
+                self.mark(&format!("{} takes over in {}: {how}", taken.target, taken.move_id));
             }
             Act::Settle => self.moves.settle().await,
             Act::Moves(count) => {

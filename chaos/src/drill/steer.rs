@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cell_client::{ClientError, ControlClient, WriteOptions, wire};
+use cell_client::{ClientError, ControlClient, TakeoverWanted, WriteOptions, wire};
 use cell_model::{CellId, MoveId, MoveIntent, MoveOptions, Phase, TenantId};
 use futures::StreamExt;
 use tokio::task::JoinHandle;
@@ -118,6 +118,45 @@ impl Moves {
     pub(super) async fn resume(&self) -> Result<(), ClientError> {
         let Some(id) = self.newest().map(|tracked| tracked.id) else { return Ok(()) };
         self.control.steer_move(id, MoveIntent::Resume, WriteOptions::default()).await.map(|_| ())
+    }
+
+    /// Makes the other cell of a move the owner, as soon as the store has not heard of the owner for long enough. Only if
+    /// nothing is lost by it.
+    pub(super) async fn take_over(
+        &self,
+        tenant: usize,
+        to: usize,
+        patience: Duration,
+    ) -> Result<wire::TakeOverResponse, ClientError> {
+        let name = TenantId::new(&*self.names[tenant]).expect("a drill's names are labels");
+        let evidence = "killed by the drill".to_owned();
+        let how = TakeoverWanted { target: self.cell(to), evidence, accept_data_loss: false, look_only: false };
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.control.take_over(&name, how.clone(), WriteOptions::default()).await {
+                // It was heard of a moment ago; or the record has changed while it was looked at.
+                Err(ClientError::Rejected { code, .. })
+                    if matches!(code.as_str(), "OWNER_REACHABLE" | "STALE_REVISION")
+                        && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(POLL * 10).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Waits until the log knows that the newest move's target holds everything.
+    pub(super) async fn in_sync(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            let last = self.newest().and_then(|tracked| tracked.last);
+            if last.is_some_and(|movement| movement.in_sync) {
+                return true;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        false
     }
 
     fn newest(&self) -> Option<Tracked> {

@@ -10,6 +10,7 @@ use cell_model::Generation;
 use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_server::AgentServiceServer;
 use cell_trust::{PublicKey, TrustedKeys};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -105,6 +106,9 @@ impl Agent<TenantData> {
         {
             tenants.planted = options.planted;
         }
+        if !options.control.is_empty() {
+            crate::confirm::mark(&tenants);
+        }
         let tenants = Arc::new(tenants);
         let data = TenantData::new(Arc::clone(&tenants));
         Self::listen(options, tenants, data).await
@@ -192,9 +196,13 @@ impl<D: Clone> Agent<D> {
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         if let Some(control) = control {
-            let reporting = report(Arc::clone(&driver), advertise, control, names_keys);
+            let (reported, heard) = watch::channel(false);
+            let confirming = confirm(Arc::clone(&driver), control.clone(), heard);
+            let reporting = report(Arc::clone(&driver), advertise, control, names_keys, reported);
             let stop = stop.clone();
             around.tasks.spawn(async move { stop.run_until_cancelled(reporting).await });
+            let stop = around.stop.clone();
+            around.tasks.spawn(async move { stop.run_until_cancelled(confirming).await });
         }
         tokio::pin!(syncing);
         let failed = tokio::select! {
@@ -239,8 +247,22 @@ fn ended(synced: Result<Result<(), AgentError>, tokio::task::JoinError>) -> Resu
     }
 }
 
+/// Asks whether this cell still owns, once the log knows of this process: a takeover that was ordered before that is refused
+/// then, or is decided before the question is answered.
+async fn confirm(driver: Arc<dyn Driver>, control: ControlClient, mut reported: watch::Receiver<bool>) {
+    if reported.wait_for(|reported| *reported).await.is_ok() {
+        driver.confirm(control).await;
+    }
+}
+
 /// Tells the control plane every second where this cell is to be found.
-async fn report(driver: Arc<dyn Driver>, advertise: String, control: ControlClient, names_keys: bool) {
+async fn report(
+    driver: Arc<dyn Driver>,
+    advertise: String,
+    control: ControlClient,
+    names_keys: bool,
+    reported: watch::Sender<bool>,
+) {
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let around = driver.surroundings();
@@ -271,6 +293,7 @@ async fn report(driver: Arc<dyn Driver>, advertise: String, control: ControlClie
         match control.report_cell(request).await {
             Ok(answer) => {
                 reached = true;
+                reported.send_replace(true);
                 if names_keys {
                     trust(around, &answer.trusted_keys);
                 }

@@ -61,8 +61,19 @@ pub(crate) fn read(
     until: Seq,
     bytes_max: usize,
 ) -> Result<Vec<wire::Transaction>, Refusal> {
-    let end = keys.captured(until.next(), 0);
-    let mut from = keys.captured(after.next(), 0);
+    read_at(durable, keys, TenantKeys::captured, (after, until), bytes_max)
+}
+
+/// The same of transactions that lie under other keys.
+pub(crate) fn read_at(
+    durable: &Durable,
+    keys: &TenantKeys,
+    key_of: fn(&TenantKeys, Seq, u16) -> Vec<u8>,
+    (after, until): (Seq, Seq),
+    bytes_max: usize,
+) -> Result<Vec<wire::Transaction>, Refusal> {
+    let end = key_of(keys, until.next(), 0);
+    let mut from = key_of(keys, after.next(), 0);
     let (mut found, mut whole, mut total) = (Vec::new(), (after.next(), Vec::new()), 0);
     loop {
         let parts = durable.engine().scan(&from, &end, 64)?;

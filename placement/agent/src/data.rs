@@ -18,7 +18,7 @@ pub enum WriteError<E> {
     /// The write surely has not run: this cell may not serve the tenant under this stamp now. Safe to send again.
     #[error("the write has not run: {reason}")]
     Refused {
-        /// Stable code: `NOT_OWNER`, `NOT_YET`, `HOLD`, `FENCED`, `IMPORTING`, `STALE` or `TENANT_DELETED`.
+        /// Stable code: `NOT_OWNER`, `NOT_YET`, `HOLD`, `FENCED`, `IMPORTING`, `STALE`, `UNCONFIRMED` or `TENANT_DELETED`.
         code: &'static str,
         /// Why.
         reason: String,

@@ -9,8 +9,8 @@
 
 use std::sync::{Arc, RwLock};
 
-use cell_client::Link;
-use cell_model::{Attempt, CellId, Epoch, Generation, Leg, Lineage, MoveId, TenantId, Term, Uid};
+use cell_client::{ControlClient, Link};
+use cell_model::{Attempt, CellId, Epoch, Generation, Leg, Lineage, MoveId, Seq, TenantId, Term, Uid};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
@@ -105,6 +105,20 @@ pub(crate) trait Driver: Send + Sync + 'static {
 
     /// What the database has, whether Cellway knows it or not; nothing of a store that is Cellway's own.
     fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Asks the control plane for what may have been decided while this process was not there: see [`crate::confirm`].
+    fn confirm(self: Arc<Self>, _control: ControlClient) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Part of what was put aside of a tenant since this cell was taken over; none where nothing was.
+    fn read_tail<'a>(
+        &'a self,
+        _tenant: &'a TenantId,
+        _after: Seq,
+    ) -> BoxFuture<'a, Result<Option<wire::ReadTailResponse>, Refusal>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 

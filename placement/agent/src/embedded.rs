@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cell_model::{Lineage, TenantId, Term};
+use cell_client::ControlClient;
+use cell_model::{Lineage, Seq, TenantId, Term};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
@@ -18,7 +19,7 @@ use crate::error::AgentError;
 use crate::refusal::Refusal;
 use crate::tenant::Core;
 use crate::tenants::Tenants;
-use crate::{follow, steps};
+use crate::{confirm, follow, steps};
 
 impl Driver for Tenants {
     fn surroundings(&self) -> &Surroundings {
@@ -28,6 +29,14 @@ impl Driver for Tenants {
     fn resume(self: Arc<Self>) {
         for tenant in self.all() {
             follow::ensure(&self, &tenant);
+            if tenant.lock().tail.as_ref().is_some_and(|tail| !tail.done) {
+                let (tenants, tenant) = (Arc::clone(&self), Arc::clone(&tenant));
+                self.tasks.spawn(async move {
+                    if let Err(refusal) = steps::move_aside(&tenants, &tenant).await {
+                        tracing::warn!(tenant = %tenant.id, %refusal, "changes could not be put aside");
+                    }
+                });
+            }
             let emptying = tenant.lock().control().is_some_and(|control| control.emptying);
             if emptying {
                 let tenants = Arc::clone(&self);
@@ -90,6 +99,18 @@ impl Driver for Tenants {
             self.wait(last).await?;
             Ok(said)
         })
+    }
+
+    fn confirm(self: Arc<Self>, control: ControlClient) -> BoxFuture<'static, ()> {
+        Box::pin(async move { confirm::ask(&self, &control).await })
+    }
+
+    fn read_tail<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        after: Seq,
+    ) -> BoxFuture<'a, Result<Option<wire::ReadTailResponse>, Refusal>> {
+        Box::pin(std::future::ready(steps::read_tail(self, tenant, after)))
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {

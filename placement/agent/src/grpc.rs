@@ -94,6 +94,18 @@ impl AgentService for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(inbox).map(Ok))))
     }
 
+    async fn read_tail(
+        &self,
+        request: Request<wire::ReadTailRequest>,
+    ) -> Result<Response<wire::ReadTailResponse>, Status> {
+        let wire::ReadTailRequest { tenant, after_seq } = request.into_inner();
+        let id = TenantId::new(&tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let read = self.driver.read_tail(&id, cell_model::Seq(after_seq)).await;
+        let unavailable = |refusal: Refusal| Status::unavailable(format!("{}: {}", refusal.code, refusal.reason));
+        let nothing = || Status::not_found(format!("cell {} keeps nothing of {id} apart", self.around().here));
+        read.map_err(unavailable)?.map(Response::new).ok_or_else(nothing)
+    }
+
     async fn describe(
         &self,
         request: Request<wire::DescribeRequest>,

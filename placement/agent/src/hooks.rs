@@ -73,6 +73,7 @@ impl Told {
             Step::HoldWrites(hold) => (HookPhase::Hold, "hold-writes", Some(hold.budget_ms)),
             Step::Fence(_) => (HookPhase::Fence, "fence", None),
             Step::Activate(_) => (HookPhase::Activate, "activate", None),
+            Step::OwnByForce(_) => (HookPhase::Activate, "own-by-force", None),
             Step::Unfence(_) => (HookPhase::Abort, "unfence", None),
             Step::DropImport(_) => (HookPhase::Abort, "drop-import", None),
             // Of a move that has ended well, the capture for the old copy ends, too: nothing is taken back.

@@ -6,6 +6,9 @@
 //! p <tenant> 0 <uid>            sequence, digest, size, frontier (`Position`)
 //! r <tenant> 0 <uid> <key>      a row
 //! c <tenant> 0 <uid> <seq> <n>  part n of a captured transaction
+//! o <tenant> 0 <uid>            where this cell took over by force (`Taken`)
+//! q <tenant> 0 <uid>            what it has put aside since it was taken over itself (`TailRecord`)
+//! t <tenant> 0 <uid> <seq> <n>  part n of a transaction that was put aside
 //! ```
 //! A tenant's name has no zero byte, so no key of one tenant begins another's.
 
@@ -75,17 +78,37 @@ impl TenantKeys {
         key[1 + self.stem.len()..].to_vec()
     }
 
-    pub(crate) fn captured(&self, seq: Seq, part: u16) -> Vec<u8> {
+    fn part(&self, kind: u8, seq: Seq, part: u16) -> Vec<u8> {
         let mut rest = seq.get().to_be_bytes().to_vec();
         rest.extend(part.to_be_bytes());
-        self.with(b'c', &rest)
+        self.with(kind, &rest)
+    }
+
+    pub(crate) fn captured(&self, seq: Seq, part: u16) -> Vec<u8> {
+        self.part(b'c', seq, part)
+    }
+
+    pub(crate) fn taken(&self) -> Vec<u8> {
+        self.with(b'o', &[])
+    }
+
+    pub(crate) fn tail(&self) -> Vec<u8> {
+        self.with(b'q', &[])
+    }
+
+    pub(crate) fn put_aside(&self, seq: Seq, part: u16) -> Vec<u8> {
+        self.part(b't', seq, part)
+    }
+
+    pub(crate) fn put_aside_end(&self) -> Vec<u8> {
+        self.after(b't')
     }
 
     pub(crate) fn captured_end(&self) -> Vec<u8> {
         self.after(b'c')
     }
 
-    /// Sequence number and part of a stored part of a captured transaction.
+    /// Sequence number and part of a stored part of a captured transaction, or of one that was put aside.
     pub(crate) fn strip_captured(&self, key: &[u8]) -> Option<(Seq, u16)> {
         let rest = key.get(1 + self.stem.len()..)?;
         let seq = u64::from_be_bytes(rest.get(..8)?.try_into().ok()?);

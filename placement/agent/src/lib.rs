@@ -16,12 +16,14 @@
 //! * `hold` is the only thing about a grant that is not durable: it lapses by itself.
 //! * `follow` copies: chunks at exact labels and whole transactions in order, so that the copy equals its source at
 //!   `applied` as far as its frontier goes, at every moment and after every crash.
+//! * `confirm` asks, when an owner starts that may have been taken over meanwhile.
 //! * `hooks` tell what lives beside the tenants' rows – files, search, queues – what becomes of a tenant.
 //! * `scan` verifies with code of its own, `durable` commits in groups, [`engine`] is the store.
 
 mod agent;
 mod board;
 mod capture;
+mod confirm;
 mod data;
 mod digest;
 mod driver;

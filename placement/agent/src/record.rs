@@ -208,6 +208,48 @@ impl Position {
     }
 }
 
+/// Where this cell took a tenant over by force: the old owner's last change that it held then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    /// In this move.
+    pub(crate) move_id: MoveId,
+    /// There.
+    pub(crate) seq: Seq,
+}
+
+impl Record for Taken {
+    const KIND: &'static str = "takeover";
+}
+
+/// What this cell has put aside since it was taken over: changes that the new owner never got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TailRecord {
+    /// In this move.
+    pub(crate) move_id: MoveId,
+    /// It owned at this epoch at the most.
+    pub(crate) fenced_epoch: Epoch,
+    /// The new owner holds its changes up to here.
+    pub(crate) after: Seq,
+    /// Its last change.
+    pub(crate) last: Seq,
+    /// None of those between is missing.
+    pub(crate) whole: bool,
+    /// The first of those that are there,
+    pub(crate) first: Seq,
+    /// and the last that was put aside so far.
+    pub(crate) moved: Seq,
+    /// How many were put aside so far,
+    pub(crate) changes: u64,
+    /// and of how many bytes.
+    pub(crate) bytes: u64,
+    /// All are.
+    pub(crate) done: bool,
+}
+
+impl Record for TailRecord {
+    const KIND: &'static str = "tail";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

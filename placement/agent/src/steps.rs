@@ -3,9 +3,11 @@
 
 mod copying;
 mod ending;
+mod force;
 mod owning;
 
 pub(crate) use ending::empty;
+pub(crate) use force::{move_aside, read_tail};
 
 use std::sync::Arc;
 
@@ -59,12 +61,20 @@ impl Work<'_> {
             Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
             Step::Fence(fence) => self.fence(Seq(fence.sealed_seq)).await,
             Step::Unfence(_) => self.unfence().await,
-            Step::Activate(activate) => self.activate(activate.keep_follower).await,
+            // On the way back nobody follows; but until the move is over the owner may be taken over, and what it alone has then
+            // must be known.
+            Step::Activate(activate) => {
+                let back = self.context().leg == Some(cell_model::Leg::Back);
+                self.activate(activate.keep_follower || back).await
+            }
             Step::DeliverMapping(delivery) => self.deliver_mapping(delivery).await,
             Step::DropImport(_) => self.drop_import().await,
             Step::StopCapture(_) => self.stop_capture().await,
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+            Step::LookAtCopy(_) => self.look_at_copy().await,
+            Step::OwnByForce(_) => self.own_by_force().await,
+            Step::PutAside(put) => self.put_aside(put).await,
         }
     }
 

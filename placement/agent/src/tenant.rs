@@ -19,7 +19,7 @@ use crate::follow::Progress;
 use crate::hold::Holds;
 use crate::keys::{self, TenantKeys};
 use crate::recent::Recent;
-use crate::record::{Control, Frontier, Position, Record, Role};
+use crate::record::{Control, Frontier, Position, Record, Role, TailRecord};
 use crate::refusal::Refusal;
 use crate::scan::Scan;
 use crate::staging::{Changes, Staging};
@@ -83,6 +83,10 @@ pub(crate) struct Core {
     pub(crate) recent: Recent,
     pub(crate) scan: Option<Scan>,
     pub(crate) progress: Progress,
+    /// What was put aside since this cell was taken over.
+    pub(crate) tail: Option<TailRecord>,
+    /// This process has started in the middle of a move, and nobody has said yet who owns: see [`crate::confirm`].
+    pub(crate) unconfirmed: bool,
 }
 
 impl Core {
@@ -108,6 +112,8 @@ impl Core {
             recent,
             scan: None,
             progress: Progress::default(),
+            tail: None,
+            unconfirmed: false,
         }
     }
 
@@ -238,6 +244,7 @@ impl Core {
             std::cmp::Ordering::Equal => {}
         }
         match control.role {
+            Role::Owner if self.unconfirmed => Admission::Wait("UNCONFIRMED"),
             Role::Owner if stamp.epoch > control.epoch => Admission::Wait("NOT_YET"),
             Role::Owner if stamp.epoch < control.epoch => Admission::No("STALE"),
             // Admitted writes may still come until the seal; after it, none.
@@ -254,11 +261,16 @@ impl Core {
 
     /// Tells the gates what this cell is to the tenant now.
     pub(crate) fn post(&self, tenant: &TenantId, board: &Board) {
-        if let Some(posted) = self.posted(Instant::now()) {
+        if let Some(mut posted) = self.posted(Instant::now()) {
+            if self.unconfirmed && matches!(posted.role, wire::Role::Owner | wire::Role::Holding) {
+                // Everybody waits, as behind a fence.
+                (posted.role, posted.hold) = (wire::Role::Fenced, None);
+            }
             board.post(tenant, posted);
         }
     }
 
+    /// What it is, durably.
     pub(crate) fn posted(&self, now: Instant) -> Option<Posted> {
         let control = self.control.as_ref()?;
         let hold = self.holds.standing(now).map(|hold| (hold.id, hold.deadline));

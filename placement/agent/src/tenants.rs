@@ -16,7 +16,7 @@ use crate::engine::{Batch, Engine, EngineError};
 use crate::error::AgentError;
 use crate::keys::{self, TenantKeys};
 use crate::options::Limits;
-use crate::record::{AgentRecord, Control, Position, Record};
+use crate::record::{AgentRecord, Control, Position, Record, TailRecord};
 use crate::refusal::Refusal;
 use crate::tenant::Tenant;
 
@@ -193,7 +193,11 @@ fn read_grants(engine: &dyn Engine) -> Result<BTreeMap<TenantId, Arc<Tenant>>, A
             let control = Control::decode(bytes)?;
             let position = engine.get(&TenantKeys::new(&id, control.uid).position())?;
             let position = position.map(|bytes| Position::decode(&bytes)).transpose()?;
-            known.insert(id.clone(), Arc::new(Tenant::new(id, Some(control), position)));
+            let tail = engine.get(&TenantKeys::new(&id, control.uid).tail())?;
+            let tail = tail.map(|bytes| TailRecord::decode(&bytes)).transpose()?;
+            let tenant = Tenant::new(id.clone(), Some(control), position);
+            tenant.lock().tail = tail;
+            known.insert(id, Arc::new(tenant));
         }
         match page.last() {
             Some((last, _)) if page.len() == PAGE => from = [last.as_slice(), &[0]].concat(),

@@ -9,13 +9,17 @@
 //!                                                             Activate(e+2) ──►┘ Owner
 //! ```
 //! Two rules stand above all: (uid, epoch) never falls, and nothing that this cell owns or might own again (Owner,
-//! Fenced) is destroyed.
+//! Fenced) is destroyed. What happens by force is in `force`.
+
+mod force;
 
 use cell_model::{Attempt, CellId, Epoch, Leg, MoveId, Seq, Uid};
 use cell_trust::{RoutedMapping, SignedMapping};
 
 use crate::record::{Capture, Control, Follow, Role};
 use crate::refusal::Refusal;
+
+pub(crate) use force::{Verdict, look_at_copy, own_by_force, put_aside};
 
 /// Who sends a step, as far as a tenant is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::capture;
 use crate::data::{ReadError, WriteError};
 use crate::durable::Ticket;
 use crate::engine::{Batch, EngineError};
-use crate::record::{Capture, Control};
+use crate::record::{Capture, Control, Role};
 use crate::refusal::Refusal;
 use crate::rows::{RowError, Transaction, View};
 use crate::tenant::{Admission, Core, Tenant};
@@ -203,8 +203,17 @@ impl Tenants {
             let mut changed = tenant.subscribe();
             {
                 let core = tenant.lock();
-                let asked = core.known().is_ok_and(|control| control.sync);
-                if core.acked >= seq || !asked {
+                if core.acked >= seq {
+                    return Ok(());
+                }
+                // Nobody waits for a follower any more, and yet this must not be answered: the new owner does not have it.
+                let redirects = core.known().is_ok_and(|control| control.role == Role::Redirect);
+                if redirects && core.tail.as_ref().is_some_and(|tail| seq > tail.after) {
+                    return Err(
+                        "the tenant was taken over meanwhile, and the new owner does not have the write".into()
+                    );
+                }
+                if !core.known().is_ok_and(|control| control.sync) {
                     return Ok(());
                 }
             }
@@ -225,6 +234,7 @@ fn refusal(code: &'static str) -> (&'static str, String) {
         "NOT_YET" => "the request knows a newer epoch than this cell",
         "STALE" => "the request knows an older epoch than this cell",
         "FENCED" => "the tenant is between two owners",
+        "UNCONFIRMED" => "this cell has started, and does not know yet whether it still owns the tenant",
         "IMPORTING" => "the tenant is being copied to this cell",
         "TENANT_DELETED" => "the tenant is deleted",
         _ => "this cell does not own the tenant",

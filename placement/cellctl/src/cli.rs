@@ -17,7 +17,7 @@ mod moves;
 pub(crate) use adopt::{Adopt, Enroll, OfCells};
 pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use drill::{Drill, RunDrills, Wires};
-pub(crate) use moves::{LimitMoves, Move, MoveTenant};
+pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
     Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate, Tiers,
 };
@@ -121,6 +121,9 @@ pub enum Command {
     /// Move a tenant to another cell, look at moves, steer them, prove them
     #[command(subcommand)]
     Move(Move),
+    /// Look at what cells that were taken over have put aside, write it out, let go of it
+    #[command(subcommand)]
+    Quarantine(OfQuarantine),
     /// Plan placements, moves, drains and losses; nothing is changed
     #[command(subcommand)]
     Plan(Plan),

@@ -8,7 +8,9 @@ mod get;
 mod keygen;
 mod moves;
 mod proof;
+mod quarantine;
 mod request;
+mod takeover;
 mod write;
 
 use std::future::Future;
@@ -56,12 +58,16 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Active))
         }
         Command::Adopt(asked) => ask(&global, |control| adopt::run(control, asked)),
+        Command::Cell(OfCells::Dead { name, yes }) => {
+            ask(&global, |control| write::declare_dead(control, name, yes))
+        }
         Command::Cell(OfCells::Enroll(asked)) => ask(&global, |control| enroll::run(control, *asked)),
         Command::Cell(OfCells::Ids { stride, headroom, sql }) => {
             ask(&global, |control| ids::run(control, ids::Wanted { stride, headroom }, sql))
         }
         Command::Move(Move::VerifyProof { file, trusted_keys }) => proof::verify(&file, &trusted_keys),
         Command::Move(movement) => ask(&global, |control| moves::run(control, movement)),
+        Command::Quarantine(of) => ask(&global, |control| quarantine::run(control, of)),
         Command::Plan(command) => plan::run(&global, command),
         Command::Explain(Explain::Tenant { name, of, judge }) => plan::explain(&global, &name, &of, &judge),
         Command::Explain(Explain::Request { id, routers }) => on_runtime(request::explain(&global, &id, &routers)),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cell_client::ClientError;
+use cell_client::{ClientError, trailer};
 
 /// How a command ends, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,8 @@ impl fmt::Display for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
+            // Nothing is wrong with what was asked for.
+            ClientError::Rejected { code, .. } if code == trailer::DISK_FULL => Exit::Unavailable,
             ClientError::Rejected { .. } | ClientError::Answer(_) => Exit::Failed,
             ClientError::Invalid { .. } => Exit::Usage,
             ClientError::Unavailable { .. } => Exit::Unavailable,
@@ -112,9 +114,15 @@ mod tests {
             hint: "choose another cell".into(),
         };
         let unknown = ClientError::Unknown { request_id: Some(RequestId(1)), reason: reason() };
+        let full = ClientError::Rejected {
+            code: trailer::DISK_FULL.into(),
+            message: "95 MiB are free".into(),
+            hint: "make room".into(),
+        };
         let cases = [
             (rejected, Exit::Failed),
             (ClientError::Unavailable { reason: reason() }, Exit::Unavailable),
+            (full, Exit::Unavailable),
             (unknown, Exit::Unknown),
         ];
         for (error, exit) in cases {

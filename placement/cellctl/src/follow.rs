@@ -86,7 +86,7 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
     };
     console::data(&render::one(&movement, control.global.output, |movement| closing(movement) + "\n"));
     Ok(match movement.status.as_str() {
-        "completed" | "paused" | "rehearsed" => Exit::Done,
+        "completed" | "paused" | "rehearsed" | "taken-over" => Exit::Done,
         _ => Exit::NotMoved,
     })
 }
@@ -258,6 +258,10 @@ fn closing(movement: &MoveView) -> String {
             movement.epoch,
             movement.target,
             held(movement)
+        ),
+        "taken-over" => format!(
+            "{} taken over by force: `cellctl describe tenant {}` shows its owner",
+            movement.id, movement.tenant
         ),
         other => format!("{} {other}{reason}: {} stays on {}", movement.id, movement.tenant, movement.source),
     }

@@ -21,6 +21,9 @@ use crate::audit_chain::{Doubt, Trail};
 const KIND: &str = "MoveProof";
 const VERSION: u32 = 1;
 const COMMIT: &str = "Commit";
+/// An operator's command, and the event that it is.
+const TAKE_OVER: &str = "take-over";
+const BY_FORCE: &str = "TakeOver";
 
 /// The first line of a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +41,7 @@ pub(crate) struct Summary {
     pub(crate) asked_by: String,
     /// The entry in which it was cancelled, and by whom.
     pub(crate) cancelled: Option<(u64, String)>,
-    /// completed, cancelled, rolled-back, rehearsed, aborted.
+    /// completed, cancelled, rolled-back, rehearsed, taken-over, aborted.
     pub(crate) outcome: String,
     /// Rows and bytes as preflight has counted them.
     pub(crate) rows: Option<u64>,
@@ -282,7 +285,7 @@ impl Summary {
         };
         for entry in entries.iter().filter(of_move) {
             match entry.action.as_str() {
-                "move-phase" if entry.outcome == "done" => summary.take(entry)?,
+                "move-phase" | TAKE_OVER if entry.outcome == "done" => summary.take(entry)?,
                 "cancel-move" if entry.outcome == "done" => {
                     summary.cancelled = Some((entry.number, entry.actor.clone()));
                     summary.turn(entry)?;
@@ -358,12 +361,12 @@ impl Summary {
             let unlawful = |reason: String| Err(Unproven::Unlawful { entry: step.entry, reason });
             // A cancel behind the fence is an ABORT.
             let cancelled = self.cancelled.as_ref().is_some_and(|(entry, _)| *entry <= step.entry);
-            let decides = matches!(step.event.as_str(), COMMIT | "Abort") || cancelled;
+            let decides = matches!(step.event.as_str(), COMMIT | BY_FORCE | "Abort") || cancelled;
             let rises = step.epoch == epoch + 1;
             if step.epoch != epoch && !(rises && decides) {
                 return unlawful(format!("{} takes the epoch from {epoch} to {}", step.event, step.epoch));
             }
-            if step.owner != owner && !(rises && step.event == COMMIT) {
+            if step.owner != owner && !(rises && matches!(step.event.as_str(), COMMIT | BY_FORCE)) {
                 return unlawful(format!("{} gives the tenant to {} without a COMMIT", step.event, step.owner));
             }
             if step.owner != self.source && step.owner != self.target {
@@ -377,7 +380,11 @@ impl Summary {
         let last = self.steps.last().map_or(0, |step| step.entry);
         let unlawful = |reason: String| Err(Unproven::Unlawful { entry: last, reason });
         let should = if self.outcome == "completed" { &self.target } else { &self.source };
-        if owner != *should {
+        let by_force = self.outcome == "taken-over";
+        if by_force != self.steps.iter().any(|step| step.event == BY_FORCE) {
+            return unlawful(format!("it ended as {}, and that was not decided", self.outcome));
+        }
+        if owner != *should && !by_force {
             return unlawful(format!("it ended as {}, and {owner} owns", self.outcome));
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 mod ahead;
 mod audit;
+mod quarantine;
 mod router;
 
 use cell_client::wire;
@@ -13,6 +14,7 @@ use serde::Serialize;
 pub use ahead::{EstimateView, FindingView, LimitsView, PreviewView};
 pub use audit::AuditView;
 pub(crate) use audit::hash_of;
+pub use quarantine::{QuarantineView, TakenView, TakeoverView};
 pub use router::RouterView;
 
 /// What every printed document says first.
@@ -81,6 +83,9 @@ pub struct RetainedView {
     pub until_unix_ms: u64,
     /// Being deleted.
     pub reclaiming: bool,
+    /// The cell was taken over by force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<QuarantineView>,
 }
 
 /// A cell.
@@ -122,7 +127,7 @@ pub struct MoveView {
     pub leg: String,
     /// What is being done.
     pub phase: String,
-    /// waiting, running, paused …; completed, cancelled, rolled-back, aborted.
+    /// waiting, running, paused …; completed, cancelled, rolled-back, rehearsed, taken-over, aborted.
     pub status: String,
     /// Tries of the hold.
     pub attempt: u32,
@@ -160,6 +165,11 @@ pub struct MoveView {
     pub stale_rejected: Option<u64>,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
+    /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
+    pub in_sync: bool,
+    /// What a forced takeover stood on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<TakenView>,
     /// Phases entered.
     pub history: Vec<StampView>,
 }
@@ -211,7 +221,9 @@ const fn some_number(number: u64) -> Option<u64> {
 impl From<wire::Tenant> for TenantView {
     fn from(tenant: wire::Tenant) -> Self {
         let mapping = tenant.mapping.unwrap_or_default();
+        let tenant_name = mapping.tenant.clone();
         let retained = |copy: wire::Retained| RetainedView {
+            quarantine: QuarantineView::of(&tenant_name, &copy),
             cell: copy.cell,
             move_id: copy.move_id,
             fenced_epoch: copy.fenced_epoch,
@@ -287,6 +299,8 @@ impl From<wire::Move> for MoveView {
             rows: movement.weight.map(|weight| weight.rows),
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
+            in_sync: movement.in_sync,
+            takeover: movement.takeover.map(TakenView::from),
             holds: holds(&stamps_of(&movement.history)),
             history: movement.history.into_iter().map(stamp).collect(),
         }

@@ -9,7 +9,7 @@
 //! snapshot), it makes frames of its own from the same changes until one does.
 //!
 //! Each frame costs each watcher a message, so with many watchers a frame waits a moment for more changes
-//! ([`pause_between`]): 200 watchers of 2,000 changes a second get 300 frames, not 2,000.
+//! ([`pause_between`]): 200 watchers of 2,000 changes a second get some 240 frames, not 2,000.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::{Ground, watch_items};
 
+/// Items in one frame, unless one revision has more.
+pub(crate) const ITEMS_MAX: usize = 256;
 /// Frames that are kept for those who are a little behind.
 const FRAMES_MAX: usize = 1_024;
 /// Bytes of frames that are kept.
@@ -250,8 +252,6 @@ impl Press {
 
 /// Whole revisions, as many as fit into one frame.
 pub(crate) fn parts(committed: &[Arc<Committed>]) -> impl Iterator<Item = &[Arc<Committed>]> {
-    /// Items in one frame, unless one revision has more.
-    const ITEMS_MAX: usize = 256;
     let mut rest = committed;
     std::iter::from_fn(move || {
         let mut items = rest.first()?.changes.len();
@@ -275,9 +275,7 @@ pub(crate) async fn press(ground: &Ground, after: Revision, part: &[Arc<Committe
     let changes: Vec<Change> = part.iter().flat_map(|one| one.changes.iter().cloned()).collect();
     let has_moves = changes.iter().any(|change| matches!(change, Change::MoveEnded(_)));
     let encoded = |items: Vec<v1::WatchItem>| {
-        let frame = Frame::Changes(v1::WatchItems { revision: last.get(), items });
-        let is_empty = matches!(&frame, Frame::Changes(changes) if changes.items.is_empty());
-        (!is_empty).then(|| encode(frame))
+        (!items.is_empty()).then(|| encode(Frame::Changes(v1::WatchItems { revision: last.get(), items })))
     };
     if !has_moves {
         let only = encoded(watch_items(ground, false, changes).await?);

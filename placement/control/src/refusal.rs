@@ -72,7 +72,7 @@ pub(crate) fn submit(error: &SubmitError, belongs: bool) -> Status {
         }
         SubmitError::DiskFull { .. } => refusal(
             Code::ResourceExhausted,
-            "DISK_FULL",
+            trailer::DISK_FULL,
             error.to_string(),
             "make room on the disk of the leader: it accepts again by itself",
         ),
@@ -170,9 +170,12 @@ pub(crate) fn transfer(error: &TransferError, leader: Option<&str>) -> Status {
 /// A snapshot that was not made.
 pub(crate) fn compact(error: &CompactError) -> Status {
     match error {
-        CompactError::Full { .. } => {
-            refusal(Code::ResourceExhausted, "DISK_FULL", error.to_string(), "make room on the disk of the node")
-        }
+        CompactError::Full { .. } => refusal(
+            Code::ResourceExhausted,
+            trailer::DISK_FULL,
+            error.to_string(),
+            "make room on the disk of the node",
+        ),
         CompactError::TimedOut => refusal(
             Code::DeadlineExceeded,
             "SNAPSHOT_NOT_DONE",

@@ -2,6 +2,7 @@
 //!
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
 //! * `page`: lists, page by page; `placing`: a cell for a tenant that names none; `preview`: what a move would meet;
+//! * `takeover`: a tenant whose owner is out of reach;
 //! * `watch`: a snapshot, then changes; `encoded`: sent as the bytes that were made for everybody;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
@@ -30,6 +31,7 @@ mod preview;
 mod reconcile;
 mod routers;
 mod store;
+mod takeover;
 mod watch;
 
 pub(crate) use cluster::ClusterEndpoint;

@@ -118,10 +118,10 @@ mod tests {
             owner: CellId::new("c1").unwrap(),
             life: Life::Live,
             tier: Tier::Bronze,
-            residency: String::new(),
+            residency: "".into(),
             movement: None,
             retained: Vec::new(),
-            placed: String::new(),
+            placed: "".into(),
         }
     }
 

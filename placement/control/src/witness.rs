@@ -28,9 +28,8 @@ struct Commit {
 impl Commit {
     /// The commit that a changed record is, if it is one.
     fn of(change: &Change) -> Option<Self> {
-        let Change::Tenant(TenantRecord { id, revision, movement: Some(movement), .. }) = change else {
-            return None;
-        };
+        let Change::Tenant(record) = change else { return None };
+        let TenantRecord { id, revision, movement: Some(movement), .. } = record.as_ref() else { return None };
         let entered = movement.history.last()?;
         let is_commit = movement.phase == Phase::Activate && entered.revision == *revision;
         is_commit.then(|| Self { tenant: id.clone(), move_id: movement.id, revision: *revision })

@@ -26,6 +26,8 @@ pub struct Options {
     pub preflight_patience: Duration,
     /// Pause after a missed hold; doubles with each further miss, up to sixteen times.
     pub hold_backoff: Duration,
+    /// How often a cell that was taken over is asked whether it is back.
+    pub quarantine_every: Duration,
     /// For how long a hold is put off because of transactions that are open.
     pub quiet_patience: Duration,
     /// A copy is close behind when it lags less than this,
@@ -42,6 +44,7 @@ impl Default for Options {
             retry: (Duration::from_millis(50), Duration::from_secs(2)),
             preflight_patience: Duration::from_secs(5),
             hold_backoff: Duration::from_millis(500),
+            quarantine_every: Duration::from_secs(1),
             quiet_patience: Duration::from_secs(30),
             caught_up_lag: Duration::from_secs(1),
             caught_up_bytes: 1 << 20,
@@ -228,6 +231,7 @@ fn work_of(record: &TenantRecord) -> Vec<Work> {
                 | Effect::Retire { .. }
                 | Effect::AwaitRetention { .. }
                 | Effect::Reclaim { .. }
+                | Effect::Quarantine { .. }
         );
         let within = if outside { None } else { within };
         Work { tenant: record.id.clone(), uid: record.uid, within, effect }

@@ -25,7 +25,12 @@ impl<P: ControlPlane> Coordinator<P> {
         let run = Run { of: self, tenure, record };
         let waits_only = matches!(
             effect,
-            Effect::Admit | Effect::AwaitHold { .. } | Effect::AwaitSoak { .. } | Effect::AwaitRetention { .. }
+            Effect::Admit
+                | Effect::AwaitHold { .. }
+                | Effect::AwaitSoak { .. }
+                | Effect::AwaitRetention { .. }
+                // For days, perhaps: it talks now and then.
+                | Effect::Quarantine { .. }
         );
         let _permit = if waits_only { None } else { self.talking.acquire().await.ok() };
         let movement = record.movement.as_ref();
@@ -68,6 +73,10 @@ impl<P: ControlPlane> Run<'_, P> {
             Effect::Fence { attempt, seq } => self.fence(*attempt, *seq).await,
             Effect::Commit { attempt } => self.commit(*attempt, Vec::new()).await,
             Effect::Activate { .. } => self.activate().await,
+            Effect::TakeOver { .. } => self.own_by_force().await,
+            Effect::Quarantine { cell, move_id, fenced_epoch, after } => {
+                self.quarantine(cell, *move_id, *fenced_epoch, *after).await
+            }
             Effect::DeliverMapping { cell } => self.deliver_mapping(cell).await,
             Effect::AwaitSoak { at } => self.await_soak(*at).await,
             Effect::Unfence { attempt, .. } => self.unfence(*attempt).await,
@@ -90,11 +99,14 @@ impl<P: ControlPlane> Run<'_, P> {
         self.propose_outside(Event::Granted).await
     }
 
+    /// An old copy on a cell that the operator has declared dead is not waited for.
     async fn revoke(&self, cell: &CellId) -> Result<(), Setback> {
         let context = self.context();
         let agent = self.agent(cell)?;
         self.of.control.confirm().await?;
-        self.insist("revoke", || self.of.agents.revoke(&agent, &context)).await?;
+        if *cell == self.record.owner || !self.is_dead(cell) {
+            self.insist("revoke", || self.of.agents.revoke(&agent, &context)).await?;
+        }
         self.propose_outside(Event::Revoked { cell: cell.clone() }).await
     }
 
@@ -258,6 +270,8 @@ impl<P: ControlPlane> Run<'_, P> {
     async fn watch_sync(&self) -> Result<(), Setback> {
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
         let attempt = self.movement()?.attempt;
+        let known = self.movement()?.acks.in_sync.is_some_and(|known| known.lineage == self.tenure.lineage);
+        let mut coming = (!known).then_some(None);
         loop {
             let sync = self.insist("sync status", || self.of.agents.sync_status(&from, &context)).await?;
             if sync.wants_degrade {
@@ -266,6 +280,15 @@ impl<P: ControlPlane> Run<'_, P> {
             if !sync.engaged {
                 // The source's agent was started again and has forgotten; the record has not.
                 self.insist("engage sync", || self.of.agents.engage_sync(&from, &context, true)).await?;
+            }
+            // What was answered before sync was engaged may still be on its way to the target.
+            if let Some(floor) = coming.as_mut().filter(|_| sync.engaged) {
+                let floor = *floor.get_or_insert(sync.last);
+                if sync.acked >= floor {
+                    let lineage = self.tenure.lineage;
+                    self.happened(Event::InSync { attempt, lineage, seq: floor }).await?;
+                    coming = None;
+                }
             }
             // Not insisted on: an unreachable target shows at the source as acknowledgements that are missing.
             if let Ok(import) = self.of.agents.import_status(&to, &context).await

@@ -12,6 +12,7 @@
 //!
 //! * [`Coordinator`] turns leadership and changed records into running tasks;
 //! * `effect` runs one effect to its end, `hold` the steps of a hold within its budget;
+//! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
 
 mod control_plane;
@@ -19,6 +20,7 @@ mod coordinator;
 mod effect;
 mod hold;
 mod steps;
+mod takeover;
 
 pub use control_plane::{ControlPlane, Leadership, ProposeError, Wake};
 pub use coordinator::{Coordinator, Options};

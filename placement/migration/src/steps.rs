@@ -49,7 +49,7 @@ impl Setback {
 impl<P: ControlPlane> Run<'_, P> {
     /// The move of the record that this effect was computed from.
     pub(crate) fn movement(&self) -> Result<&Move, Setback> {
-        self.record.movement.as_ref().ok_or_else(|| Setback::NotYet("the record has no move".into()))
+        self.record.movement.as_deref().ok_or_else(|| Setback::NotYet("the record has no move".into()))
     }
 
     /// What every step of this effect carries.

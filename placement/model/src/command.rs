@@ -1,10 +1,12 @@
 //! What may be asked of the store, and what it answers.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     CellId, CellRecord, CellState, Event, Generation, Held, Leg, Limits, MoveId, MoveRecord, Phase, Rejected,
-    RequestId, Revision, TenantId, TenantRecord, Tier, Uid, UnixMillis,
+    RequestId, Revision, Seq, TenantId, TenantRecord, Tier, Uid, UnixMillis,
 };
 
 /// A cell to be made.
@@ -106,6 +108,39 @@ pub enum MoveIntent {
     Rollback,
 }
 
+/// What a cell has said of its copy before it takes a tenant over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySight {
+    /// Incarnation of its agent.
+    pub generation: Generation,
+    /// Every row is there, up to
+    pub complete: bool,
+    /// this change of the owner.
+    pub applied: Seq,
+    /// The owner's last change that it has heard of.
+    pub heard: Seq,
+}
+
+/// A forced takeover, as an operator orders it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeoverOrder {
+    /// The cell that is to own.
+    pub target: CellId,
+    /// Why the owner counts as stopped, in the operator's words; 1 to [`TakeoverOrder::EVIDENCE_MAX`] bytes.
+    pub evidence: String,
+    /// Also where acknowledged writes may be missing.
+    pub accept_data_loss: bool,
+    /// Incarnation of the owner's agent that was found to be stopped.
+    pub stopped: Generation,
+    /// What the target holds.
+    pub copy: CopySight,
+}
+
+impl TakeoverOrder {
+    /// It stands in the audit trail beside the positions.
+    pub const EVIDENCE_MAX: usize = 256;
+}
+
 /// One command. Everything that changes the store is one of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -195,6 +230,20 @@ pub enum Command {
         /// The most that it may read of the source in a second; 0: as fast as it goes.
         bytes_per_second: u64,
     },
+    /// A tenant's owner is out of reach and stopped: the cell that holds a copy is to own it.
+    TakeOver {
+        /// Which.
+        tenant: TenantId,
+        /// How.
+        order: TakeoverOrder,
+    },
+    /// What a cell that was taken over has put aside is not needed any more.
+    DropQuarantine {
+        /// Whose.
+        tenant: TenantId,
+        /// Where.
+        cell: CellId,
+    },
     /// After a restore: what cells hold of a tenant. The highest grant is adopted: see [`crate::judge`].
     Adopt {
         /// Whose.
@@ -265,15 +314,16 @@ impl Envelope {
     }
 }
 
-/// One record of the replicated state put in place of another. The watch is made of these.
+/// One record of the replicated state put in place of another. The watch is made of these. The fleet and whoever watches
+/// share the records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// A tenant's record.
-    Tenant(TenantRecord),
+    Tenant(#[serde(with = "crate::shared")] Arc<TenantRecord>),
     /// A cell's record.
-    Cell(CellRecord),
+    Cell(#[serde(with = "crate::shared")] Arc<CellRecord>),
     /// A move that has ended.
-    MoveEnded(MoveRecord),
+    MoveEnded(#[serde(with = "crate::shared")] Arc<MoveRecord>),
     /// The limits of the fleet.
     Limits(Limits),
     /// Whether what the cells hold has been adopted since the last restore.

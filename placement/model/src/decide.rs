@@ -1,5 +1,9 @@
 //! Every rule over the fleet: what a command changes, or why it is refused.
 
+mod takeover;
+
+use std::sync::Arc;
+
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
@@ -53,6 +57,8 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
             require(routers.len() <= most, || invalid("routers", format!("at most {most} are named")))?;
             Ok(Vec::new())
         }
+        Command::TakeOver { tenant, order } => takeover::forced(fleet, tenant, order, stamp),
+        Command::DropQuarantine { tenant, cell } => takeover::drop_quarantine(fleet, tenant, cell, stamp),
         Command::Adopt { tenant, held } => adopt(fleet, tenant, held, stamp),
         Command::Reconciled { heard, without } => reconciled(fleet, heard, without),
     }
@@ -88,6 +94,8 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::DeleteTenant { tenant }
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
+        | Command::TakeOver { tenant, .. }
+        | Command::DropQuarantine { tenant, .. }
         | Command::Adopt { tenant, .. }
         | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
         Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
@@ -117,6 +125,8 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
         | Command::MoveTenant { .. }
         | Command::Steer { .. }
         | Command::ThrottleMove { .. }
+        | Command::TakeOver { .. }
+        | Command::DropQuarantine { .. }
         | Command::Record { .. } => Err(Rejected::NotReconciled { lineage: fleet.lineage() }),
     }
 }
@@ -129,8 +139,8 @@ fn adopt(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Stamp) 
     match judge(fleet, tenant, held, stamp) {
         Verdict::Confirmed | Verdict::Unheld { .. } => Ok(Vec::new()),
         Verdict::Adopt { record, ended, .. } => {
-            let ended = ended.map(|ended| Change::MoveEnded(*ended));
-            Ok(std::iter::once(Change::Tenant(*record)).chain(ended).collect())
+            let ended = ended.map(|ended| Change::MoveEnded(Arc::from(ended)));
+            Ok(std::iter::once(Change::Tenant(Arc::from(record))).chain(ended).collect())
         }
         Verdict::Contradictory { reason } => Err(Rejected::GrantsContradict { tenant: tenant.clone(), reason }),
     }
@@ -168,7 +178,7 @@ fn check_endpoints(gates: &[String], agent: &str) -> Result<(), Rejected> {
 fn create_cell(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
     require(fleet.cell(&cell.id).is_none(), || Rejected::CellExists { cell: cell.id.clone() })?;
     check_endpoints(&cell.gates, &cell.agent)?;
-    Ok(vec![Change::Cell(CellRecord {
+    Ok(vec![Change::Cell(Arc::new(CellRecord {
         id: cell.id.clone(),
         state: CellState::Active,
         gates: cell.gates.clone(),
@@ -177,7 +187,7 @@ fn create_cell(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Ve
         residency: cell.residency.clone(),
         generation: Generation(0),
         revision: stamp.revision,
-    })])
+    }))])
 }
 
 fn change_cell(
@@ -193,7 +203,7 @@ fn change_cell(
         return Ok(Vec::new());
     }
     record.revision = stamp.revision;
-    Ok(vec![Change::Cell(record)])
+    Ok(vec![Change::Cell(Arc::new(record))])
 }
 
 /// The gates that are known, and those that have come to an agent since it started. The known ones are kept until it
@@ -287,7 +297,7 @@ fn create_tenant(
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
     let (cell, placed) = choose_cell(fleet, new, suggestion)?;
-    Ok(vec![Change::Tenant(TenantRecord {
+    Ok(vec![Change::Tenant(Arc::new(TenantRecord {
         id: new.id.clone(),
         uid: Uid(stamp.revision.0),
         lineage: fleet.lineage(),
@@ -297,11 +307,11 @@ fn create_tenant(
         owner: cell.id.clone(),
         life: Life::Provisioning,
         tier: new.tier,
-        residency: new.residency.clone(),
+        residency: new.residency.as_str().into(),
         movement: None,
         retained: Vec::new(),
-        placed,
-    })])
+        placed: placed.into(),
+    }))])
 }
 
 fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
@@ -318,7 +328,7 @@ fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Resu
     record.lineage = fleet.lineage();
     record.rev = record.rev.next();
     record.revision = stamp.revision;
-    Ok(vec![Change::Tenant(record)])
+    Ok(vec![Change::Tenant(Arc::new(record))])
 }
 
 // --- moves
@@ -373,16 +383,18 @@ fn move_tenant(
     let source = known_cell(fleet, &before.owner)?;
     require(source.state != CellState::Dead, || Rejected::CellDead { cell: source.id.clone() })?;
     check_residency(tenant, &before.residency, cell)?;
+    let kept = before.retained_on(target).is_some_and(|copy| !copy.lets_go());
+    require(!kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
     check_options(options)?;
     let limit = fleet.limits().moves_queued;
     let waiting = u32::try_from(fleet.moving_count()).unwrap_or(u32::MAX);
     require(waiting < limit, || Rejected::MoveLimit { limit })?;
 
     let mut record = before.clone();
-    record.movement = Some(new_move(&before.owner, target, options, stamp));
+    record.movement = Some(Box::new(new_move(&before.owner, &cell.id, options, stamp)));
     record.rev = record.rev.next();
     record.revision = stamp.revision;
-    Ok(vec![Change::Tenant(record)])
+    Ok(vec![Change::Tenant(Arc::new(record))])
 }
 
 /// A move as it begins.
@@ -410,6 +422,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         acks: Acks::default(),
         fenced_epoch: None,
         stale_rejected: None,
+        takeover: None,
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }
@@ -454,7 +467,8 @@ fn changes(fleet: &dyn FleetView, before: &TenantRecord, stepped: Stepped) -> Re
     if record.epoch != before.epoch {
         record.lineage = fleet.lineage();
     }
-    Ok(std::iter::once(Change::Tenant(record)).chain(ended.map(Change::MoveEnded)).collect())
+    let ended = ended.map(|ended| Change::MoveEnded(Arc::new(ended)));
+    Ok(std::iter::once(Change::Tenant(Arc::new(record))).chain(ended).collect())
 }
 
 fn check_slots(fleet: &dyn FleetView, movement: &Move) -> Result<(), Rejected> {

@@ -82,6 +82,23 @@ pub enum Effect {
         /// This attempt.
         attempt: Attempt,
     },
+    /// Own by force, from what the cell holds. → [`crate::Event::TakenOver`]
+    TakeOver {
+        /// At.
+        epoch: Epoch,
+    },
+    /// Tell a cell that was taken over, whenever it is reached, and let it put aside what nobody else has.
+    /// → [`crate::Event::Quarantined`]
+    Quarantine {
+        /// Where.
+        cell: CellId,
+        /// The move in which it was taken over.
+        move_id: MoveId,
+        /// It owned at this epoch at the most.
+        fenced_epoch: Epoch,
+        /// The new owner holds its changes up to here.
+        after: Seq,
+    },
     /// → [`crate::Event::Activated`]
     Activate {
         /// At.
@@ -166,7 +183,10 @@ fn retained_effects(record: &TenantRecord) -> Vec<Effect> {
     let wanted_target = record.movement.as_ref().map(|movement| &movement.target);
     let effect_of = |retained: &crate::Retained| {
         let cell = retained.cell.clone();
-        if !retained.retired {
+        if let (false, Some(quarantine)) = (retained.retired, &retained.quarantine) {
+            let (move_id, fenced_epoch) = (retained.move_id, retained.fenced_epoch);
+            Effect::Quarantine { cell, move_id, fenced_epoch, after: quarantine.after }
+        } else if !retained.retired {
             Effect::Retire { cell, successor: retained.successor.clone(), move_id: retained.move_id }
         } else if retained.reclaiming {
             Effect::Reclaim { cell, fenced_epoch: retained.fenced_epoch, move_id: retained.move_id }
@@ -175,7 +195,8 @@ fn retained_effects(record: &TenantRecord) -> Vec<Effect> {
             Effect::AwaitRetention { cell, at }
         }
     };
-    record.retained.iter().map(effect_of).collect()
+    let waits_for_an_operator = |retained: &&crate::Retained| retained.retired && !retained.lets_go();
+    record.retained.iter().filter(|retained| !waits_for_an_operator(retained)).map(effect_of).collect()
 }
 
 fn move_effects(record: &TenantRecord, movement: &Move) -> Vec<Effect> {
@@ -185,7 +206,7 @@ fn move_effects(record: &TenantRecord, movement: &Move) -> Vec<Effect> {
     match movement.phase {
         Phase::Preflight | Phase::Prepare | Phase::Backfill | Phase::Verify if paused => Vec::new(),
         Phase::Preflight if !movement.admitted => {
-            let ready = record.retained.iter().all(|copy| copy.retired && copy.cell != movement.target);
+            let ready = record.retained.iter().all(|copy| !copy.may_follow() && copy.cell != movement.target);
             if ready { vec![Effect::Admit] } else { Vec::new() }
         }
         Phase::Preflight => vec![Effect::Preflight],
@@ -210,6 +231,8 @@ fn move_effects(record: &TenantRecord, movement: &Move) -> Vec<Effect> {
             (_, Some(_)) => vec![Effect::Commit { attempt }],
             (None, None) => Vec::new(),
         },
+        // The old owner is told when it is reached, after the move.
+        Phase::Activate if movement.takeover.is_some() => vec![Effect::TakeOver { epoch: record.epoch }],
         Phase::Activate => {
             // The owner first: its answer is what requests wait for.
             let mut effects = vec![Effect::Activate { epoch: record.epoch }];

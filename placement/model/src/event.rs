@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Digest, Generation, Seq, UnixMillis, Weight};
+use crate::{Attempt, CellId, Digest, Generation, Lineage, Seq, Tail, UnixMillis, Weight};
 
 /// One thing that happened. Acknowledgements of a hold carry the attempt that they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,16 @@ pub enum Event {
         position: Seq,
         /// Incarnation of its agent.
         generation: Generation,
+    },
+    /// While sync was engaged, the target has acknowledged what was the source's last change then: every write that was
+    /// acknowledged before is at the target, too.
+    InSync {
+        /// In this attempt.
+        attempt: Attempt,
+        /// In this history.
+        lineage: Lineage,
+        /// That change.
+        seq: Seq,
     },
     /// The target was too slow: the source asks to answer without it.
     SyncDegraded {
@@ -157,6 +167,20 @@ pub enum Event {
         reason: String,
     },
 
+    /// The cell that took the tenant over by force owns it, durably.
+    TakenOver {
+        /// It holds the old owner's changes up to here, and none after it.
+        seq: Seq,
+        /// Incarnation of its agent.
+        generation: Generation,
+    },
+    /// A cell that was taken over was reached: it has stopped owning and put aside what nobody else holds.
+    Quarantined {
+        /// Where.
+        cell: CellId,
+        /// What it has put aside.
+        tail: Tail,
+    },
     /// The old copy is a tombstone that redirects.
     Retired {
         /// Where.
@@ -199,6 +223,9 @@ impl Event {
             Self::FullyVerified { .. } => "FullyVerified",
             Self::Mismatched { .. } => "Mismatched",
             Self::SyncEngaged => "SyncEngaged",
+            Self::InSync { .. } => "InSync",
+            Self::TakenOver { .. } => "TakenOver",
+            Self::Quarantined { .. } => "Quarantined",
             Self::ReverseReady { .. } => "ReverseReady",
             Self::SyncDegraded { .. } => "SyncDegraded",
             Self::SyncDisengaged => "SyncDisengaged",

@@ -1,6 +1,7 @@
 //! The replicated state as a whole, and the one way in which it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -98,9 +99,9 @@ impl Keyed for MoveRecord {
 pub struct FleetImage {
     /// The part that is not made of records.
     pub head: FleetHead,
-    cells: BTreeMap<CellId, CellRecord>,
-    tenants: Shelves<TenantRecord>,
-    ended: Shelves<MoveRecord>,
+    cells: BTreeMap<CellId, Arc<CellRecord>>,
+    tenants: Shelves<Arc<TenantRecord>>,
+    ended: Shelves<Arc<MoveRecord>>,
     audit: AuditTrail,
 }
 
@@ -125,9 +126,9 @@ impl FleetImage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fleet {
     head: FleetHead,
-    cells: BTreeMap<CellId, CellRecord>,
-    tenants: Shelves<TenantRecord>,
-    ended: Shelves<MoveRecord>,
+    cells: BTreeMap<CellId, Arc<CellRecord>>,
+    tenants: Shelves<Arc<TenantRecord>>,
+    ended: Shelves<Arc<MoveRecord>>,
     audit: AuditTrail,
     // Derived from the above.
     moving: BTreeMap<MoveId, TenantId>,
@@ -169,11 +170,18 @@ impl Fleet {
         Self { head: FleetHead { cluster, lineage, ..FleetHead::default() }, ..Self::default() }
     }
 
-    /// A fleet from its head, to be filled by [`Fleet::install`].
+    /// A fleet from its head, to be filled by [`Fleet::install`]: cells before their tenants, so that these share their names.
     #[must_use]
     pub fn from_head(head: FleetHead) -> Self {
         let places = head.answered.iter().map(|(id, ..)| *id).zip(0..).collect();
         Self { head, answers: Answers { places, gone: 0 }, ..Self::default() }
+    }
+
+    /// The records of this fleet under another head. Whether it is reconciled is one of its records; the audit trail is not.
+    #[must_use]
+    pub fn under(self, head: FleetHead) -> Self {
+        let other = Self::from_head(FleetHead { unreconciled: self.head.unreconciled, ..head });
+        Self { head: other.head, answers: other.answers, audit: AuditTrail::default(), ..self }
     }
 
     /// The part that is not made of records.
@@ -240,7 +248,7 @@ impl Fleet {
     /// The tenant that the audit trail compares before and after: only where a step may change more than it says.
     fn named_tenant(&self, command: &Command) -> Option<&TenantRecord> {
         match command {
-            Command::Record { tenant, .. } => self.tenants.get(tenant),
+            Command::Record { tenant, .. } | Command::TakeOver { tenant, .. } => self.tenant(tenant),
             Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => self.tenant_of_move(*move_id),
             _ => None,
         }
@@ -278,12 +286,18 @@ impl Fleet {
         }
     }
 
-    fn install_tenant(&mut self, record: TenantRecord) {
-        if let Some(before) = self.tenants.get(&record.id) {
+    fn install_tenant(&mut self, mut record: Arc<TenantRecord>) {
+        // One that was just read has its owner's name to itself.
+        if let Some(own) = Arc::get_mut(&mut record)
+            && let Some(cell) = self.cells.get(&own.owner)
+        {
+            own.owner = cell.id.clone();
+        }
+        if let Some(before) = self.tenants.insert(Arc::clone(&record)) {
             if let Some(movement) = &before.movement {
                 self.moving.remove(&movement.id);
             }
-            if counts_as_owned(before) {
+            if counts_as_owned(&before) {
                 let left = self.owned.remove(&before.owner).unwrap_or_default().saturating_sub(1);
                 if left > 0 {
                     self.owned.insert(before.owner.clone(), left);
@@ -301,7 +315,6 @@ impl Fleet {
         } else {
             self.unsettled.insert(record.id.clone());
         }
-        self.tenants.insert(record);
     }
 
     fn remember_answer(&mut self, id: RequestId, at: UnixMillis, reply: Reply) {
@@ -324,21 +337,32 @@ impl Fleet {
     pub fn tenants_after<'a>(
         &'a self,
         after: Option<&TenantId>,
-    ) -> Box<dyn Iterator<Item = &'a TenantRecord> + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a Arc<TenantRecord>> + 'a> {
         match after {
             Some(after) => Box::new(self.tenants.after(after)),
             None => Box::new(self.tenants.iter()),
         }
     }
 
+    /// Every cell, to be kept.
+    pub fn shared_cells(&self) -> impl Iterator<Item = &Arc<CellRecord>> {
+        self.cells.values()
+    }
+
+    /// One cell, to be kept.
+    #[must_use]
+    pub fn shared_cell(&self, id: &CellId) -> Option<Arc<CellRecord>> {
+        self.cells.get(id).map(Arc::clone)
+    }
+
     /// Ended moves, the newest first, beginning before `before`.
-    pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &MoveRecord> {
+    pub fn ended_moves_before(&self, before: Option<MoveId>) -> impl Iterator<Item = &Arc<MoveRecord>> {
         self.ended.before(&before.unwrap_or(MoveId(u64::MAX)))
     }
 
     /// Tenants for which something is to be done, now or later: the only ones with pending effects.
     pub fn unsettled(&self) -> impl Iterator<Item = &TenantRecord> {
-        self.unsettled.iter().filter_map(|tenant| self.tenants.get(tenant))
+        self.unsettled.iter().filter_map(|tenant| self.tenant(tenant))
     }
 
     /// Number of tenants, tombstones included.
@@ -388,15 +412,15 @@ impl FleetView for Fleet {
     }
 
     fn cell(&self, id: &CellId) -> Option<&CellRecord> {
-        self.cells.get(id)
+        self.cells.get(id).map(Arc::as_ref)
     }
 
     fn cells(&self) -> Box<dyn Iterator<Item = &CellRecord> + '_> {
-        Box::new(self.cells.values())
+        Box::new(self.cells.values().map(Arc::as_ref))
     }
 
     fn tenant(&self, id: &TenantId) -> Option<&TenantRecord> {
-        self.tenants.get(id)
+        self.tenants.get(id).map(Arc::as_ref)
     }
 
     fn tenants_on(&self, cell: &CellId) -> u64 {
@@ -404,7 +428,7 @@ impl FleetView for Fleet {
     }
 
     fn moving(&self) -> Box<dyn Iterator<Item = (MoveId, &TenantRecord)> + '_> {
-        Box::new(self.moving.iter().filter_map(|(id, tenant)| Some((*id, self.tenants.get(tenant)?))))
+        Box::new(self.moving.iter().filter_map(|(id, tenant)| Some((*id, self.tenant(tenant)?))))
     }
 
     fn moving_count(&self) -> usize {
@@ -416,10 +440,10 @@ impl FleetView for Fleet {
     }
 
     fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord> {
-        self.moving.get(&id).and_then(|tenant| self.tenants.get(tenant))
+        self.moving.get(&id).and_then(|tenant| self.tenant(tenant))
     }
 
     fn ended_move(&self, id: MoveId) -> Option<&MoveRecord> {
-        self.ended.get(&id)
+        self.ended.get(&id).map(Arc::as_ref)
     }
 }

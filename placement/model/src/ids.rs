@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,11 +45,10 @@ fn check_label(kind: &'static str, text: &str) -> Result<(), InvalidId> {
 }
 
 macro_rules! label_id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $kind:literal) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name($inner);
 
         impl $name {
             /// Checks the text and takes it as an id.
@@ -94,7 +95,33 @@ macro_rules! label_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0.into()
+                id.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Label;
+
+                impl Visitor<'_> for Label {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, "a {}: {LABEL_RULE}", $kind)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        $name::new(text).map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Label)
             }
         }
 
@@ -108,12 +135,12 @@ macro_rules! label_id {
 
 label_id!(
     /// The unit of placement.
-    TenantId,
+    TenantId(Box<str>),
     "tenant id"
 );
 label_id!(
-    /// An independent full stack of bounded size.
-    CellId,
+    /// An independent full stack of bounded size. Copies share the text: each of a million tenants names its owner.
+    CellId(Arc<str>),
     "cell id"
 );
 

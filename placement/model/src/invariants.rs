@@ -152,7 +152,10 @@ pub fn check(record: &TenantRecord, cells: &[CellSight]) -> Vec<Violation> {
 
 /// What holds between the two cells of a move under way.
 fn check_cutover(record: &TenantRecord, cells: &[CellSight]) -> Vec<Violation> {
-    let Some(movement) = &record.movement else { return Vec::new() };
+    // After a takeover by force the two cells go ways of their own, until one is told.
+    let Some(movement) = record.movement.as_ref().filter(|movement| movement.takeover.is_none()) else {
+        return Vec::new();
+    };
     let sight_of = |cell: &CellId| cells.iter().find(|sight| sight.cell == *cell && sight.uid == record.uid);
     let (from, to) = (sight_of(movement.from()), sight_of(movement.to()));
     let mut violations = Vec::new();

@@ -25,13 +25,15 @@ mod movement;
 mod reconcile;
 mod record;
 mod rejected;
+mod shared;
 mod shelves;
 mod step;
 mod timing;
 
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
 pub use command::{
-    Change, Command, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Sight, Suggestion,
+    Change, Command, CopySight, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Sight,
+    Suggestion, TakeoverOrder,
 };
 pub use decide::decide;
 pub use effects::{Effect, pending_effects};
@@ -43,12 +45,12 @@ pub use ids::{
 };
 pub use mapping::{Hold, Mapping, MappingState};
 pub use movement::{
-    Acks, AppliedAck, End, FencedAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck, SealedAck,
-    SyncMode, VerifiedAck, Weight,
+    Acks, AppliedAck, End, FencedAck, InSyncAck, Intent, Leg, Move, MoveRecord, Phase, PhaseStamp, ReverseAck,
+    SealedAck, SyncMode, Takeover, VerifiedAck, Weight,
 };
 pub use reconcile::{Adoption, Held, HeldRole, OVERTAKEN, Verdict, judge};
-pub use record::{CellRecord, CellState, Life, Retained, TenantRecord, Tier};
+pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, TenantRecord, Tier};
 pub use rejected::Rejected;
 pub use shelves::Trail;
-pub use step::{Stepped, step};
+pub use step::{Holder, Stepped, holder, step};
 pub use timing::{Estimate, HeldFor, HoldEnd, holds};

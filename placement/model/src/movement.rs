@@ -18,7 +18,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Digest, Epoch, Generation, MoveId, Revision, Seq, TenantId, Uid, UnixMillis};
+use crate::{
+    Attempt, CellId, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid, UnixMillis,
+};
 
 /// Which way the tenant goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,6 +143,8 @@ pub enum End {
     RolledBack,
     /// It was a rehearsal: everything was done up to the fence, and taken back.
     Rehearsed,
+    /// The other cell was made the owner by force, because this one was out of reach.
+    TakenOver,
     /// The engine gave up before the cutover.
     Aborted {
         /// Stable code of the reason.
@@ -159,9 +163,19 @@ impl End {
             Self::Cancelled => "cancelled",
             Self::RolledBack => "rolled-back",
             Self::Rehearsed => "rehearsed",
+            Self::TakenOver => "taken-over",
             Self::Aborted { .. } => "aborted",
         }
     }
+}
+
+/// While sync was engaged, the target held what was the source's last change then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InSyncAck {
+    /// The history in which it was said: what came after it is not known any more once that was restored from a backup.
+    pub lineage: Lineage,
+    /// That change.
+    pub seq: Seq,
 }
 
 /// The gates are closed and quiesced; `seq` is the last write of this attempt's hold.
@@ -242,6 +256,9 @@ pub struct Acks {
     pub verified_full: Option<VerifiedAck>,
     /// Whether the source answers writes only when the target holds them.
     pub sync: SyncMode,
+    /// The target held, while sync was engaged, everything up to this change, which was the source's last one: from then on
+    /// every acknowledged write is there. Gone with a degradation.
+    pub in_sync: Option<InSyncAck>,
     /// The coming owner's own capture is ready.
     pub reverse: Option<ReverseAck>,
     /// Acknowledgements of the current hold.
@@ -280,6 +297,23 @@ pub struct PhaseStamp {
     pub at: UnixMillis,
     /// The revision that entered it.
     pub revision: Revision,
+}
+
+/// What a forced takeover stood on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Takeover {
+    /// What the operator knows of the owner: why it counts as stopped.
+    pub evidence: String,
+    /// The cell that owned.
+    pub from: CellId,
+    /// Where the move was.
+    pub phase: Phase,
+    /// Every acknowledged write is known to be at the new owner.
+    pub lossless: bool,
+    /// Up to where the new owner's copy went when it was decided,
+    pub applied: Seq,
+    /// and the old owner's last change that it had heard of.
+    pub heard: Seq,
 }
 
 /// A move under way. `source` and `target` stay as they were asked for; [`Move::from`] and [`Move::to`] go by the leg.
@@ -327,6 +361,8 @@ pub struct Move {
     pub fenced_epoch: Option<Epoch>,
     /// How many requests the fenced cell has turned away because they came under the older epoch, at the end of soak.
     pub stale_rejected: Option<u64>,
+    /// The owner was out of reach, and the other cell was made the owner by force.
+    pub takeover: Option<Takeover>,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

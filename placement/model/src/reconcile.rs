@@ -182,9 +182,12 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
 /// more, whatever its attempt.
 fn has_ended_since(record: &TenantRecord, owner: &Held) -> bool {
     let soaking = |movement: &crate::Move| {
-        movement.leg == Leg::Forward && matches!(movement.phase, Phase::Activate | Phase::Soak)
+        movement.leg == Leg::Forward
+            && matches!(movement.phase, Phase::Activate | Phase::Soak)
+            // An owner by force captures for nobody.
+            && movement.takeover.is_none()
     };
-    !owner.captures && record.movement.as_ref().is_some_and(soaking)
+    !owner.captures && record.movement.as_deref().is_some_and(soaking)
 }
 
 /// One tenant, its record, and what is held of its newest incarnation.
@@ -245,7 +248,8 @@ impl Case<'_> {
         if let Some(deleted) = self.in_role(HeldRole::Deleted).next() {
             return self.deleted_since(deleted);
         }
-        let mut owners: Vec<&Held> = self.in_role(HeldRole::Owner).collect();
+        let mut owners: Vec<&Held> =
+            self.in_role(HeldRole::Owner).filter(|held| !self.was_taken_over(held)).collect();
         owners.sort_by_key(|held| std::cmp::Reverse(held.epoch));
         match owners.as_slice() {
             [owner] => self.owned(owner),
@@ -255,6 +259,18 @@ impl Case<'_> {
             )),
             [] => self.unowned(),
         }
+    }
+
+    /// It owned until somebody else was made the owner by force, and has not been told: the record does that.
+    fn was_taken_over(&self, held: &Held) -> bool {
+        let Some(record) = self.record_of_uid() else { return false };
+        let copy = record.retained_on(&held.cell);
+        let told_later = copy.is_some_and(|copy| copy.quarantine.is_some() && held.epoch <= copy.fenced_epoch);
+        let now = record.movement.as_ref().is_some_and(|movement| {
+            let from = movement.takeover.as_ref().map(|takeover| &takeover.from);
+            from == Some(&held.cell) && movement.fenced_epoch.is_some_and(|fenced| held.epoch <= fenced)
+        });
+        told_later || now
     }
 
     /// The store has decided the deletion before the backup: it goes on.
@@ -405,7 +421,7 @@ impl Case<'_> {
             epoch: next.epoch,
             ended: self.stamp.at,
             revision: self.stamp.revision,
-            movement,
+            movement: *movement,
             end,
         }))
     }
@@ -428,7 +444,7 @@ impl Case<'_> {
             owner: held.cell.clone(),
             life: Life::Live,
             tier: Tier::default(),
-            residency: String::new(),
+            residency: "".into(),
             movement: None,
             retained: Vec::new(),
             placed: "found on the cell after a restore".into(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CellId, Epoch, Generation, Lineage, Move, MoveId, Rev, Revision, TenantId, Uid, UnixMillis};
+use crate::{CellId, Epoch, Generation, Lineage, Move, MoveId, Rev, Revision, Seq, TenantId, Uid, UnixMillis};
 
 /// What a tenant has paid for; limits and weights go by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,6 +70,40 @@ pub enum Life {
     Deleted,
 }
 
+/// What a cell that was taken over has put aside: its changes that the new owner never got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tail {
+    /// How many.
+    pub changes: u64,
+    /// Of so many bytes.
+    pub bytes: u64,
+    /// The cell's last change.
+    pub last: Seq,
+    /// None of them is missing. Where one may be (more was written than is captured, or the cell has lost its disk) only the
+    /// rows of the copy, if they are there, can tell what it was.
+    pub whole: bool,
+}
+
+/// How it stands with the copy of a cell that was taken over by force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The new owner holds the old one's changes up to here.
+    pub after: Seq,
+    /// What the cell has put aside; none until it was reached.
+    pub tail: Option<Tail>,
+    /// An operator has said that the tail is not needed any more.
+    pub dropped: bool,
+}
+
+impl Quarantine {
+    /// Whether the copy may be deleted when its time has come: there is nothing in it that is nowhere else, or nobody
+    /// wants it.
+    #[must_use]
+    pub fn lets_go(&self) -> bool {
+        self.dropped || self.tail.is_some_and(|tail| tail.whole && tail.changes == 0)
+    }
+}
+
 /// A copy that a finished move has left behind on its source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retained {
@@ -88,9 +122,28 @@ pub struct Retained {
     /// Retention is over, or a move back is wanted: the copy is being deleted. The cell is excluded as a target
     /// until this entry is gone.
     pub reclaiming: bool,
+    /// The cell was taken over by force, and what it alone has is kept apart.
+    pub quarantine: Option<Quarantine>,
+}
+
+impl Retained {
+    /// Whether the copy is on its way out of the record by itself: it is not there for somebody to look at.
+    #[must_use]
+    pub fn lets_go(&self) -> bool {
+        self.quarantine.is_none_or(|quarantine| quarantine.lets_go())
+    }
+
+    /// Whether the copy may still follow its successor, who would then capture for two.
+    #[must_use]
+    pub const fn may_follow(&self) -> bool {
+        !self.retired && self.quarantine.is_none()
+    }
 }
 
 /// Everything that the store knows of one tenant: the mapping, and the move under way with all its acknowledgements.
+///
+/// A control node holds a million of these in memory, so what most of them do not have takes little room
+/// (`a_record_takes_little_room` below).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantRecord {
     /// Its name.
@@ -112,13 +165,13 @@ pub struct TenantRecord {
     /// What it has paid for.
     pub tier: Tier,
     /// Legal zone that its data may not leave; empty where it may be anywhere.
-    pub residency: String,
-    /// The move under way.
-    pub movement: Option<Move>,
+    pub residency: Box<str>,
+    /// The move under way. Few tenants move at once, and a move is several times as large as all else.
+    pub movement: Option<Box<Move>>,
     /// Copies that earlier moves have left behind.
     pub retained: Vec<Retained>,
     /// Why it was placed where it was made; empty where somebody named the cell.
-    pub placed: String,
+    pub placed: Box<str>,
 }
 
 impl TenantRecord {
@@ -126,5 +179,16 @@ impl TenantRecord {
     #[must_use]
     pub fn retained_on(&self, cell: &CellId) -> Option<&Retained> {
         self.retained.iter().find(|retained| &retained.cell == cell)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_takes_little_room() {
+        // With the two counters of its `Arc` it fits into 160 bytes, which is a size that allocators have.
+        assert!(size_of::<TenantRecord>() <= 144, "{}", size_of::<TenantRecord>());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Generation, Lineage, MoveId, Phase, Revision, TenantId, Uid};
+use crate::{Attempt, CellId, Generation, Lineage, MoveId, Phase, Revision, Seq, TenantId, Uid};
 
 /// A refusal. It changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,11 @@ pub enum Rejected {
     MoveLimit { limit: u32 },
     NoSlot { cell: Option<CellId>, limit: u32 },
     CopyRetained { tenant: TenantId, cell: CellId },
+    NothingHeld { tenant: TenantId, reason: String },
+    WouldLoseData { tenant: TenantId, applied: Seq, heard: Seq },
+    TailQuarantined { tenant: TenantId, cell: CellId },
+    NotQuarantined { tenant: TenantId, cell: CellId },
+    NotReached { tenant: TenantId, cell: CellId },
     InvalidOption { option: String, rule: String },
     StaleRevision { expected: Revision, actual: Revision },
     StaleUid { expected: Uid, actual: Uid },
@@ -64,6 +69,11 @@ impl Rejected {
             Self::MoveLimit { .. } => "MOVE_LIMIT",
             Self::NoSlot { .. } => "NO_SLOT",
             Self::CopyRetained { .. } => "COPY_RETAINED",
+            Self::NothingHeld { .. } => "NOTHING_HELD",
+            Self::WouldLoseData { .. } => "WOULD_LOSE_DATA",
+            Self::TailQuarantined { .. } => "TAIL_QUARANTINED",
+            Self::NotQuarantined { .. } => "NOT_QUARANTINED",
+            Self::NotReached { .. } => "NOT_REACHED",
             Self::InvalidOption { .. } => "INVALID_OPTION",
             Self::StaleRevision { .. } => "STALE_REVISION",
             Self::StaleUid { .. } => "STALE_UID",
@@ -77,6 +87,31 @@ impl Rejected {
             Self::NotReconciled { .. } => "NOT_RECONCILED",
             Self::GrantsContradict { .. } => "GRANTS_CONTRADICT",
             Self::CellNotHeard { .. } => "CELL_NOT_HEARD",
+        }
+    }
+
+    fn hint_of_takeover(&self) -> String {
+        match self {
+            Self::NothingHeld { tenant, .. } => format!(
+                "start the owner again; where it is lost for good, `cellctl delete tenant {tenant}` and restore a backup of \
+                 your own into a new one"
+            ),
+            Self::WouldLoseData { .. } => {
+                "start the owner again; or, where it is lost for good, --accept-data-loss: \
+                 what is missing is kept apart if the cell ever comes back"
+                    .into()
+            }
+            Self::TailQuarantined { tenant, cell } => {
+                format!(
+                    "`cellctl quarantine export {tenant} --cell {cell}` writes it out, `cellctl quarantine drop {tenant} \
+                     --cell {cell}` lets go of it"
+                )
+            }
+            Self::NotQuarantined { .. } => "`cellctl quarantine list` lists what there is".into(),
+            Self::NotReached { cell, .. } => {
+                format!("it is asked every second; where it is lost for good, `cellctl cell dead {cell}` first")
+            }
+            _ => String::new(),
         }
     }
 
@@ -126,6 +161,11 @@ impl Rejected {
             Self::CopyRetained { tenant, .. } => {
                 format!("the old copy is being reclaimed; `cellctl describe tenant {tenant}` shows when it is gone")
             }
+            Self::NothingHeld { .. }
+            | Self::WouldLoseData { .. }
+            | Self::TailQuarantined { .. }
+            | Self::NotQuarantined { .. }
+            | Self::NotReached { .. } => self.hint_of_takeover(),
             Self::InvalidOption { .. } => "correct the option and run the command again".into(),
             Self::StaleRevision { .. } => "read the record again and decide anew".into(),
             Self::StaleUid { .. }
@@ -182,6 +222,22 @@ impl std::fmt::Display for Rejected {
             Self::NoSlot { cell: None, limit } => write!(f, "{limit} moves run, which is the limit"),
             Self::CopyRetained { tenant, cell } => {
                 write!(f, "cell {cell} still has a copy of {tenant} from an earlier move")
+            }
+            Self::NothingHeld { tenant, reason } => write!(f, "nobody can take tenant {tenant} over: {reason}"),
+            Self::WouldLoseData { tenant, applied, heard } => write!(
+                f,
+                "acknowledged writes of {tenant} may be missing: the copy goes up to change {applied}, the last one that it \
+                 has heard of is {heard}, and there may be later ones"
+            ),
+            Self::TailQuarantined { tenant, cell } => {
+                write!(f, "cell {cell} was taken over and has changes of {tenant} that nobody else has")
+            }
+            Self::NotQuarantined { tenant, cell } => write!(f, "cell {cell} keeps nothing of {tenant} apart"),
+            Self::NotReached { tenant, cell } => {
+                write!(
+                    f,
+                    "cell {cell} was not reached since {tenant} was taken over: it may have changes of its own"
+                )
             }
             Self::InvalidOption { option, rule } => write!(f, "{option}: {rule}"),
             Self::StaleRevision { expected, actual } => {

@@ -21,6 +21,13 @@ pub(crate) trait Keyed {
     fn key(&self) -> &Self::Key;
 }
 
+impl<V: Keyed> Keyed for Arc<V> {
+    type Key = V::Key;
+    fn key(&self) -> &V::Key {
+        V::key(self)
+    }
+}
+
 /// Records sorted by key.
 #[derive(Clone)]
 pub(crate) struct Shelves<V> {
@@ -76,17 +83,17 @@ impl<V: Keyed + Clone> Shelves<V> {
         Self::place_in(shelf, key).ok().map(|place| &shelf[place])
     }
 
-    /// Puts a record in the place of what had its key.
-    pub(crate) fn insert(&mut self, record: V) {
+    /// Puts a record in the place of what had its key, and answers that.
+    pub(crate) fn insert(&mut self, record: V) -> Option<V> {
         if self.shelves.is_empty() {
             self.shelves.push(Arc::new(vec![record]));
             self.len = 1;
-            return;
+            return None;
         }
         let at = self.shelf_of(record.key());
         let shelf = Arc::make_mut(&mut self.shelves[at]);
         match Self::place_in(shelf, record.key()) {
-            Ok(place) => shelf[place] = record,
+            Ok(place) => Some(std::mem::replace(&mut shelf[place], record)),
             Err(place) => {
                 shelf.insert(place, record);
                 self.len += 1;
@@ -97,6 +104,7 @@ impl<V: Keyed + Clone> Shelves<V> {
                     rest.extend(shelf.drain(middle..));
                     self.shelves.insert(at + 1, Arc::new(rest));
                 }
+                None
             }
         }
     }
@@ -305,8 +313,8 @@ mod tests {
                     }
                     1 if copies.len() < 8 => copies.push((shelves.clone(), map.clone())),
                     _ => {
-                        shelves.insert(Record(key, value));
-                        map.insert(key, value);
+                        let before = shelves.insert(Record(key, value)).map(|before| before.1);
+                        prop_assert_eq!(before, map.insert(key, value));
                     }
                 }
                 prop_assert_eq!(shelves.get(&key).map(|record| record.1), map.get(&key).copied());

@@ -5,14 +5,18 @@
 //!
 //! * [`copy`]: preflight to sync, where an abort is free;
 //! * [`cutover`]: hold, fence, COMMIT, ABORT, activation, soak and the way back;
+//! * [`takeover`]: the other cell is made the owner by force;
 //! * [`afterwards`]: cleanup, and the copy that a finished move leaves behind.
 
 mod afterwards;
 mod copy;
 mod cutover;
 mod steer;
+mod takeover;
 
 pub(crate) use steer::{steer, throttle};
+pub use takeover::{Holder, holder};
+pub(crate) use takeover::{drop_quarantine, take_over};
 
 use crate::{Attempt, End, Event, Leg, Life, Move, MoveRecord, Phase, PhaseStamp, Rejected, Stamp, TenantRecord};
 
@@ -56,6 +60,7 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::FullyVerified { .. }
         | Event::Mismatched { .. }
         | Event::SyncEngaged
+        | Event::InSync { .. }
         | Event::ReverseReady { .. }
         | Event::SyncDegraded { .. }
         | Event::SyncDisengaged
@@ -74,6 +79,8 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::MappingDelivered
         | Event::Counted { .. }
         | Event::SoakPassed => ended = within_move(&mut next, event, stamp, cutover::take)?,
+        Event::TakenOver { .. } => ended = within_move(&mut next, event, stamp, takeover::take)?,
+        Event::Quarantined { .. } => takeover::quarantined(&mut next, event)?,
         Event::ImportDropped | Event::CaptureStopped => {
             ended = within_move(&mut next, event, stamp, afterwards::take)?;
         }
@@ -111,7 +118,12 @@ fn within_move(
 }
 
 /// Puts the move back into the record, or takes it out for good.
-pub(crate) fn settle(record: &mut TenantRecord, movement: Move, turn: Turn, stamp: Stamp) -> Option<MoveRecord> {
+pub(crate) fn settle(
+    record: &mut TenantRecord,
+    movement: Box<Move>,
+    turn: Turn,
+    stamp: Stamp,
+) -> Option<MoveRecord> {
     match turn {
         Turn::Goes => {
             record.movement = Some(movement);
@@ -123,7 +135,7 @@ pub(crate) fn settle(record: &mut TenantRecord, movement: Move, turn: Turn, stam
             epoch: record.epoch,
             ended: stamp.at,
             revision: stamp.revision,
-            movement,
+            movement: *movement,
             end,
         }),
     }

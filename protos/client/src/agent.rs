@@ -18,6 +18,7 @@ use crate::{Link, Server, StepError};
 mod alike;
 mod held;
 mod steps;
+mod takeover;
 
 pub use alike::tables_differ;
 

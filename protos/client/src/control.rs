@@ -30,6 +30,7 @@ mod reads;
 mod writes;
 
 pub use reads::{AuditPage, Confirmed, ListOptions, Page, RouterReport};
+pub use writes::TakeoverWanted;
 
 /// How patient a client is.
 #[derive(Debug, Clone)]
@@ -98,8 +99,8 @@ pub struct ControlClient {
 pub(crate) enum Kind {
     /// Changes nothing, or the same however often it is run.
     Repeatable,
-    /// Runs once, by its name.
-    Write(RequestId),
+    /// Runs once, by its name. `again`: an earlier try of it may have run.
+    Write { id: RequestId, again: bool },
 }
 
 impl ControlClient {
@@ -159,7 +160,7 @@ impl ControlClient {
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let deadline = Instant::now() + self.options.deadline;
-        let mut progress = Progress { kind, may_have_run: false, last: "no endpoint is given".into() };
+        let mut progress = Progress::of(kind);
         let mut pause = self.options.retry.0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -206,6 +207,11 @@ struct Progress {
 }
 
 impl Progress {
+    fn of(kind: Kind) -> Self {
+        let may_have_run = matches!(kind, Kind::Write { again: true, .. });
+        Self { kind, may_have_run, last: "no endpoint is given".into() }
+    }
+
     /// Takes a failed attempt into account; an error where no other attempt would end better.
     fn failed(&mut self, node: &str, status: &Status) -> Option<ClientError> {
         let code = trailer_of(status, trailer::CODE);
@@ -220,6 +226,10 @@ impl Progress {
                 self.may_have_run = true;
                 self.last = format!("{node}: {message}");
                 None
+            }
+            // Only people make room; trying on until the deadline would hide from them what is wrong.
+            _ if code == trailer::DISK_FULL && !self.may_have_run => {
+                Some(ClientError::Rejected { code, message: format!("{node}: {message}"), hint })
             }
             // Surely not run, by the word of the node.
             Code::Unavailable | Code::ResourceExhausted if !code.is_empty() => {
@@ -246,10 +256,10 @@ impl Progress {
 
     fn give_up(self) -> ClientError {
         match self.kind {
-            Kind::Write(id) if self.may_have_run => {
+            Kind::Write { id, .. } if self.may_have_run => {
                 ClientError::Unknown { request_id: Some(id), reason: self.last }
             }
-            Kind::Write(_) | Kind::Repeatable => ClientError::Unavailable { reason: self.last },
+            Kind::Write { .. } | Kind::Repeatable => ClientError::Unavailable { reason: self.last },
         }
     }
 }
@@ -301,5 +311,29 @@ impl Nodes {
         } else {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).leader = Some(leader);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: Code, said: &str) -> Status {
+        let mut status = Status::new(code, "125 MiB are free");
+        status.metadata_mut().insert(trailer::CODE, said.parse().unwrap());
+        status
+    }
+
+    #[test]
+    fn a_full_disk_is_told_at_once_unless_an_earlier_attempt_may_have_run() {
+        let progress = |again| Progress::of(Kind::Write { id: RequestId(7), again });
+        let full = refused(Code::ResourceExhausted, trailer::DISK_FULL);
+        let error = progress(false).failed("n1", &full).expect("it is told");
+        assert_eq!((error.code(), error.to_string().as_str()), (trailer::DISK_FULL, "n1: 125 MiB are free"));
+        let mut unsure = progress(true);
+        assert_eq!(unsure.failed("n1", &full), None);
+        assert_eq!(unsure.give_up().code(), trailer::OUTCOME_UNKNOWN);
+        let busy = refused(Code::ResourceExhausted, "STORE_BUSY");
+        assert_eq!(progress(false).failed("n1", &busy), None, "that passes by itself");
     }
 }

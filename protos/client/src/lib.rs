@@ -34,7 +34,8 @@ pub use agent::{
 pub use cell_protos::{Malformed, v1 as wire};
 pub use channel::surely_not_sent;
 pub use control::{
-    AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, WriteOptions,
+    AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, TakeoverWanted,
+    WriteOptions,
 };
 pub use convert::{signed_from_wire, signed_to_wire};
 pub use error::{ClientError, StepError};
@@ -57,4 +58,6 @@ pub mod trailer {
     pub const NOT_LEADER: &str = "NOT_LEADER";
     /// The code of a write whose outcome the node does not know.
     pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+    /// The code of a refusal that lasts until somebody makes room.
+    pub const DISK_FULL: &str = "DISK_FULL";
 }

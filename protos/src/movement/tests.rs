@@ -32,6 +32,7 @@ fn movement() -> Move {
         },
         fenced_epoch: None,
         stale_rejected: None,
+        takeover: None,
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,
@@ -54,7 +55,7 @@ fn tenant() -> TenantRecord {
         life: Life::Live,
         tier: Tier::Bronze,
         residency: "eu".into(),
-        movement: Some(movement()),
+        movement: Some(Box::new(movement())),
         retained: vec![Retained {
             cell: CellId::new("c3").unwrap(),
             move_id: MoveId(20),
@@ -63,8 +64,9 @@ fn tenant() -> TenantRecord {
             until: UnixMillis(99),
             retired: true,
             reclaiming: false,
+            quarantine: None,
         }],
-        placed: String::new(),
+        placed: "".into(),
     }
 }
 
@@ -104,6 +106,32 @@ fn an_ended_move_says_how_and_why() {
     assert_eq!((wire.end_reason.as_str(), wire.ended_unix_ms, wire.revision), ("a row differs", 2_000, 60));
     let completed = v1::Move::from(&MoveRecord { end: End::Completed, ..record });
     assert_eq!((completed.end.as_str(), completed.end_code.as_str()), ("completed", ""));
+}
+
+#[test]
+fn a_takeover_and_what_it_has_left_are_shown() {
+    let takeover = Takeover {
+        evidence: "the rack has no power".into(),
+        from: CellId::new("c1").unwrap(),
+        phase: Phase::Sync,
+        lossless: true,
+        applied: Seq(12),
+        heard: Seq(14),
+    };
+    let tail = Tail { changes: 2, bytes: 99, last: Seq(15), whole: true };
+    let quarantine = Quarantine { after: Seq(13), tail: Some(tail), dropped: false };
+    let mut record = tenant();
+    record.movement.as_mut().unwrap().takeover = Some(takeover);
+    record.retained[0].quarantine = Some(quarantine);
+    let wire = v1::Tenant::from(&record);
+    let shown = wire.r#move.unwrap().takeover.unwrap();
+    assert_eq!(
+        (shown.evidence.as_str(), shown.from.as_str(), shown.phase()),
+        ("the rack has no power", "c1", v1::Phase::Sync)
+    );
+    assert_eq!((shown.lossless, shown.applied_seq, shown.heard_seq), (true, 12, 14));
+    let kept = wire.retained[0].quarantine.unwrap();
+    assert_eq!((kept.after_seq, kept.dropped, kept.tail.map(Tail::from)), (13, false, Some(tail)));
 }
 
 #[test]

@@ -168,7 +168,8 @@ rpcs! {
         CreateCell as CreateCell, SetCellState as SetCellState, ReportCell as ReportCell, GetCell as GetCell,
         ListCells as ListCells, CreateTenant as CreateTenant, DeleteTenant as DeleteTenant, GetTenant as GetTenant,
         ListTenants as ListTenants, GetSignedMapping as GetSignedMapping, MoveTenant as MoveTenant,
-        PreviewMove as PreviewMove, SteerMove as SteerMove, GetMove as GetMove, ListMoves as ListMoves, GetLimits as GetLimits,
+        PreviewMove as PreviewMove, SteerMove as SteerMove, TakeOver as TakeOver, DropQuarantine as DropQuarantine,
+         GetMove as GetMove, ListMoves as ListMoves, GetLimits as GetLimits,
         SetLimits as SetLimits, Watch as Watch, ConfirmRevision as ConfirmRevision, ListRouters as ListRouters,
         AwaitSeen as AwaitSeen, ListAudit as ListAudit,
     }
@@ -187,6 +188,7 @@ rpcs! {
     }
     "cellway.v1.AgentService" {
         Run as AgentRun, Follow as AgentFollow, Attach as AgentAttach, Describe as AgentDescribe,
+        ReadTail as AgentReadTail,
     }
     "grpc.health.v1.Health" { Check as HealthCheck, List as HealthList, Watch as HealthWatch }
     "grpc.reflection.v1.ServerReflection" { ServerReflectionInfo as Reflection }
@@ -219,9 +221,15 @@ impl Rpc {
             | Self::ListAudit => &[Viewer, Operator, Admin],
             Self::Watch | Self::ConfirmRevision => &[Viewer, Operator, Admin, Router],
             Self::GetSignedMapping => &[Viewer, Operator, Admin, Agent],
-            Self::CreateTenant | Self::DeleteTenant | Self::MoveTenant | Self::SteerMove | Self::SetCellState => {
-                &[Operator, Admin]
-            }
+            Self::CreateTenant
+            | Self::DeleteTenant
+            | Self::MoveTenant
+            | Self::SteerMove
+            | Self::TakeOver
+            | Self::DropQuarantine
+            | Self::SetCellState => &[Operator, Admin],
+            // These are rows of a tenant.
+            Self::AgentReadTail => &[Operator, Admin],
             Self::StoreMoveLeader | Self::StoreTakeSnapshot => &[Operator, Admin],
             // Who may change members may take the quorum away; a backup holds everything.
             Self::CreateCell

@@ -206,7 +206,7 @@ impl Front {
             Change::Tenant(record) => Some(kv::Event {
                 kv: Some(kv::KeyValue {
                     key: record.id.as_str().as_bytes().to_vec().into(),
-                    value: v1::Tenant::from(&record).encode_to_vec().into(),
+                    value: v1::Tenant::from(&*record).encode_to_vec().into(),
                     mod_revision: i64::try_from(record.revision.get()).unwrap_or(i64::MAX),
                     ..kv::KeyValue::default()
                 }),

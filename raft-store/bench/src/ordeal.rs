@@ -404,8 +404,7 @@ async fn state_after(data_dir: &Path, address: &str, log: LogKind) -> anyhow::Re
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let state = store.view(|fleet| {
-        let record = |record: &cell_model::TenantRecord| (record.id.to_string(), record.revision.get());
-        fleet.tenants_after(None).map(record).collect()
+        fleet.tenants_after(None).map(|record| (record.id.to_string(), record.revision.get())).collect()
     });
     store.stop().await;
     Ok(state)

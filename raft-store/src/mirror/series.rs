@@ -1,4 +1,4 @@
-//! Small things with consecutive numbers, some dozens of them in one row: answers, entries of the audit trail.
+//! Small things with consecutive numbers, some dozens of them in one row: changes, answers, entries of the audit trail.
 //!
 //! ```text
 //! <prefix>/<number of the first>   item · item · item …        the last row grows until it is full
@@ -19,6 +19,9 @@ use crate::error::EngineError;
 
 /// A row that has reached this is full. sled keeps sixteen rows on a page, and a page must stay far below 128 KiB.
 const ROW_BYTES: usize = 3 * 1024;
+/// So many rows go at once, or twice as many as have come: there may be tens of thousands behind a snapshot, and whoever
+/// applies waits for it. Those that are left go the next time.
+const ROWS_GONE_MAX: usize = 64;
 
 /// Where each row of one series begins, and what is in the last one.
 #[derive(Debug)]
@@ -29,31 +32,39 @@ pub(super) struct Series {
     /// The items of the last row.
     open: Vec<u8>,
     grown: bool,
+    /// Rows that have come since some were let go of.
+    begun: usize,
 }
 
 impl Series {
     pub(super) const fn new(prefix: u8) -> Self {
-        Self { prefix, rows: VecDeque::new(), open: Vec::new(), grown: false }
+        Self { prefix, rows: VecDeque::new(), open: Vec::new(), grown: false, begun: 0 }
     }
 
     fn key(&self, first: u64) -> Vec<u8> {
         super::key(self.prefix, &first.to_be_bytes())
     }
 
-    /// Adds the item with the next number.
-    pub(super) fn push(&mut self, number: u64, item: &impl Serialize, writes: &mut Vec<Write>) {
+    /// Adds the item with the next number. Answers its length.
+    pub(super) fn push(&mut self, number: u64, item: &impl Serialize, writes: &mut Vec<Write>) -> usize {
         if self.rows.is_empty() || self.open.len() >= ROW_BYTES {
             self.settle(writes);
             self.open.clear();
             self.rows.push_back(number);
+            self.begun += 1;
         }
+        let before = self.open.len();
         self.open = codec::extend(std::mem::take(&mut self.open), item);
         self.grown = true;
+        self.open.len() - before
     }
 
-    /// Lets go of the rows in which everything is before `first`.
+    /// Lets go of some rows in which everything is before `first`.
     pub(super) fn forget_before(&mut self, first: u64, writes: &mut Vec<Write>) {
-        while self.rows.get(1).is_some_and(|next| *next <= first) {
+        for _ in 0..ROWS_GONE_MAX.max(2 * std::mem::take(&mut self.begun)) {
+            if self.rows.get(1).is_none_or(|next| *next > first) {
+                break;
+            }
             if let Some(gone) = self.rows.pop_front() {
                 writes.push((self.key(gone), None));
             }
@@ -83,9 +94,5 @@ impl Series {
         self.rows.push_back(number);
         self.open = body.to_vec();
         Ok(items)
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::new(self.prefix);
     }
 }

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use cell_model::FleetImage;
 
+use super::format;
 use crate::engine::sync_directory;
 use crate::error::EngineError;
+use crate::wire::WireHead;
 
 const CURRENT: &str = "current.snapshot";
 
@@ -153,6 +156,13 @@ impl Depot {
                 Ok(Incoming::File { writer: BufWriter::new(file), temporary: Temporary(path) })
             }
         }
+    }
+
+    /// Writes a state. It is on the disk then, under a name of its own that [`Self::adopt`] changes.
+    pub(crate) fn write(&self, head: &WireHead, fleet: &FleetImage) -> Result<SnapshotData, EngineError> {
+        let mut incoming = self.begin()?;
+        format::write(&mut incoming, head, fleet).map_err(failed("writing a snapshot"))?;
+        incoming.finish()
     }
 
     /// Makes a finished snapshot the current one, durably. A crash leaves the one before or this one.

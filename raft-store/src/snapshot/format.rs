@@ -208,6 +208,8 @@ impl<T: Read> Read for Hashing<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use cell_model::{CellId, CellRecord, CellState, ClusterId, Generation, Lineage, Revision};
 
     use super::*;
@@ -215,7 +217,7 @@ mod tests {
     fn sample() -> (WireHead, Fleet) {
         let mut fleet = Fleet::new(ClusterId(7), Lineage(1));
         for number in 0..1_000_u64 {
-            fleet.install(Change::Cell(CellRecord {
+            fleet.install(Change::Cell(Arc::new(CellRecord {
                 id: CellId::new(format!("c{number}")).unwrap(),
                 state: CellState::Active,
                 gates: vec!["127.0.0.1:1".into()],
@@ -224,7 +226,7 @@ mod tests {
                 residency: "eu".into(),
                 generation: Generation(number),
                 revision: Revision(number),
-            }));
+            })));
         }
         let head = WireHead { cluster: ClusterId(7), lineage: Lineage(1), ..WireHead::default() };
         (head, fleet)

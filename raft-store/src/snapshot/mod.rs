@@ -8,4 +8,4 @@ mod depot;
 mod format;
 
 pub(crate) use depot::{Depot, Incoming, SnapshotData};
-pub(crate) use format::{Contents, read, read_meta, write};
+pub(crate) use format::{Contents, read, read_meta};

@@ -206,7 +206,9 @@ async fn a_full_disk_refuses_with_a_code_and_recovers_when_there_is_room() {
     let node_id = store.claim(CLUSTER).await.unwrap();
     let member = Member { node_id, address: "127.0.0.1:1".into(), voter: true };
     store.initialize(CLUSTER, vec![member]).await.unwrap();
-    eventually("it leads", async || store.read_index().await.ok()).await;
+    // Reads are answered a moment before it takes commands.
+    let leads = async || store.read_index().await.is_ok() && store.leadership().borrow().is_leader;
+    eventually("it leads", async || leads().await.then_some(())).await;
     assert_eq!(store.status().sync_path.unwrap().honesty, Honesty::Volatile, "it says what it stands on");
     assert!(store.submit(envelope(create_cell(1))).await.unwrap().result.is_ok());
 

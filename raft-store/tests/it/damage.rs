@@ -77,7 +77,9 @@ async fn leading(disk: &Disk) -> Store {
     let node_id = store.claim(CLUSTER).await.unwrap();
     let member = Member { node_id, address: "127.0.0.1:1".into(), voter: true };
     store.initialize(CLUSTER, vec![member]).await.unwrap();
-    eventually("it leads", async || store.read_index().await.ok()).await;
+    // Reads are answered a moment before it takes commands.
+    let leads = async || store.read_index().await.is_ok() && store.leadership().borrow().is_leader;
+    eventually("it leads", async || leads().await.then_some(())).await;
     store
 }
 

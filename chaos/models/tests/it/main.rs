@@ -50,6 +50,16 @@ fn there_and_back_what_the_first_move_left_is_in_nobodys_way() {
     exhaust("return");
 }
 
+#[test]
+fn an_owner_that_is_taken_over_and_comes_back_breaks_no_promise() {
+    exhaust("takeover");
+}
+
+#[test]
+fn an_owner_that_is_taken_over_on_the_way_back_breaks_no_promise() {
+    exhaust("takeover-back");
+}
+
 /// Nothing that is late of one incarnation touches the next one: every state, and every guard that keeps it so.
 #[test]
 fn a_name_that_is_deleted_and_created_again_is_another_tenant() {

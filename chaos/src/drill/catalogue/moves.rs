@@ -18,6 +18,7 @@ pub(super) fn drills() -> Vec<Drill> {
         paused_source(),
         paused_target(),
         stale_router(),
+        takeover(),
     ]
 }
 
@@ -278,6 +279,42 @@ fn paused_target() -> Drill {
             Expect::Ends("completed"),
             Expect::Served(Group::Moving, Span::Whole, 90),
             Expect::Served(Group::On(2), Span::Whole, 100),
+            Expect::Back(8_000),
+            Expect::Agreed,
+        ],
+    }
+}
+
+fn takeover() -> Drill {
+    Drill {
+        name: "takeover",
+        title: "The owner is killed while every write is acknowledged by both, and the other cell takes over",
+        hypothesis: "Nothing that was acknowledged is missing at the cell that takes over, and it is served by it within \
+                     seconds of the decision. The old owner, started again, does not believe that it still owns.",
+        steady: SERVED,
+        fault: "SIGKILL of the source in Sync; the target is made the owner by force; the source starts again, and a client \
+                calls it under the old epoch",
+        needs: Needs::Any,
+        stage: Stage::default(),
+        script: vec![
+            Act::Move { tenant: 0, to: 1, until: Some(Phase::Sync) },
+            Act::Reach(Phase::Sync),
+            Act::InSync,
+            Act::Wait(500),
+            Act::Kill(Who::Cell(0)),
+            Act::TakeOver { tenant: 0, to: 1 },
+            Act::Settle,
+            Act::Wait(2_000),
+            Act::Haunt(0),
+            Act::Start(Who::Cell(0)),
+            Act::Wait(4_000),
+        ],
+        expects: vec![
+            Expect::FaultIn(vec![Phase::Sync]),
+            Expect::Hurt(Group::On(0)),
+            Expect::NotHaunted,
+            Expect::Ends("taken-over"),
+            Expect::Served(Group::NotOn(0), Span::Whole, 100),
             Expect::Back(8_000),
             Expect::Agreed,
         ],

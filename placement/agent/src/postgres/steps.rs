@@ -71,6 +71,10 @@ impl Work<'_> {
             Step::StopCapture(_) => self.stop_capture().await,
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+            Step::LookAtCopy(_) | Step::OwnByForce(_) | Step::PutAside(_) => Err(Refusal::new(
+                "TAKEOVER_UNSUPPORTED",
+                "a cell that keeps its tenants in PostgreSQL takes none over by force",
+            )),
         }
     }
 

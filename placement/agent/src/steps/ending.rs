@@ -28,7 +28,19 @@ impl Work<'_> {
     }
 
     pub(super) async fn reclaim(&self, fenced: Epoch) -> Result<Answer, Refusal> {
-        self.end(|core, context| transition::reclaim(core.control(), context, fenced)).await
+        self.end(|core, context| {
+            // Whoever lets go of a tail names the move in which it was put aside. After a restore of the control plane a copy may be
+            // reclaimed by somebody who does not know of it.
+            let kept = core.tail.as_ref().filter(|tail| tail.move_id != context.move_id);
+            match kept.filter(|tail| tail.changes > 0 || !tail.whole) {
+                Some(tail) => Err(Refusal::new(
+                    "TAIL_QUARANTINED",
+                    format!("changes that nobody else has were put aside in {}", tail.move_id),
+                )),
+                None => transition::reclaim(core.control(), context, fenced),
+            }
+        })
+        .await
     }
 
     pub(super) async fn stop_capture(&self) -> Result<Answer, Refusal> {
@@ -82,7 +94,7 @@ impl Work<'_> {
     }
 }
 
-/// Deletes rows and captured changes of a tenant that is being emptied, in bounded batches. Each batch expects the
+/// Deletes rows, captured changes and what was put aside of a tenant that is being emptied, in bounded batches. Each batch expects the
 /// grant as it is read with it: a grant that has changed meanwhile keeps its rows.
 pub(crate) async fn empty(tenants: &Tenants, tenant: &Tenant) -> Result<(), Refusal> {
     loop {
@@ -96,6 +108,8 @@ pub(crate) async fn empty(tenants: &Tenants, tenant: &Tenant) -> Result<(), Refu
             let ranges = [
                 (core.keys.row(&[]), core.keys.rows_end()),
                 (core.keys.captured(cell_model::Seq(0), 0), core.keys.captured_end()),
+                // Only where somebody has let go of it, or the tenant is deleted.
+                (core.keys.put_aside(cell_model::Seq(0), 0), core.keys.put_aside_end()),
             ];
             for (from, until) in ranges {
                 for (key, _) in tenants.durable.engine().scan(&from, &until, CHUNK_ROWS)? {
@@ -105,6 +119,11 @@ pub(crate) async fn empty(tenants: &Tenants, tenant: &Tenant) -> Result<(), Refu
             }
             let next = (left == 0).then_some(Control { emptying: false, ..control });
             let ended = next.is_some();
+            if ended {
+                batch.delete(core.keys.tail());
+                batch.delete(core.keys.taken());
+                core.tail = None;
+            }
             let ticket = core.commit(&tenant.id, &tenants.durable, batch, &Changes::default(), next, None)?;
             ended.then_some(ticket)
         };

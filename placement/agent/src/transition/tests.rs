@@ -35,6 +35,8 @@ enum Step {
     StopCapture,
     Retire,
     Reclaim(u64),
+    OwnByForce,
+    PutAside(u64),
     Emptied,
 }
 
@@ -103,6 +105,12 @@ impl Cell {
                 let delivery = Delivery { signed: &signed, routed: &routed, here: &cell("here"), follow };
                 deliver_mapping(self.known()?, context, delivery)?
             }
+            Step::OwnByForce => own_by_force(self.known()?, context, self.complete)?,
+            Step::PutAside(fenced) => {
+                let (signed, routed) = delivery(context.uid, context.epoch);
+                let (here, fenced) = (&cell("here"), Epoch(fenced));
+                put_aside(self.known()?, context, Verdict { signed: &signed, routed: &routed, here, fenced })?
+            }
             Step::StopCapture => stop_capture(self.known()?, context)?,
             Step::Retire => retire(self.known()?, context)?,
             Step::Seal => {
@@ -149,7 +157,7 @@ impl Cell {
         match step {
             Step::Grant => (self.has_copy, self.complete) = (true, true),
             Step::PrepareImport if !self.has_copy => (self.has_copy, self.complete) = (true, false),
-            Step::Unfence | Step::Deliver => self.sealed = None,
+            Step::Unfence | Step::Deliver | Step::OwnByForce | Step::PutAside(_) => self.sealed = None,
             _ => {}
         }
         self.control = Some(next);
@@ -177,6 +185,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         Just(Step::StopCapture),
         Just(Step::Retire),
         (1u64..4).prop_map(Step::Reclaim),
+        Just(Step::OwnByForce),
+        (1u64..4).prop_map(Step::PutAside),
         Just(Step::Emptied),
     ]
 }
@@ -227,7 +237,8 @@ proptest! {
                 // A fence ends by a decision at a higher epoch, by a mapping of one, or with the tenant.
                 if matches!(old.role, Role::Fenced { .. }) && new.role != old.role {
                     let ended = matches!(step, Step::Unfence if new.epoch > old.epoch)
-                        || matches!(step, Step::Deliver if context.epoch > old.epoch)
+                        || matches!(step, Step::Deliver | Step::PutAside(_) if context.epoch > old.epoch)
+                        || matches!(step, Step::OwnByForce if new.epoch > old.epoch)
                         || matches!(step, Step::Revoke);
                     prop_assert!(ended, "{step:?} ended a fence");
                 }
@@ -268,6 +279,35 @@ fn a_fence_needs_the_seal_of_its_own_attempt_and_no_write_since() {
     assert_eq!(fenced.role, Role::Fenced { move_id: MoveId(1), attempt: Attempt(1), seq: Seq(1) });
     assert_eq!(fence(&fenced, &context(1), Seq(1), none(), Seq(1)).unwrap(), fenced, "again, the same");
     assert_eq!(hold_writes(&fenced, &context(2)).unwrap_err().code, "NOT_OWNER");
+}
+
+#[test]
+fn whoever_was_taken_over_only_redirects_whatever_it_was_and_gets_no_step_of_that_move_any_more() {
+    let (signed, routed) = delivery(Uid(1), Epoch(2));
+    let here = cell("here");
+    let verdict = Verdict { signed: &signed, routed: &routed, here: &here, fenced: Epoch(1) };
+    let context = |epoch, attempt| Context {
+        uid: Uid(1),
+        epoch: Epoch(epoch),
+        move_id: MoveId(1),
+        attempt: Attempt(attempt),
+        leg: Some(Leg::Forward),
+    };
+    let owner = owner_under_hold();
+    let mut fenced = owner.clone();
+    fenced.step(Step::Fence, &context(1, 1)).unwrap();
+    let mut importing = Cell::default();
+    importing.step(Step::PrepareImport, &context(1, 1)).unwrap();
+    for before in [owner, fenced, importing] {
+        let control = before.control.unwrap();
+        let told = put_aside(&control, &context(2, u32::MAX), verdict).unwrap();
+        assert_eq!((told.role, told.epoch, told.capture.is_none()), (Role::Redirect, Epoch(1), true));
+        assert!(told.follow.is_none() && told.mapping.is_some());
+        for late in [unfence(&told, &context(2, 1)), own_by_force(&told, &context(2, 2), true)] {
+            assert_eq!(late.unwrap_err().code, "STALE_ATTEMPT");
+        }
+        assert!(matches!(reclaim(Some(&told), &context(2, u32::MAX), Epoch(1)), Ok(Ending::Empty(_))));
+    }
 }
 
 #[test]

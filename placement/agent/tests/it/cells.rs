@@ -26,6 +26,12 @@ pub(crate) struct Ground {
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<cell_agent::Planted>,
     pub(crate) hooks: Option<cell_agent::HooksOptions>,
+    /// The control plane, for cells that are opened from now on.
+    pub(crate) control: Vec<String>,
+    /// How long a write in Sync waits for the follower.
+    pub(crate) write_confirm_ms: Option<u32>,
+    /// The most that such cells capture of a tenant.
+    pub(crate) captured_bytes_max: Option<u64>,
 }
 
 /// A running cell.
@@ -46,6 +52,9 @@ impl Ground {
             #[cfg(feature = "planted")]
             planted: None,
             hooks: None,
+            control: Vec::new(),
+            write_confirm_ms: None,
+            captured_bytes_max: None,
         }
     }
 
@@ -56,7 +65,10 @@ impl Ground {
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key.public().to_string()];
         options.limits.write_wait_ms = 4_000;
+        options.limits.write_confirm_ms = self.write_confirm_ms.unwrap_or(options.limits.write_confirm_ms);
+        options.limits.captured_bytes_max = self.captured_bytes_max.unwrap_or(options.limits.captured_bytes_max);
         options.hooks.clone_from(&self.hooks);
+        options.control.clone_from(&self.control);
         #[cfg(feature = "planted")]
         {
             options.planted = self.planted;

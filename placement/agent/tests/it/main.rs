@@ -13,3 +13,4 @@ mod planted;
 mod postgres;
 mod restarting;
 mod strangers;
+mod takeover;

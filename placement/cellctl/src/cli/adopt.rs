@@ -26,6 +26,14 @@ pub struct Adopt {
 /// Cells as a whole.
 #[derive(Debug, Subcommand)]
 pub enum OfCells {
+    /// Declare a cell dead: nothing goes there, and nobody waits for what it may have; `uncordon cell` takes it back
+    Dead {
+        /// Its name
+        name: CellId,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Let a cell join with what it needs: its database looked at, its certificate made, its addresses known
     Enroll(Box<Enroll>),
     /// Give each cell numbers of its own to hand out as ids: which cell has which, and the SQL that brings it about

@@ -49,6 +49,8 @@ pub enum Move {
         /// Its name, as m-4182
         id: MoveId,
     },
+    /// Make the other cell of a move the owner, because the owner is out of reach and stopped
+    Takeover(TakeOver),
     /// Let a copy go slower, or faster
     Throttle {
         /// Its name, as m-4182
@@ -74,6 +76,60 @@ pub enum Move {
         /// Public keys of the control plane, as `cellctl keygen` has printed them
         #[arg(long, value_delimiter = ',', value_name = "KEY")]
         trusted_keys: Vec<String>,
+    },
+}
+
+/// `move takeover`.
+#[derive(Debug, Clone, Args)]
+pub struct TakeOver {
+    /// Which tenant
+    pub tenant: TenantId,
+    /// The cell that is to own: the other one of the tenant's move
+    #[arg(long, value_name = "CELL")]
+    pub to: CellId,
+    /// How it is known that the owner is stopped and stays so until it is started anew, in your words; kept in the audit
+    /// trail. A process that is only paused is not stopped
+    #[arg(long, value_name = "WORDS", required_unless_present = "dry_run")]
+    pub stopped: Option<String>,
+    /// Also where acknowledged writes may be missing: they are kept apart if the owner ever comes back
+    #[arg(long)]
+    pub accept_data_loss: bool,
+    /// Say what would be; decide nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What cells that were taken over have put aside.
+#[derive(Debug, Subcommand)]
+pub enum OfQuarantine {
+    /// List it
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only that of this tenant
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<TenantId>,
+    },
+    /// Write out a tail: lines of JSON, the changes in the order in which the cell has made them
+    Export {
+        /// Which tenant's
+        tenant: TenantId,
+        /// Of which cell
+        #[arg(long, value_name = "CELL")]
+        cell: CellId,
+        /// Where to; standard output where nothing is said
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Let go of a tail: it is deleted with the old copy, for good
+    Drop {
+        /// Which tenant's
+        tenant: TenantId,
+        /// Of which cell
+        #[arg(long, value_name = "CELL")]
+        cell: CellId,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 

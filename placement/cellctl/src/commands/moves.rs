@@ -5,7 +5,7 @@ use std::time::Duration;
 use cell_client::ListOptions;
 use cell_model::{MoveId, MoveIntent, MoveOptions};
 
-use super::{Control, get, proof};
+use super::{Control, get, proof, takeover};
 use crate::cli::{Describe, Get, LimitMoves, Move, MoveTenant};
 use crate::failure::{Exit, Failure};
 use crate::view::{LimitsView, MoveView, PreviewView};
@@ -21,6 +21,7 @@ pub(super) async fn run(control: Control, movement: Move) -> Result<Exit, Failur
         Move::Resume { id } => steer(control, id, MoveIntent::Resume).await,
         Move::Cancel { id } => steer(control, id, MoveIntent::Cancel).await,
         Move::Rollback { id } => steer(control, id, MoveIntent::Rollback).await,
+        Move::Takeover(asked) => takeover::run(control, asked).await,
         Move::Throttle { id, bytes_per_second } => {
             control.client.throttle_move(id, bytes_per_second, control.write()).await?;
             show(&control, id).await

@@ -1,7 +1,7 @@
 //! `create`, `delete`, `cordon`, `uncordon`: change the fleet.
 
 use cell_client::wire;
-use cell_model::{CellState, NewCell, NewTenant};
+use cell_model::{CellId, CellState, NewCell, NewTenant};
 
 use super::Control;
 use crate::cli::{Create, Delete, OfCell};
@@ -27,22 +27,35 @@ pub(super) async fn create(control: Control, create: Create) -> Result<Exit, Fai
 
 pub(super) async fn delete(control: Control, delete: Delete) -> Result<Exit, Failure> {
     let Delete::Tenant { name, yes } = delete;
-    if !yes {
-        match console::confirms(&format!("Delete tenant {name} with all its data, for good?")) {
-            Some(true) => {}
-            Some(false) => {
-                console::note("nothing was deleted");
-                return Ok(Exit::Failed);
-            }
-            None => {
-                let message = format!("deleting tenant {name} cannot be undone and nobody can be asked here");
-                return Err(Failure::usage(message, format!("`cellctl delete tenant {name} --yes`")));
-            }
-        }
+    let question = format!("Delete tenant {name} with all its data, for good?");
+    let unasked = format!("deleting tenant {name} cannot be undone and nobody can be asked here");
+    if !yes && !is_confirmed(&question, &unasked, &format!("cellctl delete tenant {name} --yes"))? {
+        return Ok(Exit::Failed);
     }
     let tenant = control.client.delete_tenant(&name, control.write()).await?;
     control.print_list(&[TenantView::from(tenant)]);
     Ok(Exit::Done)
+}
+
+/// Whether somebody who was asked wants it.
+pub(super) fn is_confirmed(question: &str, unasked: &str, command: &str) -> Result<bool, Failure> {
+    match console::confirms(question) {
+        Some(true) => Ok(true),
+        Some(false) => {
+            console::note("nothing was changed");
+            Ok(false)
+        }
+        None => Err(Failure::usage(unasked, format!("`{command}`"))),
+    }
+}
+
+pub(super) async fn declare_dead(control: Control, name: CellId, yes: bool) -> Result<Exit, Failure> {
+    let question = format!("Declare cell {name} dead? Nobody will wait for what it holds");
+    let unasked = format!("whether cell {name} is dead cannot be told from here and nobody can be asked");
+    if !yes && !is_confirmed(&question, &unasked, &format!("cellctl cell dead {name} --yes"))? {
+        return Ok(Exit::Failed);
+    }
+    set_state(control, OfCell::Cell { name }, CellState::Dead).await
 }
 
 pub(super) async fn set_state(control: Control, of: OfCell, state: CellState) -> Result<Exit, Failure> {

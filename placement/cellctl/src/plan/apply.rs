@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use cell_client::{ClientError, ListOptions, WriteOptions, wire};
+use cell_client::{ClientError, ListOptions, WriteOptions, trailer, wire};
 use cell_model::{MoveId, MoveOptions, Revision, TenantId};
 use cell_planner::PlannedMove;
 use indicatif::ProgressBar;
@@ -245,7 +245,10 @@ impl Applying {
             }
             // Looking again tells what has become of it.
             Err(ClientError::Unknown { .. } | ClientError::Unavailable { .. }) => Ok(None),
-            Err(ClientError::Rejected { code, .. }) if matches!(code.as_str(), "MOVE_LIMIT" | "STALE_REVISION") => {
+            // With room on the disk again it goes on.
+            Err(ClientError::Rejected { code, .. })
+                if matches!(code.as_str(), "MOVE_LIMIT" | "STALE_REVISION" | trailer::DISK_FULL) =>
+            {
                 Ok(None)
             }
             Err(ClientError::Rejected { code, message, .. }) => {

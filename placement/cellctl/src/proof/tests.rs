@@ -51,7 +51,7 @@ impl Paper {
     }
 
     fn movement(&self) -> Option<Move> {
-        self.fleet.tenant(&tenant()).unwrap().movement.clone()
+        self.fleet.tenant(&tenant()).unwrap().movement.as_deref().cloned()
     }
 
     /// A whole move; its name.

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::table;
 use crate::follow::bytes;
-use crate::view::{CellView, MoveView, TenantView};
+use crate::view::{CellView, MoveView, QuarantineView, TenantView};
 
 /// A tenant.
 #[must_use]
@@ -25,7 +25,9 @@ pub fn describe_tenant(tenant: &TenantView) -> String {
         ("Waiting", if tenant.hold == "none" { String::new() } else { tenant.hold.clone() }),
     ]);
     for copy in &tenant.retained {
-        let what = if copy.reclaiming {
+        let what = if let Some(kept) = copy.quarantine.as_ref().filter(|_| !copy.reclaiming) {
+            quarantined(kept, copy.until_unix_ms)
+        } else if copy.reclaiming {
             "is being deleted".to_owned()
         } else {
             format!("kept until {}", time(copy.until_unix_ms))
@@ -41,6 +43,17 @@ pub fn describe_tenant(tenant: &TenantView) -> String {
         text.push_str(&describe_move(movement));
     }
     text
+}
+
+/// How it stands with the copy of a cell that was taken over.
+fn quarantined(kept: &QuarantineView, until_unix_ms: u64) -> String {
+    let changes = kept.changes.unwrap_or_default();
+    match kept.state.as_str() {
+        "not reached" => format!("taken over at change {}; not reached since", kept.after),
+        "empty" => format!("taken over, nothing is missing; kept until {}", time(until_unix_ms)),
+        "dropped" => "taken over; its tail was dropped".to_owned(),
+        state => format!("taken over at change {}; quarantined: {changes} changes, {state}", kept.after),
+    }
 }
 
 /// A cell, with how many tenants it owns.
@@ -89,9 +102,17 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Retries left", movement.retries_left.to_string()),
         ("Digest", movement.digest.clone().unwrap_or_default()),
         ("Sealed at", movement.sealed_seq.map(|seq| seq.to_string()).unwrap_or_default()),
+        ("In sync", if movement.in_sync { "the target has everything".into() } else { String::new() }),
         ("Turned away", movement.stale_rejected.map(|count| format!("{count} stale requests")).unwrap_or_default()),
         ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
     ]);
+    if let Some(taken) = &movement.takeover {
+        let loss = if taken.lossless { "nothing lost" } else { "data loss accepted" };
+        let (from, phase, applied, heard) = (&taken.from, &taken.phase, taken.applied, taken.heard);
+        let stood = format!("from {from} in {phase}, {loss}: copy up to {applied}, heard of {heard}");
+        line(&mut text, "Taken over", &stood);
+        line(&mut text, "Stopped", &taken.stopped);
+    }
     for held in &movement.holds {
         let reads = if held.reads_ms > 0 { format!(", reads {} ms", held.reads_ms) } else { String::new() };
         let (attempt, writes, end) = (held.attempt, held.writes_ms, held.end.as_str());

@@ -21,3 +21,4 @@ mod restoring;
 #[path = "../../../agent/tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
+mod takeover;

@@ -16,8 +16,8 @@ pub(crate) struct Fleet {
     pub(crate) control: ControlPlane,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) runtime: Runtime,
-    stop: CancellationToken,
-    cells: Vec<Cell>,
+    /// What each cell runs with, and the cell while it runs.
+    cells: Vec<(Options, Option<(Cell, CancellationToken)>)>,
 }
 
 impl Fleet {
@@ -30,7 +30,6 @@ impl Fleet {
         let control = ControlPlane::start(directory.path());
         assert_eq!(control.run("cluster init").code, 0);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let stop = CancellationToken::new();
         let mut cells = Vec::new();
         for number in 1..=2 {
             let name = format!("c{number}");
@@ -43,9 +42,12 @@ impl Fleet {
                 options.database = Some(databases[number - 1].clone());
             }
             change(&mut options);
-            cells.push(runtime.block_on(Cell::start(options, stop.clone())).unwrap());
+            cells.push((options, None));
         }
-        let fleet = Self { control, directory, runtime, stop, cells };
+        let mut fleet = Self { control, directory, runtime, cells };
+        for number in 1..=2 {
+            fleet.start_cell(number);
+        }
         fleet.until("both cells have reported", |fleet| {
             let listed = fleet.control.run("get cells --no-headers").out;
             listed.lines().count() == 2 && !listed.contains("127.0.0.1:9 ")
@@ -69,6 +71,25 @@ impl Fleet {
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
     }
 
+    /// Starts a cell, anew on what it has.
+    pub(crate) fn start_cell(&mut self, number: usize) {
+        let (options, running) = &mut self.cells[number - 1];
+        let stop = CancellationToken::new();
+        let cell = self.runtime.block_on(Cell::start(options.clone(), stop.clone())).unwrap();
+        assert!(running.replace((cell, stop)).is_none(), "c{number} runs already");
+    }
+
+    pub(crate) fn stop_cell(&mut self, number: usize) {
+        let (cell, stop) = self.cells[number - 1].1.take().expect("it runs");
+        stop.cancel();
+        self.runtime.block_on(cell.stopped()).unwrap();
+    }
+
+    /// A gate of a cell that runs.
+    pub(crate) fn gate(&self, number: usize) -> std::net::SocketAddr {
+        self.cells[number - 1].1.as_ref().expect("it runs").0.addresses().gates[0]
+    }
+
     /// Asks for a move; its name.
     pub(crate) fn ask(&self, words: &str) -> String {
         let said = self.control.run(&format!("move tenant acme {words} -o name"));
@@ -76,7 +97,7 @@ impl Fleet {
         said.out.trim().trim_start_matches("move/").to_owned()
     }
 
-    fn refused(&self, words: &str, code: &str) -> String {
+    pub(crate) fn refused(&self, words: &str, code: &str) -> String {
         let said: Said = self.control.run(words);
         assert!(said.code != 0 && said.err.contains(code), "{said:?}");
         said.err
@@ -85,8 +106,8 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        self.stop.cancel();
-        for cell in self.cells.drain(..) {
+        for (cell, stop) in self.cells.drain(..).filter_map(|(_, running)| running) {
+            stop.cancel();
             self.runtime.block_on(cell.stopped()).unwrap();
         }
     }

@@ -6,7 +6,7 @@ use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Caller, Ground, audit, page, placing, preview, routers, watch};
+use super::{Caller, Ground, audit, page, placing, preview, routers, takeover};
 use crate::refusal::{malformed, refusal, rejected};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -79,7 +79,7 @@ impl ControlEndpoint {
 
 #[tonic::async_trait]
 impl ControlService for ControlEndpoint {
-    type WatchStream = watch::Messages;
+    type WatchStream = futures::stream::Empty<Result<v1::WatchResponse, Status>>;
 
     async fn create_cell(&self, request: Request<v1::CreateCellRequest>) -> Answer<v1::CellResponse> {
         let by = Caller::of(&request);
@@ -190,6 +190,10 @@ impl ControlService for ControlEndpoint {
         let wire = request.into_inner();
         let tenant: TenantId = parsed(&wire.id)?;
         self.0.readable(wire.allow_stale).await?;
+        if wire.reconciled && self.0.view(FleetView::unreconciled) {
+            let lineage = self.0.view(FleetView::lineage);
+            return Err(rejected(&Rejected::NotReconciled { lineage }));
+        }
         // A deleted tenant has a mapping, too: it tells a gate to answer 410.
         let found = self.0.view(|fleet| {
             let record = fleet.tenant(&tenant)?;
@@ -235,6 +239,19 @@ impl ControlService for ControlEndpoint {
         Ok(Response::new(v1::TenantResponse { revision: revision.get(), tenant: Some(record), move_id }))
     }
 
+    async fn take_over(&self, request: Request<v1::TakeOverRequest>) -> Answer<v1::TakeOverResponse> {
+        let by = Caller::of(&request);
+        takeover::take_over(&self.0, request.into_inner(), by).await.map(Response::new)
+    }
+
+    async fn drop_quarantine(&self, request: Request<v1::DropQuarantineRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
+        let mut wire = request.into_inner();
+        let (options, tenant) = (wire.options.take(), wire.tenant.clone());
+        let command = command(wire)?;
+        self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
+    }
+
     async fn get_move(&self, request: Request<v1::GetRequest>) -> Answer<v1::Move> {
         let wire = request.into_inner();
         let id: MoveId = parsed(&wire.id)?;
@@ -266,9 +283,9 @@ impl ControlService for ControlEndpoint {
         Ok(Response::new(v1::SetLimitsResponse { revision: revision.get() }))
     }
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let frames = watch::begin(&self.0, &request.into_inner())?;
-        Ok(Response::new(watch::as_messages(frames)))
+    /// Never asked: [`super::ControlServer`] answers it, with frames that were encoded before.
+    async fn watch(&self, _request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        Err(Status::internal("a watch is served as bytes"))
     }
 
     async fn confirm_revision(

@@ -93,7 +93,7 @@ pub(super) fn tenants(fleet: &Fleet, wanted: &Wanted) -> Result<v1::ListTenantsR
     let mut next_page_token = String::new();
     for (looked_at, record) in fleet.tenants_after(after.as_ref()).enumerate() {
         if record.life != Life::Deleted && cell.as_ref().is_none_or(|cell| record.owner == *cell) {
-            tenants.push(v1::Tenant::from(record));
+            tenants.push(v1::Tenant::from(record.as_ref()));
         }
         if tenants.len() == wanted.items || looked_at + 1 == LOOKED_AT_MAX {
             let more = fleet.tenants_after(Some(&record.id)).any(|record| record.life != Life::Deleted);
@@ -120,7 +120,7 @@ pub(super) fn moves(fleet: &Fleet, wanted: &Wanted) -> Result<v1::ListMovesRespo
         let before = after.filter(|_| part == "e");
         for (looked_at, record) in fleet.ended_moves_before(before).enumerate() {
             if fits(&record.tenant) {
-                moves.push(v1::Move::from(record));
+                moves.push(v1::Move::from(record.as_ref()));
             }
             if moves.len() == wanted.items || looked_at + 1 == LOOKED_AT_MAX {
                 next = Some(format!("e{}", record.movement.id));
@@ -134,6 +134,8 @@ pub(super) fn moves(fleet: &Fleet, wanted: &Wanted) -> Result<v1::ListMovesRespo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use cell_model::{CellRecord, CellState, Change, ClusterId, Generation, Lineage, Revision};
 
@@ -144,7 +146,7 @@ mod tests {
     fn fleet(cells: usize) -> Fleet {
         let mut fleet = Fleet::new(ClusterId(1), Lineage(1));
         for number in 0..cells {
-            fleet.install(Change::Cell(CellRecord {
+            fleet.install(Change::Cell(Arc::new(CellRecord {
                 id: CellId::new(format!("c{number:03}")).unwrap(),
                 state: CellState::Active,
                 gates: Vec::new(),
@@ -153,7 +155,7 @@ mod tests {
                 residency: String::new(),
                 generation: Generation(0),
                 revision: Revision(1),
-            }));
+            })));
         }
         fleet
     }

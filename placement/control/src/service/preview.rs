@@ -2,6 +2,8 @@
 //!
 //! Nothing is changed: the command is decided upon and thrown away, and the one step that agents are sent only looks.
 
+use std::sync::Arc;
+
 use cell_client::{AgentOptions, AgentPool, Finding, PreflightReport, StepContext, StepError};
 use cell_model::{
     Attempt, CellId, Command, Envelope, Estimate, FleetView, MoveOptions, Rejected, Stamp, TenantId, TenantRecord,
@@ -69,7 +71,8 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
     if let Some(report) = &ours.1 {
         let weight = Weight { rows: report.rows, bytes: report.bytes };
         let at_most = wanted.options.bytes_per_second;
-        let estimate = ground.view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None), weight, at_most));
+        let estimate = ground
+            .view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None).map(Arc::as_ref), weight, at_most));
         answer.weight = Some(v1::Weight { rows: weight.rows, bytes: weight.bytes });
         answer.estimate = Some(estimate.map(|known| estimate_to_wire(known, &wanted.options)).unwrap_or_default());
     }

@@ -20,7 +20,6 @@ use cell_protos::v1;
 use cell_protos::v1::watch_response::Frame;
 use cell_store::{Committed, Feed, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
-use prost::Message;
 use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -28,13 +27,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::Ground;
-use crate::press::{Next, Pressed, Watching, encode, parts, press};
+use crate::press::{ITEMS_MAX, Next, Pressed, Watching, encode, parts, press};
 use crate::refusal::{not_leader, watch_ended};
 
 /// Frames that wait for one watcher.
 const FRAMES_WAITING_MAX: usize = 16;
-/// Items in one frame, unless one revision has more.
-const FRAME_ITEMS_MAX: usize = 256;
 /// How long a watcher may leave its frames waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(1);
@@ -42,17 +39,6 @@ const PROGRESS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..
 
 /// What a watcher gets, as it is sent.
 pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
-/// The same as messages.
-pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
-
-/// For whoever wants messages: they are read back from what is sent. Our own server sends the frames ([`super::encoded`]).
-pub(super) fn as_messages(frames: Frames) -> Messages {
-    let read = |bytes: Bytes| {
-        v1::WatchResponse::decode(bytes).map_err(|error| Status::internal(format!("a frame of our own: {error}")))
-    };
-    Box::pin(frames.map(move |frame| frame.and_then(read)))
-}
-
 /// Begins to watch.
 pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, Status> {
     // A node that has not joined yet would hand out an empty fleet as if it were all.
@@ -177,7 +163,7 @@ impl Sender {
                 }
             }
             Feed::Snapshot { revision, records } => {
-                for part in records.chunks(FRAME_ITEMS_MAX) {
+                for part in records.chunks(ITEMS_MAX) {
                     let items = items(&self.ground, self.include_moves, part.to_vec()).await;
                     let items = items.ok_or_else(|| Some(stopping()))?;
                     if !items.is_empty() {
@@ -262,12 +248,12 @@ fn signed(ground: &Ground, include_moves: bool, changes: Vec<Change>) -> Vec<v1:
     use v1::watch_item::Item;
     let item = |change: Change| match change {
         Change::Tenant(record) => {
-            let (cluster, owner) = ground.view(|fleet| (fleet.head().cluster, fleet.cell(&record.owner).cloned()));
-            let signed = ground.signer.sign(cluster, &record, owner.as_ref());
+            let (cluster, owner) = ground.view(|fleet| (fleet.head().cluster, fleet.shared_cell(&record.owner)));
+            let signed = ground.signer.sign(cluster, &record, owner.as_deref());
             Some(Item::Mapping(cell_client::signed_to_wire(&signed)))
         }
-        Change::Cell(record) => Some(Item::Cell((&record).into())),
-        Change::MoveEnded(record) => include_moves.then(|| Item::MoveEnded((&record).into())),
+        Change::Cell(record) => Some(Item::Cell(record.as_ref().into())),
+        Change::MoveEnded(record) => include_moves.then(|| Item::MoveEnded(record.as_ref().into())),
         Change::Limits(limits) => Some(Item::Limits(limits.into())),
         Change::Reconciled(_) => None,
     };

@@ -203,7 +203,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
         assert_eq!(raw.delete_tenant(request).await.unwrap_err().code(), Code::InvalidArgument);
     }
     for bad in ["", "UPPER", "a/b", "ä", &"x".repeat(64)] {
-        let request = wire::GetRequest { id: bad.into(), allow_stale: false };
+        let request = wire::GetRequest { id: bad.into(), ..wire::GetRequest::default() };
         assert_eq!(raw.get_tenant(request).await.unwrap_err().code(), Code::InvalidArgument, "{bad}");
     }
     let state = wire::SetCellStateRequest { cell: "c1".into(), state: 77, options: None };

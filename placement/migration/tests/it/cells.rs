@@ -8,7 +8,8 @@ use cell_client::wire::step_request::Step;
 use cell_client::wire::step_response::Result as Answer;
 use cell_client::wire::{
     AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, FollowRequest, FollowResponse,
-    GateMessage, ImportProgress, Position, PreflightReport, StepRefused, StepRequest, StepResponse, SyncProgress,
+    GateMessage, ImportProgress, Position, PreflightReport, ReadTailRequest, ReadTailResponse, StepRefused,
+    StepRequest, StepResponse, SyncProgress, Tail,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -110,6 +111,10 @@ fn answer_to(step: &Step) -> Answer {
         Step::HoldWrites(_) => Answer::Position(Position { seq: LAST }),
         Step::AwaitApplied(wanted) => Answer::Position(Position { seq: wanted.seq }),
         Step::Fence(fence) => Answer::Position(Position { seq: fence.sealed_seq }),
+        Step::OwnByForce(_) => Answer::Position(Position { seq: LAST + 1 }),
+        Step::PutAside(put) => {
+            Answer::Tail(Tail { changes: 2, bytes: 90, last_seq: put.after_seq + 2, whole: true })
+        }
         Step::ImportStatus(_) => Answer::Import(ImportProgress {
             backfilled: true,
             applied_seq: LAST,
@@ -193,5 +198,9 @@ impl AgentService for Agent {
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Err(Status::unimplemented("agents on paper have no tenants"))
+    }
+
+    async fn read_tail(&self, _: Request<ReadTailRequest>) -> Result<Response<ReadTailResponse>, Status> {
+        Err(Status::unimplemented("agents on paper have put nothing aside"))
     }
 }

@@ -6,3 +6,4 @@ mod cells;
 mod edges;
 mod endings;
 mod paper;
+mod takeover;

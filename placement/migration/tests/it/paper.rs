@@ -96,7 +96,7 @@ impl Paper {
         for change in changes {
             if let Change::Tenant(record) = change {
                 inner.listeners.retain(|listener| listener.try_send(Wake::Tenant(record.id.clone())).is_ok());
-                inner.history.push(record);
+                inner.history.push(TenantRecord::clone(&record));
             }
         }
         drop(inner);
@@ -113,7 +113,7 @@ impl Paper {
     }
 
     pub(crate) fn ended(&self) -> Option<MoveRecord> {
-        self.inner.lock().unwrap().fleet.ended_moves_before(None).next().cloned()
+        self.inner.lock().unwrap().fleet.ended_moves_before(None).next().map(|ended| MoveRecord::clone(ended))
     }
 
     pub(crate) fn start_move(&self) {
@@ -148,6 +148,7 @@ impl Paper {
             poll: quick,
             retry: (quick, quick * 10),
             hold_backoff: quick,
+            quarantine_every: quick,
             preflight_patience: Duration::from_millis(500),
             ..Options::default()
         };

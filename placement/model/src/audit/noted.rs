@@ -18,14 +18,28 @@ impl Noted {
         Self { action, subject, detail, is_evidence: false }
     }
 
+    /// What has happened to a tenant.
+    fn of_event(
+        subject: String,
+        (event, move_id): (&crate::Event, Option<crate::MoveId>),
+        (before, after): (&TenantRecord, &TenantRecord),
+        ended: Option<&crate::MoveRecord>,
+    ) -> Option<Self> {
+        if let crate::Event::Quarantined { cell, tail: crate::Tail { changes, bytes, last, whole } } = event {
+            let detail = format!("cell={cell} changes={changes} bytes={bytes} last={last} whole={whole}");
+            return Some(Self::new("quarantine", subject, detail));
+        }
+        Some(Self::new("move-phase", subject, phase_change(before, after, (event.name(), move_id), ended)?))
+    }
+
     /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.
     pub(super) fn of(envelope: &Envelope, before: Option<&TenantRecord>, changes: &[Change]) -> Option<Self> {
         let after = changes.iter().find_map(|change| match change {
-            Change::Tenant(record) => Some(record),
+            Change::Tenant(record) => Some(record.as_ref()),
             Change::Cell(_) | Change::MoveEnded(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         });
         let ended = changes.iter().find_map(|change| match change {
-            Change::MoveEnded(ended) => Some(ended),
+            Change::MoveEnded(ended) => Some(ended.as_ref()),
             Change::Tenant(_) | Change::Cell(_) | Change::Limits(_) | Change::Reconciled(_) => None,
         });
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
@@ -77,16 +91,13 @@ impl Noted {
                 Self::new("throttle-move", subject, detail)
             }
             Command::Record { tenant: id, event, move_id, .. } => {
-                Self::new("move-phase", tenant(id), phase_change(before?, after?, (event.name(), *move_id), ended)?)
+                Self::of_event(tenant(id), (event, *move_id), (before?, after?), ended)?
             }
-            Command::SetLimits(limits) => Self::new(
-                "set-limits",
-                "limits".into(),
-                format!(
-                    "moves-total={} moves-per-cell={} moves-queued={}",
-                    limits.moves_total, limits.moves_per_cell, limits.moves_queued
-                ),
-            ),
+            Command::SetLimits(limits) => Self::new("set-limits", "limits".into(), told_limits(*limits)),
+            Command::TakeOver { tenant: id, order } => Self::new("take-over", tenant(id), taken_over(order, after)),
+            Command::DropQuarantine { tenant: id, cell } => {
+                Self::new("drop-quarantine", tenant(id), format!("cell={cell}"))
+            }
             Command::Adopt { tenant: id, held } => Self::new("adopt", tenant(id), adopted(held, after)),
             Command::Reconciled { heard, without } => {
                 let names =
@@ -102,6 +113,40 @@ impl Noted {
             }
         })
     }
+}
+
+fn told_limits(limits: crate::Limits) -> String {
+    let crate::Limits { moves_total, moves_per_cell, moves_queued } = limits;
+    format!("moves-total={moves_total} moves-per-cell={moves_per_cell} moves-queued={moves_queued}")
+}
+
+/// Who has the tenant now, up to where, and what the operator knew: his words as one word, since they may hold anything.
+fn taken_over(order: &crate::TakeoverOrder, after: Option<&TenantRecord>) -> String {
+    let (target, copy) = (&order.target, &order.copy);
+    let mut detail = format!(
+        "target={target} applied={} heard={} accept-data-loss={}",
+        copy.applied, copy.heard, order.accept_data_loss
+    );
+    if let Some(after) = after
+        && let Some(movement) = &after.movement
+        && let Some(takeover) = &movement.takeover
+    {
+        let _ = write!(
+            detail,
+            " event=TakeOver owner={} epoch={} move={} phase={} attempt={} from={} in={} lossless={}",
+            after.owner,
+            after.epoch,
+            movement.id,
+            movement.phase,
+            movement.attempt,
+            takeover.from,
+            takeover.phase,
+            takeover.lossless
+        );
+    }
+    let words: String = order.evidence.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+    let _ = write!(detail, " stopped={words}");
+    detail
 }
 
 /// What cells have said, and what has come of it.
@@ -140,7 +185,7 @@ fn phase_change(
     if let Some(ended) = ended {
         let _ = write!(detail, " end={}", ended.end.as_str());
     }
-    if let Some(movement) = ended.map(|ended| &ended.movement).or(after.movement.as_ref()) {
+    if let Some(movement) = ended.map(|ended| &ended.movement).or(after.movement.as_deref()) {
         evidence(&mut detail, movement);
     }
     Some(detail)

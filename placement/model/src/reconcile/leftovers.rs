@@ -47,7 +47,7 @@ impl Case<'_> {
             // The owner serves already: what is left is to tell the other one.
             let mut movement = self.new_move(newest, &fenced.cell, &owner, Phase::Activate);
             movement.fenced_epoch = Some(fenced.epoch);
-            next.movement = Some(movement);
+            next.movement = Some(Box::new(movement));
             return Some(Adoption::CarriedOut);
         }
         // Retiring a copy ends the capture for it, and none of a later move.
@@ -60,7 +60,7 @@ impl Case<'_> {
         let mut movement = self.new_move(MoveId(self.stamp.revision.0), &owner, target, Phase::Cleanup);
         movement.acks.import_dropped = importing.is_none();
         movement.ending = Some(overtaken());
-        next.movement = Some(movement);
+        next.movement = Some(Box::new(movement));
         Some(Adoption::CalledOff)
     }
 
@@ -73,6 +73,7 @@ impl Case<'_> {
             until: UnixMillis(self.stamp.at.0 + MoveOptions::default().retain_ms),
             retired: false,
             reclaiming: false,
+            quarantine: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A tenant that no cell serves: the decision that was on its way is carried out, or the fenced cell gets it back.
 
 use super::{Adoption, Case, Held, HeldRole, Standing, Verdict, contradictory, overtaken, unheld};
-use crate::{CellId, Epoch, Leg, Life, Move, MoveId, Phase};
+use crate::{CellId, Epoch, Leg, Life, MoveId, Phase};
 
 /// Whether a cell is what a cutover leaves its target before the activation: a copy, or on the way back the old owner, who
 /// follows with its copy until it owns again.
@@ -18,7 +18,7 @@ impl Case<'_> {
     pub(super) fn unowned(&self) -> Standing {
         let record = self.record_of_uid();
         if let Some(record) = record
-            && record.movement.as_ref().is_some_and(Move::is_committed)
+            && record.movement.as_ref().is_some_and(|movement| movement.is_committed())
             && record.epoch >= self.highest()
             && self.on(&record.owner).is_some_and(|held| held.role != HeldRole::Fenced)
         {
@@ -78,7 +78,7 @@ impl Case<'_> {
         self.raise(&mut next, epoch);
         let mut movement = self.new_move(coming.move_id, &source.cell, owner, Phase::Activate);
         movement.fenced_epoch = Some(source.epoch);
-        next.movement = Some(movement);
+        next.movement = Some(Box::new(movement));
         Standing::Next { next: next.into(), ended, why: Some(Adoption::CarriedOut) }
     }
 
@@ -124,7 +124,7 @@ impl Case<'_> {
             let mut movement = self.new_move(MoveId(self.stamp.revision.0), &fenced.cell, target, Phase::Unfence);
             movement.acks.import_dropped = importing.is_none();
             movement.ending = Some(overtaken());
-            movement
+            Box::new(movement)
         });
         if movement.target == fenced.cell && fits {
             // The fence of a rollback: the move goes back to where it was, and may be rolled back again.

@@ -43,6 +43,11 @@ pub(super) fn retained(record: &mut TenantRecord, event: &Event, stamp: Stamp) -
         Event::Retired { .. } => copy.retired = true,
         Event::RetentionOver { .. } => {
             require(copy.retired, || Rejected::MissingAck { ack: "Retired".into() })?;
+            // What nobody else has is not deleted because time passes.
+            require(copy.lets_go(), || Rejected::TailQuarantined {
+                tenant: record.id.clone(),
+                cell: copy.cell.clone(),
+            })?;
             require(wanted || stamp.at >= copy.until, || Rejected::NotDue { event: "RetentionOver".into() })?;
             copy.reclaiming = true;
         }

@@ -1,7 +1,9 @@
 //! Preflight to Sync: the copy is made and kept up to date. Nothing here changes who owns the tenant.
 
 use super::{Turn, advance, enter, require, require_attempt, require_phase, turn_to_cleanup};
-use crate::{End, Event, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck};
+use crate::{
+    End, Event, InSyncAck, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck,
+};
 
 /// The phases of the copy that can be given up by going to Cleanup.
 pub(super) const COPYING: [Phase; 5] =
@@ -72,7 +74,7 @@ pub(super) fn take(
 fn admitted(record: &TenantRecord, movement: &mut Move, event: &Event) -> Result<(), Rejected> {
     require_phase(movement, event, &[Phase::Preflight])?;
     // An old copy that still follows would be captured for twice; one on the target would be mixed with the new one.
-    let in_the_way = record.retained.iter().find(|copy| !copy.retired || copy.cell == movement.target);
+    let in_the_way = record.retained.iter().find(|copy| copy.may_follow() || copy.cell == movement.target);
     if let Some(copy) = in_the_way {
         return Err(Rejected::CopyRetained { tenant: record.id.clone(), cell: copy.cell.clone() });
     }
@@ -102,6 +104,15 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
                 movement.acks.sync = SyncMode::Engaged { since: stamp.at };
             }
         }
+        Event::InSync { attempt, lineage, seq } => {
+            require_phase(movement, event, &[Phase::Sync])?;
+            require_attempt(movement, *attempt)?;
+            require(matches!(movement.acks.sync, SyncMode::Engaged { .. }), || Rejected::MissingAck {
+                ack: "SyncEngaged".into(),
+            })?;
+            let known = movement.acks.in_sync.filter(|known| known.lineage >= *lineage);
+            movement.acks.in_sync = known.or(Some(InSyncAck { lineage: *lineage, seq: *seq }));
+        }
         Event::ReverseReady { position, generation } => {
             require_phase(movement, event, &[Phase::Sync])?;
             movement.acks.reverse = Some(ReverseAck { position: *position, generation: *generation });
@@ -113,6 +124,7 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
                 ack: "SyncEngaged".into(),
             })?;
             movement.acks.sync = SyncMode::Degrading;
+            movement.acks.in_sync = None;
             movement.attempt = movement.attempt.next();
             enter(movement, Phase::CatchUp, stamp);
         }

@@ -184,6 +184,8 @@ fn committed(
     match event {
         Event::Activated { .. } => {
             require_phase(movement, event, &[Phase::Activate])?;
+            // By force, a cell has to say up to where it holds the old owner's changes.
+            require(movement.takeover.is_none(), || Rejected::MissingAck { ack: "TakenOver".into() })?;
             match movement.leg {
                 Leg::Forward => super::advance(movement, Phase::Soak, stamp),
                 Leg::Back => {
@@ -232,6 +234,7 @@ fn soak_passed(
         until: UnixMillis(stamp.at.0 + movement.retain_ms),
         retired: false,
         reclaiming: false,
+        quarantine: None,
     });
     Ok(Turn::Ends(End::Completed))
 }

@@ -89,7 +89,7 @@ fn a_suggested_cell_is_taken_with_its_reason_unless_it_takes_nobody_by_now() {
     };
     world.ok(place("u", "c", "it has the most room"));
     let placed = world.record("u");
-    assert_eq!((placed.owner, placed.placed.as_str()), (cell("c"), "it has the most room"));
+    assert_eq!((placed.owner, &*placed.placed), (cell("c"), "it has the most room"));
     world.ok(Command::SetCellState { cell: cell("c"), state: CellState::Cordoned });
     world.ok(place("v", "c", "it has the most room"));
     let placed = world.record("v");
@@ -103,7 +103,7 @@ fn a_suggested_cell_is_taken_with_its_reason_unless_it_takes_nobody_by_now() {
     };
     world.ok(named);
     let placed = world.record("y");
-    assert_eq!((placed.owner, placed.placed.as_str()), (cell("a"), ""), "who names a cell gets it");
+    assert_eq!((placed.owner, &*placed.placed), (cell("a"), ""), "who names a cell gets it");
 }
 
 #[test]

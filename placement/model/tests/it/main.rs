@@ -8,4 +8,5 @@ mod lifecycle;
 mod properties;
 mod reconciling;
 mod stopping;
+mod takeover;
 mod world;

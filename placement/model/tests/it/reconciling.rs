@@ -128,7 +128,7 @@ fn goes_on(mut world: World, said: &[Held], case: &str) {
         (None, Some(fenced)) => {
             let above = record.epoch > fenced.epoch;
             assert!(above, "{case}: who was fenced serves under a higher epoch only, or the other one does");
-            let is_carried_out = record.movement.as_ref().is_some_and(cell_model::Move::is_committed);
+            let is_carried_out = record.movement.as_deref().is_some_and(cell_model::Move::is_committed);
             assert_eq!(record.owner == fenced.cell, !is_carried_out, "{case}");
         }
         (None, None) => unreachable!("somebody always holds it"),

@@ -1,5 +1,7 @@
 //! Moves that stop on their way or are taken back, and how fast they may copy.
 
+use std::sync::Arc;
+
 use cell_model::{
     Command, Effect, End, Estimate, Event, HoldEnd, Intent, MoveIntent, MoveOptions, Phase, Rejected, Weight,
     holds, pending_effects,
@@ -149,7 +151,7 @@ fn the_trail_has_what_the_cutover_stood_on() {
 #[test]
 fn an_estimate_is_made_from_what_moves_have_taken() {
     let mut world = World::new();
-    let nothing = Estimate::from_moves(world.fleet.ended_moves_before(None), Weight::default(), 0);
+    let nothing = Estimate::from_moves(world.fleet.ended_moves_before(None).map(Arc::as_ref), Weight::default(), 0);
     assert_eq!(nothing, None, "nothing is guessed");
     let ready = |world: &mut World, to: &str| {
         world.ok(move_to("t", to, rehearsal()));
@@ -168,7 +170,12 @@ fn an_estimate_is_made_from_what_moves_have_taken() {
         ready(&mut world, "b");
     }
     let of = |bytes, limit| {
-        Estimate::from_moves(world.fleet.ended_moves_before(None), Weight { rows: 1, bytes }, limit).unwrap()
+        Estimate::from_moves(
+            world.fleet.ended_moves_before(None).map(Arc::as_ref),
+            Weight { rows: 1, bytes },
+            limit,
+        )
+        .unwrap()
     };
     let same = of(1 << 20, 0);
     assert_eq!((same.moves, same.copy_ms), (3, 2_000));

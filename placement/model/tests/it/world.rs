@@ -107,7 +107,7 @@ impl World {
     }
 
     pub(crate) fn movement(&self, name: &str) -> Move {
-        self.record(name).movement.expect("the tenant is moving")
+        *self.record(name).movement.expect("the tenant is moving")
     }
 
     pub(crate) fn phase(&self, name: &str) -> Phase {

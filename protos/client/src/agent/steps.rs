@@ -33,7 +33,7 @@ impl AgentPool {
         }
     }
 
-    async fn position(
+    pub(super) async fn position(
         &self,
         agent: &str,
         context: &StepContext,

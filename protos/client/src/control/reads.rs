@@ -69,7 +69,7 @@ pub struct AuditPage {
 
 impl ControlClient {
     fn get(&self, id: String) -> v1::GetRequest {
-        v1::GetRequest { id, allow_stale: self.options.allow_stale }
+        v1::GetRequest { id, allow_stale: self.options.allow_stale, reconciled: false }
     }
 
     fn list(&self, options: ListOptions) -> v1::ListRequest {
@@ -128,6 +128,16 @@ impl ControlClient {
     pub async fn get_signed_mapping(&self, tenant: &TenantId) -> Result<SignedMapping, ClientError> {
         let call = |mut client: Service, request| async move { client.get_signed_mapping(request).await };
         Ok(signed_from_wire(self.call(Kind::Repeatable, self.get(tenant.to_string()), call).await?))
+    }
+
+    /// The same, linearizable, and only from a store that knows what the cells hold: a cell asks whether it still owns.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `NOT_RECONCILED` after a restore, until somebody has adopted what the cells hold.
+    pub async fn get_reconciled_mapping(&self, tenant: &TenantId) -> Result<SignedMapping, ClientError> {
+        let call = |mut client: Service, request| async move { client.get_signed_mapping(request).await };
+        let request = v1::GetRequest { id: tenant.to_string(), allow_stale: false, reconciled: true };
+        Ok(signed_from_wire(self.call(Kind::Repeatable, request, call).await?))
     }
 
     /// One move, under way or ended.

@@ -8,6 +8,19 @@ use cell_protos::{Malformed, request_id_bytes, v1};
 use super::{ControlClient, Kind, Service, WriteOptions};
 use crate::ClientError;
 
+/// A forced takeover, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeoverWanted {
+    /// The cell that is to own.
+    pub target: CellId,
+    /// Why the owner counts as stopped.
+    pub evidence: String,
+    /// Also where acknowledged writes may be missing.
+    pub accept_data_loss: bool,
+    /// Only say what would be.
+    pub look_only: bool,
+}
+
 impl ControlClient {
     fn named(&self, options: WriteOptions) -> (Kind, Option<v1::WriteOptions>) {
         let request_id = options.request_id.unwrap_or_else(|| self.options.random.request_id());
@@ -15,7 +28,7 @@ impl ControlClient {
             request_id: request_id_bytes(request_id).into(),
             expected_revision: options.expected_revision.unwrap_or_default().get(),
         };
-        (Kind::Write(request_id), Some(wire))
+        (Kind::Write { id: request_id, again: options.request_id.is_some() }, Some(wire))
     }
 
     /// A cell joins.
@@ -135,6 +148,46 @@ impl ControlClient {
         let (move_id, bytes_per_second) = (move_id.to_string(), Some(bytes_per_second));
         let request = v1::SteerMoveRequest { move_id, intent: 0, options, bytes_per_second };
         let call = |mut client: Service, request| async move { client.steer_move(request).await };
+        tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// A tenant's owner is out of reach and stopped: the other cell of its move is made the owner. `look_only`: it is only
+    /// said what would be.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn take_over(
+        &self,
+        tenant: &TenantId,
+        how: TakeoverWanted,
+        options: WriteOptions,
+    ) -> Result<v1::TakeOverResponse, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::TakeOverRequest {
+            tenant: tenant.to_string(),
+            target: how.target.into(),
+            evidence: how.evidence,
+            accept_data_loss: how.accept_data_loss,
+            look_only: how.look_only,
+            options,
+        };
+        let call = |mut client: Service, request| async move { client.take_over(request).await };
+        self.call(kind, request, call).await
+    }
+
+    /// What a cell that was taken over has put aside is not needed any more.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn drop_quarantine(
+        &self,
+        tenant: &TenantId,
+        cell: &CellId,
+        options: WriteOptions,
+    ) -> Result<v1::Tenant, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::DropQuarantineRequest { tenant: tenant.to_string(), cell: cell.to_string(), options };
+        let call = |mut client: Service, request| async move { client.drop_quarantine(request).await };
         tenant_of(self.call(kind, request, call).await?)
     }
 

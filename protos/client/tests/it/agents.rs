@@ -58,6 +58,13 @@ impl AgentService for FakeAgent {
     ) -> Result<Response<wire::DescribeResponse>, Status> {
         Ok(Response::new((self.describes)(request.get_ref())))
     }
+
+    async fn read_tail(
+        &self,
+        _request: Request<wire::ReadTailRequest>,
+    ) -> Result<Response<wire::ReadTailResponse>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
 }
 
 async fn agent(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cell_protos::v1::agent_service_server::{AgentService, AgentServiceServer};
 use cell_protos::v1::{
     AgentMessage, DescribeRequest, DescribeResponse, FollowRequest, FollowResponse, GateMessage, GatePong, Grants,
-    Role, StepRequest, StepResponse, TenantGrant, agent_message, gate_message,
+    ReadTailRequest, ReadTailResponse, Role, StepRequest, StepResponse, TenantGrant, agent_message, gate_message,
 };
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -189,5 +189,9 @@ impl AgentService for FakeAgent {
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         Err(Status::unimplemented("a fake describes nothing"))
+    }
+
+    async fn read_tail(&self, _: Request<ReadTailRequest>) -> Result<Response<ReadTailResponse>, Status> {
+        Err(Status::unimplemented("a fake has put nothing aside"))
     }
 }
