@@ -67,7 +67,8 @@ impl<F: Future + Unpin> Future for Within<'_, F> {
             return Poll::Ready(Some(output));
         }
         let timer = this.timer.get_or_insert_with(|| this.alarms.take(this.until));
-        while timer.as_mut().poll(cx).is_ready() {
+        // Whatever the task has used up of its turn: a limit is looked at.
+        while std::pin::pin!(tokio::task::unconstrained(timer.as_mut())).poll(cx).is_ready() {
             if timer.deadline() >= this.until {
                 return Poll::Ready(None);
             }

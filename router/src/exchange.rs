@@ -57,6 +57,9 @@ const REFUSAL_BYTES_MAX: usize = 16 << 10;
 const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Sends the request once to an instance of the entry's owner. `began`: just now.
+///
+/// The first time over an idle connection that nobody has looked at: where it turns out to be closed, it is as if there had
+/// been none, and another is looked for with the same leave.
 pub(crate) async fn attempt(
     worker: &Worker,
     ctx: &mut RequestCtx,
@@ -64,8 +67,27 @@ pub(crate) async fn attempt(
     outgoing: &mut Outgoing,
     began: Instant,
 ) -> Attempt {
+    let looks = ctx.attempts > 0;
+    match once(worker, ctx, entry, outgoing, began, looks).await {
+        Attempt::NotTaken(_) if !looks && outgoing.upload.can_replay() => {
+            ctx.attempts = 0;
+            Box::pin(once(worker, ctx, entry, outgoing, Instant::now(), true)).await
+        }
+        other => other,
+    }
+}
+
+/// `looks`: at an idle connection, before it is used.
+async fn once(
+    worker: &Worker,
+    ctx: &mut RequestCtx,
+    entry: &Entry,
+    outgoing: &mut Outgoing,
+    began: Instant,
+    looks: bool,
+) -> Attempt {
     let wire = wire_of(worker, ctx);
-    let mut lease = match connect(worker, ctx, entry, wire, began).await {
+    let mut lease = match connect(worker, ctx, entry, wire, began, looks).await {
         Ok(lease) => lease,
         Err(reason) => return Attempt::Unreachable(reason),
     };
@@ -133,15 +155,16 @@ async fn connect(
     entry: &Entry,
     wire: Wire,
     began: Instant,
+    looks: bool,
 ) -> Result<Lease, String> {
     let (newest, other) = worker.directory.gates(entry);
     if newest.instances().is_empty() {
         return Err(format!("cell {} has not said where its instances are", entry.mapping.owner));
     }
-    let (clock, options) = (worker.flow.clock, ctx.live.instances);
+    let (clock, options) = (worker.flow.clock, worker.live().instances);
     // A last connection is tried even where the time for waiting is over.
     let until = ctx.deadline.max(began + ctx.live.timeouts.connect);
-    let mut ask = Ask { now: began, again: ctx.attempts > 0, until };
+    let mut ask = Ask { now: began, looks, until };
     let (mut tried, mut reasons) = (Vec::new(), Vec::new());
     for set in std::iter::once(&newest).chain(&other) {
         while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.at(ask.now), options) {
@@ -245,7 +268,8 @@ async fn answer_in_time<E>(
             return Ok(answer);
         }
         let complete = upload.is_complete();
-        let limit = if complete { live.timeouts.answer } else { live.timeouts.body_idle };
+        // As it is by now: it may have been changed while this waited.
+        let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
         let quiet = upload.last_progress().max(began).elapsed();
         if quiet < limit {
             until = Instant::now() + shorter;

@@ -1,4 +1,4 @@
-//! What must hold of any bytes that come from outside: the entries for a fuzzer (router/fuzz), and for the seeded
+//! What must hold of any bytes that come from outside: the entries for a fuzzer (feature `fuzzing`), and for the seeded
 //! mutations of the corpus that the tests run. Each takes bytes and panics where something does not hold.
 //!
 //! | entry | the bytes are | what must hold |

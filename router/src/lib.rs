@@ -44,8 +44,6 @@ mod handover;
 mod headers;
 mod identify;
 mod instance;
-#[cfg(all(test, feature = "loom"))]
-mod interleavings;
 mod listen;
 mod live;
 mod metrics;

@@ -48,9 +48,9 @@ pub(crate) enum Wire {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ask {
     pub(crate) now: Instant,
-    /// The request was sent before and not taken: idle connections are looked at before one is used. For the first time
-    /// they are looked at while it is sent; a connection that turns out to be closed has then not taken it.
-    pub(crate) again: bool,
+    /// Whether an idle connection is looked at before it is used. For the first time it is looked at while the request is
+    /// sent; one that turns out to be closed has then not taken it.
+    pub(crate) looks: bool,
     /// When a new connection has to be there.
     pub(crate) until: Instant,
 }
@@ -119,7 +119,7 @@ impl Pool {
         match wire {
             Wire::Http1 => {
                 while let Some(mut connection) = self.pop_idle(address, ask.now) {
-                    if !ask.again || connection.is_usable() {
+                    if !ask.looks || connection.is_usable() {
                         return Ok(Lease::alone(self, address, connection));
                     }
                 }

@@ -177,7 +177,7 @@ impl Leave {
             Attempt::Unreachable(_) => (Some(true), None),
             Attempt::Stale(_) | Attempt::NotExecuted(_) | Attempt::Deleted => (Some(false), None),
         };
-        let (options, jitter) = (ctx.live.breaker, worker.dice.part());
+        let (options, jitter) = (worker.live().breaker, worker.dice.part());
         match cell_failed {
             Some(failed) => {
                 if self.cell.breaker.tell(self.of_cell, failed, now, options, jitter) {

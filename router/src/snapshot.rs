@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! "CELLRTBL" version:u32 │ block │ block │ …        block = length:u32 crc32c:u32 postcard bytes   (little endian)
-//!                          head    at most 1,000 entries each, then one of none, then the end of the file
+//!                          head    at most 1,000 entries each, one of none, their number, the end of the file
 //! ```
 //! Entries are written as they are met in the table, which goes on changing: how many they were is known at their end. In
-//! version 1 the head said it, and no block of none came; both are read.
+//! version 1 the head said it, and neither a block of none nor a number came; both versions are read.
 //! Written beside, synced, renamed over the old one, and the directory synced: a crash leaves the old file or the new
 //! one. A file that cannot be understood is set aside as `<name>.corrupt`, never believed and never deleted.
 
@@ -92,10 +92,13 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
         cells: cells.values().map(|cell| CellRecord::clone(cell)).collect(),
     };
     write_block(&mut file, &head)?;
+    let mut count = 0;
     directory.blocks(ENTRIES_PER_BLOCK, &mut |block| {
+        count += block.len() as u64;
         write_block(&mut file, &block.iter().map(|entry| stored(entry)).collect::<Vec<_>>())
     })?;
     write_block(&mut file, &Vec::<StoredRef<'_>>::new())?;
+    write_block(&mut file, &count)?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -134,7 +137,8 @@ pub(crate) fn load(path: &Path, directory: &Directory, now: SystemTime) -> Resul
         let entries = block.into_iter().map(|stored| entry_of(directory, head.cluster, stored));
         directory.add(&mut draft, &entries.collect::<Result<Vec<_>, _>>()?);
     }
-    if (counted && read != head.tenants) || file.read(&mut [0])? != 0 {
+    let written = if counted { head.tenants } else { read_block(&mut file)? };
+    if read != written || file.read(&mut [0])? != 0 {
         return Err(SnapshotError::Corrupt("it does not end where its table does".into()));
     }
     let at = Cursor { lineage: head.lineage, revision: head.revision };

@@ -295,7 +295,5 @@ impl Drop for Place {
     }
 }
 
-#[cfg(all(test, feature = "loom"))]
-mod interleavings;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,4 @@
-//! The corpus, mutated by a seeded generator, into every entry: so many runs as a test may take. A fuzzer takes it from there
-//! (router/fuzz).
+//! The corpus, mutated by a seeded generator, into every entry: so many runs as a test may take.
 
 use super::*;
 use crate::context::Dice;

@@ -6,7 +6,7 @@
 //!            ┌── send, and wait for the head ──┐    ┌── read the body ──┐
 //! idle ──────┤                                 ├────┤                   ├──► idle
 //! (looked at └───── polled by the request ─────┘    └─ by the answer ───┘
-//!  when taken, and every second)       │
+//!  every second)       │
 //!                                      └► by a task: the client still sends its body, or it has become another protocol's
 //! ```
 //! An answer that comes before the request has gone out whole must not keep the rest of that waiting for a client that

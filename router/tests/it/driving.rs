@@ -49,6 +49,8 @@ async fn an_answer_that_nobody_reads_yet_does_not_stop_the_request_that_it_began
     let fleet = Fleet::start(control, |options| {
         options.threads = 1;
         options.limits.body_bytes_max = SENT as u64;
+        // On a slow machine the whole request takes its time, and nobody reads the answer meanwhile.
+        options.timeouts.write_idle = LONG * 2;
     })
     .await;
     let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
