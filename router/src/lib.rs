@@ -44,6 +44,8 @@ mod handover;
 mod headers;
 mod identify;
 mod instance;
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
 mod listen;
 mod live;
 mod metrics;

@@ -295,5 +295,7 @@ impl Drop for Place {
     }
 }
 
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
 #[cfg(test)]
 mod tests;
