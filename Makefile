@@ -15,7 +15,8 @@ demo:
 test:
 	./.ci/run
 
-## test-clients: the router between clients and servers that others wrote (grpcio, websockets, curl)
+## test-clients: the router between clients and servers that others wrote (grpcio, websockets, curl, h2load, wrk;
+## Debian: nghttp2-client, wrk)
 test-clients:
 	python3 -m venv target/clients
 	target/clients/bin/pip install --quiet --requirement router/tests/clients/requirements.txt
