@@ -15,9 +15,10 @@ demo:
 test:
 	./.ci/run
 
-## test-clients: the router between clients and servers that others wrote (grpcio, websockets, curl, h2load, wrk;
-## Debian: nghttp2-client, wrk)
+## test-clients: the router between clients and servers that others wrote (grpcio, websockets, curl, h2load, wrk)
 test-clients:
+	command -v h2load >/dev/null && command -v wrk >/dev/null || \
+		$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install --yes --no-install-recommends nghttp2-client wrk
 	python3 -m venv target/clients
 	target/clients/bin/pip install --quiet --requirement router/tests/clients/requirements.txt
 	CELLWAY_PYTHON=$(CURDIR)/target/clients/bin/python $(CARGO) nextest run --locked --package cell-router --run-ignored only -E 'test(foreign)'
