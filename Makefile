@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients lint edge drills sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
+.PHONY: demo test test-clients interleavings lint edge drills sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -22,6 +22,10 @@ test-clients:
 	python3 -m venv target/clients
 	target/clients/bin/pip install --quiet --requirement router/tests/clients/requirements.txt
 	CELLWAY_PYTHON=$(CURDIR)/target/clients/bin/python $(CARGO) nextest run --locked --package cell-router --run-ignored only -E 'test(foreign)'
+
+## interleavings: every order of steps of small cases of what the router's threads share, under loom
+interleavings:
+	$(CARGO) test --locked --package cell-router --features loom --lib interleavings
 
 ## drills: break a fleet in every way of docs/drills.md, judge each (as root in network namespaces, else by proxy)
 drills:

@@ -1,5 +1,5 @@
 //! What threads share without waiting for each other is made of these: the standard library's, or, with the feature `loom`,
-//! those of loom, under which every order of a small case's steps is tried (the cases are to come). With that feature the crate serves
+//! those of loom, under which every order of a small case's steps is tried (`make interleavings`). With that feature the crate serves
 //! nothing else: loom's work only inside its models.
 
 #[cfg(feature = "loom")]
