@@ -4,7 +4,7 @@ CARGO ?= cargo
 SEED ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings lint edge drills sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge drills sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -26,6 +26,10 @@ test-clients:
 ## interleavings: every order of steps of small cases of what the router's threads share, under loom
 interleavings:
 	$(CARGO) test --locked --package cell-router --features loom --lib interleavings
+
+## fuzz: libFuzzer on each of the router's readers of outside bytes, a minute each
+fuzz:
+	router/fuzz/run
 
 ## drills: break a fleet in every way of docs/drills.md, judge each (as root in network namespaces, else by proxy)
 drills:

@@ -8,7 +8,6 @@
 //! A/<ordinal>  L/<number>     remembered answers and the audit trail, many in a row as well
 //! f              the first of each of them that counts
 //! s              up to which applied entry the log was synced when the head was written
-//! j              the rows are of this kind
 //! i              present while a snapshot is being installed: the rest is then unfinished and not to be believed. It says
 //!                what will stand in `s`
 //! ```
@@ -18,10 +17,6 @@
 //!
 //! A snapshot is on the disk before the changes that are in it are forgotten, so there is a whole state at any instant:
 //! either the rows reach from the snapshot to their head, without a gap, or the snapshot is newer than all of them.
-//!
-//! Earlier versions had a row for each record (`c/<cell>`, `t/<tenant>`, `g/<ended move>`, `r/reconciled`) and before that
-//! one for each answer (`a/<request id>`) and audit entry (`l/<number>`). Where such are found, a snapshot is made of them,
-//! and the rows are written anew ([`Mirror::open`]).
 
 mod series;
 #[cfg(test)]
@@ -43,7 +38,6 @@ const HEAD: &[u8] = b"m";
 const INSTALLING: &[u8] = b"i";
 const LOG_SYNCED: &[u8] = b"s";
 const FIRSTS: &[u8] = b"f";
-const JOURNAL: &[u8] = b"j";
 /// What is said where there is a gap: no row of them has rotted, so that it does not help to move the rows away.
 const SNAPSHOT_AND_ROWS: &str = "the snapshot with the rows behind it";
 /// Rows in one batch while a snapshot is installed.
@@ -68,8 +62,6 @@ pub(crate) struct Mirror {
     /// and as it is on disk.
     firsts_written: (u64, u64),
     log_synced: u64,
-    /// The rows are known to be of this kind.
-    marked: bool,
     writes: Vec<Write>,
 }
 
@@ -91,26 +83,6 @@ enum Footing {
     Both,
     /// The snapshot, which is newer than every row.
     Snapshot,
-    /// Rows that an earlier version has written.
-    Rows,
-}
-
-fn key(prefix: u8, id: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(id.len() + 2);
-    key.extend_from_slice(&[prefix, b'/']);
-    key.extend_from_slice(id);
-    key
-}
-
-/// Where earlier versions had a record; the limits were in the head alone.
-fn record_key(change: &Change) -> Option<Vec<u8>> {
-    match change {
-        Change::Tenant(record) => Some(key(b't', record.id.as_str().as_bytes())),
-        Change::Cell(record) => Some(key(b'c', record.id.as_str().as_bytes())),
-        Change::MoveEnded(record) => Some(key(b'g', &record.movement.id.0.to_be_bytes())),
-        Change::Reconciled(_) => Some(key(b'r', b"reconciled")),
-        Change::Limits(_) => None,
-    }
 }
 
 fn corrupt(what: &str, detail: impl Into<String>) -> EngineError {
@@ -148,23 +120,14 @@ impl Mirror {
             firsts: (0, 0),
             firsts_written: (0, 0),
             log_synced: 0,
-            marked: false,
             writes: Vec::new(),
         }
     }
 
-    /// Reads everything, and sees to it that snapshot and rows fit together: a crash has left one of them behind, or an
-    /// earlier version of the program has written the rows.
+    /// Reads everything, and sees to it that snapshot and rows fit together: a crash may have left one of them behind.
     pub(crate) fn open(engine: Arc<dyn StateEngine>, depot: &Depot) -> Result<(Self, Loaded), EngineError> {
         let (mut mirror, loaded) = Self::load(engine, depot)?;
-        if loaded.footing == Footing::Rows {
-            tracing::info!(
-                revision = loaded.head.revision.get(),
-                "the state is written anew, in the rows of today"
-            );
-            depot.adopt(&depot.write(&loaded.head, &loaded.fleet.image())?)?;
-        }
-        if loaded.footing != Footing::Both {
+        if loaded.footing == Footing::Snapshot {
             mirror.replace(&loaded.head, &loaded.fleet, loaded.log_synced)?;
         }
         Ok((mirror, loaded))
@@ -198,8 +161,7 @@ impl Mirror {
     /// Removes what is unfinished, but not how far the log was synced.
     fn clear_unfinished(&self, mark: &[u8]) -> Result<(), EngineError> {
         let noted: Option<u64> = self.value(LOG_SYNCED)?;
-        // The mark of earlier versions says nothing.
-        let said: u64 = codec::open(mark, || "the mark of an installation".into()).unwrap_or_default();
+        let said: u64 = codec::open(mark, || "the mark of an installation".into())?;
         let log_synced = noted.unwrap_or_default().max(said);
         self.engine.clear_but(INSTALLING)?;
         let note = (log_synced > 0).then(|| (LOG_SYNCED.to_vec(), Some(codec::seal(&log_synced))));
@@ -236,15 +198,13 @@ impl Mirror {
             fleet.restore_audit(entry).map_err(|broken| corrupt("the audit trail", broken.to_string()))?;
         }
         self.audited = fleet.audit().last_number();
-        let footing = if self.marked { Footing::Both } else { Footing::Rows };
-        Ok(Loaded { head, fleet, log_synced: found.log_synced, footing })
+        Ok(Loaded { head, fleet, log_synced: found.log_synced, footing: Footing::Both })
     }
 
     /// Reads every row, on top of the snapshot.
     fn scan(&mut self, head: Option<WireHead>, base: Option<Contents>) -> Result<Found, EngineError> {
-        self.marked = self.engine.get(JOURNAL)?.is_some();
         let mut found = Found { is_empty: true, ..Found::default() };
-        if let (true, Some(base)) = (self.marked, base) {
+        if let Some(base) = base {
             found.stand_on(base, head.as_ref())?;
             self.base = found.until;
         }
@@ -252,23 +212,14 @@ impl Mirror {
         engine.scan(&mut |key, value| {
             let what = || format!("state row {}", key.escape_ascii());
             found.is_empty = false;
-            match (key.first(), self.marked) {
-                // They were read before.
-                (Some(b'm' | b'j'), _) => {}
-                (Some(b's'), _) => found.log_synced = codec::open(value, what)?,
-                (Some(b'f'), _) => self.firsts = codec::open(value, what)?,
-                (Some(b'A'), _) => found.take_answers(self.answers.found(key, value, what)?),
-                (Some(b'L'), _) => found.take_entries(self.audit.found(key, value, what)?),
-                (Some(b'D'), true) => found.take_changes(self.changes.found(key, value, what)?)?,
-                (Some(b'a'), false) => found.take_answers(vec![codec::open(value, what)?]),
-                (Some(b'l'), false) => found.take_entries(vec![codec::open(value, what)?]),
-                (Some(b'c' | b't' | b'g' | b'r'), false) => {
-                    let change: Change = codec::open(value, what)?;
-                    if record_key(&change).as_deref() != Some(key) {
-                        return Err(corrupt(&what(), "it is another record"));
-                    }
-                    found.records.install(change);
-                }
+            match key.first() {
+                // It was read before.
+                Some(b'm') => {}
+                Some(b's') => found.log_synced = codec::open(value, what)?,
+                Some(b'f') => self.firsts = codec::open(value, what)?,
+                Some(b'A') => found.take_answers(self.answers.found(key, value, what)?),
+                Some(b'L') => found.take_entries(self.audit.found(key, value, what)?),
+                Some(b'D') => found.take_changes(self.changes.found(key, value, what)?)?,
                 _ => return Err(corrupt(&what(), "its kind is unknown")),
             }
             Ok(())
@@ -281,7 +232,7 @@ impl Mirror {
         if ordinals.is_some_and(|(first, last)| last - first + 1 != found.answers.len() as u64) {
             return Err(corrupt("the answers", "some are missing"));
         }
-        if let (true, Some(head)) = (self.marked, &head)
+        if let Some(head) = &head
             && found.until != head.revision
         {
             let detail = format!("it is at revision {}, and what is there ends at {}", head.revision, found.until);
@@ -350,9 +301,6 @@ impl Mirror {
         self.changes.forget_before(self.base.next().get(), &mut self.writes);
         self.answers.forget_before(self.firsts.0, &mut self.writes);
         self.audit.forget_before(self.firsts.1, &mut self.writes);
-        if !std::mem::replace(&mut self.marked, true) {
-            self.writes.push((JOURNAL.to_vec(), Some(vec![1])));
-        }
         if self.firsts != self.firsts_written {
             self.firsts_written = self.firsts;
             self.writes.push((FIRSTS.to_vec(), Some(codec::seal(&self.firsts))));
@@ -424,7 +372,7 @@ struct Found {
 impl Found {
     fn stand_on(&mut self, base: Contents, head: Option<&WireHead>) -> Result<(), EngineError> {
         let of = |head: &WireHead| (head.cluster, head.lineage);
-        // Where no command had run yet, earlier versions said nothing of the cluster.
+        // A node that had no cluster yet says nothing of one.
         let says = base.head.lineage != Lineage::default();
         if says && head.is_some_and(|head| of(head) != of(&base.head)) {
             return Err(corrupt("the snapshot", "it belongs to another cluster, or another of its histories"));

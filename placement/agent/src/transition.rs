@@ -286,7 +286,12 @@ pub(crate) fn activate(
     }
     let captures = keeps_follower || next.reverse == Some(context.move_id);
     let capture = captures.then_some(Capture { move_id: context.move_id, from: last, overflowed: false });
-    Ok(Control {
+    Ok(owner(next, context, capture))
+}
+
+/// The one that owns from now on, at the epoch of this step.
+fn owner(before: Control, context: &Context, capture: Option<Capture>) -> Control {
+    Control {
         role: Role::Owner,
         epoch: context.epoch,
         capture,
@@ -294,8 +299,8 @@ pub(crate) fn activate(
         follow: None,
         reverse: None,
         mapping: None,
-        ..next
-    })
+        ..before
+    }
 }
 
 /// A mapping whose signature holds.

@@ -36,13 +36,16 @@ pub(super) struct Series {
     begun: usize,
 }
 
+/// `<prefix>/<number of the first item>`.
+pub(super) fn key(prefix: u8, first: u64) -> Vec<u8> {
+    let mut key = vec![prefix, b'/'];
+    key.extend_from_slice(&first.to_be_bytes());
+    key
+}
+
 impl Series {
     pub(super) const fn new(prefix: u8) -> Self {
         Self { prefix, rows: VecDeque::new(), open: Vec::new(), grown: false, begun: 0 }
-    }
-
-    fn key(&self, first: u64) -> Vec<u8> {
-        super::key(self.prefix, &first.to_be_bytes())
     }
 
     /// Adds the item with the next number. Answers its length.
@@ -66,7 +69,7 @@ impl Series {
                 break;
             }
             if let Some(gone) = self.rows.pop_front() {
-                writes.push((self.key(gone), None));
+                writes.push((key(self.prefix, gone), None));
             }
         }
     }
@@ -76,7 +79,7 @@ impl Series {
         if std::mem::take(&mut self.grown)
             && let Some(first) = self.rows.back()
         {
-            writes.push((self.key(*first), Some(codec::seal_items(&self.open))));
+            writes.push((key(self.prefix, *first), Some(codec::seal_items(&self.open))));
         }
     }
 

@@ -3,6 +3,7 @@
 use cell_model::{CellId, ClusterId, Command, Limits, Lineage, NewCell, NewTenant, TenantId, Tier, UnixMillis};
 use proptest::prelude::*;
 
+use super::series::key;
 use super::*;
 use crate::engine::{LazyState, MemoryState, SledState};
 use crate::wire::WireLogId;
@@ -99,58 +100,6 @@ fn what_a_restart_reads_from_sled_is_what_was_applied() {
 }
 
 #[test]
-fn rows_of_earlier_versions_are_read_and_written_anew() {
-    let directory = tempfile::tempdir().unwrap();
-    taken_over(in_memory());
-    taken_over(on_disk(directory.path()));
-}
-
-fn taken_over((engine, depot): (Arc<dyn StateEngine>, Depot)) {
-    let mut fleet = Fleet::new(ClusterId(1), Lineage(1));
-    let asked = |number: u8| Envelope {
-        request_id: Some(RequestId(number.into())),
-        ..Envelope::new(UnixMillis(number.into()), command(0, number))
-    };
-    (1..=200).for_each(|number| drop(fleet.apply(&asked(number))));
-    // As it was written before: each answer by its request's id, each audit entry by its number.
-    let mut writes: Vec<Write> =
-        fleet.records().map(|record| (record_key(&record).unwrap(), Some(codec::seal(&record)))).collect();
-    for ((id, at, reply), ordinal) in fleet.head().answered.iter().zip(700..) {
-        let answer = WireAnswer { ordinal, id: *id, at: *at, reply: reply.clone() };
-        writes.push((key(b'a', &id.0.to_be_bytes()), Some(codec::seal(&answer))));
-    }
-    for entry in fleet.audit().after(0) {
-        writes.push((key(b'l', &entry.number.to_be_bytes()), Some(codec::seal(&**entry))));
-    }
-    let head = head_of(&fleet, &applied(200));
-    writes.push((HEAD.to_vec(), Some(codec::seal(&head))));
-    engine.apply(&writes).unwrap();
-    // Its snapshot is older: it does not count.
-    put(&depot, &applied(100), &Fleet::new(ClusterId(1), Lineage(1)));
-
-    let looked_at = Mirror::load(Arc::clone(&engine), &depot).unwrap().1;
-    assert_eq!((looked_at.fleet, looked_at.footing), (fleet.clone(), Footing::Rows), "looking changes nothing");
-    let (mut mirror, loaded) = Mirror::open(Arc::clone(&engine), &depot).unwrap();
-    assert_eq!(loaded.fleet, fleet);
-    let loaded = Mirror::load(Arc::clone(&engine), &depot).unwrap().1;
-    assert_eq!((loaded.fleet, loaded.footing), (fleet.clone(), Footing::Both));
-    let (_, changes) = fleet.apply(&asked(201));
-    mirror.note(&fleet, &asked(201), &changes);
-    mirror.commit(&head_of(&fleet, &applied(201)), 0).unwrap();
-    assert_eq!(Mirror::load(Arc::clone(&engine), &depot).unwrap().1.fleet, fleet);
-    let mut kinds = BTreeMap::<u8, usize>::new();
-    let counted = engine.scan(&mut |key, _| {
-        *kinds.entry(key[0]).or_default() += 1;
-        Ok(())
-    });
-    counted.unwrap();
-    for gone in b"actglr" {
-        assert_eq!(kinds.get(gone), None, "{}", char::from(*gone));
-    }
-    assert!((1..30).contains(&kinds[&b'A']) && (2..60).contains(&kinds[&b'L']), "{kinds:?}");
-}
-
-#[test]
 fn what_is_forgotten_goes_with_its_row_and_counts_for_nothing_before() {
     let (engine, depot) = in_memory();
     let mut fleet = Fleet::new(ClusterId(1), Lineage(1));
@@ -174,7 +123,7 @@ fn what_is_forgotten_goes_with_its_row_and_counts_for_nothing_before() {
     assert_eq!(loaded.fleet, fleet);
     assert_eq!((loaded.fleet.audit().first_number(), fleet.head().answered.len()), (501, Fleet::ANSWERS_MIN));
     assert!(reloaded.firsts.0 > u64::from(most) - 600, "{:?}", reloaded.firsts);
-    let first = engine.get(&key(b'A', &0_u64.to_be_bytes())).unwrap();
+    let first = engine.get(&key(b'A', 0)).unwrap();
     assert_eq!(first, None, "the first row of answers is gone");
 }
 
@@ -315,9 +264,6 @@ fn how_far_the_log_was_synced_outlives_an_installation_that_is_cut_off_and_two_s
     Mirror::open(Arc::clone(&engine), &depot).unwrap();
     let (_, loaded) = Mirror::load(Arc::clone(&engine), &depot).unwrap();
     assert_eq!((loaded.log_synced, loaded.footing), (1_555, Footing::Both));
-    // The mark of an earlier version says nothing; what it has not removed yet does.
-    engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))]).unwrap();
-    assert_eq!(Mirror::load(engine, &depot).unwrap().1.log_synced, 1_555);
 }
 
 #[test]
@@ -343,9 +289,8 @@ fn rows_that_are_many_go_some_at_a_time_so_that_no_command_waits_for_them() {
 }
 
 #[test]
-fn a_directory_in_which_no_command_has_run_is_taken_over_and_gone_on_with() {
+fn a_directory_that_had_no_cluster_yet_is_gone_on_with() {
     let (engine, depot) = in_memory();
-    // As earlier versions left it: of what cluster it is stood in the head with the first command.
     engine.apply(&[(HEAD.to_vec(), Some(codec::seal(&applied(1))))]).unwrap();
     let (mut mirror, loaded) = Mirror::open(Arc::clone(&engine), &depot).unwrap();
     assert_eq!((loaded.fleet, loaded.head), (Fleet::default(), applied(1)));
@@ -368,7 +313,7 @@ fn a_flipped_byte_of_a_change_is_named() {
     let (_, changes) = fleet.apply(&envelope);
     mirror.note(&fleet, &envelope, &changes);
     mirror.commit(&head_of(&fleet, &WireHead::default()), 0).unwrap();
-    let key = key(b'D', &1_u64.to_be_bytes());
+    let key = key(b'D', 1);
     let mut value = engine.get(&key).unwrap().unwrap();
     *value.last_mut().unwrap() ^= 1;
     engine.apply(&[(key, Some(value))]).unwrap();

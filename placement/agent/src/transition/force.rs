@@ -50,16 +50,7 @@ pub(crate) fn own_by_force(control: &Control, context: &Context, complete: bool)
     if !complete {
         return refuse("NOT_APPLIED", "the copy is not complete");
     }
-    Ok(Control {
-        role: Role::Owner,
-        epoch: context.epoch,
-        capture: None,
-        sync: false,
-        follow: None,
-        reverse: None,
-        mapping: None,
-        ..next
-    })
+    Ok(super::owner(next, context, None))
 }
 
 /// What a cell that was taken over is told.

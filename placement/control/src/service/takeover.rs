@@ -5,11 +5,9 @@
 //! him from a mistake.
 
 use cell_client::{AgentOptions, AgentPool, StepContext, StepError};
-use std::sync::Arc;
-
 use cell_model::{
-    Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Generation, MoveRecord, Rejected,
-    TakeoverOrder, TenantId, TenantRecord, holder,
+    Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Generation, Move, Rejected, TakeoverOrder,
+    TenantId, TenantRecord, holder,
 };
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Status};
@@ -59,19 +57,14 @@ fn decided_before(ground: &Ground, wire: &v1::TakeOverRequest, tenant: &TenantId
     ground.view(|fleet| {
         let reply = fleet.answer(request_id?)?;
         reply.result.as_ref().ok()?;
-        let running = fleet.tenant(tenant).and_then(|record| Some((record.movement.clone()?, record.epoch)));
-        let ended = || {
-            let of_tenant = |ended: &&Arc<MoveRecord>| ended.tenant == *tenant && ended.movement.takeover.is_some();
-            fleet
-                .ended_moves_before(None)
-                .find(of_tenant)
-                .map(|ended| (Box::new(ended.movement.clone()), ended.epoch))
-        };
-        let (movement, epoch) = running.filter(|(movement, _)| movement.takeover.is_some()).or_else(ended)?;
-        let takeover = movement.takeover?;
+        let taken = |movement: &Move, epoch| Some((movement.id, movement.takeover.clone()?, epoch));
+        let running = fleet.tenant(tenant).and_then(|record| taken(record.movement.as_deref()?, record.epoch));
+        let mut of_tenant = fleet.ended_moves_before(None).filter(|ended| ended.tenant == *tenant);
+        let (id, takeover, epoch) =
+            running.or_else(|| of_tenant.find_map(|ended| taken(&ended.movement, ended.epoch)))?;
         Some(v1::TakeOverResponse {
             revision: reply.revision.get(),
-            move_id: movement.id.to_string(),
+            move_id: id.to_string(),
             from: takeover.from.to_string(),
             target: wire.target.clone(),
             phase: v1::Phase::from(takeover.phase).into(),
