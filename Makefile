@@ -61,12 +61,13 @@ bench-move:
 	$(CARGO) build --release --locked --package cell-move-bench
 	target/release/bench-move all --out target/bench/move.json
 
-## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings
+## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings, also signed
 bench-store:
 	$(CARGO) build --release --locked --package cell-store-bench --package cell-control
 	target/release/bench-store compare --out target/bench/store.json
 	target/release/bench-store fanout --out target/bench/store-fanout.json
 	target/release/bench-store million --out target/bench/store-million.json
+	target/release/bench-store cold --out target/bench/store-cold.json
 
 ## ordeal-store: 200 kills and 200 power cuts (as root), judged by a history checker
 ordeal-store:

@@ -114,7 +114,7 @@ fn take(
             let mut entries = Vec::with_capacity(items.len());
             for item in items {
                 match item {
-                    WatchItem::Mapping { routed, .. } => entries.push(directory.entry(routed)?),
+                    WatchItem::Mapping(routed) => entries.push(directory.entry(routed)?),
                     WatchItem::Cell(cell) => snapshot.cells.push(cell),
                     WatchItem::MoveEnded(_) | WatchItem::Limits(_) => {}
                 }
@@ -130,7 +130,7 @@ fn take(
             let mut cells = Vec::new();
             for item in items {
                 match item {
-                    WatchItem::Mapping { routed, .. } => {
+                    WatchItem::Mapping(routed) => {
                         directory.install(directory.entry(routed)?);
                     }
                     WatchItem::Cell(cell) => cells.push(cell),

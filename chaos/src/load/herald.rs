@@ -22,7 +22,7 @@ impl Load {
             while let Some(event) = watch.next().await {
                 let WatchEvent::Changes { items, .. } = event else { continue };
                 for item in items {
-                    if let WatchItem::Mapping { routed, .. } = item
+                    if let WatchItem::Mapping(routed) = item
                         && routed.mapping.hold == Hold::Writes
                         && let Some(name) = names.get(routed.mapping.tenant.as_str())
                     {

@@ -6,11 +6,13 @@ use cell_client::{AgentOptions, AgentPool, Link};
 use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Wake};
 use cell_model::{CellId, CellRecord, Change, Envelope, FleetView, Reply, TenantId, TenantRecord, UnixMillis};
 use cell_store::{Feed, ReadError, Store, SubmitError};
-use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
+use cell_trust::SignedMapping;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::Signer;
 use crate::service::{Ground, now};
+use crate::signer::routed;
 
 /// Changed records that may wait for the coordinator before it is told to look at everything instead.
 const WAKES_MAX: usize = 4_096;
@@ -20,12 +22,12 @@ const RECONCILED_LOOK: std::time::Duration = std::time::Duration::from_millis(10
 
 /// Runs the coordinator beside the store until shut down. It works only while this node leads.
 pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
-    let (store, key) = (ground.store, ground.signer.key());
+    let store = ground.store;
     let agents = AgentOptions { link: ground.link.clone(), ..AgentOptions::default() };
     let leadership = watch::Sender::new(Leadership::Follower);
     let control = Arc::new(StoreControlPlane {
         store: store.clone(),
-        key,
+        signer: ground.signer,
         link: ground.link,
         leadership: leadership.clone(),
     });
@@ -76,7 +78,7 @@ async fn follow_leadership(store: Store, leadership: watch::Sender<Leadership>, 
 
 struct StoreControlPlane {
     store: Store,
-    key: Arc<SigningKey>,
+    signer: Signer,
     link: Link,
     leadership: watch::Sender<Leadership>,
 }
@@ -112,12 +114,8 @@ impl ControlPlane for StoreControlPlane {
     }
 
     fn sign(&self, record: &TenantRecord) -> SignedMapping {
-        let (cluster, owner) = self.store.view(|fleet| (fleet.head().cluster, fleet.cell(&record.owner).cloned()));
-        let (owner_gates, owner_agent) = owner.map(|cell| (cell.gates, cell.agent)).unwrap_or_default();
-        SignedMapping::sign(
-            &self.key,
-            &RoutedMapping { cluster, mapping: record.mapping(), owner_gates, owner_agent },
-        )
+        let (cluster, owner) = self.store.view(|fleet| (fleet.head().cluster, fleet.shared_cell(&record.owner)));
+        self.signer.sign(&routed(cluster, record, owner.as_deref()))
     }
 
     fn wakes(&self) -> mpsc::Receiver<Wake> {

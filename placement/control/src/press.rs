@@ -1,7 +1,7 @@
 //! Frames of the watch, made once for all who watch.
 //!
 //! ```text
-//! changes ──► press: sign, encode ──► ring of frames (bounded) ──► the same bytes to watcher A, B, C …
+//! changes ──► press: encode, sign ──► ring of frames (bounded) ──► the same bytes to watcher A, B, C …
 //! ```
 //!
 //! One task follows the changes while anybody watches, and makes frames of them that follow each other without a gap. A
@@ -22,10 +22,11 @@ use cell_store::{Committed, Feed};
 use prost::Message;
 use prost::bytes::Bytes;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{Ground, watch_items};
+use crate::service::{Ground, sealed};
 
 /// Items in one frame, unless one revision has more.
 pub(crate) const ITEMS_MAX: usize = 256;
@@ -235,7 +236,7 @@ impl Press {
             };
             let begun = Instant::now();
             for part in parts(&committed) {
-                let Some(frame) = press(ground, after, part).await else { return Left::Stopped };
+                let Ok(frame) = press(ground, after, part).await else { return Left::Stopped };
                 after = frame.last;
                 if let State::Following(ring) = &mut *self.state() {
                     ring.push(frame);
@@ -269,21 +270,19 @@ pub(crate) fn parts(committed: &[Arc<Committed>]) -> impl Iterator<Item = &[Arc<
     })
 }
 
-/// Makes a frame of revisions behind `after`. None where the process ends.
-pub(crate) async fn press(ground: &Ground, after: Revision, part: &[Arc<Committed>]) -> Option<Pressed> {
+/// Makes a frame of revisions behind `after`.
+pub(crate) async fn press(ground: &Ground, after: Revision, part: &[Arc<Committed>]) -> Result<Pressed, JoinError> {
     let last = part.last().map_or(after, |last| last.revision);
     let changes: Vec<Change> = part.iter().flat_map(|one| one.changes.iter().cloned()).collect();
     let has_moves = changes.iter().any(|change| matches!(change, Change::MoveEnded(_)));
-    let encoded = |items: Vec<v1::WatchItem>| {
-        (!items.is_empty()).then(|| encode(Frame::Changes(v1::WatchItems { revision: last.get(), items })))
-    };
+    let message = |items: Option<v1::SignedItems>| items.map(|items| encode(Frame::Changes(items)));
     if !has_moves {
-        let only = encoded(watch_items(ground, false, changes).await?);
-        return Some(Pressed { after, last, plain: only.clone(), with_moves: only });
+        let only = message(sealed(ground, last, false, changes).await?);
+        return Ok(Pressed { after, last, plain: only.clone(), with_moves: only });
     }
-    let plain = encoded(watch_items(ground, false, changes.clone()).await?);
-    let with_moves = encoded(watch_items(ground, true, changes).await?);
-    Some(Pressed { after, last, plain, with_moves })
+    let plain = message(sealed(ground, last, false, changes.clone()).await?);
+    let with_moves = message(sealed(ground, last, true, changes).await?);
+    Ok(Pressed { after, last, plain, with_moves })
 }
 
 /// A frame as it is sent.

@@ -38,14 +38,14 @@ pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
 pub(crate) use encoded::ControlServer;
 pub(crate) use store::StoreEndpoint;
-pub(crate) use watch::items as watch_items;
+pub(crate) use watch::sealed;
 
 /// What every service and the coordinator stand on.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     /// The replicated records.
     pub(crate) store: Store,
-    /// Signs mappings.
+    /// Signs mappings, and frames of the watch.
     pub(crate) signer: Signer,
     /// When each cell was last heard of.
     pub(crate) liveness: Liveness,

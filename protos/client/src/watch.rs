@@ -15,12 +15,13 @@ use cell_model::{CellRecord, Limits, Lineage, Revision};
 use cell_protos::v1;
 use cell_protos::v1::control_service_client::ControlServiceClient;
 use cell_protos::v1::watch_response::Frame;
-use cell_trust::{RoutedMapping, SignedMapping, TrustedKeys};
+use cell_trust::{RoutedMapping, TrustedKeys, WatchFrame};
 use futures::Stream;
+use prost::Message;
 use tonic::Streaming;
 
+use crate::ControlClient;
 use crate::channel::told;
-use crate::{ControlClient, signed_from_wire};
 
 /// A frame may carry a few hundred signed mappings; a server that sends more than this is not ours.
 const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -85,16 +86,11 @@ pub enum WatchEvent {
     },
 }
 
-/// One record.
+/// One record; under a signature that was verified, where trusted keys were given.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WatchItem {
-    /// A tenant's mapping; verified, where trusted keys were given.
-    Mapping {
-        /// What it says.
-        routed: RoutedMapping,
-        /// As it may be handed on.
-        signed: SignedMapping,
-    },
+    /// A tenant's mapping.
+    Mapping(RoutedMapping),
     /// A cell.
     Cell(CellRecord),
     /// A move that has ended.
@@ -195,7 +191,7 @@ impl Watcher {
             Frame::LineageChanged(_) => self.known = None,
             Frame::Snapshot(part) => {
                 self.begin_snapshot();
-                let items = self.items(part.items)?;
+                let items = items(self.open(part)?.items)?;
                 self.ready.push_back(WatchEvent::Snapshot(items));
             }
             Frame::SnapshotEnd(end) => {
@@ -207,9 +203,9 @@ impl Watcher {
                 self.ready.push_back(WatchEvent::SnapshotEnd { revision, lineage });
             }
             Frame::Changes(changes) => {
-                let revision = Revision(changes.revision);
+                let changes = self.open(changes)?;
+                let (revision, items) = (Revision(changes.revision), items(changes.items)?);
                 if self.advance(revision)? {
-                    let items = self.items(changes.items)?;
                     self.ready.push_back(WatchEvent::Changes { revision, items });
                 }
             }
@@ -248,27 +244,72 @@ impl Watcher {
         Ok(true)
     }
 
-    fn items(&self, wire: Vec<v1::WatchItem>) -> Result<Vec<WatchItem>, String> {
-        wire.into_iter().map(|item| self.item(item)).collect()
+    /// What is in a frame, if it is believed.
+    fn open(&self, sealed: v1::SignedItems) -> Result<v1::WatchItems, String> {
+        if let Some(trusted) = &self.options.trusted {
+            let verified = WatchFrame(&sealed.items).verify(&sealed.key_id, &sealed.signature, trusted);
+            verified.map_err(|error| format!("a frame is not believed: {error}"))?;
+        }
+        v1::WatchItems::decode(sealed.items).map_err(|error| format!("a frame: {error}"))
+    }
+}
+
+fn items(wire: Vec<v1::WatchItem>) -> Result<Vec<WatchItem>, String> {
+    wire.into_iter().map(item).collect()
+}
+
+fn item(wire: v1::WatchItem) -> Result<WatchItem, String> {
+    use v1::watch_item::Item;
+    match wire.item.ok_or("an item without content: client and server do not fit together")? {
+        Item::Mapping(mapping) => {
+            RoutedMapping::decode(&mapping).map(WatchItem::Mapping).map_err(|error| format!("a mapping: {error}"))
+        }
+        Item::Cell(cell) => {
+            CellRecord::try_from(cell).map(WatchItem::Cell).map_err(|error| format!("a cell: {error}"))
+        }
+        Item::MoveEnded(ended) => Ok(WatchItem::MoveEnded(ended)),
+        Item::Limits(limits) => Ok(WatchItem::Limits(limits.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cell_trust::SigningKey;
+
+    fn watcher(trusted: &SigningKey) -> Watcher {
+        let client = ControlClient::new(vec!["127.0.0.1:1".into()], crate::ClientOptions::default());
+        let resume = Some((Lineage(1), Revision(5)));
+        let trusted = Some(TrustedKeys::new([trusted.public()]));
+        Watcher::new(client, WatchOptions { resume, trusted, ..WatchOptions::default() })
     }
 
-    fn item(&self, wire: v1::WatchItem) -> Result<WatchItem, String> {
-        use v1::watch_item::Item;
-        match wire.item.ok_or("an item without content: client and server do not fit together")? {
-            Item::Mapping(signed) => {
-                let signed = signed_from_wire(signed);
-                let routed = match &self.options.trusted {
-                    Some(trusted) => signed.verify(trusted),
-                    None => signed.decode(),
-                };
-                let routed = routed.map_err(|error| format!("a mapping is not believed: {error}"))?;
-                Ok(WatchItem::Mapping { routed, signed })
-            }
-            Item::Cell(cell) => {
-                CellRecord::try_from(cell).map(WatchItem::Cell).map_err(|error| format!("a cell: {error}"))
-            }
-            Item::MoveEnded(ended) => Ok(WatchItem::MoveEnded(ended)),
-            Item::Limits(limits) => Ok(WatchItem::Limits(limits.into())),
+    fn changes(key: &SigningKey, revision: u64, items: Vec<v1::WatchItem>) -> v1::WatchResponse {
+        let items = v1::WatchItems { revision, items }.encode_to_vec();
+        let signature = WatchFrame(&items).sign(key).to_vec().into();
+        let sealed = v1::SignedItems { items: items.into(), key_id: key.public().key_id(), signature };
+        v1::WatchResponse { frame: Some(Frame::Changes(sealed)) }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_believed_or_not_understood_is_asked_for_again() {
+        let (key, other) = (SigningKey::generate(), SigningKey::generate());
+        let mut watcher = watcher(&key);
+        let told = watcher.take(changes(&other, 6, Vec::new())).unwrap_err();
+        assert!(told.contains("not trusted here"), "{told}");
+        let told = watcher.take(changes(&key, 6, vec![v1::WatchItem { item: None }])).unwrap_err();
+        assert!(told.contains("an item without content"), "{told}");
+        let mut forged = changes(&key, 6, Vec::new());
+        if let Some(Frame::Changes(sealed)) = &mut forged.frame {
+            sealed.items = v1::WatchItems { revision: 7, items: Vec::new() }.encode_to_vec().into();
         }
+        let told = watcher.take(forged).unwrap_err();
+        assert!(told.contains("does not fit"), "{told}");
+        assert_eq!((watcher.known, watcher.ready.len()), (Some((Lineage(1), Revision(5))), 0));
+
+        watcher.take(changes(&key, 6, Vec::new())).unwrap();
+        watcher.take(changes(&key, 6, Vec::new())).unwrap();
+        assert_eq!(watcher.known, Some((Lineage(1), Revision(6))));
+        assert_eq!(watcher.ready, [WatchEvent::Changes { revision: Revision(6), items: Vec::new() }]);
     }
 }

@@ -39,11 +39,7 @@ impl Checkpoint {
     /// # Errors
     /// [`TrustError`] says which check failed.
     pub fn verify(&self, key_id: &str, signature: &[u8], trusted: &TrustedKeys) -> Result<(), TrustError> {
-        let unknown = || TrustError::UnknownKey { key_id: key_id.chars().take(32).collect() };
-        let key = trusted.get(key_id).ok_or_else(unknown)?;
-        let length = TrustError::SignatureLength { found: signature.len() };
-        let signature: &[u8; 64] = signature.try_into().map_err(|_| length)?;
-        if key.verifies(&self.signed_bytes(), signature) { Ok(()) } else { Err(TrustError::BadSignature) }
+        trusted.check(key_id, &self.signed_bytes(), signature)
     }
 }
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use ed25519_dalek::Signer;
 
+use crate::TrustError;
+
 /// Why bytes or text are not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
@@ -159,6 +161,15 @@ impl TrustedKeys {
     #[must_use]
     pub fn get(&self, key_id: &str) -> Option<&PublicKey> {
         self.0.get(key_id)
+    }
+
+    /// Whether the key of this name, which must be believed, has signed the message.
+    pub(crate) fn check(&self, key_id: &str, message: &[u8], signature: &[u8]) -> Result<(), TrustError> {
+        let unknown = || TrustError::UnknownKey { key_id: key_id.chars().take(32).collect() };
+        let key = self.get(key_id).ok_or_else(unknown)?;
+        let length = TrustError::SignatureLength { found: signature.len() };
+        let signature: &[u8; 64] = signature.try_into().map_err(|_| length)?;
+        if key.verifies(message, signature) { Ok(()) } else { Err(TrustError::BadSignature) }
     }
 
     /// Whether nobody is believed.

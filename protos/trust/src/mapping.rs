@@ -36,6 +36,30 @@ pub struct RoutedMapping {
     pub owner_agent: String,
 }
 
+impl RoutedMapping {
+    /// Its canonical bytes.
+    ///
+    /// # Panics
+    /// Never: a mapping always has canonical bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("a mapping is plain data")
+    }
+
+    /// Reads canonical bytes. Who says so has to be known otherwise.
+    ///
+    /// # Errors
+    /// [`TrustError`] where they are not the canonical form of a mapping.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TrustError> {
+        let (routed, rest) = postcard::take_from_bytes::<Self>(bytes)
+            .map_err(|error| TrustError::Payload { reason: error.to_string() })?;
+        if !rest.is_empty() {
+            return Err(TrustError::TrailingBytes { count: rest.len() });
+        }
+        if routed.encode() == bytes { Ok(routed) } else { Err(TrustError::NotCanonical) }
+    }
+}
+
 /// A mapping and the signature over it. Nothing in it may be used before [`SignedMapping::verify`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SignedMapping {
@@ -107,7 +131,7 @@ impl SignedMapping {
     /// Never: a mapping always has canonical bytes.
     #[must_use]
     pub fn sign(key: &SigningKey, routed: &RoutedMapping) -> Self {
-        let payload = postcard::to_stdvec(routed).expect("a mapping is plain data");
+        let payload = routed.encode();
         let signature = key.sign(&signed_bytes(&payload)).to_vec();
         Self { payload, key_id: key.public().key_id(), signature }
     }
@@ -117,13 +141,7 @@ impl SignedMapping {
     /// # Errors
     /// [`TrustError`] says which check failed. The signature is checked before the payload is decoded.
     pub fn verify(&self, trusted: &TrustedKeys) -> Result<RoutedMapping, TrustError> {
-        let unknown = || TrustError::UnknownKey { key_id: self.key_id.chars().take(32).collect() };
-        let key = trusted.get(&self.key_id).ok_or_else(unknown)?;
-        let length = TrustError::SignatureLength { found: self.signature.len() };
-        let signature: &[u8; 64] = self.signature.as_slice().try_into().map_err(|_| length)?;
-        if !key.verifies(&signed_bytes(&self.payload), signature) {
-            return Err(TrustError::BadSignature);
-        }
+        trusted.check(&self.key_id, &signed_bytes(&self.payload), &self.signature)?;
         self.decode()
     }
 
@@ -132,13 +150,7 @@ impl SignedMapping {
     /// # Errors
     /// [`TrustError`] where the payload is not the canonical form of a mapping.
     pub fn decode(&self) -> Result<RoutedMapping, TrustError> {
-        let (routed, rest) = postcard::take_from_bytes::<RoutedMapping>(&self.payload)
-            .map_err(|error| TrustError::Payload { reason: error.to_string() })?;
-        if !rest.is_empty() {
-            return Err(TrustError::TrailingBytes { count: rest.len() });
-        }
-        let canonical = postcard::to_stdvec(&routed).is_ok_and(|bytes| bytes == self.payload);
-        if canonical { Ok(routed) } else { Err(TrustError::NotCanonical) }
+        RoutedMapping::decode(&self.payload)
     }
 
     /// As one HTTP header value.

@@ -1,7 +1,7 @@
 //! The watch as routers have it: real nodes that sign what they hand out, a steady writer, many watchers.
 //!
 //! What is measured is from the answer of a command to the arrival, at a watcher, of a frame that covers its revision. The
-//! watchers do not verify: on a machine that they share with the nodes, that would be most of what is measured.
+//! watchers do not verify: a hundred of them on the machine of the nodes would be most of what is measured. `cold` does.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,14 @@ use cell_protos::v1;
 use cell_protos::v1::control_service_client::ControlServiceClient;
 use cell_protos::v1::watch_response::Frame;
 use hdrhistogram::Histogram;
+use prost::Message;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::cold;
 use crate::load::Keys;
 use crate::nodes::{Kind, NodeOptions, Nodes, connect};
 
@@ -68,10 +70,7 @@ pub(crate) async fn run(fanout: Fanout) -> anyhow::Result<()> {
     let parent = fanout.out.parent().context("the report has a directory")?;
     std::fs::create_dir_all(parent)?;
     let temporary = tempfile::tempdir_in(parent)?;
-    let beside = std::env::current_exe()?.with_file_name("cell-control");
-    let control = fanout.control.clone().unwrap_or(beside);
-    ensure!(control.exists(), "{} is not there: build it (-p cell-control)", control.display());
-    let options = NodeOptions { control: Some(control), ..NodeOptions::default() };
+    let options = NodeOptions { control: Some(program(fanout.control.as_ref())?), ..NodeOptions::default() };
     let nodes = Nodes::start(Kind::Control, temporary.path(), 3, options).await?;
     let address = nodes.addresses[nodes.leader().await?].clone();
     make_cell(&address).await?;
@@ -85,7 +84,15 @@ pub(crate) async fn run(fanout: Fanout) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn make_cell(address: &str) -> anyhow::Result<()> {
+/// The program of a node of the control plane.
+pub(crate) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("cell-control");
+    let control = given.cloned().unwrap_or(beside);
+    ensure!(control.exists(), "{} is not there: build it (-p cell-control)", control.display());
+    Ok(control)
+}
+
+pub(crate) async fn make_cell(address: &str) -> anyhow::Result<()> {
     let cell = v1::Cell {
         id: "cell-1".into(),
         gates: vec!["10.0.0.1:8080".into()],
@@ -155,7 +162,8 @@ async fn watch(mut stream: Streaming<v1::WatchResponse>, end: CancellationToken)
             next = stream.message() => next,
         };
         match next {
-            Ok(Some(v1::WatchResponse { frame: Some(Frame::Changes(changes)) })) => {
+            Ok(Some(v1::WatchResponse { frame: Some(Frame::Changes(sealed)) })) => {
+                let Ok(changes) = v1::WatchItems::decode(sealed.items) else { return seen };
                 seen.push((changes.revision, changes.items.len() as u64, Instant::now()));
             }
             Ok(Some(_)) => {}
@@ -176,12 +184,7 @@ async fn write(address: &str, rate: u32, lasting: Duration, keys: &Keys) -> anyh
         while u64::from(sent) < due {
             let mut client = ControlServiceClient::new(channels[sent as usize % channels.len()].clone());
             let answered = Arc::clone(&answered);
-            let request = v1::CreateTenantRequest {
-                tenant: keys.next(),
-                cell: "cell-1".into(),
-                tier: v1::Tier::Bronze.into(),
-                ..v1::CreateTenantRequest::default()
-            };
+            let request = cold::tenant_of(&keys.next());
             commands.spawn(async move {
                 let revision = client.create_tenant(request).await?.into_inner().revision;
                 answered.lock().unwrap_or_else(PoisonError::into_inner).push((revision, Instant::now()));

@@ -6,6 +6,7 @@
 //! * `kill` ends nodes at any instant, `cut` takes the power from a disk; a history checker judges both;
 //! * `node` is one of the processes, started by the others.
 
+mod cold;
 mod compare;
 mod fanout;
 mod history;
@@ -49,6 +50,8 @@ enum Command {
     Compare(compare::Compare),
     /// Many routers that watch beside a steady writer
     Fanout(fanout::Fanout),
+    /// A million signed mappings to routers that have none
+    Cold(cold::Cold),
     /// A million mappings: memory, disk, cold watch, restart
     Million(million::Million),
     /// End nodes with SIGKILL while clients put, and judge what they were told
@@ -83,6 +86,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Compare(compare) => compare::run(compare).await,
         Command::Fanout(fanout) => fanout::run(fanout).await,
+        Command::Cold(cold) => cold::run(cold).await,
         Command::Million(million) => million::million(million).await,
         Command::Kill(kill) => ordeal::kill(kill).await,
         Command::Gaps(gaps) => ordeal::gaps(gaps).await,

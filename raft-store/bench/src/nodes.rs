@@ -41,6 +41,8 @@ pub(crate) struct Nodes {
     kind: Kind,
     directory: PathBuf,
     pub(crate) addresses: Vec<String>,
+    /// With which nodes of the control plane sign.
+    pub(crate) public_key: String,
     peers: Vec<String>,
     processes: Vec<Option<Child>>,
     options: NodeOptions,
@@ -70,7 +72,8 @@ impl Nodes {
         let mut addresses = free_addresses(2 * count)?;
         let peers = addresses.split_off(count);
         let (directory, processes) = (directory.to_owned(), (0..count).map(|_| None).collect());
-        let mut nodes = Self { kind, directory, addresses, peers, processes, options };
+        let public_key = String::new();
+        let mut nodes = Self { kind, directory, addresses, public_key, peers, processes, options };
         nodes.make_key()?;
         (0..count).try_for_each(|node| nodes.spawn(node))?;
         if kind != Kind::Etcd {
@@ -81,12 +84,12 @@ impl Nodes {
     }
 
     /// The key with which nodes of the control plane sign.
-    fn make_key(&self) -> anyhow::Result<()> {
+    fn make_key(&mut self) -> anyhow::Result<()> {
         let Some(control) = &self.options.control else { return Ok(()) };
         std::fs::create_dir_all(&self.directory)?;
-        let made =
-            Command::new(control).args(["keygen", "--out"]).arg(self.key()).stdout(Stdio::null()).status()?;
-        ensure!(made.success(), "{} makes no key", control.display());
+        let made = Command::new(control).args(["keygen", "--out"]).arg(self.key()).output()?;
+        ensure!(made.status.success(), "{} makes no key", control.display());
+        self.public_key = String::from_utf8(made.stdout)?.trim().to_owned();
         Ok(())
     }
 

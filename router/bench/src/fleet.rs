@@ -11,7 +11,7 @@ use cell_model::{
     Revision, TenantId, Tier, Uid,
 };
 use cell_router::{CertificateFiles, Confirmed, ControlPlane, Held, Options, Router, TlsOptions};
-use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
+use cell_trust::{RoutedMapping, SigningKey};
 use clap::Args;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
@@ -58,8 +58,6 @@ pub(crate) const DOMAIN: &str = "bench.test";
 pub(crate) struct Synthetic {
     tenants: u32,
     cells: Vec<(CellId, String)>,
-    /// Nobody verifies what comes over the watch: one signature stands for all.
-    signed: SignedMapping,
     state: Mutex<(u64, Option<mpsc::Sender<WatchEvent>>)>,
 }
 
@@ -69,13 +67,11 @@ impl Synthetic {
             .iter()
             .map(|(id, gate)| Ok((CellId::new(*id)?, gate.clone())))
             .collect::<Result<_, cell_model::InvalidId>>()?;
-        let signed = SignedMapping::sign(&SigningKey::from_bytes(&KEY), &routed(0, &cells[0], 1, 1)?);
-        Ok(Arc::new(Self { tenants, cells, signed, state: Mutex::new((1, None)) }))
+        Ok(Arc::new(Self { tenants, cells, state: Mutex::new((1, None)) }))
     }
 
     fn item(&self, tenant: u32, cell: usize, epoch: u64, revision: u64) -> anyhow::Result<WatchItem> {
-        let routed = routed(tenant, &self.cells[cell], epoch, revision)?;
-        Ok(WatchItem::Mapping { routed, signed: self.signed.clone() })
+        Ok(WatchItem::Mapping(routed(tenant, &self.cells[cell], epoch, revision)?))
     }
 
     /// A tenant has another epoch, and perhaps another owner.
@@ -156,11 +152,10 @@ impl ControlPlane for Synthetic {
             })
         });
         let first = vec![WatchEvent::Reset, WatchEvent::Snapshot(cells.collect())];
-        let (tenants, cell, signed) = (self.tenants, self.cells[0].clone(), self.signed.clone());
+        let (tenants, cell) = (self.tenants, self.cells[0].clone());
         let blocks = (0..tenants.div_ceil(1_000)).map(move |block| {
             let items = (block * 1_000..((block + 1) * 1_000).min(tenants)).map(|tenant| {
-                let routed = routed(tenant, &cell, 1, 1).expect("a letter and a number are a name");
-                WatchItem::Mapping { routed, signed: signed.clone() }
+                WatchItem::Mapping(routed(tenant, &cell, 1, 1).expect("a letter and a number are a name"))
             });
             WatchEvent::Snapshot(items.collect())
         });

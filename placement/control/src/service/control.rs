@@ -197,11 +197,10 @@ impl ControlService for ControlEndpoint {
         // A deleted tenant has a mapping, too: it tells a gate to answer 410.
         let found = self.0.view(|fleet| {
             let record = fleet.tenant(&tenant)?;
-            Some((fleet.head().cluster, record.clone(), fleet.cell(&record.owner).cloned()))
+            Some(routed(fleet.head().cluster, record, fleet.cell(&record.owner)))
         });
-        let (cluster, record, owner) = found.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
-        let signed = self.0.signer.sign(cluster, &record, owner.as_ref());
-        Ok(Response::new(cell_client::signed_to_wire(&signed)))
+        let routed = found.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
+        Ok(Response::new(cell_client::signed_to_wire(&self.0.signer.sign(&routed))))
     }
 
     async fn move_tenant(&self, request: Request<v1::MoveTenantRequest>) -> Answer<v1::TenantResponse> {

@@ -22,6 +22,7 @@ use cell_store::{Committed, Feed, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
 use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -29,6 +30,7 @@ use tonic::{Code, Status};
 use super::Ground;
 use crate::press::{ITEMS_MAX, Next, Pressed, Watching, encode, parts, press};
 use crate::refusal::{not_leader, watch_ended};
+use crate::signer::routed;
 
 /// Frames that wait for one watcher.
 const FRAMES_WAITING_MAX: usize = 16;
@@ -164,11 +166,9 @@ impl Sender {
             }
             Feed::Snapshot { revision, records } => {
                 for part in records.chunks(ITEMS_MAX) {
-                    let items = items(&self.ground, self.include_moves, part.to_vec()).await;
-                    let items = items.ok_or_else(|| Some(stopping()))?;
-                    if !items.is_empty() {
-                        self.send_frame(Frame::Snapshot(v1::WatchItems { revision: revision.get(), items }))
-                            .await?;
+                    let sealed = sealed(&self.ground, revision, self.include_moves, part.to_vec()).await;
+                    if let Some(items) = sealed.map_err(|_| Some(stopping()))? {
+                        self.send_frame(Frame::Snapshot(items)).await?;
                     }
                 }
                 Ok(())
@@ -187,7 +187,7 @@ impl Sender {
     async fn changes(&mut self, committed: Vec<Arc<Committed>>) -> Result<(), Option<Status>> {
         for part in parts(&committed) {
             let after = self.sent.unwrap_or_default();
-            let frame = press(&self.ground, after, part).await.ok_or_else(|| Some(stopping()))?;
+            let frame = press(&self.ground, after, part).await.map_err(|_| Some(stopping()))?;
             self.pressed(&frame).await?;
         }
         Ok(())
@@ -230,32 +230,38 @@ fn stopping() -> Status {
     watch_ended(Code::Unavailable, "NODE_STOPPED", "this node is stopping")
 }
 
-/// Signs what has to be signed, off the threads that answer others where it is much. None where the process ends.
-pub(crate) async fn items(
+/// Encodes and signs, off the threads that answer others where it is much. None: nothing of it is for this watcher.
+pub(crate) async fn sealed(
     ground: &Ground,
+    revision: Revision,
     include_moves: bool,
     changes: Vec<Change>,
-) -> Option<Vec<v1::WatchItem>> {
+) -> Result<Option<v1::SignedItems>, JoinError> {
+    let few = changes.len() <= 8;
+    let seal = move |ground: &Ground| {
+        let items: Vec<_> = changes.iter().filter_map(|change| item(ground, include_moves, change)).collect();
+        let sealed = |items| ground.signer.seal(&v1::WatchItems { revision: revision.get(), items });
+        (!items.is_empty()).then(|| sealed(items))
+    };
     // A host that is passed in has no threads: what it does has its place in simulated time, however busy the machine is.
-    if changes.len() <= 8 || matches!(ground.link, Link::Within(_)) {
-        return Some(signed(ground, include_moves, changes));
+    if few || matches!(ground.link, Link::Within(_)) {
+        return Ok(seal(ground));
     }
     let ground = ground.clone();
-    tokio::task::spawn_blocking(move || signed(&ground, include_moves, changes)).await.ok()
+    tokio::task::spawn_blocking(move || seal(&ground)).await
 }
 
-fn signed(ground: &Ground, include_moves: bool, changes: Vec<Change>) -> Vec<v1::WatchItem> {
+fn item(ground: &Ground, include_moves: bool, change: &Change) -> Option<v1::WatchItem> {
     use v1::watch_item::Item;
-    let item = |change: Change| match change {
+    let item = match change {
         Change::Tenant(record) => {
             let (cluster, owner) = ground.view(|fleet| (fleet.head().cluster, fleet.shared_cell(&record.owner)));
-            let signed = ground.signer.sign(cluster, &record, owner.as_deref());
-            Some(Item::Mapping(cell_client::signed_to_wire(&signed)))
+            Item::Mapping(routed(cluster, record, owner.as_deref()).encode().into())
         }
-        Change::Cell(record) => Some(Item::Cell(record.as_ref().into())),
-        Change::MoveEnded(record) => include_moves.then(|| Item::MoveEnded(record.as_ref().into())),
-        Change::Limits(limits) => Some(Item::Limits(limits.into())),
-        Change::Reconciled(_) => None,
+        Change::Cell(record) => Item::Cell(record.as_ref().into()),
+        Change::MoveEnded(record) if include_moves => Item::MoveEnded(record.as_ref().into()),
+        Change::Limits(limits) => Item::Limits((*limits).into()),
+        Change::MoveEnded(_) | Change::Reconciled(_) => return None,
     };
-    changes.into_iter().filter_map(item).map(|item| v1::WatchItem { item: Some(item) }).collect()
+    Some(v1::WatchItem { item: Some(item) })
 }

@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("cell-router", &["cell-client", "cell-trust", "cell-gate", "cell-model"]),
     ("cell-router-bench", &["cell-client", "cell-trust", "cell-router", "cell-model"]),
     ("cell-store", &["cell-protos", "cell-trust", "cell-model"]),
-    ("cell-store-bench", &["cell-client", "cell-store", "cell-protos", "cell-model"]),
+    ("cell-store-bench", &["cell-client", "cell-store", "cell-protos", "cell-trust", "cell-model"]),
     ("cell-migration", &["cell-client", "cell-trust", "cell-model"]),
     ("cell-agent", &["cell-gate", "cell-client", "cell-protos", "cell-trust", "cell-model"]),
     (
