@@ -286,11 +286,11 @@ pub(crate) fn activate(
     }
     let captures = keeps_follower || next.reverse == Some(context.move_id);
     let capture = captures.then_some(Capture { move_id: context.move_id, from: last, overflowed: false });
-    Ok(owner(next, context, capture))
+    Ok(owned(next, context, capture))
 }
 
 /// The one that owns from now on, at the epoch of this step.
-fn owner(before: Control, context: &Context, capture: Option<Capture>) -> Control {
+fn owned(before: Control, context: &Context, capture: Option<Capture>) -> Control {
     Control {
         role: Role::Owner,
         epoch: context.epoch,

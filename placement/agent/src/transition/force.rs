@@ -50,7 +50,7 @@ pub(crate) fn own_by_force(control: &Control, context: &Context, complete: bool)
     if !complete {
         return refuse("NOT_APPLIED", "the copy is not complete");
     }
-    Ok(super::owner(next, context, None))
+    Ok(super::owned(next, context, None))
 }
 
 /// What a cell that was taken over is told.

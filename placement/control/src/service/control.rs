@@ -8,6 +8,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{Caller, Ground, audit, page, placing, preview, routers, takeover};
 use crate::refusal::{malformed, refusal, rejected};
+use crate::signer::routed;
 
 type Answer<T> = Result<Response<T>, Status>;
 
