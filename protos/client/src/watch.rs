@@ -94,7 +94,7 @@ pub enum WatchItem {
     /// A cell.
     Cell(CellRecord),
     /// A move that has ended.
-    MoveEnded(v1::Move),
+    MoveEnded(Box<v1::Move>),
     /// The limits of the fleet.
     Limits(Limits),
 }
@@ -267,7 +267,7 @@ fn item(wire: v1::WatchItem) -> Result<WatchItem, String> {
         Item::Cell(cell) => {
             CellRecord::try_from(cell).map(WatchItem::Cell).map_err(|error| format!("a cell: {error}"))
         }
-        Item::MoveEnded(ended) => Ok(WatchItem::MoveEnded(ended)),
+        Item::MoveEnded(ended) => Ok(WatchItem::MoveEnded(Box::new(ended))),
         Item::Limits(limits) => Ok(WatchItem::Limits(limits.into())),
     }
 }
