@@ -154,14 +154,14 @@ fn refused(engine: Arc<dyn StateEngine>, depot: &Depot) -> String {
 #[test]
 fn an_unfinished_installation_counts_as_nothing_and_the_snapshot_as_all() {
     let (engine, depot, fleet) = standing_on_a_snapshot();
-    engine.apply(&[(INSTALLING.to_vec(), Some(vec![1]))]).unwrap();
+    engine.apply(&[(INSTALLING.to_vec(), Some(codec::seal(&0_u64)))]).unwrap();
     let (_, loaded) = Mirror::open(Arc::clone(&engine), &depot).unwrap();
     assert_eq!((loaded.fleet.head().revision, loaded.head.applied), (Revision(1_500), applied(1_500).applied));
     assert_ne!(loaded.fleet, fleet, "the rest is in the log");
     let (_, again) = Mirror::load(engine, &depot).unwrap();
     assert_eq!((again.footing, again.fleet), (Footing::Both, loaded.fleet));
     let (empty, depot) = in_memory();
-    empty.apply(&[(INSTALLING.to_vec(), Some(vec![1])), (b"c/rest".to_vec(), Some(vec![2]))]).unwrap();
+    empty.apply(&[(INSTALLING.to_vec(), Some(codec::seal(&0_u64))), (b"D/rest".to_vec(), Some(vec![2]))]).unwrap();
     assert_eq!(Mirror::load(empty, &depot).unwrap().1.fleet, Fleet::default());
 }
 
