@@ -71,7 +71,7 @@ impl Handle {
         &self.store
     }
 
-    /// The key whose signatures on mappings are to be believed.
+    /// The key whose signatures are to be believed.
     #[must_use]
     pub const fn public_key(&self) -> PublicKey {
         self.public_key

@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, env = "CELL_ADVERTISE")]
     pub advertise: Option<String>,
 
-    /// File with the key that signs mappings, the same on all nodes: `cell-control keygen --out FILE` makes it.
+    /// File with the key that signs mappings and frames of the watch, the same on all nodes: `cell-control keygen --out FILE` makes it.
     #[arg(long, env = "CELL_SIGNING_KEY_FILE")]
     pub signing_key_file: PathBuf,
 

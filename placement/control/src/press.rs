@@ -26,7 +26,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{Ground, sealed};
+use crate::service::{Ground, signed};
 
 /// Items in one frame, unless one revision has more.
 pub(crate) const ITEMS_MAX: usize = 256;
@@ -277,11 +277,11 @@ pub(crate) async fn press(ground: &Ground, after: Revision, part: &[Arc<Committe
     let has_moves = changes.iter().any(|change| matches!(change, Change::MoveEnded(_)));
     let message = |items: Option<v1::SignedItems>| items.map(|items| encode(Frame::Changes(items)));
     if !has_moves {
-        let only = message(sealed(ground, last, false, changes).await?);
+        let only = message(signed(ground, last, false, changes).await?);
         return Ok(Pressed { after, last, plain: only.clone(), with_moves: only });
     }
-    let plain = message(sealed(ground, last, false, changes.clone()).await?);
-    let with_moves = message(sealed(ground, last, true, changes).await?);
+    let plain = message(signed(ground, last, false, changes.clone()).await?);
+    let with_moves = message(signed(ground, last, true, changes).await?);
     Ok(Pressed { after, last, plain, with_moves })
 }
 

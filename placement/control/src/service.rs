@@ -38,7 +38,7 @@ pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
 pub(crate) use encoded::ControlServer;
 pub(crate) use store::StoreEndpoint;
-pub(crate) use watch::sealed;
+pub(crate) use watch::signed;
 
 /// What every service and the coordinator stand on.
 #[derive(Debug, Clone)]

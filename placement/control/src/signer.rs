@@ -53,7 +53,7 @@ impl Signer {
     }
 
     /// Items of the watch under one signature.
-    pub(crate) fn seal(&self, items: &v1::WatchItems) -> v1::SignedItems {
+    pub(crate) fn sign_items(&self, items: &v1::WatchItems) -> v1::SignedItems {
         let items = items.encode_to_vec();
         let signature = WatchFrame(&items).sign(&self.key).to_vec().into();
         v1::SignedItems { items: items.into(), key_id: self.key_id.as_ref().to_owned(), signature }

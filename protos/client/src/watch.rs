@@ -23,8 +23,9 @@ use tonic::Streaming;
 use crate::ControlClient;
 use crate::channel::told;
 
-/// A frame may carry a few hundred signed mappings; a server that sends more than this is not ours.
-const FRAME_BYTES_MAX: usize = 16 << 20;
+/// 256 mappings of cells with as many and as long endpoints as there may be make 17 MB; a server that sends more than this
+/// is not ours.
+const FRAME_BYTES_MAX: usize = 32 << 20;
 
 /// What is to be watched.
 #[derive(Debug, Clone)]
@@ -190,8 +191,8 @@ impl Watcher {
         match frame {
             Frame::LineageChanged(_) => self.known = None,
             Frame::Snapshot(part) => {
-                self.begin_snapshot();
                 let items = items(self.open(part)?.items)?;
+                self.begin_snapshot();
                 self.ready.push_back(WatchEvent::Snapshot(items));
             }
             Frame::SnapshotEnd(end) => {
@@ -245,12 +246,12 @@ impl Watcher {
     }
 
     /// What is in a frame, if it is believed.
-    fn open(&self, sealed: v1::SignedItems) -> Result<v1::WatchItems, String> {
+    fn open(&self, signed: v1::SignedItems) -> Result<v1::WatchItems, String> {
         if let Some(trusted) = &self.options.trusted {
-            let verified = WatchFrame(&sealed.items).verify(&sealed.key_id, &sealed.signature, trusted);
+            let verified = WatchFrame(&signed.items).verify(&signed.key_id, &signed.signature, trusted);
             verified.map_err(|error| format!("a frame is not believed: {error}"))?;
         }
-        v1::WatchItems::decode(sealed.items).map_err(|error| format!("a frame: {error}"))
+        v1::WatchItems::decode(signed.items).map_err(|error| format!("a frame: {error}"))
     }
 }
 
@@ -284,11 +285,14 @@ mod tests {
         Watcher::new(client, WatchOptions { resume, trusted, ..WatchOptions::default() })
     }
 
-    fn changes(key: &SigningKey, revision: u64, items: Vec<v1::WatchItem>) -> v1::WatchResponse {
+    fn signed(key: &SigningKey, revision: u64, items: Vec<v1::WatchItem>) -> v1::SignedItems {
         let items = v1::WatchItems { revision, items }.encode_to_vec();
         let signature = WatchFrame(&items).sign(key).to_vec().into();
-        let sealed = v1::SignedItems { items: items.into(), key_id: key.public().key_id(), signature };
-        v1::WatchResponse { frame: Some(Frame::Changes(sealed)) }
+        v1::SignedItems { items: items.into(), key_id: key.public().key_id(), signature }
+    }
+
+    fn changes(key: &SigningKey, revision: u64, items: Vec<v1::WatchItem>) -> v1::WatchResponse {
+        v1::WatchResponse { frame: Some(Frame::Changes(signed(key, revision, items))) }
     }
 
     #[test]
@@ -300,11 +304,14 @@ mod tests {
         let told = watcher.take(changes(&key, 6, vec![v1::WatchItem { item: None }])).unwrap_err();
         assert!(told.contains("an item without content"), "{told}");
         let mut forged = changes(&key, 6, Vec::new());
-        if let Some(Frame::Changes(sealed)) = &mut forged.frame {
-            sealed.items = v1::WatchItems { revision: 7, items: Vec::new() }.encode_to_vec().into();
+        if let Some(Frame::Changes(signed)) = &mut forged.frame {
+            signed.items = v1::WatchItems { revision: 7, items: Vec::new() }.encode_to_vec().into();
         }
         let told = watcher.take(forged).unwrap_err();
         assert!(told.contains("does not fit"), "{told}");
+        let part = v1::WatchResponse { frame: Some(Frame::Snapshot(signed(&other, 6, Vec::new()))) };
+        let told = watcher.take(part).unwrap_err();
+        assert!(told.contains("not trusted here"), "{told}");
         assert_eq!((watcher.known, watcher.ready.len()), (Some((Lineage(1), Revision(5))), 0));
 
         watcher.take(changes(&key, 6, Vec::new())).unwrap();

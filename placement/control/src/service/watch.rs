@@ -166,8 +166,8 @@ impl Sender {
             }
             Feed::Snapshot { revision, records } => {
                 for part in records.chunks(ITEMS_MAX) {
-                    let sealed = sealed(&self.ground, revision, self.include_moves, part.to_vec()).await;
-                    if let Some(items) = sealed.map_err(|_| Some(stopping()))? {
+                    let signed = signed(&self.ground, revision, self.include_moves, part.to_vec()).await;
+                    if let Some(items) = signed.map_err(|_| Some(stopping()))? {
                         self.send_frame(Frame::Snapshot(items)).await?;
                     }
                 }
@@ -231,24 +231,24 @@ fn stopping() -> Status {
 }
 
 /// Encodes and signs, off the threads that answer others where it is much. None: nothing of it is for this watcher.
-pub(crate) async fn sealed(
+pub(crate) async fn signed(
     ground: &Ground,
     revision: Revision,
     include_moves: bool,
     changes: Vec<Change>,
 ) -> Result<Option<v1::SignedItems>, JoinError> {
     let few = changes.len() <= 8;
-    let seal = move |ground: &Ground| {
+    let sign = move |ground: &Ground| {
         let items: Vec<_> = changes.iter().filter_map(|change| item(ground, include_moves, change)).collect();
-        let sealed = |items| ground.signer.seal(&v1::WatchItems { revision: revision.get(), items });
-        (!items.is_empty()).then(|| sealed(items))
+        let of = |items| v1::WatchItems { revision: revision.get(), items };
+        (!items.is_empty()).then(|| ground.signer.sign_items(&of(items)))
     };
     // A host that is passed in has no threads: what it does has its place in simulated time, however busy the machine is.
     if few || matches!(ground.link, Link::Within(_)) {
-        return Ok(seal(ground));
+        return Ok(sign(ground));
     }
     let ground = ground.clone();
-    tokio::task::spawn_blocking(move || seal(&ground)).await
+    tokio::task::spawn_blocking(move || sign(&ground)).await
 }
 
 fn item(ground: &Ground, include_moves: bool, change: &Change) -> Option<v1::WatchItem> {
