@@ -213,12 +213,8 @@ async fn a_frame_that_nobody_trusted_has_signed_is_not_handed_out() {
     create_tenants(&client, 0..1).await;
     let somebody = TrustedKeys::new([SigningKey::generate().public()]);
     let mut events = client.watch(WatchOptions { trusted: Some(somebody), ..options(&nodes) });
-    let reason = loop {
-        match tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap() {
-            WatchEvent::Disconnected { reason } => break reason,
-            event => panic!("{event:?}"),
-        }
-    };
+    let first = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap();
+    let WatchEvent::Disconnected { reason } = first else { panic!("{first:?}") };
     assert!(reason.contains("not trusted here"), "{reason}");
 }
 
