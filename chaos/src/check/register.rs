@@ -94,8 +94,7 @@ impl Register {
     /// One order for everybody, and the end is the last to look.
     fn check_order(&self, tenant: &Arc<str>, key: &str, end: Option<&FinalDoc>, findings: &mut Findings) {
         let zones = self.zones(end.and_then(|end| shows(end, tenant, key)));
-        let acked = |delete: &&(&u64, &Write)| delete.1.delete && delete.1.fate == Fate::Acked;
-        let deleted = self.writes.iter().filter(acked);
+        let deleted = self.writes.iter().filter(|(_, write)| write.delete && write.fate == Fate::Acked);
         let deleted = deleted.map(|(version, write)| Zone::written(*version, write.invoked, write.acked_at));
         if let Some((one, other)) = zones::contradiction(zones.values().copied().chain(deleted)) {
             let (kind, what) = if self.writes[&other.version].delete {

@@ -69,6 +69,17 @@ fn a_disk_that_lies_about_its_syncs_is_found() {
 }
 
 #[test]
+fn a_disk_whose_failed_syncs_nobody_is_told_of_is_found() {
+    is_found(STORE, "failing-disk", "8", "nodes-stay-up: what is stored in ");
+}
+
+/// Nobody may say that all is healed where somebody is still away.
+#[test]
+fn a_node_that_stays_away_is_found() {
+    is_found(STORE, "dark-node", "1", "healed-is-live: ");
+}
+
+#[test]
 fn a_client_that_writes_down_what_it_was_not_told_is_found() {
     is_found(STORE, "misrecording-client", "4", "answered-is-kept");
 }

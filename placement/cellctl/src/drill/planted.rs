@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! model         a guard is switched off: the checker must find a counterexample
-//! simulation    the disks lie, a client is careless: the oracle must find it
+//! simulation    disks lie or fail, a client is careless, a cell is there twice: the oracle must find it
 //! demo, drill   real cells with a fault in them: the judge of what clients saw must find it
 //! ```
 
@@ -42,7 +42,7 @@ struct Fault {
 }
 
 /// Faults of real processes, and of the simulation.
-const OUTSIDE: [(&str, &str, Layer); 13] = [
+const OUTSIDE: [(&str, &str, Layer); 16] = [
     ("stale-epoch", "the check of the epoch is skipped", Layer::Drill("router-alone")),
     ("early-serve", "the target serves before the commit", Layer::Demo),
     ("lost-write", "a write is acknowledged and not done", Layer::Demo),
@@ -53,6 +53,17 @@ const OUTSIDE: [(&str, &str, Layer); 13] = [
         "lying-disk",
         "disks say that they have synced, and have not",
         Layer::Simulation("--faults 8 --flaw lying-disk"),
+    ),
+    (
+        "failing-disk",
+        "syncs of disks fail, and nobody is told",
+        Layer::Simulation("--faults 8 --flaw failing-disk"),
+    ),
+    ("dark-node", "a node stays away when all is healed", Layer::Simulation("--faults 1 --flaw dark-node")),
+    (
+        "cloned-cell",
+        "a cell starts from an image of its disk, as an owner of what has left it",
+        Layer::Simulation("--fleet --faults 1 --flaw cloned-cell"),
     ),
     (
         "losing-cell-disk",
