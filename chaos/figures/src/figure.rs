@@ -212,7 +212,7 @@ mod tests {
             (Figure::at_least("not reached", "/h", 1_999.9, Some(2_000.0)), Missed),
             (Figure::beside("most of the peer", "/s", (90.0, 100.0), "peer", 0.9), Held),
             (Figure::beside("little of the peer", "/s", (500.0, 1_000.0), "peer", 0.9), Missed),
-            (Figure::less_beside("as little", "µs", (11.5, Some(10.0)), "peer", 1.0 / 1.15), Held),
+            (Figure::less_beside("as little", "µs", (11.4, Some(10.0)), "peer", 1.0 / 1.15), Held),
             (Figure::less_beside("much more", "µs", (11.6, Some(10.0)), "peer", 1.0 / 1.15), Missed),
             (Figure::less_beside("nothing beside nothing", "", (0.0, Some(0.0)), "peer", 1.0), Held),
             (Figure::less_beside("something beside nothing", "", (0.1, Some(0.0)), "peer", 1.0), Missed),

@@ -198,7 +198,7 @@ mod tests {
         for clients in [1, 1_024] {
             assert!(missed(Work::Get, clients, &[round(200.0, 6.9), etcd]).is_empty());
             assert_eq!(missed(Work::Get, clients, &[round(200.0, 7.1), etcd]), ["it: p99"]);
-            assert_eq!(missed(Work::Get, clients, &[round(199.0, 7.0), etcd]), ["it"]);
+            assert_eq!(missed(Work::Get, clients, &[round(199.0, 6.9), etcd]), ["it"]);
         }
         assert!(missed(Work::Put, 1, &[round(1.0, 99.0)]).is_empty(), "no peer is no shortfall");
     }
