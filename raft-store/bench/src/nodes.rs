@@ -16,8 +16,7 @@ use crate::kv::maintenance_client::MaintenanceClient;
 const STARTING: Duration = Duration::from_secs(30);
 
 /// Whose nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// The store of this repository, and nothing in front of it
     Cellway,

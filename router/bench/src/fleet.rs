@@ -74,6 +74,11 @@ impl Synthetic {
         Ok(WatchItem::Mapping(routed(tenant, &self.cells[cell], epoch, revision)?))
     }
 
+    /// It has counted every change.
+    pub(crate) fn revision(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// A tenant has another epoch, and perhaps another owner.
     pub(crate) async fn change(&self, tenant: u32, cell: usize) -> anyhow::Result<()> {
         let (revision, watcher) = {
@@ -173,7 +178,7 @@ impl ControlPlane for Synthetic {
     }
 
     fn confirm(&self, _nonce: u64, _held: Held) -> BoxFuture<'static, Result<Confirmed, String>> {
-        let revision = Revision(self.state.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let revision = Revision(self.revision());
         Box::pin(async move { Ok(Confirmed { lineage: LINEAGE, revision, lease: None }) })
     }
 }

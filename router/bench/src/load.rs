@@ -53,6 +53,20 @@ pub(crate) struct Outcome {
     pub(crate) goodput: f64,
 }
 
+/// The part of requests that has to be answered with 200 for the times of those to say something.
+pub(crate) const ANSWERED_MIN: f64 = 0.99;
+
+impl Outcome {
+    /// As it counts: where too little was answered, nothing was fast.
+    pub(crate) fn judged(self) -> Self {
+        if self.asked > 0 && self.answered as f64 >= self.asked as f64 * ANSWERED_MIN {
+            return self;
+        }
+        let never = f64::INFINITY;
+        Self { p50_ms: never, p99_ms: never, max_ms: never, ..self }
+    }
+}
+
 type Sender = SendRequest<Empty<Bytes>>;
 
 /// What all requests of one load share.
@@ -167,5 +181,20 @@ impl Shared {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_count_where_nearly_all_that_was_asked_was_answered() {
+        let p99 = |asked, answered| {
+            let others = std::collections::BTreeMap::default();
+            Outcome { asked, answered, others, p50_ms: 1.0, p99_ms: 2.0, max_ms: 3.0, goodput: 1.0 }.judged().p99_ms
+        };
+        assert_eq!((p99(1_000, 990), p99(1_000, 989)), (2.0, f64::INFINITY));
+        assert_eq!(p99(0, 0), f64::INFINITY, "nobody has asked");
     }
 }

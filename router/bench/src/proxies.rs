@@ -26,6 +26,17 @@ pub(crate) enum Wire {
     Grpc,
 }
 
+impl std::fmt::Display for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::H1 => "HTTP/1.1",
+            Self::H2 => "HTTP/2",
+            Self::Tls => "TLS 1.3",
+            Self::Grpc => "gRPC",
+        })
+    }
+}
+
 impl Wire {
     /// Whether clients speak HTTP/2.
     pub(crate) fn is_http2(self) -> bool {
