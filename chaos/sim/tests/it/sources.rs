@@ -167,7 +167,7 @@ fn root() -> PathBuf {
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        let path = entry.unwrap().path();
+        let path = entry.expect("an entry of a folder").path();
         if path.is_dir() {
             files(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -193,12 +193,12 @@ fn found() -> BTreeSet<(&'static str, String)> {
     let words: Vec<&str> = FORBIDDEN.iter().flat_map(|(_, words)| *words).copied().collect();
     let mut found = BTreeSet::new();
     for path in paths {
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        let name = path.strip_prefix(&root).ok().and_then(Path::to_str).expect("it is under the root").to_owned();
         let is_test = name.contains("/tests/") || name.ends_with("/tests.rs") || name.contains("/interleavings");
         if is_test || REAL.iter().any(|part| name.starts_with(part)) {
             continue;
         }
-        for line in code(&std::fs::read_to_string(&path).unwrap()) {
+        for line in code(&std::fs::read_to_string(&path).expect("a source is text")) {
             found.extend(words.iter().filter(|word| line.contains(**word)).map(|word| (*word, name.clone())));
         }
     }
