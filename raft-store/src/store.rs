@@ -117,7 +117,7 @@ impl Store {
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
         let arrivals = Arrivals::default();
         let node = Node { raft, identity, machine, arrivals, space, promise, seed, quarters, stop: stop.clone() };
-        let (node, sleep) = (Arc::new(node), Sleep::new());
+        let (node, sleep) = (Arc::new(node), Sleep::new(!disk.log.sync_blocks()));
         Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, sleep, fault, stop, disk }) })
     }
 

@@ -1,6 +1,7 @@
 //! The simulation as its users run it: the program, one process for each seed.
 
 mod fleet;
+mod sources;
 
 use std::process::{Command, Output};
 
