@@ -37,7 +37,7 @@ impl Figures {
     /// the list sees it.
     pub fn ended<E: Display>(&mut self, part: &str, outcome: Result<(), E>) {
         if let Err(why) = outcome {
-            self.leave_out(format!("{part}, which has failed: {why:#}"));
+            self.leave_out(format!("the rest of {part}, which has failed: {why:#}"));
             self.add(Figure::at_least(format!("{part}: measured to its end"), "", 0.0, Some(1.0)));
         }
     }
@@ -140,7 +140,7 @@ mod tests {
         assert!(figures.hold().is_ok() && figures.iter().count() == 0);
         figures.ended("fanout", Err("no node leads"));
         assert_eq!(figures.hold().unwrap_err().missed, ["fanout: measured to its end"]);
-        assert!(figures.table().contains("left out: fanout, which has failed: no node leads"));
+        assert!(figures.table().contains("left out: the rest of fanout, which has failed: no node leads"));
     }
 
     #[test]

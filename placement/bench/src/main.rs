@@ -19,6 +19,7 @@ mod holding;
 mod load;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use cell_figures::Figures;
@@ -103,7 +104,7 @@ struct All {
     abort: Abort,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     // Errors, or what the environment says.
     let wanted = tracing_subscriber::EnvFilter::from_default_env();
@@ -122,7 +123,13 @@ fn main() -> Result<()> {
         figures.write(out).with_context(|| format!("cannot write {}", out.display()))?;
     }
     measured?;
-    Ok(figures.hold()?)
+    Ok(match figures.hold() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(missed) => {
+            figures::say(&missed.to_string());
+            ExitCode::FAILURE
+        }
+    })
 }
 
 async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {

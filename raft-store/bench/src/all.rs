@@ -86,6 +86,9 @@ pub(crate) async fn run(all: &All, ground: &Ground, figures: &mut Figures) {
         crate::say(&format!("\n== {}\n", part.name()));
         let words = if all.quick { part.quick() } else { &[] };
         let outcome = Box::pin(part.run(words, ground, figures)).await;
+        if let Err(why) = &outcome {
+            crate::say(&format!("{} has failed: {why:#}\n", part.name()));
+        }
         figures.ended(part.name(), outcome);
     }
 }

@@ -58,8 +58,9 @@ pub(crate) async fn run(cold: &Cold, ground: &Ground, figures: &mut Figures) -> 
     }
     let mut routed = Vec::new();
     for _ in 0..cold.routers {
-        routed.push(route(&nodes, &address, cold.mappings).await?);
-        say(&format!("a cold router has {} mappings after {:.2?} s\n", cold.mappings, routed.last()));
+        let seconds = route(&nodes, &address, cold.mappings).await?;
+        say(&format!("a cold router has {} mappings after {seconds:.2} s\n", cold.mappings));
+        routed.push(seconds);
     }
     let measure = |what: &str| format!("{} signed mappings, {what}", cold.mappings);
     let floor = whole.then_some(5.0);

@@ -1,5 +1,6 @@
 //! The load: clients that put or get one after another, and what they saw.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -189,17 +190,30 @@ pub(crate) async fn prepare(address: &str) -> anyhow::Result<()> {
     put(&mut KvClient::new(connect(address)?), "cell-1").await
 }
 
-/// Puts `count` keys as fast as it goes, neither more nor less.
-pub(crate) async fn fill(address: &str, count: u64, keys: &Keys) -> anyhow::Result<Duration> {
+/// How long a key that is filled in is tried.
+const FILLING: Duration = Duration::from_secs(60);
+
+/// Puts `count` keys as fast as it goes, neither more nor less. What is turned away, or by a node that does not lead any
+/// more, is tried again at the next: the same key is the same request, which runs once.
+pub(crate) async fn fill(nodes: &Nodes, count: u64, keys: &Keys) -> anyhow::Result<Duration> {
     const CLIENTS: usize = 512;
     let (begin, until) = (Instant::now(), keys.used() + count);
-    let channels =
-        (0..CLIENTS / CLIENTS_PER_CONNECTION).map(|_| connect(address)).collect::<Result<Vec<_>, _>>()?;
+    let leader = nodes.leader().await?;
+    let mut addresses = nodes.addresses.clone();
+    addresses.rotate_left(leader);
+    let connection = |_| addresses.iter().map(|address| connect(address)).collect::<Result<Vec<_>, _>>();
+    let channels = (0..CLIENTS / CLIENTS_PER_CONNECTION).map(connection).collect::<Result<Vec<_>, _>>()?;
     let running = (0..CLIENTS).map(|client| {
-        let (mut service, keys) = (KvClient::new(channels[client % channels.len()].clone()), keys.clone());
+        let nodes = channels[client % channels.len()].iter().cloned().map(KvClient::new);
+        let (mut services, keys) = (nodes.collect::<VecDeque<_>>(), keys.clone());
         tokio::spawn(async move {
             while let Some(key) = keys.next_below(until) {
-                put(&mut service, &key).await?;
+                let begun = Instant::now();
+                while let Err(error) = put(&mut services[0], &key).await {
+                    ensure!(begun.elapsed() < FILLING, "{key} is not put: {error:#}");
+                    services.rotate_left(1);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
             anyhow::Ok(())
         })

@@ -26,6 +26,7 @@ mod stall;
 mod watching;
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use cell_figures::Figures;
 use clap::{Parser, Subcommand};
@@ -93,20 +94,26 @@ fn number(count: impl TryInto<u32>) -> f64 {
     f64::from(count.try_into().unwrap_or(u32::MAX))
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let Cli { command, ground } = Cli::parse();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Command::Node(node) = command {
         let runtime = runtime.worker_threads(cell_store::worker_threads()).enable_all().build()?;
-        return runtime.block_on(node::run(node));
+        return runtime.block_on(node::run(node)).map(|()| ExitCode::SUCCESS);
     }
     let mut figures = Figures::default();
     runtime.enable_all().build()?.block_on(measure(command, &ground, &mut figures));
     say(&format!("\n{}", figures.table()));
     ground.write(&figures)?;
-    Ok(figures.hold()?)
+    Ok(match figures.hold() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(missed) => {
+            say(&format!("{missed}\n"));
+            ExitCode::FAILURE
+        }
+    })
 }
 
 async fn measure(command: Command, ground: &Ground, figures: &mut Figures) {

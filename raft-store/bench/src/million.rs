@@ -38,7 +38,7 @@ pub(crate) async fn run(million: &Million, ground: &Ground, figures: &mut Figure
     load::prepare(&nodes.addresses[leader]).await?;
     let keys = Keys::default();
     let empty = resident(nodes.pid(leader).context("it runs")?)?;
-    let filled = load::fill(&nodes.addresses[leader], million.mappings, &keys).await?;
+    let filled = load::fill(&nodes, million.mappings, &keys).await?;
     say(&format!("{} mappings made in {:.1} s\n", keys.used(), filled.as_secs_f64()));
     weigh(&nodes, &keys, empty, figures).await?;
     resume(&nodes, &keys, figures).await?;

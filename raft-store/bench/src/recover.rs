@@ -43,7 +43,7 @@ pub(crate) async fn run(recover: &Recover, ground: &Ground, figures: &mut Figure
             "{MAPPINGS_MAX} mappings take less than {} MB: ask for fewer --megabytes",
             recover.megabytes
         );
-        load::fill(&address, STEP, &keys).await?;
+        load::fill(&nodes, STEP, &keys).await?;
     }
     say(&format!("{} mappings made in {:.0} s\n", keys.used(), begun.elapsed().as_secs_f64()));
     let (mut took, mut megabytes) = (Vec::new(), 0.0);

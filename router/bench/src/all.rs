@@ -75,6 +75,9 @@ pub(crate) async fn run(all: &All, ground: &Ground, figures: &mut Figures) {
         let name = part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         say(&format!("\n== {name}"));
         let outcome = Box::pin(part.run(all.quick, ground, figures)).await;
+        if let Err(why) = &outcome {
+            say(&format!("{name} has failed: {why:#}"));
+        }
         figures.ended(&name, outcome);
     }
 }

@@ -26,6 +26,8 @@ mod raw;
 mod size;
 mod visible;
 
+use std::process::ExitCode;
+
 use cell_figures::Figures;
 use clap::{Parser, Subcommand};
 
@@ -68,21 +70,21 @@ enum Command {
     Size(size::Size),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let threads = if matches!(cli.command, Command::Visible(_) | Command::All(_)) { 2 } else { 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(run(cli.command, &cli.ground))
 }
 
-async fn run(command: Command, ground: &Ground) -> anyhow::Result<()> {
+async fn run(command: Command, ground: &Ground) -> anyhow::Result<ExitCode> {
     let mut figures = Figures::default();
     let (part, outcome) = match command {
-        Command::Origin(origin) => return origin.serve().await,
-        Command::Fleet(fleet) => return fleet.serve().await,
+        Command::Origin(origin) => return origin.serve().await.map(|()| ExitCode::SUCCESS),
+        Command::Fleet(fleet) => return fleet.serve().await.map(|()| ExitCode::SUCCESS),
         Command::Load(load) => {
             println!("{}", serde_json::to_string_pretty(&load.run().await?)?);
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         Command::All(all) => {
             all::run(&all, ground, &mut figures).await;
@@ -98,5 +100,11 @@ async fn run(command: Command, ground: &Ground) -> anyhow::Result<()> {
     figures.ended(part, outcome);
     println!("\n{}", figures.table());
     ground.write(&figures)?;
-    Ok(figures.hold()?)
+    Ok(match figures.hold() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(missed) => {
+            println!("{missed}");
+            ExitCode::FAILURE
+        }
+    })
 }
