@@ -147,6 +147,12 @@ impl Figure {
         self.standing() != Standing::Missed
     }
 
+    /// What was measured, and beside whom.
+    pub(crate) fn name(&self) -> String {
+        let peer = self.peer_name.as_ref().map_or_else(String::new, |peer| format!(" (beside {peer})"));
+        format!("{}{peer}", self.measure)
+    }
+
     /// What stands behind it in a table.
     pub(crate) fn mark(&self) -> String {
         match (self.standing(), &self.peer_name, self.better) {

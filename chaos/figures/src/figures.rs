@@ -100,7 +100,7 @@ impl Figures {
     /// [`Missed`] names those that do not.
     pub fn hold(&self) -> Result<(), Missed> {
         let missed = self.all.iter().filter(|figure| !figure.holds());
-        let missed: Vec<String> = missed.map(|figure| figure.measure.clone()).collect();
+        let missed: Vec<String> = missed.map(Figure::name).collect();
         if missed.is_empty() { Ok(()) } else { Err(Missed { missed, all: self.all.len() }) }
     }
 }
@@ -127,7 +127,7 @@ mod tests {
         assert!(figures.table().contains("1 figures were not judged"), "and it is said");
         figures.add(Figure::beside("backfill", "MB/s", (20.0, 70.0), "COPY | COPY", 0.9));
         let said = figures.hold().unwrap_err().to_string();
-        assert!(said.starts_with("1 of 3 figures") && said.ends_with("backfill"), "{said}");
+        assert!(said.starts_with("1 of 3 figures") && said.ends_with("backfill (beside COPY | COPY)"), "{said}");
         let table = figures.table();
         let marked: Vec<&str> = table.lines().filter(|line| line.contains("the limit")).collect();
         assert!(matches!(marked[..], [line] if line.starts_with("backfill")), "{table}");

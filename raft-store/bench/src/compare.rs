@@ -192,13 +192,13 @@ mod tests {
         let etcd = round(100.0, 10.0);
         for (clients, enough) in [(1, 100.0), (16, 130.0), (128, 160.0)] {
             assert!(missed(Work::Put, clients, &[round(enough, 99.0), etcd]).is_empty());
-            assert_eq!(missed(Work::Put, clients, &[round(enough - 1.0, 1.0), etcd]), ["it"]);
+            assert_eq!(missed(Work::Put, clients, &[round(enough - 1.0, 1.0), etcd]), ["it (beside etcd)"]);
         }
         assert!(missed(Work::Put, 1_024, &[round(1.0, 99.0), etcd]).is_empty(), "nothing is asked");
         for clients in [1, 1_024] {
             assert!(missed(Work::Get, clients, &[round(200.0, 6.9), etcd]).is_empty());
-            assert_eq!(missed(Work::Get, clients, &[round(200.0, 7.1), etcd]), ["it: p99"]);
-            assert_eq!(missed(Work::Get, clients, &[round(199.0, 6.9), etcd]), ["it"]);
+            assert_eq!(missed(Work::Get, clients, &[round(200.0, 7.1), etcd]), ["it: p99 (beside etcd)"]);
+            assert_eq!(missed(Work::Get, clients, &[round(199.0, 6.9), etcd]), ["it (beside etcd)"]);
         }
         assert!(missed(Work::Put, 1, &[round(1.0, 99.0)]).is_empty(), "no peer is no shortfall");
     }

@@ -146,10 +146,10 @@ fn tell(measured: &Measured, wire: Wire, figures: &mut Figures) {
         }
         let cpu = (format!("{wire}, CPU for a request of 128 B"), "µs");
         figures.add(beside(measured, peer, cpu, |round| round.cpu_micros, is_asked.then_some(1.0 / most)));
-        if is_asked {
+        let floor = (peer == P99_PEER).then_some(1.0);
+        if is_asked && (floor.is_some() || measured.contains_key(peer)) {
             let p99 = (format!("{wire}, {CALM_RATE}/s: p99 of answers"), "ms");
             // What is added is less exactly where the whole is, of which the origin's part is the same.
-            let floor = (peer == P99_PEER).then_some(1.0);
             figures.add(beside(measured, peer, p99, calm(|calm| calm.p99_ms), floor));
         }
         if !measured.contains_key(peer) {
