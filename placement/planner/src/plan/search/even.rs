@@ -40,8 +40,8 @@ const HEAVY_MAX: usize = 64;
 const ITEMS_MAX: usize = 125_000;
 /// How many cells are looked at together, the worst.
 const TOGETHER: usize = 16;
-/// How often a cell with one tenant more is looked at: some forty nanoseconds each, on two threads. A count and not a time, so that the
-/// same input makes the same plan.
+/// How often a cell with one tenant more is looked at: some forty nanoseconds each, on two threads. A count and not a time, so that
+/// the same input makes the same plan.
 const LOOKS_MAX: u64 = 150_000_000;
 /// The first level: by so much above the floor, and above what the number of moves cannot get below.
 const ABOVE_FLOOR: f64 = 1.0625;
@@ -187,11 +187,8 @@ impl<'s, 'a> Evening<'s, 'a> {
         let mut level = self.first_level(floor).min(f64::midpoint(missed, reached));
         let mut misses = 0;
         while misses < MISSES_MAX && reached - missed > LEVEL_STEP && self.looks > 0 {
-            let all = self.bring_down_to(level, policy.high_water);
-            let hottest = self.search.hottest();
-            if hottest < best.0 - 1e-9 {
-                best = (hottest, self.away());
-            }
+            let all = self.bring_down_to(level, policy.high_water, &mut best);
+            let hottest = self.keep(&mut best);
             if all {
                 reached = level;
             } else {
@@ -214,6 +211,15 @@ impl<'s, 'a> Evening<'s, 'a> {
         (floor * ABOVE_FLOOR).max(of_moves * ABOVE_MOVES)
     }
 
+    /// Keeps what there is now, where it is the best so far.
+    fn keep(&self, best: &mut (f64, Arrangement)) -> f64 {
+        let hottest = self.search.hottest();
+        if hottest < best.0 - 1e-9 {
+            *best = (hottest, self.away());
+        }
+        hottest
+    }
+
     fn away(&self) -> Arrangement {
         let away = self.items.iter().filter(|item| item.at != item.home);
         away.map(|item| (item.tenant, item.at)).collect()
@@ -229,7 +235,7 @@ impl<'s, 'a> Evening<'s, 'a> {
     }
 
     /// Says whether every cell that is looked at was brought down to the level.
-    fn bring_down_to(&mut self, level: f64, high_water: f64) -> bool {
+    fn bring_down_to(&mut self, level: f64, high_water: f64, best: &mut (f64, Arrangement)) -> bool {
         for cell in self.layout().fleet().cells() {
             let zone = self.search.zones.of(cell);
             self.board.settle[cell.index()] = single(level.max(self.floors[zone]));
@@ -245,8 +251,9 @@ impl<'s, 'a> Evening<'s, 'a> {
                 break;
             }
             before = after;
-            // Some moves do less than others would.
+            // Some moves do less than others would; whether what comes instead is better is not certain.
             if self.is_used_up() && backs < GIVE_BACKS_MAX {
+                self.keep(best);
                 self.give_back();
                 backs += 1;
             }

@@ -82,8 +82,8 @@ fn no_plan_of_so_many_moves_ends_below_its_limit_at_any_prices() {
         let mut share = dice(seed + 1_000);
         let least = fleet.least();
         for (moves_max, &best) in (0..4u32).zip(&least) {
-            // Some plan is known: the best one, or one that is worse.
-            let known = if seed % 2 == 0 { best } else { fleet.fullest(&fleet.home) };
+            // Some plan is known: one next to the best, so that the limit is not merely what is known, or one that is worse.
+            let known = if seed % 2 == 0 { best * 1.001 } else { fleet.fullest(&fleet.home) };
             let market = fleet.market(known);
             let moves = f64::from(moves_max) * (1.0 + ROUNDING) + ROUNDING;
             for _ in 0..6 {
@@ -122,6 +122,79 @@ fn three_moves_that_are_enough_are_not_said_to_be_too_few() {
     assert!(least(known) <= known);
     assert!(least(full(&cells)) <= known, "{} above {known}", least(full(&cells)));
     assert!(least(known) > 0.6, "{}", least(known));
+}
+
+/// Each of these has caught a limit with one inequality the wrong way round: a tenant's own price below its band's, savings of
+/// two tenants only, the first band left out.
+#[test]
+#[expect(clippy::unreadable_literal, reason = "as they were found")]
+fn no_plan_of_these_fleets_ends_below_its_limit() {
+    let lone = |mean: f64, deviation: f64| (mean, deviation, None);
+    let spiky = |mean: f64, deviation: f64| (mean, deviation, Some(0));
+    let cases: [(Small, u32, f64, f64); 3] = [
+        (
+            Small {
+                budgets: vec![96.29651311166819, 119.12119370492267, 100.0],
+                tenants: vec![
+                    lone(38.111974352597656, 0.0),
+                    lone(53.825908548578106, 0.0),
+                    lone(12.562702988680938, 99.67798165845788),
+                    lone(11.519686028067115, 0.0),
+                    lone(74.8596102197122, 2.391024527692479),
+                ],
+                home: vec![0, 0, 2, 0, 1],
+            },
+            4,
+            1.768908825405436,
+            0.942239421518662,
+        ),
+        (
+            Small {
+                budgets: vec![
+                    83.0521746340435,
+                    74.38893631496852,
+                    56.63882074584575,
+                    61.26615981605425,
+                    81.64872435698304,
+                ],
+                tenants: vec![
+                    spiky(28.234022701963482, 26.525139029045157),
+                    spiky(0.9024131320364339, 2.7194005578852147),
+                    spiky(22.462349247704786, 26.525139029045157),
+                    spiky(0.37246656679497214, 1.6344937654248777),
+                    spiky(0.9466891644565414, 75.14118922977802),
+                    spiky(0.9466891644565414, 75.14118922977802),
+                    spiky(0.9466891644565414, 75.14118922977802),
+                    spiky(0.37246656679497214, 1.6344937654248777),
+                    spiky(0.9024131320364339, 2.7194005578852147),
+                    spiky(0.9466891644565414, 75.14118922977802),
+                ],
+                home: vec![0, 0, 0, 0, 0, 0, 0, 0, 4, 0],
+            },
+            4,
+            5.00569551334357,
+            1.343387404474083,
+        ),
+        (
+            Small {
+                budgets: vec![24.225463717541547, 5.24251946371141, 22.876338856070394, 34.660909524782575],
+                tenants: vec![
+                    spiky(0.0, 2.3228065354691294),
+                    spiky(0.0, 3.691576888231803),
+                    spiky(0.0, 2.9653408073179612),
+                    spiky(0.0, 8.473181538501168),
+                ],
+                home: vec![0, 0, 0, 0],
+            },
+            1,
+            0.6381869514317222,
+            0.3706729553546881,
+        ),
+    ];
+    for (at, (fleet, moves_max, known, best)) in cases.iter().enumerate() {
+        let limit = fleet.market(*known).least(*moves_max, *known);
+        assert!(limit <= best + 1e-9, "case {at}: {limit} above {best}");
+    }
 }
 
 #[test]
