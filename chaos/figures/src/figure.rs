@@ -103,8 +103,8 @@ impl Figure {
         let figure = Self::alone(measure, unit, ours, (floor.into(), None), Better::Less);
         let peer = peer.into();
         let ratio = match peer {
-            // Nothing beside nothing.
-            Some(peer) if peer == ours => 1.0,
+            // Nothing beside nothing. Where both have failed, neither was measured.
+            Some(peer) if peer == ours && ours.is_finite() => 1.0,
             Some(peer) => peer / ours,
             None => f64::NAN,
         };
@@ -239,6 +239,8 @@ mod tests {
         assert!(!Figure::beside("nothing of the peer", "/s", (5.0, 0.0), "peer", 0.9).holds());
         assert!(!Figure::less_beside("nothing of ours", "ms", (f64::NAN, Some(5.0)), "peer", 0.9).holds());
         assert!(!Figure::less_beside("ours has failed", "ms", (f64::INFINITY, Some(5.0)), "peer", 0.9).holds());
+        let failed = (f64::INFINITY, Some(f64::INFINITY));
+        assert!(!Figure::less_beside("both have failed", "ms", failed, "peer", 0.9).holds());
         assert!(!Figure::less_beside("nothing of the peer", "ms", (5.0, Some(f64::NAN)), "peer", 0.9).holds());
     }
 

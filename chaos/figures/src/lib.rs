@@ -11,12 +11,17 @@ mod figures;
 pub use figure::{Figure, Standing};
 pub use figures::{Figures, Missed};
 
-/// The middle one, the upper of two; what is no number counts as the largest. Of none it is no number.
+/// The middle one, between two of them halfway; what is no number counts as the largest. Of none it is no number.
 pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
     let mut numbers: Vec<f64> =
         numbers.into_iter().map(|number| if number.is_nan() { f64::NAN } else { number }).collect();
     numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+    let upper = numbers.len() / 2;
+    match (numbers.get(upper), numbers.len() % 2) {
+        (None, _) => f64::NAN,
+        (Some(middle), 1) => *middle,
+        (Some(above), _) => f64::midpoint(numbers[upper - 1], *above),
+    }
 }
 
 #[cfg(test)]
@@ -27,6 +32,8 @@ mod tests {
     #[expect(clippy::float_cmp, reason = "the numbers are handed through")]
     fn the_median_is_no_number_where_most_were_not_measured() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert!(median([1.0, f64::NAN]).is_nan() && median([1.0, f64::INFINITY]).is_infinite());
         assert_eq!(median([3.0, f64::NAN, 1.0]), 3.0, "what was not measured is not good");
         assert!(median([f64::NAN, -f64::NAN, 1.0]).is_nan());
         assert!(median([]).is_nan());

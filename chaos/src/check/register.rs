@@ -37,6 +37,20 @@ struct Write {
     acked_at: Micros,
 }
 
+impl Write {
+    /// Another attempt at the same write. One that was refused did nothing: that it was sent says nothing of when another
+    /// one was done.
+    fn again(&mut self, other: &Self) {
+        if self.fate == Fate::Refused {
+            *self = *other;
+        } else if other.fate != Fate::Refused {
+            self.fate = self.fate.max(other.fate);
+            self.invoked = self.invoked.min(other.invoked);
+            self.acked_at = self.acked_at.min(other.acked_at);
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Read {
     session: SessionId,
@@ -60,15 +74,9 @@ impl Register {
             Outcome::Written | Outcome::Read(_) | Outcome::Created { .. } | Outcome::Counted { .. } => Fate::Acked,
         };
         let acked_at = if fate == Fate::Acked { op.returned } else { Micros::MAX };
-        self.writes
-            .entry(version)
-            // The same write sent again under its idempotency key.
-            .and_modify(|known| {
-                known.fate = known.fate.max(fate);
-                known.invoked = known.invoked.min(op.invoked);
-                known.acked_at = known.acked_at.min(acked_at);
-            })
-            .or_insert(Write { delete, fate, invoked: op.invoked, acked_at });
+        let new = Write { delete, fate, invoked: op.invoked, acked_at };
+        // The same write sent again under its idempotency key.
+        self.writes.entry(version).and_modify(|known| known.again(&new)).or_insert(new);
     }
 
     pub(super) fn was_read(&mut self, op: &Op) {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use cell_client::{ClientOptions, ControlClient, WatchEvent, WatchItem, WatchOptions};
 use cell_figures::{Figure, Figures, median};
 use cell_model::TenantId;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::ground::Ground;
-use crate::load::{Keys, key};
+use crate::load::{FILLING, Keys, key};
 use crate::nodes::{Kind, NodeOptions, Nodes, connect};
 use crate::{fanout, say, stall};
 
@@ -117,7 +117,9 @@ async fn take(
     let options = WatchOptions { client: "bench".into(), trusted, ..WatchOptions::default() };
     let client = ControlClient::new(vec![address.to_owned()], ClientOptions::default());
     let (mut events, mut mappings, mut ended) = (client.watch(options), 0, false);
-    while let Some(event) = events.next().await {
+    while let Some(event) =
+        tokio::time::timeout(FILLED_WITHIN, events.next()).await.context("nothing more comes")?
+    {
         match event {
             WatchEvent::Snapshot(items) => {
                 mappings += items.iter().filter(|item| matches!(item, WatchItem::Mapping(_))).count() as u64;
@@ -155,13 +157,16 @@ async fn fill(address: &str, count: u64, keys: &Keys) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a tenant. What is turned away because too much waits was not run, and is asked again.
+/// Makes a tenant. What is turned away because too much waits was not run, and is asked again: not for ever, a full disk
+/// turns away, too.
 pub(crate) async fn create(
     service: &mut ControlServiceClient<Channel>,
     tenant: v1::CreateTenantRequest,
 ) -> anyhow::Result<()> {
+    let begun = Instant::now();
     while let Err(status) = service.create_tenant(tenant.clone()).await {
-        ensure!(status.code() == tonic::Code::ResourceExhausted, "a tenant was not made: {status}");
+        let waits = status.code() == tonic::Code::ResourceExhausted && begun.elapsed() < FILLING;
+        ensure!(waits, "a tenant was not made: {status}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

@@ -146,8 +146,11 @@ impl Sides {
     /// The medians of each store, ours first.
     async fn measure(&self, work: Work, name: &str, clients: usize, how: &Compare) -> anyhow::Result<Vec<Round>> {
         let mut rounds: BTreeMap<Kind, Vec<Round>> = BTreeMap::new();
-        for _ in 0..how.rounds {
-            for (kind, nodes, keys) in &self.sides {
+        for round in 0..how.rounds {
+            let mut turn: Vec<_> = self.sides.iter().collect();
+            // Who is always second finds the disk as the first has left it.
+            turn.rotate_left(round as usize % self.sides.len());
+            for (kind, nodes, keys) in turn {
                 let round = load::run(nodes, work, clients, Duration::from_secs(how.seconds), keys).await?;
                 say(&format!(
                     "{kind:?} {name} x{clients}: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of the nodes' processors\n",

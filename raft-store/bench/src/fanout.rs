@@ -1,11 +1,13 @@
 //! The watch as routers have it: real nodes that sign what they hand out, a steady writer, many watchers.
 //!
 //! What is measured is from the answer of a command to the arrival, at a watcher, of a frame that covers its revision. The
-//! watchers do not verify: a hundred of them on the machine of the nodes would be most of what is measured. `cold` does.
+//! answer comes after the commit, so the time since the command was sent, which is before it, is told, too. The watchers do
+//! not verify: a hundred of them on the machine of the nodes would be most of what is measured. `cold` does.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use cell_figures::{Figure, Figures};
 use cell_protos::v1;
 use cell_protos::v1::control_service_client::ControlServiceClient;
@@ -24,6 +26,8 @@ use crate::{cold, number, say};
 
 /// How long after the last command a watcher may see it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the next frame of a snapshot may take.
+const FRAME: Duration = Duration::from_secs(60);
 const WRITING_CONNECTIONS: usize = 8;
 
 /// The watchers and the rate of which the floor is.
@@ -49,6 +53,8 @@ pub(crate) struct Fanout {
 /// What the watchers saw.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
+    /// From when a command was sent.
+    sent_p99_ms: f64,
     commands_per_second: f64,
     deliveries_per_second: f64,
     frames_per_second_and_watcher: f64,
@@ -63,7 +69,8 @@ struct Seen {
 
 /// One watcher's frames: up to which revision, with how many mappings, and when.
 type Frames = Vec<(u64, u64, Instant)>;
-type Answered = Vec<(u64, Instant)>;
+/// At which revision a command was done, when it was sent and when it was answered.
+type Answered = Vec<(u64, Instant, Instant)>;
 
 impl Seen {
     fn tell(self, watchers: usize, how: &Fanout, figures: &mut Figures) {
@@ -71,6 +78,7 @@ impl Seen {
         let asked = watchers == WATCHERS && how.rate >= RATE;
         let floor = asked.then_some(5.0);
         figures.add(Figure::at_most(measure("answered until delivered, p99"), "ms", self.p99_ms, floor, None));
+        figures.add(Figure::free(measure("sent until delivered, p99"), "ms", self.sent_p99_ms));
         figures.add(Figure::free(measure("p50"), "ms", self.p50_ms));
         figures.add(Figure::free(measure("worst"), "ms", self.worst_ms));
         let least = asked.then_some(f64::from(how.rate) * RATE_HELD);
@@ -126,16 +134,19 @@ async fn measure(nodes: &Nodes, address: &str, watchers: usize, how: &Fanout, ke
     let (cpu, wrote) = (nodes.cpu()? - cpu, begun.elapsed().as_secs_f64());
     tokio::time::sleep(PATIENCE).await;
     end.cancel();
-    let (mut late, mut frames, mut delivered, mut last) = (Histogram::<u64>::new(3)?, 0, 0, begun);
+    let (mut late, mut since_sent) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+    let (mut frames, mut delivered, mut last) = (0, 0, begun);
     while let Some(seen) = watching.join_next().await {
         let seen = seen?;
         frames += seen.len();
         delivered += seen.iter().map(|(_, mappings, _)| mappings).sum::<u64>();
         last = seen.last().map_or(last, |(.., arrived)| last.max(*arrived));
-        for (revision, at) in &answered {
+        for (revision, sent, at) in &answered {
             let covering = seen.partition_point(|(last, ..)| last < revision);
             if let Some((_, _, arrived)) = seen.get(covering) {
-                late.record(u64::try_from(arrived.saturating_duration_since(*at).as_micros())?)?;
+                for (late, from) in [(&mut late, at), (&mut since_sent, sent)] {
+                    late.record(u64::try_from(arrived.saturating_duration_since(*from).as_micros())?)?;
+                }
             }
         }
     }
@@ -144,6 +155,7 @@ async fn measure(nodes: &Nodes, address: &str, watchers: usize, how: &Fanout, ke
     // Where nothing arrived, nothing was fast.
     let ms = |micros: u64| if late.is_empty() { f64::NAN } else { number(micros) / 1_000.0 };
     Ok(Seen {
+        sent_p99_ms: ms(since_sent.value_at_quantile(0.99)),
         commands_per_second: number(commands) / wrote,
         deliveries_per_second: number(delivered) / arriving,
         frames_per_second_and_watcher: number(frames) / number(watchers) / arriving,
@@ -160,12 +172,17 @@ async fn begin(address: &str) -> anyhow::Result<Streaming<v1::WatchResponse>> {
     let mut client = ControlServiceClient::new(connect(address)?).max_decoding_message_size(16 << 20);
     let request = v1::WatchRequest { client: "bench".into(), ..v1::WatchRequest::default() };
     let mut stream = client.watch(request).await?.into_inner();
-    while let Some(response) = stream.message().await? {
+    while let Some(response) = next(&mut stream).await? {
         if let Some(Frame::SnapshotEnd(_)) = response.frame {
             return Ok(stream);
         }
     }
     anyhow::bail!("the watch ended within the snapshot")
+}
+
+/// The next frame of a snapshot.
+async fn next(stream: &mut Streaming<v1::WatchResponse>) -> anyhow::Result<Option<v1::WatchResponse>> {
+    Ok(tokio::time::timeout(FRAME, stream.message()).await.context("the snapshot does not go on")??)
 }
 
 async fn watch(mut stream: Streaming<v1::WatchResponse>, end: CancellationToken) -> Frames {
@@ -186,7 +203,7 @@ async fn watch(mut stream: Streaming<v1::WatchResponse>, end: CancellationToken)
     }
 }
 
-/// Makes tenants at a steady rate. Answers at which revision each was made, and when that was answered.
+/// Makes tenants at a steady rate.
 async fn write(address: &str, rate: u32, lasting: Duration, keys: &Keys) -> anyhow::Result<Answered> {
     let answered: Arc<Mutex<Answered>> = Arc::default();
     let channels: Vec<Channel> = (0..WRITING_CONNECTIONS).map(|_| connect(address)).collect::<Result<_, _>>()?;
@@ -200,8 +217,9 @@ async fn write(address: &str, rate: u32, lasting: Duration, keys: &Keys) -> anyh
             let answered = Arc::clone(&answered);
             let request = cold::tenant_of(&keys.next());
             commands.spawn(async move {
+                let sent = Instant::now();
                 let revision = client.create_tenant(request).await?.into_inner().revision;
-                answered.lock().unwrap_or_else(PoisonError::into_inner).push((revision, Instant::now()));
+                answered.lock().unwrap_or_else(PoisonError::into_inner).push((revision, sent, Instant::now()));
                 anyhow::Ok(())
             });
             sent += 1;

@@ -190,8 +190,8 @@ pub(crate) async fn prepare(address: &str) -> anyhow::Result<()> {
     put(&mut KvClient::new(connect(address)?), "cell-1").await
 }
 
-/// How long a key that is filled in is tried.
-const FILLING: Duration = Duration::from_secs(60);
+/// How long a key or a tenant is tried that is turned away.
+pub(crate) const FILLING: Duration = Duration::from_secs(60);
 
 /// Puts `count` keys as fast as it goes, neither more nor less. What is turned away, or by a node that does not lead any
 /// more, is tried again at the next: the same key is the same request, which runs once.

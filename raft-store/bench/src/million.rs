@@ -20,6 +20,8 @@ const SNAPSHOT_AFTER: &str = "2000";
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a node that was killed may take until it answers.
 const STARTING: Duration = Duration::from_secs(120);
+/// How long the next frame of a watch may take.
+const FOLLOWING: Duration = Duration::from_secs(60);
 
 /// A million mappings: how long they take to a cold watcher, what they weigh, how long a start takes
 #[derive(Debug, clap::Args)]
@@ -124,7 +126,9 @@ async fn followed(address: &str, from: i64, count: u64) -> anyhow::Result<Durati
     let mut stream = watching::begin(client, from).await?;
     let mut got = 0;
     while got < count {
-        got += stream.message().await?.context("the watch ended")?.events.len() as u64;
+        let next = tokio::time::timeout(FOLLOWING, stream.message()).await;
+        let next = next.with_context(|| format!("{got} events came of {count}, and no more come"))?;
+        got += next?.context("the watch ended")?.events.len() as u64;
     }
     ensure!(got == count, "{got} events came, and {count} were missed");
     Ok(begun.elapsed())

@@ -227,16 +227,16 @@ pub(crate) async fn kill(kill: &Kill, ground: &Ground, figures: &mut Figures) ->
     Ok(())
 }
 
-/// The longest time without an answer, of those that begin after `since`.
-fn longest_gap(told: &[Operation], since: Instant) -> Duration {
+/// The longest time between `since` and `until` in which nobody was answered.
+fn longest_gap(told: &[Operation], since: Instant, until: Instant) -> Duration {
     let answered = told.iter().filter_map(|operation| match operation.ending {
         Ending::Answered(_, at) => Some(at),
         Ending::Unknown => None,
     });
-    let mut answered: Vec<Instant> = answered.filter(|at| *at >= since).collect();
-    answered.sort_unstable();
-    let first = answered.first().map_or(Duration::ZERO, |first| *first - since);
-    answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default().max(first)
+    let within = answered.filter(|at| (since..until).contains(at));
+    let mut ends: Vec<Instant> = [since, until].into_iter().chain(within).collect();
+    ends.sort_unstable();
+    ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
 /// What each event does to a steady load: nothing (the measure of the machine), a leader that is told to stop, a leader
@@ -269,14 +269,17 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
             match event {
                 "leader told to stop" => {
                     signal(nodes.pid(leader).context("it runs")?, "TERM")?;
-                    nodes.wait(leader)?;
+                    nodes.ended(leader).await?;
                 }
                 "leader killed" => nodes.kill(leader)?,
                 "cut-off member returns" => signal(nodes.pid(follower).context("it runs")?, "CONT")?,
                 _ => {}
             }
             tokio::time::sleep(SETTLING).await;
-            seen.push(longest_gap(&clients.so_far(), since).as_secs_f64() * 1_000.0);
+            // A gap that lasts still is told as long as it becomes.
+            progress(&clients).await.with_context(|| format!("after this: {event}"))?;
+            let until = Instant::now();
+            seen.push(longest_gap(&clients.so_far(), since, until).as_secs_f64() * 1_000.0);
             if !nodes.runs(leader) {
                 nodes.spawn(leader)?;
                 tokio::time::sleep(SETTLING).await;
@@ -418,4 +421,24 @@ async fn state_after(data_dir: &Path, address: &str, log: LogKind) -> anyhow::Re
     });
     store.stop().await;
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_also_that_before_the_first_answer_and_that_which_lasts_still() {
+        let since = Instant::now();
+        let at = |millis| since + Duration::from_millis(millis);
+        let answered =
+            |millis| Operation { key: "t-1".into(), begun: since, ending: Ending::Answered(1, at(millis)) };
+        let gap = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).as_millis();
+        assert_eq!(gap(&[]), 5_000, "nobody is answered");
+        assert_eq!(gap(&[answered(103)]), 4_997, "a straggler");
+        assert_eq!(gap(&[answered(5_000), answered(2_000), answered(20)]), 3_000);
+        assert_eq!(gap(&[answered(2_100), answered(4_000)]), 2_000, "before the first");
+        let unknown = Operation { ending: Ending::Unknown, ..answered(1) };
+        assert_eq!(gap(&[unknown]), 5_000);
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use cell_client::{ClientOptions, ControlClient};
 use cell_figures::{Figure, Figures, median};
+use cell_protos::v1::DiskStatusResponse;
 use cell_protos::v1::control_service_client::ControlServiceClient;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -61,14 +62,40 @@ pub(crate) async fn measure(
 /// The longest stall while each of them was taken, in milliseconds.
 async fn take(address: &str, snapshots: u32) -> anyhow::Result<Vec<f64>> {
     let client = ControlClient::new(vec![address.to_owned()], ClientOptions::default());
-    let (mut stalls, mut before) = (Vec::new(), client.disk_status(address).await?.snapshots);
+    let mut stalls = Vec::new();
     for _ in 0..snapshots {
         tokio::time::sleep(PAUSE).await;
+        let before = client.disk_status(address).await?;
         client.take_snapshot(address, false).await?;
-        let disk = client.disk_status(address).await?;
-        ensure!(disk.snapshots > before, "the node was asked for a snapshot and has taken none");
-        before = disk.snapshots;
-        stalls.push(number(disk.last_snapshot_stall_us) / 1_000.0);
+        let after = client.disk_status(address).await?;
+        ensure!(after.snapshots > before.snapshots, "the node was asked for a snapshot and has taken none");
+        stalls.push(stall(&before, &after));
     }
     Ok(stalls)
+}
+
+/// In milliseconds; no number where nothing was applied meanwhile that could have stood still.
+fn stall(before: &DiskStatusResponse, after: &DiskStatusResponse) -> f64 {
+    if after.applied_index > before.applied_index {
+        number(after.last_snapshot_stall_us) / 1_000.0
+    } else {
+        f64::NAN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_beside_which_nothing_was_written_does_not_hold() {
+        let disk = |applied_index, last_snapshot_stall_us| DiskStatusResponse {
+            applied_index,
+            last_snapshot_stall_us,
+            ..DiskStatusResponse::default()
+        };
+        assert!((stall(&disk(7, 0), &disk(8, 2_500)) - 2.5).abs() < f64::EPSILON);
+        let idle = stall(&disk(7, 0), &disk(7, 0));
+        assert!(!Figure::at_most("stall", "ms", idle, Some(5.0), None).holds());
+    }
 }

@@ -21,6 +21,8 @@ use crate::number;
 const WATCHERS_PER_CONNECTION: usize = 16;
 /// How long after the last put a watcher may see it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a watch may take until it begins.
+const BEGINNING: Duration = Duration::from_secs(60);
 
 /// What the watchers saw.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +90,8 @@ pub(crate) async fn begin(
     // The requests stay open: etcd ends a watch with them.
     let requests = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
     let mut stream = client.watch(requests).await?.into_inner();
-    let created = stream.message().await?.context("the watch ended at once")?;
+    let created = tokio::time::timeout(BEGINNING, stream.message()).await.context("the watch does not begin")?;
+    let created = created?.context("the watch ended at once")?;
     anyhow::ensure!(created.created, "a watch begins with its creation");
     Ok(stream)
 }

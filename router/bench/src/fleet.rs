@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::proxies::START_TIME_MAX;
+
 /// A router with a control plane of its own.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Fleet {
@@ -211,8 +213,10 @@ pub(crate) async fn start(
     let handle = router.handle();
     let running = tokio::spawn(router.run(CancellationToken::new()));
     let last = TenantId::new(format!("t-{}", tenants - 1))?;
+    let began = Instant::now();
     while handle.mapping(&last).is_none() {
         anyhow::ensure!(!running.is_finished(), "the router has ended");
+        anyhow::ensure!(began.elapsed() < START_TIME_MAX, "the router has not all of its table");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok((handle, running))

@@ -51,7 +51,7 @@ impl Idle {
             let stirred = hold(proxy.address, FIRST).await?;
             tokio::time::sleep(SETTLE).await;
             let after = proxy.resident_bytes()?;
-            let bytes = after.saturating_sub(before) as f64 / f64::from(self.connections + FIRST);
+            let bytes = proxies::grown(before, after) / f64::from(self.connections + FIRST);
             say(&format!("{name}: {bytes:.0} bytes a connection, {before} before and {after} bytes with them"));
             seen.insert(name, bytes / 1_024.0);
             drop((first, held, stirred));

@@ -148,9 +148,13 @@ impl Said {
         let if_said = |words| if text.contains(words) { number_after(text, words) } else { Ok(0.0) };
         match wire {
             Wire::H1 | Wire::Tls => {
-                let asked = number_before(text, "requests in")?;
-                let fine = asked - if_said("Non-2xx or 3xx responses:")?;
-                Ok(Self { asked, fine, per_second: number_after(text, "Requests/sec:")? })
+                let answered = number_before(text, "requests in")?;
+                let fine = answered - if_said("Non-2xx or 3xx responses:")?;
+                Ok(Self {
+                    asked: answered + socket_errors(text)?,
+                    fine,
+                    per_second: number_after(text, "Requests/sec:")?,
+                })
             }
             Wire::H2 | Wire::Grpc => {
                 let (asked, fine) = (number_before(text, "done,")?, number_before(text, "2xx,")?);
@@ -167,6 +171,14 @@ impl Said {
         }
         FullSpeed { cpu_micros: f64::INFINITY, per_second: 0.0 }
     }
+}
+
+/// How often wrk was not answered at all: `Socket errors: connect 0, read 5, write 0, timeout 2`.
+fn socket_errors(text: &str) -> anyhow::Result<f64> {
+    let Some((_, errors)) = text.split_once("Socket errors:") else { return Ok(0.0) };
+    let errors = errors.lines().next().unwrap_or_default();
+    let count = |error: &str| error.split_whitespace().next_back().and_then(|count| count.parse::<f64>().ok());
+    errors.split(',').map(|error| count(error).with_context(|| format!("no number in {error}"))).sum()
 }
 
 /// The number that stands before `words`.
@@ -205,6 +217,10 @@ mod tests {
         assert_eq!(Said::read(Wire::H1, WRK).unwrap(), wrk);
         let refused = WRK.replace("Requests/sec", "  Non-2xx or 3xx responses: 602\nRequests/sec");
         assert_eq!(Said::read(Wire::Tls, &refused).unwrap(), Said { fine: 18_000.0, ..wrk });
+        let cut =
+            WRK.replace("Requests/sec", "  Socket errors: connect 1, read 200, write 0, timeout 2\nRequests/sec");
+        assert_eq!(Said::read(Wire::H1, &cut).unwrap(), Said { asked: 18_805.0, ..wrk });
+        assert!(Said::read(Wire::H1, &cut.replace("200", "many")).is_err());
         let h2load = Said { asked: 10_247.0, fine: 10_247.0, per_second: 5_123.5 };
         assert_eq!(Said::read(Wire::H2, H2LOAD).unwrap(), h2load);
         let refused = H2LOAD.replace("10247 2xx, 0 3xx", "247 2xx, 10000 3xx");

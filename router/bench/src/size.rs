@@ -63,7 +63,7 @@ impl Size {
                 // Of the few nothing is left to divide.
                 let more = f64::from(tenants.saturating_sub(FEW));
                 let sized = Sized {
-                    bytes_per_tenant: resident.saturating_sub(few) as f64 / more,
+                    bytes_per_tenant: proxies::grown(few, resident) / more,
                     started_seconds,
                     cpu_micros: median(rounds.iter().map(|(_, cpu)| *cpu)),
                     p50_ms: median(rounds.iter().map(|(outcome, _)| outcome.p50_ms)),

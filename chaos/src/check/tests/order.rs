@@ -24,6 +24,11 @@ fn delete(version: u64, at: (u64, u64), known: bool) -> Op {
     request(WRITER, Action::Delete { key: "k".into(), version }, at, outcome(known))
 }
 
+/// An attempt at a write that was refused.
+fn refused_first(attempt: Op) -> Op {
+    Op { outcome: refused(), failed: false, ..attempt }
+}
+
 fn read(session: u32, found: Option<u64>, at: (u64, u64)) -> Op {
     let found = found.map(|version| seen("t", version));
     request(session, Action::Get { key: "k".into() }, at, Outcome::Read(found))
@@ -125,6 +130,24 @@ fn a_value_that_nobody_has_read_needs_a_delete_behind_it_only_where_nothing_is_f
     with((10, 40), delete(2, (45, 50), true)).is_clean();
 }
 
+#[test]
+fn what_was_refused_at_first_is_done_no_sooner_than_it_is_sent_again() {
+    let early = || vec![refused_first(put(1, (0, 1), true)), put(1, (10, 12), true)];
+    story([early(), vec![get(1, 1, (3, 5))]].concat(), Some(1)).is_only(FaultKind::Phantom, 1);
+    story([early(), vec![get(1, 1, (11, 13))]].concat(), Some(1)).is_clean();
+    let deleted = |found| {
+        let (first, again) = (delete(2, (4, 5), true), delete(2, (40, 42), true));
+        story(vec![put(1, (0, 2), true), refused_first(first), again, found], None)
+    };
+    deleted(nothing(1, (8, 10))).is_only(FaultKind::Reordered, 1);
+    deleted(nothing(1, (8, 41))).is_clean();
+    // In whichever order the two are told.
+    let late = [put(1, (10, 12), false), refused_first(put(1, (0, 1), true)), get(1, 1, (3, 5))];
+    story(late.to_vec(), Some(1)).is_only(FaultKind::Phantom, 1);
+    story(vec![put(1, (0, 1), false), refused_first(put(1, (10, 12), true)), get(1, 1, (3, 5))], Some(1))
+        .is_clean();
+}
+
 /// Pause before a request, how long it takes, and two choices.
 type Drawn = (u64, u64, prop::sample::Index, prop::sample::Index);
 
@@ -144,19 +167,27 @@ fn times(drawn: &[Drawn]) -> Vec<(u64, u64)> {
 }
 
 /// One writer, who deletes now and then, and does not always know what became of a write; and readers, who are told any
-/// version that was sent by then, or nothing.
-fn history(writer: &[Drawn], readers: &[Vec<Drawn>]) -> Vec<Op> {
-    let written = times(writer).into_iter().zip(writer).zip(1..);
-    let write = |((at, (.., what, known)), version): (((u64, u64), &Drawn), u64)| {
+/// version that was sent by then, or nothing. Each write whose bit is set in `refused` was refused at first.
+fn history(writer: &[Drawn], readers: &[Vec<Drawn>], refused: u8) -> Vec<Op> {
+    let begun = times(writer);
+    let (mut writes, mut attempts) = (Vec::new(), Vec::new());
+    for (((begin, end), (.., what, known)), version) in begun.iter().zip(writer).zip(1..) {
         let known = known.index(3) > 0;
-        if what.index(5) < 2 { delete(version, at, known) } else { put(version, at, known) }
-    };
-    let writes: Vec<Op> = written.map(write).collect();
+        let write = |at| if what.index(5) < 2 { delete(version, at, known) } else { put(version, at, known) };
+        let middle = u64::midpoint(*begin, *end);
+        if middle < *end && (refused >> version) & 1 == 1 {
+            attempts.push(refused_first(write((*begin, middle))));
+            writes.push(write((middle + 1, *end)));
+        } else {
+            writes.push(write((*begin, *end)));
+        }
+    }
     let mut ops = writes.clone();
+    ops.append(&mut attempts);
     for (reader, session) in readers.iter().zip(1..) {
         for (at, (.., what, back)) in times(reader).into_iter().zip(reader) {
             // Mostly what was there lately, so that many histories have an order.
-            let sent = writes.partition_point(|write| write.invoked <= at.1);
+            let sent = begun.partition_point(|(begin, _)| *begin <= at.1);
             let shown = sent.checked_sub(1 + back.index(3)).filter(|_| what.index(6) > 0);
             ops.push(read(session, shown.and_then(|index| left_by(&writes[index])), at));
         }
@@ -174,7 +205,8 @@ fn left_by(write: &Op) -> Option<u64> {
 
 fn has_an_order(ops: &[Op], end: Option<u64>) -> bool {
     let mut events: Vec<(u64, bool, usize)> = Vec::new();
-    for (index, op) in ops.iter().enumerate() {
+    let done = |op: &Op| !matches!(op.outcome, Outcome::Refused { .. });
+    for (index, op) in ops.iter().enumerate().filter(|(_, op)| done(op)) {
         events.push((op.invoked, false, index));
         if op.is_done() {
             events.push((op.returned, true, index));
@@ -210,8 +242,9 @@ proptest! {
         writer in drawn(6),
         readers in prop::collection::vec(drawn(4), 2),
         back in any::<prop::sample::Index>(),
+        refused in any::<u8>(),
     ) {
-        let ops = history(&writer, &readers);
+        let ops = history(&writer, &readers, refused);
         let end = writer.len().checked_sub(1 + back.index(3)).and_then(|index| left_by(&ops[index]));
         let findings = story(ops.clone(), end).findings();
         prop_assert_eq!(findings.is_clean(), has_an_order(&ops, end), "{:#?}\n{:#?}", ops, findings.faults);
