@@ -7,6 +7,10 @@ use anyhow::Context;
 use cell_sim::{Arguments, Program, Said, simulate};
 use clap::Parser;
 
+/// A seventh of a run was glibc's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulates the store under faults that follow from a seed.
 #[derive(Debug, Parser)]
 #[command(name = "cell-sim")]

@@ -29,6 +29,8 @@ const JUDGE: &str = "judge";
 /// When every run begins, after 1970.
 pub(crate) const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
+/// How far time goes at once. Most of what a run costs is that every host is asked at every tick.
+const TICK: Duration = Duration::from_millis(2);
 /// Before the first fault.
 const MAKING: Duration = Duration::from_secs(3);
 /// How long after healing the last client may need, and then nodes and watchers.
@@ -134,6 +136,7 @@ impl World<'_> {
             .rng_seed(options.seed)
             .epoch(UNIX_EPOCH + EPOCH)
             .simulation_duration(MAKING + options.faults + HEALING_MAX + SETTLING_MAX)
+            .tick_duration(TICK)
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(20))
             .tcp_capacity(4_096)

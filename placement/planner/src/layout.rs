@@ -26,6 +26,11 @@ pub(crate) fn rounded(share: f64) -> f64 {
     (share.min(1e6) * 1e4).round() / 1e4
 }
 
+/// The same for what nothing gets below: never more than was proven, but for the last bits of a sum.
+pub(crate) fn rounded_down(share: f64) -> f64 {
+    (share.min(1e6) * 1e4 + 1e-4).floor() / 1e4
+}
+
 impl Peak {
     pub(crate) fn report(self) -> PeakReport {
         PeakReport { share: rounded(self.share), at: Dim::at(self.dim) }

@@ -2,6 +2,7 @@
 //! than the client that routers have.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -17,10 +18,11 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::cell::Cell;
 use crate::ground::Ground;
 use crate::load::{FILLING, Keys, key};
 use crate::nodes::{Kind, NodeOptions, Nodes, connect};
-use crate::{fanout, say, stall};
+use crate::{say, stall};
 
 const FILLING_CLIENTS: usize = 512;
 const FILLING_CONNECTIONS: usize = 16;
@@ -48,9 +50,9 @@ pub(crate) async fn run(cold: &Cold, ground: &Ground, figures: &mut Figures) -> 
     let options = NodeOptions { control: Some(ground.control()?), ..NodeOptions::default() };
     let nodes = Nodes::start(Kind::Control, directory.path(), 3, options).await?;
     let address = nodes.addresses[nodes.leader().await?].clone();
-    fanout::make_cell(&address).await?;
+    let cell = Arc::new(Cell::make(&address).await?);
     let (keys, begun) = (Keys::default(), Instant::now());
-    fill(&address, cold.mappings, &keys).await?;
+    fill(&address, &cell, cold.mappings, &keys).await?;
     say(&format!("{} mappings made in {:.1} s\n", keys.used(), begun.elapsed().as_secs_f64()));
     let whole = cold.mappings >= WHOLE;
     if !whole {
@@ -137,14 +139,15 @@ async fn take(
     Ok((seconds, (nodes.cpu()? - cpu).as_secs_f64()))
 }
 
-/// Makes `count` tenants, neither more nor less.
-async fn fill(address: &str, count: u64, keys: &Keys) -> anyhow::Result<()> {
+/// Makes `count` tenants, neither more nor less, and waits until each is granted.
+async fn fill(address: &str, cell: &Arc<Cell>, count: u64, keys: &Keys) -> anyhow::Result<()> {
     let channels = (0..FILLING_CONNECTIONS).map(|_| connect(address)).collect::<Result<Vec<_>, _>>()?;
     let running = (0..FILLING_CLIENTS).map(|client| {
         let mut service = ControlServiceClient::new(channels[client % channels.len()].clone());
-        let keys = keys.clone();
+        let (cell, keys) = (Arc::clone(cell), keys.clone());
         tokio::spawn(async move {
             while let Some(tenant) = keys.next_below(count) {
+                cell.keeps_up(keys.used()).await?;
                 create(&mut service, tenant_of(&tenant)).await?;
             }
             anyhow::Ok(())
@@ -154,18 +157,19 @@ async fn fill(address: &str, count: u64, keys: &Keys) -> anyhow::Result<()> {
         client??;
     }
     ensure!(keys.used() == count, "{} tenants were made of {count}", keys.used());
-    Ok(())
+    cell.owns(count).await
 }
 
-/// Makes a tenant. What is turned away because too much waits was not run, and is asked again: not for ever, a full disk
-/// turns away, too.
+/// Makes a tenant. What is turned away because too much waits, or because the node has not heard of a majority for a moment,
+/// was not run, and is asked again: not for ever, a full disk turns away, too, and so does who leads no more.
 pub(crate) async fn create(
     service: &mut ControlServiceClient<Channel>,
     tenant: v1::CreateTenantRequest,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     while let Err(status) = service.create_tenant(tenant.clone()).await {
-        let waits = status.code() == tonic::Code::ResourceExhausted && begun.elapsed() < FILLING;
+        let turned_away = matches!(status.code(), tonic::Code::ResourceExhausted | tonic::Code::FailedPrecondition);
+        let waits = turned_away && begun.elapsed() < FILLING;
         ensure!(waits, "a tenant was not made: {status}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::cell::Cell;
 use crate::ground::Ground;
 use crate::load::Keys;
 use crate::nodes::{Kind, NodeOptions, Nodes, connect};
@@ -33,6 +34,7 @@ const WRITING_CONNECTIONS: usize = 8;
 /// The watchers and the rate of which the floor is.
 const WATCHERS: usize = 100;
 const RATE: u32 = 2_000;
+const CHANGES_PER_TENANT: u32 = 2;
 /// How much of the rate has to have come about, for what was seen to be of it.
 const RATE_HELD: f64 = 0.95;
 
@@ -42,7 +44,7 @@ pub(crate) struct Fanout {
     /// Routers at once
     #[arg(long, value_delimiter = ',', default_values_t = [100, 200])]
     watchers: Vec<usize>,
-    /// New tenants a second
+    /// Changes a second: each new tenant makes two, made and granted
     #[arg(long, default_value_t = RATE)]
     rate: u32,
     /// Seconds of one measurement
@@ -55,7 +57,8 @@ pub(crate) struct Fanout {
 struct Seen {
     /// From when a command was sent.
     sent_p99_ms: f64,
-    commands_per_second: f64,
+    /// Tenants made and granted, by the time that it took until the last of them was seen.
+    changes_per_second: f64,
     deliveries_per_second: f64,
     frames_per_second_and_watcher: f64,
     p50_ms: f64,
@@ -63,7 +66,7 @@ struct Seen {
     worst_ms: f64,
     /// Changes that a watcher did not get, of all watchers.
     lost: u64,
-    /// Processor time of all nodes for one command, with everything that its watchers cost.
+    /// Processor time of all nodes for one tenant, with everything that its watchers cost.
     node_cpu_us: f64,
 }
 
@@ -82,7 +85,7 @@ impl Seen {
         figures.add(Figure::free(measure("p50"), "ms", self.p50_ms));
         figures.add(Figure::free(measure("worst"), "ms", self.worst_ms));
         let least = asked.then_some(f64::from(how.rate) * RATE_HELD);
-        figures.add(Figure::at_least(measure("commands"), "/s", self.commands_per_second, least));
+        figures.add(Figure::at_least(measure("changes"), "/s", self.changes_per_second, least));
         figures.add(Figure::at_least(measure("deliveries"), "/s", self.deliveries_per_second, None));
         figures.add(Figure::free(measure("frames to each"), "/s", self.frames_per_second_and_watcher));
         figures.add(Figure::at_most(
@@ -92,7 +95,7 @@ impl Seen {
             Some(0.0),
             None,
         ));
-        figures.add(Figure::free(measure("processor time of all nodes for a command"), "µs", self.node_cpu_us));
+        figures.add(Figure::free(measure("processor time of all nodes for a tenant"), "µs", self.node_cpu_us));
     }
 }
 
@@ -101,37 +104,32 @@ pub(crate) async fn run(fanout: &Fanout, ground: &Ground, figures: &mut Figures)
     let options = NodeOptions { control: Some(ground.control()?), ..NodeOptions::default() };
     let nodes = Nodes::start(Kind::Control, directory.path(), 3, options).await?;
     let address = nodes.addresses[nodes.leader().await?].clone();
-    make_cell(&address).await?;
+    let cell = Cell::make(&address).await?;
     let keys = Keys::default();
     for watchers in &fanout.watchers {
-        let seen = measure(&nodes, &address, *watchers, fanout, &keys).await?;
+        let seen = measure(&nodes, (&address, &cell), *watchers, fanout, &keys).await?;
         say(&format!("{watchers} watchers: {seen:?}\n"));
         seen.tell(*watchers, fanout, figures);
     }
     Ok(())
 }
 
-pub(crate) async fn make_cell(address: &str) -> anyhow::Result<()> {
-    let cell = v1::Cell {
-        id: "cell-1".into(),
-        gates: vec!["10.0.0.1:8080".into()],
-        agent: "10.0.0.1:9090".into(),
-        ..v1::Cell::default()
-    };
-    let request = v1::CreateCellRequest { cell: Some(cell), options: None };
-    ControlServiceClient::new(connect(address)?).create_cell(request).await?;
-    Ok(())
-}
-
-async fn measure(nodes: &Nodes, address: &str, watchers: usize, how: &Fanout, keys: &Keys) -> anyhow::Result<Seen> {
+async fn measure(
+    nodes: &Nodes,
+    (address, cell): (&str, &Cell),
+    watchers: usize,
+    how: &Fanout,
+    keys: &Keys,
+) -> anyhow::Result<Seen> {
     let (end, mut watching) = (CancellationToken::new(), JoinSet::new());
     for _ in 0..watchers {
         let stream = begin(address).await?;
         watching.spawn(watch(stream, end.clone()));
     }
-    let (cpu, begun) = (nodes.cpu()?, Instant::now());
-    let answered = write(address, how.rate, Duration::from_secs(how.seconds), keys).await?;
+    let (cpu, begun, granted) = (nodes.cpu()?, Instant::now(), cell.granted());
+    let answered = write(address, how.rate / CHANGES_PER_TENANT, Duration::from_secs(how.seconds), keys).await?;
     let (cpu, wrote) = (nodes.cpu()? - cpu, begun.elapsed().as_secs_f64());
+    cell.owns(granted + answered.len() as u64).await?;
     tokio::time::sleep(PATIENCE).await;
     end.cancel();
     let (mut late, mut since_sent) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
@@ -151,18 +149,19 @@ async fn measure(nodes: &Nodes, address: &str, watchers: usize, how: &Fanout, ke
         }
     }
     // By the clock, to the last answer and the last arrival: what was asked for is not what has come about.
+    let changes = answered.len() as u64 * u64::from(CHANGES_PER_TENANT);
     let (commands, arriving) = (answered.len() as u64, last.duration_since(begun).as_secs_f64());
     // Where nothing arrived, nothing was fast.
     let ms = |micros: u64| if late.is_empty() { f64::NAN } else { number(micros) / 1_000.0 };
     Ok(Seen {
         sent_p99_ms: ms(since_sent.value_at_quantile(0.99)),
-        commands_per_second: number(commands) / wrote,
+        changes_per_second: number(changes) / wrote.max(arriving),
         deliveries_per_second: number(delivered) / arriving,
         frames_per_second_and_watcher: number(frames) / number(watchers) / arriving,
         p50_ms: ms(late.value_at_quantile(0.5)),
         p99_ms: ms(late.value_at_quantile(0.99)),
         worst_ms: ms(late.max()),
-        lost: (commands * watchers as u64).saturating_sub(delivered),
+        lost: (changes * watchers as u64).saturating_sub(delivered),
         node_cpu_us: cpu.as_secs_f64() * 1e6 / number(commands.max(1)),
     })
 }

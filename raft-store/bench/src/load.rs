@@ -107,7 +107,8 @@ pub(crate) fn key(number: u64) -> String {
     format!("t-{number:0DIGITS$}")
 }
 
-/// Runs `clients` for `lasting`, after a tenth of it as a warm-up.
+/// Runs `clients` for `lasting`, after a tenth of it as a warm-up. A put lasts until it is answered, by a new leader
+/// where the old one does not lead any more.
 pub(crate) async fn run(
     nodes: &Nodes,
     work: Work,
@@ -115,15 +116,13 @@ pub(crate) async fn run(
     lasting: Duration,
     keys: &Keys,
 ) -> anyhow::Result<Round> {
-    let address = &nodes.addresses[nodes.leader().await?];
+    let connections = connections(nodes, clients.div_ceil(CLIENTS_PER_CONNECTION)).await?;
     let cpu_before = nodes.cpu()?;
-    let connections = clients.div_ceil(CLIENTS_PER_CONNECTION);
-    let channels = (0..connections).map(|_| connect(address)).collect::<Result<Vec<_>, _>>()?;
     let begin = Instant::now() + lasting / 10;
     let end = begin + lasting;
     let running = (0..clients).map(|client| {
-        let (channel, keys) = (channels[client % connections].clone(), keys.clone());
-        tokio::spawn(one_client(channel, work, client, (begin, end), keys))
+        let (channels, keys) = (connections[client % connections.len()].clone(), keys.clone());
+        tokio::spawn(one_client(channels, work, client, (begin, end), keys))
     });
     let (mut all, mut done) = (Histogram::<u64>::new(3)?, 0);
     for client in futures::future::join_all(running).await {
@@ -135,14 +134,23 @@ pub(crate) async fn run(
     Ok(Round::of(&all, lasting, micros / f64::from(done.max(1))))
 }
 
+/// A connection to every node, the leader first; so often.
+async fn connections(nodes: &Nodes, count: usize) -> anyhow::Result<Vec<Channels>> {
+    let leader = nodes.leader().await?;
+    let mut addresses = nodes.addresses.clone();
+    addresses.rotate_left(leader);
+    let connection = |_| addresses.iter().map(|address| connect(address)).collect();
+    (0..count).map(connection).collect()
+}
+
 async fn one_client(
-    channel: Channel,
+    channels: Channels,
     work: Work,
     client: usize,
     (begin, end): (Instant, Instant),
     keys: Keys,
 ) -> anyhow::Result<(Histogram<u64>, u32)> {
-    let mut service = KvClient::new(channel);
+    let mut services = Services::of(channels);
     let (mut seen, mut done) = (Histogram::<u64>::new(3)?, 0);
     let mut turn = client as u64;
     loop {
@@ -151,10 +159,10 @@ async fn one_client(
             return Ok((seen, done));
         }
         match work {
-            Work::Put => put(&mut service, &keys.next()).await?,
+            Work::Put => services.put(&keys.next()).await?,
             Work::Get => {
                 turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                get(&mut service, &key((turn >> 33) % keys.used().max(1))).await?;
+                get(&mut services.0[0], &key((turn >> 33) % keys.used().max(1))).await?;
             }
         }
         done += 1;
@@ -163,6 +171,30 @@ async fn one_client(
         if sent >= begin && answered <= end {
             seen.record(u64::try_from((answered - sent).as_micros())?)?;
         }
+    }
+}
+
+/// A connection to each node.
+type Channels = Vec<Channel>;
+
+/// The nodes, that which is asked first.
+struct Services(VecDeque<KvClient<Channel>>);
+
+impl Services {
+    fn of(channels: Channels) -> Self {
+        Self(channels.into_iter().map(KvClient::new).collect())
+    }
+
+    /// Puts a key. One that is turned away, or by a node that does not lead any more, is tried again at the next node:
+    /// the same key is the same request, which runs once.
+    async fn put(&mut self, key: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while let Err(error) = put(&mut self.0[0], key).await {
+            ensure!(begun.elapsed() < FILLING, "{key} is not put: {error:#}");
+            self.0.rotate_left(1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 }
 
@@ -193,27 +225,17 @@ pub(crate) async fn prepare(address: &str) -> anyhow::Result<()> {
 /// How long a key or a tenant is tried that is turned away.
 pub(crate) const FILLING: Duration = Duration::from_secs(60);
 
-/// Puts `count` keys as fast as it goes, neither more nor less. What is turned away, or by a node that does not lead any
-/// more, is tried again at the next: the same key is the same request, which runs once.
+/// Puts `count` keys as fast as it goes, neither more nor less.
 pub(crate) async fn fill(nodes: &Nodes, count: u64, keys: &Keys) -> anyhow::Result<Duration> {
     const CLIENTS: usize = 512;
     let (begin, until) = (Instant::now(), keys.used() + count);
-    let leader = nodes.leader().await?;
-    let mut addresses = nodes.addresses.clone();
-    addresses.rotate_left(leader);
-    let connection = |_| addresses.iter().map(|address| connect(address)).collect::<Result<Vec<_>, _>>();
-    let channels = (0..CLIENTS / CLIENTS_PER_CONNECTION).map(connection).collect::<Result<Vec<_>, _>>()?;
+    let connections = connections(nodes, CLIENTS / CLIENTS_PER_CONNECTION).await?;
     let running = (0..CLIENTS).map(|client| {
-        let nodes = channels[client % channels.len()].iter().cloned().map(KvClient::new);
-        let (mut services, keys) = (nodes.collect::<VecDeque<_>>(), keys.clone());
+        let mut services = Services::of(connections[client % connections.len()].clone());
+        let keys = keys.clone();
         tokio::spawn(async move {
             while let Some(key) = keys.next_below(until) {
-                let begun = Instant::now();
-                while let Err(error) = put(&mut services[0], &key).await {
-                    ensure!(begun.elapsed() < FILLING, "{key} is not put: {error:#}");
-                    services.rotate_left(1);
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                services.put(&key).await?;
             }
             anyhow::Ok(())
         })

@@ -11,6 +11,7 @@
 //! The exit code is 0 only if every figure holds what it must.
 
 mod all;
+mod cell;
 mod cold;
 mod compare;
 mod fanout;

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -108,14 +108,24 @@ impl Clients {
         Ok(clients)
     }
 
-    fn so_far(&self) -> Vec<Operation> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn told(&self) -> MutexGuard<'_, Vec<Operation>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many operations have ended.
+    fn count(&self) -> usize {
+        self.told().len()
+    }
+
+    /// Those that have ended since they were `count`. Copying all of them would keep the clients waiting.
+    fn later(&self, count: usize) -> Vec<Operation> {
+        self.told()[count..].to_vec()
     }
 
     async fn end(mut self) -> Vec<Operation> {
         self.end.cancel();
         while self.tasks.join_next().await.is_some() {}
-        self.so_far()
+        std::mem::take(&mut *self.told())
     }
 }
 
@@ -140,10 +150,12 @@ async fn put_until_answered(services: &[Service], at: &mut usize, key: String) -
 
 /// Waits until somebody is answered who has begun after now.
 async fn progress(clients: &Clients) -> anyhow::Result<()> {
-    let since = Instant::now();
-    let later = |operation: &Operation| operation.begun > since && operation.ending != Ending::Unknown;
+    let (since, mut seen) = (Instant::now(), clients.count());
+    let answered = |operation: &Operation| operation.begun > since && operation.ending != Ending::Unknown;
     while since.elapsed() < RECOVERING {
-        if clients.so_far().iter().rev().take(64).any(later) {
+        let later = clients.later(seen);
+        seen += later.len();
+        if later.iter().any(answered) {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -265,7 +277,7 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
                 signal(nodes.pid(follower).context("it runs")?, "STOP")?;
                 tokio::time::sleep(Duration::from_secs(6)).await;
             }
-            let since = Instant::now();
+            let (since, ended) = (Instant::now(), clients.count());
             match event {
                 "leader told to stop" => {
                     signal(nodes.pid(leader).context("it runs")?, "TERM")?;
@@ -279,7 +291,7 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
             // A gap that lasts still is told as long as it becomes.
             progress(&clients).await.with_context(|| format!("after this: {event}"))?;
             let until = Instant::now();
-            seen.push(longest_gap(&clients.so_far(), since, until).as_secs_f64() * 1_000.0);
+            seen.push(longest_gap(&clients.later(ended), since, until).as_secs_f64() * 1_000.0);
             if !nodes.runs(leader) {
                 nodes.spawn(leader)?;
                 tokio::time::sleep(SETTLING).await;
@@ -370,7 +382,7 @@ pub(crate) async fn cut(cut: &Cut, ground: &Ground, figures: &mut Figures) -> an
         tokio::time::sleep(Duration::from_millis(20 + chance.below(200))).await;
         let pid = nodes.pid(0).context("it runs")?;
         signal(pid, "STOP")?;
-        let told = clients.so_far();
+        let told = clients.later(0);
         // A file and a mount point of its own: while something still holds a file of the last one, the kernel would show
         // that one's contents again.
         let copy = directory.path().join(format!("copy-{round}"));

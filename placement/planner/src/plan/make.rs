@@ -7,7 +7,7 @@ use super::{
     waves,
 };
 use crate::fleet::{CellIx, Fleet};
-use crate::layout::{Layout, rounded};
+use crate::layout::{Layout, rounded, rounded_down};
 use crate::policy::Policy;
 use crate::ring::HomeRing;
 use crate::zone::Zones;
@@ -214,7 +214,7 @@ fn quality(
             tenants,
             hottest_before: rounded(before.zones[index].0),
             hottest_after: rounded(hottest_after),
-            lower_bound: rounded(lower_bound),
+            lower_bound: rounded_down(lower_bound),
             gap: rounded(gap(hottest_after, lower_bound)),
         }
     };
@@ -227,8 +227,8 @@ fn quality(
     Quality {
         hottest_before: rounded(before.hottest()),
         hottest_after: rounded(hottest_after),
-        lower_bound: rounded(lower_bound),
-        lower_bound_of_moves: rounded(lower_bound.max(of_moves.min(hottest_after))),
+        lower_bound: rounded_down(lower_bound),
+        lower_bound_of_moves: rounded_down(lower_bound.max(of_moves.min(hottest_after))),
         gap: rounded(gap(hottest_after, lower_bound)),
         curve: curve.into_iter().map(rounded).collect(),
         zones: zones.all.iter().enumerate().map(of_zone).collect(),

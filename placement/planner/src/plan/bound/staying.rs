@@ -86,7 +86,11 @@ impl Bound {
                 best = Some((level, border));
             }
         }
-        let Some((_, border)) = best else { return 0.0 };
+        let Some((most, border)) = best else { return 0.0 };
+        debug_assert!(
+            most <= most_full * (1.0 + 1e-6),
+            "a plan is known that is as full as {most_full}, below {most}"
+        );
         let split = sizes.split(border, moves_max, side);
         least_level(most_full, |level| split.average(side, sizes.dim, self.risk, level, true))
     }

@@ -40,8 +40,8 @@ const HEAVY_MAX: usize = 64;
 const ITEMS_MAX: usize = 125_000;
 /// How many cells are looked at together, the worst.
 const TOGETHER: usize = 16;
-/// How often a cell with one tenant more is looked at: some forty nanoseconds each, on two threads. A count and not a time, so that
-/// the same input makes the same plan.
+/// How often a cell with one tenant more is looked at: some forty nanoseconds each, on two threads. A count and not a
+/// time, so that the same input makes the same plan.
 const LOOKS_MAX: u64 = 150_000_000;
 /// The first level: by so much above the floor, and above what the number of moves cannot get below.
 const ABOVE_FLOOR: f64 = 1.0625;

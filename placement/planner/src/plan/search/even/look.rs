@@ -40,22 +40,9 @@ type Leaving = (f32, usize);
 impl Evening<'_, '_> {
     /// Looks at several cells, as they are now.
     pub(super) fn find_all(&self, cells: &[CellIx]) -> Vec<Found> {
-        let each = |cells: &[CellIx]| cells.iter().map(|&cell| self.find(cell)).collect::<Vec<_>>();
         let most = self.layout().fleet().cells().len() / CELLS_PER_THREAD;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most);
-        if threads < 2 || cells.len() < 2 {
-            return each(cells);
-        }
-        std::thread::scope(|scope| {
-            let mut parts = cells.chunks(cells.len().div_ceil(threads));
-            let own = parts.next().expect("there are cells");
-            let others: Vec<_> = parts.map(|part| scope.spawn(move || each(part))).collect();
-            let mut found = each(own);
-            for other in others {
-                found.extend(other.join().expect("looking does not panic"));
-            }
-            found
-        })
+        on_threads(threads, cells, |&cell| self.find(cell))
     }
 
     fn find(&self, cell: CellIx) -> Found {
@@ -235,5 +222,39 @@ impl Evening<'_, '_> {
         let parts =
             self.search.has_part_left(target) && (item.at != item.home || self.search.has_part_left(item.home));
         parts && wish.ask(target).is_ok() && shared_fate(&wish, target) <= shared_fate(&wish, item.at)
+    }
+}
+
+/// What is made of each, in their order, however many threads make it.
+fn on_threads<I: Sync, O: Send>(threads: usize, of: &[I], make: impl Fn(&I) -> O + Sync) -> Vec<O> {
+    if threads < 2 || of.len() < 2 {
+        return of.iter().map(make).collect();
+    }
+    let make = &make;
+    std::thread::scope(|scope| {
+        let mut parts = of.chunks(of.len().div_ceil(threads));
+        let own = parts.next().expect("there is something");
+        let others: Vec<_> =
+            parts.map(|part| scope.spawn(move || part.iter().map(make).collect::<Vec<_>>())).collect();
+        let mut made: Vec<O> = own.iter().map(make).collect();
+        for other in others {
+            made.extend(other.join().expect("looking does not panic"));
+        }
+        made
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_threads;
+
+    #[test]
+    fn what_several_threads_find_is_what_one_finds_in_the_same_order() {
+        let numbers: Vec<usize> = (0..17).collect();
+        let squares: Vec<usize> = numbers.iter().map(|number| number * number).collect();
+        for threads in 0..=20 {
+            assert_eq!(on_threads(threads, &numbers, |number| number * number), squares, "{threads} threads");
+        }
+        assert!(on_threads(2, &[], |number: &usize| *number).is_empty());
     }
 }
