@@ -7,8 +7,9 @@ use super::catalogue::Catalogue;
 use super::check::{self, Server};
 use super::connect::Database;
 use super::fault::Fault;
+use super::layout::Layout;
 use super::options::DatabaseOptions;
-use super::{replication, schemas};
+use super::{databases, replication, schemas};
 use crate::error::AgentError;
 
 /// One thing that was found.
@@ -40,17 +41,25 @@ pub struct Inspection {
 pub async fn inspect_database(here: &CellId, options: DatabaseOptions) -> Result<Inspection, AgentError> {
     let database = Database::new(options)?;
     let client = database.session().await?;
-    let server = server(&client, &replication::slot_name(here, &database.options.url)).await?;
-    let pattern = database.layout.pattern();
-    let catalogue = Catalogue::read(&client, &pattern).await?;
-    let strange = match &pattern.column {
-        Some(_) => Vec::new(),
-        None => schemas::strange(&client, &pattern.schema).await?,
+    let server = server(&client, &replication::slot_name(here, &database.address())).await?;
+    let (catalogue, of_tables) = match &database.layout {
+        Layout::Databases { .. } => {
+            let looked = databases::look_at_template(&database, None).await;
+            looked.map_err(|refusal| Fault::new(refusal.code, refusal.reason))?
+        }
+        layout => {
+            let pattern = layout.pattern();
+            let catalogue = Catalogue::read(&client, &pattern).await?;
+            let mut found = check::tables(&catalogue);
+            if layout.has_schemas() {
+                found.extend(schemas::strange(&client, &pattern.schema).await?);
+            }
+            (catalogue, found)
+        }
     };
     let told = |finding: cell_protos::v1::Finding| Found { code: finding.code, reason: finding.reason };
-    let in_the_way = check::server(&server).into_iter().chain(check::tables(&catalogue)).chain(strange);
     Ok(Inspection {
-        findings: in_the_way.map(told).collect(),
+        findings: check::server(&server).into_iter().chain(of_tables).map(told).collect(),
         notes: check::notes(&server, database.options.wal_bytes_max).into_iter().map(told).collect(),
         cell: owner(&client).await?,
         tables: catalogue.tables.len(),

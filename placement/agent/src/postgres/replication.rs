@@ -14,11 +14,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use cell_model::{CellId, Seq, TenantId};
+use cell_model::{CellId, Generation, Seq, TenantId};
 use pgwire_replication::{Lsn, ReplicationClient};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use decoder::Decoder;
@@ -29,6 +30,7 @@ use super::connect::Database;
 use super::fault::Fault;
 use super::install::PUBLICATION;
 use super::log_end::LogEnd;
+use super::records::to_db;
 use super::throttle::Throttle;
 use crate::refusal::Refusal;
 
@@ -52,6 +54,8 @@ struct Reader {
 pub(crate) struct Replication {
     database: Arc<Database>,
     pub(crate) slot: String,
+    /// Of the agent: whoever has taken its place keeps its slot.
+    by: Generation,
     captures: Mutex<Captures>,
     /// Tenants on their way, whether something is captured for them already or not.
     wanted: watch::Sender<BTreeMap<TenantId, ()>>,
@@ -75,20 +79,22 @@ struct Catalogues {
     own: BTreeMap<TenantId, Arc<Catalogue>>,
 }
 
-/// A slot's name is the whole server's, and allows no hyphen.
-pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
-    let hash = blake3::hash(format!("{here}/{url}").as_bytes()).to_hex();
-    let name = format!("cellway_{}_{}", here.as_str().replace('-', "_"), &hash[..8]);
-    name.chars().take(63).collect()
+/// A slot's name is the whole server's, and allows no hyphen. What is cut off of a long one is never what tells it from others.
+pub(crate) fn slot_name(here: &CellId, address: &str) -> String {
+    const HERE_MAX: usize = 40;
+    let hash = blake3::hash(format!("{here}/{address}").as_bytes()).to_hex();
+    let here: String = here.as_str().replace('-', "_").chars().take(HERE_MAX).collect();
+    format!("cellway_{here}_{}", &hash[..8])
 }
 
 impl Replication {
     pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
-        let slot = slot_name(here, &database.options.url);
+        let slot = slot_name(here, &database.address());
         let throttle = Arc::new(Throttle::new(database.options.source_latency_ms_max));
         Self {
             database,
             slot,
+            by: Generation(0),
             captures: Mutex::default(),
             wanted: watch::Sender::default(),
             reader: watch::Sender::default(),
@@ -112,6 +118,11 @@ impl Replication {
             Some(row) => Self { slot: row.get(0), ..self },
             None => self,
         })
+    }
+
+    /// For the agent of this generation.
+    pub(crate) fn by(self, by: Generation) -> Self {
+        Self { by, ..self }
     }
 
     pub(crate) fn captures(&self) -> MutexGuard<'_, Captures> {
@@ -257,8 +268,8 @@ impl Replication {
         Ok(client.query_opt(sql, &[&self.slot]).await?.is_some())
     }
 
-    /// The slot, made if it is not there.
-    async fn make_slot(&self) -> Result<(), Fault> {
+    /// The slot, made if it is not there. Its making waits for every transaction that is open in the server.
+    async fn make_slot(&self, stop: &CancellationToken) -> Result<(), Fault> {
         let client = self.database.session().await?;
         if self.has_slot(&client).await? {
             return Ok(());
@@ -271,18 +282,26 @@ impl Replication {
                 &[&self.slot],
             )
             .await?;
-        client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&self.slot]).await?;
-        Ok(())
+        let values: [&(dyn ToSql + Sync); 1] = [&self.slot];
+        let making = client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &values);
+        tokio::select! {
+            made = making => made.map(|_| ()).map_err(Fault::from),
+            () = stop.cancelled() => {
+                self.database.cancel(&client).await;
+                Err(Fault::new("DATABASE_FAILED", "the agent was stopped before its slot was made"))
+            }
+        }
     }
 
     /// No slot stays without a move: it would keep the log for ever.
-    async fn drop_slot(&self) -> Result<(), Fault> {
+    pub(crate) async fn drop_slot(&self) -> Result<(), Fault> {
         let client = self.database.client().await?;
         if self.has_slot(&client).await? {
             // The server may still be ending the stream that used it.
             let sql = "SELECT pg_drop_replication_slot($1) FROM pg_replication_slots \
-                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL";
-            if client.execute(sql, &[&self.slot]).await? == 0 {
+                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL \
+                         AND EXISTS (SELECT 1 FROM cellway.agent WHERE generation = $2)";
+            if client.execute(sql, &[&self.slot, &to_db(self.by.get())]).await? == 0 {
                 return Err(Fault::new("DATABASE_FAILED", "the slot is still in use and is dropped later"));
             }
         }
@@ -291,7 +310,7 @@ impl Replication {
     }
 
     async fn session(&self, stop: &CancellationToken) -> Result<(), Fault> {
-        self.make_slot().await?;
+        self.make_slot(stop).await?;
         let replica = self.database.replication(&self.slot, PUBLICATION).await?;
         let mut client = ReplicationClient::connect(replica.config).await?;
         let ended = self.stream(&mut client, stop).await;

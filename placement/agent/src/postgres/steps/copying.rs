@@ -26,7 +26,7 @@ const SEALED_MIN: Duration = Duration::from_millis(500);
 /// How long the whole copy may take to be read.
 const SCAN_MAX: Duration = Duration::from_secs(100);
 
-fn cell_id(name: &str) -> Result<CellId, Refusal> {
+pub(crate) fn cell_id(name: &str) -> Result<CellId, Refusal> {
     CellId::new(name).map_err(|invalid| Refusal::new("INVALID", invalid.to_string()))
 }
 
@@ -54,10 +54,11 @@ impl Work<'_> {
         Ok(done())
     }
 
-    /// The schema that is, or would be, the tenant's own.
+    /// The schema that is, or would be, the tenant's own, where schemas are made.
     pub(super) fn own_place(&self) -> Result<Option<Place>, Refusal> {
-        let place = self.cell.database.layout.place(&self.tenant.id)?;
-        Ok(Some(place).filter(|place| place.column.is_none()))
+        let layout = &self.cell.database.layout;
+        let place = layout.place(&self.tenant.id)?;
+        Ok(Some(place).filter(|_| layout.has_schemas()))
     }
 
     /// A table in which the tenant has rows.

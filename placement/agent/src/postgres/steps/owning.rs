@@ -284,12 +284,10 @@ impl Work<'_> {
         let Some(seal) = seal else {
             return Err(Refusal::new("NOT_SEALED", "the session that held the lock is gone"));
         };
-        if let Err(refusal) = seal.fence(&self.tenant.id, (old.as_ref(), &next)).await {
-            // Nobody knows whether it was committed: the database is asked before anything else is done.
-            self.tenant.lock().doubted = true;
-            return Err(refusal);
-        }
-        self.took(next, Keep::Same);
+        let fenced = seal.fence(self.cell.incarnation, &self.tenant.id, (old.as_ref(), &next)).await;
+        // Nobody knows whether it was committed: the database is asked before anything else is done.
+        let number = fenced.inspect_err(|_| self.tenant.lock().doubted = true)?;
+        self.took(next, number, Keep::Same);
         Ok(position(wanted))
     }
 

@@ -1,0 +1,264 @@
+//! A database for each tenant: how one is made, taken as it is, opened again and dropped, whenever its agent dies.
+
+use cell_client::{PreflightReport, StepContext};
+use cell_model::{Attempt, Epoch, Leg, MoveId};
+
+use super::each::*;
+use super::ground::*;
+use super::layouts::{In, ONE, alike, change, nothing_left, pair};
+use super::moving::forth;
+
+fn again(number: u64, epoch: u64) -> StepContext {
+    StepContext { move_id: Some(MoveId(number)), ..context(epoch, 1) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_that_was_left_drops_the_database_only_behind_its_tombstone_and_when_nobody_uses_it() {
+    let ground = Ground::new();
+    let (a, b) = pair(&ground, In::Each, In::Shared).await;
+    forth(&ground, &a, &b).await;
+    ground.cut_over(&a, &b, 1, 1, Leg::Forward).await;
+    let ended = StepContext { attempt: Attempt(u32::MAX), ..context(2, 1) };
+    assert_eq!(refused(ground.pool.reclaim(&a.agent, &ended, Epoch(1)).await), "BUSY");
+    ground.pool.retire(&a.agent, &ended).await.unwrap();
+    ground.pool.stop_capture(&b.agent, &ended).await.unwrap();
+    let reader = a.session().await;
+    let used = ground.pool.reclaim(&a.agent, &ended, Epoch(1)).await;
+    assert_eq!(refused(used), "DATABASE_IN_USE", "nobody is thrown out");
+    assert!(has_database(&a).await);
+    drop(reader);
+    ground.pool.reclaim(&a.agent, &ended, Epoch(1)).await.unwrap();
+    nothing_left(&a).await;
+    // What this cell was to the tenant is remembered, and an old grant does not come back.
+    assert_eq!(refused(ground.pool.grant(&a.agent, &outside(1)).await), "STALE_EPOCH");
+    ground.copy(&b, &a, &again(50, 2)).await;
+    ground.verify(&b, &a, &again(50, 2)).await;
+    alike(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_is_deleted_takes_its_database_along_and_is_remembered() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    assert_eq!(a.data.name(&tenant()).as_deref(), Some(a.name()));
+    ground.pool.revoke(&a.agent, &outside(1)).await.unwrap();
+    nothing_left(&a).await;
+    assert_eq!(a.data.name(&tenant()), None);
+    assert_eq!(refused(ground.pool.grant(&a.agent, &outside(1)).await), "NOT_OWNER");
+    let next = StepContext { uid: cell_model::Uid(8), ..outside(1) };
+    ground.pool.grant(&a.agent, &next).await.unwrap();
+    assert!(has_database(&a).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_die_while_a_database_is_copied_go_on_where_they_were() {
+    let ground = Ground::new();
+    let (a, b) = pair(&ground, In::Each, In::Each).await;
+    let step = context(1, 1);
+    ground.capture(&a, &step).await;
+    ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+    let (url, at) = (b.url.clone(), b.kill());
+    let b = ground.reopen_each("b", &url, &at).await.unwrap();
+    ground.progress(&b, &step, |progress| progress.backfilled).await;
+    change(&a).await;
+    let (url, at) = (a.url.clone(), a.kill());
+    let a = ground.reopen_each("a", &url, &at).await.unwrap();
+    change(&a).await;
+    ground.verify(&a, &b, &step).await;
+    alike(&a, &b).await;
+    ground.pool.stop_capture(&a.agent, &step).await.unwrap();
+    ground.pool.drop_import(&b.agent, &step).await.unwrap();
+    nothing_left(&b).await;
+    // With nothing under way, each costs one session.
+    let url = a.url.clone();
+    let listen = a.close().await;
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    let one = format!("SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = '{}'", a.name());
+    until_true(&a.at_home().await, &one).await;
+}
+
+/// The registry as an agent that died there has left it.
+async fn left(url: &str, name: &str, stage: &str, with_oid: bool) {
+    let sql = "INSERT INTO cellway.databases (tenant, name, oid, stage, number) \
+               SELECT 't-1', $1, (SELECT oid FROM pg_database WHERE datname = $1 AND $3), $2, 0";
+    session(url).await.execute(sql, &[&name, &stage, &with_oid]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_dies_while_it_makes_a_database_takes_it_away_and_never_one_with_rows() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    let (url, name) = (a.url.clone(), a.name().to_owned());
+    let mut listen = a.close().await;
+    let make = format!("CREATE DATABASE \"{name}\" TEMPLATE \"{}-template\"", url.rsplit_once('/').unwrap().1);
+    for (stage, is_made, with_oid) in
+        [("making", false, false), ("making", true, false), ("making", true, true), ("ready", true, true)]
+    {
+        if is_made {
+            session(&url).await.batch_execute(&make).await.unwrap();
+        }
+        if stage == "ready" {
+            // Its records were there before.
+            let rows = beside(&url, &name);
+            let sql = "CREATE SCHEMA cellway; CREATE TABLE cellway.agent (only_one boolean PRIMARY KEY DEFAULT true, \
+                       cell text NOT NULL, generation bigint NOT NULL, lineage bigint NOT NULL, term bigint NOT NULL, \
+                       layout text NOT NULL DEFAULT 'the database of tenant t-1'); \
+                       INSERT INTO cellway.agent VALUES (true, 'a', 1, 0, 0); \
+                       CREATE TABLE cellway.controls (tenant text PRIMARY KEY, control bytea NOT NULL, \
+                       number bigint NOT NULL DEFAULT 0)";
+            session(&rows).await.batch_execute(sql).await.unwrap();
+        }
+        left(&url, &name, stage, with_oid).await;
+        alone(&url, &name).await;
+        let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+        assert!(!has_database(&a).await, "{stage}, {is_made}, {with_oid}");
+        nothing_left(&a).await;
+        ground.pool.held(&a.agent).await.unwrap();
+        listen = a.close().await;
+    }
+    session(&url).await.batch_execute(&make).await.unwrap();
+    session(&beside(&url, &name)).await.batch_execute("INSERT INTO accounts (name) VALUES ('mine')").await.unwrap();
+    left(&url, &name, "making", false).await;
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    let refusal = refused(ground.pool.prepare_import(&a.agent, &context(1, 1), &a.id, &a.agent).await);
+    assert_eq!(refusal, "DATABASE_PRESENT");
+    assert_eq!(a.contents("accounts").await.len(), 1, "it may be anybody's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_dies_while_it_drops_a_database_ends_that_with_the_slot_in_it() {
+    for is_gone in [false, true] {
+        let ground = Ground::new();
+        let (a, b) = pair(&ground, In::Shared, In::Each).await;
+        forth(&ground, &a, &b).await;
+        ground.pool.stop_capture(&a.agent, &context(1, 1)).await.unwrap();
+        let (url, name, rows) = (b.url.clone(), b.name().to_owned(), b.rows.clone().unwrap());
+        let reader = b.session().await;
+        let kept = ground.pool.drop_import(&b.agent, &context(1, 1)).await;
+        assert_eq!(refused(kept), "DATABASE_IN_USE");
+        let listen = b.close().await;
+        // As it was before the slot was dropped.
+        let slot = "INSERT INTO cellway.made (kind, name) SELECT 'slot', slot_name FROM \
+                    pg_create_logical_replication_slot('left_' || pg_backend_pid(), 'pgoutput')";
+        session(&rows).await.batch_execute(slot).await.unwrap();
+        drop(reader);
+        if is_gone {
+            alone(&url, &name).await;
+            let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1";
+            session(&url).await.query(sql, &[&name]).await.unwrap();
+            say(&url, &name, &format!("DROP DATABASE \"{name}\"")).await;
+        }
+        let b = ground.reopen_each("b", &url, &listen).await.unwrap();
+        nothing_left(&b).await;
+        ground.pool.drop_import(&b.agent, &context(1, 1)).await.unwrap();
+        let late = ground.pool.prepare_import(&b.agent, &context(1, 1), &a.id, &a.agent).await;
+        assert_eq!(refused(late), "STALE_ATTEMPT", "the copy has ended here, database or not");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_there_is_taken_as_it_is_by_a_grant_and_by_no_copy() {
+    let ground = Ground::new();
+    let (a, b) = pair(&ground, In::Shared, In::Each).await;
+    let make =
+        format!("CREATE DATABASE \"{}\" TEMPLATE \"{}\"", b.name(), template(&b.url).rsplit_once('/').unwrap().1);
+    b.at_home().await.batch_execute(&make).await.unwrap();
+    b.session().await.batch_execute("INSERT INTO accounts (name) VALUES ('before')").await.unwrap();
+    let found = look(&ground, &b, true).await;
+    assert_eq!(codes(&found), ["DATABASE_PRESENT"], "{found:?}");
+    ground.capture(&a, &context(1, 1)).await;
+    let copied = ground.pool.prepare_import(&b.agent, &context(1, 1), &a.id, &a.agent).await;
+    assert_eq!(refused(copied), "DATABASE_PRESENT");
+    let other = ground.open_each("c", ONE).await;
+    let rename = format!("ALTER DATABASE \"{}\" RENAME TO \"{}\"", b.name(), other.name());
+    say(&b.url, b.name(), &rename).await;
+    ground.pool.grant(&other.agent, &outside(1)).await.unwrap();
+    let client = other.session().await;
+    assert!(enter(&client, 1).await.is_ok());
+    assert_eq!(other.contents("accounts").await.len(), 1);
+    client.batch_execute("INSERT INTO accounts (name) VALUES ('after')").await.unwrap();
+}
+
+async fn look(ground: &Ground, cell: &Cell, as_target: bool) -> PreflightReport {
+    ground.pool.preflight(&cell.agent, &context(1, 1), as_target).await.unwrap()
+}
+
+fn codes(report: &PreflightReport) -> Vec<&str> {
+    report.findings.iter().map(|finding| finding.code.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_that_is_unfit_is_named_and_nothing_is_left_of_a_database_that_was_made_of_it() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    let fitting = look(&ground, &a, true).await;
+    assert!(fitting.findings.is_empty() && fitting.tables.len() == 4, "{fitting:?}");
+    let template = template(&a.url);
+    for (spoil, mend, code, of_grant) in [
+        (
+            "INSERT INTO accounts (name) VALUES ('x')",
+            "TRUNCATE accounts CASCADE",
+            "TEMPLATE_NOT_EMPTY",
+            "TEMPLATE_NOT_EMPTY",
+        ),
+        ("CREATE TABLE bare (n int)", "DROP TABLE bare", "NO_PRIMARY_KEY", "TABLES_UNFIT"),
+        (
+            "CREATE SCHEMA cellway; CREATE TABLE cellway.agent (cell text)",
+            "DROP SCHEMA cellway CASCADE",
+            "TEMPLATE_NOT_EMPTY",
+            "TEMPLATE_NOT_EMPTY",
+        ),
+    ] {
+        session(&template).await.batch_execute(spoil).await.unwrap();
+        assert_eq!(codes(&look(&ground, &a, true).await), [code], "{spoil}");
+        assert_eq!(refused(ground.pool.grant(&a.agent, &outside(1)).await), of_grant, "{spoil}");
+        nothing_left(&a).await;
+        session(&template).await.batch_execute(mend).await.unwrap();
+    }
+    let outside_of = "CREATE SCHEMA audit; CREATE TABLE audit.log (id bigserial PRIMARY KEY); CREATE SEQUENCE audit.loose; \
+                      SELECT lo_create(0)";
+    session(&template).await.batch_execute(outside_of).await.unwrap();
+    let found = look(&ground, &a, true).await;
+    assert_eq!(codes(&found), ["OUTSIDE_SCHEMA"; 3], "{found:?}");
+    assert!(found.findings[2].reason.contains("audit.log"), "{found:?}");
+    // A source finds that, and what would keep the database from being dropped.
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    assert_eq!(codes(&look(&ground, &a, false).await), ["OUTSIDE_SCHEMA"; 3]);
+    let marked = format!("ALTER DATABASE \"{}\" IS_TEMPLATE true", a.name());
+    a.at_home().await.batch_execute(&marked).await.unwrap();
+    assert!(codes(&look(&ground, &a, false).await).contains(&"DATABASE_IS_TEMPLATE"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_that_somebody_uses_or_that_is_not_there_makes_no_database() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    let template = template(&a.url);
+    let name = template.rsplit_once('/').unwrap().1;
+    let guest = session(&template).await;
+    assert_eq!(refused(ground.pool.grant(&a.agent, &outside(1)).await), "TEMPLATE_IN_USE");
+    nothing_left(&a).await;
+    drop(guest);
+    say(&a.url, name, &format!("ALTER DATABASE \"{name}\" RENAME TO \"{name}-2\"")).await;
+    assert_eq!(codes(&look(&ground, &a, true).await), ["TEMPLATE_MISSING"]);
+    assert_eq!(refused(ground.pool.grant(&a.agent, &outside(1)).await), "TEMPLATE_MISSING");
+    nothing_left(&a).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_databases_are_made_than_the_cell_may_have() {
+    let ground = Ground::new();
+    let url = home(ONE).await;
+    let few = |database: &mut cell_agent::DatabaseOptions| {
+        own(&url)(database);
+        database.tenant_databases_max = 1;
+    };
+    let a = ground.open_with("a", &url, "127.0.0.1:0", few).await.unwrap();
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let other = StepContext { tenant: "other".parse().unwrap(), ..outside(1) };
+    assert_eq!(refused(ground.pool.grant(&a.agent, &other).await), "TENANT_DATABASES_FULL");
+    let looked = ground.pool.preflight(&a.agent, &other, true).await.unwrap();
+    assert_eq!(codes(&looked), ["TENANT_DATABASES_FULL"]);
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+}
