@@ -238,7 +238,10 @@ impl<D: Clone> Agent<D> {
         match failed {
             Some(Err(error @ AgentError::Engine(_))) => Err(error),
             Some(other) => {
-                let _synced = syncing.await;
+                // Where it was what has ended first, its end is told already.
+                if !syncing.is_finished() {
+                    let _synced = syncing.await;
+                }
                 other
             }
             None => ended(syncing.await),

@@ -29,7 +29,7 @@ const POOL: usize = 8;
 /// of that of one tenant's database,
 const POOL_OF_ONE: usize = 4;
 /// and after how long without use these are closed.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(3);
 /// Sessions of all tenants' databases together, beside one for each that holds the agent's lock.
 const SESSIONS: usize = 64;
 /// The form of values, and where names are looked for.

@@ -142,11 +142,13 @@ impl Layout {
 
     /// Whose a schema is, by its name.
     pub(crate) fn tenant_of(&self, schema: &str) -> Option<TenantId> {
-        let Self::Schemas { before, after, .. } = self else { return None };
-        if self.is_reserved(schema) {
-            return None;
+        match self {
+            Self::Schemas { before, after, .. } if !self.is_reserved(schema) => {
+                TenantId::new(schema.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?).ok()
+            }
+            Self::Whole { tenant, schema: own } if own == schema => Some(tenant.clone()),
+            Self::Shared(_) | Self::Schemas { .. } | Self::Databases { .. } | Self::Whole { .. } => None,
         }
-        TenantId::new(schema.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?).ok()
     }
 
     /// Schemas that no tenant can have: ours, PostgreSQL's, the template.
@@ -273,6 +275,7 @@ mod tests {
         }
         let whole = Layout::Whole { tenant: acme.clone(), schema: "public".into() };
         assert_eq!(whole.place(&acme).unwrap(), Place::of_one("public"));
+        assert_eq!((whole.tenant_of("public"), whole.tenant_of("audit")), (Some(acme.clone()), None));
         assert_eq!(whole.place(&TenantId::new("other").unwrap()).unwrap_err().code, "NOT_OWNER");
     }
 }

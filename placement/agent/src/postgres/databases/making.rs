@@ -1,5 +1,8 @@
 //! Makes a tenant's database as a copy of the template, or takes the one that is there as it is.
 
+use tokio::time::Instant;
+
+use super::leaving::{GUESTS_MAX, LOOK_AGAIN};
 use super::registry::{self, Row, Stage};
 use super::template::{missing, present};
 use super::whole::{Closed, Slot, State, Whole};
@@ -96,9 +99,10 @@ impl Databases {
         let Layout::Databases { template, .. } = &home.database.layout else {
             return Err(Refusal::internal("no tenant has a database of its own here"));
         };
+        self.alone_with(template).await?;
         let create = format!("CREATE DATABASE {} TEMPLATE {}", ident(&row.name), ident(template));
         if let Err(fault) = home.keeper.say(&create).await {
-            return Err(self.not_created(&row.name, template, fault).await);
+            return Err(not_created(&row.name, template, fault));
         }
         let client = home.database.client().await?;
         for right in client.query(RIGHTS, &[template, &row.name]).await? {
@@ -110,29 +114,39 @@ impl Databases {
         registry::write(home, row).await
     }
 
-    async fn not_created(&self, name: &str, template: &str, fault: Fault) -> Refusal {
-        match fault.state.as_deref() {
-            Some("3D000") => missing(template),
-            Some("42P04") => present(name),
-            Some("55006") => {
-                let asked = async {
-                    let client = self.home.database.client().await?;
-                    match inside::found(&**client, template).await? {
-                        Some(found) => inside::guests(&**client, found.oid).await,
-                        None => Ok(None),
-                    }
-                };
-                let guests = asked.await.ok().flatten().unwrap_or_else(|| "they have gone meanwhile".into());
-                let reason = format!(
-                    "template database {template} cannot be copied while somebody is connected to it: {guests}. Close these \
-                     connections; it is tried again"
-                );
-                Refusal::new("TEMPLATE_IN_USE", reason)
+    /// The server would wait longer than a step may.
+    async fn alone_with(&self, template: &str) -> Result<(), Refusal> {
+        let client = self.home.database.client().await?;
+        let Some(found) = inside::found(&**client, template).await? else { return Err(missing(template)) };
+        let deadline = Instant::now() + GUESTS_MAX;
+        while let Some(guests) = inside::guests(&**client, found.oid).await? {
+            if Instant::now() >= deadline {
+                return Err(in_use(template, &guests));
             }
-            _ => fault.into(),
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
+        Ok(())
     }
+}
 
+fn in_use(template: &str, guests: &str) -> Refusal {
+    let reason = format!(
+        "template database {template} cannot be copied while somebody is connected to it: {guests}. Close these connections; it is \
+         tried again"
+    );
+    Refusal::new("TEMPLATE_IN_USE", reason)
+}
+
+fn not_created(name: &str, template: &str, fault: Fault) -> Refusal {
+    match fault.state.as_deref() {
+        Some("3D000") => missing(template),
+        Some("42P04") => present(name),
+        Some("55006") => in_use(template, &fault.reason),
+        _ => fault.into(),
+    }
+}
+
+impl Databases {
     /// What the template has, every tenant would have.
     async fn is_fit(&self, whole: &Whole) -> Result<(), Refusal> {
         let database = &self.home.database;

@@ -105,13 +105,13 @@ impl Databases {
         let layout = Layout::Whole { tenant: row.tenant.clone(), schema: home.database.options.schema.clone() };
         let database = Arc::new(home.database.beside(&row.name, layout).map_err(refused)?);
         let keeper = keeper::keep(&database).await?;
-        expect(&keeper, &home.here, row).await?;
         if row.stage == Stage::Making
             && let Layout::Databases { template, .. } = &home.database.layout
             && let Some(refusal) = template::not_empty(&keeper, template).await?
         {
             return Err(refusal);
         }
+        expect(&keeper, &home.here, row).await?;
         let found = keeper.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[]).await?;
         let row = Row { oid: Some(found.get(0)), ..row.clone() };
         let mut begun = Begun::under(keeper, database, &home.here).await.map_err(refused)?;

@@ -95,3 +95,13 @@ pub(super) async fn say(url: &str, name: &str, sql: &str) {
 pub(super) async fn fill_template(template: &str) {
     session(template).await.batch_execute(&in_public(TEMPLATE)).await.unwrap();
 }
+
+/// Drops what an agent has left there that has just ended.
+pub(super) async fn drop_slots(url: &str, name: &str) {
+    let client = session(url).await;
+    let none =
+        format!("SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE database = '{name}' AND active)");
+    until_true(&client, &none).await;
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1";
+    client.query(sql, &[&name]).await.unwrap();
+}

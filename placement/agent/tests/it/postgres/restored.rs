@@ -76,9 +76,8 @@ async fn a_database_that_was_put_back_by_itself_makes_no_second_owner() {
     let a = ground.reopen_each("a", &url, &listen).await.unwrap();
     forth(&ground, &a, &b).await;
     ground.cut_over(&a, &b, 1, 1, Leg::Forward).await;
-    let slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1";
     let listen = a.close().await;
-    session(&url).await.query(slots, &[&name]).await.unwrap();
+    drop_slots(&url, &name).await;
     put_back(&url, &name).await;
     let a = ground.reopen_each("a", &url, &listen).await.unwrap();
     is_unopened(&ground, &a).await;
