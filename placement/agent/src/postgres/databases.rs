@@ -50,7 +50,7 @@ use crate::options::Limits;
 use crate::refusal::Refusal;
 use crate::transition;
 use registry::Stage;
-use whole::{Closed, Slot, State};
+use whole::{Slot, State};
 
 /// Databases that are opened, or counted, at once.
 const AT_ONCE: usize = 4;
@@ -90,7 +90,7 @@ impl Databases {
             if row.is_known() {
                 home.take_back(&row.tenant, row.control.clone(), row.number);
             }
-            (row.tenant.clone(), Arc::new(Slot::new(row.tenant.clone(), State::Closed(Closed::new(row)))))
+            (row.tenant.clone(), Arc::new(Slot::new(row.tenant.clone(), State::closed(row))))
         });
         let slots = RwLock::new(slots.collect());
         let databases =
@@ -233,19 +233,19 @@ impl Databases {
     /// Brings a database that is not open to where it should be.
     async fn revived(&self, slot: &Slot) -> Result<(), Refusal> {
         let _alone = slot.life.write().await;
-        let closed = match slot.state() {
+        let row = match slot.state() {
             State::Open(whole) if whole.has_ended() => {
                 whole.close().await?;
-                slot.set(State::Closed(Closed::new(whole.row())));
-                Closed::new(whole.row())
+                slot.set(State::closed(whole.row()));
+                whole.row()
             }
             State::Open(_) | State::Nothing => return Ok(()),
-            State::Closed(closed) => closed,
+            State::Closed(closed) => closed.row,
         };
-        let done = match closed.row.stage {
-            Stage::Making => self.unmake(slot, &closed.row).await,
-            Stage::Dropping => self.drop_database(slot, &closed.row).await,
-            Stage::Adopting | Stage::Ready => self.reopen(slot, &closed.row).await,
+        let done = match row.stage {
+            Stage::Making => self.unmake(slot, &row).await,
+            Stage::Dropping => self.drop_database(slot, &row).await,
+            Stage::Adopting | Stage::Ready => self.reopen(slot, &row).await,
         };
         done.inspect_err(|refusal| slot.failed(refusal))
     }
@@ -255,7 +255,12 @@ impl Databases {
         let slot = self.slot(tenant);
         let _life = slot.life.read().await;
         match slot.state() {
-            State::Open(whole) => whole.cell.said(&whole.tenant).await,
+            State::Open(whole) => {
+                let said = whole.cell.said(&whole.tenant).await?;
+                // Whoever has heard this must never find less here, either.
+                self.note(&whole).await?;
+                Ok(said)
+            }
             State::Closed(closed) if !closed.row.is_known() => Err(unopened(tenant, &closed.why)),
             State::Nothing | State::Closed(_) => match self.home.get(tenant) {
                 Some(tenant) => self.home.said(&tenant).await,

@@ -124,7 +124,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         Ok(catalogue) => catalogue,
         Err(refusal) => return Ended::Lost(refusal.to_string()),
     };
-    let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
+    let here = (&*cell.database, cell.incarnation);
+    let opened = Applier::open(here, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
     let applier = match opened.await {
         Ok(Some(applier)) => applier,
         // It was written before anybody followed: the database has been put back to before that.

@@ -81,10 +81,10 @@ struct Catalogues {
 
 /// A slot's name is the whole server's, and allows no hyphen. What is cut off of a long one is never what tells it from others.
 pub(crate) fn slot_name(here: &CellId, address: &str) -> String {
-    const HERE_MAX: usize = 40;
+    const HERE_MAX: usize = 38;
     let hash = blake3::hash(format!("{here}/{address}").as_bytes()).to_hex();
     let here: String = here.as_str().replace('-', "_").chars().take(HERE_MAX).collect();
-    format!("cellway_{here}_{}", &hash[..8])
+    format!("cellway_{here}_{}", &hash[..16])
 }
 
 impl Replication {
@@ -410,4 +410,20 @@ struct Excess {
     since: Option<Instant>,
     /// When a move was last given up for it.
     given_up: Option<Instant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_slots_apart_is_never_cut_off() {
+        let cells = ["a", "b"].map(|end| CellId::new(format!("{}{end}", "long-".repeat(8))).unwrap());
+        let of = |cell: &CellId, address: &str| slot_name(cell, address);
+        let names = [of(&cells[0], "u"), of(&cells[1], "u"), of(&cells[0], "u#t_1"), of(&cells[0], "u#t_2")];
+        for (place, name) in names.iter().enumerate() {
+            assert!(name.len() <= 63 && !name.contains('-'), "{name}");
+            assert!(!names[..place].contains(name), "{name}");
+        }
+    }
 }

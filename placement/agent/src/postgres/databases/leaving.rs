@@ -10,7 +10,7 @@ use super::Databases;
 use super::inside::{self, Found};
 use super::opening::{expect, refused, restored};
 use super::registry::{self, Row, Stage};
-use super::whole::{Closed, Slot, State, Whole};
+use super::whole::{Slot, State, Whole};
 use crate::postgres::fault::Fault;
 use crate::postgres::keeper;
 use crate::postgres::layout::Layout;
@@ -41,7 +41,7 @@ impl Databases {
         if row.stage == Stage::Adopting {
             // Nothing was ever granted in it: it stays as it was found.
             whole.close().await?;
-            slot.set(State::Closed(Closed::new(row.clone())));
+            slot.set(State::closed(row.clone()));
             return self.forget(slot, &row).await;
         }
         let (control, number) = {
@@ -50,7 +50,7 @@ impl Databases {
         };
         let row = Row { stage: Stage::Dropping, control, number, ..row };
         registry::write(&self.home, &row).await?;
-        slot.set(State::Closed(Closed::new(row.clone())));
+        slot.set(State::closed(row.clone()));
         self.home.take_back(&row.tenant, row.control.clone(), row.number);
         // What has not ended keeps the database from being dropped, too.
         let _busy = whole.close().await;

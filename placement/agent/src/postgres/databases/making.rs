@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::leaving::{GUESTS_MAX, LOOK_AGAIN};
 use super::registry::{self, Row, Stage};
 use super::template::{missing, present};
-use super::whole::{Closed, Slot, State, Whole};
+use super::whole::{Slot, State, Whole};
 use super::{Databases, inside};
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::check;
@@ -53,7 +53,7 @@ impl Databases {
         if stage == Stage::Adopting {
             self.was_nobodys(&row).await?;
         }
-        slot.set(State::Closed(Closed::new(row.clone())));
+        slot.set(State::closed(row.clone()));
         let made = self.make_alone(slot, &mut row).await;
         if let Err(refusal) = &made {
             let undone = match row.stage {
@@ -62,7 +62,7 @@ impl Databases {
             };
             if let Err(left) = undone {
                 tracing::warn!(tenant = %slot.tenant, database = %row.name, %left, "a database that could not be made is taken away later");
-                slot.set(State::Closed(Closed::new(row)));
+                slot.set(State::closed(row));
                 slot.failed(refusal);
             }
         }

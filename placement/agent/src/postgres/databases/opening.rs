@@ -7,7 +7,7 @@ use cell_model::{CellId, TenantId};
 use tokio_postgres::Client;
 
 use super::registry::{self, Row, Stage};
-use super::whole::{Closed, Slot, State, Whole};
+use super::whole::{Slot, State, Whole};
 use super::{Databases, inside, template};
 use crate::error::AgentError;
 use crate::postgres::cell::{Begun, Cell};
@@ -192,7 +192,7 @@ impl Databases {
                 begun.map_err(|refusal| Fault::new(refusal.code, refusal.reason))?;
                 let slot = self.slot(&row.tenant);
                 home.hand_over(&row.tenant);
-                slot.set(State::Closed(Closed::new(row)));
+                slot.set(State::closed(row));
             }
         }
         Ok(())

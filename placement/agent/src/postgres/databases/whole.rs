@@ -34,7 +34,13 @@ pub(super) enum State {
     Nothing,
     Open(Arc<Whole>),
     /// It is in the registry, and not open.
-    Closed(Closed),
+    Closed(Box<Closed>),
+}
+
+impl State {
+    pub(super) fn closed(row: Row) -> Self {
+        Self::Closed(Box::new(Closed::new(row)))
+    }
 }
 
 /// See [`State::Closed`].
@@ -47,7 +53,7 @@ pub(super) struct Closed {
 }
 
 impl Closed {
-    pub(super) fn new(row: Row) -> Self {
+    fn new(row: Row) -> Self {
         let why = Refusal::new("BUSY", "it is being opened, made or dropped");
         Self { row, why, again: Instant::now(), pause: PAUSE_MIN }
     }

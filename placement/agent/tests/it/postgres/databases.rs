@@ -166,6 +166,8 @@ async fn a_database_that_is_there_is_taken_as_it_is_by_a_grant_and_by_no_copy() 
     b.session().await.batch_execute("INSERT INTO accounts (name) VALUES ('before')").await.unwrap();
     let found = look(&ground, &b, true).await;
     assert_eq!(codes(&found), ["DATABASE_PRESENT"], "{found:?}");
+    let existing = ground.pool.existing(&b.agent).await.unwrap().unwrap();
+    assert_eq!(existing.strangers, ["t-1"], "for whoever adopts");
     ground.capture(&a, &context(1, 1)).await;
     let copied = ground.pool.prepare_import(&b.agent, &context(1, 1), &a.id, &a.agent).await;
     assert_eq!(refused(copied), "DATABASE_PRESENT");

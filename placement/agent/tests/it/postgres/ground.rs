@@ -366,8 +366,8 @@ impl Cell {
     }
 
     /// Nothing in it goes on until what this answers with is dropped: all its tasks share one thread.
-    pub(crate) async fn fall_asleep(&self) -> std::sync::mpsc::Sender<()> {
-        let (wake, woken) = std::sync::mpsc::channel::<()>();
+    pub(crate) async fn fall_asleep(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
         let (sleeps, asleep) = tokio::sync::oneshot::channel();
         self.runtime.as_ref().unwrap().spawn(async move {
             sleeps.send(()).unwrap();
