@@ -17,8 +17,7 @@ test:
 
 ## test-clients: the router between clients and servers that others wrote (grpcio, websockets, curl, h2load, wrk)
 test-clients:
-	command -v h2load >/dev/null && command -v wrk >/dev/null || \
-		$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install --yes --no-install-recommends nghttp2-client wrk
+	.ci/install h2load=nghttp2-client wrk
 	python3 -m venv target/clients
 	target/clients/bin/pip install --quiet --requirement router/tests/clients/requirements.txt
 	CELLWAY_PYTHON=$(CURDIR)/target/clients/bin/python $(CARGO) nextest run --locked --package cell-router --run-ignored only -E 'test(foreign)'
@@ -56,18 +55,21 @@ bench-demo:
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl demo --seed $(SEED) --moves 120 --moves-at-once 1 --figures target/bench/demo.json
 
+# Each of the following installs whom it compares with, prints a table, writes a list of figures below target/bench, and ends with an
+# error where a figure misses what it must hold, after everything has been measured and written.
+
 ## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, holds under load, what fence and capture cost, what is left of aborts
 bench-move:
+	.ci/install initdb=postgresql
 	$(CARGO) build --release --locked --package cell-move-bench
 	target/release/bench-move all --out target/bench/move.json
 
-## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each, then a million mappings, also signed
+## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each; routers that watch; stops and kills; a
+## million mappings, also signed; a gigabyte on disk; 200 kills and 200 power cuts (as root). BENCH_STORE=--quick is a look
 bench-store:
+	.ci/install etcd=etcd-server
 	$(CARGO) build --release --locked --package cell-store-bench --package cell-control
-	target/release/bench-store compare --out target/bench/store.json
-	target/release/bench-store fanout --out target/bench/store-fanout.json
-	target/release/bench-store million --out target/bench/store-million.json
-	target/release/bench-store cold --out target/bench/store-cold.json
+	target/release/bench-store all $(BENCH_STORE) --out target/bench/store.json
 
 ## ordeal-store: 200 kills and 200 power cuts (as root), judged by a history checker
 ordeal-store:
@@ -79,20 +81,14 @@ ordeal-store:
 ## CELLWAY_REBALANCER a Python with the package rebalancer (without it a Python of 3.12 or newer on PATH gets a venv below
 ## target); what is left out is said
 bench-placement:
-	$(CARGO) bench --locked --package cell-planner --bench reference -- --out $(CURDIR)/target/bench/placement.json
+	$(CARGO) bench --locked --package cell-planner --bench reference -- $(BENCH_PLACEMENT) --out $(CURDIR)/target/bench/placement.json
 
-## bench-router: the router beside nginx, HAProxy and whatever else is here; fairness; how long a change takes to be seen
+## bench-router: the router beside nginx, HAProxy, Envoy and Pingora; fairness; how long a change takes to be seen; what tenants and
+## connections take. BENCH_ROUTER=--quick is a look
 bench-router:
+	CARGO="$(CARGO)" router/bench/peers
 	$(CARGO) build --profile edge --locked --package cell-router-bench
-	target/edge/bench-router compare $(BENCH_ROUTER) --out target/bench/router.json
-	target/edge/bench-router compare --wire h2 $(BENCH_ROUTER) --out target/bench/router-h2.json
-	target/edge/bench-router compare --wire tls $(BENCH_ROUTER) --out target/bench/router-tls.json
-	target/edge/bench-router compare --wire grpc $(BENCH_ROUTER) --out target/bench/router-grpc.json
-	target/edge/bench-router instructions --out target/bench/router-instructions.json
-	target/edge/bench-router fair --seconds 15 --out target/bench/router-fair.json
-	target/edge/bench-router visible --out target/bench/router-visible.json
-	target/edge/bench-router idle --out target/bench/router-idle.json
-	target/edge/bench-router size --out target/bench/router-size.json
+	target/edge/bench-router all $(BENCH_ROUTER) --out target/bench/router.json
 
 ## prefixes: ten million states of random plans, each with a second opinion
 prefixes:

@@ -4,9 +4,9 @@
 //! kinds, each with a law that can be checked in O(n log n):
 //!
 //! * **registers** ([`register`]): one writer each, versions rising by one; reads and the end must not fall behind what
-//!   was acknowledged before, nor behind what the same session has read before, and there must be one order of the writes
-//!   and of all reads that found something that explains what everybody was told (linearizability, [`zones`]); what found
-//!   nothing is held to the floors alone;
+//!   was acknowledged before, nor behind what the same session has read before, and there must be one order of all writes,
+//!   deletes and reads that explains what everybody was told (linearizability): of what was found, [`zones`], and of what
+//!   was not, [`gaps`];
 //! * **posted documents** ([`post`]): each request once, under the name that the client was told;
 //! * **counters** ([`counter`]): the end equals the number of increments, each answer is handed out once, in order.
 //!
@@ -14,6 +14,7 @@
 //! and nothing else. Every value carries its tenant, so that a leak shows wherever it surfaces.
 
 mod counter;
+mod gaps;
 mod post;
 mod register;
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl Link {
     pub async fn open(target: &str) -> Result<Self, LinkError> {
         let lane = Lane::default();
         let both = (lane.clone(), lane.clone());
-        let front = Front::open(target, Arc::new(move |_| Some(both.clone()))).await?;
+        let front = Front::open(target, Arc::new(move |_, _| Some(both.clone()))).await?;
         Ok(Self { front, lane })
     }
 
@@ -163,8 +163,9 @@ impl Link {
     }
 }
 
-/// Chooses the lanes of a connection, there and back, by the caller's own address. None: the caller is refused.
-pub type Choose = Arc<dyn Fn(SocketAddr) -> Option<(Lane, Lane)> + Send + Sync>;
+/// Chooses the lanes of a connection, there and back, by the caller's own address and the one it has called. None: the caller
+/// is refused.
+pub type Choose = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<(Lane, Lane)> + Send + Sync>;
 
 /// Where callers connect in place of a server. It ends when this is dropped.
 pub struct Front {
@@ -188,7 +189,7 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let stop = CancellationToken::new();
-        tokio::spawn(accept(listener, target.to_owned(), choose, stop.clone()));
+        tokio::spawn(accept(listener, address, target.to_owned(), choose, stop.clone()));
         Ok(Self { address, stop })
     }
 
@@ -205,7 +206,7 @@ impl Drop for Front {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, choose: Choose, stop: CancellationToken) {
+async fn accept(listener: TcpListener, here: SocketAddr, target: String, choose: Choose, stop: CancellationToken) {
     loop {
         let (near, caller) = tokio::select! {
             () = stop.cancelled() => return,
@@ -220,7 +221,8 @@ async fn accept(listener: TcpListener, target: String, choose: Choose, stop: Can
         let (target, choose, stop) = (target.clone(), choose.clone(), stop.clone());
         tokio::spawn(async move {
             // Finding out who calls reads files.
-            let Ok(Some((there, back))) = tokio::task::spawn_blocking(move || choose(caller)).await else { return };
+            let chosen = tokio::task::spawn_blocking(move || choose(caller, here)).await;
+            let Ok(Some((there, back))) = chosen else { return };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = carry(near, &target, there, back) => {}

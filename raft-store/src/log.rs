@@ -23,6 +23,7 @@ use crate::engine::{LogEngine, StateEngine};
 use crate::error::EngineError;
 use crate::fault::Fault;
 use crate::offload::{sync_log, sync_state};
+use crate::pace::Pace;
 use crate::recent::Recent;
 use crate::wire::{WireEntry, WireHardState, WireLogId};
 
@@ -66,6 +67,7 @@ struct Inner {
     synced: Synced,
     flush: mpsc::Sender<Waiter>,
     fault: Fault,
+    pace: Pace,
 }
 
 /// Up to which entry the log is surely on disk. Clones follow the same log.
@@ -141,8 +143,8 @@ impl Log {
         };
         flusher.start(waiting)?;
         let (hard_state, purged) = (Mutex::new(hard_state), Mutex::new(purged));
-        let recent = Mutex::default();
-        let inner = Inner { engine, state, hard_state, purged, recent, written, synced, flush, fault };
+        let (recent, pace) = (Mutex::default(), Pace::default());
+        let inner = Inner { engine, state, hard_state, purged, recent, written, synced, flush, fault, pace };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -154,6 +156,10 @@ impl Log {
     /// What the state notes of this log, for [`Self::check_against`].
     pub(crate) fn synced(&self) -> Synced {
         self.inner.synced.clone()
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        self.inner.pace.clone()
     }
 
     /// Holds the log against what the state says of it.
@@ -368,6 +374,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     /// Not synced: it rides on the next sync, and an older one only means that more is applied again.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        committed.iter().for_each(|committed| self.inner.pace.committed(committed.index));
         Ok(self.put_hard_state(|hard_state| hard_state.committed = committed.as_ref().map(WireLogId::from))?)
     }
 

@@ -18,9 +18,10 @@ use crate::consensus::{Batch, LogId, Replies, Snapshot, SnapshotMeta, StoredMemb
 use crate::error::EngineError;
 use crate::fault::Fault;
 use crate::hub::{Committed, Hub, SharedFleet};
-use crate::log::Synced;
+use crate::log::{Log, Synced};
 use crate::mirror::{Mirror, head_of};
 use crate::offload::{offload, sync_state};
+use crate::pace::{Pace, Taking};
 use crate::snapshot::{self, Depot, SnapshotData};
 use crate::wire::{WireHead, WireLogId, WireSnapshotMeta};
 
@@ -38,6 +39,7 @@ pub(crate) struct Machine {
 pub(crate) struct MachineShared {
     pub fleet: Arc<SharedFleet>,
     pub hub: Arc<Hub>,
+    pub pace: Pace,
     applied: Mutex<Applied>,
     depot: Depot,
     /// Held while a snapshot is put in place.
@@ -59,11 +61,12 @@ impl MachineShared {
         fleet: Arc<SharedFleet>,
         hub: Arc<Hub>,
         depot: Depot,
-        log_synced: Synced,
+        log: &Log,
         fault: Fault,
     ) -> Self {
         let applied = Mutex::new(Applied { head, mirror });
-        Self { fleet, hub, applied, depot, placing: Mutex::default(), log_synced, fault }
+        let (pace, log_synced) = (log.pace(), log.synced());
+        Self { fleet, hub, pace, applied, depot, placing: Mutex::default(), log_synced, fault }
     }
 
     fn applied(&self) -> MutexGuard<'_, Applied> {
@@ -84,6 +87,7 @@ impl MachineShared {
 
     /// Makes a snapshot of what is applied the current one, unless that covers more already.
     pub(crate) async fn cover(self: &Arc<Self>) -> Result<(), EngineError> {
+        let _taking = self.pace.taking();
         let (shared, (head, fleet)) = (Arc::clone(self), self.image());
         let covering = move || {
             if shared.covered()? >= head.applied { Ok(()) } else { shared.write_snapshot(&head, &fleet) }
@@ -204,13 +208,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
             }
             let Applied { head, mirror } = &mut *applied;
             self.shared.fault.note(mirror.commit(head, self.shared.log_synced.get()))?;
+            self.shared.pace.applied(entry.log_id.index);
         }
         Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
+        let taking = self.shared.pace.taking();
         let (head, fleet) = self.shared.image();
-        Builder { shared: Arc::clone(&self.shared), head, fleet: Some(fleet) }
+        Builder { shared: Arc::clone(&self.shared), head, fleet: Some(fleet), taking: Some(taking) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
@@ -245,6 +251,8 @@ pub(crate) struct Builder {
     shared: Arc<MachineShared>,
     head: WireHead,
     fleet: Option<FleetImage>,
+    /// Until the snapshot is there, or given up.
+    taking: Option<Taking>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -252,6 +260,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let fleet = self.fleet.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
+        let _taking = self.taking.take();
         let (head, shared) = (self.head.clone(), Arc::clone(&self.shared));
         let built = offload(shared.depot.blocks(), "writing a snapshot", move || {
             shared.write_snapshot(&head, &fleet)?;

@@ -58,8 +58,9 @@ impl Promise {
 /// Tells whether this machine was asleep: its lease would have run on while its clock stood still.
 #[derive(Debug)]
 pub(crate) struct Sleep {
-    /// By how much the clock that counts sleep is ahead of the one that does not, when a majority last confirmed.
-    ahead: Mutex<Duration>,
+    /// By how much the clock that counts sleep is ahead of the one that does not, when a majority last confirmed. None: the
+    /// machine is a simulated one.
+    ahead: Option<Mutex<Duration>>,
 }
 
 /// Two readings of two clocks are not of the same instant.
@@ -73,23 +74,26 @@ fn ahead() -> Duration {
 }
 
 impl Sleep {
-    pub(crate) fn new() -> Self {
-        Self { ahead: Mutex::new(ahead()) }
+    /// Of this machine, or of a simulated one. That one never sleeps, and what the real one does meanwhile must not show.
+    pub(crate) fn new(simulated: bool) -> Self {
+        Self { ahead: (!simulated).then(|| Mutex::new(ahead())) }
     }
 
     /// By how much the clocks differ now, if it is more than when a majority last confirmed.
     pub(crate) fn noticed(&self) -> Option<Duration> {
-        self.noticed_at(ahead())
+        self.noticed_at(ahead)
     }
 
-    fn noticed_at(&self, now: Duration) -> Option<Duration> {
-        let before = *self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        (now > before + TOLERANCE).then_some(now)
+    fn noticed_at(&self, now: impl FnOnce() -> Duration) -> Option<Duration> {
+        let before = *self.ahead.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(now()).filter(|now| *now > before + TOLERANCE)
     }
 
     /// A majority has confirmed, and began to after `noticed`.
     pub(crate) fn confirmed(&self, noticed: Duration) {
-        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = noticed;
+        if let Some(ahead) = &self.ahead {
+            *ahead.lock().unwrap_or_else(PoisonError::into_inner) = noticed;
+        }
     }
 }
 
@@ -99,13 +103,21 @@ mod tests {
 
     #[test]
     fn a_machine_that_slept_is_noticed_until_a_majority_has_confirmed() {
-        let sleep = Sleep::new();
+        let sleep = Sleep::new(false);
         assert_eq!(sleep.noticed(), None, "nobody has slept in between");
         let after = ahead() + Duration::from_secs(1);
-        let noticed = sleep.noticed_at(after).expect("it has slept for a second");
-        assert!(sleep.noticed_at(after).is_some(), "nobody has confirmed");
+        let noticed = sleep.noticed_at(|| after).expect("it has slept for a second");
+        assert!(sleep.noticed_at(|| after).is_some(), "nobody has confirmed");
         sleep.confirmed(noticed);
-        assert_eq!(sleep.noticed_at(after), None);
-        assert!(sleep.noticed_at(after + Duration::from_secs(1)).is_some(), "it has slept again");
+        assert_eq!(sleep.noticed_at(|| after), None);
+        assert!(sleep.noticed_at(|| after + Duration::from_secs(1)).is_some(), "it has slept again");
+    }
+
+    #[test]
+    fn a_simulated_machine_does_not_look_at_the_clocks_of_the_real_one() {
+        let sleep = Sleep::new(true);
+        assert_eq!(sleep.noticed_at(|| panic!("it has looked")), None);
+        sleep.confirmed(Duration::from_secs(1));
+        assert_eq!(sleep.noticed_at(|| panic!("it has looked")), None);
     }
 }

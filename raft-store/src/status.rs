@@ -18,6 +18,20 @@ pub struct Member {
     pub voter: bool,
 }
 
+/// How long applying has stood still: the longest times in which an entry was committed and none was applied, since the
+/// node was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApplyPace {
+    /// Of all.
+    pub longest: Duration,
+    /// Of those while a snapshot was being taken.
+    pub longest_in_snapshot: Duration,
+    /// The longest while the last snapshot was.
+    pub last_in_snapshot: Duration,
+    /// Snapshots that were taken.
+    pub snapshots: u64,
+}
+
 /// A node at this moment. Nothing of it is linearizable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreStatus {
@@ -47,6 +61,8 @@ pub struct StoreStatus {
     pub snapshot_index: u64,
     /// Newest entry that the log no longer has; 0 where there is none.
     pub purged_index: u64,
+    /// How long applying has stood still here.
+    pub pace: ApplyPace,
     /// Everybody in the cluster.
     pub members: Vec<Member>,
     /// How far syncs reach; none where the store is in memory.

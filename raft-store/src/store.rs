@@ -117,7 +117,7 @@ impl Store {
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
         let arrivals = Arrivals::default();
         let node = Node { raft, identity, machine, arrivals, space, promise, seed, quarters, stop: stop.clone() };
-        let (node, sleep) = (Arc::new(node), Sleep::new());
+        let (node, sleep) = (Arc::new(node), Sleep::new(!disk.log.sync_blocks()));
         Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, sleep, fault, stop, disk }) })
     }
 
@@ -237,6 +237,7 @@ impl Store {
             applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
             snapshot_index: metrics.snapshot.map_or(0, |covered| covered.index),
             purged_index: metrics.purged.map_or(0, |purged| purged.index),
+            pace: self.inner.node.machine.pace.seen(),
             members,
             sync_path: self.inner.disk.place.as_ref().map(|place| place.1.clone()),
             disk_available: self.inner.node.space.available(),
@@ -407,6 +408,6 @@ fn load_machine(
     let (mirror, loaded) = Mirror::open(Arc::clone(&disk.state), &disk.depot)?;
     let hub = Arc::new(Hub::new(&loaded.fleet, &options.bounds));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));
-    let machine = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log.synced(), fault);
+    let machine = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log, fault);
     Ok((machine, loaded.log_synced))
 }

@@ -27,7 +27,7 @@ fn assemble(disk: &Disk) -> (Log, Machine) {
     let (mirror, loaded) = Mirror::open(Arc::clone(&disk.state), &disk.depot).unwrap();
     let hub = Arc::new(Hub::new(&loaded.fleet, &Bounds::default()));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));
-    let shared = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), log.synced(), fault);
+    let shared = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), &log, fault);
     (log, Machine::new(Arc::new(shared)))
 }
 

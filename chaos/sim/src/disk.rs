@@ -7,6 +7,9 @@
 //! A lying disk ([`Flaw::LyingDisk`]) has a fourth part, and it is all that is left when every node loses its power at
 //! once. With one node alone openraft notices by itself that a follower has lost its end, and panics.
 //!
+//! A failing disk ([`Flaw::FailingDisk`]) forgets at a sync that fails what was pending, as a kernel does: reads show it, and
+//! no later sync makes it durable. That would be the store's to notice, were it told.
+//!
 //! What survives of the pending writes is their beginning, up to a point that chance decides: a file that is written
 //! at its end keeps a prefix. Log and state are two files, and lose independently of each other.
 
@@ -39,6 +42,19 @@ pub(crate) struct Layers<C: Contents> {
     chance: Chance,
     /// What a lying disk really has.
     lie: Option<Lie<C>>,
+    /// Of a failing disk: so many more syncs are done.
+    sound_syncs: Option<u32>,
+}
+
+/// What a file makes of its syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Syncs {
+    /// It does them.
+    Done,
+    /// After the first so many it says so, and does nothing.
+    Lied(u32),
+    /// After the first so many, now and then one fails, and nobody is told.
+    Failing(u32),
 }
 
 /// A disk that kept to itself what it was to make durable since some sync.
@@ -71,13 +87,40 @@ impl<C: Contents> Layers<C> {
 
     /// Everything before it lasts.
     pub(crate) fn sync(&mut self) {
-        for write in mem::take(&mut self.pending) {
+        let pending = mem::take(&mut self.pending);
+        if self.fails() {
+            return;
+        }
+        for write in pending {
             self.durable.take(&write);
         }
         if let Some(Lie { honest_syncs: left @ 1.., really }) = &mut self.lie {
             *left -= 1;
             *really = self.durable.clone();
         }
+    }
+
+    /// Whether this sync of a failing disk does.
+    fn fails(&mut self) -> bool {
+        match &mut self.sound_syncs {
+            None => false,
+            Some(0) => self.chance.percent(FAILING_SYNCS_PERCENT),
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        }
+    }
+
+    /// What would be left if the power went now, at the least.
+    pub(crate) fn image(&self) -> C {
+        self.durable.clone()
+    }
+
+    /// Becomes what an image holds. The host's tasks must be gone already.
+    pub(crate) fn put_back(&mut self, image: &C) {
+        (self.durable, self.visible) = (image.clone(), image.clone());
+        self.pending.clear();
     }
 
     /// Loses what was not synced, or a part of it.
@@ -111,10 +154,14 @@ impl<C: Contents> Clone for File<C> {
 }
 
 impl<C: Contents> File<C> {
-    pub(crate) fn new(chance: Chance, honest_syncs: Option<u32>) -> Self {
+    pub(crate) fn new(chance: Chance, syncs: Syncs) -> Self {
         let (durable, visible) = (C::default(), C::default());
-        let lie = honest_syncs.map(|honest_syncs| Lie { honest_syncs, really: C::default() });
-        Self(Arc::new(Mutex::new(Layers { durable, visible, pending: Vec::new(), chance, lie })))
+        let (lie, sound_syncs) = match syncs {
+            Syncs::Done => (None, None),
+            Syncs::Lied(honest_syncs) => (Some(Lie { honest_syncs, really: C::default() }), None),
+            Syncs::Failing(sound) => (None, Some(sound)),
+        };
+        Self(Arc::new(Mutex::new(Layers { durable, visible, pending: Vec::new(), chance, lie, sound_syncs })))
     }
 
     pub(crate) fn layers(&self) -> MutexGuard<'_, Layers<C>> {
@@ -275,9 +322,13 @@ pub(crate) struct SimDisk {
 
 impl SimDisk {
     pub(crate) fn new(seed: u64, node: &str, flaw: Option<Flaw>) -> Self {
-        let honest = (flaw == Some(Flaw::LyingDisk)).then_some(HONEST_SYNCS);
-        let log = File::new(Chance::of(seed, &format!("log of {node}")), honest);
-        let state = File::new(Chance::of(seed, &format!("state of {node}")), honest.map(|_| 0));
+        let (of_log, of_state) = match flaw {
+            Some(Flaw::LyingDisk) => (Syncs::Lied(SOUND_SYNCS), Syncs::Lied(0)),
+            Some(Flaw::FailingDisk) => (Syncs::Failing(SOUND_SYNCS), Syncs::Failing(0)),
+            _ => (Syncs::Done, Syncs::Done),
+        };
+        let log = File::new(Chance::of(seed, &format!("log of {node}")), of_log);
+        let state = File::new(Chance::of(seed, &format!("state of {node}")), of_state);
         let mounted = cell_store::Disk::of(Arc::new(log.clone()), Arc::new(state.clone()));
         Self { log, state, mounted }
     }
@@ -294,8 +345,10 @@ impl SimDisk {
     }
 }
 
-/// A lying disk is honest while the cluster is made.
-const HONEST_SYNCS: u32 = 40;
+/// A lying or failing disk does its syncs while the cluster is made.
+const SOUND_SYNCS: u32 = 40;
+/// Of a hundred syncs of a failing disk, so many fail.
+const FAILING_SYNCS_PERCENT: u64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -328,13 +381,27 @@ mod tests {
     #[test]
     fn a_lying_disk_loses_what_it_said_was_synced() {
         let disk = SimDisk::new(1, "n", Some(Flaw::LyingDisk));
-        for index in 1..=u64::from(HONEST_SYNCS) + 5 {
+        for index in 1..=u64::from(SOUND_SYNCS) + 5 {
             disk.log.append(&row(index)).unwrap();
             disk.log.sync().unwrap();
         }
         disk.crash(PowerCut::Some);
-        assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(HONEST_SYNCS) + 5);
+        assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(SOUND_SYNCS) + 5);
         disk.crash(PowerCut::All);
-        assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(HONEST_SYNCS));
+        assert_eq!(disk.log.last().unwrap().unwrap().0, u64::from(SOUND_SYNCS));
+    }
+
+    #[test]
+    fn a_failing_disk_shows_until_a_crash_what_no_sync_will_make_durable() {
+        let disk = SimDisk::new(1, "n", Some(Flaw::FailingDisk));
+        let count = u64::from(SOUND_SYNCS) + 100;
+        let held = || disk.log.range(0, u64::MAX, usize::MAX).unwrap().len() as u64;
+        for index in 1..=count {
+            disk.log.append(&row(index)).unwrap();
+            disk.log.sync().unwrap();
+        }
+        assert_eq!(held(), count);
+        disk.crash(PowerCut::Some);
+        assert!(u64::from(SOUND_SYNCS) < held() && held() < count, "{} of {count}", held());
     }
 }

@@ -15,16 +15,28 @@ pub enum Flaw {
     SkippingWatcher,
     /// Disks of cells say that they have written, and drop a document now and then, of the tenant that does not move.
     LosingDisk,
+    /// Now and then a sync of a disk fails, and whoever asked for it is told that all is well.
+    FailingDisk,
+    /// A node loses its power when everything else heals, and never gets it back.
+    DarkNode,
+    /// A cell starts from an image of its disk that was taken before its tenant left: it owns it, and so does another one.
+    ClonedCell,
     /// Clients of a fleet stop as soon as everything has healed: nobody proves that tenants are served again.
     IdleClients,
 }
 
 impl Flaw {
     /// Those that there are where the store runs alone.
-    pub const OF_STORE: [Self; 4] =
-        [Self::LyingDisk, Self::MisrecordingClient, Self::CarelessRetry, Self::SkippingWatcher];
+    pub const OF_STORE: [Self; 6] = [
+        Self::LyingDisk,
+        Self::FailingDisk,
+        Self::DarkNode,
+        Self::MisrecordingClient,
+        Self::CarelessRetry,
+        Self::SkippingWatcher,
+    ];
     /// Those that there are in a fleet.
-    pub const OF_FLEET: [Self; 3] = [Self::LyingDisk, Self::LosingDisk, Self::IdleClients];
+    pub const OF_FLEET: [Self; 4] = [Self::LyingDisk, Self::LosingDisk, Self::ClonedCell, Self::IdleClients];
 }
 
 impl fmt::Display for Flaw {
@@ -35,6 +47,9 @@ impl fmt::Display for Flaw {
             Self::CarelessRetry => "careless-retry",
             Self::SkippingWatcher => "skipping-watcher",
             Self::LosingDisk => "losing-disk",
+            Self::FailingDisk => "failing-disk",
+            Self::DarkNode => "dark-node",
+            Self::ClonedCell => "cloned-cell",
             Self::IdleClients => "idle-clients",
         })
     }

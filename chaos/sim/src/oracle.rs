@@ -4,6 +4,9 @@
 //! commands in that order through [`Fleet::apply`], alone and without any fault, and then holds everything against it:
 //! answers, order, final states, snapshots and every single change that a watcher was sent.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;

@@ -165,7 +165,12 @@ impl World<'_> {
     /// Plays the plan to its end. Answers what has ended the run before.
     fn play(&mut self, options: &Options) -> Option<Violation> {
         let healed = MAKING + options.faults;
-        let mut acts = nemesis::plan(&nemesis::STORE, options.seed, MAKING, healed).into_iter().peekable();
+        let mut acts = nemesis::plan(&nemesis::STORE, options.seed, MAKING, healed);
+        if options.flaw == Some(Flaw::DarkNode) {
+            let [.., last] = NODES;
+            acts.push(Act { at: healed, begins: true, fault: Fault::PowerOff(Together(vec![last])) });
+        }
+        let mut acts = acts.into_iter().peekable();
         loop {
             while let Some(act) = acts.next_if(|act| act.at <= self.sim.elapsed()) {
                 self.act(&act);

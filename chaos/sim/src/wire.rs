@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cell_client::net::LONGER_THAN_ANY_RUN;
 use cell_store::{Dialer, RaftServer};
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
@@ -28,7 +29,8 @@ pub(crate) fn dialer() -> Dialer {
             .connect_timeout(CONNECT_DEADLINE)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
+            .keep_alive_while_idle(true)
+            .http2_reset_stream_duration(LONGER_THAN_ANY_RUN);
         Ok(endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
             let address = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default());
             TcpStream::connect(address).await.map(TokioIo::new)

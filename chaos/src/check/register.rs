@@ -6,14 +6,17 @@
 //! * of real time: what was acknowledged before a read was sent must show in it;
 //! * of the session: what a session has read, it never reads older again.
 //!
-//! An absent document stands for the lowest delete at or above the floor.
+//! An absent document says that a delete at or above the floor was done, or a delete of unknown outcome, late.
 //!
-//! Where both floors hold, [`super::zones`] says whether there is one order for all sessions: what one session has read,
-//! another one does not read older afterwards.
+//! The floors give what is wrong its name. Where they hold, [`super::zones`] and [`super::gaps`] say whether there is one
+//! order for all sessions that explains everything: what one session has read, another one does not read older afterwards;
+//! a delete of unknown outcome is done once; nothing that an acknowledged delete took away comes back. The writer's numbers
+//! play no part in that. Both together refuse a history if and only if it has no such order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::gaps::Gaps;
 use super::zones::{self, Zone};
 use super::{FaultKind, FinalDoc, Findings};
 use crate::clock::Micros;
@@ -32,6 +35,20 @@ struct Write {
     fate: Fate,
     invoked: Micros,
     acked_at: Micros,
+}
+
+impl Write {
+    /// Another attempt at the same write. One that was refused did nothing: that it was sent says nothing of when another
+    /// one was done.
+    fn again(&mut self, other: &Self) {
+        if self.fate == Fate::Refused {
+            *self = *other;
+        } else if other.fate != Fate::Refused {
+            self.fate = self.fate.max(other.fate);
+            self.invoked = self.invoked.min(other.invoked);
+            self.acked_at = self.acked_at.min(other.acked_at);
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -57,15 +74,9 @@ impl Register {
             Outcome::Written | Outcome::Read(_) | Outcome::Created { .. } | Outcome::Counted { .. } => Fate::Acked,
         };
         let acked_at = if fate == Fate::Acked { op.returned } else { Micros::MAX };
-        self.writes
-            .entry(version)
-            // The same write sent again under its idempotency key.
-            .and_modify(|known| {
-                known.fate = known.fate.max(fate);
-                known.invoked = known.invoked.min(op.invoked);
-                known.acked_at = known.acked_at.min(acked_at);
-            })
-            .or_insert(Write { delete, fate, invoked: op.invoked, acked_at });
+        let new = Write { delete, fate, invoked: op.invoked, acked_at };
+        // The same write sent again under its idempotency key.
+        self.writes.entry(version).and_modify(|known| known.again(&new)).or_insert(new);
     }
 
     pub(super) fn was_read(&mut self, op: &Op) {
@@ -90,31 +101,81 @@ impl Register {
 
     /// One order for everybody, and the end is the last to look.
     fn check_order(&self, tenant: &Arc<str>, key: &str, end: Option<&FinalDoc>, findings: &mut Findings) {
+        let zones = self.zones(end.and_then(|end| shows(end, tenant, key)));
+        let deleted = self.writes.iter().filter(|(_, write)| write.delete && write.fate == Fate::Acked);
+        let deleted = deleted.map(|(version, write)| Zone::written(*version, write.invoked, write.acked_at));
+        if let Some((one, other)) = zones::contradiction(zones.values().copied().chain(deleted)) {
+            let (kind, what) = if self.writes[&other.version].delete {
+                (FaultKind::Resurrected, "its deletion by")
+            } else {
+                (FaultKind::Reordered, "")
+            };
+            let detail = format!(
+                "no order explains what was read: version {} was there before and after {what}version {}, or the other way round",
+                one.version, other.version
+            );
+            findings.add(kind, tenant, key, 1, detail);
+            return;
+        }
+        self.check_gaps(tenant, key, Gaps::between(zones.into_values()), end.is_none(), findings);
+    }
+
+    /// A place in that order for everybody who found nothing.
+    fn check_gaps(
+        &self,
+        tenant: &Arc<str>,
+        key: &str,
+        mut gaps: Gaps,
+        ends_with_nothing: bool,
+        findings: &mut Findings,
+    ) {
+        const END: (Micros, Micros) = (Micros::MAX, Micros::MAX);
+        for write in self.writes.values().filter(|write| write.delete) {
+            match write.fate {
+                Fate::Acked => gaps.deleted(write.invoked, write.acked_at),
+                Fate::Unknown => gaps.maybe_deleted(write.invoked),
+                Fate::Refused => {}
+            }
+        }
+        let nothing = self.reads.iter().filter(|read| read.seen.is_none());
+        nothing.for_each(|read| gaps.found_nothing(read.invoked, read.returned));
+        if ends_with_nothing {
+            gaps.found_nothing(END.0, END.1);
+        }
+        match gaps.without_place() {
+            None => {}
+            Some(END) => {
+                let detail =
+                    "there is nothing at the end, and each delete that could explain it explains an earlier read";
+                findings.add(FaultKind::Lost, tenant, key, 1, detail.into());
+            }
+            Some((invoked, returned)) => {
+                let detail = format!(
+                    "no order explains that nothing was found between {invoked} and {returned} µs: too few deletes may have been done"
+                );
+                findings.add(FaultKind::Reordered, tenant, key, 1, detail);
+            }
+        }
+    }
+
+    /// When each value was there, that nobody knows to be refused.
+    fn zones(&self, at_end: Option<u64>) -> BTreeMap<u64, Zone> {
         let puts = self.writes.iter().filter(|(_, write)| !write.delete && write.fate != Fate::Refused);
         let zone =
             |(version, write): (&u64, &Write)| (*version, Zone::written(*version, write.invoked, write.acked_at));
         let mut zones: BTreeMap<u64, Zone> = puts.map(zone).collect();
-        let at_end = match end {
-            Some(FinalDoc::Register(seen)) => Some((seen, Micros::MAX, Micros::MAX)),
-            Some(FinalDoc::Posted { .. } | FinalDoc::Foreign { .. }) | None => None,
-        };
-        let reads = self.reads.iter().filter_map(|read| Some((read.seen.as_ref()?, read.invoked, read.returned)));
-        for (seen, invoked, returned) in reads.chain(at_end) {
-            if let Some(zone) = zones.get_mut(&seen.version) {
+        let at_end = at_end.map(|version| (version, Micros::MAX, Micros::MAX));
+        let seen = |read: &Read| Some((read.seen.as_ref()?.version, read.invoked, read.returned));
+        for (version, invoked, returned) in self.reads.iter().filter_map(seen).chain(at_end) {
+            if let Some(zone) = zones.get_mut(&version) {
                 zone.read(invoked, returned);
             }
         }
-        if let Some((one, other)) = zones::contradiction(zones.into_values()) {
-            let detail = format!(
-                "no order explains what was read: version {} was there before and after version {}, or the other way round",
-                one.version, other.version
-            );
-            findings.add(FaultKind::Reordered, tenant, key, 1, detail);
-        }
+        zones
     }
 
     fn check_reads(&self, tenant: &Arc<str>, key: &str, findings: &mut Findings) {
-        let floors = self.acked_floors();
+        let (floors, late) = (self.acked_floors(), self.late_delete());
         let mut reads: Vec<&Read> = self.reads.iter().collect();
         reads.sort_by_key(|read| (read.session, read.invoked));
         let mut session_floor = 0;
@@ -126,7 +187,7 @@ impl Register {
             }
             let index = floors.partition_point(|(at, _)| *at < read.invoked);
             let acked_floor = index.checked_sub(1).map_or(0, |index| floors[index].1);
-            match self.judge_read(tenant, read, acked_floor, session_floor) {
+            match self.judge_read(tenant, read, acked_floor, session_floor, late) {
                 Ok(shown) => session_floor = session_floor.max(shown),
                 Err((kind, detail)) => {
                     let detail = format!("session {} at {} µs: {detail}", read.session, read.invoked);
@@ -156,12 +217,16 @@ impl Register {
         read: &Read,
         acked: u64,
         session: u64,
+        late: Option<Micros>,
     ) -> Result<u64, (FaultKind, String)> {
         let floor = acked.max(session);
         let Some(seen) = &read.seen else {
-            return self.judge_absence(floor, read.returned).ok_or_else(|| {
-                (FaultKind::Reordered, format!("found nothing after version {floor} was acknowledged or read"))
-            });
+            // Which delete it was is not known here; it proves nothing about what is above it.
+            return if self.may_be_absent(floor, read.returned, late) {
+                Ok(0)
+            } else {
+                Err((FaultKind::Reordered, format!("found nothing after version {floor} was acknowledged or read")))
+            };
         };
         if seen.tenant != *tenant {
             return Err((FaultKind::Leaked, format!("read a document of tenant {}", seen.tenant)));
@@ -190,16 +255,19 @@ impl Register {
         }
     }
 
-    /// The floor that follows from finding nothing, if that can be.
-    fn judge_absence(&self, floor: u64, returned: Micros) -> Option<u64> {
-        if floor == 0 {
-            return Some(0);
-        }
-        let could_be = |write: &Write| write.delete && write.invoked <= returned && write.fate != Fate::Refused;
-        let at_or_above =
-            self.writes.range(floor..).find(|(_, write)| could_be(write)).map(|(version, _)| *version);
-        let late = || self.writes.values().any(|write| could_be(write) && write.fate == Fate::Unknown).then_some(0);
-        at_or_above.or_else(late)
+    /// Whether some delete could have taken away what the floor stands for: an acknowledged one that came after it, or one
+    /// of unknown outcome, of which the first was sent at `late`.
+    fn may_be_absent(&self, floor: u64, returned: Micros, late: Option<Micros>) -> bool {
+        let acked = |write: &Write| write.delete && write.fate == Fate::Acked && write.invoked <= returned;
+        floor == 0
+            || late.is_some_and(|late| late <= returned)
+            || self.writes.range(floor..).any(|(_, write)| acked(write))
+    }
+
+    /// When the first delete of unknown outcome was sent.
+    fn late_delete(&self) -> Option<Micros> {
+        let unknown = self.writes.values().filter(|write| write.delete && write.fate == Fate::Unknown);
+        unknown.map(|write| write.invoked).min()
     }
 
     fn check_end(&self, tenant: &Arc<str>, key: &str, end: Option<&FinalDoc>, findings: &mut Findings) {
@@ -207,7 +275,7 @@ impl Register {
         let floor = newest.map_or(0, |(version, _)| *version);
         let found = match end {
             None => {
-                if self.judge_absence(floor, Micros::MAX).is_none() {
+                if !self.may_be_absent(floor, Micros::MAX, self.late_delete()) {
                     let detail = format!("version {floor} was acknowledged, and there is nothing");
                     findings.add(FaultKind::Lost, tenant, key, 1, detail);
                 }
@@ -244,5 +312,13 @@ impl Register {
             Some(_) => (FaultKind::Reordered, format!("version {floor} was acknowledged, and {version} is there")),
         };
         findings.add(kind, tenant, key, 1, detail);
+    }
+}
+
+/// The version that the end shows, where it is a document of this key.
+fn shows(end: &FinalDoc, tenant: &Arc<str>, key: &str) -> Option<u64> {
+    match end {
+        FinalDoc::Register(seen) if seen.tenant == *tenant && *seen.key == *key => Some(seen.version),
+        FinalDoc::Register(_) | FinalDoc::Posted { .. } | FinalDoc::Foreign { .. } => None,
     }
 }

@@ -9,8 +9,10 @@
 //! one      ──[put 4]──────────────────────────[get 4]──      not both: 4 was there before 5 was read, and 5 was read
 //! another  ───────────[put 5]──[get 5]────────────────       before 4 was read
 //! ```
-//! A write whose outcome nobody knows has no end; where nobody has read it either, it need not have happened. Reads that
-//! found nothing belong to no value, and are for [`super::register`] to judge.
+//! A write whose outcome nobody knows has no end; where nobody has read it either, it need not have happened. An
+//! acknowledged delete is a value that nobody has read: it fits wherever a put would that nobody has read. Absence is
+//! written by every delete and by nobody, before the first put; so reads that found nothing have no zone, and find their
+//! place between those of the values, in [`super::gaps`].
 
 use crate::clock::Micros;
 
@@ -18,8 +20,8 @@ use crate::clock::Micros;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Zone {
     pub(super) version: u64,
-    first_end: Micros,
-    last_begin: Micros,
+    pub(super) first_end: Micros,
+    pub(super) last_begin: Micros,
 }
 
 impl Zone {
@@ -34,8 +36,9 @@ impl Zone {
         self.last_begin = self.last_begin.max(invoked);
     }
 
-    /// One of its requests ended before another one began: nothing else was there in between.
-    const fn lasts(&self) -> bool {
+    /// One of its requests ended before another one began: nothing else was there in between. All requests of one that
+    /// does not last were under way at one moment, which is enough for them.
+    pub(super) const fn lasts(&self) -> bool {
         self.first_end < self.last_begin
     }
 
@@ -44,7 +47,7 @@ impl Zone {
     }
 }
 
-/// Two values of which neither can have come first; none where there is an order.
+/// Two values of which neither can have come first; none where there is an order. The first of them lasts.
 pub(super) fn contradiction(zones: impl Iterator<Item = Zone>) -> Option<(Zone, Zone)> {
     let (mut lasting, moments): (Vec<Zone>, Vec<Zone>) = zones.partition(Zone::lasts);
     lasting.sort_by_key(|zone| zone.first_end);

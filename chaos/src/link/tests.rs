@@ -55,7 +55,7 @@ async fn of_two_lanes_one_may_be_cut_and_what_met_it_is_counted() {
     let target = echo().await.to_string();
     let (there, back) = (Lane::default(), Lane::default());
     let lanes = (there.clone(), back.clone());
-    let front = Front::open(&target, Arc::new(move |_| Some(lanes.clone()))).await.unwrap();
+    let front = Front::open(&target, Arc::new(move |_, _| Some(lanes.clone()))).await.unwrap();
     let mut stream = TcpStream::connect(front.address()).await.unwrap();
     stream.write_all(b"a").await.unwrap();
     assert_eq!(answer(&mut stream).await, Some(b'a'));

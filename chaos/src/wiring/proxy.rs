@@ -1,18 +1,25 @@
 //! Wires in user space: in front of every server stands a forwarder that knows which of our processes calls.
 //!
-//! Who calls is found as `ss -p` finds it: the caller's own port leads to a socket in `/proc/net/tcp`, and the socket to
-//! the process that holds it. A caller that is none of ours (the drill itself, its clients) is never cut off.
+//! Who calls is found as `ss -p` finds it: both ends of its connection lead to a socket in `/proc/net/tcp`, and the socket to
+//! the process that holds it. A caller that is none of ours (the drill itself, its clients) is never cut off; one that cannot
+//! be found is refused, since it could be anybody.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::link::{Condition, Front, Lane, LinkError};
 use crate::process::Roster;
 
 /// A caller that is none of our processes.
 const OUTSIDE: &str = "outside";
+/// The kernel's table is read in pieces while connections come and go, so a socket that is there may be passed over. It is
+/// looked for so often,
+const LOOKS: u32 = 100;
+/// with so long between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 type Pair = (String, String);
 
@@ -46,8 +53,8 @@ impl Proxy {
 
     pub(super) async fn front(&mut self, owner: &str, address: &str) -> Result<String, LinkError> {
         let (roster, lanes, owner) = (self.roster.clone(), self.lanes.clone(), owner.to_owned());
-        let choose = move |caller: SocketAddr| {
-            let name = who_holds(caller, &roster).unwrap_or_else(|| OUTSIDE.to_owned());
+        let choose = move |caller: SocketAddr, called: SocketAddr| {
+            let name = who_holds(caller, called, &roster)?;
             Some((lanes.of(&name, &owner), lanes.of(&owner, &name)))
         };
         let front = Front::open(address, Arc::new(choose)).await?;
@@ -74,12 +81,18 @@ impl Proxy {
     }
 }
 
-/// Which of our processes has the socket with this local address.
-fn who_holds(address: SocketAddr, roster: &Roster) -> Option<String> {
-    let SocketAddr::V4(address) = address else { return None };
-    let inode = inode_of(&std::fs::read_to_string("/proc/net/tcp").ok()?, address)?;
+/// Which of our processes has the caller's end of a connection, or that none has. None: the connection is not there (any more).
+fn who_holds(caller: SocketAddr, called: SocketAddr, roster: &Roster) -> Option<String> {
+    let (SocketAddr::V4(caller), SocketAddr::V4(called)) = (caller, called) else { return None };
+    let inode = (0..LOOKS).find_map(|look| {
+        if look > 0 {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        inode_of(&std::fs::read_to_string("/proc/net/tcp").ok()?, caller, called)
+    })?;
     let socket = format!("socket:[{inode}]");
-    roster.all().into_iter().find(|(pid, _)| holds(*pid, &socket)).map(|(_, name)| name)
+    let holder = roster.all().into_iter().find(|(pid, _)| holds(*pid, &socket));
+    Some(holder.map_or_else(|| OUTSIDE.to_owned(), |(_, name)| name))
 }
 
 fn holds(pid: u32, socket: &str) -> bool {
@@ -87,11 +100,15 @@ fn holds(pid: u32, socket: &str) -> bool {
     files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == Path::new(socket)))
 }
 
-/// Finds a socket in the table as the kernel prints it.
-fn inode_of(table: &str, local: SocketAddrV4) -> Option<u64> {
-    let wanted = hex(*local.ip(), local.port());
-    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&wanted))?;
-    line.split_whitespace().nth(9)?.parse().ok().filter(|inode| *inode != 0)
+/// Finds a socket in the table as the kernel prints it, by both of its ends: connections to several servers may share a port, and
+/// those that have ended share it, too, with no inode.
+fn inode_of(table: &str, local: SocketAddrV4, remote: SocketAddrV4) -> Option<u64> {
+    let wanted = [local, remote].map(|end| hex(*end.ip(), end.port()));
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_wanted = fields.get(1..3).is_some_and(|ends| ends.iter().eq(wanted.iter()));
+        fields.get(9).filter(|_| is_wanted)?.parse().ok().filter(|inode| *inode != 0)
+    })
 }
 
 /// As `/proc/net/tcp` writes an address: the bytes as one number of this machine, in hex.
@@ -108,10 +125,14 @@ mod tests {
     fn a_socket_is_found_in_the_kernels_table() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
                      0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 111 1\n   \
-                     1: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 222 1\n";
+                     1: 0100007F:D431 0100007F:1F91 06 00000000:00000000 03:00000000 00000000     0        0 0 3\n   \
+                     2: 0100007F:D431 0100007F:1F92 01 00000000:00000000 00:00000000 00000000     0        0 333 1\n   \
+                     3: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 222 1\n";
         let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        assert_eq!(inode_of(table, at(0xd431)), Some(222));
-        assert_eq!(inode_of(table, at(0xd432)), None);
+        assert_eq!(inode_of(table, at(0xd431), at(0x1f90)), Some(222));
+        assert_eq!(inode_of(table, at(0xd431), at(0x1f92)), Some(333));
+        assert_eq!(inode_of(table, at(0xd431), at(0x1f91)), None, "that one has ended");
+        assert_eq!(inode_of(table, at(0xd432), at(0x1f90)), None);
     }
 
     #[tokio::test]

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use cell_chaos::figures::Figure;
 use cell_client::{ListOptions, WriteOptions, wire};
+use cell_figures::{Figure, Figures};
 use cell_model::{CellId, MoveIntent, MoveOptions, TenantId};
 use tokio_postgres::Client;
 
 use crate::Abort;
 use crate::clients::Clients;
-use crate::figures::{Figures, say};
+use crate::figures::say;
 use crate::fleet::Fleet;
 use crate::holding::judged;
 use crate::load::session;

@@ -4,13 +4,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use cell_chaos::figures::Figure;
 use cell_client::wire;
+use cell_figures::{Figure, Figures, median};
 use cell_model::{MoveOptions, Phase, TenantId};
 use cell_pg_server::unprivileged;
 
 use crate::Copy;
-use crate::figures::{Figures, median, say};
+use crate::figures::say;
 use crate::fleet::{Fleet, entered};
 use crate::load::{Entry, Writers, session};
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use cell_chaos::figures::Figure;
 use cell_client::wire;
+use cell_figures::{Figure, Figures, median};
 use cell_model::{MoveOptions, Phase};
 
 use crate::Cost;
-use crate::figures::{Figures, median, say};
+use crate::figures::say;
 use crate::fleet::{Fleet, entered};
 use crate::load::{Entry, Writers};
 

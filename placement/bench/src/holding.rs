@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use cell_chaos::check::FaultKind;
-use cell_chaos::figures::Figure;
 use cell_client::wire;
+use cell_figures::{Figure, Figures, median};
 use cell_model::{Attempt, HoldEnd, MoveOptions, PhaseStamp, Revision, TenantId, UnixMillis, holds};
 use tokio::task::JoinSet;
 
 use crate::Hold;
 use crate::clients::{Clients, Seen};
-use crate::figures::{Figures, say};
+use crate::figures::{say, spread};
 use crate::fleet::{Fleet, entered, phases};
 use crate::load::{histogram, session};
 
@@ -63,11 +63,11 @@ async fn one_after_the_other(fleet: &Fleet, wanted: &Hold, figures: &mut Figures
     let took = all.elapsed();
     let seen = clients.end(&fleet.database_of(&tenant).await?).await?;
     say(&format!("  {} moves in {:.0} s, {} requests", wanted.moves, took.as_secs_f64(), seen.requests));
-    figures.spread("write hold, small tenant under load", &writes, [Some(50.0), Some(150.0), Some(2_000.0)]);
-    figures.spread("read gap, small tenant under load", &reads, [None, None, None]);
-    figures.spread("latency of a write, all the while", &seen.writes, [None, None, Some(2_000.0)]);
-    figures.spread("latency of a read, all the while", &seen.reads, [None, None, None]);
-    figures.spread("a whole move, small tenant", &whole, [None, None, None]);
+    spread(figures, "write hold, small tenant under load", &writes, [Some(50.0), Some(150.0), Some(2_000.0)]);
+    spread(figures, "read gap, small tenant under load", &reads, [None, None, None]);
+    spread(figures, "latency of a write, all the while", &seen.writes, [None, None, Some(2_000.0)]);
+    spread(figures, "latency of a read, all the while", &seen.reads, [None, None, None]);
+    spread(figures, "a whole move, small tenant", &whole, [None, None, None]);
     figures.add(Figure::at_most("holds that were missed and tried again", "", f64::from(missed), None, None));
     judged(&seen, &format!("{} moves", wanted.moves), SMALL + wanted.moves, figures);
     Ok(())
@@ -128,7 +128,7 @@ async fn ten_megabytes(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
         say(&format!("  10 MB: {:.2} s: {}", took.last().copied().unwrap_or_default(), phases(&movement)));
         reclaimed(fleet, &tenant).await?;
     }
-    let took = crate::figures::median(took);
+    let took = median(took);
     figures.add(Figure::at_most("10 MB tenant, asked for until served, p50", "s", took, Some(2.0), None));
     Ok(())
 }

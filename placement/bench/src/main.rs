@@ -19,11 +19,12 @@ mod holding;
 mod load;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
+use cell_figures::Figures;
 use clap::{Args, Parser, Subcommand};
 
-use figures::Figures;
 use fleet::Fleet;
 
 /// Moves, measured.
@@ -103,7 +104,7 @@ struct All {
     abort: Abort,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     // Errors, or what the environment says.
     let wanted = tracing_subscriber::EnvFilter::from_default_env();
@@ -117,31 +118,45 @@ fn main() -> Result<()> {
         }
     });
     // What was measured before something failed is told all the same.
-    figures::say(&figures.table());
+    figures::say(&format!("\n{}", figures.table()));
     if let Some(out) = &cli.out {
-        figures.write(out)?;
+        figures.write(out).with_context(|| format!("cannot write {}", out.display()))?;
     }
     measured?;
-    figures.hold()
+    Ok(match figures.hold() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(missed) => {
+            figures::say(&missed.to_string());
+            ExitCode::FAILURE
+        }
+    })
 }
 
 async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {
     let fleet = Fleet::start().await?;
-    let measured = async {
-        match command {
-            Command::Copy(copy) => copying::run(&fleet, copy, figures).await,
-            Command::Hold(hold) => holding::run(&fleet, hold, figures).await,
-            Command::Cost(cost) => costing::run(&fleet, cost, figures).await,
-            Command::Abort(abort) => aborting::run(&fleet, abort, figures).await,
-            Command::All(All { copy, hold, cost, abort }) => {
-                holding::run(&fleet, hold, figures).await?;
-                copying::run(&fleet, copy, figures).await?;
-                costing::run(&fleet, cost, figures).await?;
-                aborting::run(&fleet, abort, figures).await
-            }
-        }
+    let (hold, copy, cost, abort) = match command {
+        Command::Hold(hold) => (Some(hold), None, None, None),
+        Command::Copy(copy) => (None, Some(copy), None, None),
+        Command::Cost(cost) => (None, None, Some(cost), None),
+        Command::Abort(abort) => (None, None, None, Some(abort)),
+        Command::All(All { copy, hold, cost, abort }) => (Some(hold), Some(copy), Some(cost), Some(abort)),
     };
-    let measured = measured.await;
-    fleet.stop().await?;
-    measured
+    // A part that fails is a figure that does not hold; the others are measured all the same.
+    if let Some(hold) = hold {
+        let ended = holding::run(&fleet, hold, figures).await;
+        figures.ended("hold", ended);
+    }
+    if let Some(copy) = copy {
+        let ended = copying::run(&fleet, copy, figures).await;
+        figures.ended("copy", ended);
+    }
+    if let Some(cost) = cost {
+        let ended = costing::run(&fleet, cost, figures).await;
+        figures.ended("cost", ended);
+    }
+    if let Some(abort) = abort {
+        let ended = aborting::run(&fleet, abort, figures).await;
+        figures.ended("abort", ended);
+    }
+    fleet.stop().await
 }

@@ -75,14 +75,12 @@ fn finish(said: &Demo, report: &Report) -> Result<Exit, Failure> {
     let mut missed = false;
     if let Some(file) = &said.figures {
         let figures = cell_chaos::figures::of(report);
-        missed = figures.iter().any(|figure| !figure.holds());
-        let json = serde_json::to_string_pretty(&figures).expect("figures are text and numbers") + "\n";
-        let folder = file.parent().map_or(Ok(()), std::fs::create_dir_all);
-        folder
-            .and_then(|()| std::fs::write(file, json))
+        missed = figures.hold().is_err();
+        figures
+            .write(file)
             .with_context(|| format!("cannot write {}", file.display()))
             .map_err(|error| Failure::local("REPORT", &error, "choose another --figures"))?;
-        console::note(&cell_chaos::figures::table(&figures));
+        console::note(&figures.table());
     }
     let (word, color) = match report.verdict {
         Verdict::Pass => ("PASS", "1;32"),

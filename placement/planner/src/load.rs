@@ -172,6 +172,16 @@ impl Load {
         self.mean[dim] - mean + risk * positive(self.variance[dim] - variance).sqrt()
     }
 
+    /// Σ mean, and all variance.
+    pub(crate) const fn sums(&self) -> (&ByDim, &ByDim) {
+        (&self.mean, &self.variance)
+    }
+
+    /// Σ deviation of one cluster.
+    pub(crate) fn cluster(&self, cluster: usize) -> &ByDim {
+        &self.clusters[cluster]
+    }
+
     /// Adds its variance, and the deviations of each cluster, to sums of them.
     pub(crate) fn add_spread_to(&self, variance: &mut ByDim, clusters: &mut [ByDim]) {
         let own = std::iter::once(&self.variance).chain(&self.clusters);

@@ -72,7 +72,11 @@ impl Link {
     /// Where that is no address, or the identity cannot be used.
     pub fn endpoint(&self, address: &str, server: Server) -> Result<Endpoint, Error> {
         match self {
-            Self::Plaintext | Self::Within(_) => Endpoint::from_shared(format!("http://{address}")),
+            Self::Plaintext => Endpoint::from_shared(format!("http://{address}")),
+            // How long a stream is remembered that was given up is measured by the machine's own clock, whatever the runtime's
+            // says; and whether it is remembered decides what goes over the connection.
+            Self::Within(_) => Ok(Endpoint::from_shared(format!("http://{address}"))?
+                .http2_reset_stream_duration(crate::net::LONGER_THAN_ANY_RUN)),
             Self::Mutual(identity) => {
                 Endpoint::from_shared(format!("https://{address}"))?.tls_config(identity.calls(server))
             }

@@ -58,6 +58,9 @@ pub trait Fabric: Send + Sync + 'static {
     fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Port>>;
 }
 
+/// No simulation takes so long by the clock of its machine.
+pub const LONGER_THAN_ANY_RUN: Duration = Duration::from_secs(30 * 86_400);
+
 /// Where connections come from. Cheap to clone.
 #[derive(Clone, Default)]
 pub enum Network {

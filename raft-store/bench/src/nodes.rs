@@ -14,10 +14,13 @@ use crate::kv::maintenance_client::MaintenanceClient;
 
 /// How long a cluster may take until it answers.
 const STARTING: Duration = Duration::from_secs(30);
+/// How long a node that was told to end may take.
+const ENDING: Duration = Duration::from_secs(30);
+/// How long a request may take until its answer begins. A watch may last longer.
+const REQUEST: Duration = Duration::from_secs(60);
 
 /// Whose nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// The store of this repository, and nothing in front of it
     Cellway,
@@ -173,10 +176,13 @@ impl Nodes {
     }
 
     /// Waits until a node that was told to has ended.
-    pub(crate) fn wait(&mut self, node: usize) -> anyhow::Result<()> {
-        if let Some(mut process) = self.processes[node].take() {
-            process.wait()?;
+    pub(crate) async fn ended(&mut self, node: usize) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        while self.runs(node) {
+            ensure!(begin.elapsed() < ENDING, "node {node} does not end:\n{}", self.last_words(node));
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        self.processes[node] = None;
         Ok(())
     }
 
@@ -233,6 +239,6 @@ async fn leads(kind: Kind, address: &str) -> anyhow::Result<bool> {
 
 /// A connection of its own.
 pub(crate) fn connect(address: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).timeout(REQUEST);
     Ok(endpoint.connect_timeout(Duration::from_millis(500)).connect_lazy())
 }

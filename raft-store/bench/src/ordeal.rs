@@ -10,17 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use cell_figures::{Figure, Figures, median};
 use cell_store::engine::LogKind;
 use cell_store::{Store, StoreOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ground::Ground;
 use crate::history::{Ending, Operation, State, judge};
-use crate::kv;
 use crate::kv::kv_client::KvClient;
 use crate::load::{self, Keys};
 use crate::nodes::{Kind, NodeOptions, Nodes, connect};
-use crate::watching;
+use crate::{kv, number, say, watching};
 
 const CLIENTS: usize = 8;
 /// How long a client tries one put.
@@ -37,7 +38,7 @@ const IMAGE_BYTES: u64 = 384 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Kill {
     /// How often; every fourth time all three at once
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// What the choices follow
     #[arg(long, default_value_t = 1)]
@@ -51,7 +52,7 @@ pub(crate) struct Kill {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Gaps {
     /// How often each
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
 }
 
@@ -59,7 +60,7 @@ pub(crate) struct Gaps {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cut {
     /// How often
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// What the choices follow
     #[arg(long, default_value_t = 1)]
@@ -183,8 +184,8 @@ fn newest(operations: &[Operation]) -> u64 {
     operations.iter().map(revision).max().unwrap_or(0)
 }
 
-pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
-    let directory = tempfile::tempdir()?;
+pub(crate) async fn kill(kill: &Kill, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
+    let directory = ground.directory()?;
     let mut chance = Chance(kill.seed);
     // Small enough that snapshots, purges and their half-done states are hit, too.
     let extra = ["--snapshot-after", "150", "--log", &kill.log.to_string()].map(str::to_owned).to_vec();
@@ -216,38 +217,45 @@ pub(crate) async fn kill(kill: Kill) -> anyhow::Result<()> {
     for address in &nodes.addresses {
         states.push(state_of(address, newest(&operations)).await?);
     }
-    gaps.sort_unstable();
-    let middle = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
-    verdict(
-        &format!("kill: seed {}, {} rounds, median time to the next answer {middle:?}", kill.seed, kill.rounds),
-        &operations,
-        &judge(&operations, &states),
-    )
+    let middle = median(gaps.iter().map(Duration::as_secs_f64));
+    say(&format!(
+        "kill: seed {}, {} rounds, median time to the next answer {middle:.3} s\n",
+        kill.seed, kill.rounds
+    ));
+    let title = format!("{} × SIGKILL", kill.rounds);
+    verdict(&title, &operations, &judge(&operations, &states), figures);
+    Ok(())
 }
 
-/// The longest time without an answer, of those that begin after `since`.
-fn longest_gap(told: &[Operation], since: Instant) -> Duration {
+/// The longest time between `since` and `until` in which nobody was answered.
+fn longest_gap(told: &[Operation], since: Instant, until: Instant) -> Duration {
     let answered = told.iter().filter_map(|operation| match operation.ending {
         Ending::Answered(_, at) => Some(at),
         Ending::Unknown => None,
     });
-    let mut answered: Vec<Instant> = answered.filter(|at| *at >= since).collect();
-    answered.sort_unstable();
-    let first = answered.first().map_or(Duration::ZERO, |first| *first - since);
-    answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default().max(first)
+    let within = answered.filter(|at| (since..until).contains(at));
+    let mut ends: Vec<Instant> = [since, until].into_iter().chain(within).collect();
+    ends.sort_unstable();
+    ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
 /// What each event does to a steady load: nothing (the measure of the machine), a leader that is told to stop, a leader
 /// that is killed, a follower that was cut off (stopped) for longer than elections take and comes back.
-pub(crate) async fn gaps(gaps: Gaps) -> anyhow::Result<()> {
-    const EVENTS: [&str; 4] = ["nothing", "leader told to stop", "leader killed", "cut-off member returns"];
+pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
+    /// And for how many milliseconds writes may wait.
+    const EVENTS: [(&str, Option<f64>); 4] = [
+        ("nothing", None),
+        ("leader told to stop", Some(50.0)),
+        ("leader killed", Some(900.0)),
+        ("cut-off member returns", Some(50.0)),
+    ];
     const SETTLING: Duration = Duration::from_secs(2);
-    let directory = tempfile::tempdir()?;
+    let directory = ground.directory()?;
     let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions::default()).await?;
     load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
     let keys = Keys::default();
     let clients = Clients::start(&nodes.addresses, &keys)?;
-    for event in EVENTS {
+    for (event, floor) in EVENTS {
         let mut seen = Vec::new();
         for _ in 0..gaps.rounds {
             progress(&clients).await?;
@@ -261,43 +269,46 @@ pub(crate) async fn gaps(gaps: Gaps) -> anyhow::Result<()> {
             match event {
                 "leader told to stop" => {
                     signal(nodes.pid(leader).context("it runs")?, "TERM")?;
-                    nodes.wait(leader)?;
+                    nodes.ended(leader).await?;
                 }
                 "leader killed" => nodes.kill(leader)?,
                 "cut-off member returns" => signal(nodes.pid(follower).context("it runs")?, "CONT")?,
                 _ => {}
             }
             tokio::time::sleep(SETTLING).await;
-            seen.push(longest_gap(&clients.so_far(), since));
+            // A gap that lasts still is told as long as it becomes.
+            progress(&clients).await.with_context(|| format!("after this: {event}"))?;
+            let until = Instant::now();
+            seen.push(longest_gap(&clients.so_far(), since, until).as_secs_f64() * 1_000.0);
             if !nodes.runs(leader) {
                 nodes.spawn(leader)?;
                 tokio::time::sleep(SETTLING).await;
             }
         }
-        seen.sort_unstable();
-        let middle = seen[seen.len() / 2];
-        crate::say(&format!("{event}: longest time without an answer, median {middle:?}, all {seen:?}\n"));
+        say(&format!("{event}: longest time without an answer, in ms {seen:.1?}\n"));
+        let measure = |what: &str| format!("{event}: longest time without an answer, {what}");
+        figures.add(Figure::at_most(measure("median"), "ms", median(seen.iter().copied()), floor, None));
+        figures.add(Figure::free(measure("worst"), "ms", seen.into_iter().fold(0.0, f64::max)));
     }
     let operations = clients.end().await;
     let mut states = Vec::new();
     for address in &nodes.addresses {
         states.push(state_of(address, newest(&operations)).await?);
     }
-    verdict("gaps", &operations, &judge(&operations, &states))
+    verdict("gaps", &operations, &judge(&operations, &states), figures);
+    Ok(())
 }
 
-fn verdict(title: &str, operations: &[Operation], broken: &[String]) -> anyhow::Result<()> {
+fn verdict(title: &str, operations: &[Operation], broken: &[String], figures: &mut Figures) {
     let unknown = operations.iter().filter(|operation| operation.ending == Ending::Unknown).count();
-    crate::say(&format!(
-        "{title}; {} puts, {unknown} unknown, {} broken promises\n",
-        operations.len(),
-        broken.len()
-    ));
+    say(&format!("{title}; {} puts, {unknown} unknown, {} broken promises\n", operations.len(), broken.len()));
     for promise in broken.iter().take(20) {
-        crate::say(&format!("  {promise}\n"));
+        say(&format!("  {promise}\n"));
     }
-    ensure!(broken.is_empty(), "promises were broken");
-    Ok(())
+    let measure = |what: &str| format!("{title}: {what}");
+    figures.add(Figure::at_most(measure("broken promises"), "", number(broken.len()), Some(0.0), None));
+    let answered = number(operations.len() - unknown);
+    figures.add(Figure::at_least(measure("puts that were answered and judged"), "", answered, Some(1.0)));
 }
 
 /// A file system of its own in a file. It goes with the value.
@@ -336,13 +347,13 @@ fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
-    let directory = tempfile::tempdir()?;
+pub(crate) async fn cut(cut: &Cut, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
+    let directory = ground.directory()?;
     let image = directory.path().join("disk");
     let mounted = match make_image(&image).and_then(|()| Mounted::new(&image, directory.path().join("mnt"))) {
         Ok(mounted) => mounted,
         Err(error) => {
-            crate::say(&format!("cut: skipped, because a loop mount needs root and mkfs.ext4: {error}\n"));
+            figures.leave_out(format!("cut: skipped, because a loop mount needs root and mkfs.ext4: {error}"));
             return Ok(());
         }
     };
@@ -382,7 +393,9 @@ pub(crate) async fn cut(cut: Cut) -> anyhow::Result<()> {
     let state = state_of(&nodes.addresses[0], newest(&operations)).await?;
     broken.extend(judge(&operations, &[state]));
     nodes.kill(0)?;
-    verdict(&format!("cut: seed {}, {} rounds", cut.seed, cut.rounds), &operations, &broken)
+    say(&format!("cut: seed {}, {} rounds\n", cut.seed, cut.rounds));
+    verdict(&format!("{} × power cut", cut.rounds), &operations, &broken, figures);
+    Ok(())
 }
 
 /// What was answered and is not there. What was on its way may be there, too.
@@ -408,4 +421,24 @@ async fn state_after(data_dir: &Path, address: &str, log: LogKind) -> anyhow::Re
     });
     store.stop().await;
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_also_that_before_the_first_answer_and_that_which_lasts_still() {
+        let since = Instant::now();
+        let at = |millis| since + Duration::from_millis(millis);
+        let answered =
+            |millis| Operation { key: "t-1".into(), begun: since, ending: Ending::Answered(1, at(millis)) };
+        let gap = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).as_millis();
+        assert_eq!(gap(&[]), 5_000, "nobody is answered");
+        assert_eq!(gap(&[answered(103)]), 4_997, "a straggler");
+        assert_eq!(gap(&[answered(5_000), answered(2_000), answered(20)]), 3_000);
+        assert_eq!(gap(&[answered(2_100), answered(4_000)]), 2_000, "before the first");
+        let unknown = Operation { ending: Ending::Unknown, ..answered(1) };
+        assert_eq!(gap(&[unknown]), 5_000);
+    }
 }

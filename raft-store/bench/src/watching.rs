@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -17,15 +16,17 @@ use crate::kv::kv_client::KvClient;
 use crate::kv::watch_client::WatchClient;
 use crate::load::{Keys, put};
 use crate::nodes::connect;
+use crate::number;
 
 const WATCHERS_PER_CONNECTION: usize = 16;
 /// How long after the last put a watcher may see it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a watch may take until it begins.
+const BEGINNING: Duration = Duration::from_secs(60);
 
 /// What the watchers saw.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Fanout {
-    pub watchers: usize,
     pub puts_per_second: f64,
     pub deliveries_per_second: f64,
     /// From the answer of the put to the arrival at a watcher: what the watch adds.
@@ -52,25 +53,26 @@ pub(crate) async fn run(
         let stream = begin(WatchClient::new(channels[watcher % connections].clone()), 0).await?;
         watching.spawn(watch(stream, end.clone()));
     }
+    let begun = Instant::now();
     let answered = write(address, rate, lasting, keys).await?;
+    let wrote = begun.elapsed().as_secs_f64();
     tokio::time::sleep(PATIENCE).await;
     end.cancel();
-    let (mut late, mut deliveries) = (Histogram::<u64>::new(3)?, 0_u64);
+    let (mut late, mut deliveries, mut last) = (Histogram::<u64>::new(3)?, 0_u64, begun);
     while let Some(seen) = watching.join_next().await {
         for (key, at) in seen? {
             if let Some(answered) = answered.get(&key) {
                 deliveries += 1;
+                last = last.max(at);
                 late.record(u64::try_from(at.saturating_duration_since(*answered).as_micros())?)?;
             }
         }
     }
-    let small = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
-    let ms = |quantile| small(late.value_at_quantile(quantile)) / 1_000.0;
+    let ms = |quantile| if late.is_empty() { f64::NAN } else { number(late.value_at_quantile(quantile)) / 1_000.0 };
     let puts = answered.len() as u64;
     Ok(Fanout {
-        watchers,
-        puts_per_second: small(puts) / lasting.as_secs_f64(),
-        deliveries_per_second: small(deliveries) / lasting.as_secs_f64(),
+        puts_per_second: number(puts) / wrote,
+        deliveries_per_second: number(deliveries) / last.duration_since(begun).as_secs_f64(),
         p50_ms: ms(0.5),
         p99_ms: ms(0.99),
         lost: (puts * watchers as u64).saturating_sub(deliveries),
@@ -88,7 +90,8 @@ pub(crate) async fn begin(
     // The requests stay open: etcd ends a watch with them.
     let requests = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
     let mut stream = client.watch(requests).await?.into_inner();
-    let created = stream.message().await?.context("the watch ended at once")?;
+    let created = tokio::time::timeout(BEGINNING, stream.message()).await.context("the watch does not begin")?;
+    let created = created?.context("the watch ended at once")?;
     anyhow::ensure!(created.created, "a watch begins with its creation");
     Ok(stream)
 }

@@ -182,3 +182,17 @@ async fn options_that_contradict_each_other_are_named() {
     assert_eq!(refused.code(), "DATA_DIRECTORY_UNUSABLE");
     assert!(refused.hint().contains("may be written"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_for_how_long_applying_stood_still_and_counts_its_snapshots() {
+    let cluster = Cluster::start(1, Bounds::default()).await;
+    for number in 1..=20 {
+        cluster.submit(number, create_cell(number)).await;
+    }
+    let store = cluster.nodes[0].store();
+    let before = store.status().pace;
+    assert!(before.longest > std::time::Duration::ZERO, "an entry takes some time to apply");
+    assert_eq!((before.snapshots, before.longest_in_snapshot), (0, std::time::Duration::ZERO));
+    store.snapshot().await.unwrap();
+    assert_eq!(store.status().pace.snapshots, 1);
+}

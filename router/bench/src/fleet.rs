@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::proxies::START_TIME_MAX;
+
 /// A router with a control plane of its own.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Fleet {
@@ -72,6 +74,11 @@ impl Synthetic {
 
     fn item(&self, tenant: u32, cell: usize, epoch: u64, revision: u64) -> anyhow::Result<WatchItem> {
         Ok(WatchItem::Mapping(routed(tenant, &self.cells[cell], epoch, revision)?))
+    }
+
+    /// It has counted every change.
+    pub(crate) fn revision(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// A tenant has another epoch, and perhaps another owner.
@@ -173,7 +180,7 @@ impl ControlPlane for Synthetic {
     }
 
     fn confirm(&self, _nonce: u64, _held: Held) -> BoxFuture<'static, Result<Confirmed, String>> {
-        let revision = Revision(self.state.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let revision = Revision(self.revision());
         Box::pin(async move { Ok(Confirmed { lineage: LINEAGE, revision, lease: None }) })
     }
 }
@@ -206,8 +213,10 @@ pub(crate) async fn start(
     let handle = router.handle();
     let running = tokio::spawn(router.run(CancellationToken::new()));
     let last = TenantId::new(format!("t-{}", tenants - 1))?;
+    let began = Instant::now();
     while handle.mapping(&last).is_none() {
         anyhow::ensure!(!running.is_finished(), "the router has ended");
+        anyhow::ensure!(began.elapsed() < START_TIME_MAX, "the router has not all of its table");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok((handle, running))

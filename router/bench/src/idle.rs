@@ -1,16 +1,18 @@
 //! What an idle connection costs: so many connections are opened, each asks once and then says nothing more, and the
 //! memory of the proxy is compared with what it was before.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use cell_figures::{Figure, Figures};
 use tokio::net::TcpStream;
 
+use crate::ground::Ground;
 use crate::processes::OriginProcess;
-use crate::proxies::{self, Setting, say};
+use crate::proxies::{self, Wire, say};
 use crate::raw::Raw;
 
 /// Connections that are opened before the memory is looked at for the first time: what is made once is not theirs.
@@ -20,31 +22,48 @@ const AT_ONCE: usize = 8;
 const SETTLE: Duration = Duration::from_secs(4);
 /// What each asks for once.
 const ASKED: &str = "GET /16 HTTP/1.1\r\nhost: t-7.bench.test\r\nuser-agent: idle\r\naccept: */*\r\n\r\n";
+const OURS: &str = "cellway";
+/// What one of ours may cost, and should.
+const KIB_MAX: f64 = 12.0;
+const KIB_GOAL: f64 = 8.0;
 
-pub(crate) async fn idle(connections: u32, mut setting: Setting) -> anyhow::Result<Value> {
-    let origin = OriginProcess::start(&[])?;
-    setting.origin = origin.address;
-    let mut report = serde_json::Map::new();
-    for name in proxies::names().filter(|name| *name != "direct") {
-        let Some(proxy) = proxies::start_one(name, &setting)? else { continue };
-        let first = hold(proxy.address, FIRST).await?;
-        tokio::time::sleep(SETTLE).await;
-        let before = proxy.resident_bytes()?;
-        let held = hold(proxy.address, connections).await?;
-        tokio::time::sleep(SETTLE).await;
-        // Allocators give memory back when they are next asked for some.
-        let stirred = hold(proxy.address, FIRST).await?;
-        tokio::time::sleep(SETTLE).await;
-        let after = proxy.resident_bytes()?;
-        let bytes = after.saturating_sub(before) as f64 / f64::from(connections + FIRST);
-        say(&format!("{name}: {bytes:.0} bytes a connection"));
-        report.insert(
-            name.to_owned(),
-            json!({ "resident_bytes_before": before, "resident_bytes": after, "bytes_per_connection": bytes }),
-        );
-        drop((first, held, stirred));
+/// Memory of a connection that has asked once and says nothing more
+#[derive(Debug, clap::Args)]
+pub(crate) struct Idle {
+    /// How many
+    #[arg(long, default_value_t = 8_000, value_parser = clap::value_parser!(u32).range(1_000..=17_000))]
+    pub(crate) connections: u32,
+}
+
+impl Idle {
+    pub(crate) async fn measure(&self, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
+        let (origin, mut setting) = (OriginProcess::start(&[])?, ground.setting(100, Wire::H1));
+        setting.origin = origin.address;
+        let mut seen = BTreeMap::new();
+        for name in proxies::names().filter(|name| *name != "direct") {
+            let Some(proxy) = proxies::start_one(name, &setting)? else { continue };
+            let first = hold(proxy.address, FIRST).await?;
+            tokio::time::sleep(SETTLE).await;
+            let before = proxy.resident_bytes()?;
+            let held = hold(proxy.address, self.connections).await?;
+            tokio::time::sleep(SETTLE).await;
+            // Allocators give memory back when they are next asked for some.
+            let stirred = hold(proxy.address, FIRST).await?;
+            tokio::time::sleep(SETTLE).await;
+            let after = proxy.resident_bytes()?;
+            let bytes = proxies::grown(before, after) / f64::from(self.connections + FIRST);
+            say(&format!("{name}: {bytes:.0} bytes a connection, {before} before and {after} bytes with them"));
+            seen.insert(name, bytes / 1_024.0);
+            drop((first, held, stirred));
+        }
+        let measure = format!("memory of each of {} idle connections", self.connections);
+        let ours = seen.get(OURS).copied().unwrap_or(f64::NAN);
+        figures.add(Figure::at_most(&*measure, "KiB", ours, Some(KIB_MAX), Some(KIB_GOAL)));
+        for (name, theirs) in seen.iter().filter(|(name, _)| **name != OURS) {
+            figures.add(Figure::less_beside(&*measure, "KiB", (ours, *theirs), *name, None));
+        }
+        Ok(())
     }
-    Ok(json!({ "connections": connections, "proxies": report }))
 }
 
 /// Opens connections, asks once on each, and keeps them.

@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use cell_figures::{Figure, Figures};
 
+use crate::ground::Ground;
 use crate::processes::{OriginProcess, needs};
-use crate::proxies::{self, Setting, say};
+use crate::proxies::{self, Setting, Wire, say};
 use crate::raw::Raw;
 
 /// Under valgrind HAProxy does not come to listen, and Envoy not in any time.
@@ -21,44 +22,55 @@ const FEW: u32 = 2_000;
 /// Connections that ask, each for one thing after the other.
 const CONNECTIONS: u32 = 16;
 
-/// What is counted, and what Cellway may come to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
+/// Instructions for each request, as callgrind counts them: for comparing builds, and for a limit
+#[derive(Debug, clap::Args)]
+pub(crate) struct Instructions {
+    /// Requests that are counted: a multiple of 16
+    #[arg(long, default_value_t = 10_000)]
     pub(crate) requests: u32,
-    pub(crate) at_most: Option<u64>,
+    /// Fail where a bare request through the router takes more
+    #[arg(long)]
+    pub(crate) at_most: Option<u32>,
 }
 
 /// What browsers send, more or less.
 const FIELDS: &str = "user-agent: bench\r\naccept: text/html, */*\r\naccept-encoding: gzip\r\n\
                       accept-language: en\r\ncookie: a=1; b=2\r\nreferer: http://bench.test/\r\n";
 
-pub(crate) async fn instructions(extent: Extent, mut setting: Setting) -> anyhow::Result<Value> {
-    needs("valgrind")?;
-    let whole = extent.requests > 0 && extent.requests.is_multiple_of(CONNECTIONS);
-    anyhow::ensure!(whole, "--requests is a multiple of {CONNECTIONS}");
-    let origin = OriginProcess::start(&[])?;
-    setting.origin = origin.address;
-    let files = tempfile::tempdir()?;
-    let mut report = serde_json::Map::new();
-    for name in COUNTED {
+impl Instructions {
+    pub(crate) async fn measure(&self, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
+        needs("valgrind")?;
+        let whole = self.requests > 0 && self.requests.is_multiple_of(CONNECTIONS);
+        anyhow::ensure!(whole, "--requests is a multiple of {CONNECTIONS}");
+        let (origin, mut setting) = (OriginProcess::start(&[])?, ground.setting(100, Wire::H1));
+        setting.origin = origin.address;
+        let files = tempfile::tempdir()?;
         for (kind, fields) in [("bare", ""), ("usual", FIELDS)] {
             let head = format!("GET / HTTP/1.1\r\nhost: t-7.bench.test\r\n{fields}\r\n");
-            let mut totals = Vec::new();
-            for requests in [FEW, FEW + extent.requests] {
-                let out = files.path().join(format!("{name}.{kind}.{requests}"));
-                setting.counted = Some(out.clone());
-                totals.push(count(name, &setting, &out, &head, requests).await?);
+            let mut counted = Vec::new();
+            for name in COUNTED {
+                let mut totals = Vec::new();
+                for requests in [FEW, FEW + self.requests] {
+                    let out = files.path().join(format!("{name}.{kind}.{requests}"));
+                    setting.counted = Some(out.clone());
+                    totals.push(count(name, &setting, &out, &head, requests).await?);
+                }
+                let each = match totals[..] {
+                    [Some(few), Some(many)] => Some(many.saturating_sub(few) as f64 / f64::from(self.requests)),
+                    _ => None,
+                };
+                say(&format!("{name}, {kind}: {each:.0?} instructions a request"));
+                counted.push(each);
             }
-            let [Some(few), Some(many)] = totals[..] else { continue };
-            let each = many.saturating_sub(few) / u64::from(extent.requests);
-            say(&format!("{name}, {kind}: {each} instructions a request"));
-            report.insert(format!("{name}_{kind}"), json!(each));
+            let measure = format!("instructions for a {kind} request");
+            let ours = counted[0].unwrap_or(f64::NAN);
+            figures.add(Figure::less_beside(&*measure, "", (ours, counted[1]), COUNTED[1], None));
+            if let Some(most) = self.at_most.filter(|_| kind == "bare") {
+                figures.add(Figure::at_most(measure, "", ours, Some(f64::from(most)), None));
+            }
         }
+        Ok(())
     }
-    if let (Some(most), Some(ours)) = (extent.at_most, report.get("cellway_bare").and_then(Value::as_u64)) {
-        anyhow::ensure!(ours <= most, "a request takes {ours} instructions, and {most} is the limit");
-    }
-    Ok(json!({ "requests": extent.requests, "instructions_per_request": report }))
 }
 
 /// All instructions of one run; none where the proxy is not here.

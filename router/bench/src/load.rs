@@ -46,11 +46,26 @@ pub(crate) struct Outcome {
     pub(crate) answered: u64,
     /// Status, or what went wrong, and how often.
     pub(crate) others: std::collections::BTreeMap<String, u64>,
+    /// Of what was asked: what was not answered with 200 took [`NEVER_MICROS`].
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
     /// Answered with 200 in a second, before the load had ended.
     pub(crate) goodput: f64,
+}
+
+/// The part of requests that has to be answered with 200 for the times of those to say something.
+pub(crate) const ANSWERED_MIN: f64 = 0.99;
+
+impl Outcome {
+    /// As it counts: where too little was answered, nothing was fast.
+    pub(crate) fn judged(self) -> Self {
+        if self.asked > 0 && self.answered as f64 >= self.asked as f64 * ANSWERED_MIN {
+            return self;
+        }
+        let never = f64::INFINITY;
+        Self { p50_ms: never, p99_ms: never, max_ms: never, ..self }
+    }
 }
 
 type Sender = SendRequest<Empty<Bytes>>;
@@ -62,6 +77,7 @@ struct Shared {
     seen: Mutex<Seen>,
 }
 
+#[derive(Debug)]
 struct Seen {
     took: Histogram<u64>,
     answered: u64,
@@ -70,6 +86,43 @@ struct Seen {
 }
 
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+/// As what a request counts that was refused or not answered: more than any that was answered may take.
+const NEVER_MICROS: u64 = 60_000_000;
+
+impl Seen {
+    fn new() -> anyhow::Result<Self> {
+        let took = Histogram::new_with_bounds(1, NEVER_MICROS, 3)?;
+        Ok(Self { took, answered: 0, answered_in_time: 0, others: Default::default() })
+    }
+
+    /// A request that was answered with 200 after so long, or why it was not.
+    fn count(&mut self, outcome: Result<(), String>, took: Duration, in_time: bool) {
+        match outcome {
+            Ok(()) => {
+                self.answered += 1;
+                self.answered_in_time += u64::from(in_time);
+                self.took.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+            }
+            Err(other) => {
+                *self.others.entry(other).or_default() += 1;
+                self.took.saturating_record(NEVER_MICROS);
+            }
+        }
+    }
+
+    fn outcome(&self, asked: u64, seconds: f64) -> Outcome {
+        let ms = |micros: u64| micros as f64 / 1_000.0;
+        Outcome {
+            asked,
+            answered: self.answered,
+            others: self.others.clone(),
+            p50_ms: ms(self.took.value_at_quantile(0.5)),
+            p99_ms: ms(self.took.value_at_quantile(0.99)),
+            max_ms: ms(self.took.max()),
+            goodput: self.answered_in_time as f64 / seconds,
+        }
+    }
+}
 
 impl Load {
     /// As whom request `n` is sent.
@@ -79,13 +132,7 @@ impl Load {
     }
 
     pub(crate) async fn run(self) -> anyhow::Result<Outcome> {
-        let seen = Seen {
-            took: Histogram::new_with_bounds(1, 60_000_000, 3)?,
-            answered: 0,
-            answered_in_time: 0,
-            others: Default::default(),
-        };
-        let shared = Arc::new(Shared { load: self, idle: Mutex::default(), seen: Mutex::new(seen) });
+        let shared = Arc::new(Shared { load: self, idle: Mutex::default(), seen: Mutex::new(Seen::new()?) });
         let began = Instant::now();
         let (rate, seconds) = (shared.load.rate, f64::from(shared.load.seconds));
         let mut asked = 0_u64;
@@ -106,16 +153,7 @@ impl Load {
         }
         while asking.join_next().await.is_some() {}
         let seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let ms = |micros: u64| micros as f64 / 1_000.0;
-        Ok(Outcome {
-            asked,
-            answered: seen.answered,
-            others: seen.others.clone(),
-            p50_ms: ms(seen.took.value_at_quantile(0.5)),
-            p99_ms: ms(seen.took.value_at_quantile(0.99)),
-            max_ms: ms(seen.took.max()),
-            goodput: seen.answered_in_time as f64 / seconds,
-        })
+        Ok(seen.outcome(asked, seconds))
     }
 }
 
@@ -125,16 +163,9 @@ impl Shared {
             Ok(outcome) => outcome,
             Err(_) => Err("no answer in ten seconds".into()),
         };
-        let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX).clamp(1, 60_000_000);
+        let now = Instant::now();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(()) => {
-                seen.answered += 1;
-                seen.answered_in_time += u64::from(Instant::now() <= ends);
-                seen.took.saturating_record(micros);
-            }
-            Err(other) => *seen.others.entry(other).or_default() += 1,
-        }
+        seen.count(outcome, now.duration_since(due), now <= ends);
     }
 
     /// Sends one request and reads its answer to the end. The error: any other status than 200, or what went wrong.
@@ -167,5 +198,37 @@ impl Shared {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_count_where_nearly_all_that_was_asked_was_answered() {
+        let p99 = |asked, answered| {
+            let others = std::collections::BTreeMap::default();
+            Outcome { asked, answered, others, p50_ms: 1.0, p99_ms: 2.0, max_ms: 3.0, goodput: 1.0 }.judged().p99_ms
+        };
+        assert_eq!((p99(1_000, 990), p99(1_000, 989)), (2.0, f64::INFINITY));
+        assert_eq!(p99(0, 0), f64::INFINITY, "nobody has asked");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_fast_either() {
+        let p99 = |slow: u64, refused: u64| {
+            let mut seen = Seen::new().unwrap();
+            for n in 0..1_000 {
+                let outcome = if n < refused { Err("503".to_owned()) } else { Ok(()) };
+                let millis = if n < refused + slow { 500 } else { 1 };
+                seen.count(outcome, Duration::from_millis(millis), true);
+            }
+            assert_eq!((seen.answered, seen.others.get("503").copied()), (1_000 - refused, Some(refused)));
+            seen.outcome(1_000, 1.0).judged().p99_ms.round()
+        };
+        assert_eq!(p99(10, 9), 500.0, "one in a hundred is slow beside those that are refused");
+        assert_eq!(p99(0, 9), 1.0);
+        assert_eq!(p99(0, 11), f64::INFINITY);
     }
 }

@@ -1,7 +1,9 @@
 //! A cell's application reduced to an answer: as little work as possible, so that what is measured is the proxy.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Answers every request with so many bytes. `GET /<bytes>` asks for another number of them.
 #[derive(Debug, Clone, Args)]
@@ -39,6 +41,26 @@ pub(crate) struct Origin {
     pub(crate) name: String,
 }
 
+/// Places that answer one after the other: as many a second as they can, however late whoever waits is woken. Each knows
+/// from when on it is free.
+struct Places(Mutex<BinaryHeap<Reverse<Instant>>>);
+
+impl Places {
+    /// 0: no limit.
+    fn new(count: usize) -> Self {
+        Self(Mutex::new(std::iter::repeat_n(Reverse(Instant::now()), count).collect()))
+    }
+
+    /// When what comes now is answered, where that takes so long.
+    fn done(&self, now: Instant, takes: Duration) -> Instant {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Reverse(next)) = free.pop() else { return now + takes };
+        let done = next.max(now) + takes;
+        free.push(Reverse(done));
+        done
+    }
+}
+
 const HEAD_MAX: usize = 32 << 10;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -49,7 +71,7 @@ impl Origin {
     }
 
     pub(crate) async fn serve_at(self, listener: TcpListener) -> anyhow::Result<()> {
-        let places = Arc::new(Semaphore::new(if self.places == 0 { Semaphore::MAX_PERMITS } else { self.places }));
+        let places = Arc::new(Places::new(self.places));
         let origin = Arc::new(self);
         loop {
             let (stream, _) = listener.accept().await?;
@@ -78,7 +100,7 @@ impl Origin {
         let _gone = server.serve_connection(TokioIo::new(stream), service).await;
     }
 
-    async fn connection(&self, mut stream: TcpStream, places: &Semaphore) -> std::io::Result<()> {
+    async fn connection(&self, mut stream: TcpStream, places: &Places) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         if self.grpc {
             self.grpc(stream).await;
@@ -95,8 +117,7 @@ impl Origin {
             let asked = asked_bytes(&read);
             read.clear();
             if self.service_ms > 0 {
-                let _place = places.acquire().await;
-                tokio::time::sleep(Duration::from_millis(self.service_ms)).await;
+                tokio::time::sleep_until(places.done(Instant::now(), Duration::from_millis(self.service_ms))).await;
             }
             match asked {
                 Some(bytes) => stream.write_all(&answer(&self.name, bytes)).await?,
@@ -129,4 +150,22 @@ fn answer(name: &str, bytes: usize) -> Vec<u8> {
             .into_bytes();
     answer.extend(body);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_places_of_twenty_milliseconds_answer_five_hundred_a_second_in_their_order() {
+        let (places, at) = (Places::new(10), Instant::now());
+        let ms = Duration::from_millis;
+        let done: Vec<Duration> = (0..1_000).map(|_| places.done(at, ms(20)) - at).collect();
+        assert_eq!((done[0], done[9], done[10], done[999]), (ms(20), ms(20), ms(40), ms(2_000)));
+        assert!(done.is_sorted());
+        // Nobody has come for a while: what was not used is not made up for.
+        assert_eq!(places.done(at + ms(5_000), ms(20)) - at, ms(5_020));
+        let unlimited = Places::new(0);
+        assert!((0..100).all(|_| unlimited.done(at, ms(20)) - at == ms(20)));
+    }
 }

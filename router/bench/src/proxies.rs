@@ -26,6 +26,17 @@ pub(crate) enum Wire {
     Grpc,
 }
 
+impl std::fmt::Display for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::H1 => "HTTP/1.1",
+            Self::H2 => "HTTP/2",
+            Self::Tls => "TLS 1.3",
+            Self::Grpc => "gRPC",
+        })
+    }
+}
+
 impl Wire {
     /// Whether clients speak HTTP/2.
     pub(crate) fn is_http2(self) -> bool {
@@ -79,7 +90,8 @@ impl Drop for Proxy {
     }
 }
 
-const START_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long a proxy may take until it has its table.
+pub(crate) const START_TIME_MAX: Duration = Duration::from_secs(120);
 
 impl Proxy {
     /// Seconds of CPU that its threads have taken, user and system, as the scheduler counts them: to the nanosecond,
@@ -199,6 +211,16 @@ pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+/// By how many bytes memory has grown; no number where it has not: something else was given back meanwhile.
+pub(crate) fn grown(before: u64, after: u64) -> f64 {
+    after.checked_sub(before).filter(|bytes| *bytes > 0).map_or(f64::NAN, |bytes| bytes as f64)
+}
+
+/// Ours says it once it has its table. Anything else in its log is no sign of that.
+fn says_where_it_listens(log: &str) -> bool {
+    log.lines().any(|line| line.starts_with('{') && line.contains("\"admin\"") && line.contains("\"listen\""))
+}
+
 fn host(tenant: u32) -> String {
     format!("t-{tenant}.bench.test")
 }
@@ -227,9 +249,26 @@ fn cellway(setting: &Setting) -> anyhow::Result<Proxy> {
     // It listens before it has its table.
     let log = proxy.files.path().join("log");
     let began = Instant::now();
-    while std::fs::metadata(&log)?.len() == 0 {
+    while !says_where_it_listens(&std::fs::read_to_string(&log)?) {
         anyhow::ensure!(began.elapsed() < START_TIME_MAX, "cellway has no table");
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(proxy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_has_not_grown_was_not_measured() {
+        assert!((grown(1_000, 3_000) - 2_000.0).abs() < f64::EPSILON);
+        assert!(grown(1_000, 1_000).is_nan() && grown(1_000, 999).is_nan());
+    }
+
+    #[test]
+    fn ours_has_its_table_once_it_says_where_it_listens() {
+        assert!(!says_where_it_listens("") && !says_where_it_listens("WARN no keys to listen with\n"));
+        assert!(says_where_it_listens("WARN late\n{\"admin\":\"127.0.0.1:2\",\"listen\":\"127.0.0.1:1\"}\n"));
+    }
 }

@@ -2,10 +2,15 @@
 //! what is measured.
 
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// How long one answer may take: also of what runs under valgrind.
+const ASK_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A client's connection.
 pub(crate) struct Raw {
@@ -22,17 +27,23 @@ impl Raw {
 
     /// Sends the head of a request and reads its answer, which has to be 200 and to have a length. Answers the body.
     pub(crate) async fn ask(&mut self, head: &str) -> anyhow::Result<&[u8]> {
+        let body =
+            tokio::time::timeout(ASK_TIME_MAX, self.exchange(head)).await.context("no answer in a minute")??;
+        Ok(&self.read[body])
+    }
+
+    /// Answers where in what was read the body is.
+    async fn exchange(&mut self, head: &str) -> anyhow::Result<Range<usize>> {
         self.stream.write_all(head.as_bytes()).await?;
         self.read.clear();
-        let body = loop {
+        loop {
             anyhow::ensure!(self.stream.read_buf(&mut self.read).await? > 0, "the connection was closed");
             if let Some((body, length)) = answer(&self.read)?
                 && self.read.len() >= body + length
             {
-                break body..body + length;
+                return Ok(body..body + length);
             }
-        };
-        Ok(&self.read[body])
+        }
     }
 
     /// The socket, and room for nothing.

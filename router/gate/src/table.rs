@@ -2,7 +2,7 @@
 //!
 //! A tenant is in the table as long as the cell has a grant for it, and while a request waits for one to come.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cell_model::TenantId;
@@ -17,7 +17,7 @@ pub(crate) struct GrantTable {
     slots: papaya::HashMap<TenantId, Arc<Slot>>,
     outbox: Arc<Outbox>,
     /// Tenants whose grant is gone while writes were still running: looked at again by [`Self::sweep`].
-    leaving: Mutex<HashSet<TenantId>>,
+    leaving: Mutex<BTreeSet<TenantId>>,
 }
 
 impl GrantTable {
@@ -58,8 +58,10 @@ impl GrantTable {
         // What was to be said on the stream before is said again, where it still holds, by installing.
         drop(self.outbox.take());
         let named: HashSet<&TenantId> = grants.iter().map(|(tenant, _)| tenant).collect();
-        let gone: Vec<TenantId> =
+        let mut gone: Vec<TenantId> =
             self.slots.pin().keys().filter(|tenant| !named.contains(tenant)).cloned().collect();
+        // Whoever waits is woken in this order, which is to be the same in each run of a simulation.
+        gone.sort_unstable();
         for tenant in &gone {
             self.install(tenant, None);
         }
@@ -92,9 +94,10 @@ impl GrantTable {
 
     /// Lets every waiting request look again.
     pub(crate) fn wake_all(&self) {
-        for slot in self.slots.pin().values() {
-            slot.wake();
-        }
+        let slots = self.slots.pin();
+        let mut waiting: Vec<_> = slots.iter().collect();
+        waiting.sort_unstable_by_key(|(tenant, _)| *tenant);
+        waiting.into_iter().for_each(|(_, slot)| slot.wake());
     }
 
     /// The number of tenants known.

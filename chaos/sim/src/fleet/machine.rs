@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fabric;
-use super::store::CellStore;
+use super::store::{CellStore, Rows};
 use super::{CELLS, ROUTER};
 use crate::chance::Chance;
 use crate::disk::{PowerCut, SimDisk};
@@ -140,11 +140,13 @@ pub(super) struct CellMachine {
     name: &'static str,
     store: CellStore,
     starts: Starts,
+    image: RefCell<Option<Rows>>,
 }
 
 impl CellMachine {
     pub(super) fn new(seed: u64, name: &'static str, flaw: Option<Flaw>) -> Self {
-        Self { name, store: CellStore::new(seed, name, flaw), starts: Starts::of(seed, name) }
+        let (store, starts) = (CellStore::new(seed, name, flaw), Starts::of(seed, name));
+        Self { name, store, starts, image: RefCell::default() }
     }
 
     /// Runs the cell until the power goes.
@@ -161,6 +163,18 @@ impl CellMachine {
         let cell = Cell::start_within(options, engine, host, CancellationToken::new()).await?;
         cell.stopped().await?;
         Err(format!("cell {} has ended by itself", self.name).into())
+    }
+
+    /// Takes an image of its disk.
+    pub(super) fn take_image(&self) {
+        self.image.replace(Some(self.store.image()));
+    }
+
+    /// Its disk becomes what the image holds, if there is one. The host's tasks must be gone already.
+    pub(super) fn put_image_back(&self) {
+        if let Some(image) = self.image.take() {
+            self.store.put_back(&image);
+        }
     }
 }
 

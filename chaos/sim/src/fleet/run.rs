@@ -7,9 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use turmoil::Sim;
 
-use super::machine::{ControlMachine, Machine, RouterMachine, cells};
+use super::machine::{CellMachine, ControlMachine, Machine, RouterMachine, cells};
 use super::nemesis::{LANES, Whom, hosts};
-use super::script::{self, Scene};
+use super::script::{self, Image, Scene};
 use super::{FIELD, ROUTER};
 use crate::nemesis::{self, Act, Fault};
 use crate::node::NODES;
@@ -60,6 +60,7 @@ struct World<'a> {
     sim: Sim<'a>,
     machines: Vec<Rc<dyn Machine>>,
     controls: Vec<Rc<ControlMachine>>,
+    cells: Vec<Rc<CellMachine>>,
     /// Who is without power, by who was to be.
     down: BTreeMap<Whom, &'static str>,
     scene: Rc<Scene>,
@@ -93,7 +94,9 @@ impl World<'_> {
             machines.push(Rc::clone(&machine) as Rc<dyn Machine>);
             sim.host(name, move || Rc::clone(&machine).run());
         }
-        for machine in cells(options.seed, options.flaw) {
+        let cells = cells(options.seed, options.flaw);
+        for machine in &cells {
+            let machine = Rc::clone(machine);
             machines.push(Rc::clone(&machine) as Rc<dyn Machine>);
             sim.host(machine.name(), move || Rc::clone(&machine).run());
         }
@@ -101,7 +104,7 @@ impl World<'_> {
         machines.push(Rc::clone(&router) as Rc<dyn Machine>);
         sim.host(ROUTER, move || Rc::clone(&router).run());
         sim.client(FIELD, script::play(options.seed, options.flaw, Rc::clone(&scene)));
-        Self { sim, machines, controls, down: BTreeMap::new(), scene, faults: 0 }
+        Self { sim, machines, controls, cells, down: BTreeMap::new(), scene, faults: 0 }
     }
 
     /// Plays the plan to its end. Answers what has ended the run before.
@@ -121,6 +124,9 @@ impl World<'_> {
             if self.scene.phase.get() == Some(Phase::Faults) && elapsed >= healed {
                 self.scene.phase.set(Some(Phase::Healed));
                 self.scene.trace.borrow_mut().heal(elapsed);
+            }
+            if let Some((cell, image)) = self.scene.image.take() {
+                self.clone_disk(cell, image);
             }
             match self.sim.step() {
                 Ok(true) => return None,
@@ -165,6 +171,20 @@ impl World<'_> {
             machine.crash();
         }
         self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: {name} is down"));
+    }
+
+    /// Takes an image of a cell's disk, or starts the cell from it.
+    fn clone_disk(&mut self, cell: &'static str, image: Image) {
+        self.scene.trace.borrow_mut().note(self.sim.elapsed(), format_args!("nemesis: image of {cell} {image:?}"));
+        let Some(machine) = self.cells.iter().find(|machine| machine.name() == cell) else { return };
+        match image {
+            Image::Taken => machine.take_image(),
+            Image::PutBack => {
+                self.sim.crash(cell);
+                machine.put_image_back();
+                self.sim.bounce(cell);
+            }
+        }
     }
 
     fn verdict(self, ended: Option<Violation>) -> Verdict {

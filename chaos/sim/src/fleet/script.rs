@@ -33,6 +33,8 @@ const READERS: u32 = 2;
 const GAP: Duration = Duration::from_millis(40);
 /// When nothing breaks any more and a whole move is done, every tenant has to be served within this time.
 const SERVED_WITHIN: Duration = Duration::from_secs(15);
+/// After this time nothing is left of a move that has ended.
+const TIDY_AFTER: Duration = Duration::from_secs(2);
 /// One answer of a node, where everything is in order.
 const STATUS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -46,6 +48,17 @@ pub(super) struct Scene {
     pub(super) moves: RefCell<Moves>,
     pub(super) end: RefCell<Option<End>>,
     pub(super) recorder: Recorder,
+    /// What is to be done with the disk of a cell before the next tick.
+    pub(super) image: Cell<Option<(&'static str, Image)>>,
+}
+
+/// What is done with an image of a cell's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Image {
+    /// It is taken.
+    Taken,
+    /// The cell starts again, from it.
+    PutBack,
 }
 
 /// Moves, by how they ended.
@@ -74,6 +87,14 @@ impl Scene {
 
     fn wait_for(&self, what: impl Into<String>) {
         *self.waiting_for.borrow_mut() = what.into();
+    }
+
+    /// Has something done with the disk of a cell, and waits until it is.
+    async fn image(&self, cell: &'static str, image: Image) {
+        self.image.set(Some((cell, image)));
+        while self.image.get().is_some() {
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn is_healed(&self) -> bool {
@@ -105,6 +126,7 @@ pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> tur
     }
     let last = script.one_whole_move().await?;
     let silent = script.silent(&load.clock()).await?;
+    let last = if flaw == Some(Flaw::ClonedCell) { script.clone_the_owner(last).await? } else { last };
     stop_all(&mut clients).await;
     let end = End { silent, ..script.read_back(&tenants, &load.clock(), &last).await? };
     *scene.end.borrow_mut() = Some(end);
@@ -250,6 +272,21 @@ impl Script {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Moves the tenant away from a cell, and starts that cell from an image of its disk that was taken before: then two
+    /// own it. The other tenant is on the other cell and loses nothing by that. Answers the last move.
+    async fn clone_the_owner(&self, last: wire::Move) -> Result<wire::Move, Box<dyn std::error::Error>> {
+        if last.target != CELLS[0] {
+            self.one_whole_move().await?;
+        }
+        // In the middle of a move a cell that starts asks whether it still owns.
+        tokio::time::sleep(TIDY_AFTER).await;
+        self.scene.image(CELLS[0], Image::Taken).await;
+        let last = self.one_whole_move().await?;
+        tokio::time::sleep(TIDY_AFTER).await;
+        self.scene.image(CELLS[0], Image::PutBack).await;
+        Ok(last)
     }
 
     /// Waits until of every tenant a write is acknowledged that was sent after everything had healed. A client that still

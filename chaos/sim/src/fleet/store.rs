@@ -10,7 +10,7 @@ use cell_agent::engine::{Applied, Batch, Engine, EngineError, Entry};
 
 use super::STAYING;
 use crate::chance::Chance;
-use crate::disk::{Contents, File, PowerCut};
+use crate::disk::{Contents, File, PowerCut, Syncs};
 use crate::flaw::Flaw;
 
 /// A lying disk is honest while the fleet is made.
@@ -19,7 +19,7 @@ const HONEST_SYNCS: u32 = 60;
 const ONE_LOST_OF: u32 = 7;
 
 #[derive(Debug, Clone, Default)]
-struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(super) struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
 
 /// The changes of one batch.
 type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -54,14 +54,24 @@ fn is_document_that_stays((key, value): &(Vec<u8>, Option<Vec<u8>>)) -> bool {
 
 impl CellStore {
     pub(super) fn new(seed: u64, cell: &str, flaw: Option<Flaw>) -> Self {
-        let honest = (flaw == Some(Flaw::LyingDisk)).then_some(HONEST_SYNCS);
-        let file = File::new(Chance::of(seed, &format!("store of {cell}")), honest);
+        let syncs = if flaw == Some(Flaw::LyingDisk) { Syncs::Lied(HONEST_SYNCS) } else { Syncs::Done };
+        let file = File::new(Chance::of(seed, &format!("store of {cell}")), syncs);
         Self { file, losing: (flaw == Some(Flaw::LosingDisk)).then(Arc::default) }
     }
 
     /// The power goes.
     pub(super) fn crash(&self) {
         self.file.layers().crash(PowerCut::All);
+    }
+
+    /// What is durable.
+    pub(super) fn image(&self) -> Rows {
+        self.file.layers().image()
+    }
+
+    /// Goes on from an image. The host's tasks must be gone already.
+    pub(super) fn put_back(&self, image: &Rows) {
+        self.file.layers().put_back(image);
     }
 }
 
@@ -134,6 +144,19 @@ mod tests {
             assert_eq!(kept.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
             assert!(!expected.is_empty());
         }
+    }
+
+    #[test]
+    fn a_store_that_goes_on_from_an_image_holds_what_was_durable_when_it_was_taken() {
+        let store = CellStore::new(1, "a", None);
+        put(&store, "0");
+        store.sync().unwrap();
+        put(&store, "1");
+        let image = store.image();
+        put(&store, "2");
+        store.sync().unwrap();
+        store.put_back(&image);
+        assert_eq!(store.scan(b"0", b"9", 10).unwrap(), [(b"0".to_vec(), b"v".to_vec())]);
     }
 
     #[test]

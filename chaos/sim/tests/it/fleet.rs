@@ -20,6 +20,11 @@ fn a_cell_whose_disk_drops_documents_is_found() {
     is_found(FLEET, "losing-disk", "1", "writes-are-kept: ");
 }
 
+#[test]
+fn a_cell_that_owns_what_has_left_it_is_found() {
+    is_found(FLEET, "cloned-cell", "1", "one-owner: tenant moving is owned by [");
+}
+
 /// Nobody may say that tenants are served again where nobody has asked.
 #[test]
 fn tenants_that_nobody_writes_to_after_all_faults_are_named() {
@@ -32,7 +37,8 @@ fn a_fault_that_the_fleet_has_no_place_for_is_refused() {
     assert!(!output.status.success() && text.is_empty(), "{text}");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(
-        told.contains("skipping-watcher") && told.contains("it knows lying-disk, losing-disk, idle-clients"),
+        told.contains("skipping-watcher")
+            && told.contains("it knows lying-disk, losing-disk, cloned-cell, idle-clients"),
         "{told}"
     );
     let (output, text) = simulate(&["--seed", "1", "--flaw", "idle-clients"]);

@@ -1,6 +1,7 @@
 //! The simulation as its users run it: the program, one process for each seed.
 
 mod fleet;
+mod sources;
 
 use std::process::{Command, Output};
 
@@ -66,6 +67,17 @@ fn is_found(of: &str, flaw: &str, faults: &str, rule: &str) {
 #[test]
 fn a_disk_that_lies_about_its_syncs_is_found() {
     is_found(STORE, "lying-disk", "8", "answered-is-kept");
+}
+
+#[test]
+fn a_disk_whose_failed_syncs_nobody_is_told_of_is_found() {
+    is_found(STORE, "failing-disk", "8", "nodes-stay-up: what is stored in ");
+}
+
+/// Nobody may say that all is healed where somebody is still away.
+#[test]
+fn a_node_that_stays_away_is_found() {
+    is_found(STORE, "dark-node", "1", "healed-is-live: ");
 }
 
 #[test]

@@ -108,6 +108,7 @@ fn router_alone() -> Drill {
             Act::Cut(Who::Router(1), Who::Controls),
             Act::Move { tenant: 0, to: 1, until: None },
             Act::Settle,
+            Act::Wait(1_000),
             Act::Heal,
         ],
         expects: [vec![Expect::Swallowed, Expect::Redirected(1), Expect::Ends("completed")], unfelt()].concat(),

@@ -1,3 +1,5 @@
+mod each;
+
 use std::collections::BTreeMap;
 
 use super::super::catalogue;

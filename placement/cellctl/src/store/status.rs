@@ -19,6 +19,9 @@ struct DiskView {
     applied_index: u64,
     snapshot_index: u64,
     purged_index: u64,
+    apply_stall_us: u64,
+    snapshot_stall_us: u64,
+    snapshots: u64,
     available_bytes: Option<u64>,
     full: bool,
     filesystem: String,
@@ -44,6 +47,9 @@ impl DiskView {
             applied_index: disk.applied_index,
             snapshot_index: disk.snapshot_index,
             purged_index: disk.purged_index,
+            apply_stall_us: disk.apply_stall_us,
+            snapshot_stall_us: disk.snapshot_stall_us,
+            snapshots: disk.snapshots,
             available_bytes: Some(disk.available_bytes).filter(|bytes| *bytes > 0),
             full: disk.full,
             filesystem: disk.filesystem,
@@ -61,8 +67,20 @@ impl DiskView {
 
 impl View for DiskView {
     const KIND: &'static str = "StoreDisk";
-    const COLUMNS: &'static [&'static str] =
-        &["ENDPOINT", "NODE", "REVISION", "LOG", "APPLIED", "SNAPSHOT", "PURGED", "FREE", "SYNC", "DEVICE"];
+    const COLUMNS: &'static [&'static str] = &[
+        "ENDPOINT",
+        "NODE",
+        "REVISION",
+        "LOG",
+        "APPLIED",
+        "SNAPSHOT",
+        "PURGED",
+        "STALL",
+        "IN SNAPSHOT",
+        "FREE",
+        "SYNC",
+        "DEVICE",
+    ];
 
     fn row(&self) -> Vec<String> {
         if let Some(error) = &self.error {
@@ -77,6 +95,8 @@ impl View for DiskView {
             self.applied_index.to_string(),
             self.snapshot_index.to_string(),
             self.purged_index.to_string(),
+            stall(self.apply_stall_us),
+            if self.snapshots == 0 { "-".into() } else { stall(self.snapshot_stall_us) },
             if self.full { format!("{free} FULL") } else { free },
             format!("{} {} us", self.sync, self.sync_us),
             format!("{} {}", self.filesystem, self.device).trim().to_owned(),
@@ -86,6 +106,11 @@ impl View for DiskView {
     fn name(&self) -> String {
         format!("disk/{}", self.endpoint)
     }
+}
+
+/// In milliseconds: what stands still for less is nobody's concern.
+fn stall(micros: u64) -> String {
+    format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100)
 }
 
 pub(super) async fn status(control: &Control) -> Result<Exit, Failure> {
@@ -111,4 +136,23 @@ pub(super) async fn snapshot(control: &Control, compact: bool) -> Result<Exit, F
         console::note(&format!("{endpoint} {done} entry {index}"));
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_shows_how_long_applying_stood_still_and_how_long_beside_snapshots() {
+        let mut disk = wire::DiskStatusResponse { apply_stall_us: 12_345, ..wire::DiskStatusResponse::default() };
+        let row = |disk: &wire::DiskStatusResponse| {
+            let row = DiskView::of("127.0.0.1:1", disk.clone()).row();
+            let at = |name: &str| DiskView::COLUMNS.iter().position(|column| *column == name).unwrap();
+            assert_eq!(row.len(), DiskView::COLUMNS.len());
+            (row[at("STALL")].clone(), row[at("IN SNAPSHOT")].clone())
+        };
+        assert_eq!(row(&disk), ("12.3 ms".into(), "-".into()));
+        (disk.snapshots, disk.snapshot_stall_us) = (1, 90);
+        assert_eq!(row(&disk), ("12.3 ms".into(), "0.0 ms".into()));
+    }
 }

@@ -86,6 +86,7 @@ impl StoreService for StoreEndpoint {
         };
         let (filesystem, device, median) =
             status.sync_path.map(|path| (path.filesystem, path.device, path.median)).unwrap_or_default();
+        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Ok(Response::new(v1::DiskStatusResponse {
             node_id: status.node_id,
             last_log_index: status.last_log_index,
@@ -97,8 +98,12 @@ impl StoreService for StoreEndpoint {
             filesystem,
             device,
             honesty: honesty.into(),
-            sync_us: u64::try_from(median.as_micros()).unwrap_or(u64::MAX),
+            sync_us: micros(median),
             revision: status.revision.get(),
+            apply_stall_us: micros(status.pace.longest),
+            snapshot_stall_us: micros(status.pace.longest_in_snapshot),
+            last_snapshot_stall_us: micros(status.pace.last_in_snapshot),
+            snapshots: status.pace.snapshots,
         }))
     }
 

@@ -15,8 +15,9 @@ fn read(path: &str) -> String {
 }
 
 /// Who may name whom. `docs/architecture.md` draws it, `docs/adr/0006-arrows-between-crates.md` says why.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("cell-model", &[]),
+    ("cell-figures", &[]),
     ("cell-planner", &["cell-model"]),
     ("cell-trust", &["cell-model"]),
     ("cell-protos", &["cell-model"]),
@@ -24,9 +25,12 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("cell-client", &["cell-protos", "cell-trust", "cell-model"]),
     ("cell-gate", &["cell-client", "cell-protos", "cell-trust", "cell-model"]),
     ("cell-router", &["cell-client", "cell-trust", "cell-gate", "cell-model"]),
-    ("cell-router-bench", &["cell-client", "cell-trust", "cell-router", "cell-model"]),
+    ("cell-router-bench", &["cell-client", "cell-trust", "cell-router", "cell-model", "cell-figures"]),
     ("cell-store", &["cell-protos", "cell-trust", "cell-model"]),
-    ("cell-store-bench", &["cell-client", "cell-store", "cell-protos", "cell-trust", "cell-model"]),
+    (
+        "cell-store-bench",
+        &["cell-client", "cell-store", "cell-router", "cell-protos", "cell-trust", "cell-model", "cell-figures"],
+    ),
     ("cell-migration", &["cell-client", "cell-trust", "cell-model"]),
     ("cell-agent", &["cell-gate", "cell-client", "cell-protos", "cell-trust", "cell-model"]),
     (
@@ -34,7 +38,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
         &["cell-store", "cell-migration", "cell-planner", "cell-client", "cell-protos", "cell-trust", "cell-model"],
     ),
     ("sample-cell", &["cell-gate", "cell-agent", "cell-client", "cell-trust", "cell-model"]),
-    ("cell-chaos", &["cell-control", "cell-client", "cell-trust", "cell-model"]),
+    ("cell-chaos", &["cell-control", "cell-client", "cell-trust", "cell-model", "cell-figures"]),
     ("cell-pg-server", &[]),
     (
         "cell-move-bench",
@@ -45,6 +49,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "cell-router",
             "sample-cell",
             "cell-chaos",
+            "cell-figures",
             "cell-pg-server",
         ],
     ),

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use cell_figures::{Figure, Figures};
 use cell_model::Revision;
 use cell_planner::{
     Amounts, CellEntry, Demand, Fleet, FleetDocument, HomeRing, Hourly, Layout, Policy, ResourceDemand,
@@ -10,7 +11,6 @@ use cell_planner::{
 };
 
 use crate::dice::Dice;
-use crate::figure::Figures;
 use crate::peers;
 
 /// What a fleet is made of.
@@ -195,17 +195,21 @@ pub(crate) fn run(figures: &mut Figures) {
         let mut micros = place_all(&mut placed, policy);
         let ours = judge(&placed, policy);
         let name = shape.name;
-        figures.ours(format!("{name}: tenants without a cell"), "", ours.unplaced as f64).floor = Some(0.0);
-        figures.ours(format!("{name}: cells over budget"), "", ours.over_budget as f64).floor = Some(0.0);
-        figures.ours(format!("{name}: place with explanation, p99"), "µs", percentile(&mut micros, 0.99));
+        let none = |what: &str, found: usize| {
+            Figure::at_most(format!("{name}: {what}"), "", found as f64, Some(0.0), None)
+        };
+        figures.add(none("tenants without a cell", ours.unplaced));
+        figures.add(none("cells over budget", ours.over_budget));
+        let p99 = percentile(&mut micros, 0.99);
+        figures.add(Figure::free(format!("{name}: place with explanation, p99"), "µs", p99));
         for (peer, assign) in peers::ALL {
             let mut theirs = empty.clone();
             assign(&mut theirs, shape.seed);
             let judged = judge(&theirs, policy);
             let measure = format!("{name}: fullest cell");
-            figures.beside(measure, "", ours.hottest, judged.hottest, peer);
-            let over = judged.over_budget as f64;
-            figures.beside(format!("{name}: cells over budget"), "", ours.over_budget as f64, over, peer);
+            figures.add(Figure::less_beside(measure, "", (ours.hottest, judged.hottest), peer, None));
+            let over = (ours.over_budget as f64, judged.over_budget as f64);
+            figures.add(Figure::less_beside(format!("{name}: cells over budget"), "", over, peer, None));
         }
     }
 }

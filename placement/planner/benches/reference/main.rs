@@ -10,7 +10,7 @@
 //! `--out FILE` for the figures as JSON, `--quick` for a run of seconds, `--only PART` for one of scale,
 //! fleets, packing, rebalance, traces, roadef. Environment: `CELLWAY_DATA`, the directory of
 //! the traces; `CELLWAY_REBALANCER`, a Python that has the package `rebalancer` (without it, one is made below
-//! `target`). What is left out is said.
+//! `target`). What is left out is said. The exit code is 0 only if every figure holds what it must.
 
 #![expect(clippy::print_stdout, reason = "its table is what it is for")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
@@ -18,7 +18,6 @@
 #![expect(clippy::cast_possible_truncation, reason = "whole numbers of cells and tenants, all of them small")]
 
 mod dice;
-mod figure;
 mod fleets;
 mod packing;
 mod peers;
@@ -28,13 +27,14 @@ mod scale;
 mod traces;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use figure::Figures;
+use cell_figures::Figures;
 
 /// A part by its name, and what measures it.
 type Part<'a> = (&'a str, &'a dyn Fn(&mut Figures));
 
-fn main() {
+fn main() -> ExitCode {
     let said = Said::read(std::env::args().skip(1));
     let mut figures = Figures::default();
     let quick = said.quick;
@@ -53,15 +53,16 @@ fn main() {
         part(&mut figures);
     }
     print!("{}", figures.table());
-    for left_out in &figures.left_out {
-        println!("left out: {left_out}");
-    }
     if let Some(out) = said.out {
-        if let Some(directory) = out.parent() {
-            std::fs::create_dir_all(directory).expect("the directory of --out can be made");
-        }
-        std::fs::write(&out, figures.to_json()).expect("--out can be written");
+        figures.write(&out).expect("--out can be written");
         println!("figures: {}", out.display());
+    }
+    match figures.hold() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(missed) => {
+            println!("{missed}");
+            ExitCode::FAILURE
+        }
     }
 }
 

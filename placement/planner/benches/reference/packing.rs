@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
+use cell_figures::{Figure, Figures};
 use cell_model::Revision;
 use cell_planner::{Amounts, CellEntry, Demand, FleetDocument, Hourly, Policy, ResourceDemand, TenantEntry, pack};
 
 use crate::dice::Dice;
-use crate::figure::Figures;
 
 const CAPACITY: usize = 100_000;
 /// How long a search goes on for each cell that it tries to dissolve.
@@ -76,15 +76,16 @@ fn first_fit(pieces: &[[usize; 3]]) -> usize {
 }
 
 pub(crate) fn run(figures: &mut Figures) {
-    for (cells, goal) in [(20, 0.10), (50, 0.05), (100, 0.02), (200, 0.01)] {
+    for (cells, floor, goal) in [(20, None, 10.0), (50, None, 5.0), (100, Some(2.0), 2.0), (200, None, 1.0)] {
         let pieces = pieces(cells, &mut Dice(cells as u64));
         let began = Instant::now();
         let ours = packed(&pieces, cells);
         let took = began.elapsed().as_secs_f64();
         let gap = |count: usize| (count as f64 / cells as f64 - 1.0) * 100.0;
-        let measure = format!("perfect packing, {cells} cells, {} tenants: gap", pieces.len());
-        let figure = figures.beside(measure, "%", gap(ours), gap(first_fit(&pieces)), "first fit decreasing");
-        figure.goal = Some(goal * 100.0);
-        figures.ours(format!("perfect packing, {cells} cells: time"), "s", took);
+        let measure = |what: &str| format!("perfect packing, {cells} cells, {} tenants: {what}", pieces.len());
+        figures.add(Figure::at_most(measure("gap"), "%", gap(ours), floor, Some(goal)));
+        let gaps = (gap(ours), gap(first_fit(&pieces)));
+        figures.add(Figure::less_beside(measure("gap"), "%", gaps, "first fit decreasing", None));
+        figures.add(Figure::free(measure("time"), "s", took));
     }
 }

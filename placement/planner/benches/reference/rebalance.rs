@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use cell_figures::{Figure, Figures};
 use cell_model::{Revision, UnixMillis};
 use cell_planner::{
     Amounts, Bounds, CellEntry, Demand, FleetDocument, Goal, Hourly, Policy, Request, ResourceDemand, TenantEntry,
@@ -13,7 +14,6 @@ use cell_planner::{
 use serde_json::json;
 
 use crate::dice::Dice;
-use crate::figure::Figures;
 use crate::fleets::{judge, ring};
 
 const TENANTS: usize = 10_000;
@@ -58,18 +58,20 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let took = began.elapsed().as_secs_f64();
     let before = judge(&document, policy).hottest;
     let measure = format!("10,000 × 100, {MOVES} moves: fullest cell");
-    figures.beside(&*measure, "", planned.quality.hottest_after, before, "before");
-    figures.beside(&*measure, "", planned.quality.hottest_after, planned.quality.lower_bound, "lower bound");
-    figures.beside(
-        &*measure,
-        "",
-        planned.quality.hottest_after,
-        planned.quality.lower_bound_of_moves,
-        "bound of moves",
-    );
-    figures.ours(format!("10,000 × 100, {MOVES} moves: time"), "s", took);
+    let quality = planned.quality;
+    let others = [
+        ("before", before),
+        ("lower bound", quality.lower_bound),
+        ("bound of moves", quality.lower_bound_of_moves),
+    ];
+    for (name, theirs) in others {
+        figures.add(Figure::less_beside(&*measure, "", (quality.hottest_after, theirs), name, None));
+    }
+    let moves = planned.moves as f64;
+    figures.add(Figure::at_most(format!("{measure}: moves"), "", moves, Some(f64::from(MOVES)), None));
     if quick {
-        return figures.left_out.push("Rebalancer: --quick".into());
+        figures.add(Figure::free("10,000 × 100, 100 moves: time", "s", took));
+        return figures.leave_out("Rebalancer, because of --quick");
     }
     let mut best: Option<(f64, f64, usize)> = None;
     for formulas in FORMULAS {
@@ -80,15 +82,14 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
                     best = Some((hottest, seconds, moves));
                 }
             }
-            Err(why) => figures.left_out.push(format!("Rebalancer, formulas {formulas:?}: {why}")),
+            Err(why) => figures.leave_out(format!("Rebalancer, formulas {formulas:?}: {why}")),
         }
     }
-    let Some((hottest, seconds, moves)) = best else { return };
-    let name = format!("Rebalancer, {moves} moves");
-    let figure = figures.beside(&*measure, "", planned.quality.hottest_after, hottest, &name);
-    (figure.floor, figure.goal) = (Some(hottest * 1.01), Some(hottest));
-    let figure = figures.beside("10,000 × 100, 100 moves: time", "s", took, seconds, &name);
-    (figure.floor, figure.goal) = (Some(seconds / 100.0), None);
+    let name = best.map_or_else(|| "Rebalancer".into(), |(.., moves)| format!("Rebalancer, {moves} moves"));
+    let hottest = (quality.hottest_after, best.map(|(hottest, ..)| hottest));
+    figures.add(Figure::less_beside(measure, "", hottest, &*name, 1.0 / 1.01).goal(1.0));
+    let times = (took, best.map(|(_, seconds, _)| seconds));
+    figures.add(Figure::less_beside("10,000 × 100, 100 moves: time", "s", times, name, 100.0));
 }
 
 /// A Python that has the peer: the one that is named, or one that is made below `target` for it.

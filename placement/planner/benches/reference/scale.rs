@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use cell_figures::{Figure, Figures};
 use cell_model::{CellId, Revision, UnixMillis};
 use cell_planner::{
     Amounts, Bounds, CellEntry, Fleet, FleetBuilder, Goal, HomeRing, Layout, Place, Policy, Request, TenantEntry,
@@ -10,7 +11,6 @@ use cell_planner::{
 };
 
 use crate::dice::Dice;
-use crate::figure::Figures;
 use crate::fleets::{self, Shape, percentile, ring};
 
 const PLACED: usize = 2_000;
@@ -50,14 +50,15 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
     let before = megabytes("VmRSS:");
     let began = Instant::now();
     let fleet = fleet(tenants, cells);
-    figures.ours(format!("{name}: fleet checked and packed"), "s", began.elapsed().as_secs_f64());
+    figures.add(Figure::free(format!("{name}: fleet checked and packed"), "s", began.elapsed().as_secs_f64()));
     if let (Some(before), Some(after)) = (before, megabytes("VmRSS:")) {
-        figures.ours(format!("{name}: memory of the fleet"), "MB", after - before).floor = Some(300.0);
+        let measure = format!("{name}: memory of the fleet");
+        figures.add(Figure::at_most(measure, "MB", after - before, Some(300.0), None));
     }
     let policy = Policy::default();
     let began = Instant::now();
     let mut layout = Layout::new(&fleet, policy);
-    figures.ours(format!("{name}: laid out"), "s", began.elapsed().as_secs_f64());
+    figures.add(Figure::free(format!("{name}: laid out"), "s", began.elapsed().as_secs_f64()));
     let ring = ring(&fleet);
     let mut micros = Vec::with_capacity(PLACED);
     for tenant in fleet.tenants().skip(tenants) {
@@ -68,17 +69,16 @@ pub(crate) fn run(figures: &mut Figures, quick: bool) {
             layout.settle(tenant, fleet.find_cell(cell.as_str()).unwrap());
         }
     }
-    figures.ours(format!("{name}: place with explanation, p50"), "µs", percentile(&mut micros, 0.5));
-    let p99 = figures.ours(format!("{name}: place with explanation, p99"), "µs", percentile(&mut micros, 0.99));
-    (p99.floor, p99.goal) = (Some(200.0), Some(100.0));
+    let (p50, p99) = (percentile(&mut micros, 0.5), percentile(&mut micros, 0.99));
+    figures.add(Figure::free(format!("{name}: place with explanation, p50"), "µs", p50));
+    let measure = format!("{name}: place with explanation, p99");
+    figures.add(Figure::at_most(measure, "µs", p99, Some(200.0), Some(100.0)));
     drop(layout);
     drain(figures, &fleet, &ring, name);
     plans(figures, &fleet, &ring, name);
     match megabytes("VmHWM:") {
-        Some(peak) => figures.ours("the run so far: peak memory", "MB", peak).floor = Some(600.0),
-        None => {
-            figures.left_out.push("peak memory: this system does not tell it".into());
-        }
+        Some(peak) => figures.add(Figure::at_most("the run so far: peak memory", "MB", peak, Some(600.0), None)),
+        None => figures.leave_out("peak memory: this system does not tell it"),
     }
 }
 
@@ -91,40 +91,52 @@ fn drain(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
     let planned = plan(fleet, Policy::default(), Some(ring), &request).unwrap();
     let took = began.elapsed().as_secs_f64() * 1e3;
     let moves = planned.moves;
-    figures.ours(format!("{name}: drain of {moves} tenants planned"), "ms", took).floor = Some(100.0);
-    let left = planned.left.len() + planned.left_unlisted;
-    figures.ours(format!("{name}: tenants that the drain leaves"), "", left as f64).floor = Some(0.0);
+    let measure = format!("{name}: drain of {moves} tenants planned");
+    figures.add(Figure::at_most(measure, "ms", took, Some(100.0), None));
+    let left = (planned.left.len() + planned.left_unlisted) as f64;
+    figures.add(Figure::at_most(format!("{name}: tenants that the drain leaves"), "", left, Some(0.0), None));
+    // Of cells that were filled by dice, none has much less than its part.
+    let least = fleet.tenants().len() as f64 / fleet.cells().len() as f64 * 0.8;
+    figures.add(Figure::at_least(format!("{name}: moves of the drain"), "", moves as f64, Some(least)));
 }
 
 /// A plan of a thousand moves as an operator asks for it, and one that evens cells out with one move for each hundred
 /// tenants.
 fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
-    let cooled = (Policy::default(), 1_000, (2.0, 0.5));
+    // Among fewer tenants there may be fewer moves that make anything better.
+    let moves_min = (fleet.tenants().len() >= 1_000_000).then_some(1_000.0);
+    if moves_min.is_none() {
+        figures.leave_out(format!("{name}: that the plan has 1,000 moves, because of --quick"));
+    }
+    let cooled = (Policy::default(), 1_000, moves_min, (2.0, 0.5));
     let one_per_cent = u32::try_from(fleet.tenants().len() / 100).unwrap();
     // Many of its tenants are a thousandth of a cell.
-    let evened = (Policy { gain_min: 5e-4, ..Policy::default().even() }, one_per_cent, (10.0, 10.0));
-    for (policy, moves_max, (floor, goal)) in [cooled, evened] {
+    let evened = (Policy { gain_min: 5e-4, ..Policy::default().even() }, one_per_cent, None, (10.0, 10.0));
+    for (policy, moves_max, moves_min, (floor, goal)) in [cooled, evened] {
         let bounds = Bounds { moves_max, ..Bounds::default() };
         let request = Request { goal: Goal::Rebalance, bounds, now: UnixMillis(0) };
         let began = Instant::now();
         let planned = plan(fleet, policy, Some(ring), &request).unwrap();
         let took = began.elapsed().as_secs_f64();
-        let figure = figures.ours(format!("{name}: plan of {} moves", planned.moves), "s", took);
-        (figure.floor, figure.goal) = (Some(floor), Some(goal));
-        let quality = planned.quality;
-        let measure = format!("{name}, {} moves: fullest cell", planned.moves);
-        figures.beside(&*measure, "", quality.hottest_after, quality.hottest_before, "before");
-        figures.beside(&*measure, "", quality.hottest_after, quality.lower_bound, "lower bound");
-        figures.beside(&*measure, "", quality.hottest_after, quality.lower_bound_of_moves, "bound of moves");
+        let (quality, moves) = (planned.quality, planned.moves);
+        let measure = |what: &str| format!("{name}, {moves} moves: {what}");
+        figures.add(Figure::at_most(measure("time of the plan"), "s", took, Some(floor), Some(goal)));
+        // A plan of fewer is no answer to how long one of so many takes.
+        figures.add(Figure::at_least(measure("moves"), "", moves as f64, moves_min));
+        let others = [
+            ("before", quality.hottest_before),
+            ("lower bound", quality.lower_bound),
+            ("bound of moves", quality.lower_bound_of_moves),
+        ];
+        for (peer, theirs) in others {
+            let hottest = (quality.hottest_after, theirs);
+            figures.add(Figure::less_beside(measure("fullest cell"), "", hottest, peer, None));
+        }
         if moves_max == one_per_cent {
-            let gap = figures.ours(
-                format!("{name}, {} moves: gap to the bound", planned.moves),
-                "%",
-                quality.gap * 100.0,
-            );
-            gap.floor = Some(2.0);
+            let gap = quality.gap * 100.0;
+            figures.add(Figure::at_most(measure("gap to the bound"), "%", gap, Some(2.0), None));
             let least = (quality.hottest_after / quality.lower_bound_of_moves - 1.0) * 100.0;
-            figures.ours(format!("{name}, {} moves: gap to the bound of moves", planned.moves), "%", least);
+            figures.add(Figure::free(measure("gap to the bound of moves"), "%", least));
         }
     }
 }

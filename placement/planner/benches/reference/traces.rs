@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use cell_figures::{Figure, Figures};
 use cell_model::Revision;
 use cell_planner::{Amounts, CellEntry, Demand, FleetDocument, Hourly, Policy, ResourceDemand, TenantEntry};
 
-use crate::figure::Figures;
 use crate::fleets::place_all;
 
 /// One machine: what is known of it by hour of the day, and what it wants on the day after, in equal steps.
@@ -39,16 +39,16 @@ struct Outcome {
 
 pub(crate) fn run(figures: &mut Figures) {
     let Some(directory) = std::env::var_os("CELLWAY_DATA") else {
-        return figures.left_out.push("PlanetLab and Bitbrains traces: CELLWAY_DATA is not set".into());
+        return figures.leave_out("PlanetLab and Bitbrains traces: CELLWAY_DATA is not set");
     };
     let directory = Path::new(&directory);
     match planetlab(directory) {
         Ok(days) => compare(figures, "PlanetLab", &days, 1_000.0),
-        Err(why) => figures.left_out.push(format!("PlanetLab: {why}")),
+        Err(why) => figures.leave_out(format!("PlanetLab: {why}")),
     }
     match bitbrains(directory) {
         Ok(days) => compare(figures, "Bitbrains", &days, 30_000.0),
-        Err(why) => figures.left_out.push(format!("Bitbrains: {why}")),
+        Err(why) => figures.leave_out(format!("Bitbrains: {why}")),
     }
 }
 
@@ -133,12 +133,13 @@ fn compare(figures: &mut Figures, name: &str, days: &[Vec<Machine>], capacity: f
     let machines: usize = days.iter().map(Vec::len).sum();
     let per_cell = |outcome: Outcome| outcome.cells as f64 / machines as f64;
     let measure = format!("{name}, {} days, {machines} machines: cells a machine", days.len());
-    let figure = figures.beside(measure, "", per_cell(ours), per_cell(peaks), "sum of peaks");
-    figure.goal = Some(per_cell(peaks) / 1.2);
+    let cells = (per_cell(ours), per_cell(peaks));
+    figures.add(Figure::less_beside(measure, "", cells, "sum of peaks", None).goal(1.2));
     let violations = |outcome: Outcome| 100.0 * outcome.violations as f64 / outcome.steps.max(1) as f64;
     let measure = format!("{name}: time in violation on the day after");
-    let figure = figures.beside(measure, "%", violations(ours), violations(peaks), "sum of peaks");
-    figure.goal = Some(0.1);
+    figures.add(Figure::at_most(&*measure, "%", violations(ours), None, Some(0.1)));
+    let violations = (violations(ours), violations(peaks));
+    figures.add(Figure::less_beside(measure, "%", violations, "sum of peaks", None));
 }
 
 /// The fewest cells on which the planner finds room for everybody, and the day after on them.

@@ -19,6 +19,7 @@
 
 mod departures;
 mod heaps;
+mod prices;
 mod staying;
 
 use std::collections::BTreeMap;

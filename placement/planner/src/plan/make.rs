@@ -220,6 +220,10 @@ fn quality(
     };
     let hottest_after = after.hottest();
     let lower_bound = bounds.iter().copied().fold(0.0, f64::max);
+    debug_assert!(
+        of_moves <= hottest_after + 1e-6,
+        "a plan of so many moves ends at {hottest_after}, below its bound of {of_moves}"
+    );
     Quality {
         hottest_before: rounded(before.hottest()),
         hottest_after: rounded(hottest_after),

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::heaps::Steps;
+use super::prices::Market;
 use super::{Bound, Side, least_level};
 use crate::layout::Layout;
 
@@ -68,7 +69,10 @@ impl Bound {
         let averages = side.averages(self.risk, most_full).into_iter();
         let highest = averages.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         let Some(sizes) = highest.and_then(|(_, dim)| sizes(layout, zone, dim, side)) else { return 0.0 };
-        self.least(side, &sizes, moves_max as usize, most_full).min(most_full)
+        let staying = self.least(side, &sizes, moves_max as usize, most_full);
+        let market = Market::of(layout, sizes.dim, side, self.risk, most_full);
+        let paid = market.map_or(0.0, |market| market.least(moves_max, most_full));
+        staying.max(paid).min(most_full)
     }
 
     /// The limit of one dimension.

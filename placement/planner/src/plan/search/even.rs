@@ -4,7 +4,7 @@
 //! without making another as full somewhere. So what is brought down is not the fullest cell but the sum over all cells
 //! of [`excess`]: what they have above a level, squared. A tenant goes where that sum falls the most, though its target
 //! may get a little above the level for it and is relieved by a later move. Where no move lowers the sum, two tenants
-//! change places.
+//! change places. Where moves are used up, those that do the least are taken back for others.
 //!
 //! ```text
 //! level ── a little above the bound ──► cells above it: one move or exchange at a time
@@ -16,35 +16,35 @@
 //! that helps: what counts against the bounds is where it ends up. `even/order.rs` makes moves of it that can be
 //! carried out one after the other.
 
+mod board;
 mod excess;
+mod look;
 mod order;
 mod weight;
 
 use super::Search;
 use super::relieve::Aim;
-use crate::filter::Question;
 use crate::fleet::{CellIx, TenantIx};
 use crate::layout::Layout;
-use crate::load::{Rough, single};
+use crate::load::single;
 use crate::plan::bound::least_after;
-use crate::resource::{DIMS, RESOURCES, Resource};
-use crate::score::shared_fate;
-use excess::{Inverse, difference, excess, excess_with};
-use weight::{Slopes, heaviest};
+use crate::resource::{DIMS, HOURS};
+use board::Board;
+use excess::Weight;
+use look::{Away, Found};
+use weight::Slopes;
 
 /// How many tenants of a cell take part, the heaviest ...
 const HEAVY_MAX: usize = 64;
-/// ... and how many of all cells; each takes some 330 bytes.
-const ITEMS_MAX: usize = 250_000;
-/// How many tenants of a cell are tried for one move, those that take the most off it ...
-const LEAVING_MAX: usize = 16;
-/// ... and for one exchange, against the tenants of so many cells.
-const PARTNERS_MAX: usize = 16;
-/// How often a cell with one tenant more is looked at: some twenty nanoseconds each. A count and not a time, so that the
-/// same input makes the same plan.
-const LOOKS_MAX: u64 = 90_000_000;
+/// ... and how many of all cells; each takes some 720 bytes.
+const ITEMS_MAX: usize = 125_000;
+/// How many cells are looked at together, the worst.
+const TOGETHER: usize = 16;
+/// How often a cell with one tenant more is looked at: some forty nanoseconds each, on two threads. A count and not a time, so that
+/// the same input makes the same plan.
+const LOOKS_MAX: u64 = 150_000_000;
 /// The first level: by so much above the floor, and above what the number of moves cannot get below.
-const ABOVE_FLOOR: f64 = 1.06;
+const ABOVE_FLOOR: f64 = 1.0625;
 const ABOVE_MOVES: f64 = 1.03;
 /// After a level that has been reached the next one is so much of the way up from the highest that has been missed.
 const LEVEL_SHRINK: f64 = 0.7;
@@ -52,6 +52,11 @@ const LEVEL_SHRINK: f64 = 0.7;
 const LEVEL_STEP: f64 = 0.000_5;
 /// Levels that may be missed.
 const MISSES_MAX: u32 = 4;
+/// Where moves are used up, one of so many is given back, so often at the most.
+const GIVEN_BACK: usize = 20;
+const GIVE_BACKS_MAX: u32 = 8;
+/// A sum has to fall to less than this part of itself, or what was done for it is not done again.
+const WORTHWHILE: f32 = 0.98;
 /// A sum of squares that is nothing, and a gain that is none.
 const NOTHING: f32 = 2e-9;
 
@@ -63,14 +68,12 @@ struct Item {
     bytes: u64,
     /// The share of a cell that it must weigh, so that moving it pays.
     least: f32,
-    /// What it adds to a cell, in thousandths.
-    adds: Rough,
-    /// By resource: the dimension in which it adds the most.
-    heavy: [usize; RESOURCES],
+    cluster: Option<usize>,
+    weight: Weight,
 }
 
 /// What is kept of the best arrangement: who is not at home, and where instead.
-type Away = Vec<(TenantIx, CellIx)>;
+type Arrangement = Vec<(TenantIx, CellIx)>;
 
 /// All cells, and the tenants that take part.
 pub(super) struct Evening<'s, 'a> {
@@ -79,10 +82,7 @@ pub(super) struct Evening<'s, 'a> {
     items: Vec<Item>,
     /// By cell: the tenants on it that take part.
     on: Vec<Vec<usize>>,
-    inverse: Vec<Inverse>,
-    /// By cell: what it is to be brought down to, and what it has above that.
-    settle: Vec<f32>,
-    excess: Vec<f32>,
+    board: Board,
     /// Cells that were hot: they are brought down to the level, not just below the high water.
     begun: Vec<bool>,
     stuck: Vec<bool>,
@@ -111,18 +111,11 @@ impl<'s, 'a> Evening<'s, 'a> {
     fn new(search: &'s mut Search<'a>, floors: &'s [f64]) -> Self {
         let fleet = search.layout.fleet();
         let cells = fleet.cells().len();
-        let inverse_of = |cell: CellIx| {
-            let inverse = &fleet.cell(cell).budget.inverse;
-            Resource::ALL.map(|resource| single(inverse[resource.first_dim()]))
-        };
-        let inverse: Vec<Inverse> = fleet.cells().map(inverse_of).collect();
         let mut evening = Self {
             floors,
             items: Vec::new(),
             on: vec![Vec::new(); cells],
-            inverse,
-            settle: vec![0.0; cells],
-            excess: vec![0.0; cells],
+            board: Board::of(&search.layout),
             begun: vec![false; cells],
             stuck: vec![false; cells],
             moves: 0,
@@ -167,35 +160,35 @@ impl<'s, 'a> Evening<'s, 'a> {
     /// A tenant with its weight, if it may be moved and moving it may pay.
     fn item(&self, tenant: TenantIx, cell: CellIx, slopes: &Slopes) -> Option<(f32, Item)> {
         let search = &*self.search;
-        let (inverse, bytes) = (&self.inverse[cell.index()], search.bytes_of(tenant));
+        let (inverse, bytes) = (&self.board.inverse[cell.index()], search.bytes_of(tenant));
         let gain = search.gain_wanted(Aim::WORTH_IT, bytes);
         let too_long = search.layout.policy().seconds_for(bytes) > search.request.bounds.seconds_max;
         if search.fixed(tenant).is_some() || search.is_cooling(tenant) || too_long {
             return None;
         }
-        let adds = slopes.adds(&search.layout, tenant);
-        let weight = (0..DIMS).map(|dim| adds[dim] * inverse[dim * RESOURCES / DIMS]).fold(0.0, f32::max);
+        let layout = &search.layout;
+        let adds = slopes.adds(layout, tenant);
+        let share = (0..DIMS).map(|dim| adds[dim] * inverse[dim / HOURS]).fold(0.0, f32::max);
         let least = single(gain);
-        let heavy = heaviest(&adds);
-        (weight >= least).then_some((weight, Item { tenant, home: cell, at: cell, bytes, least, adds, heavy }))
+        let weight = || Weight::of(&layout.fleet().demand(tenant), layout.policy().risk);
+        let cluster = layout.fleet().tenant(tenant).spike_cluster();
+        (share >= least)
+            .then(|| (share, Item { tenant, home: cell, at: cell, bytes, least, cluster, weight: weight() }))
     }
 
     /// Tries one level after the other; gives the best arrangement that was found.
-    fn best(&mut self) -> Away {
+    fn best(&mut self) -> Arrangement {
         let policy = *self.layout().policy();
         let floor = self.floors.iter().copied().fold(f64::INFINITY, f64::min).max(policy.low_water);
         let hottest = self.search.hottest();
-        let mut best: (f64, Away) = (hottest, Vec::new());
+        let mut best: (f64, Arrangement) = (hottest, Vec::new());
         // The lowest level that has been reached, and the highest that has been missed.
         let (mut reached, mut missed) = (hottest.min(super::cool::LEVEL_MAX), floor);
         let mut level = self.first_level(floor).min(f64::midpoint(missed, reached));
         let mut misses = 0;
         while misses < MISSES_MAX && reached - missed > LEVEL_STEP && self.looks > 0 {
-            let all = self.bring_down_to(level, policy.high_water);
-            let hottest = self.search.hottest();
-            if hottest < best.0 - 1e-9 {
-                best = (hottest, self.away());
-            }
+            let all = self.bring_down_to(level, policy.high_water, &mut best);
+            let hottest = self.keep(&mut best);
             if all {
                 reached = level;
             } else {
@@ -218,7 +211,16 @@ impl<'s, 'a> Evening<'s, 'a> {
         (floor * ABOVE_FLOOR).max(of_moves * ABOVE_MOVES)
     }
 
-    fn away(&self) -> Away {
+    /// Keeps what there is now, where it is the best so far.
+    fn keep(&self, best: &mut (f64, Arrangement)) -> f64 {
+        let hottest = self.search.hottest();
+        if hottest < best.0 - 1e-9 {
+            *best = (hottest, self.away());
+        }
+        hottest
+    }
+
+    fn away(&self) -> Arrangement {
         let away = self.items.iter().filter(|item| item.at != item.home);
         away.map(|item| (item.tenant, item.at)).collect()
     }
@@ -233,211 +235,144 @@ impl<'s, 'a> Evening<'s, 'a> {
     }
 
     /// Says whether every cell that is looked at was brought down to the level.
-    fn bring_down_to(&mut self, level: f64, high_water: f64) -> bool {
+    fn bring_down_to(&mut self, level: f64, high_water: f64, best: &mut (f64, Arrangement)) -> bool {
         for cell in self.layout().fleet().cells() {
             let zone = self.search.zones.of(cell);
-            self.settle[cell.index()] = single(level.max(self.floors[zone]));
+            self.board.settle[cell.index()] = single(level.max(self.floors[zone]));
             self.begun[cell.index()] |= self.layout().peak(cell).share > high_water;
-            self.measure(cell);
+            self.board.measure(&self.search.layout, cell);
         }
-        let mut changed = true;
-        while changed {
-            changed = false;
-            self.stuck.fill(false);
-            let before: f32 = self.excess.iter().sum();
-            while let Some(cell) = self.worst() {
-                if self.looks == 0 {
-                    return false;
-                }
-                if !self.move_one(cell) && !self.exchange(cell) {
-                    self.stuck[cell.index()] = true;
-                }
+        let (mut before, mut backs) = (self.total(), 0);
+        loop {
+            self.sweep();
+            let after = self.total();
+            let gains = after < before * WORTHWHILE;
+            if self.looks == 0 || after <= NOTHING || (!gains && (backs > 0 || !self.is_used_up())) {
+                break;
             }
-            let after: f32 = self.excess.iter().sum();
-            changed |= after > NOTHING && after < before * 0.98;
+            before = after;
+            // Some moves do less than others would; whether what comes instead is better is not certain.
+            if self.is_used_up() && backs < GIVE_BACKS_MAX {
+                self.keep(best);
+                self.give_back();
+                backs += 1;
+            }
         }
-        let open = |cell: CellIx| self.begun[cell.index()] && self.excess[cell.index()] > self.idle;
+        let open = |cell: CellIx| self.begun[cell.index()] && self.board.excess[cell.index()] > self.idle;
         !self.layout().fleet().cells().any(|cell| open(cell) && self.search.is_alive(cell))
     }
 
-    fn measure(&mut self, cell: CellIx) {
-        self.excess[cell.index()] = excess(self.search.layout.rough(cell), self.settle[cell.index()]);
+    /// Looks at the worst cells again and again, until none of those that are left finds anything that gains.
+    fn sweep(&mut self) {
+        self.stuck.fill(false);
+        loop {
+            let cells = self.worst();
+            if cells.is_empty() || self.looks == 0 {
+                return;
+            }
+            let found = self.find_all(&cells);
+            self.make_all(&cells, found);
+        }
     }
 
-    /// The cell with the most above the level.
-    fn worst(&self) -> Option<CellIx> {
-        let mut worst: Option<(f32, CellIx)> = None;
-        for cell in self.layout().fleet().cells() {
-            let of = self.excess[cell.index()];
-            let open = of > self.idle && self.begun[cell.index()] && !self.stuck[cell.index()];
-            if open && worst.is_none_or(|(most, _)| of > most) && self.search.is_alive(cell) {
-                worst = Some((of, cell));
+    fn total(&self) -> f32 {
+        self.board.excess.iter().sum()
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.search.steps.len() + self.moves >= self.search.request.bounds.moves_max as usize
+    }
+
+    /// Sends some home, those of whom it costs the least.
+    fn give_back(&mut self) {
+        let away = (0..self.items.len()).filter(|&index| self.items[index].at != self.items[index].home);
+        let costs = away.map(|index| {
+            let Item { home, at, .. } = self.items[index];
+            let without = self.excess_with(at, index, -1.0, f32::INFINITY) - self.board.excess[at.index()];
+            let with = self.excess_with(home, index, 1.0, f32::INFINITY) - self.board.excess[home.index()];
+            (without + with, index)
+        });
+        let mut costs: Vec<(f32, usize)> = costs.collect();
+        self.looks = self.looks.saturating_sub(2 * costs.len() as u64);
+        costs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        costs.truncate(costs.len().div_ceil(GIVEN_BACK));
+        for (_, index) in costs {
+            let Item { home, at, .. } = self.items[index];
+            let before = self.layout().peak(home).share;
+            self.shift(index, home);
+            let then = self.layout().peak(home).share;
+            if then > 1.0 && then > before {
+                self.shift(index, at);
             }
         }
-        worst.map(|(_, cell)| cell)
     }
 
-    /// The tenants of a cell that may leave it, and what that takes off it; the most first.
-    fn leaving(&mut self, cell: CellIx) -> Vec<(f32, usize)> {
-        let (own, settle) = (self.excess[cell.index()], self.settle[cell.index()]);
-        let shares = self.search.layout.rough(cell);
-        let inverse = &self.inverse[cell.index()];
-        let hot: Vec<usize> = (0..DIMS).filter(|&dim| shares[dim] > settle).collect();
-        let mut leaving = Vec::with_capacity(self.on[cell.index()].len());
-        let mut bounded = false;
-        for &index in &self.on[cell.index()] {
-            let item = &self.items[index];
-            let pays = |&dim: &usize| {
-                (item.adds[dim] * inverse[dim * RESOURCES / DIMS]).min(shares[dim] - settle) >= item.least
-            };
-            if item.at == item.home && !hot.iter().any(pays) {
-                continue;
-            }
-            if !self.affords(&[index]) {
-                bounded = true;
-                continue;
-            }
-            let relief = own - excess_with(shares, inverse, &item.adds, -1.0, settle, own);
-            if relief > NOTHING {
-                leaving.push((relief, index));
-            }
-        }
-        self.bounded |= bounded;
-        self.looks = self.looks.saturating_sub(leaving.len() as u64);
-        leaving.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        leaving.truncate(LEAVING_MAX);
-        leaving
-    }
-
-    /// Whether these may be moved within the bounds, wherever to: the cells' own bounds are asked with the target.
-    fn affords(&self, indices: &[usize]) -> bool {
-        let bounds = &self.search.request.bounds;
-        let new = indices.iter().map(|&index| &self.items[index]).filter(|item| item.at == item.home);
-        let (count, bytes) = new.fold((0, 0u64), |(count, bytes), item| (count + 1, bytes + item.bytes));
-        let bytes = self.search.bytes.saturating_add(self.bytes).saturating_add(bytes);
-        self.search.steps.len() + self.moves + count <= bounds.moves_max as usize
-            && (count == 0 || bytes <= bounds.bytes_max)
-    }
-
-    /// Whether a tenant may be on a cell, room aside: by the filters, its group and the bounds of both cells.
-    fn admits(&self, index: usize, target: CellIx) -> bool {
-        let item = &self.items[index];
-        if target == item.home {
-            return true;
-        }
-        let question = Question::new(self.layout(), item.tenant, &self.search.draining);
-        let parts =
-            self.search.has_part_left(target) && (item.at != item.home || self.search.has_part_left(item.home));
-        parts
-            && question.wish().ask(target).is_ok()
-            && shared_fate(&question, target) <= shared_fate(&question, item.at)
-    }
-
-    /// Moves the tenant for which the sum falls the most, if it does for any.
-    fn move_one(&mut self, cell: CellIx) -> bool {
-        let leaving = self.leaving(cell);
-        let mut best: Option<(f32, usize, CellIx)> = None;
-        let mut looks = 0;
-        for &(relief, index) in &leaving {
-            let found = best.map_or(NOTHING, |(gain, ..)| gain);
-            if relief <= found {
-                break;
-            }
-            let zone = &self.search.zones.all[self.search.zones.of(cell)];
-            for &target in zone.cells.iter().filter(|&&target| target != cell) {
-                let found = best.map_or(NOTHING, |(gain, ..)| gain);
-                let most = self.excess[target.index()] + relief - found;
-                if self.glance(target, index) >= most {
-                    continue;
-                }
-                looks += 1;
-                let then = self.excess_of(target, &self.items[index].adds, 1.0, most);
-                if then < most && self.admits(index, target) {
-                    best = Some((relief - (then - self.excess[target.index()]), index, target));
-                }
-            }
-        }
-        self.looks = self.looks.saturating_sub(looks);
-        best.is_some_and(|(_, index, target)| self.try_all(&[(index, target)]))
-    }
-
-    /// A least value, by three of the 72 dimensions, of what a cell has above the level with one tenant more.
-    fn glance(&self, cell: CellIx, index: usize) -> f32 {
-        let (shares, inverse) = (self.search.layout.rough(cell), &self.inverse[cell.index()]);
-        let item = &self.items[index];
-        let mut sum = 0.0;
-        for (resource, &dim) in item.heavy.iter().enumerate() {
-            let above = (shares[dim] + item.adds[dim] * inverse[resource] - self.settle[cell.index()]).max(0.0);
-            sum += above * above;
-        }
-        sum
-    }
-
-    fn excess_of(&self, cell: CellIx, adds: &Rough, sign: f32, most: f32) -> f32 {
-        let at = cell.index();
-        excess_with(self.search.layout.rough(cell), &self.inverse[at], adds, sign, self.settle[at], most)
-    }
-
-    /// Lets two tenants change places where that lowers the sum the most.
-    fn exchange(&mut self, cell: CellIx) -> bool {
-        let own = self.excess[cell.index()];
-        let hottest = self.layout().peak(cell).dim;
-        let mut best: Option<(f32, usize, usize, CellIx)> = None;
-        let mut looks = 0;
-        for (_, index) in self.leaving(cell) {
-            for partner in self.partners(cell, index) {
-                for &other in &self.on[partner.index()] {
-                    let (item, back) = (&self.items[index].adds, &self.items[other].adds);
-                    if back[hottest] >= item[hottest] || !self.affords(&[index, other]) {
-                        continue;
-                    }
-                    let found = best.map_or(NOTHING, |(gain, ..)| gain);
-                    let both = own + self.excess[partner.index()] - found;
-                    let change = difference(item, back);
-                    looks += 2;
-                    let here = self.excess_of(cell, &change, -1.0, both);
-                    if here >= both {
-                        continue;
-                    }
-                    let there = self.excess_of(partner, &change, 1.0, both - here);
-                    let sum = here + there;
-                    let pays = sum < both && self.pays(cell, (index, other), &change);
-                    if pays && self.admits(index, partner) && self.admits(other, cell) {
-                        best = Some((own + self.excess[partner.index()] - sum, index, other, partner));
-                    }
-                }
-            }
-        }
-        self.looks = self.looks.saturating_sub(looks);
-        best.is_some_and(|(_, index, other, partner)| self.try_all(&[(index, partner), (other, cell)]))
-    }
-
-    /// Two moves have to pay for both; what has been moved already costs nothing more.
-    fn pays(&self, cell: CellIx, pair: (usize, usize), change: &Rough) -> bool {
-        let least_of = |index: usize| {
-            let item = &self.items[index];
-            if item.at == item.home { item.least } else { 0.0 }
+    /// The cells with the most above the level, the worst first.
+    fn worst(&self) -> Vec<CellIx> {
+        let open = |cell: &CellIx| {
+            let at = cell.index();
+            self.board.excess[at] > self.idle && self.begun[at] && !self.stuck[at] && self.search.is_alive(*cell)
         };
-        let least = least_of(pair.0) + least_of(pair.1);
-        let (shares, inverse) = (self.search.layout.rough(cell), &self.inverse[cell.index()]);
-        let settle = self.settle[cell.index()];
-        let gain = |dim: usize| (change[dim] * inverse[dim * RESOURCES / DIMS]).min(shares[dim] - settle);
-        least <= 0.0 || (0..DIMS).any(|dim| gain(dim) >= least)
-    }
-
-    /// The cells that a tenant would bring the least above the level, as far as a glance tells.
-    fn partners(&self, cell: CellIx, index: usize) -> Vec<CellIx> {
-        let zone = &self.search.zones.all[self.search.zones.of(cell)];
-        let others = zone.cells.iter().copied().filter(|&other| other != cell);
-        let more = |other: CellIx| (self.glance(other, index) - self.excess[other.index()], other);
-        let mut cells: Vec<(f32, CellIx)> = others.map(more).collect();
-        let order = |a: &(f32, CellIx), b: &(f32, CellIx)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-        if cells.len() > PARTNERS_MAX {
-            cells.select_nth_unstable_by(PARTNERS_MAX, order);
-            cells.truncate(PARTNERS_MAX);
+        let mut cells: Vec<CellIx> = self.layout().fleet().cells().filter(open).collect();
+        let excess = |cell: &CellIx| self.board.excess[cell.index()];
+        let order = |a: &CellIx, b: &CellIx| excess(b).total_cmp(&excess(a)).then(a.cmp(b));
+        if cells.len() > TOGETHER {
+            cells.select_nth_unstable_by(TOGETHER, order);
+            cells.truncate(TOGETHER);
         }
         cells.sort_unstable_by(order);
-        cells.into_iter().map(|(_, cell)| cell).collect()
+        cells
+    }
+
+    /// Makes what has been found for some cells, one after the other. What no longer gains anything, because of one
+    /// before it, is looked at again in the next turn.
+    fn make_all(&mut self, cells: &[CellIx], found: Vec<Found>) {
+        let mut is_as_seen = true;
+        for (&cell, mut found) in cells.iter().zip(found) {
+            self.account(&found);
+            let mut made = self.make(cell, &found.moves);
+            if !made && is_as_seen && found.moves.len() == 1 {
+                found = self.find_pair(cell);
+                self.account(&found);
+                made = self.make(cell, &found.moves);
+            }
+            self.stuck[cell.index()] |= !made && (is_as_seen || found.moves.is_empty());
+            is_as_seen &= !made;
+        }
+    }
+
+    fn account(&mut self, found: &Found) {
+        self.bounded |= found.bounded;
+        self.looks = self.looks.saturating_sub(found.looks);
+    }
+
+    /// Makes one move off a cell, or an exchange with another, if it still may be made.
+    fn make(&mut self, cell: CellIx, moves: &[Away]) -> bool {
+        let [(first, target), rest @ ..] = moves else { return false };
+        let stands = |&(index, to): &Away, at: CellIx| self.items[index].at == at && self.admits(index, to);
+        let all: Vec<(usize, Option<CellIx>)> = moves.iter().map(|&(index, to)| (index, Some(to))).collect();
+        stands(&(*first, *target), cell)
+            && rest.iter().all(|back| stands(back, *target))
+            && self.affords(&all)
+            && self.try_all(moves)
+    }
+
+    /// Whether these may be moved together within the bounds, each to that cell or to any but its home: the cells' own
+    /// bounds are asked with the target. One that goes home gives its move back.
+    fn affords(&self, moves: &[(usize, Option<CellIx>)]) -> bool {
+        let bounds = &self.search.request.bounds;
+        let (mut count, mut bytes) = (self.search.steps.len() + self.moves, self.search.bytes + self.bytes);
+        let (mut back, mut bytes_back) = (0, 0);
+        for &(index, target) in moves {
+            let item = &self.items[index];
+            if item.at == item.home {
+                (count, bytes) = (count + 1, bytes.saturating_add(item.bytes));
+            } else if target == Some(item.home) {
+                (back, bytes_back) = (back + 1, bytes_back + item.bytes);
+            }
+        }
+        let is_none_new = moves.iter().all(|&(index, _)| self.items[index].at != self.items[index].home);
+        is_none_new || (count - back <= bounds.moves_max as usize && bytes - bytes_back <= bounds.bytes_max)
     }
 
     /// Makes these moves; takes them back if the layout says that they gain nothing, or make a cell too full.
@@ -448,7 +383,7 @@ impl<'s, 'a> Evening<'s, 'a> {
         cells.sort_unstable();
         cells.dedup();
         let state = |evening: &Self| {
-            let sum: f32 = cells.iter().map(|cell| evening.excess[cell.index()]).sum();
+            let sum: f32 = cells.iter().map(|cell| evening.board.excess[cell.index()]).sum();
             (sum, cells.iter().map(|&cell| evening.layout().peak(cell).share).fold(0.0, f64::max))
         };
         let (before, fullest) = state(self);
@@ -483,6 +418,6 @@ impl<'s, 'a> Evening<'s, 'a> {
         self.on[at.index()].retain(|&of| of != index);
         self.on[target.index()].push(index);
         self.items[index].at = target;
-        [at, target].into_iter().for_each(|cell| self.measure(cell));
+        [at, target].into_iter().for_each(|cell| self.board.refresh(&self.search.layout, cell));
     }
 }

@@ -4,7 +4,7 @@
 //! first moves is the largest. A move waits while its target would get hotter than the hottest cell is: by and by the
 //! target is relieved as well.
 
-use super::Away;
+use super::Arrangement;
 use crate::filter::Question;
 use crate::fleet::CellIx;
 use crate::plan::search::relieve::Aim;
@@ -13,7 +13,7 @@ use crate::score::shared_fate;
 
 impl Search<'_> {
     /// Makes the moves. One that is never admitted is not made.
-    pub(super) fn carry_out(&mut self, away: Away, floors: &[f64]) {
+    pub(super) fn carry_out(&mut self, away: Arrangement, floors: &[f64]) {
         let mut waiting: Vec<Vec<Step>> = vec![Vec::new(); self.layout.fleet().cells().len()];
         let mut arriving: Vec<Option<Step>> = vec![None; waiting.len()];
         let settle =

@@ -3,16 +3,7 @@
 use crate::fleet::TenantIx;
 use crate::layout::Layout;
 use crate::load::{Rough, single};
-use crate::resource::{DIMS, HOURS, RESOURCES, Resource};
-
-/// By resource: the dimension in which a tenant adds the most.
-pub(super) fn heaviest(adds: &Rough) -> [usize; RESOURCES] {
-    Resource::ALL.map(|resource| {
-        let dims = resource.first_dim()..resource.first_dim() + HOURS;
-        let most = dims.max_by(|&a, &b| adds[a].total_cmp(&adds[b]));
-        most.expect("a day has hours")
-    })
-}
+use crate::resource::DIMS;
 
 /// What a little more variance adds to the need of a cell: by dimension, on average over all cells.
 pub(super) struct Slopes {
