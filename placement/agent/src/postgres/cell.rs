@@ -64,8 +64,7 @@ impl std::ops::Deref for Cell {
 /// A database that this agent has the lock of, and has made its own: no older one writes there any more.
 pub(crate) struct Begun {
     pub(crate) database: Arc<Database>,
-    keeper: Client,
-    pub(crate) client: Client,
+    pub(crate) keeper: Client,
     pub(crate) agent: AgentRecord,
 }
 
@@ -75,11 +74,14 @@ impl Begun {
         Self::under(keeper, database, here).await
     }
 
-    /// As [`Begun::on`], for whoever has the lock already.
-    pub(crate) async fn under(keeper: Client, database: Arc<Database>, here: &CellId) -> Result<Self, AgentError> {
-        let mut client = database.connect().await?;
-        let agent = records::open_agent(&mut client, here, &database).await?;
-        Ok(Self { database, keeper, client, agent })
+    /// As [`Begun::on`], for whoever has the lock already. In its session: an agent that has lost it meanwhile changes nothing.
+    pub(crate) async fn under(
+        mut keeper: Client,
+        database: Arc<Database>,
+        here: &CellId,
+    ) -> Result<Self, AgentError> {
+        let agent = records::open_agent(&mut keeper, here, &database).await?;
+        Ok(Self { database, keeper, agent })
     }
 }
 
@@ -128,12 +130,12 @@ impl Cell {
     }
 
     async fn with(begun: Begun, shared: Shared) -> Result<Arc<Self>, AgentError> {
-        let Begun { database, keeper, mut client, agent } = begun;
+        let Begun { database, mut keeper, agent } = begun;
         let Shared { around, leader, limits, tasks, stop } = shared;
         let replication = Replication::new(Arc::clone(&database), &around.here, limits.captured_bytes_max);
-        let replication = replication.with_slot_of(&client).await?.by(agent.generation);
-        let known = records::load(&client).await?;
-        look::at_the_beginning(&database, &replication, &mut client, &known).await?;
+        let replication = replication.with_slot_of(&keeper).await?.by(agent.generation);
+        let known = records::load(&keeper).await?;
+        look::at_the_beginning(&database, &replication, &mut keeper, &known).await?;
         let known = known.into_iter().map(|(id, known)| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
             if let Some(capture) = &known.control.capture {
@@ -193,11 +195,7 @@ impl Cell {
         }
         let mut client = self.database.client().await?;
         let found = records::load_one(&mut client, &tenant.id).await?;
-        {
-            let mut core = tenant.lock();
-            core.knows(found);
-            core.doubted = false;
-        }
+        tenant.lock().takes(found);
         self.post(tenant);
         Ok(())
     }

@@ -6,15 +6,17 @@
 //!                    └─ one for each tenant:  a [`Cell`] with lock, generation, grants, slot and triggers of its own
 //!
 //! nothing ──make──► making ──► ready ──leave──► dropping ──► nothing         what this cell is to a tenant that has no database
-//!                   adopting ──┘                                             stands in the home
+//!                                                                            stands in the home
 //! ```
-//! * A database is in the registry before it is made, and after it is dropped. All are opened when the agent starts, and stay open.
+//! * A database is in the registry, with the oid that it is made with, before it is made, and after it is dropped. One that this agent
+//!   has not made it neither takes nor drops. All are opened when the agent starts, and stay open.
 //! * One that cannot be opened is not "nothing": its steps are refused, and so is the page that it would be on.
 //! * One that has less than its floor was put back to an older state, and may make a second owner: it is refused.
 //! * What cannot expect a record – `CREATE DATABASE`, `DROP DATABASE` – is said in the session that holds the home's lock.
 
 mod inside;
 mod leaving;
+mod looking;
 mod making;
 mod opening;
 mod registry;
@@ -50,7 +52,7 @@ use crate::options::Limits;
 use crate::refusal::Refusal;
 use crate::transition;
 use registry::Stage;
-use whole::{Slot, State};
+use whole::{Slot, State, Word, opening};
 
 /// Databases that are opened, or counted, at once.
 const AT_ONCE: usize = 4;
@@ -86,12 +88,9 @@ impl Databases {
     ) -> Result<Arc<Self>, AgentError> {
         let home = Cell::open(here, limits, trusted, link, options).await?;
         let rows = registry::load(&home).await?;
-        let slots = rows.into_iter().map(|row| {
-            if row.is_known() {
-                home.take_back(&row.tenant, row.control.clone(), row.number);
-            }
-            (row.tenant.clone(), Arc::new(Slot::new(row.tenant.clone(), State::closed(row))))
-        });
+        let slots = rows
+            .into_iter()
+            .map(|row| (row.tenant.clone(), Arc::new(Slot::new(row.tenant.clone(), State::closed(row)))));
         let slots = RwLock::new(slots.collect());
         let databases =
             Self { home, slots, making: tokio::sync::Mutex::default(), resumed: AtomicBool::new(false) };
@@ -135,6 +134,8 @@ impl Databases {
         for _ in 0..TURNS {
             let life = slot.life.read().await;
             match slot.state() {
+                // Behind its name may be another one by now.
+                State::Open(whole) if whole.has_ended() => return Err(unopened(tenant, &opening())),
                 State::Open(whole) => {
                     let answer = steps::run(&whole.cell, sender, tenant, step).await;
                     // Before the answer: whoever has heard it must never find less here.
@@ -146,29 +147,26 @@ impl Databases {
                     left?;
                     return Ok(answer);
                 }
-                State::Closed(closed) if closed.row.is_known() => {
+                State::Closed(closed) if closed.word == Word::Home => {
                     drop(life);
                     self.revived(&slot).await?;
                 }
                 State::Closed(closed) => return Err(unopened(tenant, &closed.why)),
-                State::Nothing => match self.needs_rows(sender, tenant, &step)? {
-                    Some(adopts) => {
-                        drop(life);
-                        self.make(&slot, adopts).await?;
-                    }
-                    None => {
-                        let answer = steps::run(&self.home, sender, tenant, step).await?;
-                        return Ok(self.with_room(answer));
-                    }
-                },
+                State::Nothing if self.needs_rows(sender, tenant, &step)? => {
+                    drop(life);
+                    self.make(&slot, sender, &step).await?;
+                }
+                State::Nothing => {
+                    let answer = steps::run(&self.home, sender, tenant, step).await?;
+                    return Ok(self.with_room(answer));
+                }
             }
         }
         Err(Refusal::new("BUSY", "the tenant's database is made and dropped by other steps"))
     }
 
-    /// Whether a step makes something of a tenant that has to have a database for it; and then, whether one that is there already
-    /// may be taken as it is.
-    fn needs_rows(&self, sender: Sender, tenant: &TenantId, step: &Step) -> Result<Option<bool>, Refusal> {
+    /// Whether a step makes something of a tenant that has to have a database for it.
+    fn needs_rows(&self, sender: Sender, tenant: &TenantId, step: &Step) -> Result<bool, Refusal> {
         self.home.check_term(sender.lineage, sender.term)?;
         let context = &sender.context;
         let tenant = self.home.entry(tenant);
@@ -177,14 +175,14 @@ impl Databases {
         match step {
             Step::Grant(_) => {
                 transition::grant(control, context, has_copy)?;
-                Ok(Some(true))
+                Ok(true)
             }
             Step::PrepareImport(import) => {
                 let source = steps::cell_id(&import.source_cell)?;
                 transition::prepare_import(control, context, has_copy, (&source, &import.source_agent))?;
-                Ok(Some(false))
+                Ok(true)
             }
-            _ => Ok(None),
+            _ => Ok(false),
         }
     }
 
@@ -233,19 +231,20 @@ impl Databases {
     /// Brings a database that is not open to where it should be.
     async fn revived(&self, slot: &Slot) -> Result<(), Refusal> {
         let _alone = slot.life.write().await;
-        let row = match slot.state() {
+        let (row, word) = match slot.state() {
             State::Open(whole) if whole.has_ended() => {
                 whole.close().await?;
                 slot.set(State::closed(whole.row()));
-                whole.row()
+                (whole.row(), Word::Unknown)
             }
             State::Open(_) | State::Nothing => return Ok(()),
-            State::Closed(closed) => closed.row,
+            State::Closed(closed) => (closed.row, closed.word),
         };
         let done = match row.stage {
+            _ if word == Word::Unread => self.remember(slot, &row).await,
             Stage::Making => self.unmake(slot, &row).await,
             Stage::Dropping => self.drop_database(slot, &row).await,
-            Stage::Adopting | Stage::Ready => self.reopen(slot, &row).await,
+            Stage::Ready => self.reopen_known(slot, &row).await,
         };
         done.inspect_err(|refusal| slot.failed(refusal))
     }
@@ -255,13 +254,14 @@ impl Databases {
         let slot = self.slot(tenant);
         let _life = slot.life.read().await;
         match slot.state() {
+            State::Open(whole) if whole.has_ended() => Err(unopened(tenant, &opening())),
             State::Open(whole) => {
                 let said = whole.cell.said(&whole.tenant).await?;
                 // Whoever has heard this must never find less here, either.
                 self.note(&whole).await?;
                 Ok(said)
             }
-            State::Closed(closed) if !closed.row.is_known() => Err(unopened(tenant, &closed.why)),
+            State::Closed(closed) if closed.word != Word::Home => Err(unopened(tenant, &closed.why)),
             State::Nothing | State::Closed(_) => match self.home.get(tenant) {
                 Some(tenant) => self.home.said(&tenant).await,
                 None => Ok(None),

@@ -37,7 +37,7 @@ const INSTALL_WAIT: &str = "SET LOCAL lock_timeout = '3s'";
 /// Schema, tables and functions. They are there with the transaction's end: not where the agent finds itself in the wrong
 /// database, whose writers would be judged by the wrong options from then on.
 pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Database) -> Result<(), Fault> {
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(blocked)?;
     let (column, schema_of) = match &database.layout {
         Layout::Shared(place) => (place.column.as_deref().unwrap_or_default(), literal(&place.schema)),
         Layout::Schemas { before, after, .. } => {
@@ -57,7 +57,6 @@ pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Databas
     let remember = "INSERT INTO cellway.installed (digest) VALUES ($1) \
                     ON CONFLICT (only_one) DO UPDATE SET digest = excluded.digest";
     transaction.execute(remember, &[&digest]).await.map_err(blocked)?;
-    transaction.batch_execute("SET LOCAL lock_timeout = 0").await?;
     Ok(())
 }
 

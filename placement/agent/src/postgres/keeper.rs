@@ -20,11 +20,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The lock that says that an agent runs on this database.
 pub(crate) async fn keep(database: &Database) -> Result<Client, Fault> {
-    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
     let client = database.connect().await?;
+    lock(&client).await?;
+    Ok(client)
+}
+
+/// The same in a session that is there already.
+pub(crate) async fn lock(client: &Client) -> Result<(), Fault> {
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
     loop {
         if client.query_one("SELECT pg_try_advisory_lock($1)", &[&AGENT_LOCK]).await?.get(0) {
-            return Ok(client);
+            return Ok(());
         }
         if tokio::time::Instant::now() >= deadline {
             let reason = "another agent runs on this database: stop it, or give this cell a database of its own";
@@ -50,6 +56,11 @@ impl Keeper {
         let client = self.client.lock().await;
         let lost = || Fault::new("DATABASE_UNREACHABLE", "the session that holds the agent's lock is gone");
         Ok(client.as_ref().ok_or_else(lost)?.batch_execute(sql).await?)
+    }
+
+    /// Whether the lock is held at this moment. Whatever was said in an earlier session of the lock is over then, and to be seen.
+    pub(crate) async fn holds(&self) -> Result<(), Fault> {
+        self.say("SELECT 1").await
     }
 
     /// Lets go of the lock.

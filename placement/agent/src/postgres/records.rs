@@ -90,10 +90,12 @@ pub(crate) async fn open_agent(
     let (observe, layout) = (database.options.observe, database.layout.to_string());
     let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
     let transaction = client.transaction().await.map_err(fault)?;
+    transaction.batch_execute(PATIENCE).await.map_err(fault)?;
     install::install_in(&transaction, database).await?;
+    transaction.batch_execute(PATIENCE).await.map_err(fault)?;
     let sql = "SELECT cell, generation, lineage, term, layout FROM cellway.agent FOR UPDATE";
     let known = transaction.query_opt(sql, &[]);
-    let agent = match known.await.map_err(fault)? {
+    let agent = match known.await.map_err(held)? {
         Some(row) => {
             let found = CellId::new(row.get::<_, &str>(0))?;
             if found != *here {
@@ -130,20 +132,25 @@ pub(crate) async fn open_agent(
     Ok(agent)
 }
 
+/// How long an agent that starts waits for what holds its records.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// Somebody holds the agent's records.
+fn held(error: tokio_postgres::Error) -> Fault {
+    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return error.into();
+    }
+    let reason = "a transaction of an agent that was here before is open still: it ends with its session, look at \
+                  pg_stat_activity";
+    Fault::new("AGENT_RUNNING", reason)
+}
+
 /// From now on nothing that an older agent writes is taken. What it is writing is waited for.
 async fn supersede(transaction: &Transaction<'_>, generation: Generation) -> Result<(), Fault> {
-    transaction.batch_execute("SET LOCAL lock_timeout = '5s'").await?;
     let sql = "INSERT INTO cellway.incarnation (generation) VALUES ($1) \
                ON CONFLICT (only_one) DO UPDATE SET generation = excluded.generation";
     let done = transaction.execute(sql, &[&to_db(generation.get())]).await;
-    done.map(|_| ()).map_err(|error| match error.code() {
-        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
-            let reason = "a transaction of an agent that was here before is open still: it ends with its session, look at \
-                          pg_stat_activity";
-            Fault::new("AGENT_RUNNING", reason)
-        }
-        _ => error.into(),
-    })
+    done.map(|_| ()).map_err(held)
 }
 
 /// Tenants that are here already are looked for where they are.

@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS cellway.databases (
     tenant text PRIMARY KEY,
     name text NOT NULL UNIQUE,
     oid oid,
-    stage text NOT NULL CHECK (stage IN ('making', 'adopting', 'ready', 'dropping')),
+    stage text NOT NULL CHECK (stage IN ('making', 'ready', 'dropping')),
     uid bigint,
     epoch bigint,
     role text,

@@ -92,6 +92,12 @@ impl Core {
         };
     }
 
+    /// What is known beyond doubt.
+    pub(crate) fn takes(&mut self, known: Option<Known>) {
+        self.knows(known);
+        self.doubted = false;
+    }
+
     /// What this cell is to the tenant, for steps that need it to be something.
     pub(crate) fn known(&self) -> Result<&Control, Refusal> {
         self.control.as_ref().ok_or_else(|| Refusal::new("NOT_OWNER", "this cell knows nothing of the tenant"))

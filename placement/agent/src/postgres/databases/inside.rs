@@ -12,16 +12,24 @@ use crate::postgres::sql::ident;
 pub(super) struct Found {
     pub(super) oid: u32,
     pub(super) is_template: bool,
+    /// Half dropped, as after a crash of the server.
+    pub(super) is_invalid: bool,
     /// Its owner is the agent's role, or one that it is a member of: only then can it be dropped.
     pub(super) is_ours: bool,
     pub(super) owner: String,
 }
 
 pub(super) async fn found(client: &impl GenericClient, name: &str) -> Result<Option<Found>, Fault> {
-    let sql = "SELECT d.oid, d.datistemplate, pg_has_role(d.datdba, 'USAGE'), pg_get_userbyid(d.datdba)::text \
-               FROM pg_database d WHERE d.datname = $1";
+    let sql = "SELECT d.oid, d.datistemplate, d.datconnlimit = -2, pg_has_role(d.datdba, 'USAGE'), \
+                      pg_get_userbyid(d.datdba)::text FROM pg_database d WHERE d.datname = $1";
     let row = client.query_opt(sql, &[&name]).await?;
-    Ok(row.map(|row| Found { oid: row.get(0), is_template: row.get(1), is_ours: row.get(2), owner: row.get(3) }))
+    Ok(row.map(|row| Found {
+        oid: row.get(0),
+        is_template: row.get(1),
+        is_invalid: row.get(2),
+        is_ours: row.get(3),
+        owner: row.get(4),
+    }))
 }
 
 fn finding(code: &str, reason: String) -> wire::Finding {
@@ -118,6 +126,16 @@ pub(crate) async fn of_whole(
         findings.extend(undroppable(&database.name, &found));
     }
     Ok(findings)
+}
+
+/// A number that no database of the server has: the one that is made with it is known again, whoever else makes one of that name.
+pub(super) async fn free_oid(client: &impl GenericClient) -> Result<u32, Fault> {
+    // Lower ones are the server's own.
+    let sql = "SELECT n::oid FROM (SELECT 16384 + floor(random() * 4294950000)::bigint AS n FROM generate_series(1, 8)) c \
+                WHERE NOT EXISTS (SELECT 1 FROM pg_database d WHERE d.oid = c.n::oid) LIMIT 1";
+    let row = client.query_opt(sql, &[]).await?;
+    let none = || Fault::new("DATABASE_FAILED", "no number was found that no database has: it is tried again");
+    Ok(row.ok_or_else(none)?.get(0))
 }
 
 /// Drops the slots that are written down in a database that goes. False: one of them is in use still.

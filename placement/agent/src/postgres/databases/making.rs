@@ -1,12 +1,16 @@
-//! Makes a tenant's database as a copy of the template, or takes the one that is there as it is.
+//! Makes a tenant's database as a copy of the template. Which one it is, its oid, is chosen and written down before it is made: what
+//! this agent has made is known from what anybody else has, whenever the agent dies.
 
+use cell_protos::v1::step_request::Step;
 use tokio::time::Instant;
 
 use super::leaving::{GUESTS_MAX, LOOK_AGAIN};
+use super::looking::present;
 use super::registry::{self, Row, Stage};
-use super::template::{missing, present};
-use super::whole::{Slot, State, Whole};
+use super::template::missing;
+use super::whole::{Slot, State, Whole, opening};
 use super::{Databases, inside};
+use crate::driver::Sender;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::check;
 use crate::postgres::fault::Fault;
@@ -26,92 +30,104 @@ SELECT format('GRANT %s ON DATABASE %I TO %s%s', g.privilege_type, $2::text,
  ORDER BY 2, 1";
 
 impl Databases {
-    /// Has the tenant have a database. Nothing is left of one that could not be made.
-    pub(super) async fn make(&self, slot: &Slot, adopts: bool) -> Result<(), Refusal> {
+    /// Has the tenant have a database, if the step still makes something of the tenant that needs one. Nothing is left of one that
+    /// could not be made.
+    pub(super) async fn make(&self, slot: &Slot, sender: Sender, step: &Step) -> Result<(), Refusal> {
         let _turn = self.making.lock().await;
         let _alone = slot.life.write().await;
         if !slot.is_nothing() {
             return Ok(());
         }
-        let home = &self.home;
-        let name = home.database.layout.database_of(&slot.tenant, &home.database.name)?;
-        let found = inside::found(&**home.database.client().await?, &name).await?;
-        if let Some(found) = &found {
-            let finding = inside::undroppable(&name, found);
-            match finding.filter(|_| adopts) {
-                Some(wire) if found.is_template => return Err(Refusal::new("DATABASE_IS_TEMPLATE", wire.reason)),
-                Some(wire) => return Err(Refusal::new("DATABASE_NOT_OWNED", wire.reason)),
-                None if adopts => {}
-                None => return Err(present(&name)),
-            }
-        }
-        self.has_room()?;
-        let (control, number) = home.handed(&slot.tenant);
-        let stage = if found.is_some() { Stage::Adopting } else { Stage::Making };
-        let oid = found.map(|found| found.oid);
-        let mut row = Row { tenant: slot.tenant.clone(), name, oid, stage, number, control };
-        if stage == Stage::Adopting {
-            self.was_nobodys(&row).await?;
-        }
-        slot.set(State::closed(row.clone()));
-        let made = self.make_alone(slot, &mut row).await;
+        let Some(row) = self.begin(slot, sender, step).await? else { return Ok(()) };
+        let made = self.make_alone(slot, &row).await;
         if let Err(refusal) = &made {
-            let undone = match row.stage {
-                Stage::Adopting => self.forget(slot, &row).await,
-                Stage::Making | Stage::Ready | Stage::Dropping => self.unmake(slot, &row).await,
+            let undone = match refusal.code {
+                // The server has refused to make it: what is there is another one.
+                "DATABASE_PRESENT" => self.forget(slot, &row).await,
+                _ => self.unmake(slot, &row).await,
             };
             if let Err(left) = undone {
                 tracing::warn!(tenant = %slot.tenant, database = %row.name, %left, "a database that could not be made is taken away later");
-                slot.set(State::closed(row));
                 slot.failed(refusal);
             }
         }
         made
     }
 
-    async fn make_alone(&self, slot: &Slot, row: &mut Row) -> Result<(), Refusal> {
-        registry::begin(&self.home, row).await?;
-        if row.stage == Stage::Making {
-            self.create(row).await?;
+    /// Writes down which database is to be made. None: by now the step needs none.
+    async fn begin(&self, slot: &Slot, sender: Sender, step: &Step) -> Result<Option<Row>, Refusal> {
+        let home = &self.home;
+        let known = home.entry(&slot.tenant);
+        let _turn = known.turn.lock().await;
+        // What is handed over is what is durable.
+        home.refresh(&known).await?;
+        if !self.needs_rows(sender, &slot.tenant, step)? {
+            return Ok(None);
         }
-        let whole = self.open_whole(row).await?;
-        if row.stage == Stage::Making
-            && let Err(refusal) = self.is_fit(&whole).await
-        {
-            let _busy = whole.close().await;
+        let name = home.database.layout.database_of(&slot.tenant, &home.database.name)?;
+        home.keeper.holds().await?;
+        let client = home.database.client().await?;
+        if inside::found(&**client, &name).await?.is_some() {
+            return Err(present(&name, "this agent has not made it"));
+        }
+        self.has_room()?;
+        let oid = Some(inside::free_oid(&**client).await?);
+        drop(client);
+        let (control, number) = home.handed(&slot.tenant);
+        let row = Row { tenant: slot.tenant.clone(), name, oid, stage: Stage::Making, number, control };
+        slot.set(State::of_home(row.clone()));
+        if let Err(refusal) = registry::begin(home, &row).await {
+            self.not_begun(slot, &row).await;
             return Err(refusal);
         }
-        if row.stage == Stage::Making {
-            let ready = Row { stage: Stage::Ready, ..whole.row() };
-            if let Err(refusal) = registry::write(&self.home, &ready).await {
-                let _busy = whole.close().await;
-                return Err(refusal);
-            }
-            whole.set_row(ready);
+        Ok(Some(row))
+    }
+
+    /// Whether it was written down is not known where the answer was lost: then it is looked for later.
+    async fn not_begun(&self, slot: &Slot, row: &Row) {
+        match registry::find(&self.home, &row.tenant).await {
+            Ok(None) => slot.set(State::Nothing),
+            Ok(Some(_)) | Err(_) => slot.failed(&opening()),
+        }
+    }
+
+    async fn make_alone(&self, slot: &Slot, row: &Row) -> Result<(), Refusal> {
+        self.create(row).await?;
+        let whole = self.open_whole(row).await?;
+        if let Err(refusal) = self.is_ready(&whole).await {
+            let _busy = whole.close().await;
+            return Err(refusal);
         }
         self.opened(slot, &whole);
         Ok(())
     }
 
+    async fn is_ready(&self, whole: &Whole) -> Result<(), Refusal> {
+        self.is_fit(whole).await?;
+        let ready = Row { stage: Stage::Ready, ..whole.row() };
+        registry::write(&self.home, &ready).await?;
+        whole.set_row(ready);
+        Ok(())
+    }
+
     /// The copy of the template, in the session that only the newest agent has.
-    async fn create(&self, row: &mut Row) -> Result<(), Refusal> {
+    async fn create(&self, row: &Row) -> Result<(), Refusal> {
         let home = &self.home;
         let Layout::Databases { template, .. } = &home.database.layout else {
             return Err(Refusal::internal("no tenant has a database of its own here"));
         };
         self.alone_with(template).await?;
-        let create = format!("CREATE DATABASE {} TEMPLATE {}", ident(&row.name), ident(template));
-        if let Err(fault) = home.keeper.say(&create).await {
+        let (name, source) = (ident(&row.name), ident(template));
+        let oid = row.oid.ok_or_else(|| Refusal::internal("no number was chosen for the database"))?;
+        if let Err(fault) = home.keeper.say(&format!("CREATE DATABASE {name} OID = {oid} TEMPLATE {source}")).await
+        {
             return Err(not_created(&row.name, template, fault));
         }
         let client = home.database.client().await?;
         for right in client.query(RIGHTS, &[template, &row.name]).await? {
             client.batch_execute(right.get(0)).await?;
         }
-        let found = inside::found(&**client, &row.name).await?;
-        row.oid = Some(found.ok_or_else(|| Refusal::new("BUSY", "the database that was made is gone"))?.oid);
-        drop(client);
-        registry::write(home, row).await
+        Ok(())
     }
 
     /// The server would wait longer than a step may.
@@ -140,7 +156,9 @@ fn in_use(template: &str, guests: &str) -> Refusal {
 fn not_created(name: &str, template: &str, fault: Fault) -> Refusal {
     match fault.state.as_deref() {
         Some("3D000") => missing(template),
-        Some("42P04") => present(name),
+        Some("42P04") => present(name, "this agent has not made it"),
+        // Somebody else has taken the number meanwhile.
+        Some("22023") => Refusal::new("BUSY", fault.reason),
         Some("55006") => in_use(template, &fault.reason),
         _ => fault.into(),
     }
@@ -157,50 +175,6 @@ impl Databases {
             let reason = format!("template database {template}: {}: {}", finding.code, finding.reason);
             return Err(Refusal::new("TABLES_UNFIT", reason));
         }
-        Ok(())
-    }
-
-    /// One with records of Cellway was a tenant's before, here or elsewhere, and what it says is not known to be the last word.
-    async fn was_nobodys(&self, row: &Row) -> Result<(), Refusal> {
-        let database = self.home.database.beside(&row.name, self.home.database.layout.clone());
-        let client = database.map_err(super::opening::refused)?.connect().await?;
-        if !inside::has_agent(&client).await? {
-            return Ok(());
-        }
-        let reason = format!(
-            "database {} has records of Cellway from before, so it is not taken as it is: DROP SCHEMA cellway CASCADE in it, if its \
-             rows are the tenant's newest ones",
-            row.name
-        );
-        Err(Refusal::new("DATABASE_PRESENT", reason))
-    }
-
-    /// Takes away what was made of a database of which nothing was ever answered. One that this agent does not know to have made
-    /// goes only where nothing is in it.
-    pub(super) async fn unmake(&self, slot: &Slot, row: &Row) -> Result<(), Refusal> {
-        let home = &self.home;
-        let found = inside::found(&**home.database.client().await?, &row.name).await?;
-        if let Some(found) = found {
-            if row.oid.is_none() {
-                let database = home.database.beside(&row.name, home.database.layout.clone());
-                let client = database.map_err(super::opening::refused)?.connect().await?;
-                if inside::with_rows(&client).await?.is_some() {
-                    return Err(present(&row.name));
-                }
-            }
-            if row.oid.is_some_and(|oid| oid != found.oid) {
-                return Err(present(&row.name));
-            }
-            self.drop_found(row, &found).await?;
-        }
-        self.forget(slot, row).await
-    }
-
-    /// The home has the say again, as before.
-    pub(super) async fn forget(&self, slot: &Slot, row: &Row) -> Result<(), Refusal> {
-        registry::end(&self.home, &row.tenant, row.control.as_ref(), row.number).await?;
-        self.home.take_back(&row.tenant, row.control.clone(), row.number);
-        slot.set(State::Nothing);
         Ok(())
     }
 }

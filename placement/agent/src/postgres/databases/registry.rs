@@ -16,8 +16,6 @@ use crate::refusal::Refusal;
 pub(super) enum Stage {
     /// Nothing was answered of it: it goes again.
     Making,
-    /// It was there before, and nothing was answered of it: it stays as it is.
-    Adopting,
     Ready,
     /// Nothing of the tenant is needed any more.
     Dropping,
@@ -27,14 +25,13 @@ impl Stage {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Making => "making",
-            Self::Adopting => "adopting",
             Self::Ready => "ready",
             Self::Dropping => "dropping",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Making, Self::Adopting, Self::Ready, Self::Dropping].into_iter().find(|stage| stage.as_str() == text)
+        [Self::Making, Self::Ready, Self::Dropping].into_iter().find(|stage| stage.as_str() == text)
     }
 }
 
@@ -49,7 +46,8 @@ impl std::fmt::Display for Stage {
 pub(super) struct Row {
     pub(super) tenant: TenantId,
     pub(super) name: String,
-    /// Which one of that name. None: whichever is there, if it has what is expected of it.
+    /// Which one of that name: the agent chooses it, and writes it down before the database is made. None: whichever is there, if it
+    /// has what is expected of it; an operator says so.
     pub(super) oid: Option<u32>,
     pub(super) stage: Stage,
     /// How often the tenant's control had been changed, and
@@ -58,16 +56,10 @@ pub(super) struct Row {
     pub(super) control: Option<Control>,
 }
 
-impl Row {
-    /// Whether what this cell is to the tenant is known without its database.
-    pub(super) const fn is_known(&self) -> bool {
-        matches!(self.stage, Stage::Making | Stage::Dropping)
-    }
-}
-
 fn read(row: &Found) -> Result<Row, AgentError> {
-    let damaged =
-        || Fault::new("DATABASE_FAILED", "a row of cellway.databases cannot be read: its stage is unknown");
+    let damaged = || {
+        Fault::new("DATABASE_FAILED", "a row of cellway.databases cannot be read: its stage is none that there is")
+    };
     Ok(Row {
         tenant: TenantId::new(row.get::<_, &str>(0))?,
         name: row.get(1),
@@ -80,10 +72,19 @@ fn read(row: &Found) -> Result<Row, AgentError> {
 
 pub(super) async fn load(home: &Cell) -> Result<Vec<Row>, AgentError> {
     let client = home.database.client().await?;
-    let sql = "SELECT tenant, name, oid, stage, number, control FROM cellway.databases ORDER BY tenant";
-    let rows = client.query(sql, &[]).await.map_err(Fault::from)?;
+    let rows = client.query(&format!("{ROWS} ORDER BY tenant"), &[]).await.map_err(Fault::from)?;
     rows.iter().map(read).collect()
 }
+
+/// That of one tenant as it is now: an operator may have changed it.
+pub(super) async fn find(home: &Cell, tenant: &TenantId) -> Result<Option<Row>, AgentError> {
+    let client = home.database.client().await?;
+    let row =
+        client.query_opt(&format!("{ROWS} WHERE tenant = $1"), &[&tenant.as_str()]).await.map_err(Fault::from)?;
+    row.as_ref().map(read).transpose()
+}
+
+const ROWS: &str = "SELECT tenant, name, oid, stage, number, control FROM cellway.databases";
 
 const INSERT: &str = "INSERT INTO cellway.databases (tenant, name, oid, stage, uid, epoch, role, number, control) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (tenant) DO NOTHING";
@@ -111,16 +112,18 @@ async fn say(transaction: &Transaction<'_>, sql: &str, row: &Row) -> Result<(), 
     if said == 1 { Ok(()) } else { Err(records::superseded()) }
 }
 
-/// From now on the tenant's database has the say, and not the home.
+/// From now on the tenant's database has the say, and not the home, which has exactly what is handed over.
 pub(super) async fn begin(home: &Cell, row: &Row) -> Result<(), Refusal> {
     let mut client = home.database.client().await?;
     let transaction = client.transaction().await?;
     records::expect_agent(&transaction, home.incarnation).await?;
     say(&transaction, INSERT, row).await?;
-    for table in ["controls", "grants"] {
-        let forget = format!("DELETE FROM cellway.{table} WHERE tenant = $1");
-        transaction.execute(&forget, &[&row.tenant.as_str()]).await?;
+    let gone = "DELETE FROM cellway.controls WHERE tenant = $1 RETURNING control";
+    let gone = transaction.query_opt(gone, &[&row.tenant.as_str()]).await?;
+    if gone.map(|gone| gone.get::<_, Vec<u8>>(0)) != row.control.as_ref().map(Control::encode) {
+        return Err(records::superseded());
     }
+    transaction.execute("DELETE FROM cellway.grants WHERE tenant = $1", &[&row.tenant.as_str()]).await?;
     Ok(transaction.commit().await?)
 }
 

@@ -4,6 +4,7 @@ use cell_model::TenantId;
 use cell_protos::v1 as wire;
 
 use super::inside;
+use super::looking::present;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::check;
 use crate::postgres::connect::Database;
@@ -31,7 +32,7 @@ pub(crate) async fn look(
         match home.layout.database_of(tenant, &home.name) {
             Err(Refusal { code, reason }) => find(code, reason),
             Ok(name) if inside::found(&**client, &name).await?.is_some() => {
-                let Refusal { code, reason } = present(&name);
+                let Refusal { code, reason } = present(&name, "the cell's agent has not made it");
                 find(code, reason);
             }
             Ok(_) => {}
@@ -94,12 +95,4 @@ pub(super) fn missing(template: &str) -> Refusal {
         ident(template)
     );
     Refusal::new("TEMPLATE_MISSING", reason)
-}
-
-pub(super) fn present(name: &str) -> Refusal {
-    let reason = format!(
-        "database {name} is there already, and no copy has made it: DROP DATABASE {}, if nobody needs what is in it",
-        ident(name)
-    );
-    Refusal::new("DATABASE_PRESENT", reason)
 }

@@ -33,13 +33,34 @@ pub(super) enum State {
     /// It has none: the home knows what this cell is to it.
     Nothing,
     Open(Arc<Whole>),
-    /// It is in the registry, and not open.
+    /// It is in the registry, or may have to be, and is not open.
     Closed(Box<Closed>),
+}
+
+/// What is known of a tenant whose database is not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// There is a database of its name, which the registry does not know.
+    Unread,
+    /// Nothing: its database has the say, or was not looked at since the agent has started.
+    Unknown,
+    /// What the home knows: nothing was answered of the database, or it goes.
+    Home,
 }
 
 impl State {
     pub(super) fn closed(row: Row) -> Self {
-        Self::Closed(Box::new(Closed::new(row)))
+        Self::Closed(Box::new(Closed::new(row, Word::Unknown)))
+    }
+
+    /// One that is being made, or dropped, by this agent.
+    pub(super) fn of_home(row: Row) -> Self {
+        Self::Closed(Box::new(Closed::new(row, Word::Home)))
+    }
+
+    /// See [`Word::Unread`].
+    pub(super) fn unread(row: Row) -> Self {
+        Self::Closed(Box::new(Closed::new(row, Word::Unread)))
     }
 }
 
@@ -47,16 +68,21 @@ impl State {
 #[derive(Clone)]
 pub(super) struct Closed {
     pub(super) row: Row,
+    pub(super) word: Word,
     pub(super) why: Refusal,
     again: Instant,
     pause: Duration,
 }
 
 impl Closed {
-    fn new(row: Row) -> Self {
-        let why = Refusal::new("BUSY", "it is being opened, made or dropped");
-        Self { row, why, again: Instant::now(), pause: PAUSE_MIN }
+    fn new(row: Row, word: Word) -> Self {
+        Self { row, word, why: opening(), again: Instant::now(), pause: PAUSE_MIN }
     }
+}
+
+/// Nothing is wrong with it.
+pub(super) fn opening() -> Refusal {
+    Refusal::new("BUSY", "it is being opened, made or dropped")
 }
 
 impl Slot {
@@ -78,6 +104,13 @@ impl Slot {
 
     pub(super) fn set(&self, state: State) {
         *self.lock() = state;
+    }
+
+    /// What is known of the tenant while its database is not open.
+    pub(super) fn knows(&self, word: Word) {
+        if let State::Closed(closed) = &mut *self.lock() {
+            closed.word = word;
+        }
     }
 
     /// Whether it is to be looked at now.
