@@ -112,7 +112,7 @@ fn not_as_it_was(move_id: MoveId) -> NotApplied {
 
 /// A session that writes as a replica does.
 pub(crate) async fn session(database: &Database) -> Result<Client, Fault> {
-    let client = database.session().await?;
+    let client = database.connect().await?;
     client.batch_execute("SET session_replication_role = replica").await?;
     Ok(client)
 }

@@ -20,11 +20,12 @@ use tonic::{Request, Status, Streaming};
 use super::captures::Standing;
 use super::connect::Database;
 use super::keeper::{self, Keeper};
+use super::layout::Layout;
 use super::leader::Leader;
 use super::options::DatabaseOptions;
 use super::replication::Replication;
 use super::tenant::{Core, Tenant};
-use super::{feed, follower, look, records, steps};
+use super::{feed, follower, inspect, look, records, steps};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
@@ -71,6 +72,9 @@ pub(crate) struct Begun {
 impl Begun {
     async fn on(database: Arc<Database>, here: &CellId) -> Result<Self, AgentError> {
         let keeper = keeper::keep(&database).await?;
+        if matches!(database.layout, Layout::Databases { .. }) {
+            inspect::can_choose_oids(&keeper).await?;
+        }
         Self::under(keeper, database, here).await
     }
 
@@ -228,7 +232,8 @@ impl Cell {
     /// Reads the log and holds the lock, until `stop`. An error: the database is not this agent's any more, or, where it is one
     /// tenant's, it has to be looked at anew.
     pub(crate) async fn watch(&self, stop: &CancellationToken) -> Result<(), AgentError> {
-        let mut reading = std::pin::pin!(self.replication.run(stop));
+        let over = stop.child_token();
+        let mut reading = std::pin::pin!(self.replication.run(&over));
         let keeping = async {
             if !self.database.layout.is_whole() {
                 return self.keeper.hold(&self.database).await;
@@ -243,9 +248,8 @@ impl Cell {
             () = stop.cancelled() => Ok(()),
         };
         // A slot that is being made waits for the whole server: the waiting is ended there, too.
-        if ended.is_ok() {
-            let _over = tokio::time::timeout(CLOSE_MAX, reading).await;
-        }
+        over.cancel();
+        let _over = tokio::time::timeout(CLOSE_MAX, reading).await;
         ended
     }
 

@@ -30,8 +30,15 @@ const POOL: usize = 8;
 const POOL_OF_ONE: usize = 4;
 /// and after how long without use these are closed.
 const REST: Duration = Duration::from_secs(3);
-/// Sessions of all tenants' databases together, beside one for each that holds the agent's lock.
-const SESSIONS: usize = 64;
+/// Sessions in all tenants' databases together that look at tables,
+const LOOKS: usize = 16;
+/// and those that read rows, which they may do for hours. Sessions of which a tenant has no more than one, as the seal's, are not
+/// counted: nobody waits behind another tenant's copy to be fenced.
+const READERS: usize = 48;
+/// After so long without an answer from the other end a connection is lost: the server's machine may be gone without a word.
+const SILENCE: Duration = Duration::from_secs(30);
+const ASK_AFTER: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// The form of values, and where names are looked for.
 const SETTINGS: &str = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 \
                         -c bytea_output=hex -c search_path=pg_catalog -c lc_monetary=C -c client_encoding=UTF8";
@@ -48,7 +55,14 @@ pub(crate) struct Database {
     connector: MakeRustlsConnect,
     settings: String,
     pool: Pool,
-    sessions: Arc<Semaphore>,
+    permits: Permits,
+}
+
+/// Sessions that all databases of an agent share.
+#[derive(Clone)]
+struct Permits {
+    looks: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
 }
 
 /// How the reader of the log connects, and what carries its connection where it is by TLS.
@@ -61,19 +75,20 @@ impl Database {
     /// The cell's own.
     pub(crate) fn new(options: DatabaseOptions) -> Result<Self, AgentError> {
         let layout = Layout::new(&options);
-        Self::called(None, options, layout, Arc::new(Semaphore::new(SESSIONS)))
+        let semaphore = |most| Arc::new(Semaphore::new(most));
+        Self::called(None, options, layout, Permits { looks: semaphore(LOOKS), readers: semaphore(READERS) })
     }
 
     /// Another one on the same server. Its sessions are counted with those of the others.
     pub(crate) fn beside(&self, name: &str, layout: Layout) -> Result<Self, AgentError> {
-        Self::called(Some(name), self.options.clone(), layout, Arc::clone(&self.sessions))
+        Self::called(Some(name), self.options.clone(), layout, self.permits.clone())
     }
 
     fn called(
         name: Option<&str>,
         options: DatabaseOptions,
         layout: Layout,
-        sessions: Arc<Semaphore>,
+        permits: Permits,
     ) -> Result<Self, AgentError> {
         options.check()?;
         let address = DatabaseAddress::parse(&options.url)?;
@@ -86,6 +101,7 @@ impl Database {
             config.dbname(name);
         }
         config.options(&settings).connect_timeout(CONNECT_MAX).application_name("cellway agent");
+        config.keepalives_idle(ASK_AFTER).keepalives_interval(ASK_EVERY).tcp_user_timeout(SILENCE);
         if config.get_hosts().is_empty() || config.get_user().is_none() || config.get_dbname().is_none() {
             let rule = "it names host, user and database: postgres://user:password@host:port/database";
             return Err(AddressInvalid::Rule(rule.into()).into());
@@ -99,7 +115,7 @@ impl Database {
             .build()
             .map_err(|error| Fault::new("DATABASE_UNREACHABLE", error.to_string()))?;
         let name = config.get_dbname().unwrap_or_default().to_owned();
-        Ok(Self { options, layout, name, config, tls, connector, settings, pool, sessions })
+        Ok(Self { options, layout, name, config, tls, connector, settings, pool, permits })
     }
 
     /// What tells this database from all others, for names that are the whole server's.
@@ -120,22 +136,29 @@ impl Database {
         }
     }
 
-    /// A connection of its own. It ends when it is dropped, and the server lets go of its locks.
+    /// A connection of its own, to look at tables. It ends when it is dropped, and the server lets go of its locks.
     pub(crate) async fn session(&self) -> Result<Client, Fault> {
-        let permit = if self.layout.is_whole() { Some(self.permit().await?) } else { None };
-        self.connect_with(permit).await
+        self.connect_with(self.permit(&self.permits.looks, LOOKS).await?).await
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        let permit = tokio::time::timeout(CONNECT_MAX, Arc::clone(&self.sessions).acquire_owned()).await;
+    /// The same to read rows, for as long as that takes.
+    pub(crate) async fn reader(&self) -> Result<Client, Fault> {
+        self.connect_with(self.permit(&self.permits.readers, READERS).await?).await
+    }
+
+    async fn permit(&self, of: &Arc<Semaphore>, most: usize) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        if !self.layout.is_whole() {
+            return Ok(None);
+        }
+        let permit = tokio::time::timeout(CONNECT_MAX, Arc::clone(of).acquire_owned()).await;
         let busy = || {
-            let reason = format!("{SESSIONS} sessions of tenants' databases are in use: it is tried again");
+            let reason = format!("{most} sessions in tenants' databases do the same already: it is tried again");
             Fault::new("DATABASE_CONNECTIONS", reason)
         };
-        permit.ok().and_then(Result::ok).ok_or_else(busy)
+        permit.ok().and_then(Result::ok).map(Some).ok_or_else(busy)
     }
 
-    /// As [`Database::session`], for what lasts as long as the agent, or next to no time.
+    /// The same for what lasts as long as the agent, or next to no time, or of which a tenant has one.
     pub(crate) async fn connect(&self) -> Result<Client, Fault> {
         self.connect_with(None).await
     }

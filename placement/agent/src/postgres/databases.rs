@@ -36,7 +36,8 @@ use cell_protos::v1::step_response::Result as Answer;
 use cell_trust::TrustedKeys;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
 
@@ -58,6 +59,10 @@ use whole::{Slot, State, Word, opening};
 const AT_ONCE: usize = 4;
 /// How often those that are not open are looked at.
 const MIND_EVERY: Duration = Duration::from_millis(250);
+/// Databases that are looked at, at once,
+const MINDED_MAX: usize = 16;
+/// and for how long: nobody waits for one of which nothing is heard.
+const REVIVE_MAX: Duration = Duration::from_secs(30);
 /// A database may be made and gone again between two looks, by other steps of the tenant.
 const TURNS: usize = 4;
 
@@ -215,25 +220,48 @@ impl Databases {
 
     /// Opens what is not open, and ends what was begun, for ever.
     async fn mind(&self) {
+        let (mut minded, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
+        let mut look = tokio::time::interval(MIND_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(MIND_EVERY).await;
-            let now = Instant::now();
-            let mut due = self.all();
-            due.retain(|slot| slot.is_due(now));
-            futures::stream::iter(&due).for_each_concurrent(AT_ONCE, |slot| self.revive(slot)).await;
+            tokio::select! {
+                Some(tenant) = minded.next() => {
+                    under_way.remove(&tenant);
+                }
+                _ = look.tick() => {
+                    let now = Instant::now();
+                    for slot in self.all() {
+                        if minded.len() < MINDED_MAX && slot.is_due(now) && under_way.insert(slot.tenant.clone()) {
+                            minded.push(async move {
+                                self.revive(&slot).await;
+                                slot.tenant.clone()
+                            });
+                        }
+                    }
+                }
+            }
         }
     }
 
+    /// Where a step is under way, that comes first: whoever waits to be alone keeps later steps waiting, too.
     async fn revive(&self, slot: &Slot) {
-        let _told = self.revived(slot).await;
+        let Ok(_alone) = slot.life.try_write() else { return };
+        if tokio::time::timeout(REVIVE_MAX, self.revived_alone(slot)).await.is_err() {
+            slot.failed(&Refusal::new("BUSY", format!("it takes longer than {REVIVE_MAX:?}")));
+        }
     }
 
     /// Brings a database that is not open to where it should be.
     async fn revived(&self, slot: &Slot) -> Result<(), Refusal> {
         let _alone = slot.life.write().await;
+        self.revived_alone(slot).await
+    }
+
+    async fn revived_alone(&self, slot: &Slot) -> Result<(), Refusal> {
         let (row, word) = match slot.state() {
             State::Open(whole) if whole.has_ended() => {
-                whole.close().await?;
+                // Whatever has not ended writes under a generation that is not the newest any more.
+                let _busy = whole.close().await;
                 slot.set(State::closed(whole.row()));
                 (whole.row(), Word::Unknown)
             }

@@ -385,7 +385,7 @@ impl Feed {
         let flushed = began.elapsed();
         let client = match self.reader.take() {
             Some(client) if !client.is_closed() => client,
-            _ => cell.database.session().await?,
+            _ => cell.database.reader().await?,
         };
         let snapshot = self.settled(cell, tenant, &client).await?;
         let settled = began.elapsed();
@@ -428,7 +428,7 @@ impl Feed {
 
     /// Sends everything up to a position at which a snapshot stands, and a mark there. The session has the snapshot.
     pub(crate) async fn consistent(&mut self, cell: &Cell, tenant: &TenantId) -> Result<(Seq, Client), Refusal> {
-        let client = cell.database.session().await?;
+        let client = cell.database.reader().await?;
         let deadline = Instant::now() + SETTLE_MAX;
         loop {
             self.flush(cell, tenant).await?;

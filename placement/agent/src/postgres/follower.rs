@@ -313,10 +313,11 @@ impl Copy<'_> {
             cell.advance_sequence(&catalogue, sequence).await?;
         }
         if cut.all_rows {
-            let client = self.cell.database.session().await?;
+            let client = self.cell.database.reader().await?;
             backfill::begin(&client).await?;
             self.cell.tasks.spawn(async move {
-                let sum = digest::of_all(&client, &catalogue, &tenant.id, uid).await;
+                let summed = cell.stop.run_until_cancelled(digest::of_all(&client, &catalogue, &tenant.id, uid));
+                let Some(sum) = summed.await else { return };
                 {
                     let mut core = tenant.lock();
                     if let Ok(sum) = &sum {

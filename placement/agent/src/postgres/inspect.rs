@@ -83,7 +83,7 @@ SELECT current_setting('wal_level'),
        current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
        EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
        r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text,
-       pg_size_bytes(current_setting('max_slot_wal_keep_size'))
+       pg_size_bytes(current_setting('max_slot_wal_keep_size')), current_setting('server_version_num')::int
   FROM pg_roles r WHERE r.rolname = current_user";
     let row = client.query_one(ASK, &[&slot]).await?;
     let silenced = client.batch_execute("SET session_replication_role = replica").await;
@@ -98,5 +98,15 @@ SELECT current_setting('wal_level'),
         may_silence_triggers: silenced.is_ok(),
         role: row.get(6),
         slot_wal_max: u64::try_from(row.get::<_, i64>(7)).ok(),
+        version: row.get(8),
     })
+}
+
+/// Whether the server takes the number that a database is to have.
+pub(super) async fn can_choose_oids(client: &Client) -> Result<(), Fault> {
+    let found = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
+    match check::version(found) {
+        Some(finding) => Err(Fault::new("SERVER_TOO_OLD", finding.reason)),
+        None => Ok(()),
+    }
 }

@@ -270,22 +270,28 @@ impl Replication {
 
     /// The slot, made if it is not there. Its making waits for every transaction that is open in the server.
     async fn make_slot(&self, stop: &CancellationToken) -> Result<(), Fault> {
-        let client = self.database.session().await?;
+        let client = self.database.connect().await?;
         if self.has_slot(&client).await? {
             return Ok(());
         }
         let gone = Refusal::new("CAPTURE_GAP", "the replication slot is gone, and with it changes that it kept");
         self.captures().fail_all(&gone);
-        client
-            .execute(
-                "INSERT INTO cellway.made (kind, name) VALUES ('slot', $1) ON CONFLICT DO NOTHING",
-                &[&self.slot],
-            )
-            .await?;
-        let values: [&(dyn ToSql + Sync); 1] = [&self.slot];
-        let making = client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &values);
+        let by = to_db(self.by.get());
+        let write = "INSERT INTO cellway.made (kind, name) \
+                     SELECT 'slot', $1 WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $2 FOR SHARE) \
+                     ON CONFLICT DO NOTHING";
+        client.execute(write, &[&self.slot, &by]).await?;
+        // Without a lock on the generation: a transaction that has written makes no slot.
+        let make = "SELECT pg_create_logical_replication_slot($1, 'pgoutput') \
+                     WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $2)";
+        let values: [&(dyn ToSql + Sync); 2] = [&self.slot, &by];
+        // Also while nobody wants it for a moment, since a step that has waited too long is tried again: whoever begins anew has newer
+        // transactions to wait for, each time.
         tokio::select! {
-            made = making => made.map(|_| ()).map_err(Fault::from),
+            made = client.execute(make, &values) => match made? {
+                0 => Err(Fault::new("AGENT_RUNNING", "no slot is made: another agent runs on this database")),
+                _ => Ok(()),
+            },
             () = stop.cancelled() => {
                 self.database.cancel(&client).await;
                 Err(Fault::new("DATABASE_FAILED", "the agent was stopped before its slot was made"))

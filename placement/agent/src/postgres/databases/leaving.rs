@@ -84,6 +84,16 @@ impl Databases {
         self.forget(slot, row).await
     }
 
+    /// The same in the moment in which it was made: whatever its template has brought along, nobody else was ever told of it.
+    pub(super) async fn unmake_new(&self, slot: &Slot, row: &Row) -> Result<(), Refusal> {
+        self.home.keeper.holds().await?;
+        let found = inside::found(&**self.home.database.client().await?, &row.name).await?;
+        if let Some(found) = found.filter(|found| row.oid == Some(found.oid)) {
+            self.drop_found(row, &found).await?;
+        }
+        self.forget(slot, row).await
+    }
+
     /// The home has the say again, as before.
     pub(super) async fn forget(&self, slot: &Slot, row: &Row) -> Result<(), Refusal> {
         registry::end(&self.home, &row.tenant, row.control.as_ref(), row.number).await?;
@@ -136,11 +146,12 @@ impl Databases {
         keeper::lock(&client).await?;
         let inside = looking::read(&client, &row.tenant).await?;
         match (inside.beside(&home.here, row), row.stage) {
-            (Standing::Same, _) | (Standing::Bare, Stage::Making) => {}
+            (Standing::Newer, _) => return Err(opening()),
+            // Nobody but this agent has made it.
+            (Standing::Same, _) | (_, Stage::Making) => {}
             (Standing::Bare, _) => return Err(restored(row, "has no records of this cell any more")),
             (Standing::Other(whose), _) => return Err(present(&row.name, &whose)),
             (Standing::Older(what), _) => return Err(restored(row, &what)),
-            (Standing::Newer, _) => return Err(opening()),
         }
         if let Some(role) = inside.has_grant() {
             return Err(restored(

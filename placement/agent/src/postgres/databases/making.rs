@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::leaving::{GUESTS_MAX, LOOK_AGAIN};
 use super::looking::present;
+use super::opening::refused;
 use super::registry::{self, Row, Stage};
-use super::template::missing;
+use super::template::{missing, not_empty};
 use super::whole::{Slot, State, Whole, opening};
 use super::{Databases, inside};
 use crate::driver::Sender;
@@ -41,12 +42,7 @@ impl Databases {
         let Some(row) = self.begin(slot, sender, step).await? else { return Ok(()) };
         let made = self.make_alone(slot, &row).await;
         if let Err(refusal) = &made {
-            let undone = match refusal.code {
-                // The server has refused to make it: what is there is another one.
-                "DATABASE_PRESENT" => self.forget(slot, &row).await,
-                _ => self.unmake(slot, &row).await,
-            };
-            if let Err(left) = undone {
+            if let Err(left) = self.unmake_new(slot, &row).await {
                 tracing::warn!(tenant = %slot.tenant, database = %row.name, %left, "a database that could not be made is taken away later");
                 slot.failed(refusal);
             }
@@ -116,6 +112,7 @@ impl Databases {
         let Layout::Databases { template, .. } = &home.database.layout else {
             return Err(Refusal::internal("no tenant has a database of its own here"));
         };
+        self.has_nothing(template).await?;
         self.alone_with(template).await?;
         let (name, source) = (ident(&row.name), ident(template));
         let oid = row.oid.ok_or_else(|| Refusal::internal("no number was chosen for the database"))?;
@@ -128,6 +125,17 @@ impl Databases {
             client.batch_execute(right.get(0)).await?;
         }
         Ok(())
+    }
+
+    /// Records of Cellway in the template would be taken for the tenant's by an agent that dies before it has looked at the copy.
+    async fn has_nothing(&self, template: &str) -> Result<(), Refusal> {
+        let home = &self.home;
+        if inside::found(&**home.database.client().await?, template).await?.is_none() {
+            return Err(missing(template));
+        }
+        let database = home.database.beside(template, home.database.layout.clone()).map_err(refused)?;
+        let client = database.connect().await?;
+        not_empty(&client, template).await?.map_or(Ok(()), Err)
     }
 
     /// The server would wait longer than a step may.

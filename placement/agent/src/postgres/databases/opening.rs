@@ -110,7 +110,7 @@ impl Databases {
 
     /// Opens one as the registry has it now: an operator may have said meanwhile which one it is.
     pub(super) async fn reopen_known(&self, slot: &Slot, row: &Row) -> Result<(), Refusal> {
-        match registry::find(&self.home, &slot.tenant).await.map_err(refused)? {
+        match registry::find(&self.home, &slot.tenant).await? {
             Some(now) if now.stage == Stage::Ready => {
                 if now != *row {
                     slot.set(State::closed(now.clone()));

@@ -4,6 +4,7 @@
 use cell_model::TenantId;
 use tokio_postgres::{Row as Found, Transaction};
 
+use super::opening::refused;
 use crate::error::AgentError;
 use crate::postgres::cell::Cell;
 use crate::postgres::fault::Fault;
@@ -76,12 +77,29 @@ pub(super) async fn load(home: &Cell) -> Result<Vec<Row>, AgentError> {
     rows.iter().map(read).collect()
 }
 
+/// Each tenant's row is looked at and changed behind whatever may still be on its way to it: a commit whose connection was lost goes
+/// on in the server.
+const TURN: i64 = 0x0063_656c_6c72_6f77;
+
+async fn turn<'a>(
+    client: &'a mut tokio_postgres::Client,
+    home: &Cell,
+    tenant: &TenantId,
+) -> Result<Transaction<'a>, Refusal> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute("SET LOCAL lock_timeout = '4s'").await?;
+    let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
+    transaction.execute(sql, &[&tenant.as_str(), &TURN]).await?;
+    records::expect_agent(&transaction, home.incarnation).await?;
+    Ok(transaction)
+}
+
 /// That of one tenant as it is now: an operator may have changed it.
-pub(super) async fn find(home: &Cell, tenant: &TenantId) -> Result<Option<Row>, AgentError> {
-    let client = home.database.client().await?;
-    let row =
-        client.query_opt(&format!("{ROWS} WHERE tenant = $1"), &[&tenant.as_str()]).await.map_err(Fault::from)?;
-    row.as_ref().map(read).transpose()
+pub(super) async fn find(home: &Cell, tenant: &TenantId) -> Result<Option<Row>, Refusal> {
+    let mut client = home.database.client().await?;
+    let transaction = turn(&mut client, home, tenant).await?;
+    let row = transaction.query_opt(&format!("{ROWS} WHERE tenant = $1"), &[&tenant.as_str()]).await?;
+    row.as_ref().map(read).transpose().map_err(refused)
 }
 
 const ROWS: &str = "SELECT tenant, name, oid, stage, number, control FROM cellway.databases";
@@ -115,8 +133,7 @@ async fn say(transaction: &Transaction<'_>, sql: &str, row: &Row) -> Result<(), 
 /// From now on the tenant's database has the say, and not the home, which has exactly what is handed over.
 pub(super) async fn begin(home: &Cell, row: &Row) -> Result<(), Refusal> {
     let mut client = home.database.client().await?;
-    let transaction = client.transaction().await?;
-    records::expect_agent(&transaction, home.incarnation).await?;
+    let transaction = turn(&mut client, home, &row.tenant).await?;
     say(&transaction, INSERT, row).await?;
     let gone = "DELETE FROM cellway.controls WHERE tenant = $1 RETURNING control";
     let gone = transaction.query_opt(gone, &[&row.tenant.as_str()]).await?;
@@ -130,8 +147,7 @@ pub(super) async fn begin(home: &Cell, row: &Row) -> Result<(), Refusal> {
 /// What is known of it by now.
 pub(super) async fn write(home: &Cell, row: &Row) -> Result<(), Refusal> {
     let mut client = home.database.client().await?;
-    let transaction = client.transaction().await?;
-    records::expect_agent(&transaction, home.incarnation).await?;
+    let transaction = turn(&mut client, home, &row.tenant).await?;
     say(&transaction, UPDATE, row).await?;
     Ok(transaction.commit().await?)
 }
@@ -144,8 +160,7 @@ pub(super) async fn end(
     number: u64,
 ) -> Result<(), Refusal> {
     let mut client = home.database.client().await?;
-    let transaction = client.transaction().await?;
-    records::expect_agent(&transaction, home.incarnation).await?;
+    let transaction = turn(&mut client, home, tenant).await?;
     transaction.execute("DELETE FROM cellway.databases WHERE tenant = $1", &[&tenant.as_str()]).await?;
     if let Some(control) = control {
         let sql = "INSERT INTO cellway.controls (tenant, control, number) VALUES ($1, $2, $3) \

@@ -27,7 +27,7 @@ impl Work<'_> {
         // Transactions that have entered are done before their tenant is gone.
         let seal = if owns {
             let of = (self.context().move_id, self.context().attempt);
-            Some(Seal::take(self.cell.database.session().await?, &self.tenant.id, of, PATIENCE / 2).await?)
+            Some(Seal::take(self.cell.database.connect().await?, &self.tenant.id, of, PATIENCE / 2).await?)
         } else {
             None
         };

@@ -151,7 +151,7 @@ impl Work<'_> {
         let began = Instant::now();
         let board = &self.cell.board;
         let (quiesced, session) =
-            tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.session());
+            tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.connect());
         quiesced.map_err(|gates| {
             Refusal::new("NOT_QUIESCED", format!("gates that have not quiesced in time: {}", gates.join(", ")))
         })?;

@@ -7,6 +7,7 @@ use super::each::*;
 use super::ground::*;
 use super::layouts::{In, ONE, alike, change, nothing_left, pair};
 use super::moving::forth;
+use super::wire::Wire;
 
 fn again(number: u64, epoch: u64) -> StepContext {
     StepContext { move_id: Some(MoveId(number)), ..context(epoch, 1) }
@@ -79,56 +80,129 @@ async fn agents_that_die_while_a_database_is_copied_go_on_where_they_were() {
 }
 
 /// The registry as an agent that died there has left it.
-async fn left(url: &str, name: &str, stage: &str, with_oid: bool) {
-    let sql = "INSERT INTO cellway.databases (tenant, name, oid, stage, number) \
-               SELECT 't-1', $1::text, (SELECT oid FROM pg_database WHERE datname = $1::text AND $3), $2, 0";
-    session(url).await.execute(sql, &[&name, &stage, &with_oid]).await.unwrap();
+async fn left(url: &str, name: &str, stage: &str, oid: u32) {
+    let sql = "INSERT INTO cellway.databases (tenant, name, oid, stage, number) VALUES ('t-1', $1, $2, $3, 0)";
+    session(url).await.execute(sql, &[&name, &oid, &stage]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_dies_while_it_makes_a_database_takes_it_away_and_never_one_with_rows() {
+async fn an_agent_that_dies_while_it_makes_a_database_takes_away_the_one_that_it_has_made_and_no_other() {
     let ground = Ground::new();
     let a = ground.open_each("a", ONE).await;
-    let (url, name) = (a.url.clone(), a.name().to_owned());
+    let (url, name, oid) = (a.url.clone(), a.name().to_owned(), 1_000_000 + std::process::id());
     let mut listen = a.close().await;
-    let make = format!("CREATE DATABASE \"{name}\" TEMPLATE \"{}-template\"", url.rsplit_once('/').unwrap().1);
-    for (stage, is_made, with_oid) in
-        [("making", false, false), ("making", true, false), ("making", true, true), ("ready", true, true)]
+    let make = format!("CREATE DATABASE \"{name}\" OID = {oid} TEMPLATE \"{}\"", name_of(&template(&url)));
+    for (stage, is_made, is_left) in
+        [("making", false, false), ("making", true, false), ("ready", true, false), ("making", true, true)]
     {
         if is_made {
             session(&url).await.batch_execute(&make).await.unwrap();
         }
+        let rows = session(&beside(&url, &name));
         if stage == "ready" {
             // Its records were there before.
-            let rows = beside(&url, &name);
             let sql = "CREATE SCHEMA cellway; CREATE TABLE cellway.agent (only_one boolean PRIMARY KEY DEFAULT true, \
                        cell text NOT NULL, generation bigint NOT NULL, lineage bigint NOT NULL, term bigint NOT NULL, \
                        layout text NOT NULL DEFAULT 'the database of tenant t-1'); \
                        INSERT INTO cellway.agent VALUES (true, 'a', 1, 0, 0); \
+                       CREATE TABLE cellway.grants (tenant text PRIMARY KEY, uid bigint, epoch bigint, role text); \
                        CREATE TABLE cellway.controls (tenant text PRIMARY KEY, control bytea NOT NULL, \
                        number bigint NOT NULL DEFAULT 0)";
-            session(&rows).await.batch_execute(sql).await.unwrap();
+            rows.await.batch_execute(sql).await.unwrap();
+        } else if is_left {
+            rows.await.batch_execute("INSERT INTO accounts (name) VALUES ('mine')").await.unwrap();
         }
-        left(&url, &name, stage, with_oid).await;
+        // Somebody else has made it where it is another one than was written down.
+        left(&url, &name, stage, oid + u32::from(is_left)).await;
         alone(&url, &name).await;
         let a = ground.reopen_each("a", &url, &listen).await.unwrap();
-        assert!(!has_database(&a).await, "{stage}, {is_made}, {with_oid}");
-        nothing_left(&a).await;
-        ground.pool.held(&a.agent).await.unwrap();
+        assert_eq!(has_database(&a).await, is_left, "{stage}, {is_made}, {is_left}");
+        assert!(ground.pool.held(&a.agent).await.unwrap().1.is_empty());
+        if is_left {
+            assert_eq!(refused(ground.pool.grant(&a.agent, &outside(1)).await), "DATABASE_PRESENT");
+            assert_eq!(a.contents("accounts").await.len(), 1, "it may be anybody's");
+        } else {
+            nothing_left(&a).await;
+        }
         listen = a.close().await;
     }
-    session(&url).await.batch_execute(&make).await.unwrap();
-    session(&beside(&url, &name)).await.batch_execute("INSERT INTO accounts (name) VALUES ('mine')").await.unwrap();
-    left(&url, &name, "making", false).await;
-    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
-    let refusal = refused(ground.pool.prepare_import(&a.agent, &context(1, 1), &a.id, &a.agent).await);
-    assert_eq!(refusal, "DATABASE_PRESENT");
-    assert_eq!(a.contents("accounts").await.len(), 1, "it may be anybody's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_somebody_else_makes_at_the_same_moment_is_not_taken_away() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    let (pool, agent) = (ground.pool.clone(), a.agent.clone());
+    let held = hold_back(&a.url).await;
+    let granted = tokio::spawn(async move { pool.grant(&agent, &outside(1)).await });
+    is_making(&a.url).await;
+    let make = format!("CREATE DATABASE \"{}\"", a.name());
+    a.at_home().await.batch_execute(&make).await.unwrap();
+    a.session().await.batch_execute("CREATE TABLE accounts (tenant_id text, name text)").await.unwrap();
+    drop(held);
+    assert_eq!(refused(granted.await.unwrap()), "DATABASE_PRESENT");
+    assert!(has_database(&a).await);
+    let known: i64 =
+        a.at_home().await.query_one("SELECT count(*) FROM cellway.databases", &[]).await.unwrap().get(0);
+    assert_eq!(known, 0);
+    assert!(ground.pool.held(&a.agent).await.unwrap().1.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_making_outlives_the_connection_in_which_it_was_said_is_taken_away() {
+    let ground = Ground::new();
+    let direct = home(ONE).await;
+    let wire = Wire::to(&direct).await;
+    let a = ground.open_with("a", &wire.url(&direct), "127.0.0.1:0", own(&direct)).await.unwrap();
+    let (pool, agent) = (ground.pool.clone(), a.agent.clone());
+    let held = hold_back(&direct).await;
+    let granted = tokio::spawn(async move { pool.grant(&agent, &outside(1)).await });
+    is_making(&direct).await;
+    wire.cut();
+    granted.await.unwrap().unwrap_err();
+    assert!(!has(&direct, a.name()).await, "the server is making it still");
+    drop(held);
+    // The server ends what it was told, and only then hears that nobody is there any more.
+    ended(&direct, a.name()).await;
+    assert!(!has(&direct, a.name()).await);
+    let again = async {
+        while ground.pool.grant(&a.agent, &outside(1)).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("nothing is in the way of another one");
+}
+
+/// Waits until neither the registry nor the server has a database that is being made.
+async fn ended(url: &str, name: &str) {
+    let none = format!(
+        "SELECT NOT EXISTS (SELECT 1 FROM cellway.databases) AND NOT EXISTS (SELECT 1 FROM pg_database WHERE datname = '{name}') \
+            AND NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%{name}%' AND state = 'active' \
+                               AND pid <> pg_backend_pid())"
+    );
+    until_true(&session(url).await, &none).await;
+}
+
+/// Keeps every copy of the template waiting until it is dropped.
+async fn hold_back(url: &str) -> tokio_postgres::Client {
+    let client = session(url).await;
+    let sql = format!("BEGIN; COMMENT ON DATABASE \"{}\" IS 'held back'", name_of(&template(url)));
+    client.batch_execute(&sql).await.unwrap();
+    client
+}
+
+async fn is_making(url: &str) {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock' \
+                           AND query LIKE 'CREATE DATABASE%')",
+        name_of(url)
+    );
+    until_true(&session(url).await, &sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_dies_while_it_drops_a_database_ends_that_with_the_slot_in_it() {
-    for is_gone in [false, true] {
+    for found in ["whole", "gone", "half dropped"] {
         let ground = Ground::new();
         let (a, b) = pair(&ground, In::Shared, In::Each).await;
         forth(&ground, &a, &b).await;
@@ -138,15 +212,25 @@ async fn an_agent_that_dies_while_it_drops_a_database_ends_that_with_the_slot_in
         let kept = ground.pool.drop_import(&b.agent, &context(1, 1)).await;
         assert_eq!(refused(kept), "DATABASE_IN_USE");
         let listen = b.close().await;
-        // As it was before the slot was dropped.
-        let slot = "INSERT INTO cellway.made (kind, name) SELECT 'slot', slot_name FROM \
-                    pg_create_logical_replication_slot('left_' || pg_backend_pid(), 'pgoutput')";
-        session(&rows).await.batch_execute(slot).await.unwrap();
+        if found == "whole" {
+            // As it was before the slot was dropped.
+            let slot = "INSERT INTO cellway.made (kind, name) SELECT 'slot', slot_name FROM \
+                        pg_create_logical_replication_slot('left_' || pg_backend_pid(), 'pgoutput')";
+            session(&rows).await.batch_execute(slot).await.unwrap();
+        }
         drop(reader);
-        if is_gone {
+        if found != "whole" {
             alone(&url, &name).await;
             drop_slots(&url, &name).await;
-            say(&url, &name, &format!("DROP DATABASE \"{name}\"")).await;
+        }
+        match found {
+            "gone" => say(&url, &name, &format!("DROP DATABASE \"{name}\"")).await,
+            // As a server leaves it that crashes in the middle.
+            "half dropped" => {
+                let sql = format!("UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{name}'");
+                say(&url, &name, &sql).await;
+            }
+            _ => {}
         }
         let b = ground.reopen_each("b", &url, &listen).await.unwrap();
         nothing_left(&b).await;
@@ -157,28 +241,57 @@ async fn an_agent_that_dies_while_it_drops_a_database_ends_that_with_the_slot_in
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_there_is_taken_as_it_is_by_a_grant_and_by_no_copy() {
+async fn a_database_that_this_agent_has_not_made_is_neither_taken_nor_touched() {
     let ground = Ground::new();
     let (a, b) = pair(&ground, In::Shared, In::Each).await;
-    let make =
-        format!("CREATE DATABASE \"{}\" TEMPLATE \"{}\"", b.name(), template(&b.url).rsplit_once('/').unwrap().1);
-    b.at_home().await.batch_execute(&make).await.unwrap();
-    b.session().await.batch_execute("INSERT INTO accounts (name) VALUES ('before')").await.unwrap();
+    // A tombstone of an older incarnation must not make it the agent's, either.
+    let other = ground.open_each("c", ONE).await;
+    ground.pool.grant(&other.agent, &outside(1)).await.unwrap();
+    ground.pool.revoke(&other.agent, &outside(1)).await.unwrap();
+    for cell in [&b, &other] {
+        let make = format!("CREATE DATABASE \"{}\" TEMPLATE \"{}\"", cell.name(), name_of(&template(&cell.url)));
+        cell.at_home().await.batch_execute(&make).await.unwrap();
+        cell.session().await.batch_execute("INSERT INTO accounts (name) VALUES ('before')").await.unwrap();
+    }
     let found = look(&ground, &b, true).await;
     assert_eq!(codes(&found), ["DATABASE_PRESENT"], "{found:?}");
     let existing = ground.pool.existing(&b.agent).await.unwrap().unwrap();
-    assert_eq!(existing.strangers, ["t-1"], "for whoever adopts");
+    assert_eq!(existing.strangers, ["t-1"], "somebody has rows there");
     ground.capture(&a, &context(1, 1)).await;
     let copied = ground.pool.prepare_import(&b.agent, &context(1, 1), &a.id, &a.agent).await;
     assert_eq!(refused(copied), "DATABASE_PRESENT");
-    let other = ground.open_each("c", ONE).await;
-    let rename = format!("ALTER DATABASE \"{}\" RENAME TO \"{}\"", b.name(), other.name());
-    say(&b.url, b.name(), &rename).await;
-    ground.pool.grant(&other.agent, &outside(1)).await.unwrap();
-    let client = other.session().await;
-    assert!(enter(&client, 1).await.is_ok());
-    assert_eq!(other.contents("accounts").await.len(), 1);
-    client.batch_execute("INSERT INTO accounts (name) VALUES ('after')").await.unwrap();
+    assert_eq!(refused(ground.pool.grant(&b.agent, &outside(1)).await), "DATABASE_PRESENT");
+    let next = StepContext { uid: cell_model::Uid(8), ..outside(1) };
+    assert_eq!(refused(ground.pool.grant(&other.agent, &next).await), "DATABASE_PRESENT");
+    let (url, listen) = (other.url.clone(), other.close().await);
+    let other = ground.reopen_each("c", &url, &listen).await.unwrap();
+    assert_eq!(refused(ground.pool.grant(&other.agent, &next).await), "DATABASE_PRESENT");
+    for cell in [&b, &other] {
+        let client = cell.session().await;
+        client.batch_execute("INSERT INTO accounts (name) VALUES ('after')").await.unwrap();
+        assert_eq!(cell.contents("accounts").await.len(), 2);
+        let untouched = "SELECT NOT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'cellway')";
+        assert!(client.query_one(untouched, &[]).await.unwrap().get::<_, bool>(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tombstone_that_is_not_as_the_agent_knows_it_is_not_lost_when_a_database_is_begun() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    ground.pool.revoke(&a.agent, &outside(1)).await.unwrap();
+    let home = a.at_home().await;
+    home.batch_execute("UPDATE cellway.controls SET control = control || '\\x00'").await.unwrap();
+    let next = StepContext { uid: cell_model::Uid(8), ..outside(1) };
+    assert_eq!(refused(ground.pool.grant(&a.agent, &next).await), "INTERNAL");
+    let kept: i64 = home.query_one("SELECT count(*) FROM cellway.controls", &[]).await.unwrap().get(0);
+    assert_eq!(kept, 1);
+    assert!(!has_database(&a).await);
+    home.batch_execute("UPDATE cellway.controls SET control = substr(control, 1, length(control) - 1)")
+        .await
+        .unwrap();
+    ground.pool.grant(&a.agent, &next).await.unwrap();
 }
 
 async fn look(ground: &Ground, cell: &Cell, as_target: bool) -> PreflightReport {

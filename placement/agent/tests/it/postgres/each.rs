@@ -17,7 +17,8 @@ pub(super) fn beside(url: &str, name: &str) -> String {
     format!("{}/{name}", url.rsplit_once('/').unwrap().0)
 }
 
-fn name_of(url: &str) -> &str {
+/// The name of the database in an address.
+pub(super) fn name_of(url: &str) -> &str {
     url.rsplit_once('/').unwrap().1
 }
 

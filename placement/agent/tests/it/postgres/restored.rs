@@ -1,7 +1,6 @@
-//! What must never make a second owner where each tenant has a database of its own: one that is not open, one that was put back to
-//! an older state, and an agent that has been overtaken.
+//! What must never make a second owner where each tenant has a database of its own: one that is not open, and one that was put back
+//! to an older state, or whose home was.
 
-use cell_agent::AgentError;
 use cell_client::StepContext;
 use cell_model::{Attempt, Epoch, HeldRole, Leg, MoveId};
 
@@ -41,12 +40,7 @@ async fn a_tenant_whose_database_cannot_be_opened_is_never_nothing_and_is_served
     is_unopened(&ground, &a).await;
     assert!(why(&ground, &a).await.contains("DATABASE_MISSING"));
     say(&url, &name, &format!("ALTER DATABASE \"{name}-2\" RENAME TO \"{name}\"")).await;
-    let granted = async {
-        while ground.pool.grant(&a.agent, &outside(1)).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, granted).await.expect("it opens by itself");
+    is_served(&ground, &a).await;
     assert!(enter(&a.session().await, 1).await.is_ok());
     let held = ground.pool.held(&a.agent).await.unwrap().1;
     assert_eq!((held.len(), held[0].1.role), (1, HeldRole::Owner));
@@ -85,11 +79,14 @@ async fn a_database_that_was_put_back_by_itself_makes_no_second_owner() {
     assert!(said.contains("DATABASE_RESTORED") && said.contains("oid = NULL"), "{said}");
     // That it is another one may be right; that it has less than was answered is not.
     a.at_home().await.batch_execute("UPDATE cellway.databases SET oid = NULL").await.unwrap();
-    let listen = a.close().await;
-    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    let seen = async {
+        while !why(&ground, &a).await.contains("is at change") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("what is said of it is read while the agent runs");
     is_unopened(&ground, &a).await;
-    let said = why(&ground, &a).await;
-    assert!(said.contains("DATABASE_RESTORED") && said.contains("is at change"), "{said}");
+    assert!(why(&ground, &a).await.contains("DATABASE_RESTORED"));
     let owners = "SELECT role FROM cellway.databases";
     let role: String = a.at_home().await.query_one(owners, &[]).await.unwrap().get(0);
     assert_eq!(role, "redirect", "what was answered last stands in the home");
@@ -106,10 +103,13 @@ async fn a_database_that_was_put_back_with_everything_that_was_answered_is_taken
     put_back(&url, &name).await;
     let a = ground.reopen_each("a", &url, &listen).await.unwrap();
     is_unopened(&ground, &a).await;
-    listen = a.close().await;
-    session(&url).await.batch_execute("UPDATE cellway.databases SET oid = NULL").await.unwrap();
-    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    a.at_home().await.batch_execute("UPDATE cellway.databases SET oid = NULL").await.unwrap();
+    is_served(&ground, &a).await;
+    let pinned = "SELECT bool_and(d.oid = k.oid) FROM cellway.databases k JOIN pg_database d ON d.datname = k.name";
+    assert!(
+        a.at_home().await.query_one(pinned, &[]).await.unwrap().get::<_, bool>(0),
+        "and from then on it is that one"
+    );
     // Without its records it is a stranger's.
     listen = a.close().await;
     alone(&url, &name).await;
@@ -154,59 +154,69 @@ async fn a_home_that_was_put_back_to_before_a_database_was_made_finds_it_again()
     nothing_left(&a).await;
 }
 
-/// Ends every session of a cell's agent, as a server does that hears nothing of it for long.
-async fn cut_off(cell: &Cell) {
-    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-               WHERE application_name LIKE 'cellway%' AND datname IN ($1, $2)";
-    let home = cell.url.rsplit_once('/').unwrap().1;
-    cell.at_home().await.query(sql, &[&home, &cell.name()]).await.unwrap();
-    alone_of_agents(&cell.url, home, cell.name()).await;
-}
-
-async fn alone_of_agents(url: &str, home: &str, name: &str) {
-    let sql = format!(
-        "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity \
-          WHERE application_name LIKE 'cellway%' AND datname IN ('{home}', '{name}'))"
-    );
-    until_true(&session(url).await, &sql).await;
+/// Waits until the tenant's database is open.
+async fn is_served(ground: &Ground, cell: &Cell) {
+    let granted = async {
+        while ground.pool.grant(&cell.agent, &outside(1)).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, granted).await.expect("it opens by itself");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_slept_while_another_one_took_its_place_writes_makes_and_drops_nothing_any_more() {
+async fn a_home_that_was_put_back_to_when_a_database_was_being_made_or_dropped_leaves_it_to_its_owner() {
     let ground = Ground::new();
-    let mut old = ground.open_each("a", ONE).await;
-    ground.pool.grant(&old.agent, &outside(1)).await.unwrap();
-    let sleep = old.fall_asleep().await;
-    cut_off(&old).await;
-    let new = ground.reopen_each("a", &old.url, "127.0.0.1:0").await.unwrap();
-    // A leader that the old one has not heard of, and a tenant that is gone and here again.
-    let next = StepContext { uid: cell_model::Uid(8), lineage: cell_model::Lineage(2), ..outside(1) };
-    ground.pool.revoke(&new.agent, &StepContext { uid: cell_model::Uid(7), ..next.clone() }).await.unwrap();
-    ground.pool.grant(&new.agent, &next).await.unwrap();
-    let before = records(&new).await;
-    drop(sleep);
-    let other = StepContext { tenant: "other".parse().unwrap(), ..outside(1) };
-    ground.pool.revoke(&old.agent, &outside(1)).await.unwrap_err();
-    ground.pool.grant(&old.agent, &other).await.unwrap_err();
-    let ended = tokio::time::timeout(PATIENCE, old.ended()).await.expect("it stops");
-    assert!(matches!(ended, Err(AgentError::Database(fault)) if fault.code == "AGENT_RUNNING"));
-    assert_eq!(records(&new).await, before);
-    assert!(!has(&new.url, &new.name().replace("t-1", "other")).await);
-    assert!(has_database(&new).await);
-    ground.pool.grant(&new.agent, &next).await.unwrap();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    a.session().await.batch_execute("INSERT INTO accounts (name) VALUES ('mine')").await.unwrap();
+    let (url, mut listen) = (a.url.clone(), a.close().await);
+    for put_back in [
+        "stage = 'making', number = 0, control = NULL",
+        "stage = 'dropping', number = number - 1",
+        // Of an earlier one of that name.
+        "stage = 'dropping', number = number - 1, oid = 1",
+        "stage = 'making', number = 0, control = NULL, oid = 1",
+    ] {
+        session(&url).await.batch_execute(&format!("UPDATE cellway.databases SET {put_back}")).await.unwrap();
+        let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+        is_served(&ground, &a).await;
+        let held = ground.pool.held(&a.agent).await.unwrap().1;
+        assert_eq!((held.len(), held[0].1.role), (1, HeldRole::Owner), "{put_back}");
+        assert_eq!(a.contents("accounts").await.len(), 1, "{put_back}");
+        listen = a.close().await;
+    }
 }
 
-/// What the databases of a cell say of its tenants.
-async fn records(cell: &Cell) -> Vec<String> {
-    let home = "SELECT concat_ws(' ', tenant, oid, stage, uid, epoch, role, number) FROM cellway.databases \
-                UNION ALL SELECT concat_ws(' ', tenant, number) FROM cellway.controls ORDER BY 1";
-    let whole = "SELECT concat_ws(' ', g.tenant, g.uid, g.epoch, g.role, c.number, md5(c.control)) FROM cellway.grants g \
-                 JOIN cellway.controls c USING (tenant) ORDER BY 1";
-    let mut said = Vec::new();
-    for (client, sql) in [(cell.at_home().await, home), (cell.session().await, whole)] {
-        said.extend(client.query(sql, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
-    }
-    said
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_not_what_was_to_be_dropped_is_neither_dropped_nor_nothing() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let (url, listen) = (a.url.clone(), a.close().await);
+    session(&url).await.batch_execute("UPDATE cellway.databases SET stage = 'dropping', number = 9").await.unwrap();
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    is_unopened(&ground, &a).await;
+    assert!(why(&ground, &a).await.contains("DATABASE_RESTORED"));
+    assert!(has_database(&a).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_the_pattern_that_cannot_be_looked_into_is_not_passed_by() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let (url, name) = (a.url.clone(), a.name().to_owned());
+    let listen = a.close().await;
+    session(&url).await.batch_execute("DELETE FROM cellway.databases").await.unwrap();
+    say(&url, &name, &format!("ALTER DATABASE \"{name}\" ALLOW_CONNECTIONS false")).await;
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    is_unopened(&ground, &a).await;
+    let said = why(&ground, &a).await;
+    assert!(said.contains(&name), "{said}");
+    session(&url).await.batch_execute(&format!("ALTER DATABASE \"{name}\" ALLOW_CONNECTIONS true")).await.unwrap();
+    is_served(&ground, &a).await;
+    assert_eq!(ground.pool.held(&a.agent).await.unwrap().1.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
