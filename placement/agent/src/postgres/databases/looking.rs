@@ -36,7 +36,7 @@ pub(super) fn present(name: &str, whose: &str) -> Refusal {
     let quoted = ident(name);
     let reason = format!(
         "database {name} is there already, and {whose}: ALTER DATABASE {quoted} RENAME TO another name if it is needed, or DROP \
-         DATABASE {quoted}. Its rows come to this cell by a move, from a cell that takes it as it is"
+         DATABASE {quoted}. docs/postgresql.md says how its rows come in"
     );
     Refusal::new("DATABASE_PRESENT", reason)
 }

@@ -98,7 +98,7 @@ async fn an_agent_that_dies_while_it_makes_a_database_takes_away_the_one_that_it
         if is_made {
             session(&url).await.batch_execute(&make).await.unwrap();
         }
-        let rows = session(&beside(&url, &name));
+        let rows = beside(&url, &name);
         if stage == "ready" {
             // Its records were there before.
             let sql = "CREATE SCHEMA cellway; CREATE TABLE cellway.agent (only_one boolean PRIMARY KEY DEFAULT true, \
@@ -108,9 +108,9 @@ async fn an_agent_that_dies_while_it_makes_a_database_takes_away_the_one_that_it
                        CREATE TABLE cellway.grants (tenant text PRIMARY KEY, uid bigint, epoch bigint, role text); \
                        CREATE TABLE cellway.controls (tenant text PRIMARY KEY, control bytea NOT NULL, \
                        number bigint NOT NULL DEFAULT 0)";
-            rows.await.batch_execute(sql).await.unwrap();
+            session(&rows).await.batch_execute(sql).await.unwrap();
         } else if is_left {
-            rows.await.batch_execute("INSERT INTO accounts (name) VALUES ('mine')").await.unwrap();
+            session(&rows).await.batch_execute("INSERT INTO accounts (name) VALUES ('mine')").await.unwrap();
         }
         // Somebody else has made it where it is another one than was written down.
         left(&url, &name, stage, oid + u32::from(is_left)).await;
