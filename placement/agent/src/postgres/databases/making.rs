@@ -41,11 +41,11 @@ impl Databases {
         }
         let Some(row) = self.begin(slot, sender, step).await? else { return Ok(()) };
         let made = self.make_alone(slot, &row).await;
-        if let Err(refusal) = &made {
-            if let Err(left) = self.unmake_new(slot, &row).await {
-                tracing::warn!(tenant = %slot.tenant, database = %row.name, %left, "a database that could not be made is taken away later");
-                slot.failed(refusal);
-            }
+        if let Err(refusal) = &made
+            && let Err(left) = self.unmake_new(slot, &row).await
+        {
+            tracing::warn!(tenant = %slot.tenant, database = %row.name, %left, "a database that could not be made is taken away later");
+            slot.failed(refusal);
         }
         made
     }
