@@ -53,7 +53,7 @@ use crate::options::Limits;
 use crate::refusal::Refusal;
 use crate::transition;
 use registry::Stage;
-use whole::{Slot, State, Word, opening};
+use whole::{Slot, State, Whole, Word, opening};
 
 /// Databases that are opened, or counted, at once.
 const AT_ONCE: usize = 4;
@@ -157,17 +157,29 @@ impl Databases {
                     self.revived(&slot).await?;
                 }
                 State::Closed(closed) => return Err(unopened(tenant, &closed.why)),
-                State::Nothing if self.needs_rows(sender, tenant, &step)? => {
-                    drop(life);
-                    self.make(&slot, sender, &step).await?;
-                }
                 State::Nothing => {
+                    self.settle(tenant).await?;
+                    if self.needs_rows(sender, tenant, &step)? {
+                        drop(life);
+                        self.make(&slot, sender, &step).await?;
+                        continue;
+                    }
                     let answer = steps::run(&self.home, sender, tenant, step).await?;
                     return Ok(self.with_room(answer));
                 }
             }
         }
         Err(Refusal::new("BUSY", "the tenant's database is made and dropped by other steps"))
+    }
+
+    /// What the home knows of a tenant, beyond doubt.
+    async fn settle(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let known = self.home.entry(tenant);
+        if !known.lock().doubted {
+            return Ok(());
+        }
+        let _turn = known.turn.lock().await;
+        self.home.refresh(&known).await
     }
 
     /// Whether a step makes something of a tenant that has to have a database for it.
@@ -257,6 +269,16 @@ impl Databases {
         self.revived_alone(slot).await
     }
 
+    /// Closes what is open, and still has a session that pins it, or any.
+    async fn close_all(&self, any: bool) {
+        let mut open: Vec<Arc<Whole>> = self.all().iter().filter_map(|slot| slot.whole()).collect();
+        open.retain(|whole| any || !whole.has_ended());
+        let close = |whole: Arc<Whole>| async move {
+            let _ended = whole.close().await;
+        };
+        futures::stream::iter(open).for_each_concurrent(None, close).await;
+    }
+
     async fn revived_alone(&self, slot: &Slot) -> Result<(), Refusal> {
         let (row, word) = match slot.state() {
             State::Open(whole) if whole.has_ended() => {
@@ -323,14 +345,10 @@ impl Driver for Databases {
                 ended = self.home.watch(&stop) => ended,
                 () = self.mind() => Ok(()),
             };
-            let all = self.all();
-            futures::stream::iter(&all)
-                .for_each_concurrent(None, |slot| async move {
-                    if let State::Open(whole) = slot.state() {
-                        let _ended = whole.close().await;
-                    }
-                })
-                .await;
+            self.close_all(true).await;
+            // From here on none is opened, whatever steps are under way still.
+            self.home.keeper.release().await;
+            self.close_all(false).await;
             self.home.database.close();
             ended
         })

@@ -49,15 +49,24 @@ pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Databas
         include_str!("schema.sql").replace("{tenant_column}", &ident(column)).replace("{schema_of}", &schema_of);
     let digest = blake3::hash(schema.as_bytes()).to_hex().to_string();
     // Nothing is said twice: to add a column that is there already would wait for every reader all the same.
-    if installed(transaction).await?.as_ref() == Some(&digest) {
+    if installed(transaction).await? == Some(with_functions(transaction, &digest).await?) {
         return Ok(());
     }
     transaction.batch_execute(INSTALL_WAIT).await?;
     transaction.batch_execute(&schema).await.map_err(blocked)?;
     let remember = "INSERT INTO cellway.installed (digest) VALUES ($1) \
                     ON CONFLICT (only_one) DO UPDATE SET digest = excluded.digest";
-    transaction.execute(remember, &[&digest]).await.map_err(blocked)?;
+    let installed = with_functions(transaction, &digest).await?;
+    transaction.execute(remember, &[&installed]).await.map_err(blocked)?;
     Ok(())
+}
+
+/// With what the functions are by now: an older version that ran in between has put its own back, and has not said so.
+async fn with_functions(transaction: &Transaction<'_>, digest: &str) -> Result<String, Fault> {
+    let sql = "SELECT coalesce(md5(string_agg(p.proname || p.prosrc, '' ORDER BY p.oid)), '') FROM pg_proc p \
+               JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'cellway'";
+    let functions: String = transaction.query_one(sql, &[]).await?.get(0);
+    Ok(format!("{digest} {functions}"))
 }
 
 /// What was installed last.

@@ -5,7 +5,7 @@ use cell_model::{CellId, TenantId};
 use tokio_postgres::Client;
 
 use super::inside;
-use super::registry::Row;
+use super::registry::{Row, Stage};
 use crate::postgres::fault::Fault;
 use crate::postgres::layout::Layout;
 use crate::postgres::records::from_db;
@@ -17,6 +17,10 @@ use crate::refusal::Refusal;
 pub(super) fn restored(row: &Row, what: &str) -> Refusal {
     let Row { name, tenant, .. } = row;
     let mend = match row.oid {
+        _ if row.stage == Stage::Dropping => format!(
+            "if it is nothing of the tenant's, ALTER DATABASE {} RENAME TO another name: what was there was to be dropped",
+            ident(name)
+        ),
         // Another one, and perhaps whole: that is found out when it is opened.
         Some(_) => format!(
             "if it is to be the tenant's, in the cell's own database UPDATE cellway.databases SET oid = NULL WHERE tenant = {}",
@@ -178,7 +182,6 @@ mod tests {
     use cell_model::{Epoch, Uid};
 
     use super::*;
-    use crate::postgres::databases::registry::Stage;
     use crate::record::Role;
 
     fn control(role: Role) -> Control {

@@ -8,7 +8,7 @@ use super::leaving::{GUESTS_MAX, LOOK_AGAIN};
 use super::looking::present;
 use super::opening::refused;
 use super::registry::{self, Row, Stage};
-use super::template::{missing, not_empty};
+use super::template::{PATIENCE, missing, not_empty};
 use super::whole::{Slot, State, Whole, opening};
 use super::{Databases, inside};
 use crate::driver::Sender;
@@ -135,6 +135,7 @@ impl Databases {
         }
         let database = home.database.beside(template, home.database.layout.clone()).map_err(refused)?;
         let client = database.connect().await?;
+        client.batch_execute(PATIENCE).await?;
         not_empty(&client, template).await?.map_or(Ok(()), Err)
     }
 

@@ -163,6 +163,11 @@ impl Databases {
             );
             Refusal { reason, ..refusal }
         };
+        // Done before, and the answer was lost.
+        if let Some(now) = registry::find(home, &row.tenant).await? {
+            slot.set(State::closed(now));
+            return Err(opening());
+        }
         let database = home.database.beside(&row.name, home.database.layout.clone()).map_err(refused)?;
         let client = database.connect().await.map_err(|fault| named(fault.into()))?;
         let inside = looking::read(&client, &row.tenant).await.map_err(named)?;

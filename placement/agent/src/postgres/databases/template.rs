@@ -13,6 +13,9 @@ use crate::postgres::layout::Layout;
 use crate::postgres::sql::ident;
 use crate::refusal::Refusal;
 
+/// A migration that holds a table of the template keeps nobody from making a database who would wait for this session to end.
+pub(super) const PATIENCE: &str = "SET statement_timeout = '5s'";
+
 /// What was found: the tables that a tenant's would be like, and what is in the way of making a database of them.
 pub(crate) async fn look(
     home: &Database,
@@ -57,6 +60,7 @@ pub(crate) async fn look(
     }
     // As long as it takes to look: a copy can only be made while nobody is connected.
     let client = home.beside(template, home.layout.clone()).map_err(super::opening::refused)?.connect().await?;
+    client.batch_execute(PATIENCE).await?;
     let catalogue = Catalogue::read(&client, &home.layout.pattern()).await?;
     findings.extend(check::tables(&catalogue));
     findings.extend(inside::outside(&client, schema).await?);

@@ -98,6 +98,13 @@ impl Slot {
         self.lock().clone()
     }
 
+    pub(super) fn whole(&self) -> Option<Arc<Whole>> {
+        match &*self.lock() {
+            State::Open(whole) => Some(Arc::clone(whole)),
+            State::Nothing | State::Closed(_) => None,
+        }
+    }
+
     pub(super) fn is_nothing(&self) -> bool {
         matches!(*self.lock(), State::Nothing)
     }

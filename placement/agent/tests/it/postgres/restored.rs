@@ -120,6 +120,29 @@ async fn a_database_that_was_put_back_with_everything_that_was_answered_is_taken
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owners_backup_is_taken_where_an_operator_says_that_nothing_newer_is_to_be_had() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let (url, name) = (a.url.clone(), a.name().to_owned());
+    let listen = a.close().await;
+    back_up(&url, &name).await;
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    ground.capture(&a, &context(1, 1)).await;
+    ground.pool.stop_capture(&a.agent, &context(1, 1)).await.unwrap();
+    let listen = a.close().await;
+    drop_slots(&url, &name).await;
+    put_back(&url, &name).await;
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    is_unopened(&ground, &a).await;
+    let taken = "UPDATE cellway.databases SET oid = NULL, number = 0, control = NULL \
+                 WHERE tenant = 't-1' AND role = 'owner' AND uid = 7 AND epoch = 1";
+    assert_eq!(a.at_home().await.execute(taken, &[]).await.unwrap(), 1);
+    is_served(&ground, &a).await;
+    assert!(enter(&a.session().await, 1).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_comes_back_after_it_was_dropped_is_nobodys() {
     let ground = Ground::new();
     let a = ground.open_each("a", ONE).await;
