@@ -51,6 +51,8 @@ pub struct DemoOptions {
     pub databases: Vec<String>,
     /// What a tenant's own schema is called in every one of them but the first, where tenants share tables.
     pub tenant_schema: Option<String>,
+    /// What a tenant's own database is called in every cell but the first, behind `c2_`, `c3_`, …: names are the whole server's.
+    pub tenant_database: Option<String>,
 }
 
 impl DemoOptions {
@@ -81,6 +83,7 @@ impl Default for DemoOptions {
             plant: None,
             databases: Vec::new(),
             tenant_schema: None,
+            tenant_database: None,
         }
     }
 }

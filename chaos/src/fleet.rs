@@ -53,6 +53,8 @@ pub struct FleetOptions {
     pub databases: Vec<String>,
     /// What a tenant's own schema is called in every one of them but the first, where tenants share tables.
     pub tenant_schema: Option<String>,
+    /// What a tenant's own database is called in every cell but the first, behind `c2_`, `c3_`, …: names are the whole server's.
+    pub tenant_database: Option<String>,
     /// Where cells find a key for each tenant; none: they ask for none.
     pub keys: Option<PathBuf>,
     /// How the processes are wired together.
@@ -379,6 +381,9 @@ impl Fleet {
                 options["database"] = Value::from(database.as_str());
                 if let Some(schema) = self.options.tenant_schema.as_ref().filter(|_| number > 1) {
                     options["tenant-schema"] = Value::from(schema.as_str());
+                }
+                if let Some(own) = self.options.tenant_database.as_ref().filter(|_| number > 1) {
+                    options["tenant-database"] = Value::from(format!("c{number}_{own}"));
                 }
             }
             if let Some(keys) = &self.options.keys {

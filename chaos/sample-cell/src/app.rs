@@ -16,6 +16,7 @@ mod condition;
 mod documents;
 mod idempotency;
 mod keys;
+mod pools;
 mod route;
 mod rows;
 mod statements;

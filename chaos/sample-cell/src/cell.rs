@@ -135,15 +135,17 @@ impl Cell {
             }
             Some(_) if options.keys.is_some() => Err(Error::KeysOfDatabase),
             Some(url) => {
-                let layout = if options.tenant_schema.is_some() {
-                    tables::Layout::SchemaEach
-                } else {
-                    tables::Layout::Shared
+                let layout = match (&options.tenant_database, &options.tenant_schema) {
+                    (Some(_), _) => tables::Layout::DatabaseEach,
+                    (None, Some(_)) => tables::Layout::SchemaEach,
+                    (None, None) => tables::Layout::Shared,
                 };
-                tables::make(&url, layout).await?;
+                tables::make(&url, layout, &options.template_database).await?;
                 let mut database = DatabaseOptions {
                     observe: options.observe,
                     tenant_schema: options.tenant_schema.clone(),
+                    tenant_database: options.tenant_database.clone(),
+                    template_database: options.template_database.clone(),
                     ..DatabaseOptions::new(&url)
                 };
                 if let Some(millis) = options.source_latency_ms_max {

@@ -27,6 +27,15 @@ pub struct Options {
     #[arg(long, value_name = "NAME", requires = "database")]
     #[serde(default)]
     pub tenant_schema: Option<String>,
+    /// Give each tenant a database of its own on the server of --database, called so, with {id} in the tenant's place:
+    /// tenant_{id}. --database then names the cell's own, in which nobody's rows are.
+    #[arg(long, value_name = "NAME", requires = "database", conflicts_with_all = ["tenant_schema", "observe"])]
+    #[serde(default)]
+    pub tenant_database: Option<String>,
+    /// The database that tenants' own are made as copies of; it is made where it is not there.
+    #[arg(long, value_name = "NAME", requires = "tenant_database", default_value = TEMPLATE_DATABASE)]
+    #[serde(default = "template_database")]
+    pub template_database: String,
     /// Directory with a file TENANT.key, of 32 bytes, for each tenant whose key is enabled: its documents are sealed under it, and
     /// without it nothing of the tenant is served. Of a cell that keeps its data itself, from its first day on.
     #[arg(long, value_name = "DIR", conflicts_with = "database")]
@@ -116,6 +125,12 @@ impl std::fmt::Debug for Options {
     }
 }
 
+const TEMPLATE_DATABASE: &str = "cellway_template";
+
+fn template_database() -> String {
+    TEMPLATE_DATABASE.into()
+}
+
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
 const fn body_bytes_max() -> u64 {
@@ -178,6 +193,8 @@ impl Options {
             data_dir: Some(data_dir.into()),
             database: None,
             tenant_schema: None,
+            tenant_database: None,
+            template_database: template_database(),
             keys: None,
             observe: false,
             source_latency_ms_max: None,

@@ -80,6 +80,7 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         plant: options.plant.clone(),
         databases: options.databases.clone(),
         tenant_schema: options.tenant_schema.clone(),
+        tenant_database: options.tenant_database.clone(),
         keys: None,
         net: Net::Loopback,
         run: String::new(),

@@ -308,6 +308,7 @@ fn fleet_options(
         plant: options.plant.clone(),
         databases: Vec::new(),
         tenant_schema: None,
+        tenant_database: None,
         keys: keys_directory(drill, options),
         net: options.net,
         run: options.run.clone(),

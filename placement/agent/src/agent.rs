@@ -22,7 +22,7 @@ use crate::grpc::Service;
 use crate::hooks::Hooks;
 use crate::newest::NewestMappings;
 use crate::options::AgentOptions;
-use crate::postgres::{Cell, DatabaseOptions, TenantDatabase};
+use crate::postgres::{Cell, DatabaseOptions, Databases, TenantDatabase};
 use crate::tenants::Tenants;
 
 /// How often the control plane is told where this cell is to be found.
@@ -124,7 +124,13 @@ impl Agent<TenantDatabase> {
     pub async fn connect(options: AgentOptions, database: DatabaseOptions) -> Result<Self, AgentError> {
         options.check()?;
         let (trusted, link) = (options.trusted()?, options.link()?);
-        let cell = Cell::open(options.cell.clone(), options.limits.clone(), trusted, link, database).await?;
+        let (here, limits) = (options.cell.clone(), options.limits.clone());
+        if database.tenant_database.is_some() {
+            let databases = Databases::open(here, limits, trusted, link, database).await?;
+            let data = TenantDatabase::of_each(Arc::clone(&databases));
+            return Self::listen(options, databases, data).await;
+        }
+        let cell = Cell::open(here, limits, trusted, link, database).await?;
         let data = TenantDatabase::new(Arc::clone(&cell));
         Self::listen(options, cell, data).await
     }
@@ -232,7 +238,10 @@ impl<D: Clone> Agent<D> {
         match failed {
             Some(Err(error @ AgentError::Engine(_))) => Err(error),
             Some(other) => {
-                let _synced = syncing.await;
+                // Where it was what has ended first, its end is told already.
+                if !syncing.is_finished() {
+                    let _synced = syncing.await;
+                }
                 other
             }
             None => ended(syncing.await),

@@ -1,5 +1,5 @@
 //! The PostgreSQL driver: tenants' rows in tables that many tenants share, told apart by a column, or in a schema of the
-//! tenant's own ([`layout`] is all that the two differ in).
+//! tenant's own ([`layout`] is all that the two differ in), or each in a database of the tenant's own ([`databases`]).
 //!
 //! ```text
 //! application ── cellway.enter(tenant, uid, epoch) ──┐  shared advisory lock, then the grant, in a later statement
@@ -27,6 +27,7 @@ mod cell;
 mod check;
 mod connect;
 mod data;
+mod databases;
 mod digest;
 mod existing;
 mod fault;
@@ -36,7 +37,9 @@ mod form;
 mod governor;
 mod inspect;
 mod install;
+mod keeper;
 mod layout;
+mod leader;
 mod log_end;
 mod look;
 mod options;
@@ -56,6 +59,7 @@ mod wal;
 pub use address::{AddressInvalid, DatabaseAddress};
 pub(crate) use cell::Cell;
 pub use data::{Committed, TenantDatabase};
+pub(crate) use databases::Databases;
 pub use fault::Fault;
 pub use inspect::{Found, Inspection, inspect_database};
 pub use options::DatabaseOptions;

@@ -383,6 +383,10 @@ pub struct Demo {
     /// moves go from layout to layout
     #[arg(long, value_name = "NAME", requires = "databases")]
     pub tenant_schema: Option<String>,
+    /// Give each tenant a database of its own, called so behind c2_ or c3_, with {id} in the tenant's place, in every cell but the
+    /// first; those of an earlier run have to be dropped before
+    #[arg(long, value_name = "NAME", requires = "databases", conflicts_with = "tenant_schema")]
+    pub tenant_database: Option<String>,
     /// Plant a fault that the checker must find
     #[cfg(feature = "planted")]
     #[arg(long, value_enum)]

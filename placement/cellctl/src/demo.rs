@@ -36,6 +36,7 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         plant: plant(&said),
         databases: said.databases.clone(),
         tenant_schema: said.tenant_schema.clone(),
+        tenant_database: said.tenant_database.clone(),
         ..DemoOptions::default()
     };
     let stop = CancellationToken::new();

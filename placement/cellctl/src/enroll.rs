@@ -73,6 +73,8 @@ async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
         tenant_column: asked.tenant_column.clone(),
         tenant_schema: asked.tenant_schema.clone(),
         template_schema: asked.template_schema.clone(),
+        tenant_database: asked.tenant_database.clone(),
+        template_database: asked.template_database.clone(),
         ..DatabaseOptions::new(url)
     };
     let looked = inspect_database(&asked.name, options).await.map_err(|error| {
@@ -118,6 +120,10 @@ fn next(control: &Control, asked: &Enroll) -> String {
     });
     if let Some(name) = &asked.tenant_schema {
         line.push_str(&format!(" --tenant-schema '{name}'"));
+    }
+    if let Some(name) = &asked.tenant_database {
+        let template = &asked.template_database;
+        line.push_str(&format!(" --tenant-database '{name}' --template-database '{template}'"));
     }
     line.push_str(&format!(" --agent-listen {} --control {}", asked.agent, control.target.endpoints.join(",")));
     match &asked.out {

@@ -1,4 +1,4 @@
-//! The same application on PostgreSQL: shared tables with row-level security, or a schema for each tenant.
+//! The same application on PostgreSQL: shared tables with row-level security, or a schema, or a database, for each tenant.
 //!
 //! ```text
 //! write: BEGIN ─► cellway.enter(tenant, uid, epoch) ─► the answer kept under the same key? ─► rows ─► COMMIT
@@ -7,11 +7,12 @@
 //! ```
 //! Whose rows a transaction sees is set for the transaction alone, so nothing of a tenant stays on a pooled connection.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cell_agent::{AddressInvalid, Committed, DatabaseAddress, Fault, TenantDatabase};
 use cell_gate::{Application, RequestBody, RequestStamp, ResponseBody};
 use cell_model::TenantId;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use serde_json::json;
@@ -21,6 +22,7 @@ use tokio_postgres::types::ToSql;
 use super::answer::{self, Answer};
 use super::documents::Listing;
 use super::idempotency::{Named, Retention};
+use super::pools::Pools;
 use super::route::{self, Name, Page, Route};
 use super::rows::Document;
 use super::statements::{self, Statements};
@@ -28,8 +30,6 @@ use super::write::{Executed, Operation, unknown_document};
 use super::{options, read_body};
 use crate::problem::Problem;
 
-/// Connections of one instance.
-const POOL: usize = 16;
 /// A transaction that has lost to another one is begun again so many times.
 const TRIES: u32 = 5;
 
@@ -64,21 +64,51 @@ impl TablesError {
 pub(crate) enum Layout {
     Shared,
     SchemaEach,
+    DatabaseEach,
 }
 
 /// Makes the tables, or those that tenants' own are made as, before the agent looks for them.
-pub(crate) async fn make(url: &str, layout: Layout) -> Result<(), TablesError> {
+pub(crate) async fn make(url: &str, layout: Layout, template_database: &str) -> Result<(), TablesError> {
     match layout {
-        Layout::Shared => run(url, include_str!("tables.sql")).await,
-        Layout::SchemaEach => run(url, include_str!("template.sql")).await,
+        Layout::Shared => run(url, None, include_str!("tables.sql")).await,
+        Layout::SchemaEach => run(url, None, TEMPLATE).await,
+        Layout::DatabaseEach => {
+            make_database(url, template_database).await?;
+            run(url, Some(template_database), &TEMPLATE.replace(TEMPLATE_SCHEMA, "public")).await
+        }
     }
+}
+
+const TEMPLATE: &str = include_str!("template.sql");
+const TEMPLATE_SCHEMA: &str = "cellway_template";
+
+/// The database that tenants' own are copies of, if it is not there.
+async fn make_database(url: &str, name: &str) -> Result<(), TablesError> {
+    let (config, tls) = DatabaseAddress::parse(url)?.into_parts();
+    let (client, connection) = config.connect(tls).await.map_err(tables)?;
+    let driver = tokio::spawn(connection);
+    let made = async {
+        if client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&name]).await?.is_some() {
+            return Ok(());
+        }
+        let quoted = name.replace('"', "\"\"");
+        match client.batch_execute(&format!("CREATE DATABASE \"{quoted}\"")).await {
+            // Another instance has come first.
+            Err(error) if error.code().is_some_and(|code| matches!(code.code(), "42P04" | "23505")) => Ok(()),
+            made => made,
+        }
+    };
+    let made = made.await.map_err(tables);
+    drop(client);
+    let _ended = driver.await;
+    made
 }
 
 /// Tells the tenants' rows apart, once the agent has put there what the policies ask.
 pub(crate) async fn tell_apart(url: &str, layout: Layout) -> Result<(), TablesError> {
     match layout {
-        Layout::Shared => run(url, include_str!("policies.sql")).await,
-        Layout::SchemaEach => Ok(()),
+        Layout::Shared => run(url, None, include_str!("policies.sql")).await,
+        Layout::SchemaEach | Layout::DatabaseEach => Ok(()),
     }
 }
 
@@ -86,8 +116,11 @@ fn tables(error: tokio_postgres::Error) -> TablesError {
     TablesError::Tables(error.into())
 }
 
-async fn run(url: &str, sql: &str) -> Result<(), TablesError> {
-    let (config, tls) = DatabaseAddress::parse(url)?.into_parts();
+async fn run(url: &str, name: Option<&str>, sql: &str) -> Result<(), TablesError> {
+    let (mut config, tls) = DatabaseAddress::parse(url)?.into_parts();
+    if let Some(name) = name {
+        config.dbname(name);
+    }
     let (client, connection) = config.connect(tls).await.map_err(tables)?;
     let driver = tokio::spawn(connection);
     // Two instances may come at once.
@@ -102,27 +135,19 @@ async fn run(url: &str, sql: &str) -> Result<(), TablesError> {
 #[derive(Clone)]
 pub(crate) struct TableDocuments {
     data: TenantDatabase,
-    pool: Pool,
+    pools: Arc<Pools>,
     retention: Retention,
     say: &'static Statements,
 }
 
 impl TableDocuments {
     pub(crate) fn new(data: TenantDatabase, url: &str, layout: Layout) -> Result<Self, TablesError> {
-        let (mut config, tls) = DatabaseAddress::parse(url)?.into_parts();
-        // A role that row-level security binds, whoever owns the tables.
-        config.application_name("sample-cell").options("-c role=cellway_documents -c search_path=public");
-        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, tls, manager))
-            .max_size(POOL)
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| TablesError::Pool(error.to_string()))?;
+        let pools = Pools::new(data.clone(), url, layout)?;
         let say = match layout {
             Layout::Shared => &statements::SHARED,
-            Layout::SchemaEach => &statements::OWN,
+            Layout::SchemaEach | Layout::DatabaseEach => &statements::OWN,
         };
-        Ok(Self { data, pool, retention: Retention::default(), say })
+        Ok(Self { data, pools, retention: Retention::default(), say })
     }
 
     async fn answer(&self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Problem> {
@@ -181,7 +206,7 @@ impl TableDocuments {
         named: Option<&Named>,
         operation: &Operation,
     ) -> Result<Executed, Failed> {
-        let mut client = self.client().await?;
+        let mut client = self.client(&stamp.tenant).await?;
         let transaction = client.transaction().await?;
         let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
         let enter = transaction.prepare_cached(self.say.enter).await?;
@@ -205,8 +230,11 @@ impl TableDocuments {
         Ok(Executed { answer, again: false })
     }
 
-    async fn client(&self) -> Result<deadpool_postgres::Object, Failed> {
-        self.pool.get().await.map_err(|error| failed_at_the_door(&error))
+    async fn client(&self, tenant: &TenantId) -> Result<deadpool_postgres::Object, Failed> {
+        let pool = self.pools.of(tenant).map_err(|error| Failed::Problem(failed(&error)))?;
+        // It has left, or its database is not open: nothing was executed.
+        let pool = pool.ok_or_else(|| Problem::refused("NOT_OWNER"))?;
+        pool.get().await.map_err(|error| failed_at_the_door(&error))
     }
 
     async fn read(&self, stamp: &RequestStamp, id: &Name) -> Result<Response<ResponseBody>, Problem> {
@@ -216,7 +244,7 @@ impl TableDocuments {
     }
 
     async fn document(&self, stamp: &RequestStamp, id: &Name) -> Result<Option<Document>, Failed> {
-        let mut client = self.client().await?;
+        let mut client = self.client(&stamp.tenant).await?;
         let transaction = self.look(&mut client, stamp).await?;
         self.work(&transaction, stamp).document(id).await
     }
@@ -229,7 +257,7 @@ impl TableDocuments {
     }
 
     async fn counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Option<i64>, Failed> {
-        let mut client = self.client().await?;
+        let mut client = self.client(&stamp.tenant).await?;
         let transaction = self.look(&mut client, stamp).await?;
         self.work(&transaction, stamp).counter(name).await
     }
@@ -240,7 +268,7 @@ impl TableDocuments {
     }
 
     async fn page(&self, stamp: &RequestStamp, page: &Page) -> Result<String, Failed> {
-        let mut client = self.client().await?;
+        let mut client = self.client(&stamp.tenant).await?;
         let transaction = self.look(&mut client, stamp).await?;
         self.work(&transaction, stamp).page(page).await
     }

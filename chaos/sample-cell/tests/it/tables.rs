@@ -14,6 +14,7 @@ mod server;
 enum In {
     Shared,
     Own,
+    Each,
 }
 
 async fn cell(name: &str, layout: In, key: Option<&SigningKey>) -> (Running, String) {
@@ -22,8 +23,15 @@ async fn cell(name: &str, layout: In, key: Option<&SigningKey>) -> (Running, Str
     options.insecure_plaintext = true;
     options.database = Some(url.clone());
     options.trusted_keys = key.map(|key| key.public().to_string()).into_iter().collect();
-    if matches!(layout, In::Own) {
-        options.tenant_schema = Some("tenant_{id}".into());
+    match layout {
+        In::Shared => {}
+        In::Own => options.tenant_schema = Some("tenant_{id}".into()),
+        In::Each => {
+            // Names are the whole server's, and other tests have tenants that are called alike.
+            let home = url.rsplit_once('/').unwrap().1;
+            options.tenant_database = Some(format!("{home}_{{id}}"));
+            options.template_database = format!("{home}-template");
+        }
     }
     (Running::start(options).await, url)
 }
@@ -37,7 +45,7 @@ async fn start(layout: In) -> (Running, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_counters_and_kept_answers_are_as_on_the_embedded_store() {
-    for layout in [In::Shared, In::Own] {
+    for layout in [In::Shared, In::Own, In::Each] {
         documents_counters_and_kept_answers(layout).await;
     }
 }
@@ -105,6 +113,18 @@ async fn tenants_with_schemas_of_their_own_do_not_see_each_other() {
     cell.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_with_databases_of_their_own_do_not_see_each_other() {
+    let (cell, url) = start(In::Each).await;
+    each_sees_its_own(&cell).await;
+    for tenant in ["t", "u"] {
+        let row = server::session(&format!("{url}_{tenant}")).await;
+        let row = row.query_one("SELECT body FROM documents", &[]).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), format!("\"{tenant}\""));
+    }
+    cell.stop().await;
+}
+
 async fn from_layout_to_layout(from: In, to: In) {
     let key = SigningKey::generate();
     let (source, _) = cell("c1", from, Some(&key)).await;
@@ -130,4 +150,14 @@ async fn a_tenant_moves_through_gates_from_a_schema_of_its_own_to_shared_tables(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_moves_through_gates_from_a_schema_of_its_own_to_another_one() {
     from_layout_to_layout(In::Own, In::Own).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_through_gates_from_shared_tables_into_a_database_of_its_own() {
+    from_layout_to_layout(In::Shared, In::Each).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_through_gates_from_a_database_of_its_own_to_a_schema_of_its_own() {
+    from_layout_to_layout(In::Each, In::Own).await;
 }

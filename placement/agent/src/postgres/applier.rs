@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cell_model::{MoveId, Seq, TenantId};
+use cell_model::{Generation, MoveId, Seq, TenantId};
 use cell_protos::v1 as wire;
 use cell_protos::v1::table_value::Value;
 use futures::SinkExt as _;
@@ -42,7 +42,9 @@ const STATEMENTS_MAX: usize = 500;
 /// That the copy is as it is believed to be; whoever changes that waits.
 const EXPECT: &str = "SELECT p.applied, p.frontier, g.role FROM cellway.copies p JOIN cellway.grants g USING (tenant) \
                       WHERE p.tenant = $1 FOR UPDATE OF p FOR SHARE OF g";
-const ADVANCE: &str = "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1";
+/// At the end, where it is not for long: whoever has taken this agent's place waits for what is under way.
+const ADVANCE: &str = "UPDATE cellway.copies SET applied = $2, frontier = $3 WHERE tenant = $1 \
+                       AND EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $4 FOR SHARE)";
 /// Of chunks that the database may lose in a crash: bytes, and
 const LAZY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// for how long.
@@ -51,6 +53,8 @@ const LAZY_MAX: Duration = Duration::from_secs(1);
 /// See the module.
 pub(crate) struct Applier {
     client: Client,
+    /// The agent's generation.
+    by: Generation,
     tenant: TenantId,
     move_id: MoveId,
     catalogue: Arc<Catalogue>,
@@ -102,9 +106,13 @@ fn unreadable() -> NotApplied {
     NotApplied::Never(Refusal::new("STREAM_BROKEN", "a change names a table or a column that is not there"))
 }
 
+fn not_as_it_was(move_id: MoveId) -> NotApplied {
+    NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was")))
+}
+
 /// A session that writes as a replica does.
 pub(crate) async fn session(database: &Database) -> Result<Client, Fault> {
-    let client = database.session().await?;
+    let client = database.connect().await?;
     client.batch_execute("SET session_replication_role = replica").await?;
     Ok(client)
 }
@@ -127,7 +135,7 @@ struct Prepared<'a> {
 
 impl Applier {
     pub(crate) async fn open(
-        database: &Database,
+        (database, by): (&Database, Generation),
         catalogue: Arc<Catalogue>,
         tenant: TenantId,
         move_id: MoveId,
@@ -143,6 +151,7 @@ impl Applier {
         let bytes_per_second = from_db(row.get(2));
         Ok(Some(Self {
             client,
+            by,
             tenant,
             move_id,
             catalogue,
@@ -228,9 +237,11 @@ impl Applier {
         }
         work.mutate(&later, &after.reach).await?;
         let advance = work.statement(ADVANCE)?;
-        let place: [&(dyn ToSql + Sync); 3] =
-            [&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode()];
-        transaction.execute(&advance, &place).await?;
+        let place: [&(dyn ToSql + Sync); 4] =
+            [&tenant.as_str(), &to_db(after.applied.get()), &after.reach.encode(), &to_db(self.by.get())];
+        if transaction.execute(&advance, &place).await? != 1 {
+            return Err(not_as_it_was(self.move_id));
+        }
         transaction.commit().await?;
         self.copied = after;
         if wait {
@@ -281,7 +292,7 @@ impl<'a> Work<'a> {
         if as_believed {
             return Ok(());
         }
-        Err(NotApplied::Never(Refusal::new("NOT_IMPORTING", format!("the copy for {move_id} is not as it was"))))
+        Err(not_as_it_was(move_id))
     }
 
     async fn load(&self, rows: &wire::TableRows) -> Result<(), NotApplied> {

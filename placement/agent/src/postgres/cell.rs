@@ -1,11 +1,11 @@
 //! The driver: every tenant that this cell knows, and what they share.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cell_client::Link;
-use cell_model::{CellId, Lineage, Seq, TenantId, Term};
+use cell_model::{CellId, Generation, Lineage, Seq, TenantId, Term};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
@@ -19,11 +19,13 @@ use tonic::{Request, Status, Streaming};
 
 use super::captures::Standing;
 use super::connect::Database;
-use super::fault::Fault;
+use super::keeper::{self, Keeper};
+use super::layout::Layout;
+use super::leader::Leader;
 use super::options::DatabaseOptions;
 use super::replication::Replication;
 use super::tenant::{Core, Tenant};
-use super::{feed, follower, look, records, steps};
+use super::{feed, follower, inspect, look, records, steps};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
@@ -32,23 +34,24 @@ use crate::options::Limits;
 use crate::record::{AgentRecord, Role};
 use crate::refusal::Refusal;
 
-/// Held by the agent of a database for as long as it lives.
-const AGENT_LOCK: i64 = 0x0063_656c_6c61_6774;
-/// A stopped agent's session may end a moment after it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What is under way in a database that is let go of may take so long to end.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Cell {
-    around: Surroundings,
+    around: Arc<Surroundings>,
+    leader: Arc<Leader>,
+    /// The agent's generation in this database: whatever it writes here expects it.
+    pub(crate) incarnation: Generation,
+    /// Followers, feeds and timers of this database run here, until
+    pub(crate) tasks: TaskTracker,
+    /// this.
+    pub(crate) stop: CancellationToken,
     pub(crate) database: Arc<Database>,
     pub(crate) replication: Replication,
     pub(crate) limits: Limits,
-    agent: Mutex<AgentRecord>,
-    // One at a time tells the database of a newer leader.
-    term_turn: tokio::sync::Mutex<()>,
     known: RwLock<BTreeMap<TenantId, Arc<Tenant>>>,
-    keeper: tokio::sync::Mutex<Client>,
+    pub(crate) keeper: Keeper,
 }
 
 impl std::ops::Deref for Cell {
@@ -59,20 +62,40 @@ impl std::ops::Deref for Cell {
     }
 }
 
-/// The lock that says that an agent runs on this database.
-async fn keep(database: &Database) -> Result<Client, Fault> {
-    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
-    let client = database.session().await?;
-    loop {
-        if client.query_one("SELECT pg_try_advisory_lock($1)", &[&AGENT_LOCK]).await?.get(0) {
-            return Ok(client);
+/// A database that this agent has the lock of, and has made its own: no older one writes there any more.
+pub(crate) struct Begun {
+    pub(crate) database: Arc<Database>,
+    pub(crate) keeper: Client,
+    pub(crate) agent: AgentRecord,
+}
+
+impl Begun {
+    async fn on(database: Arc<Database>, here: &CellId) -> Result<Self, AgentError> {
+        let keeper = keeper::keep(&database).await?;
+        if matches!(database.layout, Layout::Databases { .. }) {
+            inspect::can_choose_oids(&keeper).await?;
         }
-        if tokio::time::Instant::now() >= deadline {
-            let reason = "another agent runs on this database: stop it, or give this cell a database of its own";
-            return Err(Fault::new("AGENT_RUNNING", reason));
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        Self::under(keeper, database, here).await
     }
+
+    /// As [`Begun::on`], for whoever has the lock already. In its session: an agent that has lost it meanwhile changes nothing.
+    pub(crate) async fn under(
+        mut keeper: Client,
+        database: Arc<Database>,
+        here: &CellId,
+    ) -> Result<Self, AgentError> {
+        let agent = records::open_agent(&mut keeper, here, &database).await?;
+        Ok(Self { database, keeper, agent })
+    }
+}
+
+/// What the databases of one agent share, and what each has for itself.
+struct Shared {
+    around: Arc<Surroundings>,
+    leader: Arc<Leader>,
+    limits: Limits,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Cell {
@@ -83,41 +106,61 @@ impl Cell {
         link: Link,
         options: DatabaseOptions,
     ) -> Result<Arc<Self>, AgentError> {
-        let database = Arc::new(Database::new(options)?);
-        let keeper = keep(&database).await?;
-        let mut client = database.session().await?;
-        let agent = records::open_agent(&mut client, &here, &database).await?;
-        let replication = Replication::new(Arc::clone(&database), &here, limits.captured_bytes_max);
-        let replication = replication.with_slot_of(&client).await?;
-        let known = records::load(&client).await?;
-        look::at_the_beginning(&database, &replication, &mut client, &known).await?;
-        let known = known.into_iter().map(|(id, (control, copied))| {
+        let begun = Begun::on(Arc::new(Database::new(options)?), &here).await?;
+        let around = Arc::new(Surroundings {
+            here,
+            generation: begun.agent.generation,
+            board: Board::new(limits.lease()),
+            trusted: RwLock::new(trusted),
+            link,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let (tasks, stop) = (around.tasks.clone(), around.stop.clone());
+        let leader = Arc::new(Leader::new(begun.agent.clone()));
+        Self::with(begun, Shared { around, leader, limits, tasks, stop }).await
+    }
+
+    /// Another database of the same agent.
+    pub(crate) async fn beside(&self, begun: Begun) -> Result<Arc<Self>, AgentError> {
+        let shared = Shared {
+            around: Arc::clone(&self.around),
+            leader: Arc::clone(&self.leader),
+            limits: self.limits.clone(),
+            tasks: TaskTracker::new(),
+            stop: self.stop.child_token(),
+        };
+        Self::with(begun, shared).await
+    }
+
+    async fn with(begun: Begun, shared: Shared) -> Result<Arc<Self>, AgentError> {
+        let Begun { database, mut keeper, agent } = begun;
+        let Shared { around, leader, limits, tasks, stop } = shared;
+        let replication = Replication::new(Arc::clone(&database), &around.here, limits.captured_bytes_max);
+        let replication = replication.with_slot_of(&keeper).await?.by(agent.generation);
+        let known = records::load(&keeper).await?;
+        look::at_the_beginning(&database, &replication, &mut keeper, &known).await?;
+        let known = known.into_iter().map(|(id, known)| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
-            if let Some(capture) = &control.capture {
+            if let Some(capture) = &known.control.capture {
                 replication.capture(&id, capture.from, false);
-            } else if control.reverse.is_some() {
+            } else if known.control.reverse.is_some() {
                 replication.want(&id);
             }
-            (id.clone(), Arc::new(Tenant::new(id, Some(control), copied)))
+            (id.clone(), Arc::new(Tenant::new(id, Some(known))))
         });
         let known = known.collect();
         let cell = Arc::new(Self {
-            around: Surroundings {
-                here,
-                generation: agent.generation,
-                board: Board::new(limits.lease()),
-                trusted: RwLock::new(trusted),
-                link,
-                tasks: TaskTracker::new(),
-                stop: CancellationToken::new(),
-            },
+            around,
+            leader,
+            incarnation: agent.generation,
+            tasks,
+            stop,
             database,
             replication,
             limits,
-            agent: Mutex::new(agent),
-            term_turn: tokio::sync::Mutex::default(),
             known: RwLock::new(known),
-            keeper: tokio::sync::Mutex::new(keeper),
+            keeper: Keeper::new(agent.generation, keeper),
         });
         for tenant in cell.all() {
             cell.post(&tenant);
@@ -136,10 +179,10 @@ impl Cell {
             return tenant;
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(known.entry(id.clone()).or_insert_with(|| Arc::new(Tenant::new(id.clone(), None, None))))
+        Arc::clone(known.entry(id.clone()).or_insert_with(|| Arc::new(Tenant::new(id.clone(), None))))
     }
 
-    fn all(&self) -> Vec<Arc<Tenant>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -156,11 +199,7 @@ impl Cell {
         }
         let mut client = self.database.client().await?;
         let found = records::load_one(&mut client, &tenant.id).await?;
-        {
-            let mut core = tenant.lock();
-            (core.control, core.copied) = found.map_or((None, None), |(control, copied)| (Some(control), copied));
-            core.doubted = false;
-        }
+        tenant.lock().takes(found);
         self.post(tenant);
         Ok(())
     }
@@ -173,26 +212,75 @@ impl Cell {
 
     /// Whether a step's leader is still the newest.
     pub(crate) fn check_term(&self, lineage: Lineage, term: Term) -> Result<(), Refusal> {
-        let agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = (agent.lineage, agent.term);
-        if (lineage, term) < known { Err(stale_term(known)) } else { Ok(()) }
+        self.leader.check(lineage, term)
     }
 
-    async fn remember_term(&self, lineage: Lineage, term: Term) -> Result<(), Refusal> {
-        self.check_term(lineage, term)?;
-        let _turn = self.term_turn.lock().await;
-        let known = self.agent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if (lineage, term) > (known.lineage, known.term) {
-            let next = AgentRecord { lineage, term, ..known };
-            records::store_term(&*self.database.client().await?, &next).await?;
-            *self.agent.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    /// Goes on with what was under way with a tenant.
+    pub(crate) fn resume_one(self: &Arc<Self>, tenant: &Arc<Tenant>) {
+        follower::ensure(self, tenant);
+        let emptying = tenant.lock().control.as_ref().is_some_and(|control| control.emptying);
+        if emptying {
+            let (cell, tenant) = (Arc::clone(self), Arc::clone(tenant));
+            self.tasks.spawn(async move {
+                if let Err(refusal) = steps::empty(&cell, &tenant).await {
+                    tracing::warn!(tenant = %tenant.id, %refusal, "what is left of a copy could not be deleted");
+                }
+            });
         }
-        self.check_term(lineage, term)
     }
-}
 
-fn stale_term((lineage, term): (Lineage, Term)) -> Refusal {
-    Refusal::new("STALE_TERM", format!("a step of lineage {lineage}, term {term} has been here"))
+    /// Reads the log and holds the lock, until `stop`. An error: the database is not this agent's any more, or, where it is one
+    /// tenant's, it has to be looked at anew.
+    pub(crate) async fn watch(&self, stop: &CancellationToken) -> Result<(), AgentError> {
+        let over = stop.child_token();
+        let mut reading = std::pin::pin!(self.replication.run(&over));
+        let keeping = async {
+            if !self.database.layout.is_whole() {
+                return self.keeper.hold(&self.database).await;
+            }
+            // Behind the same name may be another database by now.
+            self.keeper.lost(&self.database).await;
+            super::fault::Fault::new("DATABASE_UNREACHABLE", "the session that holds the agent's lock was lost")
+        };
+        let ended = tokio::select! {
+            () = &mut reading => return Ok(()),
+            fault = keeping => Err(AgentError::Database(fault)),
+            () = stop.cancelled() => Ok(()),
+        };
+        // A slot that is being made waits for the whole server: the waiting is ended there, too.
+        over.cancel();
+        let _over = tokio::time::timeout(CLOSE_MAX, reading).await;
+        ended
+    }
+
+    /// Ends everything that is under way in this database. False: something has not ended yet.
+    pub(crate) async fn quiesce(&self) -> bool {
+        self.stop.cancel();
+        self.tasks.close();
+        let ended = tokio::time::timeout(CLOSE_MAX, self.tasks.wait()).await.is_ok();
+        for tenant in self.all() {
+            let seal = tenant.lock().seal.take();
+            if let Some(seal) = seal {
+                seal.release().await;
+            }
+            if let Ok(mut feed) = tenant.feed.try_lock() {
+                *feed = None;
+            }
+        }
+        ended
+    }
+
+    /// What this cell is to a tenant and what it keeps of it, as it is durable.
+    pub(crate) async fn said(&self, tenant: &Tenant) -> Result<Option<Said>, Refusal> {
+        // A step asks for its leader and has its change committed in one turn: it is over now, or will be refused.
+        let _turn = tenant.turn.lock().await;
+        self.refresh(tenant).await?;
+        let standing = self.standing(&tenant.id);
+        let core = tenant.lock();
+        let now = Instant::now();
+        let grant = core.posted(now).map(|posted| posted.to_wire(&tenant.id, now));
+        Ok(grant.zip(storage_in(&tenant.id, &core, standing)))
+    }
 }
 
 impl Driver for Cell {
@@ -202,48 +290,20 @@ impl Driver for Cell {
 
     fn resume(self: Arc<Self>) {
         for tenant in self.all() {
-            follower::ensure(&self, &tenant);
-            let emptying = tenant.lock().control.as_ref().is_some_and(|control| control.emptying);
-            if emptying {
-                let cell = Arc::clone(&self);
-                self.tasks.spawn(async move {
-                    if let Err(refusal) = steps::empty(&cell, &tenant).await {
-                        tracing::warn!(tenant = %tenant.id, %refusal, "what is left of a copy could not be deleted");
-                    }
-                });
-            }
+            self.resume_one(&tenant);
         }
     }
 
     fn sustain(self: Arc<Self>, stop: CancellationToken) -> BoxFuture<'static, Result<(), AgentError>> {
         Box::pin(async move {
-            let reading = self.replication.run(&stop);
-            let keeping = async {
-                loop {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    let mut keeper = self.keeper.lock().await;
-                    if !keeper.is_closed() {
-                        continue;
-                    }
-                    match keep(&self.database).await {
-                        Ok(client) => *keeper = client,
-                        Err(fault) if fault.code == "AGENT_RUNNING" => return Err(AgentError::Database(fault)),
-                        Err(fault) => tracing::warn!(%fault, "the database cannot be reached"),
-                    }
-                }
-            };
-            let ended = tokio::select! {
-                () = reading => Ok(()),
-                ended = keeping => ended,
-                () = stop.cancelled() => Ok(()),
-            };
+            let ended = self.watch(&stop).await;
             self.database.close();
             ended
         })
     }
 
     fn take_term(&self, lineage: Lineage, term: Term) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(self.remember_term(lineage, term))
+        Box::pin(self.leader.remember(&self.database, lineage, term))
     }
 
     fn step(
@@ -259,7 +319,7 @@ impl Driver for Cell {
         self: Arc<Self>,
         request: Request<Streaming<wire::FollowRequest>>,
     ) -> BoxFuture<'static, Result<Responses, Status>> {
-        Box::pin(feed::serve(self, request))
+        Box::pin(feed::serve(move |_: &TenantId| Ok(Arc::clone(&self)), request))
     }
 
     fn storage<'a>(
@@ -283,14 +343,7 @@ impl Driver for Cell {
                 if said.len() == most {
                     break;
                 }
-                // A step asks for its leader and has its change committed in one turn: it is over now, or will be refused.
-                let _turn = tenant.turn.lock().await;
-                self.refresh(&tenant).await?;
-                let standing = self.standing(&tenant.id);
-                let core = tenant.lock();
-                let now = Instant::now();
-                let grant = core.posted(now).map(|posted| posted.to_wire(&tenant.id, now));
-                said.extend(grant.zip(storage_in(&tenant.id, &core, standing)));
+                said.extend(self.said(&tenant).await?);
             }
             Ok(said)
         })

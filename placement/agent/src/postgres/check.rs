@@ -8,6 +8,8 @@ use super::sql::ident;
 /// What the server allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
+    /// As `server_version_num` has it.
+    pub(crate) version: i32,
     pub(crate) wal_level: String,
     pub(crate) slots_free: i64,
     pub(crate) senders_free: i64,
@@ -23,6 +25,17 @@ pub(crate) struct Server {
 
 fn finding(code: &str, reason: String) -> wire::Finding {
     wire::Finding { code: code.into(), reason }
+}
+
+/// PostgreSQL 15, from which on the number of a database can be chosen, and a database that is half dropped is known for what it is.
+const VERSION_MIN: i32 = 150_000;
+
+pub(crate) fn version(found: i32) -> Option<wire::Finding> {
+    let major = found / 10_000;
+    let reason = format!(
+        "the server is PostgreSQL {major}, and has to be 15 or newer: pg_upgrade it, or take another server"
+    );
+    (found < VERSION_MIN).then(|| finding("SERVER_TOO_OLD", reason))
 }
 
 /// What the tables lack.
@@ -165,7 +178,7 @@ fn of_any(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
 
 /// What the server or the agent's role lacks.
 pub(crate) fn server(server: &Server) -> Vec<wire::Finding> {
-    let mut found = Vec::new();
+    let mut found: Vec<wire::Finding> = version(server.version).into_iter().collect();
     let role = ident(&server.role);
     if server.wal_level != "logical" {
         let reason = format!(
@@ -360,6 +373,7 @@ mod tests {
     #[test]
     fn a_server_that_cannot_capture_is_told_what_to_change() {
         let able = Server {
+            version: 150_004,
             wal_level: "logical".into(),
             slots_free: 1,
             senders_free: 1,
@@ -379,12 +393,13 @@ mod tests {
             wal_level: "replica".into(),
             slots_free: 0,
             senders_free: 0,
+            version: 140_011,
             may_replicate: false,
             sees_all_rows: false,
             may_silence_triggers: false,
             ..able.clone()
         };
-        assert_eq!(server(&unable).len(), 6);
+        assert_eq!(server(&unable).len(), 7);
         assert!(server(&unable).iter().all(|finding| !finding.reason.is_empty()));
         assert!(server(&Server { slots_free: 0, senders_free: 0, has_slot: true, ..able }).is_empty());
     }

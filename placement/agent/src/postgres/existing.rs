@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::catalogue::{Catalogue, Sequence, Table};
 use super::cell::Cell;
+use super::connect::Database;
 use super::fault::Fault;
 use super::layout::Layout;
 use super::look::schemas;
@@ -32,8 +33,11 @@ pub(super) async fn look(cell: &Cell) -> Result<wire::Existing, Fault> {
             }
             (strangers, sequences(&client, &catalogue).await?)
         }
+        Layout::Databases { .. } => (databases_of_strangers(&client, &cell.database).await?, Vec::new()),
         // No two tenants draw from one of these.
-        Layout::Schemas { .. } => (schemas_of_strangers(&client, &cell.database.layout).await?, Vec::new()),
+        Layout::Schemas { .. } | Layout::Whole { .. } => {
+            (schemas_of_strangers(&client, &cell.database.layout).await?, Vec::new())
+        }
     };
     let mut observed = observed(&client).await?;
     let (more_strangers, more_observed) = (strangers.len() > TOLD_MAX, observed.len() > TOLD_MAX);
@@ -53,6 +57,18 @@ async fn schemas_of_strangers(client: &Client, layout: &Layout) -> Result<BTreeS
     let granted = client.query("SELECT tenant FROM cellway.controls", &[]).await?;
     let granted: BTreeSet<String> = granted.iter().map(|row| row.get(0)).collect();
     let named = schemas(client, layout).await?.into_iter().map(|(_, tenant)| tenant.to_string());
+    Ok(named.filter(|tenant| !granted.contains(tenant)).take(ASKED_MAX).collect())
+}
+
+/// Tenants with a database of their own in which the cell was never granted one.
+async fn databases_of_strangers(client: &Client, database: &Database) -> Result<BTreeSet<String>, Fault> {
+    let sql = "SELECT d.datname::text FROM pg_database d \
+               WHERE NOT EXISTS (SELECT 1 FROM cellway.databases k WHERE k.name = d.datname) ORDER BY 1";
+    let rows = client.query(sql, &[]).await?;
+    let granted = client.query("SELECT tenant FROM cellway.controls", &[]).await?;
+    let granted: BTreeSet<String> = granted.iter().map(|row| row.get(0)).collect();
+    let named = rows.iter().filter_map(|row| database.layout.tenant_of_database(row.get(0), &database.name));
+    let named = named.map(|tenant| tenant.to_string());
     Ok(named.filter(|tenant| !granted.contains(tenant)).take(ASKED_MAX).collect())
 }
 

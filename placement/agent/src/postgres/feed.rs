@@ -99,7 +99,7 @@ fn capturing(core: &Core, uid: Uid, move_id: MoveId) -> Result<(), Refusal> {
 
 /// Serves a follower until it goes, another stream takes its place, or nothing is captured for it any more.
 pub(crate) async fn serve(
-    cell: Arc<Cell>,
+    of: impl Fn(&TenantId) -> Result<Arc<Cell>, Status> + Send,
     request: tonic::Request<Streaming<wire::FollowRequest>>,
 ) -> Result<Responses, Status> {
     let caller = cell_client::caller(&request).cloned();
@@ -116,6 +116,7 @@ pub(crate) async fn serve(
         return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
     }
     let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+    let cell = of(&id)?;
     let tenant = cell.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));
     let (outbox, responses) = mpsc::channel(QUEUE);
@@ -384,7 +385,7 @@ impl Feed {
         let flushed = began.elapsed();
         let client = match self.reader.take() {
             Some(client) if !client.is_closed() => client,
-            _ => cell.database.session().await?,
+            _ => cell.database.reader().await?,
         };
         let snapshot = self.settled(cell, tenant, &client).await?;
         let settled = began.elapsed();
@@ -427,7 +428,7 @@ impl Feed {
 
     /// Sends everything up to a position at which a snapshot stands, and a mark there. The session has the snapshot.
     pub(crate) async fn consistent(&mut self, cell: &Cell, tenant: &TenantId) -> Result<(Seq, Client), Refusal> {
-        let client = cell.database.session().await?;
+        let client = cell.database.reader().await?;
         let deadline = Instant::now() + SETTLE_MAX;
         loop {
             self.flush(cell, tenant).await?;

@@ -124,7 +124,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         Ok(catalogue) => catalogue,
         Err(refusal) => return Ended::Lost(refusal.to_string()),
     };
-    let opened = Applier::open(&cell.database, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
+    let here = (&*cell.database, cell.incarnation);
+    let opened = Applier::open(here, Arc::clone(&catalogue), tenant.id.clone(), follow.move_id);
     let applier = match opened.await {
         Ok(Some(applier)) => applier,
         // It was written before anybody followed: the database has been put back to before that.
@@ -312,10 +313,11 @@ impl Copy<'_> {
             cell.advance_sequence(&catalogue, sequence).await?;
         }
         if cut.all_rows {
-            let client = self.cell.database.session().await?;
+            let client = self.cell.database.reader().await?;
             backfill::begin(&client).await?;
             self.cell.tasks.spawn(async move {
-                let sum = digest::of_all(&client, &catalogue, &tenant.id, uid).await;
+                let summed = cell.stop.run_until_cancelled(digest::of_all(&client, &catalogue, &tenant.id, uid));
+                let Some(sum) = summed.await else { return };
                 {
                     let mut core = tenant.lock();
                     if let Ok(sum) = &sum {

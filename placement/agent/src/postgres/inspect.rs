@@ -7,8 +7,9 @@ use super::catalogue::Catalogue;
 use super::check::{self, Server};
 use super::connect::Database;
 use super::fault::Fault;
+use super::layout::Layout;
 use super::options::DatabaseOptions;
-use super::{replication, schemas};
+use super::{databases, replication, schemas};
 use crate::error::AgentError;
 
 /// One thing that was found.
@@ -40,17 +41,25 @@ pub struct Inspection {
 pub async fn inspect_database(here: &CellId, options: DatabaseOptions) -> Result<Inspection, AgentError> {
     let database = Database::new(options)?;
     let client = database.session().await?;
-    let server = server(&client, &replication::slot_name(here, &database.options.url)).await?;
-    let pattern = database.layout.pattern();
-    let catalogue = Catalogue::read(&client, &pattern).await?;
-    let strange = match &pattern.column {
-        Some(_) => Vec::new(),
-        None => schemas::strange(&client, &pattern.schema).await?,
+    let server = server(&client, &replication::slot_name(here, &database.address())).await?;
+    let (catalogue, of_tables) = match &database.layout {
+        Layout::Databases { .. } => {
+            let looked = databases::look_at_template(&database, None).await;
+            looked.map_err(|refusal| Fault::new(refusal.code, refusal.reason))?
+        }
+        layout => {
+            let pattern = layout.pattern();
+            let catalogue = Catalogue::read(&client, &pattern).await?;
+            let mut found = check::tables(&catalogue);
+            if layout.has_schemas() {
+                found.extend(schemas::strange(&client, &pattern.schema).await?);
+            }
+            (catalogue, found)
+        }
     };
     let told = |finding: cell_protos::v1::Finding| Found { code: finding.code, reason: finding.reason };
-    let in_the_way = check::server(&server).into_iter().chain(check::tables(&catalogue)).chain(strange);
     Ok(Inspection {
-        findings: in_the_way.map(told).collect(),
+        findings: check::server(&server).into_iter().chain(of_tables).map(told).collect(),
         notes: check::notes(&server, database.options.wal_bytes_max).into_iter().map(told).collect(),
         cell: owner(&client).await?,
         tables: catalogue.tables.len(),
@@ -74,7 +83,7 @@ SELECT current_setting('wal_level'),
        current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication),
        EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = $1),
        r.rolreplication OR r.rolsuper, r.rolbypassrls OR r.rolsuper, r.rolname::text,
-       pg_size_bytes(current_setting('max_slot_wal_keep_size'))
+       pg_size_bytes(current_setting('max_slot_wal_keep_size')), current_setting('server_version_num')::int
   FROM pg_roles r WHERE r.rolname = current_user";
     let row = client.query_one(ASK, &[&slot]).await?;
     let silenced = client.batch_execute("SET session_replication_role = replica").await;
@@ -89,5 +98,15 @@ SELECT current_setting('wal_level'),
         may_silence_triggers: silenced.is_ok(),
         role: row.get(6),
         slot_wal_max: u64::try_from(row.get::<_, i64>(7)).ok(),
+        version: row.get(8),
     })
+}
+
+/// Whether the server takes the number that a database is to have.
+pub(super) async fn can_choose_oids(client: &Client) -> Result<(), Fault> {
+    let found = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
+    match check::version(found) {
+        Some(finding) => Err(Fault::new("SERVER_TOO_OLD", finding.reason)),
+        None => Ok(()),
+    }
 }

@@ -1,6 +1,7 @@
 //! What the agent puts into the database: its schema, the trigger on every tenant table, and the publication. Done
 //! again it changes nothing.
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::catalogue::{Catalogue, Table};
@@ -31,20 +32,59 @@ pub(crate) fn names() -> Vec<String> {
     TRIGGERS.iter().map(|(name, _)| name.trim_matches('"').to_owned()).collect()
 }
 
+/// Who reads one of our tables for long, as a backup does, keeps a change of it waiting, and with it all who come behind.
+const INSTALL_WAIT: &str = "SET LOCAL lock_timeout = '3s'";
 /// Schema, tables and functions. They are there with the transaction's end: not where the agent finds itself in the wrong
 /// database, whose writers would be judged by the wrong options from then on.
 pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Database) -> Result<(), Fault> {
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(blocked)?;
     let (column, schema_of) = match &database.layout {
         Layout::Shared(place) => (place.column.as_deref().unwrap_or_default(), literal(&place.schema)),
         Layout::Schemas { before, after, .. } => {
             ("tenant_id", format!("{} || who || {}", literal(before), literal(after)))
         }
+        Layout::Databases { schema, .. } | Layout::Whole { schema, .. } => ("tenant_id", literal(schema)),
     };
     let schema =
         include_str!("schema.sql").replace("{tenant_column}", &ident(column)).replace("{schema_of}", &schema_of);
-    transaction.batch_execute(&schema).await?;
+    let digest = blake3::hash(schema.as_bytes()).to_hex().to_string();
+    // Nothing is said twice: to add a column that is there already would wait for every reader all the same.
+    if installed(transaction).await? == Some(with_functions(transaction, &digest).await?) {
+        return Ok(());
+    }
+    transaction.batch_execute(INSTALL_WAIT).await?;
+    transaction.batch_execute(&schema).await.map_err(blocked)?;
+    let remember = "INSERT INTO cellway.installed (digest) VALUES ($1) \
+                    ON CONFLICT (only_one) DO UPDATE SET digest = excluded.digest";
+    let installed = with_functions(transaction, &digest).await?;
+    transaction.execute(remember, &[&installed]).await.map_err(blocked)?;
     Ok(())
+}
+
+/// With what the functions are by now: an older version that ran in between has put its own back, and has not said so.
+async fn with_functions(transaction: &Transaction<'_>, digest: &str) -> Result<String, Fault> {
+    let sql = "SELECT coalesce(md5(string_agg(p.proname || p.prosrc, '' ORDER BY p.oid)), '') FROM pg_proc p \
+               JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'cellway'";
+    let functions: String = transaction.query_one(sql, &[]).await?.get(0);
+    Ok(format!("{digest} {functions}"))
+}
+
+/// What was installed last.
+async fn installed(transaction: &Transaction<'_>) -> Result<Option<String>, Fault> {
+    let is_there = "SELECT to_regclass('cellway.installed') IS NOT NULL";
+    if !transaction.query_one(is_there, &[]).await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    Ok(transaction.query_opt("SELECT digest FROM cellway.installed", &[]).await?.map(|row| row.get(0)))
+}
+
+fn blocked(error: tokio_postgres::Error) -> Fault {
+    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return error.into();
+    }
+    let reason = "somebody reads the tables of schema cellway, as a backup does, and they are to be changed: wait until that is \
+                  over, and start the agent again";
+    Fault { state: error.code().map(|state| state.code().to_owned()), ..Fault::new("INSTALL_BLOCKED", reason) }
 }
 
 /// The trigger on every tenant table, and the publication of those that have a key to be followed by.

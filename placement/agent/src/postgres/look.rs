@@ -14,11 +14,10 @@ use super::connect::Database;
 use super::fault::Fault;
 use super::install;
 use super::layout::{Layout, Place};
-use super::records::Copied;
+use super::records::Known;
 use super::replication::Replication;
 use super::sql::{ident, literal};
 use super::tenant::Tenant;
-use crate::record::Control;
 use crate::refusal::Refusal;
 
 /// Puts the guard on every table of tenants, and reads those of which something is being made.
@@ -26,25 +25,42 @@ pub(super) async fn at_the_beginning(
     database: &Database,
     replication: &Replication,
     client: &mut Client,
-    known: &BTreeMap<TenantId, (Control, Option<Copied>)>,
+    known: &BTreeMap<TenantId, Known>,
 ) -> Result<(), Fault> {
-    let Layout::Shared(place) = &database.layout else {
-        for (schema, tenant) in schemas(client, &database.layout).await? {
-            let is_under_way = known.get(&tenant).is_some_and(|(control, _)| control.is_under_way());
-            if !is_under_way && is_guarded(client, &schema).await? {
-                continue;
-            }
-            let catalogue = Catalogue::read(&*client, &Place::of_one(&schema)).await?;
-            install::guard(client, &catalogue, tenant.as_str()).await?;
-            if is_under_way {
-                replication.set_catalogue(&tenant, catalogue);
+    match &database.layout {
+        Layout::Shared(place) => {
+            let catalogue = Catalogue::read(&*client, place).await?;
+            install::guard(client, &catalogue, "").await?;
+            replication.share_catalogue(catalogue);
+        }
+        Layout::Schemas { .. } => {
+            for (schema, tenant) in schemas(client, &database.layout).await? {
+                one(replication, client, known, (&schema, &tenant)).await?;
             }
         }
+        Layout::Whole { tenant, schema } => one(replication, client, known, (schema, tenant)).await?,
+        // Nobody's rows are here.
+        Layout::Databases { .. } => {}
+    }
+    Ok(())
+}
+
+/// A schema that is a tenant's own.
+async fn one(
+    replication: &Replication,
+    client: &mut Client,
+    known: &BTreeMap<TenantId, Known>,
+    (schema, tenant): (&str, &TenantId),
+) -> Result<(), Fault> {
+    let is_under_way = known.get(tenant).is_some_and(|known| known.control.is_under_way());
+    if !is_under_way && is_guarded(client, schema).await? {
         return Ok(());
-    };
-    let catalogue = Catalogue::read(&*client, place).await?;
-    install::guard(client, &catalogue, "").await?;
-    replication.share_catalogue(catalogue);
+    }
+    let catalogue = Catalogue::read(&*client, &Place::of_one(schema)).await?;
+    install::guard(client, &catalogue, tenant.as_str()).await?;
+    if is_under_way {
+        replication.set_catalogue(tenant, catalogue);
+    }
     Ok(())
 }
 
@@ -204,7 +220,8 @@ pub(super) async fn count(database: &Database, tenants: &[Arc<Tenant>]) -> Resul
     client.batch_execute("SET statement_timeout = '2s'").await?;
     let counted = match &database.layout {
         Layout::Shared(place) => count_shared(&client, place, tenants).await?,
-        Layout::Schemas { .. } => count_own(&client, &database.layout, tenants).await?,
+        Layout::Schemas { .. } | Layout::Whole { .. } => count_own(&client, &database.layout, tenants).await?,
+        Layout::Databases { .. } => return Ok(()),
     };
     for tenant in tenants {
         tenant.lock().counted = counted.get(tenant.id.as_str()).copied().unwrap_or_default();

@@ -25,6 +25,17 @@ pub struct DatabaseOptions {
     /// The schema with empty tables as which a tenant's own schema is made.
     #[serde(default = "template_schema")]
     pub template_schema: String,
+    /// Where each tenant has a database of its own on this server: what it is called, with `{id}` in the tenant's place, as
+    /// `tenant_{id}`. Then `url` names the cell's own database, in which nobody's rows are, `schema` the schema with the tables in
+    /// each tenant's, and `tenant_column` says nothing. Absent: all tenants are in the database that `url` names.
+    #[serde(default)]
+    pub tenant_database: Option<String>,
+    /// The database without rows that a tenant's own is made as a copy of.
+    #[serde(default = "template_database")]
+    pub template_database: String,
+    /// How many tenants may have a database here. Each costs a session of the server, also where nothing happens.
+    #[serde(default = "tenant_databases_max")]
+    pub tenant_databases_max: u32,
     /// Rows of one chunk of a copy, in bytes. The first ones are smaller.
     #[serde(default = "chunk_bytes")]
     pub chunk_bytes: u32,
@@ -57,6 +68,14 @@ fn template_schema() -> String {
     "cellway_template".into()
 }
 
+fn template_database() -> String {
+    "cellway_template".into()
+}
+
+const fn tenant_databases_max() -> u32 {
+    64
+}
+
 const fn chunk_bytes() -> u32 {
     8 * 1024 * 1024
 }
@@ -83,6 +102,9 @@ impl DatabaseOptions {
             tenant_column: tenant_id(),
             tenant_schema: None,
             template_schema: template_schema(),
+            tenant_database: None,
+            template_database: template_database(),
+            tenant_databases_max: tenant_databases_max(),
             chunk_bytes: chunk_bytes(),
             wal_bytes_max: wal_bytes_max(),
             wal_grace_seconds: wal_grace_seconds(),
@@ -101,9 +123,12 @@ impl DatabaseOptions {
         if !is_name(&self.tenant_column) {
             return invalid("database.tenant_column", "the name of a column");
         }
-        if let Some(pattern) = &self.tenant_schema {
+        let is_pattern = |pattern: &str| {
             let parts: Vec<&str> = pattern.split(SLOT).collect();
-            if parts.len() != 2 || parts.concat().is_empty() || !is_schema(pattern) || pattern.contains('"') {
+            parts.len() == 2 && !parts.concat().is_empty() && is_schema(pattern) && !pattern.contains('"')
+        };
+        if let Some(pattern) = &self.tenant_schema {
+            if !is_pattern(pattern) {
                 return invalid(
                     "database.tenant_schema",
                     "the name of a tenant's schema with {id} in it once, beside other letters: tenant_{id}",
@@ -120,6 +145,38 @@ impl DatabaseOptions {
                 return invalid(
                     "database.template_schema",
                     "a name that no tenant's schema can have: another one than tenant_schema makes of a tenant",
+                );
+            }
+        }
+        if let Some(pattern) = &self.tenant_database {
+            if !is_pattern(pattern) || self.tenant_schema.is_some() {
+                return invalid(
+                    "database.tenant_database",
+                    "the name of a tenant's database with {id} in it once, beside other letters: tenant_{id}; and no tenant_schema \
+                     beside it",
+                );
+            }
+            if !is_name(&self.template_database) {
+                return invalid(
+                    "database.template_database",
+                    "the name of the database that tenants' are copies of",
+                );
+            }
+            let own = Layout::new(&Self { template_database: String::new(), ..self.clone() });
+            if own.tenant_of_database(&self.template_database, "").is_some() {
+                return invalid(
+                    "database.template_database",
+                    "a name that no tenant's database can have: another one than tenant_database makes of a tenant",
+                );
+            }
+            if !(1..=1_000).contains(&self.tenant_databases_max) {
+                return invalid("database.tenant_databases_max", "between 1 and 1,000");
+            }
+            if self.observe {
+                return invalid(
+                    "database.observe",
+                    "not with tenant_database: a database that no tenant was granted in is not touched, and its writers \
+                     write as ever",
                 );
             }
         }
@@ -169,5 +226,32 @@ mod tests {
         for template in ["tenant_template", "tenant_a", "cellway", "", "pg_x"] {
             assert_eq!(checked("tenant_{id}", template), "database.template_schema", "{template}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_names_no_database_of_one_tenant_is_refused() {
+        let checked = |change: &dyn Fn(&mut DatabaseOptions)| {
+            let mut options = DatabaseOptions::new("postgres://u@h/d");
+            options.tenant_database = Some("tenant_{id}".into());
+            change(&mut options);
+            match options.check() {
+                Ok(()) => "",
+                Err(AgentError::InvalidOption { option, .. }) => option,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(checked(&|_| {}), "");
+        for pattern in ["tenant", "{id}", "", "{id}{id}", "pg_{id}", "a\"{id}"] {
+            let named = |options: &mut DatabaseOptions| options.tenant_database = Some(pattern.into());
+            assert_eq!(checked(&named), "database.tenant_database", "{pattern}");
+        }
+        let both = |options: &mut DatabaseOptions| options.tenant_schema = Some("t_{id}".into());
+        assert_eq!(checked(&both), "database.tenant_database");
+        for template in ["tenant_template", ""] {
+            let named = |options: &mut DatabaseOptions| options.template_database = template.into();
+            assert_eq!(checked(&named), "database.template_database", "{template}");
+        }
+        assert_eq!(checked(&|options| options.tenant_databases_max = 0), "database.tenant_databases_max");
+        assert_eq!(checked(&|options| options.observe = true), "database.observe");
     }
 }

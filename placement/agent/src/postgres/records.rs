@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use cell_model::{CellId, Generation, Lineage, Seq, TenantId, Term, Uid};
 use serde::{Deserialize, Serialize};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::connect::Database;
@@ -42,6 +43,15 @@ pub(crate) struct Copied {
     pub(crate) reach: Reach,
 }
 
+/// What a database knows of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) control: Control,
+    pub(crate) copied: Option<Copied>,
+    /// How often the control was changed.
+    pub(crate) number: u64,
+}
+
 /// What becomes of the record of a tenant's rows.
 pub(crate) enum Rows<'a> {
     Stay,
@@ -59,7 +69,7 @@ pub(crate) fn from_db(number: i64) -> u64 {
 }
 
 /// As writers' checks know it.
-const fn role_name(role: Role) -> &'static str {
+pub(crate) const fn role_name(role: Role) -> &'static str {
     match role {
         Role::Nothing => "none",
         Role::Owner => "owner",
@@ -80,10 +90,12 @@ pub(crate) async fn open_agent(
     let (observe, layout) = (database.options.observe, database.layout.to_string());
     let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
     let transaction = client.transaction().await.map_err(fault)?;
+    transaction.batch_execute(PATIENCE).await.map_err(fault)?;
     install::install_in(&transaction, database).await?;
+    transaction.batch_execute(PATIENCE).await.map_err(fault)?;
     let sql = "SELECT cell, generation, lineage, term, layout FROM cellway.agent FOR UPDATE";
     let known = transaction.query_opt(sql, &[]);
-    let agent = match known.await.map_err(fault)? {
+    let agent = match known.await.map_err(held)? {
         Some(row) => {
             let found = CellId::new(row.get::<_, &str>(0))?;
             if found != *here {
@@ -115,14 +127,36 @@ pub(crate) async fn open_agent(
         )
         .await
         .map_err(fault)?;
+    supersede(&transaction, agent.generation).await?;
     transaction.commit().await.map_err(fault)?;
     Ok(agent)
 }
 
+/// How long an agent that starts waits for what holds its records.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// Somebody holds the agent's records.
+fn held(error: tokio_postgres::Error) -> Fault {
+    if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return error.into();
+    }
+    let reason = "a transaction of an agent that was here before is open still: it ends with its session, look at \
+                  pg_stat_activity";
+    Fault::new("AGENT_RUNNING", reason)
+}
+
+/// From now on nothing that an older agent writes is taken. What it is writing is waited for.
+async fn supersede(transaction: &Transaction<'_>, generation: Generation) -> Result<(), Fault> {
+    let sql = "INSERT INTO cellway.incarnation (generation) VALUES ($1) \
+               ON CONFLICT (only_one) DO UPDATE SET generation = excluded.generation";
+    let done = transaction.execute(sql, &[&to_db(generation.get())]).await;
+    done.map(|_| ()).map_err(held)
+}
+
 /// Tenants that are here already are looked for where they are.
 async fn expect_layout(transaction: &Transaction<'_>, was: &str, now: &str) -> Result<(), Fault> {
-    let has_tenants: bool =
-        transaction.query_one("SELECT EXISTS (SELECT 1 FROM cellway.controls)", &[]).await?.get(0);
+    let any = "SELECT EXISTS (SELECT 1 FROM cellway.controls) OR EXISTS (SELECT 1 FROM cellway.databases)";
+    let has_tenants: bool = transaction.query_one(any, &[]).await?.get(0);
     if was == now || !has_tenants {
         return Ok(());
     }
@@ -144,19 +178,23 @@ pub(crate) async fn store_term(client: &Client, agent: &AgentRecord) -> Result<(
     }
 }
 
-fn superseded() -> Refusal {
+/// Whoever writes is still the newest agent of this database, and stays so until the transaction ends.
+pub(crate) async fn expect_agent(transaction: &Transaction<'_>, by: Generation) -> Result<(), Refusal> {
+    let sql = "SELECT 1 FROM cellway.incarnation WHERE generation = $1 FOR SHARE";
+    let row = transaction.query_opt(sql, &[&to_db(by.get())]).await?;
+    row.map(|_| ()).ok_or_else(superseded)
+}
+
+pub(crate) fn superseded() -> Refusal {
     Refusal::internal("another agent runs on this database, or its records were changed by hand")
 }
 
-const KNOWN: &str = "SELECT c.tenant, c.control, p.applied, p.frontier FROM cellway.controls c \
+const KNOWN: &str = "SELECT c.tenant, c.control, p.applied, p.frontier, c.number FROM cellway.controls c \
                      LEFT JOIN cellway.copies p USING (tenant)";
 
 /// One tenant, if the database knows it: after whatever may still be on its way there. A commit whose connection was lost
 /// goes on in the server, and to whoever only read, what it changes would look as before.
-pub(crate) async fn load_one(
-    client: &mut Client,
-    tenant: &TenantId,
-) -> Result<Option<(Control, Option<Copied>)>, Refusal> {
+pub(crate) async fn load_one(client: &mut Client, tenant: &TenantId) -> Result<Option<Known>, Refusal> {
     let name = tenant.as_str();
     let transaction = client.transaction().await?;
     transaction.batch_execute("SET LOCAL lock_timeout = '4s'").await?;
@@ -173,17 +211,17 @@ pub(crate) async fn load_one(
     row.map(|row| read(&row).map_err(damaged)).transpose()
 }
 
-fn read(row: &tokio_postgres::Row) -> Result<(Control, Option<Copied>), crate::record::RecordError> {
+fn read(row: &tokio_postgres::Row) -> Result<Known, crate::record::RecordError> {
     let control = Control::decode(row.get(1))?;
     let copied = match row.get::<_, Option<i64>>(2) {
         Some(applied) => Some(Copied { applied: Seq(from_db(applied)), reach: Reach::decode(row.get(3))? }),
         None => None,
     };
-    Ok((control, copied))
+    Ok(Known { control, copied, number: from_db(row.get(4)) })
 }
 
 /// Every tenant that the database knows.
-pub(crate) async fn load(client: &Client) -> Result<BTreeMap<TenantId, (Control, Option<Copied>)>, AgentError> {
+pub(crate) async fn load(client: &Client) -> Result<BTreeMap<TenantId, Known>, AgentError> {
     let rows = client.query(KNOWN, &[]).await.map_err(Fault::from)?;
     let mut known = BTreeMap::new();
     for row in rows {
@@ -192,49 +230,45 @@ pub(crate) async fn load(client: &Client) -> Result<BTreeMap<TenantId, (Control,
     Ok(known)
 }
 
-/// Makes a new control durable, if the old one is what the database has.
+/// Makes a new control durable, if the old one is what the database has and this agent, `by` its generation, is still the newest
+/// one there. Its number.
 pub(crate) async fn change(
     client: &mut Client,
+    by: Generation,
     tenant: &TenantId,
     (old, new): (Option<&Control>, &Control),
     rows: Rows<'_>,
-) -> Result<(), Refusal> {
+) -> Result<u64, Refusal> {
     let transaction = client.transaction().await?;
-    change_in(&transaction, tenant, (old, new), rows).await?;
+    let number = change_in(&transaction, by, tenant, (old, new), rows).await?;
     transaction.commit().await?;
-    Ok(())
+    Ok(number)
 }
+
+/// One that took the agent's place has changed its record first, and waits for those that are under way here.
+const CHANGE: &str = "UPDATE cellway.controls SET control = $3, number = number + 1 \
+                      WHERE tenant = $1 AND control = $2 \
+                        AND EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $4 FOR SHARE) RETURNING number";
+const FIRST: &str = "INSERT INTO cellway.controls (tenant, control, number) \
+                     SELECT $1, $2, 1 WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $3 FOR SHARE) \
+                     ON CONFLICT DO NOTHING RETURNING number";
 
 pub(crate) async fn change_in(
     transaction: &Transaction<'_>,
+    by: Generation,
     tenant: &TenantId,
     (old, new): (Option<&Control>, &Control),
     rows: Rows<'_>,
-) -> Result<(), Refusal> {
-    let name = tenant.as_str();
+) -> Result<u64, Refusal> {
+    let (name, by) = (tenant.as_str(), to_db(by.get()));
     let changed = match old {
-        Some(old) => {
-            let sql = "UPDATE cellway.controls SET control = $3 WHERE tenant = $1 AND control = $2";
-            transaction.execute(sql, &[&name, &old.encode(), &new.encode()]).await?
-        }
-        None => {
-            let sql = "INSERT INTO cellway.controls (tenant, control) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-            transaction.execute(sql, &[&name, &new.encode()]).await?
-        }
+        Some(old) => transaction.query_opt(CHANGE, &[&name, &old.encode(), &new.encode(), &by]).await?,
+        None => transaction.query_opt(FIRST, &[&name, &new.encode(), &by]).await?,
     };
-    if changed != 1 {
-        return Err(superseded());
-    }
+    let number = from_db(changed.ok_or_else(superseded)?.get(0));
     let grant = |control: &Control| (control.uid, control.epoch, role_name(control.role));
     if old.map(grant) != Some(grant(new)) {
-        let (Uid(uid), epoch) = (new.uid, new.epoch.0);
-        transaction
-            .execute(
-                "INSERT INTO cellway.grants (tenant, uid, epoch, role) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (tenant) DO UPDATE SET uid = excluded.uid, epoch = excluded.epoch, role = excluded.role",
-                &[&name, &to_db(uid), &to_db(epoch), &role_name(new.role)],
-            )
-            .await?;
+        grant_in(transaction, tenant, new).await?;
     }
     match rows {
         Rows::Stay => {}
@@ -251,5 +285,22 @@ pub(crate) async fn change_in(
             transaction.execute("DELETE FROM cellway.copies WHERE tenant = $1", &[&name]).await?;
         }
     }
+    Ok(number)
+}
+
+/// What writers check.
+pub(crate) async fn grant_in(
+    transaction: &Transaction<'_>,
+    tenant: &TenantId,
+    control: &Control,
+) -> Result<(), Refusal> {
+    let (Uid(uid), epoch) = (control.uid, control.epoch.0);
+    transaction
+        .execute(
+            "INSERT INTO cellway.grants (tenant, uid, epoch, role) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (tenant) DO UPDATE SET uid = excluded.uid, epoch = excluded.epoch, role = excluded.role",
+            &[&tenant.as_str(), &to_db(uid), &to_db(epoch), &role_name(control.role)],
+        )
+        .await?;
     Ok(())
 }

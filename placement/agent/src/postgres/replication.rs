@@ -14,11 +14,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use cell_model::{CellId, Seq, TenantId};
+use cell_model::{CellId, Generation, Seq, TenantId};
 use pgwire_replication::{Lsn, ReplicationClient};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use decoder::Decoder;
@@ -29,6 +30,7 @@ use super::connect::Database;
 use super::fault::Fault;
 use super::install::PUBLICATION;
 use super::log_end::LogEnd;
+use super::records::to_db;
 use super::throttle::Throttle;
 use crate::refusal::Refusal;
 
@@ -52,6 +54,8 @@ struct Reader {
 pub(crate) struct Replication {
     database: Arc<Database>,
     pub(crate) slot: String,
+    /// Of the agent: whoever has taken its place keeps its slot.
+    by: Generation,
     captures: Mutex<Captures>,
     /// Tenants on their way, whether something is captured for them already or not.
     wanted: watch::Sender<BTreeMap<TenantId, ()>>,
@@ -75,20 +79,22 @@ struct Catalogues {
     own: BTreeMap<TenantId, Arc<Catalogue>>,
 }
 
-/// A slot's name is the whole server's, and allows no hyphen.
-pub(crate) fn slot_name(here: &CellId, url: &str) -> String {
-    let hash = blake3::hash(format!("{here}/{url}").as_bytes()).to_hex();
-    let name = format!("cellway_{}_{}", here.as_str().replace('-', "_"), &hash[..8]);
-    name.chars().take(63).collect()
+/// A slot's name is the whole server's, and allows no hyphen. What is cut off of a long one is never what tells it from others.
+pub(crate) fn slot_name(here: &CellId, address: &str) -> String {
+    const HERE_MAX: usize = 38;
+    let hash = blake3::hash(format!("{here}/{address}").as_bytes()).to_hex();
+    let here: String = here.as_str().replace('-', "_").chars().take(HERE_MAX).collect();
+    format!("cellway_{here}_{}", &hash[..16])
 }
 
 impl Replication {
     pub(crate) fn new(database: Arc<Database>, here: &CellId, bytes_max: u64) -> Self {
-        let slot = slot_name(here, &database.options.url);
+        let slot = slot_name(here, &database.address());
         let throttle = Arc::new(Throttle::new(database.options.source_latency_ms_max));
         Self {
             database,
             slot,
+            by: Generation(0),
             captures: Mutex::default(),
             wanted: watch::Sender::default(),
             reader: watch::Sender::default(),
@@ -112,6 +118,11 @@ impl Replication {
             Some(row) => Self { slot: row.get(0), ..self },
             None => self,
         })
+    }
+
+    /// For the agent of this generation.
+    pub(crate) fn by(self, by: Generation) -> Self {
+        Self { by, ..self }
     }
 
     pub(crate) fn captures(&self) -> MutexGuard<'_, Captures> {
@@ -257,32 +268,46 @@ impl Replication {
         Ok(client.query_opt(sql, &[&self.slot]).await?.is_some())
     }
 
-    /// The slot, made if it is not there.
-    async fn make_slot(&self) -> Result<(), Fault> {
-        let client = self.database.session().await?;
+    /// The slot, made if it is not there. Its making waits for every transaction that is open in the server.
+    async fn make_slot(&self, stop: &CancellationToken) -> Result<(), Fault> {
+        let client = self.database.connect().await?;
         if self.has_slot(&client).await? {
             return Ok(());
         }
         let gone = Refusal::new("CAPTURE_GAP", "the replication slot is gone, and with it changes that it kept");
         self.captures().fail_all(&gone);
-        client
-            .execute(
-                "INSERT INTO cellway.made (kind, name) VALUES ('slot', $1) ON CONFLICT DO NOTHING",
-                &[&self.slot],
-            )
-            .await?;
-        client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&self.slot]).await?;
-        Ok(())
+        let by = to_db(self.by.get());
+        let write = "INSERT INTO cellway.made (kind, name) \
+                     SELECT 'slot', $1 WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $2 FOR SHARE) \
+                     ON CONFLICT DO NOTHING";
+        client.execute(write, &[&self.slot, &by]).await?;
+        // Without a lock on the generation: a transaction that has written makes no slot.
+        let make = "SELECT pg_create_logical_replication_slot($1, 'pgoutput') \
+                     WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $2)";
+        let values: [&(dyn ToSql + Sync); 2] = [&self.slot, &by];
+        // Also while nobody wants it for a moment, since a step that has waited too long is tried again: whoever begins anew has newer
+        // transactions to wait for, each time.
+        tokio::select! {
+            made = client.execute(make, &values) => match made? {
+                0 => Err(Fault::new("AGENT_RUNNING", "no slot is made: another agent runs on this database")),
+                _ => Ok(()),
+            },
+            () = stop.cancelled() => {
+                self.database.cancel(&client).await;
+                Err(Fault::new("DATABASE_FAILED", "the agent was stopped before its slot was made"))
+            }
+        }
     }
 
     /// No slot stays without a move: it would keep the log for ever.
-    async fn drop_slot(&self) -> Result<(), Fault> {
+    pub(crate) async fn drop_slot(&self) -> Result<(), Fault> {
         let client = self.database.client().await?;
         if self.has_slot(&client).await? {
             // The server may still be ending the stream that used it.
             let sql = "SELECT pg_drop_replication_slot($1) FROM pg_replication_slots \
-                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL";
-            if client.execute(sql, &[&self.slot]).await? == 0 {
+                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL \
+                         AND EXISTS (SELECT 1 FROM cellway.agent WHERE generation = $2)";
+            if client.execute(sql, &[&self.slot, &to_db(self.by.get())]).await? == 0 {
                 return Err(Fault::new("DATABASE_FAILED", "the slot is still in use and is dropped later"));
             }
         }
@@ -291,7 +316,7 @@ impl Replication {
     }
 
     async fn session(&self, stop: &CancellationToken) -> Result<(), Fault> {
-        self.make_slot().await?;
+        self.make_slot(stop).await?;
         let replica = self.database.replication(&self.slot, PUBLICATION).await?;
         let mut client = ReplicationClient::connect(replica.config).await?;
         let ended = self.stream(&mut client, stop).await;
@@ -391,4 +416,20 @@ struct Excess {
     since: Option<Instant>,
     /// When a move was last given up for it.
     given_up: Option<Instant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_slots_apart_is_never_cut_off() {
+        let cells = ["a", "b"].map(|end| CellId::new(format!("{}{end}", "long-".repeat(8))).unwrap());
+        let of = |cell: &CellId, address: &str| slot_name(cell, address);
+        let names = [of(&cells[0], "u"), of(&cells[1], "u"), of(&cells[0], "u#t_1"), of(&cells[0], "u#t_2")];
+        for (place, name) in names.iter().enumerate() {
+            assert!(name.len() <= 63 && !name.contains('-'), "{name}");
+            assert!(!names[..place].contains(name), "{name}");
+        }
+    }
 }

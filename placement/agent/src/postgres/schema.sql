@@ -1,5 +1,11 @@
 CREATE SCHEMA IF NOT EXISTS cellway;
 
+-- One row: what of this file was run last.
+CREATE TABLE IF NOT EXISTS cellway.installed (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    digest text NOT NULL
+);
+
 -- One row: whose database this is.
 CREATE TABLE IF NOT EXISTS cellway.agent (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
@@ -7,6 +13,13 @@ CREATE TABLE IF NOT EXISTS cellway.agent (
     generation bigint NOT NULL,
     lineage bigint NOT NULL,
     term bigint NOT NULL
+);
+
+-- Its generation once more, in a row that changes only when an agent takes the place of another one: whatever is written expects it,
+-- and holds it until that is durable. The leader's term is in nobody's way.
+CREATE TABLE IF NOT EXISTS cellway.incarnation (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    generation bigint NOT NULL
 );
 
 -- How its tenants are told apart. It was always so before anything else was possible.
@@ -32,6 +45,23 @@ CREATE TABLE IF NOT EXISTS cellway.grants (
 CREATE TABLE IF NOT EXISTS cellway.controls (
     tenant text PRIMARY KEY,
     control bytea NOT NULL
+);
+
+-- And how often that has changed: a database that was put back to an older state is known by it.
+ALTER TABLE cellway.controls ADD COLUMN IF NOT EXISTS number bigint NOT NULL DEFAULT 0;
+
+-- Where each tenant has a database of its own: which one, and what its agent knew of it when it last answered. A database that
+-- has less than that is not the one that it was.
+CREATE TABLE IF NOT EXISTS cellway.databases (
+    tenant text PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    oid oid,
+    stage text NOT NULL CHECK (stage IN ('making', 'ready', 'dropping')),
+    uid bigint,
+    epoch bigint,
+    role text,
+    number bigint NOT NULL,
+    control bytea
 );
 
 -- How far the rows of a tenant go.

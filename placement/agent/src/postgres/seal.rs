@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cell_model::{Attempt, MoveId, TenantId};
+use cell_model::{Attempt, Generation, MoveId, TenantId};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -65,15 +65,16 @@ impl Seal {
     }
 
     /// Makes `fenced` durable in the session that holds the lock, then lets go of the lock: whoever waited for it
-    /// reads the new grant.
+    /// reads the new grant. The control's number.
     pub(crate) async fn fence(
         mut self,
+        by: Generation,
         tenant: &TenantId,
         controls: (Option<&Control>, &Control),
-    ) -> Result<(), Refusal> {
-        records::change(&mut self.client, tenant, controls, Rows::Stay).await?;
+    ) -> Result<u64, Refusal> {
+        let number = records::change(&mut self.client, by, tenant, controls, Rows::Stay).await?;
         self.release().await;
-        Ok(())
+        Ok(number)
     }
 
     /// Lets go of the lock. A session that does not answer is ended, which does the same.

@@ -6,6 +6,7 @@ mod ending;
 mod owning;
 mod preflight;
 
+pub(crate) use copying::cell_id;
 pub(crate) use ending::empty;
 
 use std::sync::Arc;
@@ -125,9 +126,9 @@ impl Work<'_> {
             };
             let mut client = self.cell.database.client().await?;
             let made = self.store(&mut client, making, (old.as_ref(), &next), rows).await;
-            let made = made.inspect_err(|_| self.tenant.lock().doubted = true)?;
-            self.took(next, keep);
-            if let Some(catalogue) = made {
+            let (number, catalogue) = made.inspect_err(|_| self.tenant.lock().doubted = true)?;
+            self.took(next, number, keep);
+            if let Some(catalogue) = catalogue {
                 self.cell.replication.set_catalogue(&self.tenant.id, catalogue);
             }
         }
@@ -141,7 +142,7 @@ impl Work<'_> {
         making: Option<Place>,
         controls: (Option<&Control>, &Control),
         rows: Rows<'_>,
-    ) -> Result<Option<Catalogue>, Refusal> {
+    ) -> Result<(u64, Option<Catalogue>), Refusal> {
         let (id, transaction) = (&self.tenant.id, client.transaction().await?);
         let made = match making {
             Some(place) => {
@@ -150,9 +151,9 @@ impl Work<'_> {
             }
             None => None,
         };
-        records::change_in(&transaction, id, controls, rows).await?;
+        let number = records::change_in(&transaction, self.cell.incarnation, id, controls, rows).await?;
         transaction.commit().await?;
-        Ok(made.filter(|_| controls.1.is_under_way()))
+        Ok((number, made.filter(|_| controls.1.is_under_way())))
     }
 
     /// As [`Cell::refresh`].
@@ -161,7 +162,7 @@ impl Work<'_> {
     }
 
     /// What the database has now.
-    fn took(&self, next: Control, keep: Keep) {
+    fn took(&self, next: Control, number: u64, keep: Keep) {
         if next.capture.is_none() && next.reverse.is_none() {
             self.cell.replication.unwant(&self.tenant.id);
         }
@@ -174,6 +175,7 @@ impl Work<'_> {
             let same_rows = matches!(keep, Keep::Same);
             let same_uid = core.control.as_ref().is_some_and(|control| control.uid == next.uid);
             core.control = Some(next);
+            core.number = number;
             match keep {
                 Keep::Same => {}
                 Keep::Are(copied) => core.copied = Some(copied),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::feed::Feed;
-use super::records::Copied;
+use super::records::{Copied, Known};
 use super::seal::Seal;
 use crate::board::{Board, Posted};
 use crate::follow::Progress;
@@ -35,6 +35,8 @@ pub(crate) struct Tenant {
 #[derive(Default)]
 pub(crate) struct Core {
     pub(crate) control: Option<Control>,
+    /// How often the control was changed, as the database has counted it.
+    pub(crate) number: u64,
     pub(crate) copied: Option<Copied>,
     pub(crate) holds: Holds,
     /// The session that holds the exclusive lock, from the seal on.
@@ -55,8 +57,9 @@ pub(crate) struct Core {
 }
 
 impl Tenant {
-    pub(crate) fn new(id: TenantId, control: Option<Control>, copied: Option<Copied>) -> Self {
-        let core = Core { control, copied, ..Core::default() };
+    pub(crate) fn new(id: TenantId, known: Option<Known>) -> Self {
+        let mut core = Core::default();
+        core.knows(known);
         Self {
             id,
             turn: tokio::sync::Mutex::default(),
@@ -81,6 +84,20 @@ impl Tenant {
 }
 
 impl Core {
+    /// What the database has.
+    pub(crate) fn knows(&mut self, known: Option<Known>) {
+        (self.control, self.copied, self.number) = match known {
+            Some(Known { control, copied, number }) => (Some(control), copied, number),
+            None => (None, None, 0),
+        };
+    }
+
+    /// What is known beyond doubt.
+    pub(crate) fn takes(&mut self, known: Option<Known>) {
+        self.knows(known);
+        self.doubted = false;
+    }
+
     /// What this cell is to the tenant, for steps that need it to be something.
     pub(crate) fn known(&self) -> Result<&Control, Refusal> {
         self.control.as_ref().ok_or_else(|| Refusal::new("NOT_OWNER", "this cell knows nothing of the tenant"))

@@ -144,7 +144,7 @@ impl Throttle {
     }
 
     async fn watch_copies(&self, database: &Database, limit: Duration) -> Result<(), Fault> {
-        let client = database.session().await?;
+        let client = database.connect().await?;
         let probe = client.prepare(PROBE).await?;
         let mut next = tokio::time::interval(every());
         next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -82,6 +82,12 @@ pub struct Enroll {
     /// The schema that tenants' own are made as
     #[arg(long, default_value = "cellway_template", requires = "tenant_schema", value_name = "NAME")]
     pub template_schema: String,
+    /// Where each tenant has a database of its own on that server: what it is called, with {id} in the tenant's place
+    #[arg(long, requires = "database", conflicts_with_all = ["tenant_schema", "tenant_column"], value_name = "NAME")]
+    pub tenant_database: Option<String>,
+    /// The database that tenants' own are made as copies of
+    #[arg(long, default_value = "cellway_template", requires = "tenant_database", value_name = "NAME")]
+    pub template_database: String,
     /// The authority that makes the agent's certificate
     #[arg(long, value_name = "DIR", requires = "out")]
     pub ca: Option<PathBuf>,

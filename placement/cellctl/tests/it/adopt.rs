@@ -131,6 +131,18 @@ fn a_cell_is_enrolled_with_its_database_looked_at_and_its_certificate_made() {
     let others = format!("cell enroll c5 --agent 127.0.0.1:8 --database {}", used.databases[0]);
     let said = control.run(&others);
     assert!(said.err.contains("(OTHER_CELL)") && said.err.contains("cell c1"), "{said:?}");
+    let template = format!("{}-template", url.rsplit_once('/').unwrap().1);
+    let each = format!(
+        "cell enroll c5 --agent 127.0.0.1:8 --database {url} --tenant-database own_{{id}} --template-database {template} --dry-run"
+    );
+    let said = control.run(&each);
+    assert!(said.code == 1 && said.err.contains("TEMPLATE_MISSING"), "{said:?}");
+    let made = format!("CREATE DATABASE \"{template}\" TEMPLATE \"{}\"", url.rsplit_once('/').unwrap().1);
+    drop(client);
+    let admin = used.fleet.runtime.block_on(server::session(&used.databases[0]));
+    used.fleet.runtime.block_on(admin.batch_execute(&made)).unwrap();
+    let said = control.run(&each);
+    assert!(said.code == 0 && said.err.contains("1 tables of tenants"), "{said:?}");
     let nowhere = "cell enroll c5 --agent 127.0.0.1:8 --database postgres://postgres@127.0.0.1:1/none";
     let said = control.run(nowhere);
     assert!(said.err.contains("(DATABASE_UNREACHABLE)"), "{said:?}");

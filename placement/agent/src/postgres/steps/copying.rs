@@ -12,7 +12,7 @@ use super::{Core, Keep, Work, done, position};
 use crate::capture::digest_to_wire;
 use crate::postgres::digest;
 use crate::postgres::layout::Place;
-use crate::postgres::records::{Copied, Reach};
+use crate::postgres::records::{self, Copied, Reach};
 use crate::record::Role;
 use crate::refusal::Refusal;
 use crate::transition::{self, Delivery};
@@ -26,7 +26,7 @@ const SEALED_MIN: Duration = Duration::from_millis(500);
 /// How long the whole copy may take to be read.
 const SCAN_MAX: Duration = Duration::from_secs(100);
 
-fn cell_id(name: &str) -> Result<CellId, Refusal> {
+pub(crate) fn cell_id(name: &str) -> Result<CellId, Refusal> {
     CellId::new(name).map_err(|invalid| Refusal::new("INVALID", invalid.to_string()))
 }
 
@@ -54,10 +54,11 @@ impl Work<'_> {
         Ok(done())
     }
 
-    /// The schema that is, or would be, the tenant's own.
+    /// The schema that is, or would be, the tenant's own, where schemas are made.
     pub(super) fn own_place(&self) -> Result<Option<Place>, Refusal> {
-        let place = self.cell.database.layout.place(&self.tenant.id)?;
-        Ok(Some(place).filter(|place| place.column.is_none()))
+        let layout = &self.cell.database.layout;
+        let place = layout.place(&self.tenant.id)?;
+        Ok(Some(place).filter(|_| layout.has_schemas()))
     }
 
     /// A table in which the tenant has rows.
@@ -91,10 +92,11 @@ impl Work<'_> {
         };
         if pace.is_news(bytes_per_second) {
             // Durable, so that an agent that is started again while the move rests copies no faster.
-            let sql =
-                "UPDATE cellway.copies SET bytes_per_second = $2 WHERE tenant = $1 AND bytes_per_second <> $2";
+            let sql = "UPDATE cellway.copies SET bytes_per_second = $2 WHERE tenant = $1 AND bytes_per_second <> $2 \
+                   AND EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $3)";
             let client = self.cell.database.client().await?;
-            client.execute(sql, &[&self.tenant.id.as_str(), &bytes_per_second.cast_signed()]).await?;
+            let by = records::to_db(self.cell.incarnation.get());
+            client.execute(sql, &[&self.tenant.id.as_str(), &bytes_per_second.cast_signed(), &by]).await?;
         }
         let core = self.lock()?;
         let applied = self.copy_of(&core)?.applied;

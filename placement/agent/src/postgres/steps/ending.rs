@@ -27,7 +27,7 @@ impl Work<'_> {
         // Transactions that have entered are done before their tenant is gone.
         let seal = if owns {
             let of = (self.context().move_id, self.context().attempt);
-            Some(Seal::take(self.cell.database.session().await?, &self.tenant.id, of, PATIENCE / 2).await?)
+            Some(Seal::take(self.cell.database.connect().await?, &self.tenant.id, of, PATIENCE / 2).await?)
         } else {
             None
         };
@@ -100,6 +100,10 @@ impl Work<'_> {
 pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let emptying = || tenant.lock().control.clone().filter(|control| control.emptying);
     let Some(control) = emptying() else { return Ok(()) };
+    // The whole database goes, and the mark with it: see `databases`.
+    if cell.database.layout.is_whole() {
+        return Ok(());
+    }
     // As a replica: no trigger of the application runs, and keys among the tenant's own rows are not asked.
     let mut client = applier::session(&cell.database).await?;
     if cell.database.layout.is_shared() {
@@ -109,14 +113,20 @@ pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
                 tokio::task::yield_now().await;
             }
         }
-    } else if let Ok(place) = cell.database.layout.place(&tenant.id) {
+    } else if let Some(Ok(place)) =
+        cell.database.layout.has_schemas().then(|| cell.database.layout.place(&tenant.id))
+    {
         drop_schema(&mut client, &place, tenant, &control).await?;
     }
     let _turn = tenant.turn.lock().await;
     let Some(control) = emptying() else { return Ok(()) };
     let next = Control { emptying: false, ..control.clone() };
-    records::change(&mut client, &tenant.id, (Some(&control), &next), Rows::Stay).await?;
-    tenant.lock().control = Some(next);
+    let number =
+        records::change(&mut client, cell.incarnation, &tenant.id, (Some(&control), &next), Rows::Stay).await?;
+    {
+        let mut core = tenant.lock();
+        (core.control, core.number) = (Some(next), number);
+    }
     cell.replication.forget_catalogue(&tenant.id);
     cell.post(tenant);
     Ok(())

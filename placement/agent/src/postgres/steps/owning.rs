@@ -151,7 +151,7 @@ impl Work<'_> {
         let began = Instant::now();
         let board = &self.cell.board;
         let (quiesced, session) =
-            tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.session());
+            tokio::join!(board.await_quiesced(hold.id, hold.deadline), self.cell.database.connect());
         quiesced.map_err(|gates| {
             Refusal::new("NOT_QUIESCED", format!("gates that have not quiesced in time: {}", gates.join(", ")))
         })?;
@@ -284,12 +284,10 @@ impl Work<'_> {
         let Some(seal) = seal else {
             return Err(Refusal::new("NOT_SEALED", "the session that held the lock is gone"));
         };
-        if let Err(refusal) = seal.fence(&self.tenant.id, (old.as_ref(), &next)).await {
-            // Nobody knows whether it was committed: the database is asked before anything else is done.
-            self.tenant.lock().doubted = true;
-            return Err(refusal);
-        }
-        self.took(next, Keep::Same);
+        let fenced = seal.fence(self.cell.incarnation, &self.tenant.id, (old.as_ref(), &next)).await;
+        // Nobody knows whether it was committed: the database is asked before anything else is done.
+        let number = fenced.inspect_err(|_| self.tenant.lock().doubted = true)?;
+        self.took(next, number, Keep::Same);
         Ok(position(wanted))
     }
 

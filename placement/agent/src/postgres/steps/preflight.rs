@@ -8,7 +8,8 @@ use tokio_postgres::Client;
 use super::Work;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::fault::Fault;
-use crate::postgres::{check, inspect, schemas};
+use crate::postgres::layout::Layout;
+use crate::postgres::{check, databases, inspect, schemas};
 use crate::record::Role;
 use crate::refusal::Refusal;
 
@@ -57,8 +58,16 @@ impl Work<'_> {
     ) -> Result<Looked, Refusal> {
         let database = &self.cell.database;
         let client = database.session().await?;
+        if matches!(database.layout, Layout::Databases { .. }) {
+            // One that is not here yet: it would be made as the template is.
+            return if as_target {
+                self.look_at_template(&client, findings, notes).await
+            } else {
+                Ok(Looked::default())
+            };
+        }
         let place = database.layout.place(&self.tenant.id)?;
-        let is_own = place.column.is_none();
+        let is_own = database.layout.has_schemas();
         // A schema that is to be made will be as its template is.
         let looked_at = if as_target { database.layout.pattern() } else { place.clone() };
         let catalogue = Catalogue::read(&client, &looked_at).await?;
@@ -68,6 +77,9 @@ impl Work<'_> {
         findings.extend(check::tables(&catalogue));
         if is_own {
             findings.extend(schemas::strange(&client, &looked_at.schema).await?);
+        }
+        if database.layout.is_whole() {
+            findings.extend(databases::of_whole(&client, database, &looked_at.schema).await?);
         }
         if is_own && as_target && schemas::exists(&client, &place.schema).await? && !self.tenant.lock().has_copy() {
             let Refusal { code, reason } = schemas::present(&place.schema);
@@ -87,6 +99,21 @@ impl Work<'_> {
             findings.push(wire::Finding { code: "COPY_PRESENT".into(), reason });
         }
         Ok(Looked { tables, size })
+    }
+
+    async fn look_at_template(
+        &self,
+        client: &Client,
+        findings: &mut Vec<wire::Finding>,
+        notes: &mut Vec<wire::Finding>,
+    ) -> Result<Looked, Refusal> {
+        let database = &self.cell.database;
+        let server = inspect::server(client, &self.cell.replication.slot).await?;
+        findings.extend(check::server(&server));
+        notes.extend(check::notes(&server, database.options.wal_bytes_max));
+        let (catalogue, found) = databases::look_at_template(database, Some(&self.tenant.id)).await?;
+        findings.extend(found);
+        Ok(Looked { tables: catalogue.lines(), size: (0, 0) })
     }
 
     /// Rows and bytes of the tenant.

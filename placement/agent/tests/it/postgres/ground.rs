@@ -14,44 +14,8 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use super::server::{database, session, until_true};
+pub(crate) use super::tables::{TABLES, TEMPLATE};
 pub(crate) use crate::cells::{HOLD, PATIENCE, context, outside, refused, stamp, tenant};
-
-/// Everything that types, keys and references can do to a mover.
-pub(crate) const TABLES: &str = "
-CREATE TYPE mood AS ENUM ('calm', 'busy');
-CREATE DOMAIN positive AS numeric(12, 3) CHECK (VALUE > 0);
-CREATE TABLE accounts (
-    tenant_id text NOT NULL,
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    name text NOT NULL,
-    mood mood,
-    price positive,
-    big text,
-    tags text[],
-    doc jsonb,
-    seen timestamptz,
-    raw bytea,
-    ratio double precision,
-    doubled numeric GENERATED ALWAYS AS (price * 2) STORED,
-    PRIMARY KEY (tenant_id, id)
-);
-CREATE TABLE entries (
-    tenant_id text NOT NULL,
-    account bigint NOT NULL,
-    n bigserial,
-    amount numeric,
-    PRIMARY KEY (tenant_id, account, n),
-    FOREIGN KEY (tenant_id, account) REFERENCES accounts (tenant_id, id)
-);
-CREATE TABLE \"Odd \"\" name\" (
-    \"the key\" text,
-    tenant_id text,
-    value text,
-    PRIMARY KEY (tenant_id, \"the key\")
-) PARTITION BY HASH (\"the key\");
-CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-";
 
 /// Holds that may lapse before one does not.
 const ATTEMPTS: usize = 20;
@@ -59,45 +23,16 @@ const ATTEMPTS: usize = 20;
 /// Bytes in a second at which a copy is as good as at rest.
 pub(crate) const CRAWL: u64 = 1_000;
 
-/// The same tables for one tenant: a schema of its own is made as this one.
-pub(crate) const TEMPLATE: &str = "
-CREATE TYPE mood AS ENUM ('calm', 'busy');
-CREATE DOMAIN positive AS numeric(12, 3) CHECK (VALUE > 0);
-CREATE SCHEMA cellway_template;
-SET search_path = cellway_template, public;
-CREATE TABLE accounts (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name text NOT NULL,
-    mood mood,
-    price positive,
-    big text,
-    tags text[],
-    doc jsonb,
-    seen timestamptz,
-    raw bytea,
-    ratio double precision,
-    doubled numeric GENERATED ALWAYS AS (price * 2) STORED
-);
-CREATE TABLE entries (
-    account bigint NOT NULL REFERENCES accounts,
-    n bigserial,
-    amount numeric,
-    PRIMARY KEY (account, n)
-);
-CREATE TABLE \"Odd \"\" name\" (\"the key\" text PRIMARY KEY, value text) PARTITION BY HASH (\"the key\");
-CREATE TABLE odd_0 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE odd_1 PARTITION OF \"Odd \"\" name\" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-RESET search_path;
-";
-
 /// A running cell.
 pub(crate) struct Cell {
     pub(crate) id: CellId,
     pub(crate) agent: String,
     pub(crate) url: String,
     pub(crate) data: TenantDatabase,
-    /// Its tenants have schemas of their own.
+    /// Its tenants have schemas, or databases, of their own.
     pub(crate) own: bool,
+    /// The tenant's own database, where each has one.
+    pub(crate) rows: Option<String>,
     stop: CancellationToken,
     service: Option<JoinHandle<Result<(), AgentError>>>,
     // Its own, so that it can end as abruptly as a process does.
@@ -148,7 +83,9 @@ impl Ground {
         // How long a commit takes here says something of the machine, and nothing of what is tested.
         database.source_latency_ms_max = 0;
         change(&mut database);
-        let own = database.tenant_schema.is_some();
+        let rows = database.tenant_database.as_ref().map(|name| name.replace("{id}", tenant().as_str()));
+        let rows = rows.map(|name| format!("{}/{name}", url.rsplit_once('/').unwrap().0));
+        let own = database.tenant_schema.is_some() || rows.is_some();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let opened = runtime.spawn(Agent::connect(options, database)).await.unwrap();
         let agent = match opened {
@@ -161,7 +98,7 @@ impl Ground {
         let (data, address) = (agent.data(), agent.address().to_string());
         let stop = CancellationToken::new();
         let service = Some(runtime.spawn(agent.run(stop.clone())));
-        Ok(Cell { id, agent: address, url: url.into(), data, own, stop, service, runtime: Some(runtime) })
+        Ok(Cell { id, agent: address, url: url.into(), data, own, rows, stop, service, runtime: Some(runtime) })
     }
 
     /// A cell on a new database with the tables.
@@ -404,11 +341,45 @@ impl Ground {
     }
 }
 
+/// How the tenant's rows are come to.
+#[derive(Clone)]
+pub(crate) struct Door {
+    url: String,
+    looks_in_schema: bool,
+}
+
+impl Door {
+    pub(crate) async fn open(&self) -> Client {
+        let client = session(&self.url).await;
+        if self.looks_in_schema {
+            client.batch_execute("SET search_path = \"tenant_t-1\", public").await.unwrap();
+        }
+        client
+    }
+}
+
 impl Cell {
     pub(crate) async fn close(mut self) -> String {
         self.stop.cancel();
         self.service.take().unwrap().await.unwrap().unwrap();
         self.agent.clone()
+    }
+
+    /// Nothing in it goes on until what this answers with is dropped: all its tasks share one thread.
+    pub(crate) async fn fall_asleep(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
+        let (sleeps, asleep) = tokio::sync::oneshot::channel();
+        self.runtime.as_ref().unwrap().spawn(async move {
+            sleeps.send(()).unwrap();
+            let _woken = woken.recv();
+        });
+        asleep.await.unwrap();
+        wake
+    }
+
+    /// How it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> Result<(), AgentError> {
+        self.service.take().unwrap().await.unwrap()
     }
 
     /// Ends it without letting it finish anything.
@@ -418,11 +389,14 @@ impl Cell {
 
     /// Where names are looked for, where tenants have schemas of their own, in the tenant's.
     pub(crate) async fn session(&self) -> Client {
-        let client = session(&self.url).await;
-        if self.own {
-            client.batch_execute("SET search_path = \"tenant_t-1\", public").await.unwrap();
+        self.door().open().await
+    }
+
+    pub(crate) fn door(&self) -> Door {
+        Door {
+            url: self.rows.clone().unwrap_or_else(|| self.url.clone()),
+            looks_in_schema: self.own && self.rows.is_none(),
         }
-        client
     }
 
     /// What is in one of its tables, but for whose it is.

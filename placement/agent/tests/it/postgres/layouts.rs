@@ -1,23 +1,26 @@
-//! Moves to, from and between cells in which each tenant has a schema of its own.
+//! Moves to, from and between cells in which each tenant has a schema of its own, or a database.
 
 use cell_client::StepContext;
 use cell_model::{Attempt, Epoch, Leg, MoveId};
 
+use super::each::has_database;
 use super::ground::*;
 use super::moving::{forth, forth_and_back_under_writers};
 
 /// A table with one row of each tenant, in both layouts.
-const ONE_EACH: &str = "CREATE TABLE settings (tenant_id text PRIMARY KEY, value text)";
-const ONE: &str = "CREATE TABLE cellway_template.settings (value text);
+pub(super) const ONE_EACH: &str = "CREATE TABLE settings (tenant_id text PRIMARY KEY, value text)";
+pub(super) const ONE: &str = "CREATE TABLE cellway_template.settings (value text);
                    CREATE UNIQUE INDEX ON cellway_template.settings ((true));
                    ALTER TABLE cellway_template.settings REPLICA IDENTITY FULL";
 const TABLES: [&str; 4] = ["accounts", "entries", "\"Odd \"\" name\"", "settings"];
 
 /// Where the tenants of a cell are.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum In {
+pub(super) enum In {
     Shared,
     Own,
+    /// A database.
+    Each,
 }
 
 async fn cell(ground: &Ground, name: &str, layout: In) -> Cell {
@@ -32,18 +35,19 @@ async fn cell(ground: &Ground, name: &str, layout: In) -> Cell {
             admin.batch_execute(&format!("{TEMPLATE} {ONE}")).await.unwrap();
             ground.reopen_own(name, &url, "127.0.0.1:0").await
         }
+        In::Each => ground.open_each(name, ONE).await,
     }
 }
 
 /// Two cells; the first owns the tenant, which has rows in every table.
-async fn pair(ground: &Ground, from: In, to: In) -> (Cell, Cell) {
+pub(super) async fn pair(ground: &Ground, from: In, to: In) -> (Cell, Cell) {
     let (a, b) = (cell(ground, "a", from).await, cell(ground, "b", to).await);
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     fill(&a, 400).await;
     (a, b)
 }
 
-async fn fill(cell: &Cell, count: i32) {
+pub(super) async fn fill(cell: &Cell, count: i32) {
     let (whose, of) = if cell.own { ("", "") } else { ("tenant_id, ", "'t-1', ") };
     let sql = format!(
         "INSERT INTO accounts ({whose}name, mood, price, big, tags, doc, seen, raw, ratio)
@@ -57,7 +61,7 @@ async fn fill(cell: &Cell, count: i32) {
 }
 
 /// Changes of every kind, in every table, beside a copy.
-async fn change(cell: &Cell) {
+pub(super) async fn change(cell: &Cell) {
     let sql = "UPDATE accounts SET name = name || '!' WHERE id % 3 = 0;
                DELETE FROM entries WHERE account % 5 = 0;
                UPDATE \"Odd \"\" name\" SET \"the key\" = 'moved' WHERE \"the key\" = 'k7';
@@ -68,15 +72,21 @@ async fn change(cell: &Cell) {
     cell.session().await.batch_execute(&format!("{sql}; {again}")).await.unwrap();
 }
 
-async fn alike(a: &Cell, b: &Cell) {
+pub(super) async fn alike(a: &Cell, b: &Cell) {
     for table in TABLES {
         assert_eq!(a.contents(table).await, b.contents(table).await, "{table}");
     }
 }
 
 /// Nothing of the tenant, and nothing made for it, is in a cell that was to get it.
-async fn nothing_left(cell: &Cell) {
-    if cell.own {
+pub(super) async fn nothing_left(cell: &Cell) {
+    if cell.rows.is_some() {
+        assert!(!has_database(cell).await, "its database is there still");
+        let others = "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots \
+                       WHERE database LIKE replace(current_database(), '_', '\\_') || '\\_%') \
+                      AND NOT EXISTS (SELECT 1 FROM cellway.databases)";
+        until_true(&session(&cell.url).await, others).await;
+    } else if cell.own {
         assert!(!has_schema(cell).await, "its schema is there still");
     } else {
         for table in TABLES {
@@ -110,8 +120,39 @@ async fn from_a_schema_into_a_schema_and_back_under_writers_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_shared_tables_into_a_database_and_back_under_writers_nothing_is_lost() {
+    whole_move(In::Shared, In::Each).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_database_into_shared_tables_and_back_under_writers_nothing_is_lost() {
+    whole_move(In::Each, In::Shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_schema_into_a_database_and_back_under_writers_nothing_is_lost() {
+    whole_move(In::Own, In::Each).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_database_into_a_schema_and_back_under_writers_nothing_is_lost() {
+    whole_move(In::Each, In::Own).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_database_into_a_database_and_back_under_writers_nothing_is_lost() {
+    whole_move(In::Each, In::Each).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_change_arrives_in_the_other_layout_and_digests_agree() {
-    for (from, to) in [(In::Shared, In::Own), (In::Own, In::Shared), (In::Own, In::Own)] {
+    for (from, to) in [
+        (In::Shared, In::Own),
+        (In::Own, In::Shared),
+        (In::Own, In::Own),
+        (In::Shared, In::Each),
+        (In::Each, In::Own),
+    ] {
         let ground = Ground::new();
         let (a, b) = pair(&ground, from, to).await;
         let step = context(1, 1);
@@ -130,46 +171,57 @@ async fn every_kind_of_change_arrives_in_the_other_layout_and_digests_agree() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_is_called_off_in_any_phase_leaves_no_schema_and_no_row() {
     for (from, to) in [(In::Shared, In::Own), (In::Own, In::Shared)] {
-        let ground = Ground::new();
-        let (a, b) = pair(&ground, from, to).await;
-        for (number, phase) in ["prepare", "copied", "sync", "hold", "fence"].into_iter().enumerate() {
-            let number = u64::try_from(number).unwrap();
-            let epoch = epoch_of(&a).await;
-            let step = StepContext { move_id: Some(MoveId(40 + number)), ..context(epoch, 1) };
-            ground.capture(&a, &step).await;
-            ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
-            if phase != "prepare" {
-                ground.progress(&b, &step, |progress| progress.backfilled).await;
-            }
-            if ["sync", "hold", "fence"].contains(&phase) {
-                ground.verify(&a, &b, &step).await;
-                ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-                ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
-            }
-            let mut after = step.clone();
-            if phase == "hold" {
-                after = ground.seal(&a, &b, &step).await.0;
-                ground.pool.release_hold(&a.agent, &after).await.unwrap();
-            } else if phase == "fence" {
-                after = ground.fence(&a, &b, &step).await.0;
-                after.epoch = Epoch(epoch + 1);
-                ground.pool.unfence(&a.agent, &after).await.unwrap();
-            }
-            ground.pool.stop_capture(&a.agent, &after).await.unwrap();
-            ground.pool.drop_import(&b.agent, &after).await.unwrap();
-            nothing_left(&b).await;
-            // It owns and serves as before.
-            let value = format!("after {phase}");
-            let client = a.session().await;
-            client.execute("UPDATE settings SET value = $1", &[&value]).await.unwrap();
+        called_off_in_each_phase(from, to).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_is_called_off_in_any_phase_leaves_no_database_and_no_slot() {
+    for (from, to) in [(In::Shared, In::Each), (In::Each, In::Shared)] {
+        called_off_in_each_phase(from, to).await;
+    }
+}
+
+async fn called_off_in_each_phase(from: In, to: In) {
+    let ground = Ground::new();
+    let (a, b) = pair(&ground, from, to).await;
+    for (number, phase) in ["prepare", "copied", "sync", "hold", "fence"].into_iter().enumerate() {
+        let number = u64::try_from(number).unwrap();
+        let epoch = epoch_of(&a).await;
+        let step = StepContext { move_id: Some(MoveId(40 + number)), ..context(epoch, 1) };
+        ground.capture(&a, &step).await;
+        ground.pool.prepare_import(&b.agent, &step, &a.id, &a.agent).await.unwrap();
+        if phase != "prepare" {
+            ground.progress(&b, &step, |progress| progress.backfilled).await;
         }
+        if ["sync", "hold", "fence"].contains(&phase) {
+            ground.verify(&a, &b, &step).await;
+            ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
+            ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+        }
+        let mut after = step.clone();
+        if phase == "hold" {
+            after = ground.seal(&a, &b, &step).await.0;
+            ground.pool.release_hold(&a.agent, &after).await.unwrap();
+        } else if phase == "fence" {
+            after = ground.fence(&a, &b, &step).await.0;
+            after.epoch = Epoch(epoch + 1);
+            ground.pool.unfence(&a.agent, &after).await.unwrap();
+        }
+        ground.pool.stop_capture(&a.agent, &after).await.unwrap();
+        ground.pool.drop_import(&b.agent, &after).await.unwrap();
+        nothing_left(&b).await;
+        // It owns and serves as before.
+        let value = format!("after {phase}");
+        let client = a.session().await;
+        client.execute("UPDATE settings SET value = $1", &[&value]).await.unwrap();
     }
 }
 
 /// At which epoch the cell owns the tenant.
-async fn epoch_of(cell: &Cell) -> u64 {
+pub(super) async fn epoch_of(cell: &Cell) -> u64 {
     let sql = "SELECT epoch FROM cellway.grants WHERE tenant = 't-1' AND role = 'owner'";
-    let epoch: i64 = session(&cell.url).await.query_one(sql, &[]).await.unwrap().get(0);
+    let epoch: i64 = cell.session().await.query_one(sql, &[]).await.unwrap().get(0);
     epoch.cast_unsigned()
 }
 

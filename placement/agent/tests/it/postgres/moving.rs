@@ -55,7 +55,8 @@ impl Writers {
         owner.store(1, Ordering::SeqCst);
         let mut tasks = Vec::new();
         for number in 0..count {
-            let clients = [cells[0].session().await, cells[1].session().await];
+            // A database of the tenant's own may not be there yet.
+            let (doors, mut clients) = (cells.map(Cell::door), [None, None]);
             let data = cells.map(|cell| (cell.data.clone(), cell.own));
             let (stop, owner, acknowledged) = (stop.clone(), owner.clone(), acknowledged.clone());
             tasks.push(tokio::spawn(async move {
@@ -64,7 +65,11 @@ impl Writers {
                     let epoch = owner.load(Ordering::SeqCst);
                     let cell = usize::from(epoch == 2);
                     let key = format!("w{number}-{}", turn % 10);
-                    if one_write(&clients[cell], (&data[cell].0, data[cell].1), (&key, turn), epoch).await {
+                    if clients[cell].is_none() {
+                        clients[cell] = Some(doors[cell].open().await);
+                    }
+                    let client = clients[cell].as_ref().unwrap();
+                    if one_write(client, (&data[cell].0, data[cell].1), (&key, turn), epoch).await {
                         done.insert(key, turn);
                         acknowledged.fetch_add(1, Ordering::SeqCst);
                         turn += 1;

@@ -13,6 +13,25 @@ async fn cut_sessions(cell: &Cell) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_that_an_older_version_has_put_back_are_installed_again() {
+    let ground = Ground::new();
+    let a = ground.open("a").await;
+    let (url, listen) = (a.url.clone(), a.close().await);
+    let client = session(&url).await;
+    let body = async || -> String {
+        let sql = "SELECT prosrc FROM pg_proc WHERE oid = 'cellway.fence_check(text)'::regprocedure";
+        client.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let before = body().await;
+    let older =
+        "CREATE OR REPLACE FUNCTION cellway.fence_check(who text) RETURNS void LANGUAGE plpgsql AS 'BEGIN END'";
+    client.batch_execute(older).await.unwrap();
+    assert_ne!(body().await, before);
+    let _a = ground.try_open("a", &url, &listen).await.unwrap();
+    assert_eq!(body().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_agent_that_is_killed_goes_on_where_it_was() {
     let ground = Ground::new();
     let (a, b) = ground.pair().await;
