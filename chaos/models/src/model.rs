@@ -17,13 +17,22 @@ pub struct CellModel {
     pub bounds: Bounds,
     settled: Settled,
     desk: Arc<Desk>,
+    /// Actions that come to nothing are left out.
+    walked: bool,
 }
 
 impl CellModel {
     /// A configuration.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, settled: Settled::default(), desk: Arc::default() }
+        Self { bounds, settled: Settled::default(), desk: Arc::default(), walked: false }
+    }
+
+    /// A configuration for random walks. Stateright numbers the steps of a walk within what is left of a state's actions
+    /// once it has tried one that comes to nothing, and cannot tell such a walk again: here each action is a step.
+    #[must_use]
+    pub(crate) fn walked(bounds: Bounds) -> Self {
+        Self { walked: true, ..Self::new(bounds) }
     }
 }
 
@@ -37,6 +46,9 @@ impl Model for CellModel {
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
         world.actions(&self.bounds, actions);
+        if self.walked {
+            actions.retain(|action| world.after(&self.bounds, *action).is_some());
+        }
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
@@ -167,3 +179,30 @@ pub const REACHABLE: [(&str, Condition); 22] = [
             && Place::of(&world.ledger.record.owner) == Place::A
     }),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configurations::EVERYTHING;
+
+    #[test]
+    fn each_action_of_a_walk_is_a_step() {
+        let (all, walked) = (CellModel::new(EVERYTHING), CellModel::walked(EVERYTHING));
+        let mut world = walked.init_states().remove(0);
+        let mut nothing = 0;
+        for turn in 0..2_000 {
+            let (mut offered, mut steps) = (Vec::new(), Vec::new());
+            all.actions(&world, &mut offered);
+            walked.actions(&world, &mut steps);
+            nothing += offered.len() - steps.len();
+            let next = steps.iter().map(|action| walked.next_state(&world, *action));
+            let mut next: Vec<World> = next.map(|next| next.expect("it is a step")).collect();
+            assert_eq!(steps, offered.into_iter().filter(|action| steps.contains(action)).collect::<Vec<_>>());
+            world = match next.len() {
+                0 => walked.init_states().remove(0),
+                many => next.swap_remove(turn * 7_919 % many),
+            };
+        }
+        assert!(nothing > 0, "some of what may happen comes to nothing");
+    }
+}

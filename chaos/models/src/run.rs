@@ -74,7 +74,9 @@ pub fn check(bounds: Bounds, search: Search, threads: usize) -> Verdict {
 /// The same; `tell` hears now and then how many states there are so far.
 pub fn check_telling(bounds: Bounds, search: Search, threads: usize, tell: &mut dyn FnMut(usize)) -> Verdict {
     let begun = Instant::now();
-    let checker = CellModel::new(bounds).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let model =
+        if matches!(search, Search::Random { .. }) { CellModel::walked(bounds) } else { CellModel::new(bounds) };
+    let checker = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     match search {
         Search::Exhaustive => verdict(end(checker.spawn_dfs(), tell), begun, usize::MAX),
         Search::Shortest => verdict(end(checker.spawn_bfs(), tell), begun, usize::MAX),

@@ -39,9 +39,12 @@ const READERS: usize = 48;
 const SILENCE: Duration = Duration::from_secs(30);
 const ASK_AFTER: Duration = Duration::from_secs(10);
 const ASK_EVERY: Duration = Duration::from_secs(5);
-/// The form of values, and where names are looked for.
+/// The form of values, where names are looked for, and that the server, too, gives up a connection of which it hears
+/// nothing: it would keep the locks of a session for hours that its agent has given up.
 const SETTINGS: &str = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 \
-                        -c bytea_output=hex -c search_path=pg_catalog -c lc_monetary=C -c client_encoding=UTF8";
+                        -c bytea_output=hex -c search_path=pg_catalog -c lc_monetary=C -c client_encoding=UTF8 \
+                        -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 \
+                        -c tcp_user_timeout=30000";
 /// Whoever asks for less in the database's address has asked for it.
 const DURABLE: &str = "synchronous_commit";
 

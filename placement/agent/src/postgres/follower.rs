@@ -313,7 +313,8 @@ impl Copy<'_> {
             cell.advance_sequence(&catalogue, sequence).await?;
         }
         if cut.all_rows {
-            let client = self.cell.database.reader().await?;
+            // Within a hold: it waits for nobody's copy, and a tenant has no more than one.
+            let client = self.cell.database.connect().await?;
             backfill::begin(&client).await?;
             self.cell.tasks.spawn(async move {
                 let summed = cell.stop.run_until_cancelled(digest::of_all(&client, &catalogue, &tenant.id, uid));

@@ -63,7 +63,7 @@ pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Databas
 
 /// With what the functions are by now: an older version that ran in between has put its own back, and has not said so.
 async fn with_functions(transaction: &Transaction<'_>, digest: &str) -> Result<String, Fault> {
-    let sql = "SELECT coalesce(md5(string_agg(p.proname || p.prosrc, '' ORDER BY p.oid)), '') FROM pg_proc p \
+    let sql = "SELECT encode(sha256(convert_to(coalesce(string_agg(p.proname || p.prosrc, '' ORDER BY p.oid), ''), 'UTF8')), 'hex') FROM pg_proc p \
                JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'cellway'";
     let functions: String = transaction.query_one(sql, &[]).await?.get(0);
     Ok(format!("{digest} {functions}"))

@@ -17,6 +17,10 @@ const AGENT_LOCK: i64 = 0x0063_656c_6c61_6774;
 /// A stopped agent's session may end a moment after it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Whoever asks whether the lock is held does not wait for longer behind what is said in its session.
+const ASKED_MAX: Duration = Duration::from_secs(3);
+/// What is said in the lock's session waits no longer for others, and lasts no longer.
+const SAYING: &str = "SET lock_timeout = '5s'; SET statement_timeout = '60s'";
 
 /// The lock that says that an agent runs on this database.
 pub(crate) async fn keep(database: &Database) -> Result<Client, Fault> {
@@ -55,17 +59,27 @@ impl Keeper {
     pub(crate) async fn say(&self, sql: &str) -> Result<(), Fault> {
         let client = self.client.lock().await;
         let lost = || Fault::new("DATABASE_UNREACHABLE", "the session that holds the agent's lock is gone");
-        Ok(client.as_ref().ok_or_else(lost)?.batch_execute(sql).await?)
+        let client = client.as_ref().ok_or_else(lost)?;
+        client.batch_execute(SAYING).await?;
+        Ok(client.batch_execute(sql).await?)
     }
 
     /// Whether the lock is held at this moment. Whatever was said in an earlier session of the lock is over then, and to be seen.
     pub(crate) async fn holds(&self) -> Result<(), Fault> {
-        self.say("SELECT 1").await
+        let asked = tokio::time::timeout(ASKED_MAX, self.say("SELECT 1")).await;
+        asked.unwrap_or_else(|_| {
+            let reason =
+                "another database of this cell is being made or dropped, and that takes long: it is tried again";
+            Err(Fault::new("BUSY", reason))
+        })
     }
 
     /// Lets go of the lock.
     pub(crate) async fn release(&self) {
-        drop(self.client.lock().await.take());
+        // The session of a statement that lasts ends with the process.
+        if let Ok(mut client) = tokio::time::timeout(ASKED_MAX, self.client.lock()).await {
+            drop(client.take());
+        }
     }
 
     /// Returns when the session has ended.
@@ -93,11 +107,15 @@ impl Keeper {
 
     /// What another agent has done meanwhile, this one does not know.
     async fn again(&self, database: &Database) -> Result<Client, Fault> {
-        let client = keep(database).await?;
+        let client = database.connect().await?;
+        let locked = lock(&client).await;
         let row = client.query_opt("SELECT generation FROM cellway.agent", &[]).await?;
         let found = row.map(|row| row.get::<_, i64>(0));
         if found == Some(to_db(self.incarnation.get())) {
-            return Ok(client);
+            // Nobody else has run here: it is this agent's own last session that the server has not ended yet.
+            let reason =
+                "the session that held the agent's lock has not ended at the server yet: it is tried again";
+            return locked.map(|()| client).map_err(|_| Fault::new("AGENT_LOCKED", reason));
         }
         let found = found.map_or_else(|| "no".to_owned(), |found| from_db(found).to_string());
         let reason = format!(

@@ -147,10 +147,10 @@ impl Databases {
         let inside = looking::read(&client, &row.tenant).await?;
         match (inside.beside(&home.here, row), row.stage) {
             (Standing::Newer, _) => return Err(opening()),
+            (Standing::Other(whose), _) => return Err(present(&row.name, &whose)),
             // Nobody but this agent has made it.
             (Standing::Same, _) | (_, Stage::Making) => {}
             (Standing::Bare, _) => return Err(restored(row, "has no records of this cell any more")),
-            (Standing::Other(whose), _) => return Err(present(&row.name, &whose)),
             (Standing::Older(what), _) => return Err(restored(row, &what)),
         }
         if let Some(role) = inside.has_grant() {

@@ -151,6 +151,11 @@ impl Inside {
         }
     }
 
+    /// It says that an agent is in it, and not whose.
+    pub(super) fn is_unread(&self) -> bool {
+        self.owner == Owner::Stranger
+    }
+
     /// Whether it is the one that the registry means.
     pub(super) fn is_it(&self, row: &Row) -> bool {
         row.oid.is_none_or(|oid| oid == self.oid)

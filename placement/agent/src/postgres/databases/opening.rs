@@ -172,6 +172,11 @@ impl Databases {
         let client = database.connect().await.map_err(|fault| named(fault.into()))?;
         let inside = looking::read(&client, &row.tenant).await.map_err(named)?;
         drop(client);
+        if inside.is_unread() {
+            // It may be the tenant's, made by another role or written by another version.
+            let whose = "what its schema cellway says cannot be read: let the agent's role read it";
+            return Err(named(looking::present(&row.name, whose)));
+        }
         // One that was put back under the name of a tenant that has left has no more than what the home knows.
         if inside.beside(&home.here, row) != Standing::Newer {
             slot.set(State::Nothing);
