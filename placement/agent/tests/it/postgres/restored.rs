@@ -243,6 +243,31 @@ async fn a_database_of_the_pattern_that_cannot_be_looked_into_is_not_passed_by()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_records_cannot_be_read_is_neither_passed_by_nor_dropped() {
+    let ground = Ground::new();
+    let a = ground.open_each("a", ONE).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let (url, inside) = (a.url.clone(), a.session().await);
+    let mut listen = a.close().await;
+    // As another version may have it.
+    inside.batch_execute("ALTER TABLE cellway.agent RENAME COLUMN layout TO shape").await.unwrap();
+    for put_back in [
+        "UPDATE cellway.databases SET stage = 'making', number = 0, control = NULL",
+        "DELETE FROM cellway.databases",
+    ] {
+        session(&url).await.batch_execute(put_back).await.unwrap();
+        let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+        is_unopened(&ground, &a).await;
+        assert!(has_database(&a).await, "{put_back}");
+        listen = a.close().await;
+    }
+    inside.batch_execute("ALTER TABLE cellway.agent RENAME COLUMN shape TO layout").await.unwrap();
+    let a = ground.reopen_each("a", &url, &listen).await.unwrap();
+    is_served(&ground, &a).await;
+    assert_eq!(ground.pool.held(&a.agent).await.unwrap().1.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_crashes_in_the_middle_of_a_move_has_its_databases_opened_again() {
     let ground = Ground::new();
     let server = super::server::Own::start("").await;
