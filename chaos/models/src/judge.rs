@@ -143,3 +143,34 @@ fn judge_copies(world: &World, broken: &mut Broken) {
         broken.note(I12);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cell_model::Digest;
+    use cell_model::invariants::Role;
+
+    use super::*;
+    use crate::configurations::EVERYTHING;
+    use crate::{Cell, Desk};
+
+    /// Found by a random walk: a tenant was taken over and its old owner's copy let go of, and before that was gone the next
+    /// move went back there.
+    #[test]
+    fn what_an_earlier_move_has_left_at_the_target_is_not_compared_and_what_this_one_makes_is() {
+        let world = World::first(&EVERYTHING, &Arc::<Desk>::default());
+        let record = &world.ledger.record;
+        let movement = record.movement.as_ref().expect("it begins with a move");
+        let from = Cell::owner().sight(movement.from().clone(), Uid(1));
+        let other = Digest { rows: 7, sum: 7 };
+        let to = |role, works_for| {
+            let mut to = Cell::owner().sight(movement.to().clone(), Uid(1));
+            (to.role, to.works_for, to.digest) = (role, works_for, Some(other));
+            check(record, &[from.clone(), to]).into_iter().map(|broken| broken.id).collect::<Vec<_>>()
+        };
+        assert_eq!(to(Role::Redirect, None), [""; 0]);
+        assert_eq!(to(Role::Redirect, Some(movement.id)), ["I6"], "on the way back the old owner follows");
+        assert_eq!(to(Role::Importing, Some(movement.id)), ["I6"]);
+    }
+}

@@ -175,9 +175,14 @@ fn check_cutover(record: &TenantRecord, cells: &[CellSight]) -> Vec<Violation> {
     {
         broken("I4", format!("{} is fenced at {}, S* is {}", from.cell, from.last_seq, sealed.seq));
     }
+    // What an earlier move, or a takeover, has left at the target is no copy of this one until it begins anew there.
+    let is_of_this_move = |sight: &CellSight| {
+        !matches!(sight.role, Role::None | Role::Redirect) || sight.works_for == Some(movement.id)
+    };
     if let (Some(from), Some(to)) = (from, to)
         && from.complete
         && to.complete
+        && is_of_this_move(to)
         && from.last_seq == to.last_seq
         && let (Some(ours), Some(theirs)) = (from.digest, to.digest)
         && ours != theirs
