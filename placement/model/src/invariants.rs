@@ -176,9 +176,7 @@ fn check_cutover(record: &TenantRecord, cells: &[CellSight]) -> Vec<Violation> {
         broken("I4", format!("{} is fenced at {}, S* is {}", from.cell, from.last_seq, sealed.seq));
     }
     // What an earlier move, or a takeover, has left at the target is no copy of this one until it begins anew there.
-    let is_of_this_move = |sight: &CellSight| {
-        !matches!(sight.role, Role::None | Role::Redirect) || sight.works_for == Some(movement.id)
-    };
+    let is_of_this_move = |sight: &CellSight| sight.role != Role::Redirect || sight.works_for == Some(movement.id);
     if let (Some(from), Some(to)) = (from, to)
         && from.complete
         && to.complete

@@ -134,9 +134,14 @@ fn plans(figures: &mut Figures, fleet: &Fleet, ring: &HomeRing, name: &str) {
         }
         if moves_max == one_per_cent {
             let gap = quality.gap * 100.0;
-            figures.add(Figure::free(measure("gap to the bound of any number of moves"), "%", gap));
+            figures.add(Figure::at_most(
+                measure("gap to the bound of any number of moves"),
+                "%",
+                gap,
+                Some(2.0),
+                None,
+            ));
             let least = (quality.hottest_after / quality.lower_bound_of_moves - 1.0) * 100.0;
-            // No plan of so many moves gets below this one, so none gets nearer to the other.
             figures.add(Figure::at_most(measure("gap to the bound of so many moves"), "%", least, Some(2.0), None));
         }
     }
