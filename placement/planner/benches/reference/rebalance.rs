@@ -2,6 +2,7 @@
 //! which gets the same start, the same cap and a minute.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -105,8 +106,7 @@ fn python() -> Result<String, String> {
     let is_done = |command: &mut Command| runs(command).is_ok_and(|status| status.success());
     if !is_done(Command::new(&python).args(["-c", "import rebalancer"])) {
         let new_enough = "import sys, venv; sys.exit(sys.version_info < (3, 12))";
-        let known = ["python3", "python3.14", "python3.13", "python3.12"];
-        let base = known.into_iter().find(|name| is_done(Command::new(name).args(["-c", new_enough])));
+        let base = pythons().into_iter().find(|path| is_done(Command::new(path).args(["-c", new_enough])));
         let base = base.ok_or_else(|| format!("no Python 3.12 is here; install one, or name one in {PYTHON}"))?;
         let made = is_done(Command::new(base).args(["-m", "venv"]).arg(&home))
             && is_done(Command::new(&python).args(["-m", "pip", "install", "--quiet", PEER]));
@@ -115,6 +115,15 @@ fn python() -> Result<String, String> {
         }
     }
     Ok(python.display().to_string())
+}
+
+/// Where a Python may be: on the path, or among those that pyenv keeps, whose names on the path are silent about most of them.
+fn pythons() -> Vec<PathBuf> {
+    let on_path = ["python3", "python3.14", "python3.13", "python3.12"].map(PathBuf::from);
+    let pyenv =
+        std::env::var_os("PYENV_ROOT").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".pyenv")));
+    let kept = pyenv.and_then(|root| std::fs::read_dir(root.join("versions")).ok()).into_iter().flatten().flatten();
+    on_path.into_iter().chain(kept.map(|version| version.path().join("bin/python3"))).collect()
 }
 
 /// Runs the peer on the same start; gives where it has put the tenants, its seconds and its moves.

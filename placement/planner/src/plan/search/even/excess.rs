@@ -33,6 +33,8 @@ pub(super) struct Stand {
     pub(super) variance: Rough,
     /// By block: how full it is where it is fullest.
     fullest: [f32; BLOCKS],
+    /// The blocks, the fullest first: too much is seen early.
+    order: [usize; BLOCKS],
 }
 
 /// The deviations of one spike cluster on a cell, and twice the risk.
@@ -68,7 +70,10 @@ impl Stand {
 
     fn new(mean: Rough, variance: Rough, inverse: &Inverse) -> Self {
         let share = |dim: usize| (mean[dim] + variance[dim].sqrt()) * inverse[dim / HOURS];
-        Self { fullest: largest(share), mean, variance }
+        let fullest = largest(share);
+        let mut order = std::array::from_fn(|block| block);
+        order.sort_unstable_by(|&a, &b| fullest[b].total_cmp(&fullest[a]).then(a.cmp(&b)));
+        Self { fullest, order, mean, variance }
     }
 
     /// The same cell with that change.
@@ -94,7 +99,7 @@ impl Stand {
     /// What it has above the level with that change; anything above `most` where it is more than that.
     pub(super) fn excess_with(&self, change: Change<'_>, inverse: &Inverse, level: f32, most: f32) -> f32 {
         let mut sum = 0.0;
-        for block in 0..BLOCKS {
+        for block in self.order {
             let factor = inverse[block * RESOURCES / BLOCKS];
             // A root of a sum is at most the sum of the roots, within a cluster as well.
             let more = if change.sign > 0.0 { factor * change.weight.most[block] } else { 0.0 };

@@ -3,6 +3,8 @@
 //! Looking changes nothing, so several cells are looked at together, on as many threads as there are; what is found is
 //! made one after the other. How many cells that are does not depend on the threads, so neither does the plan.
 
+use std::collections::BTreeMap;
+
 use super::excess::{Change, positive};
 use super::{Evening, NOTHING};
 use crate::filter::Wish;
@@ -149,16 +151,18 @@ impl Evening<'_, '_> {
             weight.mean[hottest] + weight.deviation[hottest] * weight.deviation[hottest] / (2.0 * root)
         };
         let mut best = NOTHING;
+        // Most partners are those of several tenants, and what their tenants take is far away in memory.
+        let mut weighed: BTreeMap<CellIx, Vec<(f32, usize)>> = BTreeMap::new();
         for &(_, index) in leaving.iter().take(PAIRED_MAX) {
+            let heavier = weighs(index);
             let without = self.board.stand(cell).with(self.change(cell, index, -1.0), inverse);
             for partner in self.partners(cell, index, more) {
                 let at = partner.index();
                 let (there, level) = (&self.board.inverse[at], self.board.settle[at]);
                 let with = self.board.stand(partner).with(self.change(partner, index, 1.0), there);
-                for &other in &self.on[at] {
-                    if weighs(other) >= weighs(index)
-                        || !self.affords(&[(index, Some(partner)), (other, Some(cell))])
-                    {
+                let others = || self.on[at].iter().map(|&other| (weighs(other), other)).collect();
+                for &(weight, other) in &*weighed.entry(partner).or_insert_with(others) {
+                    if weight >= heavier || !self.affords(&[(index, Some(partner)), (other, Some(cell))]) {
                         continue;
                     }
                     let both = own + self.board.excess[at] - best;
