@@ -1,21 +1,22 @@
 //! How many requests a cell may have at once, found out by watching what they take (after the gradient controllers of
-//! Netflix, Envoy and Uber's Cinnamon).
+//! Netflix and Envoy, and the probes of BBR).
 //!
-//! The *baseline* is what an answer takes while the cell is not pressed. Where answers take more than half as long again
-//! plus the slack, requests are queueing in the cell: the limit falls, and they queue here, where the order is fair. Where
-//! the limit is used up and answers are still quick, it rises.
+//! The *baseline* is what an answer takes where nothing waits in the cell. Answers that take `r` times as long say, by
+//! Little's law, that the cell works at 1/r of what it has. It gets that, and a little more so that it never runs dry; the
+//! rest waits here, where the order is fair:
 //!
 //! ```text
-//! Rising ──first pressed window──► Steady ──probe due and pressed──► Settling ──► Probing ──► Steady
-//!  doubles while it is used up      grows by steps,          limit halved; what was         the mean of a whole
-//!                                   shrinks by gradient      in the cell runs out           window is the baseline
+//! wanted = in flight × bearable / mean + headroom
+//!
+//! Rising ──answers take longer──► Steady ──due, or the limit has sunk──► Settling ──► Probing ──► Steady, or Rising
+//!  doubles while it is used up     half of the way to                    half of what was in flight: what waits in the
+//!                                  what is wanted, each window           cell runs out, then a window is measured
 //! ```
-//! Without the probe a cell that answers slower for good (heavier requests) would be throttled for ever, and one that was
-//! measured while it was pressed would never be relieved.
+//! That answers take longer says only that the cell is slower, or that it has too much. A probe tells which: at half of the
+//! requests they take half as long where they had waited, and as long as before where the work is what takes longer. So the
+//! limit sinks by a quarter at the most until a probe has shown that it may.
 
 use std::time::Duration;
-
-use crate::moment::Moment;
 
 /// Bounds of the limit and what counts as pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub(crate) struct LimitRange {
     pub(crate) initial: u32,
     pub(crate) min: u32,
     pub(crate) max: u32,
-    /// This much more than half as long again is no sign of anything.
+    /// Waiting in the cell up to this long is no sign of anything.
     pub(crate) slack: Duration,
 }
 
@@ -33,31 +34,58 @@ pub(crate) struct Window {
     pub(crate) answers: u64,
     /// Of those that were answered.
     pub(crate) mean: Duration,
-    /// The quickest of them.
-    pub(crate) quickest: Duration,
     /// Requests that the cell did not answer in time.
     pub(crate) timeouts: u64,
     /// The most that were there at once.
     pub(crate) in_flight_peak: u32,
+    /// Requests that found no room at once.
+    pub(crate) crowded: u64,
 }
 
-/// How often the baseline is measured anew, where the cell is pressed.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-const TOLERANCE: f64 = 1.5;
-const GRADIENT_MIN: f64 = 0.5;
-/// How much of a change is made in one window.
-const SMOOTHING: f64 = 0.5;
-const BASELINE_SMOOTHING: f64 = 0.1;
+/// A window lasts at least so long, and where only something has to begin or to end, so long.
+const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW_BRIEF: Duration = Duration::from_millis(20);
+/// Answers of a window were sent in it or in the one before: it lasts as long as one takes. But no longer than this.
+const WINDOW_LONGEST: Duration = Duration::from_secs(5);
+/// Windows from one probe to the next where the cell is used up, and at the least.
+const PROBE_INTERVAL: u32 = 100;
+const PROBE_PAUSE: u32 = 10;
+/// Answers may take this many times the baseline.
+const TOLERANCE: f64 = 1.15;
+/// Beyond that the cell gets a third of a root more: what chance alone makes wait in it grows with the root.
+const HEADROOM: f64 = 1.0 / 3.0;
+/// What one window changes, of what it asks for.
+const STEP: f64 = 0.5;
+/// To this part of the highest since the last probe the limit may sink without another.
+const UNPROVEN_MIN: f64 = 0.75;
+/// Windows until everything that had been sent before is gone, at the most: half of what an answer takes each.
+const SETTLING_WINDOWS_MAX: u32 = 8;
+/// Half of the requests took this part of the time, or less: they had waited.
+const WAITED: f64 = 0.7;
+/// Measured within this factor of the baseline, both are right by half; beyond, it has changed.
+const NEAR: f64 = 1.5;
+/// From one window to the next answers take the same, within this factor: they say what the limit does.
+const STEADY: f64 = 1.25;
+const CALM_SMOOTHING: f64 = 0.1;
 const AFTER_TIMEOUTS: f64 = 0.9;
-/// A limit that is used to this part is used up.
+/// A limit that is used to this part may rise. Where it is used to this part or less, nothing waits in the cell.
 const USED_UP: f64 = 0.8;
+const CALM: f64 = 0.5;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What answers took, in seconds, with so many in flight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Seen {
+    in_flight: f64,
+    mean: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Rising,
     Steady,
-    Settling,
-    Probing,
+    /// What was seen before. So many of those that were there then may still be there, and for so many windows it may last.
+    Settling(Seen, f64, u32),
+    Probing(Seen),
 }
 
 /// The controller of one cell. Pure: windows in, limit out.
@@ -65,186 +93,193 @@ enum Phase {
 pub(crate) struct Adaptive {
     range: LimitRange,
     limit: f64,
+    /// The highest limit since the last probe.
+    highest: f64,
+    /// What an answer takes while nothing waits, in seconds.
     baseline: Option<f64>,
+    /// A probe has measured it.
+    is_proven: bool,
     phase: Phase,
-    probe_due: Moment,
+    windows_since_probe: u32,
+    /// In the last window the limit was used up, and was what it is.
+    was_used_up: bool,
+    /// Half of its requests had to wait.
+    was_short: bool,
+    mean: Duration,
 }
 
 impl Adaptive {
-    pub(crate) fn new(range: LimitRange, now: Moment) -> Self {
+    pub(crate) fn new(range: LimitRange) -> Self {
         let limit = f64::from(range.initial.clamp(range.min, range.max));
-        Self { range, limit, baseline: None, phase: Phase::Rising, probe_due: now.after(PROBE_INTERVAL) }
+        Self {
+            range,
+            limit,
+            highest: limit,
+            baseline: None,
+            is_proven: false,
+            phase: Phase::Rising,
+            windows_since_probe: PROBE_INTERVAL,
+            was_used_up: false,
+            was_short: false,
+            mean: Duration::ZERO,
+        }
     }
 
     pub(crate) fn set_range(&mut self, range: LimitRange) {
         self.range = range;
-        self.limit = self.limit.clamp(f64::from(range.min), f64::from(range.max));
+        self.limit = self.within_range(self.limit);
+        self.highest = self.limit;
+    }
+
+    fn within_range(&self, limit: f64) -> f64 {
+        limit.clamp(f64::from(self.range.min), f64::from(self.range.max))
     }
 
     /// The limit to go by until the next window.
-    #[expect(clippy::cast_possible_truncation, reason = "clamped to u32s")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32s")]
     pub(crate) fn limit(&self) -> u32 {
-        let probing = matches!(self.phase, Phase::Settling | Phase::Probing);
-        let limit = if probing { self.limit / 2.0 } else { self.limit };
-        (limit as u32).clamp(self.range.min, self.range.max)
+        let limit = match self.phase {
+            Phase::Rising | Phase::Steady => self.limit,
+            Phase::Settling(before, ..) | Phase::Probing(before) => before.in_flight / 2.0,
+        };
+        self.within_range(limit) as u32
     }
 
-    /// What an answer takes while the cell is not pressed.
+    /// How long the next window has to last, at the least.
+    pub(crate) fn window(&self) -> Duration {
+        let longer = self.mean.min(WINDOW_LONGEST);
+        match self.phase {
+            Phase::Settling(..) => WINDOW_BRIEF.max(longer / 2),
+            Phase::Rising => WINDOW_BRIEF.max(longer),
+            Phase::Steady | Phase::Probing(_) => WINDOW.max(longer),
+        }
+    }
+
+    /// What an answer takes while nothing waits in the cell.
     pub(crate) fn baseline(&self) -> Option<Duration> {
         self.baseline.map(Duration::from_secs_f64)
     }
 
     /// A window is over.
-    pub(crate) fn observe(&mut self, window: Window, now: Moment) {
-        let mean = window.mean.as_secs_f64();
-        match self.phase {
-            Phase::Settling => self.phase = Phase::Probing,
-            Phase::Probing => {
-                if window.answers > 0 {
-                    self.baseline = Some(mean);
-                }
-                self.phase = Phase::Steady;
-                self.probe_due = now.after(PROBE_INTERVAL);
-            }
-            Phase::Rising | Phase::Steady => self.adjust(window, mean, now),
+    pub(crate) fn observe(&mut self, window: Window) {
+        let last_mean = self.mean.as_secs_f64();
+        if window.answers > 0 {
+            self.mean = window.mean;
         }
-        self.limit = self.limit.clamp(f64::from(self.range.min), f64::from(self.range.max));
+        match self.phase {
+            Phase::Settling(before, left, windows) => {
+                let left = left - window.answers as f64;
+                let settled = left <= 0.0 || windows <= 1;
+                self.phase =
+                    if settled { Phase::Probing(before) } else { Phase::Settling(before, left, windows - 1) };
+            }
+            Phase::Probing(before) => self.conclude(before, window),
+            Phase::Rising | Phase::Steady => self.adjust(window, last_mean),
+        }
+        self.limit = self.within_range(self.limit);
+        self.highest = self.highest.max(self.limit);
     }
 
-    fn adjust(&mut self, window: Window, mean: f64, now: Moment) {
+    fn adjust(&mut self, window: Window, last_mean: f64) {
         if window.timeouts > 0 {
             self.phase = Phase::Steady;
             self.limit *= AFTER_TIMEOUTS;
+            self.highest = self.limit;
         }
         if window.answers == 0 {
             return;
         }
+        self.windows_since_probe = self.windows_since_probe.saturating_add(1);
+        let (mean, in_flight) = (window.mean.as_secs_f64().max(1e-9), f64::from(window.in_flight_peak));
+        let used_up = in_flight >= f64::from(self.limit()) * USED_UP;
         let baseline = match self.baseline {
-            // Half of the limit or less: what a probe would bring about is so already.
-            Some(_) if f64::from(window.in_flight_peak) <= self.limit / 2.0 => {
-                self.baseline.map_or(mean, |held| held + (mean - held) * BASELINE_SMOOTHING)
-            }
-            // Nothing is known yet: the cell may be pressed already.
-            None => window.quickest.as_secs_f64(),
-            Some(held) if mean < held => held + (mean - held) * BASELINE_SMOOTHING,
+            None => mean,
+            Some(held) if in_flight <= self.limit * CALM => held + (mean - held) * CALM_SMOOTHING,
             Some(held) => held,
         };
         self.baseline = Some(baseline);
-        let bearable = baseline * TOLERANCE + self.range.slack.as_secs_f64();
-        if mean > bearable {
-            let gradient = (bearable / mean).max(GRADIENT_MIN);
-            self.limit *= 1.0 - SMOOTHING * (1.0 - gradient);
-            let at_bottom = self.limit <= f64::from(self.range.min);
-            self.phase = if now >= self.probe_due || at_bottom { Phase::Settling } else { Phase::Steady };
-        } else if f64::from(window.in_flight_peak) >= self.limit * USED_UP {
-            let at_ease = mean <= (baseline + bearable) / 2.0;
-            self.limit = match self.phase {
-                Phase::Rising if at_ease => self.limit * 2.0,
-                _ => self.limit + (self.limit.sqrt() / 2.0).max(1.0),
-            };
-            if !at_ease && self.phase == Phase::Rising {
-                self.phase = Phase::Steady;
+        let is_pressed = mean > self.bearable(baseline);
+        if self.phase == Phase::Rising && !is_pressed {
+            // Its answers have been measured while it was used up: those of the window before were sent before that.
+            let has_been = std::mem::replace(&mut self.was_used_up, used_up);
+            if used_up && has_been {
+                self.limit *= 2.0;
+                self.was_used_up = false;
             }
-            if self.phase == Phase::Steady && now >= self.probe_due && mean > baseline * 1.2 {
-                self.phase = Phase::Settling;
+            return;
+        }
+        self.phase = Phase::Steady;
+        // Half of them had to wait, in this window and in the one before: that is no chance.
+        let crowded = window.crowded * 2 >= window.answers;
+        let is_short = std::mem::replace(&mut self.was_short, crowded) && crowded;
+        let seen = Seen { in_flight, mean };
+        let change = (self.wanted(seen, baseline) - self.limit) * STEP;
+        if (change > 0.0 && used_up) || is_short {
+            self.limit += change;
+        }
+        let lowest = self.highest * UNPROVEN_MIN;
+        let has_sunk = self.limit < lowest && self.windows_since_probe >= PROBE_PAUSE;
+        let is_due = is_short && is_pressed && self.windows_since_probe >= PROBE_INTERVAL;
+        self.limit = self.limit.max(lowest);
+        let is_steady = (1.0 / STEADY..=STEADY).contains(&(mean / last_mean));
+        if (has_sunk || is_due) && is_steady {
+            if in_flight > f64::from(self.range.min) {
+                self.phase = Phase::Settling(seen, in_flight, SETTLING_WINDOWS_MAX);
+            } else {
+                // There is no less to try: what waits at the least limit does not count.
+                self.learn(mean, true);
             }
         }
+    }
+
+    /// A probe is over.
+    fn conclude(&mut self, before: Seen, window: Window) {
+        self.phase = Phase::Steady;
+        self.windows_since_probe = 0;
+        if window.answers == 0 {
+            return;
+        }
+        let mean = window.mean.as_secs_f64().max(1e-9);
+        let have_waited = mean <= before.mean * WAITED;
+        let baseline = self.learn(mean, !have_waited);
+        self.is_proven = true;
+        if have_waited {
+            // At half of it some may still have waited.
+            self.windows_since_probe = PROBE_INTERVAL - PROBE_PAUSE;
+        } else if before.mean <= self.bearable(mean) {
+            // With all of it nothing has.
+            self.phase = Phase::Rising;
+            self.was_used_up = false;
+        }
+        self.limit = self.wanted(before, baseline);
+        self.highest = self.limit;
+    }
+
+    /// Takes what answers have taken with few in flight into the baseline. `is_all`: none of that was waiting.
+    fn learn(&mut self, mean: f64, is_all: bool) -> f64 {
+        let held = self.baseline.unwrap_or(mean);
+        let learned = match mean / held {
+            near if self.is_proven && (1.0 / NEAR..=NEAR).contains(&near) => f64::midpoint(held, mean),
+            _ if is_all => mean,
+            _ => mean.min(held * NEAR),
+        };
+        self.baseline = Some(learned);
+        learned
+    }
+
+    /// What an answer may take.
+    fn bearable(&self, baseline: f64) -> f64 {
+        (baseline * TOLERANCE).max(baseline + self.range.slack.as_secs_f64())
+    }
+
+    /// What the cell can work at, and the headroom, by what answers took with so many in flight.
+    fn wanted(&self, seen: Seen, baseline: f64) -> f64 {
+        let part = self.bearable(baseline) / seen.mean;
+        seen.in_flight * part.min(TOLERANCE) + (self.limit.sqrt() * HEADROOM).max(1.0)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const RANGE: LimitRange = LimitRange { initial: 64, min: 8, max: 4_096, slack: Duration::from_millis(5) };
-    const WINDOW: Duration = Duration::from_millis(100);
-
-    /// A cell that serves so many at once, each for so long, with as much demand as the limit lets in: by Little's law.
-    fn pressed(limit: u32, places: u32, service: Duration) -> Window {
-        let waits = f64::from(limit.max(places)) / f64::from(places);
-        let mean = service.mul_f64(waits);
-        Window { answers: 50, mean, quickest: mean, timeouts: 0, in_flight_peak: limit }
-    }
-
-    fn run(
-        adaptive: &mut Adaptive,
-        from: Moment,
-        windows: u32,
-        places: u32,
-        service: Duration,
-    ) -> (Moment, Vec<u32>) {
-        let mut now = from;
-        let limits = (0..windows).map(|_| {
-            now = now.after(WINDOW);
-            adaptive.observe(pressed(adaptive.limit(), places, service), now);
-            adaptive.limit()
-        });
-        let limits = limits.collect();
-        (now, limits)
-    }
-
-    #[test]
-    fn under_twice_the_load_the_limit_settles_a_little_above_what_the_cell_can_do() {
-        let mut adaptive = Adaptive::new(RANGE, Moment(0));
-        let calm = Window { answers: 50, mean: Duration::from_millis(20), in_flight_peak: 5, ..Window::default() };
-        adaptive.observe(calm, Moment(1));
-        let (_, limits) = run(&mut adaptive, Moment(0), 600, 10, Duration::from_millis(20));
-        let settled = &limits[30..];
-        assert!(settled.iter().all(|limit| (8..=26).contains(limit)), "{settled:?}");
-        let mean = settled.iter().sum::<u32>() as f64 / settled.len() as f64;
-        assert!((12.0..20.0).contains(&mean), "{mean}");
-    }
-
-    #[test]
-    fn a_baseline_that_was_measured_under_pressure_is_corrected_by_probes() {
-        let mut adaptive = Adaptive::new(RANGE, Moment(0));
-        // Nothing calm was ever seen: the first window says 128 ms.
-        let (_, limits) = run(&mut adaptive, Moment(0), 1_200, 10, Duration::from_millis(20));
-        assert!(limits[1_000..].iter().all(|limit| *limit <= 30), "{:?}", &limits[1_000..]);
-    }
-
-    #[test]
-    fn a_cell_that_has_become_slower_for_good_is_not_throttled_for_ever() {
-        let mut adaptive = Adaptive::new(RANGE, Moment(0));
-        let (now, _) = run(&mut adaptive, Moment(0), 50, 1_000, Duration::from_millis(10));
-        let (_, limits) = run(&mut adaptive, now, 400, 1_000, Duration::from_millis(80));
-        assert!(*limits.last().unwrap() > 100, "{limits:?}");
-    }
-
-    #[test]
-    fn timeouts_lower_the_limit_although_nothing_was_answered() {
-        let mut adaptive = Adaptive::new(RANGE, Moment(0));
-        for n in 0..50 {
-            let window = Window { timeouts: 1, in_flight_peak: 64, ..Window::default() };
-            adaptive.observe(window, Moment(n));
-        }
-        assert_eq!(adaptive.limit(), RANGE.min);
-    }
-
-    #[test]
-    fn a_limit_that_nobody_uses_up_does_not_grow() {
-        let mut adaptive = Adaptive::new(RANGE, Moment(0));
-        for n in 0..50 {
-            let window =
-                Window { answers: 9, mean: Duration::from_millis(2), in_flight_peak: 3, ..Window::default() };
-            adaptive.observe(window, Moment(n));
-        }
-        assert_eq!(adaptive.limit(), RANGE.initial);
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_seen_the_limit_stays_within_its_bounds(
-            seen in proptest::collection::vec((0..100_u64, 0..3_000_u64, 0..3_u64, 0..9_000_u32), 1..300),
-        ) {
-            let mut adaptive = Adaptive::new(RANGE, Moment(0));
-            for (n, (answers, ms, timeouts, in_flight_peak)) in (0..).zip(seen) {
-                let mean = Duration::from_millis(ms);
-                adaptive.observe(Window { answers, mean, quickest: mean / 3, timeouts, in_flight_peak }, Moment::from_millis(n * 100));
-                prop_assert!((RANGE.min..=RANGE.max).contains(&adaptive.limit()));
-            }
-        }
-    }
-}
+mod simulation;
+#[cfg(test)]
+mod tests;

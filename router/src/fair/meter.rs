@@ -8,19 +8,20 @@ use std::time::Duration;
 use super::adaptive::{Adaptive, LimitRange, Window};
 use crate::moment::{Moment, nanos};
 
-/// A window is at least so long and has at least so many answers, or is this many times as long.
-const WINDOW: Duration = Duration::from_millis(100);
+/// A window has at least so many answers, or lasts so long.
 const WINDOW_ANSWERS_MIN: u64 = 10;
-const WINDOW_LONGEST: u64 = 10;
+const WINDOW_SPARSE: Duration = Duration::from_secs(1);
 
 /// What is seen of the cell since the last window.
 pub(super) struct Meter {
     taken_nanos: AtomicU64,
-    quickest_nanos: AtomicU64,
     answers: AtomicU64,
     timeouts: AtomicU64,
+    crowded: AtomicU64,
     in_flight_peak: AtomicU64,
     began_nanos: AtomicU64,
+    /// How long the window has to last.
+    lasts_nanos: AtomicU64,
     mean_nanos: AtomicU64,
     adaptive: Mutex<Adaptive>,
 }
@@ -29,11 +30,12 @@ impl Meter {
     pub(super) fn new(adaptive: Adaptive, now: Moment) -> Self {
         Self {
             taken_nanos: AtomicU64::new(0),
-            quickest_nanos: AtomicU64::new(u64::MAX),
             answers: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
+            crowded: AtomicU64::new(0),
             in_flight_peak: AtomicU64::new(0),
             began_nanos: AtomicU64::new(now.0),
+            lasts_nanos: AtomicU64::new(nanos(adaptive.window())),
             mean_nanos: AtomicU64::new(0),
             adaptive: Mutex::new(adaptive),
         }
@@ -47,10 +49,12 @@ impl Meter {
 
     pub(super) fn answered(&self, took: Duration) {
         self.taken_nanos.fetch_add(nanos(took), Ordering::Relaxed);
-        if nanos(took) < self.quickest_nanos.load(Ordering::Relaxed) {
-            self.quickest_nanos.fetch_min(nanos(took), Ordering::Relaxed);
-        }
         self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has found no room.
+    pub(super) fn crowded(&self) {
+        self.crowded.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn timed_out(&self) {
@@ -65,12 +69,12 @@ impl Meter {
     /// The new limit, where a window has ended; one thread alone ends it.
     pub(super) fn end_of_window(&self, now: Moment, in_flight: u64) -> Option<u32> {
         let began = Moment(self.began_nanos.load(Ordering::Relaxed));
-        let lasted = now.since(began);
-        if lasted < WINDOW {
+        let lasted = nanos(now.since(began));
+        if lasted < self.lasts_nanos.load(Ordering::Relaxed) {
             return None;
         }
         let enough = self.answers.load(Ordering::Relaxed) >= WINDOW_ANSWERS_MIN;
-        if !enough && nanos(lasted) < nanos(WINDOW) * WINDOW_LONGEST {
+        if !enough && lasted < nanos(WINDOW_SPARSE) {
             return None;
         }
         let mut adaptive = self.adaptive.try_lock().ok()?;
@@ -81,15 +85,15 @@ impl Meter {
         if answers > 0 {
             self.mean_nanos.store(mean, Ordering::Relaxed);
         }
-        let window = Window {
+        adaptive.observe(Window {
             answers,
             mean: Duration::from_nanos(mean),
-            quickest: Duration::from_nanos(self.quickest_nanos.swap(u64::MAX, Ordering::Relaxed).min(mean)),
             timeouts: self.timeouts.swap(0, Ordering::Relaxed),
             in_flight_peak: u32::try_from(self.in_flight_peak.swap(in_flight, Ordering::Relaxed))
                 .unwrap_or(u32::MAX),
-        };
-        adaptive.observe(window, now);
+            crowded: self.crowded.swap(0, Ordering::Relaxed),
+        });
+        self.lasts_nanos.store(nanos(adaptive.window()), Ordering::Relaxed);
         Some(adaptive.limit())
     }
 

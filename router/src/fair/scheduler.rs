@@ -67,7 +67,7 @@ pub(crate) struct Permit {
 
 impl Scheduler {
     pub(crate) fn new(options: ScheduleOptions, now: Moment) -> Arc<Self> {
-        let adaptive = Adaptive::new(options.range, now);
+        let adaptive = Adaptive::new(options.range);
         Arc::new(Self {
             word: AtomicU64::new(0),
             limit: AtomicU32::new(adaptive.limit()),
@@ -149,6 +149,7 @@ impl Scheduler {
                 Err(other) => word = other,
             }
         }
+        self.meter.crowded();
         // From here on whoever leaves the cell sees that somebody waits, and waits for this lock.
         let (sender, turn) = oneshot::channel();
         match queue.push(tenant, share, sender) {
@@ -244,7 +245,7 @@ impl Scheduler {
         self.word.load(Ordering::Relaxed) % IN
     }
 
-    /// What an answer takes while the cell is not pressed.
+    /// What an answer takes while nothing waits in the cell.
     pub(crate) fn baseline(&self) -> Option<Duration> {
         self.meter.baseline()
     }

@@ -27,7 +27,7 @@ pub struct Fairness {
     pub cell_concurrency_min: u32,
     /// At most so many.
     pub cell_concurrency_max: u32,
-    /// A cell is pressed where answers take half as long again as when it is not, and this much more.
+    /// What waiting in the cell may add to an answer; a seventh of what one takes without it, where that is more.
     #[serde(with = "duration")]
     pub cell_latency_slack: Duration,
     /// How long a request waits for its turn.
@@ -143,10 +143,10 @@ pub struct Instances {
 impl Default for Fairness {
     fn default() -> Self {
         Self {
-            cell_concurrency_initial: 32,
-            cell_concurrency_min: 16,
+            cell_concurrency_initial: 16,
+            cell_concurrency_min: 2,
             cell_concurrency_max: 4_096,
-            cell_latency_slack: Duration::from_millis(5),
+            cell_latency_slack: Duration::from_millis(3),
             queue_wait: Duration::from_secs(1),
             queue_per_tenant_max: 64,
             queue_per_cell_max: 1_024,
@@ -376,7 +376,7 @@ mod tests {
         for (text, option) in [
             ("cell-concurrency-min = 0", "fairness.cell-concurrency-min"),
             ("peers = [\"nowhere\"]", "fairness.peers"),
-            ("cell-concurrency-max = 2", "fairness.cell-concurrency-max"),
+            ("cell-concurrency-max = 1", "fairness.cell-concurrency-max"),
             ("[tiers.gold]\nrate = 0", "fairness.tiers.gold.rate"),
             ("[tenants.t-1]\nrate = 2000000", "fairness.tenants.t-1.rate"),
             ("[tenants.\"no tenant\"]\nrate = 2", "fairness.tenants.no tenant"),

@@ -106,7 +106,7 @@ async fn a_higher_limit_lets_in_those_that_wait_and_a_lower_one_cuts_nobody_off(
 #[tokio::test(start_paused = true)]
 async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_the_cell_can_do() {
     let clock = Clock::start();
-    let range = LimitRange { initial: 32, min: 16, max: 4_096, slack: Duration::from_millis(5) };
+    let range = LimitRange { initial: 16, min: 2, max: 4_096, slack: Duration::from_millis(3) };
     let scheduler = Scheduler::new(ScheduleOptions { range, ..options(0) }, clock.now());
     let origin = Arc::new(Semaphore::new(10));
     let answered_a = Arc::new(AtomicUsize::new(0));
@@ -151,13 +151,13 @@ async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_th
     assert_eq!(refused_b.load(Ordering::Relaxed), 0);
     let p99 = took[took.len() * 99 / 100 - 1];
     assert!(
-        p99 <= Duration::from_millis(80),
+        p99 <= Duration::from_millis(45),
         "B's p99 is {p99:?}, its slowest {:?}, the limit {}",
         took.iter().rev().take(9).collect::<Vec<_>>(),
         scheduler.limit()
     );
     let goodput = answered_a.load(Ordering::Relaxed) as f64 / (490.0 * seconds as f64);
-    assert!(goodput >= 0.95, "A gets {goodput} of what is left");
+    assert!(goodput >= 0.99, "A gets {goodput} of what is left");
     assert_eq!((scheduler.in_flight(), scheduler.waiting()), (0, 0));
 }
 
