@@ -196,7 +196,7 @@ impl Watching {
             }
             let before = processor_time(OWN)?;
             // Whoever waits is gone only where everything ends.
-            drop(ready.send(()));
+            let _gone = ready.send(());
             let seen = watching.join_all().await;
             anyhow::Ok((seen, processor_time(OWN)?.saturating_sub(before)))
         };
