@@ -50,7 +50,7 @@ pub(crate) struct Worker {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) trusted: TrustedKeys,
     pub(crate) upload: UploadLimits,
-    pub(crate) metrics: WorkerMetrics,
+    pub(crate) metrics: Rc<WorkerMetrics>,
     pub(crate) dice: Dice,
     pub(crate) alarms: Alarms,
 }

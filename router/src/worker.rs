@@ -140,7 +140,7 @@ async fn serve(seed: Seed) {
             body_bytes_max: seed.options.limits.body_bytes_max,
             replay_bytes_max: seed.options.limits.replay_bytes_max,
         },
-        metrics: seed.metrics.worker(seed.index),
+        metrics: Rc::new(seed.metrics.worker(seed.index)),
         dice: Dice::new(seed.random.next()),
         alarms: Alarms::default(),
     });
