@@ -191,6 +191,8 @@ impl Whole {
             if let Err(error) = reading.watch(&stop).await {
                 tracing::warn!(database = %reading.database.name, %error, "a tenant's database was lost");
             }
+            // What waits in it for what comes no more would keep it from being opened again.
+            reading.stop.cancel();
         });
         Self {
             cell,
