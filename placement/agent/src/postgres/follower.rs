@@ -11,7 +11,6 @@ use cell_protos::v1 as wire;
 use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
-use futures::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -35,8 +34,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(6);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// A message holds at most one transaction more than its measure.
 const MESSAGE_MAX: usize = 256 * 1024 * 1024;
-/// Changes that are applied together, as the owner measures a message.
-const TOGETHER_BYTES: usize = 256 * 1024;
 /// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
 /// one is loaded.
 const WINDOW: u32 = 16 * 1024 * 1024;
@@ -200,28 +197,6 @@ fn lost(status: &tonic::Status) -> Ended {
     }
 }
 
-type Heard = Result<Option<wire::FollowResponse>, tonic::Status>;
-
-/// The changes that have arrived behind these while something else was applied: in one transaction with them, or a copy that is behind
-/// would stay so, a commit for each commit of the owner's. And what came behind those, if it is none.
-fn with_more(
-    mut changes: wire::TableChanges,
-    incoming: &mut tonic::Streaming<wire::FollowResponse>,
-) -> (wire::TableChanges, Option<Heard>) {
-    let mut bytes = prost::Message::encoded_len(&changes);
-    while bytes < TOGETHER_BYTES {
-        match incoming.message().now_or_never() {
-            Some(Ok(Some(wire::FollowResponse { response: Some(Response::TableChanges(more)) }))) => {
-                bytes += prost::Message::encoded_len(&more);
-                changes.transactions.extend(more.transactions);
-                changes.last_seq = more.last_seq;
-            }
-            other => return (changes, other),
-        }
-    }
-    (changes, None)
-}
-
 /// One connection's work.
 struct Copy<'a> {
     cell: &'a Arc<Cell>,
@@ -235,29 +210,14 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     async fn receive(&mut self, mut incoming: tonic::Streaming<wire::FollowResponse>) -> Ended {
-        let mut next = None;
         loop {
-            let heard = match next.take() {
-                Some(heard) => heard,
-                None => match tokio::time::timeout(SILENCE_MAX, incoming.message()).await {
-                    Ok(heard) => heard,
-                    Err(_) => return Ended::Lost("the owner is silent".into()),
-                },
+            let message = match tokio::time::timeout(SILENCE_MAX, incoming.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return Ended::Lost("the owner ended the stream".into()),
+                Ok(Err(status)) => return lost(&status),
+                Err(_) => return Ended::Lost("the owner is silent".into()),
             };
-            let response = match heard {
-                Ok(Some(message)) => message.response,
-                Ok(None) => return Ended::Lost("the owner ended the stream".into()),
-                Err(status) => return lost(&status),
-            };
-            let response = match response {
-                Some(Response::TableChanges(changes)) => {
-                    let (changes, behind) = with_more(changes, &mut incoming);
-                    next = behind;
-                    Some(Response::TableChanges(changes))
-                }
-                other => other,
-            };
-            if let Err(ended) = self.take(response).await {
+            if let Err(ended) = self.take(message.response).await {
                 return ended;
             }
         }

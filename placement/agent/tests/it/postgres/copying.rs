@@ -308,30 +308,3 @@ async fn a_partition_that_is_emptied_behind_the_log_is_found_at_the_seal() {
     let next = cell_client::StepContext { attempt: cell_model::Attempt(step.attempt.0 + 1), ..step };
     ground.seal_finds_a_difference(&a, &b, &next).await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_that_have_waited_are_applied_together() {
-    const CHANGES: usize = 300;
-    let ground = Ground::new();
-    let (a, b) = ground.pair().await;
-    let step = context(1, 1);
-    ground.copy(&a, &b, &step).await;
-    let at_b = b.session().await;
-    let count = "CREATE TABLE public.applied (n int);
-                 CREATE FUNCTION public.count() RETURNS trigger LANGUAGE plpgsql AS
-                   $$ BEGIN INSERT INTO public.applied VALUES (1); RETURN NULL; END $$;
-                 CREATE TRIGGER count AFTER UPDATE ON cellway.copies FOR EACH ROW EXECUTE FUNCTION public.count();
-                 ALTER TABLE cellway.copies ENABLE ALWAYS TRIGGER count";
-    at_b.batch_execute(count).await.unwrap();
-    let gate = b.session().await;
-    gate.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let client = a.session().await;
-    for number in 0..CHANGES {
-        account(&client, &format!("n{number}")).await.unwrap();
-    }
-    gate.batch_execute("ROLLBACK").await.unwrap();
-    ground.verify(&a, &b, &step).await;
-    assert_eq!(b.rows().await, a.rows().await);
-    let commits: i64 = at_b.query_one("SELECT count(*) FROM public.applied", &[]).await.unwrap().get(0);
-    assert!(commits < 100, "{commits} commits for {CHANGES}");
-}
