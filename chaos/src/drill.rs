@@ -19,6 +19,7 @@ mod evidence;
 mod keys;
 pub mod leftovers;
 mod machine;
+mod meeting;
 mod notes;
 pub mod page;
 pub mod report;
@@ -29,6 +30,7 @@ pub mod verdict;
 mod whom;
 
 use cell_model::Phase;
+pub use meeting::{Blow, Way};
 
 use crate::link::Condition;
 use crate::wiring::Net;
@@ -276,6 +278,17 @@ pub enum Act {
     },
     /// What had stopped goes on.
     Resume,
+    /// Moves of this tenant, a few at the most, until this falls into this phase of one.
+    Meet {
+        /// Which tenant.
+        tenant: usize,
+        /// Which phase.
+        phase: Phase,
+        /// How a move comes there.
+        way: Way,
+        /// What is done to it.
+        blow: Blow,
+    },
     /// The newest move has entered this phase, or a later one.
     Reach(Phase),
     /// Every move has ended.
@@ -353,6 +366,8 @@ pub enum Expect {
     Back(u64),
     /// Every move ends so.
     Ends(&'static str),
+    /// Every move ends as it was asked to: completed, or, where it was steered, cancelled or rolled back.
+    EndsAsAsked,
     /// Commands are acknowledged within so many milliseconds, and are there at the end.
     Commands(u64),
     /// What was to be refused was.
@@ -369,6 +384,8 @@ pub enum Expect {
     Swallowed,
     /// The fault took place: bytes have passed the lanes that were made slow.
     Slowed,
+    /// The fault took place: the network has lost something, and something has overtaken something else.
+    Disordered,
     /// The fault took place: requests of these tenants failed, or waited for half a second.
     Hurt(Group),
     /// The fault took place: another node led afterwards.
@@ -377,6 +394,8 @@ pub enum Expect {
     Redirected(u64),
     /// The fault took place: a fault began while a move was in one of these phases.
     FaultIn(Vec<Phase>),
+    /// The fault took place: a fault began while a move was in this phase of its way back.
+    FaultOnTheWayBack(Phase),
     /// The fault took place: these tenants have sent at least so many times as many requests as before.
     Flooded(Group, u32),
     /// The fault took place: a node without room has said so, or has ended.
@@ -401,10 +420,12 @@ impl Expect {
             self,
             Self::Swallowed
                 | Self::Slowed
+                | Self::Disordered
                 | Self::Hurt(_)
                 | Self::Elected
                 | Self::Redirected(_)
                 | Self::FaultIn(_)
+                | Self::FaultOnTheWayBack(_)
                 | Self::Flooded(..)
                 | Self::DiskFull
                 | Self::Injected(_)

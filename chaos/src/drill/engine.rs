@@ -172,6 +172,7 @@ async fn on_fleet(
     tell: Tell,
     stop: &CancellationToken,
 ) -> (Result<Evidence, DrillError>, Option<NodeDisk>) {
+    fleet.wiring.seed(options.seed);
     let homes = homes(&drill.stage, options.seed);
     let control = fleet.control(Duration::from_secs(15));
     let cells: Arc<[CellId]> = fleet.cells.iter().map(|cell| cell.id.clone()).collect();
@@ -192,6 +193,7 @@ async fn on_fleet(
         victim: None,
         crowds: Vec::new(),
         stutters: BTreeMap::new(),
+        looking: None,
         sampling: None,
     };
     let done = tokio::select! {

@@ -158,8 +158,9 @@ fn findings(title: &str, findings: &[&Finding]) -> String {
             (false, false) => ("✗", "no", " class=\"broken\""),
         };
         let (statement, observed) = (escaped(&finding.statement), escaped(&finding.observed));
+        let ids = finding.invariants.iter().map(|id| format!("<b>{}</b> ", escaped(id))).collect::<String>();
         format!(
-            "<tr{class}><td class=\"sign {color}\">{sign}</td><td>{statement}</td><td class=\"seen\">{observed}</td></tr>"
+            "<tr{class}><td class=\"sign {color}\">{sign}</td><td>{ids}{statement}</td><td class=\"seen\">{observed}</td></tr>"
         )
     };
     let rows: String = findings.iter().map(row).collect();

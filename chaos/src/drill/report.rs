@@ -209,7 +209,8 @@ impl DrillReport {
     pub fn junit(&self) -> String {
         let mut cases = String::new();
         for finding in &self.findings {
-            let (name, observed) = (escaped(&finding.statement), escaped(&finding.observed));
+            let ids: String = finding.invariants.iter().map(|id| format!("{id} ")).collect();
+            let (name, observed) = (escaped(&format!("{ids}{}", finding.statement)), escaped(&finding.observed));
             let class = escaped(&self.drill);
             // Writing to a string cannot fail.
             let _ = write!(cases, "  <testcase classname=\"drill.{class}\" name=\"{name}\">");

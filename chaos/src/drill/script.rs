@@ -22,10 +22,11 @@ use crate::fleet::{Fleet, Observer, fetch};
 use crate::link::Condition;
 use crate::load::{Load, Running};
 use crate::seed::Choices;
+use crate::sights::Looking;
 
 const REDIRECTS: &str = "cell_router_stale_redirects";
 /// How long a phase, an election, a readiness may take.
-const REACH_WITHIN: Duration = Duration::from_secs(25);
+pub(super) const REACH_WITHIN: Duration = Duration::from_secs(25);
 
 /// Everything that the acts of one drill have in common.
 pub(super) struct Runner {
@@ -43,6 +44,7 @@ pub(super) struct Runner {
     pub(super) keys: Option<Keys>,
     pub(super) crowds: Vec<Running>,
     pub(super) stutters: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
+    pub(super) looking: Option<Looking>,
     pub(super) sampling: Option<(CancellationToken, JoinHandle<Vec<Sample>>)>,
 }
 
@@ -127,6 +129,7 @@ impl Runner {
             | Act::Haunt(_)
             | Act::InSync
             | Act::TakeOver { .. } => self.movement(act).await,
+            Act::Meet { tenant, phase, way, blow } => self.meet(*tenant, *phase, *way, *blow).await,
             Act::Command => self.command().await,
             Act::Forbidden { tenant, to, code } => {
                 let what = format!("move {} to {}", self.evidence.homes[*tenant].name, self.moves.cell(*to));
@@ -140,7 +143,7 @@ impl Runner {
         }
     }
 
-    async fn network(&mut self, act: &Act) -> Result<(), Trouble> {
+    pub(super) async fn network(&mut self, act: &Act) -> Result<(), Trouble> {
         match act {
             Act::Cut(one, other) => self.cut(*one, *other, true).await,
             Act::CutOneWay(from, to) => self.cut(*from, *to, false).await,
@@ -201,7 +204,7 @@ impl Runner {
         Ok(())
     }
 
-    async fn process(&mut self, act: &Act) -> Result<(), Trouble> {
+    pub(super) async fn process(&mut self, act: &Act) -> Result<(), Trouble> {
         let (Act::Freeze(who)
         | Act::Thaw(who)
         | Act::Stutter { who, .. }
@@ -370,7 +373,7 @@ impl Runner {
         self.evidence.commands.push(Answered { what, at, took_ms, code, wanted, made, kept: false });
     }
 
-    async fn elect(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn elect(&mut self) -> Result<(), Trouble> {
         let began = Instant::now();
         let observer = self.fleet.observer();
         while began.elapsed() < REACH_WITHIN {
@@ -409,6 +412,7 @@ impl Runner {
         }
         self.close_all();
         self.evidence.swallowed = self.fleet.wiring.swallowed().await.unwrap_or(0);
+        (self.evidence.lost_pieces, self.evidence.overtaken) = self.fleet.wiring.disorder();
     }
 
     /// Lets moves and haunts come to their ends.

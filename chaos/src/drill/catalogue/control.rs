@@ -177,6 +177,7 @@ fn slow_network() -> Drill {
         ],
         expects: vec![
             Expect::Slowed,
+            Expect::Disordered,
             Expect::Commands(8_000),
             Expect::Ends("completed"),
             Expect::Served(Group::NotMoving, Span::Whole, 100),
