@@ -376,6 +376,8 @@ pub enum Expect {
     Refused(Group, &'static str),
     /// The former owner served nobody.
     NotHaunted,
+    /// Routers have sent at most so many of a hundred requests again.
+    RetriesBounded(u32),
     /// At the end every router is as fresh as it is without faults.
     Fresh,
     /// All control nodes have the same revision in the end.

@@ -12,15 +12,8 @@ use super::Drill;
 /// Every drill, in the order in which they are run.
 #[must_use]
 pub fn all() -> Vec<Drill> {
-    [
-        control::drills(),
-        machines::drills(),
-        cells::drills(),
-        moves::drills(),
-        phases::drills(),
-        clients::drills(),
-    ]
-    .concat()
+    [control::drills(), machines::drills(), cells::drills(), moves::drills(), phases::drills(), clients::drills()]
+        .concat()
 }
 
 /// The drill of that name.

@@ -132,6 +132,8 @@ pub(super) struct Evidence {
     /// Pieces that have overtaken one of another connection.
     pub(super) overtaken: u64,
     pub(super) redirects: u64,
+    /// Requests that routers have sent again, and those that they would have sent again, had there been a budget.
+    pub(super) replays: (u64, u64),
     pub(super) disk_full: Vec<String>,
     /// Syncs that have failed or waited.
     pub(super) injected: u64,

@@ -31,12 +31,18 @@ impl std::fmt::Display for Leftover {
     }
 }
 
-/// When a process was started, in the kernel's ticks; none where there is no such process.
+/// When a process was started, in the kernel's ticks; none where there is no such process, or it has ended and its parent has
+/// not asked for it.
 #[must_use]
 pub fn started(process: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    started_of(&std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?)
+}
+
+fn started_of(stat: &str) -> Option<u64> {
     // The program's name is in brackets and may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let is_over = matches!(fields.next()?, "Z" | "X" | "x");
+    fields.nth(18)?.parse().ok().filter(|_| !is_over)
 }
 
 /// Whether a name is of a run of ours that is dead. `started` is asked when a process was started.
@@ -179,6 +185,13 @@ mod tests {
         for left in [Leftover::Namespace("n".into()), Leftover::Mount("m".into())] {
             assert!(!is_of_another(&left, root) && is_of_another(&left, Uid::from_raw(owner + 1)), "{left}");
         }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_dead_though_its_parent_has_not_asked_for_it() {
+        let stat = |state| format!("7 (a) b) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21");
+        assert_eq!((started_of(&stat("S")), started_of(&stat("T"))), (Some(4711), Some(4711)));
+        assert_eq!((started_of(&stat("Z")), started_of("7 (a")), (None, None));
     }
 
     #[test]

@@ -53,7 +53,8 @@ impl Runner {
             struck?;
             let blows = self.evidence.faults.iter().skip(begun + 1).map(|fault| fault.from);
             let newest = self.moves.traces().pop();
-            let is_met = |at| newest.as_ref().and_then(|one| one.met_at(at)) == Some((phase.as_str(), way == Way::Back));
+            let is_met =
+                |at| newest.as_ref().and_then(|one| one.met_at(at)) == Some((phase.as_str(), way == Way::Back));
             if blows.into_iter().any(is_met) {
                 return Ok(());
             }

@@ -25,6 +25,8 @@ use crate::seed::Choices;
 use crate::sights::Looking;
 
 const REDIRECTS: &str = "cell_router_stale_redirects";
+const REPLAYS: &str = "cell_router_replays";
+const RETRIES_DENIED: &str = "cell_router_retries_denied";
 /// How long a phase, an election, a readiness may take.
 pub(super) const REACH_WITHIN: Duration = Duration::from_secs(25);
 
@@ -446,6 +448,9 @@ impl Runner {
                 Ok(count) => self.evidence.redirects += count,
                 Err(error) => self.evidence.trouble.push(format!("{} says nothing: {error}", router.name)),
             }
+            // Whoever could not be asked has been named.
+            self.evidence.replays.0 += router.counter(REPLAYS).await.unwrap_or(0);
+            self.evidence.replays.1 += router.counter(RETRIES_DENIED).await.unwrap_or(0);
         }
         for answered in &mut self.evidence.commands {
             let Some(id) = answered.made.as_ref().and_then(|name| TenantId::new(name).ok()) else { continue };

@@ -128,6 +128,12 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
         }
         Expect::Refused(group, code) => refused(evidence, *group, code),
         Expect::NotHaunted => not_haunted(evidence),
+        Expect::RetriesBounded(percent) => {
+            let ((again, denied), sent) = (evidence.replays, evidence.ops.len() as u64);
+            let held = sent > 0 && again * 100 <= sent * u64::from(*percent);
+            let told = format!("{again} of {sent} were, {denied} more had no budget");
+            (format!("routers send at most {percent} % of the requests again"), held, told)
+        }
         Expect::Fell => fell(evidence),
         Expect::Fresh => {
             let last = evidence.samples.last().map(|sample| sample.staleness_ms.clone()).unwrap_or_default();
@@ -162,7 +168,8 @@ fn exercise(expect: &Expect, evidence: &Evidence) -> (String, bool, String) {
         }
         Expect::Disordered => {
             let (lost, overtaken) = (evidence.lost_pieces, evidence.overtaken);
-            let told = format!("{lost} lost, {overtaken} before one of another connection that was sent before them");
+            let told =
+                format!("{lost} lost, {overtaken} before one of another connection that was sent before them");
             ("the network has lost pieces and changed the order of others".into(), lost > 0 && overtaken > 0, told)
         }
         Expect::Hurt(group) => {

@@ -3,8 +3,8 @@
 use cell_client::wire;
 use cell_model::invariants::{CellSight, Role};
 use cell_model::{
-    Acks, Attempt, CellId, Digest, Epoch, Intent, Leg, Life, Lineage, Move, MoveId, Phase, Rev, Revision, SealedAck,
-    Seq, TenantId, TenantRecord, Term, Tier, Uid, UnixMillis,
+    Acks, Attempt, CellId, Digest, Epoch, Intent, Leg, Life, Lineage, Move, MoveId, Phase, Rev, Revision,
+    SealedAck, Seq, TenantId, TenantRecord, Term, Tier, Uid, UnixMillis,
 };
 
 /// What a cell says of a tenant.
@@ -74,8 +74,7 @@ fn movement(told: &wire::Move) -> Option<Move> {
 pub(super) fn is_to_be_told(tenant: &wire::Tenant, cell: &CellId) -> bool {
     let owner = tenant.mapping.as_ref().map_or("", |mapping| mapping.owner.as_str());
     let taken_over = tenant.r#move.as_ref().is_some_and(|movement| movement.takeover.is_some());
-    let quarantined =
-        |copy: &wire::Retained| copy.quarantine.is_some() && copy.cell == cell.as_str();
+    let quarantined = |copy: &wire::Retained| copy.quarantine.is_some() && copy.cell == cell.as_str();
     (taken_over && owner != cell.as_str()) || tenant.retained.iter().any(quarantined)
 }
 

@@ -83,10 +83,26 @@ fn a_cutover_as_it_should_be_breaks_nothing() {
     let phase = |phase| Some(phase);
     assert_eq!(
         broken(vec![
-            (0, tenant(A, 1, 1, phase(wire::Phase::Sync)), vec![says(A, Owner, 1, 4, 4), says(B, Importing, 1, 3, 3)]),
-            (400, tenant(A, 1, 2, phase(wire::Phase::Hold)), vec![says(A, Holding, 1, 5, 5), says(B, Importing, 1, 5, 5)]),
-            (800, tenant(A, 1, 3, phase(wire::Phase::Fenced)), vec![says(A, Fenced, 1, 5, 5), says(B, Importing, 1, 5, 5)]),
-            (1_200, tenant(B, 2, 4, phase(wire::Phase::Soak)), vec![says(A, Redirect, 2, 5, 5), says(B, Owner, 2, 6, 6)]),
+            (
+                0,
+                tenant(A, 1, 1, phase(wire::Phase::Sync)),
+                vec![says(A, Owner, 1, 4, 4), says(B, Importing, 1, 3, 3)]
+            ),
+            (
+                400,
+                tenant(A, 1, 2, phase(wire::Phase::Hold)),
+                vec![says(A, Holding, 1, 5, 5), says(B, Importing, 1, 5, 5)]
+            ),
+            (
+                800,
+                tenant(A, 1, 3, phase(wire::Phase::Fenced)),
+                vec![says(A, Fenced, 1, 5, 5), says(B, Importing, 1, 5, 5)]
+            ),
+            (
+                1_200,
+                tenant(B, 2, 4, phase(wire::Phase::Soak)),
+                vec![says(A, Redirect, 2, 5, 5), says(B, Owner, 2, 6, 6)]
+            ),
             (1_600, tenant(B, 2, 5, None), vec![says(B, Owner, 2, 9, 9)]),
         ]),
         [""; 0]
@@ -138,8 +154,11 @@ fn what_only_looks_like_a_fault_is_none() {
     assert_eq!(broken(vec![hold(0, 1), hold(cap * 2, 2)]), [""; 0]);
     // The old owner has not heard of the takeover.
     let mut taken = tenant(B, 2, 2, None);
-    taken.retained =
-        vec![wire::Retained { cell: A.into(), quarantine: Some(wire::Quarantine::default()), ..Default::default() }];
+    taken.retained = vec![wire::Retained {
+        cell: A.into(),
+        quarantine: Some(wire::Quarantine::default()),
+        ..Default::default()
+    }];
     assert_eq!(broken(vec![(0, taken, vec![says(A, Owner, 1, 9, 9), says(B, Owner, 2, 5, 5)])]), [""; 0]);
 }
 
@@ -152,7 +171,8 @@ fn the_page_of_invariants_says_what_looks_and_histories_judge() {
         cells.filter(|cells| cells[column] == "yes").map(|cells| cells[1].to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(said(5), JUDGED, "judged by looks at the fleet");
-    let mut by_history: Vec<&str> = crate::check::FaultKind::ALL.iter().flat_map(|kind| kind.promises()).copied().collect();
+    let mut by_history: Vec<&str> =
+        crate::check::FaultKind::ALL.iter().flat_map(|kind| kind.promises()).copied().collect();
     by_history.sort_by_key(|id| id[1..].parse::<u32>().unwrap());
     by_history.dedup();
     assert_eq!(said(6), by_history, "judged by what clients were told");

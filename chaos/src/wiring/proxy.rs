@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::link::{Condition, Front, Lane, LinkError, Pipe};
-use crate::seed::Choices;
 use crate::process::Roster;
+use crate::seed::Choices;
 
 /// A caller that is none of our processes.
 const OUTSIDE: &str = "outside";

@@ -73,11 +73,7 @@ fn cut_in_cutover() -> Drill {
         stage: Stage::default(),
         script: script(phases, Blow::CutCells),
         expects: [
-            vec![
-                Expect::Swallowed,
-                Expect::Hurt(Group::Moving),
-                Expect::Served(Group::Moving, Span::Fault, 90),
-            ],
+            vec![Expect::Swallowed, Expect::Hurt(Group::Moving), Expect::Served(Group::Moving, Span::Fault, 90)],
             met(phases),
             moved(),
         ]
@@ -97,12 +93,8 @@ fn cut_in_each_phase() -> Drill {
         needs: Needs::Proxy,
         stage: Stage { first_filling: Some((40, 40_000)), ..Stage::default() },
         script: script(&PHASES, Blow::CutCells),
-        expects: [
-            vec![Expect::Swallowed, Expect::Served(Group::Moving, Span::Fault, 90)],
-            met(&PHASES),
-            moved(),
-        ]
-        .concat(),
+        expects: [vec![Expect::Swallowed, Expect::Served(Group::Moving, Span::Fault, 90)], met(&PHASES), moved()]
+            .concat(),
     }
 }
 

@@ -371,7 +371,7 @@ impl Plot<'_> {
 fn chosen(report: &DrillReport) -> (Vec<&MoveTrace>, Vec<&MoveTrace>) {
     let mut ranked: Vec<(usize, &MoveTrace)> = report.moves.iter().enumerate().collect();
     ranked.sort_by_key(|(_, one)| !report.faults.iter().any(|fault| is_met(one, fault)));
-    let mut others = ranked.split_off(ranked.len().min(MOVES_MAX));
+    let others = ranked.split_off(ranked.len().min(MOVES_MAX));
     (in_order(ranked), in_order(others))
 }
 

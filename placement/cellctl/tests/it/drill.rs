@@ -186,7 +186,9 @@ fn a_failing_seed_of_the_simulation_prints_the_line_that_runs_it_again() {
 fn planted_faults_are_told_with_the_layer_that_has_caught_them() {
     let listed = cellctl("drill planted --list");
     assert!(listed.code == 0 && listed.out.lines().count() > 20, "{listed:?}");
-    let said = cellctl("drill planted fence-without-seal uid-reused lying-disk failing-disk dark-node cloned-cell");
+    let said = cellctl(
+        "drill planted fence-without-seal uid-reused lying-disk failing-disk dark-node cloned-cell lying-cell-disk",
+    );
     assert_eq!(said.code, 0, "{said:?}");
     for (fault, how) in [
         ("fence-without-seal", " caught in model: I"),
@@ -195,11 +197,12 @@ fn planted_faults_are_told_with_the_layer_that_has_caught_them() {
         ("failing-disk", " caught in simulation: nodes-stay-up"),
         ("dark-node", " caught in simulation: healed-is-live"),
         ("cloned-cell", " caught in simulation: one-owner"),
+        ("lying-cell-disk", " caught in simulation: "),
     ] {
         let line = said.out.lines().find(|line| line.starts_with(fault));
         assert!(line.is_some_and(|line| line.contains(how)), "{fault}: {said:?}");
     }
-    assert!(said.out.ends_with("6 of 6 planted faults are caught\n"), "{said:?}");
+    assert!(said.out.ends_with("7 of 7 planted faults are caught\n"), "{said:?}");
     assert_eq!(cellctl("drill planted nothing").code, 64);
 }
 

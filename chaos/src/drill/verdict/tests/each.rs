@@ -38,11 +38,12 @@ const fn number(expect: &Expect) -> usize {
         Expect::EndsAsAsked => 24,
         Expect::FaultOnTheWayBack(_) => 25,
         Expect::Disordered => 26,
+        Expect::RetriesBounded(_) => 27,
     }
 }
 
 /// How many there are.
-const EXPECTATIONS: usize = 27;
+const EXPECTATIONS: usize = 28;
 
 fn usual() -> Evidence {
     evidence(Vec::new())
@@ -151,6 +152,8 @@ fn promised() -> Vec<Case> {
             without_key("TENANT_KEY_DISABLED"),
             vec![without_key("NO_LEASE"), usual()],
         ),
+        // Of the eight requests of everybody.
+        (Expect::RetriesBounded(25), replays(2), vec![replays(3), Evidence { ops: Vec::new(), ..usual() }]),
         (Expect::NotHaunted, haunted(false), vec![haunted(true), usual()]),
         (
             Expect::Fresh,
@@ -217,6 +220,10 @@ fn exercised() -> Vec<Case> {
 
 fn disorder(lost: u64, overtaken: u64) -> Evidence {
     with(|evidence| (evidence.lost_pieces, evidence.overtaken) = (lost, overtaken))
+}
+
+fn replays(count: u64) -> Evidence {
+    with(|evidence| evidence.replays = (count, 0))
 }
 
 fn evidence_of_nobody() -> Evidence {
