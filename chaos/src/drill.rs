@@ -127,8 +127,8 @@ pub struct Stage {
     pub filling: (u32, usize),
     /// The same for the first tenant, where it is to be larger.
     pub first_filling: Option<(u32, usize)>,
-    /// Which control node has a disk of its own, and of which kind.
-    pub disk: Option<(usize, Disk)>,
+    /// Which control node or cell has a disk of its own, and of which kind.
+    pub disk: Option<(Who, Disk)>,
     /// The wall clocks of its processes can be set.
     pub clocks: bool,
     /// Each tenant has a key, without which its cell serves nothing of it.
@@ -152,7 +152,7 @@ impl Default for Stage {
     }
 }
 
-/// A disk of its own for one control node.
+/// A disk of its own for one control node or cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     /// In memory: it can be filled.

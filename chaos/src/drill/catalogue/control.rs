@@ -226,7 +226,7 @@ fn full_disk() -> Drill {
         steady: SERVED,
         fault: "the file system of control-1 is filled, for about six seconds",
         needs: Needs::Root,
-        stage: Stage { disk: Some((0, Disk::Memory { megabytes: 160 })), ..Stage::default() },
+        stage: Stage { disk: Some((Who::Control(0), Disk::Memory { megabytes: 160 })), ..Stage::default() },
         script: vec![
             Act::FillDisk(Who::Control(0)),
             Act::Wait(1_500),
