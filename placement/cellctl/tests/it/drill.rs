@@ -134,6 +134,34 @@ fn seeds_that_run_end_with_whoever_runs_them() {
     assert_eq!(code, Some(1));
 }
 
+#[test]
+fn what_another_user_has_left_keeps_nobody_from_a_drill() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    // Only root can be two users.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let left = temporary.path().join("cellway-drill-7fffffff-1-abc");
+    std::fs::create_dir(&left).unwrap();
+    let as_nobody = |words: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_cellctl"));
+        program.args(words).env("TMPDIR", temporary.path()).current_dir("/").uid(65_534).gid(65_534).output()
+    };
+    let refused = match as_nobody(&["drill", "run", "full-disk", "--net", "proxy"]) {
+        // Where the program was built nobody else may look.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
+        output => String::from_utf8(output.unwrap().stderr).unwrap(),
+    };
+    assert!(refused.contains("left alone: directory") && refused.contains("(DRILL_NEEDS_ROOT)"), "{refused}");
+    let cleaned = as_nobody(&["drill", "clean"]).unwrap();
+    let said = String::from_utf8(cleaned.stderr).unwrap();
+    assert!(cleaned.status.code() == Some(1) && said.contains("(DRILL_LEFTOVER)"), "{said}");
+    assert!(left.exists());
+}
+
 fn run(more: &str) -> (i32, serde_json::Value, String, tempfile::TempDir) {
     let out = tempfile::tempdir().unwrap();
     let said = cellctl(&format!("drill run router-alone --net proxy --out {}{more}", out.path().display()));
