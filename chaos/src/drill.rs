@@ -386,8 +386,8 @@ pub enum Expect {
     Swallowed,
     /// The fault took place: bytes have passed the lanes that were made slow.
     Slowed,
-    /// The fault took place: the network has lost something, and something has overtaken something else.
-    Disordered,
+    /// The fault took place: the network has lost something.
+    Lost,
     /// The fault took place: requests of these tenants failed, or waited for half a second.
     Hurt(Group),
     /// The fault took place: another node led afterwards.
@@ -422,7 +422,7 @@ impl Expect {
             self,
             Self::Swallowed
                 | Self::Slowed
-                | Self::Disordered
+                | Self::Lost
                 | Self::Hurt(_)
                 | Self::Elected
                 | Self::Redirected(_)

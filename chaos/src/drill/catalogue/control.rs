@@ -153,7 +153,7 @@ fn slow_network() -> Drill {
     let slow = Condition {
         delay: Duration::from_millis(8),
         jitter: Duration::from_millis(8),
-        loss_percent: 1,
+        loss_percent: 2,
         ..Condition::default()
     };
     Drill {
@@ -162,7 +162,7 @@ fn slow_network() -> Drill {
         hypothesis: "A round trip of a fiftieth of a second with losses costs time and nothing else: commands and a move \
                      go through, no tenant that does not move notices.",
         steady: SERVED,
-        fault: "8–16 ms each way and 1 % loss between all control nodes, and between them and all cells; about ten seconds",
+        fault: "8–16 ms each way and 2 % loss between all control nodes, and between them and all cells; about ten seconds",
         needs: Needs::Proxy,
         stage: Stage::default(),
         script: vec![
@@ -177,7 +177,7 @@ fn slow_network() -> Drill {
         ],
         expects: vec![
             Expect::Slowed,
-            Expect::Disordered,
+            Expect::Lost,
             Expect::Commands(8_000),
             Expect::Ends("completed"),
             Expect::Served(Group::NotMoving, Span::Whole, 100),

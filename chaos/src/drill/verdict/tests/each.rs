@@ -37,7 +37,7 @@ const fn number(expect: &Expect) -> usize {
         Expect::Busy(_) => 23,
         Expect::EndsAsAsked => 24,
         Expect::FaultOnTheWayBack(_) => 25,
-        Expect::Disordered => 26,
+        Expect::Lost => 26,
         Expect::RetriesBounded(_) => 27,
     }
 }
@@ -179,7 +179,7 @@ fn exercised() -> Vec<Case> {
     vec![
         (Expect::Swallowed, with(|evidence| evidence.swallowed = 1), vec![usual()]),
         (Expect::Slowed, with(|evidence| evidence.slowed_bytes = 1), vec![usual()]),
-        (Expect::Disordered, disorder(1, 1), vec![disorder(1, 0), disorder(0, 1)]),
+        (Expect::Lost, with(|evidence| evidence.lost_pieces = 1), vec![with(|evidence| evidence.overtaken = 1)]),
         (
             Expect::Hurt(Group::On(0)),
             evidence(vec![op("a", 1_600, 501, false)]),
@@ -216,10 +216,6 @@ fn exercised() -> Vec<Case> {
             vec![with(|evidence| evidence.ops.retain(|op| &*op.tenant != "d")), evidence_of_nobody()],
         ),
     ]
-}
-
-fn disorder(lost: u64, overtaken: u64) -> Evidence {
-    with(|evidence| (evidence.lost_pieces, evidence.overtaken) = (lost, overtaken))
 }
 
 fn replays(count: u64) -> Evidence {
