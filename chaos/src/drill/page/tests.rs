@@ -76,7 +76,7 @@ fn phases_are_drawn_of_the_moves_that_a_fault_has_met_however_many_there_are() {
     let template = report.moves[0].clone();
     report.moves = (0..40u64)
         .map(|number| {
-            let shifted = |at: Micros| at + number * 40_000;
+            let shifted = |at: Micros| at + number * 80_000;
             MoveTrace {
                 id: format!("m-{number}"),
                 phases: template.phases.iter().map(|(phase, at)| (phase.clone(), shifted(*at))).collect(),
