@@ -319,6 +319,8 @@ pub enum Act {
     },
     /// A node leads that is not the victim.
     Elect,
+    /// If it leads, it hands that over to another one, and does not lead from here on.
+    HandOver(Who),
     /// Whoever leads becomes the victim, so that it can be met later without asking who leads.
     Aim,
 }

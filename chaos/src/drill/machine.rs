@@ -34,6 +34,16 @@ impl Runner {
         }
     }
 
+    /// A node that is made to lead no more does not lead when its disk fails.
+    pub(super) async fn hand_over(&mut self, who: Who) -> Result<(), Trouble> {
+        let whom = self.names(who).await?;
+        if !self.names(Who::Leader).await?.iter().any(|leader| whom.contains(leader)) {
+            return Ok(());
+        }
+        self.control.move_leader(0).await.map_err(|error| said(&error))?;
+        self.elect().await
+    }
+
     async fn fill_disk(&mut self, who: Who) -> Result<(), Trouble> {
         let filler = self.disk.as_ref().ok_or("nobody has a disk of its own")?.filler();
         let names = self.names(who).await?;

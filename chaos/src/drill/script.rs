@@ -141,6 +141,7 @@ impl Runner {
                 Ok(())
             }
             Act::Elect => self.elect().await,
+            Act::HandOver(who) => self.hand_over(*who).await,
             Act::Aim => self.names(Who::Leader).await.map(|_| ()),
         }
     }

@@ -224,10 +224,12 @@ fn full_disk() -> Drill {
         hypothesis: "The node says that it has no room and acknowledges nothing that it cannot keep; the others take \
                      commands; no tenant notices. With room again it catches up.",
         steady: SERVED,
-        fault: "the file system of control-1 is filled, for about six seconds",
+        fault: "the file system of control-1, which does not lead, is filled, for about six seconds",
         needs: Needs::Root,
         stage: Stage { disk: Some((Who::Control(0), Disk::Memory { megabytes: 160 })), ..Stage::default() },
         script: vec![
+            // A leader without room refuses commands, and says so: here the others are to take them.
+            Act::HandOver(Who::Control(0)),
             Act::FillDisk(Who::Control(0)),
             Act::Wait(1_500),
             Act::Command,
