@@ -130,7 +130,7 @@ fn seeds_that_run_end_with_whoever_runs_them() {
     let temporary = tempfile::tempdir().unwrap();
     // A word of this test's own in the command lines of the seeds' processes: nobody else breaks things for so long.
     let line = ["drill", "sim", "--seeds", "1..50", "--faults", "599", "--jobs", "2"];
-    let code = ended_by(&line, temporary.path(), "--faults\0599", Signal::TERM);
+    let code = ended_by(&line, temporary.path(), "--faults\x00599", Signal::TERM);
     assert_eq!(code, Some(1));
 }
 
