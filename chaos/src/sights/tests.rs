@@ -66,8 +66,10 @@ pub(crate) fn two_owners(looks: u64) -> Sights {
 }
 
 type Said = (CellId, wire::DescribeResponse);
+/// When, and what store and cells said.
+type One = (u64, wire::Tenant, Vec<Said>);
 
-fn broken(looks: Vec<(u64, wire::Tenant, Vec<Said>)>) -> Vec<&'static str> {
+fn broken(looks: Vec<One>) -> Vec<&'static str> {
     let mut sights = Sights::default();
     for (at, tenant, cells) in looks {
         sights.take(Duration::from_millis(at), &Look { tenants: vec![tenant], cells });
@@ -80,29 +82,17 @@ use wire::Role::{Fenced, Holding, Importing, Owner, Redirect};
 
 #[test]
 fn a_cutover_as_it_should_be_breaks_nothing() {
-    let phase = |phase| Some(phase);
+    use wire::Phase;
     assert_eq!(
         broken(vec![
-            (
-                0,
-                tenant(A, 1, 1, phase(wire::Phase::Sync)),
-                vec![says(A, Owner, 1, 4, 4), says(B, Importing, 1, 3, 3)]
-            ),
-            (
-                400,
-                tenant(A, 1, 2, phase(wire::Phase::Hold)),
-                vec![says(A, Holding, 1, 5, 5), says(B, Importing, 1, 5, 5)]
-            ),
+            (0, tenant(A, 1, 1, Some(Phase::Sync)), vec![says(A, Owner, 1, 4, 4), says(B, Importing, 1, 3, 3)]),
+            (400, tenant(A, 1, 2, Some(Phase::Hold)), vec![says(A, Holding, 1, 5, 5), says(B, Importing, 1, 5, 5)]),
             (
                 800,
-                tenant(A, 1, 3, phase(wire::Phase::Fenced)),
+                tenant(A, 1, 3, Some(Phase::Fenced)),
                 vec![says(A, Fenced, 1, 5, 5), says(B, Importing, 1, 5, 5)]
             ),
-            (
-                1_200,
-                tenant(B, 2, 4, phase(wire::Phase::Soak)),
-                vec![says(A, Redirect, 2, 5, 5), says(B, Owner, 2, 6, 6)]
-            ),
+            (1_200, tenant(B, 2, 4, Some(Phase::Soak)), vec![says(A, Redirect, 2, 5, 5), says(B, Owner, 2, 6, 6)]),
             (1_600, tenant(B, 2, 5, None), vec![says(B, Owner, 2, 9, 9)]),
         ]),
         [""; 0]
@@ -117,7 +107,7 @@ fn each_promise_that_looks_judge_can_be_seen_to_be_broken() {
     let hold = |at: u64, role| (at, tenant(A, 1, 1, Some(Phase::Hold)), vec![says(A, role, 1, 5, 5)]);
     let in_phase = |phase, cells| (0, tenant(A, 1, 1, Some(phase)), cells);
     let cap = u64::from(cell_model::MoveOptions::HOLD_CAP_MS);
-    let cases: Vec<(&str, Vec<(u64, wire::Tenant, Vec<Said>)>)> = vec![
+    let cases: Vec<(&str, Vec<One>)> = vec![
         ("I1", vec![steady(0, vec![says(A, Owner, 1, 5, 5), says(B, Owner, 1, 5, 5)])]),
         ("I2", vec![steady(0, vec![says(A, Owner, 2, 5, 5)]), steady(1, vec![says(A, Owner, 1, 5, 5)])]),
         ("I3", vec![(0, tenant(B, 2, 1, Some(Phase::Soak)), vec![says(B, Owner, 2, 4, 4)])]),
