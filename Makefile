@@ -2,9 +2,10 @@
 
 CARGO ?= cargo
 SEED ?= 1
+ROUNDS ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings fuzz lint edge drills sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -30,10 +31,18 @@ interleavings:
 fuzz:
 	router/fuzz/run
 
-## drills: break a fleet in every way of docs/drills.md, judge each (as root in network namespaces, else by proxy)
+## drills: break a fleet in every way of docs/drills.md, judge each (as root in network namespaces, else by proxy). ROUNDS=3 is
+## three times in a row, each with the next seed. Reports name the commit
+drills: export CELLWAY_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 drills:
+	.ci/install strace faketime ip=iproute2
 	$(CARGO) build --release --locked --package cellctl
-	target/release/cellctl drill run --all --seed $(SEED) --out target/drills
+	target/release/cellctl drill run --all --seed $(SEED) --rounds $(ROUNDS) --out target/drills
+
+## planted: plant every fault of docs/drills.md in turn, and see that the layer catches it that must
+planted:
+	$(CARGO) build --release --locked --package cellctl --features planted
+	target/release/cellctl drill planted
 
 ## sim: a thousand seeds of the store's simulation, each twice, and a hundred of the whole fleet
 sim:

@@ -47,6 +47,23 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// All.
+    pub const ALL: [Self; 6] =
+        [Self::Lost, Self::Duplicated, Self::Reordered, Self::Resurrected, Self::Leaked, Self::Phantom];
+
+    /// Which promises of `docs/invariants.md` it breaks.
+    #[must_use]
+    pub const fn promises(self) -> &'static [&'static str] {
+        match self {
+            Self::Lost => &["I3"],
+            Self::Duplicated => &["I7", "I13"],
+            Self::Reordered => &["I14"],
+            Self::Resurrected => &["I8"],
+            Self::Leaked => &["I16"],
+            Self::Phantom => &["I7"],
+        }
+    }
+
     /// As reports print it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

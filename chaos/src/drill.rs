@@ -19,6 +19,7 @@ mod evidence;
 mod keys;
 pub mod leftovers;
 mod machine;
+mod meeting;
 mod notes;
 pub mod page;
 pub mod report;
@@ -29,6 +30,7 @@ pub mod verdict;
 mod whom;
 
 use cell_model::Phase;
+pub use meeting::{Blow, Way};
 
 use crate::link::Condition;
 use crate::wiring::Net;
@@ -125,8 +127,8 @@ pub struct Stage {
     pub filling: (u32, usize),
     /// The same for the first tenant, where it is to be larger.
     pub first_filling: Option<(u32, usize)>,
-    /// Which control node has a disk of its own, and of which kind.
-    pub disk: Option<(usize, Disk)>,
+    /// Which control node or cell has a disk of its own, and of which kind.
+    pub disk: Option<(Who, Disk)>,
     /// The wall clocks of its processes can be set.
     pub clocks: bool,
     /// Each tenant has a key, without which its cell serves nothing of it.
@@ -150,7 +152,7 @@ impl Default for Stage {
     }
 }
 
-/// A disk of its own for one control node.
+/// A disk of its own for one control node or cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     /// In memory: it can be filled.
@@ -276,6 +278,17 @@ pub enum Act {
     },
     /// What had stopped goes on.
     Resume,
+    /// Moves of this tenant, a few at the most, until this falls into this phase of one.
+    Meet {
+        /// Which tenant.
+        tenant: usize,
+        /// Which phase.
+        phase: Phase,
+        /// How a move comes there.
+        way: Way,
+        /// What is done to it.
+        blow: Blow,
+    },
     /// The newest move has entered this phase, or a later one.
     Reach(Phase),
     /// Every move has ended.
@@ -306,6 +319,8 @@ pub enum Act {
     },
     /// A node leads that is not the victim.
     Elect,
+    /// If it leads, it hands that over to another one, and does not lead from here on.
+    HandOver(Who),
     /// Whoever leads becomes the victim, so that it can be met later without asking who leads.
     Aim,
 }
@@ -353,6 +368,8 @@ pub enum Expect {
     Back(u64),
     /// Every move ends so.
     Ends(&'static str),
+    /// Every move ends as it was asked to: completed, or, where it was steered, cancelled or rolled back.
+    EndsAsAsked,
     /// Commands are acknowledged within so many milliseconds, and are there at the end.
     Commands(u64),
     /// What was to be refused was.
@@ -361,6 +378,8 @@ pub enum Expect {
     Refused(Group, &'static str),
     /// The former owner served nobody.
     NotHaunted,
+    /// Routers have sent at most so many of a hundred requests again.
+    RetriesBounded(u32),
     /// At the end every router is as fresh as it is without faults.
     Fresh,
     /// All control nodes have the same revision in the end.
@@ -369,6 +388,8 @@ pub enum Expect {
     Swallowed,
     /// The fault took place: bytes have passed the lanes that were made slow.
     Slowed,
+    /// The fault took place: the network has lost something.
+    Lost,
     /// The fault took place: requests of these tenants failed, or waited for half a second.
     Hurt(Group),
     /// The fault took place: another node led afterwards.
@@ -377,6 +398,8 @@ pub enum Expect {
     Redirected(u64),
     /// The fault took place: a fault began while a move was in one of these phases.
     FaultIn(Vec<Phase>),
+    /// The fault took place: a fault began while a move was in this phase of its way back.
+    FaultOnTheWayBack(Phase),
     /// The fault took place: these tenants have sent at least so many times as many requests as before.
     Flooded(Group, u32),
     /// The fault took place: a node without room has said so, or has ended.
@@ -401,10 +424,12 @@ impl Expect {
             self,
             Self::Swallowed
                 | Self::Slowed
+                | Self::Lost
                 | Self::Hurt(_)
                 | Self::Elected
                 | Self::Redirected(_)
                 | Self::FaultIn(_)
+                | Self::FaultOnTheWayBack(_)
                 | Self::Flooded(..)
                 | Self::DiskFull
                 | Self::Injected(_)

@@ -3,6 +3,7 @@
 //! * [`history`] – what clients did and were told; [`check`] compares it with what is there at the end.
 //! * [`load`] – the clients; [`http_client`] – one connection of theirs; [`seed`] – what their choices follow.
 //! * [`report`] – verdict and numbers of a run; [`figures`] tells them as a benchmark, beside what [`gauge`] says of the machine.
+//! * [`sights`] – looks at store and cells while it runs, judged by the invariants of the model.
 //! * [`process`] and [`ports`] – child processes by name; [`wiring`] – the network between them, of namespaces or of
 //!   [`link`]s, that can be cut.
 //! * [`drill`] – experiments with a hypothesis and a verdict; [`demo`] – the one that shows everything.
@@ -24,4 +25,5 @@ pub mod ports;
 pub mod process;
 pub mod report;
 pub mod seed;
+pub mod sights;
 pub mod wiring;

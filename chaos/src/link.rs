@@ -7,11 +7,17 @@
 //!
 //! A cut lane behaves like a network that drops every packet: connections stay, new ones are accepted, and not a byte
 //! gets through. When it heals, what waited goes on, as retransmission would see to it. One lane of the two may be cut.
+//!
+//! **Order.** TCP hands bytes over in order, so within a connection nothing can be reordered, and what is lost is only late.
+//! Between connections jitter and loss do reorder: a piece overtakes one that was sent before it on another connection of
+//! the same lane, and such pieces are counted. What a network does below TCP (duplicated, reordered or spoilt packets) no
+//! proxy can show.
+//!
 //! A [`Link`] is one front with one lane for both directions and every caller.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,13 +60,35 @@ pub struct Condition {
     pub jitter: Duration,
     /// Of a hundred pieces so many are lost once and sent again.
     pub loss_percent: u64,
-    /// Bytes per second; none: as many as come.
-    pub bytes_per_second: Option<u64>,
 }
 
 impl Default for Condition {
     fn default() -> Self {
-        Self { open: true, delay: Duration::ZERO, jitter: Duration::ZERO, loss_percent: 0, bytes_per_second: None }
+        Self { open: true, delay: Duration::ZERO, jitter: Duration::ZERO, loss_percent: 0 }
+    }
+}
+
+/// A pipe of a certain width that lanes share: whatever passes one of them keeps the others waiting. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Pipe {
+    bytes_per_second: u64,
+    /// When what was sent so far has passed.
+    free: Arc<Mutex<Instant>>,
+}
+
+impl Pipe {
+    /// Nothing has passed yet.
+    #[must_use]
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(1), free: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// When a piece of this length, sent now, has passed.
+    fn pass(&self, length: usize) -> Instant {
+        let micros = (length as u64).saturating_mul(1_000_000) / self.bytes_per_second;
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        *free = (*free).max(Instant::now()) + Duration::from_micros(micros);
+        *free
     }
 }
 
@@ -68,22 +96,86 @@ impl Default for Condition {
 #[derive(Debug, Clone)]
 pub struct Lane {
     condition: Arc<watch::Sender<Condition>>,
-    carried: Arc<AtomicU64>,
-    slowed: Arc<AtomicU64>,
-    held: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+    ways: Arc<Mutex<Ways>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    carried: AtomicU64,
+    slowed: AtomicU64,
+    held: AtomicU64,
+    lost: AtomicU64,
+    overtaken: AtomicU64,
+}
+
+/// What all connections of a lane have in common.
+#[derive(Debug)]
+struct Ways {
+    /// Who is late and what is lost.
+    choices: Choices,
+    pipe: Option<Pipe>,
+    /// When the last of the pieces that were sent so far arrives.
+    latest: Instant,
 }
 
 impl Default for Lane {
     fn default() -> Self {
-        let condition = Arc::new(watch::channel(Condition::default()).0);
-        Self { condition, carried: Arc::default(), slowed: Arc::default(), held: Arc::default() }
+        Self::seeded(0)
     }
 }
 
 impl Lane {
+    /// A lane whose losses and delays follow this seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        let ways = Ways { choices: Choices::new(seed), pipe: None, latest: Instant::now() };
+        let condition = Arc::new(watch::channel(Condition::default()).0);
+        Self { condition, counts: Arc::default(), ways: Arc::new(Mutex::new(ways)) }
+    }
+
+    /// Its losses and delays follow this seed from now on.
+    pub fn seed(&self, seed: u64) {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).choices = Choices::new(seed);
+    }
+
     /// From now on it carries like this.
     pub fn set(&self, condition: Condition) {
         self.condition.send_replace(condition);
+    }
+
+    /// From now on everything passes this pipe, or none.
+    pub fn narrow(&self, pipe: Option<Pipe>) {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).pipe = pipe;
+    }
+
+    fn is_slow(&self) -> bool {
+        let narrow = || self.ways.lock().unwrap_or_else(PoisonError::into_inner).pipe.is_some();
+        self.condition() != Condition::default() || narrow()
+    }
+
+    /// When a piece of this length that is sent now arrives: never before `last`, an earlier one of its connection.
+    fn due(&self, last: Instant, length: usize) -> Instant {
+        let condition = self.condition();
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let jitter = u64::try_from(condition.jitter.as_micros()).unwrap_or(u64::MAX);
+        let mut due = Instant::now() + condition.delay;
+        if jitter > 0 {
+            due += Duration::from_micros(ways.choices.below(jitter));
+        }
+        if condition.loss_percent > 0 && length > 0 && ways.choices.percent(condition.loss_percent) {
+            due += RETRANSMISSION;
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(pipe) = &ways.pipe {
+            due = due.max(pipe.pass(length));
+        }
+        let due = due.max(last);
+        if due < ways.latest {
+            self.counts.overtaken.fetch_add(1, Ordering::Relaxed);
+        }
+        ways.latest = ways.latest.max(due);
+        due
     }
 
     /// How it carries.
@@ -95,19 +187,31 @@ impl Lane {
     /// Bytes carried so far.
     #[must_use]
     pub fn carried_bytes(&self) -> u64 {
-        self.carried.load(Ordering::Relaxed)
+        self.counts.carried.load(Ordering::Relaxed)
     }
 
     /// Bytes carried while it was slow, narrow or lossy.
     #[must_use]
     pub fn slowed_bytes(&self) -> u64 {
-        self.slowed.load(Ordering::Relaxed)
+        self.counts.slowed.load(Ordering::Relaxed)
     }
 
     /// Pieces and connections that have met it while it was cut.
     #[must_use]
     pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.counts.held.load(Ordering::Relaxed)
+    }
+
+    /// Pieces that were lost, and sent again.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.counts.lost.load(Ordering::Relaxed)
+    }
+
+    /// Pieces that have overtaken one that was sent before them, on another connection.
+    #[must_use]
+    pub fn overtaken(&self) -> u64 {
+        self.counts.overtaken.load(Ordering::Relaxed)
     }
 
     /// Waits while it is cut. False where it will never open again.
@@ -116,7 +220,7 @@ impl Lane {
         if condition.borrow_and_update().open {
             return true;
         }
-        self.held.fetch_add(1, Ordering::Relaxed);
+        self.counts.held.fetch_add(1, Ordering::Relaxed);
         condition.wait_for(|condition| condition.open).await.is_ok()
     }
 }
@@ -264,13 +368,13 @@ async fn copy(mut from: OwnedReadHalf, to: OwnedWriteHalf, lane: Lane) {
         let lane = lane.clone();
         async move {
             let mut buffer = vec![0; PIECE_BYTES];
-            let mut schedule = Schedule::new();
+            let mut last = Instant::now();
             // The end of a connection is news, too: it travels like a piece, as an empty one.
             loop {
                 let length = from.read(&mut buffer).await.unwrap_or(0);
-                let due = schedule.due(&lane.condition(), length);
-                let last = send.send(Piece { bytes: buffer[..length].to_vec(), due }).await.is_err();
-                if last || length == 0 {
+                last = lane.due(last, length);
+                let is_over = send.send(Piece { bytes: buffer[..length].to_vec(), due: last }).await.is_err();
+                if is_over || length == 0 {
                     return;
                 }
             }
@@ -286,43 +390,13 @@ async fn deliver(mut to: OwnedWriteHalf, mut arriving: mpsc::Receiver<Piece>, la
             break;
         }
         let bytes = piece.bytes.len() as u64;
-        lane.carried.fetch_add(bytes, Ordering::Relaxed);
-        if lane.condition() != Condition::default() {
-            lane.slowed.fetch_add(bytes, Ordering::Relaxed);
+        lane.counts.carried.fetch_add(bytes, Ordering::Relaxed);
+        if lane.is_slow() {
+            lane.counts.slowed.fetch_add(bytes, Ordering::Relaxed);
         }
     }
     // Nothing can be done for a peer that is gone.
     let _ = to.shutdown().await;
-}
-
-/// When the pieces of one direction arrive: never one before an earlier one.
-struct Schedule {
-    choices: Choices,
-    last: Instant,
-}
-
-impl Schedule {
-    fn new() -> Self {
-        Self { choices: Choices::new(0x6c61_6e65), last: Instant::now() }
-    }
-
-    fn due(&mut self, condition: &Condition, length: usize) -> Instant {
-        let jitter = u64::try_from(condition.jitter.as_micros()).unwrap_or(u64::MAX);
-        let mut due = Instant::now() + condition.delay;
-        if jitter > 0 {
-            due += Duration::from_micros(self.choices.below(jitter));
-        }
-        if condition.loss_percent > 0 && self.choices.percent(condition.loss_percent) {
-            due += RETRANSMISSION;
-        }
-        let wide = condition.bytes_per_second.filter(|rate| *rate > 0);
-        let sending = wide.map_or(Duration::ZERO, |rate| {
-            let micros = (length as u64).saturating_mul(1_000_000) / rate;
-            Duration::from_micros(micros)
-        });
-        self.last = due.max(self.last + sending);
-        self.last
-    }
 }
 
 #[cfg(test)]

@@ -182,10 +182,7 @@ impl Wiring {
         match self {
             Self::Loopback => Err(WiringError::Impossible { what: "a narrow pipe", net: Net::Loopback }),
             Self::Proxy(proxy) => {
-                for to in all {
-                    let condition = Condition { bytes_per_second: Some(bytes_per_second), ..Condition::default() };
-                    proxy.set(name, to, condition);
-                }
+                proxy.narrow(name, all, bytes_per_second);
                 Ok(())
             }
             Self::Spaces(spaces) => Ok(spaces.narrow(name, bytes_per_second).await?),
@@ -229,6 +226,19 @@ impl Wiring {
             Self::Proxy(proxy) => Ok(proxy.slowed_bytes()),
             Self::Spaces(spaces) => Ok(spaces.narrowed_bytes().await?),
         }
+    }
+
+    /// Losses and delays follow this seed from now on, where the wiring makes them.
+    pub fn seed(&self, seed: u64) {
+        if let Self::Proxy(proxy) = self {
+            proxy.seed(seed);
+        }
+    }
+
+    /// Pieces that were lost so far and sent again, and pieces that have overtaken one of another connection.
+    #[must_use]
+    pub fn disorder(&self) -> (u64, u64) {
+        if let Self::Proxy(proxy) = self { proxy.disorder() } else { (0, 0) }
     }
 
     /// Takes everything down.

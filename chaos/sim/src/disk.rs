@@ -10,8 +10,10 @@
 //! A failing disk ([`Flaw::FailingDisk`]) forgets at a sync that fails what was pending, as a kernel does: reads show it, and
 //! no later sync makes it durable. That would be the store's to notice, were it told.
 //!
-//! What survives of the pending writes is their beginning, up to a point that chance decides: a file that is written
-//! at its end keeps a prefix. Log and state are two files, and lose independently of each other.
+//! What survives of the pending writes is their beginning, up to a byte that chance decides: a file that is written
+//! at its end keeps a prefix, and the write in which that byte lies is torn. Of such a write there is what its engine promises:
+//! whole rows up to there, or, where it is all or nothing, nothing. Log and state are two files, and lose independently of each
+//! other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +34,9 @@ pub(crate) trait Contents: Clone + Default + fmt::Debug + Send + 'static {
 
     /// Makes it.
     fn take(&mut self, write: &Self::Write);
+
+    /// Makes what is left of it where the power went in the middle: nothing, where it is all or nothing.
+    fn take_torn(&mut self, write: &Self::Write, chance: &mut Chance);
 }
 
 #[derive(Debug)]
@@ -130,6 +135,9 @@ impl<C: Contents> Layers<C> {
         for write in &pending[..kept] {
             self.durable.take(write);
         }
+        if let Some(torn) = pending.get(kept) {
+            self.durable.take_torn(torn, &mut self.chance);
+        }
         if let Some(Lie { really, .. }) = self.lie.as_ref().filter(|_| cut == PowerCut::All) {
             self.durable = really.clone();
         }
@@ -192,6 +200,32 @@ impl Contents for Log {
             LogWrite::TruncateFrom(index) => drop(self.rows.split_off(index)),
             LogWrite::PurgeTo(index) => self.rows.retain(|row, _| row > index),
             LogWrite::PutMeta(name, value) => drop(self.meta.insert(name, value.clone())),
+        }
+    }
+
+    fn take_torn(&mut self, write: &LogWrite, chance: &mut Chance) {
+        match write {
+            LogWrite::Append(rows) => {
+                let bytes: usize = rows.iter().map(|(_, row)| row.len()).sum();
+                let mut left = chance.index(bytes.max(1));
+                // The row in which that byte lies does not add up, and is as if it were not there.
+                for (index, row) in rows {
+                    let Some(after) = left.checked_sub(row.len()) else { break };
+                    left = after;
+                    self.rows.insert(*index, row.clone());
+                }
+            }
+            // The highest first.
+            LogWrite::TruncateFrom(index) => {
+                let going: Vec<u64> = self.rows.range(index..).rev().map(|(row, _)| *row).collect();
+                going.iter().take(chance.index(going.len() + 1)).for_each(|row| drop(self.rows.remove(row)));
+            }
+            // The lowest first.
+            LogWrite::PurgeTo(index) => {
+                let going: Vec<u64> = self.rows.range(..=index).map(|(row, _)| *row).collect();
+                going.iter().take(chance.index(going.len() + 1)).for_each(|row| drop(self.rows.remove(row)));
+            }
+            LogWrite::PutMeta(..) => {}
         }
     }
 }
@@ -275,6 +309,13 @@ impl Contents for State {
                 }
             }
             StateWrite::ClearBut(mark) => self.0.retain(|key, _| key == mark),
+        }
+    }
+
+    fn take_torn(&mut self, write: &StateWrite, chance: &mut Chance) {
+        match write {
+            StateWrite::Apply(_) => {}
+            StateWrite::ClearBut(mark) => self.0.retain(|key, _| key == mark || chance.percent(50)),
         }
     }
 }
@@ -376,6 +417,49 @@ mod tests {
             lost_some |= rows.len() < 9;
         }
         assert!(kept_some && lost_some);
+    }
+
+    #[test]
+    fn a_write_in_the_middle_of_which_the_power_goes_is_torn_between_two_rows() {
+        let left = |seed| {
+            let disk = SimDisk::new(seed, "n", None);
+            let rows: Vec<_> = (1..=8).map(|index| (index, vec![1; 10])).collect();
+            disk.log.append(&rows).unwrap();
+            disk.state.apply(&[(vec![1], Some(vec![1])), (vec![2], Some(vec![2]))]).unwrap();
+            disk.crash(PowerCut::All);
+            let state = disk.state.layers().visible.0.len();
+            assert!(state == 0 || state == 2, "what is all or nothing is not torn");
+            disk.log.range(0, u64::MAX, usize::MAX).unwrap().iter().map(|row| row.0).collect::<Vec<_>>()
+        };
+        let lengths: std::collections::BTreeSet<usize> = (0..64)
+            .map(|seed| {
+                let rows = left(seed);
+                assert_eq!(rows, (1..=rows.len() as u64).collect::<Vec<_>>(), "a prefix");
+                rows.len()
+            })
+            .collect();
+        assert!(lengths.iter().any(|length| (1..8).contains(length)), "{lengths:?}");
+        assert_eq!(left(5), left(5), "the seed decides");
+    }
+
+    #[test]
+    fn a_half_done_removal_leaves_no_hole() {
+        for seed in 0..32 {
+            let left = |remove: fn(&File<Log>)| {
+                let disk = SimDisk::new(seed, "n", None);
+                (1..=8).for_each(|index| disk.log.append(&row(index)).unwrap());
+                disk.log.sync().unwrap();
+                remove(&disk.log);
+                disk.crash(PowerCut::All);
+                disk.log.range(0, u64::MAX, usize::MAX).unwrap().iter().map(|row| row.0).collect::<Vec<_>>()
+            };
+            let truncated = left(|log| log.truncate_from(4).unwrap());
+            assert_eq!(truncated, (1..=truncated.len() as u64).collect::<Vec<_>>(), "from the end");
+            assert!(truncated.len() >= 3);
+            let purged = left(|log| log.purge_to(5).unwrap());
+            assert_eq!(purged, (9 - purged.len() as u64..=8).collect::<Vec<_>>(), "from the beginning");
+            assert!(purged.len() >= 3);
+        }
     }
 
     #[test]

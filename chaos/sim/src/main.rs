@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use cell_sim::{Arguments, Program, Said, simulate};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A seventh of a run was glibc's allocator.
 #[global_allocator]
@@ -26,10 +27,18 @@ fn main() -> anyhow::Result<ExitCode> {
     let path = std::env::current_exe().context("finding this program")?;
     let program = Program { path, words: Vec::new(), typed: "cargo run -p cell-sim --".into() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("making a runtime")?;
-    let passed = runtime.block_on(simulate(arguments, program, |said| match said {
-        // A reader that has gone away is no error.
-        Said::Result(text) => drop(std::io::stdout().lock().write_all(text.as_bytes())),
-        Said::Progress(line) => drop(writeln!(std::io::stderr().lock(), "{line}")),
-    }))?;
+    let passed = runtime.block_on(async {
+        let simulated = simulate(arguments, program, |said| match said {
+            // A reader that has gone away is no error.
+            Said::Result(text) => drop(std::io::stdout().lock().write_all(text.as_bytes())),
+            Said::Progress(line) => drop(writeln!(std::io::stderr().lock(), "{line}")),
+        });
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        // What runs seeds ends with what is dropped here.
+        tokio::select! {
+            passed = simulated => passed.map_err(anyhow::Error::from),
+            _ = terminate.recv() => anyhow::bail!("the simulation was stopped"),
+        }
+    })?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -41,6 +41,8 @@ pub enum Rule {
     WritesAreKept,
     /// In a fleet: each tenant has one owner, which holds what clients see.
     OneOwner,
+    /// In a fleet: no look at store and cells has found a promise of `docs/invariants.md` broken.
+    InvariantsHold,
 }
 
 impl fmt::Display for Rule {
@@ -57,6 +59,7 @@ impl fmt::Display for Rule {
             Self::NodesStayUp => "nodes-stay-up",
             Self::WritesAreKept => "writes-are-kept",
             Self::OneOwner => "one-owner",
+            Self::InvariantsHold => "invariants-hold",
         })
     }
 }

@@ -5,13 +5,15 @@ mod clients;
 mod control;
 mod machines;
 mod moves;
+mod phases;
 
 use super::Drill;
 
 /// Every drill, in the order in which they are run.
 #[must_use]
 pub fn all() -> Vec<Drill> {
-    [control::drills(), machines::drills(), cells::drills(), moves::drills(), clients::drills()].concat()
+    [control::drills(), machines::drills(), cells::drills(), moves::drills(), phases::drills(), clients::drills()]
+        .concat()
 }
 
 /// The drill of that name.

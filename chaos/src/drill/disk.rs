@@ -1,4 +1,4 @@
-//! A disk of its own for one control node: one that can be filled, or one whose power can be cut.
+//! A disk of its own for one control node or cell: one that can be filled, or one whose power can be cut.
 //!
 //! ```text
 //! Memory   a file system in memory, with little room

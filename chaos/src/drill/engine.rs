@@ -19,7 +19,7 @@ use super::report::DrillReport;
 use super::script::Runner;
 use super::steer::Moves;
 use super::verdict::judge;
-use super::{Drill, Stage};
+use super::{Drill, Stage, Who};
 use crate::check::check;
 use crate::clock::{Micros, RunClock};
 use crate::fleet::{Fleet, FleetError, FleetOptions};
@@ -172,6 +172,7 @@ async fn on_fleet(
     tell: Tell,
     stop: &CancellationToken,
 ) -> (Result<Evidence, DrillError>, Option<NodeDisk>) {
+    fleet.wiring.seed(options.seed);
     let homes = homes(&drill.stage, options.seed);
     let control = fleet.control(Duration::from_secs(15));
     let cells: Arc<[CellId]> = fleet.cells.iter().map(|cell| cell.id.clone()).collect();
@@ -192,6 +193,7 @@ async fn on_fleet(
         victim: None,
         crowds: Vec::new(),
         stutters: BTreeMap::new(),
+        looking: None,
         sampling: None,
     };
     let done = tokio::select! {
@@ -252,10 +254,13 @@ fn homes(stage: &Stage, seed: u64) -> Vec<Home> {
     words.into_iter().enumerate().map(home).collect()
 }
 
-/// The disk of its own that a control node of this drill has.
+/// The disk of its own that a control node or a cell of this drill has.
 async fn disk_of(drill: &Drill, options: &RunOptions) -> Result<Option<NodeDisk>, DrillError> {
-    let Some((control, kind)) = drill.stage.disk else { return Ok(None) };
-    let node = format!("control-{}", control + 1);
+    let (node, kind) = match drill.stage.disk {
+        Some((Who::Control(index), kind)) => (format!("control-{}", index + 1), kind),
+        Some((Who::Cell(index), kind)) => (format!("cell-{}", index + 1), kind),
+        Some(_) | None => return Ok(None),
+    };
     let disk = NodeDisk::open(&node, kind, &options.run).await;
     disk.map(Some).map_err(|source| DrillError::Disk { node, source })
 }

@@ -10,6 +10,7 @@ use super::Group;
 use crate::check::Findings;
 use crate::clock::Micros;
 use crate::history::{Op, SessionId};
+use crate::sights::Sights;
 
 /// Something that was wrong from here to there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct MoveTrace {
     pub source: String,
     /// To where.
     pub target: String,
+    /// How it was asked to end, where it was not to complete.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub asked: String,
     /// How it ended; empty where it has not.
     pub end: String,
     /// Why, where it did not complete.
@@ -123,7 +127,13 @@ pub(super) struct Evidence {
     pub(super) elections: Vec<String>,
     pub(super) swallowed: u64,
     pub(super) slowed_bytes: u64,
+    /// Pieces that the network has lost.
+    pub(super) lost_pieces: u64,
+    /// Pieces that have overtaken one of another connection.
+    pub(super) overtaken: u64,
     pub(super) redirects: u64,
+    /// Requests that routers have sent again, and those that they would have sent again, had there been a budget.
+    pub(super) replays: (u64, u64),
     pub(super) disk_full: Vec<String>,
     /// Syncs that have failed or waited.
     pub(super) injected: u64,
@@ -134,6 +144,8 @@ pub(super) struct Evidence {
     pub(super) clocks: Vec<String>,
     /// Revision of each control node in the end.
     pub(super) revisions: BTreeMap<String, u64>,
+    /// Looks at store and cells meanwhile.
+    pub(super) sights: Sights,
     /// Where copies differ.
     pub(super) mismatches: Vec<String>,
     /// Whatever else did not come about.

@@ -11,8 +11,8 @@ use super::{Act, SyncFault, Who};
 const FALLS_WITHIN: Duration = Duration::from_secs(20);
 /// A process of ours has its clock by then.
 const STARTS_WITHIN: Duration = Duration::from_secs(5);
-/// What a log line says where a sync has failed.
-const EIO: &str = "Input/output error";
+/// What a log line says where something could not be written or synced.
+const WHY: [&str; 2] = ["Input/output error", "No space left"];
 
 impl Runner {
     pub(super) async fn machine(&mut self, act: &Act) -> Result<(), Trouble> {
@@ -34,8 +34,18 @@ impl Runner {
         }
     }
 
+    /// A node that is made to lead no more does not lead when its disk fails.
+    pub(super) async fn hand_over(&mut self, who: Who) -> Result<(), Trouble> {
+        let whom = self.names(who).await?;
+        if !self.names(Who::Leader).await?.iter().any(|leader| whom.contains(leader)) {
+            return Ok(());
+        }
+        self.control.move_leader(0).await.map_err(|error| said(&error))?;
+        self.elect().await
+    }
+
     async fn fill_disk(&mut self, who: Who) -> Result<(), Trouble> {
-        let filler = self.disk.as_ref().ok_or("no control node has a disk of its own")?.filler();
+        let filler = self.disk.as_ref().ok_or("nobody has a disk of its own")?.filler();
         let names = self.names(who).await?;
         let filled = tokio::task::spawn_blocking(move || fill(&filler)).await;
         let bytes = filled.map_err(|error| error.to_string())?.map_err(|error| said(&error))?;
@@ -44,7 +54,7 @@ impl Runner {
     }
 
     async fn empty_disk(&mut self, who: Who) -> Result<(), Trouble> {
-        let filler = self.disk.as_ref().ok_or("no control node has a disk of its own")?.filler();
+        let filler = self.disk.as_ref().ok_or("nobody has a disk of its own")?.filler();
         for name in self.names(who).await? {
             let told = self.log_lines(&name, &["DISK_FULL", "No space left"]);
             self.evidence.disk_full.extend(told.into_iter().take(5));
@@ -103,7 +113,7 @@ impl Runner {
             };
             self.mend(&name).await;
             self.open("process", &format!("{name} has ended by itself ({status})"));
-            let why = self.log_lines(&name, &[EIO]).into_iter().next_back();
+            let why = self.log_lines(&name, &WHY).into_iter().next_back();
             self.evidence.fallen.push((name, why));
         }
         Ok(())

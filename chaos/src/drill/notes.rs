@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use cell_client::AgentOptions;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Told;
 use super::evidence::{FaultSpan, Mark, Sample};
 use super::script::Runner;
 use crate::clock::Micros;
+use crate::sights::Lookout;
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(400);
 /// What an open span ends at until it is closed.
@@ -39,12 +41,23 @@ impl Runner {
             samples
         });
         self.sampling = Some((stop, task));
+        let clock = self.load.clock();
+        let lookout = Lookout {
+            control: self.fleet.control(SAMPLE_EVERY),
+            cells: self.fleet.cells.clone(),
+            agents: self.fleet.agents(AgentOptions::default()),
+            patience: SAMPLE_EVERY,
+        };
+        self.looking = Some(lookout.keep(SAMPLE_EVERY, move || Duration::from_micros(clock.now())));
     }
 
     pub(super) async fn stop_sampling(&mut self) {
         if let Some((stop, task)) = self.sampling.take() {
             stop.cancel();
             self.evidence.samples = task.await.unwrap_or_default();
+        }
+        if let Some(looking) = self.looking.take() {
+            self.evidence.sights = looking.stop().await;
         }
     }
 

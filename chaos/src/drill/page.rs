@@ -8,7 +8,7 @@ mod tests;
 
 use std::fmt::Write as _;
 
-use super::report::{DrillReport, escaped};
+use super::report::{DrillReport, NotRun, escaped};
 use super::verdict::{DrillVerdict, Finding, Tally};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -36,41 +36,56 @@ pub fn of(report: &DrillReport) -> String {
     document(&format!("{} · {}", report.drill, report.verdict.as_str()), &body)
 }
 
-/// The page of all drills of a directory.
+/// The page of all drills of a directory, also of those that have no report.
 #[must_use]
-pub fn summary(reports: &[DrillReport]) -> String {
+pub fn summary(reports: &[DrillReport], not_run: &[NotRun]) -> String {
     let passed = reports.iter().filter(|report| report.verdict == DrillVerdict::Pass).count();
-    let (class, word) = if passed == reports.len() { ("pass", "pass") } else { ("fail", "not all pass") };
+    let left_out = not_run.iter().filter(|one| !one.began).count();
+    let all_pass = passed == reports.len() && left_out == not_run.len();
+    let (class, word) = if all_pass { ("pass", "pass") } else { ("fail", "not all pass") };
     let newest = reports.iter().map(|report| report.ended_unix_ms).max().unwrap_or(0);
+    let skipped = if left_out == 0 { String::new() } else { format!(", <b>{left_out}</b> skipped") };
     let mut body = format!(
-        "<header><div><h1>Drills of a cell fleet</h1><div class=\"meta\"><b>{passed} of {}</b> passed · {} requests, \
+        "<header><div><h1>Drills of a cell fleet</h1><div class=\"meta\"><b>{passed} of {}</b> passed{skipped} · {} requests, \
          <b>{}</b> acknowledged writes checked one by one · {}</div></div><div class=\"verdict {class}\">{word}</div></header>\
          <table><tr><th>drill</th><th>what was done</th><th>verdict</th><th class=\"n\">held</th>\
          <th class=\"n\">requests</th><th class=\"n\">failed</th><th class=\"n\">seconds</th></tr>",
-        reports.len(),
+        reports.len() + not_run.len() - left_out,
         reports.iter().map(|report| report.requests).sum::<usize>(),
         reports.iter().map(|report| report.acked_writes).sum::<u64>(),
         date(newest),
     );
-    for report in reports {
-        let held = report.findings.iter().filter(|finding| finding.held).count();
-        let failed: usize = report.buckets.iter().map(|bucket| bucket.failed).sum();
-        let (sign, color) = sign_of(report.verdict);
+    reports.iter().for_each(|report| summary_row(&mut body, report));
+    for one in not_run {
+        let color = if one.began { "no" } else { "maybe" };
         // Writing to a string cannot fail.
         let _ = write!(
             body,
-            "<tr><td><a href=\"{0}.html\">{0}</a></td><td>{1}</td><td class=\"{color}\"><b>{sign} {2}</b></td>\
-             <td class=\"n\">{held} of {3}</td><td class=\"n\">{4}</td><td class=\"n\">{failed}</td><td class=\"n\">{5:.0}</td></tr>",
-            escaped(&report.drill),
-            escaped(&report.title),
-            report.verdict.as_str(),
-            report.findings.len(),
-            report.requests,
-            report.seconds
+            "<tr><td>{}</td><td>{}</td><td class=\"{color}\"><b>– {}</b></td><td class=\"n\" colspan=\"4\"></td></tr>",
+            escaped(&one.drill),
+            escaped(&one.reason),
+            one.as_str()
         );
     }
     body.push_str("</table>");
     document("Drills", &body)
+}
+
+fn summary_row(body: &mut String, report: &DrillReport) {
+    let held = report.findings.iter().filter(|finding| finding.held).count();
+    let failed: usize = report.buckets.iter().map(|bucket| bucket.failed).sum();
+    let (sign, color) = sign_of(report.verdict);
+    let _ = write!(
+        body,
+        "<tr><td><a href=\"{0}.html\">{0}</a></td><td>{1}</td><td class=\"{color}\"><b>{sign} {2}</b></td>\
+         <td class=\"n\">{held} of {3}</td><td class=\"n\">{4}</td><td class=\"n\">{failed}</td><td class=\"n\">{5:.0}</td></tr>",
+        escaped(&report.drill),
+        escaped(&report.title),
+        report.verdict.as_str(),
+        report.findings.len(),
+        report.requests,
+        report.seconds
+    );
 }
 
 fn document(title: &str, body: &str) -> String {
@@ -143,8 +158,9 @@ fn findings(title: &str, findings: &[&Finding]) -> String {
             (false, false) => ("✗", "no", " class=\"broken\""),
         };
         let (statement, observed) = (escaped(&finding.statement), escaped(&finding.observed));
+        let ids = finding.invariants.iter().map(|id| format!("<b>{}</b> ", escaped(id))).collect::<String>();
         format!(
-            "<tr{class}><td class=\"sign {color}\">{sign}</td><td>{statement}</td><td class=\"seen\">{observed}</td></tr>"
+            "<tr{class}><td class=\"sign {color}\">{sign}</td><td>{ids}{statement}</td><td class=\"seen\">{observed}</td></tr>"
         )
     };
     let rows: String = findings.iter().map(row).collect();

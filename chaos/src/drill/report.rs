@@ -44,7 +44,7 @@ pub struct DrillReport {
     pub net: Net,
     /// The fault that was planted in the cells on purpose; empty in honest runs.
     pub planted: String,
-    /// Cellway's version.
+    /// Cellway's version, and its commit where the build was told of it (`CELLWAY_COMMIT`).
     pub version: String,
     /// When it ended, in milliseconds since 1970.
     pub ended_unix_ms: u64,
@@ -150,7 +150,6 @@ impl DrillReport {
         took: Duration,
     ) -> Self {
         let parts = Parts { steady: evidence.steady, fault: evidence.fault, end: evidence.end };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             api_version: "cellway.dev/v1".into(),
             kind: "DrillReport".into(),
@@ -162,8 +161,8 @@ impl DrillReport {
             seed: options.seed,
             net: options.net,
             planted: options.plant.clone().unwrap_or_default(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ended_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            version: version(),
+            ended_unix_ms: unix_ms(),
             seconds: took.as_secs_f64(),
             verdict: DrillVerdict::of(&findings),
             findings,
@@ -188,6 +187,18 @@ impl DrillReport {
         format!("cellctl drill run {} --seed {} --net {}{planted}", self.drill, self.seed, self.net.as_str())
     }
 
+    /// This report with the verdict that its findings come to: a file may say what it likes.
+    ///
+    /// # Errors
+    /// Where there are no findings: then there is no verdict either.
+    pub fn judged_anew(mut self) -> Result<Self, String> {
+        if self.findings.is_empty() {
+            return Err("it has no findings".into());
+        }
+        self.verdict = DrillVerdict::of(&self.findings);
+        Ok(self)
+    }
+
     /// What did not hold.
     pub fn broken(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| !finding.held)
@@ -198,7 +209,8 @@ impl DrillReport {
     pub fn junit(&self) -> String {
         let mut cases = String::new();
         for finding in &self.findings {
-            let (name, observed) = (escaped(&finding.statement), escaped(&finding.observed));
+            let ids: String = finding.invariants.iter().map(|id| format!("{id} ")).collect();
+            let (name, observed) = (escaped(&format!("{ids}{}", finding.statement)), escaped(&finding.observed));
             let class = escaped(&self.drill);
             // Writing to a string cannot fail.
             let _ = write!(cases, "  <testcase classname=\"drill.{class}\" name=\"{name}\">");
@@ -218,6 +230,14 @@ impl DrillReport {
             self.seed,
             self.net.as_str()
         )
+    }
+}
+
+fn version() -> String {
+    let package = env!("CARGO_PKG_VERSION");
+    match option_env!("CELLWAY_COMMIT").filter(|commit| !commit.is_empty()) {
+        Some(commit) => format!("{package} ({commit})"),
+        None => package.into(),
     }
 }
 
@@ -294,9 +314,53 @@ fn buckets(ops: &[Op], parts: Parts) -> Vec<Bucket> {
     sorted.into_iter().map(spread).collect()
 }
 
+/// A drill that was to run and of which there is no report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotRun {
+    /// Which.
+    pub drill: String,
+    /// It has begun, and has come to no verdict; else it was left out.
+    pub began: bool,
+    /// Why.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+impl NotRun {
+    /// Now.
+    #[must_use]
+    pub fn new(drill: &str, began: bool, reason: String) -> Self {
+        Self { drill: drill.into(), began, reason, unix_ms: unix_ms() }
+    }
+
+    /// As people read it, where a report has its verdict.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        if self.began { "no verdict" } else { "skipped" }
+    }
+
+    fn junit(&self) -> String {
+        let (drill, reason) = (escaped(&self.drill), escaped(&self.reason));
+        let (skipped, errors, word) = if self.began { (0, 1, "error") } else { (1, 0, "skipped") };
+        format!(
+            "<testsuite name=\"drill.{drill}\" tests=\"1\" failures=\"0\" errors=\"{errors}\" skipped=\"{skipped}\">\n\
+             \x20 <testcase classname=\"drill.{drill}\" name=\"the drill has a verdict\"><{word} message=\"{reason}\"/></testcase>\n\
+             </testsuite>\n"
+        )
+    }
+}
+
+fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// All suites of one directory in one file.
 #[must_use]
-pub fn junit_of_all(reports: &[DrillReport]) -> String {
-    let suites: String = reports.iter().map(DrillReport::junit).collect();
+pub fn junit_of_all(reports: &[DrillReport], not_run: &[NotRun]) -> String {
+    let suites = reports.iter().map(DrillReport::junit).chain(not_run.iter().map(NotRun::junit));
+    let suites: String = suites.collect();
     format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"drills\">\n{suites}</testsuites>\n")
 }

@@ -22,10 +22,13 @@ use crate::fleet::{Fleet, Observer, fetch};
 use crate::link::Condition;
 use crate::load::{Load, Running};
 use crate::seed::Choices;
+use crate::sights::Looking;
 
 const REDIRECTS: &str = "cell_router_stale_redirects";
+const REPLAYS: &str = "cell_router_replays";
+const RETRIES_DENIED: &str = "cell_router_retries_denied";
 /// How long a phase, an election, a readiness may take.
-const REACH_WITHIN: Duration = Duration::from_secs(25);
+pub(super) const REACH_WITHIN: Duration = Duration::from_secs(25);
 
 /// Everything that the acts of one drill have in common.
 pub(super) struct Runner {
@@ -43,6 +46,7 @@ pub(super) struct Runner {
     pub(super) keys: Option<Keys>,
     pub(super) crowds: Vec<Running>,
     pub(super) stutters: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
+    pub(super) looking: Option<Looking>,
     pub(super) sampling: Option<(CancellationToken, JoinHandle<Vec<Sample>>)>,
 }
 
@@ -127,6 +131,7 @@ impl Runner {
             | Act::Haunt(_)
             | Act::InSync
             | Act::TakeOver { .. } => self.movement(act).await,
+            Act::Meet { tenant, phase, way, blow } => self.meet(*tenant, *phase, *way, *blow).await,
             Act::Command => self.command().await,
             Act::Forbidden { tenant, to, code } => {
                 let what = format!("move {} to {}", self.evidence.homes[*tenant].name, self.moves.cell(*to));
@@ -136,11 +141,12 @@ impl Runner {
                 Ok(())
             }
             Act::Elect => self.elect().await,
+            Act::HandOver(who) => self.hand_over(*who).await,
             Act::Aim => self.names(Who::Leader).await.map(|_| ()),
         }
     }
 
-    async fn network(&mut self, act: &Act) -> Result<(), Trouble> {
+    pub(super) async fn network(&mut self, act: &Act) -> Result<(), Trouble> {
         match act {
             Act::Cut(one, other) => self.cut(*one, *other, true).await,
             Act::CutOneWay(from, to) => self.cut(*from, *to, false).await,
@@ -201,7 +207,7 @@ impl Runner {
         Ok(())
     }
 
-    async fn process(&mut self, act: &Act) -> Result<(), Trouble> {
+    pub(super) async fn process(&mut self, act: &Act) -> Result<(), Trouble> {
         let (Act::Freeze(who)
         | Act::Thaw(who)
         | Act::Stutter { who, .. }
@@ -370,7 +376,7 @@ impl Runner {
         self.evidence.commands.push(Answered { what, at, took_ms, code, wanted, made, kept: false });
     }
 
-    async fn elect(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn elect(&mut self) -> Result<(), Trouble> {
         let began = Instant::now();
         let observer = self.fleet.observer();
         while began.elapsed() < REACH_WITHIN {
@@ -409,6 +415,7 @@ impl Runner {
         }
         self.close_all();
         self.evidence.swallowed = self.fleet.wiring.swallowed().await.unwrap_or(0);
+        (self.evidence.lost_pieces, self.evidence.overtaken) = self.fleet.wiring.disorder();
     }
 
     /// Lets moves and haunts come to their ends.
@@ -442,6 +449,9 @@ impl Runner {
                 Ok(count) => self.evidence.redirects += count,
                 Err(error) => self.evidence.trouble.push(format!("{} says nothing: {error}", router.name)),
             }
+            // Whoever could not be asked has been named.
+            self.evidence.replays.0 += router.counter(REPLAYS).await.unwrap_or(0);
+            self.evidence.replays.1 += router.counter(RETRIES_DENIED).await.unwrap_or(0);
         }
         for answered in &mut self.evidence.commands {
             let Some(id) = answered.made.as_ref().and_then(|name| TenantId::new(name).ok()) else { continue };

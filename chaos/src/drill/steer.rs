@@ -29,6 +29,8 @@ struct Tracked {
     /// Owner and stamp before it.
     before: (CellId, Stamp),
     last: Option<wire::Move>,
+    /// How it was asked to end; empty: to complete.
+    asked: &'static str,
 }
 
 /// All moves of one drill. Clones are the same.
@@ -90,7 +92,7 @@ impl Moves {
         let (id, _) = self.control.move_tenant(&name, to, how, WriteOptions::default()).await?;
         let owner = CellId::new(&before.owner).unwrap_or_else(|_| self.cell(0));
         let stamp = Stamp { uid: before.uid, epoch: before.epoch };
-        locked(&self.tracked).insert(id, Tracked { id, tenant, before: (owner, stamp), last: None });
+        locked(&self.tracked).insert(id, Tracked { id, tenant, before: (owner, stamp), last: None, asked: "" });
         let moves = self.clone();
         let following = tokio::spawn(async move { moves.follow(id, every).await });
         locked(&self.following).push(following);
@@ -118,6 +120,24 @@ impl Moves {
     pub(super) async fn resume(&self) -> Result<(), ClientError> {
         let Some(id) = self.newest().map(|tracked| tracked.id) else { return Ok(()) };
         self.control.steer_move(id, MoveIntent::Resume, WriteOptions::default()).await.map(|_| ())
+    }
+
+    /// Steers the newest move, which is asked by that to end so.
+    pub(super) async fn steer(&self, intent: MoveIntent, end: &'static str) -> Result<(), ClientError> {
+        let Some(id) = self.newest().map(|tracked| tracked.id) else { return Ok(()) };
+        self.control.steer_move(id, intent, WriteOptions::default()).await?;
+        if let Some(tracked) = locked(&self.tracked).get_mut(&id) {
+            tracked.asked = end;
+        }
+        Ok(())
+    }
+
+    /// A cell that a tenant is not on.
+    pub(super) async fn elsewhere(&self, tenant: usize) -> Result<usize, ClientError> {
+        let name = TenantId::new(&*self.names[tenant]).expect("a drill's names are labels");
+        let owner = self.control.get_tenant(&name).await?.mapping.unwrap_or_default().owner;
+        let here = self.cells.iter().position(|cell| cell.as_str() == owner).unwrap_or(0);
+        Ok((here + 1) % self.cells.len())
     }
 
     /// Makes the other cell of a move the owner, as soon as the store has not heard of the owner for long enough. Only if
@@ -170,6 +190,24 @@ impl Moves {
             if let Some(movement) = self.newest().and_then(|tracked| tracked.last) {
                 let seen = |stamp: &wire::PhaseStamp| phase_of(stamp.phase).is_some_and(|entered| entered >= phase);
                 if movement.history.iter().any(seen) {
+                    return true;
+                }
+                if !movement.end.is_empty() {
+                    return false;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        false
+    }
+
+    /// Waits until the newest move, which has soaked, has entered this phase of its way back. False where it has ended before.
+    pub(super) async fn reach_back(&self, phase: Phase, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(movement) = self.newest().and_then(|tracked| tracked.last) {
+                let mut entered = movement.history.iter().filter_map(|stamp| phase_of(stamp.phase));
+                if entered.any(|entered| entered == Phase::Soak) && entered.any(|entered| entered == phase) {
                     return true;
                 }
                 if !movement.end.is_empty() {
@@ -269,6 +307,7 @@ impl Moves {
                 target: last.target,
                 phases: phases.collect(),
                 ended: clock.of_unix_millis(last.ended_unix_ms),
+                asked: tracked.asked.into(),
                 end: last.end,
                 reason: reason.collect::<Vec<_>>().join(": "),
             }

@@ -4,16 +4,17 @@
 //! dead; no value with another tenant; one owner of each tenant, whose data is what clients see; a steady state that was
 //! steady; no process that fell.
 
+mod always;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 
+use always::{always, looked_at};
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Evidence, FaultSpan};
+use super::evidence::{Evidence, FaultSpan, MoveTrace};
 use super::{Drill, Expect, Group, Span, keys};
-use crate::check::FaultKind;
 use crate::clock::Micros;
 use crate::exercise::Spread;
 use crate::history::{Op, Outcome};
@@ -58,6 +59,9 @@ impl DrillVerdict {
 pub struct Finding {
     /// What was to hold.
     pub statement: String,
+    /// The promises of `docs/invariants.md` that it stands for, if it does for any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub invariants: Vec<String>,
     /// Whether it says that the experiment took place.
     pub exercise: bool,
     /// Whether it held.
@@ -95,54 +99,8 @@ impl Tally {
 pub(super) fn judge(drill: &Drill, evidence: &Evidence) -> Vec<Finding> {
     let mut findings: Vec<Finding> = drill.expects.iter().map(|expect| finding(expect, evidence)).collect();
     findings.extend(always(evidence));
+    findings.extend(looked_at(evidence));
     findings
-}
-
-fn always(evidence: &Evidence) -> Vec<Finding> {
-    let found = &evidence.findings;
-    let none = |what: &str, kind: FaultKind| {
-        let examples = found.faults.iter().filter(|fault| fault.kind == kind).take(3);
-        let examples: Vec<String> =
-            examples.map(|fault| format!("{} {}: {}", fault.tenant, fault.object, fault.detail)).collect();
-        promise(what.into(), found.count(kind) == 0, or_none(found.count(kind), &examples))
-    };
-    let steady = Tally::of(during(evidence, Group::All, Span::Steady));
-    let acked = found.acked_writes;
-    vec![
-        promise(
-            "the steady state was steady: every request was answered".into(),
-            steady.failed == 0 && steady.sent > 0,
-            format!("{} of {} failed", steady.failed, steady.sent),
-        ),
-        none(&format!("none of {acked} acknowledged writes is lost"), FaultKind::Lost),
-        none("no write was done twice", FaultKind::Duplicated),
-        none("no value and no read went back", FaultKind::Reordered),
-        none("nothing that was deleted is there again", FaultKind::Resurrected),
-        none("no tenant has another tenant's value", FaultKind::Leaked),
-        none("nothing is there that nobody wrote", FaultKind::Phantom),
-        promise(
-            "each tenant has one owner, which holds what clients see".into(),
-            evidence.mismatches.is_empty(),
-            or_none(evidence.mismatches.len() as u64, &evidence.mismatches),
-        ),
-        promise(
-            "every step of the drill could be done, and no process fell".into(),
-            evidence.trouble.is_empty(),
-            or_none(evidence.trouble.len() as u64, &evidence.trouble),
-        ),
-    ]
-}
-
-fn or_none(count: u64, examples: &[String]) -> String {
-    if count == 0 {
-        return "none".into();
-    }
-    let shown: Vec<&str> = examples.iter().take(3).map(String::as_str).collect();
-    format!("{count}: {}", shown.join("; "))
-}
-
-fn promise(statement: String, held: bool, observed: String) -> Finding {
-    Finding { statement, exercise: false, held, observed }
 }
 
 fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
@@ -156,6 +114,11 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
             let held = !evidence.moves.is_empty() && ends.iter().all(|other| other == end);
             (format!("every move ends {end}"), held, moves_told(evidence))
         }
+        Expect::EndsAsAsked => {
+            let asked = |one: &MoveTrace| if one.asked.is_empty() { "completed".into() } else { one.asked.clone() };
+            let held = !evidence.moves.is_empty() && evidence.moves.iter().all(|one| one.end == asked(one));
+            ("every move ends as it was asked to".into(), held, moves_told(evidence))
+        }
         Expect::Commands(ms) => commands(evidence, *ms),
         Expect::Forbidden => {
             let asked: Vec<_> = evidence.commands.iter().filter(|one| !one.wanted.is_empty()).collect();
@@ -165,6 +128,12 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
         }
         Expect::Refused(group, code) => refused(evidence, *group, code),
         Expect::NotHaunted => not_haunted(evidence),
+        Expect::RetriesBounded(percent) => {
+            let ((again, denied), sent) = (evidence.replays, evidence.ops.len() as u64);
+            let held = sent > 0 && again * 100 <= sent * u64::from(*percent);
+            let told = format!("{again} of {sent} were, {denied} more had no budget");
+            (format!("routers send at most {percent} % of the requests again"), held, told)
+        }
         Expect::Fell => fell(evidence),
         Expect::Fresh => {
             let last = evidence.samples.last().map(|sample| sample.staleness_ms.clone()).unwrap_or_default();
@@ -183,7 +152,7 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
         }
         _ => exercise(expect, evidence),
     };
-    Finding { statement, exercise: expect.is_exercise(), held, observed }
+    Finding { statement, invariants: Vec::new(), exercise: expect.is_exercise(), held, observed }
 }
 
 /// Whether the experiment took place.
@@ -196,6 +165,12 @@ fn exercise(expect: &Expect, evidence: &Evidence) -> (String, bool, String) {
         Expect::Slowed => {
             let bytes = evidence.slowed_bytes;
             ("something passed the slow lanes".into(), bytes > 0, format!("{bytes} bytes"))
+        }
+        Expect::Lost => {
+            let (lost, overtaken) = (evidence.lost_pieces, evidence.overtaken);
+            let told =
+                format!("{lost} pieces were lost and sent again; {overtaken} overtook one of another connection");
+            ("the network has lost something".into(), lost > 0, told)
         }
         Expect::Hurt(group) => {
             const LONG: Micros = 500_000;
@@ -211,7 +186,8 @@ fn exercise(expect: &Expect, evidence: &Evidence) -> (String, bool, String) {
             let count = evidence.redirects;
             (format!("cells sent routers on at least {least} times"), count >= *least, format!("{count} times"))
         }
-        Expect::FaultIn(phases) => fault_in(evidence, phases),
+        Expect::FaultIn(phases) => fault_in(evidence, phases, false),
+        Expect::FaultOnTheWayBack(phase) => fault_in(evidence, &[*phase], true),
         Expect::Flooded(group, times) => flooded(evidence, *group, *times),
         Expect::DiskFull => {
             let told = evidence.disk_full.first().map_or("nothing", String::as_str);
@@ -392,16 +368,20 @@ fn fell(evidence: &Evidence) -> (String, bool, String) {
     ("a node that cannot keep what it is told ends and says why".into(), held, shown(&told.join("; ")).to_owned())
 }
 
-fn fault_in(evidence: &Evidence, phases: &[cell_model::Phase]) -> (String, bool, String) {
+fn fault_in(evidence: &Evidence, phases: &[cell_model::Phase], back: bool) -> (String, bool, String) {
     let wanted: Vec<&str> = phases.iter().map(|phase| phase.as_str()).collect();
-    let met: Vec<&str> = evidence
-        .faults
-        .iter()
-        .flat_map(|fault| evidence.moves.iter().filter_map(|one| one.phase_at(fault.from)))
-        .collect();
-    let held = wanted.iter().any(|phase| met.contains(phase));
-    let told = if met.is_empty() { "no move ran".to_owned() } else { format!("in {}", met.join(", ")) };
-    (format!("a fault began during {}", wanted.join(" or ")), held, told)
+    let faults = evidence.faults.iter().map(|fault| fault.from);
+    let met: Vec<(&str, bool)> =
+        faults.flat_map(|at| evidence.moves.iter().filter_map(move |one| one.met_at(at))).collect();
+    let hits = met.iter().filter(|(phase, was_back)| *was_back == back && wanted.contains(phase)).count();
+    let others: BTreeSet<&str> = met.iter().map(|(phase, _)| *phase).collect();
+    let told = match (hits, others.is_empty()) {
+        (0, true) => "no move ran".to_owned(),
+        (0, false) => format!("none; in {}", others.into_iter().collect::<Vec<_>>().join(", ")),
+        _ => format!("{hits} did"),
+    };
+    let way = if back { " on the way back" } else { "" };
+    (format!("a fault began during {}{way}", wanted.join(" or ")), hits > 0, told)
 }
 
 fn flooded(evidence: &Evidence, group: Group, times: u32) -> (String, bool, String) {

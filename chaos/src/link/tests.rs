@@ -67,17 +67,65 @@ async fn of_two_lanes_one_may_be_cut_and_what_met_it_is_counted() {
     assert_eq!((there.held(), back.held()), (0, 1));
 }
 
-#[test]
-fn pieces_arrive_in_order_late_and_at_the_lanes_rate() {
-    let ms = Duration::from_millis;
-    let condition = Condition { delay: ms(50), jitter: ms(40), loss_percent: 30, ..Condition::default() };
-    let (mut schedule, began) = (Schedule::new(), Instant::now());
-    let due: Vec<Instant> = (0..200).map(|_| schedule.due(&condition, 100)).collect();
-    assert!(due.is_sorted() && due[0] >= began + ms(50));
-    assert!(due[199] >= began + ms(50) + RETRANSMISSION, "none of 200 pieces was lost");
+/// When so many pieces arrive that are sent one after the other on one connection.
+fn schedule(lane: &Lane, pieces: usize, bytes: usize) -> Vec<Instant> {
+    let mut last = Instant::now();
+    (0..pieces)
+        .map(|_| {
+            last = lane.due(last, bytes);
+            last
+        })
+        .collect()
+}
 
-    let narrow = Condition { bytes_per_second: Some(10_000), ..Condition::default() };
-    let mut schedule = Schedule::new();
-    let due: Vec<Instant> = (0..10).map(|_| schedule.due(&narrow, 1_000)).collect();
-    assert_eq!(due[9] - due[0], ms(900));
+fn lossy() -> Condition {
+    let ms = Duration::from_millis;
+    Condition { delay: ms(50), jitter: ms(40), loss_percent: 30, ..Condition::default() }
+}
+
+#[test]
+fn pieces_of_a_connection_arrive_in_order_and_late_and_what_is_lost_is_counted() {
+    let (lane, began) = (Lane::seeded(7), Instant::now());
+    lane.set(lossy());
+    let due = schedule(&lane, 200, 100);
+    assert!(due.is_sorted() && due[0] >= began + Duration::from_millis(50));
+    assert!(due[199] >= began + Duration::from_millis(50) + RETRANSMISSION);
+    assert!((30..90).contains(&lane.lost()), "{} of 200", lane.lost());
+    assert_eq!(lane.overtaken(), 0, "within a connection nothing overtakes");
+}
+
+#[test]
+fn what_is_lost_follows_the_seed() {
+    let of = |seed| {
+        let lane = Lane::seeded(seed);
+        lane.set(lossy());
+        assert_eq!(schedule(&lane, 50, 100).len(), 50);
+        lane.lost()
+    };
+    let lost: Vec<u64> = (0..20).map(of).collect();
+    assert_eq!(lost, (0..20).map(of).collect::<Vec<_>>());
+    assert!(lost.iter().any(|other| *other != lost[0]), "{lost:?}");
+}
+
+#[test]
+fn pieces_of_two_connections_overtake_each_other() {
+    let lane = Lane::seeded(7);
+    lane.set(lossy());
+    let (mut one, mut other) = (Instant::now(), Instant::now());
+    for _ in 0..50 {
+        one = lane.due(one, 100);
+        other = lane.due(other, 100);
+    }
+    assert!(lane.overtaken() > 0);
+}
+
+#[test]
+fn lanes_of_one_pipe_share_its_width() {
+    let (pipe, lanes) = (Pipe::new(10_000), [Lane::default(), Lane::default()]);
+    lanes.iter().for_each(|lane| lane.narrow(Some(pipe.clone())));
+    let began = Instant::now();
+    let due: Vec<Instant> = (0..10).map(|number| lanes[number % 2].due(began, 1_000)).collect();
+    assert_eq!(due[9] - due[0], Duration::from_millis(900), "ten thousand bytes a second over both");
+    lanes[0].narrow(None);
+    assert!(lanes[0].due(began, 1_000) < due[0]);
 }

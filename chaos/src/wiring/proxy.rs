@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::link::{Condition, Front, Lane, LinkError};
+use crate::link::{Condition, Front, Lane, LinkError, Pipe};
 use crate::process::Roster;
+use crate::seed::Choices;
 
 /// A caller that is none of our processes.
 const OUTSIDE: &str = "outside";
@@ -24,16 +26,27 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 type Pair = (String, String);
 
 #[derive(Debug, Clone, Default)]
-struct Lanes(Arc<Mutex<BTreeMap<Pair, Lane>>>);
+struct Lanes {
+    all: Arc<Mutex<BTreeMap<Pair, Lane>>>,
+    seed: Arc<AtomicU64>,
+}
 
 impl Lanes {
     fn all(&self) -> MutexGuard<'_, BTreeMap<Pair, Lane>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of(&self, from: &str, to: &str) -> Lane {
-        self.all().entry((from.to_owned(), to.to_owned())).or_default().clone()
+        let seed = self.seed.load(Ordering::Relaxed);
+        let pair = (from.to_owned(), to.to_owned());
+        self.all().entry(pair).or_insert_with_key(|pair| Lane::seeded(seed_of(seed, pair))).clone()
     }
+}
+
+/// Each lane has choices of its own, whichever is made first.
+fn seed_of(seed: u64, (from, to): &Pair) -> u64 {
+    let letters = from.bytes().chain([b'>']).chain(to.bytes());
+    letters.fold(seed, |seed, letter| Choices::new(seed).part(u64::from(letter)).number())
 }
 
 /// See the module.
@@ -67,8 +80,31 @@ impl Proxy {
         self.lanes.of(from, to).set(condition);
     }
 
+    /// Losses and delays follow this seed from now on.
+    pub(super) fn seed(&self, seed: u64) {
+        self.lanes.seed.store(seed, Ordering::Relaxed);
+        self.lanes.all().iter().for_each(|(pair, lane)| lane.seed(seed_of(seed, pair)));
+    }
+
+    /// Whatever a process sends passes one pipe, to whomever, to strangers too.
+    pub(super) fn narrow(&self, from: &str, all: &[String], bytes_per_second: u64) {
+        let pipe = Pipe::new(bytes_per_second);
+        for to in all.iter().map(String::as_str).filter(|to| *to != from).chain([OUTSIDE]) {
+            self.lanes.of(from, to).narrow(Some(pipe.clone()));
+        }
+    }
+
     pub(super) fn heal(&self) {
-        self.lanes.all().values().for_each(|lane| lane.set(Condition::default()));
+        for lane in self.lanes.all().values() {
+            lane.set(Condition::default());
+            lane.narrow(None);
+        }
+    }
+
+    /// Pieces that were lost, and pieces that have overtaken another.
+    pub(super) fn disorder(&self) -> (u64, u64) {
+        let all = self.lanes.all();
+        (all.values().map(Lane::lost).sum(), all.values().map(Lane::overtaken).sum())
     }
 
     pub(super) fn held(&self) -> u64 {

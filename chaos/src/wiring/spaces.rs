@@ -303,8 +303,10 @@ pub async fn possible() -> Result<(), String> {
     }
     // Named like everything of a run that lives: nobody who sweeps takes it for a dead run's.
     let probe = format!("{}-probe", crate::drill::engine::run_name());
-    ip(&["netns", "add", &probe]).await.map_err(|error| error.to_string())?;
-    ip(&["netns", "del", &probe]).await.map(|_| ()).map_err(|error| error.to_string())
+    let made = ip(&["netns", "add", &probe]).await;
+    // Also where it was made by half.
+    let gone = ip(&["netns", "del", &probe]).await;
+    made.and(gone).map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// A third octet that no address of this machine uses.
@@ -340,6 +342,8 @@ pub(crate) async fn run(program: &str, words: &[&str], input: &str) -> Result<St
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // What is typed to end the drill must not end what it cleans up with.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;

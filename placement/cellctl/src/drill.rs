@@ -2,17 +2,17 @@
 
 #[cfg(feature = "planted")]
 mod planted;
+mod reports;
+mod sweep;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use cell_chaos::drill::engine::{RunOptions, Tell, Told, run as run_drill, run_name};
-use cell_chaos::drill::leftovers;
-use cell_chaos::drill::report::{DrillReport, junit_of_all};
-use cell_chaos::drill::verdict::DrillVerdict;
-use cell_chaos::drill::{Drill as Experiment, Needs, catalogue, page};
+use cell_chaos::drill::report::{DrillReport, NotRun};
+use cell_chaos::drill::{Drill as Experiment, Needs, catalogue};
 use cell_chaos::wiring::{Net, spaces};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::cli::{Drill, Output, RunDrills, Wires};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::host::{end_on_signal, log_to_stderr};
+use reports::Told as Reports;
 
 pub(crate) async fn run(output: Output, said: Drill) -> Result<Exit, Failure> {
     match said {
@@ -27,28 +28,24 @@ pub(crate) async fn run(output: Output, said: Drill) -> Result<Exit, Failure> {
         Drill::Run(said) => {
             let drills = if said.all { catalogue::all() } else { chosen(&said.names)? };
             let plant = plant(&said);
-            let wanted = Wanted { seed: said.seed, out: said.out, retain: said.retain, plant, all: said.all };
-            run_all(drills, said.net, &wanted).await
+            let (seed, out, retain, rounds, all) = (said.seed, said.out, said.retain, said.rounds, said.all);
+            run_all(drills, said.net, &Wanted { seed, out, retain, plant, all, rounds, output }).await
         }
         Drill::Replay { file, out, retain } => {
-            let report = read(&file)?;
+            let report = reports::read(&file)?;
             let drills = chosen(std::slice::from_ref(&report.drill))?;
             let net = if report.net == Net::Namespaces { Wires::Namespaces } else { Wires::Proxy };
             let plant = (!report.planted.is_empty()).then_some(report.planted);
-            run_all(drills, net, &Wanted { seed: report.seed, out, retain, plant, all: false }).await
+            let wanted = Wanted { seed: report.seed, out, retain, plant, all: false, rounds: 1, output };
+            run_all(drills, net, &wanted).await
         }
-        Drill::Report { directory } => {
-            let reports = read_all(&directory)?;
-            reports.iter().try_for_each(|report| write_page(&directory, report))?;
-            summarize(&directory, &reports)?;
-            Ok(verdicts(&reports, &[]))
-        }
+        Drill::Report { directory } => reports::anew(output, &directory),
         Drill::Sim(arguments) => simulate(arguments).await,
         #[cfg(feature = "planted")]
         Drill::Planted { list: true, .. } => Ok(planted::list()),
         #[cfg(feature = "planted")]
         Drill::Planted { names, list: false } => planted::run(&names).await,
-        Drill::Clean => clean().await,
+        Drill::Clean => sweep::clean().await,
     }
 }
 
@@ -66,10 +63,27 @@ async fn simulate(arguments: cell_sim::Arguments) -> Result<Exit, Failure> {
         cell_sim::Said::Result(text) => console::data(&text),
         cell_sim::Said::Progress(line) => console::note(&line),
     });
-    let passed = passed.await.map_err(|error| {
-        Failure::local("SIMULATION", &error.into(), "look at the limits of this machine (processes, threads)")
+    // What runs seeds ends with what is dropped here.
+    let passed = tokio::select! {
+        passed = passed => passed,
+        () = stopped()?.cancelled_owned() => {
+            return Err(Failure::new("SIMULATION", "the simulation was stopped", "run the seeds that are missing"));
+        }
+    };
+    let passed = passed.map_err(|error| match error {
+        cell_sim::SeedsError::NoPlace { .. } => Failure::usage(error.to_string(), "plant one of those with --flaw"),
+        error => {
+            Failure::local("SIMULATION", &error.into(), "look at the limits of this machine (processes, threads)")
+        }
     })?;
     Ok(if passed { Exit::Done } else { Exit::Failed })
+}
+
+/// Somebody has asked this program to end, once that happens.
+fn stopped() -> Result<CancellationToken, Failure> {
+    let stop = CancellationToken::new();
+    end_on_signal(stop.clone()).map_err(|error| Failure::local("SIGNALS", &error.into(), ""))?;
+    Ok(stop)
 }
 
 fn this_program() -> Result<PathBuf, Failure> {
@@ -84,6 +98,37 @@ struct Wanted {
     retain: Option<PathBuf>,
     plant: Option<String>,
     all: bool,
+    rounds: u16,
+    output: Output,
+}
+
+impl Wanted {
+    /// The seed of each round, and where its reports and data go.
+    fn rounds(&self) -> Vec<Round> {
+        let round = |number: u16| {
+            let seed = self.seed.wrapping_add(u64::from(number));
+            if self.rounds == 1 {
+                return Round { seed, out: self.out.clone(), retain: self.retain.clone() };
+            }
+            let of = |directory: &PathBuf| directory.join(reports::round_name(usize::from(number) + 1));
+            Round { seed, out: of(&self.out), retain: self.retain.as_ref().map(of) }
+        };
+        (0..self.rounds).map(round).collect()
+    }
+}
+
+/// Once through the chosen drills.
+struct Round {
+    seed: u64,
+    out: PathBuf,
+    retain: Option<PathBuf>,
+}
+
+impl Round {
+    fn kept(&self, drill: &str) -> Option<PathBuf> {
+        let kept = self.retain.as_ref()?.join(drill);
+        Some(std::path::absolute(&kept).unwrap_or(kept))
+    }
 }
 
 #[cfg(feature = "planted")]
@@ -142,61 +187,89 @@ fn list(output: Output) -> Result<Exit, Failure> {
                     }
                 };
                 console::data(&format!("{:<22}{}{needs}\n", drill.name, drill.title));
+                console::data(&format!("{:<22}believed: {}\n", "", first_sentence(drill.hypothesis)));
             }
         }
     }
     Ok(Exit::Done)
 }
 
+/// What is believed, in short; the page and `-o json` have all of it.
+fn first_sentence(text: &str) -> &str {
+    text.split_inclusive(". ").next().unwrap_or(text).trim_end()
+}
+
 async fn run_all(drills: Vec<Experiment>, wires: Wires, wanted: &Wanted) -> Result<Exit, Failure> {
     if std::env::var_os("CELLCTL_LOG").is_some() {
         log_to_stderr();
     }
+    // Before anything is made that has to be taken away again.
+    let stop = stopped()?;
     let asked = wiring(wires).await?;
-    sweep().await?;
+    sweep::before_a_run().await?;
+    let rounds = wanted.rounds();
+    let (ready, left_out) = ready(drills, asked, wanted, &rounds).await?;
     let program = this_program()?;
-    let stop = CancellationToken::new();
-    end_on_signal(stop.clone()).map_err(|error| Failure::local("SIGNALS", &error.into(), ""))?;
-    let (mut reports, mut skipped, mut without_verdict) = (Vec::new(), Vec::new(), Vec::new());
+    let mut told = Vec::new();
+    for round in &rounds {
+        let mut seen = Reports { reports: Vec::new(), not_run: left_out.clone() };
+        for (drill, net) in &ready {
+            let report = match one(drill, *net, round, wanted, program.clone(), stop.clone()).await {
+                Ok(report) => report,
+                // The others are run all the same: a night's drills must not end with the first that could not begin.
+                Err(failure) if (ready.len() > 1 || rounds.len() > 1) && !stop.is_cancelled() => {
+                    console::note(&format!("no verdict: {}: {} ({})", drill.name, failure.message, failure.code));
+                    seen.not_run.push(NotRun::new(drill.name, true, failure.message));
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            reports::write(&round.out, &report)?;
+            reports::tell_verdict(&report, &round.out);
+            seen.reports.push(report);
+        }
+        reports::summarize(&round.out, &seen, wanted.all)?;
+        told.push((round.out.clone(), seen));
+    }
+    Ok(reports::verdicts(wanted.output, &told))
+}
+
+/// The drills that are possible here, each with its wiring, and the others. Whoever has named one that is not possible is told
+/// before the first begins.
+async fn ready(
+    drills: Vec<Experiment>,
+    asked: Net,
+    wanted: &Wanted,
+    rounds: &[Round],
+) -> Result<(Vec<(Experiment, Net)>, Vec<NotRun>), Failure> {
+    let (mut ready, mut left_out) = (Vec::new(), Vec::new());
     for drill in drills {
-        let Some(net) = drill.needs.wiring(asked) else {
-            if !wanted.all {
+        let net = drill.needs.wiring(asked);
+        let missing = if net.is_some() { drill.needs.missing().await } else { None };
+        match (net, missing) {
+            (Some(net), None) => ready.push((drill, net)),
+            (_, missing) if wanted.all => {
+                left_out.push(NotRun::new(drill.name, false, missing.unwrap_or_else(|| "needs root".into())));
+            }
+            (None, _) => {
                 let message = format!("drill {} needs network namespaces and mounts, and so root", drill.name);
                 return Err(Failure::new("DRILL_NEEDS_ROOT", message, "run it as root, with --net namespaces"));
             }
-            skipped.push((drill.name, "needs root".to_owned()));
-            continue;
-        };
-        if let Some(missing) = drill.needs.missing().await {
-            if !wanted.all {
+            (Some(_), Some(missing)) => {
                 let message = format!("drill {} is not possible here: {missing}", drill.name);
                 return Err(Failure::new("DRILL_NEEDS_TOOL", message, "install it, or run the other drills"));
             }
-            skipped.push((drill.name, missing));
-            continue;
         }
-        let report = match one(&drill, net, wanted, program.clone(), stop.clone()).await {
-            Ok(report) => report,
-            // The others are run all the same: a night's drills must not end with the first that could not begin.
-            Err(failure) if wanted.all && !stop.is_cancelled() => {
-                console::note(&format!("no verdict: {}: {} ({})", drill.name, failure.message, failure.code));
-                without_verdict.push((drill.name, failure.message));
-                continue;
-            }
-            Err(failure) => return Err(failure),
-        };
-        write(&wanted.out, &report)?;
-        tell_verdict(&report, &wanted.out);
-        reports.push(report);
     }
-    // What lies there from earlier runs is of other seeds, wires and versions.
-    let told = if wanted.all { &reports } else { &read_all(&wanted.out)? };
-    summarize(&wanted.out, told)?;
-    let verdict = verdicts(&reports, &skipped);
-    for (name, reason) in &without_verdict {
-        console::data(&format!("{name:<22}{:<15}{reason}\n", "no verdict"));
+    for round in rounds {
+        let kept = ready.iter().filter_map(|(drill, _)| round.kept(drill.name));
+        if let Some(taken) = kept.into_iter().find(|kept| kept.exists()) {
+            let message = format!("{} is there already, and a drill starts from nothing", taken.display());
+            return Err(Failure::usage(message, "name another directory with --retain, or remove this one"));
+        }
+        reports::try_directory(&round.out)?;
     }
-    Ok(if without_verdict.is_empty() { verdict } else { Exit::Failed })
+    Ok((ready, left_out))
 }
 
 /// Which wiring there is to be.
@@ -217,6 +290,7 @@ async fn wiring(wires: Wires) -> Result<Net, Failure> {
 async fn one(
     drill: &Experiment,
     net: Net,
+    round: &Round,
     wanted: &Wanted,
     program: PathBuf,
     stop: CancellationToken,
@@ -224,19 +298,12 @@ async fn one(
     let run = run_name();
     let temporary = tempfile::Builder::new().prefix(&format!("{run}-")).tempdir();
     let temporary = temporary.map_err(|error| Failure::local("TEMP_DIR", &error.into(), "set TMPDIR"))?;
-    let directory = match &wanted.retain {
-        Some(kept) => std::path::absolute(kept.join(drill.name)).unwrap_or_else(|_| kept.join(drill.name)),
-        None => temporary.path().to_owned(),
-    };
-    let fresh = wanted.retain.is_none() || std::fs::read_dir(&directory).is_err();
-    if !fresh {
-        let message = format!("{} is there already, and a drill starts from nothing", directory.display());
-        return Err(Failure::usage(message, "name another directory with --retain, or remove this one"));
-    }
-    let options = RunOptions { seed: wanted.seed, net, program, directory, run, plant: wanted.plant.clone() };
+    let kept = round.kept(drill.name);
+    let directory = kept.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let options = RunOptions { seed: round.seed, net, program, directory, run, plant: wanted.plant.clone() };
     run_drill(drill, &options, tell(), stop).await.map_err(|error| {
-        let hint = match &wanted.retain {
-            Some(kept) => format!("the logs are in {}", kept.join(drill.name).join("logs").display()),
+        let hint = match kept {
+            Some(kept) => format!("the logs are in {}", kept.join("logs").display()),
             None => "run it again with --retain DIR to keep the logs".into(),
         };
         Failure::local("DRILL", &error.into(), hint)
@@ -253,108 +320,4 @@ fn tell() -> Tell {
             Told::Act(act) => format!("{at:>6.1} s    {act}"),
         });
     })
-}
-
-fn write(out: &Path, report: &DrillReport) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(report).expect("a report is made of text and numbers") + "\n";
-    let suite = junit_of_all(std::slice::from_ref(report));
-    write_file(&out.join(format!("{}.json", report.drill)), &json)?;
-    write_file(&out.join(format!("{}.junit.xml", report.drill)), &suite)?;
-    write_page(out, report)
-}
-
-fn write_page(out: &Path, report: &DrillReport) -> Result<(), Failure> {
-    write_file(&out.join(format!("{}.html", report.drill)), &page::of(report))
-}
-
-fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
-    let folder = file.parent().map_or(Ok(()), std::fs::create_dir_all);
-    folder
-        .and_then(|()| std::fs::write(file, text))
-        .with_context(|| format!("cannot write {}", file.display()))
-        .map_err(|error| Failure::local("REPORT", &error, "choose another --out"))
-}
-
-fn read(file: &Path) -> Result<DrillReport, Failure> {
-    let bad = |reason: String| {
-        let message = format!("{} is no report of a drill: {reason}", file.display());
-        Failure::new("DRILL_REPORT", message, "name a DRILL.json that `cellctl drill run` has written")
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| bad(error.to_string()))?;
-    let report: DrillReport = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    if report.kind == "DrillReport" { Ok(report) } else { Err(bad(format!("it is a {:?}", report.kind))) }
-}
-
-/// The reports of a directory, in the order of the catalogue.
-fn read_all(directory: &Path) -> Result<Vec<DrillReport>, Failure> {
-    let mut reports = Vec::new();
-    for drill in catalogue::all() {
-        let file = directory.join(format!("{}.json", drill.name));
-        if file.exists() {
-            reports.push(read(&file)?);
-        }
-    }
-    if reports.is_empty() {
-        let message = format!("there is no report in {}", directory.display());
-        return Err(Failure::new("DRILL_REPORT", message, "`cellctl drill run --all --out DIR` writes them"));
-    }
-    Ok(reports)
-}
-
-fn summarize(directory: &Path, reports: &[DrillReport]) -> Result<(), Failure> {
-    write_file(&directory.join("index.html"), &page::summary(reports))?;
-    write_file(&directory.join("junit.xml"), &junit_of_all(reports))
-}
-
-fn tell_verdict(report: &DrillReport, out: &Path) {
-    let color = if report.verdict == DrillVerdict::Pass { "1;32" } else { "1;31" };
-    let word = report.verdict.as_str().to_uppercase();
-    for finding in report.broken() {
-        let sign = if finding.exercise { "?" } else { "✗" };
-        console::note(&format!("  {sign} {}\n      seen: {}", finding.statement, finding.observed));
-    }
-    let verdict = format!("verdict: {word}  {} (seed {}, {:.0} s)", report.drill, report.seed, report.seconds);
-    console::note(&console::paint(&verdict, color));
-    console::note(&format!("  report: {}", out.join(format!("{}.html", report.drill)).display()));
-}
-
-/// The table of all, and how the command ends.
-fn verdicts(reports: &[DrillReport], skipped: &[(&str, String)]) -> Exit {
-    for report in reports {
-        let (held, all) = (report.findings.iter().filter(|one| one.held).count(), report.findings.len());
-        let word = report.verdict.as_str();
-        let line = format!(
-            "{:<22}{word:<15}{held:>2} of {all:<4}{:>6.1} s  {}\n",
-            report.drill,
-            report.seconds,
-            report.reproduction()
-        );
-        console::data(&line);
-    }
-    for (name, why) in skipped {
-        console::data(&format!("{name:<22}{:<15}{why}\n", "skipped"));
-    }
-    let passed = reports.iter().all(|report| report.verdict == DrillVerdict::Pass);
-    if passed { Exit::Done } else { Exit::Failed }
-}
-
-/// Takes away what dead runs have left, before a new one begins.
-async fn sweep() -> Result<(), Failure> {
-    for left in leftovers::find() {
-        let hint = "run `cellctl drill clean` as the user whose run it was";
-        leftovers::remove(&left).await.map_err(|reason| {
-            Failure::new("DRILL_LEFTOVER", format!("{left} of a dead run cannot be removed: {reason}"), hint)
-        })?;
-        console::note(&format!("removed {left}, which a dead run had left"));
-    }
-    Ok(())
-}
-
-async fn clean() -> Result<Exit, Failure> {
-    let left = leftovers::find().len();
-    sweep().await?;
-    if left == 0 {
-        console::note("dead runs have left nothing");
-    }
-    Ok(Exit::Done)
 }

@@ -65,17 +65,23 @@ fn serve(shutdown: CancellationToken, server: impl Future<Output = Result<(), Fa
     })
 }
 
-/// SIGTERM and SIGINT end a server gracefully.
+/// SIGTERM and SIGINT end a server gracefully, and SIGHUP does unless whoever has started it ignores that (`nohup`).
 pub(crate) fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let hangup = (!ignores_hangup(&status)).then(SignalKind::hangup);
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt()].into_iter().chain(hangup);
+    let mut signals = kinds.map(signal).collect::<std::io::Result<Vec<_>>>()?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
         shutdown.cancel();
     });
     Ok(())
+}
+
+/// Whether the kernel's page of a process says that it ignores SIGHUP, the first of the signals.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 /// The parent holds the other end of our standard input: its end is the parent's, whatever has become of it.
@@ -100,4 +106,16 @@ pub(crate) fn log_to_stderr() {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A second subscriber of one process would be refused, and the first is as good.
     let _ = subscriber.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_is_ignored_where_the_kernel_says_so() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
+        assert!(!ignores_hangup("SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup(""));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The same functions judge the model checker's states, the simulation and a running fleet. What only shows in the
 //! history of what clients were told (an execution twice, a deleted key that comes back, a session that reads backwards)
-//! is judged by the history checker, and says so here.
+//! is judged by the history checker, and says so here. Which judge can find which promise broken is in `docs/invariants.md`.
 
 use crate::{Attempt, CellId, Digest, Epoch, Lineage, MoveId, MoveOptions, Phase, Seq, TenantRecord, Term, Uid};
 

@@ -32,6 +32,7 @@ struct Figures {
     ended: BTreeMap<String, usize>,
     attempts: u32,
     held: usize,
+    looks: usize,
     simulated: Duration,
 }
 
@@ -42,7 +43,7 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{} operations, {} writes acknowledged, {} unknown, {} failed, {} faults, {moves} moves of which {} \
-             completed, {} attempts, {} writes held in the last, {:.1} s simulated",
+             completed, {} attempts, {} writes held in the last, {} looks, {:.1} s simulated",
             self.operations,
             self.acknowledged,
             self.unknown,
@@ -51,6 +52,7 @@ impl fmt::Display for Figures {
             ends("completed"),
             self.attempts,
             self.held,
+            self.looks,
             self.simulated.as_secs_f64()
         )
     }
@@ -217,6 +219,12 @@ impl World<'_> {
                 wrong(Rule::HealedIsLive)(detail)
             }));
             violations.extend(end.mismatches.into_iter().map(wrong(Rule::OneOwner)));
+            figures.looks = end.sights.looks();
+            let broken = end.sights.broken().iter().flat_map(|(id, seen)| seen.iter().map(move |one| (id, one)));
+            violations.extend(broken.map(|(id, seen)| wrong(Rule::InvariantsHold)(format!("{id}: {seen}"))));
+            if figures.looks == 0 {
+                violations.push(wrong(Rule::InvariantsHold)("nobody could be looked at".into()));
+            }
         }
         Verdict {
             violations,

@@ -14,6 +14,7 @@ use cell_chaos::fleet::CellNode;
 use cell_chaos::history::{Op, Recorder};
 use cell_chaos::load::{Load, LoadOptions, Running};
 use cell_chaos::observe::{Places, read_end};
+use cell_chaos::sights::{Looking, Lookout, Sights};
 use cell_client::cluster::{self, InitializeOptions};
 use cell_client::{AgentOptions, AgentPool, ClientOptions, ControlClient, Link, WriteOptions, wire};
 use cell_model::{CellId, MoveId, MoveOptions, NewCell, NewTenant, Phase, TenantId, Tier};
@@ -27,6 +28,7 @@ use crate::trace::Trace;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Clients of the moving tenant, beside those of both.
 const WRITERS: u32 = 3;
 const READERS: u32 = 2;
@@ -76,6 +78,8 @@ pub(super) struct End {
     pub(super) mismatches: Vec<String>,
     /// What clients felt of the last move, which nothing has disturbed.
     pub(super) last: Exercise,
+    /// Looks at store and cells, from the first write on.
+    pub(super) sights: Sights,
     /// Tenants of which no write was acknowledged, in time, that was sent after everything had healed.
     pub(super) silent: Vec<&'static str>,
 }
@@ -110,6 +114,7 @@ pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> tur
     make(&control, &link, &scene).await?;
     let (script, load) = (Script { control, link, scene: Rc::clone(&scene) }, load(seed, &scene));
     let tenants: Arc<[Arc<str>]> = [MOVING, STAYING].map(Arc::from).into();
+    let looking = script.looking(&load.clock())?;
     let background = load.background(&tenants);
     let focus = load.focus(&tenants[0], WRITERS, READERS, GAP);
     scene.note(format_args!("the fleet is made and used"));
@@ -128,7 +133,9 @@ pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> tur
     let silent = script.silent(&load.clock()).await?;
     let last = if flaw == Some(Flaw::ClonedCell) { script.clone_the_owner(last).await? } else { last };
     stop_all(&mut clients).await;
-    let end = End { silent, ..script.read_back(&tenants, &load.clock(), &last).await? };
+    let end = script.read_back(&tenants, &load.clock(), &last).await?;
+    // After everything was read: also of what is there at the end.
+    let end = End { silent, sights: looking.stop().await, ..end };
     *scene.end.borrow_mut() = Some(end);
     Ok(())
 }
@@ -340,7 +347,8 @@ impl Script {
             })
             .collect();
         let last = Exercise::of(&of_it, &entered, clock.of_unix_millis(last.ended_unix_ms));
-        Ok(End { ops, findings, mismatches: end.mismatches, last, silent: Vec::new() })
+        let sights = Sights::default();
+        Ok(End { ops, findings, mismatches: end.mismatches, last, sights, silent: Vec::new() })
     }
 
     async fn until_the_nodes_agree(&self) {
@@ -356,6 +364,14 @@ impl Script {
             self.scene.wait_for(format!("the control nodes to agree, which are at {revisions:?}"));
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Looks at the fleet from now on.
+    fn looking(&self, clock: &RunClock) -> Result<Looking, Box<dyn std::error::Error>> {
+        let Places { cells, agents, .. } = self.places()?;
+        let lookout = Lookout { control: self.control.clone(), cells, agents, patience: LOOK_EVERY };
+        let clock = *clock;
+        Ok(lookout.keep(LOOK_EVERY, move || Duration::from_micros(clock.now())))
     }
 
     fn places(&self) -> Result<Places, Box<dyn std::error::Error>> {

@@ -35,6 +35,9 @@ impl Contents for Rows {
             };
         }
     }
+
+    /// A batch of a cell's engine is made whole or not at all.
+    fn take_torn(&mut self, _write: &Changes, _chance: &mut Chance) {}
 }
 
 /// The store of one cell; it outlives the cell's crashes. Clones are the same store.

@@ -25,6 +25,11 @@ fn a_cell_that_owns_what_has_left_it_is_found() {
     is_found(FLEET, "cloned-cell", "1", "one-owner: tenant moving is owned by [");
 }
 
+#[test]
+fn two_owners_are_seen_by_a_look_at_store_and_cells() {
+    is_found(FLEET, "cloned-cell", "1", "invariants-hold: I1: ");
+}
+
 /// Nobody may say that tenants are served again where nobody has asked.
 #[test]
 fn tenants_that_nobody_writes_to_after_all_faults_are_named() {

@@ -8,7 +8,7 @@ pub(super) fn drills() -> Vec<Drill> {
 }
 
 /// Nobody outside the first cell feels it.
-fn contained() -> Vec<Expect> {
+pub(super) fn contained() -> Vec<Expect> {
     vec![
         Expect::Hurt(Group::On(0)),
         Expect::Served(Group::NotOn(0), Span::Whole, 100),

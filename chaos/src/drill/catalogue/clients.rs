@@ -37,7 +37,7 @@ fn retry_storm() -> Drill {
         title: "A cell hangs, and its clients ask again and again without a pause",
         hypothesis: "Requests to a cell that does not answer are refused quickly instead of piling up, so that the \
                      storm takes nothing from the tenants of other cells; when the cell is back, its tenants are \
-                     served again although the storm goes on.",
+                     served again although the storm goes on. Routers add little to it: their own retries have a budget.",
         steady: SERVED,
         fault: "SIGSTOP of cell-1 for about seven seconds, and 12 more clients of each of its tenants, asking at once",
         needs: Needs::Any,
@@ -55,6 +55,7 @@ fn retry_storm() -> Drill {
             Expect::Served(Group::NotOn(0), Span::Whole, 100),
             Expect::Quick(Group::NotOn(0), Span::Fault, 250),
             Expect::Radius(Group::On(0)),
+            Expect::RetriesBounded(25),
             Expect::Busy(Group::NotOn(0)),
             Expect::Back(3_000),
             Expect::Fresh,

@@ -153,7 +153,7 @@ fn slow_network() -> Drill {
     let slow = Condition {
         delay: Duration::from_millis(8),
         jitter: Duration::from_millis(8),
-        loss_percent: 1,
+        loss_percent: 2,
         ..Condition::default()
     };
     Drill {
@@ -162,7 +162,7 @@ fn slow_network() -> Drill {
         hypothesis: "A round trip of a fiftieth of a second with losses costs time and nothing else: commands and a move \
                      go through, no tenant that does not move notices.",
         steady: SERVED,
-        fault: "8–16 ms each way and 1 % loss between all control nodes, and between them and all cells; about ten seconds",
+        fault: "8–16 ms each way and 2 % loss between all control nodes, and between them and all cells; about ten seconds",
         needs: Needs::Proxy,
         stage: Stage::default(),
         script: vec![
@@ -177,6 +177,7 @@ fn slow_network() -> Drill {
         ],
         expects: vec![
             Expect::Slowed,
+            Expect::Lost,
             Expect::Commands(8_000),
             Expect::Ends("completed"),
             Expect::Served(Group::NotMoving, Span::Whole, 100),
@@ -223,10 +224,12 @@ fn full_disk() -> Drill {
         hypothesis: "The node says that it has no room and acknowledges nothing that it cannot keep; the others take \
                      commands; no tenant notices. With room again it catches up.",
         steady: SERVED,
-        fault: "the file system of control-1 is filled, for about six seconds",
+        fault: "the file system of control-1, which does not lead, is filled, for about six seconds",
         needs: Needs::Root,
-        stage: Stage { disk: Some((0, Disk::Memory { megabytes: 160 })), ..Stage::default() },
+        stage: Stage { disk: Some((Who::Control(0), Disk::Memory { megabytes: 160 })), ..Stage::default() },
         script: vec![
+            // A leader without room refuses commands, and says so: here the others are to take them.
+            Act::HandOver(Who::Control(0)),
             Act::FillDisk(Who::Control(0)),
             Act::Wait(1_500),
             Act::Command,

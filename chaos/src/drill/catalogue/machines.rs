@@ -3,11 +3,21 @@
 use cell_model::Phase;
 
 use super::SERVED;
+use super::cells::contained;
 use super::control::unfelt;
 use crate::drill::{Act, Disk, Drill, Expect, Group, Needs, Span, Stage, SyncFault, Who};
 
 pub(super) fn drills() -> Vec<Drill> {
-    vec![failing_sync(), slow_disk(), power_cut(), wall_clock(), monotonic_clock()]
+    vec![
+        failing_sync(),
+        slow_disk(),
+        power_cut(),
+        wall_clock(),
+        monotonic_clock(),
+        cell_failing_sync(),
+        cell_disk_full(),
+        cell_power_cut(),
+    ]
 }
 
 fn failing_sync() -> Drill {
@@ -88,7 +98,7 @@ fn power_cut() -> Drill {
         steady: SERVED,
         fault: "control-1 stops, and starts again from what its disk held at that moment without a sync; twice",
         needs: Needs::Root,
-        stage: Stage { disk: Some((0, Disk::Image { megabytes: 384 })), ..Stage::default() },
+        stage: Stage { disk: Some((Who::Control(0), Disk::Image { megabytes: 384 })), ..Stage::default() },
         script: [cut.to_vec(), cut.to_vec(), vec![Act::Command]].concat(),
         expects: [vec![Expect::PowerCuts(2), Expect::Commands(12_000)], unfelt()].concat(),
     }
@@ -174,5 +184,67 @@ fn monotonic_clock() -> Drill {
             Expect::Fresh,
             Expect::Agreed,
         ],
+    }
+}
+
+/// A cell that lost its disk for a while: its own tenants notice, and have all that was acknowledged when it is back.
+fn of_a_cell(took_place: Vec<Expect>) -> Vec<Expect> {
+    [took_place, vec![Expect::Radius(Group::On(0)), Expect::Back(8_000)], contained()].concat()
+}
+
+fn cell_failing_sync() -> Drill {
+    Drill {
+        name: "cell-failing-sync",
+        title: "A sync of a cell's disk fails once",
+        hypothesis: "What may not be on the disk is not acknowledged: the cell ends, rather than try a sync again that would \
+                     then seem to succeed. Exactly its own tenants notice; started again it has all that was acknowledged.",
+        steady: SERVED,
+        fault: "EIO for one fsync or fdatasync of a thread of cell-1; it is started again a second and a half after it has ended",
+        needs: Needs::Tracer,
+        stage: Stage::default(),
+        script: vec![
+            Act::Syncs(Who::Cell(0), SyncFault::Fail { nth: 2 }),
+            Act::Fall(Who::Cell(0)),
+            Act::Wait(1_500),
+            Act::Start(Who::Cell(0)),
+        ],
+        expects: of_a_cell(vec![Expect::Injected(1), Expect::Fell]),
+    }
+}
+
+fn cell_disk_full() -> Drill {
+    Drill {
+        name: "cell-disk-full",
+        title: "The disk of a cell is full to the last byte",
+        hypothesis: "The cell acknowledges nothing that it cannot keep: it ends and says why. Exactly its own tenants notice. With \
+                     room again it is started and has all that was acknowledged.",
+        steady: SERVED,
+        fault: "the file system of cell-1 is filled; it is emptied a second and a half after the cell has ended, and the cell started",
+        needs: Needs::Root,
+        stage: Stage { disk: Some((Who::Cell(0), Disk::Memory { megabytes: 96 })), ..Stage::default() },
+        script: vec![
+            Act::FillDisk(Who::Cell(0)),
+            Act::Fall(Who::Cell(0)),
+            Act::Wait(1_500),
+            Act::EmptyDisk(Who::Cell(0)),
+            Act::Start(Who::Cell(0)),
+        ],
+        expects: of_a_cell(vec![Expect::DiskFull, Expect::Fell]),
+    }
+}
+
+fn cell_power_cut() -> Drill {
+    let cut = [Act::CutPower(Who::Cell(0)), Act::Wait(700), Act::Start(Who::Cell(0)), Act::Wait(3_000)];
+    Drill {
+        name: "cell-power-cut",
+        title: "The power of a cell goes, twice",
+        hypothesis: "What a client was told is on the cell's disk, synced: it comes back from what its disk really held, and nothing \
+                     that was acknowledged is missing. Exactly its own tenants notice.",
+        steady: SERVED,
+        fault: "cell-1 stops, and starts again from what its disk held at that moment without a sync; twice",
+        needs: Needs::Root,
+        stage: Stage { disk: Some((Who::Cell(0), Disk::Image { megabytes: 192 })), ..Stage::default() },
+        script: [cut.clone(), cut].concat(),
+        expects: of_a_cell(vec![Expect::PowerCuts(2)]),
     }
 }

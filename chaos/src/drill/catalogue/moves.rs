@@ -1,20 +1,15 @@
 //! Moves are disturbed in every phase. Each ends, and nothing is lost whatever its end.
 
-use std::time::Duration;
-
 use cell_model::Phase;
 
 use super::SERVED;
 use crate::drill::{Act, Drill, Expect, Group, Needs, Span, Stage, Who};
-use crate::link::Condition;
 
 pub(super) fn drills() -> Vec<Drill> {
     vec![
         cut_in_backfill(),
         cut_in_sync(),
-        cut_in_cutover(),
         cut_in_soak(),
-        coordinator_killed(),
         paused_source(),
         paused_target(),
         stale_router(),
@@ -52,7 +47,7 @@ fn cut_in_backfill() -> Drill {
         expects: [
             vec![
                 Expect::Swallowed,
-                Expect::FaultIn(vec![Phase::Prepare, Phase::Backfill]),
+                Expect::FaultIn(vec![Phase::Backfill]),
                 Expect::Served(Group::Moving, Span::Fault, 99),
                 Expect::Back(5_000),
             ],
@@ -97,45 +92,6 @@ fn cut_in_sync() -> Drill {
     }
 }
 
-fn cut_in_cutover() -> Drill {
-    // A cutover takes a few hundredths of a second: on a slow way to the cells it is long enough to be met.
-    let slow = Condition { delay: Duration::from_millis(25), ..Condition::default() };
-    let mut script = Vec::new();
-    for tenant in 0..4 {
-        script.extend([
-            Act::Shape(Who::Controls, Who::Cells, slow),
-            Act::Move { tenant, to: (tenant + 1) % 3, until: None },
-            Act::Reach(Phase::Hold),
-            Act::Cut(Who::Controls, Who::Cells),
-            Act::Wait(2_000),
-            Act::Heal,
-            Act::Settle,
-        ]);
-    }
-    Drill {
-        name: "cut-in-cutover",
-        title: "The coordinator loses every cell while the tenant's writes are held",
-        hypothesis: "A hold lapses by itself, a fence waits for the decision; nobody serves without owning, nothing \
-                     is lost. When the coordinator is back, the move goes on and completes.",
-        steady: SERVED,
-        fault: "control nodes ⇎ all cells as soon as a move is in Hold, for about two seconds; four moves, 25 ms from cells",
-        needs: Needs::Proxy,
-        stage: Stage::default(),
-        script,
-        expects: [
-            vec![
-                Expect::Swallowed,
-                Expect::FaultIn(vec![Phase::Hold, Phase::Fenced, Phase::Activate]),
-                Expect::Hurt(Group::Moving),
-                Expect::Served(Group::Moving, Span::Fault, 90),
-                Expect::Back(5_000),
-            ],
-            moved(),
-        ]
-        .concat(),
-    }
-}
-
 fn cut_in_soak() -> Drill {
     Drill {
         name: "cut-in-soak",
@@ -160,61 +116,6 @@ fn cut_in_soak() -> Drill {
                 Expect::FaultIn(vec![Phase::Soak]),
                 Expect::Served(Group::Moving, Span::Fault, 90),
                 Expect::Back(5_000),
-            ],
-            moved(),
-        ]
-        .concat(),
-    }
-}
-
-fn coordinator_killed() -> Drill {
-    let edges = [
-        Phase::Preflight,
-        Phase::Prepare,
-        Phase::Backfill,
-        Phase::CatchUp,
-        Phase::Verify,
-        Phase::Sync,
-        Phase::Hold,
-        Phase::Fenced,
-        Phase::Activate,
-        Phase::Soak,
-    ];
-    let mut script = Vec::new();
-    for (tenant, edge) in edges.into_iter().enumerate() {
-        script.extend([
-            Act::Aim,
-            Act::Move { tenant, to: tenant % 3 + 1, until: None },
-            Act::Reach(edge),
-            Act::Kill(Who::Victim),
-            Act::Wait(400),
-            Act::Elect,
-            Act::Start(Who::Victim),
-            Act::Settle,
-        ]);
-    }
-    Drill {
-        name: "coordinator-killed",
-        title: "The coordinator is killed at each edge of a move",
-        hypothesis: "The next leader re-computes what is pending and goes on: every move completes, whatever had been \
-                     done and not been noted. In the fence the one tenant waits for the election, nobody else.",
-        steady: SERVED,
-        fault: "SIGKILL of the leader as ten moves enter Preflight, Prepare, Backfill, CatchUp, Verify, Sync, Hold, Fenced, \
-                Activate, Soak",
-        needs: Needs::Any,
-        stage: Stage { first_filling: Some((40, 40_000)), ..Stage::default() },
-        script,
-        expects: [
-            vec![
-                Expect::Elected,
-                Expect::FaultIn(vec![Phase::Preflight, Phase::Prepare]),
-                Expect::FaultIn(vec![Phase::Backfill, Phase::CatchUp]),
-                Expect::FaultIn(vec![Phase::Verify, Phase::Sync]),
-                Expect::FaultIn(vec![Phase::Hold, Phase::Fenced, Phase::Activate]),
-                Expect::FaultIn(vec![Phase::Soak]),
-                Expect::Served(Group::Moving, Span::Whole, 98),
-                Expect::Back(3_000),
-                Expect::Fresh,
             ],
             moved(),
         ]
@@ -274,7 +175,7 @@ fn paused_target() -> Drill {
             Act::Settle,
         ],
         expects: vec![
-            Expect::FaultIn(vec![Phase::Verify, Phase::Sync]),
+            Expect::FaultIn(vec![Phase::Sync]),
             Expect::Hurt(Group::On(1)),
             Expect::Ends("completed"),
             Expect::Served(Group::Moving, Span::Whole, 90),

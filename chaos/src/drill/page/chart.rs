@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::super::evidence::MoveTrace;
+use super::super::evidence::{FaultSpan, MoveTrace};
 use super::super::report::{DrillReport, escaped};
 use crate::clock::Micros;
 
@@ -12,8 +12,8 @@ const WIDTH: f64 = 1_100.0;
 const LEFT: f64 = 150.0;
 const RIGHT: f64 = WIDTH - 14.0;
 const ROW: f64 = 20.0;
-/// Moves with a row of their own; more of them are drawn as ticks.
-const MOVES_MAX: usize = 8;
+/// Moves with a row of their own; the cutovers of the others are drawn as ticks.
+const MOVES_MAX: usize = 16;
 const ROUTERS: [&str; 4] = ["#2f6fb3", "#8a5ab8", "#1a7f8a", "#b86e00"];
 
 /// From time and value to the paper.
@@ -116,28 +116,26 @@ impl Plot<'_> {
     }
 
     fn moves(&mut self) {
-        let moves = &self.report.moves;
-        if moves.is_empty() {
-            return;
+        let (rows, others) = chosen(self.report);
+        if !rows.is_empty() {
+            self.name("moves", self.y + 13.0);
         }
-        self.name(if moves.len() > MOVES_MAX { "cutovers" } else { "moves" }, self.y + 13.0);
-        if moves.len() > MOVES_MAX {
-            for at in moves.iter().filter_map(cutover) {
-                let x = self.x(at);
-                let y = self.y;
+        for one in rows {
+            self.one_move(one);
+            self.y += ROW;
+        }
+        if !others.is_empty() {
+            self.name("other cutovers", self.y + 13.0);
+            for at in others.into_iter().filter_map(cutover) {
+                let (x, y) = (self.x(at), self.y);
                 self.draw(format_args!(
                     "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{y:.1}\" y2=\"{:.1}\" stroke=\"#1a7f4b\" stroke-opacity=\".6\"/>",
                     y + 16.0
                 ));
             }
-            self.y += ROW + 8.0;
-            return;
-        }
-        for one in moves.iter().take(MOVES_MAX) {
-            self.one_move(one);
             self.y += ROW;
         }
-        self.y += 8.0;
+        self.y += if self.report.moves.is_empty() { 0.0 } else { 8.0 };
     }
 
     fn one_move(&mut self, one: &MoveTrace) {
@@ -161,6 +159,14 @@ impl Plot<'_> {
                 let (at, below) = (x + 4.0, y + 11.5);
                 self.draw(format_args!("<text x=\"{at:.1}\" y=\"{below:.1}\" fill=\"#1c2430\">{phase}</text>"));
             }
+        }
+        for fault in self.report.faults.iter().filter(|fault| is_met(one, fault)) {
+            let x = self.x(fault.from);
+            self.draw(format_args!(
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{y:.1}\" y2=\"{:.1}\" stroke=\"#8c1513\" stroke-width=\"2\"><title>{}</title></line>",
+                y + 15.0,
+                escaped(&fault.label)
+            ));
         }
         if let Some(at) = cutover(one) {
             let x = self.x(at);
@@ -345,7 +351,7 @@ impl Plot<'_> {
             high - 14.0
         );
         let mut cutovers = String::new();
-        for at in self.report.moves.iter().take(MOVES_MAX).filter_map(cutover) {
+        for at in chosen(self.report).0.into_iter().filter_map(cutover) {
             let x = self.x(at);
             let _ = write!(
                 cutovers,
@@ -358,6 +364,25 @@ impl Plot<'_> {
             self.out
         )
     }
+}
+
+/// The moves with a row of their own, and the others: those whom a fault has met come first, then the earlier ones. Both in
+/// the order in which they were asked for.
+fn chosen(report: &DrillReport) -> (Vec<&MoveTrace>, Vec<&MoveTrace>) {
+    let mut ranked: Vec<(usize, &MoveTrace)> = report.moves.iter().enumerate().collect();
+    ranked.sort_by_key(|(_, one)| !report.faults.iter().any(|fault| is_met(one, fault)));
+    let others = ranked.split_off(ranked.len().min(MOVES_MAX));
+    (in_order(ranked), in_order(others))
+}
+
+fn in_order(mut some: Vec<(usize, &MoveTrace)>) -> Vec<&MoveTrace> {
+    some.sort_by_key(|(index, _)| *index);
+    some.into_iter().map(|(_, one)| one).collect()
+}
+
+/// Whether a fault began while a move ran.
+fn is_met(one: &MoveTrace, fault: &FaultSpan) -> bool {
+    one.phase_at(fault.from).is_some()
 }
 
 /// When the epoch was raised.

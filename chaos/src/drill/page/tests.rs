@@ -1,5 +1,7 @@
+use super::super::evidence::MoveTrace;
 use super::super::report::tests::sample;
 use super::*;
+use crate::clock::Micros;
 
 #[test]
 fn a_page_is_whole_in_itself_and_runs_nothing() {
@@ -53,10 +55,46 @@ fn the_summary_leads_to_each_page_and_is_green_only_if_all_are() {
     let mut passed = sample();
     passed.verdict = DrillVerdict::Pass;
     passed.drill = "other".into();
-    let mixed = summary(&[failed, passed.clone()]);
+    let mixed = summary(&[failed, passed.clone()], &[]);
     assert!(mixed.contains("href=\"leader-alone.html\"") && mixed.contains("href=\"other.html\""));
     assert!(mixed.contains("not all pass") && mixed.contains("1 of 2"));
-    assert!(!summary(&[passed]).contains("not all pass"));
+    assert!(!summary(&[passed.clone()], &[]).contains("not all pass"));
+    let one = |began| NotRun::new("full-disk", began, "needs <root>".into());
+    let left_out = summary(&[passed.clone()], &[one(false)]);
+    assert!(left_out.contains("1 of 1") && left_out.contains("skipped") && left_out.contains("needs &lt;root&gt;"));
+    assert!(!left_out.contains("not all pass"));
+    let broken_off = summary(&[passed], &[one(true)]);
+    assert!(
+        broken_off.contains("1 of 2") && broken_off.contains("no verdict") && broken_off.contains("not all pass")
+    );
+}
+
+/// Ten moves and more each have a row with their phases; of more than there is room for, those whom a fault has met have one.
+#[test]
+fn phases_are_drawn_of_the_moves_that_a_fault_has_met_however_many_there_are() {
+    let mut report = sample();
+    let template = report.moves[0].clone();
+    report.moves = (0..40u64)
+        .map(|number| {
+            let shifted = |at: Micros| at + number * 80_000;
+            MoveTrace {
+                id: format!("m-{number}"),
+                phases: template.phases.iter().map(|(phase, at)| (phase.clone(), shifted(*at))).collect(),
+                ended: shifted(1_260_000),
+                ..template.clone()
+            }
+        })
+        .collect();
+    let met = |one: &MoveTrace| one.phases[0].1 <= 1_990_000 && 1_990_000 < one.ended;
+    report.faults[0].from = 1_990_000;
+    let page = of(&report);
+    let drawn = |one: &MoveTrace| page.contains(&format!("<title>{} sync</title>", one.id));
+    assert!(report.moves.iter().any(met) && report.moves.iter().filter(|one| met(one)).all(drawn));
+    let rows = report.moves.iter().filter(|one| drawn(one)).count();
+    assert!((10..40).contains(&rows), "{rows}");
+    report.moves.truncate(10);
+    let page = of(&report);
+    assert!(report.moves.iter().all(|one| page.contains(&format!("<title>{} sync</title>", one.id))));
 }
 
 #[test]

@@ -75,9 +75,28 @@ fn requests_are_counted_before_during_and_after_and_by_quarter_seconds() {
 #[test]
 fn each_finding_is_a_case_of_junit_and_each_broken_one_a_failure() {
     let report = sample();
-    let text = junit_of_all(std::slice::from_ref(&report));
+    let text = junit_of_all(std::slice::from_ref(&report), &[]);
     let count = |what: &str| text.matches(what).count();
     assert_eq!((count("<testcase "), count("<failure ")), (report.findings.len(), report.broken().count()));
     assert!(count("<failure ") > 0 && text.contains("type=\"not exercised\"") && text.contains("type=\"fail\""));
     assert!(!text.contains("<script>") && text.contains("&lt;script&gt;"));
+}
+
+#[test]
+fn a_report_has_the_verdict_of_its_findings_whatever_its_file_says() {
+    let honest = sample();
+    let doctored = DrillReport { verdict: DrillVerdict::Pass, ..honest.clone() };
+    assert_eq!(doctored.judged_anew().unwrap(), honest);
+    let emptied = DrillReport { findings: Vec::new(), verdict: DrillVerdict::Pass, ..honest };
+    assert!(emptied.judged_anew().unwrap_err().contains("no findings"));
+}
+
+#[test]
+fn what_did_not_run_is_a_suite_of_its_own() {
+    let left_out = NotRun::new("full-disk", false, "needs <root>".into());
+    let broken_off = NotRun::new("dead-cell", true, "no port".into());
+    let text = junit_of_all(&[], &[left_out, broken_off]);
+    assert!(text.contains("skipped=\"1\"") && text.contains("<skipped message=\"needs &lt;root&gt;\"/>"), "{text}");
+    assert!(text.contains("errors=\"1\"") && text.contains("<error message=\"no port\"/>"), "{text}");
+    assert_eq!(text.matches("<testsuite ").count(), 2);
 }

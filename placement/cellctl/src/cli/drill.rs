@@ -55,6 +55,9 @@ pub struct RunDrills {
     /// What choices follow
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// How often each is run; every round has the next seed, and a directory round-N of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: u16,
     /// How the processes are wired together
     #[arg(long, value_enum, default_value_t = Wires::Auto)]
     pub net: Wires,

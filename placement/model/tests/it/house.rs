@@ -220,6 +220,17 @@ fn every_promise_is_on_the_page_of_invariants() {
         let row = format!("| {} | {} |", promise.id, promise.statement);
         assert!(page.contains(&row), "docs/invariants.md lacks: {row}");
     }
+    let tests: Vec<String> = ["placement", "router", "raft-store", "chaos"]
+        .iter()
+        .flat_map(|room| sources(&root().join(room)))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    let rows = page.lines().filter(|line| line.starts_with("| I"));
+    let besides = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once("| ").map(|(_, cell)| cell));
+    for named in besides.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        let there = tests.iter().any(|text| text.contains(&format!("fn {named}()")));
+        assert!(there, "docs/invariants.md names the test {named}, and there is none");
+    }
 }
 
 /// Which page of `docs/errors` describes the codes of which folder. The first that fits counts.
@@ -247,6 +258,7 @@ const NO_CODES: &[&str] = &[
     "CARGO_PKG_VERSION",
     "CELL_DATABASE_URL",
     "CELLCTL_CONFIG",
+    "CELLWAY_COMMIT",
     "CELLCTL_CONTEXT",
     "CELLCTL_ENDPOINTS",
     "CELLCTL_ROUTERS",

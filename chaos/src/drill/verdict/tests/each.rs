@@ -35,11 +35,15 @@ const fn number(expect: &Expect) -> usize {
         Expect::PowerCuts(_) => 21,
         Expect::Clocked(_) => 22,
         Expect::Busy(_) => 23,
+        Expect::EndsAsAsked => 24,
+        Expect::FaultOnTheWayBack(_) => 25,
+        Expect::Lost => 26,
+        Expect::RetriesBounded(_) => 27,
     }
 }
 
 /// How many there are.
-const EXPECTATIONS: usize = 24;
+const EXPECTATIONS: usize = 28;
 
 fn usual() -> Evidence {
     evidence(Vec::new())
@@ -91,6 +95,20 @@ fn fault_in(phase: &str) -> Evidence {
     })
 }
 
+/// A fault in this phase of a move that has soaked.
+fn after_soak(phase: &str) -> Evidence {
+    let mut evidence = fault_in(phase);
+    evidence.moves[0].phases.insert(0, ("soak".into(), 0));
+    evidence
+}
+
+/// A move that was asked to end so, and has ended so.
+fn steered(asked: &str, end: &str) -> Evidence {
+    let mut evidence = a_move(end);
+    evidence.moves[0].asked = asked.into();
+    evidence
+}
+
 fn told(list: &[&str]) -> Vec<String> {
     list.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -115,6 +133,11 @@ fn promised() -> Vec<Case> {
         (Expect::Back(400), evidence(vec![op("a", 3_400, 5, true)]), vec![evidence(vec![op("a", 3_401, 5, true)])]),
         (Expect::Ends("completed"), a_move("completed"), vec![a_move("aborted"), a_move(""), usual()]),
         (
+            Expect::EndsAsAsked,
+            steered("cancelled", "cancelled"),
+            vec![steered("cancelled", "completed"), steered("", "cancelled"), a_move(""), usual()],
+        ),
+        (
             Expect::Commands(100),
             asked("", "", 100, true),
             vec![asked("", "", 101, true), asked("", "BUSY", 1, true), asked("", "", 1, false), usual()],
@@ -129,6 +152,8 @@ fn promised() -> Vec<Case> {
             without_key("TENANT_KEY_DISABLED"),
             vec![without_key("NO_LEASE"), usual()],
         ),
+        // Of the eight requests of everybody.
+        (Expect::RetriesBounded(25), replays(2), vec![replays(3), Evidence { ops: Vec::new(), ..usual() }]),
         (Expect::NotHaunted, haunted(false), vec![haunted(true), usual()]),
         (
             Expect::Fresh,
@@ -154,6 +179,7 @@ fn exercised() -> Vec<Case> {
     vec![
         (Expect::Swallowed, with(|evidence| evidence.swallowed = 1), vec![usual()]),
         (Expect::Slowed, with(|evidence| evidence.slowed_bytes = 1), vec![usual()]),
+        (Expect::Lost, with(|evidence| evidence.lost_pieces = 1), vec![with(|evidence| evidence.overtaken = 1)]),
         (
             Expect::Hurt(Group::On(0)),
             evidence(vec![op("a", 1_600, 501, false)]),
@@ -166,6 +192,11 @@ fn exercised() -> Vec<Case> {
             vec![with(|evidence| evidence.redirects = 1)],
         ),
         (Expect::FaultIn(vec![cell_model::Phase::Hold]), fault_in("hold"), vec![fault_in("sync"), usual()]),
+        (
+            Expect::FaultOnTheWayBack(cell_model::Phase::Hold),
+            after_soak("hold"),
+            vec![after_soak("activate"), fault_in("hold"), usual()],
+        ),
         (Expect::Flooded(Group::One(0), 2), evidence(flood.clone()), vec![evidence(flood[..2].to_vec()), usual()]),
         (Expect::DiskFull, with(|evidence| evidence.disk_full = told(&["n1 is full"])), vec![usual()]),
         (Expect::Injected(2), with(|evidence| evidence.injected = 2), vec![with(|evidence| evidence.injected = 1)]),
@@ -185,6 +216,10 @@ fn exercised() -> Vec<Case> {
             vec![with(|evidence| evidence.ops.retain(|op| &*op.tenant != "d")), evidence_of_nobody()],
         ),
     ]
+}
+
+fn replays(count: u64) -> Evidence {
+    with(|evidence| evidence.replays = (count, 0))
 }
 
 fn evidence_of_nobody() -> Evidence {
@@ -243,4 +278,13 @@ fn every_promise_of_all_drills_is_seen_to_fail_alone() {
         let alone: Vec<bool> = (0..broken.len()).map(|other| other != index).collect();
         assert_eq!(held, alone, "{:#?}", always(evidence));
     }
+}
+
+#[test]
+fn a_promise_that_looks_have_found_broken_fails_a_drill_and_one_without_looks_proves_nothing() {
+    let findings = looked_at(&with(|evidence| evidence.sights = crate::sights::tests::two_owners(60)));
+    let broken: Vec<&str> = findings.iter().filter(|one| !one.held).map(|one| &*one.invariants[0]).collect();
+    assert_eq!(broken, ["I1", "I5"], "{findings:#?}");
+    assert_eq!(DrillVerdict::of(&findings), DrillVerdict::Fail);
+    assert_eq!(DrillVerdict::of(&looked_at(&usual())), DrillVerdict::NotExercised);
 }
