@@ -86,10 +86,20 @@ async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
         };
         Failure::new(error.code(), message, hint)
     })?;
-    for note in &looked.notes {
+    for note in looked.notes.iter().chain(&of_the_sample(&looked)) {
         console::note(&told(note));
     }
     judged(&looked, asked)
+}
+
+/// What the application that is proposed in the end needs beside what every cell does.
+fn of_the_sample(looked: &Inspection) -> Option<Found> {
+    let role = format!("\"{}\"", looked.role.replace('"', "\"\""));
+    let reason = format!(
+        "role {role} may not make roles, and sample-cell makes one that row-level security binds: ALTER ROLE {role} CREATEROLE, or \
+         CREATE ROLE cellway_documents NOLOGIN; GRANT cellway_documents TO {role}. Another application needs neither"
+    );
+    (!looked.makes_roles).then(|| Found { code: "ROLE_MAKES_NO_ROLES".into(), reason })
 }
 
 fn told(found: &Found) -> String {
@@ -180,5 +190,14 @@ mod tests {
         assert_eq!(judged(&others, &asked("c1 --agent h:1")).unwrap_err().code, "OTHER_CELL");
         let own = Inspection { cell: Some("c1".into()), tables: 3, ..Inspection::default() };
         assert!(judged(&own, &asked("c1 --agent h:1")).is_ok());
+    }
+
+    #[test]
+    fn a_role_that_the_sample_cannot_work_with_is_noted_and_is_in_nobody_elses_way() {
+        let careful = Inspection { role: "ce\"ll".into(), ..Inspection::default() };
+        let note = of_the_sample(&careful).unwrap();
+        assert!(note.reason.contains("ALTER ROLE \"ce\"\"ll\" CREATEROLE"), "{note:?}");
+        assert!(judged(&careful, &asked("c1 --agent h:1")).is_ok());
+        assert_eq!(of_the_sample(&Inspection { makes_roles: true, ..careful }), None);
     }
 }

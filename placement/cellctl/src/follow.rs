@@ -11,9 +11,12 @@ use crate::commands::Control;
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render;
-use crate::view::MoveView;
+use crate::view::{MoveView, SetbackView};
 
 const POLL: Duration = Duration::from_millis(150);
+
+/// A step that comes to nothing for so long is told.
+const STUCK_AFTER_MS: u64 = 5_000;
 
 /// The rate of a copy is that of so long.
 const RATE_OVER: Duration = Duration::from_secs(5);
@@ -94,7 +97,7 @@ pub(crate) async fn follow(control: &Control, id: MoveId) -> Result<Exit, Failur
 async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<Option<MoveView>, Failure> {
     let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
     let (mut target_agent, mut source_agent) = (None, None);
-    let mut said = BTreeSet::new();
+    let (mut said, mut told) = (BTreeSet::new(), BTreeSet::new());
     let mut seen = Seen::default();
     loop {
         let movement = match control.client.get_move(id).await {
@@ -115,6 +118,13 @@ async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<O
         if movement.has_ended() || is_paused_at(&movement) {
             return Ok(Some(movement));
         }
+        if let Some(stuck) = stuck(&movement)
+            && told.insert((movement.phase.clone(), stuck.code.clone()))
+        {
+            bar.suspend(|| {
+                console::note(&format!("{id}  {} does not go on: {}: {}", movement.phase, stuck.code, stuck.reason))
+            });
+        }
         if target_agent.is_none() {
             target_agent = agent_of(control, &movement.target).await;
             source_agent = agent_of(control, &movement.source).await;
@@ -129,6 +139,12 @@ async fn until_end(control: &Control, id: MoveId, bar: &ProgressBar) -> Result<O
         bar.set_message(running(&movement, copied));
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What has been in its way for so long that whoever watches should know.
+fn stuck(movement: &MoveView) -> Option<&SetbackView> {
+    let is_long = |met: &&SetbackView| met.last_unix_ms.saturating_sub(met.since_unix_ms) >= STUCK_AFTER_MS;
+    movement.setback.as_ref().filter(is_long)
 }
 
 async fn agent_of(control: &Control, cell: &str) -> Option<String> {
@@ -337,6 +353,27 @@ mod tests {
         watched.phase = "sync".into();
         let copied = Copied { lag_ms: 12, lag_bytes: 2_048, ..copied };
         assert_eq!(progress(&watched, &copied), " · 300 rows, 30.0 MiB, lag 12 ms, 2.0 KiB");
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_move_is_told_when_it_has_been_there_for_long() {
+        let mut watched = movement(wire::Phase::Prepare, wire::Intent::Run, None, "");
+        assert_eq!(stuck(&watched), None);
+        let met = |last_unix_ms| SetbackView {
+            code: "BUSY".into(),
+            reason: "start capture: transactions that are still open".into(),
+            since_unix_ms: 1_000,
+            last_unix_ms,
+        };
+        watched.setback = Some(met(5_999));
+        assert_eq!(stuck(&watched), None);
+        watched.setback = Some(met(6_000));
+        assert_eq!(stuck(&watched), watched.setback.as_ref());
+        let described = render::describe_move(&watched);
+        assert!(
+            described.contains("In its way:    BUSY: start capture: transactions that are still open (since 1970"),
+            "{described}"
+        );
     }
 
     #[test]

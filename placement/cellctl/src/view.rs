@@ -167,11 +167,28 @@ pub struct MoveView {
     pub holds: Vec<HeldFor>,
     /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
     pub in_sync: bool,
+    /// What it has met last in its phase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setback: Option<SetbackView>,
     /// What a forced takeover stood on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takeover: Option<TakenView>,
     /// Phases entered.
     pub history: Vec<StampView>,
+}
+
+/// Why a step has come to nothing, again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetbackView {
+    /// Stable.
+    pub code: String,
+    /// The step, and a sentence.
+    pub reason: String,
+    /// When it was first met,
+    pub since_unix_ms: u64,
+    /// and last.
+    pub last_unix_ms: u64,
 }
 
 /// A phase entered.
@@ -266,6 +283,13 @@ impl From<wire::Cell> for CellView {
     }
 }
 
+impl From<wire::Setback> for SetbackView {
+    fn from(setback: wire::Setback) -> Self {
+        let wire::Setback { code, reason, since_unix_ms, last_unix_ms } = setback;
+        Self { code, reason, since_unix_ms, last_unix_ms }
+    }
+}
+
 impl From<wire::Move> for MoveView {
     fn from(movement: wire::Move) -> Self {
         let stamp = |stamp: wire::PhaseStamp| StampView {
@@ -300,6 +324,7 @@ impl From<wire::Move> for MoveView {
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
             in_sync: movement.in_sync,
+            setback: movement.setback.map(SetbackView::from),
             takeover: movement.takeover.map(TakenView::from),
             holds: holds(&stamps_of(&movement.history)),
             history: movement.history.into_iter().map(stamp).collect(),

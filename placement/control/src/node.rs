@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cell_client::Link;
 use cell_client::net::{Host, Listener};
+use cell_migration::Setbacks;
 use cell_protos::v1::cluster_service_server::ClusterServiceServer;
 use cell_protos::v1::store_service_server::StoreServiceServer;
 use cell_store::{Disk, OpenError, Store, StoreOptions};
@@ -166,6 +167,7 @@ impl Service {
             liveness,
             press: Press::new(),
             routers: Routers::default(),
+            setbacks: Setbacks::default(),
             closing: CancellationToken::new(),
         };
         Self { ground, data_dir, listener, handle }

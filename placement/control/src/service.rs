@@ -12,6 +12,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use cell_client::Link;
+use cell_migration::Setbacks;
 use cell_model::{Command, Envelope, Fleet, Outcome, Revision, UnixMillis};
 use cell_protos::v1;
 use cell_store::Store;
@@ -55,6 +56,8 @@ pub(crate) struct Ground {
     pub(crate) press: Press,
     /// What each router holds.
     pub(crate) routers: Routers,
+    /// What moves have met in their way.
+    pub(crate) setbacks: Setbacks,
     /// Streams end when it is cancelled.
     pub(crate) closing: CancellationToken,
 }

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::lines::{Lines, Place, Turn};
-use crate::{ControlPlane, Leadership, Wake};
+use crate::{ControlPlane, Leadership, Setbacks, Wake};
 
 /// How the coordinator goes about its work.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct Options {
     pub caught_up_lag: Duration,
     /// and less than this many bytes.
     pub caught_up_bytes: u64,
+    /// Where it is kept what moves have met in their way.
+    pub setbacks: Setbacks,
 }
 
 impl Default for Options {
@@ -58,6 +60,7 @@ impl Default for Options {
             quiet_patience: Duration::from_secs(30),
             caught_up_lag: Duration::from_secs(1),
             caught_up_bytes: 1 << 20,
+            setbacks: Setbacks::default(),
         }
     }
 }

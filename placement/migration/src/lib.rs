@@ -2,7 +2,8 @@
 //!
 //! It has no memory of its own. [`cell_model::pending_effects`] says from a record alone what is to be done; each effect
 //! is idempotent and carries (lineage, term, move, attempt), so that a new leader simply starts over and a cell refuses
-//! what an old leader still sends. The only things kept here are the tasks that run now: losing them loses nothing.
+//! what an old leader still sends. The only things kept here are the tasks that run now, and, to be shown, what they have met in
+//! their way ([`Setbacks`]): losing them loses nothing.
 //!
 //! ```text
 //!   record changed ──► pending_effects ──► one task per effect ──► steps on agents ──► events ──► propose
@@ -21,8 +22,10 @@ mod coordinator;
 mod effect;
 mod hold;
 mod lines;
+mod setbacks;
 mod steps;
 mod takeover;
 
 pub use control_plane::{ControlPlane, Leadership, ProposeError, Wake};
 pub use coordinator::{Coordinator, Options};
+pub use setbacks::{LastSetback, Setbacks};

@@ -176,14 +176,37 @@ impl<P: ControlPlane> Run<'_, P> {
                     tracing::debug!(tenant = %self.record.id, step, took = ?began.elapsed(), "step done");
                     return Ok(answer);
                 }
-                Err(error @ StepError::Refused { .. }) => return Err(error.into()),
-                Err(error) if tries_left == 0 => return Err(error.into()),
+                Err(error) if tries_left == 0 || matches!(error, StepError::Refused { .. }) => {
+                    self.met(step, &error);
+                    return Err(error.into());
+                }
                 Err(error) => {
+                    self.met(step, &error);
                     tracing::debug!(tenant = %self.record.id, step, %error, "step not answered, trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(longest);
                 }
             }
+        }
+    }
+}
+
+impl<P: ControlPlane> Run<'_, P> {
+    /// Keeps what is in the way of the move, for who looks at it.
+    fn met(&self, step: &str, error: &StepError) {
+        let Some(movement) = &self.record.movement else { return };
+        let (code, reason) = match error {
+            // Another node leads: it is in nobody's way.
+            StepError::Refused { code, .. } if code == "STALE_TERM" => return,
+            StepError::Refused { code, reason } => (code.as_str(), format!("{step}: {reason}")),
+            StepError::Unreachable { .. } | StepError::Unknown { .. } => {
+                ("CELL_UNREACHABLE", format!("{step}: {error}"))
+            }
+        };
+        let (setbacks, now) = (&self.of.options.setbacks, self.of.control.now());
+        if setbacks.met(movement.id, (movement.leg, movement.phase), (code, &reason), now) {
+            let (tenant, id, phase) = (&self.record.id, movement.id, movement.phase.as_str());
+            tracing::warn!(%tenant, r#move = %id, phase, code, reason, "the move does not go on");
         }
     }
 }

@@ -101,6 +101,8 @@ pub struct PreflightReport {
     pub bytes: u64,
     /// What the tables are like that its rows are in, or will be: one line each.
     pub tables: Vec<String>,
+    /// Where the cell keeps its tenants; an older agent does not say.
+    pub storage: Option<v1::Storage>,
 }
 
 /// One thing that stands in the way of a move.

@@ -19,9 +19,13 @@ enum In {
 
 async fn cell(name: &str, layout: In, key: Option<&SigningKey>) -> (Running, String) {
     let url = server::database().await;
+    (cell_on(&url, name, layout, key).await, url)
+}
+
+async fn cell_on(url: &str, name: &str, layout: In, key: Option<&SigningKey>) -> Running {
     let mut options = Options::new(CellId::new(name).unwrap(), "");
     options.insecure_plaintext = true;
-    options.database = Some(url.clone());
+    options.database = Some(url.to_owned());
     options.trusted_keys = key.map(|key| key.public().to_string()).into_iter().collect();
     match layout {
         In::Shared => {}
@@ -33,7 +37,7 @@ async fn cell(name: &str, layout: In, key: Option<&SigningKey>) -> (Running, Str
             options.template_database = format!("{home}-template");
         }
     }
-    (Running::start(options).await, url)
+    Running::start(options).await
 }
 
 async fn start(layout: In) -> (Running, String) {
@@ -100,6 +104,31 @@ async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none(
     let planted = client.batch_execute("INSERT INTO documents VALUES ('t', 'x', 1, '{}')").await;
     assert!(planted.is_err(), "a row of somebody else is never written");
     cell.stop().await;
+}
+
+/// The rights that docs/postgresql.md lists, and not one more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_works_with_the_rights_that_are_documented() {
+    let own = server::Own::start("").await;
+    // The second one finds the application's role made, and itself let into it.
+    for (role, right) in [("first", "CREATEROLE"), ("second", "IN ROLE cellway_documents")] {
+        for layout in [In::Shared, In::Own] {
+            let url = own.database().await;
+            let admin = server::session(&url).await;
+            let name = url.rsplit_once('/').unwrap().1;
+            let make = format!(
+                "DO $$ BEGIN CREATE ROLE {role} LOGIN REPLICATION BYPASSRLS {right}; \
+                 EXCEPTION WHEN duplicate_object THEN END $$; \
+                 GRANT SET ON PARAMETER session_replication_role TO {role}; ALTER DATABASE {name} OWNER TO {role}"
+            );
+            admin.batch_execute(&make).await.unwrap();
+            let cell = cell_on(&url.replace("postgres@", &format!("{role}@")), "c1", layout, None).await;
+            cell.grant("t").await;
+            cell.grant("u").await;
+            each_sees_its_own(&cell).await;
+            cell.stop().await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

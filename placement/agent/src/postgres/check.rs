@@ -2,7 +2,7 @@
 
 use cell_protos::v1 as wire;
 
-use super::catalogue::{Catalogue, Table};
+use super::catalogue::{Catalogue, Sequence, Table};
 use super::sql::ident;
 
 /// What the server allows.
@@ -57,7 +57,29 @@ pub(crate) fn tables(catalogue: &Catalogue) -> Vec<wire::Finding> {
         Some(tenant) => of_shared(catalogue, table, tenant),
         None => of_own(catalogue, table),
     };
-    catalogue.tables.iter().flat_map(|table| [of_table(table), of_any(catalogue, table)].concat()).collect()
+    let of_tables = catalogue.tables.iter().flat_map(|table| [of_table(table), of_any(catalogue, table)].concat());
+    of_tables.chain(sequences(catalogue)).collect()
+}
+
+/// A tenant's own tables may draw from what is the tenant's: of a sequence that others draw from as well, in the other cell too,
+/// nobody could say where it stands.
+fn sequences(catalogue: &Catalogue) -> Vec<wire::Finding> {
+    if catalogue.place.column.is_some() {
+        return Vec::new();
+    }
+    let schema = ident(&catalogue.place.schema);
+    let leads_out = |sequence: &Sequence| {
+        let Sequence { of, name, .. } = sequence;
+        let (table, column) = of.rsplit_once('.').unwrap_or((of.as_str(), ""));
+        let (table, column) = (ident(table), ident(column));
+        let reason = format!(
+            "column {of} draws from the sequence {name}, outside of the tenant's schema, which is not moved: make it one of its \
+             own: CREATE SEQUENCE {schema}.…; ALTER SEQUENCE {schema}.… OWNED BY {schema}.{table}.{column}; ALTER TABLE \
+             {schema}.{table} ALTER {column} SET DEFAULT nextval('{schema}.…')"
+        );
+        finding("SEQUENCE_LEADS_OUT", reason)
+    };
+    catalogue.sequences.iter().filter(|sequence| sequence.is_outside).map(leads_out).collect()
 }
 
 /// Of a table that is the tenant's alone.
@@ -118,11 +140,17 @@ fn of_shared(catalogue: &Catalogue, table: &Table, tenant: &String) -> Vec<wire:
     }
     for unique in table.uniques.iter().filter(|unique| !unique.columns.contains(tenant)) {
         if unique.columns != table.primary {
-            let index = ident(&unique.name);
+            let (index, columns) = (ident(&unique.name), unique.columns.join(", "));
+            let (what, mend) = if unique.excludes {
+                (
+                    "exclusion constraint",
+                    format!("let it begin with {quoted} WITH =, as EXCLUDE USING gist ({quoted} WITH =, …)"),
+                )
+            } else {
+                ("unique index", format!("make it unique by ({quoted}, {columns})"))
+            };
             let reason = format!(
-                "unique index {index} of {name} lacks {tenant}: its values may collide with those of tenants of the \
-                 other cell: make it unique by ({quoted}, {})",
-                unique.columns.join(", ")
+                "{what} {index} of {name} lacks {tenant}: its values may collide with those of tenants of the other cell: {mend}"
             );
             find("UNIQUE_WITHOUT_TENANT", reason);
         }
@@ -154,7 +182,13 @@ fn of_any(catalogue: &Catalogue, table: &Table) -> Vec<wire::Finding> {
     let name = catalogue.qualified(table);
     let mut found = Vec::new();
     let mut find = |code: &str, reason: String| found.push(finding(code, reason));
-    if !matches!(table.replica_identity, 'd' | 'f') {
+    if let Some(mend) = table.unidentified.as_ref().filter(|_| !table.primary.is_empty()) {
+        let reason = format!(
+            "the log cannot say which row of {name} is updated or deleted: by its replica identity it does not try to, or its \
+             primary key is DEFERRABLE: {mend}"
+        );
+        find("REPLICA_IDENTITY", reason);
+    } else if !matches!(table.replica_identity, 'd' | 'f') {
         let mend = format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT");
         find("REPLICA_IDENTITY", format!("changes of {name} are logged without its primary key: {mend}"));
     }
@@ -237,6 +271,15 @@ mod tests {
     use super::super::layout::Place;
     use super::*;
 
+    fn unique(name: &str, columns: Vec<String>) -> Unique {
+        Unique { name: name.into(), columns, constant: false, excludes: false }
+    }
+
+    fn leading(to: &str, pairs: &[(&str, &str)]) -> ForeignKey {
+        let pairs = pairs.iter().map(|(own, other)| ((*own).to_owned(), (*other).to_owned())).collect();
+        ForeignKey { name: "f".into(), to: to.into(), pairs, does: String::new() }
+    }
+
     fn table(name: &str) -> Table {
         let column = |name: &str| Column {
             name: name.into(),
@@ -252,11 +295,13 @@ mod tests {
             name: name.into(),
             tenant: Some(column("tenant_id")),
             columns: vec![column("id"), column("other")],
-            uniques: vec![Unique { name: format!("{name}_pkey"), columns: primary.clone(), constant: false }],
+            uniques: vec![unique(&format!("{name}_pkey"), primary.clone())],
             primary,
             key: vec!["id".to_owned()],
             foreign_keys: Vec::new(),
+            checks: Vec::new(),
             replica_identity: 'd',
+            unidentified: None,
             unlogged: false,
             inherits: false,
         }
@@ -275,8 +320,7 @@ mod tests {
     fn tables_with_the_tenant_in_every_key_pass() {
         assert_eq!(codes(|_| {}), Vec::<String>::new());
         let inside = |table: &mut Table| {
-            let pairs = vec![("tenant_id".into(), "tenant_id".into()), ("other".into(), "id".into())];
-            table.foreign_keys.push(ForeignKey { name: "f".into(), to: "second".into(), pairs });
+            table.foreign_keys.push(leading("second", &[("tenant_id", "tenant_id"), ("other", "id")]));
         };
         assert_eq!(codes(inside), Vec::<String>::new());
     }
@@ -294,26 +338,21 @@ mod tests {
             table.uniques[0].columns = vec!["id".into()];
         };
         assert_eq!(codes(id_only), ["TENANT_NOT_IN_KEY"]);
-        let unique = |table: &mut Table| {
-            let columns = vec!["other".into()];
-            table.uniques.push(Unique { name: "u".into(), columns, constant: false });
+        let no_tenant = |table: &mut Table| {
+            table.uniques.push(unique("u", vec!["other".into()]));
         };
-        assert_eq!(codes(unique), ["UNIQUE_WITHOUT_TENANT"]);
-        let crossing = |table: &mut Table| {
-            let pairs = vec![("other".into(), "id".into())];
-            table.foreign_keys.push(ForeignKey { name: "f".into(), to: "second".into(), pairs });
-        };
+        assert_eq!(codes(no_tenant), ["UNIQUE_WITHOUT_TENANT"]);
+        let crossing = |table: &mut Table| table.foreign_keys.push(leading("second", &[("other", "id")]));
         assert_eq!(codes(crossing), ["CROSS_TENANT_KEY"]);
-        let out = |table: &mut Table| {
-            let pairs = vec![("other".into(), "id".into())];
-            table.foreign_keys.push(ForeignKey { name: "f".into(), to: "countries".into(), pairs });
-        };
+        let out = |table: &mut Table| table.foreign_keys.push(leading("countries", &[("other", "id")]));
         assert_eq!(codes(out), ["KEY_LEADS_OUT"]);
         let padded = |table: &mut Table| table.tenant.as_mut().unwrap().type_name = "character(12)".into();
         assert_eq!(codes(padded), ["TENANT_KEY_TYPE"]);
         assert_eq!(codes(|table| table.unlogged = true), ["UNLOGGED_TABLE"]);
         assert_eq!(codes(|table| table.inherits = true), ["TABLE_INHERITS"]);
-        assert_eq!(codes(|table| table.replica_identity = 'n'), ["REPLICA_IDENTITY"]);
+        assert_eq!(codes(|table| table.replica_identity = 'i'), ["REPLICA_IDENTITY"]);
+        let mend = "ALTER TABLE first REPLICA IDENTITY FULL".to_owned();
+        assert_eq!(codes(|table| table.unidentified = Some(mend)), ["REPLICA_IDENTITY"]);
         assert_eq!(codes(|table| table.columns[1].unmovable = Some("it is odd".into())), ["COLUMN_UNSUPPORTED"]);
     }
 
@@ -335,12 +374,9 @@ mod tests {
         let one_row = |table: &mut Table| {
             no_key(table);
             let columns = vec!["(expression)".into()];
-            table.uniques.push(Unique { name: "one".into(), columns, constant: true });
+            table.uniques.push(Unique { constant: true, ..unique("one", columns) });
         };
-        let leads = |table: &mut Table, to: &str| {
-            let pairs = vec![("other".into(), "id".into())];
-            table.foreign_keys.push(ForeignKey { name: "f".into(), to: to.into(), pairs });
-        };
+        let leads = |table: &mut Table, to: &str| table.foreign_keys.push(leading(to, &[("other", "id")]));
         assert_eq!(own(&|_| {}), Vec::<String>::new());
         assert_eq!(own(&no_key), ["NO_PRIMARY_KEY"]);
         assert_eq!(own(&one_row), ["REPLICA_IDENTITY"], "an update of it would fail once it is published");
@@ -366,8 +402,39 @@ mod tests {
             Catalogue { place, tables: vec![table], sequences: Vec::new() }.lines()
         };
         assert_eq!(lines(shared.clone()), lines(own.clone()));
-        own.uniques[0].columns = vec!["other".into()];
+        let unlike = |change: &dyn Fn(&mut Table)| {
+            let mut other = own.clone();
+            change(&mut other);
+            assert_ne!(lines(shared.clone()), lines(other));
+        };
+        unlike(&|table| table.uniques[0].columns = vec!["other".into()]);
+        unlike(&|table| table.uniques[0].excludes = true);
+        unlike(&|table| table.foreign_keys.push(leading("second", &[("other", "id")])));
+        unlike(&|table| table.checks.push("(id > 0)".into()));
+        let mut to_whose_it_is = shared.clone();
+        to_whose_it_is.foreign_keys.push(leading("tenants", &[("tenant_id", "tenant_id")]));
+        assert_eq!(lines(to_whose_it_is), lines(own.clone()));
+        let (mut shared, leads) = (shared, leading("second", &[("other", "id")]));
+        shared.foreign_keys.push(leading("second", &[("tenant_id", "tenant_id"), ("other", "id")]));
+        own.foreign_keys.push(leads.clone());
+        assert_eq!(lines(shared.clone()), lines(own.clone()));
+        own.foreign_keys = vec![ForeignKey { does: "on delete cascade".into(), ..leads }];
         assert_ne!(lines(shared), lines(own));
+    }
+
+    #[test]
+    fn a_sequence_that_others_draw_from_is_in_the_way_of_a_tenant_with_tables_of_its_own() {
+        let sequence = |is_outside| Sequence { of: "first.id".into(), name: "public.all".into(), is_outside };
+        let codes = |place: Place, sequence: Sequence| -> Vec<String> {
+            let tenant = place.column.as_ref().and_then(|_| table("first").tenant);
+            let first = Table { tenant, ..table("first") };
+            let catalogue = Catalogue { place, tables: vec![first], sequences: vec![sequence] };
+            tables(&catalogue).into_iter().map(|finding| finding.code).collect()
+        };
+        let shared = Place { schema: "public".into(), column: Some("tenant_id".into()) };
+        assert_eq!(codes(shared, sequence(true)), Vec::<String>::new(), "it is set well ahead");
+        assert_eq!(codes(Place::of_one("tenant_a"), sequence(false)), Vec::<String>::new());
+        assert_eq!(codes(Place::of_one("tenant_a"), sequence(true)), ["SEQUENCE_LEADS_OUT"]);
     }
 
     #[test]

@@ -108,7 +108,9 @@ async fn observed(client: &Client) -> Result<Vec<wire::ObservedWriter>, Fault> {
 
 async fn sequences(client: &Client, catalogue: &Catalogue) -> Result<Vec<wire::SequenceStanding>, Fault> {
     let mut standing = Vec::new();
-    for Sequence { name, .. } in &catalogue.sequences {
+    // Several columns may draw from one.
+    let names: BTreeSet<&String> = catalogue.sequences.iter().map(|Sequence { name, .. }| name).collect();
+    for name in names {
         let sql = format!(
             "SELECT p.seqincrement, s.last_value, s.is_called, p.seqmax FROM {name} AS s, pg_sequence AS p \
              WHERE p.seqrelid = $1::text::regclass"

@@ -96,7 +96,9 @@ mod tests {
             key: Vec::new(),
             uniques: Vec::new(),
             foreign_keys: Vec::new(),
+            checks: Vec::new(),
             replica_identity: 'd',
+            unidentified: None,
             unlogged: false,
             inherits: false,
         };

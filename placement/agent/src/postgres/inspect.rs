@@ -1,6 +1,7 @@
 //! Looks at a database before a cell is made of it. Nothing is changed.
 
 use cell_model::CellId;
+use cell_protos::v1 as wire;
 use tokio_postgres::Client;
 
 use super::catalogue::Catalogue;
@@ -32,6 +33,10 @@ pub struct Inspection {
     pub cell: Option<String>,
     /// Tables with the tenant's column.
     pub tables: usize,
+    /// The role that has asked,
+    pub role: String,
+    /// and whether it may make others, as the sample application does.
+    pub makes_roles: bool,
 }
 
 /// Looks at a database that is to become that of cell `here`.
@@ -57,12 +62,16 @@ pub async fn inspect_database(here: &CellId, options: DatabaseOptions) -> Result
             (catalogue, found)
         }
     };
-    let told = |finding: cell_protos::v1::Finding| Found { code: finding.code, reason: finding.reason };
+    let makes_roles = "SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user";
+    let makes_roles = client.query_one(makes_roles, &[]).await.map_err(Fault::from)?.get(0);
+    let told = |finding: wire::Finding| Found { code: finding.code, reason: finding.reason };
     Ok(Inspection {
         findings: check::server(&server).into_iter().chain(of_tables).map(told).collect(),
         notes: check::notes(&server, database.options.wal_bytes_max).into_iter().map(told).collect(),
         cell: owner(&client).await?,
         tables: catalogue.tables.len(),
+        role: server.role,
+        makes_roles,
     })
 }
 
@@ -100,6 +109,32 @@ SELECT current_setting('wal_level'),
         slot_wal_max: u64::try_from(row.get::<_, i64>(7)).ok(),
         version: row.get(8),
     })
+}
+
+/// The oldest transaction of the server that has written, if it has been open for long: the slot of a move waits for its end,
+/// in whatever database it is. Of sessions of others the agent's role sees nothing unless it may read all statistics.
+pub(super) async fn open_for_long(client: &Client) -> Result<Option<wire::Finding>, Fault> {
+    const OLDEST: &str = "
+SELECT o.who, extract(epoch FROM clock_timestamp() - o.since)::bigint, o.mend
+  FROM (SELECT a.xact_start AS since, format('SELECT pg_terminate_backend(%s)', a.pid) AS mend,
+               format('transaction of %s (%s, pid %s) in database %s', coalesce(nullif(a.application_name, ''), '?'),
+                      a.usename, a.pid, a.datname) AS who
+          FROM pg_stat_activity a
+         WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+        UNION ALL
+        SELECT p.prepared, format('COMMIT PREPARED %L, or ROLLBACK PREPARED %L, there', p.gid, p.gid),
+               format('prepared transaction %s (%s) in database %s', p.gid, p.owner, p.database)
+          FROM pg_prepared_xacts p) o
+ WHERE o.since < clock_timestamp() - interval '1 second' ORDER BY o.since LIMIT 1";
+    let told = |row: tokio_postgres::Row| {
+        let (who, seconds, mend): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
+        let reason = format!(
+            "{who} has been open for {seconds} s and has written: a move waits for its end before it copies: end it where it \
+             was begun, or {mend}"
+        );
+        wire::Finding { code: "OPEN_TRANSACTION".into(), reason }
+    };
+    Ok(client.query_opt(OLDEST, &[]).await?.map(told))
 }
 
 /// Whether the server takes the number that a database is to have.

@@ -163,10 +163,11 @@ fn each_of(event: &str, tenant: &str) -> String {
     format!("FOR EACH {each} WHEN ({})", not_entered(&literal(tenant)))
 }
 
-/// Publishes the tables that can be followed: all that there are where tenants share them, one more tenant's otherwise.
+/// Publishes the tables that can be followed: all that there are where tenants share them, one more tenant's otherwise. Of one
+/// whose rows the log cannot identify every update and delete would fail from then on, whoever's it is: it is left out, or
+/// taken out.
 async fn publish(client: &Transaction<'_>, catalogue: &Catalogue) -> Result<(), Fault> {
-    let is_logged =
-        |table: &&Table| !table.unlogged && (!table.primary.is_empty() || table.replica_identity == 'f');
+    let is_logged = |table: &&Table| !table.unlogged && table.unidentified.is_none();
     let followed: Vec<&Table> =
         catalogue.tables.iter().filter(|table| table.is_keyed()).filter(is_logged).collect();
     let known = client.query("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&PUBLICATION]).await?;
@@ -184,14 +185,14 @@ async fn publish(client: &Transaction<'_>, catalogue: &Catalogue) -> Result<(), 
         followed.iter().map(|table| (schema.clone(), table.name.clone())).collect();
     published.sort();
     wanted.sort();
-    if published == wanted || wanted.is_empty() {
-        return Ok(());
-    }
-    let is_new = |table: &&&Table| is_shared || !published.iter().any(|(_, name)| *name == table.name);
-    let names: Vec<String> = followed.iter().filter(is_new).map(|table| catalogue.qualified(table)).collect();
-    let how = if is_shared { "SET" } else { "ADD" };
-    if !names.is_empty() {
-        client.batch_execute(&format!("ALTER PUBLICATION {PUBLICATION} {how} TABLE {}", names.join(", "))).await?;
+    let only = |of: &[(String, String)], than: &[(String, String)]| -> String {
+        let names = of.iter().filter(|name| !than.contains(name));
+        names.map(|(of, name)| format!("{}.{}", ident(of), ident(name))).collect::<Vec<_>>().join(", ")
+    };
+    for (how, names) in [("DROP", only(&published, &wanted)), ("ADD", only(&wanted, &published))] {
+        if !names.is_empty() {
+            client.batch_execute(&format!("ALTER PUBLICATION {PUBLICATION} {how} TABLE {names}")).await?;
+        }
     }
     Ok(())
 }

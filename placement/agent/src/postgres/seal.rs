@@ -18,28 +18,44 @@ pub(crate) struct Seal {
     client: Client,
 }
 
-/// Who has a tenant's lock, for the sentence that says who is waited for.
-const HOLDERS: &str = "
-SELECT string_agg(format('%s (%s, pid %s, open for %s ms)', coalesce(nullif(a.application_name, ''), '?'),
-                         coalesce(a.usename::text, '?'), l.pid,
-                         (extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint), '; ')
-  FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+/// A tenant's lock in this database, and who has it: the transaction of a session, or one that was prepared, which has none. The
+/// lock on its own number tells which.
+const HELD: &str = "
+  FROM pg_locks l
+  LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN LATERAL (
+       SELECT x.gid, x.owner, x.prepared
+         FROM pg_locks o JOIN pg_prepared_xacts x ON x.transaction = o.transactionid
+        WHERE l.pid IS NULL AND o.pid IS NULL AND o.locktype = 'transactionid'
+          AND o.virtualtransaction = l.virtualtransaction LIMIT 1) p ON true
  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.classid = ((cellway.lock_key($1) >> 32) & 4294967295)::oid
-   AND l.objid = (cellway.lock_key($1) & 4294967295)::oid AND l.pid <> pg_backend_pid()";
+   AND l.objid = (cellway.lock_key($1) & 4294967295)::oid";
+
+/// The holders, for the sentence that says who is waited for.
+const HOLDERS: &str = "
+SELECT string_agg(CASE WHEN l.pid IS NULL
+           THEN format('prepared transaction %s (%s, open for %s ms), which waits for COMMIT PREPARED %L or ROLLBACK PREPARED %L',
+                       p.gid, p.owner, (extract(epoch FROM clock_timestamp() - p.prepared) * 1000)::bigint, p.gid, p.gid)
+           ELSE format('%s (%s, pid %s, open for %s ms)', coalesce(nullif(a.application_name, ''), '?'),
+                       coalesce(a.usename::text, '?'), l.pid,
+                       (extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint) END, '; ')";
 
 /// Age of the oldest transaction that a seal taken now would wait for; zero where there is none, or where the agent's role
 /// may not see when it began.
 pub(crate) async fn oldest_write(client: &Client, tenant: &TenantId) -> Result<Duration, Fault> {
-    const OLDEST: &str = "
-SELECT coalesce(max(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000), 0)::bigint
-  FROM pg_locks l JOIN pg_stat_activity a USING (pid)
- WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.mode = 'ShareLock'
-   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.classid = ((cellway.lock_key($1) >> 32) & 4294967295)::oid
-   AND l.objid = (cellway.lock_key($1) & 4294967295)::oid";
-    let row = client.query_one(OLDEST, &[&tenant.as_str()]).await?;
+    const OLDEST: &str = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000), 0)::bigint";
+    let oldest = format!("{OLDEST} {HELD} AND l.mode = 'ShareLock'");
+    let row = client.query_one(&oldest, &[&tenant.as_str()]).await?;
     Ok(Duration::from_millis(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default()))
+}
+
+/// Who has the lock, but for the session that asks.
+async fn holders(client: &Client, tenant: &str) -> Result<String, Fault> {
+    let sql = format!("{HOLDERS} {HELD} AND l.pid IS DISTINCT FROM pg_backend_pid()");
+    let holders: Option<String> = client.query_one(&sql, &[&tenant]).await?.get(0);
+    Ok(holders.unwrap_or_else(|| "they have ended meanwhile".into()))
 }
 
 impl Seal {
@@ -56,8 +72,7 @@ impl Seal {
         match client.execute("SELECT pg_advisory_lock(cellway.lock_key($1))", &[&name]).await {
             Ok(_) => Ok(Self { of, client }),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                let holders: Option<String> = client.query_one(HOLDERS, &[&name]).await?.get(0);
-                let holders = holders.unwrap_or_else(|| "they have ended meanwhile".into());
+                let holders = holders(&client, name).await?;
                 Err(Refusal::new("NOT_QUIESCED", format!("transactions that are still open: {holders}")))
             }
             Err(error) => Err(error.into()),
@@ -91,22 +106,19 @@ impl Seal {
 pub(crate) async fn drain(client: &Client, tenant: &TenantId, patience: Duration) -> Result<(), Refusal> {
     let name = tenant.as_str();
     let deadline = tokio::time::Instant::now() + patience;
-    let sql = "SELECT l.pid, l.virtualtransaction FROM pg_locks l
-                WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-                  AND l.classid = ((cellway.lock_key($1) >> 32) & 4294967295)::oid
-                  AND l.objid = (cellway.lock_key($1) & 4294967295)::oid";
-    let open = |rows: Vec<tokio_postgres::Row>| -> Vec<(i32, String)> {
+    let sql = format!("SELECT l.pid, l.virtualtransaction {HELD}");
+    // A prepared transaction has no process.
+    let open = |rows: Vec<tokio_postgres::Row>| -> Vec<(Option<i32>, String)> {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     };
-    let mut waiting_for = open(client.query(sql, &[&name]).await?);
+    let mut waiting_for = open(client.query(&sql, &[&name]).await?);
     while !waiting_for.is_empty() {
         if tokio::time::Instant::now() >= deadline {
-            let holders: Option<String> = client.query_one(HOLDERS, &[&name]).await?.get(0);
-            let reason = format!("transactions that are still open: {}", holders.unwrap_or_default());
-            return Err(Refusal::new("BUSY", reason));
+            let holders = holders(client, name).await?;
+            return Err(Refusal::new("BUSY", format!("transactions that are still open: {holders}")));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let still = open(client.query(sql, &[&name]).await?);
+        let still = open(client.query(&sql, &[&name]).await?);
         waiting_for.retain(|holder| still.contains(holder));
     }
     Ok(())

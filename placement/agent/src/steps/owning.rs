@@ -55,7 +55,14 @@ impl Work<'_> {
             );
         }
         let (rows, bytes) = core.position().map_or((0, 0), |position| (position.digest.rows, position.bytes));
-        Answer::Preflight(wire::PreflightReport { findings, rows, bytes, ..wire::PreflightReport::default() })
+        let storage = Some(wire::Storage::Embedded.into());
+        Answer::Preflight(wire::PreflightReport {
+            findings,
+            rows,
+            bytes,
+            storage,
+            ..wire::PreflightReport::default()
+        })
     }
 
     pub(super) async fn start_capture(&self) -> Result<Answer, Refusal> {

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cell_client::{ClientError, ListOptions, WriteOptions, trailer, wire};
-use cell_model::{AuditEntry, MoveId, MoveOptions, Revision, TenantId};
+use cell_model::{AuditEntry, CellRecord, CellState, MoveId, MoveOptions, Revision, TenantId};
 use cell_planner::{PlannedMove, Wave};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -28,6 +28,7 @@ use crate::cli::{Apply, Output};
 use crate::commands::Control;
 use crate::console;
 use crate::failure::{Exit, Failure};
+use crate::pages::all;
 use crate::render::table;
 use crate::view::API_VERSION;
 
@@ -153,6 +154,7 @@ impl Applying {
         for index in 0..self.lines.len() {
             self.look(index).await?;
         }
+        self.look_at_targets().await?;
         let parent = self.document.plan.parent;
         let elsewhere = self.lines.iter().find_map(|line| match &line.standing {
             Standing::Elsewhere { why } => Some(why.clone()),
@@ -191,6 +193,15 @@ impl Applying {
         }
         console::note(&format!("{begun} of {} were made: taking them back", self.count()));
         Ok(())
+    }
+
+    /// Before the first move is made, not when it is the turn of the one that cannot be.
+    async fn look_at_targets(&self) -> Result<(), Failure> {
+        let cells = all(|options| self.control.client.list_cells(options)).await?;
+        let Some(why) = self.lines.iter().find_map(|line| unfit(line, &cells)) else { return Ok(()) };
+        let message = format!("the plan does not fit the fleet: {why}");
+        let hint = "`cellctl get cells` shows them; mend it, or make the plan anew: `cellctl plan … -o json`";
+        Err(Failure::new("PLAN_STALE", message, hint))
     }
 
     fn count(&self) -> String {
@@ -415,6 +426,23 @@ fn tenant_of(line: &Line) -> Result<TenantId, Failure> {
     })
 }
 
+/// Why a move that has not begun would be refused because of its target.
+fn unfit(line: &Line, cells: &[CellRecord]) -> Option<String> {
+    let Line { tenant, target, .. } = line;
+    if !matches!(line.standing, Standing::Pending { .. }) {
+        return None;
+    }
+    let Some(cell) = cells.iter().find(|cell| cell.id.as_str() == target) else {
+        return Some(format!("tenant {tenant} is to go to cell {target}, and there is none"));
+    };
+    let state = match cell.state {
+        CellState::Active => return None,
+        CellState::Cordoned => "cordoned",
+        CellState::Dead => "dead",
+    };
+    Some(format!("tenant {tenant} is to go to cell {target}, which is {state}"))
+}
+
 /// What a tenant's record says of a planned move; `ended` is the move that was seen under way, if it has ended.
 fn standing(line: &Line, record: &wire::Tenant, ended: Option<&wire::Move>) -> Standing {
     let mapping = record.mapping.clone().unwrap_or_default();
@@ -480,6 +508,25 @@ mod tests {
         assert_eq!(of("c2", None), Standing::Done);
         assert!(matches!(of("c3", None), Standing::Elsewhere { .. }));
         assert!(matches!(of("c1", Some(("c1", "c3"))), Standing::Elsewhere { .. }));
+    }
+
+    #[test]
+    fn a_target_that_cannot_take_a_tenant_is_found_before_anything_is_moved() {
+        let cell = |name: &str, state| CellRecord {
+            id: name.parse().unwrap(),
+            state,
+            gates: Vec::new(),
+            agent: String::new(),
+            region: String::new(),
+            residency: String::new(),
+            generation: cell_model::Generation(0),
+            revision: Revision(1),
+        };
+        let pending = Line { standing: Standing::Pending { record: Revision(5) }, ..line() };
+        assert_eq!(unfit(&pending, &[cell("c2", CellState::Active)]), None);
+        assert!(unfit(&pending, &[cell("c1", CellState::Active)]).unwrap().contains("there is none"));
+        assert!(unfit(&pending, &[cell("c2", CellState::Cordoned)]).unwrap().contains("which is cordoned"));
+        assert_eq!(unfit(&line(), &[]), None, "it is there already");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A plan as a file: what `plan … -o json` writes and `apply` reads.
 
-use cell_planner::Plan;
+use std::collections::BTreeSet;
+
+use cell_planner::{Plan, PlannedMove};
 use serde::{Deserialize, Serialize};
 
 use super::Loaded;
@@ -45,9 +47,24 @@ impl PlanDocument {
         };
         let document: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         match (document.api_version.as_str(), document.kind.as_str()) {
-            (API_VERSION, KIND) => Ok(document),
+            (API_VERSION, KIND) => match document.contradiction() {
+                Some(contradiction) => Err(wrong(contradiction)),
+                None => Ok(document),
+            },
             (API_VERSION, kind) => Err(wrong(format!("its kind is {kind:?}, not {KIND:?}"))),
             (version, _) => Err(wrong(format!("its version is {version:?}, this program reads {API_VERSION:?}"))),
         }
+    }
+
+    /// What no fleet could do, whoever has written it.
+    fn contradiction(&self) -> Option<String> {
+        let mut moved = BTreeSet::new();
+        let moves = self.plan.waves.iter().flat_map(|wave| &wave.moves);
+        (1..).zip(moves).find_map(|(number, PlannedMove { tenant, source, target, .. })| {
+            if source == target {
+                return Some(format!("move {number} takes tenant {tenant} from {source} to {target}, where it is"));
+            }
+            (!moved.insert(tenant)).then(|| format!("move {number} is a second one of tenant {tenant}"))
+        })
     }
 }

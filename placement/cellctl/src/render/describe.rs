@@ -106,6 +106,10 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Turned away", movement.stale_rejected.map(|count| format!("{count} stale requests")).unwrap_or_default()),
         ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
     ]);
+    if let Some(met) = &movement.setback {
+        let (since, last) = (time(met.since_unix_ms), time(met.last_unix_ms));
+        line(&mut text, "In its way", &format!("{}: {} (since {since}, last {last})", met.code, met.reason));
+    }
     if let Some(taken) = &movement.takeover {
         let loss = if taken.lossless { "nothing lost" } else { "data loss accepted" };
         let (from, phase, applied, heard) = (&taken.from, &taken.phase, taken.applied, taken.heard);

@@ -106,6 +106,25 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     assert_eq!((plan["moves"].as_u64(), plan["verdict"].as_str()), (Some(2), Some("reached")), "{plan}");
 
     let apply = format!("apply -f {} --soak 500ms", file.display());
+    // By hand, and wrong: nothing is begun of it.
+    let one = plan["waves"][0]["moves"][0].clone();
+    let (mut twice, mut stays, mut nowhere) = (plan.clone(), plan.clone(), plan.clone());
+    twice["waves"][0]["moves"].as_array_mut().unwrap().push(one.clone());
+    stays["waves"][0]["moves"][0]["target"] = one["source"].clone();
+    let last = nowhere["waves"].as_array_mut().unwrap().last_mut().unwrap();
+    last["moves"].as_array_mut().unwrap().last_mut().unwrap()["target"] = "c-99".into();
+    let wrong = [
+        (twice, "PLAN_SYNTAX", "a second one"),
+        (stays, "PLAN_SYNTAX", "where it is"),
+        (nowhere, "PLAN_STALE", "c-99"),
+    ];
+    for (plan, code, why) in wrong {
+        std::fs::write(&file, plan.to_string()).unwrap();
+        let said = fleet.run(&apply);
+        assert!(said.code == 1 && said.err.contains(code) && said.err.contains(why), "{said:?}");
+        assert_eq!(fleet.json("get moves --all")["items"], serde_json::json!([]));
+    }
+    std::fs::write(&file, plan.to_string()).unwrap();
     let said = fleet.run(&apply);
     assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(said.out.matches(" done ").count(), 2, "{said:?}");

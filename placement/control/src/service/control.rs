@@ -257,7 +257,16 @@ impl ControlService for ControlEndpoint {
         let id: MoveId = parsed(&wire.id)?;
         self.0.readable(wire.allow_stale).await?;
         let found = self.0.view(|fleet| {
-            let running = fleet.tenant_of_move(id).and_then(v1::Move::running);
+            let running = fleet.tenant_of_move(id).and_then(|record| {
+                let seen = record.movement.as_ref().and_then(|movement| self.0.setbacks.of(movement));
+                let setback = seen.map(|seen| v1::Setback {
+                    code: seen.code,
+                    reason: seen.reason,
+                    since_unix_ms: seen.since.0,
+                    last_unix_ms: seen.last.0,
+                });
+                Some(v1::Move { setback, ..v1::Move::running(record)? })
+            });
             running.or_else(|| fleet.ended_move(id).map(v1::Move::from))
         });
         found.map(Response::new).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))

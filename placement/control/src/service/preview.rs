@@ -106,7 +106,7 @@ struct Told {
 fn told(cell: &CellId, looked: Result<PreflightReport, StepError>) -> (Vec<v1::PreviewFinding>, Option<Told>) {
     let of = |found: Finding| v1::PreviewFinding { cell: cell.to_string(), code: found.code, reason: found.reason };
     match looked {
-        Ok(PreflightReport { findings, notes, rows, bytes, tables: _ }) => {
+        Ok(PreflightReport { findings, notes, rows, bytes, tables: _, storage: _ }) => {
             let notes = notes.into_iter().map(of).collect();
             (findings.into_iter().map(of).collect(), Some(Told { rows, bytes, notes }))
         }

@@ -30,6 +30,7 @@ struct Story {
     steps: Vec<(&'static str, String, u64)>,
     strike: Option<Strike>,
     refuse: Option<(String, String)>,
+    refused: Option<(String, String)>,
     highest_term: u64,
     generation: u64,
 }
@@ -76,6 +77,11 @@ impl Cells {
     /// Refuses the next step of this name with a code.
     pub(crate) fn refuse(&self, step: &str, code: &str) {
         self.story.lock().unwrap().refuse = Some((step.into(), code.into()));
+    }
+
+    /// Refuses every step of this name with a code, until it is told otherwise.
+    pub(crate) fn keep_refusing(&self, refused: Option<(&str, &str)>) {
+        self.story.lock().unwrap().refused = refused.map(|(step, code)| (step.into(), code.into()));
     }
 
     pub(crate) async fn struck(&self) {
@@ -171,6 +177,7 @@ impl AgentService for Agent {
         let (generation, result) = {
             let mut story = self.cells.story.lock().unwrap();
             let refuse = story.refuse.take_if(|(refused, _)| *refused == name);
+            let refuse = refuse.or_else(|| story.refused.clone().filter(|(refused, _)| *refused == name));
             let result = if header.term < story.highest_term {
                 Answer::Refused(StepRefused { code: "STALE_TERM".into(), reason: "an older leader".into() })
             } else if let Some((_, code)) = refuse {

@@ -36,6 +36,30 @@ async fn a_rollback_brings_the_tenant_home_and_drops_the_copy() {
     assert!(steps.iter().any(|step| step == "b Fence") && steps.iter().any(|step| step == "b DropImport"));
 }
 
+#[tokio::test]
+async fn a_move_that_does_not_go_on_says_what_it_has_met_and_since_when() {
+    let (cells, paper, leader) = started().await;
+    cells.keep_refusing(Some(("StartCapture", "BUSY")));
+    paper.start_move();
+    let seen = async || {
+        loop {
+            let movement = paper.record().movement.expect("it is under way");
+            match leader.setbacks.of(&movement) {
+                Some(seen) if seen.last > seen.since => return seen,
+                _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(20), seen()).await.expect("in time");
+    assert_eq!((seen.code.as_str(), seen.reason.as_str()), ("BUSY", "start capture: as the test wants"));
+    cells.keep_refusing(None);
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    let ended = paper.ended().unwrap();
+    assert_eq!(ended.end, End::Completed);
+    assert_eq!(leader.setbacks.of(&ended.movement), None, "it was in the way of another phase");
+    leader.stop().await;
+}
+
 /// A drill has found it: the end of the soak had been written down by a clock that was a day ahead.
 #[tokio::test]
 async fn a_clock_that_was_a_day_ahead_and_is_right_again_keeps_no_move_waiting() {

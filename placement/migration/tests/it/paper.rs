@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Wake};
+use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Setbacks, Wake};
 use cell_model::{
     CellId, CellRecord, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Life, Lineage, MoveOptions,
     MoveRecord, NewCell, NewTenant, Reply, TenantId, TenantRecord, Term, Tier, UnixMillis,
@@ -161,15 +161,17 @@ impl Paper {
             preflight_patience: Duration::from_millis(500),
             ..Options::default()
         };
+        let setbacks = options.setbacks.clone();
         let pool = cell_client::AgentPool::new(cell_client::AgentOptions::default());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(Coordinator::new(options, seat, pool).run(shutdown.clone()));
-        Leader { shutdown, task }
+        Leader { shutdown, task, setbacks }
     }
 }
 
 /// A coordinator at work.
 pub(crate) struct Leader {
+    pub(crate) setbacks: Setbacks,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }

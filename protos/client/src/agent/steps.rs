@@ -94,8 +94,9 @@ impl AgentPool {
                 let finding = |finding: v1::Finding| Finding { code: finding.code, reason: finding.reason };
                 let findings = report.findings.into_iter().map(finding).collect();
                 let notes = report.notes.into_iter().map(finding).collect();
+                let storage = report.storage.and_then(|storage| v1::Storage::try_from(storage).ok());
                 let (rows, bytes, tables) = (report.rows, report.bytes, report.tables);
-                Ok(PreflightReport { findings, notes, rows, bytes, tables })
+                Ok(PreflightReport { findings, notes, rows, bytes, tables, storage })
             }
             _ => Err(unfitting(agent, "it should be a preflight report")),
         }

@@ -25,7 +25,8 @@ impl Work<'_> {
             }
         };
         let Looked { tables, size: (rows, bytes) } = looked;
-        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes, tables }))
+        let storage = Some(wire::Storage::Postgres.into());
+        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes, tables, storage }))
     }
 
     fn own_findings(&self, as_target: bool) -> Vec<wire::Finding> {
@@ -74,6 +75,7 @@ impl Work<'_> {
         let server = inspect::server(&client, &self.cell.replication.slot).await?;
         findings.extend(check::server(&server));
         notes.extend(check::notes(&server, database.options.wal_bytes_max));
+        notes.extend(inspect::open_for_long(&client).await?);
         findings.extend(check::tables(&catalogue));
         if is_own {
             findings.extend(schemas::strange(&client, &looked_at.schema).await?);
@@ -111,6 +113,7 @@ impl Work<'_> {
         let server = inspect::server(client, &self.cell.replication.slot).await?;
         findings.extend(check::server(&server));
         notes.extend(check::notes(&server, database.options.wal_bytes_max));
+        notes.extend(inspect::open_for_long(client).await?);
         let (catalogue, found) = databases::look_at_template(database, Some(&self.tenant.id)).await?;
         findings.extend(found);
         Ok(Looked { tables: catalogue.lines(), size: (0, 0) })

@@ -202,3 +202,110 @@ async fn a_cell_that_keeps_its_tenants_in_postgresql_says_that_it_takes_none_ove
     assert_eq!(refused(ground.pool.look_at_copy(&a.agent, &context(1, 1)).await), "TAKEOVER_UNSUPPORTED");
     assert_eq!(refused(ground.pool.own_by_force(&a.agent, &context(2, 2)).await), "TAKEOVER_UNSUPPORTED");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cells_that_take_other_rows_are_not_alike() {
+    const BASE: &str = "
+        CREATE TABLE parents (tenant_id text, id bigint, PRIMARY KEY (tenant_id, id));
+        CREATE TABLE things (tenant_id text, id bigint, parent bigint, name varchar(9), size int DEFAULT 1,
+                             twice int GENERATED ALWAYS AS (size * 2) STORED, PRIMARY KEY (tenant_id, id),
+                             CHECK (tenant_id <> ''), CHECK (name IN ('a', 'b')));
+        CREATE INDEX ON things (parent)";
+    let ground = Ground::new();
+    let (source, target) = (database().await, database().await);
+    for url in [&source, &target] {
+        session(url).await.batch_execute(BASE).await.unwrap();
+    }
+    let a = ground.try_open("a", &source, "127.0.0.1:0").await.unwrap();
+    let b = ground.try_open("b", &target, "127.0.0.1:0").await.unwrap();
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let found = async || {
+        let (ours, theirs) = (look(&ground, &a, false).await, look(&ground, &b, true).await);
+        assert!(ours.findings.is_empty() && theirs.findings.is_empty(), "{ours:?} {theirs:?}");
+        ours.unlike(&theirs).map(|found| found.reason)
+    };
+    assert_eq!(found().await, None);
+    let keys = "ALTER TABLE things ADD CONSTRAINT f FOREIGN KEY (tenant_id, parent) REFERENCES parents ON DELETE";
+    for (there, here, told) in [
+        (
+            format!("{keys} CASCADE"),
+            "ALTER TABLE things DROP CONSTRAINT f",
+            "leads to parents(parent→id) on delete cascade",
+        ),
+        (
+            "ALTER TABLE things ADD CONSTRAINT c CHECK (size > 0)".into(),
+            "ALTER TABLE things DROP CONSTRAINT c",
+            "(size > 0)",
+        ),
+        (
+            "ALTER TABLE things ALTER size SET DEFAULT 2".into(),
+            "ALTER TABLE things ALTER size SET DEFAULT 1",
+            "size integer default 2",
+        ),
+        (
+            "ALTER TABLE things DROP twice, ADD twice int GENERATED ALWAYS AS (size * 3) STORED".into(),
+            "ALTER TABLE things DROP twice, ADD twice int GENERATED ALWAYS AS (size * 2) STORED",
+            "twice integer generated as (size * 3)",
+        ),
+    ] {
+        session(&target).await.batch_execute(&there).await.unwrap();
+        let reason = found().await.unwrap_or_else(|| panic!("alike after {there}"));
+        assert!(reason.contains(told), "{reason}");
+        session(&target).await.batch_execute(here).await.unwrap();
+        assert_eq!(found().await, None, "{here}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_two_cells_that_would_exclude_each_other_and_numbers_of_objects_are_found() {
+    let found = findings_of(
+        "CREATE TABLE stays (tenant_id text, id bigint, at int4range, file oid, files oid[], PRIMARY KEY (tenant_id, id),
+                             CONSTRAINT apart EXCLUDE USING gist (at WITH &&));
+         CREATE TABLE known (tenant_id text, id bigint, PRIMARY KEY (tenant_id, id),
+                             CONSTRAINT same EXCLUDE (tenant_id WITH =, id WITH =))",
+    )
+    .await;
+    let codes: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
+    assert_eq!(codes, ["UNIQUE_WITHOUT_TENANT", "COLUMN_UNSUPPORTED", "COLUMN_UNSUPPORTED"], "{found:?}");
+    assert!(found[0].1.contains("EXCLUDE USING gist (\"tenant_id\" WITH =, …)"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cells_of_two_kinds_are_told_apart_before_a_move() {
+    let ground = Ground::new();
+    let (a, _b) = ground.pair().await;
+    let embedded = crate::cells::Ground::new();
+    let other = embedded.open("e").await;
+    let ours = look(&ground, &a, false).await;
+    let theirs = ground.pool.preflight(&other.agent, &context(1, 1), true).await.unwrap();
+    assert_eq!(ours.unlike(&theirs).unwrap().code, "STORAGE_DIFFERS");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_open_for_long_is_noted_with_what_ends_it() {
+    let (own, ground) = (Own::start("max_prepared_transactions = 1\n").await, Ground::new());
+    let a = ground.open_on("a", &own.database().await).await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let noted = async || {
+        let notes = look(&ground, &a, false).await.notes;
+        notes.into_iter().find(|note| note.code == "OPEN_TRANSACTION").map(|note| note.reason)
+    };
+    assert_eq!(noted().await, None);
+    // In a database that is nobody's cell.
+    let other = session(&own.database().await).await;
+    let open = "SET application_name = 'forgotten'; BEGIN; SELECT pg_current_xact_id()";
+    other.batch_execute(open).await.unwrap();
+    let old = "SELECT clock_timestamp() > xact_start + interval '1 second' FROM pg_stat_activity \
+               WHERE application_name = 'forgotten'";
+    until_true(&a.session().await, old).await;
+    let reason = noted().await.unwrap();
+    assert!(reason.contains("forgotten") && reason.contains("pg_terminate_backend"), "{reason}");
+    other.batch_execute("PREPARE TRANSACTION 'forgotten too'").await.unwrap();
+    until_true(
+        &a.session().await,
+        "SELECT prepared < clock_timestamp() - interval '1 second' FROM pg_prepared_xacts",
+    )
+    .await;
+    let reason = noted().await.unwrap();
+    assert!(reason.contains("ROLLBACK PREPARED 'forgotten too'"), "{reason}");
+}
