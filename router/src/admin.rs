@@ -182,9 +182,9 @@ impl Admin {
                 "queued": scheduler.waiting(),
                 "answer_ms": millis(scheduler.mean()),
                 "answer_ms_when_not_pressed": scheduler.baseline().map(millis),
-                "breaker": format!("{:?}", cell.breaker.state()),
+                "breaker": cell.breaker.state().to_string(),
                 "dependencies": cell.dependencies.all().iter()
-                    .map(|(name, breaker)| (name.to_string(), json!(format!("{:?}", breaker.state()))))
+                    .map(|(name, breaker)| (name.to_string(), json!(breaker.state().to_string())))
                     .collect::<serde_json::Map<_, _>>(),
             });
             cells.insert(id.to_string(), shown);
@@ -217,7 +217,7 @@ impl Admin {
             "requests_per_second": active.demand(),
             "on_their_way": active.in_flight(),
             "share_of_rate": f64::from(active.share()) / f64::from(WHOLE),
-            "breaker": format!("{:?}", active.last_breaker().state()),
+            "breaker": active.last_breaker().state().to_string(),
         })
     }
 
