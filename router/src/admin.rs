@@ -216,6 +216,8 @@ impl Admin {
         json!({
             "requests_per_second": active.demand(),
             "on_their_way": active.in_flight(),
+            "places_in_the_cell": active.places.held(),
+            "without_a_place": active.places.outside(),
             "share_of_rate": f64::from(active.share()) / f64::from(WHOLE),
             "breaker": active.last_breaker().state().to_string(),
         })

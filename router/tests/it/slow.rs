@@ -7,7 +7,7 @@ use cell_router::Options;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::{get, read_until, send, send_h2};
@@ -15,8 +15,8 @@ use crate::control::FakeControl;
 use crate::fleet::{Fleet, until};
 use crate::gate::{FakeGate, full, text};
 
-/// More than a socket and all windows on the way take.
-const LARGE: usize = 16 << 20;
+/// More than is taken for granted once the head of an answer is here.
+const LARGE: usize = 1 << 20;
 
 /// A cell of sixteen places that reads what it is sent, and has something large, with tenants t-1 and t-2.
 async fn cell(change: impl FnOnce(&mut Options)) -> (FakeGate, Fleet) {
@@ -109,16 +109,21 @@ async fn a_body_that_comes_too_slowly_is_refused_though_it_never_stops() {
         options.timeouts.body_idle = Duration::from_millis(300);
     })
     .await;
-    let (reads, mut writes) = upload(&fleet).await.into_split();
+    let (mut reads, mut writes) = upload(&fleet).await.into_split();
     let trickle = tokio::spawn(async move {
         while writes.write_all(b"1").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     let mut answer = String::new();
-    let reading = tokio::io::AsyncReadExt::read_to_string(&mut tokio::io::BufReader::new(reads), &mut answer);
+    let reading = async {
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = reads.read(&mut piece).await {
+            answer.push_str(&String::from_utf8_lossy(&piece[..length]));
+        }
+    };
     // However it ends: the router closes with what is still coming unread.
-    let _ended = tokio::time::timeout(Duration::from_secs(10), reading).await.expect("it is not read for ever");
+    tokio::time::timeout(Duration::from_secs(10), reading).await.expect("it is not read for ever");
     trickle.abort();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("below 1000000 a second"), "{answer}");
     fleet.stop().await;
@@ -156,7 +161,11 @@ async fn a_cell_that_answers_before_it_has_read_is_heard_and_nobody_is_blamed() 
         let request = Request::put("http://t-1.example.com/").body(body).unwrap();
         // Over HTTP/2, where a client is told before it has sent everything.
         let answer = send_h2(fleet.address(), request).await;
-        assert_ne!(answer.code(), "BREAKER_OPEN", "the cell has refused, and not failed");
+        assert_eq!(
+            (answer.status.as_u16(), answer.body.as_str()),
+            (413, "big"),
+            "the cell has refused, and not failed"
+        );
     }
     assert!(fleet.metric("cell_router_instance_ejections_total", "").await < 0.5);
     assert!(fleet.metric("cell_router_breaker_openings_total", "").await < 0.5);
