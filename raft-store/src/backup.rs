@@ -195,7 +195,7 @@ pub async fn verify_directory(path: &Path) -> Result<Summary, OpenError> {
     }
     let disk = Disk::as_it_is(path)?;
     let identity = Identity::open(Arc::clone(&disk.log), path, None).await?;
-    let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), Fault::new()).map_err(failed)?;
+    let log = Log::open(Arc::clone(&disk.log), Fault::new()).map_err(failed)?;
     let (_, loaded) = Mirror::load(Arc::clone(&disk.state), &disk.depot).map_err(failed)?;
     log.check_against(loaded.head.applied, loaded.log_synced).map_err(failed)?;
     let entries = log.check_all().map_err(failed)?;

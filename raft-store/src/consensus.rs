@@ -59,8 +59,23 @@ pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, crate::snapshot::SnapshotData>;
 pub(crate) type IoFlushed = openraft::storage::IOFlushed<TypeConfig>;
 
-/// openraft's settings for a node.
-pub(crate) fn config(options: &StoreOptions) -> Result<Arc<openraft::Config>, OpenError> {
+/// A node's snapshots are up to this part of the distance between two earlier than its bound says.
+const SNAPSHOTS_APART: u64 = 4;
+
+/// After how many entries a node makes a snapshot: some earlier than others, by their ids. All at the same entry would have
+/// the disks of a majority busy at once, and with them every sync for which a command, or the answer to a heartbeat, waits.
+const fn snapshot_after(bound: u64, node_id: u64) -> u64 {
+    bound - node_id % (bound / SNAPSHOTS_APART + 1)
+}
+
+/// The settings of one node among others.
+pub(crate) fn of_node(config: openraft::Config, options: &StoreOptions, node_id: u64) -> Arc<openraft::Config> {
+    let after = snapshot_after(options.bounds.snapshot_after, node_id);
+    Arc::new(openraft::Config { snapshot_policy: SnapshotPolicy::LogsSinceLast(after), ..config })
+}
+
+/// openraft's settings for every node.
+pub(crate) fn config(options: &StoreOptions) -> Result<openraft::Config, OpenError> {
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let timers = &options.timers;
     let invalid = |option, rule| Err(OpenError::InvalidOption { option, rule });
@@ -96,5 +111,21 @@ pub(crate) fn config(options: &StoreOptions) -> Result<Arc<openraft::Config>, Op
         backoff: "50ms 100ms 200ms ...400ms".into(),
         ..openraft::Config::default()
     };
-    config.validate().map(Arc::new).map_err(|error| OpenError::Raft { reason: error.to_string() })
+    config.validate().map_err(|error| OpenError::Raft { reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_make_snapshots_apart_from_each_other_and_none_later_than_its_bound() {
+        for bound in [1, 2, 3, 40, 5_000] {
+            let after: std::collections::BTreeSet<u64> =
+                (0..10_000).map(|node_id| snapshot_after(bound, node_id)).collect();
+            assert_eq!(after.last(), Some(&bound));
+            assert_eq!(after.len() as u64, bound / 4 + 1);
+            assert!(*after.first().unwrap() >= (bound * 3 / 4).max(1), "{bound}: {after:?}");
+        }
+    }
 }

@@ -45,6 +45,7 @@ mod service;
 mod snapshot;
 mod space;
 mod status;
+mod steady;
 mod store;
 #[cfg(test)]
 mod suite;

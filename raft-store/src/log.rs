@@ -19,10 +19,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::codec;
 use crate::consensus::{Entry, IoFlushed, LogId, TypeConfig, Vote};
-use crate::engine::{LogEngine, StateEngine};
+use crate::engine::LogEngine;
 use crate::error::EngineError;
 use crate::fault::Fault;
-use crate::offload::{sync_log, sync_state};
+use crate::offload::sync_log;
 use crate::pace::Pace;
 use crate::recent::Recent;
 use crate::wire::{WireEntry, WireHardState, WireLogId};
@@ -58,7 +58,6 @@ pub(crate) struct Log {
 #[derive(Debug)]
 struct Inner {
     engine: Arc<dyn LogEngine>,
-    state: Arc<dyn StateEngine>,
     hard_state: Mutex<WireHardState>,
     purged: Mutex<Option<WireLogId>>,
     recent: Mutex<Recent>,
@@ -108,11 +107,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Log {
     /// Reads what is there and starts the flusher, which ends with the last clone.
-    pub(crate) fn open(
-        engine: Arc<dyn LogEngine>,
-        state: Arc<dyn StateEngine>,
-        fault: Fault,
-    ) -> Result<Self, EngineError> {
+    pub(crate) fn open(engine: Arc<dyn LogEngine>, fault: Fault) -> Result<Self, EngineError> {
         let mut hard_state = match engine.get_meta(META_HARD_STATE)? {
             Some(bytes) => codec::open(&bytes, || "the record of term and vote".into())?,
             None => WireHardState::default(),
@@ -144,7 +139,7 @@ impl Log {
         flusher.start(waiting)?;
         let (hard_state, purged) = (Mutex::new(hard_state), Mutex::new(purged));
         let (recent, pace) = (Mutex::default(), Pace::default());
-        let inner = Inner { engine, state, hard_state, purged, recent, written, synced, flush, fault, pace };
+        let inner = Inner { engine, hard_state, purged, recent, written, synced, flush, fault, pace };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -166,8 +161,8 @@ impl Log {
     ///
     /// A log may end before what was applied: a node applies what the leader says is committed, and that may be on
     /// the disks of a majority before it is on its own. Such a log counts as purged up to what was applied (openraft
-    /// does so when it starts, through [`RaftLogStorage::purge`], which syncs the state first): the state holds the
-    /// very entries that are missing, and they are committed, so nobody will ever ask to have them replaced. Saying
+    /// does so when it starts, through [`RaftLogStorage::purge`], and a snapshot is written before): the snapshot holds
+    /// the very entries that are missing, and they are committed, so nobody will ever ask to have them replaced. Saying
     /// "my log ends at what I applied" is then true, and a vote given on it is given on no less than this node had
     /// acknowledged, because of the first check: a log that has lost entries *that were synced*, and so may have
     /// counted towards a majority, is refused. `noted` is what the state remembers of that.
@@ -416,10 +411,9 @@ impl RaftLogStorage<TypeConfig> for Log {
         Ok(self.wait_for_sync().await?)
     }
 
+    /// Waits for no disk, because Raft does nothing else meanwhile. What is purged is in a snapshot, and a snapshot is on its
+    /// disk before Raft hears of it.
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        // What is purged here must be on disk there.
-        self.inner.fault.check()?;
-        self.inner.fault.note(sync_state(&self.inner.state).await)?;
         let purged = WireLogId::from(&log_id);
         *locked(&self.inner.purged) = Some(purged);
         locked(&self.inner.recent).purge_to(purged.index);
@@ -434,7 +428,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{MemoryLog, MemoryState};
+    use crate::engine::MemoryLog;
     use crate::wire::{WirePayload, WireVote};
 
     fn id(term: u64, index: u64) -> WireLogId {
@@ -448,7 +442,7 @@ mod tests {
         engine.append(&(1..=last).map(|index| (index, codec::seal(&entry(index)))).collect::<Vec<_>>()).unwrap();
         let vote = Some(WireVote { term: 2, node: 1, committed: true });
         engine.put_meta(META_HARD_STATE, &codec::seal(&WireHardState { vote, committed: None })).unwrap();
-        Log::open(Arc::new(engine), Arc::new(MemoryState::default()), Fault::new()).unwrap()
+        Log::open(Arc::new(engine), Fault::new()).unwrap()
     }
 
     fn refused(log: &Log, applied: WireLogId, noted: u64) -> String {
@@ -477,9 +471,7 @@ mod tests {
         let engine = MemoryLog::default();
         let entry = |index| WireEntry { id: id(2, index), payload: WirePayload::Blank };
         engine.append(&(5..=9).map(|index| (index, codec::seal(&entry(index)))).collect::<Vec<_>>()).unwrap();
-        let open = |engine: &MemoryLog| {
-            Log::open(Arc::new(engine.clone()), Arc::new(MemoryState::default()), Fault::new()).map(drop)
-        };
+        let open = |engine: &MemoryLog| Log::open(Arc::new(engine.clone()), Fault::new()).map(drop);
         let refused = open(&engine).expect_err("entries 0 to 4 are gone").to_string();
         assert!(refused.contains("begins with entry 5"), "{refused}");
         engine.put_meta(META_PURGED, &codec::seal(&id(1, 4))).unwrap();

@@ -190,7 +190,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        let engine = Arc::clone(self.shared.applied().mirror.engine());
         while let Some(entry) = entries.next().await {
+            // Raft's thread has heartbeats to answer, however slow the disk of the state is.
+            if let Some(room) = engine.room() {
+                room.await;
+            }
             let (entry, responder) = entry?;
             let mut applied = self.shared.applied();
             let replies = match &entry.payload {

@@ -95,7 +95,7 @@ pub struct Bounds {
     pub entry_bytes: usize,
     /// Raft entries on their way at once.
     pub entries_in_flight: usize,
-    /// A snapshot is made after this many Raft entries.
+    /// A snapshot is made after this many Raft entries, or up to a quarter earlier: each node has its own distance.
     pub snapshot_after: u64,
     /// Raft entries that are kept behind a snapshot for followers that lag.
     pub log_kept: u64,

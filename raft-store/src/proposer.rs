@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_model::{Envelope, Reply};
-use openraft::errors::ClientWriteError;
+use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +97,11 @@ impl Gatherer {
         }
     }
 
+    fn stalled(&self) -> SubmitError {
+        let waited = self.stalled_after.as_millis();
+        SubmitError::NoQuorum { reason: format!("what came before has been on its way for {waited} ms") }
+    }
+
     async fn run(self, mut queue: mpsc::Receiver<Proposal>) {
         let in_flight = Arc::new(Semaphore::new(self.bounds.entries_in_flight.max(1)));
         let mut carried: Option<Proposal> = None;
@@ -116,7 +121,7 @@ impl Gatherer {
                     let proposals = fill(first, &mut queue, &mut carried, &self.bounds);
                     self.propose(proposals, slot).await;
                 }
-                Err(NoSlot::Stalled) => refuse_all(first, &mut queue, &SubmitError::NotLeader { leader: None }),
+                Err(NoSlot::Stalled) => refuse_all(first, &mut queue, &self.stalled()),
                 Err(NoSlot::Stopped) => {
                     carried = Some(first);
                     break;
@@ -186,6 +191,10 @@ fn deliver(written: Option<WriteResult>, answers: Vec<oneshot::Sender<Result<Rep
                 drop(answer.send(Ok(reply)));
             }
         }
+        // Until a majority answers again nothing is accepted: another leader may have been elected.
+        Some(Err(ClientWriteError::ForwardToLeader(forward))) if forward.reason == ForwardReason::LeaseExpired => {
+            answer_all(answers, &SubmitError::NoQuorum { reason: "its lease has run out".into() });
+        }
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
             let other = forward.leader_id.is_some_and(|leader| leader != node_id);
             let leader = forward.leader_node.filter(|_| other).map(|node| node.addr);
@@ -213,5 +222,34 @@ fn refuse_all(first: Proposal, queue: &mut mpsc::Receiver<Proposal>, error: &Sub
     while let Some(proposal) = next {
         drop(proposal.answer.send(Err(error.clone())));
         next = queue.try_recv().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::BasicNode;
+    use openraft::errors::ForwardToLeader;
+
+    use super::*;
+
+    /// What each of two commands of one entry is told.
+    async fn told(forward: ForwardToLeader<TypeConfig>) -> SubmitError {
+        let (answers, asked): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel()).unzip();
+        deliver(Some(Err(ClientWriteError::ForwardToLeader(forward))), answers, 1);
+        let mut told = futures::future::join_all(asked).await.into_iter().map(|told| told.unwrap().unwrap_err());
+        let first = told.next().unwrap();
+        assert!(told.all(|other| other == first));
+        first
+    }
+
+    #[tokio::test]
+    async fn a_leader_without_a_majority_is_told_from_a_node_that_does_not_lead() {
+        let expired = ForwardToLeader::empty().with_reason(ForwardReason::LeaseExpired);
+        assert!(matches!(told(expired).await, SubmitError::NoQuorum { .. }));
+        assert_eq!(told(ForwardToLeader::empty()).await, SubmitError::NotLeader { leader: None });
+        let other = ForwardToLeader::new(2, BasicNode::new("n2:1"));
+        assert_eq!(told(other).await, SubmitError::NotLeader { leader: Some("n2:1".into()) });
+        let itself = ForwardToLeader::new(1, BasicNode::new("n1:1"));
+        assert_eq!(told(itself).await, SubmitError::NotLeader { leader: None });
     }
 }

@@ -87,8 +87,9 @@ impl Store {
         let path = options.data_dir.clone();
         let failed = |source: EngineError| OpenError::Storage { path: path.clone(), source };
         let identity = Arc::new(Identity::open(Arc::clone(&disk.log), &path, options.seed).await?);
+        let config = consensus::of_node(config, &options, identity.node_id());
         let fault = Fault::new();
-        let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), fault.clone()).map_err(failed)?;
+        let log = Log::open(Arc::clone(&disk.log), fault.clone()).map_err(failed)?;
         let (machine, noted) = load_machine(&options, &disk, &log, fault.clone()).map_err(failed)?;
         let machine = Arc::new(machine);
         if let Some(cluster) = identity.cluster() {

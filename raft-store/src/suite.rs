@@ -23,7 +23,7 @@ use crate::wire::WireLogId;
 
 fn assemble(disk: &Disk) -> (Log, Machine) {
     let fault = Fault::new();
-    let log = Log::open(Arc::clone(&disk.log), Arc::clone(&disk.state), fault.clone()).unwrap();
+    let log = Log::open(Arc::clone(&disk.log), fault.clone()).unwrap();
     let (mirror, loaded) = Mirror::open(Arc::clone(&disk.state), &disk.depot).unwrap();
     let hub = Arc::new(Hub::new(&loaded.fleet, &Bounds::default()));
     let fleet = Arc::new(SharedFleet::new(loaded.fleet));

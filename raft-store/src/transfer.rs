@@ -68,7 +68,7 @@ async fn feed(
     parts: mpsc::Sender<RaftMessage>,
 ) -> Result<(), EngineError> {
     let blocks = data.blocks();
-    let message = |part: &WireSnapshotPart| RaftMessage { cluster_id, payload: codec::seal(part).into() };
+    let message = move |part: &WireSnapshotPart| RaftMessage { cluster_id, payload: codec::seal(part).into() };
     let digest = name.digest;
     let mut reader = data.reader_from(from);
     let mut next = message(&WireSnapshotPart::Resume { vote, name, from });
@@ -76,16 +76,17 @@ async fn feed(
         let read = move || {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
             (&mut reader).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(reading)?;
+            // Sealed here, too: a megabyte of it takes milliseconds, and this is fed on Raft's thread.
+            let chunk = (!chunk.is_empty()).then(|| message(&WireSnapshotPart::Chunk(chunk)));
             Ok((reader, chunk))
         };
         let (rest, chunk) = offload(blocks, "reading a snapshot", read).await?;
-        if chunk.is_empty() {
+        let Some(chunk) = chunk else {
             // Nobody reads it any more where the call has ended.
             drop(parts.send(message(&WireSnapshotPart::End { digest })).await);
             break;
-        }
-        reader = rest;
-        next = message(&WireSnapshotPart::Chunk(chunk));
+        };
+        (reader, next) = (rest, chunk);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(crate) fn close(
 ) -> Response<AnswerBody> {
     busy.answered();
     let tier = ctx.entry.as_ref().map(|entry| entry.mapping.tier);
-    worker.metrics.set_tier(&mut open, tier);
+    open.set_tier(tier);
     worker.metrics.replays.inc_by(u64::from(ctx.attempts.saturating_sub(1)));
     match routed {
         Ok(mut response) => {

@@ -52,8 +52,8 @@ pub(crate) enum UploadFault {
 /// Up to here a body is sent in one piece with the head.
 const SMALL_BYTES: u64 = 8 << 10;
 
-/// One request's body, for all of its attempts.
-pub(crate) struct Upload<B>(Rc<RefCell<Shared<B>>>);
+/// One request's body, for all of its attempts. None: it has none, as most have.
+pub(crate) struct Upload<B>(Option<Rc<RefCell<Shared<B>>>>);
 
 struct Shared<B> {
     body: B,
@@ -79,7 +79,10 @@ struct Shared<B> {
 impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
     pub(crate) fn new(body: B, limits: UploadLimits, now: Instant) -> Self {
         let (hint, ended) = (body.size_hint(), body.is_end_stream());
-        Self(Rc::new(RefCell::new(Shared {
+        if ended {
+            return Self(None);
+        }
+        Self(Some(Rc::new(RefCell::new(Shared {
             body,
             limits,
             hint,
@@ -95,12 +98,18 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             awaited_since: None,
             awaited: Duration::ZERO,
             metered: None,
-        })))
+        }))))
+    }
+
+    /// What `of` says of the body, or `else_`, where there is none.
+    fn say<T>(&self, of: impl FnOnce(&Shared<B>) -> T, else_: T) -> T {
+        self.0.as_ref().map_or(else_, |shared| of(&shared.borrow()))
     }
 
     /// From now on its bytes are the tenant's, those included that have come.
     pub(crate) fn meter(&self, active: &Arc<Active>) {
-        let mut shared = self.0.borrow_mut();
+        let Some(shared) = &self.0 else { return };
+        let mut shared = shared.borrow_mut();
         if shared.metered.is_none() {
             active.used.received(usize::try_from(shared.received).unwrap_or(usize::MAX));
             shared.metered = Some(Arc::clone(active));
@@ -109,15 +118,16 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
 
     /// Whether the body is known to be larger than it may be.
     pub(crate) fn is_too_large(&self) -> bool {
-        let shared = self.0.borrow();
-        shared.hint.lower() > shared.limits.body_bytes_max
+        self.say(|shared| shared.hint.lower() > shared.limits.body_bytes_max, false)
     }
 
     /// Whether it goes out in one piece with the head, so that nothing of it waits for room.
     pub(crate) fn is_small(&self) -> bool {
-        let shared = self.0.borrow();
-        let limit = SMALL_BYTES.min(shared.limits.replay_bytes_max as u64);
-        shared.hint.exact().is_some_and(|length| length <= limit)
+        let small = |shared: &Shared<B>| {
+            let limit = SMALL_BYTES.min(shared.limits.replay_bytes_max as u64);
+            shared.hint.exact().is_some_and(|length| length <= limit)
+        };
+        self.say(small, true)
     }
 
     /// Reads a small body whole; leaves any other alone.
@@ -133,36 +143,39 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
 
     /// The body for another attempt; the one before gets no more of it.
     pub(crate) fn attempt(&self, wanted: Option<Arc<Wanted>>) -> UploadBody<B> {
-        let mut shared = self.0.borrow_mut();
-        shared.attempt += 1;
-        UploadBody { shared: Rc::clone(&self.0), attempt: shared.attempt, sent: 0, trailers_sent: false, wanted }
+        UploadBody(self.0.as_ref().map(|upload| {
+            let mut shared = upload.borrow_mut();
+            shared.attempt += 1;
+            let attempt = shared.attempt;
+            Sending { shared: Rc::clone(upload), attempt, sent: 0, trailers_sent: false, wanted }
+        }))
     }
 
     /// Whether the body can be sent again from its beginning.
     pub(crate) fn can_replay(&self) -> bool {
-        let shared = self.0.borrow();
-        !shared.forgotten && shared.fault.is_none()
+        self.say(|shared| !shared.forgotten && shared.fault.is_none(), true)
     }
 
     /// Why it ended before its end.
     pub(crate) fn fault(&self) -> Option<UploadFault> {
-        self.0.borrow().fault
+        self.say(|shared| shared.fault, None)
     }
 
     /// Whether the client has sent all of it.
     pub(crate) fn is_complete(&self) -> bool {
-        self.0.borrow().ended
+        self.say(|shared| shared.ended, true)
     }
 
     /// For how long nothing but the client has been awaited.
     pub(crate) fn client_stands_still(&self) -> Duration {
-        self.0.borrow().awaited_since.map_or(Duration::ZERO, |since| since.elapsed())
+        let since = self.say(|shared| shared.awaited_since, None);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// What is to be said where the client takes longer than it may, all its pauses together. What the cell takes to want
     /// more of it does not count.
     pub(crate) fn is_too_slow(&self, pause_max: Duration) -> Option<String> {
-        let shared = self.0.borrow();
+        let shared = self.0.as_ref()?.borrow();
         let (rate_min, received) = (shared.limits.rate_min, shared.received);
         let earned = Duration::from_secs(received.checked_div(rate_min)?);
         let awaited = shared.awaited + shared.awaited_since.map_or(Duration::ZERO, |since| since.elapsed());
@@ -172,9 +185,9 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         })
     }
 
-    /// When the last piece of it came.
-    pub(crate) fn last_progress(&self) -> Instant {
-        self.0.borrow().last_progress
+    /// When the last piece of it came, if it has any.
+    pub(crate) fn last_progress(&self) -> Option<Instant> {
+        self.say(|shared| Some(shared.last_progress), None)
     }
 }
 
@@ -199,7 +212,9 @@ impl Wanted {
 }
 
 /// A body as one attempt sends it.
-pub(crate) struct UploadBody<B> {
+pub(crate) struct UploadBody<B>(Option<Sending<B>>);
+
+struct Sending<B> {
     shared: Rc<RefCell<Shared<B>>>,
     attempt: u32,
     /// Kept pieces that this attempt has sent.
@@ -216,23 +231,36 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UploadBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
-        let this = &mut *self;
-        let mut shared = this.shared.borrow_mut();
-        if shared.attempt != this.attempt {
+        self.0.as_mut().map_or(Poll::Ready(None), |sending| sending.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Sending::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |sending| sending.shared.borrow().hint)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.attempt != self.attempt {
             return Poll::Ready(Some(Err(UploadFault::Superseded)));
         }
         if let Some(fault) = shared.fault {
             return Poll::Ready(Some(Err(fault)));
         }
-        if let Some(piece) = shared.kept.get(this.sent) {
-            this.sent += 1;
+        if let Some(piece) = shared.kept.get(self.sent) {
+            self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
         }
         if shared.ended {
-            let trailers = shared.trailers.clone().filter(|_| !std::mem::replace(&mut this.trailers_sent, true));
+            let trailers = shared.trailers.clone().filter(|_| !std::mem::replace(&mut self.trailers_sent, true));
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        if let Some(wanted) = &this.wanted
+        if let Some(wanted) = &self.wanted
             && wanted.poll(cx).is_pending()
         {
             return Poll::Pending;
@@ -244,8 +272,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UploadBody<B> {
         let taken = shared.take(frame.map(|frame| frame.map_err(|_| UploadFault::Broken)));
         // Nobody asks for more of a body whose length is known.
         shared.ended |= shared.body.is_end_stream();
-        this.sent = shared.kept.len();
-        this.trailers_sent = shared.trailers.is_some();
+        self.sent = shared.kept.len();
+        self.trailers_sent = shared.trailers.is_some();
         Poll::Ready(taken)
     }
 
@@ -255,10 +283,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UploadBody<B> {
             && shared.ended
             && self.sent >= shared.kept.len()
             && (self.trailers_sent || shared.trailers.is_none())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.shared.borrow().hint
     }
 }
 

@@ -5,17 +5,21 @@ use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use cell_gate::StampValues;
 use cell_model::TenantId;
-use http::HeaderValue;
+use http::{Extensions, HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use crate::strict::Said;
+use crate::table::Entry;
 
 /// A client's connection.
 pub(crate) struct Conn {
     pub(crate) peer: IpAddr,
     /// The same as cells are told, from the first request on.
     shown: OnceCell<HeaderValue>,
+    /// What a request carries so that a cell's interim answers come here, from the first one on.
+    hearing: OnceCell<Extensions>,
     /// Over TLS.
     pub(crate) secure: bool,
     /// The tenant that the client's certificate is for.
@@ -23,6 +27,8 @@ pub(crate) struct Conn {
     /// The strict reader's other end, on HTTP/1.
     pub(crate) said: Option<Arc<Said>>,
     pub(crate) activity: Activity,
+    /// By what its last request was routed: the next one is for the same tenant, mostly.
+    last: RefCell<Option<Last>>,
     /// Its place among the connections of its thread. What the connection becomes by an upgrade keeps it.
     _place: Option<Place>,
 }
@@ -33,8 +39,9 @@ pub(crate) type Place = tokio::sync::OwnedSemaphorePermit;
 impl Conn {
     pub(crate) fn new(came: Came, certified: Option<TenantId>, said: Option<Arc<Said>>) -> Rc<Self> {
         let Came { peer, secure, place } = came;
-        let shown = OnceCell::new();
-        Rc::new(Self { peer, shown, secure, certified, said, activity: Activity::new(), _place: place })
+        let (shown, hearing, activity) = (OnceCell::new(), OnceCell::new(), Activity::new());
+        let last = RefCell::default();
+        Rc::new(Self { peer, shown, hearing, secure, certified, said, activity, last, _place: place })
     }
 }
 
@@ -44,6 +51,43 @@ impl Conn {
         self.shown.get_or_init(|| {
             HeaderValue::from_str(&self.peer.to_string()).expect("digits, dots and colons are a header value")
         })
+    }
+
+    /// What a request carries, made once: a copy costs half of what making it does.
+    pub(crate) fn hearing(&self, make: impl FnOnce() -> Extensions) -> Extensions {
+        self.hearing.get_or_init(make).clone()
+    }
+}
+
+/// A table's entry, and what stands of it in each head that goes by it.
+struct Last {
+    entry: Arc<Entry>,
+    stamp: StampValues,
+}
+
+impl Conn {
+    /// The entry that the last request went by.
+    pub(crate) fn last_entry(&self) -> Option<Arc<Entry>> {
+        self.last.borrow().as_ref().map(|last| Arc::clone(&last.entry))
+    }
+
+    /// Nothing has been asked for a while: what the next request might use again would only take room.
+    pub(crate) fn rests(&self) {
+        self.last.take();
+    }
+
+    /// Puts the stamp of the entry on a head. The next request may go by the same.
+    pub(crate) fn stamp(&self, entry: &Arc<Entry>, head: &mut HeaderMap) {
+        let mut last = self.last.borrow_mut();
+        let last = match &mut *last {
+            Some(last) if Arc::ptr_eq(&last.entry, entry) => last,
+            other => {
+                let mapping = &entry.mapping;
+                let stamp = StampValues::new(&mapping.tenant, mapping.uid, mapping.epoch);
+                other.insert(Last { entry: Arc::clone(entry), stamp })
+            }
+        };
+        last.stamp.insert_into(head);
     }
 }
 
@@ -102,7 +146,8 @@ impl Activity {
 /// A request of a connection, until its answer has gone or the client has.
 pub(crate) struct Busy {
     conn: Rc<Conn>,
-    handed: Rc<Handed>,
+    /// HTTP/1 has one answer at a time and a socket that tells when nobody reads.
+    handed: Option<Rc<Handed>>,
     answered: bool,
 }
 
@@ -110,10 +155,9 @@ impl Busy {
     pub(crate) fn new(conn: &Rc<Conn>) -> Self {
         let activity = &conn.activity;
         activity.in_flight.set(activity.in_flight.get() + 1);
-        let handed = Rc::new(Cell::new(None));
-        // HTTP/1 has one answer at a time and a socket that tells when nobody reads.
-        if conn.said.is_none() {
-            activity.answers.borrow_mut().push(Rc::downgrade(&handed));
+        let handed = conn.said.is_none().then(Rc::<Handed>::default);
+        if let Some(handed) = &handed {
+            activity.answers.borrow_mut().push(Rc::downgrade(handed));
         }
         Self { conn: Rc::clone(conn), handed, answered: false }
     }
@@ -125,15 +169,15 @@ impl Busy {
 
     /// A piece was handed over.
     pub(crate) fn handed_over(&self) {
-        if self.conn.said.is_none() {
-            self.handed.set(Some(Instant::now()));
+        if let Some(handed) = &self.handed {
+            handed.set(Some(Instant::now()));
         }
     }
 
     /// The next piece is asked for.
     pub(crate) fn asked(&self) {
-        if self.conn.said.is_none() {
-            self.handed.set(None);
+        if let Some(handed) = &self.handed {
+            handed.set(None);
         }
     }
 }
@@ -169,6 +213,40 @@ mod tests {
             Busy::new(&conn).answered();
         }
         assert!(!conn.activity.is_abused(), "as many were answered");
+    }
+
+    #[tokio::test]
+    async fn each_request_of_a_connection_carries_the_stamp_of_its_own_entry() {
+        use cell_model::{CellId, Epoch, Hold, Lineage, Mapping, MappingState, Rev, Revision, Tier, Uid};
+        let entry = |tenant: &str, epoch| {
+            let mapping = Mapping {
+                lineage: Lineage(1),
+                tenant: TenantId::new(tenant).unwrap(),
+                uid: Uid(7),
+                epoch: Epoch(epoch),
+                rev: Rev(1),
+                revision: Revision(1),
+                state: MappingState::Active,
+                owner: CellId::new("a").unwrap(),
+                peer: None,
+                hold: Hold::None,
+                tier: Tier::Bronze,
+            };
+            let gates = Arc::new(crate::instance::set::InstanceSet::new(Vec::new()));
+            Arc::new(Entry {
+                mapping,
+                endpoints: Arc::new(crate::table::Endpoints { gates, agent: String::new() }),
+            })
+        };
+        let conn = conn();
+        let (one, moved, other) = (entry("t-1", 3), entry("t-1", 4), entry("t-2", 1));
+        let mut head = HeaderMap::new();
+        for (entry, stamp) in [(&one, "t-1 7 3"), (&one, "t-1 7 3"), (&moved, "t-1 7 4"), (&other, "t-2 7 1")] {
+            conn.stamp(entry, &mut head);
+            let said = ["cell-tenant", "cell-uid", "cell-epoch"].map(|name| head[name].to_str().unwrap());
+            assert_eq!(said.join(" "), stamp);
+            assert!(conn.last_entry().is_some_and(|last| Arc::ptr_eq(&last, entry)));
+        }
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ pub(crate) struct Worker {
     pub(crate) upload: UploadLimits,
     /// Fields of a request, at the most.
     pub(crate) headers_max: usize,
-    pub(crate) metrics: WorkerMetrics,
+    pub(crate) metrics: Rc<WorkerMetrics>,
     pub(crate) dice: Dice,
     pub(crate) alarms: Alarms,
     pub(crate) rooms: Rc<Rooms>,

@@ -87,7 +87,12 @@ impl Directory {
     }
 
     pub(crate) fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
-        self.table.find(tenant)
+        self.table.find(tenant, None)
+    }
+
+    /// The same, by whoever knows what it was a moment ago.
+    pub(crate) fn find_again(&self, tenant: &TenantId, known: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+        self.table.find(tenant, known)
     }
 
     pub(crate) fn tenants(&self) -> usize {

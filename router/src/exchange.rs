@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cell_gate::{RequestStamp, wire};
+use cell_gate::wire;
 use cell_trust::SignedMapping;
 use http::header::{EXPECT, HOST};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -71,7 +71,7 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
 pub(crate) async fn attempt(
     worker: &Worker,
     ctx: &mut RequestCtx,
-    entry: &Entry,
+    entry: &Arc<Entry>,
     outgoing: &mut Outgoing,
     leave: &mut Leave,
 ) -> Attempt {
@@ -89,7 +89,7 @@ pub(crate) async fn attempt(
 async fn once(
     worker: &Worker,
     ctx: &mut RequestCtx,
-    entry: &Entry,
+    entry: &Arc<Entry>,
     outgoing: &mut Outgoing,
     leave: &mut Leave,
     began: Instant,
@@ -105,7 +105,7 @@ async fn once(
     // A stream of HTTP/2 that is refused takes nothing else along: its body needs not to be kept back.
     let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete();
     let wanted = kept_back.then(Arc::<Wanted>::default);
-    let request = stamped(worker, entry, outgoing, wire, wanted.as_ref(), &ctx.interim);
+    let request = stamped(worker, ctx, entry, outgoing, wire, wanted.as_ref());
     let answer = {
         let sending = lease.send(request);
         match answer_in_time(worker, &ctx.live, entry, outgoing, leave, sending).await {
@@ -212,16 +212,16 @@ fn wire_of(worker: &Worker, ctx: &RequestCtx) -> Wire {
 
 fn stamped(
     worker: &Worker,
-    entry: &Entry,
+    ctx: &RequestCtx,
+    entry: &Arc<Entry>,
     outgoing: &mut Outgoing,
     wire: Wire,
     wanted: Option<&Arc<Wanted>>,
-    interim: &Option<Arc<Said>>,
 ) -> Request<Sent> {
     let mapping = &entry.mapping;
     // What each attempt sets anew stands in the head that all of them copy, where there is room for it.
     let head = &mut outgoing.parts.headers;
-    RequestStamp::write(head, &mapping.tenant, mapping.uid, mapping.epoch);
+    ctx.conn.stamp(entry, head);
     if let Some(contexts) = &worker.contexts {
         head.insert(&wire::CONTEXT, contexts.of(mapping));
     }
@@ -238,19 +238,27 @@ fn stamped(
         *request.uri_mut() = with_authority(&outgoing.parts.uri, host.as_ref(), mapping.tenant.as_str());
     }
     *request.headers_mut() = headers;
-    let (wanted, interim) = (wanted.cloned(), interim.clone());
-    if wanted.is_some() || interim.is_some() {
-        hyper::ext::on_informational(&mut request, move |response| match (response.status(), &wanted, &interim) {
-            (StatusCode::CONTINUE, Some(wanted), _) => wanted.say(),
-            (status, _, Some(said)) => {
-                let mut headers = response.headers().clone();
-                headers::of_interim(&mut headers);
-                said.interim.push(status, &headers);
-            }
-            _ => {}
-        });
-    }
+    *request.extensions_mut() = match (wanted, &ctx.interim) {
+        (None, None) => Extensions::new(),
+        (None, Some(said)) => ctx.conn.hearing(|| hearing(None, Some(Arc::clone(said)))),
+        (Some(wanted), said) => hearing(Some(Arc::clone(wanted)), said.clone()),
+    };
     request
+}
+
+/// What makes a request hear interim answers: whoever waits for the word that the body is wanted, and the client.
+fn hearing(wanted: Option<Arc<Wanted>>, said: Option<Arc<Said>>) -> Extensions {
+    let mut request = Request::new(());
+    hyper::ext::on_informational(&mut request, move |response| match (response.status(), &wanted, &said) {
+        (StatusCode::CONTINUE, Some(wanted), _) => wanted.say(),
+        (status, _, Some(said)) => {
+            let mut headers = response.headers().clone();
+            headers::of_interim(&mut headers);
+            said.interim.push(status, &headers);
+        }
+        _ => {}
+    });
+    std::mem::take(request.extensions_mut())
 }
 
 /// HTTP/2 has no `Host` but an authority; who came without one gets its tenant's name.
@@ -290,7 +298,7 @@ async fn answer_in_time<E>(
         }
         // As it is by now: it may have been changed while this waited.
         let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
-        let quiet = upload.last_progress().max(began).elapsed();
+        let quiet = upload.last_progress().map_or(began, |last| last.max(began)).elapsed();
         if let Some(slow) = upload.is_too_slow(limit).filter(|_| !complete) {
             worker.metrics.broken.inc();
             return Err(Refusal::new(Code::BodyTimeout, slow));

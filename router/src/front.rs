@@ -202,6 +202,7 @@ impl Front {
                 Some(back) => stream = back,
                 None => return Ok(()),
             }
+            conn.rests();
             if !self.rest(&mut stream, &conn, &mut phase).await {
                 // What can be said to a client that has asked nothing, where it still listens.
                 let _closed = tokio::time::timeout(CLOSE_TIME_MAX, stream.shutdown()).await;

@@ -204,9 +204,9 @@ fn from_host(parts: &Parts, domains: &Domains) -> Result<Option<TenantId>, Refus
     let host = without_port(host);
     let host = host.strip_suffix('.').unwrap_or(host);
     let Some(name) = domains.name_within(host) else { return Ok(None) };
-    TenantId::new(name.to_ascii_lowercase())
-        .map(Some)
-        .map_err(|invalid| Refusal::new(Code::TenantInvalid, format!("the host: {invalid}")))
+    let is_plain = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let tenant = if is_plain { TenantId::new(name) } else { TenantId::new(name.to_ascii_lowercase()) };
+    tenant.map(Some).map_err(|invalid| Refusal::new(Code::TenantInvalid, format!("the host: {invalid}")))
 }
 
 /// The authority that a request is for: of HTTP/2 and of an absolute target in its URI, else in the header.

@@ -135,7 +135,7 @@ fn entry(epoch: u64) -> Arc<Entry> {
 }
 
 fn epoch(table: &ConcurrentTable) -> Option<u64> {
-    table.find(&tenant()).map(|entry| entry.mapping.epoch.get())
+    table.find(&tenant(), None).map(|entry| entry.mapping.epoch.get())
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! of a request.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
@@ -291,14 +292,9 @@ pub(crate) struct WorkerMetrics {
 
 impl WorkerMetrics {
     /// A request has begun.
-    pub(crate) fn open(&self, began: Instant) -> Open {
+    pub(crate) fn open(self: &Rc<Self>, began: Instant) -> Open {
         self.in_flight.inc();
-        Open { began, durations: self.durations[0].clone(), in_flight: self.in_flight.clone() }
-    }
-
-    /// It is known whose the request is.
-    pub(crate) fn set_tier(&self, open: &mut Open, tier: Option<Tier>) {
-        open.durations = self.durations[tier_index(tier)].clone();
+        Open { began, metrics: Rc::clone(self), tier: None }
     }
 
     /// A cell has answered.
@@ -328,14 +324,21 @@ impl WorkerMetrics {
 /// A request whose answer has not gone to its end.
 pub(crate) struct Open {
     began: Instant,
-    durations: Histogram,
-    in_flight: Gauge,
+    metrics: Rc<WorkerMetrics>,
+    tier: Option<Tier>,
+}
+
+impl Open {
+    /// It is known whose the request is.
+    pub(crate) fn set_tier(&mut self, tier: Option<Tier>) {
+        self.tier = tier;
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.durations.observe(self.began.elapsed().as_secs_f64());
-        self.in_flight.dec();
+        self.metrics.durations[tier_index(self.tier)].observe(self.began.elapsed().as_secs_f64());
+        self.metrics.in_flight.dec();
     }
 }
 
@@ -434,7 +437,7 @@ mod tests {
         let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock(), false);
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));
-        let worker = metrics.worker(0);
+        let worker = Rc::new(metrics.worker(0));
         let series = |registry: &Registry| {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
@@ -446,7 +449,7 @@ mod tests {
             flow.tenants.of(&tenant, cell_model::Uid(1)).count();
             let tier = [None, Some(Tier::Bronze), Some(Tier::Gold)][n as usize % 3];
             let mut open = worker.open(Instant::now());
-            worker.set_tier(&mut open, tier);
+            open.set_tier(tier);
             worker.count_answer(http::StatusCode::OK, tier);
             worker.count_refusal(Code::ALL[n as usize % Code::ALL.len()], tier);
         }

@@ -29,7 +29,7 @@ pub(crate) async fn resolve(
     ctx: &mut RequestCtx,
     tenant: &TenantId,
 ) -> Result<Arc<Entry>, Refusal> {
-    let entry = match worker.directory.find(tenant) {
+    let entry = match worker.directory.find_again(tenant, ctx.conn.last_entry()) {
         Some(entry) => entry,
         None => Box::pin(unknown(worker, ctx, tenant)).await?,
     };

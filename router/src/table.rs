@@ -46,8 +46,8 @@ pub(crate) type Each<'e> = dyn FnMut(&[Arc<Entry>]) -> std::io::Result<()> + 'e;
 
 /// All mappings that a router holds.
 pub(crate) trait Table: Send + Sync + 'static {
-    /// The entry of a tenant.
-    fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>>;
+    /// The entry of a tenant: `known`, where that is it.
+    fn find(&self, tenant: &TenantId, known: Option<Arc<Entry>>) -> Option<Arc<Entry>>;
     /// Takes the entry if it supersedes what is held. Whether it was taken.
     fn install(&self, entry: Arc<Entry>) -> bool;
     /// Puts entries into an image that is not in use yet.
@@ -120,9 +120,9 @@ fn put(image: &Image, tenant: &TenantId, entry: &Compact) -> bool {
 }
 
 impl Table for ConcurrentTable {
-    fn find(&self, tenant: &TenantId) -> Option<Arc<Entry>> {
+    fn find(&self, tenant: &TenantId, known: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
         self.steps.between();
-        self.image.load().pin().get(tenant).map(|held| held.entry(tenant))
+        self.image.load().pin().get(tenant).map(|held| held.entry_or(tenant, known))
     }
 
     fn install(&self, entry: Arc<Entry>) -> bool {

@@ -144,7 +144,7 @@ async fn serve(seed: Seed) {
             rate_min: seed.options.limits.body_rate_min,
         },
         headers_max: seed.options.limits.headers_max,
-        metrics: seed.metrics.worker(seed.index),
+        metrics: Rc::new(seed.metrics.worker(seed.index)),
         dice: Dice::new(seed.random.next()),
         alarms: Alarms::default(),
         rooms: Rooms::new(),

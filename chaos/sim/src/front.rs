@@ -132,7 +132,8 @@ async fn submit(store: &Store, envelope: Envelope) -> Answer {
         Ok(reply) => Answer::Ran(reply),
         Err(SubmitError::NotLeader { leader }) => Answer::NotRun(leader),
         Err(
-            SubmitError::Busy { .. }
+            SubmitError::NoQuorum { .. }
+            | SubmitError::Busy { .. }
             | SubmitError::DiskFull { .. }
             | SubmitError::TooLarge { .. }
             | SubmitError::Stopped,

@@ -48,6 +48,8 @@ pub(crate) struct Progress {
     pub(crate) applied: (u64, u64),
     /// How fast chunks may be asked for.
     pub(crate) pace: Arc<Pace>,
+    /// Streams of changes that were lost, with whatever was on its way.
+    pub(crate) lost: u64,
     /// Why the copy cannot go on.
     pub(crate) failure: Option<Refusal>,
     pub(crate) task: Option<(Follow, CancellationToken)>,

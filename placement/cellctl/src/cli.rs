@@ -19,7 +19,8 @@ pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use drill::{Drill, RunDrills, Wires};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
-    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Plan, Simulate, Tiers,
+    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan, RingArgs,
+    Simulate, Tiers,
 };
 
 /// The command line of Cellway.

@@ -27,13 +27,19 @@ use crate::{adopt, demo, dev, drill, enroll, host, ids, plan, store};
 /// Runs one command line.
 #[must_use]
 pub fn run(cli: Cli) -> Exit {
-    match dispatch(cli) {
+    let exit = match dispatch(cli) {
         Ok(exit) => exit,
         Err(failure) => {
             console::note(&failure.to_string());
             failure.exit
         }
-    }
+    };
+    let Some(reason) = console::lost() else { return exit };
+    let hint = "make room where it goes to, and look at what the command has done before it is run again";
+    console::note(
+        &Failure::new("FILE_WRITE", format!("cannot write to standard output: {reason}"), hint).to_string(),
+    );
+    if exit == Exit::Done { Exit::Failed } else { exit }
 }
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {

@@ -1,14 +1,30 @@
 //! Where words go: data to standard output, everything else to standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Data. A reader that has gone away (`| head`) is no error.
+/// Why data could not be written, the first time that it could not.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Data. A reader that has gone away (`| head`) is no error. Anything else is one, and [`lost`] tells of it when the
+/// command has ended: what it does in the meantime must not depend on who listens.
 pub(crate) fn data(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // Only the first one counts.
+        let _ = LOST.set(error.to_string());
+    }
+}
+
+/// Why some of the data has not reached standard output, if it has not.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// A line for people.

@@ -18,11 +18,15 @@ mod explain;
 mod html;
 mod live;
 mod place;
+mod ring;
 mod simulate;
 mod source;
 mod text;
+mod ticket;
 mod tiers;
+mod usage;
 
+use cell_model::CellId;
 use cell_planner::{Fleet, HomeRing, Policy, RingOptions};
 use serde::Serialize;
 
@@ -49,10 +53,19 @@ struct Loaded {
 fn load(global: &Global, of: &FleetArgs) -> Result<Loaded, Failure> {
     if let Some(path) = &of.fleet {
         let fleet = console::while_waiting(&format!("reading {}", path.display()), || source::read(path))?;
+        if path.is_dir() {
+            // Tables that end early are still tables.
+            let (cells, tenants) = (plural(fleet.cells().len(), "cell"), plural(fleet.tenants().len(), "tenant"));
+            console::note(&format!("note: {} has {cells} and {tenants}", path.display()));
+        }
         return Ok(Loaded { fleet, origin: path.display().to_string(), is_live: false });
     }
     let profile = of.profile.as_deref().map(source::read).transpose()?;
-    let taken = on_runtime(async { live::take(&connect(global)?, profile.as_ref()).await })?;
+    let asked = connect(global).map_err(|failure| Failure {
+        hint: format!("{}; or plan without a control plane: --fleet FILE", failure.hint),
+        ..failure
+    })?;
+    let taken = on_runtime(live::take(&asked, profile.as_ref()))?;
     taken.notes.iter().for_each(|note| console::note(&format!("note: {note}")));
     Ok(Loaded { fleet: taken.fleet, origin: "the control plane".into(), is_live: true })
 }
@@ -68,11 +81,15 @@ fn policy(judge: &JudgeArgs) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// Default homes of tenants on these cells.
+/// Default homes of tenants on the cells of a fleet.
 fn ring(fleet: &Fleet, judge: &JudgeArgs) -> Result<HomeRing, Failure> {
+    ring_of(fleet.cells().map(|cell| fleet.cell_id(cell).clone()), judge.seed)
+}
+
+/// Default homes of tenants on these cells.
+fn ring_of(cells: impl IntoIterator<Item = CellId>, seed: Option<u64>) -> Result<HomeRing, Failure> {
     let options = RingOptions::default();
-    let options = RingOptions { seed: judge.seed.unwrap_or(options.seed), ..options };
-    let cells = fleet.cells().map(|cell| fleet.cell_id(cell).clone());
+    let options = RingOptions { seed: seed.unwrap_or(options.seed), ..options };
     HomeRing::build(cells, options)
         .map_err(|error| Failure::new("FLEET_TOO_LARGE", error.to_string(), "split the fleet by region"))
 }

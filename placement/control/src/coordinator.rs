@@ -136,7 +136,9 @@ impl ControlPlane for StoreControlPlane {
 
 fn not_proposed(error: &SubmitError) -> ProposeError {
     match error {
-        SubmitError::NotLeader { .. } | SubmitError::Stopped => ProposeError::NotLeader,
+        SubmitError::NotLeader { .. } | SubmitError::NoQuorum { .. } | SubmitError::Stopped => {
+            ProposeError::NotLeader
+        }
         SubmitError::Busy { .. }
         | SubmitError::DiskFull { .. }
         | SubmitError::TooLarge { .. }

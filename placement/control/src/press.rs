@@ -9,7 +9,7 @@
 //! snapshot), it makes frames of its own from the same changes until one does.
 //!
 //! Each frame costs each watcher a message, so with many watchers a frame waits a moment for more changes
-//! ([`pause_between`]): 200 watchers of 2,000 changes a second get some 240 frames, not 2,000.
+//! ([`pause_between`]): 200 watchers of 2,000 changes a second get some 300 frames, not 2,000.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,8 @@ pub(crate) const ITEMS_MAX: usize = 256;
 const FRAMES_MAX: usize = 1_024;
 /// Bytes of frames that are kept.
 const BYTES_MAX: usize = 4 << 20;
-/// What a frame costs for each watcher, roughly: a message through its connection.
-const COST: Duration = Duration::from_micros(20);
+/// What a frame costs for each watcher, roughly: a message through its connection, sent by one of two processors.
+const COST: Duration = Duration::from_micros(10);
 /// No change waits for longer than this.
 const PAUSE_MAX: Duration = Duration::from_millis(3);
 
@@ -45,7 +45,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Between two frames: so long that sending them leaves the processors time for something else.
 fn pause_between(watchers: usize) -> Duration {
     let pause = COST.saturating_mul(u32::try_from(watchers).unwrap_or(u32::MAX)).min(PAUSE_MAX);
-    if pause < PAUSE_MIN { Duration::ZERO } else { pause }
+    if pause < PAUSE_MIN / 2 { Duration::ZERO } else { pause.max(PAUSE_MIN) }
 }
 
 /// Changes behind `after` up to and with `last`.
@@ -342,7 +342,8 @@ mod tests {
     #[test]
     fn with_few_watchers_no_change_waits_and_with_many_none_for_long() {
         assert_eq!(pause_between(49), Duration::ZERO);
-        assert_eq!(pause_between(100), Duration::from_millis(2));
+        assert_eq!((pause_between(50), pause_between(100)), (PAUSE_MIN, PAUSE_MIN));
+        assert_eq!(pause_between(200), Duration::from_millis(2));
         assert_eq!(pause_between(1_000_000), PAUSE_MAX);
     }
 }

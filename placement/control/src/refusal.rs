@@ -9,6 +9,9 @@ use cell_store::{
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+/// A leader that no majority confirms at the moment.
+const NO_QUORUM: &str = "NO_QUORUM";
+
 /// A refusal with its code and what to do next.
 pub(crate) fn refusal(code: Code, cellway_code: &'static str, message: impl Into<String>, hint: &str) -> Status {
     let mut status = Status::new(code, message);
@@ -67,6 +70,12 @@ fn stopped() -> Status {
 pub(crate) fn submit(error: &SubmitError, belongs: bool) -> Status {
     match error {
         SubmitError::NotLeader { leader } => not_leader(leader.as_deref(), belongs),
+        SubmitError::NoQuorum { .. } => refusal(
+            Code::Unavailable,
+            NO_QUORUM,
+            error.to_string(),
+            "it has not run: try again in a moment; if it lasts, check that a majority of the nodes runs",
+        ),
         SubmitError::Busy { .. } => {
             refusal(Code::ResourceExhausted, "STORE_BUSY", error.to_string(), "try again a little later")
         }
@@ -95,7 +104,7 @@ pub(crate) fn read(error: &ReadError, belongs: bool) -> Status {
         ReadError::NotLeader { leader } => not_leader(leader.as_deref(), belongs),
         ReadError::Unavailable { .. } => refusal(
             Code::Unavailable,
-            "NO_QUORUM",
+            NO_QUORUM,
             error.to_string(),
             "check that a majority of the nodes runs, or allow a stale answer",
         ),

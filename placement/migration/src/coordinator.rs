@@ -11,13 +11,20 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::lines::{Lines, Place, Turn};
 use crate::{ControlPlane, Leadership, Wake};
 
 /// How the coordinator goes about its work.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Effects that may talk to agents at once, besides those that only wait.
+    /// Effects of moves that may talk to agents at once, besides those that only wait.
     pub effects_max: usize,
+    /// Effects outside of moves that may talk to agents at once: cells that are away are in no move's way.
+    pub outside_max: usize,
+    /// Those of them that are under way at one cell at once; others wait in the table.
+    pub at_cell_max: usize,
+    /// Old copies of which the end of their retention is waited for at once; others wait in the table.
+    pub at_clock_max: usize,
     /// How often to look at a copy under way.
     pub poll: Duration,
     /// First and longest pause after a failed step; it doubles in between.
@@ -40,6 +47,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             effects_max: 256,
+            outside_max: 256,
+            at_cell_max: 64,
+            at_clock_max: 16_384,
             poll: Duration::from_millis(50),
             retry: (Duration::from_millis(50), Duration::from_secs(2)),
             preflight_patience: Duration::from_secs(5),
@@ -58,6 +68,7 @@ pub struct Coordinator<P> {
     pub(crate) control: Arc<P>,
     pub(crate) agents: AgentPool,
     pub(crate) talking: Arc<Semaphore>,
+    pub(crate) outside: Arc<Semaphore>,
 }
 
 impl<P> Clone for Coordinator<P> {
@@ -67,6 +78,7 @@ impl<P> Clone for Coordinator<P> {
             control: Arc::clone(&self.control),
             agents: self.agents.clone(),
             talking: Arc::clone(&self.talking),
+            outside: Arc::clone(&self.outside),
         }
     }
 }
@@ -90,10 +102,10 @@ struct Work {
 /// Without a random seed, so that the tasks of a tenant are ended in the same order in each run of a simulation.
 type Tasks = HashMap<Work, AbortHandle, BuildHasherDefault<DefaultHasher>>;
 
-#[derive(Default)]
 struct Running {
     tasks: JoinSet<Work>,
     by_tenant: HashMap<TenantId, Tasks>,
+    lines: Lines,
 }
 
 impl<P: ControlPlane> Coordinator<P> {
@@ -101,7 +113,13 @@ impl<P: ControlPlane> Coordinator<P> {
     #[must_use]
     pub fn new(options: Options, control: Arc<P>, agents: AgentPool) -> Self {
         let talking = Arc::new(Semaphore::new(options.effects_max));
-        Self { options, control, agents, talking }
+        let outside = Arc::new(Semaphore::new(options.outside_max));
+        Self { options, control, agents, talking, outside }
+    }
+
+    fn nothing_runs(&self) -> Running {
+        let lines = Lines::new(self.options.at_cell_max, self.options.at_clock_max);
+        Running { tasks: JoinSet::new(), by_tenant: HashMap::new(), lines }
     }
 
     /// Works whenever this node leads, until shut down.
@@ -131,12 +149,12 @@ impl<P: ControlPlane> Coordinator<P> {
     /// One term. Dropping it ends every task.
     async fn lead(&self, tenure: Tenure) {
         let mut wakes = self.control.wakes();
-        let mut running = Running::default();
+        let mut running = self.nothing_runs();
         self.look_at_all(&mut running, tenure);
         loop {
             tokio::select! {
                 wake = wakes.recv() => match wake {
-                    Some(Wake::Tenant(tenant)) => self.look_at(&mut running, tenure, &tenant),
+                    Some(Wake::Tenant(tenant)) => self.look_at(&mut running, tenure, &tenant, None),
                     Some(Wake::All) => self.look_at_all(&mut running, tenure),
                     None => return,
                 },
@@ -144,16 +162,35 @@ impl<P: ControlPlane> Coordinator<P> {
                     Ok(work) => {
                         let tenant = work.tenant.clone();
                         running.forget(&work);
-                        self.look_at(&mut running, tenure, &tenant);
+                        self.look_at(&mut running, tenure, &tenant, None);
                     }
                     Err(error) if error.is_cancelled() => {}
                     Err(error) => {
                         // A task that panics leaves its key behind: start over with what the records say.
                         tracing::error!(%error, "an effect's task panicked");
-                        running = Running::default();
+                        running = self.nothing_runs();
                         self.look_at_all(&mut running, tenure);
                     }
                 },
+            }
+            self.take_turns(&mut running, tenure);
+        }
+    }
+
+    /// Those who have waited outside of moves, and have room now.
+    fn take_turns(&self, running: &mut Running, tenure: Tenure) {
+        while let Some(turn) = running.lines.next() {
+            match turn {
+                Turn::Of(place, tenant) => self.look_at(running, tenure, &tenant, Some(&place)),
+                Turn::From(first) => {
+                    let mut tenants = self.control.unsettled();
+                    tenants.sort_unstable();
+                    let begin = tenants.partition_point(|tenant| *tenant < first);
+                    tenants.rotate_left(begin);
+                    for tenant in tenants {
+                        self.look_at(running, tenure, &tenant, None);
+                    }
+                }
             }
         }
     }
@@ -164,18 +201,23 @@ impl<P: ControlPlane> Coordinator<P> {
         tenants.sort_unstable();
         tenants.dedup();
         for tenant in tenants {
-            self.look_at(running, tenure, &tenant);
+            self.look_at(running, tenure, &tenant, None);
         }
     }
 
-    /// Starts what is pending and not running; ends what is running and no longer pending.
-    fn look_at(&self, running: &mut Running, tenure: Tenure, tenant: &TenantId) {
+    /// Starts what is pending, not running and has room, or its turn at a place; ends what is running and no longer pending.
+    fn look_at(&self, running: &mut Running, tenure: Tenure, tenant: &TenantId, turn: Option<&Place>) {
         let record = self.control.record(tenant);
         let pending: Vec<Work> = record.iter().flat_map(work_of).collect();
         running.keep_only(tenant, &pending);
         let Some(record) = record else { return };
         for work in pending {
             if running.has(&work) {
+                continue;
+            }
+            if let Some(place) = Place::of(&work.effect)
+                && !running.lines.enters(&place, tenant, turn == Some(&place))
+            {
                 continue;
             }
             let coordinator = self.clone();
@@ -197,7 +239,9 @@ impl Running {
 
     fn forget(&mut self, work: &Work) {
         if let Some(tasks) = self.by_tenant.get_mut(&work.tenant) {
-            tasks.remove(work);
+            if tasks.remove(work).is_some() {
+                self.lines.leaves(&work.effect);
+            }
             if tasks.is_empty() {
                 self.by_tenant.remove(&work.tenant);
             }
@@ -210,6 +254,7 @@ impl Running {
                 let keep = pending.contains(work);
                 if !keep {
                     task.abort();
+                    self.lines.leaves(&work.effect);
                 }
                 keep
             });
@@ -224,16 +269,7 @@ fn work_of(record: &TenantRecord) -> Vec<Work> {
     let within = record.movement.as_ref().map(|movement| (movement.id, movement.leg, movement.attempt));
     let work = |effect: Effect| {
         // What concerns a copy left behind, or the tenant's life, does not start over when a move goes on.
-        let outside = matches!(
-            effect,
-            Effect::Grant { .. }
-                | Effect::Revoke { .. }
-                | Effect::Retire { .. }
-                | Effect::AwaitRetention { .. }
-                | Effect::Reclaim { .. }
-                | Effect::Quarantine { .. }
-        );
-        let within = if outside { None } else { within };
+        let within = if Place::of(&effect).is_some() { None } else { within };
         Work { tenant: record.id.clone(), uid: record.uid, within, effect }
     };
     pending_effects(record).into_iter().map(work).collect()

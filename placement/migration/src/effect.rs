@@ -7,6 +7,7 @@ use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis, W
 use tokio::time::Instant;
 
 use crate::coordinator::Tenure;
+use crate::lines::Place;
 use crate::steps::{Run, Setback, accepted};
 use crate::{ControlPlane, Coordinator};
 
@@ -23,16 +24,15 @@ impl<P: ControlPlane> Coordinator<P> {
     /// Runs one effect; pauses where it came to nothing, so that what is started again at once does not spin.
     pub(crate) async fn execute(&self, tenure: Tenure, record: &TenantRecord, effect: &Effect) {
         let run = Run { of: self, tenure, record };
-        let waits_only = matches!(
-            effect,
-            Effect::Admit
-                | Effect::AwaitHold { .. }
-                | Effect::AwaitSoak { .. }
-                | Effect::AwaitRetention { .. }
-                // For days, perhaps: it talks now and then.
-                | Effect::Quarantine { .. }
-        );
-        let _permit = if waits_only { None } else { self.talking.acquire().await.ok() };
+        let waits_only = matches!(effect, Effect::Admit | Effect::AwaitHold { .. } | Effect::AwaitSoak { .. });
+        let _permit = match Place::of(effect) {
+            None if waits_only => None,
+            None => self.talking.acquire().await.ok(),
+            // It takes one itself, and rests without.
+            Some(Place::At(_)) if matches!(effect, Effect::Quarantine { .. }) => None,
+            Some(Place::Clock) => None,
+            Some(Place::At(_)) => self.outside.acquire().await.ok(),
+        };
         let movement = record.movement.as_ref();
         match Box::pin(run.effect(effect)).await {
             Ok(()) => {}

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! * [`Coordinator`] turns leadership and changed records into running tasks;
+//! * `lines` keeps the tasks few that belong to no move: a cell may be away, and every tenant have something to be done there;
 //! * `effect` runs one effect to its end, `hold` the steps of a hold within its budget;
 //! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
@@ -19,6 +20,7 @@ mod control_plane;
 mod coordinator;
 mod effect;
 mod hold;
+mod lines;
 mod steps;
 mod takeover;
 

@@ -14,7 +14,8 @@ impl<P: ControlPlane> Run<'_, P> {
         self.happened(Event::TakenOver { seq, generation }).await
     }
 
-    /// Asks until the cell is there, also where it counts as dead: whatever comes back must not think that it owns.
+    /// Asks once, and comes again until the cell is there, also where it counts as dead: whatever comes back must not think that it
+    /// owns. In between it is somebody else's turn.
     pub(crate) async fn quarantine(
         &self,
         cell: &CellId,
@@ -23,24 +24,21 @@ impl<P: ControlPlane> Run<'_, P> {
         after: Seq,
     ) -> Result<(), Setback> {
         let context = self.context_of_ended(move_id);
-        loop {
-            // The tenant may have moved on since.
-            let now = self.of.control.record(&self.record.id).filter(|now| now.uid == self.record.uid);
-            let signed = self.of.control.sign(now.as_ref().unwrap_or(self.record));
-            // It may have come back at another address.
-            let agent = self.agent(cell)?;
-            let permit = self.of.talking.acquire().await.ok();
-            let told = self.of.agents.put_aside(&agent, &context, &signed, fenced_epoch, after).await;
-            drop(permit);
-            match told {
-                Ok(tail) => {
-                    return self.propose_outside(Event::Quarantined { cell: cell.clone(), tail }).await;
-                }
-                Err(error @ StepError::Refused { .. }) => return Err(error.into()),
-                Err(error) => {
-                    tracing::debug!(tenant = %self.record.id, %cell, %error, "the cell that was taken over is not back");
-                    tokio::time::sleep(self.of.options.quarantine_every).await;
-                }
+        // The tenant may have moved on since.
+        let now = self.of.control.record(&self.record.id).filter(|now| now.uid == self.record.uid);
+        let signed = self.of.control.sign(now.as_ref().unwrap_or(self.record));
+        // It may have come back at another address.
+        let agent = self.agent(cell)?;
+        let permit = self.of.outside.acquire().await.ok();
+        let told = self.of.agents.put_aside(&agent, &context, &signed, fenced_epoch, after).await;
+        drop(permit);
+        match told {
+            Ok(tail) => self.propose_outside(Event::Quarantined { cell: cell.clone(), tail }).await,
+            Err(error @ StepError::Refused { .. }) => Err(error.into()),
+            Err(error) => {
+                tracing::debug!(tenant = %self.record.id, %cell, %error, "the cell that was taken over is not back");
+                tokio::time::sleep(self.of.options.quarantine_every).await;
+                Ok(())
             }
         }
     }

@@ -284,7 +284,8 @@ fn perfect(cells: usize, each: usize, seed: u64) -> Fleet {
         capacity: Amounts { cpu: full, connections: full, storage: full },
         ..CellEntry::default()
     };
-    FleetDocument { revision: Revision(1), cells: vec![cell], tenants }.build().expect("it is made by rule")
+    let document = FleetDocument { revision: Revision(1), cells: vec![cell], tenants, ..FleetDocument::default() };
+    document.build().expect("it is made by rule")
 }
 
 fn measure_pack() {

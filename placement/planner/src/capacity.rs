@@ -3,10 +3,11 @@
 //! Demand grows by rules. For each zone (cells between which tenants may move) two days are looked for: the one on which
 //! the first *cell* passes its budget if nobody is moved, so that its reserve is eaten, and the one on which the *zone*
 //! does, however well its tenants are spread. Cells to add are counted so that at the horizon the zone stays below the
-//! high water even while its largest cell, or failure domain, is lost.
+//! high water even while its largest cell, or failure domain, is lost, and so that who waits for a cell finds one.
 
 mod ahead;
 mod loss;
+mod waiting;
 
 use cell_model::{CellId, Revision, Tier};
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use crate::resource::{Dim, Resource};
 use crate::ring::HomeRing;
 use ahead::Ahead;
 
-pub use loss::{Loss, LossReport};
+pub use loss::{Loss, LossReport, NewHome};
 
 /// The farthest that is looked ahead: ten years.
 const HORIZON_DAYS_MAX: u32 = 3_650;
@@ -124,6 +125,10 @@ pub struct ZoneCapacity {
     pub cells: usize,
     /// How many copies of tenants are on them.
     pub tenants: usize,
+    /// Tenants on no cell that belong here. They count in everything that follows, but for the first cell's breach.
+    pub waiting: usize,
+    /// How many of them no cell admits as things stand.
+    pub stranded: usize,
     /// Resource by resource.
     pub uses: Vec<ZoneUse>,
     /// When the first cell passes its budget if nobody is moved; nothing: not before the horizon.
@@ -151,6 +156,8 @@ pub struct CapacityReport {
     pub policy: Policy,
     /// Zone by zone.
     pub zones: Vec<ZoneCapacity>,
+    /// Tenants on no cell that belong into no zone: no cell of their region, residency and kind is there.
+    pub nowhere: usize,
     /// Loss by loss.
     pub losses: Vec<LossReport>,
 }
@@ -231,11 +238,34 @@ pub fn capacity(
 ) -> Result<CapacityReport, CapacityError> {
     policy.check()?;
     check(fleet, request)?;
-    let losses: Result<Vec<_>, _> = request.losses.iter().map(|of| loss::lose(fleet, policy, ring, of)).collect();
+    let losses = losses(fleet, policy, ring, &request.losses)?;
     let zones = &fleet.standing().zones;
     let mut ahead = Ahead::new(fleet, policy, &request.growth, zones);
-    let told = (0..zones.all.len()).map(|zone| ahead.zone(zone, request)).collect();
-    Ok(CapacityReport { parent: fleet.revision(), request: request.clone(), policy, zones: told, losses: losses? })
+    Ok(CapacityReport {
+        parent: fleet.revision(),
+        request: request.clone(),
+        policy,
+        zones: (0..zones.all.len()).map(|zone| ahead.zone(zone, request)).collect(),
+        nowhere: ahead.nowhere(),
+        losses,
+    })
+}
+
+/// What losses would do, each for itself. Nothing is looked at but today.
+///
+/// # Errors
+/// [`CapacityError`] where nothing of that name can be lost.
+pub fn losses(
+    fleet: &Fleet,
+    policy: Policy,
+    ring: Option<&HomeRing>,
+    losses: &[Loss],
+) -> Result<Vec<LossReport>, CapacityError> {
+    policy.check()?;
+    if losses.len() > RULES_MAX {
+        return Err(CapacityError::TooMany { given: losses.len() });
+    }
+    losses.iter().map(|of| loss::lose(fleet, policy, ring, of)).collect()
 }
 
 fn check(fleet: &Fleet, request: &CapacityRequest) -> Result<(), CapacityError> {
@@ -251,8 +281,8 @@ fn check(fleet: &Fleet, request: &CapacityRequest) -> Result<(), CapacityError> 
     if !(1..=HORIZON_DAYS_MAX).contains(&request.horizon_days) {
         return Err(CapacityError::HorizonInvalid { given: request.horizon_days });
     }
-    if let Some(given) = [growth.rules.len(), request.losses.len()].into_iter().find(|&count| count > RULES_MAX) {
-        return Err(CapacityError::TooMany { given });
+    if growth.rules.len() > RULES_MAX {
+        return Err(CapacityError::TooMany { given: growth.rules.len() });
     }
     for resource in Resource::ALL {
         let given = request.shape.map_or(1.0, |shape| shape.of(resource));

@@ -6,6 +6,8 @@
 use cell_model::{CellState, Revision, Tier, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+mod amount;
+
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::problem::{FleetError, Place, ProblemCode};
 use crate::resource::Resource;
@@ -46,7 +48,7 @@ impl Amounts {
 }
 
 /// The same amount all day, or one for each hour (UTC).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Hourly {
     /// All day.
@@ -152,6 +154,9 @@ pub struct TenantEntry {
 pub struct FleetDocument {
     /// Revision of the store that this is a picture of. A plan carries it as its parent.
     pub revision: Revision,
+    /// The store, and its history, that this is a picture of; empty where it is of none. A plan carries it, too.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
     /// The cells.
     pub cells: Vec<CellEntry>,
     /// The tenants.
@@ -166,12 +171,17 @@ impl FleetDocument {
     pub fn from_json(text: &str) -> Result<Self, FleetError> {
         serde_json::from_str(text).map_err(|error| {
             let place = Place::Text { line: error.line(), column: error.column() };
-            let remedy = if error.is_eof() {
-                "the text ends too early: copy the file again, whole"
-            } else {
-                "correct it there"
-            };
-            FleetError::one(ProblemCode::FleetSyntax, place, error.to_string(), remedy)
+            if error.is_eof() {
+                let remedy = "the text ends too early: copy the file again, whole";
+                return FleetError::one(ProblemCode::FleetSyntax, place, error.to_string(), remedy);
+            }
+            match amount::no_number_at(text, error.line(), error.column()) {
+                Some(sentence) => {
+                    let remedy = "correct it there: give one amount, or 24, each from 0";
+                    FleetError::one(ProblemCode::FleetSyntax, place, sentence, remedy)
+                }
+                None => FleetError::one(ProblemCode::FleetSyntax, place, error.to_string(), "correct it there"),
+            }
         })
     }
 
@@ -191,7 +201,8 @@ impl FleetDocument {
         let mut builder = FleetBuilder::new(
             self.revision,
             self.cells.iter().enumerate().map(|(index, cell)| (Place::Cell(index), cell)),
-        );
+        )
+        .of_cluster(&self.cluster);
         for (index, tenant) in self.tenants.iter().enumerate() {
             builder.tenant(Place::Tenant(index), tenant);
         }

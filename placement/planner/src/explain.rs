@@ -9,10 +9,10 @@ use cell_model::{CellId, Revision, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::filter::{Question, RefusalCode, Room};
-use crate::fleet::{CellIx, TenantIx};
+use crate::fleet::{CellIx, TenantIx, budget_of};
 use crate::layout::{Layout, PeakReport};
 use crate::load::{Peak, Reach};
-use crate::resource::{Amount, DIMS, HOURS, Resource};
+use crate::resource::{Amount, DIMS, HOURS, Resource, SCALE};
 use crate::ring::HomeRing;
 use crate::score::{Score, Terms};
 
@@ -68,7 +68,7 @@ fn walk(question: &Question<'_>, ring: Option<&HomeRing>) -> Vec<CellIx> {
 pub(crate) fn choose(question: &Question<'_>, ring: Option<&HomeRing>) -> Assessment {
     let walk = walk(question, ring);
     let cells = question.layout.fleet().cells();
-    let shown = question.layout.policy().candidates_shown.max(2);
+    let shown = question.layout.policy().candidates_shown.clamp(2, cells.len().max(2));
     let mut assessment = Assessment { admitted: Vec::with_capacity(2 * shown), refused: Vec::new() };
     let mut waiting: Vec<Score> = Vec::with_capacity(cells.len());
     let mut reach = Reach::NOTHING;
@@ -176,6 +176,9 @@ pub struct Decision {
     pub parent: Revision,
     /// The best cell, if any admits it.
     pub chosen: Option<CellId>,
+    /// The cell that would be best for it alone, where another one is chosen so that all who are placed together do well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_alone: Option<CellId>,
     /// How many cells were asked.
     pub cells_asked: u32,
     /// How many of them each filter refused, in the order of asking.
@@ -186,6 +189,14 @@ pub struct Decision {
     pub margin: Option<Margin>,
     /// What would admit it elsewhere, nearest first.
     pub counterfactuals: Vec<Counterfactual>,
+}
+
+impl Decision {
+    /// Another cell is chosen for the sake of those who are placed together with it.
+    pub(crate) fn for_the_others(&mut self, cell: Option<CellId>) {
+        self.best_alone = std::mem::replace(&mut self.chosen, cell);
+        self.margin = None;
+    }
 }
 
 /// Why there is no decision at all.
@@ -230,6 +241,7 @@ pub(crate) fn explain(question: &Question<'_>, assessment: &Assessment) -> Decis
         tenant: fleet.tenant_id(question.index),
         parent: fleet.revision(),
         chosen: assessment.best().map(|(score, _)| fleet.cell_id(score.cell).clone()),
+        best_alone: None,
         cells_asked: u32::try_from(fleet.cells().len()).expect("the builder bounds the cells"),
         refused: RefusalCode::ALL.into_iter().map(count).filter(|refused| refused.cells > 0).collect(),
         candidates: assessment.admitted.iter().take(layout.policy().candidates_shown).map(candidate).collect(),
@@ -324,16 +336,30 @@ fn remedy(question: &Question<'_>, cell: CellIx, code: RefusalCode) -> String {
     }
 }
 
-/// Per resource that is short: by how much at the worst hour, rounded up to whole thousandths.
+/// Per resource that is short: how much more capacity the worst hour wants, in whole thousandths. What is added gives
+/// its share to the reserve, too.
 fn shortfalls<'a>(question: &'a Question<'_>, cell: CellIx) -> impl Iterator<Item = (Amount, usize)> + 'a {
     let short = move |dim: usize| question.layout.shortfall_at(cell, dim, Some(question.arriving(cell)));
     Resource::ALL.into_iter().filter_map(move |resource| {
         let dims = resource.first_dim()..resource.first_dim() + HOURS;
         debug_assert!(dims.end <= DIMS);
         let worst = dims.map(|dim| (short(dim), dim)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))?;
-        let amount = Amount { resource, thousandths: worst.0.ceil() };
+        let fleet = question.layout.fleet();
+        let (capacity, reserve) = (fleet.capacity(cell).of(resource), fleet.reserve(cell));
+        let need = fleet.cell(cell).budget.amounts[worst.1] + worst.0;
+        let amount = Amount { resource, thousandths: missing(capacity, reserve, need) };
         (worst.0 > 0.0).then_some((amount, worst.1 % HOURS))
     })
+}
+
+/// The least to add to a capacity, in whole thousandths, so that its budget holds the need.
+fn missing(capacity: f64, reserve: f64, need: f64) -> f64 {
+    let thousandths = capacity * SCALE;
+    let about = (need.ceil() / (1.0 - reserve) - thousandths).ceil().max(0.0);
+    // A division by the share is not exactly the product with it: the budget itself has the last word.
+    let holds = |more: f64| budget_of((thousandths + more).round() / SCALE, reserve) >= need;
+    let mut nearby = (-2..=2).map(|off| about + f64::from(off)).filter(|more| *more > 0.0);
+    nearby.find(|more| holds(*more)).unwrap_or(about)
 }
 
 impl fmt::Display for Decision {

@@ -125,6 +125,19 @@ impl<'a> Wish<'a> {
             && self.draining.is_empty()
     }
 
+    /// The first filter that says that its data may not be on that cell at all, whoever else is there.
+    pub(crate) fn never(&self, cell: CellIx) -> Option<RefusalCode> {
+        let of = self.layout.fleet().cell(cell);
+        let lasting = [
+            RefusalCode::ResidencyViolated,
+            RefusalCode::CellDead,
+            RefusalCode::RegionMismatch,
+            RefusalCode::PinnedElsewhere,
+            RefusalCode::TierMismatch,
+        ];
+        lasting.into_iter().find(|&code| self.refuses(code, cell, of))
+    }
+
     fn refuses(&self, code: RefusalCode, cell: CellIx, of: &Cell) -> bool {
         let tenant = self.tenant;
         match code {

@@ -146,6 +146,7 @@ impl Tenant {
 #[derive(Debug, Clone)]
 pub struct Fleet {
     revision: Revision,
+    cluster: String,
     cells: Vec<Cell>,
     tenants: Vec<Tenant>,
     ids: Arena,
@@ -166,6 +167,12 @@ impl Fleet {
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The store, and its history, that this is a picture of; empty where it is of none.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     /// All cells, in the order of their ids.
@@ -201,6 +208,12 @@ impl Fleet {
     #[must_use]
     pub fn tenant_id(&self, tenant: TenantIx) -> TenantId {
         TenantId::new(self.tenant_name(tenant)).expect("the builder has checked it")
+    }
+
+    /// The cell that a tenant is on.
+    #[must_use]
+    pub fn home(&self, tenant: TenantIx) -> Option<CellIx> {
+        self.tenant(tenant).cell()
     }
 
     pub(crate) fn tenant_name(&self, tenant: TenantIx) -> &str {
@@ -282,6 +295,7 @@ impl Fleet {
     pub fn to_document(&self) -> FleetDocument {
         FleetDocument {
             revision: self.revision,
+            cluster: self.cluster.clone(),
             cells: self.cells.iter().map(|cell| self.cell_entry(cell)).collect(),
             tenants: self.tenants().map(|tenant| self.tenant_entry(tenant)).collect(),
         }
@@ -338,6 +352,11 @@ fn hourly(thousandths: &[f64]) -> Hourly {
     } else {
         Hourly::ByHour(thousandths.iter().map(|value| value / SCALE).collect())
     }
+}
+
+/// What of a capacity may be planned with, in whole thousandths.
+pub(crate) fn budget_of(capacity: f64, reserve: f64) -> f64 {
+    (capacity * SCALE * (1.0 - reserve)).floor()
 }
 
 /// Spreads one amount for each resource over the hours, in whole thousandths.

@@ -5,6 +5,7 @@
 //! * [`place`] asks every cell (*filter*), orders those that admit the tenant (*score*) and returns a [`Decision`]
 //!   that says all of it (*explain*). There is no other way to choose a cell in this crate: planning calls the same
 //!   filter and the same score.
+//! * [`place_all`] does that for many at once, so that the next rebalancing leaves them where they are.
 //! * [`HomeRing`] gives each tenant a default home that moves little when cells come and go.
 //! * [`plan`] repairs, drains or rebalances within bounds, and returns a [`Plan`]: ordered waves of which every prefix
 //!   is feasible, a reason for each move, and the proven distance to the best that is possible.
@@ -34,8 +35,8 @@ mod tier;
 mod zone;
 
 pub use capacity::{
-    Breach, CapacityError, CapacityReport, CapacityRequest, Growth, GrowthRule, Loss, LossReport, Survive,
-    ZoneCapacity, ZoneUse, capacity,
+    Breach, CapacityError, CapacityReport, CapacityRequest, Growth, GrowthRule, Loss, LossReport, NewHome, Survive,
+    ZoneCapacity, ZoneUse, capacity, losses,
 };
 pub use document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 pub use explain::{Candidate, Counterfactual, Decision, Margin, PlaceError, RefusedCells, place};
@@ -44,8 +45,8 @@ pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};
 pub use layout::{Layout, PeakReport};
 pub use pack::{Packing, pack};
 pub use plan::{
-    Bounds, CellChange, Goal, Left, Plan, PlanError, PlannedMove, Quality, Reason, Request, Undo, Verdict, Wave,
-    ZoneQuality, plan,
+    Batch, Bounds, CellChange, Goal, Left, Plan, PlanError, PlannedMove, Quality, Reason, Request, Room, Undo,
+    Verdict, Waiting, Wave, ZoneQuality, place_all, plan,
 };
 pub use policy::{Policy, PolicyInvalid};
 pub use problem::{FleetError, PROBLEMS_MAX, Place, Problem, ProblemCode};

@@ -7,6 +7,7 @@
 
 mod bound;
 mod make;
+mod newcomers;
 mod search;
 mod waves;
 
@@ -15,11 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::Decision;
 use crate::filter::RefusalCode;
+use crate::fleet::Fleet;
 use crate::layout::PeakReport;
 use crate::policy::{Policy, PolicyInvalid};
 
 pub(crate) use bound::Bound;
 pub use make::plan;
+pub(crate) use newcomers::arrange;
+pub use newcomers::{Batch, Room, place_all};
 
 /// What a plan is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +160,34 @@ pub struct Left {
     pub decision: Option<Box<Decision>>,
 }
 
+/// Tenants that are on no cell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// How many.
+    pub tenants: usize,
+    /// The first of them.
+    pub first: Vec<TenantId>,
+}
+
+impl Waiting {
+    /// How many are named.
+    const NAMED_MAX: usize = 20;
+
+    pub(crate) fn of(fleet: &Fleet) -> Self {
+        let nowhere = || fleet.tenants().filter(|&tenant| fleet.tenant(tenant).cell().is_none());
+        Self {
+            tenants: nowhere().count(),
+            first: nowhere().take(Self::NAMED_MAX).map(|tenant| fleet.tenant_id(tenant)).collect(),
+        }
+    }
+
+    /// Every tenant is on a cell.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tenants == 0
+    }
+}
+
 /// A cell before and after a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellChange {
@@ -243,6 +275,9 @@ pub enum Verdict {
 pub struct Plan {
     /// Revision of the fleet that it was made on. It is refused where the fleet has moved on.
     pub parent: Revision,
+    /// The store, and its history, that the fleet was a picture of; empty where it was of none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
     /// What was asked.
     pub request: Request,
     /// What it was judged by.
@@ -265,6 +300,9 @@ pub struct Plan {
     pub left_unlisted: usize,
     /// The cells that take part.
     pub cells: Vec<CellChange>,
+    /// Who is on no cell yet. Placing is no part of a plan.
+    #[serde(default, skip_serializing_if = "Waiting::is_empty")]
+    pub waiting: Waiting,
     /// How good the result is.
     pub quality: Quality,
     /// The way back.

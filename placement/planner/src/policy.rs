@@ -40,6 +40,11 @@ impl Default for Policy {
     }
 }
 
+/// The longest list of candidates: an explanation is read by people.
+const CANDIDATES_MAX: usize = 1_000;
+/// The longest that a move may take besides copying: a year.
+const MOVE_SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
+
 /// Why a policy is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy: {option} is {given}, but must be {rule}")]
@@ -95,9 +100,20 @@ impl Policy {
                 "between 0 and 10",
             ),
         ];
-        if self.copy_bytes_per_second == 0 {
-            let rule = "at least 1: nothing would ever be copied";
-            return Err(PolicyInvalid { option: "copy-bytes-per-second", given: "0".into(), rule });
+        let counts = [
+            ("candidates-shown", self.candidates_shown as u64, 1..=CANDIDATES_MAX as u64, "between 1 and 1000"),
+            (
+                "copy-bytes-per-second",
+                self.copy_bytes_per_second,
+                1..=u64::MAX,
+                "at least 1: nothing would ever be copied",
+            ),
+            ("move-seconds", self.move_seconds, 0..=MOVE_SECONDS_MAX, "at most 31536000: a year"),
+        ];
+        if let Some((option, given, _, rule)) =
+            counts.into_iter().find(|(_, given, range, _)| !range.contains(given))
+        {
+            return Err(PolicyInvalid { option, given: given.to_string(), rule });
         }
         match rules.into_iter().find(|(_, _, holds, _)| !holds) {
             None => Ok(()),
@@ -117,5 +133,13 @@ mod tests {
         assert_eq!(upside_down.check().expect_err("low above high").option, "low-water");
         let nan = Policy { risk: f64::NAN, ..Policy::default() };
         assert_eq!(nan.check().expect_err("not a number").option, "risk");
+        let endless = Policy { candidates_shown: usize::MAX, ..Policy::default() };
+        assert_eq!(endless.check().expect_err("a list without end").option, "candidates-shown");
+        let none = Policy { candidates_shown: 0, ..Policy::default() };
+        assert_eq!(none.check().expect_err("a list of nothing").option, "candidates-shown");
+        let slow = Policy { move_seconds: u64::MAX, ..Policy::default() };
+        assert_eq!(slow.check().expect_err("longer than time").option, "move-seconds");
+        let still = Policy { copy_bytes_per_second: 0, ..Policy::default() };
+        assert_eq!(still.check().expect_err("nothing is copied").option, "copy-bytes-per-second");
     }
 }

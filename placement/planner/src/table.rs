@@ -57,13 +57,14 @@ impl FleetTables {
     /// [`FleetError`] with the lines of everything that is wrong.
     pub fn build(&self, revision: Revision) -> Result<Fleet, FleetError> {
         let mut problems = Problems::default();
-        let cells = read(&self.cells, &CELL_COLUMNS, Place::CellLine, &mut problems, cell_entry);
-        let tenants = read(&self.tenants, &TENANT_COLUMNS, Place::TenantLine, &mut problems, tenant_entry);
-        problems.or(())?;
+        let mut cells = Vec::new();
+        let mut keep = |place: Place, line: &mut Line<'_>| cells.push((place, cell_entry(line)));
+        read(&self.cells, &CELL_COLUMNS, Place::CellLine, &mut problems, &mut keep);
         let mut builder = FleetBuilder::new(revision, cells.iter().map(|(place, cell)| (*place, cell)));
-        for (place, tenant) in &tenants {
-            builder.tenant(*place, tenant);
-        }
+        // One by one: of a million tenants there is never a list of entries.
+        let mut pack = |place: Place, line: &mut Line<'_>| builder.tenant(place, &tenant_entry(line));
+        read(&self.tenants, &TENANT_COLUMNS, Place::TenantLine, &mut problems, &mut pack);
+        problems.or(())?;
         builder.finish()
     }
 }
@@ -179,22 +180,21 @@ fn tenant_entry(line: &mut Line<'_>) -> TenantEntry {
     }
 }
 
-fn read<T>(
+fn read(
     text: &str,
     names: &[&'static str],
     place: impl Fn(usize) -> Place,
     problems: &mut Problems,
-    entry: impl Fn(&mut Line<'_>) -> T,
-) -> Vec<(Place, T)> {
+    take: &mut dyn FnMut(Place, &mut Line<'_>),
+) {
     let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let Some(columns) = columns(&mut reader, names, &place, problems) else { return Vec::new() };
-    let mut entries = Vec::new();
+    let Some(columns) = columns(&mut reader, names, &place, problems) else { return };
     for record in reader.records() {
         match record {
             Ok(record) => {
                 let at = place(line_of(text, record.position()));
                 let mut line = Line { columns: &columns, names, record: &record, place: at, problems };
-                entries.push((at, entry(&mut line)));
+                take(at, &mut line);
             }
             Err(error) => {
                 let remedy = "give each line as many fields as there are columns; the file may have been cut short";
@@ -207,7 +207,12 @@ fn read<T>(
             }
         }
     }
-    entries
+    if !text.ends_with('\n') {
+        // A number that has lost its last digits is still a number.
+        let sentence = "the last line does not end with a line break";
+        let remedy = "the file may have been cut short: copy it again, whole, or end the line";
+        problems.add(ProblemCode::FleetSyntax, place(text.lines().count()), sentence, remedy);
+    }
 }
 
 /// The line at which a record begins. The reader's own count begins before any empty lines that it has passed over.

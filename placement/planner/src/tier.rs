@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use cell_model::{CellId, Revision, TenantId, Tier};
+use cell_model::{CellId, Revision, TenantId, Tier, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::document::Amounts;
@@ -27,6 +27,8 @@ use crate::layout::{Layout, rounded};
 use crate::policy::PolicyInvalid;
 use crate::resource::{DIMS, Dim, Resource, SCALE};
 use crate::ring::HomeRing;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// From which share of a cell a tier is asked for, and below which it is no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -150,6 +152,9 @@ pub struct Streak {
 /// Remembers from day to day who has asked for another tier. It is plain data: keep it where it outlives the process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TierWatch {
+    /// The day that was looked at last, in days since 1970; nothing before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<u64>,
     /// Only tenants with a streak.
     pub streaks: BTreeMap<TenantId, Streak>,
 }
@@ -193,6 +198,27 @@ pub struct Proposal {
 }
 
 impl TierWatch {
+    /// Looks at every tenant, unless that day, or a later one, has been looked at already: a streak is one of days,
+    /// however often somebody asks. Says whether it has. A day on which nobody looks is passed over.
+    ///
+    /// # Errors
+    /// [`PolicyInvalid`] for a policy that cannot hold.
+    pub fn observe_on(
+        &mut self,
+        at: UnixMillis,
+        layout: &Layout<'_>,
+        policy: &TierPolicy,
+    ) -> Result<bool, PolicyInvalid> {
+        policy.check()?;
+        let today = at.0 / DAY_MS;
+        if self.day.is_some_and(|day| day >= today) {
+            return Ok(false);
+        }
+        self.observe(layout, policy)?;
+        self.day = Some(today);
+        Ok(true)
+    }
+
     /// Looks at every tenant once; call it once a day.
     ///
     /// # Errors

@@ -336,4 +336,15 @@ mod tests {
         let busy = refused(Code::ResourceExhausted, "STORE_BUSY");
         assert_eq!(progress(false).failed("n1", &busy), None, "that passes by itself");
     }
+
+    #[test]
+    fn a_leader_that_no_majority_confirms_is_asked_again_and_has_not_run_it() {
+        let id = RequestId(7);
+        for code in [Code::Unavailable, Code::FailedPrecondition] {
+            let said = if code == Code::Unavailable { "NO_QUORUM" } else { trailer::NOT_LEADER };
+            let mut progress = Progress::of(Kind::Write { id, again: false });
+            assert_eq!(progress.failed("n1", &refused(code, said)), None);
+            assert!(matches!(progress.give_up(), ClientError::Unavailable { .. }), "{said}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use cell_client::{ClientOptions, ControlClient, WatchEvent, WatchItem, WatchOptions};
+use cell_client::{ClientOptions, ControlClient, WatchEvent, WatchItem, WatchOptions, trailer};
 use cell_figures::{Figure, Figures, median};
 use cell_model::TenantId;
 use cell_protos::v1;
@@ -160,20 +160,29 @@ async fn fill(address: &str, cell: &Arc<Cell>, count: u64, keys: &Keys) -> anyho
     cell.owns(count).await
 }
 
-/// Makes a tenant. What is turned away because too much waits, or because the node has not heard of a majority for a moment,
-/// was not run, and is asked again: not for ever, a full disk turns away, too, and so does who leads no more.
+/// Makes a tenant. Answers at which revision. What is turned away because too much waits, or because the node has not heard of
+/// a majority for a moment, was not run, and is asked again: not for ever, a full disk turns away, too, and so does who leads
+/// no more.
 pub(crate) async fn create(
     service: &mut ControlServiceClient<Channel>,
     tenant: v1::CreateTenantRequest,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
     let begun = Instant::now();
-    while let Err(status) = service.create_tenant(tenant.clone()).await {
-        let turned_away = matches!(status.code(), tonic::Code::ResourceExhausted | tonic::Code::FailedPrecondition);
-        let waits = turned_away && begun.elapsed() < FILLING;
-        ensure!(waits, "a tenant was not made: {status}");
+    loop {
+        let status = match service.create_tenant(tenant.clone()).await {
+            Ok(made) => return Ok(made.into_inner().revision),
+            Err(status) => status,
+        };
+        ensure!(turned_away(&status) && begun.elapsed() < FILLING, "a tenant was not made: {status}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(())
+}
+
+/// Whether a node has said that it has not run a command. A connection that breaks is `Unavailable` as well, and says nothing.
+fn turned_away(status: &tonic::Status) -> bool {
+    use tonic::Code::{FailedPrecondition, ResourceExhausted, Unavailable};
+    matches!(status.code(), ResourceExhausted | FailedPrecondition | Unavailable)
+        && status.metadata().contains_key(trailer::CODE)
 }
 
 pub(crate) fn tenant_of(name: &str) -> v1::CreateTenantRequest {

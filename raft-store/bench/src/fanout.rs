@@ -1,10 +1,13 @@
 //! The watch as routers have it: real nodes that sign what they hand out, a steady writer, many watchers.
 //!
 //! What is measured is from the answer of a command to the arrival, at a watcher, of a frame that covers its revision. The
-//! answer comes after the commit, so the time since the command was sent, which is before it, is told, too. The watchers do
-//! not verify: a hundred of them on the machine of the nodes would be most of what is measured. `cold` does.
+//! answer comes after the commit, so the time since the command was sent, which is before it, is told, too.
+//!
+//! Routers are on machines of their own, and here they share one with the nodes. So what they take of it is kept small and
+//! told apart: they live on one thread, and do not verify (`cold` does).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,15 +17,16 @@ use cell_protos::v1::control_service_client::ControlServiceClient;
 use cell_protos::v1::watch_response::Frame;
 use hdrhistogram::Histogram;
 use prost::Message;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::cell::Cell;
 use crate::ground::Ground;
 use crate::load::Keys;
-use crate::nodes::{Kind, NodeOptions, Nodes, connect};
+use crate::nodes::{Kind, NodeOptions, Nodes, connect, processor_time};
 use crate::{cold, number, say};
 
 /// How long after the last command a watcher may see it.
@@ -30,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the next frame of a snapshot may take.
 const FRAME: Duration = Duration::from_secs(60);
 const WRITING_CONNECTIONS: usize = 8;
+/// Of the thread that reads it.
+const OWN: &str = "/proc/thread-self/stat";
 
 /// The watchers and the rate of which the floor is.
 const WATCHERS: usize = 100;
@@ -66,8 +72,12 @@ struct Seen {
     worst_ms: f64,
     /// Changes that a watcher did not get, of all watchers.
     lost: u64,
-    /// Processor time of all nodes for one tenant, with everything that its watchers cost.
+    /// Processor time of all nodes for one tenant, with everything that its watchers cost them.
     node_cpu_us: f64,
+    /// Processor time of the watchers for one frame that one of them has taken.
+    watcher_cpu_us: f64,
+    /// How much of all processors the nodes and the watchers took.
+    busy: f64,
 }
 
 /// One watcher's frames: up to which revision, with how many mappings, and when.
@@ -96,6 +106,9 @@ impl Seen {
             None,
         ));
         figures.add(Figure::free(measure("processor time of all nodes for a tenant"), "µs", self.node_cpu_us));
+        let mut free = |what: &str, unit, value| figures.add(Figure::free(measure(what), unit, value));
+        free("processor time of a watcher for a frame", "µs", self.watcher_cpu_us);
+        free("processors of nodes and watchers", "%", self.busy * 100.0);
     }
 }
 
@@ -121,21 +134,16 @@ async fn measure(
     how: &Fanout,
     keys: &Keys,
 ) -> anyhow::Result<Seen> {
-    let (end, mut watching) = (CancellationToken::new(), JoinSet::new());
-    for _ in 0..watchers {
-        let stream = begin(address).await?;
-        watching.spawn(watch(stream, end.clone()));
-    }
+    let watching = Watching::begin(address, watchers).await?;
     let (cpu, begun, granted) = (nodes.cpu()?, Instant::now(), cell.granted());
     let answered = write(address, how.rate / CHANGES_PER_TENANT, Duration::from_secs(how.seconds), keys).await?;
     let (cpu, wrote) = (nodes.cpu()? - cpu, begun.elapsed().as_secs_f64());
     cell.owns(granted + answered.len() as u64).await?;
     tokio::time::sleep(PATIENCE).await;
-    end.cancel();
+    let (all_seen, watching_cpu) = watching.end()?;
     let (mut late, mut since_sent) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
     let (mut frames, mut delivered, mut last) = (0, 0, begun);
-    while let Some(seen) = watching.join_next().await {
-        let seen = seen?;
+    for seen in all_seen {
         frames += seen.len();
         delivered += seen.iter().map(|(_, mappings, _)| mappings).sum::<u64>();
         last = seen.last().map_or(last, |(.., arrived)| last.max(*arrived));
@@ -151,6 +159,7 @@ async fn measure(
     // By the clock, to the last answer and the last arrival: what was asked for is not what has come about.
     let changes = answered.len() as u64 * u64::from(CHANGES_PER_TENANT);
     let (commands, arriving) = (answered.len() as u64, last.duration_since(begun).as_secs_f64());
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Where nothing arrived, nothing was fast.
     let ms = |micros: u64| if late.is_empty() { f64::NAN } else { number(micros) / 1_000.0 };
     Ok(Seen {
@@ -163,7 +172,48 @@ async fn measure(
         worst_ms: ms(late.max()),
         lost: (changes * watchers as u64).saturating_sub(delivered),
         node_cpu_us: cpu.as_secs_f64() * 1e6 / number(commands.max(1)),
+        watcher_cpu_us: watching_cpu.as_secs_f64() * 1e6 / number(frames.max(1)),
+        busy: (cpu + watching_cpu).as_secs_f64() / wrote / number(processors),
     })
+}
+
+/// Watchers on a thread of their own.
+struct Watching {
+    thread: JoinHandle<anyhow::Result<(Vec<Frames>, Duration)>>,
+    /// Without it they end.
+    end: DropGuard,
+}
+
+impl Watching {
+    /// Begins so many, each over a connection of its own, and waits until each has the snapshot.
+    async fn begin(address: &str, watchers: usize) -> anyhow::Result<Self> {
+        let (address, end, (ready, begun)) = (address.to_owned(), CancellationToken::new(), oneshot::channel());
+        let ended = end.clone();
+        let live = async move {
+            let mut watching = JoinSet::new();
+            for _ in 0..watchers {
+                watching.spawn(watch(begin(&address).await?, ended.clone()));
+            }
+            let before = processor_time(OWN)?;
+            // Whoever waits is gone only where everything ends.
+            let _gone = ready.send(());
+            let seen = watching.join_all().await;
+            anyhow::Ok((seen, processor_time(OWN)?.saturating_sub(before)))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("watchers".into()).spawn(move || runtime.block_on(live))?;
+        let watching = Self { thread, end: end.drop_guard() };
+        match begun.await {
+            Ok(()) => Ok(watching),
+            Err(_) => anyhow::bail!("not everybody watches: {:?}", watching.end().err()),
+        }
+    }
+
+    /// What each has seen, and the processor time of all.
+    fn end(self) -> anyhow::Result<(Vec<Frames>, Duration)> {
+        drop(self.end);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the thread of the watchers has panicked"))?
+    }
 }
 
 /// Watches, and takes the snapshot.
@@ -217,7 +267,7 @@ async fn write(address: &str, rate: u32, lasting: Duration, keys: &Keys) -> anyh
             let request = cold::tenant_of(&keys.next());
             commands.spawn(async move {
                 let sent = Instant::now();
-                let revision = client.create_tenant(request).await?.into_inner().revision;
+                let revision = cold::create(&mut client, request).await?;
                 answered.lock().unwrap_or_else(PoisonError::into_inner).push((revision, sent, Instant::now()));
                 anyhow::Ok(())
             });

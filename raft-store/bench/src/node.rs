@@ -105,7 +105,7 @@ impl Front {
             SubmitError::Busy { .. } => Status::resource_exhausted(error.to_string()),
             SubmitError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
             SubmitError::Unknown { .. } => Status::unknown(error.to_string()),
-            SubmitError::Stopped => Status::unavailable(error.to_string()),
+            SubmitError::NoQuorum { .. } | SubmitError::Stopped => Status::unavailable(error.to_string()),
         })
     }
 

@@ -151,19 +151,8 @@ impl Nodes {
 
     /// Processor time that the nodes that run have taken since they were started.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        /// The unit in which the kernel says it, on every architecture.
-        const TICK: Duration = Duration::from_millis(10);
-        let mut ticks = 0;
-        for pid in self.processes.iter().flatten().map(Child::id) {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            // The name of the program, in brackets, may hold anything.
-            let (_, fields) = stat.rsplit_once(')').context("the kernel says the name in brackets")?;
-            let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u32>);
-            for _ in ["user", "system"] {
-                ticks += fields.next().context("the kernel says the time of user and system")??;
-            }
-        }
-        Ok(TICK * ticks)
+        let nodes = self.processes.iter().flatten();
+        nodes.map(|process| processor_time(&format!("/proc/{}/stat", process.id()))).sum()
     }
 
     /// SIGKILL.
@@ -210,6 +199,21 @@ impl Nodes {
         }
         bail!("no node of {:?} leads; their logs are in {}", self.kind, self.directory.display())
     }
+}
+
+/// Processor time that a process or a thread has taken, as the kernel says it in that file.
+pub(crate) fn processor_time(stat: &str) -> anyhow::Result<Duration> {
+    /// The unit in which the kernel says it, on every architecture.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(stat)?;
+    // The name of the program, in brackets, may hold anything.
+    let (_, fields) = stat.rsplit_once(')').context("the kernel says the name in brackets")?;
+    let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+    let mut ticks = 0;
+    for _ in ["user", "system"] {
+        ticks += fields.next().context("the kernel says the time of user and system")??;
+    }
+    Ok(TICK * ticks)
 }
 
 impl Drop for Nodes {

@@ -239,8 +239,8 @@ pub(crate) async fn kill(kill: &Kill, ground: &Ground, figures: &mut Figures) ->
     Ok(())
 }
 
-/// The longest time between `since` and `until` in which nobody was answered.
-fn longest_gap(told: &[Operation], since: Instant, until: Instant) -> Duration {
+/// The longest time between `since` and `until` in which nobody was answered, and how long after `since` it began.
+fn longest_gap(told: &[Operation], since: Instant, until: Instant) -> (Duration, Duration) {
     let answered = told.iter().filter_map(|operation| match operation.ending {
         Ending::Answered(_, at) => Some(at),
         Ending::Unknown => None,
@@ -248,18 +248,20 @@ fn longest_gap(told: &[Operation], since: Instant, until: Instant) -> Duration {
     let within = answered.filter(|at| (since..until).contains(at));
     let mut ends: Vec<Instant> = [since, until].into_iter().chain(within).collect();
     ends.sort_unstable();
-    ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    ends.windows(2).map(|pair| (pair[1] - pair[0], pair[0] - since)).max().unwrap_or_default()
 }
 
 /// What each event does to a steady load: nothing (the measure of the machine), a leader that is told to stop, a leader
-/// that is killed, a follower that was cut off (stopped) for longer than elections take and comes back.
+/// that is killed, a follower that was cut off (stopped) for longer than elections take and comes back; and nothing again, as
+/// by then there is more in the store.
 pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
     /// And for how many milliseconds writes may wait.
-    const EVENTS: [(&str, Option<f64>); 4] = [
+    const EVENTS: [(&str, Option<f64>); 5] = [
         ("nothing", None),
         ("leader told to stop", Some(50.0)),
         ("leader killed", Some(900.0)),
         ("cut-off member returns", Some(50.0)),
+        ("nothing, in the end", None),
     ];
     const SETTLING: Duration = Duration::from_secs(2);
     let directory = ground.directory()?;
@@ -268,7 +270,7 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
     let keys = Keys::default();
     let clients = Clients::start(&nodes.addresses, &keys)?;
     for (event, floor) in EVENTS {
-        let mut seen = Vec::new();
+        let (mut seen, mut begun) = (Vec::new(), Vec::new());
         for _ in 0..gaps.rounds {
             progress(&clients).await?;
             let leader = nodes.leader().await?;
@@ -291,13 +293,18 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
             // A gap that lasts still is told as long as it becomes.
             progress(&clients).await.with_context(|| format!("after this: {event}"))?;
             let until = Instant::now();
-            seen.push(longest_gap(&clients.later(ended), since, until).as_secs_f64() * 1_000.0);
+            let (gap, after) = longest_gap(&clients.later(ended), since, until);
+            seen.push(gap.as_secs_f64() * 1_000.0);
+            begun.push(after.as_secs_f64() * 1_000.0);
             if !nodes.runs(leader) {
                 nodes.spawn(leader)?;
                 tokio::time::sleep(SETTLING).await;
             }
         }
-        say(&format!("{event}: longest time without an answer, in ms {seen:.1?}\n"));
+        say(&format!(
+            "{event}, {} puts by then: longest time without an answer, in ms {seen:.1?}, begun after {begun:.0?} ms\n",
+            keys.used()
+        ));
         let measure = |what: &str| format!("{event}: longest time without an answer, {what}");
         figures.add(Figure::at_most(measure("median"), "ms", median(seen.iter().copied()), floor, None));
         figures.add(Figure::free(measure("worst"), "ms", seen.into_iter().fold(0.0, f64::max)));
@@ -445,12 +452,15 @@ mod tests {
         let at = |millis| since + Duration::from_millis(millis);
         let answered =
             |millis| Operation { key: "t-1".into(), begun: since, ending: Ending::Answered(1, at(millis)) };
-        let gap = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).as_millis();
+        let gap = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).0.as_millis();
         assert_eq!(gap(&[]), 5_000, "nobody is answered");
         assert_eq!(gap(&[answered(103)]), 4_997, "a straggler");
         assert_eq!(gap(&[answered(5_000), answered(2_000), answered(20)]), 3_000);
         assert_eq!(gap(&[answered(2_100), answered(4_000)]), 2_000, "before the first");
         let unknown = Operation { ending: Ending::Unknown, ..answered(1) };
         assert_eq!(gap(&[unknown]), 5_000);
+        let begun = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).1.as_millis();
+        assert_eq!((begun(&[]), begun(&[answered(2_100), answered(4_000)])), (0, 0));
+        assert_eq!(begun(&[answered(200), answered(4_000)]), 100);
     }
 }

@@ -5,15 +5,20 @@
 //!              └ full, and nothing is on its way
 //! ```
 //!
-//! The state may lag behind what was applied: what is missing is applied again from the log, which goes no further than
-//! the last [`StateEngine::sync`]. A batch of sled costs five system calls and two wake-ups of its threads, however small
+//! The state may lag behind what was applied: what is missing is in the snapshot, or applied again from the log, which is
+//! purged no further than the snapshot reaches. A batch of sled costs five system calls and two wake-ups of its threads, however small
 //! it is; so batches are gathered, and go on as one, which is as atomic as each of them. Writing some hundred rows takes
-//! sled milliseconds, so a thread does it, in order. Where that is slower than what comes, whoever applies waits in the end.
+//! sled milliseconds, so a thread does it, in order. Where that is slower than what comes, whoever applies waits in the end:
+//! for [`StateEngine::room`] rather than in `apply`, as heartbeats go on where a task waits and not where its thread does.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
 
 use super::sled_engine::panic_text;
 use super::{StateEngine, Visit, Write};
@@ -56,12 +61,21 @@ struct State {
     ended: bool,
 }
 
+impl State {
+    /// More is gathered than may wait, and it will yet go on.
+    const fn is_full(&self) -> bool {
+        self.gathered.is_full(WAITING_MAX) && self.failed.is_none()
+    }
+}
+
 #[derive(Debug)]
 struct Shared<E> {
     inner: E,
     state: Mutex<State>,
     /// Something is on its way, or has arrived, or nothing more will come.
     changed: Condvar,
+    /// Something has arrived, or nothing more will.
+    room: Notify,
 }
 
 /// An engine with a little memory before it, and a thread between.
@@ -87,6 +101,11 @@ impl<E: StateEngine> Shared<E> {
             state = self.wait(state);
         }
         state.failed.clone().map_or(Ok(state), Err)
+    }
+
+    /// Whether [`StateEngine::apply`] would wait.
+    fn is_full(&self) -> bool {
+        self.state().is_full()
     }
 
     /// Sends on what was gathered, where nothing else is on its way.
@@ -124,6 +143,7 @@ impl<E: StateEngine> Shared<E> {
                 self.send_on(&mut state);
             }
             self.changed.notify_all();
+            self.room.notify_waiters();
             if state.failed.is_some() {
                 return;
             }
@@ -139,6 +159,7 @@ impl<E: StateEngine> Shared<E> {
         {
             // These rows are lost: later ones must not come to lie over the gap.
             state.failed = Some(error.clone());
+            self.room.notify_waiters();
             return Err(error);
         }
         Ok(state)
@@ -147,7 +168,8 @@ impl<E: StateEngine> Shared<E> {
 
 impl<E: StateEngine> LazyState<E> {
     pub(crate) fn new(inner: E) -> Result<Self, EngineError> {
-        let shared = Arc::new(Shared { inner, state: Mutex::default(), changed: Condvar::new() });
+        let (state, changed, room) = (Mutex::default(), Condvar::new(), Notify::new());
+        let shared = Arc::new(Shared { inner, state, changed, room });
         let working = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || working.hand_on());
         let failed =
@@ -168,7 +190,7 @@ impl<E> Drop for LazyState<E> {
 impl<E: StateEngine> StateEngine for LazyState<E> {
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
         let mut state = self.shared.state();
-        while state.gathered.is_full(WAITING_MAX) && state.failed.is_none() {
+        while state.is_full() {
             state = self.shared.wait(state);
         }
         if let Some(failed) = &state.failed {
@@ -187,6 +209,21 @@ impl<E: StateEngine> StateEngine for LazyState<E> {
             self.shared.send_on(&mut state);
         }
         Ok(())
+    }
+
+    fn room(&self) -> Option<BoxFuture<'_, ()>> {
+        let shared = &*self.shared;
+        let wait = || async move {
+            loop {
+                // Begun before looking, so that what arrives after the look ends the wait.
+                let arrived = shared.room.notified();
+                if !shared.is_full() {
+                    return;
+                }
+                arrived.await;
+            }
+        };
+        shared.is_full().then(|| wait().boxed())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
@@ -338,6 +375,26 @@ mod tests {
         lazy.sync().unwrap();
         assert_eq!(number(slow.inner.get(b"a").unwrap()), Some(3 * BATCHES_MAX), "in the order of the batches");
         assert_eq!(number(slow.inner.get(b"k5").unwrap()), Some(5));
+    }
+
+    #[tokio::test]
+    async fn there_is_room_until_too_much_waits_and_again_when_the_engine_has_taken_it_or_has_failed() {
+        for fault in [None, Some(Faulty::Refuses)] {
+            let slow = Slow { fault, ..Slow::default() };
+            let lazy = LazyState::new(slow.clone()).unwrap();
+            let room = {
+                let _stuck = slow.gate.lock().unwrap();
+                for value in 1..=(1 + WAITING_MAX) * BATCHES_MAX {
+                    assert!(lazy.room().is_none(), "batch {value} does not wait");
+                    lazy.apply(&[put("a", value)]).unwrap();
+                }
+                let mut room = lazy.room().expect("too much waits");
+                assert!((&mut room).now_or_never().is_none(), "the engine is stuck");
+                room
+            };
+            room.await;
+            assert!(lazy.room().is_none());
+        }
     }
 
     #[test]

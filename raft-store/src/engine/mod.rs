@@ -25,6 +25,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 pub use choice::LogKind;
 pub(crate) use choice::{open_log, settled};
 pub(crate) use lazy::LazyState;
@@ -123,6 +125,11 @@ pub trait StateEngine: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`EngineError::Io`] where the disk refuses.
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError>;
+
+    /// Where [`Self::apply`] would wait for what was given before: until it would not. None: it would not.
+    fn room(&self) -> Option<BoxFuture<'_, ()>> {
+        None
+    }
 
     /// One value.
     ///

@@ -12,9 +12,12 @@ use cell_model::FleetImage;
 use super::format;
 use crate::engine::sync_directory;
 use crate::error::EngineError;
+use crate::steady::Steady;
 use crate::wire::WireHead;
 
 const CURRENT: &str = "current.snapshot";
+/// Bytes that are handed to the kernel at once.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// A readable snapshot. It stays readable when another one becomes the current one.
 #[derive(Debug, Clone)]
@@ -83,7 +86,7 @@ pub(crate) enum Depot {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Memory(Vec<u8>),
-    File { writer: BufWriter<File>, temporary: Temporary },
+    File { writer: BufWriter<Steady<File>>, temporary: Temporary },
 }
 
 /// A name that goes when nobody holds it any more. A snapshot that was put in place has another name by then.
@@ -153,7 +156,8 @@ impl Depot {
                     .map_err(|error| failed("naming a snapshot")(io::Error::other(error.to_string())))?;
                 let path = directory.join(format!("{number:016x}.part"));
                 let file = File::create_new(&path).map_err(failed("making a snapshot"))?;
-                Ok(Incoming::File { writer: BufWriter::new(file), temporary: Temporary(path) })
+                let writer = BufWriter::with_capacity(WRITE_BYTES, Steady::new(file));
+                Ok(Incoming::File { writer, temporary: Temporary(path) })
             }
         }
     }
@@ -194,7 +198,7 @@ impl Incoming {
             Self::Memory(bytes) => Ok(SnapshotData(Source::Memory(bytes.into()))),
             Self::File { mut writer, temporary } => {
                 writer.flush().map_err(failed("writing a snapshot"))?;
-                writer.get_ref().sync_all().map_err(failed("syncing a snapshot"))?;
+                writer.get_ref().get_ref().sync_all().map_err(failed("syncing a snapshot"))?;
                 let path = temporary.0.clone();
                 let file = Arc::new(File::open(&path).map_err(failed("opening a snapshot"))?);
                 Ok(SnapshotData(Source::File { file, path, _temporary: Some(Arc::new(temporary)) }))

@@ -147,7 +147,12 @@ impl Cluster {
             let leader = self.leader().await;
             match self.nodes[leader].store().submit(envelope.clone()).await {
                 Ok(reply) => Some(reply),
-                Err(SubmitError::NotLeader { .. } | SubmitError::Unknown { .. } | SubmitError::Stopped) => None,
+                Err(
+                    SubmitError::NotLeader { .. }
+                    | SubmitError::NoQuorum { .. }
+                    | SubmitError::Unknown { .. }
+                    | SubmitError::Stopped,
+                ) => None,
                 Err(error) => panic!("{error}"),
             }
         })

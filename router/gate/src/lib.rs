@@ -48,6 +48,6 @@ pub use decision::{Grant, Otherwise, Role, Verdict, decide};
 pub use gate::{Gate, GateCounts, GateError, GateHandle};
 pub use newest::{MappingSource, NoMappings, Redirect};
 pub use options::{GateOptions, HttpLimits};
-pub use stamp::{RequestStamp, StampError};
+pub use stamp::{RequestStamp, StampError, StampValues};
 pub use tls::GateTls;
 pub use tunnel::{Tunnel, Upgrade, UpgradeError};

@@ -65,22 +65,38 @@ impl RequestStamp {
 
     /// Writes the stamp over whatever a request carries.
     pub fn insert_into(&self, headers: &mut HeaderMap) {
-        Self::write(headers, &self.tenant, self.uid, self.epoch);
+        StampValues::new(&self.tenant, self.uid, self.epoch).insert_into(headers);
+    }
+}
+
+/// A stamp as it stands in a head: made once for all requests that carry the same.
+#[derive(Debug, Clone)]
+pub struct StampValues {
+    tenant: HeaderValue,
+    uid: HeaderValue,
+    epoch: HeaderValue,
+}
+
+impl StampValues {
+    /// The stamp of these.
+    #[must_use]
+    pub fn new(tenant: &TenantId, uid: Uid, epoch: Epoch) -> Self {
+        let tenant = HeaderValue::from_str(tenant.as_str()).expect("a DNS label is a header value");
+        Self { tenant, uid: number(uid.get()), epoch: number(epoch.get()) }
     }
 
-    /// The same of parts that belong to somebody else.
-    pub fn write(headers: &mut HeaderMap, tenant: &TenantId, uid: Uid, epoch: Epoch) {
-        let tenant = HeaderValue::from_str(tenant.as_str()).expect("a DNS label is a header value");
-        headers.insert(&wire::TENANT, tenant);
-        headers.insert(&wire::UID, number(uid.get()));
-        headers.insert(&wire::EPOCH, number(epoch.get()));
+    /// Writes the stamp over whatever a request carries.
+    pub fn insert_into(&self, headers: &mut HeaderMap) {
+        headers.insert(&wire::TENANT, self.tenant.clone());
+        headers.insert(&wire::UID, self.uid.clone());
+        headers.insert(&wire::EPOCH, self.epoch.clone());
     }
 }
 
 /// The longest number below 2^64.
 const DIGITS_MAX: usize = 20;
 
-/// A number as a header value. Every request has two of them: written in place, it takes one allocation.
+/// A number as a header value. Written in place, it takes one allocation.
 fn number(mut rest: u64) -> HeaderValue {
     let mut text = [b'0'; DIGITS_MAX];
     let mut first = DIGITS_MAX - 1;

@@ -136,7 +136,7 @@ impl Adaptive {
     }
 
     /// The limit to go by until the next window.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to u32s")]
+    #[expect(clippy::cast_possible_truncation, reason = "clamped to u32s")]
     pub(crate) fn limit(&self) -> u32 {
         let limit = match self.phase {
             Phase::Rising | Phase::Steady => self.limit,

@@ -13,10 +13,13 @@
 //! does not read: from then on a task polls.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -41,33 +44,96 @@ pub(super) struct Alone {
 
 /// Who polls the connection.
 enum Driver {
-    Here(Pin<Box<dyn Future<Output = ()>>>),
+    Here(Box<Here>),
     Task(AbortOnDropHandle<()>),
     /// It is over.
     Ended,
 }
 
+/// A connection that is polled by whoever waits for something on it.
+struct Here {
+    connection: Pin<Box<dyn Future<Output = ()>>>,
+    bell: Arc<Bell>,
+    waker: Waker,
+}
+
+/// What the connection wakes: the task that has polled it last, but not while somebody does something to it who polls it
+/// next.
+struct Bell {
+    task: AtomicWaker,
+    hushed: AtomicBool,
+    rung: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.hushed.load(Ordering::Acquire) {
+            self.rung.store(true, Ordering::Release);
+        } else {
+            self.task.wake();
+        }
+    }
+}
+
+impl Here {
+    fn new(connection: impl Future<Output = ()> + 'static) -> Box<Self> {
+        let bell = Bell { task: AtomicWaker::new(), hushed: AtomicBool::new(false), rung: AtomicBool::new(false) };
+        let bell = Arc::new(bell);
+        Box::new(Self { connection: Box::pin(connection), waker: Waker::from(Arc::clone(&bell)), bell })
+    }
+}
+
 impl Driver {
-    /// Lets it do what it can. Whatever it finds for others is there afterwards.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Self::Here(connection) = self
-            && connection.as_mut().poll(cx).is_ready()
-        {
-            *self = Self::Ended;
+    /// From here on something is done to the connection. That something was sent, taken, or is wanted, is told to it by
+    /// waking whoever has polled it last, which is this very task, or one that has no more to do with it: neither need run
+    /// for that, if this one polls the connection before it waits.
+    fn hush(&self) {
+        if let Self::Here(here) = self {
+            here.bell.rung.store(false, Ordering::Relaxed);
+            here.bell.hushed.store(true, Ordering::Release);
         }
     }
 
-    /// Polls what only the connection brings, with the connection. A wake-up in between would be one of this very task.
+    /// It is done. Whether the connection was told something.
+    fn listen(&self) -> bool {
+        let Self::Here(here) = self else { return false };
+        here.bell.hushed.store(false, Ordering::Release);
+        here.bell.rung.load(Ordering::Acquire)
+    }
+
+    /// Lets it do what it can. Whatever it finds for others is there afterwards.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Here(here) = self {
+            here.bell.task.register(cx.waker());
+            if here.connection.as_mut().poll(&mut Context::from_waker(&here.waker)).is_ready() {
+                *self = Self::Ended;
+            }
+        }
+    }
+
+    /// Polls what only the connection brings, with the connection.
     fn with<T>(&mut self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         if let Self::Here(_) = self {
+            self.hush();
             let outcome = poll(&mut Context::from_waker(Waker::noop()));
+            self.listen();
+            // Whoever has got something polls again, and who has not lets the connection go on.
             if outcome.is_ready() {
                 return outcome;
             }
             self.drive(cx);
-            if let Self::Here(_) = self {
-                return poll(&mut Context::from_waker(Waker::noop()));
+        }
+        if let Self::Here(_) = self {
+            self.hush();
+            let outcome = poll(&mut Context::from_waker(Waker::noop()));
+            if self.listen() && outcome.is_pending() {
+                cx.waker().wake_by_ref();
             }
+            return outcome;
         }
         poll(cx)
     }
@@ -75,7 +141,7 @@ impl Driver {
     /// From now on a task polls.
     fn leave_to_a_task(&mut self) {
         *self = match std::mem::replace(self, Self::Ended) {
-            Self::Here(connection) => Self::Task(AbortOnDropHandle::new(tokio::task::spawn_local(connection))),
+            Self::Here(here) => Self::Task(AbortOnDropHandle::new(tokio::task::spawn_local(here.connection))),
             other => other,
         };
     }
@@ -91,13 +157,13 @@ impl Alone {
             .handshake(TokioIo::new(Hearing::new(stream)))
             .await
             .map_err(ConnectError::Handshake)?;
-        let connection = Box::pin(async move {
+        let here = Here::new(async move {
             let _counted = counted;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a cell has broken");
             }
         });
-        Ok(Self { sender, driver: Driver::Here(connection) })
+        Ok(Self { sender, driver: Driver::Here(here) })
     }
 
     /// Whether it can take a request. While it is idle nobody else notices that the other side has closed it.
@@ -113,7 +179,10 @@ impl Alone {
     ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
         let (sender, driver) = (&mut self.sender, &mut self.driver);
         // What the connection has found must not be kept back because this task has done much already: nobody would wake it.
-        let mut answer = std::pin::pin!(tokio::task::unconstrained(sender.try_send_request(request)));
+        driver.hush();
+        let sent = sender.try_send_request(request);
+        driver.listen();
+        let mut answer = std::pin::pin!(tokio::task::unconstrained(sent));
         std::future::poll_fn(|cx| driver.with(cx, |cx| answer.as_mut().poll(cx))).await
     }
 

@@ -34,7 +34,7 @@ fn replace(table: &ConcurrentTable, entries: &[Arc<Entry>], at: Revision) {
 }
 
 fn epoch_of(table: &ConcurrentTable, tenant: &str) -> Option<u64> {
-    table.find(&TenantId::new(tenant).unwrap()).map(|entry| entry.mapping.epoch.get())
+    table.find(&TenantId::new(tenant).unwrap(), None).map(|entry| entry.mapping.epoch.get())
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn an_entry_comes_back_as_it_was_taken() {
     taken.mapping.hold = Hold::Writes;
     taken.mapping.tier = Tier::Gold;
     assert!(table.install(Arc::new(taken.clone())));
-    assert_eq!(*table.find(&taken.mapping.tenant).unwrap(), taken);
+    assert_eq!(*table.find(&taken.mapping.tenant, None).unwrap(), taken);
     let mut blocks = Vec::new();
     let gathered = table.blocks(7, &mut |block| {
         blocks.push(block.to_vec());
@@ -54,6 +54,40 @@ fn an_entry_comes_back_as_it_was_taken() {
     });
     assert!(gathered.is_ok());
     assert_eq!(blocks, [[Arc::new(taken)]]);
+}
+
+#[test]
+fn what_was_found_last_is_given_again_for_as_long_as_it_stands() {
+    let table = ConcurrentTable::new();
+    let tenant = TenantId::new("t").unwrap();
+    let first = entry("t", 1, 2, 3, 4);
+    assert!(table.install(Arc::clone(&first)));
+    let found = table.find(&tenant, None).unwrap();
+    assert!(Arc::ptr_eq(&table.find(&tenant, Some(Arc::clone(&found))).unwrap(), &found));
+    type Change = fn(&mut Entry);
+    let changes: [Change; 7] = [
+        |entry| entry.mapping.epoch = Epoch(9),
+        |entry| entry.mapping.hold = Hold::All,
+        |entry| entry.mapping.state = MappingState::Migrating,
+        |entry| entry.mapping.tier = Tier::Gold,
+        |entry| entry.mapping.peer = Some(CellId::new("b").unwrap()),
+        |entry| entry.mapping.owner = CellId::new("b").unwrap(),
+        |entry| entry.endpoints = Arc::new(Endpoints::clone(&entry.endpoints)),
+    ];
+    let mut known = found;
+    for (n, change) in (5..).zip(changes) {
+        let mut changed = Entry::clone(&known);
+        changed.mapping.epoch = Epoch(changed.mapping.epoch.get().max(n));
+        changed.mapping.rev = Rev(n);
+        changed.mapping.revision = Revision(n);
+        change(&mut changed);
+        assert!(table.install(Arc::new(changed.clone())), "{n}");
+        let found = table.find(&tenant, Some(known)).unwrap();
+        assert_eq!(*found, changed, "{n}");
+        known = found;
+    }
+    let other = table.find(&tenant, Some(entry("u", 1, 2, 3, 4))).unwrap();
+    assert_eq!(other.mapping.tenant, tenant, "another tenant's is no help");
 }
 
 #[test]
@@ -163,7 +197,7 @@ proptest! {
             *held = (*held).max((uid, epoch, rev));
         }
         for (tenant, newest) in newest {
-            let held = table.find(&TenantId::new(format!("t{tenant}")).unwrap()).unwrap();
+            let held = table.find(&TenantId::new(format!("t{tenant}")).unwrap(), None).unwrap();
             let held = (held.mapping.uid.get(), held.mapping.epoch.get(), held.mapping.rev.get());
             prop_assert_eq!(held, newest);
         }

@@ -280,6 +280,10 @@ impl Databases {
     }
 
     async fn revived_alone(&self, slot: &Slot) -> Result<(), Refusal> {
+        self.brought_on(slot).await.inspect_err(|refusal| slot.failed(refusal))
+    }
+
+    async fn brought_on(&self, slot: &Slot) -> Result<(), Refusal> {
         let (row, word) = match slot.state() {
             State::Open(whole) if whole.has_ended() => {
                 // Whatever has not ended writes under a generation that is not the newest any more.
@@ -287,16 +291,17 @@ impl Databases {
                 slot.set(State::closed(whole.row()));
                 (whole.row(), Word::Unknown)
             }
-            State::Open(_) | State::Nothing => return Ok(()),
+            // It was to be left when it was opened, or after a step, and that could not be written down.
+            State::Open(whole) => return self.leave_alone(slot, &whole).await,
+            State::Nothing => return Ok(()),
             State::Closed(closed) => (closed.row, closed.word),
         };
-        let done = match row.stage {
+        match row.stage {
             _ if word == Word::Unread => self.remember(slot, &row).await,
             Stage::Making => self.unmake(slot, &row).await,
             Stage::Dropping => self.drop_database(slot, &row).await,
             Stage::Ready => self.reopen_known(slot, &row).await,
-        };
-        done.inspect_err(|refusal| slot.failed(refusal))
+        }
     }
 
     /// A tenant as it can be told of; none where there is nothing to tell.
@@ -372,6 +377,9 @@ impl Driver for Databases {
         request: Request<Streaming<wire::FollowRequest>>,
     ) -> BoxFuture<'static, Result<Responses, Status>> {
         let of = move |tenant: &TenantId| match self.state(tenant) {
+            State::Open(whole) if whole.has_ended() => {
+                Err(Status::unavailable(unopened(tenant, &opening()).to_string()))
+            }
             State::Open(whole) => Ok(Arc::clone(&whole.cell)),
             State::Nothing => Ok(Arc::clone(&self.home)),
             State::Closed(closed) => Err(Status::unavailable(unopened(tenant, &closed.why).to_string())),

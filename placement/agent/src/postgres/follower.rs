@@ -99,6 +99,8 @@ async fn run(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) {
             }
             Ended::Lost(reason) => {
                 tracing::debug!(tenant = %tenant.id, source = %follow.cell, %reason, "the change stream was lost");
+                tenant.lock().progress.lost += 1;
+                tenant.notify();
             }
         }
         if tenant.lock().applied() > before {

@@ -37,7 +37,7 @@ const INSTALL_WAIT: &str = "SET LOCAL lock_timeout = '3s'";
 /// Schema, tables and functions. They are there with the transaction's end: not where the agent finds itself in the wrong
 /// database, whose writers would be judged by the wrong options from then on.
 pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Database) -> Result<(), Fault> {
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(blocked)?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(installing)?;
     let (column, schema_of) = match &database.layout {
         Layout::Shared(place) => (place.column.as_deref().unwrap_or_default(), literal(&place.schema)),
         Layout::Schemas { before, after, .. } => {
@@ -63,7 +63,9 @@ pub(crate) async fn install_in(transaction: &Transaction<'_>, database: &Databas
 
 /// With what the functions are by now: an older version that ran in between has put its own back, and has not said so.
 async fn with_functions(transaction: &Transaction<'_>, digest: &str) -> Result<String, Fault> {
-    let sql = "SELECT encode(sha256(convert_to(coalesce(string_agg(p.proname || p.prosrc, '' ORDER BY p.oid), ''), 'UTF8')), 'hex') FROM pg_proc p \
+    // md5() is refused by servers in FIPS mode.
+    let sql = "SELECT encode(sha256(convert_to(coalesce(string_agg(p.proname || p.prosrc, '' ORDER BY p.oid), ''), \
+                                               'UTF8')), 'hex') FROM pg_proc p \
                JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'cellway'";
     let functions: String = transaction.query_one(sql, &[]).await?.get(0);
     Ok(format!("{digest} {functions}"))
@@ -79,11 +81,21 @@ async fn installed(transaction: &Transaction<'_>) -> Result<Option<String>, Faul
 }
 
 fn blocked(error: tokio_postgres::Error) -> Fault {
+    let reason = "somebody reads the tables of schema cellway, as a backup does, and they are to be changed: wait until that is \
+                  over, and start the agent again";
+    waited(error, reason)
+}
+
+fn installing(error: tokio_postgres::Error) -> Fault {
+    let reason = "another agent puts the schema cellway, or its triggers, into this database at this moment: look at \
+                  pg_stat_activity which one, wait until that is over, and start this one again";
+    waited(error, reason)
+}
+
+fn waited(error: tokio_postgres::Error, reason: &str) -> Fault {
     if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
         return error.into();
     }
-    let reason = "somebody reads the tables of schema cellway, as a backup does, and they are to be changed: wait until that is \
-                  over, and start the agent again";
     Fault { state: error.code().map(|state| state.code().to_owned()), ..Fault::new("INSTALL_BLOCKED", reason) }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cell_model::{CellId, TenantId, UnixMillis};
-use cell_planner::GrowthRule;
+use cell_planner::{Amounts, GrowthRule};
 use clap::{Args, Subcommand, ValueEnum};
 
 /// Which fleet is looked at: a file, or the one that the control plane has.
@@ -47,6 +47,9 @@ pub struct BoundArgs {
     /// The most moves at the same time that one failure domain takes part in [default: no bound]
     #[arg(long, value_name = "N")]
     pub at_once_per_domain: Option<u32>,
+    /// The most moves of the whole plan that one cell takes part in; a cell that is drained is not bound by it [default: no bound]
+    #[arg(long, value_name = "N")]
+    pub max_moves_per_cell: Option<u32>,
     /// The longest that all waves may take, as 2h; a move is expected to copy 50 MB a second [default: no bound]
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub window: Option<Duration>,
@@ -56,16 +59,7 @@ pub struct BoundArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Plan {
     /// Where tenants that are nowhere yet belong, and why
-    Place {
-        /// Which tenants [default: all that are nowhere yet]
-        tenants: Vec<TenantId>,
-        /// Of which fleet
-        #[command(flatten)]
-        of: FleetArgs,
-        /// By which numbers
-        #[command(flatten)]
-        judge: JudgeArgs,
-    },
+    Place(Place),
     /// Put right what breaks a constraint, then bring hot cells down
     Rebalance(Asked),
     /// Put right what breaks a constraint; touch nothing else
@@ -84,6 +78,8 @@ pub enum Plan {
     Capacity(CapacityArgs),
     /// Who has outgrown its tier, and who no longer needs it: proposals with their cost
     Tiers(Tiers),
+    /// Default homes of tenants, their shards, and what changes when cells come or go
+    Ring(RingArgs),
     /// Write the fleet as a file, to plan with it elsewhere
     Export {
         /// A JSON file, or a directory for cells.csv and tenants.csv where the name ends with '/' [default: print JSON]
@@ -93,6 +89,28 @@ pub enum Plan {
         #[command(flatten)]
         of: FleetArgs,
     },
+}
+
+/// `plan place`.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// Which tenants [default: all that are nowhere yet]
+    pub tenants: Vec<TenantId>,
+    /// The most moves of other tenants that may be proposed to make room; 0: none
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub max_moves: u32,
+    /// The most that these moves may copy, as 500GB or 2TiB [default: no bound]
+    #[arg(long, value_parser = bytes, value_name = "BYTES")]
+    pub max_bytes: Option<u64>,
+    /// Time for which cooldowns of others are looked at [default: now]
+    #[arg(long, value_parser = time, value_name = "RFC 3339")]
+    pub at: Option<UnixMillis>,
+    /// Of which fleet
+    #[command(flatten)]
+    pub of: FleetArgs,
+    /// By which numbers
+    #[command(flatten)]
+    pub judge: JudgeArgs,
 }
 
 /// What every plan of moves is asked with.
@@ -135,12 +153,37 @@ pub struct FailCell {
     pub judge: JudgeArgs,
 }
 
+/// `plan ring`.
+#[derive(Debug, Clone, Args)]
+pub struct RingArgs {
+    /// Which tenants to list [default: those whose default home changes]
+    pub tenants: Vec<TenantId>,
+    /// With this cell, which is not in the fleet yet
+    #[arg(long, value_name = "CELL")]
+    pub add: Vec<CellId>,
+    /// Without this cell
+    #[arg(long, value_name = "CELL")]
+    pub remove: Vec<CellId>,
+    /// List the shard of each tenant, too: the first so many cells of its walk
+    #[arg(long, value_name = "CELLS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub shard: Option<u16>,
+    /// Key of the ring; the same seed gives the same answer
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Of which fleet
+    #[command(flatten)]
+    pub of: FleetArgs,
+}
+
 /// `plan tiers`.
 #[derive(Debug, Clone, Args)]
 pub struct Tiers {
     /// Where it is remembered from day to day who has asked for another tier: run it once a day with the same file
     #[arg(long, value_name = "FILE")]
     pub watch: Option<PathBuf>,
+    /// The day that --watch counts, as any time of it; each day counts once [default: now]
+    #[arg(long, value_parser = time, value_name = "RFC 3339", requires = "watch")]
+    pub at: Option<UnixMillis>,
     /// For how many days demand is taken to have been as it is, without --watch
     #[arg(long, default_value_t = 30, value_name = "DAYS", conflicts_with = "watch", value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub days: u32,
@@ -170,6 +213,9 @@ pub struct CapacityArgs {
     /// What each zone must be able to lose without passing the high water
     #[arg(long, value_enum, default_value_t = Survive::Cell)]
     pub survive: Survive,
+    /// Capacity of a cell to add, as cpu=16,connections=400,storage=800 [default: that of the zone's largest cell]
+    #[arg(long, value_parser = shape, value_name = "AMOUNTS")]
+    pub shape: Option<Amounts>,
     /// Ask, too, what the loss of this cell would do
     #[arg(long, value_name = "CELL")]
     pub lose_cell: Vec<CellId>,
@@ -239,6 +285,9 @@ pub struct Simulate {
     /// Make a plan every so many days; 0: never
     #[arg(long, default_value_t = 1, value_name = "DAYS")]
     pub plan_every: u32,
+    /// Weight of the newest day in what is expected of tomorrow: above 0, at most 1 [default: 0.3]
+    #[arg(long, value_parser = rate, value_name = "SHARE")]
+    pub smoothing: Option<f64>,
     /// Leave who has moved alone for so many days
     #[arg(long, default_value_t = 7, value_name = "DAYS")]
     pub cooldown_days: u32,
@@ -286,6 +335,9 @@ pub struct Apply {
     /// A plan that `cellctl plan … -o json` has written; '-' reads it from standard input
     #[arg(long, short, value_name = "FILE")]
     pub file: PathBuf,
+    /// Take back what an earlier run has moved: the plan's own way back, wave by wave
+    #[arg(long)]
+    pub undo: bool,
     /// How long each new owner serves before its move is final and the next wave may begin
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
     pub soak: Duration,
@@ -356,6 +408,24 @@ fn growth_of(text: &str) -> Result<GrowthOf, String> {
     }
 }
 
+/// Amounts of all resources: `cpu=16,connections=400,storage=800`.
+fn shape(text: &str) -> Result<Amounts, String> {
+    let wrong = || "give all three, as cpu=16,connections=400,storage=800".to_owned();
+    let mut given = [None; 3];
+    for part in text.split(',') {
+        let (name, amount) = part.trim().split_once('=').ok_or_else(wrong)?;
+        let at = ["cpu", "connections", "storage"].iter().position(|of| *of == name).ok_or_else(wrong)?;
+        let amount = amount.parse::<f64>().map_err(|_| wrong())?;
+        if given[at].replace(amount).is_some() {
+            return Err(format!("{name} is there twice"));
+        }
+    }
+    match given {
+        [Some(cpu), Some(connections), Some(storage)] => Ok(Amounts { cpu, connections, storage }),
+        _ => Err(wrong()),
+    }
+}
+
 fn time(text: &str) -> Result<UnixMillis, String> {
     let at = humantime::parse_rfc3339_weak(text).map_err(|error| format!("{error}: as 2026-03-01T06:00:00Z"))?;
     let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "a time after 1970 is wanted".to_owned())?;
@@ -383,6 +453,15 @@ mod tests {
         assert_eq!(growth_of("region=eu-1:3%").unwrap().0.region, "eu-1");
         for bad in ["gold:8%", "tier=tin:8%", "region=:3%", "tier=gold"] {
             assert!(growth_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_shape_names_all_resources_once() {
+        let read = shape("cpu=16, connections=400,storage=0.5").unwrap();
+        assert_eq!((read.cpu, read.connections, read.storage), (16.0, 400.0, 0.5));
+        for bad in ["", "cpu=16", "cpu=1,cpu=2,storage=3", "cpu=1,connections=2,storage=much", "tea=1"] {
+            assert!(shape(bad).is_err(), "{bad}");
         }
     }
 

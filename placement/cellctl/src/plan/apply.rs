@@ -8,20 +8,22 @@
 //!
 //! Nothing is remembered here: where each move stands is read from the control plane, so an `apply` that was
 //! interrupted goes on when it is run again. The first run is refused unless the fleet is still at the revision that
-//! the plan was made on; a later one is known by moves of the plan that were made after that revision.
+//! the plan was made on; a later one is known by moves that were asked for with the plan's own request ids
+//! (`ticket.rs`), as the audit trail tells. `--undo` goes the plan's way back, where such moves were made.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use cell_client::{ClientError, ListOptions, WriteOptions, trailer, wire};
-use cell_model::{MoveId, MoveOptions, Revision, TenantId};
-use cell_planner::PlannedMove;
+use cell_model::{AuditEntry, MoveId, MoveOptions, Revision, TenantId};
+use cell_planner::{PlannedMove, Wave};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::document::PlanDocument;
-use super::{plural, source};
+use super::ticket::Tickets;
+use super::{live, plural, source};
 use crate::cli::{Apply, Output};
 use crate::commands::Control;
 use crate::console;
@@ -100,8 +102,13 @@ enum End {
 struct Applying {
     control: Control,
     document: PlanDocument,
+    is_undo: bool,
+    /// Of the moves that are made here.
+    tickets: Tickets,
     options: MoveOptions,
     lines: Vec<Line>,
+    /// How often each was asked for.
+    attempts: Vec<u64>,
     /// Moves that have been seen under way.
     moves: BTreeMap<usize, MoveId>,
 }
@@ -122,20 +129,31 @@ impl Applying {
             target: planned.target.to_string(),
             standing: Standing::Pending { record: Revision(0) },
         };
-        let waves = (1..).zip(&document.plan.waves);
+        let waves = (1..).zip(waves_of(&document, apply.undo));
         let lines: Vec<Line> =
             waves.flat_map(|(number, wave)| wave.moves.iter().map(move |planned| line(number, planned))).collect();
-        Ok(Self { control, document, options, lines, moves: BTreeMap::new() })
+        let tickets = if apply.undo { Tickets::of_undo(&document) } else { Tickets::of(&document) };
+        let attempts = vec![0; lines.len()];
+        let moves = BTreeMap::new();
+        Ok(Self { control, document, is_undo: apply.undo, tickets, options, lines, attempts, moves })
     }
 
     /// Reads where everything stands, and refuses a plan whose fleet has moved on.
     async fn begin(&mut self) -> Result<(), Failure> {
+        let again = "make the plan anew: `cellctl plan … -o json`";
+        let here = live::cluster(&self.control).await?;
+        let made_of = &self.document.plan.cluster;
+        if *made_of != here {
+            let made_of = if made_of.is_empty() { "no control plane" } else { made_of.as_str() };
+            let origin = &self.document.origin;
+            let message = format!("the plan was made of {made_of} ({origin}), this is control plane {here}");
+            return Err(Failure::new("PLAN_OTHER_CLUSTER", message, again));
+        }
         let confirmed = self.control.client.confirm_revision(1, None).await?;
         for index in 0..self.lines.len() {
             self.look(index).await?;
         }
         let parent = self.document.plan.parent;
-        let again = "make the plan anew: `cellctl plan … -o json`";
         let elsewhere = self.lines.iter().find_map(|line| match &line.standing {
             Standing::Elsewhere { why } => Some(why.clone()),
             _ => None,
@@ -144,10 +162,13 @@ impl Applying {
             let message = format!("the plan no longer fits the fleet: {why}");
             return Err(Failure::new("PLAN_STALE", message, again));
         }
+        if self.is_undo {
+            return self.begin_undo(parent).await;
+        }
         if confirmed.revision == parent {
             return Ok(());
         }
-        let begun = self.begun(parent).await?;
+        let begun = self.begun(parent, &self.tickets).await?;
         if begun == 0 {
             let message =
                 format!("the plan was made at revision {parent}, the fleet is at revision {}", confirmed.revision);
@@ -157,28 +178,60 @@ impl Applying {
         Ok(())
     }
 
+    /// Only what this plan has moved is taken back.
+    async fn begin_undo(&self, parent: Revision) -> Result<(), Failure> {
+        let begun = self.begun(parent, &Tickets::of(&self.document)).await?;
+        if begun == 0 {
+            let message = "no move of this plan was made, as far back as the audit trail goes";
+            let hint = "`cellctl get moves --all` shows what was moved; make a plan of its own for the way back";
+            return Err(Failure::new("PLAN_NOT_APPLIED", message, hint));
+        }
+        if !self.document.plan.undo.feasible {
+            console::note("note: the way back leads to what was wrong when the plan was made");
+        }
+        console::note(&format!("{begun} of {} were made: taking them back", self.count()));
+        Ok(())
+    }
+
     fn count(&self) -> String {
         plural(self.lines.len(), "move")
     }
 
-    /// How many moves of the plan were asked for after it was made.
-    async fn begun(&self, parent: Revision) -> Result<usize, Failure> {
+    /// How many moves of the plan were asked for with these tickets.
+    async fn begun(&self, parent: Revision, tickets: &Tickets) -> Result<usize, Failure> {
         let mut begun = 0;
         for line in &self.lines {
             let filter = line.tenant.clone();
             let options = ListOptions { filter, include_ended: true, page_size: 50, ..ListOptions::default() };
             let moves = self.control.client.list_moves(options).await?.items;
-            let ours = |of: &&wire::Move| {
-                let id = of.id.parse::<MoveId>().map(|id| id.0).unwrap_or_default();
-                of.source == line.source && of.target == line.target && id > parent.get()
-            };
-            begun += usize::from(moves.iter().any(|of| ours(&of)));
+            // Most tenants have not been moved since: the trail is not read for them.
+            let since = |of: &wire::Move| of.id.parse::<MoveId>().is_ok_and(|id| id.0 > parent.get());
+            if moves.iter().any(since) && self.was_asked(&tenant_of(line)?, tickets).await? {
+                begun += 1;
+            }
         }
         Ok(begun)
     }
 
+    /// Whether the audit trail has a move of that tenant that was asked for with these tickets and begun.
+    async fn was_asked(&self, tenant: &TenantId, tickets: &Tickets) -> Result<bool, Failure> {
+        let mut after = 0;
+        loop {
+            let page = self.control.client.list_audit(after, Some(tenant)).await?;
+            let is_ours = |of: &AuditEntry| {
+                let ours = of.request_id.is_some_and(|id| tickets.is_ours(tenant, id));
+                of.action == "move-tenant" && of.outcome == "done" && ours
+            };
+            if page.entries.iter().any(is_ours) {
+                return Ok(true);
+            }
+            let Some(next) = page.next else { return Ok(false) };
+            after = next;
+        }
+    }
+
     async fn until_end(&mut self, bar: &ProgressBar) -> Result<End, Failure> {
-        let waves = self.document.plan.waves.len();
+        let waves = waves_of(&self.document, self.is_undo).len();
         for wave in 1..=waves {
             let of_wave: Vec<usize> = (0..self.lines.len()).filter(|&at| self.lines[at].wave == wave).collect();
             let mut stopped = None;
@@ -229,10 +282,12 @@ impl Applying {
 
     async fn start(&mut self, index: usize, record: Revision) -> Result<Option<String>, Failure> {
         let line = &self.lines[index];
-        let planned = self.document.plan.waves.iter().flat_map(|wave| &wave.moves).nth(index);
+        let planned = waves_of(&self.document, self.is_undo).iter().flat_map(|wave| &wave.moves).nth(index);
         let Some(planned) = planned else { return Ok(None) };
+        let request_id = self.tickets.request(&planned.tenant, record, self.attempts[index]);
+        self.attempts[index] += 1;
         // Refused if anybody has touched the tenant since it was looked at.
-        let write = WriteOptions { expected_revision: Some(record), ..WriteOptions::default() };
+        let write = WriteOptions { request_id: Some(request_id), expected_revision: Some(record) };
         let options = self.options.clone();
         match self.control.client.move_tenant(&planned.tenant, &planned.target, options, write).await {
             Ok((id, _)) => {
@@ -266,9 +321,7 @@ impl Applying {
         if matches!(line.standing, Standing::Failed { .. }) {
             return Ok(());
         }
-        let name = TenantId::new(&line.tenant).map_err(|error| {
-            Failure::new("PLAN_SYNTAX", format!("the plan names a tenant that cannot be: {error}"), "make it anew")
-        })?;
+        let name = tenant_of(line)?;
         let record = match self.control.client.get_tenant(&name).await {
             Ok(record) => record,
             Err(ClientError::Rejected { message, .. }) => {
@@ -331,7 +384,8 @@ impl Applying {
     fn close(&self, end: Option<&End>, file: &Path) -> Result<Exit, Failure> {
         let done = self.in_standing(|of| *of == Standing::Done);
         let pending = self.in_standing(|of| matches!(of, Standing::Pending { .. }));
-        let again = format!("`cellctl apply -f {}` goes on where it stands", file.display());
+        let undo = if self.is_undo { " --undo" } else { "" };
+        let again = format!("`cellctl apply -f {}{undo}` goes on where it stands", file.display());
         match end {
             Some(End::Done) => {
                 console::note(&format!("{} of {} done", done, self.count()));
@@ -350,13 +404,26 @@ impl Applying {
     }
 }
 
+/// The waves that are run.
+fn waves_of(document: &PlanDocument, is_undo: bool) -> &[Wave] {
+    if is_undo { &document.plan.undo.waves } else { &document.plan.waves }
+}
+
+fn tenant_of(line: &Line) -> Result<TenantId, Failure> {
+    TenantId::new(&line.tenant).map_err(|error| {
+        Failure::new("PLAN_SYNTAX", format!("the plan names a tenant that cannot be: {error}"), "make it anew")
+    })
+}
+
 /// What a tenant's record says of a planned move; `ended` is the move that was seen under way, if it has ended.
 fn standing(line: &Line, record: &wire::Tenant, ended: Option<&wire::Move>) -> Standing {
     let mapping = record.mapping.clone().unwrap_or_default();
     let (tenant, owner) = (&line.tenant, &mapping.owner);
     if let Some(movement) = &record.r#move {
-        let ours = movement.source == line.source && movement.target == line.target;
-        if ours {
+        if movement.rehearse {
+            return Standing::Elsewhere { why: format!("a move of tenant {tenant} is rehearsed: {}", movement.id) };
+        }
+        if movement.source == line.source && movement.target == line.target {
             let phase = crate::view::phase_word(movement.phase);
             return Standing::Running { id: movement.id.clone(), phase };
         }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cell_model::UnixMillis;
-use cell_planner::{Bounds, Goal, PlanError, Request, Verdict};
+use cell_planner::{Bounds, Goal, Left, PlanError, Request, Verdict};
 
 use super::document::PlanDocument;
 use super::{capacity, html, load, place, policy, ring, source, text, tiers};
@@ -13,13 +13,14 @@ use crate::failure::{Exit, Failure};
 
 pub(crate) fn run(global: &Global, plan: Plan) -> Result<Exit, Failure> {
     match plan {
-        Plan::Place { tenants, of, judge } => place::run(global, &tenants, &of, &judge),
+        Plan::Place(asked) => place::run(global, &asked),
         Plan::Rebalance(asked) => moves(global, Goal::Rebalance, &asked),
         Plan::Repair(asked) => moves(global, Goal::Repair, &asked),
         Plan::Drain { cells, asked } => moves(global, Goal::Drain { cells }, &asked),
         Plan::FailCell(asked) => capacity::fail(global, &asked),
         Plan::Capacity(asked) => capacity::run(global, &asked),
         Plan::Tiers(asked) => tiers::run(global, &asked),
+        Plan::Ring(asked) => super::ring::run(global, &asked),
         Plan::Export { to, of } => export(global, to.as_deref(), &of),
     }
 }
@@ -33,6 +34,8 @@ fn moves(global: &Global, goal: Goal, asked: &Asked) -> Result<Exit, Failure> {
         cell_planner::plan(&loaded.fleet, policy, Some(&ring), &request).map_err(|error| refused(&error))
     })?;
     let (verdict, moves) = (planned.verdict, planned.moves);
+    let stays =
+        planned.left.first().map(|first| incomplete(first, planned.left.len() + planned.left_unlisted, moves));
     let printed = match global.output {
         Output::Table => text::plan(&planned, &loaded, !global.no_headers),
         Output::Json => PlanDocument::new(planned, &loaded).to_json(),
@@ -40,6 +43,9 @@ fn moves(global: &Global, goal: Goal, asked: &Asked) -> Result<Exit, Failure> {
         Output::Name => text::names(&planned),
     };
     console::data(&printed);
+    if let Some(stays) = stays {
+        return Err(stays);
+    }
     Ok(match verdict {
         Verdict::Stuck => Exit::Failed,
         _ if asked.detailed_exitcode && moves > 0 => Exit::Changes,
@@ -54,17 +60,51 @@ pub(super) fn bounds(said: &BoundArgs) -> Bounds {
         at_once_max: said.at_once,
         at_once_per_cell_max: said.at_once_per_cell,
         at_once_per_domain_max: said.at_once_per_domain.unwrap_or(u32::MAX),
+        moves_per_cell_max: said.max_moves_per_cell.unwrap_or(u32::MAX),
         seconds_max: said.window.map_or(u64::MAX, |window| window.as_secs()),
-        ..Bounds::default()
     }
 }
 
-fn now() -> UnixMillis {
+pub(super) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Somebody stays although the goal wants it elsewhere.
+fn incomplete(first: &Left, count: usize, moves: usize) -> Failure {
+    let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    let message = format!("the plan leaves tenant {}{others} on {}: {}", first.tenant, first.cell, first.why);
+    let nearest = first.decision.as_ref().and_then(|decision| decision.counterfactuals.first());
+    let hint = nearest.map_or_else(
+        || {
+            let rest = if moves > 0 { "the plan that was printed does the rest; " } else { "" };
+            format!("{rest}mend what is named, or widen the bounds of the plan")
+        },
+        |nearest| nearest.sentence.clone(),
+    );
+    Failure::new("PLAN_INCOMPLETE", message, hint)
+}
+
+/// The flag of a bound.
+fn flag(bound: &str) -> &str {
+    match bound {
+        "moves-max" => "--max-moves",
+        "bytes-max" => "--max-bytes",
+        "at-once-max" => "--at-once",
+        "at-once-per-cell-max" => "--at-once-per-cell",
+        "at-once-per-domain-max" => "--at-once-per-domain",
+        "moves-per-cell-max" => "--max-moves-per-cell",
+        "seconds-max" => "--window",
+        other => other,
+    }
+}
+
 fn refused(error: &PlanError) -> Failure {
+    if let PlanError::BoundInvalid { bound } = error {
+        let message = format!("{} is 0: a plan could hold no move", flag(bound));
+        let hint = if *bound == "seconds-max" { "give at least 1s" } else { "give at least 1" };
+        return Failure::new(error.code(), message, hint);
+    }
     let hint = match error {
         PlanError::CellUnknown { .. } => "name a cell of the fleet",
         PlanError::NothingToDrain => "`cellctl plan drain CELL`",
@@ -75,6 +115,12 @@ fn refused(error: &PlanError) -> Failure {
 }
 
 fn export(global: &Global, to: Option<&std::path::Path>, of: &FleetArgs) -> Result<Exit, Failure> {
+    if global.output == Output::Html {
+        return Err(Failure::usage(
+            "`plan export` writes a fleet, which has no page",
+            "-o json, or --to FILE|DIR/",
+        ));
+    }
     let loaded = load(global, of)?;
     let document = loaded.fleet.to_document();
     match to {

@@ -3,7 +3,8 @@
 
 use cell_model::{CellId, Revision};
 use cell_planner::{
-    CapacityError, CapacityReport, CapacityRequest, Fleet, Growth, HomeRing, Loss, LossReport, Policy, ZoneCapacity,
+    CapacityError, CapacityReport, CapacityRequest, Fleet, Growth, HomeRing, Loss, LossReport, NewHome, Policy,
+    ZoneCapacity,
 };
 use serde::Serialize;
 
@@ -15,7 +16,7 @@ use crate::failure::{Exit, Failure};
 use crate::render::table;
 use crate::view::API_VERSION;
 
-/// Tenants without a home that the text lists.
+/// Tenants that have lost their home that the text lists, with a new one and without.
 const SHOWN: usize = 10;
 
 #[derive(Debug, Serialize)]
@@ -41,8 +42,8 @@ pub(super) fn run(global: &Global, asked: &CapacityArgs) -> Result<Exit, Failure
         growth: Growth { monthly: asked.growth, rules: asked.growth_of.iter().map(|of| of.0.clone()).collect() },
         horizon_days: asked.horizon,
         survive: asked.survive.into(),
+        shape: asked.shape,
         losses: losses(&asked.lose_cell, &asked.lose_domain, &asked.lose_region),
-        ..CapacityRequest::default()
     };
     let report = ask(&loaded.fleet, &asked.judge, &request)?;
     console::data(&match global.output {
@@ -56,24 +57,34 @@ pub(super) fn run(global: &Global, asked: &CapacityArgs) -> Result<Exit, Failure
 
 pub(super) fn fail(global: &Global, asked: &FailCell) -> Result<Exit, Failure> {
     let loaded = load(global, &asked.of)?;
-    let losses = losses(&asked.cells, &asked.domain, &asked.region);
-    let request = CapacityRequest { losses, ..CapacityRequest::default() };
-    let report = ask(&loaded.fleet, &asked.judge, &request)?;
+    let lost = losses(&asked.cells, &asked.domain, &asked.region);
+    let (policy, ring): (Policy, HomeRing) = (policy(&asked.judge)?, ring(&loaded.fleet, &asked.judge)?);
+    let looking = || cell_planner::losses(&loaded.fleet, policy, Some(&ring), &lost);
+    let items = console::while_waiting("looking for room", looking).map_err(|error| refused(&error))?;
+    let parent = loaded.fleet.revision();
     console::data(&match global.output {
         Output::Table => {
-            let told = report.losses.iter().map(|of| loss(of, &loaded.origin, !global.no_headers));
+            let told = items.iter().map(|of| loss(of, &loaded.origin, !global.no_headers));
             told.collect::<Vec<_>>().join("\n")
         }
-        Output::Json => {
-            document("LossList", &loaded.origin, Losses { parent: report.parent, items: &report.losses })
-        }
-        Output::Html => html::losses(&report, &loaded.origin),
+        Output::Json => document("LossList", &loaded.origin, Losses { parent, items: &items }),
+        Output::Html => html::losses(&items, parent, policy.high_water, &loaded.origin),
         Output::Name => {
-            let stranded = report.losses.iter().flat_map(|of| &of.stranded);
+            let stranded = items.iter().flat_map(|of| &of.stranded);
             stranded.map(|of| format!("tenant/{}\n", of.tenant)).collect()
         }
     });
-    Ok(Exit::Done)
+    let stranded = |of: &LossReport| of.stranded.len() + of.stranded_unlisted;
+    let Some(worst) = items.iter().max_by_key(|of| stranded(of)).filter(|of| stranded(of) > 0) else {
+        return Ok(Exit::Done);
+    };
+    let who = plural(stranded(worst), "tenant");
+    let message = format!("the loss of {} leaves {who} without a cell", name(&worst.loss));
+    Err(Failure::new(
+        "NO_CELL_ADMITS",
+        message,
+        "`cellctl plan capacity` counts the cells to add; -o json says what each lacks",
+    ))
 }
 
 fn document(kind: &'static str, origin: &str, report: impl Serialize) -> String {
@@ -128,11 +139,22 @@ fn text(report: &CapacityReport, origin: &str, headers: bool) -> String {
     for zone in &report.zones {
         text.push_str(&format!("  {}: {}\n", zone.zone, zone.sentence));
     }
+    if let Some(told) = nowhere(report) {
+        text.push_str(&format!("  {told}\n"));
+    }
     for of in &report.losses {
         text.push('\n');
         text.push_str(&loss(of, origin, headers));
     }
     text
+}
+
+/// Tenants for which there is no cell at all, if there are any.
+pub(super) fn nowhere(report: &CapacityReport) -> Option<String> {
+    let who = plural(report.nowhere, "tenant");
+    (report.nowhere > 0).then(|| {
+        format!("{who} on no cell may be on none: add a cell of the region, residency and kind that each wants")
+    })
 }
 
 /// A zone's numbers.
@@ -154,6 +176,11 @@ pub(super) fn zone_row(zone: &ZoneCapacity) -> Vec<String> {
         days(zone.zone_breach.as_ref().map(|breach| breach.days)),
         if zone.cells_to_add == 0 { "none".into() } else { plural(zone.cells_to_add as usize, "cell") },
     ]
+}
+
+/// Who goes where.
+pub(super) fn home_row(home: &NewHome) -> Vec<String> {
+    [home.tenant.to_string(), home.source.to_string(), home.target.to_string()].into()
 }
 
 fn loss(report: &LossReport, origin: &str, headers: bool) -> String {
@@ -182,6 +209,15 @@ fn loss(report: &LossReport, origin: &str, headers: bool) -> String {
         });
         text.push('\n');
         text.push_str(&table(&["TAKEN IN BY", "TENANTS", "FULLEST", "AT", "DAY AFTER"], rows, headers));
+    }
+    if !report.homes.is_empty() {
+        let rows = report.homes.iter().take(SHOWN).map(home_row);
+        text.push('\n');
+        text.push_str(&table(&["TENANT", "FROM", "TO"], rows, headers));
+        let more = report.rehomed.saturating_sub(SHOWN);
+        if more > 0 {
+            text.push_str(&format!("  and {more} more: -o json has them\n"));
+        }
     }
     if !report.stranded.is_empty() {
         text.push_str("\nno room for\n");

@@ -23,7 +23,11 @@ pub(super) struct PlanDocument {
 
 impl PlanDocument {
     pub(super) fn new(plan: Plan, loaded: &Loaded) -> Self {
-        Self { api_version: API_VERSION.into(), kind: KIND.into(), origin: loaded.origin.clone(), plan }
+        Self::of(plan, loaded.origin.clone())
+    }
+
+    pub(super) fn of(plan: Plan, origin: String) -> Self {
+        Self { api_version: API_VERSION.into(), kind: KIND.into(), origin, plan }
     }
 
     pub(super) fn to_json(&self) -> String {

@@ -31,6 +31,11 @@ pub(super) struct Explanation {
     /// Where it would be best now.
     #[serde(flatten)]
     pub(super) decision: Decision,
+    /// How full each candidate is as it is, for the chart.
+    #[serde(skip)]
+    pub(super) now: Vec<f64>,
+    #[serde(skip)]
+    pub(super) high_water: f64,
 }
 
 pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &JudgeArgs) -> Result<Exit, Failure> {
@@ -39,6 +44,8 @@ pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &Judg
     let tenant = find(&loaded, name)?;
     let layout = Layout::new(&loaded.fleet, policy);
     let decision = place(&layout, Some(&ring), tenant).map_err(|error| moving(&error))?;
+    let now = decision.candidates.iter().filter_map(|of| loaded.fleet.find_cell(of.cell.as_str()));
+    let now = now.map(|cell| layout.peak_report(cell).share).collect();
     let explanation = Explanation {
         api_version: API_VERSION,
         kind: "Explanation",
@@ -46,6 +53,8 @@ pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &Judg
         cell: layout.home(tenant).map(|cell| layout.cell_id(cell).to_string()),
         placed: if loaded.is_live { kept(global, name)? } else { None },
         decision,
+        now,
+        high_water: policy.high_water,
     };
     console::data(&match global.output {
         Output::Table => told(&explanation),
@@ -91,6 +100,9 @@ pub(super) fn decision(decision: &Decision) -> String {
         Some(cell) => format!("tenant {} → cell {cell}, out of {asked}\n", decision.tenant),
         None => format!("tenant {}: none of {asked} admits it\n", decision.tenant),
     };
+    if let Some(alone) = &decision.best_alone {
+        let _ = writeln!(text, "  {alone} would be best for it alone; so all that are placed together do better");
+    }
     if let Some(margin) = margin(decision) {
         let _ = writeln!(text, "  better than {margin}");
     }

@@ -1,10 +1,12 @@
 //! Reports as one page each: no script, nothing from outside, light and dark.
 
+use cell_model::Revision;
 use cell_planner::{CapacityReport, CellChange, Decision, Left, LossReport, Plan, SimulationReport, Verdict};
 
 use super::chart::{self, Change, Day, Level, Line, escaped};
 use super::explain::{self, Explanation};
-use super::place::Placements;
+use super::place::{self, Placements};
+use super::ring::{self, Preview};
 use super::text::{self, percent, size};
 use super::tiers::{self, Proposals};
 use super::{Loaded, capacity, plural, simulate};
@@ -133,6 +135,9 @@ pub(super) fn plan(plan: &Plan, loaded: &Loaded) -> String {
         page.section("Moves", sentence, &moves(plan));
     }
     left(&mut page, "Who stays although it should not", &plan.left, plan.left_unlisted);
+    if let Some(waiting) = text::waiting(plan) {
+        page.section("Who waits", &format!("{waiting}."), "");
+    }
     page.section("How good it is", &format!("{}.", sentence_of(&text::distance(plan))), &undo(plan));
     page.finish("times are UTC, shares are of each cell's budget, 1 GB is 10⁹ bytes")
 }
@@ -225,25 +230,32 @@ fn undo(plan: &Plan) -> String {
 }
 
 /// Several placements.
-pub(super) fn placements(placements: &Placements) -> String {
+pub(super) fn placements(placements: &Placements, high_water: f64) -> String {
     let items = &placements.items;
     let placed = items.iter().filter(|decision| decision.chosen.is_some()).count();
     let badge = if placed == items.len() { ("all placed", "good") } else { ("some have no cell", "bad") };
     let mut page = Page::new("Placements", badge, "Each decision is made with those before it carried out.");
     page.tiles(&[(items.len().to_string(), "tenants"), (placed.to_string(), "find a cell")]);
+    if !placements.first.is_empty() {
+        let columns = ["First", "Tenant", "From", "To", "Copies", "Reason"];
+        let sentence = "To make room, these move one after the other before anybody is placed.";
+        page.section("First", sentence, &table(&columns, (1..).zip(&placements.first).map(place::first_row)));
+    }
     let rows = items.iter().map(|decision| {
-        let peak = decision.candidates.first().map(|best| format!("{} {}", percent(best.peak.share), best.peak.at));
         let nearest = decision.counterfactuals.first().map(|of| of.sentence.clone());
         vec![
             decision.tenant.to_string(),
             decision.chosen.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
-            peak.unwrap_or_default(),
+            place::fullest(decision).unwrap_or_default(),
             explain::margin(decision).unwrap_or_default(),
             nearest.unwrap_or_default(),
         ]
     });
     let columns = ["Tenant", "Cell", "Fullest then", "Better than", "What would change it"];
     page.section("Decisions", "", &table(&columns, rows));
+    if !placements.cells.is_empty() {
+        cells(&mut page, &placements.cells, high_water);
+    }
     page.finish("shares are of each cell's budget")
 }
 
@@ -264,6 +276,20 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         &one_line(decision),
         &format!("<pre>{}</pre>", escaped(&explain::decision(decision))),
     );
+    if !decision.candidates.is_empty() {
+        let changes: Vec<Change> = (1..)
+            .zip(decision.candidates.iter().zip(&explanation.now))
+            .map(|(place, (of, now)): (usize, _)| Change {
+                name: of.cell.to_string(),
+                before: *now,
+                after: of.peak.share,
+                note: format!("{place}. {}", of.peak.at),
+            })
+            .collect();
+        let levels = [level(1.0, "budget", "budget"), level(explanation.high_water, "high water", "water")];
+        let sentence = "How full the best cells are at their worst hour: ring now, dot with the tenant on it.";
+        page.section("The best cells", sentence, &chart::changes(&changes, &levels));
+    }
     page.finish("less is better in every term, and an earlier term outweighs all later ones")
 }
 
@@ -273,13 +299,13 @@ fn one_line(decision: &Decision) -> String {
 }
 
 /// What losses would do.
-pub(super) fn losses(report: &CapacityReport, origin: &str) -> String {
-    let stranded = report.losses.iter().map(|of| of.stranded.len() + of.stranded_unlisted).sum::<usize>();
+pub(super) fn losses(losses: &[LossReport], parent: Revision, high_water: f64, origin: &str) -> String {
+    let stranded = losses.iter().map(|of| of.stranded.len() + of.stranded_unlisted).sum::<usize>();
     let badge = if stranded == 0 { ("everybody finds room", "good") } else { ("some find no room", "bad") };
-    let names: Vec<String> = report.losses.iter().map(|of| capacity::name(&of.loss)).collect();
-    let under = format!("{origin} at revision {}. Each is lost for itself.", report.parent);
+    let names: Vec<String> = losses.iter().map(|of| capacity::name(&of.loss)).collect();
+    let under = format!("{origin} at revision {parent}. Each is lost for itself.");
     let mut page = Page::new(&format!("Loss of {}", names.join(", ")), badge, &under);
-    report.losses.iter().for_each(|of| loss(&mut page, of, report.policy.high_water));
+    losses.iter().for_each(|of| loss(&mut page, of, high_water));
     page.finish("a lost cell's tenants are restored or taken over by force: docs/migration.md")
 }
 
@@ -295,6 +321,11 @@ fn loss(page: &mut Page, of: &LossReport, high_water: f64) {
     ]);
     if !of.takers.is_empty() {
         cells(page, &of.takers, high_water);
+        let rows = of.homes.iter().map(capacity::home_row);
+        let more = of.homes_unlisted;
+        let more = if more == 0 { String::new() } else { format!(" {more} more are only counted.") };
+        let sentence = format!("The hardest to place come first.{more}");
+        page.section("Who goes where", &sentence, &table(&["Tenant", "From", "To"], rows));
     }
     left(page, "Who finds no room", &of.stranded, of.stranded_unlisted);
 }
@@ -314,8 +345,55 @@ pub(super) fn tiers(proposals: &Proposals) -> String {
     ]);
     let columns = ["Tenant", "Has", "Wants", "Days", "Largest share", "On", "Copies", "Takes", "Leaves idle"];
     let told = "Share of its cell that a tenant takes by itself, where that is most.";
+    if !proposals.items.is_empty() {
+        let changes: Vec<Change> = proposals
+            .items
+            .iter()
+            .take(CELLS_MAX)
+            .map(|of| Change {
+                name: of.tenant.to_string(),
+                before: of.signal.share,
+                after: of.signal.share,
+                note: format!("{} → {}", tiers::name(of.from), tiers::name(of.to)),
+            })
+            .collect();
+        let policy = &proposals.policy;
+        let levels = [level(policy.gold.enter, "gold", "bound"), level(policy.platinum.enter, "platinum", "water")];
+        page.section("How large they are", told, &chart::changes(&changes, &levels));
+    }
     page.section("Proposals", told, &table(&columns, proposals.items.iter().map(tiers::row)));
     page.finish(tiers::NEXT)
+}
+
+/// Default homes.
+pub(super) fn ring(preview: &Preview) -> String {
+    let under = format!("{} at revision {}.", preview.origin, preview.parent);
+    let mut page = Page::new("Default homes", ("", ""), &under);
+    page.tiles(&[
+        (preview.tenants.to_string(), "tenants"),
+        (preview.changed.to_string(), "get another default home"),
+        (percent(preview.churn.moved), "of all names that could be"),
+    ]);
+    #[expect(clippy::cast_precision_loss, reason = "a share is drawn")]
+    let share = |count: usize| count as f64 / preview.tenants.max(1) as f64;
+    let changes: Vec<Change> = preview
+        .cells
+        .iter()
+        .take(CELLS_MAX)
+        .map(|(cell, part)| Change {
+            name: cell.to_string(),
+            before: share(part.tenants),
+            after: share(part.tenants_then),
+            note: format!("{} → {}", part.tenants, part.tenants_then),
+        })
+        .collect();
+    let sentence = format!("{}. Ring now, dot then.", sentence_of(&ring::heading(preview)));
+    page.section(
+        "Of which share of tenants each cell is the default home",
+        &sentence,
+        &chart::changes(&changes, &[]),
+    );
+    page.finish("the ring orders cells for a tenant; residency, room and all other filters come first")
 }
 
 /// How long there is room.
@@ -353,6 +431,8 @@ pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
     let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days} days.");
     page.section("From now to the horizon", &sentence, &chart::changes(&changes, &levels));
     let rows = report.zones.iter().map(|zone| vec![zone.zone.clone(), zone.sentence.clone()]);
+    let nowhere = capacity::nowhere(report).map(|told| vec!["none".to_owned(), told]);
+    let rows = rows.chain(nowhere);
     page.section("In words", "", &table(&["Zone", "What it comes to"], rows));
     report.losses.iter().for_each(|of| loss(&mut page, of, report.policy.high_water));
     page.finish("shares are of each cell's budget")

@@ -42,7 +42,8 @@ pub(super) async fn take(control: &Control, profile: Option<&Fleet>) -> Result<T
     let (revision, cells, tenants) = at_one_revision(control).await?;
     let mut notes = Vec::new();
     let measured = measured(control, &cells, &mut notes).await;
-    let picture = Picture { revision, cells, tenants, measured };
+    let cluster = cluster(control).await?;
+    let picture = Picture { revision, cluster, cells, tenants, measured };
     let document = match profile {
         Some(profile) => picture.with_profile(&profile.to_document(), &mut notes),
         None => picture.without_profile(&mut notes),
@@ -53,6 +54,17 @@ pub(super) async fn take(control: &Control, profile: Option<&Fleet>) -> Result<T
         Failure::new(code, message, "`cellctl create cell` adds a cell; a --profile must fit the live fleet")
     })?;
     Ok(Taken { fleet, notes })
+}
+
+/// Which control plane this is, and which history of it: a plan of another one is not to be carried out here.
+///
+/// # Errors
+/// It cannot be asked.
+pub(super) async fn cluster(control: &Control) -> Result<String, Failure> {
+    let lineage = control.client.confirm_revision(1, None).await?.lineage;
+    // The end of the trail names the cluster; none of its entries is wanted.
+    let end = control.client.list_audit(u64::MAX, None).await?.end;
+    Ok(format!("{}/{lineage}", end.cluster))
 }
 
 type Records = (Revision, Vec<CellRecord>, Vec<wire::Tenant>);
@@ -118,6 +130,7 @@ async fn measured(
 
 struct Picture {
     revision: Revision,
+    cluster: String,
     cells: Vec<CellRecord>,
     tenants: Vec<wire::Tenant>,
     measured: BTreeMap<(String, String), f64>,
@@ -168,7 +181,7 @@ impl Picture {
              four times the mean of all cells"
                 .into(),
         );
-        FleetDocument { revision: self.revision, cells, tenants }
+        FleetDocument { revision: self.revision, cluster: self.cluster.clone(), cells, tenants }
     }
 
     /// Room where nobody knows better: four times what a cell has on average, and a third more than any has.
@@ -228,7 +241,7 @@ impl Picture {
             let lacking = plural(new_tenants, "tenant");
             notes.push(format!("the profile lacks {lacking}: one connection and the measured storage are assumed"));
         }
-        FleetDocument { revision: self.revision, cells, tenants }
+        FleetDocument { revision: self.revision, cluster: self.cluster.clone(), cells, tenants }
     }
 }
 
@@ -303,6 +316,7 @@ mod tests {
         };
         Picture {
             revision: Revision(9),
+            cluster: "00000000000000a7/1".into(),
             cells: vec![cell("c1", CellState::Active), cell("c2", CellState::Cordoned)],
             tenants: vec![tenant("acme", "live", ""), tenant("gone", "deleting", ""), tenant("mid", "live", "c2")],
             measured: BTreeMap::from([(("c1".into(), "acme".into()), 2.5)]),
@@ -317,7 +331,10 @@ mod tests {
         let tenants: Vec<_> = document.tenants.iter().map(|of| (of.id.as_str(), of.moving_to.as_str())).collect();
         assert_eq!(tenants, [("acme", ""), ("mid", "c2")]);
         assert_eq!(most(&document.tenants[0].demand.storage.mean), 2.5);
-        assert_eq!(document.cells[1].state, CellState::Cordoned);
+        assert_eq!(
+            (document.cells[1].state, document.cluster.as_str()),
+            (CellState::Cordoned, "00000000000000a7/1")
+        );
         assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Gold);
         assert!(notes[0].contains("no --profile"), "{notes:?}");
     }

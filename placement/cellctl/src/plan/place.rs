@@ -1,12 +1,16 @@
-//! `plan place`: where tenants belong that are nowhere yet. The decisions build on each other, in the fleet's order.
+//! `plan place`: where tenants belong that are nowhere yet. The decisions build on each other, the hardest first, and are
+//! made so that the next rebalancing leaves them alone.
 
 use cell_model::{Revision, TenantId};
-use cell_planner::{Decision, Fleet, HomeRing, Layout, PlaceError, Policy, TenantIx, place};
+use cell_planner::{
+    Batch, Bounds, CellChange, Decision, Fleet, HomeRing, PlaceError, PlannedMove, Policy, Room, TenantIx,
+    place_all,
+};
 use serde::Serialize;
 
-use super::text::percent;
-use super::{Loaded, explain, html, load, plural, policy, ring};
-use crate::cli::{FleetArgs, Global, JudgeArgs, Output};
+use super::text::{self, percent};
+use super::{Loaded, ask, explain, html, load, plural, policy, ring};
+use crate::cli::{Global, Output, Place};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render::table;
@@ -20,19 +24,22 @@ pub(super) struct Placements {
     kind: &'static str,
     origin: String,
     parent: Revision,
+    /// Moves of others that make room, to be made one after the other before anybody is placed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) first: Vec<PlannedMove>,
     pub(super) items: Vec<Decision>,
+    /// The cells that take part.
+    pub(super) cells: Vec<CellChange>,
 }
 
-pub(super) fn run(
-    global: &Global,
-    tenants: &[TenantId],
-    of: &FleetArgs,
-    judge: &JudgeArgs,
-) -> Result<Exit, Failure> {
-    let loaded = load(global, of)?;
-    let (policy, ring) = (policy(judge)?, ring(&loaded.fleet, judge)?);
-    let asked = tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;
-    let items = decide(&loaded.fleet, policy, &ring, &asked)?;
+pub(super) fn run(global: &Global, asked: &Place) -> Result<Exit, Failure> {
+    let loaded = load(global, &asked.of)?;
+    let (policy, ring) = (policy(&asked.judge)?, ring(&loaded.fleet, &asked.judge)?);
+    let tenants = asked.tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;
+    let bounds =
+        Bounds { moves_max: asked.max_moves, bytes_max: asked.max_bytes.unwrap_or(u64::MAX), ..Bounds::default() };
+    let room = Room { bounds, now: asked.at.unwrap_or_else(ask::now) };
+    let Batch { moves, decisions: items, cells } = decide(&loaded.fleet, policy, &ring, tenants, &room)?;
     let refused: Vec<&Decision> = items.iter().filter(|decision| decision.chosen.is_none()).collect();
     let failure = refused.first().map(|first| nowhere(first, refused.len()));
     let placements = Placements {
@@ -40,13 +47,15 @@ pub(super) fn run(
         kind: "PlacementList",
         parent: loaded.fleet.revision(),
         origin: loaded.origin,
+        first: moves,
         items,
+        cells,
     };
     console::data(&match global.output {
-        Output::Table => text(&placements, !global.no_headers),
+        Output::Table => told(&placements, !global.no_headers),
         Output::Json => super::to_json(&placements),
         Output::Name => placements.items.iter().map(|of| format!("tenant/{}\n", of.tenant)).collect(),
-        Output::Html => html::placements(&placements),
+        Output::Html => html::placements(&placements, policy.high_water),
     });
     failure.map_or(Ok(Exit::Done), Err)
 }
@@ -65,28 +74,23 @@ pub(super) fn moving(error: &PlaceError) -> Failure {
     Failure::new("TENANT_BETWEEN_CELLS", error.to_string(), hint)
 }
 
-/// Decides for those that are asked for, or for all that are nowhere; each one sees those before it at home.
-fn decide(fleet: &Fleet, policy: Policy, ring: &HomeRing, asked: &[TenantIx]) -> Result<Vec<Decision>, Failure> {
-    let mut layout = Layout::new(fleet, policy);
-    let nowhere = |layout: &Layout<'_>, tenant| layout.home(tenant).is_none();
-    let order: Vec<TenantIx> = if asked.is_empty() {
-        fleet.tenants().filter(|&tenant| nowhere(&layout, tenant)).collect()
+/// Decides for those that are asked for, or for all that are nowhere.
+fn decide(
+    fleet: &Fleet,
+    policy: Policy,
+    ring: &HomeRing,
+    asked: Vec<TenantIx>,
+    room: &Room,
+) -> Result<Batch, Failure> {
+    let tenants = if asked.is_empty() {
+        fleet.tenants().filter(|&tenant| fleet.home(tenant).is_none()).collect()
     } else {
-        asked.to_vec()
+        asked
     };
-    let bar = console::progress(order.len() as u64, "tenants placed");
-    let mut decisions = Vec::with_capacity(order.len());
-    for tenant in order {
-        let decision = place(&layout, Some(ring), tenant).map_err(|error| moving(&error))?;
-        let chosen = decision.chosen.as_ref().and_then(|cell| fleet.find_cell(cell.as_str()));
-        if let Some(cell) = chosen.filter(|_| nowhere(&layout, tenant)) {
-            layout.settle(tenant, cell);
-        }
-        decisions.push(decision);
-        bar.inc(1);
-    }
+    let bar = console::progress(tenants.len() as u64, "tenants placed");
+    let batch = place_all(fleet, policy, Some(ring), &tenants, room, &mut || bar.inc(1));
     bar.finish_and_clear();
-    Ok(decisions)
+    batch.map_err(|error| moving(&error))
 }
 
 /// No cell admits a tenant: why, and what would let it in.
@@ -106,21 +110,39 @@ fn nowhere(first: &Decision, count: usize) -> Failure {
     Failure::new("NO_CELL_ADMITS", message, hint)
 }
 
-fn text(placements: &Placements, headers: bool) -> String {
-    match placements.items.as_slice() {
+fn told(placements: &Placements, headers: bool) -> String {
+    let decided = match placements.items.as_slice() {
         [] => format!("every tenant of {} is on a cell: there is nothing to place\n", placements.origin),
         [one] => explain::decision(one),
         many => table(&["TENANT", "CELL", "FULLEST THEN", "BETTER THAN"], many.iter().map(row), headers),
+    };
+    if placements.first.is_empty() {
+        return decided;
     }
+    let columns = ["FIRST", "TENANT", "FROM", "TO", "COPIES", "REASON"];
+    let moves = table(&columns, (1..).zip(&placements.first).map(first_row), headers);
+    format!("to make room, these move first, one after the other\n{moves}\n{decided}")
+}
+
+/// A move that makes room.
+pub(super) fn first_row((number, planned): (usize, &PlannedMove)) -> Vec<String> {
+    let (source, target) = (planned.source.to_string(), planned.target.to_string());
+    let (copies, reason) = (text::size(planned.bytes), text::reason(&planned.reason));
+    vec![number.to_string(), planned.tenant.to_string(), source, target, copies, reason]
 }
 
 fn row(decision: &Decision) -> Vec<String> {
-    let best = decision.candidates.first();
-    let peak = best.map(|of| format!("{} {}", percent(of.peak.share), of.peak.at));
     vec![
         decision.tenant.to_string(),
         decision.chosen.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
-        peak.unwrap_or_else(|| "-".into()),
+        fullest(decision).unwrap_or_else(|| "-".into()),
         explain::margin(decision).unwrap_or_else(|| "-".into()),
     ]
+}
+
+/// How full the chosen cell is then, where it is among those that are listed.
+pub(super) fn fullest(decision: &Decision) -> Option<String> {
+    let chosen = decision.chosen.as_ref()?;
+    let of = decision.candidates.iter().find(|of| of.cell == *chosen)?;
+    Some(format!("{} {}", percent(of.peak.share), of.peak.at))
 }

@@ -1,15 +1,12 @@
 //! `simulate`: days of a fleet on paper, with the code that places and plans in earnest.
 
-use std::path::Path;
-
 use cell_planner::{
-    DayReport, DayUsage, Fleet, HOURS, Recorded, Resource, Scenario, SimulateError, Simulation, SimulationReport,
-    TenantIx, Usage, simulate,
+    DayReport, DayUsage, Forecast, Scenario, SimulateError, Simulation, SimulationReport, TenantIx, Usage, simulate,
 };
 use serde::Serialize;
 
 use super::text::{percent, size};
-use super::{ask, html, load, plural, policy, ring, source};
+use super::{ask, html, load, plural, policy, ring, usage};
 use crate::cli::{Global, Output, Simulate};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -32,7 +29,7 @@ struct Document<'a> {
 /// What happens: made up, or recorded.
 enum Days<'a> {
     MadeUp(cell_planner::Synthetic<'a>),
-    Recorded(Recorded),
+    Recorded(usage::Seen<'a>),
 }
 
 impl Usage for Days<'_> {
@@ -65,12 +62,16 @@ pub(crate) fn run(global: &Global, asked: &Simulate) -> Result<Exit, Failure> {
         days: asked.days,
         policy: policy(&asked.judge)?,
         bounds: ask::bounds(&asked.bounds),
+        forecast: asked.smoothing.map_or_else(Forecast::default, |smoothing| Forecast { smoothing }),
         plan_every_days: asked.plan_every,
         cooldown_days: asked.cooldown_days,
-        ..Simulation::default()
     };
     let days = match &asked.usage {
-        Some(path) => Days::Recorded(recorded(path, &loaded.fleet)?),
+        Some(path) => {
+            let seen = usage::Seen::read(path, &loaded.fleet)?;
+            seen.note().iter().for_each(|note| console::note(note));
+            Days::Recorded(seen)
+        }
         None => Days::MadeUp(scenario(asked).over(&loaded.fleet)),
     };
     let bar = console::progress(u64::from(asked.days), "days");
@@ -115,45 +116,6 @@ fn refused(error: &SimulateError) -> Failure {
         SimulateError::SmoothingInvalid { .. } | SimulateError::Plan(_) => "correct the number",
     };
     Failure::new(error.code(), error.to_string(), hint)
-}
-
-/// Reads what tenants really used: lines of `tenant,resource,values`, with 24 values for each day, spaces between.
-fn recorded(path: &Path, fleet: &Fleet) -> Result<Recorded, Failure> {
-    let text = source::text_of(path)?;
-    let mut days: Vec<Vec<DayUsage>> = vec![Vec::new(); fleet.tenants().len()];
-    let mut lines = (1..).zip(text.lines());
-    let wrong = |line: usize, what: String| {
-        let message = format!("{}:{line}: {what}", path.display());
-        let hint = "lines are tenant,resource,values with 24 numbers a day, after a line of these three names";
-        Failure::new("USAGE_SYNTAX", message, hint)
-    };
-    match lines.next() {
-        Some((_, head)) if head.split(',').map(str::trim).eq(["tenant", "resource", "values"]) => {}
-        _ => return Err(wrong(1, "the first line does not name the columns".into())),
-    }
-    for (line, row) in lines.filter(|(_, row)| !row.trim().is_empty()) {
-        let fields: Vec<&str> = row.split(',').map(str::trim).collect();
-        let [tenant, resource, values] = fields.as_slice() else {
-            return Err(wrong(line, format!("it has {}, not 3", plural(fields.len(), "field"))));
-        };
-        let tenant =
-            fleet.find_tenant(tenant).ok_or_else(|| wrong(line, format!("no tenant {tenant} in the fleet")))?;
-        let resource = Resource::ALL.iter().position(|of| of.name() == *resource);
-        let resource =
-            resource.ok_or_else(|| wrong(line, "the resource is not cpu, connections or storage".into()))?;
-        let values: Result<Vec<f64>, _> = values.split_whitespace().map(str::parse::<f64>).collect();
-        let values = values.ok().filter(|values| values.iter().all(|value| *value >= 0.0 && value.is_finite()));
-        let values = values.filter(|values| !values.is_empty() && values.len().is_multiple_of(HOURS));
-        let values = values.ok_or_else(|| wrong(line, "not 24 numbers a day, none of them negative".into()))?;
-        let of = &mut days[tenant.index()];
-        if of.len() < values.len() / HOURS {
-            of.resize(values.len() / HOURS, DayUsage::default());
-        }
-        for (day, hours) in of.iter_mut().zip(values.chunks_exact(HOURS)) {
-            day.amounts[resource].copy_from_slice(hours);
-        }
-    }
-    Ok(Recorded { days })
 }
 
 fn text(report: &SimulationReport, origin: &str, headers: bool) -> String {

@@ -9,6 +9,8 @@ use crate::render::table;
 
 /// Tenants that stay although they should not are explained up to this many.
 const LEFT_SHOWN: usize = 10;
+/// Tenants on no cell that are named.
+const WAITING_SHOWN: usize = 5;
 /// Steps of the curve that are shown.
 const CURVE_SHOWN: usize = 8;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -77,6 +79,9 @@ fn summary(plan: &Plan) -> String {
     let to = if plan.moves > 0 { format!(" → {}", percent(quality.hottest_after)) } else { String::new() };
     line("fullest cell", format!("{}{to}", percent(quality.hottest_before)));
     line("lower bound", format!("{}: {}", percent(quality.lower_bound), distance(plan)));
+    if let Some(told) = waiting(plan) {
+        line("waiting", told);
+    }
     if plan.moves == 0 {
         return text;
     }
@@ -94,6 +99,16 @@ fn summary(plan: &Plan) -> String {
     let back = if plan.undo.feasible { "open: feasible at every step" } else { "leads back to what was wrong" };
     line("way back", back.into());
     text
+}
+
+/// Who is on no cell, if anybody is.
+pub(super) fn waiting(plan: &Plan) -> Option<String> {
+    let waiting = &plan.waiting;
+    let names: Vec<&str> = waiting.first.iter().take(WAITING_SHOWN).map(cell_model::TenantId::as_str).collect();
+    let more = if waiting.tenants > names.len() { " …" } else { "" };
+    let is = if waiting.tenants == 1 { "is" } else { "are" };
+    let told = format!("{} {is} on no cell: {}{more}", plural(waiting.tenants, "tenant"), names.join(", "));
+    (waiting.tenants > 0).then(|| format!("{told}; `cellctl plan place` finds cells"))
 }
 
 /// How far from the best that is possible.

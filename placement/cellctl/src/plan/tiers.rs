@@ -1,17 +1,17 @@
 //! `plan tiers`: who has outgrown its tier, and who no longer needs it, with what another one would cost.
 //!
-//! A proposal wants days in a row. With `--watch` they are counted in a file, one for each time that the command is
+//! A proposal wants days in a row. With `--watch` they are counted in a file, one for each day on which the command is
 //! run; without it, today's demand is taken to have been so for `--days`.
 
 use std::io::Write;
 use std::path::Path;
 
 use cell_model::{Revision, Tier};
-use cell_planner::{Layout, Proposal, TierPolicy, TierWatch};
+use cell_planner::{Layout, PolicyInvalid, Proposal, TierPolicy, TierWatch};
 use serde::Serialize;
 
 use super::text::{percent, seconds, size};
-use super::{html, load, plural, policy, ring, source};
+use super::{ask, html, load, plural, policy, ring, source};
 use crate::cli::{Global, Output, Tiers};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -37,9 +37,16 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
     let (tiers, ring) = (tier_policy(asked.tier_policy.as_deref())?, ring(&loaded.fleet, &asked.judge)?);
     let layout = Layout::new(&loaded.fleet, policy(&asked.judge)?);
     let mut watch = asked.watch.as_deref().map_or_else(|| Ok(TierWatch::default()), read)?;
-    let days = if asked.watch.is_some() { 1 } else { asked.days };
-    for _ in 0..days {
-        watch.observe(&layout, &tiers).map_err(|invalid| refused(&invalid.to_string()))?;
+    let wrong = |invalid: PolicyInvalid| refused(&invalid.to_string());
+    if let Some(path) = &asked.watch {
+        let at = asked.at.unwrap_or_else(ask::now);
+        if !watch.observe_on(at, &layout, &tiers).map_err(wrong)? {
+            console::note(&format!("note: {} has counted this day already", path.display()));
+        }
+    } else {
+        for _ in 0..asked.days {
+            watch.observe(&layout, &tiers).map_err(wrong)?;
+        }
     }
     let items = watch.proposals(&layout, Some(&ring), &tiers);
     if let Some(path) = &asked.watch {

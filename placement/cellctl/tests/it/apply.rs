@@ -117,6 +117,9 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
 
     fleet.settled();
     assert_eq!(fleet.run(&format!("uncordon cell {source}")).code, 0);
+    let back = fleet.run(&format!("{apply} --undo"));
+    assert!(back.code == 0 && back.err.contains("2 of 2 moves were made: taking them back"), "{back:?}");
+    assert_eq!(fleet.cell_of("initech"), source);
     let target = fleet.cell_of("wayne");
     let said = fleet.run(&format!("plan drain {target} -o json"));
     std::fs::write(&file, &said.out).unwrap();
@@ -125,6 +128,23 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     assert!(moved_on.code == 1 && moved_on.err.contains("PLAN_PARENT_MOVED"), "{moved_on:?}");
     assert!(moved_on.err.contains("next: make the plan anew"), "{moved_on:?}");
     assert_eq!(fleet.cell_of("wayne"), target, "nothing was moved");
+
+    // Neither does a move of somebody else's, with the plan's own source and target, make it an earlier run.
+    let plan: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let moves = plan["waves"].as_array().unwrap().iter().flat_map(|wave| wave["moves"].as_array().unwrap());
+    let wayne = moves.clone().find(|of| of["tenant"] == "wayne").unwrap();
+    let rehearsal = format!("move tenant wayne --to {} --rehearse", wayne["target"].as_str().unwrap());
+    let rehearsed = fleet.run(&rehearsal);
+    assert_eq!(rehearsed.code, 0, "{rehearsed:?}");
+    let not_ours = fleet.run(&apply);
+    assert!(not_ours.code == 1 && not_ours.err.contains("PLAN_PARENT_MOVED"), "{not_ours:?}");
+    let never = fleet.run(&format!("{apply} --undo"));
+    assert!(never.code == 1 && never.err.contains("PLAN_NOT_APPLIED"), "{never:?}");
+
+    let cluster = plan["cluster"].as_str().unwrap();
+    std::fs::write(&file, said.out.replace(cluster, "00000000000000a7/1")).unwrap();
+    let other = fleet.run(&apply);
+    assert!(other.code == 1 && other.err.contains("PLAN_OTHER_CLUSTER"), "{other:?}");
 }
 
 #[test]

@@ -108,6 +108,11 @@ fn exit_codes_tell_a_script_what_is_to_be_done() {
     assert_eq!(of("plan repair --detailed-exitcode"), 0, "nothing is to be repaired");
     assert_eq!(of("plan drain mars-1"), 1);
     assert_eq!(of("plan rebalance --max-moves 0"), 1);
+    let window = cellctl(&format!("plan rebalance --window 0s --fleet {}", example()));
+    assert!(window.code == 1 && window.err.contains("--window is 0"), "{window:?}");
+    assert_eq!(of("plan export -o html"), 64, "a fleet has no page");
+    let nobody = cellctl("plan rebalance");
+    assert!(nobody.code == 64 && nobody.err.contains("--fleet FILE"), "{nobody:?}");
     assert_eq!(cellctl("plan rebalance --fleet /nowhere/fleet.json").code, 64);
     assert_eq!(cellctl("get tenants -o html --insecure-plaintext --endpoints 127.0.0.1:1").code, 64);
 }
@@ -140,7 +145,13 @@ fn what_is_wrong_with_a_fleet_is_said_with_place_and_remedy() {
         (fleet(r#"{"id":"t","region":"eu-1","residency":"us"}"#), "CONSTRAINTS_CONTRADICT", "drop the region"),
         (fleet(&format!(r#"{{"id":"t",{}}}"#, flat("-1"))), "DEMAND_INVALID", "from 0"),
         (fleet(&format!(r#"{{"id":"t",{}}}"#, flat("[1,2]"))), "DEMAND_INVALID", "one value, or 24"),
-        (fleet(&format!(r#"{{"id":"t",{}}}"#, flat("NaN"))), "FLEET_SYNTAX", "correct it there"),
+        (fleet(&format!(r#"{{"id":"t",{}}}"#, flat("NaN"))), "FLEET_SYNTAX", "mean of t is NaN"),
+        (
+            fleet(&format!(r#"{{"id":"t",{}}}"#, flat("null"))),
+            "DEMAND_INVALID",
+            "cpu mean of tenant t is not a number",
+        ),
+        (fleet(&format!(r#"{{"id":"t",{}}}"#, flat("\"much\""))), "DEMAND_INVALID", "give cores from 0 to 2000000"),
         (fleet(r#"{"id":"t","region":"mars-1"}"#), "REGION_UNKNOWN", "eu-1, us-1"),
         (fleet(r#"{"id":"t","residency":"mars"}"#), "RESIDENCY_UNKNOWN", "choose one of: eu, us"),
         (fleet(r#"{"id":"t"},{"id":"t"}"#), "ID_DUPLICATE", "rename or remove"),
@@ -196,11 +207,98 @@ fn the_loss_of_a_cell_names_who_finds_no_room() {
     assert_eq!(stranded, ["eu-only", "pinned"], "residency and pins hold in an emergency, too");
     let said = on(&fleet(tenants), "plan fail-cell c1");
     assert!(said.out.contains("3 tenants lose their home, 1 find another, 2 do not"), "{said:?}");
+    assert!(said.code == 1 && said.err.contains("NO_CELL_ADMITS"), "somebody is left without a cell: {said:?}");
+    assert_eq!(loss["homes"], serde_json::json!([{"tenant": "free", "source": "c1", "target": "c2"}]));
+    let table: Vec<&str> = said.out.lines().filter(|line| line.starts_with("free")).collect();
+    assert_eq!(
+        table.iter().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect::<Vec<_>>(),
+        [["free", "c1", "c2"]]
+    );
+    assert_eq!(on(&fleet(tenants), "plan fail-cell c2").code, 0);
     let unknown = on(&fleet(tenants), "plan fail-cell c9");
     assert!(unknown.code == 1 && unknown.err.contains("LOSS_UNKNOWN"), "{unknown:?}");
     let region = json(&on(&fleet(tenants), "plan fail-cell --region eu-1 -o json"));
     assert_eq!(region["items"][0]["cells"], serde_json::json!(["c1"]));
     assert_eq!(on(&fleet(tenants), "plan fail-cell").code, 64, "something must be lost");
+}
+
+#[test]
+fn a_plan_that_leaves_somebody_where_it_should_not_be_fails_and_names_it() {
+    let said = on(&fleet(r#"{"id":"t","cell":"c1","residency":"eu"},{"id":"u","cell":"c1"}"#), "plan drain c1");
+    assert!(said.code == 1 && said.out.contains("reached in part"), "{said:?}");
+    assert!(said.err.contains("PLAN_INCOMPLETE") && said.err.contains("leaves tenant t on c1"), "{said:?}");
+    let abroad = on(&fleet(r#"{"id":"t","cell":"c1","moving_to":"c2","residency":"eu"}"#), "plan repair");
+    assert!(abroad.code == 1 && abroad.err.contains("RESIDENCY_VIOLATED): cancel that move"), "{abroad:?}");
+}
+
+#[test]
+fn a_batch_is_placed_with_the_moves_that_make_room_for_it() {
+    let batch = r#"{"id":"s1","cell":"c1","demand":{"cpu":{"mean":3}}},{"id":"s2","cell":"c2","demand":{"cpu":{"mean":3}}},
+        {"id":"big","demand":{"cpu":{"mean":8}}}"#;
+    let placed = json(&on(&fleet(batch), "plan place -o json"));
+    let first = &placed["first"][0];
+    assert_eq!(first["reason"], serde_json::json!({"code": "make-room", "waits": "big"}), "{placed}");
+    assert_eq!(placed["items"][0]["chosen"], first["source"], "{placed}");
+    let told = on(&fleet(batch), "plan place");
+    assert!(told.code == 0 && told.out.contains("makes room for big"), "{told:?}");
+    let alone = on(&fleet(batch), "plan place --max-moves 0");
+    assert!(alone.code == 1 && alone.err.contains("NO_CELL_ADMITS"), "{alone:?}");
+    let waits = on(&fleet(batch), "plan rebalance");
+    assert!(waits.out.contains("1 tenant is on no cell: big; `cellctl plan place` finds cells"), "{waits:?}");
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cellctl"))
+        .args(["plan", "rebalance", "-o", "json", "--fleet", &example()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("FILE_WRITE") && said.contains("standard output"), "{said}");
+}
+
+#[test]
+fn tables_that_were_cut_short_are_noticed_or_at_least_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let tables = directory.path().join("tables");
+    assert_eq!(cellctl(&format!("plan export --fleet {} --to {}/", example(), tables.display())).code, 0);
+    let ask = || cellctl(&format!("plan repair --fleet {}", tables.display()));
+    assert!(ask().err.contains("has 4 cells and 12 tenants"), "{:?}", ask());
+    let tenants = std::fs::read_to_string(tables.join("tenants.csv")).unwrap();
+    std::fs::write(tables.join("tenants.csv"), tenants.trim_end()).unwrap();
+    let said = ask();
+    assert!(said.code == 1 && said.err.contains("tenants.csv:13: the last line does not end"), "{said:?}");
+}
+
+#[test]
+fn the_ring_says_whose_default_home_changes_when_cells_come_or_go() {
+    let of = |more: &str| cellctl(&format!("plan ring --fleet {}{more}", example()));
+    let still = json(&of(" -o json"));
+    assert_eq!((still["changed"].as_u64(), still["items"].as_array().unwrap().len()), (Some(0), 0), "{still}");
+    let gone = json(&of(" --remove eu-1 --shard 2 -o json"));
+    let lost = gone["cells"]["eu-1"]["tenants"].as_u64().unwrap();
+    assert_eq!(gone["changed"].as_u64(), Some(lost), "only who was at home there: {gone}");
+    assert_eq!(gone["cells"]["eu-1"]["tenantsThen"], 0);
+    let items = gone["items"].as_array().unwrap();
+    assert!(items.iter().all(|of| of["home"] == "eu-1" && of["shard"].as_array().unwrap().len() == 2), "{gone}");
+    let more = json(&of(" --add eu-3 acme -o json"));
+    let moved = more["churn"]["moved"].as_f64().unwrap();
+    assert!((0.1..0.3).contains(&moved), "a fifth of all names go to the fifth cell: {moved}");
+    assert_eq!(more["items"][0]["tenant"], "acme");
+    assert!(of(" --add eu-3").out.contains("get another default home") && of(" -o html").out.contains("<svg"));
+    assert_eq!([of(" --add eu-1").code, of(" --remove mars").code], [64, 64]);
+}
+
+#[test]
+fn every_page_has_a_chart() {
+    let all = ["plan place", "plan rebalance", "plan fail-cell eu-1", "plan capacity", "plan tiers", "plan ring"];
+    for words in all.into_iter().chain(["explain tenant acme", "simulate --days 2"]) {
+        let page = cellctl(&format!("{words} --fleet {} -o html", example())).out;
+        assert!(page.contains("<svg"), "{words}");
+    }
 }
 
 #[test]
@@ -242,6 +340,10 @@ fn capacity_says_how_long_there_is_room_and_what_is_missing() {
     assert!(still["zones"].as_array().unwrap().iter().all(|zone| zone["zone_breach"].is_null()), "{still}");
     assert!(of(" --lose-domain zone-a").out.contains("loss of failure domain zone-a"));
     assert!(of(" -o html").out.contains("<svg"));
+    let small = json(&of(" --growth 20% --horizon 180 --shape cpu=1,connections=25,storage=50 -o json"));
+    let more: u64 = small["zones"].as_array().unwrap().iter().map(|of| of["cells_to_add"].as_u64().unwrap()).sum();
+    assert!(more > 10 * missing, "sixteen of them make one of the others: {more}");
+    assert!(of(" --shape cpu=0,connections=1,storage=1").err.contains("SHAPE_INVALID"));
     let unknown = of(" --growth-of region=mars:3%");
     assert!(unknown.code == 1 && unknown.err.contains("REGION_UNKNOWN"), "{unknown:?}");
     assert_eq!(of(" --growth lots").code, 64);
@@ -265,13 +367,27 @@ fn a_simulation_is_repeatable_and_takes_recorded_days() {
     let recorded = json(&of(&format!(" --plan-every 0 --usage {} -o json", usage.display())));
     let hours = recorded["totals"]["hours_over_capacity"].as_u64().unwrap();
     assert_eq!(hours, 240, "acme wants more than its cell has, in every hour of ten days: {recorded}");
+    // Who is left out uses what the fleet says, and so do resources that are.
+    let idle = vec!["0"; 24].join(" ");
+    std::fs::write(&usage, format!("tenant,resource,values\nacme,cpu,{idle}\n")).unwrap();
+    let said = of(&format!(" --plan-every 0 --usage {} -o json", usage.display()));
+    assert!(said.err.contains("nothing of 11 of 12 tenants, and not every resource of 1 more"), "{said:?}");
+    let hottest = json(&said)["totals"]["hottest"].as_f64().unwrap();
+    assert!((0.5..0.8).contains(&hottest), "eleven tenants are as they mean to be: {hottest}");
     for (text, why) in [
         ("tenant,values\n", "usage.csv:1:"),
         ("tenant,resource,values\nnobody,cpu,1\n", "no tenant nobody"),
         ("tenant,resource,values\nacme,cpu,1 2 3\n", "usage.csv:2: not 24 numbers a day"),
         ("tenant,resource,values\n\nacme,tea,1\n", "usage.csv:3: the resource"),
+        (
+            "tenant,resource,values\nacme,cpu,DAY\nacme,cpu,DAY\n",
+            "usage.csv:3: cpu of tenant acme is already on line 2",
+        ),
+        ("tenant,resource,values\nacme,cpu,DAY DAY\nacme,storage,DAY\n", "usage.csv:3: 1 day of tenant acme"),
+        ("tenant,resource,values\nacme,cpu,DAY", "usage.csv:2: the last line does not end"),
+        ("tenant,resource,values\nacme,cpu,DAY 1e9\n", "usage.csv:2: not 24 numbers a day"),
     ] {
-        std::fs::write(&usage, text).unwrap();
+        std::fs::write(&usage, text.replace("DAY", &idle)).unwrap();
         let said = of(&format!(" --usage {}", usage.display()));
         assert!(said.code == 1 && said.err.contains(why) && said.err.contains("USAGE_SYNTAX"), "{said:?}");
     }
@@ -300,14 +416,20 @@ fn another_tier_is_proposed_with_its_cost_once_it_has_been_asked_for_on_enough_d
     assert_eq!(cost["idle"]["cpu"].as_f64(), Some(4.0));
     let directory = tempfile::tempdir().unwrap();
     let watch = directory.path().join("watch.json");
-    let day = || on(document, &format!("plan tiers -o name --watch {}", watch.display()));
+    let at = |time: &str| on(document, &format!("plan tiers -o name --watch {} --at {time}", watch.display()));
+    let first = at("2026-03-01T06:00:00Z");
+    assert_eq!((first.out.as_str(), first.err.as_str()), ("", ""));
+    for again in ["2026-03-01T06:00:01Z", "2026-03-01T23:59:59Z", "2026-02-28T12:00:00Z"] {
+        let said = at(again);
+        assert!(said.out.is_empty() && said.err.contains("has counted this day already"), "{again}: {said:?}");
+    }
     assert_eq!(
-        [day().out, day().out, day().out],
-        ["", "", "tenant/big\n"],
+        [at("2026-03-02T00:00:00Z").out, at("2026-03-03T05:00:00Z").out],
+        ["", "tenant/big\n"],
         "three days for a higher tier, 30 for a lower one"
     );
     std::fs::write(&watch, "{").unwrap();
-    let said = day();
+    let said = at("2026-03-04T06:00:00Z");
     assert!(said.code == 1 && said.err.contains("TIER_WATCH_SYNTAX"), "{said:?}");
     assert_eq!(std::fs::read_to_string(&watch).unwrap(), "{", "what cannot be read is not written over");
     let page = on(document, "plan tiers -o html").out;

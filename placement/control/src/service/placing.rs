@@ -62,7 +62,8 @@ fn document(fleet: &Fleet, new: &NewTenant) -> FleetDocument {
         demand: wanting(1.0),
         ..TenantEntry::default()
     };
-    FleetDocument { revision: fleet.head().revision, cells: cells.collect(), tenants: loads.chain([new]).collect() }
+    let tenants = loads.chain([new]).collect();
+    FleetDocument { cells: cells.collect(), tenants, revision: fleet.head().revision, ..FleetDocument::default() }
 }
 
 fn wanting(connections: f64) -> Demand {

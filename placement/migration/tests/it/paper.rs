@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Wake};
 use cell_model::{
-    CellId, CellRecord, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Lineage, MoveOptions,
+    CellId, CellRecord, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Life, Lineage, MoveOptions,
     MoveRecord, NewCell, NewTenant, Reply, TenantId, TenantRecord, Term, Tier, UnixMillis,
 };
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
@@ -71,13 +71,13 @@ impl Paper {
                 residency: String::new(),
             }));
         }
-        paper.ok(Command::CreateTenant(NewTenant {
-            id: tenant(),
-            cell: Some(cell("a")),
-            tier: Tier::Bronze,
-            residency: String::new(),
-        }));
+        paper.create(tenant(), "a");
         paper
+    }
+
+    pub(crate) fn create(&self, id: TenantId, on: &str) {
+        let residency = String::new();
+        self.ok(Command::CreateTenant(NewTenant { id, cell: Some(cell(on)), tier: Tier::Bronze, residency }));
     }
 
     pub(crate) fn set_clock_ahead(&self, ahead: Duration) {
@@ -106,6 +106,15 @@ impl Paper {
 
     pub(crate) fn record(&self) -> TenantRecord {
         self.inner.lock().unwrap().fleet.tenant(&tenant()).expect("t is there").clone()
+    }
+
+    pub(crate) fn life(&self, of: &TenantId) -> Life {
+        self.inner.lock().unwrap().fleet.tenant(of).expect("it is there").life
+    }
+
+    /// Nothing is to be done for anybody.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.inner.lock().unwrap().fleet.unsettled().next().is_none()
     }
 
     pub(crate) fn history(&self) -> Vec<TenantRecord> {

@@ -5,7 +5,7 @@ use cell_model::{Command, CopySight, End, Generation, Life, MoveOptions, Phase, 
 use crate::cells::{Cells, LAST};
 use crate::paper::{Paper, cell, tenant};
 
-fn report(paper: &Paper, agent: &str, generation: u64) {
+pub(crate) fn report(paper: &Paper, agent: &str, generation: u64) {
     paper.ok(Command::ReportCell {
         partial: false,
         cell: cell("a"),

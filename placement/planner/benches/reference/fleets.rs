@@ -1,13 +1,14 @@
 //! The reference fleets: 12,000 tenants (95 % small, 4 % mid, 1 % enterprise), 5,000 and 8,000 of other mixes; some may
-//! only be in the EU. Tenants arrive one by one; each way of choosing a cell sees those before them.
+//! only be in the EU. Tenants arrive one by one; each way of choosing a cell sees those before them. Then all of them are
+//! placed together, and the next rebalancing has nothing to do.
 
 use std::time::Instant;
 
 use cell_figures::{Figure, Figures};
-use cell_model::Revision;
+use cell_model::{Revision, UnixMillis};
 use cell_planner::{
-    Amounts, CellEntry, Demand, Fleet, FleetDocument, HomeRing, Hourly, Layout, Policy, ResourceDemand,
-    RingOptions, TenantEntry, place,
+    Amounts, Bounds, CellEntry, Demand, Fleet, FleetDocument, Goal, HomeRing, Hourly, Layout, Policy, Request,
+    ResourceDemand, RingOptions, Room, TenantEntry, place, plan,
 };
 
 use crate::dice::Dice;
@@ -130,7 +131,12 @@ pub(crate) fn document(shape: Shape) -> FleetDocument {
             ..CellEntry::default()
         }
     };
-    FleetDocument { revision: Revision(1), cells: (0..shape.cells).map(cell).collect(), tenants }
+    FleetDocument {
+        revision: Revision(1),
+        cells: (0..shape.cells).map(cell).collect(),
+        tenants,
+        ..FleetDocument::default()
+    }
 }
 
 pub(crate) fn amount(hourly: &Hourly, hour: usize) -> f64 {
@@ -181,6 +187,28 @@ pub(crate) fn place_all(document: &mut FleetDocument, policy: Policy) -> Vec<f64
     micros
 }
 
+/// Places everybody that is nowhere, together; gives the seconds that it took.
+fn place_together(document: &mut FleetDocument, policy: Policy) -> f64 {
+    let fleet = document.build().unwrap();
+    let (ring, all) = (ring(&fleet), fleet.tenants().collect::<Vec<_>>());
+    let room = Room { bounds: Bounds::default(), now: UnixMillis(0) };
+    let began = Instant::now();
+    let batch = cell_planner::place_all(&fleet, policy, Some(&ring), &all, &room, &mut || {}).unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    for decision in batch.decisions {
+        let at = fleet.find_tenant(decision.tenant.as_str()).unwrap().index();
+        document.tenants[at].cell = decision.chosen.map(|cell| cell.to_string()).unwrap_or_default();
+    }
+    seconds
+}
+
+/// How many moves the next rebalancing by the same policy makes.
+fn moves_then(document: &FleetDocument, policy: Policy) -> usize {
+    let fleet = document.build().unwrap();
+    let request = Request { goal: Goal::Rebalance, bounds: Bounds::default(), now: UnixMillis(0) };
+    plan(&fleet, policy, Some(&ring(&fleet)), &request).unwrap().moves
+}
+
 pub(crate) fn percentile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = ((values.len() as f64 * share).ceil() as usize).clamp(1, values.len().max(1)) - 1;
@@ -200,6 +228,13 @@ pub(crate) fn run(figures: &mut Figures) {
         };
         figures.add(none("tenants without a cell", ours.unplaced));
         figures.add(none("cells over budget", ours.over_budget));
+        let mut together = empty.clone();
+        let seconds = place_together(&mut together, policy);
+        let batch = judge(&together, policy);
+        figures.add(none("tenants without a cell, placed together", batch.unplaced));
+        figures.add(none("cells over budget, placed together", batch.over_budget));
+        figures.add(none("moves of the next rebalancing, placed together", moves_then(&together, policy)));
+        figures.add(Figure::free(format!("{name}: place all together"), "s", seconds));
         let p99 = percentile(&mut micros, 0.99);
         figures.add(Figure::free(format!("{name}: place with explanation, p99"), "µs", p99));
         for (peer, assign) in peers::ALL {

@@ -52,6 +52,7 @@ fn document(pieces: &[[usize; 3]], cells: usize) -> FleetDocument {
         revision: Revision(1),
         cells: (0..cells).map(cell).collect(),
         tenants: pieces.iter().enumerate().map(tenant).collect(),
+        ..FleetDocument::default()
     }
 }
 

@@ -45,7 +45,15 @@ fn start() -> (FleetDocument, Vec<[f64; 3]>) {
     });
     let tenants = tenants.collect();
     let cell = |index| CellEntry { id: format!("c-{index:03}"), capacity, ..CellEntry::default() };
-    (FleetDocument { revision: Revision(1), cells: (0..CELLS).map(cell).collect(), tenants }, sizes)
+    (
+        FleetDocument {
+            revision: Revision(1),
+            cells: (0..CELLS).map(cell).collect(),
+            tenants,
+            ..FleetDocument::default()
+        },
+        sizes,
+    )
 }
 
 pub(crate) fn run(figures: &mut Figures, quick: bool) {

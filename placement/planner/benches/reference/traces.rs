@@ -175,6 +175,7 @@ fn document(day: &[Machine], cells: usize, capacity: f64) -> FleetDocument {
         revision: Revision(1),
         cells: (0..cells).map(cell).collect(),
         tenants: day.iter().enumerate().map(tenant).collect(),
+        ..FleetDocument::default()
     }
 }
 

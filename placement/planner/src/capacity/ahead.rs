@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cell_model::CellState;
 
+use super::waiting::{Waiting, cells_for};
 use super::{Breach, CapacityRequest, Growth, GrowthRule, Survive, ZoneCapacity, ZoneUse};
 use crate::document::Amounts;
 use crate::fleet::{CellIx, Fleet, NONE, TenantIx};
@@ -48,10 +49,11 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(layout: &Layout<'_>, zone: &Zone) -> Self {
+    /// `waiting` is what tenants without a cell need of it.
+    fn of(layout: &Layout<'_>, zone: &Zone, waiting: ByDim) -> Self {
         let mut standing = Self {
             cell: (zone.cells[0], layout.peak_report(zone.cells[0]), false),
-            need: [0.0; DIMS],
+            need: waiting,
             budget: [0.0; DIMS],
         };
         let mut fullest = -1.0;
@@ -95,20 +97,31 @@ pub(super) struct Ahead<'a> {
     policy: Policy,
     growth: &'a Growth,
     zones: &'a Zones,
+    waiting: Waiting,
+    /// By zone: those of them that no cell admits today.
+    stranded: Vec<Vec<TenantIx>>,
     seen: BTreeMap<u32, Vec<Standing>>,
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) const fn new(fleet: &'a Fleet, policy: Policy, growth: &'a Growth, zones: &'a Zones) -> Self {
-        Self { fleet, policy, growth, zones, seen: BTreeMap::new() }
+    pub(super) fn new(fleet: &'a Fleet, policy: Policy, growth: &'a Growth, zones: &'a Zones) -> Self {
+        let waiting = Waiting::of(fleet, zones);
+        let stranded = waiting.without_a_cell(fleet, policy);
+        Self { fleet, policy, growth, zones, waiting, stranded, seen: BTreeMap::new() }
+    }
+
+    /// Tenants without a cell that no zone has a place for.
+    pub(super) const fn nowhere(&self) -> usize {
+        self.waiting.nowhere
     }
 
     fn on(&mut self, day: u32) -> &[Standing] {
-        let Self { fleet, policy, growth, zones, seen } = self;
+        let Self { fleet, policy, growth, zones, waiting, seen, .. } = self;
         seen.entry(day).or_insert_with(|| {
             let later = grown(fleet, growth, day);
             let layout = Layout::new(&later, *policy);
-            zones.all.iter().map(|zone| Standing::of(&layout, zone)).collect()
+            let of = |(index, zone)| Standing::of(&layout, zone, waiting.need(&later, index, policy.risk));
+            zones.all.iter().enumerate().map(of).collect()
         })
     }
 
@@ -159,6 +172,8 @@ impl<'a> Ahead<'a> {
             zone: layout_cells.name.clone(),
             cells: layout_cells.cells.iter().filter(|&&cell| self.is_open(cell)).count(),
             tenants: self.tenants(zone),
+            waiting: self.waiting.by_zone[zone].len(),
+            stranded: self.stranded[zone].len(),
             uses: Resource::ALL.map(of_resource).to_vec(),
             cell_breach,
             zone_breach,
@@ -202,6 +217,10 @@ impl<'a> Ahead<'a> {
                     most = (count, Some(dim));
                 }
             }
+        }
+        let (count, because) = cells_for(self.fleet, self.policy, &self.stranded[zone], shape, usable);
+        if count > most.0 {
+            most = (count, because);
         }
         (most.0, shape, most.1)
     }
@@ -255,5 +274,10 @@ fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
             format!("add {} for {dim}, with the largest failure domain lost", cells(count))
         }
     };
-    format!("{first}; {second}; {third}")
+    let fourth = match (of.waiting, of.stranded) {
+        (0, _) => String::new(),
+        (1, stranded) => format!("; 1 tenant waits for a cell, {stranded} of them admitted by none"),
+        (count, stranded) => format!("; {count} tenants wait for a cell, {stranded} of them admitted by none"),
+    };
+    format!("{first}; {second}; {third}{fourth}")
 }

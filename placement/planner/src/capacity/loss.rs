@@ -1,7 +1,7 @@
 //! What if a cell, a failure domain or a region is lost? Its tenants are placed anew, the largest first, by the same
 //! path as any other tenant, on what is left.
 
-use cell_model::{CellId, CellState};
+use cell_model::{CellId, CellState, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::CapacityError;
@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::resource::DIMS;
 use crate::ring::HomeRing;
 
-/// How many stranded tenants are listed with what each cell said, and how many with a sentence.
+/// How many stranded tenants are listed with what each cell said; how many with a sentence, or with their new home.
 const EXPLAINED_MAX: usize = 20;
 const LISTED_MAX: usize = 1_000;
 
@@ -39,6 +39,17 @@ pub enum Loss {
     },
 }
 
+/// Another home for a tenant that has lost its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewHome {
+    /// Who.
+    pub tenant: TenantId,
+    /// The lost cell.
+    pub source: CellId,
+    /// The cell that takes it in.
+    pub target: CellId,
+}
+
 /// What comes of a loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossReport {
@@ -54,6 +65,10 @@ pub struct LossReport {
     pub blast_radius: f64,
     /// How many of them find another home.
     pub rehomed: usize,
+    /// Who goes where, in the order in which they are taken in: the hardest first.
+    pub homes: Vec<NewHome>,
+    /// How many more of them there are.
+    pub homes_unlisted: usize,
     /// Who does not, and why.
     pub stranded: Vec<Left>,
     /// How many more of them there are.
@@ -117,6 +132,7 @@ pub(super) fn lose(
         layout: Layout::new(&after, policy),
         ring,
         rehomed: 0,
+        homes: Vec::new(),
         takers: Vec::new(),
         stranded: Vec::new(),
         unlisted: 0,
@@ -129,6 +145,7 @@ struct Rescue<'a> {
     layout: Layout<'a>,
     ring: Option<&'a HomeRing>,
     rehomed: usize,
+    homes: Vec<NewHome>,
     takers: Vec<CellIx>,
     stranded: Vec<Left>,
     unlisted: usize,
@@ -148,12 +165,22 @@ impl Rescue<'_> {
                     self.layout.settle(tenant, score.cell);
                     self.takers.push(score.cell);
                     self.rehomed += 1;
+                    self.tell(before, tenant, score.cell);
                 }
                 None => self.strand(before, tenant),
             }
         }
         self.takers.sort_unstable();
         self.takers.dedup();
+    }
+
+    fn tell(&mut self, before: &Layout<'_>, tenant: TenantIx, target: CellIx) {
+        if self.homes.len() < LISTED_MAX {
+            let fleet = before.fleet();
+            let source = before.home(tenant).expect("who loses a home has one");
+            let (source, target) = (fleet.cell_id(source).clone(), fleet.cell_id(target).clone());
+            self.homes.push(NewHome { tenant: fleet.tenant_id(tenant), source, target });
+        }
     }
 
     fn strand(&mut self, before: &Layout<'_>, tenant: TenantIx) {
@@ -206,6 +233,8 @@ impl Rescue<'_> {
             tenants_share: share(homeless.len(), placed),
             blast_radius: rounded(blast_radius(fleet, homeless)),
             rehomed: self.rehomed,
+            homes_unlisted: self.rehomed - self.homes.len(),
+            homes: self.homes,
             bytes: homeless.iter().map(|&tenant| fleet.bytes_of(tenant)).sum(),
             hottest,
             takers: self.takers.iter().map(change).collect(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use cell_model::{CellId, CellState, Revision, TenantId, Tier};
 
-use super::{AMOUNT_MAX, Arena, Cell, CellIx, Demands, Fleet, NONE, Names, SHORT_MAX, Short, Tenant, by_dim};
+use super::{
+    AMOUNT_MAX, Arena, Cell, CellIx, Demands, Fleet, NONE, Names, SHORT_MAX, Short, Tenant, budget_of, by_dim,
+};
 use crate::demand::Profile;
 use crate::document::{CellEntry, CellKind, Hourly, TenantEntry};
 use crate::load::Budget;
@@ -36,6 +38,7 @@ impl FleetBuilder {
     pub fn new<'a>(revision: Revision, cells: impl IntoIterator<Item = (Place, &'a CellEntry)>) -> Self {
         let fleet = Fleet {
             revision,
+            cluster: String::new(),
             cells: Vec::new(),
             tenants: Vec::new(),
             ids: Arena::default(),
@@ -65,6 +68,13 @@ impl FleetBuilder {
         builder
     }
 
+    /// Says which store, and which history of it, this is a picture of.
+    #[must_use]
+    pub fn of_cluster(mut self, cluster: &str) -> Self {
+        cluster.clone_into(&mut self.fleet.cluster);
+        self
+    }
+
     fn cell(&mut self, place: Place, entry: &CellEntry) -> Option<Cell> {
         let id = match CellId::new(&entry.id) {
             Ok(id) => id,
@@ -86,7 +96,7 @@ impl FleetBuilder {
                 self.problems.add(ProblemCode::CapacityInvalid, place, sentence, remedy);
             }
         }
-        let budget = |resource| (entry.capacity.of(resource) * SCALE * (1.0 - entry.reserve)).floor();
+        let budget = |resource| budget_of(entry.capacity.of(resource), entry.reserve);
         Some(Cell {
             id,
             state: entry.state,
@@ -296,9 +306,31 @@ impl FleetBuilder {
         }
         self.fleet.by_id = by_id;
         self.check_groups();
+        self.check_dedicated();
         let fleet = self.problems.or(self.fleet)?;
         fleet.standing();
         Ok(fleet)
+    }
+
+    /// A dedicated cell has one tenant: two that are pinned to it can never both be where they must.
+    fn check_dedicated(&mut self) {
+        let mut pinned: Vec<(CellIx, usize)> = Vec::new();
+        for (index, tenant) in self.fleet.tenants.iter().enumerate() {
+            let dedicated = |cell: &CellIx| self.fleet.cell(*cell).kind == CellKind::Dedicated;
+            pinned.extend(tenant.pin().filter(dedicated).map(|cell| (cell, index)));
+        }
+        pinned.sort_unstable();
+        for pair in pinned.windows(2) {
+            let ((cell, first), (other, second)) = (pair[0], pair[1]);
+            if cell == other {
+                let ids = &self.fleet.ids;
+                let (first, id) = (ids.get(first), ids.get(second));
+                let cell = self.fleet.cell_id(cell);
+                let sentence = format!("tenants {first} and {id} are both pinned to cell {cell}, which is for one");
+                let remedy = "drop one of the pins";
+                self.problems.add(ProblemCode::ConstraintsContradict, self.places[second], sentence, remedy);
+            }
+        }
     }
 
     /// Two tenants of one group that are pinned to one cell can never both be where they must.

@@ -3,8 +3,8 @@
 use super::bound::{Bound, hottest, least_after};
 use super::search::{Search, Step};
 use super::{
-    Bounds, CellChange, Goal, Plan, PlanError, PlannedMove, Quality, Request, Undo, Verdict, Wave, ZoneQuality,
-    waves,
+    Bounds, CellChange, Goal, Plan, PlanError, PlannedMove, Quality, Request, Undo, Verdict, Waiting, Wave,
+    ZoneQuality, waves,
 };
 use crate::fleet::{CellIx, Fleet};
 use crate::layout::{Layout, rounded, rounded_down};
@@ -53,16 +53,18 @@ pub fn plan(fleet: &Fleet, policy: Policy, ring: Option<&HomeRing>, request: &Re
     }
     Ok(Plan {
         parent: fleet.revision(),
+        cluster: fleet.cluster().to_owned(),
         request: request.clone(),
         policy,
         verdict,
         why,
         moves,
         bytes: waves.iter().flat_map(|wave| &wave.moves).map(|planned| planned.bytes).sum(),
-        seconds: waves.iter().map(|wave| wave.seconds).sum(),
+        seconds: waves.iter().fold(0, |sum, wave| wave.seconds.saturating_add(sum)),
         left,
         left_unlisted: found.left_unlisted,
         cells: changes(before, after),
+        waiting: Waiting::of(fleet),
         quality,
         undo: Undo { waves: told(fleet, &policy, &undo.waves), feasible: undo.feasible },
         waves,
@@ -105,16 +107,19 @@ fn check(fleet: &Fleet, request: &Request) -> Result<Vec<bool>, PlanError> {
     Ok(draining)
 }
 
-fn told(fleet: &Fleet, policy: &Policy, waves: &[Vec<Step>]) -> Vec<Wave> {
-    let tell = |step: &Step| PlannedMove {
+pub(super) fn tell(fleet: &Fleet, step: &Step) -> PlannedMove {
+    PlannedMove {
         tenant: fleet.tenant_id(step.tenant),
         source: fleet.cell_id(step.source).clone(),
         target: fleet.cell_id(step.target).clone(),
         bytes: step.bytes,
         reason: step.why.told(fleet),
-    };
+    }
+}
+
+fn told(fleet: &Fleet, policy: &Policy, waves: &[Vec<Step>]) -> Vec<Wave> {
     let wave = |wave: &Vec<Step>| Wave {
-        moves: wave.iter().map(tell).collect(),
+        moves: wave.iter().map(|step| tell(fleet, step)).collect(),
         seconds: waves::seconds_of(policy, wave),
     };
     waves.iter().map(wave).collect()

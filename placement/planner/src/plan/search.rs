@@ -8,14 +8,16 @@
 //! * `search/cool.rs` rebalances: how far down can all hot cells be brought within the bounds?
 //! * `search/relieve.rs` takes one tenant off one cell, the one that helps most.
 //! * `search/even.rs` evens all cells out together, where cells are full at so many hours that none can be relieved alone.
+//! * `search/admit.rs` lets in newcomers for whom somebody makes room.
 //! * `search/exchange.rs` is for when no single move helps: changing places, and making room.
 
+mod admit;
 mod cool;
 mod even;
 mod exchange;
 mod relieve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cell_model::CellState;
@@ -180,8 +182,10 @@ impl<'a> Search<'a> {
     // --- repair
 
     fn repair(&mut self) {
+        let astray = self.note_copies_astray();
         let mut violations = self.violations();
-        let found = violations.len();
+        violations.retain(|(_, tenant)| !astray.contains(tenant));
+        let found = violations.len() + astray.len();
         violations
             .sort_by_key(|&(code, tenant)| (code, self.layout.fleet().tenant(tenant).pin().is_some(), tenant));
         // A move may make the room that another one needs, so those that found none ask again while anything moves.
@@ -220,6 +224,27 @@ impl<'a> Search<'a> {
     fn violation(&self, tenant: TenantIx) -> Option<RefusalCode> {
         let wish = Wish::new(&self.layout, tenant, &[]);
         wish.ask(wish.home?).err()
+    }
+
+    /// Notes who is on the way to where it may never be. A plan moves nobody who is moving.
+    fn note_copies_astray(&mut self) -> BTreeSet<TenantIx> {
+        let fleet = self.layout.fleet();
+        let mut astray = Vec::new();
+        for tenant in fleet.tenants() {
+            let Some(target) = fleet.tenant(tenant).moving_to() else { continue };
+            if let Some(code) = Wish::new(&self.layout, tenant, &[]).never(target) {
+                astray.push((tenant, target, code));
+            }
+        }
+        for &(tenant, target, code) in &astray {
+            let source = self.layout.home(tenant).expect("who moves has a home");
+            let why = format!(
+                "it is moving to {}, where it may not be ({code}): cancel that move",
+                fleet.cell_id(target)
+            );
+            self.stay(tenant, source, &why);
+        }
+        astray.into_iter().map(|(tenant, ..)| tenant).collect()
     }
 
     /// Nobody can be moved off a dead one.
@@ -286,7 +311,12 @@ impl<'a> Search<'a> {
         let fleet = self.layout.fleet();
         let source = self.layout.home(tenant).expect("only tenants with a home are relocated");
         if fleet.cell(source).state == CellState::Dead {
-            self.stay(tenant, source, "its cell is dead and a move needs a living source: take it over by force");
+            // A takeover goes on from a copy: without a move there is none.
+            let way = match fleet.tenant(tenant).moving_to() {
+                Some(target) => format!("take it over by force on {}", fleet.cell_id(target)),
+                None => "start the cell again, or restore its backup".to_owned(),
+            };
+            self.stay(tenant, source, &format!("its cell is dead and a move needs a living source: {way}"));
             return true;
         }
         let pinned_here = fleet.tenant(tenant).pin() == Some(source);

@@ -4,11 +4,9 @@ use cell_model::{CellState, UnixMillis};
 
 use super::{DAY_MS, DayReport, DayUsage, Simulation, Usage};
 use crate::demand::Profile;
-use crate::explain::best;
-use crate::filter::Question;
 use crate::fleet::{CellIx, Fleet, TenantIx};
-use crate::layout::{Layout, rounded};
-use crate::plan::Plan;
+use crate::layout::rounded;
+use crate::plan::{Plan, arrange};
 use crate::resource::{ByDim, DIMS, Dim, HOURS, RESOURCES, Resource, SCALE};
 use crate::ring::HomeRing;
 
@@ -60,7 +58,11 @@ impl<'s> Run<'s> {
                 self.fleet.set_home(tenant, None);
             }
         }
-        let placed = self.place_all(coming, ring);
+        let placed = if coming.is_empty() {
+            Vec::new()
+        } else {
+            arrange(&self.fleet, self.simulation.policy, ring, &coming, None).homes
+        };
         let homes = placed.iter().filter(|(_, cell)| cell.is_some()).count();
         for (tenant, cell) in placed {
             match cell {
@@ -91,22 +93,6 @@ impl<'s> Run<'s> {
             forecast_error: 0.0,
             stacking: 0.0,
         }
-    }
-
-    /// The best cell for each, one after the other.
-    fn place_all(&self, coming: Vec<TenantIx>, ring: Option<&HomeRing>) -> Vec<(TenantIx, Option<CellIx>)> {
-        if coming.is_empty() {
-            return Vec::new();
-        }
-        let mut layout = Layout::new(&self.fleet, self.simulation.policy);
-        let place = |tenant| {
-            let found = best(&Question::new(&layout, tenant, &[]), ring, |_| true).map(|(score, _)| score.cell);
-            if let Some(cell) = found {
-                layout.settle(tenant, cell);
-            }
-            (tenant, found)
-        };
-        coming.into_iter().map(place).collect()
     }
 
     /// Carries out a plan.

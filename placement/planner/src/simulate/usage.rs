@@ -5,6 +5,17 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::{Fleet, TenantIx};
 use crate::resource::{ByDim, DIMS, HOURS, RESOURCES, Resource, SCALE};
 
+impl Fleet {
+    /// What a tenant uses on a day on which it uses what the fleet says: its means.
+    #[must_use]
+    pub fn usual_day(&self, tenant: TenantIx) -> DayUsage {
+        let mut day = DayUsage::default();
+        let means = self.demand(tenant).mean;
+        day.amounts.as_flattened_mut().iter_mut().zip(means).for_each(|(amount, mean)| *amount = mean / SCALE);
+        day
+    }
+}
+
 /// The largest amount that is taken, in units.
 const AMOUNT_MAX: f64 = 2_000_000.0;
 

@@ -179,11 +179,40 @@ proptest! {
             prop_assert!(of.after.share <= 1.0001, "{} is full", of.cell);
         }
         for zone in &report.zones {
-            if let (Some(cell), Some(all)) = (&zone.cell_breach, &zone.zone_breach) {
+            // Who waits is on no cell, and counts in the zone.
+            let (first, whole) = (&zone.cell_breach, &zone.zone_breach);
+            if let (Some(cell), Some(all), 0) = (first, whole, zone.waiting) {
                 prop_assert!(cell.days <= all.days, "a zone is full when its fullest cell is, or later");
             }
         }
         let again = capacity(&fleet, Policy::default(), Some(&ring(&fleet)), &request).unwrap();
         prop_assert_eq!(report, again);
     }
+}
+
+#[test]
+fn who_waits_for_a_cell_counts_in_its_zone_and_in_the_cells_to_add() {
+    let wanting = |cpu: f64| {
+        let homed = [on("c-0", tenant("h-0", 3.0)), on("c-1", tenant("h-1", 3.0))];
+        let waiting = (0..20).map(|index| tenant(&format!("w-{index:02}"), cpu));
+        fleet(vec![cell("c-0", 10.0), cell("c-1", 10.0)], homed.into_iter().chain(waiting).collect())
+    };
+    let report = ask(&wanting(8.0), &growing(0.0));
+    let zone = &report.zones[0];
+    assert_eq!((zone.tenants, zone.waiting, zone.stranded), (2, 20, 20));
+    assert_eq!(zone.cells_to_add, 20, "one for each of them: {}", zone.sentence);
+    assert_eq!(zone.zone_breach.as_ref().map(|of| of.days), Some(0), "{}", zone.sentence);
+    assert!(
+        zone.sentence.ends_with("20 tenants wait for a cell, 20 of them admitted by none"),
+        "{}",
+        zone.sentence
+    );
+    // Each of these fits beside what is there, two find a cell, and no two of them fit into one.
+    let report = ask(&wanting(6.0), &CapacityRequest { survive: Survive::Nothing, ..growing(0.0) });
+    let zone = &report.zones[0];
+    assert_eq!((zone.stranded, zone.cells_to_add), (18, 18), "more than their sum asks for: {}", zone.sentence);
+    let mut own = tenant("own", 1.0);
+    own.tier = cell_model::Tier::Platinum;
+    let report = ask(&fleet(vec![cell("c-0", 10.0)], vec![own]), &growing(0.0));
+    assert_eq!((report.nowhere, report.zones[0].waiting), (1, 0), "there is no dedicated cell at all");
 }

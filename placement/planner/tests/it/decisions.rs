@@ -53,14 +53,20 @@ fn the_counterfactual_is_true() {
     big.demand.storage.mean = Hourly::Flat(60.0);
     let mut newcomer = tenant("new", 1.0);
     newcomer.demand.storage.mean = Hourly::Flat(52.0);
-    let refused = decide(&fleet(vec![wide.clone()], vec![big.clone(), newcomer.clone()]), "new");
-    assert_eq!(refused.counterfactuals[0].sentence, "12 GB more at 00:00 on c-1 would admit it");
-    wide.capacity.storage = 111.999;
-    let almost = decide(&fleet(vec![wide.clone()], vec![big.clone(), newcomer.clone()]), "new");
-    assert_eq!(almost.chosen, None);
-    wide.capacity.storage = 112.0;
-    let admitted = decide(&fleet(vec![wide], vec![big, newcomer]), "new");
-    assert_eq!(admitted.chosen.as_ref().map(|cell| cell.as_str()), Some("c-1"));
+    let with = |storage: f64, reserve: f64| {
+        let mut cell = wide.clone();
+        (cell.capacity.storage, cell.reserve) = (storage, reserve);
+        decide(&fleet(vec![cell], vec![big.clone(), newcomer.clone()]), "new")
+    };
+    for (reserve, missing) in [(0.0, 12.0), (0.1, 24.445), (0.15, 31.765), (0.3, 60.0), (0.37, 77.778)] {
+        let sentence = format!("{missing} GB more at 00:00 on c-1 would admit it");
+        assert_eq!(with(100.0, reserve).counterfactuals[0].sentence, sentence, "reserve {reserve}");
+        let almost = f64::round((99.999 + missing) * 1_000.0) / 1_000.0;
+        assert_eq!(with(almost, reserve).chosen, None, "reserve {reserve}");
+        let enough = f64::round((100.0 + missing) * 1_000.0) / 1_000.0;
+        let admitted = with(enough, reserve).chosen;
+        assert_eq!(admitted.as_ref().map(|cell| cell.as_str()), Some("c-1"), "reserve {reserve}");
+    }
 }
 
 #[test]

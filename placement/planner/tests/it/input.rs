@@ -18,7 +18,8 @@ fn two_cells() -> FleetDocument {
     cells[0].residency = "eu".into();
     cells[1].region = "us-1".into();
     cells[1].residency = "us".into();
-    FleetDocument { revision: Revision(1), cells, tenants: vec![tenant("a", 1.0), tenant("b", 1.0)] }
+    let tenants = vec![tenant("a", 1.0), tenant("b", 1.0)];
+    FleetDocument { revision: Revision(1), cells, tenants, ..FleetDocument::default() }
 }
 
 /// The only problem: code, place, sentence, remedy.

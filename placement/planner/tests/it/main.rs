@@ -10,6 +10,7 @@ mod evened;
 mod exchanges;
 mod input;
 mod many;
+mod newcomers;
 mod plans;
 mod prefixes;
 mod rings;

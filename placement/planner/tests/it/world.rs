@@ -55,7 +55,8 @@ pub(crate) fn on(cell: &str, tenant: TenantEntry) -> TenantEntry {
 }
 
 pub(crate) fn fleet(cells: Vec<CellEntry>, tenants: Vec<TenantEntry>) -> Fleet {
-    FleetDocument { revision: Revision(7), cells, tenants }.build().unwrap_or_else(|error| panic!("{error}"))
+    let document = FleetDocument { revision: Revision(7), cells, tenants, ..FleetDocument::default() };
+    document.build().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a random fleet is like.
@@ -78,7 +79,7 @@ pub(crate) fn random(shape: Shape) -> FleetDocument {
     let cells: Vec<CellEntry> = (0..shape.cells).map(|index| random_cell(&mut dice, index)).collect();
     let mean = shape.fill * 100.0 * shape.cells as f64 / shape.tenants.max(1) as f64;
     let tenants = (0..shape.tenants).map(|index| random_tenant(&mut dice, index, mean, &cells, shape)).collect();
-    FleetDocument { revision: Revision(shape.seed), cells, tenants }
+    FleetDocument { revision: Revision(shape.seed), cells, tenants, ..FleetDocument::default() }
 }
 
 fn random_cell(dice: &mut Dice, index: usize) -> CellEntry {

@@ -49,14 +49,14 @@ impl Seen {
 
     /// The limit that half of the time was below.
     pub(super) fn usual_limit(&self) -> u32 {
-        self.limit_at(0.5)
+        self.limit_at(50)
     }
 
-    /// The limit below which this part of the time was.
-    pub(super) fn limit_at(&self, part: f64) -> u32 {
+    /// The limit below which the time was to so many per cent.
+    pub(super) fn limit_at(&self, per_cent: usize) -> u32 {
         let mut sorted = self.limits.clone();
         sorted.sort_unstable();
-        sorted[((sorted.len() - 1) as f64 * part) as usize]
+        sorted[(sorted.len() - 1) * per_cent / 100]
     }
 }
 

@@ -22,7 +22,7 @@ fn cell(places: usize, asked: f64) -> Simulation {
 
 #[track_caller]
 fn assert_limits(seen: &Seen, range: std::ops::RangeInclusive<u32>) {
-    let (low, usual, high) = (seen.limit_at(0.05), seen.usual_limit(), seen.limit_at(0.99));
+    let (low, usual, high) = (seen.limit_at(5), seen.usual_limit(), seen.limit_at(99));
     assert!(range.contains(&usual) && range.contains(&low) && range.contains(&high), "{low}, {usual}, {high}");
 }
 
@@ -32,8 +32,8 @@ fn under_twice_the_load_the_cell_gets_what_it_can_work_at_and_hardly_more() {
         let mut cell = cell(places, 2.0);
         cell.run(seconds(15));
         let seen = cell.run(seconds(30));
-        let most = places as f64 * 1.25 + (places as f64).sqrt() * 0.5 + 1.0;
-        assert_limits(&seen, u32::try_from(places).unwrap()..=most as u32);
+        let most = places * 5 / 4 + places.isqrt() / 2 + 1;
+        assert_limits(&seen, u32::try_from(places).unwrap()..=u32::try_from(most).unwrap());
         let part = seen.goodput() / (places as f64 * 50.0);
         assert!(part >= 0.99, "{places} places: {part}");
     }
@@ -112,7 +112,7 @@ fn a_cell_that_can_do_much_gets_it_within_a_second() {
     let mut cell = Simulation::new(RANGE, 1_000, Work::Even(ms(20)), Demand::Even(20_000.0));
     cell.run(seconds(1));
     let seen = cell.run(seconds(10));
-    assert!(seen.refused == 0 && seen.limit_at(0.0) >= 400, "{}, {}", seen.refused, seen.limit_at(0.0));
+    assert!(seen.refused == 0 && seen.limit_at(0) >= 400, "{}, {}", seen.refused, seen.limit_at(0));
 }
 
 #[test]

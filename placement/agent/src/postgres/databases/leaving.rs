@@ -37,14 +37,15 @@ impl Databases {
     pub(super) async fn leave(&self, slot: &Slot) -> Result<(), Refusal> {
         let _alone = slot.life.write().await;
         match slot.state() {
-            State::Open(whole) => self.leave_alone(slot, &whole).await,
+            State::Open(whole) => self.leave_alone(slot, &whole).await.inspect_err(|refusal| slot.failed(refusal)),
             State::Nothing | State::Closed(_) => Ok(()),
         }
     }
 
-    /// As [`Databases::leave`], for whoever is alone with it.
+    /// As [`Databases::leave`], for whoever is alone with it, and has the slot know where it fails.
     pub(super) async fn leave_alone(&self, slot: &Slot, whole: &Arc<Whole>) -> Result<(), Refusal> {
         if !whole.is_over() {
+            whole.stays_for_good();
             return Ok(());
         }
         let (control, number) = {
@@ -57,7 +58,7 @@ impl Databases {
         self.home.take_back(&row.tenant, row.control.clone(), row.number);
         // What has not ended keeps the database from being dropped, too.
         let _busy = whole.close().await;
-        self.drop_database(slot, &row).await.inspect_err(|refusal| slot.failed(refusal))
+        self.drop_database(slot, &row).await
     }
 
     /// Drops one that the registry says is to be dropped.
@@ -65,9 +66,19 @@ impl Databases {
         match self.fate(slot, row).await? {
             Fate::Goes(found) => self.drop_found(row, &found).await?,
             Fate::IsGone => {}
+            // Its place is taken by one that may be anybody's. What this cell is to the tenant stands in the home by now.
             Fate::Stays => return Err(restored(row, "is another one than was to be dropped")),
         }
-        let control = row.control.clone().map(|control| Control { emptying: false, ..control });
+        // Where the database was gone already, with a copy in it that followed, that is over, too.
+        let over = |control| Control {
+            emptying: false,
+            sync: false,
+            capture: None,
+            follow: None,
+            reverse: None,
+            ..control
+        };
+        let control = row.control.clone().map(over);
         // Above every state that a backup of the database may have.
         let number = row.number + 1;
         registry::end(&self.home, &row.tenant, control.as_ref(), number).await?;
@@ -109,6 +120,7 @@ impl Databases {
         let found = inside::found(&**self.home.database.client().await?, &row.name).await?;
         let is_it = |found: &Found| row.oid == Some(found.oid);
         let fate = match found {
+            None if row.stage == Stage::Dropping && !row.is_over() => Err(self.is_lost(slot, row).await?),
             None => Ok(Fate::IsGone),
             // The server has made it so when it was half dropped: nobody can connect to it any more.
             Some(found) if found.is_invalid && is_it(&found) => Ok(Fate::Goes(found)),
@@ -125,6 +137,16 @@ impl Databases {
             Err(_) => {}
         }
         fate
+    }
+
+    /// It is to be dropped, and its tenant's rows were in it: an operator has the last word.
+    async fn is_lost(&self, slot: &Slot, row: &Row) -> Result<Refusal, Refusal> {
+        let now = registry::find(&self.home, &row.tenant).await?;
+        if now.as_ref() == Some(row) {
+            return Ok(looking::lost(row));
+        }
+        slot.set(now.map_or(State::Nothing, State::closed));
+        Ok(opening())
     }
 
     async fn look(&self, slot: &Slot, row: &Row, found: Found) -> Result<Fate, Refusal> {

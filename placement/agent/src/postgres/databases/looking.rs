@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use super::inside;
 use super::registry::{Row, Stage};
+use super::template::PATIENCE;
 use crate::postgres::fault::Fault;
 use crate::postgres::layout::Layout;
 use crate::postgres::records::from_db;
@@ -33,6 +34,23 @@ pub(super) fn restored(row: &Row, what: &str) -> Refusal {
          and bring its rows into the tenant's own, or restore the whole cell; {mend}"
     );
     Refusal::new("DATABASE_RESTORED", reason)
+}
+
+/// It is there no more.
+pub(super) fn lost(row: &Row) -> Refusal {
+    let Row { name, tenant, .. } = row;
+    let whose = literal(tenant.as_str());
+    let what =
+        if row.stage == Stage::Dropping { "is gone, and the cell has not left its tenant" } else { "is gone" };
+    let mend = if row.is_over() {
+        format!("UPDATE cellway.databases SET stage = 'dropping' WHERE tenant = {whose}")
+    } else {
+        format!("DELETE FROM cellway.databases WHERE tenant = {whose}, and with it go the tenant's rows here")
+    };
+    let reason = format!(
+        "database {name} of tenant {tenant} {what}: bring it back, or, if it is gone for good, in the cell's own database {mend}"
+    );
+    Refusal::new("DATABASE_MISSING", reason)
 }
 
 /// It is no tenant's of this cell.
@@ -88,8 +106,16 @@ pub(super) enum Standing {
 /// What another version does not have, or has otherwise, and what another role keeps to itself.
 const STRANGE: [&str; 5] = ["42P01", "42703", "42883", "42846", "42501"];
 
-/// Reads it in this session, which keeps it from being exchanged.
+/// Reads it in this session, which keeps it from being exchanged. Where it is refused, the session is of no use any more.
 pub(super) async fn read(client: &Client, tenant: &TenantId) -> Result<Inside, Refusal> {
+    // Nobody waits in the server for a lock on our tables when whoever has asked is gone.
+    client.batch_execute(PATIENCE).await?;
+    let inside = found_in(client, tenant).await?;
+    client.batch_execute("RESET statement_timeout").await?;
+    Ok(inside)
+}
+
+async fn found_in(client: &Client, tenant: &TenantId) -> Result<Inside, Refusal> {
     let oid = client.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[]).await?.get(0);
     let empty = Inside { oid, owner: Owner::Nobody, other: None, told: None, role: None };
     if !inside::has_agent(client).await? {

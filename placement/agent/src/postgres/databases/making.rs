@@ -120,11 +120,13 @@ impl Databases {
         {
             return Err(not_created(&row.name, template, fault));
         }
-        let client = home.database.client().await?;
-        for right in client.query(RIGHTS, &[template, &row.name]).await? {
-            client.batch_execute(right.get(0)).await?;
+        let rights = home.database.client().await?.query(RIGHTS, &[template, &row.name]).await?;
+        let rights: Vec<&str> = rights.iter().map(|right| right.get(0)).collect();
+        if rights.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // By name: a newer agent may have made another one of it.
+        Ok(home.keeper.say(&rights.join("; ")).await?)
     }
 
     /// Records of Cellway in the template would be taken for the tenant's by an agent that dies before it has looked at the copy.
@@ -169,6 +171,11 @@ fn not_created(name: &str, template: &str, fault: Fault) -> Refusal {
         // Somebody else has taken the number meanwhile.
         Some("22023") => Refusal::new("BUSY", fault.reason),
         Some("55006") => in_use(template, &fault.reason),
+        // Somebody alters the template, or the server has much else to do.
+        Some("55P03" | "57014") => {
+            let reason = format!("database {name} could not be made in time: {}: it is tried again", fault.reason);
+            Refusal::new("BUSY", reason)
+        }
         _ => fault.into(),
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use cell_model::TenantId;
 
-use super::Databases;
 use super::looking::{self, Standing};
 use super::registry::{self, Row, Stage};
 use super::template;
 use super::whole::{Slot, State, Whole, opening};
+use super::{Databases, inside};
 use crate::error::AgentError;
 use crate::postgres::cell::{Begun, Cell};
 use crate::postgres::fault::Fault;
@@ -32,7 +32,10 @@ impl Databases {
         let home = &self.home;
         let layout = Layout::Whole { tenant: row.tenant.clone(), schema: home.database.options.schema.clone() };
         let database = Arc::new(home.database.beside(&row.name, layout).map_err(refused)?);
-        let keeper = keeper::keep(&database).await?;
+        let keeper = keeper::keep(&database).await.map_err(|fault| match fault.code {
+            "DATABASE_MISSING" if row.stage == Stage::Ready => looking::lost(row),
+            _ => fault.into(),
+        })?;
         // Whoever has taken this agent's place has the home's lock by now, or comes here after this session has ended.
         home.keeper.holds().await?;
         let inside = looking::read(&keeper, &row.tenant).await?;
@@ -121,8 +124,15 @@ impl Databases {
                 slot.set(State::closed(now));
                 Err(opening())
             }
-            // Looked for by its name, as at the start.
             None => {
+                // What was said in an earlier session of the lock is over, and to be seen.
+                self.home.keeper.holds().await?;
+                if inside::found(&**self.home.database.client().await?, &row.name).await?.is_none() {
+                    // An operator has let go of one that is gone for good.
+                    slot.set(State::Nothing);
+                    return Ok(());
+                }
+                // Looked for by its name, as at the start.
                 slot.set(State::unread(self.unread(&slot.tenant, &row.name)));
                 Err(opening())
             }

@@ -9,7 +9,8 @@ use crate::error::AgentError;
 use crate::postgres::cell::Cell;
 use crate::postgres::fault::Fault;
 use crate::postgres::records::{self, from_db, role_name, to_db};
-use crate::record::{Control, Record as _};
+use crate::postgres::sql::literal;
+use crate::record::{Control, Record as _, Role};
 use crate::refusal::Refusal;
 
 /// What is being made of a tenant's database.
@@ -57,15 +58,32 @@ pub(super) struct Row {
     pub(super) control: Option<Control>,
 }
 
+impl Row {
+    /// Nothing of the tenant is in this cell that a database is needed for.
+    pub(super) fn is_over(&self) -> bool {
+        let role = self.control.as_ref().map_or(Role::Nothing, |control| control.role);
+        matches!(role, Role::Nothing | Role::Redirect | Role::Deleted)
+    }
+}
+
 fn read(row: &Found) -> Result<Row, AgentError> {
-    let damaged = || {
-        Fault::new("DATABASE_FAILED", "a row of cellway.databases cannot be read: its stage is none that there is")
+    let tenant = TenantId::new(row.get::<_, &str>(0))?;
+    let (name, stage): (String, &str) = (row.get(1), row.get(3));
+    let strange = || {
+        let reason = format!(
+            "the registry says of tenant {tenant} that database {name} is {}, which no agent of this version says: DELETE FROM \
+             cellway.databases WHERE tenant = {} in the cell's own database. The database stays, and is looked into",
+            literal(stage),
+            literal(tenant.as_str())
+        );
+        Fault::new("DATABASE_FAILED", reason)
     };
+    let stage = Stage::parse(stage).ok_or_else(strange)?;
     Ok(Row {
-        tenant: TenantId::new(row.get::<_, &str>(0))?,
-        name: row.get(1),
+        tenant,
+        name,
         oid: row.get(2),
-        stage: Stage::parse(row.get(3)).ok_or_else(damaged)?,
+        stage,
         number: from_db(row.get(4)),
         control: row.get::<_, Option<&[u8]>>(5).map(Control::decode).transpose()?,
     })

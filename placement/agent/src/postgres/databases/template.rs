@@ -13,7 +13,8 @@ use crate::postgres::layout::Layout;
 use crate::postgres::sql::ident;
 use crate::refusal::Refusal;
 
-/// A migration that holds a table of the template keeps nobody from making a database who would wait for this session to end.
+/// What is looked at may be held by somebody, as a table of the template by a migration: nobody who would wait for this session to
+/// end is kept from making a database.
 pub(super) const PATIENCE: &str = "SET statement_timeout = '5s'";
 
 /// What was found: the tables that a tenant's would be like, and what is in the way of making a database of them.

@@ -70,13 +70,30 @@ pub(super) struct Closed {
     pub(super) row: Row,
     pub(super) word: Word,
     pub(super) why: Refusal,
-    again: Instant,
-    pause: Duration,
+    again: Again,
 }
 
 impl Closed {
     fn new(row: Row, word: Word) -> Self {
-        Self { row, word, why: opening(), again: Instant::now(), pause: PAUSE_MIN }
+        Self { row, word, why: opening(), again: Again::new() }
+    }
+}
+
+/// When what has failed is tried again.
+#[derive(Debug, Clone, Copy)]
+struct Again {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Again {
+    fn new() -> Self {
+        Self { at: Instant::now(), pause: PAUSE_MIN }
+    }
+
+    fn put_off(&mut self) {
+        self.at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -124,21 +141,24 @@ impl Slot {
     pub(super) fn is_due(&self, now: Instant) -> bool {
         match &*self.lock() {
             State::Nothing => false,
-            State::Open(whole) => whole.has_ended(),
-            State::Closed(closed) => closed.again <= now,
+            State::Open(whole) => whole.has_ended() || whole.leaves(now),
+            State::Closed(closed) => closed.again.at <= now,
         }
     }
 
-    /// It is not open still, and is tried again later.
+    /// It is not open still, or could not be left, and is tried again later.
     pub(super) fn failed(&self, why: &Refusal) {
         let mut state = self.lock();
-        let State::Closed(closed) = &mut *state else { return };
+        let closed = match &mut *state {
+            State::Nothing => return,
+            State::Open(whole) => return whole.stays_for_now(why),
+            State::Closed(closed) => closed,
+        };
         if closed.why != *why {
             tracing::warn!(tenant = %self.tenant, database = %closed.row.name, stage = %closed.row.stage, %why, "a tenant's database is not open");
         }
         closed.why = why.clone();
-        closed.again = Instant::now() + closed.pause;
-        closed.pause = (closed.pause * 2).min(PAUSE_MAX);
+        closed.again.put_off();
     }
 }
 
@@ -150,6 +170,8 @@ pub(crate) struct Whole {
     row: Mutex<Row>,
     /// One at a time tells the registry.
     pub(super) noting: tokio::sync::Mutex<()>,
+    /// It could not be left: why, and when that is tried again.
+    stays: Mutex<Option<(Refusal, Again)>>,
     reader: Mutex<Option<JoinHandle<()>>>,
     reader_stop: CancellationToken,
 }
@@ -169,12 +191,15 @@ impl Whole {
             if let Err(error) = reading.watch(&stop).await {
                 tracing::warn!(database = %reading.database.name, %error, "a tenant's database was lost");
             }
+            // What waits in it for what comes no more would keep it from being opened again.
+            reading.stop.cancel();
         });
         Self {
             cell,
             tenant,
             row: Mutex::new(row),
             noting: tokio::sync::Mutex::default(),
+            stays: Mutex::default(),
             reader: Mutex::new(Some(reader)),
             reader_stop,
         }
@@ -204,6 +229,30 @@ impl Whole {
             let has_none = matches!(control.role, Role::Nothing | Role::Redirect | Role::Deleted);
             has_none && control.capture.is_none() && control.follow.is_none() && control.reverse.is_none()
         })
+    }
+
+    fn stays(&self) -> MutexGuard<'_, Option<(Refusal, Again)>> {
+        self.stays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is to be left now, having failed before.
+    fn leaves(&self, now: Instant) -> bool {
+        self.stays().as_ref().is_some_and(|(_, again)| again.at <= now)
+    }
+
+    fn stays_for_now(&self, why: &Refusal) {
+        let mut stays = self.stays();
+        let (known, again) = stays.get_or_insert_with(|| (opening(), Again::new()));
+        if known != why {
+            tracing::warn!(database = %self.cell.database.name, %why, "a tenant's database could not be left");
+        }
+        known.clone_from(why);
+        again.put_off();
+    }
+
+    /// Nothing is left to be tried.
+    pub(super) fn stays_for_good(&self) {
+        *self.stays() = None;
     }
 
     /// Ends everything of ours that is connected to it.

@@ -140,8 +140,14 @@ impl Work<'_> {
                 }
                 core.applied()
             };
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
-                return Err(Refusal::new("NOT_APPLIED", format!("the copy is at {applied} when its time is up")));
+            tokio::select! {
+                woken = tokio::time::timeout_at(deadline, changed.changed()) => if woken.is_err() {
+                    let reason = format!("the copy is at {applied} when its time is up");
+                    return Err(Refusal::new("NOT_APPLIED", reason));
+                },
+                () = self.cell.stop.cancelled() => {
+                    return Err(Refusal::new("BUSY", "the database is let go of while it is waited for: it is tried again"));
+                }
             }
         }
     }
@@ -215,11 +221,18 @@ impl Work<'_> {
 
     async fn scan_copy(&self, at: Seq) -> Result<Digest, Refusal> {
         let of = (at, Attempt(0));
+        let lost = self.lock()?.progress.lost;
         let found = self.wait_for(Instant::now() + SCAN_MAX, |core| {
             let applied = self.copy_of(core)?.applied;
             let newest = core.cuts.keys().next_back().map(|(seq, _)| *seq);
             if applied > at && newest.is_some_and(|newest| newest > at) && !core.cuts.contains_key(&of) {
                 return Err(Refusal::new("NOT_APPLIED", format!("the cut at {at} was missed")));
+            }
+            if core.progress.lost != lost && !core.cuts.contains_key(&of) {
+                return Err(Refusal::new(
+                    "NOT_APPLIED",
+                    format!("the cut at {at} was lost with the change stream"),
+                ));
             }
             Self::cut(core, of)
         });

@@ -46,6 +46,16 @@ pub(super) async fn home(more: &str) -> String {
     url
 }
 
+/// The same on a server of the test's own.
+pub(super) async fn home_on(server: &super::server::Own, more: &str) -> String {
+    let url = server.database().await;
+    let created = format!("CREATE DATABASE \"{}\"", name_of(&template(&url)));
+    session(&url).await.batch_execute(&created).await.unwrap();
+    let tables = in_public(&format!("{TEMPLATE} {more}"));
+    session(&template(&url)).await.batch_execute(&tables).await.unwrap();
+    url
+}
+
 impl Ground {
     /// A cell with a new home.
     pub(super) async fn open_each(&self, name: &str, more: &str) -> Cell {
@@ -90,11 +100,6 @@ pub(super) async fn alone(url: &str, name: &str) {
 pub(super) async fn say(url: &str, name: &str, sql: &str) {
     alone(url, name).await;
     session(url).await.batch_execute(sql).await.unwrap();
-}
-
-/// The tables of a template that is there.
-pub(super) async fn fill_template(template: &str) {
-    session(template).await.batch_execute(&in_public(TEMPLATE)).await.unwrap();
 }
 
 /// Drops what an agent has left there that has just ended.

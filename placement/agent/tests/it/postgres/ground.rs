@@ -326,6 +326,11 @@ impl Ground {
         self.attempts(from, step, refused).await.0
     }
 
+    /// What tells the other cell that `owner` owns at `epoch`.
+    pub(crate) fn mapping(&self, owner: &Cell, epoch: u64) -> cell_trust::SignedMapping {
+        self.inner.mapping(&owner.id, epoch)
+    }
+
     /// The cutover from `from` at `epoch` to `to` at the next one, in this attempt or a later one.
     pub(crate) async fn cut_over(&self, from: &Cell, to: &Cell, epoch: u64, attempt: u32, leg: Leg) {
         let before = StepContext { leg: Some(leg), ..context(epoch, attempt) };
@@ -336,7 +341,7 @@ impl Ground {
             Leg::Back => (None, None),
         };
         self.pool.activate(&to.agent, &after, follower).await.unwrap();
-        let mapping = self.inner.mapping(&to.id, epoch + 1);
+        let mapping = self.mapping(to, epoch + 1);
         self.pool.deliver_mapping(&from.agent, &after, &mapping, follows).await.unwrap();
     }
 }

@@ -12,7 +12,7 @@ pub(super) const ONE_EACH: &str = "CREATE TABLE settings (tenant_id text PRIMARY
 pub(super) const ONE: &str = "CREATE TABLE cellway_template.settings (value text);
                    CREATE UNIQUE INDEX ON cellway_template.settings ((true));
                    ALTER TABLE cellway_template.settings REPLICA IDENTITY FULL";
-const TABLES: [&str; 4] = ["accounts", "entries", "\"Odd \"\" name\"", "settings"];
+pub(super) const TABLES: [&str; 4] = ["accounts", "entries", "\"Odd \"\" name\"", "settings"];
 
 /// Where the tenants of a cell are.
 #[derive(Debug, Clone, Copy, PartialEq)]

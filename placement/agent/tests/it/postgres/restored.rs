@@ -10,7 +10,7 @@ use super::layouts::{In, ONE, nothing_left, pair};
 use super::moving::forth;
 
 /// Nobody may think that nothing is here.
-async fn is_unopened(ground: &Ground, cell: &Cell) {
+pub(super) async fn is_unopened(ground: &Ground, cell: &Cell) {
     let ended = StepContext { attempt: Attempt(u32::MAX), ..context(2, 1) };
     let pool = &ground.pool;
     assert_eq!(refused(pool.drop_import(&cell.agent, &context(1, 1)).await), "DATABASE_UNOPENED");
@@ -24,7 +24,7 @@ async fn is_unopened(ground: &Ground, cell: &Cell) {
     assert_eq!(cell.data.name(&tenant()), None);
 }
 
-async fn why(ground: &Ground, cell: &Cell) -> String {
+pub(super) async fn why(ground: &Ground, cell: &Cell) -> String {
     ground.pool.grant(&cell.agent, &outside(1)).await.unwrap_err().to_string()
 }
 
@@ -178,7 +178,7 @@ async fn a_home_that_was_put_back_to_before_a_database_was_made_finds_it_again()
 }
 
 /// Waits until the tenant's database is open.
-async fn is_served(ground: &Ground, cell: &Cell) {
+pub(super) async fn is_served(ground: &Ground, cell: &Cell) {
     let granted = async {
         while ground.pool.grant(&cell.agent, &outside(1)).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -271,11 +271,7 @@ async fn a_database_whose_records_cannot_be_read_is_neither_passed_by_nor_droppe
 async fn a_server_that_crashes_in_the_middle_of_a_move_has_its_databases_opened_again() {
     let ground = Ground::new();
     let server = super::server::Own::start("").await;
-    let url = server.database().await;
-    let template = template(&url);
-    let name = template.rsplit_once('/').unwrap().1;
-    session(&url).await.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.unwrap();
-    fill_template(&template).await;
+    let url = home_on(&server, "").await;
     let a = ground.open("a").await;
     let b = ground.reopen_each("b", &url, "127.0.0.1:0").await.unwrap();
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
@@ -327,11 +323,7 @@ async fn an_agent_starts_beside_a_backup_and_says_so_where_it_has_to_wait_for_on
 async fn a_slot_that_waits_for_open_transactions_keeps_no_agent_and_no_database() {
     let ground = Ground::new();
     let server = super::server::Own::start("").await;
-    let url = server.database().await;
-    let template = template(&url);
-    let name = template.rsplit_once('/').unwrap().1;
-    session(&url).await.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.unwrap();
-    fill_template(&template).await;
+    let url = home_on(&server, "").await;
     let a = ground.reopen_each("a", &url, "127.0.0.1:0").await.unwrap();
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     let open = session(&url).await;

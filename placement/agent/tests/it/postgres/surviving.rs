@@ -260,7 +260,7 @@ async fn in_sync_a_commit_that_the_other_cell_does_not_hold_is_answered_as_unkno
 }
 
 /// A process that does nothing, until this is dropped.
-struct Paused {
+pub(super) struct Paused {
     pid: i32,
 }
 
@@ -270,7 +270,7 @@ impl Paused {
         assert!(sent.is_ok_and(|status| status.success()), "{name} {}", self.pid);
     }
 
-    fn begin(pid: i32) -> Self {
+    pub(super) fn begin(pid: i32) -> Self {
         let paused = Self { pid };
         paused.signal("-STOP");
         paused

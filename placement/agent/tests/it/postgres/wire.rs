@@ -1,14 +1,20 @@
 //! What lies between an agent and its server, and can be cut as a network is.
 
-use std::sync::Arc;
-
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// See the module.
 pub(super) struct Wire {
     port: u16,
-    cut: Arc<Notify>,
+    /// How often it was cut, fell silent, and had its silence end.
+    fate: watch::Sender<Fate>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Fate {
+    cuts: u32,
+    silences: u32,
+    ends: u32,
 }
 
 /// Where the server listens.
@@ -18,15 +24,15 @@ fn port_of(url: &str) -> u16 {
 
 impl Wire {
     pub(super) async fn to(url: &str) -> Self {
-        let (server, cut) = (port_of(url), Arc::new(Notify::new()));
+        let (server, fate) = (port_of(url), watch::Sender::new(Fate::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, cuts) = (listener.local_addr().unwrap().port(), Arc::clone(&cut));
+        let (port, fates) = (listener.local_addr().unwrap().port(), fate.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, server, Arc::clone(&cuts)));
+                tokio::spawn(carry(near, server, fates.subscribe()));
             }
         });
-        Self { port, cut }
+        Self { port, fate }
     }
 
     /// The same address by way of this.
@@ -36,14 +42,32 @@ impl Wire {
 
     /// Ends every connection. New ones are let through.
     pub(super) fn cut(&self) {
-        self.cut.notify_waiters();
+        self.fate.send_modify(|fate| fate.cuts += 1);
+    }
+
+    /// Carries nothing more on the connections that there are: whoever has called hears that they are lost, and the server hears
+    /// nothing. New ones are let through.
+    pub(super) fn fall_silent(&self) {
+        self.fate.send_modify(|fate| fate.silences += 1);
+    }
+
+    /// The server gives up those of which it has heard nothing.
+    pub(super) fn end_the_silent(&self) {
+        self.fate.send_modify(|fate| fate.ends += 1);
     }
 }
 
-async fn carry(mut near: TcpStream, server: u16, cut: Arc<Notify>) {
+async fn carry(mut near: TcpStream, server: u16, mut fate: watch::Receiver<Fate>) {
+    let begun = *fate.borrow();
     let Ok(mut far) = TcpStream::connect(("127.0.0.1", server)).await else { return };
-    tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-        () = cut.notified() => {}
+    let is_silent = tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => false,
+        said = fate.wait_for(|now| now.cuts > begun.cuts || now.silences > begun.silences) => {
+            said.is_ok_and(|now| now.cuts == begun.cuts)
+        }
+    };
+    if is_silent {
+        drop(near);
+        let _over = fate.wait_for(|now| now.ends > begun.ends).await;
     }
 }

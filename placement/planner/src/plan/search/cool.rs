@@ -193,6 +193,19 @@ impl Search<'_> {
             let gains = if outcome.bounded { "the bounds allow" } else { "moves gain anything" };
             self.notes.push(format!("evened out as far as {gains}; {}", self.hottest_told()));
         }
+        let at_bound = |cell: &CellIx| {
+            let share = self.layout.peak(*cell).share;
+            high_water > 0.0 && share > high_water && !stays.contains(cell)
+        };
+        let at_bound: Vec<CellIx> = hot.iter().copied().filter(at_bound).take(STAYS_TOLD_MAX).collect();
+        for cell in at_bound {
+            let at = self.layout.peak(cell).report();
+            let (id, share) = (self.layout.cell_id(cell), at.share * 100.0);
+            self.notes.push(format!(
+                "{id} is at {share:.1} % ({}) and no placement of its zone's tenants is better",
+                at.at
+            ));
+        }
         for (cell, told) in
             outcome.given_up.into_iter().filter(|(cell, _)| stays.contains(cell)).take(STAYS_TOLD_MAX)
         {

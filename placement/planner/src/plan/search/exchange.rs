@@ -128,7 +128,7 @@ impl Search<'_> {
     }
 
     /// Makes a move if the bounds and the target allow it, and it brings nobody nearer to its group.
-    fn try_step(&mut self, step: &Step) -> bool {
+    pub(super) fn try_step(&mut self, step: &Step) -> bool {
         let question = Question::new(&self.layout, step.tenant, &self.draining);
         let allowed = self.afford(step.bytes, step.source).is_ok()
             && self.has_part_left(step.target)
@@ -177,7 +177,7 @@ impl Search<'_> {
     }
 
     /// Cells that lack nothing but room for a tenant, those that lack least first.
-    fn rooms(&self, tenant: TenantIx) -> Vec<CellIx> {
+    pub(super) fn rooms(&self, tenant: TenantIx) -> Vec<CellIx> {
         let question = Question::new(&self.layout, tenant, &self.draining);
         let full = |cell: &CellIx| question.ask(*cell) == Err(RefusalCode::CapacityExceeded);
         let cells = self.layout.fleet().cells().filter(|cell| Some(*cell) != question.home && full(cell));
@@ -187,7 +187,7 @@ impl Search<'_> {
     }
 
     /// Tenants of a cell of which one leaving may make room enough for `tenant`, the lightest first.
-    fn ejected(&mut self, tenant: TenantIx, room: CellIx) -> Vec<TenantIx> {
+    pub(super) fn ejected(&mut self, tenant: TenantIx, room: CellIx) -> Vec<TenantIx> {
         let peak = Question::new(&self.layout, tenant, &self.draining).peak_after(room);
         let ranked = self.take_ranked(room, peak.dim, true);
         let enough = ranked.by_weight.iter().filter(|(weight, _)| *weight >= peak.share - 1.0);
