@@ -182,9 +182,9 @@ impl Admin {
                 "queued": scheduler.waiting(),
                 "answer_ms": millis(scheduler.mean()),
                 "answer_ms_when_not_pressed": scheduler.baseline().map(millis),
-                "breaker": format!("{:?}", cell.breaker.state()),
+                "breaker": cell.breaker.state().to_string(),
                 "dependencies": cell.dependencies.all().iter()
-                    .map(|(name, breaker)| (name.to_string(), json!(format!("{:?}", breaker.state()))))
+                    .map(|(name, breaker)| (name.to_string(), json!(breaker.state().to_string())))
                     .collect::<serde_json::Map<_, _>>(),
             });
             cells.insert(id.to_string(), shown);
@@ -216,8 +216,10 @@ impl Admin {
         json!({
             "requests_per_second": active.demand(),
             "on_their_way": active.in_flight(),
+            "places_in_the_cell": active.places.held(),
+            "without_a_place": active.places.outside(),
             "share_of_rate": f64::from(active.share()) / f64::from(WHOLE),
-            "breaker": format!("{:?}", active.last_breaker().state()),
+            "breaker": active.last_breaker().state().to_string(),
         })
     }
 

@@ -2,6 +2,7 @@
 //! closed when the last byte has gone or the client has.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,33 +14,55 @@ use crate::fair::scheduler::Permit;
 use crate::fair::tenants::OnItsWay;
 use crate::metrics::Open;
 use crate::pool::Lease;
+use crate::room::{Kept, Rooms};
 
 /// A cell's body, and the connection that it comes on.
 pub(crate) struct Download {
     body: Incoming,
     lease: Option<Lease>,
-    permit: Option<Permit>,
+    room: Option<Room>,
 }
+
+/// What an answer keeps of its cell until its end.
+enum Room {
+    /// Its place, for as long as its client reads.
+    Inside(Rc<Kept>),
+    /// It is one of those that go on without.
+    Outside(#[expect(dead_code, reason = "counted until it is dropped")] Permit),
+}
+
+/// Up to here an answer is in buffers once its head is here, so that its cell has nothing left to do.
+const BUFFERED_BYTES: u64 = 64 << 10;
 
 impl Download {
     pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut download = Self { body, lease: Some(lease), permit: None };
+        let mut download = Self { body, lease: Some(lease), room: None };
         download.settle();
         download
     }
 
-    /// Keeps its room in the cell until its end, if that is in sight: an answer without a length may be a stream that is
-    /// open for hours, and what it takes of the cell is not seen from here.
+    /// Keeps its room in the cell for as long as the cell has something to do for it. An answer without a length may be a
+    /// stream that is open for hours, and what it takes of the cell is not seen from here: it goes on without, if its tenant
+    /// has not too many of those.
     #[must_use]
-    pub(crate) fn keeping(mut self, permit: Option<Permit>) -> Self {
-        self.permit = permit.filter(|_| self.lease.is_some() && self.body.size_hint().exact().is_some());
+    pub(crate) fn keeping(mut self, permit: Option<Permit>, rooms: &Rc<Rooms>) -> Self {
+        let left = self.body.size_hint().exact();
+        if let Some(mut permit) =
+            permit.filter(|_| self.lease.is_some() && left.is_none_or(|left| left > BUFFERED_BYTES))
+        {
+            if left.is_none() {
+                permit.step_out();
+            }
+            self.room =
+                Some(if permit.is_outside() { Room::Outside(permit) } else { Room::Inside(rooms.keep(permit)) });
+        }
         self
     }
 
     /// The head of an answer after which the connection speaks another protocol.
     pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
         lease.upgraded();
-        Self { body, lease: None, permit: None }
+        Self { body, lease: None, room: None }
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -47,7 +70,7 @@ impl Download {
         if self.body.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
-            drop(self.permit.take());
+            drop(self.room.take());
             lease.done();
         }
     }
@@ -62,12 +85,20 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
+        if let Some(Room::Inside(kept)) = &this.room {
+            kept.awaits_cell();
+        }
         let frame = ready!(match &mut this.lease {
             Some(lease) => lease.poll_body(&mut this.body, cx),
             None => Pin::new(&mut this.body).poll_frame(cx),
         });
         match &frame {
-            Some(Ok(_)) => this.settle(),
+            Some(Ok(_)) => {
+                if let Some(Room::Inside(kept)) = &this.room {
+                    kept.awaits_client();
+                }
+                this.settle();
+            }
             Some(Err(_)) => drop(this.lease.take()),
             None => {
                 if let Some(lease) = this.lease.take() {

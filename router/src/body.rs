@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
@@ -30,6 +31,8 @@ use crate::fair::tenants::Active;
 pub(crate) struct UploadLimits {
     pub(crate) body_bytes_max: u64,
     pub(crate) replay_bytes_max: usize,
+    /// What a client sends of it in a second, at the least, once it had the time that it may pause. 0: whatever it likes.
+    pub(crate) rate_min: u64,
 }
 
 /// Why a body ended before its end.
@@ -66,6 +69,9 @@ struct Shared<B> {
     fault: Option<UploadFault>,
     attempt: u32,
     last_progress: Instant,
+    /// Since when the client is awaited, and how long it was before.
+    awaited_since: Option<Instant>,
+    awaited: Duration,
     /// Whose bytes they are.
     metered: Option<Arc<Active>>,
 }
@@ -89,6 +95,8 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             fault: None,
             attempt: 0,
             last_progress: now,
+            awaited_since: None,
+            awaited: Duration::ZERO,
             metered: None,
         }))))
     }
@@ -156,6 +164,25 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
     /// Whether the client has sent all of it.
     pub(crate) fn is_complete(&self) -> bool {
         self.say(|shared| shared.ended, true)
+    }
+
+    /// For how long nothing but the client has been awaited.
+    pub(crate) fn client_stands_still(&self) -> Duration {
+        let since = self.say(|shared| shared.awaited_since, None);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// What is to be said where the client takes longer than it may, all its pauses together. What the cell takes to want
+    /// more of it does not count.
+    pub(crate) fn is_too_slow(&self, pause_max: Duration) -> Option<String> {
+        let shared = self.0.as_ref()?.borrow();
+        let (rate_min, received) = (shared.limits.rate_min, shared.received);
+        let earned = Duration::from_secs(received.checked_div(rate_min)?);
+        let awaited = shared.awaited + shared.awaited_since.map_or(Duration::ZERO, |since| since.elapsed());
+        (awaited > pause_max + earned).then(|| {
+            let seconds = awaited.as_secs();
+            format!("{received} bytes of the request's body have come in {seconds} s, which is below {rate_min} a second")
+        })
     }
 
     /// When the last piece of it came, if it has any.
@@ -238,7 +265,10 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         {
             return Poll::Pending;
         }
-        let frame = std::task::ready!(Pin::new(&mut shared.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) else {
+            shared.awaited_since.get_or_insert_with(Instant::now);
+            return Poll::Pending;
+        };
         let taken = shared.take(frame.map(|frame| frame.map_err(|_| UploadFault::Broken)));
         // Nobody asks for more of a body whose length is known.
         shared.ended |= shared.body.is_end_stream();
@@ -263,6 +293,9 @@ impl<B> Shared<B> {
         frame: Option<Result<Frame<Bytes>, UploadFault>>,
     ) -> Option<Result<Frame<Bytes>, UploadFault>> {
         self.last_progress = Instant::now();
+        if let Some(since) = self.awaited_since.take() {
+            self.awaited += self.last_progress.saturating_duration_since(since);
+        }
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(fault)) => {

@@ -17,6 +17,7 @@ use crate::alarm::Alarms;
 use crate::body::UploadLimits;
 use crate::conn::Conn;
 use crate::directory::Directory;
+use crate::exchange::Warnings;
 use crate::flow::Flow;
 use crate::headers;
 use crate::identify::IdentityRules;
@@ -28,6 +29,7 @@ use crate::observe::spans::{Spans, Trace};
 use crate::options::UpstreamProtocol;
 use crate::policy::Admitted;
 use crate::pool::Pool;
+use crate::room::Rooms;
 use crate::signing::Contexts;
 use crate::strict::{Field, Fields, Said};
 use crate::table::Entry;
@@ -50,9 +52,14 @@ pub(crate) struct Worker {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) trusted: TrustedKeys,
     pub(crate) upload: UploadLimits,
+    /// Fields of a request, at the most.
+    pub(crate) headers_max: usize,
     pub(crate) metrics: Rc<WorkerMetrics>,
     pub(crate) dice: Dice,
     pub(crate) alarms: Alarms,
+    pub(crate) rooms: Rc<Rooms>,
+    /// Of what gates do not take.
+    pub(crate) gate_refusals: Warnings,
 }
 
 impl Worker {

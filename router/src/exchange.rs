@@ -1,9 +1,11 @@
 //! One request sent once to one cell, and what came of it. Whatever the outcome, it says whether the request can have
 //! run: on that alone it depends whether it may be sent again.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cell_gate::wire;
 use cell_trust::SignedMapping;
 use http::header::{EXPECT, HOST};
@@ -23,6 +25,8 @@ use crate::live::Live;
 use crate::options::UpstreamProtocol;
 use crate::pool::{Ask, Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
+use crate::room::STALL;
+use crate::schedule::Leave;
 use crate::strict::Said;
 use crate::table::Entry;
 
@@ -48,15 +52,19 @@ pub(crate) enum Attempt {
     NotTaken(String),
     /// It may have run: the connection broke.
     Broken(Refusal),
+    /// It may have run: the connection broke while the body was on its way, for which the cell may have had reason.
+    CutShort(Refusal),
     /// It is over: nothing that comes of sending it again would be better.
     Over(Refusal),
 }
 
 /// How much of the body of a refusal is read so that its connection can be used again.
 const REFUSAL_BYTES_MAX: usize = 16 << 10;
+/// At most so often a thread says that gates refuse what it sends.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 const REFUSAL_TIME_MAX: Duration = Duration::from_millis(100);
 
-/// Sends the request once to an instance of the entry's owner. `began`: just now.
+/// Sends the request once to an instance of the entry's owner. `leave`: just given.
 ///
 /// The first time over an idle connection that nobody has looked at: where it turns out to be closed, it is as if there had
 /// been none, and another is looked for with the same leave.
@@ -65,13 +73,13 @@ pub(crate) async fn attempt(
     ctx: &mut RequestCtx,
     entry: &Arc<Entry>,
     outgoing: &mut Outgoing,
-    began: Instant,
+    leave: &mut Leave,
 ) -> Attempt {
-    let looks = ctx.attempts > 0;
-    match once(worker, ctx, entry, outgoing, began, looks).await {
+    let (looks, began) = (ctx.attempts > 0, leave.began());
+    match once(worker, ctx, entry, outgoing, leave, began, looks).await {
         Attempt::NotTaken(_) if !looks && outgoing.upload.can_replay() => {
             ctx.attempts = 0;
-            Box::pin(once(worker, ctx, entry, outgoing, Instant::now(), true)).await
+            Box::pin(once(worker, ctx, entry, outgoing, leave, Instant::now(), true)).await
         }
         other => other,
     }
@@ -83,6 +91,7 @@ async fn once(
     ctx: &mut RequestCtx,
     entry: &Arc<Entry>,
     outgoing: &mut Outgoing,
+    leave: &mut Leave,
     began: Instant,
     looks: bool,
 ) -> Attempt {
@@ -99,7 +108,7 @@ async fn once(
     let request = stamped(worker, ctx, entry, outgoing, wire, wanted.as_ref());
     let answer = {
         let sending = lease.send(request);
-        match answer_in_time(worker, &ctx.live, entry, outgoing, sending).await {
+        match answer_in_time(worker, &ctx.live, entry, outgoing, leave, sending).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 if refusal.code == Code::CellTimeout {
@@ -120,7 +129,7 @@ async fn once(
             if !(outgoing.upload.is_complete() && outgoing.upload.is_small()) {
                 lease.goes_on_sending();
             }
-            sort(response, lease, entry, wanted).await
+            sort(worker, response, lease, entry, wanted).await
         }
         Err(mut error) => {
             if let Some(fault) = outgoing.upload.fault() {
@@ -130,9 +139,14 @@ async fn once(
             if error.take_message().is_some() {
                 return Attempt::NotTaken(reason);
             }
-            failed(worker, &lease);
             worker.metrics.broken.inc();
-            Attempt::Broken(Refusal::new(Code::CellFailed, format!("the connection to {reason}")))
+            let refusal = Refusal::new(Code::CellFailed, format!("the connection to {reason}"));
+            if outgoing.upload.is_complete() {
+                failed(worker, &lease);
+                Attempt::Broken(refusal)
+            } else {
+                Attempt::CutShort(refusal)
+            }
         }
     }
 }
@@ -264,23 +278,33 @@ async fn answer_in_time<E>(
     live: &Live,
     entry: &Entry,
     outgoing: &Outgoing,
+    leave: &mut Leave,
     sending: impl Future<Output = Sending<E>>,
 ) -> Result<Sending<E>, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
     let shorter = live.timeouts.answer.min(live.timeouts.body_idle);
-    let mut until = began + shorter;
+    // A client that pauses is not to keep others out of the cell meanwhile: that is looked at more often.
+    let pause = |complete| if complete { shorter } else { shorter.min(STALL) };
+    let mut until = began + pause(upload.is_complete());
     loop {
         // The body may end while this waits, and then the other limit counts: hence the shorter.
         if let Some(answer) = worker.alarms.within(until, sending.as_mut()).await {
             return Ok(answer);
         }
         let complete = upload.is_complete();
+        if !complete && upload.client_stands_still() >= STALL {
+            leave.step_out();
+        }
         // As it is by now: it may have been changed while this waited.
         let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
         let quiet = upload.last_progress().map_or(began, |last| last.max(began)).elapsed();
+        if let Some(slow) = upload.is_too_slow(limit).filter(|_| !complete) {
+            worker.metrics.broken.inc();
+            return Err(Refusal::new(Code::BodyTimeout, slow));
+        }
         if quiet < limit {
-            until = Instant::now() + shorter;
+            until = Instant::now() + pause(complete);
             continue;
         }
         worker.metrics.broken.inc();
@@ -327,7 +351,13 @@ pub(crate) fn too_large(limit: u64) -> Refusal {
 }
 
 /// An answer of the application, or one of its gate.
-async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry, wanted: Option<Arc<Wanted>>) -> Attempt {
+async fn sort(
+    worker: &Worker,
+    response: Response<Incoming>,
+    lease: Lease,
+    entry: &Entry,
+    wanted: Option<Arc<Wanted>>,
+) -> Attempt {
     if !wire::is_not_executed(response.headers()) {
         // An application that begins a streamed answer before it reads has said nothing else to get the body.
         let streams = response.status().is_success() && response.body().size_hint().exact().is_none();
@@ -344,21 +374,44 @@ async fn sort(response: Response<Incoming>, lease: Lease, entry: &Entry, wanted:
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let code = text(&wire::CODE).unwrap_or_default().to_owned();
     let mapping = text(&wire::MAPPING).map(SignedMapping::from_header);
-    Box::pin(discard(Download::new(response.into_body(), lease))).await;
+    let said = Box::pin(read_refusal(Download::new(response.into_body(), lease))).await;
     match status {
         StatusCode::MISDIRECTED_REQUEST => Attempt::Stale(mapping.and_then(Result::ok)),
         StatusCode::GONE => Attempt::Deleted,
         StatusCode::SERVICE_UNAVAILABLE => Attempt::NotExecuted(code),
         _ => {
-            let detail = format!("a gate of cell {} refused the request with {status} {code}", entry.mapping.owner);
-            Attempt::Over(Refusal::new(Code::CellFailed, detail))
+            let cell = &entry.mapping.owner;
+            let hint = serde_json::from_slice::<serde_json::Value>(&said).ok();
+            let hint = hint.as_ref().and_then(|said| said["hint"].as_str()).unwrap_or("its log says why");
+            if worker.gate_refusals.is_due(Instant::now()) {
+                tracing::warn!(%cell, %status, code, hint, "a gate does not take what this router sends it");
+            }
+            let detail = format!("a gate of cell {cell} refused the request with {status} {code}: {hint}");
+            Attempt::Over(Refusal::new(Code::CellRefused, detail))
         }
     }
 }
 
-/// Reads a short refusal to its end, so that the connection can be used again.
-async fn discard(refusal: Download) {
+/// Reads a short refusal to its end, so that the connection can be used again. Not read to its end, it takes its connection
+/// along, and is empty here.
+async fn read_refusal(refusal: Download) -> Bytes {
     let limited = http_body_util::Limited::new(refusal, REFUSAL_BYTES_MAX);
-    // Not read to its end, it takes its connection along.
-    let _read = tokio::time::timeout(REFUSAL_TIME_MAX, limited.collect()).await;
+    match tokio::time::timeout(REFUSAL_TIME_MAX, limited.collect()).await {
+        Ok(Ok(read)) => read.to_bytes(),
+        _ => Bytes::new(),
+    }
+}
+
+/// Says what is the same for every request at most once in a while.
+#[derive(Default)]
+pub(crate) struct Warnings(Cell<Option<Instant>>);
+
+impl Warnings {
+    fn is_due(&self, now: Instant) -> bool {
+        let due = self.0.get().is_none_or(|last| now.saturating_duration_since(last) >= WARNING_INTERVAL);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
+    }
 }

@@ -10,6 +10,7 @@
 pub(crate) mod adaptive;
 pub(crate) mod fleet;
 mod meter;
+pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod rate;
 pub(crate) mod scheduler;

@@ -66,14 +66,14 @@ async fn until_answered(
                 Box::pin(read_small_body(worker, ctx, outgoing)).await?;
             }
         }
-        let leave = schedule::enter(worker, ctx, &entry).await?;
+        let mut leave = schedule::enter(worker, ctx, &entry).await?;
         let timed = outgoing.upload.is_complete();
-        let outcome = attempt(worker, ctx, &entry, outgoing, leave.began()).await;
+        let outcome = attempt(worker, ctx, &entry, outgoing, &mut leave).await;
         let permit = leave.tell(worker, ctx, &outcome, timed);
         match outcome {
-            Attempt::Answered(response) => return Ok(response.map(|body| body.keeping(permit))),
+            Attempt::Answered(response) => return Ok(response.map(|body| body.keeping(permit, &worker.rooms))),
             Attempt::Over(refusal) => return Err(refusal),
-            Attempt::Broken(refusal) => {
+            Attempt::Broken(refusal) | Attempt::CutShort(refusal) => {
                 if !ctx.may_repeat
                     || repeats == REPEATS_MAX
                     || !outgoing.upload.can_replay()

@@ -85,7 +85,7 @@ pub fn identify(bytes: &[u8]) {
     let fields = Fields::of(&parts.headers);
     let (host, path) = (host_of(&parts).unwrap_or_default().to_ascii_lowercase(), parts.uri.path().to_owned());
     let header = parts.headers.get(&TENANT_HEADER).cloned();
-    if check(&parts, fields).is_err() {
+    if check(&parts, fields, usize::MAX).is_err() {
         return;
     }
     let found = crate::identify::identify(&RULES, None, None, &mut parts).now_or_never();

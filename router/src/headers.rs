@@ -13,15 +13,15 @@ static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection"
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// A request's name, from the client and back to it.
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const REQUEST_ID_LENGTH_MAX: usize = 128;
-
-/// How many fields are put on a request, at the most.
-const ADDED_MAX: usize = 12;
 
 /// Takes out what belongs to the connection that the message came on, and what only Cellway may say.
 fn strip(headers: &mut HeaderMap, fields: Fields) {
@@ -59,7 +59,7 @@ fn strip(headers: &mut HeaderMap, fields: Fields) {
 /// The target becomes origin-form, and nothing that Cellway or its gates trust is taken from outside.
 pub(crate) fn to_gate(parts: &mut Parts, fields: Fields, conn: &Conn, request_id: &HeaderValue) {
     let headers = &mut parts.headers;
-    headers.reserve(ADDED_MAX);
+    headers.reserve(wire::ADDED_FIELDS_MAX);
     let takes_trailers = parts.version == Version::HTTP_2
         || (fields.has(Field::Te)
             && headers.get(TE).and_then(|te| te.to_str().ok()).is_some_and(|te| te.contains("trailers")));
@@ -68,7 +68,10 @@ pub(crate) fn to_gate(parts: &mut Parts, fields: Fields, conn: &Conn, request_id
         (Field::Te, &TE),
         (Field::Expect, &EXPECT),
         (Field::ForwardedHost, &FORWARDED_HOST),
+        (Field::ForwardedPort, &FORWARDED_PORT),
+        (Field::ForwardedPrefix, &FORWARDED_PREFIX),
         (Field::Forwarded, &FORWARDED),
+        (Field::RealIp, &REAL_IP),
     ] {
         if fields.has(field) {
             headers.remove(name);

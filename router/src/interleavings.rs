@@ -43,7 +43,7 @@ fn a_burst_is_given_out_once() {
 #[test]
 fn no_more_than_the_cap_are_on_their_way_and_none_stays_counted() {
     loom::model(|| {
-        let active = Tenants::default().of(&tenant());
+        let active = Tenants::default().of(&tenant(), cell_model::Uid(1));
         let enter = || {
             let active = Arc::clone(&active);
             Box::new(move || active.enter(1)) as Box<dyn FnOnce() -> Option<_>>

@@ -60,6 +60,7 @@ mod refusal;
 mod reload;
 mod resolve;
 mod resting;
+mod room;
 mod router;
 mod schedule;
 mod seldom;

@@ -109,7 +109,8 @@ fn main() -> ExitCode {
 
 fn start_log(cli: &Cli) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).map_err(|error| error.to_string())?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     if cli.log_json {
         log.json().init()
     } else {

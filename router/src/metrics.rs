@@ -446,7 +446,7 @@ mod tests {
         let before = series(&registry);
         for n in 0..100_000_u32 {
             let tenant = TenantId::new(format!("t-{n}")).unwrap();
-            flow.tenants.of(&tenant).count();
+            flow.tenants.of(&tenant, cell_model::Uid(1)).count();
             let tier = [None, Some(Tier::Bronze), Some(Tier::Gold)][n as usize % 3];
             let mut open = worker.open(Instant::now());
             open.set_tier(tier);

@@ -87,6 +87,9 @@ pub struct Options {
 pub struct Limits {
     /// Largest request body.
     pub body_bytes_max: u64,
+    /// What a client has to send of a body in a second on an average, in bytes, once it had `timeouts.body-idle`. Until then,
+    /// and of gRPC, anything goes. 0: always.
+    pub body_rate_min: u64,
     /// How much of a request body is kept while it is forwarded, so that it can be sent again.
     pub replay_bytes_max: usize,
     /// Largest head of a request; at least 8,192.
@@ -202,6 +205,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes_max: 8 << 20,
+            body_rate_min: 500,
             replay_bytes_max: 256 << 10,
             header_bytes_max: 32 << 10,
             headers_max: 100,
@@ -309,6 +313,16 @@ impl Options {
             return Err(Error::InvalidOption { option, rule });
         }
         let broken = |(option, rule): (&str, String)| invalid(option, rule);
+        let authority = self.tls.as_ref().and_then(|tls| tls.client_ca_file.as_ref());
+        if authority.is_none() && self.tls.as_ref().is_some_and(|tls| tls.client_certificate_required) {
+            let rule =
+                "is needed where tls.client-certificate-required is set: without it no client is asked for one";
+            return Err(invalid("tls.client-ca-file", rule.into()));
+        }
+        if authority.is_none() && self.tenant.order.contains(&Source::Certificate) {
+            let rule = "is needed where tenant.order lists certificate: without it no client is asked for one";
+            return Err(invalid("tls.client-ca-file", rule.into()));
+        }
         let identity = IdentityRules::new(&self.tenant, domains).map_err(broken)?;
         let tokens = self.tenant.token.as_ref().map(TokenRules::new).transpose().map_err(broken)?;
         Ok(Checked { trusted: TrustedKeys::new(keys), identity, tokens })
@@ -417,12 +431,13 @@ mod tests {
     fn each_broken_rule_names_its_option() {
         usable().check().unwrap();
         type Breaks = fn(&mut Options);
-        let broken: [(&str, Breaks); 7] = [
+        let broken: [(&str, Breaks); 8] = [
             ("name", |o| o.name.clear()),
             ("control", |o| o.control.clear()),
             ("control", |o| o.control = vec!["no-port".into()]),
             ("trusted-keys", |o| o.trusted_keys = vec!["xyz".into()]),
             ("domains", |o| o.domains = vec!["not a domain".into()]),
+            ("tls.client-ca-file", |o| o.tenant.order = vec![Source::Certificate, Source::Host]),
             ("limits.header-bytes-max", |o| o.limits.header_bytes_max = 10),
             ("timeouts.quiesce-max", |o| o.timeouts.quiesce_max = Duration::ZERO),
         ];
@@ -432,5 +447,17 @@ mod tests {
             let error = options.check().unwrap_err();
             assert!(error.to_string().starts_with(&format!("option {option}:")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_not_required_of_clients_that_are_never_asked_for_one() {
+        let mut options = usable();
+        let tls = "certificates = []\nclient-certificate-required = true";
+        options.tls = Some(toml::from_str(tls).unwrap());
+        let error = options.check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("option tls.client-ca-file: is needed where tls.client-certificate-required"),
+            "{error}"
+        );
     }
 }

@@ -43,7 +43,7 @@ async fn route(
     }
     let (mut parts, body) = request.into_parts();
     let pending = upgrade::prepare(worker, ctx, &mut parts)?;
-    strict::check(&parts, ctx.fields)?;
+    strict::check(&parts, ctx.fields, worker.headers_max)?;
     let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
     let tenant = identify::identify(rules, verifier, ctx.conn.certified.as_ref(), &mut parts).await?;
     ctx.tenant = Some(tenant.clone());
@@ -53,6 +53,7 @@ async fn route(
     if ctx.is_grpc {
         // A stream of messages has no length; each message has its own limit where it is read.
         limits.body_bytes_max = u64::MAX;
+        limits.rate_min = 0;
     }
     let upload = Upload::new(body, limits, ctx.began);
     if upload.is_too_large() {

@@ -24,7 +24,7 @@ pub(crate) fn admit(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) -> Res
     }
     let (flow, tenant) = (&worker.flow, &entry.mapping.tenant);
     let allowance = ctx.live.allowances.of(tenant, entry.mapping.tier);
-    let active = flow.tenants.of(tenant);
+    let active = flow.tenants.of(tenant, entry.mapping.uid);
     active.count();
     if let Some(rate) = allowance.rate {
         let share = active.share();

@@ -4,6 +4,7 @@
 //! No lock and no other thread: a connection lives and dies on the thread that serves its requests.
 
 mod alone;
+mod hearing;
 mod lease;
 mod shared;
 

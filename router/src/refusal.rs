@@ -203,7 +203,9 @@ impl Code {
             Self::MessageAmbiguous => "send the request in a form that every reader understands alike",
             Self::MethodUnsupported => "use another method; of tunnels, only WebSockets are forwarded",
             Self::BodyTooLarge => "send less, or raise `limits.body-bytes-max` of the router",
-            Self::BodyTimeout => "send the body without long pauses, or raise `timeouts.body-idle` of the router",
+            Self::BodyTimeout => {
+                "send the body faster and without long pauses, or raise `timeouts.body-idle` or lower `limits.body-rate-min` of the router"
+            }
             Self::TenantUnknown => "`cellctl get tenants` lists what there is",
             Self::TenantUnknownYet => "try again: the router cannot reach the control plane and may not know yet",
             Self::TenantDeleted => "the tenant is gone for good; `cellctl create tenant` makes a new, empty one",

@@ -47,6 +47,8 @@ pub struct Difference {
 
 /// Takes other options.
 pub(crate) struct Reload {
+    /// What holds until a restart, of what waits for one.
+    started: Options,
     current: Mutex<Options>,
     flow: Arc<Flow>,
     taken: Counter,
@@ -55,7 +57,7 @@ pub(crate) struct Reload {
 
 impl Reload {
     pub(crate) fn new(options: Options, flow: Arc<Flow>, taken: Counter, refused: Counter) -> Self {
-        Self { current: Mutex::new(options), flow, taken, refused }
+        Self { started: options.clone(), current: Mutex::new(options), flow, taken, refused }
     }
 
     /// How long the router still takes connections at its end, and how long what is open may take to finish.
@@ -76,7 +78,12 @@ impl Reload {
             }
         };
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let differences = differences(&current, &next);
+        // What waits for a restart is said each time, until it is as it was when the process started.
+        let waiting = differences(&self.started, &next).into_iter().filter(|difference| difference.needs_restart);
+        let mut differences = differences(&current, &next);
+        differences.retain(|difference| !difference.needs_restart);
+        differences.extend(waiting);
+        differences.sort_by(|one, other| one.option.cmp(&other.option));
         self.flow.set_live(Live::new(&next));
         *current = next;
         drop(current);
@@ -173,8 +180,11 @@ mod tests {
             ]
         );
         assert_eq!(reload.flow.live.load().schedule.wait_max, Duration::from_millis(90));
-        assert_eq!(reload.take(Ok(next)).unwrap(), []);
-        assert_eq!((reload.taken.get(), reload.refused.get()), (2, 0));
+        let again = reload.take(Ok(next)).unwrap();
+        let still = again.iter().map(|d| (d.option.as_str(), d.needs_restart)).collect::<Vec<_>>();
+        assert_eq!(still, [("threads", true)], "it waits for a restart, however often it is read");
+        assert_eq!(reload.take(Ok(usable())).unwrap().len(), 2, "and it is as it was");
+        assert_eq!((reload.taken.get(), reload.refused.get()), (3, 0));
     }
 
     #[test]

@@ -36,7 +36,11 @@ pub(crate) async fn resolve(
     if entry.mapping.state == MappingState::Deleted {
         return Err(deleted(tenant));
     }
-    policy::admit(worker, ctx, &entry)?;
+    if ctx.admitted.is_none() {
+        // Whoever is refused from here on is told apart by its tier.
+        ctx.entry = Some(Arc::clone(&entry));
+        policy::admit(worker, ctx, &entry)?;
+    }
     if must_wait(&entry.mapping, ctx.is_write) && worker.directory.is_fresh(Instant::now()) {
         let began = Instant::now();
         let held = Box::pin(hold(worker, ctx, tenant)).await;

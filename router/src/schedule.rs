@@ -6,6 +6,7 @@
 //! | answered below 500 | good | good | the time to the head |
 //! | answered 5xx | **bad** | good | the time to the head |
 //! | not in time, or the connection broke | **bad** | good | not in time: **bad** |
+//! | the connection broke while the body was on its way | says nothing | says nothing | says nothing |
 //! | no instance took a connection | says nothing | **bad** | says nothing |
 //! | a gate refused: it has not run | says nothing | good | says nothing |
 //!
@@ -23,7 +24,7 @@ use crate::context::{RequestCtx, Worker};
 use crate::exchange::Attempt;
 use crate::fair::queue::Share;
 use crate::fair::rate::retry_after;
-use crate::fair::scheduler::{Permit, Turned};
+use crate::fair::scheduler::{Guest, Permit, Turned};
 use crate::fair::tenants::Active;
 use crate::flow::CellFlow;
 use crate::refusal::{Code, Refusal};
@@ -90,12 +91,14 @@ pub(crate) async fn enter(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) 
     }
     cell.retries.request(now, ctx.live.budget);
     ctx.cell_limit = cell.scheduler.limit();
-    leave.permit = cell.scheduler.try_enter();
+    let places = ctx.admitted.as_ref().map(|admitted| Arc::clone(&admitted.active.places)).unwrap_or_default();
+    let guest = Guest { tenant: &entry.mapping.tenant, places: &places, epoch: leave.epoch };
+    leave.permit = cell.scheduler.try_enter(guest);
     if leave.permit.is_none() {
         if let Some(admitted) = &ctx.admitted {
             share.cost = admitted.active.cost(cell.scheduler.mean());
         }
-        leave.permit = Some(Box::pin(wait_for_turn(worker, ctx, entry, &cell, share)).await?);
+        leave.permit = Some(Box::pin(wait_for_turn(worker, ctx, entry, &cell, guest, share)).await?);
         leave.began = Instant::now();
     }
     Ok(leave)
@@ -106,10 +109,11 @@ async fn wait_for_turn(
     ctx: &mut RequestCtx,
     entry: &Entry,
     cell: &CellFlow,
+    guest: Guest<'_>,
     share: Share,
 ) -> Result<Permit, Refusal> {
     let began = Instant::now();
-    let turn = cell.scheduler.enter(&entry.mapping.tenant, share, ctx.deadline).await;
+    let turn = cell.scheduler.enter(guest, share, ctx.deadline).await;
     let waited = began.elapsed();
     ctx.queued += waited;
     worker.metrics.count_queued(waited);
@@ -145,6 +149,13 @@ impl Leave {
         self.began
     }
 
+    /// Only the client is awaited now: the cell has room for somebody else.
+    pub(crate) fn step_out(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            permit.step_out();
+        }
+    }
+
     /// Tells those who go by it what came of the attempt. `timed`: the request was complete when it was sent, so that the
     /// time to its answer was the cell's. Answers the room in the cell, which a long answer may keep to its end.
     pub(crate) fn tell(
@@ -173,7 +184,8 @@ impl Leave {
                 (Some(false), Some(true))
             }
             Attempt::Broken(_) => (Some(false), Some(true)),
-            Attempt::Over(_) | Attempt::NotTaken(_) => (None, None),
+            // What broke on the way of a body may have broken for what the client sends.
+            Attempt::Over(_) | Attempt::NotTaken(_) | Attempt::CutShort(_) => (None, None),
             Attempt::Unreachable(_) => (Some(true), None),
             Attempt::Stale(_) | Attempt::NotExecuted(_) | Attempt::Deleted => (Some(false), None),
         };

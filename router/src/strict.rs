@@ -56,12 +56,19 @@ static SINGLE: [(Field, HeaderName); 5] = [
 ];
 
 /// Whether the message can be understood in one way only.
-pub(crate) fn check(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
+pub(crate) fn check(parts: &Parts, fields: Fields, headers_max: usize) -> Result<(), Refusal> {
     // TRACE would give back what others have added on the way.
     if (parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none())
         || parts.method == Method::TRACE
     {
         return Err(Refusal::new(Code::MethodUnsupported, format!("{} is not forwarded", parts.method)));
+    }
+    // Over HTTP/1 they were counted, and the target was looked at, as bytes.
+    if parts.version == Version::HTTP_2 {
+        if parts.headers.len() > headers_max {
+            return Err(Rule::TooManyHeaders.refusal());
+        }
+        check_target(parts)?;
     }
     // Over HTTP/2, or behind an authority, the reader of bytes has not seen it as it goes to the cell.
     if parts.uri.path().starts_with("//") {
@@ -71,6 +78,14 @@ pub(crate) fn check(parts: &Parts, fields: Fields) -> Result<(), Refusal> {
     check_framing(parts, fields)?;
     check_fields(parts, fields)?;
     if fields.has(Field::Connection) { check_connection(parts) } else { Ok(()) }
+}
+
+fn check_target(parts: &Parts) -> Result<(), Refusal> {
+    if parts.uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+        return Err(Rule::Target.refusal());
+    }
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    head::check_target(parts.method.as_str().as_bytes(), target.as_bytes()).map_err(Rule::refusal)
 }
 
 fn ambiguous(detail: impl Into<String>) -> Refusal {
@@ -210,7 +225,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        check(&parts, Fields::of(&parts.headers)).map_err(|refusal| refusal.code)
+        check(&parts, Fields::of(&parts.headers), 100).map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -265,8 +280,23 @@ mod tests {
     }
 
     #[test]
+    fn over_http_2_a_target_is_held_to_the_rules_of_http_1_and_fields_are_counted() {
+        let v2 = Version::HTTP_2;
+        for target in ["/a", "/a?b=c/d?e", "/a|b^{c}~", "/%5c%23"] {
+            assert_eq!(verdict(v2, &format!("https://a{target}"), &[]), Ok(()), "{target}");
+        }
+        // A fragment is gone before anybody here sees it.
+        for target in ["/a\\b", "/h\u{e9}", "/a\"b", "/a?b`c"] {
+            assert_eq!(verdict(v2, &format!("https://a{target}"), &[]), Err(Code::MessageAmbiguous), "{target}");
+        }
+        assert_eq!(verdict(v2, "ftp://a/", &[]), Err(Code::MessageAmbiguous));
+        assert_eq!(verdict(v2, "https://a/", &[("x", "1"); 100]), Ok(()));
+        assert_eq!(verdict(v2, "https://a/", &[("x", "1"); 101]), Err(Code::HeaderTooLarge));
+    }
+
+    #[test]
     fn a_tunnel_is_not_forwarded() {
         let (parts, ()) = Request::connect("a:443").header("host", "a:443").body(()).unwrap().into_parts();
-        assert_eq!(check(&parts, Fields::of(&parts.headers)).unwrap_err().code, Code::MethodUnsupported);
+        assert_eq!(check(&parts, Fields::of(&parts.headers), 100).unwrap_err().code, Code::MethodUnsupported);
     }
 }

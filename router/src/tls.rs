@@ -16,7 +16,8 @@ use cell_client::net::Connection;
 use cell_model::TenantId;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,14 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// TLS towards clients. Cheap to clone: all threads share it.
 #[derive(Clone)]
-pub(crate) struct TlsFront(Arc<ArcSwap<ServerConfig>>);
+pub(crate) struct TlsFront(Arc<ArcSwap<Shown>>);
+
+/// What clients are shown, and by what theirs are judged.
+struct Shown {
+    certificates: Arc<Certificates>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    config: Arc<ServerConfig>,
+}
 
 /// A finished handshake.
 pub(crate) struct Accepted {
@@ -49,17 +57,28 @@ pub(crate) struct Accepted {
 impl TlsFront {
     /// Reads everything that the options name.
     pub(crate) fn load(options: &TlsOptions) -> Result<Self, TlsError> {
-        Ok(Self(Arc::new(ArcSwap::new(Arc::new(server_config(options)?)))))
+        let certificates = Certificates::load(&options.certificates, &provider())?;
+        let shown = shown(Arc::new(certificates), verifier(options)?)?;
+        Ok(Self(Arc::new(ArcSwap::new(Arc::new(shown)))))
     }
 
-    /// Reads it again. Where that fails, what was read before stays.
-    pub(crate) fn reload(&self, options: &TlsOptions) -> Result<(), TlsError> {
-        self.0.store(Arc::new(server_config(options)?));
-        Ok(())
+    /// Reads it again. What cannot be used stays as it was, and is answered.
+    pub(crate) fn reload(&self, options: &TlsOptions) -> Vec<TlsError> {
+        let before = self.0.load_full();
+        let (certificates, mut errors) = before.certificates.again(&options.certificates, &provider());
+        let verifier = verifier(options).unwrap_or_else(|error| {
+            errors.push(error);
+            before.verifier.clone()
+        });
+        match shown(Arc::new(certificates), verifier) {
+            Ok(shown) => self.0.store(Arc::new(shown)),
+            Err(error) => errors.push(error),
+        }
+        errors
     }
 
     pub(crate) async fn accept(&self, stream: Connection) -> io::Result<Accepted> {
-        let stream = TlsAcceptor::from(self.0.load_full()).accept(stream).await?;
+        let stream = TlsAcceptor::from(Arc::clone(&self.0.load().config)).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let http2 = session.alpn_protocol() == Some(HTTP2);
         let certified = session.peer_certificates().and_then(|chain| names::tenant_of(chain.first()?));
@@ -67,28 +86,30 @@ impl TlsFront {
     }
 }
 
-fn server_config(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
-    let provider = provider();
-    let certificates = Certificates::load(&options.certificates, &provider)?;
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+/// None: clients are not asked for a certificate.
+fn verifier(options: &TlsOptions) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let Some(path) = &options.client_ca_file else { return Ok(None) };
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider());
+    let verifier = if options.client_certificate_required { verifier } else { verifier.allow_unauthenticated() };
+    let broken = |reason: String| TlsError::Roots { path: path.clone(), reason };
+    verifier.build().map(Some).map_err(|error| broken(error.to_string()))
+}
+
+fn shown(
+    certificates: Arc<Certificates>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Shown, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Setup)?;
-    let builder = match &options.client_ca_file {
+    let builder = match verifier.clone() {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let roots = Arc::new(roots(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let verifier =
-                if options.client_certificate_required { verifier } else { verifier.allow_unauthenticated() };
-            let verifier = verifier
-                .build()
-                .map_err(|error| TlsError::Roots { path: path.clone(), reason: error.to_string() })?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(certificates));
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::<Certificates>::clone(&certificates);
+    let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-    Ok(config)
+    Ok(Shown { certificates, verifier, config: Arc::new(config) })
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
@@ -181,7 +202,8 @@ pub(crate) fn client_config(ca_file: &Path, own: Option<&CertificateFiles>) -> R
     }
 }
 
-/// Looks at the files of both sides until `shutdown`, and reads them again where one has changed.
+/// Looks at the files of both sides until `shutdown`, and reads them again where one has changed, and for as long as
+/// something is wrong with one.
 pub(crate) async fn watch(
     front: Option<(TlsFront, TlsOptions)>,
     back: Option<(TlsBack, UpstreamTlsOptions)>,
@@ -190,6 +212,7 @@ pub(crate) async fn watch(
 ) {
     let interval =
         front.as_ref().map_or(std::time::Duration::from_secs(10), |(_, options)| options.reload_interval);
+    let mut said: Vec<String> = Vec::new();
     let paths = files::named(front.as_ref().map(|(_, o)| o), back.as_ref().map(|(_, o)| o));
     let mut seen = files::states(&paths);
     loop {
@@ -198,20 +221,21 @@ pub(crate) async fn watch(
             () = shutdown.cancelled() => return,
         }
         let now = files::states(&paths);
-        if now == seen {
+        if now == seen && said.is_empty() {
             continue;
         }
-        let reloaded = front
-            .as_ref()
-            .map_or(Ok(()), |(front, options)| front.reload(options))
-            .and_then(|()| back.as_ref().map_or(Ok(()), |(back, options)| back.reload(options)));
-        match reloaded {
-            Ok(()) => tracing::info!("certificates were read again"),
-            Err(error) => {
-                metrics.tls_reload_failures.inc();
-                tracing::error!(code = "CERTIFICATE_INVALID", %error, "new certificates are not used: the old ones stay");
+        seen = now;
+        let mut errors = front.as_ref().map_or_else(Vec::new, |(front, options)| front.reload(options));
+        errors.extend(back.as_ref().and_then(|(back, options)| back.reload(options).err()));
+        metrics.tls_reload_failures.inc_by(errors.len() as u64);
+        let now_said: Vec<String> = errors.iter().map(TlsError::to_string).collect();
+        if errors.is_empty() {
+            tracing::info!("certificates were read again");
+        } else if now_said != said {
+            for error in &now_said {
+                tracing::error!(code = "CERTIFICATE_INVALID", %error, "a new certificate is not used: the old one stays");
             }
         }
-        seen = now;
+        said = now_said;
     }
 }

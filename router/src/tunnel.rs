@@ -54,7 +54,7 @@ pub(crate) async fn run(worker: Rc<Worker>, entry: std::sync::Arc<Entry>, client
     let (cell_reads, cell_writes) = tokio::io::split(TokioIo::new(cell));
     let up = Direction { from: client_reads, to: cell_writes, masked: true };
     let down = Direction { from: cell_reads, to: client_writes, masked: false };
-    let active = worker.flow.tenants.of(&entry.mapping.tenant);
+    let active = worker.flow.tenants.of(&entry.mapping.tenant, entry.mapping.uid);
     let went_up = |bytes| {
         last.set(Instant::now());
         active.used.received(bytes);

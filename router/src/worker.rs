@@ -27,6 +27,7 @@ use crate::body::UploadLimits;
 use crate::conn::{Came, Place};
 use crate::context::{Dice, Worker};
 use crate::directory::Directory;
+use crate::exchange::Warnings;
 use crate::flow::Flow;
 use crate::front::Front;
 use crate::identify::IdentityRules;
@@ -36,6 +37,7 @@ use crate::observe::recent::Ring;
 use crate::observe::spans::Spans;
 use crate::options::Options;
 use crate::pool::{Pool, PoolLimits};
+use crate::room::Rooms;
 use crate::sharing::{Handed, Sharing};
 use crate::signing::{Contexts, Signer};
 use crate::sockets::Socket;
@@ -139,10 +141,14 @@ async fn serve(seed: Seed) {
         upload: UploadLimits {
             body_bytes_max: seed.options.limits.body_bytes_max,
             replay_bytes_max: seed.options.limits.replay_bytes_max,
+            rate_min: seed.options.limits.body_rate_min,
         },
+        headers_max: seed.options.limits.headers_max,
         metrics: Rc::new(seed.metrics.worker(seed.index)),
         dice: Dice::new(seed.random.next()),
         alarms: Alarms::default(),
+        rooms: Rooms::new(),
+        gate_refusals: Warnings::default(),
     });
     let front = Rc::new(Front {
         worker: Rc::clone(&worker),

@@ -21,6 +21,7 @@ use crate::context::Contexts;
 use crate::stamp::RequestStamp;
 use crate::tunnel;
 use crate::tunnel::Upgrade;
+use crate::unread::{Left, Unread};
 use crate::wire;
 
 /// What stands between a listener and the application.
@@ -41,23 +42,23 @@ struct Admitted {
     admission: Admission,
 }
 
-/// The answer, and the request's body where nobody has read it.
+/// The answer, and what nobody has read of the request's body.
 pub(crate) struct Served<B> {
     pub(crate) response: Response<ResponseBody>,
-    pub(crate) unread: Option<B>,
+    pub(crate) unread: Option<Left<B>>,
 }
 
 impl<A: Application> Front<A> {
     /// Answers one request.
     pub(crate) async fn serve<B>(&self, request: Request<B>) -> Served<B>
     where
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let (mut parts, body) = request.into_parts();
         let Admitted { stamp, context, admission } = match self.let_in(&parts).await {
             Ok(admitted) => admitted,
-            Err(response) => return Served { response: *response, unread: Some(body) },
+            Err(response) => return Served { response: *response, unread: Some(Left { body, begun: false }) },
         };
         let is_write = wire::is_write(&parts.method);
         parts.extensions.insert(stamp.clone());
@@ -68,13 +69,14 @@ impl<A: Application> Front<A> {
             return Served { response: self.run_upgrade(parts, stamp, admission).await, unread: None };
         }
         let most = usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX);
-        let request = Request::from_parts(parts, Limited::new(body, most).boxed_unsync());
+        let unread = Unread::new();
+        let request = Request::from_parts(parts, Limited::new(unread.lend(body), most).boxed_unsync());
         let response = if is_write {
             self.run_write(request, stamp, admission).await
         } else {
             self.run_read(request, stamp, admission).await
         };
-        Served { response, unread: None }
+        Served { response, unread: unread.take() }
     }
 
     async fn let_in(&self, parts: &Parts) -> Result<Admitted, Box<Response<ResponseBody>>> {

@@ -37,6 +37,7 @@ mod stamp;
 mod table;
 mod tls;
 mod tunnel;
+mod unread;
 pub mod wire;
 
 pub use admission::{Admission, Refusal, WaitLimits};

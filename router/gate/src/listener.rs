@@ -21,10 +21,12 @@ use crate::application::Application;
 use crate::front::Front;
 use crate::options::HttpLimits;
 use crate::tls::Tls;
+use crate::unread::Left;
+use crate::wire;
 
-/// How much of a refused request's body is read after its answer has been given, so that the connection can be used
-/// again and the answer is not lost in a reset.
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// How much of a body that is refused, or longer than the application takes, is read after the answer has been given, so
+/// that the connection can be used again and the answer is not lost in a reset: what a router passes by default.
+const LINGER_BYTES_MAX: usize = 8 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 const HTTP2_STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
@@ -112,7 +114,7 @@ async fn converse<A: Application, S>(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_headers(limits.headers)
+        .max_headers(limits.headers.saturating_add(wire::ADDED_FIELDS_MAX))
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     builder
         .http2()
@@ -142,10 +144,12 @@ async fn answer<A: Application>(
     front: Arc<Front<A>>,
     request: Request<Incoming>,
 ) -> Result<http::Response<crate::application::ResponseBody>, Infallible> {
-    let lingers = request.version() < http::Version::HTTP_2 && !request.headers().contains_key(EXPECT);
+    let is_http1 = request.version() < http::Version::HTTP_2;
+    let waits = request.headers().contains_key(EXPECT);
     let served = front.serve(request).await;
-    if let Some(unread) = served.unread.filter(|_| lingers) {
-        tokio::spawn(linger(unread));
+    // Who waits to be asked for a body, and was not, sends none.
+    if let Some(Left { body, .. }) = served.unread.filter(|left| is_http1 && (left.begun || !waits)) {
+        tokio::spawn(linger(body));
     }
     Ok(served.response)
 }

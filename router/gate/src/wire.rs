@@ -34,6 +34,8 @@ pub static CODE: HeaderName = HeaderName::from_static("cell-code");
 
 /// The value of [`NOT_EXECUTED`].
 pub const NOT_EXECUTED_YES: &str = "1";
+/// How many fields a router puts on a request, at the most. A gate takes so many more than it takes of a client.
+pub const ADDED_FIELDS_MAX: usize = 16;
 /// Every header that belongs to Cellway begins with this. Neither a client's nor an application's are passed on.
 pub const RESERVED_PREFIX: &str = "cell-";
 

@@ -18,7 +18,7 @@ impl Body for Pieces {
 
 fn upload(pieces: &[usize], body_bytes_max: u64, replay_bytes_max: usize) -> Upload<Pieces> {
     let frames = pieces.iter().zip(letters()).map(|(size, letter)| Frame::data(Bytes::from(vec![letter; *size])));
-    let limits = UploadLimits { body_bytes_max, replay_bytes_max };
+    let limits = UploadLimits { body_bytes_max, replay_bytes_max, rate_min: 0 };
     Upload::new(Pieces(frames.collect()), limits, Instant::now())
 }
 
@@ -53,7 +53,7 @@ async fn trailers_pass_in_every_attempt() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "7".parse().unwrap());
     let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers.clone())];
-    let limits = UploadLimits { body_bytes_max: 10, replay_bytes_max: 10 };
+    let limits = UploadLimits { body_bytes_max: 10, replay_bytes_max: 10, rate_min: 0 };
     let upload = Upload::new(Pieces(frames.into()), limits, Instant::now());
     for _ in 0..2 {
         let sent = upload.attempt(None).collect().await.unwrap();

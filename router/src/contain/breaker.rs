@@ -31,6 +31,8 @@ pub(crate) struct BreakerOptions {
 
 /// How long a probe may take before another one is let through in its place.
 const PROBE_TIME_MAX_MILLIS: u64 = 30_000;
+/// For how long a breaker that nobody asks is kept, from when it would have let a probe through.
+const FORGOTTEN_AFTER_MILLIS: u64 = 600_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -40,6 +42,16 @@ pub(crate) enum State {
     Open { until_millis: u64, strikes: u8 },
     /// One at a time passes. `probe_millis`: since when one is on its way; 0: none is.
     HalfOpen { probe_millis: u64, strikes: u8, passed: u8 },
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Closed { .. } => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen { .. } => "half-open",
+        })
+    }
 }
 
 /// What a breaker says to a request.
@@ -229,6 +241,23 @@ impl Breaker {
 
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.state(), State::Closed { .. })
+    }
+
+    /// Whether nothing is lost with it: it is closed, or nobody has asked for long after it would have let a probe through.
+    pub(crate) fn is_forgettable(&self, now: Moment) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        let aged = |since: u64| now.millis().saturating_sub(since) > FORGOTTEN_AFTER_MILLIS;
+        match State::from_word(word) {
+            State::Closed { .. } => true,
+            State::Open { until_millis, .. } => aged(until_millis),
+            State::HalfOpen { probe_millis: 0, strikes, .. } => {
+                // From now on it ages. Failing to swap means that somebody has asked.
+                let rests = State::Open { until_millis: now.millis().max(1), strikes }.to_word();
+                let _asked = self.0.compare_exchange(word, rests, Ordering::Relaxed, Ordering::Relaxed);
+                false
+            }
+            State::HalfOpen { probe_millis, .. } => aged(probe_millis),
+        }
     }
 
     pub(crate) fn state(&self) -> State {

@@ -98,6 +98,12 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         self.waiting
     }
 
+    /// The one that is served next.
+    #[cfg(test)]
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        self.pop_if(|_| true)
+    }
+
     /// A place behind the others of the same flow.
     pub(crate) fn push(&mut self, key: &K, share: Share, item: T) -> Result<Pushed<T>, NoPlace> {
         let length = self.flows.get(key).map_or(0, |flow| flow.waiting.len());
@@ -129,10 +135,14 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
         Ok(Pushed { ticket, displaced })
     }
 
-    /// The one that is served next.
-    pub(crate) fn pop(&mut self) -> Option<T> {
-        let (start, _, key) = self.heads.first().cloned()?;
-        self.virtual_time = start;
+    /// The first that may be served now, of the first of each flow.
+    pub(crate) fn pop_if(&mut self, mut may: impl FnMut(&T) -> bool) -> Option<T> {
+        let may_go = |(_, _, key): &&(u64, Ticket, K)| {
+            self.flows.get(key).and_then(|flow| flow.waiting.front()).is_some_and(|first| may(&first.item))
+        };
+        let (start, _, key) = self.heads.iter().find(may_go).cloned()?;
+        // Who had to let others go first has an older tag than they.
+        self.virtual_time = self.virtual_time.max(start);
         let item = self.remove_at(&key, 0);
         while let Some((ends, key)) = self.owing.first().filter(|(ends, _)| *ends <= self.virtual_time).cloned() {
             self.owing.remove(&(ends, key.clone()));

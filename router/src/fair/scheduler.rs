@@ -8,6 +8,10 @@
 //! ```
 //! How many are in and how many wait stand in one word, so that whoever leaves either sees that nobody waits or takes
 //! the lock and hands over. Shared by all threads.
+//!
+//! One tenant gets all places but a reserve ([`reserve_of`]), however many it asks for and however long it keeps them: so
+//! there is one for whoever else comes. And a request of which only the client is awaited gives its place back
+//! ([`Permit::step_out`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +22,7 @@ use tokio::time::Instant;
 
 use super::adaptive::{Adaptive, LimitRange};
 use super::meter::Meter;
+use super::places::Places;
 use super::queue::{FairQueue, NoPlace, QueueLimits, Share, Ticket};
 use crate::atomics::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::moment::{Moment, nanos};
@@ -34,6 +39,17 @@ pub(crate) struct ScheduleOptions {
     pub(crate) queue: QueueLimits,
     /// How long a request waits for its turn.
     pub(crate) wait_max: Duration,
+    /// Most requests of one tenant that go on without a place.
+    pub(crate) outside_max: u32,
+}
+
+/// Who asks for room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guest<'g> {
+    pub(crate) tenant: &'g TenantId,
+    pub(crate) places: &'g Arc<Places>,
+    /// Of the mapping that names this cell.
+    pub(crate) epoch: u64,
 }
 
 /// Why a request does not get into the cell. It has not been sent.
@@ -49,7 +65,24 @@ pub(crate) enum Turned {
     Displaced,
 }
 
-type Turn = oneshot::Sender<bool>;
+/// Somebody who waits for a turn.
+struct Turn {
+    sender: oneshot::Sender<bool>,
+    places: Arc<Places>,
+    epoch: u64,
+}
+
+/// Places that one tenant alone never gets: an eighth, and one at the least. Where there are fewer than five there is
+/// none, or a cell of one tenant would never look used up, and its limit never rise.
+const fn reserve_of(limit: u32) -> u32 {
+    if limit < 5 {
+        0
+    } else if limit < 16 {
+        1
+    } else {
+        limit / 8
+    }
+}
 
 /// The way into one cell.
 pub(crate) struct Scheduler {
@@ -57,12 +90,17 @@ pub(crate) struct Scheduler {
     limit: AtomicU32,
     queue: Mutex<FairQueue<TenantId, Turn>>,
     wait_max_nanos: AtomicU64,
+    outside_max: AtomicU32,
     meter: Meter,
 }
 
 /// Room in a cell for one request, given back when it is dropped.
 pub(crate) struct Permit {
     scheduler: Arc<Scheduler>,
+    places: Arc<Places>,
+    epoch: u64,
+    /// It goes on without.
+    outside: bool,
 }
 
 impl Scheduler {
@@ -73,6 +111,7 @@ impl Scheduler {
             limit: AtomicU32::new(adaptive.limit()),
             queue: Mutex::new(FairQueue::new(options.queue)),
             wait_max_nanos: AtomicU64::new(nanos(options.wait_max)),
+            outside_max: AtomicU32::new(options.outside_max),
             meter: Meter::new(adaptive, now),
         })
     }
@@ -81,6 +120,7 @@ impl Scheduler {
     pub(crate) fn set_options(&self, options: ScheduleOptions) {
         self.lock().set_limits(options.queue);
         self.wait_max_nanos.store(nanos(options.wait_max), Ordering::Relaxed);
+        self.outside_max.store(options.outside_max, Ordering::Relaxed);
         let limit = self.meter.set_range(options.range);
         self.set_limit(limit);
     }
@@ -89,8 +129,14 @@ impl Scheduler {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Most places that one tenant gets.
+    fn part_of_one(&self) -> u64 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        u64::from(limit - reserve_of(limit))
+    }
+
     /// Room at once, if there is some and nobody waits for it.
-    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_enter(self: &Arc<Self>, guest: Guest<'_>) -> Option<Permit> {
         let limit = u64::from(self.limit.load(Ordering::Relaxed));
         let mut word = self.word.load(Ordering::Acquire);
         loop {
@@ -98,35 +144,41 @@ impl Scheduler {
                 return None;
             }
             match self.word.compare_exchange_weak(word, word + IN, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    self.meter.saw(word / IN + 1);
-                    return Some(Permit { scheduler: Arc::clone(self) });
-                }
+                Ok(_) => break,
                 Err(other) => word = other,
             }
         }
+        if guest.places.take(guest.epoch, self.part_of_one()) {
+            self.meter.saw(word / IN + 1);
+            Some(self.permit(guest.places, guest.epoch))
+        } else {
+            // As whoever leaves: somebody may have begun to wait meanwhile.
+            self.leave();
+            None
+        }
+    }
+
+    fn permit(self: &Arc<Self>, places: &Arc<Places>, epoch: u64) -> Permit {
+        Permit { scheduler: Arc::clone(self), places: Arc::clone(places), epoch, outside: false }
     }
 
     /// Room, at once or when the turn comes.
     pub(crate) async fn enter(
         self: &Arc<Self>,
-        tenant: &TenantId,
+        guest: Guest<'_>,
         share: Share,
         until: Instant,
     ) -> Result<Permit, Turned> {
-        if let Some(permit) = self.try_enter() {
+        if let Some(permit) = self.try_enter(guest) {
             return Ok(permit);
         }
         let began = Instant::now();
         let wait_max = Duration::from_nanos(self.wait_max_nanos.load(Ordering::Relaxed));
-        let mut place = match self.queue_up(tenant, share)? {
-            Queued::Entered(permit) => return Ok(permit),
-            Queued::Waits(place) => place,
-        };
+        let mut place = self.queue_up(guest, share)?;
         match tokio::time::timeout_at(until.min(began + wait_max), &mut place.turn).await {
             Ok(Ok(true)) => {
                 place.over = true;
-                Ok(Permit { scheduler: Arc::clone(self) })
+                Ok(self.permit(&place.places, place.epoch))
             }
             Ok(Ok(false) | Err(_)) => {
                 place.over = true;
@@ -136,40 +188,36 @@ impl Scheduler {
         }
     }
 
-    fn queue_up(self: &Arc<Self>, tenant: &TenantId, share: Share) -> Result<Queued, Turned> {
+    /// A place in the queue, whose turn may have come already: some of the room may be there for others alone.
+    fn queue_up(self: &Arc<Self>, guest: Guest<'_>, share: Share) -> Result<Place, Turned> {
+        let Guest { tenant, places, epoch } = guest;
         let mut queue = self.lock();
-        let mut word = self.word.load(Ordering::Acquire);
-        loop {
-            let limit = u64::from(self.limit.load(Ordering::Relaxed));
-            let has_room = word / IN < limit && word.is_multiple_of(IN);
-            let next = if has_room { word + IN } else { word + WAITING };
-            match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) if has_room => return Ok(Queued::Entered(Permit { scheduler: Arc::clone(self) })),
-                Ok(_) => break,
-                Err(other) => word = other,
-            }
-        }
-        self.meter.crowded();
         // From here on whoever leaves the cell sees that somebody waits, and waits for this lock.
+        self.word.fetch_add(WAITING, Ordering::AcqRel);
         let (sender, turn) = oneshot::channel();
-        match queue.push(tenant, share, sender) {
+        match queue.push(tenant, share, Turn { sender, places: Arc::clone(places), epoch }) {
             Ok(pushed) => {
                 if let Some(displaced) = pushed.displaced {
                     self.word.fetch_sub(WAITING, Ordering::AcqRel);
                     // Gone already: then nobody needs to be told.
-                    let _told = displaced.send(false);
+                    let _told = displaced.sender.send(false);
                 }
-                let place = Place {
+                if self.hand_over(&mut queue) == 0 {
+                    self.meter.crowded();
+                }
+                Ok(Place {
                     scheduler: Arc::clone(self),
                     tenant: tenant.clone(),
+                    places: Arc::clone(places),
+                    epoch,
                     ticket: pushed.ticket,
                     turn,
                     over: false,
-                };
-                Ok(Queued::Waits(place))
+                })
             }
             Err(no_place) => {
                 self.word.fetch_sub(WAITING, Ordering::AcqRel);
+                self.meter.crowded();
                 // Somebody may have left in between and found nobody to hand over to.
                 self.hand_over(&mut queue);
                 Err(match no_place {
@@ -180,18 +228,24 @@ impl Scheduler {
         }
     }
 
-    /// Gives room to those that wait, for as long as there is some.
-    fn hand_over(&self, queue: &mut FairQueue<TenantId, Turn>) {
+    /// Gives room to those that wait and may have it, for as long as there is some. Answers to how many.
+    fn hand_over(&self, queue: &mut FairQueue<TenantId, Turn>) -> u32 {
+        let mut given = 0;
         while self.word.load(Ordering::Acquire) / IN < u64::from(self.limit.load(Ordering::Relaxed)) {
-            let Some(next) = queue.pop() else { return };
+            let part = self.part_of_one();
+            // At most one tenant has so much, so this looks at two.
+            let Some(next) = queue.pop_if(|turn| turn.places.take(turn.epoch, part)) else { break };
             let word = self.word.fetch_add(IN - WAITING, Ordering::AcqRel);
-            if next.send(true).is_err() {
+            if next.sender.send(true).is_err() {
                 // Gone, and not yet out of the queue.
+                next.places.give_back(next.epoch);
                 self.word.fetch_sub(IN, Ordering::AcqRel);
             } else {
+                given += 1;
                 self.meter.saw(word / IN + 1);
             }
         }
+        given
     }
 
     fn leave(&self) {
@@ -256,21 +310,43 @@ impl Scheduler {
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
+impl Permit {
+    /// Gives the room back and goes on without, while only the client is awaited. Of one tenant's requests only so many
+    /// may; one beyond them keeps its room.
+    pub(crate) fn step_out(&mut self) {
+        if !self.outside && self.places.step_out(self.scheduler.outside_max.load(Ordering::Relaxed)) {
+            self.outside = true;
+            self.give_back();
+        }
+    }
+
+    pub(crate) fn is_outside(&self) -> bool {
+        self.outside
+    }
+
+    fn give_back(&self) {
+        // First the tenant's count: whoever hands over looks at it.
+        self.places.give_back(self.epoch);
         self.scheduler.leave();
     }
 }
 
-enum Queued {
-    Entered(Permit),
-    Waits(Place),
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.outside {
+            self.places.end_outside();
+        } else {
+            self.give_back();
+        }
+    }
 }
 
 /// A place in the queue; left when it is dropped.
 struct Place {
     scheduler: Arc<Scheduler>,
     tenant: TenantId,
+    places: Arc<Places>,
+    epoch: u64,
     ticket: Ticket,
     turn: oneshot::Receiver<bool>,
     /// The turn has come, or never will.
@@ -291,7 +367,7 @@ impl Drop for Place {
         self.turn.close();
         // The turn came while nobody looked any more: it goes to the next.
         if self.turn.try_recv() == Ok(true) {
-            self.scheduler.leave();
+            drop(self.scheduler.permit(&self.places, self.epoch));
         }
     }
 }

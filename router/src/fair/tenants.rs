@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_model::TenantId;
+use cell_model::{TenantId, Uid};
 use foldhash::fast::RandomState;
 use papaya::HashMap;
 
+use super::places::Places;
 use super::rate::{Bucket, WHOLE};
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::contain::breaker::Breaker;
@@ -19,10 +20,14 @@ use crate::usage::{Counters, Drawer};
 /// One active tenant. Shared by all threads, changed by atomics alone.
 #[derive(Debug)]
 pub(crate) struct Active {
+    /// Whose all of it is: a tenant that is created again has nothing of the one before.
+    uid: Uid,
     pub(crate) bucket: Bucket,
     pub(crate) retries: Budget,
     /// What it has used and nobody has written down yet.
     pub(crate) used: Counters,
+    /// What it has of its cell.
+    pub(crate) places: Arc<Places>,
     breaker: Breaker,
     /// The epoch that the breaker is of: with another owner it starts anew, so it is one of (tenant, cell).
     breaker_epoch: AtomicU64,
@@ -40,11 +45,13 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    fn new(share: u32, home: Option<(TenantId, Arc<Drawer>)>) -> Self {
+    fn new(uid: Uid, share: u32, home: Option<(TenantId, Arc<Drawer>)>) -> Self {
         Self {
+            uid,
             bucket: Bucket::default(),
             retries: Budget::default(),
             used: Counters::default(),
+            places: Arc::default(),
             home,
             breaker: Breaker::default(),
             breaker_epoch: AtomicU64::new(0),
@@ -140,7 +147,7 @@ impl Active {
     fn is_idle(&self, now: Moment) -> bool {
         self.in_flight() == 0
             && self.bucket.is_full(now)
-            && self.breaker.is_closed()
+            && self.breaker.is_forgettable(now)
             && self.asked.load(Ordering::Relaxed) == 0
     }
 }
@@ -197,14 +204,21 @@ impl Tenants {
     }
 
     /// The tenant's, made if this is its first request. Only for tenants of the table.
-    pub(crate) fn of(&self, tenant: &TenantId) -> Arc<Active> {
+    pub(crate) fn of(&self, tenant: &TenantId, uid: Uid) -> Arc<Active> {
         let active = self.active.pin();
+        let make = || {
+            let home = self.metered.then(|| (tenant.clone(), Arc::clone(&self.drawer)));
+            Arc::new(Active::new(uid, self.first_share.load(Ordering::Relaxed), home))
+        };
         match active.get(tenant) {
-            Some(found) => Arc::clone(found),
-            None => Arc::clone(active.get_or_insert_with(tenant.clone(), || {
-                let home = self.metered.then(|| (tenant.clone(), Arc::clone(&self.drawer)));
-                Arc::new(Active::new(self.first_share.load(Ordering::Relaxed), home))
-            })),
+            Some(found) if found.uid == uid => Arc::clone(found),
+            Some(_) => {
+                // What the one before has used is put away with the last of its requests.
+                let made = make();
+                active.insert(tenant.clone(), Arc::clone(&made));
+                made
+            }
+            None => Arc::clone(active.get_or_insert_with(tenant.clone(), make)),
         }
     }
 
@@ -250,17 +264,28 @@ mod tests {
         TenantId::new(name).unwrap()
     }
 
+    fn quick() -> BreakerOptions {
+        BreakerOptions {
+            failures_min: 1,
+            failures_percent: 1,
+            window: Duration::from_secs(1),
+            open: Duration::from_secs(9),
+            open_max: Duration::from_secs(9),
+            probes: 1,
+        }
+    }
+
     #[test]
     fn a_tenant_is_forgotten_once_that_gives_it_nothing_and_not_before() {
         let (tenants, now) = (Tenants::default(), Moment::from_millis(1_000));
-        let a = tenants.of(&tenant("a"));
+        let a = tenants.of(&tenant("a"), Uid(1));
         a.bucket.take(now, Rate::new(10, 1)).unwrap();
         drop(a);
         tenants.sweep(now);
         assert_eq!(tenants.count(), 1, "forgetting would refill its bucket");
-        assert!(tenants.of(&tenant("a")).bucket.take(now, Rate::new(10, 1)).is_err());
+        assert!(tenants.of(&tenant("a"), Uid(1)).bucket.take(now, Rate::new(10, 1)).is_err());
         let later = now.after(Duration::from_millis(100));
-        let on_its_way = tenants.of(&tenant("a")).enter(5).unwrap();
+        let on_its_way = tenants.of(&tenant("a"), Uid(1)).enter(5).unwrap();
         tenants.sweep(later);
         assert_eq!(tenants.count(), 1, "one of its requests is on its way");
         drop(on_its_way);
@@ -271,8 +296,8 @@ mod tests {
     #[test]
     fn what_a_forgotten_tenant_has_used_is_in_the_drawer() {
         let (tenants, now) = (Tenants::new(true), Moment::from_millis(1_000));
-        tenants.of(&tenant("a")).used.request(true);
-        let late = tenants.of(&tenant("b"));
+        tenants.of(&tenant("a"), Uid(1)).used.request(true);
+        let late = tenants.of(&tenant("b"), Uid(1));
         late.used.request(false);
         tenants.sweep(now);
         assert_eq!(tenants.count(), 1, "somebody still holds the other");
@@ -284,8 +309,31 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_that_is_created_again_has_nothing_of_the_one_before() {
+        let (tenants, now) = (Tenants::default(), Moment::from_millis(5));
+        let options = quick();
+        let before = tenants.of(&tenant("a"), Uid(1));
+        assert!(before.breaker(7).unwrap().tell(Verdict::Pass, true, now, options, 0.0));
+        assert!(matches!(tenants.of(&tenant("a"), Uid(1)).breaker(7).unwrap().ask(now), Verdict::Refuse(_)));
+        let again = tenants.of(&tenant("a"), Uid(2));
+        assert_eq!(again.breaker(1).unwrap().ask(now), Verdict::Pass);
+    }
+
+    #[test]
+    fn an_open_breaker_that_nobody_asks_is_forgotten_in_the_end() {
+        let (tenants, now) = (Tenants::default(), Moment::from_millis(5));
+        let a = tenants.of(&tenant("a"), Uid(1));
+        assert!(a.breaker(1).unwrap().tell(Verdict::Pass, true, now, quick(), 0.0));
+        drop(a);
+        tenants.sweep(now.after(Duration::from_secs(60)));
+        assert_eq!(tenants.count(), 1, "it may come again");
+        tenants.sweep(now.after(Duration::from_secs(700)));
+        assert_eq!(tenants.count(), 0);
+    }
+
+    #[test]
     fn the_cap_on_concurrency_counts_what_is_on_its_way() {
-        let active = Tenants::default().of(&tenant("a"));
+        let active = Tenants::default().of(&tenant("a"), Uid(1));
         let first = active.enter(2).unwrap();
         let _second = active.enter(2).unwrap();
         assert!(active.enter(2).is_none());
@@ -295,15 +343,8 @@ mod tests {
 
     #[test]
     fn a_breaker_is_of_one_owner() {
-        let options = BreakerOptions {
-            failures_min: 1,
-            failures_percent: 1,
-            window: Duration::from_secs(1),
-            open: Duration::from_secs(9),
-            open_max: Duration::from_secs(9),
-            probes: 1,
-        };
-        let active = Tenants::default().of(&tenant("a"));
+        let options = quick();
+        let active = Tenants::default().of(&tenant("a"), Uid(1));
         let now = Moment::from_millis(5);
         assert!(active.breaker(3).unwrap().tell(Verdict::Pass, true, now, options, 0.0));
         assert!(matches!(active.breaker(3).unwrap().ask(now), Verdict::Refuse(_)));
@@ -313,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_takes_long_costs_more() {
-        let active = Tenants::default().of(&tenant("a"));
+        let active = Tenants::default().of(&tenant("a"), Uid(1));
         let mean = Duration::from_millis(10);
         assert!((active.cost(mean) - 1.0).abs() < f32::EPSILON, "nothing is known yet");
         for _ in 0..200 {

@@ -37,6 +37,9 @@ pub struct Fairness {
     pub queue_per_tenant_max: usize,
     /// Most requests that wait for a cell.
     pub queue_per_cell_max: usize,
+    /// Most requests of one tenant that go on without a place in the cell: answers of which no end is in sight, and requests
+    /// of which only the client is awaited. More than that keep their places.
+    pub streams_per_tenant_max: u32,
     /// `host:port` of the admin ports of the other routers of the fleet, so that rates hold for all of them together.
     pub peers: Vec<String>,
     /// By what a tenant has paid for.
@@ -150,6 +153,7 @@ impl Default for Fairness {
             queue_wait: Duration::from_secs(1),
             queue_per_tenant_max: 64,
             queue_per_cell_max: 1_024,
+            streams_per_tenant_max: 1_000,
             peers: Vec::new(),
             tiers: Tiers::default(),
             tenants: BTreeMap::new(),
@@ -230,6 +234,7 @@ impl Fairness {
             },
             queue: QueueLimits { per_flow_max: self.queue_per_tenant_max, total_max: self.queue_per_cell_max },
             wait_max: self.queue_wait,
+            outside_max: self.streams_per_tenant_max,
         }
     }
 

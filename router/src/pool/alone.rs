@@ -28,6 +28,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::hearing::Hearing;
 use super::{ConnectError, Counted, Sent};
 
 /// What hyper may buffer of an answer, and the size of the pieces of a body.
@@ -153,7 +154,7 @@ impl Alone {
     {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Hearing::new(stream)))
             .await
             .map_err(ConnectError::Handshake)?;
         let here = Here::new(async move {

@@ -1,7 +1,7 @@
 //! A body on the wire: where it ends, and that its chunks are written in the one way that nobody reads differently
 //! (RFC 9112, section 7.1). Extensions are refused: nobody needs them, and parsers disagree where they end.
 
-use super::head::{Framing, field};
+use super::head::{Framing, field, is_token};
 use super::rule::Rule;
 
 const TRAILER_BYTES_MAX: usize = 8_192;
@@ -117,6 +117,15 @@ fn trailer_byte(line: &mut Vec<u8>, bytes: &mut usize, count: &mut u8, byte: u8)
     if byte != b'\n' {
         if line.last() == Some(&b'\r') {
             return Err(Rule::CarriageReturnAlone);
+        }
+        // Refused where it stands: at the end of its line a part of it would have passed.
+        let fits = match memchr::memchr(b':', line) {
+            Some(_) => (byte >= 0x20 && byte != 0x7f) || matches!(byte, b'\t' | b'\r'),
+            None if line.is_empty() => is_token(byte) || byte == b'\r',
+            None => is_token(byte) || byte == b':',
+        };
+        if !fits {
+            return Err(Rule::Trailer);
         }
         line.push(byte);
         return Ok(false);

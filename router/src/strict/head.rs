@@ -177,10 +177,9 @@ fn request_line(line: &[u8]) -> Result<bool, Rule> {
     }
 }
 
-fn check_target(method: &[u8], target: &[u8]) -> Result<(), Rule> {
-    // A fragment never leaves a client, and some readers take a backslash for a slash.
-    let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#' && *byte != b'\\';
-    if !target.iter().all(plain) {
+/// Whether a target may be what it is: of HTTP/1 as it came, of HTTP/2 its path.
+pub(super) fn check_target(method: &[u8], target: &[u8]) -> Result<(), Rule> {
+    if !target.iter().all(|byte| IN_TARGET[*byte as usize]) {
         return Err(Rule::Target);
     }
     let has_scheme = |scheme: &[u8]| {
@@ -239,6 +238,26 @@ fn content_length(value: &[u8]) -> Result<u64, Rule> {
 pub(super) const fn is_token(byte: u8) -> bool {
     TOKEN[byte as usize]
 }
+
+/// What a target may hold: visible ASCII but for what a URI never does (RFC 3986, 2). A fragment never leaves a client, some
+/// readers take a backslash for a slash, and parsers disagree about the others.
+const IN_TARGET: [bool; 256] = {
+    let mut table = [false; 256];
+    let not = b"#\\<>\"`";
+    let mut at = 0;
+    while at < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "it is below 256")]
+        let byte = at as u8;
+        table[at] = byte.is_ascii_graphic();
+        at += 1;
+    }
+    let mut at = 0;
+    while at < not.len() {
+        table[not[at] as usize] = false;
+        at += 1;
+    }
+    table
+};
 
 const TOKEN: [bool; 256] = {
     let mut table = [false; 256];

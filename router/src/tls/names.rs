@@ -16,34 +16,62 @@ use crate::options::CertificateFiles;
 /// The server's certificates.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    first: Arc<CertifiedKey>,
+    /// In the order of the options: the first one answers where no name fits.
+    pairs: Vec<Pair>,
     /// By name in small letters; a wildcard by what follows its star, with the dot.
     by_name: HashMap<String, Arc<CertifiedKey>>,
 }
 
+/// A certificate with its key, and the names that it is for.
+#[derive(Debug, Clone)]
+struct Pair {
+    names: Vec<String>,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Pair {
+    fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Self, TlsError> {
+        let chain = files::certificates(&files.certificate_file)?;
+        let key = files::key(&files.key_file)?;
+        let refused = |reason: String| TlsError::Pair {
+            certificate: files.certificate_file.clone(),
+            key: files.key_file.clone(),
+            reason,
+        };
+        let names = dns_names(&chain[0]).map_err(|error| refused(error.to_string()))?;
+        let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| refused(error.to_string()))?;
+        Ok(Self { names, certified: Arc::new(certified) })
+    }
+}
+
 impl Certificates {
     pub(super) fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Self, TlsError> {
-        let mut first = None;
+        let pairs = files.iter().map(|files| Pair::load(files, provider)).collect::<Result<Vec<_>, _>>()?;
+        if pairs.is_empty() { Err(TlsError::None) } else { Ok(Self::of(pairs)) }
+    }
+
+    /// The same files as they are now. Each that cannot be used stays as it was, and takes no other along.
+    pub(super) fn again(&self, files: &[CertificateFiles], provider: &CryptoProvider) -> (Self, Vec<TlsError>) {
+        let mut errors = Vec::new();
+        let pairs = files.iter().zip(&self.pairs).map(|(files, before)| {
+            Pair::load(files, provider).unwrap_or_else(|error| {
+                errors.push(error);
+                before.clone()
+            })
+        });
+        let pairs = pairs.collect();
+        (Self::of(pairs), errors)
+    }
+
+    fn of(pairs: Vec<Pair>) -> Self {
         let mut by_name = HashMap::new();
-        for pair in files {
-            let chain = files::certificates(&pair.certificate_file)?;
-            let key = files::key(&pair.key_file)?;
-            let refused = |reason: String| TlsError::Pair {
-                certificate: pair.certificate_file.clone(),
-                key: pair.key_file.clone(),
-                reason,
-            };
-            let names = dns_names(&chain[0]).map_err(|error| refused(error.to_string()))?;
-            let certified =
-                CertifiedKey::from_der(chain, key, provider).map_err(|error| refused(error.to_string()))?;
-            let certified = Arc::new(certified);
+        for Pair { names, certified } in &pairs {
             for name in names {
                 // Of two for one name the first counts.
-                by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
+                by_name.entry(name.clone()).or_insert_with(|| Arc::clone(certified));
             }
-            first.get_or_insert(certified);
         }
-        Ok(Self { first: first.ok_or(TlsError::None)?, by_name })
+        Self { pairs, by_name }
     }
 
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
@@ -55,7 +83,7 @@ impl Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let asked = hello.server_name().and_then(|name| self.find(name));
-        Some(Arc::clone(asked.unwrap_or(&self.first)))
+        asked.or_else(|| self.pairs.first().map(|pair| &pair.certified)).cloned()
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ use crate::tls::TlsError;
 
 /// More keys than that no issuer has.
 const KEYS_MAX: usize = 100;
+/// Of a public key.
+const ED25519_BYTES: usize = 32;
 
 /// One key.
 pub(crate) struct Key {
@@ -30,6 +34,17 @@ pub(crate) struct Key {
 impl Key {
     /// What a JWK says, where it can verify signatures.
     fn new(jwk: Jwk) -> Option<Self> {
+        let is_sound = match &jwk.algorithm {
+            // A secret: whoever can verify with it can sign with it.
+            AlgorithmParameters::OctetKey(_) => false,
+            AlgorithmParameters::OctetKeyPair(pair) => {
+                URL_SAFE_NO_PAD.decode(&pair.x).is_ok_and(|point| point.len() == ED25519_BYTES)
+            }
+            _ => true,
+        };
+        if !is_sound {
+            return None;
+        }
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         let algorithm = match &jwk.common.key_algorithm {
             Some(named) => Some(named.to_string().parse().ok()?),
@@ -40,6 +55,23 @@ impl Key {
 
     pub(super) fn decoding(&self) -> &DecodingKey {
         &self.decoding
+    }
+
+    /// Whether it is a key of the kind that the algorithm needs.
+    fn is_of(&self, algorithm: Algorithm) -> bool {
+        use Algorithm as A;
+        match &self.jwk.algorithm {
+            AlgorithmParameters::OctetKeyPair(_) => algorithm == A::EdDSA,
+            AlgorithmParameters::EllipticCurve(key) => match key.curve {
+                EllipticCurve::P256 => algorithm == A::ES256,
+                EllipticCurve::P384 => algorithm == A::ES384,
+                _ => false,
+            },
+            AlgorithmParameters::RSA(_) => {
+                matches!(algorithm, A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512)
+            }
+            _ => false,
+        }
     }
 
     /// Whether the key may verify this algorithm, as far as it says.
@@ -91,8 +123,9 @@ impl Keys {
         let _ended = tokio::time::timeout(patience, looked.wait_for(recent)).await;
     }
 
-    /// Takes what was fetched. Keys that are as they were stay the same, and with them what they have verified.
-    fn install(&self, set: JwkSet) -> usize {
+    /// Takes what was fetched. Keys that are as they were stay the same, and with them what they have verified. None: there is
+    /// no key in it that verifies anything, and the last good ones stay.
+    fn install(&self, set: JwkSet) -> Option<usize> {
         let before = self.known.load();
         let mut keys = ById::new();
         for jwk in set.keys.into_iter().take(KEYS_MAX) {
@@ -104,8 +137,10 @@ impl Keys {
             }
         }
         let count = keys.len();
-        self.known.store(Arc::new(Some(keys)));
-        count
+        if count > 0 {
+            self.known.store(Arc::new(Some(keys)));
+        }
+        (count > 0).then_some(count)
     }
 }
 
@@ -118,19 +153,29 @@ pub(crate) fn check(options: &TokenOptions) -> Result<(), Error> {
     let text = std::fs::read(path).map_err(|error| invalid(format!("cannot read it: {error}")))?;
     // The parser's own sentence ends in line and column.
     let set: JwkSet = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
-    let mut usable = 0;
+    let algorithms: Vec<Algorithm> = options.algorithms.iter().filter_map(|name| name.parse().ok()).collect();
+    let (mut usable, mut fitting) = (0, 0);
     for (at, jwk) in set.keys.into_iter().enumerate() {
-        // Issuers publish them beside the others.
-        if jwk.common.public_key_use == Some(PublicKeyUse::Encryption) {
+        // Issuers publish them beside the others, and kinds that nobody here knows.
+        let is_other = matches!(jwk.algorithm, AlgorithmParameters::Other(_));
+        if is_other || jwk.common.public_key_use == Some(PublicKeyUse::Encryption) {
             continue;
         }
         let id = jwk.common.key_id.clone().unwrap_or_default();
-        if Key::new(jwk).is_none() {
+        let Some(key) = Key::new(jwk) else {
             return Err(invalid(format!("key {} (kid {id:?}) cannot verify signatures", at + 1)));
-        }
+        };
         usable += 1;
+        fitting += usize::from(algorithms.iter().any(|algorithm| key.is_of(*algorithm) && key.fits(*algorithm)));
     }
-    if usable == 0 { Err(invalid("there is no key in it that verifies signatures".into())) } else { Ok(()) }
+    match (usable, fitting) {
+        (0, _) => Err(invalid("there is no key in it that verifies signatures".into())),
+        (_, 0) => {
+            let wanted = options.algorithms.join(", ");
+            Err(invalid(format!("there is no key in it for what `tenant.token.algorithms` accepts ({wanted})")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fetches the keys.
@@ -156,10 +201,13 @@ impl Fetcher {
                 () = shutdown.cancelled() => return,
             };
             match fetched {
-                Ok(set) => {
-                    let keys = self.keys.install(set);
-                    tracing::debug!(keys, "the issuer's keys were fetched");
-                }
+                Ok(set) => match self.keys.install(set) {
+                    Some(keys) => tracing::debug!(keys, "the issuer's keys were fetched"),
+                    None => {
+                        self.metrics.jwks_failures.inc();
+                        tracing::warn!(code = "JWKS_UNAVAILABLE", origin = %self.origin, "the issuer's key set has no key in it that verifies signatures: the last good ones stay");
+                    }
+                },
                 Err(error) => {
                     self.metrics.jwks_failures.inc();
                     tracing::warn!(code = "JWKS_UNAVAILABLE", origin = %self.origin, %error, "the issuer's keys cannot be fetched: the last good ones stay");

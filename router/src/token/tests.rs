@@ -46,6 +46,16 @@ impl Issuer {
     }
 }
 
+#[tokio::test]
+async fn a_set_without_a_key_that_verifies_leaves_the_last_good_ones() {
+    let issuer = Issuer::new("k-1");
+    let (verifier, keys) = verifier(&issuer);
+    for set in [r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","kid":"k-1","k":"AAAA"}]}"#] {
+        keys::testing::install(&keys, serde_json::from_str(set).unwrap());
+        assert_eq!(verdict(&verifier, &issuer.sign("k-1", |_| {})).await, Ok("t-1".into()), "{set}");
+    }
+}
+
 fn verifier(issuer: &Issuer) -> (Verifier, Arc<Keys>) {
     let options = options();
     let keys = Keys::new(&options);
@@ -203,6 +213,18 @@ fn a_file_of_keys_is_checked_and_what_is_wrong_with_it_is_said_with_its_place() 
     assert!(said("{\"keys\":[]}").unwrap_err().contains("no key"));
     let weak = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k","alg":"ES256","x":"AA","y":"*"}]}"#;
     assert!(said(weak).unwrap_err().contains("key 1 (kid \"k\")"), "{}", said(weak).unwrap_err());
+    for (keys, wrong) in [
+        (r#"{"kty":"OKP","crv":"Ed25519","kid":"k","x":"AA"}"#, "key 1 (kid \"k\")"),
+        (r#"{"kty":"oct","kid":"k","k":"AAAA"}"#, "key 1 (kid \"k\")"),
+        (r#"{"kty":"RSA","kid":"k","alg":"RS256","n":"AQAB","e":"AQAB"}"#, "accepts (EdDSA)"),
+        (r#"{"kty":"NEW","kid":"k"}"#, "no key in it that verifies"),
+    ] {
+        let said = said(&format!("{{\"keys\":[{keys}]}}")).unwrap_err();
+        assert!(said.contains(wrong), "{said}");
+    }
+    let mut beside = serde_json::to_value(Issuer::new("a").set).unwrap();
+    beside["keys"].as_array_mut().unwrap().push(serde_json::json!({ "kty": "NEW", "kid": "n" }));
+    assert_eq!(said(&beside.to_string()), Ok(()), "a kind that nobody knows does no harm");
     std::fs::remove_file(&path).unwrap();
     assert!(check(&options).unwrap_err().to_string().contains("cannot read it"));
     let remote = TokenOptions { jwks: "http://issuer.invalid/keys".into(), ..options };

@@ -26,5 +26,6 @@ mod quiesce;
 mod resting;
 mod rfc9113;
 mod secure;
+mod slow;
 mod telling;
 mod websocket;

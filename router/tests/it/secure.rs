@@ -187,6 +187,30 @@ async fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broken_certificate_keeps_no_other_from_being_renewed() {
+    let authority = Authority::new();
+    let (sick, well) = (authority.sign("sick", &["t-2.example.com"]), authority.sign("well", &["*.example.com"]));
+    let files = vec![sick.clone(), well.clone()];
+    let (_gate, fleet) = fleet(|options| options.tls = Some(tls(files))).await;
+    let connector = authority.client(None, b"http/1.1");
+    let shown = async |name: &str| leaf(&shake_hands(&fleet, &connector, name).await.unwrap());
+    let before = der(&sick.certificate_file);
+    std::fs::write(&sick.certificate_file, "-----BEGIN CERTIFICATE-----\n!\n").unwrap();
+    authority.sign("well", &["*.example.com", "renewed.example.com"]);
+    let renewed = der(&well.certificate_file);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while shown("t-1.example.com").await != renewed {
+        assert!(tokio::time::Instant::now() < deadline, "the new certificate is not shown");
+    }
+    assert_eq!(shown("t-2.example.com").await, before, "the last good one stays");
+    let repaired = authority.sign("sick", &["t-2.example.com"]);
+    while shown("t-2.example.com").await != der(&repaired.certificate_file) {
+        assert!(tokio::time::Instant::now() < deadline, "it is not taken once it is whole");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_certificate_names_a_tenant_and_no_other() {
     let authority = Authority::new();
     let server = authority.sign("server", &["*.example.com"]);

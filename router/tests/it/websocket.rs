@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::{raw, read_until};
+use crate::client::{get, raw, read_until};
 use crate::control::FakeControl;
 use crate::fleet::{Fleet, until};
 use crate::gate::FakeGate;
@@ -104,6 +104,32 @@ async fn websockets_end_with_the_router_and_other_tenants_keep_theirs() {
     let ending = tokio::spawn(async move { to_the_end(&mut stream).await });
     tokio::time::timeout(Duration::from_secs(10), fleet.stop()).await.unwrap();
     assert_eq!(ending.await.unwrap()[..4], [0x88, 0x02, 0x03, 0xf4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_options_under_load_fail_no_request_and_cut_no_websocket() {
+    let (_gate, fleet) = fleet(|_| {}).await;
+    let (mut stream, address) = (open(&fleet).await, fleet.address());
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    assert_eq!(get(address, "t-1", "/").await.body, "plain");
+                }
+            })
+        })
+        .collect();
+    let mut options = crate::fleet::options(&fleet.control);
+    for round in 0..20 {
+        options.fairness.queue_wait = Duration::from_millis(900 + round);
+        assert_eq!(fleet.router.reload(Ok(options.clone())).unwrap().len(), 1);
+        echoed(&mut stream, &frame(b"still here")).await;
+    }
+    for requests in load {
+        requests.await.unwrap();
+    }
+    echoed(&mut stream, &frame(b"and after")).await;
+    fleet.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

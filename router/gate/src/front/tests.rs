@@ -146,6 +146,8 @@ async fn a_body_over_the_limit_is_refused_before_or_while_it_is_read() {
 
     let served = front.serve(request(Method::PUT, 1, 9).0).await;
     assert_eq!(served.response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let left = served.unread.expect("the rest is for whoever reads on, or the answer may be lost");
+    assert!(left.begun && left.body.left > 0);
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 

@@ -29,6 +29,13 @@ async fn a_granted_tenant_is_served_over_both_versions_of_http() {
     *request.uri_mut() = format!("http://{to}/docs").parse().unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), StatusCode::OK);
 
+    // What a router takes of a client at the most, and what it adds.
+    let mut many = stamped(Method::GET, "/docs", "t", 3, "");
+    for _ in 0..108 {
+        many.headers_mut().append("x-more", "1".parse().unwrap());
+    }
+    assert_eq!(send(to, many).await.status(), StatusCode::OK);
+
     let own = cell.gate.address().to_string();
     assert_eq!(cell.agent.hellos(), [("g1".to_string(), own)]);
 }

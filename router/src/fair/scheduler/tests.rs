@@ -12,11 +12,22 @@ fn options(limit: u32) -> ScheduleOptions {
         range: LimitRange { initial: limit, min: limit, max: limit, slack: Duration::from_millis(5) },
         queue: QueueLimits { per_flow_max: 64, total_max: 1_024 },
         wait_max: Duration::from_millis(250),
+        outside_max: 2,
     }
 }
 
-fn tenant(name: &str) -> TenantId {
-    TenantId::new(name).unwrap()
+/// A tenant that asks.
+#[derive(Clone)]
+struct Asker(TenantId, Arc<Places>);
+
+impl Asker {
+    fn guest(&self) -> Guest<'_> {
+        Guest { tenant: &self.0, places: &self.1, epoch: 1 }
+    }
+}
+
+fn tenant(name: &str) -> Asker {
+    Asker(TenantId::new(name).unwrap(), Arc::default())
 }
 
 fn far() -> Instant {
@@ -27,13 +38,13 @@ fn far() -> Instant {
 async fn room_is_given_at_once_and_then_in_turn() {
     let scheduler = Scheduler::new(options(1), Moment(0));
     let (a, b) = (tenant("a"), tenant("b"));
-    let first = scheduler.enter(&a, PLAIN, far()).await.unwrap();
+    let first = scheduler.enter(a.guest(), PLAIN, far()).await.unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut waiting = Vec::new();
     for (name, tenant) in [("a-1", &a), ("a-2", &a), ("b-1", &b)] {
         let (scheduler, tenant, order) = (Arc::clone(&scheduler), tenant.clone(), Arc::clone(&order));
         waiting.push(tokio::spawn(async move {
-            let permit = scheduler.enter(&tenant, PLAIN, far()).await.unwrap();
+            let permit = scheduler.enter(tenant.guest(), PLAIN, far()).await.unwrap();
             order.lock().unwrap().push(name);
             drop(permit);
         }));
@@ -50,28 +61,28 @@ async fn room_is_given_at_once_and_then_in_turn() {
 async fn who_waits_too_long_is_turned_away_and_who_leaves_gives_up_the_place() {
     let scheduler = Scheduler::new(options(1), Moment(0));
     let a = tenant("a");
-    let held = scheduler.enter(&a, PLAIN, far()).await.unwrap();
+    let held = scheduler.enter(a.guest(), PLAIN, far()).await.unwrap();
     let began = Instant::now();
-    let late = scheduler.enter(&a, PLAIN, far()).await.err();
+    let late = scheduler.enter(a.guest(), PLAIN, far()).await.err();
     assert_eq!(late, Some(Turned::Late(Duration::from_millis(250))));
     assert_eq!(began.elapsed(), Duration::from_millis(250));
-    let sooner = scheduler.enter(&a, PLAIN, Instant::now() + Duration::from_millis(20)).await.err();
+    let sooner = scheduler.enter(a.guest(), PLAIN, Instant::now() + Duration::from_millis(20)).await.err();
     assert_eq!(sooner, Some(Turned::Late(Duration::from_millis(20))), "the request's own deadline is nearer");
-    let gone = tokio::time::timeout(Duration::from_millis(10), scheduler.enter(&a, PLAIN, far())).await;
+    let gone = tokio::time::timeout(Duration::from_millis(10), scheduler.enter(a.guest(), PLAIN, far())).await;
     assert!(gone.is_err());
     assert_eq!((scheduler.in_flight(), scheduler.waiting()), (1, 0));
     drop(held);
-    assert!(scheduler.try_enter().is_some());
+    assert!(scheduler.try_enter(a.guest()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_comes_as_its_client_goes_is_not_lost() {
     let scheduler = Scheduler::new(options(1), Moment(0));
     let (a, b) = (tenant("a"), tenant("b"));
-    let held = scheduler.enter(&a, PLAIN, far()).await.unwrap();
-    let mut goes = Box::pin(scheduler.enter(&a, PLAIN, far()));
+    let held = scheduler.enter(a.guest(), PLAIN, far()).await.unwrap();
+    let mut goes = Box::pin(scheduler.enter(a.guest(), PLAIN, far()));
     assert!(futures::poll!(&mut goes).is_pending());
-    let mut stays = Box::pin(scheduler.enter(&b, PLAIN, far()));
+    let mut stays = Box::pin(scheduler.enter(b.guest(), PLAIN, far()));
     assert!(futures::poll!(&mut stays).is_pending());
     drop(held);
     assert_eq!((scheduler.in_flight(), scheduler.waiting()), (1, 1), "the turn is with the one that goes");
@@ -86,19 +97,19 @@ async fn a_turn_that_comes_as_its_client_goes_is_not_lost() {
 async fn a_higher_limit_lets_in_those_that_wait_and_a_lower_one_cuts_nobody_off() {
     let scheduler = Scheduler::new(options(1), Moment(0));
     let a = tenant("a");
-    let first = scheduler.enter(&a, PLAIN, far()).await.unwrap();
-    let mut second = Box::pin(scheduler.enter(&a, PLAIN, far()));
+    let first = scheduler.enter(a.guest(), PLAIN, far()).await.unwrap();
+    let mut second = Box::pin(scheduler.enter(a.guest(), PLAIN, far()));
     assert!(futures::poll!(&mut second).is_pending());
     scheduler.set_options(options(3));
     let second = second.await.unwrap();
-    let third = scheduler.try_enter().unwrap();
+    let third = scheduler.try_enter(a.guest()).unwrap();
     scheduler.set_options(options(1));
     assert_eq!((scheduler.limit(), scheduler.in_flight()), (1, 3));
     drop(first);
     drop(second);
-    assert!(scheduler.try_enter().is_none(), "one is still in");
+    assert!(scheduler.try_enter(a.guest()).is_none(), "one is still in");
     drop(third);
-    assert!(scheduler.try_enter().is_some());
+    assert!(scheduler.try_enter(a.guest()).is_some());
 }
 
 /// The scenario of the bench in simulated time: an origin that can do 500 a second (10 at once, 20 ms each), and behind it
@@ -113,13 +124,15 @@ async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_th
     let took_b = Arc::new(Mutex::new(Vec::new()));
     let refused_b = Arc::new(AtomicUsize::new(0));
     let seconds = 30;
+    let askers = [tenant("a"), tenant("b")];
     let ask = |name: &'static str| {
+        let asker = askers[usize::from(name == "b")].clone();
         let (scheduler, origin) = (Arc::clone(&scheduler), Arc::clone(&origin));
         let (answered_a, took_b, refused_b) =
             (Arc::clone(&answered_a), Arc::clone(&took_b), Arc::clone(&refused_b));
         tokio::spawn(async move {
             let began = Instant::now();
-            let Ok(permit) = scheduler.enter(&tenant(name), PLAIN, far()).await else {
+            let Ok(permit) = scheduler.enter(asker.guest(), PLAIN, far()).await else {
                 if name == "b" {
                     refused_b.fetch_add(1, Ordering::Relaxed);
                 }
@@ -161,6 +174,45 @@ async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_th
     assert_eq!((scheduler.in_flight(), scheduler.waiting()), (0, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_tenant_never_gets_the_last_places_and_others_do_at_once() {
+    let scheduler = Scheduler::new(options(16), Moment(0));
+    let (a, b) = (tenant("a"), tenant("b"));
+    let mut held: Vec<_> = (0..14).map(|_| scheduler.try_enter(a.guest()).unwrap()).collect();
+    assert!(scheduler.try_enter(a.guest()).is_none(), "two of sixteen are for others");
+    assert_eq!((scheduler.in_flight(), a.1.held()), (14, 14));
+    let mut more = Box::pin(scheduler.enter(a.guest(), PLAIN, far()));
+    assert!(futures::poll!(&mut more).is_pending());
+    let others = scheduler.enter(b.guest(), PLAIN, far()).await.unwrap();
+    assert_eq!(
+        (scheduler.in_flight(), scheduler.waiting()),
+        (15, 1),
+        "it has not waited behind the one that may not"
+    );
+    drop(others);
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (14, 1), "its place is not for the first one");
+    drop(held.pop());
+    let more = more.await.unwrap();
+    assert_eq!((scheduler.in_flight(), scheduler.waiting(), a.1.held()), (14, 0, 14));
+    drop((held, more));
+    assert_eq!((scheduler.in_flight(), a.1.held()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_steps_out_makes_room_and_only_so_many_may() {
+    let scheduler = Scheduler::new(options(3), Moment(0));
+    let (a, b) = (tenant("a"), tenant("b"));
+    let mut held: Vec<_> = (0..3).map(|_| scheduler.try_enter(a.guest()).unwrap()).collect();
+    let mut waits = Box::pin(scheduler.enter(b.guest(), PLAIN, far()));
+    assert!(futures::poll!(&mut waits).is_pending());
+    held.iter_mut().for_each(Permit::step_out);
+    assert_eq!(held.iter().map(Permit::is_outside).collect::<Vec<_>>(), [true, true, false], "two may");
+    let turn = waits.await.unwrap();
+    assert_eq!((scheduler.in_flight(), a.1.held(), a.1.outside()), (2, 1, 2));
+    drop((held, turn));
+    assert_eq!((scheduler.in_flight(), a.1.held(), a.1.outside()), (0, 0, 0));
+}
+
 /// Threads come, wait, give up and leave as they like: at the end nobody is in, nobody waits, and the limit was kept.
 #[test]
 fn no_turn_is_lost_between_threads() {
@@ -177,7 +229,7 @@ fn no_turn_is_lost_between_threads() {
                         let (scheduler, inside, name) = (&scheduler, &inside, &name);
                         async move {
                             let patience = Duration::from_micros((n * 7_919 + index * 104_729) % 400);
-                            let entering = scheduler.enter(name, PLAIN, far());
+                            let entering = scheduler.enter(name.guest(), PLAIN, far());
                             if let Ok(Ok(permit)) = tokio::time::timeout(patience, entering).await {
                                 assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
                                 tokio::task::yield_now().await;
