@@ -54,7 +54,7 @@ type Excuse = (&'static str, &'static [&'static str], &'static str);
 
 const EXCUSED: [Excuse; 17] = [
     ("std::time::Instant", &["chaos/sim/src/seeds.rs"], "outside of a run: how fast runs are"),
-    ("std::time::Instant", &["raft-store/src/honesty.rs"], "real disks only"),
+    ("std::time::Instant", &["raft-store/src/honesty.rs", "raft-store/src/steady.rs"], "real disks only"),
     ("std::time::Instant", &["router/src/metrics.rs"], "a figure of TLS and of open connections"),
     (
         "SystemTime::now",
