@@ -372,6 +372,8 @@ impl Drop for Place {
     }
 }
 
+#[cfg(test)]
+mod asker;
 #[cfg(all(test, feature = "loom"))]
 mod interleavings;
 #[cfg(test)]

@@ -31,10 +31,7 @@ async fn sick_for_one(change: impl FnOnce(&mut Options)) -> (FakeGate, Arc<Atomi
             }
         })
         .await;
-    let control = FakeControl::new(1);
-    control.set_cell("a", std::slice::from_ref(&gate.address));
-    control.set_tenant("t-1", "a", 1, |_| {});
-    control.set_tenant("t-2", "a", 1, |_| {});
+    let control = FakeControl::of_two_tenants(&gate.address);
     let fleet = Fleet::start(control, |options| {
         quick(options);
         change(options);
@@ -93,10 +90,7 @@ async fn a_cell_that_takes_no_connections_is_left_alone_for_a_while_and_found_ag
     let gone = FakeGate::echo("a").await;
     let dead = gone.address.clone();
     drop(gone);
-    let control = FakeControl::new(1);
-    control.set_cell("a", std::slice::from_ref(&dead));
-    control.set_tenant("t-1", "a", 1, |_| {});
-    control.set_tenant("t-2", "a", 1, |_| {});
+    let control = FakeControl::of_two_tenants(&dead);
     let fleet = Fleet::start(control, |options| {
         quick(options);
         options.containment.retry_percent = 0;
@@ -183,10 +177,7 @@ async fn a_dependency_that_fails_closes_the_way_to_what_needs_it_and_to_nothing_
         async move { text(if fails { StatusCode::BAD_GATEWAY } else { StatusCode::OK }, "answered") }
     })
     .await;
-    let control = FakeControl::new(1);
-    control.set_cell("a", std::slice::from_ref(&gate.address));
-    control.set_tenant("t-1", "a", 1, |_| {});
-    control.set_tenant("t-2", "a", 1, |_| {});
+    let control = FakeControl::of_two_tenants(&gate.address);
     let fleet = Fleet::start(control, |options| {
         quick(options);
         let payments = cell_router::Dependency { paths: vec!["/pay".into()] };

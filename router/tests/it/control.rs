@@ -39,6 +39,15 @@ impl FakeControl {
         Arc::new(Self { key, cluster: ClusterId(cluster), state: Mutex::default() })
     }
 
+    /// With a cell `a` that has one instance, and the tenants t-1 and t-2 in it.
+    pub(crate) fn of_two_tenants(gate: &String) -> Arc<Self> {
+        let control = Self::new(1);
+        control.set_cell("a", std::slice::from_ref(gate));
+        control.set_tenant("t-1", "a", 1, |_| {});
+        control.set_tenant("t-2", "a", 1, |_| {});
+        control
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

@@ -25,10 +25,7 @@ async fn patient(change: impl FnOnce(&mut Options)) -> (FakeGate, Arc<Semaphore>
         }
     })
     .await;
-    let control = FakeControl::new(1);
-    control.set_cell("a", std::slice::from_ref(&gate.address));
-    control.set_tenant("t-1", "a", 1, |_| {});
-    control.set_tenant("t-2", "a", 1, |_| {});
+    let control = FakeControl::of_two_tenants(&gate.address);
     let fleet = Fleet::start(control, change).await;
     (gate, let_go, fleet)
 }

@@ -26,10 +26,7 @@ async fn cell(change: impl FnOnce(&mut Options)) -> (FakeGate, Fleet) {
         if is_large { http::Response::new(full(vec![b'x'; LARGE])) } else { text(StatusCode::OK, "done") }
     })
     .await;
-    let control = FakeControl::new(1);
-    control.set_cell("a", std::slice::from_ref(&gate.address));
-    control.set_tenant("t-1", "a", 1, |_| {});
-    control.set_tenant("t-2", "a", 1, |_| {});
+    let control = FakeControl::of_two_tenants(&gate.address);
     let fleet = Fleet::start(control, |options| {
         options.fairness.cell_concurrency_initial = 16;
         options.fairness.cell_concurrency_min = 16;

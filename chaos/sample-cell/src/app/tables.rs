@@ -70,7 +70,7 @@ pub(crate) enum Layout {
 /// Makes the tables, or those that tenants' own are made as, before the agent looks for them.
 pub(crate) async fn make(url: &str, layout: Layout, template_database: &str) -> Result<(), TablesError> {
     match layout {
-        Layout::Shared => run(url, None, include_str!("tables.sql")).await,
+        Layout::Shared => run(url, None, concat!(include_str!("role.sql"), include_str!("tables.sql"))).await,
         Layout::SchemaEach => run(url, None, TEMPLATE).await,
         Layout::DatabaseEach => {
             make_database(url, template_database).await?;
@@ -79,7 +79,7 @@ pub(crate) async fn make(url: &str, layout: Layout, template_database: &str) -> 
     }
 }
 
-const TEMPLATE: &str = include_str!("template.sql");
+const TEMPLATE: &str = concat!(include_str!("role.sql"), include_str!("template.sql"));
 const TEMPLATE_SCHEMA: &str = "cellway_template";
 
 /// The database that tenants' own are copies of, if it is not there.

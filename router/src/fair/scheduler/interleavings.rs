@@ -2,6 +2,7 @@
 
 use loom::thread;
 
+use super::asker::{PLAIN, tenant};
 use super::*;
 use crate::fair::queue::QueueLimits;
 
@@ -13,21 +14,6 @@ fn scheduler(limit: u32) -> Arc<Scheduler> {
         Moment(0),
     )
 }
-
-/// A tenant that asks.
-struct Asker(TenantId, Arc<Places>);
-
-impl Asker {
-    fn guest(&self) -> Guest<'_> {
-        Guest { tenant: &self.0, places: &self.1, epoch: 1 }
-    }
-}
-
-fn tenant(name: &str) -> Asker {
-    Asker(TenantId::new(name).unwrap(), Arc::default())
-}
-
-const PLAIN: Share = Share { cost: 1.0, weight: 1 };
 
 /// What came of somebody who asked for room, once nobody else does anything any more.
 fn got_in(queued: Result<Place, Turned>) -> Option<bool> {
@@ -117,7 +103,7 @@ fn who_has_all_that_one_may_have_gets_the_turn_when_its_own_leaves() {
         leaving.join().unwrap();
         assert_eq!(got_in(queued), Some(true), "it has one less than it may have, and nobody is told");
         drop(held);
-        assert_eq!(a.1.held(), 0);
+        assert_eq!(a.places.held(), 0);
         nothing_is_left(&scheduler);
     });
 }

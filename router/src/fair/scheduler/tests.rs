@@ -2,10 +2,9 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::Semaphore;
 
+use super::asker::{PLAIN, tenant};
 use super::*;
 use crate::moment::Clock;
-
-const PLAIN: Share = Share { cost: 1.0, weight: 1 };
 
 fn options(limit: u32) -> ScheduleOptions {
     ScheduleOptions {
@@ -14,20 +13,6 @@ fn options(limit: u32) -> ScheduleOptions {
         wait_max: Duration::from_millis(250),
         outside_max: 2,
     }
-}
-
-/// A tenant that asks.
-#[derive(Clone)]
-struct Asker(TenantId, Arc<Places>);
-
-impl Asker {
-    fn guest(&self) -> Guest<'_> {
-        Guest { tenant: &self.0, places: &self.1, epoch: 1 }
-    }
-}
-
-fn tenant(name: &str) -> Asker {
-    Asker(TenantId::new(name).unwrap(), Arc::default())
 }
 
 fn far() -> Instant {
@@ -180,7 +165,7 @@ async fn one_tenant_never_gets_the_last_places_and_others_do_at_once() {
     let (a, b) = (tenant("a"), tenant("b"));
     let mut held: Vec<_> = (0..14).map(|_| scheduler.try_enter(a.guest()).unwrap()).collect();
     assert!(scheduler.try_enter(a.guest()).is_none(), "two of sixteen are for others");
-    assert_eq!((scheduler.in_flight(), a.1.held()), (14, 14));
+    assert_eq!((scheduler.in_flight(), a.places.held()), (14, 14));
     let mut more = Box::pin(scheduler.enter(a.guest(), PLAIN, far()));
     assert!(futures::poll!(&mut more).is_pending());
     let others = scheduler.enter(b.guest(), PLAIN, far()).await.unwrap();
@@ -193,9 +178,9 @@ async fn one_tenant_never_gets_the_last_places_and_others_do_at_once() {
     assert_eq!((scheduler.in_flight(), scheduler.waiting()), (14, 1), "its place is not for the first one");
     drop(held.pop());
     let more = more.await.unwrap();
-    assert_eq!((scheduler.in_flight(), scheduler.waiting(), a.1.held()), (14, 0, 14));
+    assert_eq!((scheduler.in_flight(), scheduler.waiting(), a.places.held()), (14, 0, 14));
     drop((held, more));
-    assert_eq!((scheduler.in_flight(), a.1.held()), (0, 0));
+    assert_eq!((scheduler.in_flight(), a.places.held()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,9 +193,9 @@ async fn who_steps_out_makes_room_and_only_so_many_may() {
     held.iter_mut().for_each(Permit::step_out);
     assert_eq!(held.iter().map(Permit::is_outside).collect::<Vec<_>>(), [true, true, false], "two may");
     let turn = waits.await.unwrap();
-    assert_eq!((scheduler.in_flight(), a.1.held(), a.1.outside()), (2, 1, 2));
+    assert_eq!((scheduler.in_flight(), a.places.held(), a.places.outside()), (2, 1, 2));
     drop((held, turn));
-    assert_eq!((scheduler.in_flight(), a.1.held(), a.1.outside()), (0, 0, 0));
+    assert_eq!((scheduler.in_flight(), a.places.held(), a.places.outside()), (0, 0, 0));
 }
 
 /// Threads come, wait, give up and leave as they like: at the end nobody is in, nobody waits, and the limit was kept.
