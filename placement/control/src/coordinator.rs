@@ -31,8 +31,7 @@ pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
         link: ground.link,
         leadership: leadership.clone(),
     });
-    let options = Options { setbacks: ground.setbacks, ..Options::default() };
-    let coordinator = Coordinator::new(options, control, AgentPool::new(agents));
+    let coordinator = Coordinator::new(Options::default(), control, AgentPool::new(agents), ground.setbacks);
     tokio::join!(follow_leadership(store, leadership, shutdown.clone()), coordinator.run(shutdown));
 }
 

@@ -41,8 +41,6 @@ pub struct Options {
     pub caught_up_lag: Duration,
     /// and less than this many bytes.
     pub caught_up_bytes: u64,
-    /// Where it is kept what moves have met in their way.
-    pub setbacks: Setbacks,
 }
 
 impl Default for Options {
@@ -60,7 +58,6 @@ impl Default for Options {
             quiet_patience: Duration::from_secs(30),
             caught_up_lag: Duration::from_secs(1),
             caught_up_bytes: 1 << 20,
-            setbacks: Setbacks::default(),
         }
     }
 }
@@ -70,6 +67,7 @@ pub struct Coordinator<P> {
     pub(crate) options: Options,
     pub(crate) control: Arc<P>,
     pub(crate) agents: AgentPool,
+    pub(crate) setbacks: Setbacks,
     pub(crate) talking: Arc<Semaphore>,
     pub(crate) outside: Arc<Semaphore>,
 }
@@ -80,6 +78,7 @@ impl<P> Clone for Coordinator<P> {
             options: self.options.clone(),
             control: Arc::clone(&self.control),
             agents: self.agents.clone(),
+            setbacks: self.setbacks.clone(),
             talking: Arc::clone(&self.talking),
             outside: Arc::clone(&self.outside),
         }
@@ -112,12 +111,13 @@ struct Running {
 }
 
 impl<P: ControlPlane> Coordinator<P> {
-    /// A coordinator over a store and the cells' agents. Nothing runs until [`Self::run`].
+    /// A coordinator over a store and the cells' agents, which tells `setbacks` what moves meet in their way. Nothing runs
+    /// until [`Self::run`].
     #[must_use]
-    pub fn new(options: Options, control: Arc<P>, agents: AgentPool) -> Self {
+    pub fn new(options: Options, control: Arc<P>, agents: AgentPool, setbacks: Setbacks) -> Self {
         let talking = Arc::new(Semaphore::new(options.effects_max));
         let outside = Arc::new(Semaphore::new(options.outside_max));
-        Self { options, control, agents, talking, outside }
+        Self { options, control, agents, setbacks, talking, outside }
     }
 
     fn nothing_runs(&self) -> Running {

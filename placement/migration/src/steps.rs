@@ -203,7 +203,7 @@ impl<P: ControlPlane> Run<'_, P> {
                 ("CELL_UNREACHABLE", format!("{step}: {error}"))
             }
         };
-        let (setbacks, now) = (&self.of.options.setbacks, self.of.control.now());
+        let (setbacks, now) = (&self.of.setbacks, self.of.control.now());
         if setbacks.met(movement.id, (movement.leg, movement.phase), (code, &reason), now) {
             let (tenant, id, phase) = (&self.record.id, movement.id, movement.phase.as_str());
             tracing::warn!(%tenant, r#move = %id, phase, code, reason, "the move does not go on");

@@ -161,10 +161,10 @@ impl Paper {
             preflight_patience: Duration::from_millis(500),
             ..Options::default()
         };
-        let setbacks = options.setbacks.clone();
+        let setbacks = Setbacks::default();
         let pool = cell_client::AgentPool::new(cell_client::AgentOptions::default());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(Coordinator::new(options, seat, pool).run(shutdown.clone()));
+        let task = tokio::spawn(Coordinator::new(options, seat, pool, setbacks.clone()).run(shutdown.clone()));
         Leader { shutdown, task, setbacks }
     }
 }
