@@ -50,9 +50,9 @@ sim:
 	target/release/cellctl drill sim --seeds 1..1001 --twice --only-failed --jobs 2
 	target/release/cellctl drill sim --fleet --seeds 1..101 --faults 15 --twice --only-failed --jobs 2
 
-## edge: the router as it is meant to run, optimised over all crates (slow to build)
+## edge: the router as it is meant to run, optimised over all crates and led by a profile (slow to build: twice, and trained)
 edge:
-	$(CARGO) build --profile edge --locked --package cell-router
+	CARGO="$(CARGO)" router/bench/led
 
 ## lint: format and clippy, warnings denied
 lint:
@@ -96,8 +96,9 @@ bench-placement:
 ## connections take. BENCH_ROUTER=--quick is a look
 bench-router:
 	CARGO="$(CARGO)" router/bench/peers
+	CARGO="$(CARGO)" router/bench/led
 	$(CARGO) build --profile edge --locked --package cell-router-bench
-	target/edge/bench-router all $(BENCH_ROUTER) --out target/bench/router.json
+	target/edge/bench-router all $(BENCH_ROUTER) --router target/edge/cell-router --out target/bench/router.json
 
 ## prefixes: ten million states of random plans, each with a second opinion
 prefixes:

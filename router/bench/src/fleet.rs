@@ -50,6 +50,9 @@ pub(crate) struct Fleet {
     /// The key of the certificate
     #[arg(long)]
     key: Option<PathBuf>,
+    /// Where its table is left when it is told to end
+    #[arg(long)]
+    snapshot_file: Option<PathBuf>,
 }
 
 const LINEAGE: Lineage = Lineage(1);
@@ -203,15 +206,26 @@ pub(crate) fn options(listen: SocketAddr, admin: SocketAddr, threads: usize) -> 
     options
 }
 
+/// One certificate for all clients.
+pub(crate) fn tls(certificate_file: PathBuf, key_file: PathBuf) -> TlsOptions {
+    TlsOptions {
+        certificates: vec![CertificateFiles { certificate_file, key_file }],
+        client_ca_file: None,
+        client_certificate_required: false,
+        reload_interval: Duration::from_secs(60),
+    }
+}
+
 /// A router that has its whole table.
 pub(crate) async fn start(
     control: Arc<Synthetic>,
     options: Options,
+    shutdown: CancellationToken,
 ) -> anyhow::Result<(cell_router::Handle, tokio::task::JoinHandle<Result<(), cell_router::Error>>)> {
     let tenants = control.tenants;
     let router = Router::bind_with(options, Registry::default(), control)?;
     let handle = router.handle();
-    let running = tokio::spawn(router.run(CancellationToken::new()));
+    let running = tokio::spawn(router.run(shutdown));
     let last = TenantId::new(format!("t-{}", tenants - 1))?;
     let began = Instant::now();
     while handle.mapping(&last).is_none() {
@@ -227,18 +241,22 @@ impl Fleet {
         let control = Synthetic::new(self.tenants, &[("cell-a", self.origin.clone())])?;
         let mut options = options(self.listen, self.admin, self.threads);
         if let (Some(certificate_file), Some(key_file)) = (self.certificate, self.key) {
-            options.tls = Some(TlsOptions {
-                certificates: vec![CertificateFiles { certificate_file, key_file }],
-                client_ca_file: None,
-                client_certificate_required: false,
-                reload_interval: Duration::from_secs(60),
-            });
+            options.tls = Some(tls(certificate_file, key_file));
         }
-        let (handle, running) = start(Arc::clone(&control), options).await?;
+        options.snapshot_file = self.snapshot_file;
+        options.timeouts.quiesce_min = Duration::ZERO;
+        let shutdown = CancellationToken::new();
+        let (handle, running) = start(Arc::clone(&control), options, shutdown.clone()).await?;
         println!("{}", json!({ "listen": handle.addresses().listen, "admin": handle.addresses().admin }));
         if self.changes_per_second > 0 {
             tokio::spawn(Arc::clone(&control).storm(self.changes_per_second));
         }
+        // Where it is told to end it does so by itself, as the router's own program does.
+        let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::spawn(async move {
+            told.recv().await;
+            shutdown.cancel();
+        });
         Ok(running.await??)
     }
 }

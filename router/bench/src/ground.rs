@@ -23,13 +23,16 @@ pub(crate) struct Ground {
     /// The least proxy of Pingora [default: target/peers/least-pingora, where `make bench-router` builds it]
     #[arg(long, global = true, env = "CELLWAY_PINGORA", value_name = "PROGRAM")]
     pingora: Option<PathBuf>,
+    /// The router's program: what `compare`, `fair`, `instructions` and `train` start [default: a router of this build, within this program]
+    #[arg(long, global = true, env = "CELLWAY_ROUTER", value_name = "PROGRAM")]
+    router: Option<PathBuf>,
 }
 
 impl Ground {
     pub(crate) fn setting(&self, tenants: u32, wire: Wire) -> Setting {
         let origin = SocketAddr::from(([127, 0, 0, 1], 0));
         let (envoy, pingora) = (found(self.envoy.as_ref(), "envoy"), found(self.pingora.as_ref(), "least-pingora"));
-        Setting { origin, tenants, wire, envoy, pingora, counted: None }
+        Setting { origin, tenants, wire, envoy, pingora, router: self.router.clone(), counted: None }
     }
 
     pub(crate) fn write(&self, figures: &Figures) -> anyhow::Result<()> {

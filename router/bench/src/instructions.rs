@@ -34,7 +34,7 @@ pub(crate) struct Instructions {
 }
 
 /// What browsers send, more or less.
-const FIELDS: &str = "user-agent: bench\r\naccept: text/html, */*\r\naccept-encoding: gzip\r\n\
+pub(crate) const FIELDS: &str = "user-agent: bench\r\naccept: text/html, */*\r\naccept-encoding: gzip\r\n\
                       accept-language: en\r\ncookie: a=1; b=2\r\nreferer: http://bench.test/\r\n";
 
 impl Instructions {

@@ -6,6 +6,7 @@
 //! * `compare` runs proxies by turns and reports CPU for each request; `fair` is the scenario of two tenants; `visible`
 //!   measures how long a change takes to be seen by requests; `idle` what a connection costs that says nothing; `size`
 //!   what a tenant costs; `instructions` counts, where the others measure;
+//! * `train` is what a build led by a profile is trained by (`make edge`);
 //! * `all` is one after the other (`make bench-router`).
 //!
 //! The exit code is 0 only if every figure holds what it must.
@@ -24,6 +25,7 @@ mod processes;
 mod proxies;
 mod raw;
 mod size;
+mod train;
 mod visible;
 
 use std::process::ExitCode;
@@ -68,6 +70,8 @@ enum Command {
     Instructions(instructions::Instructions),
     /// Memory and CPU with ten, a hundred thousand and a million tenants
     Size(size::Size),
+    /// Sends requests of every kind through a router of this build alone: training for a build that is led by a profile
+    Train(train::Train),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -82,6 +86,7 @@ async fn run(command: Command, ground: &Ground) -> anyhow::Result<ExitCode> {
     let (part, outcome) = match command {
         Command::Origin(origin) => return origin.serve().await.map(|()| ExitCode::SUCCESS),
         Command::Fleet(fleet) => return fleet.serve().await.map(|()| ExitCode::SUCCESS),
+        Command::Train(train) => return train.run(ground).await.map(|()| ExitCode::SUCCESS),
         Command::Load(load) => {
             println!("{}", serde_json::to_string_pretty(&load.run().await?)?);
             return Ok(ExitCode::SUCCESS);

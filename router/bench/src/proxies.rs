@@ -54,6 +54,8 @@ pub(crate) struct Setting {
     pub(crate) envoy: Option<PathBuf>,
     /// Pingora is a library: the least proxy of it, built beside this bench.
     pub(crate) pingora: Option<PathBuf>,
+    /// The router's own program. None: a router of this build, in this one.
+    pub(crate) router: Option<PathBuf>,
     /// Where callgrind is to leave what it counts, if it is to.
     pub(crate) counted: Option<PathBuf>,
 }
@@ -237,10 +239,34 @@ fn certificate(folder: &Path) -> anyhow::Result<[PathBuf; 3]> {
 }
 
 fn cellway(setting: &Setting) -> anyhow::Result<Proxy> {
+    let Some(program) = &setting.router else { return fleet(setting, None) };
+    let (files, address) = (tempfile::tempdir()?, free_address()?);
+    let [table, options] = ["table", "router.toml"].map(|name| files.path().join(name));
+    let aside = Setting { router: None, counted: None, wire: Wire::H1, ..setting.clone() };
+    fleet(&aside, Some(&table))?.stop()?;
+    // Its control plane cannot be reached: what it has is in the file.
+    let mut said = crate::fleet::options(address, SocketAddr::from(([127, 0, 0, 1], 0)), 1);
+    (said.control, said.insecure_plaintext) = (vec!["127.0.0.1:1".into()], true);
+    (said.snapshot_file, said.timeouts.quiesce_min) = (Some(table), Duration::ZERO);
+    if setting.wire == Wire::Tls {
+        let [certificate, key, _] = certificate(files.path())?;
+        said.tls = Some(crate::fleet::tls(certificate, key));
+    }
+    std::fs::write(&options, toml::to_string(&said)?)?;
+    let mut command = setting.program(program);
+    command.arg("--config").arg(options);
+    start("cellway", command, address, files)
+}
+
+/// A router of this build in this program, with a control plane of its own. Its table is left in the file when it is stopped.
+fn fleet(setting: &Setting, table: Option<&Path>) -> anyhow::Result<Proxy> {
     let (files, address) = (tempfile::tempdir()?, free_address()?);
     let mut command = setting.program(std::env::current_exe()?);
     command.args(["fleet", "--listen", &address.to_string(), "--origin", &setting.origin.to_string()]);
     command.args(["--tenants", &setting.tenants.to_string()]);
+    if let Some(table) = table {
+        command.arg("--snapshot-file").arg(table);
+    }
     if setting.wire == Wire::Tls {
         let [certificate, key, _] = certificate(files.path())?;
         command.arg("--certificate").arg(certificate).arg("--key").arg(key);

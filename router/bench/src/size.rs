@@ -45,7 +45,7 @@ type Measured = BTreeMap<(u32, &'static str), Sized>;
 impl Size {
     pub(crate) fn measure(&self, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
         let (origin, mut setting) = (OriginProcess::start(&[])?, ground.setting(FEW, Wire::H1));
-        setting.origin = origin.address;
+        (setting.origin, setting.router) = (origin.address, None);
         let mut measured = Measured::new();
         for name in proxies::names().filter(|name| MEASURED.contains(name)) {
             let mut empty = None;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cell_figures::{Figure, Figures, median};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::compare::Extent;
 use crate::fleet::{self, DOMAIN, Synthetic};
@@ -57,7 +58,8 @@ impl Visible {
         let cells = [("cell-a", origins[0].address.to_string()), ("cell-b", origins[1].address.to_string())];
         let control = Synthetic::new(self.tenants, &cells)?;
         let began = Instant::now();
-        let (handle, running) = fleet::start(Arc::clone(&control), fleet::options(any, any, 1)).await?;
+        let (handle, running) =
+            fleet::start(Arc::clone(&control), fleet::options(any, any, 1), CancellationToken::new()).await?;
         let measure = |what: &str| format!("{} tenants: {what}", self.tenants);
         figures.add(Figure::free(measure("table taken from a watch"), "s", began.elapsed().as_secs_f64()));
         let address = handle.addresses().listen;
