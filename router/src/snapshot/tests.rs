@@ -1,4 +1,4 @@
-use cell_model::{CellId, CellState, Epoch, Generation, Hold, MappingState, Rev, TenantId, Tier, Uid};
+use cell_model::{CellId, CellState, CellTraits, Epoch, Generation, Hold, MappingState, Rev, TenantId, Tier, Uid};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,6 +34,7 @@ fn cell(name: &str) -> CellRecord {
         agent: "10.0.0.1:90".into(),
         region: "r".into(),
         residency: String::new(),
+        traits: CellTraits::default(),
         generation: Generation(4),
         revision: Revision(9),
     }

@@ -94,6 +94,30 @@ impl AuditView {
     }
 }
 
+impl AuditView {
+    /// What the particulars say in quotation marks behind `name=`.
+    #[must_use]
+    pub fn said(&self, name: &str) -> Option<String> {
+        let (_, rest) = self.detail.split_once(&format!(" {name}=\""))?;
+        let mut said = String::new();
+        let mut letters = rest.chars();
+        loop {
+            match letters.next()? {
+                '"' => return Some(said),
+                '\\' => said.push(letters.next()?),
+                letter => said.push(letter),
+            }
+        }
+    }
+}
+
+/// The particulars for people: what led to a placement in a line each.
+fn told(entry: &AuditView) -> String {
+    let Some(explained) = entry.said("explained") else { return entry.detail.clone() };
+    let short = entry.detail.split_once(" explained=").map_or("", |(short, _)| short);
+    std::iter::once(short).chain(explained.split("; ")).collect::<Vec<_>>().join("\n  ")
+}
+
 impl View for AuditView {
     const KIND: &'static str = "AuditEntry";
     const COLUMNS: &'static [&'static str] =
@@ -111,7 +135,7 @@ impl View for AuditView {
             self.subject.clone(),
             self.outcome.clone(),
             self.revision.to_string(),
-            self.detail.clone(),
+            told(self),
         ]
     }
 

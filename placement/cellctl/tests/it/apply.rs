@@ -131,6 +131,18 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     assert_ne!(fleet.cell_of("initech"), source);
     assert_eq!(fleet.json(&format!("get tenants --cell {source}"))["items"], serde_json::json!([]));
 
+    let explained = fleet.run("explain tenant initech").out;
+    assert!(explained.contains(" strain=0 ") && explained.contains("\n  moved last by m-"), "{explained}");
+    assert!(explained.contains(", plan: its cell is emptied\n"), "{explained}");
+    let trail = fleet.run("audit show --tenant initech").out;
+    assert!(
+        trail.contains("why=\"best of 3 cells") && trail.contains(&format!("\n  {source} strain=0 ")),
+        "{trail}"
+    );
+    assert!(trail.contains("reason=\"plan: its cell is emptied\""), "{trail}");
+    let moved = fleet.json("get moves --all")["items"][0]["reason"].clone();
+    assert_eq!(moved, "plan: its cell is emptied", "the move's own record says it, too");
+
     let again = fleet.run(&apply);
     assert!(again.code == 0 && again.err.contains("2 of 2 moves were begun by an earlier run"), "{again:?}");
 
@@ -164,6 +176,45 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     std::fs::write(&file, said.out.replace(cluster, "00000000000000a7/1")).unwrap();
     let other = fleet.run(&apply);
     assert!(other.code == 1 && other.err.contains("PLAN_OTHER_CLUSTER"), "{other:?}");
+}
+
+#[test]
+fn a_platinum_tenant_has_a_declared_cell_to_itself_however_it_comes_there() {
+    let fleet = Fleet::start("3");
+    fleet.settled();
+    let refused = |words: &str, code: &str, said: &str| {
+        let told = fleet.run(words);
+        assert!(told.code == 1 && told.err.contains(code) && told.err.contains(said), "{words}: {told:?}");
+    };
+    let make = "create tenant prem --tier platinum";
+    refused(make, "NO_ELIGIBLE_CELL", "3 refused by TIER_MISMATCH");
+    refused(make, "NO_ELIGIBLE_CELL", "`cellctl cell declare CELL --kind dedicated`");
+    assert_eq!(fleet.run("cell declare cell-3").code, 64, "nothing is declared");
+    let declared =
+        fleet.run("cell declare cell-3 --kind dedicated --capacity connections=40 --reserve 10% --domain r1");
+    assert!(declared.code == 0 && declared.out.contains("dedicated"), "{declared:?}");
+    let described = fleet.run("describe cell cell-3").out;
+    assert!(described.contains("connections=40, 10 % in reserve") && described.contains("r1\n"), "{described}");
+    let exported = fleet.json("plan export");
+    let cells = exported["cells"].as_array().unwrap();
+    let cell = cells.iter().find(|cell| cell["id"] == "cell-3").unwrap();
+    assert_eq!((&cell["kind"], &cell["domain"]), (&"dedicated".into(), &"r1".into()));
+    assert_eq!((cell["capacity"]["connections"].as_f64(), cell["reserve"].as_f64()), (Some(40.0), Some(0.1)));
+
+    assert_eq!(fleet.run(make).code, 0);
+    assert_eq!(fleet.cell_of("prem"), "cell-3");
+    fleet.settled();
+    refused("create tenant other --tier platinum", "NO_ELIGIBLE_CELL", "1 refused by CELL_OCCUPIED");
+    refused("create tenant other --tier platinum --cell cell-3", "CELL_OCCUPIED", "cellctl cell enroll");
+    refused("create tenant other --cell cell-3", "TIER_MISMATCH", "choose a pooled cell");
+    refused("move tenant acme --to cell-3", "TIER_MISMATCH", "choose a pooled cell");
+    refused("move tenant prem --to cell-1", "TIER_MISMATCH", "would share it with others");
+    refused("cell declare cell-3 --kind pooled", "CELL_IN_USE", "`cellctl plan drain cell-3`");
+    let drain = fleet.run("plan drain cell-3");
+    assert!(
+        drain.code == 1 && drain.out.contains("TIER_MISMATCH"),
+        "nothing is proposed that is refused: {drain:?}"
+    );
 }
 
 #[test]
