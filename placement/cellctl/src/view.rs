@@ -105,7 +105,7 @@ pub struct CellView {
     /// Legal zone.
     pub residency: String,
     /// pooled, dedicated.
-    pub kind: String,
+    pub cell_kind: String,
     /// What fails together with it.
     pub domain: String,
     /// What it was declared to have.
@@ -320,7 +320,7 @@ impl From<wire::Cell> for CellView {
             gates: cell.gates,
             region: cell.region,
             residency: cell.residency,
-            kind: if cell.kind == 0 {
+            cell_kind: if cell.kind == 0 {
                 "pooled".into()
             } else {
                 word("CELL_KIND_", cell.kind, |kind: wire::CellKind| kind.as_str_name())
@@ -443,7 +443,7 @@ impl View for CellView {
         vec![
             self.cell.clone(),
             self.state.clone(),
-            self.kind.clone(),
+            self.cell_kind.clone(),
             dash(&self.agent),
             dash(&self.gates.join(",")),
             dash(&self.region),

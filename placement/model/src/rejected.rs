@@ -104,7 +104,7 @@ impl Rejected {
             Self::NoEligibleCell { tier: Tier::Platinum, .. }
             | Self::TierMismatch { tier: Tier::Platinum, .. }
             | Self::CellOccupied { .. } => "a platinum tenant needs a dedicated cell to itself: `cellctl cell declare CELL --kind dedicated` \
-                 makes an empty cell one, `cellctl cell enroll NAME --kind dedicated …` adds one; gold shares a cell"
+                 makes an empty cell one, `cellctl cell enroll NAME --agent HOST:PORT --kind dedicated` adds one; gold shares a cell"
                 .into(),
             Self::TierMismatch { cell, .. } => {
                 format!("choose a pooled cell; `cellctl cell declare {cell} --kind pooled` where it is empty")
@@ -228,7 +228,8 @@ impl std::fmt::Display for Rejected {
                 write!(f, "moves to or from cell {cell} are under way: its {what} is not declared anew meanwhile")
             }
             Self::CellInUse { cell, tenants, what } => {
-                write!(f, "cell {cell} has {tenants} tenants: its {what} is not declared anew while they are there")
+                let s = if *tenants == 1 { "" } else { "s" };
+                write!(f, "cell {cell} has {tenants} tenant{s}: its {what} is not declared anew meanwhile")
             }
             Self::CellOccupied { tenant, cell } => {
                 write!(f, "dedicated cell {cell} has a tenant, or gets one, and would be shared with {tenant}")

@@ -10,10 +10,10 @@ const WHO: &str = "`cellctl plan rebalance`, `repair` and `drain` and `cellctl s
 /// Taken, and refused with a sentence.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Unbounded {
-    #[arg(long, hide = true, allow_hyphen_values = true, num_args = 0..=1)]
-    max_moves: Option<Option<String>>,
-    #[arg(long, hide = true, allow_hyphen_values = true, num_args = 0..=1)]
-    max_bytes: Option<Option<String>>,
+    #[arg(long, hide = true, allow_negative_numbers = true, num_args = 0..=1, default_missing_value = "")]
+    max_moves: Option<String>,
+    #[arg(long, hide = true, allow_negative_numbers = true, num_args = 0..=1, default_missing_value = "")]
+    max_bytes: Option<String>,
     #[command(flatten)]
     window: Windowless,
 }
@@ -21,8 +21,8 @@ pub struct Unbounded {
 /// The same of a command whose moves are made one after the other.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Windowless {
-    #[arg(long, hide = true, allow_hyphen_values = true, num_args = 0..=1)]
-    window: Option<Option<String>>,
+    #[arg(long, hide = true, allow_negative_numbers = true, num_args = 0..=1, default_missing_value = "")]
+    window: Option<String>,
 }
 
 impl Unbounded {

@@ -66,7 +66,7 @@ pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
         ("Gates", cell.gates.join(", ")),
         ("Region", cell.region.clone()),
         ("Residency", cell.residency.clone()),
-        ("Kind", cell.kind.clone()),
+        ("Kind", cell.cell_kind.clone()),
         ("Domain", cell.domain.clone()),
         ("Capacity", capacity(cell)),
         ("Generation", cell.generation.to_string()),

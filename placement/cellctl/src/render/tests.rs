@@ -106,7 +106,7 @@ fn what_is_declared_of_a_cell_is_shown() {
     assert!(described.contains("Capacity:      cpu=16.5,storage=800, 10 % in reserve\n"), "{described}");
     let document: serde_json::Value = serde_json::from_str(&list(&[declared], Output::Json, true)).unwrap();
     let cell = &document["items"][0];
-    assert_eq!((&cell["kind"], &cell["reserve"]), (&"dedicated".into(), &0.1.into()));
+    assert_eq!((&cell["cellKind"], &cell["reserve"]), (&"dedicated".into(), &0.1.into()));
     assert_eq!((&cell["capacity"]["cpu"], cell["capacity"]["connections"].is_null()), (&16.5.into(), true));
 }
 

@@ -111,13 +111,6 @@ impl AuditView {
     }
 }
 
-/// The particulars for people: what led to a placement in a line each.
-fn told(entry: &AuditView) -> String {
-    let Some(explained) = entry.said("explained") else { return entry.detail.clone() };
-    let short = entry.detail.split_once(" explained=").map_or("", |(short, _)| short);
-    std::iter::once(short).chain(explained.split("; ")).collect::<Vec<_>>().join("\n  ")
-}
-
 impl View for AuditView {
     const KIND: &'static str = "AuditEntry";
     const COLUMNS: &'static [&'static str] =
@@ -135,7 +128,7 @@ impl View for AuditView {
             self.subject.clone(),
             self.outcome.clone(),
             self.revision.to_string(),
-            told(self),
+            self.detail.clone(),
         ]
     }
 
