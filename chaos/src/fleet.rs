@@ -18,7 +18,7 @@ use cell_client::{
     AgentOptions, AgentPool, ClientError, ClientOptions, ControlClient, WriteOptions, cluster, wire,
 };
 use cell_control::{Authority, AuthorityError};
-use cell_model::{CellId, NewCell};
+use cell_model::{CellId, CellTraits, NewCell};
 use cell_trust::{Principal, Role, SigningKey};
 use serde_json::{Value, json};
 
@@ -361,7 +361,14 @@ impl Fleet {
             }
             let region = self.options.regions.get(number - 1).cloned();
             let (region, residency) = region.unwrap_or_else(|| ("loopback".into(), String::new()));
-            let cell = NewCell { id: id.clone(), gates: gates.clone(), agent: agent.clone(), region, residency };
+            let cell = NewCell {
+                id: id.clone(),
+                gates: gates.clone(),
+                agent: agent.clone(),
+                region,
+                residency,
+                traits: CellTraits::default(),
+            };
             control
                 .create_cell(cell, WriteOptions::default())
                 .await

@@ -86,6 +86,7 @@ fn of_move(movement: &Move) -> v1::Move {
         stale_rejected: movement.stale_rejected,
         in_sync: acks.in_sync.is_some(),
         takeover: movement.takeover.as_ref().map(v1::Takeover::from),
+        reason: movement.reason.to_string(),
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,

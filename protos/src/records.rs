@@ -1,6 +1,9 @@
 //! Mappings, cells, digests and limits.
 
-use cell_model::{CellRecord, Digest, Epoch, Generation, Limits, Lineage, Mapping, Rev, Revision, Uid};
+use cell_model::{
+    Capacity, CellKind, CellRecord, CellTraits, Digest, Epoch, Generation, Limits, Lineage, Mapping, Rev, Revision,
+    Uid,
+};
 
 use crate::enums::Number;
 use crate::malformed::{cell_id, cell_id_or_none, tenant_id};
@@ -43,6 +46,37 @@ impl TryFrom<v1::Mapping> for Mapping {
     }
 }
 
+impl From<Capacity> for v1::Capacity {
+    fn from(capacity: Capacity) -> Self {
+        let Capacity { cpu, connections, storage } = capacity;
+        Self { cpu, connections, storage }
+    }
+}
+
+impl From<v1::Capacity> for Capacity {
+    fn from(wire: v1::Capacity) -> Self {
+        Self { cpu: wire.cpu, connections: wire.connections, storage: wire.storage }
+    }
+}
+
+/// A reserve; whether it leaves anything is the model's to say.
+pub(crate) fn thousandths(reserve: u32) -> Result<u16, Malformed> {
+    u16::try_from(reserve)
+        .map_err(|_| Malformed::new("reserve", format!("{reserve} thousandths are not below 1,000")))
+}
+
+impl TryFrom<&v1::Cell> for CellTraits {
+    type Error = Malformed;
+    fn try_from(wire: &v1::Cell) -> Result<Self, Malformed> {
+        Ok(Self {
+            kind: CellKind::of_number_or_none("kind", wire.kind)?.unwrap_or_default(),
+            domain: wire.domain.clone(),
+            capacity: wire.capacity.map(Into::into).unwrap_or_default(),
+            reserve: thousandths(wire.reserve)?,
+        })
+    }
+}
+
 impl From<&CellRecord> for v1::Cell {
     fn from(cell: &CellRecord) -> Self {
         Self {
@@ -54,6 +88,11 @@ impl From<&CellRecord> for v1::Cell {
             residency: cell.residency.clone(),
             generation: cell.generation.get(),
             revision: cell.revision.get(),
+            kind: v1::CellKind::from(cell.traits.kind).into(),
+            domain: cell.traits.domain.clone(),
+            // Most cells of most fleets declare none, and every router is told of each of them.
+            capacity: (cell.traits.capacity != Capacity::default()).then(|| cell.traits.capacity.into()),
+            reserve: cell.traits.reserve.into(),
         }
     }
 }
@@ -63,6 +102,7 @@ impl TryFrom<v1::Cell> for CellRecord {
     fn try_from(wire: v1::Cell) -> Result<Self, Malformed> {
         Ok(Self {
             id: cell_id("id", &wire.id)?,
+            traits: (&wire).try_into()?,
             state: Number::of_number("state", wire.state)?,
             gates: wire.gates,
             agent: wire.agent,
@@ -147,13 +187,18 @@ mod tests {
             id in cell_ids(),
             state in select(vec![CellState::Active, CellState::Cordoned, CellState::Dead]),
             gates in prop::collection::vec(".{0,20}", 0..4),
-            texts in prop::array::uniform3(".{0,20}"),
+            texts in prop::array::uniform4(".{0,20}"),
+            kind in select(vec![CellKind::Pooled, CellKind::Dedicated]),
+            amounts in prop::array::uniform3(0_u64..3),
+            reserve in 0_u16..1_000,
             generation in any::<u64>(),
             revision in any::<u64>(),
         ) -> CellRecord {
-            let [agent, region, residency] = texts;
+            let [agent, region, residency, domain] = texts;
+            let [cpu, connections, storage] = amounts;
+            let traits = CellTraits { kind, domain, capacity: Capacity { cpu, connections, storage }, reserve };
             CellRecord {
-                id, state, gates, agent, region, residency,
+                id, state, gates, agent, region, residency, traits,
                 generation: Generation(generation), revision: Revision(revision),
             }
         }

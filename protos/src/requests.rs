@@ -1,11 +1,13 @@
 //! What is asked for, as commands of the model, and the options that go along with every write.
 
 use cell_model::{
-    CellId, Command, Generation, MoveIntent, MoveOptions, NewCell, NewTenant, RequestId, Revision, TenantId, Tier,
+    CellId, CellKind, CellTraits, Command, Declaration, Generation, MoveIntent, MoveOptions, NewCell, NewTenant,
+    RequestId, Revision, TenantId, Tier,
 };
 
 use crate::enums::Number;
 use crate::malformed::{cell_id, cell_id_or_none, move_id, tenant_id};
+use crate::records::thousandths;
 use crate::{Malformed, v1};
 
 const ENDPOINTS_MAX: usize = 256;
@@ -77,19 +79,26 @@ impl TryFrom<v1::Cell> for NewCell {
     fn try_from(wire: v1::Cell) -> Result<Self, Malformed> {
         endpoints("gates", &wire.gates)?;
         endpoint("agent", &wire.agent)?;
+        let traits = CellTraits::try_from(&wire)?;
         Ok(Self {
             id: cell_id("id", &wire.id)?,
             gates: wire.gates,
             agent: wire.agent,
             region: label("region", wire.region)?,
             residency: label("residency", wire.residency)?,
+            traits: CellTraits { domain: label("domain", traits.domain)?, ..traits },
         })
     }
 }
 
 impl From<NewCell> for v1::Cell {
     fn from(cell: NewCell) -> Self {
+        let traits = cell.traits;
         Self {
+            kind: v1::CellKind::from(traits.kind).into(),
+            domain: traits.domain,
+            capacity: Some(traits.capacity.into()),
+            reserve: traits.reserve.into(),
             id: cell.id.into(),
             gates: cell.gates,
             agent: cell.agent,
@@ -113,6 +122,41 @@ impl TryFrom<v1::SetCellStateRequest> for Command {
     fn try_from(wire: v1::SetCellStateRequest) -> Result<Self, Malformed> {
         let state = Number::of_number("state", wire.state)?;
         Ok(Self::SetCellState { cell: cell_id("cell", &wire.cell)?, state })
+    }
+}
+
+impl TryFrom<v1::DeclareCellRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::DeclareCellRequest) -> Result<Self, Malformed> {
+        let named = |field, text: Option<String>| text.map(|text| label(field, text)).transpose();
+        let declaration = Declaration {
+            kind: wire.kind.map(|kind| CellKind::of_number("kind", kind)).transpose()?,
+            domain: named("domain", wire.domain)?,
+            capacity: wire.capacity.map(Into::into),
+            reserve: wire.reserve.map(thousandths).transpose()?,
+            region: named("region", wire.region)?,
+            residency: named("residency", wire.residency)?,
+        };
+        // Who is there alone, the leader finds out.
+        Ok(Self::DeclareCell { cell: cell_id("cell", &wire.cell)?, declaration, only: None })
+    }
+}
+
+impl v1::DeclareCellRequest {
+    /// What is declared of a cell.
+    #[must_use]
+    pub fn new(cell: &CellId, declaration: Declaration) -> Self {
+        let Declaration { kind, domain, capacity, reserve, region, residency } = declaration;
+        Self {
+            cell: cell.to_string(),
+            kind: kind.map(|kind| v1::CellKind::from(kind).into()),
+            domain,
+            capacity: capacity.map(Into::into),
+            reserve: reserve.map(Into::into),
+            region,
+            residency,
+            options: None,
+        }
     }
 }
 
@@ -163,6 +207,7 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             retries: wire.retries.unwrap_or(default.retries),
             rehearse: wire.rehearse,
             bytes_per_second: wire.bytes_per_second,
+            reason: wire.reason,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -185,6 +230,7 @@ impl v1::MoveTenantRequest {
             options: None,
             rehearse: options.rehearse,
             bytes_per_second: options.bytes_per_second,
+            reason: options.reason.clone(),
         }
     }
 }
@@ -247,10 +293,35 @@ mod tests {
             retries: 5,
             rehearse: true,
             bytes_per_second: 6,
+            reason: "its cell is hot".into(),
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);
         assert_eq!(Command::try_from(wire), Ok(Command::MoveTenant { tenant, target, options }));
+    }
+
+    #[test]
+    fn a_declaration_reads_back_and_what_is_left_out_is_nothing() {
+        let declared = Declaration {
+            kind: Some(CellKind::Dedicated),
+            domain: Some("rack-1".into()),
+            capacity: Some(cell_model::Capacity { cpu: 16_000, connections: 400_000, storage: 800_500 }),
+            reserve: Some(100),
+            region: Some(String::new()),
+            residency: Some("eu".into()),
+        };
+        let cell = CellId::new("c1").unwrap();
+        for declaration in [declared, Declaration::default()] {
+            let wire = v1::DeclareCellRequest::new(&cell, declaration.clone());
+            let command = Command::DeclareCell { cell: cell.clone(), declaration, only: None };
+            assert_eq!(Command::try_from(wire), Ok(command));
+        }
+        let wrong = |wire: v1::DeclareCellRequest| {
+            Command::try_from(v1::DeclareCellRequest { cell: "c1".into(), ..wire }).unwrap_err().field
+        };
+        assert_eq!(wrong(v1::DeclareCellRequest { kind: Some(9), ..Default::default() }), "kind");
+        assert_eq!(wrong(v1::DeclareCellRequest { reserve: Some(65_536), ..Default::default() }), "reserve");
+        assert_eq!(wrong(v1::DeclareCellRequest { domain: Some("r 1".into()), ..Default::default() }), "domain");
     }
 
     #[test]

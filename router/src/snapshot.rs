@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cell_model::{CellRecord, ClusterId, Lineage, Mapping, Revision};
+use cell_model::{CellId, CellRecord, CellState, CellTraits, ClusterId, Generation, Lineage, Mapping, Revision};
 use cell_trust::RoutedMapping;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,36 @@ struct Head {
     written_at_ms: u64,
     /// In version 1 how many entries follow, else 0.
     tenants: u64,
-    cells: Vec<CellRecord>,
+    cells: Vec<StoredCell>,
+}
+
+/// What a router needs of a cell. What else its record says has no place in the file, whose layout is to stay.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredCell {
+    id: CellId,
+    state: CellState,
+    gates: Vec<String>,
+    agent: String,
+    region: String,
+    residency: String,
+    generation: Generation,
+    revision: Revision,
+}
+
+impl From<&CellRecord> for StoredCell {
+    fn from(cell: &CellRecord) -> Self {
+        let CellRecord { id, state, gates, agent, region, residency, traits: _, generation, revision } =
+            cell.clone();
+        Self { id, state, gates, agent, region, residency, generation, revision }
+    }
+}
+
+impl From<StoredCell> for CellRecord {
+    fn from(stored: StoredCell) -> Self {
+        let StoredCell { id, state, gates, agent, region, residency, generation, revision } = stored;
+        let traits = CellTraits::default();
+        Self { id, state, gates, agent, region, residency, traits, generation, revision }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +118,7 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
         revision: at.revision,
         written_at_ms: millis(now),
         tenants: 0,
-        cells: cells.values().map(|cell| CellRecord::clone(cell)).collect(),
+        cells: cells.values().map(|cell| StoredCell::from(&**cell)).collect(),
     };
     write_block(&mut file, &head)?;
     let mut count = 0;
@@ -143,7 +172,7 @@ pub(crate) fn load(path: &Path, directory: &Directory, now: SystemTime) -> Resul
     }
     let at = Cursor { lineage: head.lineage, revision: head.revision };
     let tenants = draft.count();
-    directory.replace(draft, head.cells, at);
+    directory.replace(draft, head.cells.into_iter().map(CellRecord::from).collect(), at);
     let age = Duration::from_millis(millis(now).saturating_sub(head.written_at_ms));
     Ok(Some(Loaded { tenants, at, age }))
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
-    CellId, CellRecord, CellState, Change, Command, CopySight, Effect, End, Envelope, Epoch, Event, FleetView,
-    Generation, Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, NewTenant, Rejected, Rev,
-    Revision, Stamp, TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
+    CellId, CellRecord, CellState, CellTraits, Change, Command, CopySight, Effect, End, Envelope, Epoch, Event,
+    FleetView, Generation, Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, NewTenant,
+    Rejected, Rev, Revision, Stamp, TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide,
+    pending_effects,
 };
 
 use crate::desk::{Desk, Memory, Told};
@@ -126,6 +127,7 @@ fn cell_record(place: Place) -> CellRecord {
         agent: format!("{}:1", place.id()),
         region: String::new(),
         residency: String::new(),
+        traits: CellTraits::default(),
         generation: Generation(0),
         revision: Revision(0),
     }
@@ -221,6 +223,7 @@ impl Ledger {
             retries: retries.into(),
             rehearse: false,
             bytes_per_second: 0,
+            reason: String::new(),
         };
         let tenant = self.record.id.clone();
         let mut next = self.clone();

@@ -1,8 +1,8 @@
 //! What clients ask for: few names, so that they meet, and all kinds of commands, moves included.
 
 use cell_model::{
-    CellId, CellState, Command, Event, Generation, Leg, Limits, MoveId, MoveIntent, MoveOptions, NewCell,
-    NewTenant, Outcome, Reply, TenantId, Tier, Uid,
+    CellId, CellState, CellTraits, Command, Event, Generation, Leg, Limits, MoveId, MoveIntent, MoveOptions,
+    NewCell, NewTenant, Outcome, Reply, TenantId, Tier, Uid,
 };
 
 use crate::chance::Chance;
@@ -96,6 +96,7 @@ impl Workload {
             agent: "10.0.0.1:9".into(),
             region: String::new(),
             residency: String::new(),
+            traits: CellTraits::default(),
         })
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use cell_client::cluster::{InitializeOptions, initialize_with};
 use cell_client::{ClientOptions, ControlClient, WriteOptions, wire};
 use cell_control::{Service, key_file};
-use cell_model::{CellId, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, TenantId, Tier};
+use cell_model::{CellId, CellTraits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, TenantId, Tier};
 use cell_pg_server::{Options as ServerOptions, Server};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +87,14 @@ impl Fleet {
         for (cell, server) in cells.iter().zip(&servers) {
             let (id, agent) = (cell.clone(), any_port()?.to_string());
             let (region, residency) = (String::new(), String::new());
-            let new = NewCell { id, gates: Vec::new(), agent: agent.clone(), region, residency };
+            let new = NewCell {
+                id,
+                gates: Vec::new(),
+                agent: agent.clone(),
+                region,
+                residency,
+                traits: CellTraits::default(),
+            };
             control.create_cell(new, WriteOptions::default()).await?;
             let mut options = sample_cell::Options::new(cell.clone(), "");
             options.database = Some(server.url());

@@ -11,11 +11,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod adopt;
 mod care;
+mod cells;
 mod drill;
 mod moves;
+mod unbounded;
 
 pub(crate) use adopt::{Adopt, Enroll, OfCells};
 pub(crate) use care::{Audit, Ca, Category, Check};
+pub(crate) use cells::{Declare, Traits};
 pub(crate) use drill::{Drill, RunDrills, Wires};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
@@ -209,6 +212,9 @@ pub enum Create {
         /// Legal zone of its data
         #[arg(long, default_value = "")]
         residency: String,
+        /// What else tenants are placed by
+        #[command(flatten)]
+        traits: Traits,
     },
 }
 

@@ -67,6 +67,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Cell(OfCells::Dead { name, yes }) => {
             ask(&global, |control| write::declare_dead(control, name, yes))
         }
+        Command::Cell(OfCells::Declare(asked)) => ask(&global, |control| write::declare(control, asked)),
         Command::Cell(OfCells::Enroll(asked)) => ask(&global, |control| enroll::run(control, *asked)),
         Command::Cell(OfCells::Ids { stride, headroom, sql }) => {
             ask(&global, |control| ids::run(control, ids::Wanted { stride, headroom }, sql))

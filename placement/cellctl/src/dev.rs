@@ -13,7 +13,7 @@ use cell_chaos::fleet::fetch;
 use cell_chaos::ports::Ports;
 use cell_client::{ClientError, ClientOptions, ControlClient, Link, WriteOptions, cluster};
 use cell_control::{Authority, key_file};
-use cell_model::{CellId, NewCell, NewTenant, TenantId, Tier};
+use cell_model::{CellId, CellTraits, NewCell, NewTenant, TenantId, Tier};
 use cell_trust::{Principal, Role};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -238,6 +238,7 @@ async fn make_cell(client: &ControlClient, cell: &CellLayout) -> Result<()> {
         agent: cell.agent.clone(),
         region: "here".into(),
         residency: String::new(),
+        traits: CellTraits::default(),
     };
     match client.create_cell(new, WriteOptions::default()).await {
         Ok(_) => Ok(()),

@@ -4,7 +4,7 @@
 use cell_agent::{AgentError, DatabaseOptions, Found, Inspection, inspect_database};
 use cell_client::wire;
 use cell_control::Authority;
-use cell_model::{CellRecord, NewCell};
+use cell_model::{CellKind, CellRecord, NewCell};
 use cell_trust::{Principal, Role};
 
 use crate::cli::Enroll;
@@ -39,8 +39,8 @@ pub(crate) async fn run(control: Control, asked: Enroll) -> Result<Exit, Failure
     let cell = match known {
         Some(cell) => cell,
         None => {
-            let Enroll { name, agent, gates, region, residency, .. } = asked.clone();
-            let new = NewCell { id: name, gates, agent, region, residency };
+            let Enroll { name, agent, gates, region, residency, traits, .. } = asked.clone();
+            let new = NewCell { id: name, gates, agent, region, residency, traits: traits.into() };
             control.client.create_cell(new, control.write()).await?
         }
     };
@@ -56,15 +56,27 @@ fn known(cells: &[CellRecord], asked: &Enroll) -> Result<Option<CellRecord>, Fai
         return Err(Failure::new("ADDRESS_TAKEN", message, "each cell has an agent of its own: correct --agent"));
     }
     let Some(cell) = cells.iter().find(|cell| cell.id == asked.name) else { return Ok(None) };
-    // Addresses are the agent's to say once it has reported.
-    if cell.region == asked.region && cell.residency == asked.residency {
+    // Addresses are the agent's to say once it has reported, and of the rest only what is said again can be another.
+    let (said, traits) = (&asked.traits, &cell.traits);
+    let differs = [
+        said.kind.is_some_and(|kind| CellKind::from(kind) != traits.kind),
+        said.domain.as_ref().is_some_and(|domain| *domain != traits.domain),
+        said.capacity.is_some_and(|capacity| capacity != traits.capacity),
+        said.reserve.is_some_and(|reserve| reserve != traits.reserve),
+    ];
+    if cell.region == asked.region && cell.residency == asked.residency && !differs.contains(&true) {
         return Ok(Some(cell.clone()));
     }
     let message = format!(
-        "there is a cell {} in region {:?} and residency {:?} already",
-        cell.id, cell.region, cell.residency
+        "there is a cell {} in region {:?} and residency {:?} already, {}",
+        cell.id,
+        cell.region,
+        cell.residency,
+        if differs.contains(&true) { "declared as something else" } else { traits.kind.as_str() }
     );
-    Err(Failure::new("CELL_EXISTS", message, "choose another name, or say the same as then"))
+    let hint =
+        format!("choose another name, or say the same as then; `cellctl cell declare {}` changes it", cell.id);
+    Err(Failure::new("CELL_EXISTS", message, hint))
 }
 
 async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
@@ -165,6 +177,7 @@ mod tests {
             agent: agent.into(),
             region: region.into(),
             residency: String::new(),
+            traits: cell_model::CellTraits::default(),
             generation: Generation(0),
             revision: Revision(1),
         }
@@ -177,6 +190,9 @@ mod tests {
         assert!(known(&cells, &asked("c1 --agent h:1")).unwrap().is_some());
         assert_eq!(known(&cells, &asked("c3 --agent h:2")).unwrap_err().code, "ADDRESS_TAKEN");
         assert_eq!(known(&cells, &asked("c2 --agent h:2 --region eu-2")).unwrap_err().code, "CELL_EXISTS");
+        assert!(known(&cells, &asked("c1 --agent h:1 --kind pooled --reserve 0")).unwrap().is_some());
+        let other = known(&cells, &asked("c1 --agent h:1 --capacity cpu=4")).unwrap_err();
+        assert!(other.code == "CELL_EXISTS" && other.to_string().contains("cellctl cell declare c1"), "{other}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::press::Press;
-use crate::service::{ClusterEndpoint, ControlServer, Ground, StoreEndpoint};
+use crate::service::{ClusterEndpoint, ControlServer, Ground, Homes, StoreEndpoint};
 use crate::{Error, Liveness, Options, Routers, Signer, coordinator, key_file, peers, witness};
 
 /// How long connections may take to end once the store has stopped.
@@ -167,6 +167,7 @@ impl Service {
             liveness,
             press: Press::new(),
             routers: Routers::default(),
+            homes: Homes::default(),
             setbacks: Setbacks::default(),
             closing: CancellationToken::new(),
         };

@@ -38,6 +38,7 @@ mod watch;
 pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
 pub(crate) use encoded::ControlServer;
+pub(crate) use placing::Homes;
 pub(crate) use store::StoreEndpoint;
 pub(crate) use watch::signed;
 
@@ -56,6 +57,8 @@ pub(crate) struct Ground {
     pub(crate) press: Press,
     /// What each router holds.
     pub(crate) routers: Routers,
+    /// Default homes of tenants.
+    pub(crate) homes: Homes,
     /// What moves have met in their way.
     pub(crate) setbacks: Setbacks,
     /// Streams end when it is cancelled.

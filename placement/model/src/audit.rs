@@ -20,7 +20,9 @@ use noted::Noted;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Change, ClusterId, Envelope, Outcome, Reply, RequestId, Revision, TenantRecord, UnixMillis};
+use crate::{
+    Change, ClusterId, Envelope, Outcome, Reply, RequestId, Revision, Suggestion, TenantRecord, UnixMillis,
+};
 
 /// SHA-256 of an entry and of everything before it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -185,8 +187,8 @@ impl fmt::Debug for AuditTrail {
 impl AuditTrail {
     /// How many entries are kept; the oldest are dropped beyond it.
     pub const ENTRIES_MAX: usize = 20_000;
-    /// Longer particulars are cut.
-    const DETAIL_BYTES_MAX: usize = 512;
+    /// Longer particulars are cut: what led to a placement is all that a suggestion may say, and the rest.
+    const DETAIL_BYTES_MAX: usize = 512 + Suggestion::WHY_MAX + Suggestion::EXPLAINED_MAX;
 
     /// The kept entries behind `after`, the oldest first.
     pub fn after(&self, after: u64) -> impl DoubleEndedIterator<Item = &Arc<AuditEntry>> {

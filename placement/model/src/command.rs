@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CellId, CellRecord, CellState, Event, Generation, Held, Leg, Limits, MoveId, MoveRecord, Phase, Rejected,
-    RequestId, Revision, Seq, TenantId, TenantRecord, Tier, Uid, UnixMillis,
+    CellId, CellRecord, CellState, CellTraits, Declaration, Event, Generation, Held, Leg, Limits, MoveId,
+    MoveRecord, Phase, Rejected, RequestId, Revision, Seq, TenantId, TenantRecord, Tier, Uid, UnixMillis,
 };
 
 /// A cell to be made.
@@ -22,6 +22,8 @@ pub struct NewCell {
     pub region: String,
     /// Legal zone of its data; may be empty.
     pub residency: String,
+    /// What else is declared of it.
+    pub traits: CellTraits,
 }
 
 /// A tenant to be made.
@@ -44,11 +46,16 @@ pub struct Suggestion {
     pub cell: CellId,
     /// Why, in a sentence or two. Kept in the tenant's record; at most [`Suggestion::WHY_MAX`] bytes.
     pub why: String,
+    /// The best cells with each term of their score, how many each filter refused, by what the best is better than the next,
+    /// and what would change the answer. Kept in the audit trail only; at most [`Suggestion::EXPLAINED_MAX`] bytes.
+    pub explained: String,
 }
 
 impl Suggestion {
     /// A record for each tenant keeps it: a million of them must fit into memory.
     pub const WHY_MAX: usize = 400;
+    /// The trail keeps so much for each of its newest entries.
+    pub const EXPLAINED_MAX: usize = 1_536;
 }
 
 /// What a move may be told when it is asked for. Durations in milliseconds.
@@ -70,6 +77,8 @@ pub struct MoveOptions {
     pub rehearse: bool,
     /// The most that the copy may read of the source in a second; 0: as fast as it goes.
     pub bytes_per_second: u64,
+    /// Why it is asked for; at most [`MoveOptions::REASON_MAX`] bytes, empty where nobody said.
+    pub reason: String,
 }
 
 impl MoveOptions {
@@ -77,6 +86,8 @@ impl MoveOptions {
     pub const BYTES_PER_SECOND_MIN: u64 = 4_096;
     /// The hard cap of a hold: beyond it a client's own time-out becomes likely.
     pub const HOLD_CAP_MS: u32 = 2_000;
+    /// A sentence.
+    pub const REASON_MAX: usize = 200;
 }
 
 impl Default for MoveOptions {
@@ -90,6 +101,7 @@ impl Default for MoveOptions {
             retries: 10,
             rehearse: false,
             bytes_per_second: 0,
+            reason: String::new(),
         }
     }
 }
@@ -152,6 +164,15 @@ pub enum Command {
         cell: CellId,
         /// What it is to be.
         state: CellState,
+    },
+    /// What an operator declares of a cell, anew.
+    DeclareCell {
+        /// Which.
+        cell: CellId,
+        /// What.
+        declaration: Declaration,
+        /// Where it is to be dedicated and is not empty: the platinum tenant that has it to itself.
+        only: Option<TenantId>,
     },
     /// A cell's agent says where it and its gates are to be found and which incarnation it is.
     ReportCell {

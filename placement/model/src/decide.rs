@@ -1,5 +1,6 @@
 //! Every rule over the fleet: what a command changes, or why it is refused.
 
+mod cells;
 mod takeover;
 
 use std::sync::Arc;
@@ -24,12 +25,15 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         check_unreconciled(fleet, &envelope.command)?;
     }
     match &envelope.command {
-        Command::CreateCell(cell) => create_cell(fleet, cell, stamp),
-        Command::SetCellState { cell, state } => change_cell(fleet, cell, stamp, |record| record.state = *state),
+        Command::CreateCell(cell) => cells::create(fleet, cell, stamp),
+        Command::SetCellState { cell, state } => cells::change(fleet, cell, stamp, |record| record.state = *state),
+        Command::DeclareCell { cell, declaration, only } => {
+            cells::declare(fleet, cell, declaration, only.as_ref(), stamp)
+        }
         Command::ReportCell { cell, generation, gates, agent, partial } => {
             let known = if *partial { fleet.cell(cell).map(|cell| cell.gates.as_slice()) } else { None };
-            let gates = with_known(known.unwrap_or_default(), gates);
-            report_cell(fleet, cell, *generation, &gates, agent, stamp)
+            let gates = cells::with_known(known.unwrap_or_default(), gates);
+            cells::report(fleet, cell, *generation, &gates, agent, stamp)
         }
         Command::CreateTenant(tenant) => create_tenant(fleet, tenant, None, stamp),
         Command::PlaceTenant { tenant, suggestion } => create_tenant(fleet, tenant, Some(suggestion), stamp),
@@ -87,7 +91,9 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
     let of_cell = |cell: &CellId| fleet.cell(cell).map(|record| record.revision);
     let revision = match command {
         Command::CreateCell(NewCell { id, .. }) => of_cell(id),
-        Command::SetCellState { cell, .. } | Command::ReportCell { cell, .. } => of_cell(cell),
+        Command::SetCellState { cell, .. }
+        | Command::DeclareCell { cell, .. }
+        | Command::ReportCell { cell, .. } => of_cell(cell),
         Command::CreateTenant(NewTenant { id, .. }) | Command::PlaceTenant { tenant: NewTenant { id, .. }, .. } => {
             of_tenant(id)
         }
@@ -114,6 +120,7 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
     match command {
         Command::CreateCell(_)
         | Command::SetCellState { .. }
+        | Command::DeclareCell { .. }
         | Command::ReportCell { .. }
         | Command::SetLimits(_)
         | Command::RoutersSaw { .. }
@@ -157,85 +164,6 @@ fn reconciled(fleet: &dyn FleetView, heard: &[CellId], without: &[CellId]) -> Re
     Ok(if fleet.unreconciled() { vec![Change::Reconciled(true)] } else { Vec::new() })
 }
 
-// --- cells
-
-/// The most instances that one cell may name: each is an address in every router's table.
-const GATES_MAX: usize = 256;
-
-fn check_endpoint(option: &str, endpoint: &str) -> Result<(), Rejected> {
-    let well_formed = endpoint.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && host.len() <= 255 && port.parse::<u16>().is_ok_and(|p| p != 0)
-    });
-    require(well_formed, || invalid(option, format!("{endpoint:?} is not HOST:PORT")))
-}
-
-fn check_endpoints(gates: &[String], agent: &str) -> Result<(), Rejected> {
-    require(gates.len() <= GATES_MAX, || invalid("gates", format!("at most {GATES_MAX} instances a cell")))?;
-    gates.iter().try_for_each(|gate| check_endpoint("gates", gate))?;
-    check_endpoint("agent", agent)
-}
-
-fn create_cell(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
-    require(fleet.cell(&cell.id).is_none(), || Rejected::CellExists { cell: cell.id.clone() })?;
-    check_endpoints(&cell.gates, &cell.agent)?;
-    Ok(vec![Change::Cell(Arc::new(CellRecord {
-        id: cell.id.clone(),
-        state: CellState::Active,
-        gates: cell.gates.clone(),
-        agent: cell.agent.clone(),
-        region: cell.region.clone(),
-        residency: cell.residency.clone(),
-        generation: Generation(0),
-        revision: stamp.revision,
-    }))])
-}
-
-fn change_cell(
-    fleet: &dyn FleetView,
-    cell: &CellId,
-    stamp: Stamp,
-    change: impl FnOnce(&mut CellRecord),
-) -> Result<Vec<Change>, Rejected> {
-    let before = known_cell(fleet, cell)?;
-    let mut record = before.clone();
-    change(&mut record);
-    if record == *before {
-        return Ok(Vec::new());
-    }
-    record.revision = stamp.revision;
-    Ok(vec![Change::Cell(Arc::new(record))])
-}
-
-/// The gates that are known, and those that have come to an agent since it started. The known ones are kept until it
-/// says that all of its gates have had the time to come.
-fn with_known(known: &[String], come: &[String]) -> Vec<String> {
-    let new = come.iter().filter(|gate| !known.contains(gate));
-    known.iter().chain(new).cloned().collect()
-}
-
-fn report_cell(
-    fleet: &dyn FleetView,
-    cell: &CellId,
-    generation: Generation,
-    gates: &[String],
-    agent: &str,
-    stamp: Stamp,
-) -> Result<Vec<Change>, Rejected> {
-    check_endpoints(gates, agent)?;
-    let known = known_cell(fleet, cell)?.generation;
-    // A process that was paused, with a younger one in its place, must not point routers back to itself.
-    require(generation >= known, || Rejected::StaleGeneration {
-        cell: cell.clone(),
-        expected: generation,
-        actual: known,
-    })?;
-    change_cell(fleet, cell, stamp, |record| {
-        record.generation = generation;
-        record.gates = gates.to_vec();
-        record.agent = agent.to_owned();
-    })
-}
-
 // --- tenants
 
 fn check_taking(cell: &CellRecord) -> Result<(), Rejected> {
@@ -246,12 +174,8 @@ fn check_taking(cell: &CellRecord) -> Result<(), Rejected> {
     }
 }
 
-fn allows_residency(residency: &str, cell: &CellRecord) -> bool {
-    residency.is_empty() || residency == cell.residency
-}
-
 fn check_residency(tenant: &TenantId, residency: &str, cell: &CellRecord) -> Result<(), Rejected> {
-    require(allows_residency(residency, cell), || Rejected::ResidencyViolated {
+    require(residency.is_empty() || residency == cell.residency, || Rejected::ResidencyViolated {
         tenant: tenant.clone(),
         residency: residency.into(),
         cell: cell.id.clone(),
@@ -269,9 +193,10 @@ fn choose_cell<'a>(
         let cell = known_cell(fleet, wanted)?;
         check_taking(cell)?;
         check_residency(&new.id, &new.residency, cell)?;
+        cells::check_tier(fleet, &new.id, new.tier, cell)?;
         return Ok((cell, String::new()));
     }
-    let takes = |cell: &CellRecord| check_taking(cell).is_ok() && allows_residency(&new.residency, cell);
+    let takes = |cell: &CellRecord| cells::takes(fleet, new, cell);
     // The planner looked some milliseconds ago: the cell may have been cordoned since.
     if let Some(suggestion) = suggestion
         && let Some(cell) = fleet.cell(&suggestion.cell).filter(|cell| takes(cell))
@@ -282,7 +207,7 @@ fn choose_cell<'a>(
         .cells()
         .filter(|cell| takes(cell))
         .min_by_key(|cell| (fleet.tenants_on(&cell.id), cell.id.clone()))
-        .ok_or_else(|| Rejected::NoEligibleCell { residency: new.residency.clone() })?;
+        .ok_or_else(|| cells::none_takes(fleet, new))?;
     Ok((fewest, "fewest tenants among the cells that take it".into()))
 }
 
@@ -292,8 +217,11 @@ fn create_tenant(
     suggestion: Option<&Suggestion>,
     stamp: Stamp,
 ) -> Result<Vec<Change>, Rejected> {
-    let length = suggestion.map_or(0, |suggestion| suggestion.why.len());
-    require(length <= Suggestion::WHY_MAX, || invalid("why", format!("at most {} bytes", Suggestion::WHY_MAX)))?;
+    for (option, length, most) in suggestion.iter().flat_map(|of| {
+        [("why", of.why.len(), Suggestion::WHY_MAX), ("explained", of.explained.len(), Suggestion::EXPLAINED_MAX)]
+    }) {
+        require(length <= most, || invalid(option, format!("at most {most} bytes")))?;
+    }
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
     let (cell, placed) = choose_cell(fleet, new, suggestion)?;
@@ -352,6 +280,10 @@ fn check_options(options: &MoveOptions) -> Result<(), Rejected> {
         })?;
     }
     check_rate(options.bytes_per_second)?;
+    let most = MoveOptions::REASON_MAX;
+    require(options.reason.len() <= most && !options.reason.contains(char::is_control), || {
+        invalid("reason", format!("one line of at most {most} bytes"))
+    })?;
     require(options.retries <= RETRIES_MAX, || invalid("retries", format!("at most {RETRIES_MAX}")))?;
     require(options.sync_steady_ms <= STEADY_MS_MAX, || invalid("sync-steady", "at most ten minutes"))?;
     require(options.soak_ms <= SOAK_MS_MAX, || invalid("soak", "at most fourteen days"))?;
@@ -383,6 +315,7 @@ fn move_tenant(
     let source = known_cell(fleet, &before.owner)?;
     require(source.state != CellState::Dead, || Rejected::CellDead { cell: source.id.clone() })?;
     check_residency(tenant, &before.residency, cell)?;
+    cells::check_tier(fleet, tenant, before.tier, cell)?;
     let kept = before.retained_on(target).is_some_and(|copy| !copy.lets_go());
     require(!kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
     check_options(options)?;
@@ -423,6 +356,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         fenced_epoch: None,
         stale_rejected: None,
         takeover: None,
+        reason: options.reason.as_str().into(),
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }
@@ -489,7 +423,10 @@ fn check_slots(fleet: &dyn FleetView, movement: &Move) -> Result<(), Rejected> {
 fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -> Result<(), Rejected> {
     let to = known_cell(fleet, movement.to())?;
     match movement.leg {
-        Leg::Forward => check_taking(to)?,
+        Leg::Forward => {
+            check_taking(to)?;
+            cells::check_tier(fleet, &record.id, record.tier, to)?;
+        }
         // Going home is allowed under a cordon, not to the dead.
         Leg::Back => require(to.state != CellState::Dead, || Rejected::CellDead { cell: to.id.clone() })?,
     }

@@ -363,6 +363,8 @@ pub struct Move {
     pub stale_rejected: Option<u64>,
     /// The owner was out of reach, and the other cell was made the owner by force.
     pub takeover: Option<Takeover>,
+    /// Why it was asked for; empty where nobody said.
+    pub reason: Box<str>,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CellId, Epoch, Generation, Lineage, Move, MoveId, Rev, Revision, Seq, TenantId, Uid, UnixMillis};
+use crate::{
+    CellId, CellTraits, Epoch, Generation, Lineage, Move, MoveId, Rev, Revision, Seq, TenantId, Uid, UnixMillis,
+};
 
 /// What a tenant has paid for; limits and weights go by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub struct CellRecord {
     pub region: String,
     /// Legal zone of its data, such as `eu`; empty where nobody said.
     pub residency: String,
+    /// What else an operator has declared of it.
+    pub traits: CellTraits,
     /// Incarnation of its agent, as last reported.
     pub generation: Generation,
     /// Revision of the last change to this record.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Generation, Lineage, MoveId, Phase, Revision, Seq, TenantId, Uid};
+use crate::{Attempt, CellId, CellKind, Generation, Lineage, MoveId, Phase, Revision, Seq, TenantId, Tier, Uid};
 
 /// A refusal. It changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,10 @@ pub enum Rejected {
     CellExists { cell: CellId },
     CellCordoned { cell: CellId },
     CellDead { cell: CellId },
-    NoEligibleCell { residency: String },
+    CellInUse { cell: CellId, tenants: u64, what: String },
+    CellOccupied { tenant: TenantId, cell: CellId },
+    NoEligibleCell { residency: String, tier: Tier, refused: Vec<(String, u32)> },
+    TierMismatch { tenant: TenantId, tier: Tier, cell: CellId, kind: CellKind },
     ResidencyViolated { tenant: TenantId, residency: String, cell: CellId, cell_residency: String },
     SameCell { tenant: TenantId, cell: CellId },
     MoveUnknown { move_id: MoveId },
@@ -58,7 +61,10 @@ impl Rejected {
             Self::CellExists { .. } => "CELL_EXISTS",
             Self::CellCordoned { .. } => "CELL_CORDONED",
             Self::CellDead { .. } => "CELL_DEAD",
+            Self::CellInUse { .. } => "CELL_IN_USE",
+            Self::CellOccupied { .. } => "CELL_OCCUPIED",
             Self::NoEligibleCell { .. } => "NO_ELIGIBLE_CELL",
+            Self::TierMismatch { .. } => "TIER_MISMATCH",
             Self::ResidencyViolated { .. } => "RESIDENCY_VIOLATED",
             Self::SameCell { .. } => "SAME_CELL",
             Self::MoveUnknown { .. } => "MOVE_UNKNOWN",
@@ -87,6 +93,23 @@ impl Rejected {
             Self::NotReconciled { .. } => "NOT_RECONCILED",
             Self::GrantsContradict { .. } => "GRANTS_CONTRADICT",
             Self::CellNotHeard { .. } => "CELL_NOT_HEARD",
+        }
+    }
+
+    fn hint_of_kind(&self) -> String {
+        match self {
+            Self::CellInUse { cell, .. } => {
+                format!("`cellctl plan drain {cell}` plans where its tenants go; declare it when they have gone")
+            }
+            Self::NoEligibleCell { tier: Tier::Platinum, .. }
+            | Self::TierMismatch { tier: Tier::Platinum, .. }
+            | Self::CellOccupied { .. } => "a platinum tenant needs a dedicated cell to itself: `cellctl cell declare CELL --kind dedicated` \
+                 makes an empty cell one, `cellctl cell enroll NAME --agent HOST:PORT --kind dedicated` adds one; gold shares a cell"
+                .into(),
+            Self::TierMismatch { cell, .. } => {
+                format!("choose a pooled cell; `cellctl cell declare {cell} --kind pooled` where it is empty")
+            }
+            _ => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one".into(),
         }
     }
 
@@ -134,9 +157,10 @@ impl Rejected {
             Self::CellDead { cell } => {
                 format!("choose another cell; `cellctl uncordon cell {cell}` where it is alive after all")
             }
-            Self::NoEligibleCell { .. } => {
-                "`cellctl get cells` shows residency and state; create or uncordon one".into()
-            }
+            Self::CellInUse { .. }
+            | Self::CellOccupied { .. }
+            | Self::NoEligibleCell { .. }
+            | Self::TierMismatch { .. } => self.hint_of_kind(),
             Self::ResidencyViolated { residency, .. } => {
                 format!("choose a cell whose residency is {residency:?}: `cellctl get cells`")
             }
@@ -200,10 +224,32 @@ impl std::fmt::Display for Rejected {
             Self::CellExists { cell } => write!(f, "there is a cell {cell} already"),
             Self::CellCordoned { cell } => write!(f, "cell {cell} is cordoned and takes no tenants"),
             Self::CellDead { cell } => write!(f, "cell {cell} is dead"),
-            Self::NoEligibleCell { residency } if residency.is_empty() => {
-                write!(f, "no active cell can take the tenant")
+            Self::CellInUse { cell, tenants: 0, what } => {
+                write!(f, "moves to or from cell {cell} are under way: its {what} is not declared anew meanwhile")
             }
-            Self::NoEligibleCell { residency } => write!(f, "no active cell with residency {residency:?}"),
+            Self::CellInUse { cell, tenants, what } => {
+                let s = if *tenants == 1 { "" } else { "s" };
+                write!(f, "cell {cell} has {tenants} tenant{s}: its {what} is not declared anew meanwhile")
+            }
+            Self::CellOccupied { tenant, cell } => {
+                write!(f, "dedicated cell {cell} has a tenant, or gets one, and would be shared with {tenant}")
+            }
+            Self::NoEligibleCell { residency, refused, .. } => {
+                match residency.as_str() {
+                    "" => write!(f, "no active cell can take the tenant")?,
+                    residency => write!(f, "no active cell with residency {residency:?} can take the tenant")?,
+                }
+                refused.iter().enumerate().try_for_each(|(number, (code, cells))| {
+                    let before = if number == 0 { ": " } else { ", " };
+                    write!(f, "{before}{cells} refused by {code}")
+                })
+            }
+            Self::TierMismatch { tenant, tier: Tier::Platinum, cell, .. } => {
+                write!(f, "tenant {tenant} is platinum, and cell {cell} is pooled: it would share it with others")
+            }
+            Self::TierMismatch { tenant, cell, kind, .. } => {
+                write!(f, "tenant {tenant} is not platinum, and cell {cell} is {}", kind.as_str())
+            }
             Self::ResidencyViolated { tenant, residency, cell, cell_residency } => {
                 write!(f, "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}")
             }

@@ -3,6 +3,7 @@
 //! The same entries come from tables (see `table.rs`) and go one by one into [`FleetBuilder`](crate::FleetBuilder), so
 //! that a fleet of a million tenants needs no document of a million entries.
 
+pub use cell_model::CellKind;
 use cell_model::{CellState, Revision, Tier, UnixMillis};
 use serde::{Deserialize, Serialize};
 
@@ -11,17 +12,6 @@ mod amount;
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::problem::{FleetError, Place, ProblemCode};
 use crate::resource::Resource;
-
-/// What a cell is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CellKind {
-    /// Shared by tenants.
-    #[default]
-    Pooled,
-    /// For one platinum tenant.
-    Dedicated,
-}
 
 /// One amount of each resource: cores, connections, gigabytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

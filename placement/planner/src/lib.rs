@@ -10,7 +10,8 @@
 //! * [`plan`] repairs, drains or rebalances within bounds, and returns a [`Plan`]: ordered waves of which every prefix
 //!   is feasible, a reason for each move, and the proven distance to the best that is possible.
 //!
-//! Nothing here reads a clock, a random source or a file. The same input gives the same bytes.
+//! Nothing here reads a clock, a random source or a file. The same input gives the same bytes, on every platform: what the
+//! system's library of mathematics would round in a way of its own comes from `libm`.
 
 #![allow(clippy::needless_range_loop, reason = "a dimension is the index of several arrays at once")]
 

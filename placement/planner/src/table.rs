@@ -3,14 +3,18 @@
 //! Columns are found by name, in any order; only `id` must be there. A demand is one number, or 24 numbers with spaces
 //! between them, from 00:00. Whatever is wrong is said with its line.
 
+use std::io::Read;
 use std::str::FromStr;
 
 use cell_model::{CellState, Revision, Tier, UnixMillis};
 use csv::{Reader, ReaderBuilder, StringRecord, Writer};
 
+mod tracked;
+
 use crate::document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::problem::{FleetError, Place, ProblemCode, Problems};
+use tracked::Tracked;
 
 const CELL_COLUMNS: [&str; 10] =
     ["id", "state", "kind", "region", "residency", "domain", "cpu", "connections", "storage", "reserve"];
@@ -56,14 +60,21 @@ impl FleetTables {
     /// # Errors
     /// [`FleetError`] with the lines of everything that is wrong.
     pub fn build(&self, revision: Revision) -> Result<Fleet, FleetError> {
+        Self::read(self.cells.as_bytes(), self.tenants.as_bytes(), revision)
+    }
+
+    /// Reads, checks and packs tables as they come: of a million tenants there is never a list of entries, nor all of their text.
+    ///
+    /// # Errors
+    /// [`FleetError`] with the lines of everything that is wrong, and of the first that cannot be read.
+    pub fn read(cells: impl Read, tenants: impl Read, revision: Revision) -> Result<Fleet, FleetError> {
         let mut problems = Problems::default();
-        let mut cells = Vec::new();
-        let mut keep = |place: Place, line: &mut Line<'_>| cells.push((place, cell_entry(line)));
-        read(&self.cells, &CELL_COLUMNS, Place::CellLine, &mut problems, &mut keep);
-        let mut builder = FleetBuilder::new(revision, cells.iter().map(|(place, cell)| (*place, cell)));
-        // One by one: of a million tenants there is never a list of entries.
+        let mut entries = Vec::new();
+        let mut keep = |place: Place, line: &mut Line<'_>| entries.push((place, cell_entry(line)));
+        read(cells, &CELL_COLUMNS, Place::CellLine, &mut problems, &mut keep);
+        let mut builder = FleetBuilder::new(revision, entries.iter().map(|(place, cell)| (*place, cell)));
         let mut pack = |place: Place, line: &mut Line<'_>| builder.tenant(place, &tenant_entry(line));
-        read(&self.tenants, &TENANT_COLUMNS, Place::TenantLine, &mut problems, &mut pack);
+        read(tenants, &TENANT_COLUMNS, Place::TenantLine, &mut problems, &mut pack);
         problems.or(())?;
         builder.finish()
     }
@@ -181,47 +192,50 @@ fn tenant_entry(line: &mut Line<'_>) -> TenantEntry {
 }
 
 fn read(
-    text: &str,
+    table: impl Read,
     names: &[&'static str],
     place: impl Fn(usize) -> Place,
     problems: &mut Problems,
     take: &mut dyn FnMut(Place, &mut Line<'_>),
 ) {
-    let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(Tracked::new(table));
     let Some(columns) = columns(&mut reader, names, &place, problems) else { return };
-    for record in reader.records() {
-        match record {
-            Ok(record) => {
-                let at = place(line_of(text, record.position()));
+    let mut record = StringRecord::new();
+    loop {
+        match reader.read_record(&mut record) {
+            Ok(false) => break,
+            Ok(true) => {
+                let at = place(line_of(&reader, &record));
                 let mut line = Line { columns: &columns, names, record: &record, place: at, problems };
                 take(at, &mut line);
             }
+            Err(error) if error.is_io_error() => {
+                let at = place(reader.get_ref().lines());
+                problems.add(ProblemCode::FleetSyntax, at, error.to_string(), "make the file readable, whole");
+                return;
+            }
             Err(error) => {
                 let remedy = "give each line as many fields as there are columns; the file may have been cut short";
-                problems.add(
-                    ProblemCode::FleetSyntax,
-                    place(line_of(text, error.position())),
-                    error_told(&error),
-                    remedy,
-                );
+                let at = place(line_of(&reader, &StringRecord::new()));
+                problems.add(ProblemCode::FleetSyntax, at, error_told(&error), remedy);
             }
         }
     }
-    if !text.ends_with('\n') {
+    if !reader.get_ref().ends_in_a_line_break() {
         // A number that has lost its last digits is still a number.
         let sentence = "the last line does not end with a line break";
         let remedy = "the file may have been cut short: copy it again, whole, or end the line";
-        problems.add(ProblemCode::FleetSyntax, place(text.lines().count()), sentence, remedy);
+        problems.add(ProblemCode::FleetSyntax, place(reader.get_ref().lines()), sentence, remedy);
     }
 }
 
-/// The line at which a record begins. The reader's own count begins before any empty lines that it has passed over.
-fn line_of(text: &str, position: Option<&csv::Position>) -> usize {
-    let Some(position) = position else { return 0 };
-    let begin = usize::try_from(position.byte()).unwrap_or(usize::MAX);
-    let rest = text.as_bytes().get(begin..).unwrap_or_default();
-    let blank = rest.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).filter(|byte| **byte == b'\n').count();
-    usize::try_from(position.line()).unwrap_or(usize::MAX).saturating_add(blank)
+/// The line at which a record begins that was just read. The reader's own word begins before any empty lines that it has passed
+/// over, so it is counted back from where it is now; of a break of two bytes it has not yet read the second.
+fn line_of<R: Read>(reader: &Reader<Tracked<R>>, record: &StringRecord) -> usize {
+    let now = reader.position();
+    let inside: usize = record.iter().map(|field| field.bytes().filter(|byte| *byte == b'\n').count()).sum();
+    let ended = usize::from(reader.get_ref().byte_before(now.byte()) == Some(b'\n'));
+    usize::try_from(now.line()).unwrap_or(usize::MAX).saturating_sub(inside + ended)
 }
 
 fn error_told(error: &csv::Error) -> String {
@@ -234,8 +248,8 @@ fn error_told(error: &csv::Error) -> String {
 }
 
 /// Where each known column is; nothing where the head of the table is no use.
-fn columns(
-    reader: &mut Reader<&[u8]>,
+fn columns<R: Read>(
+    reader: &mut Reader<R>,
     names: &[&'static str],
     place: &impl Fn(usize) -> Place,
     problems: &mut Problems,

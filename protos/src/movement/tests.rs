@@ -33,6 +33,7 @@ fn movement() -> Move {
         fenced_epoch: None,
         stale_rejected: None,
         takeover: None,
+        reason: "hot".into(),
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,

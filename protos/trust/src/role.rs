@@ -165,7 +165,8 @@ macro_rules! rpcs {
 
 rpcs! {
     "cellway.v1.ControlService" {
-        CreateCell as CreateCell, SetCellState as SetCellState, ReportCell as ReportCell, GetCell as GetCell,
+        CreateCell as CreateCell, SetCellState as SetCellState, DeclareCell as DeclareCell, ReportCell as ReportCell,
+        GetCell as GetCell,
         ListCells as ListCells, CreateTenant as CreateTenant, DeleteTenant as DeleteTenant, GetTenant as GetTenant,
         ListTenants as ListTenants, GetSignedMapping as GetSignedMapping, MoveTenant as MoveTenant,
         PreviewMove as PreviewMove, SteerMove as SteerMove, TakeOver as TakeOver, DropQuarantine as DropQuarantine,
@@ -233,6 +234,7 @@ impl Rpc {
             Self::StoreMoveLeader | Self::StoreTakeSnapshot => &[Operator, Admin],
             // Who may change members may take the quorum away; a backup holds everything.
             Self::CreateCell
+            | Self::DeclareCell
             | Self::SetLimits
             | Self::ClusterClaim
             | Self::ClusterInitialize

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use cell_model::{
-    Change, ClusterId, Command, Envelope, FleetView, NewCell, NewTenant, Rejected, RequestId, TenantId, Tier,
-    UnixMillis,
+    CellTraits, Change, ClusterId, Command, Envelope, FleetView, NewCell, NewTenant, Rejected, RequestId, TenantId,
+    Tier, UnixMillis,
 };
 use cell_protos::v1;
 use cell_protos::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
@@ -128,7 +128,8 @@ impl Kv for Front {
             let id = std::str::from_utf8(&key).unwrap_or_default().parse();
             let id = id.map_err(|error: cell_model::InvalidId| Status::invalid_argument(error.to_string()))?;
             let (gates, agent) = (vec!["10.0.0.1:8080".to_owned()], "10.0.0.1:9090".to_owned());
-            Command::CreateCell(NewCell { id, gates, agent, region: String::new(), residency: String::new() })
+            let (region, residency, traits) = (String::new(), String::new(), CellTraits::default());
+            Command::CreateCell(NewCell { id, gates, agent, region, residency, traits })
         } else {
             let (id, cell) = (name_of(&key)?, "cell-1".parse().ok());
             Command::CreateTenant(NewTenant { id, cell, tier: Tier::Bronze, residency: String::new() })

@@ -1,6 +1,8 @@
 //! What a restart reads is what was applied.
 
-use cell_model::{CellId, ClusterId, Command, Limits, Lineage, NewCell, NewTenant, TenantId, Tier, UnixMillis};
+use cell_model::{
+    CellId, CellTraits, ClusterId, Command, Limits, Lineage, NewCell, NewTenant, TenantId, Tier, UnixMillis,
+};
 use proptest::prelude::*;
 
 use super::series::key;
@@ -36,6 +38,7 @@ fn command(choice: u8, number: u8) -> Command {
             agent: "127.0.0.1:2".into(),
             region: String::new(),
             residency: String::new(),
+            traits: CellTraits::default(),
         }),
         1 => Command::SetLimits(Limits { moves_total: u32::from(number) + 1, ..Limits::default() }),
         2 => Command::DeleteTenant { tenant },

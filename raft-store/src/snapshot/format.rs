@@ -224,6 +224,7 @@ mod tests {
                 agent: "127.0.0.1:2".into(),
                 region: String::new(),
                 residency: "eu".into(),
+                traits: cell_model::CellTraits::default(),
                 generation: Generation(number),
                 revision: Revision(number),
             })));

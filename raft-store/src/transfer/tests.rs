@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use cell_model::{CellId, ClusterId, Command, Envelope, Fleet, NewCell, UnixMillis};
+use cell_model::{CellId, CellTraits, ClusterId, Command, Envelope, Fleet, NewCell, UnixMillis};
 use cell_protos::v1::raft_service_client::RaftServiceClient;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -41,6 +41,7 @@ async fn source() -> (Store, SnapshotData, WireSnapshotName, WireVote) {
             agent: "127.0.0.1:2".into(),
             region: String::new(),
             residency: String::new(),
+            traits: CellTraits::default(),
         };
         store.submit(Envelope::new(UnixMillis(1), Command::CreateCell(cell))).await.unwrap();
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cell_model::{
-    CellId, ClusterId, Command, Envelope, Fleet, Lineage, NewCell, Reply, RequestId, Revision, TenantId, UnixMillis,
+    CellId, CellTraits, ClusterId, Command, Envelope, Fleet, Lineage, NewCell, Reply, RequestId, Revision,
+    TenantId, UnixMillis,
 };
 use cell_store::{Bounds, Feed, Member, OpenError, Store, StoreOptions, SubmitError, Timers};
 use tempfile::TempDir;
@@ -180,6 +181,7 @@ pub(crate) fn create_cell(number: u128) -> Command {
         agent: "127.0.0.1:9".into(),
         region: "here".into(),
         residency: String::new(),
+        traits: CellTraits::default(),
     })
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cell_client::{WatchEvent, WatchItem};
 use cell_model::{
-    CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
-    Revision, TenantId, Tier, Uid,
+    CellId, CellRecord, CellState, CellTraits, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState,
+    Rev, Revision, TenantId, Tier, Uid,
 };
 use cell_router::{CertificateFiles, Confirmed, ControlPlane, Held, Options, Router, TlsOptions};
 use cell_trust::{RoutedMapping, SigningKey};
@@ -157,6 +157,7 @@ impl ControlPlane for Synthetic {
                 agent: "127.0.0.1:1".into(),
                 region: String::new(),
                 residency: String::new(),
+                traits: CellTraits::default(),
                 generation: Generation(1),
                 revision: Revision(1),
             })

@@ -1,4 +1,4 @@
-use cell_model::{CellId, CellState, Epoch, Generation, Hold, MappingState, Rev, TenantId, Tier, Uid};
+use cell_model::{Epoch, Hold, MappingState, Rev, TenantId, Tier, Uid};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,6 +34,7 @@ fn cell(name: &str) -> CellRecord {
         agent: "10.0.0.1:90".into(),
         region: "r".into(),
         residency: String::new(),
+        traits: CellTraits::default(),
         generation: Generation(4),
         revision: Revision(9),
     }
@@ -92,7 +93,7 @@ fn a_table_of_the_first_version_is_read() {
         revision: at.revision,
         written_at_ms: 0,
         tenants: 1_500,
-        cells: vec![cell("c-0")],
+        cells: vec![StoredCell::from(&cell("c-0"))],
     };
     write_block(&mut file, &head).unwrap();
     let written = before.blocks(1_000, &mut |block| {
@@ -101,6 +102,17 @@ fn a_table_of_the_first_version_is_read() {
     written.unwrap();
     assert_eq!(load(&path, &after, SystemTime::now()).unwrap().unwrap().tenants, 1_500);
     assert_eq!(sorted(&after), sorted(&before));
+}
+
+/// The bytes of a head as routers have written them since version 1: an upgrade with the control plane dead reads its table.
+#[test]
+fn what_is_declared_of_a_cell_changes_nothing_in_the_file() {
+    let mut declared = cell("c-0");
+    declared.traits = CellTraits { domain: "rack-1".into(), reserve: 100, ..CellTraits::default() };
+    let stored = postcard::to_stdvec(&StoredCell::from(&declared)).unwrap();
+    let mut expected = b"\x03c-0\x01\x01\x0b10.0.0.1:80".to_vec();
+    expected.extend_from_slice(b"\x0b10.0.0.1:90\x01r\x00\x04\x09");
+    assert_eq!(stored, expected);
 }
 
 #[test]

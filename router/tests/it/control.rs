@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use cell_client::{WatchEvent, WatchItem};
 use cell_model::{
-    CellId, CellRecord, CellState, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState, Rev,
-    Revision, TenantId, Tier, Uid,
+    CellId, CellRecord, CellState, CellTraits, ClusterId, Epoch, Generation, Hold, Lineage, Mapping, MappingState,
+    Rev, Revision, TenantId, Tier, Uid,
 };
 use cell_router::{Confirmed, ControlPlane, Held};
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
@@ -63,6 +63,7 @@ impl FakeControl {
             agent: "127.0.0.1:1".into(),
             region: String::new(),
             residency: String::new(),
+            traits: CellTraits::default(),
             generation: Generation(1),
             revision: Revision(state.revision),
         };

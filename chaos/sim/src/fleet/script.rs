@@ -17,7 +17,7 @@ use cell_chaos::observe::{Places, read_end};
 use cell_chaos::sights::{Looking, Lookout, Sights};
 use cell_client::cluster::{self, InitializeOptions};
 use cell_client::{AgentOptions, AgentPool, ClientOptions, ControlClient, Link, WriteOptions, wire};
-use cell_model::{CellId, MoveId, MoveOptions, NewCell, NewTenant, Phase, TenantId, Tier};
+use cell_model::{CellId, CellTraits, MoveId, MoveOptions, NewCell, NewTenant, Phase, TenantId, Tier};
 
 use super::machine::{DOMAIN, agent_address, control_addresses, field, gate_addresses, router_address};
 use super::{CELLS, MOVING, STAYING, fabric};
@@ -173,6 +173,7 @@ async fn make(control: &ControlClient, link: &Link, scene: &Scene) -> turmoil::R
             agent: agent_address(cell),
             region: String::new(),
             residency: String::new(),
+            traits: CellTraits::default(),
         };
         control.create_cell(cell, WriteOptions::default()).await?;
     }

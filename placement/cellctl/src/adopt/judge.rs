@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cell_client::wire;
-use cell_model::{CellId, CellRecord, CellState};
+use cell_model::{CellId, CellKind, CellRecord, CellState, Tier};
 use serde::Serialize;
 
 use super::manifest::Entry;
@@ -133,6 +133,20 @@ fn of_cell(entry: &Entry, ground: &Ground, mut find: impl FnMut(&'static str, St
         );
         find("RESIDENCY_VIOLATED", reason);
     }
+    let kind = cell.traits.kind;
+    if (entry.tier == Tier::Platinum) != (kind == CellKind::Dedicated) {
+        let other = if kind == CellKind::Dedicated { CellKind::Pooled } else { CellKind::Dedicated };
+        let reason = format!(
+            "tenant {} and cell {}, which is {}, do not go together: platinum alone has a cell of its own; \
+             `cellctl cell declare {} --kind {}` makes an empty cell another one",
+            entry.tenant,
+            cell.id,
+            kind.as_str(),
+            cell.id,
+            other.as_str()
+        );
+        find("TIER_MISMATCH", reason);
+    }
 }
 
 /// What the databases say of where the rows are.
@@ -253,6 +267,7 @@ mod tests {
             agent: "127.0.0.1:1".into(),
             region: String::new(),
             residency: residency.into(),
+            traits: cell_model::CellTraits::default(),
             generation: Generation(1),
             revision: Revision(1),
         };
@@ -310,7 +325,7 @@ mod tests {
 
     #[test]
     fn each_thing_in_the_way_is_told_by_its_line() {
-        let text = "moved,c1\ngoing,c1\na,c9\nb,c2\nacme,c1,gold,us\nlost,c1\nboth,c1\nstrayed,c3\nempty,c3\n";
+        let text = "moved,c1\ngoing,c1\na,c9\nb,c2\nacme,c1,gold,us\nlost,c1\nboth,c1\nstrayed,c3\nempty,c3\nprem,c3,platinum\n";
         let judged = judged(text);
         assert_eq!(
             codes(&judged.findings),
@@ -323,6 +338,7 @@ mod tests {
                 (Some(6), "ROWS_ELSEWHERE"),
                 (Some(7), "ROWS_ELSEWHERE"),
                 (Some(8), "ROWS_ELSEWHERE"),
+                (Some(10), "TIER_MISMATCH"),
             ]
         );
         assert!(judged.findings[5].reason.contains("are in c3, not in c1"), "{}", judged.findings[5]);

@@ -6,6 +6,8 @@ use std::time::Duration;
 use cell_model::CellId;
 use clap::{Args, Subcommand};
 
+use super::cells::{Declare, Traits};
+
 /// `adopt`.
 #[derive(Debug, Clone, Args)]
 pub struct Adopt {
@@ -34,6 +36,8 @@ pub enum OfCells {
         #[arg(long, short)]
         yes: bool,
     },
+    /// Say anew what tenants are placed by: kind, capacity, failure domain, region, residency; what is not named stays
+    Declare(Declare),
     /// Let a cell join with what it needs: its database looked at, its certificate made, its addresses known
     Enroll(Box<Enroll>),
     /// Give each cell numbers of its own to hand out as ids: which cell has which, and the SQL that brings it about
@@ -67,6 +71,9 @@ pub struct Enroll {
     /// Legal zone of its data
     #[arg(long, default_value = "")]
     pub residency: String,
+    /// What else tenants are placed by
+    #[command(flatten)]
+    pub traits: Traits,
     /// The database with its tenants, looked at before anything is made: postgres://user:password@host:port/database
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     pub database: Option<String>,

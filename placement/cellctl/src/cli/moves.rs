@@ -186,4 +186,7 @@ pub struct MoveTenant {
     /// The most that the copy may read of the source in a second, as 500kB or 20MiB [default: as fast as it goes]
     #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
     pub bytes_per_second: u64,
+    /// Why, for the move's record and the audit trail; at most 200 bytes
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub reason: String,
 }

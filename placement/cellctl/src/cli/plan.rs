@@ -7,6 +7,8 @@ use cell_model::{CellId, TenantId, UnixMillis};
 use cell_planner::{Amounts, GrowthRule};
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::unbounded::{Unbounded, Windowless};
+
 /// Which fleet is looked at: a file, or the one that the control plane has.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FleetArgs {
@@ -111,6 +113,9 @@ pub struct Place {
     /// By which numbers
     #[command(flatten)]
     pub judge: JudgeArgs,
+    /// Its moves have no waves
+    #[command(flatten)]
+    pub windowless: Windowless,
 }
 
 /// What every plan of moves is asked with.
@@ -151,6 +156,9 @@ pub struct FailCell {
     /// By which numbers
     #[command(flatten)]
     pub judge: JudgeArgs,
+    /// It moves nobody
+    #[command(flatten)]
+    pub unbounded: Unbounded,
 }
 
 /// `plan ring`.
@@ -173,6 +181,9 @@ pub struct RingArgs {
     /// Of which fleet
     #[command(flatten)]
     pub of: FleetArgs,
+    /// It moves nobody
+    #[command(flatten)]
+    pub unbounded: Unbounded,
 }
 
 /// `plan tiers`.
@@ -196,6 +207,9 @@ pub struct Tiers {
     /// By which numbers
     #[command(flatten)]
     pub judge: JudgeArgs,
+    /// It moves nobody
+    #[command(flatten)]
+    pub unbounded: Unbounded,
 }
 
 /// `plan capacity`.
@@ -231,6 +245,9 @@ pub struct CapacityArgs {
     /// By which numbers
     #[command(flatten)]
     pub judge: JudgeArgs,
+    /// It moves nobody
+    #[command(flatten)]
+    pub unbounded: Unbounded,
 }
 
 /// As [`cell_planner::Survive`].
@@ -386,7 +403,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// A share: `0.05` or `5%`.
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     let (number, scale) = text.trim().strip_suffix('%').map_or((text.trim(), 1.0), |number| (number.trim(), 100.0));
     let rate = number.parse::<f64>().ok().map(|number| number / scale).filter(|rate| (0.0..=10.0).contains(rate));
     rate.ok_or_else(|| "give a share from 0 to 10, as 0.05 or 5%".to_owned())

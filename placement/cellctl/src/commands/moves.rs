@@ -108,5 +108,6 @@ fn options_of(asked: &MoveTenant) -> Result<MoveOptions, Failure> {
         retries: asked.retries,
         rehearse: asked.rehearse,
         bytes_per_second: asked.bytes_per_second,
+        reason: asked.reason.clone(),
     })
 }

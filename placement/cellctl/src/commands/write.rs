@@ -1,10 +1,10 @@
-//! `create`, `delete`, `cordon`, `uncordon`: change the fleet.
+//! `create`, `delete`, `cordon`, `uncordon`, `cell declare`: change the fleet.
 
 use cell_client::wire;
-use cell_model::{CellId, CellState, NewCell, NewTenant};
+use cell_model::{CellId, CellState, Declaration, NewCell, NewTenant};
 
 use super::Control;
-use crate::cli::{Create, Delete, OfCell};
+use crate::cli::{Create, Declare, Delete, OfCell};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::view::{CellView, TenantView};
@@ -16,8 +16,8 @@ pub(super) async fn create(control: Control, create: Create) -> Result<Exit, Fai
             let made = control.client.create_tenant(tenant, control.write()).await?;
             control.print_list(&[TenantView::from(made)]);
         }
-        Create::Cell { name, agent, gates, region, residency } => {
-            let cell = NewCell { id: name, gates, agent, region, residency };
+        Create::Cell { name, agent, gates, region, residency, traits } => {
+            let cell = NewCell { id: name, gates, agent, region, residency, traits: traits.into() };
             let made = control.client.create_cell(cell, control.write()).await?;
             control.print_list(&[CellView::from(wire::Cell::from(&made))]);
         }
@@ -56,6 +56,19 @@ pub(super) async fn declare_dead(control: Control, name: CellId, yes: bool) -> R
         return Ok(Exit::Failed);
     }
     set_state(control, OfCell::Cell { name }, CellState::Dead).await
+}
+
+/// What is named is declared anew, and the whole printed.
+pub(super) async fn declare(control: Control, asked: Declare) -> Result<Exit, Failure> {
+    let name = asked.name.clone();
+    let declaration = Declaration::from(asked);
+    if declaration == Declaration::default() {
+        let hint = "name one of --kind, --capacity, --reserve, --domain, --region and --residency";
+        return Err(Failure::usage("nothing is declared", hint));
+    }
+    let cell = control.client.declare_cell(&name, declaration, control.write()).await?;
+    control.print_list(&[CellView::from(wire::Cell::from(&cell))]);
+    Ok(Exit::Done)
 }
 
 pub(super) async fn set_state(control: Control, of: OfCell, state: CellState) -> Result<Exit, Failure> {

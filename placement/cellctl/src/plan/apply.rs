@@ -11,15 +11,19 @@
 //! the plan was made on; a later one is known by moves that were asked for with the plan's own request ids
 //! (`ticket.rs`), as the audit trail tells. `--undo` goes the plan's way back, where such moves were made.
 
+mod line;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use cell_client::{ClientError, ListOptions, WriteOptions, trailer, wire};
-use cell_model::{AuditEntry, CellRecord, CellState, MoveId, MoveOptions, Revision, TenantId};
+use cell_model::{AuditEntry, MoveId, MoveOptions, Revision, TenantId};
 use cell_planner::{PlannedMove, Wave};
 use indicatif::ProgressBar;
 use serde::Serialize;
+
+use line::{Line, Standing, standing, tenant_of, unfit};
 
 use super::document::PlanDocument;
 use super::ticket::Tickets;
@@ -33,35 +37,6 @@ use crate::render::table;
 use crate::view::API_VERSION;
 
 const POLL: Duration = Duration::from_millis(200);
-
-/// Where one move of the plan stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "status")]
-enum Standing {
-    /// It has not begun.
-    Pending {
-        #[serde(skip)]
-        record: Revision,
-    },
-    /// It is under way.
-    Running { id: String, phase: String },
-    /// The tenant is where the plan wants it.
-    Done,
-    /// The move has ended otherwise.
-    Failed { id: String, why: String },
-    /// Somebody else has moved the tenant, or it is gone.
-    Elsewhere { why: String },
-}
-
-#[derive(Debug, Serialize)]
-struct Line {
-    wave: usize,
-    tenant: String,
-    source: String,
-    target: String,
-    #[serde(flatten)]
-    standing: Standing,
-}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -299,7 +274,7 @@ impl Applying {
         self.attempts[index] += 1;
         // Refused if anybody has touched the tenant since it was looked at.
         let write = WriteOptions { request_id: Some(request_id), expected_revision: Some(record) };
-        let options = self.options.clone();
+        let options = MoveOptions { reason: self.reason(planned), ..self.options.clone() };
         match self.control.client.move_tenant(&planned.tenant, &planned.target, options, write).await {
             Ok((id, _)) => {
                 console::note(&format!(
@@ -324,6 +299,15 @@ impl Applying {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the move's record and the audit trail keep of why it is made.
+    fn reason(&self, planned: &PlannedMove) -> String {
+        let of = if self.is_undo { "plan taken back" } else { "plan" };
+        let mut reason = format!("{of}: {}", super::text::reason(&planned.reason));
+        let end = (0..=MoveOptions::REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or_default());
+        reason
     }
 
     /// Reads where one move stands.
@@ -418,123 +402,4 @@ impl Applying {
 /// The waves that are run.
 fn waves_of(document: &PlanDocument, is_undo: bool) -> &[Wave] {
     if is_undo { &document.plan.undo.waves } else { &document.plan.waves }
-}
-
-fn tenant_of(line: &Line) -> Result<TenantId, Failure> {
-    TenantId::new(&line.tenant).map_err(|error| {
-        Failure::new("PLAN_SYNTAX", format!("the plan names a tenant that cannot be: {error}"), "make it anew")
-    })
-}
-
-/// Why a move that has not begun would be refused because of its target.
-fn unfit(line: &Line, cells: &[CellRecord]) -> Option<String> {
-    let Line { tenant, target, .. } = line;
-    if !matches!(line.standing, Standing::Pending { .. }) {
-        return None;
-    }
-    let Some(cell) = cells.iter().find(|cell| cell.id.as_str() == target) else {
-        return Some(format!("tenant {tenant} is to go to cell {target}, and there is none"));
-    };
-    let state = match cell.state {
-        CellState::Active => return None,
-        CellState::Cordoned => "cordoned",
-        CellState::Dead => "dead",
-    };
-    Some(format!("tenant {tenant} is to go to cell {target}, which is {state}"))
-}
-
-/// What a tenant's record says of a planned move; `ended` is the move that was seen under way, if it has ended.
-fn standing(line: &Line, record: &wire::Tenant, ended: Option<&wire::Move>) -> Standing {
-    let mapping = record.mapping.clone().unwrap_or_default();
-    let (tenant, owner) = (&line.tenant, &mapping.owner);
-    if let Some(movement) = &record.r#move {
-        if movement.rehearse {
-            return Standing::Elsewhere { why: format!("a move of tenant {tenant} is rehearsed: {}", movement.id) };
-        }
-        if movement.source == line.source && movement.target == line.target {
-            let phase = crate::view::phase_word(movement.phase);
-            return Standing::Running { id: movement.id.clone(), phase };
-        }
-        let why = format!("tenant {tenant} is moving from {} to {}", movement.source, movement.target);
-        return Standing::Elsewhere { why };
-    }
-    if record.life != "live" {
-        return Standing::Elsewhere { why: format!("tenant {tenant} is {}", record.life) };
-    }
-    match ended {
-        Some(ended) if ended.end != "completed" => {
-            let reason = [ended.end_code.as_str(), ended.end_reason.as_str()];
-            let reason: Vec<&str> = reason.into_iter().filter(|text| !text.is_empty()).collect();
-            let reason = if reason.is_empty() { String::new() } else { format!(" ({})", reason.join(": ")) };
-            Standing::Failed { id: ended.id.clone(), why: format!("{}{reason}", ended.end) }
-        }
-        _ if *owner == line.target => Standing::Done,
-        _ if *owner == line.source => Standing::Pending { record: Revision(mapping.revision) },
-        _ => {
-            let why = format!("tenant {tenant} is on {owner}, neither on {} nor on {}", line.source, line.target);
-            Standing::Elsewhere { why }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line() -> Line {
-        let [tenant, source, target] = ["acme", "c1", "c2"].map(String::from);
-        Line { wave: 1, tenant, source, target, standing: Standing::Done }
-    }
-
-    fn record(owner: &str, movement: Option<(&str, &str)>) -> wire::Tenant {
-        let mapping = wire::Mapping { owner: owner.into(), revision: 5, ..wire::Mapping::default() };
-        let movement = movement.map(|(source, target)| wire::Move {
-            id: "m-7".into(),
-            source: source.into(),
-            target: target.into(),
-            phase: wire::Phase::Backfill.into(),
-            ..wire::Move::default()
-        });
-        wire::Tenant { mapping: Some(mapping), r#move: movement, life: "live".into(), ..wire::Tenant::default() }
-    }
-
-    #[test]
-    fn where_a_move_stands_is_read_from_the_record_alone() {
-        let of = |owner, movement| standing(&line(), &record(owner, movement), None);
-        assert_eq!(of("c1", None), Standing::Pending { record: Revision(5) });
-        let running = Standing::Running { id: "m-7".into(), phase: "backfill".into() };
-        assert_eq!(of("c1", Some(("c1", "c2"))), running);
-        assert_eq!(of("c2", Some(("c1", "c2"))), running, "after the cutover it is not done before its end");
-        assert_eq!(of("c2", None), Standing::Done);
-        assert!(matches!(of("c3", None), Standing::Elsewhere { .. }));
-        assert!(matches!(of("c1", Some(("c1", "c3"))), Standing::Elsewhere { .. }));
-    }
-
-    #[test]
-    fn a_target_that_cannot_take_a_tenant_is_found_before_anything_is_moved() {
-        let cell = |name: &str, state| CellRecord {
-            id: name.parse().unwrap(),
-            state,
-            gates: Vec::new(),
-            agent: String::new(),
-            region: String::new(),
-            residency: String::new(),
-            generation: cell_model::Generation(0),
-            revision: Revision(1),
-        };
-        let pending = Line { standing: Standing::Pending { record: Revision(5) }, ..line() };
-        assert_eq!(unfit(&pending, &[cell("c2", CellState::Active)]), None);
-        assert!(unfit(&pending, &[cell("c1", CellState::Active)]).unwrap().contains("there is none"));
-        assert!(unfit(&pending, &[cell("c2", CellState::Cordoned)]).unwrap().contains("which is cordoned"));
-        assert_eq!(unfit(&line(), &[]), None, "it is there already");
-    }
-
-    #[test]
-    fn a_move_that_was_rolled_back_has_failed_and_is_not_begun_again() {
-        let end = |end: &str| wire::Move { id: "m-7".into(), end: end.into(), ..wire::Move::default() };
-        let of = |owner, ended: &str| standing(&line(), &record(owner, None), Some(&end(ended)));
-        assert!(matches!(of("c1", "rolled-back"), Standing::Failed { .. }));
-        assert!(matches!(of("c1", "aborted"), Standing::Failed { .. }));
-        assert_eq!(of("c2", "completed"), Standing::Done);
-    }
 }

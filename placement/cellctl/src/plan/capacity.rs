@@ -37,6 +37,7 @@ struct Losses<'a> {
 }
 
 pub(super) fn run(global: &Global, asked: &CapacityArgs) -> Result<Exit, Failure> {
+    asked.unbounded.check("plan capacity")?;
     let loaded = load(global, &asked.of)?;
     let request = CapacityRequest {
         growth: Growth { monthly: asked.growth, rules: asked.growth_of.iter().map(|of| of.0.clone()).collect() },
@@ -56,6 +57,7 @@ pub(super) fn run(global: &Global, asked: &CapacityArgs) -> Result<Exit, Failure
 }
 
 pub(super) fn fail(global: &Global, asked: &FailCell) -> Result<Exit, Failure> {
+    asked.unbounded.check("plan fail-cell")?;
     let loaded = load(global, &asked.of)?;
     let lost = losses(&asked.cells, &asked.domain, &asked.region);
     let (policy, ring): (Policy, HomeRing) = (policy(&asked.judge)?, ring(&loaded.fleet, &asked.judge)?);

@@ -14,7 +14,7 @@ use crate::commands::{connect, on_runtime};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render::table;
-use crate::view::API_VERSION;
+use crate::view::{API_VERSION, AuditView};
 
 /// What is said of one tenant.
 #[derive(Debug, Serialize)]
@@ -25,9 +25,9 @@ pub(super) struct Explanation {
     origin: String,
     /// The cell that it is on.
     pub(super) cell: Option<String>,
-    /// Why it came to the cell where it was made, as it was said then; only of a live tenant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) placed: Option<String>,
+    /// How it came to where it is, as it was said then; only of a live tenant.
+    #[serde(flatten)]
+    pub(super) kept: Kept,
     /// Where it would be best now.
     #[serde(flatten)]
     pub(super) decision: Decision,
@@ -51,7 +51,7 @@ pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &Judg
         kind: "Explanation",
         origin: loaded.origin,
         cell: layout.home(tenant).map(|cell| layout.cell_id(cell).to_string()),
-        placed: if loaded.is_live { kept(global, name)? } else { None },
+        kept: if loaded.is_live { kept(global, name)? } else { Kept::default() },
         decision,
         now,
         high_water: policy.high_water,
@@ -65,10 +65,50 @@ pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &Judg
     Ok(Exit::Done)
 }
 
-/// What the record says of how it was placed.
-fn kept(global: &Global, name: &TenantId) -> Result<Option<String>, Failure> {
-    let record = on_runtime(async { Ok(connect(global)?.client.get_tenant(name).await?) })?;
-    Ok(Some(record.placed).filter(|placed| !placed.is_empty()))
+/// What the record and the audit trail have kept of a tenant's way.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Kept {
+    /// Why it came to the cell where it was made; nothing where somebody named that cell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) placed: Option<String>,
+    /// The best cells then with their terms, who refused for what, and what would have changed the answer; nothing where the
+    /// trail goes back less far.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    explained: Vec<String>,
+    /// Its last move, where a reason was given for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved: Option<String>,
+}
+
+impl Kept {
+    /// From the newest that the trail says of it.
+    fn of(placed: String, trail: &[AuditView]) -> Self {
+        let last = |action: &str| trail.iter().rev().find(|of| of.action == action && of.outcome == "done");
+        let explained = last("create-tenant").and_then(|of| of.said("explained")).unwrap_or_default();
+        let moved = last("move-tenant").and_then(|of| {
+            let id = of.detail.split(' ').find_map(|word| word.strip_prefix("move="))?;
+            Some(format!("{id}, {}", of.said("reason")?))
+        });
+        Self {
+            placed: Some(placed).filter(|placed| !placed.is_empty()),
+            explained: explained.split("; ").filter(|item| !item.is_empty()).map(ToOwned::to_owned).collect(),
+            moved,
+        }
+    }
+}
+
+fn kept(global: &Global, name: &TenantId) -> Result<Kept, Failure> {
+    on_runtime(async {
+        let client = connect(global)?.client;
+        let record = client.get_tenant(name).await?;
+        let (mut trail, mut next) = (Vec::new(), Some(0));
+        while let Some(after) = next {
+            let page = client.list_audit(after, Some(name)).await?;
+            trail.extend(page.entries.iter().map(AuditView::from));
+            next = page.next;
+        }
+        Ok(Kept::of(record.placed, &trail))
+    })
 }
 
 fn told(explanation: &Explanation) -> String {
@@ -85,8 +125,15 @@ fn told(explanation: &Explanation) -> String {
         }
         (Some(cell), None) => writeln!(text, "tenant {} is on {cell}, where it may not be", decision.tenant),
     };
-    if let Some(placed) = &explanation.placed {
+    let Kept { placed, explained, moved } = &explanation.kept;
+    if let Some(placed) = placed {
         let _ = writeln!(text, "  when it was made: {placed}");
+    }
+    for item in explained {
+        let _ = writeln!(text, "    {item}");
+    }
+    if let Some(moved) = moved {
+        let _ = writeln!(text, "  moved last by {moved}");
     }
     text.push('\n');
     text.push_str(&self::decision(decision));
@@ -141,4 +188,46 @@ fn candidate(candidate: &Candidate) -> Vec<String> {
     let peak = format!("{} {}", percent(candidate.peak.share), candidate.peak.at);
     let terms = candidate.terms.listed().into_iter().map(|(_, value)| value.to_string());
     [candidate.cell.to_string(), peak].into_iter().chain(terms).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{AuditEntry, AuditHash, Revision, UnixMillis};
+
+    use super::*;
+
+    fn entry(action: &str, detail: &str, outcome: &str) -> AuditView {
+        AuditView::from(&AuditEntry {
+            number: 1,
+            at: UnixMillis(1),
+            actor: String::new(),
+            request_id: None,
+            action: action.into(),
+            subject: "tenant/acme".into(),
+            detail: detail.into(),
+            revision: Revision(1),
+            outcome: outcome.into(),
+            previous: AuditHash::default(),
+            hash: AuditHash::default(),
+        })
+    }
+
+    #[test]
+    fn what_was_said_when_it_was_placed_and_moved_is_found_in_the_trail() {
+        let trail = [
+            entry("create-tenant", r#"cell=c9 tier=gold residency= why="a" explained="c9 level=1""#, "done"),
+            entry("delete-tenant", "", "done"),
+            entry(
+                "create-tenant",
+                r#"cell=c1 tier=gold residency= why="b" explained="c1 level=3; c2 level=5""#,
+                "done",
+            ),
+            entry("move-tenant", r#"target=c2 move=m-7 source=c1 reason="plan: \"hot\"""#, "done"),
+            entry("move-tenant", r#"target=c3 reason="no""#, "MOVE_RUNNING"),
+        ];
+        let kept = Kept::of("b".into(), &trail);
+        assert_eq!(kept.explained, ["c1 level=3", "c2 level=5"]);
+        assert_eq!((kept.placed.as_deref(), kept.moved.as_deref()), (Some("b"), Some("m-7, plan: \"hot\"")));
+        assert_eq!(Kept::of(String::new(), &trail[1..2]), Kept::default());
+    }
 }

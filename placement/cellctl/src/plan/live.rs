@@ -1,19 +1,18 @@
 //! The live fleet, as the planner sees fleets.
 //!
 //! Places, states, regions, residencies, tiers and moves come from the control plane, all at one revision. Storage is
-//! what the cells' agents have measured. What nobody can measure comes from a *profile*: capacities, kinds and failure
-//! domains of cells, demands, groups, pins and cooldowns of tenants. Without one, a tenant is taken to want one
-//! connection and its measured storage, and a cell to have room for four times the mean of all cells: placing, draining
-//! and repairing work then, and a cell is hot only if it holds far more than its share.
+//! what the cells' agents have measured. Kind, capacity and failure domain of a cell are what an operator has declared of it.
+//! What nobody can measure comes from a *profile*: demands, groups, pins and cooldowns of tenants; it may know capacities and
+//! failure domains better, too. Without one, a tenant is taken to want one connection and its measured storage, and a cell of
+//! which nothing was declared to have room for four times the mean of all cells: placing, draining and repairing work then, and
+//! such a cell is hot only if it holds far more than its share.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 
 use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, wire};
-use cell_model::{CellRecord, Revision, Tier};
-use cell_planner::{
-    Amounts, CellEntry, CellKind, Demand, Fleet, FleetDocument, Hourly, ResourceDemand, TenantEntry,
-};
+use cell_model::{CellRecord, CellTraits, Revision, Tier};
+use cell_planner::{Amounts, CellEntry, Demand, Fleet, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 
 use super::plural;
 use crate::commands::Control;
@@ -22,6 +21,7 @@ use crate::failure::Failure;
 /// Tries to read every page at one revision.
 const TRIES: usize = 20;
 const BYTES_PER_GB: f64 = 1e9;
+const NO_ROOM: Amounts = Amounts { cpu: 0.0, connections: 0.0, storage: 0.0 };
 /// Room of a cell that nobody has described, in means of all cells,
 const MEANS: f64 = 4.0;
 /// and how full the fullest cell is with it, at most.
@@ -137,13 +137,27 @@ struct Picture {
 }
 
 impl Picture {
-    fn cell_entry(cell: &CellRecord) -> CellEntry {
+    /// What was declared of it, and `room` of what nobody has said how much there is.
+    fn cell_entry(cell: &CellRecord, room: Amounts) -> CellEntry {
+        let CellTraits { kind, domain, capacity, reserve } = &cell.traits;
+        let reserve = f64::from(*reserve) / 1e3;
+        let said = |thousandths: u64, room: f64| match thousandths {
+            0 => (room / (1.0 - reserve)).ceil(),
+            said => units(said),
+        };
         CellEntry {
             id: cell.id.to_string(),
             state: cell.state,
+            kind: *kind,
             region: cell.region.clone(),
             residency: cell.residency.clone(),
-            ..CellEntry::default()
+            domain: domain.clone(),
+            capacity: Amounts {
+                cpu: said(capacity.cpu, room.cpu),
+                connections: said(capacity.connections, room.connections),
+                storage: said(capacity.storage, room.storage),
+            },
+            reserve,
         }
     }
 
@@ -173,14 +187,22 @@ impl Picture {
     }
 
     fn without_profile(&self, notes: &mut Vec<String>) -> FleetDocument {
-        let tenants: Vec<TenantEntry> = self.tenant_entries().map(|of| pooled(of, false)).collect();
+        let tenants: Vec<TenantEntry> = self.tenant_entries().collect();
         let room = self.room(&tenants);
-        let cells = self.cells.iter().map(|cell| CellEntry { capacity: room, ..Self::cell_entry(cell) }).collect();
-        notes.push(
-            "no --profile: each tenant counts as one connection and its measured storage, each cell has room for \
-             four times the mean of all cells"
-                .into(),
-        );
+        let cells = self.cells.iter().map(|cell| Self::cell_entry(cell, room)).collect();
+        let declares_all =
+            |cell: &CellRecord| cell.traits.capacity.connections > 0 && cell.traits.capacity.storage > 0;
+        let room = match self.cells.iter().filter(|cell| !declares_all(cell)).count() {
+            0 => String::new(),
+            silent => format!(
+                "; of {} no connections or storage were declared (`cellctl cell declare`), and room for four times the mean \
+                 of all cells is assumed",
+                plural(silent, "cell")
+            ),
+        };
+        notes.push(format!(
+            "no --profile: each tenant counts as one connection and its measured storage, and takes no cpu{room}"
+        ));
         FleetDocument { revision: self.revision, cluster: self.cluster.clone(), cells, tenants }
     }
 
@@ -209,7 +231,6 @@ impl Picture {
     fn with_profile(&self, profile: &FleetDocument, notes: &mut Vec<String>) -> FleetDocument {
         let known_cells: BTreeMap<&str, &CellEntry> = profile.cells.iter().map(|of| (of.id.as_str(), of)).collect();
         let known: BTreeMap<&str, &TenantEntry> = profile.tenants.iter().map(|of| (of.id.as_str(), of)).collect();
-        let dedicated = profile.cells.iter().any(|cell| cell.kind == CellKind::Dedicated);
         let (mut new_cells, mut new_tenants) = (0, 0);
         let tenants: Vec<TenantEntry> = self
             .tenant_entries()
@@ -220,21 +241,33 @@ impl Picture {
                     live
                 }
             })
-            .map(|of| pooled(of, dedicated))
             .collect();
         let room = self.room(&tenants);
+        let mut other_kinds = Vec::new();
         let mut cell_of = |cell: &CellRecord| match known_cells.get(cell.id.as_str()) {
-            Some(known) => CellEntry { id: cell.id.to_string(), ..merged(Self::cell_entry(cell), known) },
+            Some(known) => {
+                if known.kind != cell.traits.kind {
+                    other_kinds.push(format!("{} is {}", cell.id, cell.traits.kind.as_str()));
+                }
+                merged(Self::cell_entry(cell, NO_ROOM), known)
+            }
             None => {
                 new_cells += 1;
-                CellEntry { capacity: room, ..Self::cell_entry(cell) }
+                Self::cell_entry(cell, room)
             }
         };
         let cells = self.cells.iter().map(&mut cell_of).collect();
         if new_cells > 0 {
             notes.push(format!(
-                "the profile lacks {}: room for four times the mean is assumed",
+                "the profile lacks {}: what was declared counts, and room for four times the mean where nothing was",
                 plural(new_cells, "cell")
+            ));
+        }
+        if !other_kinds.is_empty() {
+            notes.push(format!(
+                "the profile says another kind than the control plane, whose word counts: {} (`cellctl cell declare` \
+                 changes it)",
+                other_kinds.join(", ")
             ));
         }
         if new_tenants > 0 {
@@ -265,8 +298,25 @@ fn profiled(live: TenantEntry, known: &TenantEntry) -> TenantEntry {
     }
 }
 
+/// What only the control plane can know is its own; of the rest the profile has the first word.
 fn merged(live: CellEntry, known: &CellEntry) -> CellEntry {
-    CellEntry { id: live.id, state: live.state, region: live.region, residency: live.residency, ..known.clone() }
+    let first = |profile: f64, live: f64| if profile == 0.0 { live } else { profile };
+    let (said, declared) = (known.capacity, live.capacity);
+    CellEntry {
+        capacity: Amounts {
+            cpu: first(said.cpu, declared.cpu),
+            connections: first(said.connections, declared.connections),
+            storage: first(said.storage, declared.storage),
+        },
+        reserve: first(known.reserve, live.reserve),
+        domain: if known.domain.is_empty() { live.domain } else { known.domain.clone() },
+        ..live
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the model bounds it far below")]
+fn units(thousandths: u64) -> f64 {
+    thousandths as f64 / 1e3
 }
 
 pub(super) fn most(hourly: &Hourly) -> f64 {
@@ -276,17 +326,9 @@ pub(super) fn most(hourly: &Hourly) -> f64 {
     }
 }
 
-/// Where no cell is known to be dedicated, platinum tenants are pooled like the rest.
-fn pooled(mut tenant: TenantEntry, dedicated: bool) -> TenantEntry {
-    if !dedicated && tenant.tier == Tier::Platinum {
-        tenant.tier = Tier::Gold;
-    }
-    tenant
-}
-
 #[cfg(test)]
 mod tests {
-    use cell_model::{CellId, CellState, Generation};
+    use cell_model::{Capacity, CellId, CellKind, CellState, Generation};
 
     use super::*;
 
@@ -298,6 +340,7 @@ mod tests {
             agent: "h:1".into(),
             region: "eu-1".into(),
             residency: "eu".into(),
+            traits: cell_model::CellTraits::default(),
             generation: Generation(1),
             revision: Revision(3),
         };
@@ -335,24 +378,59 @@ mod tests {
             (document.cells[1].state, document.cluster.as_str()),
             (CellState::Cordoned, "00000000000000a7/1")
         );
-        assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Gold);
-        assert!(notes[0].contains("no --profile"), "{notes:?}");
+        assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Platinum);
+        assert!(notes[0].contains("no --profile") && notes[0].contains("of 2 cells no"), "{notes:?}");
+    }
+
+    #[test]
+    fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
+        let mut picture = picture();
+        let whole = Capacity { cpu: 16_000, connections: 400_000, storage: 800_000 };
+        let domain = || "rack-1".to_owned();
+        picture.cells[0].traits =
+            CellTraits { kind: CellKind::Dedicated, domain: domain(), capacity: whole, reserve: 100 };
+        let part = Capacity { connections: 10_000, ..Capacity::default() };
+        picture.cells[1].traits = CellTraits { capacity: part, reserve: 500, ..CellTraits::default() };
+        let mut notes = Vec::new();
+        let document = picture.without_profile(&mut notes);
+        document.build().unwrap();
+        let [declared, half] = document.cells.as_slice() else { panic!("two cells") };
+        let expected = CellEntry {
+            id: "c1".into(),
+            kind: CellKind::Dedicated,
+            region: "eu-1".into(),
+            residency: "eu".into(),
+            domain: domain(),
+            capacity: Amounts { cpu: 16.0, connections: 400.0, storage: 800.0 },
+            reserve: 0.1,
+            ..CellEntry::default()
+        };
+        assert_eq!(*declared, expected);
+        assert_eq!((half.capacity.connections, half.reserve), (10.0, 0.5));
+        let assumed = picture.room(&document.tenants).storage;
+        assert!(half.capacity.storage * 0.5 >= assumed, "a reserve takes nothing from what is assumed");
+        assert!(notes[0].contains("of 1 cell no"), "{notes:?}");
     }
 
     #[test]
     fn a_profile_says_what_is_wanted_and_not_where() {
         let profile = FleetDocument::from_json(
-            r#"{"cells":[{"id":"c1","kind":"dedicated","domain":"r1","region":"us","capacity":{"cpu":4,"connections":1,"storage":1}}],
+            r#"{"cells":[{"id":"c1","kind":"pooled","domain":"r1","region":"us","capacity":{"cpu":4,"connections":1,"storage":1}}],
                 "tenants":[{"id":"acme","cell":"c9","pin":"c1","demand":{"cpu":{"mean":1.5},"storage":{"mean":1}}}]}"#,
         )
         .unwrap();
         let mut notes = Vec::new();
-        let document = picture().with_profile(&profile, &mut notes);
+        let mut picture = picture();
+        picture.cells[0].traits.kind = CellKind::Dedicated;
+        picture.cells[0].traits.capacity.storage = 500_000;
+        let document = picture.with_profile(&profile, &mut notes);
         let acme = &document.tenants[0];
         assert_eq!((acme.cell.as_str(), acme.pin.as_str(), most(&acme.demand.cpu.mean)), ("c1", "c1", 1.5));
         assert_eq!(most(&acme.demand.storage.mean), 2.5, "what has been measured is not planned away");
         let cell = &document.cells[0];
         assert_eq!((cell.region.as_str(), cell.domain.as_str(), cell.capacity.cpu), ("eu-1", "r1", 4.0));
-        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert_eq!((cell.kind, cell.capacity.storage), (CellKind::Dedicated, 1.0));
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(notes[1].contains("c1 is dedicated (`cellctl cell declare`"), "{notes:?}");
     }
 }

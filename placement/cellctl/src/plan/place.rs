@@ -33,6 +33,7 @@ pub(super) struct Placements {
 }
 
 pub(super) fn run(global: &Global, asked: &Place) -> Result<Exit, Failure> {
+    asked.windowless.check("moves that make room are made one after the other")?;
     let loaded = load(global, &asked.of)?;
     let (policy, ring) = (policy(&asked.judge)?, ring(&loaded.fleet, &asked.judge)?);
     let tenants = asked.tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;

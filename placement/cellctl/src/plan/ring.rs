@@ -68,6 +68,7 @@ pub(super) struct Preview {
 }
 
 pub(super) fn run(global: &Global, asked: &RingArgs) -> Result<Exit, Failure> {
+    asked.unbounded.check("plan ring")?;
     let loaded = load(global, &asked.of)?;
     let fleet = &loaded.fleet;
     let named = asked.tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;

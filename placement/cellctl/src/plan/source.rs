@@ -1,6 +1,7 @@
 //! A fleet from a file: one JSON document, or a directory with two tables. What is wrong is said with its line.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Take};
 use std::path::Path;
 
 use cell_model::Revision;
@@ -21,8 +22,9 @@ const TENANTS: &str = "tenants.csv";
 /// The file cannot be read, or is no fleet: each problem with its place and its remedy.
 pub(super) fn read(path: &Path) -> Result<Fleet, Failure> {
     if path.is_dir() {
-        let tables = FleetTables { cells: text_of(&path.join(CELLS))?, tenants: text_of(&path.join(TENANTS))? };
-        return tables.build(Revision(0)).map_err(|error| refused(path, &error, |place| of_table(path, place)));
+        let (cells, tenants) = (table_of(&path.join(CELLS))?, table_of(&path.join(TENANTS))?);
+        let built = FleetTables::read(cells, tenants, Revision(0));
+        return built.map_err(|error| refused(path, &error, |place| of_table(path, place)));
     }
     if path.extension().is_some_and(|extension| extension == "csv") {
         let message = format!("{} is one table, a fleet has two", path.display());
@@ -55,22 +57,37 @@ pub(super) fn write(path: &Path, document: &FleetDocument) -> Result<(), Failure
     put(&path.join(TENANTS), &tables.tenants)
 }
 
+fn unreadable(path: &Path, reason: &str) -> Failure {
+    let message = format!("cannot read {}: {reason}", path.display());
+    Failure::usage(message, "give a file that is there, or leave it out to ask the control plane")
+}
+
+/// A table, to be read as it is packed.
+fn table_of(path: &Path) -> Result<Take<File>, Failure> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    match opened.map_err(|error| unreadable(path, &error.to_string()))? {
+        (length, _) if length > FILE_MAX => Err(unreadable(path, &too_large())),
+        (_, file) => Ok(file.take(FILE_MAX)),
+    }
+}
+
+fn too_large() -> String {
+    format!("it is larger than {} GiB", FILE_MAX >> 30)
+}
+
 /// The text of a file; `-` is standard input.
 pub(super) fn text_of(path: &Path) -> Result<String, Failure> {
-    let unreadable = |reason: String| {
-        let message = format!("cannot read {}: {reason}", path.display());
-        Failure::usage(message, "give a file that is there, or leave it out to ask the control plane")
-    };
+    let unreadable = |reason: String| unreadable(path, &reason);
     let mut text = String::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(FILE_MAX).read_to_string(&mut text)
     } else {
-        let file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
+        let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
         file.take(FILE_MAX).read_to_string(&mut text)
     };
     let length = read.map_err(|error| unreadable(error.to_string()))?;
     if length as u64 == FILE_MAX {
-        return Err(unreadable(format!("it is larger than {} GiB", FILE_MAX >> 30)));
+        return Err(unreadable(too_large()));
     }
     Ok(text)
 }

@@ -33,6 +33,7 @@ pub(super) struct Proposals {
 }
 
 pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
+    asked.unbounded.check("plan tiers")?;
     let loaded = load(global, &asked.of)?;
     let (tiers, ring) = (tier_policy(asked.tier_policy.as_deref())?, ring(&loaded.fleet, &asked.judge)?);
     let layout = Layout::new(&loaded.fleet, policy(&asked.judge)?);

@@ -1,8 +1,8 @@
 //! Proofs of moves on paper, whole and tampered with.
 
 use cell_model::{
-    CellId, ClusterId, Command, Digest, Envelope, Event, Fleet, FleetView, Generation, Lineage, Move, MoveOptions,
-    NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
+    CellId, CellTraits, ClusterId, Command, Digest, Envelope, Event, Fleet, FleetView, Generation, Lineage, Move,
+    MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
 };
 use cell_trust::{Checkpoint, SigningKey};
 
@@ -27,6 +27,7 @@ impl Paper {
                 agent: "h:1".into(),
                 region: String::new(),
                 residency: String::new(),
+                traits: CellTraits::default(),
             }));
         }
         let cell = Some(CellId::new("c1").unwrap());

@@ -66,10 +66,23 @@ pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
         ("Gates", cell.gates.join(", ")),
         ("Region", cell.region.clone()),
         ("Residency", cell.residency.clone()),
+        ("Kind", cell.cell_kind.clone()),
+        ("Domain", cell.domain.clone()),
+        ("Capacity", capacity(cell)),
         ("Generation", cell.generation.to_string()),
         ("Revision", cell.revision.to_string()),
         ("Tenants", tenants.to_string()),
     ])
+}
+
+fn capacity(cell: &CellView) -> String {
+    let Some(capacity) = &cell.capacity else { return String::new() };
+    let reserve = if cell.reserve > 0.0 {
+        format!(", {} % in reserve", (cell.reserve * 1e3).round() / 10.0)
+    } else {
+        String::new()
+    };
+    format!("{}{reserve}", capacity.text())
 }
 
 /// A move, with its history.
@@ -88,6 +101,7 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("From", movement.source.clone()),
         ("To", movement.target.clone()),
         ("Status", movement.status.clone()),
+        ("Asked for", movement.reason.clone().unwrap_or_default()),
         ("Reason", end),
         ("Phase", phase),
         ("Rehearsal", if movement.rehearse { "taken back at the fence".into() } else { String::new() }),

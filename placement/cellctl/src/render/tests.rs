@@ -84,9 +84,30 @@ fn a_table_without_column_names() {
     let printed = list(&[cell("c1"), cell("cell-02")], Output::Table, false);
     assert_eq!(
         printed,
-        "c1        cordoned   h:3   h:1,h:2   -   -   4\n\
-         cell-02   cordoned   h:3   h:1,h:2   -   -   4\n"
+        "c1        cordoned   pooled   h:3   h:1,h:2   -   -   -   -   4\n\
+         cell-02   cordoned   pooled   h:3   h:1,h:2   -   -   -   -   4\n"
     );
+}
+
+#[test]
+fn what_is_declared_of_a_cell_is_shown() {
+    let declared = CellView::from(wire::Cell {
+        id: "c1".into(),
+        state: wire::CellState::Active.into(),
+        kind: wire::CellKind::Dedicated.into(),
+        domain: "rack-1".into(),
+        capacity: Some(wire::Capacity { cpu: 16_500, connections: 0, storage: 800_000 }),
+        reserve: 100,
+        ..wire::Cell::default()
+    });
+    let printed = list(std::slice::from_ref(&declared), Output::Table, false);
+    assert_eq!(printed, "c1   active   dedicated   -   -   -   -   rack-1   cpu=16.5,storage=800   0\n");
+    let described = describe_cell(&declared, 1);
+    assert!(described.contains("Capacity:      cpu=16.5,storage=800, 10 % in reserve\n"), "{described}");
+    let document: serde_json::Value = serde_json::from_str(&list(&[declared], Output::Json, true)).unwrap();
+    let cell = &document["items"][0];
+    assert_eq!((&cell["cellKind"], &cell["reserve"]), (&"dedicated".into(), &0.1.into()));
+    assert_eq!((&cell["capacity"]["cpu"], cell["capacity"]["connections"].is_null()), (&16.5.into(), true));
 }
 
 #[test]

@@ -94,6 +94,23 @@ impl AuditView {
     }
 }
 
+impl AuditView {
+    /// What the particulars say in quotation marks behind `name=`.
+    #[must_use]
+    pub fn said(&self, name: &str) -> Option<String> {
+        let (_, rest) = self.detail.split_once(&format!(" {name}=\""))?;
+        let mut said = String::new();
+        let mut letters = rest.chars();
+        loop {
+            match letters.next()? {
+                '"' => return Some(said),
+                '\\' => said.push(letters.next()?),
+                letter => said.push(letter),
+            }
+        }
+    }
+}
+
 impl View for AuditView {
     const KIND: &'static str = "AuditEntry";
     const COLUMNS: &'static [&'static str] =

@@ -131,6 +131,18 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     assert_ne!(fleet.cell_of("initech"), source);
     assert_eq!(fleet.json(&format!("get tenants --cell {source}"))["items"], serde_json::json!([]));
 
+    let explained = fleet.run("explain tenant initech").out;
+    assert!(explained.contains(" strain=0 ") && explained.contains("\n  moved last by m-"), "{explained}");
+    assert!(explained.contains(", plan: its cell is emptied\n"), "{explained}");
+    let trail = fleet.run("audit show --tenant initech").out;
+    assert!(
+        trail.contains("why=\"best of 3 cells") && trail.contains(&format!("explained=\"{source} strain=0 ")),
+        "{trail}"
+    );
+    assert!(trail.contains("reason=\"plan: its cell is emptied\""), "{trail}");
+    let moved = fleet.json("get moves --all")["items"][0]["reason"].clone();
+    assert_eq!(moved, "plan: its cell is emptied", "the move's own record says it, too");
+
     let again = fleet.run(&apply);
     assert!(again.code == 0 && again.err.contains("2 of 2 moves were begun by an earlier run"), "{again:?}");
 
@@ -164,6 +176,45 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     std::fs::write(&file, said.out.replace(cluster, "00000000000000a7/1")).unwrap();
     let other = fleet.run(&apply);
     assert!(other.code == 1 && other.err.contains("PLAN_OTHER_CLUSTER"), "{other:?}");
+}
+
+#[test]
+fn a_platinum_tenant_has_a_declared_cell_to_itself_however_it_comes_there() {
+    let fleet = Fleet::start("3");
+    fleet.settled();
+    let refused = |words: &str, code: &str, said: &str| {
+        let told = fleet.run(words);
+        assert!(told.code == 1 && told.err.contains(code) && told.err.contains(said), "{words}: {told:?}");
+    };
+    let make = "create tenant prem --tier platinum";
+    refused(make, "NO_ELIGIBLE_CELL", "3 refused by TIER_MISMATCH");
+    refused(make, "NO_ELIGIBLE_CELL", "`cellctl cell declare CELL --kind dedicated`");
+    let tenants = |cell: &str| fleet.json(&format!("get tenants --cell {cell}"))["items"].as_array().unwrap().len();
+    let own = ["cell-1", "cell-2", "cell-3"].into_iter().find(|cell| tenants(cell) == 0).expect("two are on three");
+    let shared = fleet.cell_of("acme");
+    assert_eq!(fleet.run(&format!("cell declare {own}")).code, 64, "nothing is declared");
+    let whole = "--kind dedicated --capacity connections=40 --reserve 10% --domain r1";
+    let declared = fleet.run(&format!("cell declare {own} {whole}"));
+    assert!(declared.code == 0 && declared.out.contains("dedicated"), "{declared:?}");
+    let described = fleet.run(&format!("describe cell {own}")).out;
+    assert!(described.contains("connections=40, 10 % in reserve") && described.contains("r1\n"), "{described}");
+    let exported = fleet.json("plan export");
+    let cell = exported["cells"].as_array().unwrap().iter().find(|cell| cell["id"] == own).unwrap();
+    assert_eq!((&cell["kind"], &cell["domain"]), (&"dedicated".into(), &"r1".into()));
+    assert_eq!((cell["capacity"]["connections"].as_f64(), cell["reserve"].as_f64()), (Some(40.0), Some(0.1)));
+
+    assert_eq!(fleet.run(make).code, 0);
+    assert_eq!(fleet.cell_of("prem"), own);
+    fleet.settled();
+    refused("create tenant other --tier platinum", "NO_ELIGIBLE_CELL", "1 refused by CELL_OCCUPIED");
+    let beside = format!("create tenant other --tier platinum --cell {own}");
+    refused(&beside, "CELL_OCCUPIED", "cellctl cell enroll");
+    refused(&format!("create tenant other --cell {own}"), "TIER_MISMATCH", "choose a pooled cell");
+    refused(&format!("move tenant acme --to {own}"), "TIER_MISMATCH", "choose a pooled cell");
+    refused(&format!("move tenant prem --to {shared}"), "TIER_MISMATCH", "would share it with others");
+    refused(&format!("cell declare {own} --kind pooled"), "CELL_IN_USE", &format!("`cellctl plan drain {own}`"));
+    let drain = fleet.run(&format!("plan drain {own}"));
+    assert!(drain.code == 1 && drain.out.contains("TIER_MISMATCH"), "what is refused is not proposed: {drain:?}");
 }
 
 #[test]

@@ -436,3 +436,23 @@ fn another_tier_is_proposed_with_its_cost_once_it_has_been_asked_for_on_enough_d
     assert!(page.contains("<td>big</td>") && page.contains("moves to own"), "{page}");
     assert_eq!(on(document, "plan tiers --days 0").code, 64);
 }
+
+#[test]
+fn a_bound_where_nobody_is_moved_is_refused_by_naming_who_takes_it() {
+    for (words, bound) in [
+        ("plan fail-cell eu-1 --max-moves 3", "--max-moves"),
+        ("plan fail-cell eu-1 --window", "--window"),
+        ("plan capacity --max-bytes 5GB", "--max-bytes"),
+        ("plan capacity --window 2h", "--window"),
+        ("plan tiers --max-moves -1", "--max-moves"),
+        ("plan ring --max-moves=1", "--max-moves"),
+        ("plan place --window 2h", "--window"),
+    ] {
+        let said = cellctl(&format!("{words} --fleet {}", example()));
+        assert_eq!((said.code, said.out.as_str()), (64, ""), "{words}: {said:?}");
+        assert!(said.err.contains(&format!("{bound} has nothing to bound here")), "{words}: {said:?}");
+        assert!(said.err.contains("`cellctl plan rebalance`"), "{words}: {said:?}");
+        let help = cellctl(&format!("{} --help", words.split(' ').take(2).collect::<Vec<_>>().join(" ")));
+        assert!(!help.out.contains("--window"), "{}", help.out);
+    }
+}

@@ -1,7 +1,9 @@
 //! The public API: writes become commands, reads are answered behind a read index.
 
 use cell_client::{caller, check_cell};
-use cell_model::{CellId, Command, Envelope, FleetView, Life, MoveId, Outcome, Rejected, Stamp, TenantId, decide};
+use cell_model::{
+    CellId, CellKind, Command, Envelope, Fleet, FleetView, Life, MoveId, Outcome, Rejected, Stamp, TenantId, decide,
+};
 use cell_protos::v1::control_service_server::ControlService;
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Request, Response, Status};
@@ -22,6 +24,13 @@ fn parsed<T: std::str::FromStr<Err = cell_model::InvalidId>>(id: &str) -> Result
 
 fn command<T: TryInto<Command, Error = Malformed>>(wire: T) -> Result<Command, Status> {
     wire.try_into().map_err(|error| malformed(&error))
+}
+
+/// The only tenant of a cell. All are looked at: it is asked for when a cell that is in use becomes dedicated.
+fn alone_on(fleet: &Fleet, cell: &CellId) -> Option<TenantId> {
+    let lives = |life| matches!(life, Life::Live | Life::Provisioning);
+    let mut owned = fleet.tenants_after(None).filter(|record| record.owner == *cell && lives(record.life));
+    (fleet.tenants_on(cell) == 1).then(|| owned.next().map(|record| record.id.clone())).flatten()
 }
 
 impl ControlEndpoint {
@@ -100,6 +109,21 @@ impl ControlService for ControlEndpoint {
         self.write_cell(self.0.envelope(command, options, by)?, parsed(&cell)?).await
     }
 
+    async fn declare_cell(&self, request: Request<v1::DeclareCellRequest>) -> Answer<v1::CellResponse> {
+        let by = Caller::of(&request);
+        let mut wire = request.into_inner();
+        let options = wire.options.take();
+        let mut command = command(wire)?;
+        let Command::DeclareCell { cell, declaration, only } = &mut command else {
+            return Err(Status::internal("not a declaration"));
+        };
+        let cell = cell.clone();
+        if declaration.kind == Some(CellKind::Dedicated) {
+            *only = self.0.view(|fleet| alone_on(fleet, &cell));
+        }
+        self.write_cell(self.0.envelope(command, options, by)?, cell).await
+    }
+
     async fn report_cell(&self, request: Request<v1::ReportCellRequest>) -> Answer<v1::ReportCellResponse> {
         check_cell(caller(&request), &request.get_ref().cell)?;
         let by = Caller::of(&request);
@@ -156,9 +180,12 @@ impl ControlService for ControlEndpoint {
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());
         let mut command = command(wire)?;
         if let Command::CreateTenant(new) = &command
-            && let Some(suggestion) = self.0.view(|fleet| placing::suggest(fleet, new))
+            && new.cell.is_none()
         {
-            command = Command::PlaceTenant { tenant: new.clone(), suggestion };
+            let ring = self.0.homes.of(self.0.view(|fleet| fleet.cells().map(|cell| cell.id.clone()).collect()));
+            if let Some(suggestion) = self.0.view(|fleet| placing::suggest(fleet, ring.as_deref(), new)) {
+                command = Command::PlaceTenant { tenant: new.clone(), suggestion };
+            }
         }
         self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
     }

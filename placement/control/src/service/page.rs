@@ -153,6 +153,7 @@ mod tests {
                 agent: String::new(),
                 region: String::new(),
                 residency: String::new(),
+                traits: cell_model::CellTraits::default(),
                 generation: Generation(0),
                 revision: Revision(1),
             })));

@@ -1,45 +1,77 @@
-//! A cell for a tenant that names none: the planner chooses, and its reason stays in the tenant's record.
+//! A cell for a tenant that names none: the planner chooses, its reason stays in the tenant's record and all that led to it in
+//! the audit trail.
 //!
 //! The control plane counts tenants and measures nothing, so the planner sees each cell with as much load as it has
-//! tenants, and room such that the fullest would be three quarters full with one more: nobody is refused for want of
-//! room, and what decides is who has fewest. Plans with measured demands are `cellctl plan`'s.
+//! tenants: a connection each. Where an operator has declared how many connections a cell has, that is its room; every other
+//! cell has room such that the fullest would be three quarters full with one more, so that nobody is refused there for want
+//! of it. Plans with measured demands are `cellctl plan`'s.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cell_model::{CellRecord, Fleet, FleetView, NewTenant, Suggestion, Tier};
+use cell_model::{CellId, CellKind, CellRecord, Fleet, FleetView, NewTenant, Suggestion, Tier};
 use cell_planner::{
-    Amounts, CellEntry, Decision, Demand, FleetDocument, Hourly, Layout, Policy, ResourceDemand, TenantEntry, place,
+    Amounts, CellEntry, Decision, Demand, FleetDocument, HomeRing, Hourly, Layout, Policy, ResourceDemand,
+    RingOptions, TenantEntry, place,
 };
 
 /// Share of its room that the fullest cell would take up with one tenant more.
 const FULLEST: f64 = 0.75;
 
+/// Default homes. The ring is that of `cellctl plan`, and is made anew only where the cells are others than before: it takes
+/// some milliseconds for a thousand of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Homes(Arc<Mutex<Option<Arc<HomeRing>>>>);
+
+impl Homes {
+    /// The ring over these cells, which come in the order of their names; none where they are too many for one.
+    pub(super) fn of(&self, cells: Vec<CellId>) -> Option<Arc<HomeRing>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|ring| ring.cells() != cells) {
+            *known = HomeRing::build(cells, RingOptions::default()).ok().map(Arc::new);
+        }
+        known.clone()
+    }
+}
+
 /// Where a new tenant would be best. Nothing where it names its cell, or where no cell may take it: the store's own
 /// answer says more then.
-pub(super) fn suggest(fleet: &Fleet, new: &NewTenant) -> Option<Suggestion> {
+pub(super) fn suggest(fleet: &Fleet, ring: Option<&HomeRing>, new: &NewTenant) -> Option<Suggestion> {
     if new.cell.is_some() {
         return None;
     }
     let document = document(fleet, new);
     let planned = document.build().ok()?;
     let tenant = planned.find_tenant(new.id.as_str())?;
-    let decision = place(&Layout::new(&planned, Policy::default()), None, tenant).ok()?;
+    let decision = place(&Layout::new(&planned, Policy::default()), ring, tenant).ok()?;
     let cell = decision.chosen.clone()?;
     let why = why(&decision, fleet.tenants_on(&cell));
-    Some(Suggestion { cell, why })
+    Some(Suggestion { cell, why, explained: explained(&decision) })
 }
 
 /// The fleet as the planner sees it here: one stand-in a cell carries the load of all its tenants.
 fn document(fleet: &Fleet, new: &NewTenant) -> FleetDocument {
     let counts: Vec<(&CellRecord, u64)> = fleet.cells().map(|cell| (cell, fleet.tenants_on(&cell.id))).collect();
     let fullest = counts.iter().map(|(_, count)| *count).max().unwrap_or_default() + 1;
-    let capacity = Amounts { connections: number(fullest) / FULLEST, ..Amounts::default() };
-    let cells = counts.iter().map(|(cell, _)| CellEntry {
-        id: cell.id.to_string(),
-        state: cell.state,
-        residency: cell.residency.clone(),
-        capacity,
-        ..CellEntry::default()
+    // As large as the largest that is known, so that a cell of which nobody said anything is no smaller in comparison.
+    let largest = counts.iter().map(|(cell, _)| units(cell.traits.capacity.connections)).fold(0.0, f64::max);
+    let unsaid = Amounts { connections: largest.max(number(fullest) / FULLEST), ..Amounts::default() };
+    let cells = counts.iter().map(|(cell, _)| {
+        let traits = &cell.traits;
+        let (capacity, reserve) = match traits.capacity.connections {
+            0 => (unsaid, 0.0),
+            said => (Amounts { connections: units(said), ..Amounts::default() }, f64::from(traits.reserve) / 1e3),
+        };
+        CellEntry {
+            id: cell.id.to_string(),
+            state: cell.state,
+            kind: traits.kind,
+            region: cell.region.clone(),
+            residency: cell.residency.clone(),
+            domain: traits.domain.clone(),
+            capacity,
+            reserve,
+        }
     });
     let stand_in = |at: usize, cell: &CellRecord, count: u64| TenantEntry {
         // Not a name that a tenant of the fleet has: only the new one is asked for.
@@ -48,6 +80,7 @@ fn document(fleet: &Fleet, new: &NewTenant) -> FleetDocument {
         } else {
             format!("load-{at}")
         },
+        tier: if cell.traits.kind == CellKind::Dedicated { Tier::Platinum } else { Tier::Bronze },
         cell: cell.id.to_string(),
         demand: wanting(number(count)),
         ..TenantEntry::default()
@@ -56,14 +89,18 @@ fn document(fleet: &Fleet, new: &NewTenant) -> FleetDocument {
     let loads = loads.map(|(at, (cell, count))| stand_in(at, cell, *count));
     let new = TenantEntry {
         id: new.id.to_string(),
-        // Which cells are dedicated is not known here: platinum is placed like the rest.
-        tier: if new.tier == Tier::Platinum { Tier::Gold } else { new.tier },
+        tier: new.tier,
         residency: new.residency.clone(),
         demand: wanting(1.0),
         ..TenantEntry::default()
     };
     let tenants = loads.chain([new]).collect();
     FleetDocument { cells: cells.collect(), tenants, revision: fleet.head().revision, ..FleetDocument::default() }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the model bounds it far below")]
+const fn units(thousandths: u64) -> f64 {
+    thousandths as f64 / 1e3
 }
 
 fn wanting(connections: f64) -> Demand {
@@ -94,11 +131,45 @@ fn why(decision: &Decision, tenants: u64) -> String {
     why
 }
 
+/// What the audit trail keeps: the best cells with their terms, who refused for what, the margin, and what would have changed
+/// the answer. What does not fit any more is left out whole.
+fn explained(decision: &Decision) -> String {
+    const MORE: &str = "; …";
+    let candidates = decision.candidates.iter().map(|candidate| {
+        let terms = candidate.terms.listed().map(|(name, value)| format!("{name}={value}"));
+        format!("{} {}", candidate.cell, terms.join(" "))
+    });
+    let refused = decision.refused.iter().map(|refused| format!("{} refused by {}", refused.cells, refused.code));
+    let margin = decision.margin.iter().map(|margin| match margin.by {
+        0 => format!("better than {} by its name", margin.over),
+        by => format!("better than {} by {by} of {}", margin.over, margin.term),
+    });
+    let changing = decision.counterfactuals.iter().map(|counterfactual| counterfactual.sentence.clone());
+    let mut explained = String::new();
+    for item in candidates.chain(refused).chain(margin).chain(changing) {
+        let separator = if explained.is_empty() { "" } else { "; " };
+        if explained.len() + separator.len() + item.len() + MORE.len() > Suggestion::EXPLAINED_MAX {
+            explained.push_str(MORE);
+            break;
+        }
+        explained.push_str(separator);
+        explained.push_str(&item);
+    }
+    explained
+}
+
 #[cfg(test)]
 mod tests {
-    use cell_model::{CellId, CellState, ClusterId, Command, Envelope, Lineage, NewCell, TenantId, UnixMillis};
+    use cell_model::{
+        Capacity, CellState, CellTraits, ClusterId, Command, Declaration, Envelope, Lineage, NewCell, Rejected,
+        TenantId, UnixMillis,
+    };
 
     use super::*;
+
+    fn cell(id: &str) -> CellId {
+        CellId::new(id).unwrap()
+    }
 
     fn fleet(cells: &[(&str, &str)]) -> Fleet {
         let mut fleet = Fleet::new(ClusterId(1), Lineage(1));
@@ -106,11 +177,12 @@ mod tests {
             run(
                 &mut fleet,
                 Command::CreateCell(NewCell {
-                    id: CellId::new(*id).unwrap(),
+                    id: cell(id),
                     gates: Vec::new(),
                     agent: "h:1".into(),
                     region: String::new(),
                     residency: (*residency).into(),
+                    traits: CellTraits::default(),
                 }),
             );
         }
@@ -122,9 +194,32 @@ mod tests {
         reply.result.unwrap();
     }
 
-    fn new(id: &str, residency: &str, cell: Option<&str>) -> NewTenant {
-        let cell = cell.map(|cell| CellId::new(cell).unwrap());
-        NewTenant { id: TenantId::new(id).unwrap(), cell, tier: Tier::Platinum, residency: residency.into() }
+    fn declare(fleet: &mut Fleet, id: &str, declaration: Declaration) {
+        run(fleet, Command::DeclareCell { cell: cell(id), declaration, only: None });
+    }
+
+    fn new(id: &str, residency: &str, on: Option<&str>) -> NewTenant {
+        NewTenant {
+            id: TenantId::new(id).unwrap(),
+            cell: on.map(cell),
+            tier: Tier::Gold,
+            residency: residency.into(),
+        }
+    }
+
+    fn ring(fleet: &Fleet) -> Arc<HomeRing> {
+        Homes::default().of(fleet.cells().map(|cell| cell.id.clone()).collect()).unwrap()
+    }
+
+    /// Places it as a leader does.
+    fn arrive(fleet: &mut Fleet, ring: &HomeRing, tenant: NewTenant) -> Result<CellId, Rejected> {
+        let id = tenant.id.clone();
+        let command = match suggest(fleet, Some(ring), &tenant) {
+            Some(suggestion) => Command::PlaceTenant { tenant, suggestion },
+            None => Command::CreateTenant(tenant),
+        };
+        fleet.apply(&Envelope::new(UnixMillis(1), command)).0.result?;
+        Ok(fleet.tenant(&id).unwrap().owner.clone())
     }
 
     #[test]
@@ -133,32 +228,113 @@ mod tests {
         for name in ["a", "b", "load-0"] {
             run(&mut fleet, Command::CreateTenant(new(name, "", Some("c1"))));
         }
-        let suggested = suggest(&fleet, &new("acme", "eu", None)).unwrap();
+        let suggested = suggest(&fleet, None, &new("acme", "eu", None)).unwrap();
         assert_eq!(suggested.cell.as_str(), "c2");
         assert!(suggested.why.starts_with("best of 3 cells with 0 tenants, before c1 by"), "{}", suggested.why);
         assert!(suggested.why.contains("1 refused by RESIDENCY_VIOLATED"), "{}", suggested.why);
-        assert_eq!(suggest(&fleet, &new("load-0", "eu", None)).unwrap().cell.as_str(), "c2");
-        assert_eq!(suggest(&fleet, &new("acme", "", Some("c1"))), None, "who names a cell gets it");
+        let told: Vec<&str> = suggested.explained.split("; ").collect();
+        assert!(told[0].starts_with("c2 strain=0 ") && told[0].contains(" level="), "{told:?}");
+        assert!(told[1].starts_with("c1 strain="), "{told:?}");
+        assert!(
+            told[2] == "1 refused by RESIDENCY_VIOLATED" && told[3].starts_with("better than c1 by "),
+            "{told:?}"
+        );
+        assert_eq!(suggest(&fleet, None, &new("load-0", "eu", None)).unwrap().cell.as_str(), "c2");
+        assert_eq!(suggest(&fleet, None, &new("acme", "", Some("c1"))), None, "who names a cell gets it");
+    }
+
+    #[test]
+    fn what_is_kept_of_the_longest_explanation_ends_with_a_whole_item() {
+        let names: Vec<String> = (0..60).map(|number| format!("{number:02}{}", "x".repeat(61))).collect();
+        let mut fleet = fleet(&names.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
+        for name in &names {
+            let capacity = Some(Capacity { connections: 1, ..Capacity::default() });
+            if name.as_str() > "06" {
+                declare(&mut fleet, name, Declaration { capacity, ..Declaration::default() });
+            }
+        }
+        let suggested = suggest(&fleet, None, &new("acme", "", None)).unwrap();
+        assert!(suggested.explained.len() <= Suggestion::EXPLAINED_MAX, "{}", suggested.explained.len());
+        let items: Vec<&str> = suggested.explained.split("; ").collect();
+        assert!(items.contains(&"54 refused by CAPACITY_EXCEEDED"), "{items:?}");
+        run(&mut fleet, Command::PlaceTenant { tenant: new("acme", "", None), suggestion: suggested.clone() });
+        let kept = &fleet.audit().last().unwrap().detail;
+        assert!(kept.ends_with(&format!("explained={:?}", suggested.explained)), "{kept}");
     }
 
     #[test]
     fn many_tenants_are_spread_evenly() {
         let mut fleet = fleet(&[("c1", ""), ("c2", ""), ("c3", ""), ("c4", "")]);
+        let ring = ring(&fleet);
         for number in 0..200 {
-            let tenant = new(&format!("t-{number}"), "", None);
-            let suggestion = suggest(&fleet, &tenant).unwrap();
-            run(&mut fleet, Command::PlaceTenant { tenant, suggestion });
+            arrive(&mut fleet, &ring, new(&format!("t-{number}"), "", None)).unwrap();
         }
         let counts: Vec<u64> = fleet.cells().map(|cell| fleet.tenants_on(&cell.id)).collect();
         assert!(counts.iter().all(|count| (45..=55).contains(count)), "{counts:?}");
     }
 
     #[test]
+    fn of_cells_that_are_alike_the_default_home_is_chosen() {
+        let fleet = fleet(&[("c1", ""), ("c2", ""), ("c3", ""), ("c4", "")]);
+        let ring = ring(&fleet);
+        let mut chosen = std::collections::BTreeSet::new();
+        for number in 0..20 {
+            let tenant = new(&format!("t-{number}"), "", None);
+            let suggested = suggest(&fleet, Some(&ring), &tenant).unwrap();
+            assert_eq!(Some(&suggested.cell), ring.home(tenant.id.as_str(), |_| true), "{suggested:?}");
+            chosen.insert(suggested.cell);
+        }
+        assert_eq!(chosen.len(), 4, "{chosen:?}");
+        let homes = Homes::default();
+        let cells = |names: &[&str]| homes.of(names.iter().map(|name| cell(name)).collect()).unwrap();
+        let first = cells(&["c1", "c2"]);
+        assert!(Arc::ptr_eq(&first, &cells(&["c1", "c2"])), "it is made once");
+        assert_eq!(cells(&["c1", "c3"]).cells(), [cell("c1"), cell("c3")]);
+    }
+
+    #[test]
+    fn a_cell_takes_no_more_than_it_was_declared_to_have() {
+        let mut fleet = fleet(&[("c1", ""), ("c2", "")]);
+        let ring = ring(&fleet);
+        for (id, connections, reserve) in [("c1", 4_000, 250), ("c2", 2_000, 0)] {
+            let capacity = Some(Capacity { connections, ..Capacity::default() });
+            declare(&mut fleet, id, Declaration { capacity, reserve: Some(reserve), ..Declaration::default() });
+        }
+        for number in 0..5 {
+            arrive(&mut fleet, &ring, new(&format!("t-{number}"), "", None)).unwrap();
+        }
+        assert_eq!(["c1", "c2"].map(|id| fleet.tenants_on(&cell(id))), [3, 2]);
+        let full = arrive(&mut fleet, &ring, new("t-5", "", None)).unwrap_err();
+        assert_eq!(full.code(), "NO_ELIGIBLE_CELL");
+        assert!(full.to_string().ends_with(": 2 refused by CAPACITY_EXCEEDED"), "{full}");
+        let named = arrive(&mut fleet, &ring, new("t-5", "", Some("c1")));
+        assert_eq!(named, Ok(cell("c1")), "who names a cell outweighs what it was declared to have");
+    }
+
+    #[test]
+    fn platinum_gets_a_dedicated_cell_to_itself_or_none() {
+        let mut fleet = fleet(&[("c1", ""), ("c2", ""), ("c3", "")]);
+        let ring = ring(&fleet);
+        let prem = |id: &str| NewTenant { tier: Tier::Platinum, ..new(id, "", None) };
+        let none = arrive(&mut fleet, &ring, prem("p1")).unwrap_err();
+        assert!(none.to_string().ends_with(": 3 refused by TIER_MISMATCH"), "{none}");
+        assert!(none.hint().contains("cellctl cell declare CELL --kind dedicated"), "{}", none.hint());
+        declare(&mut fleet, "c2", Declaration { kind: Some(CellKind::Dedicated), ..Declaration::default() });
+        for number in 0..6 {
+            let on = arrive(&mut fleet, &ring, new(&format!("t-{number}"), "", None)).unwrap();
+            assert_ne!(on, cell("c2"), "nobody else comes to it");
+        }
+        assert_eq!(arrive(&mut fleet, &ring, prem("p1")), Ok(cell("c2")));
+        let none = arrive(&mut fleet, &ring, prem("p2")).unwrap_err();
+        assert!(none.to_string().ends_with("2 refused by TIER_MISMATCH, 1 refused by CELL_OCCUPIED"), "{none}");
+    }
+
+    #[test]
     fn where_no_cell_may_take_it_the_store_answers() {
         let mut fleet = fleet(&[("c1", "eu")]);
-        assert_eq!(suggest(&fleet, &new("acme", "mars", None)), None);
-        run(&mut fleet, Command::SetCellState { cell: CellId::new("c1").unwrap(), state: CellState::Cordoned });
-        assert_eq!(suggest(&fleet, &new("acme", "eu", None)), None);
-        assert_eq!(suggest(&Fleet::default(), &new("acme", "", None)), None);
+        assert_eq!(suggest(&fleet, None, &new("acme", "mars", None)), None);
+        run(&mut fleet, Command::SetCellState { cell: cell("c1"), state: CellState::Cordoned });
+        assert_eq!(suggest(&fleet, None, &new("acme", "eu", None)), None);
+        assert_eq!(suggest(&Fleet::default(), None, &new("acme", "", None)), None);
     }
 }

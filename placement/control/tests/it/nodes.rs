@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cell_client::{ClientOptions, ControlClient, WriteOptions, cluster};
 use cell_control::{Error, Handle, Options, Service, key_file};
-use cell_model::{CellId, CellRecord, ClusterId, NewCell, NewTenant, TenantId, Tier};
+use cell_model::{CellId, CellRecord, CellTraits, ClusterId, NewCell, NewTenant, TenantId, Tier};
 use cell_trust::TrustedKeys;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -157,6 +157,7 @@ pub(crate) fn new_cell(id: &str) -> NewCell {
         agent: "127.0.0.1:1".into(),
         region: "here".into(),
         residency: "eu".into(),
+        traits: CellTraits::default(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Setbacks, Wake};
 use cell_model::{
-    CellId, CellRecord, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Life, Lineage, MoveOptions,
-    MoveRecord, NewCell, NewTenant, Reply, TenantId, TenantRecord, Term, Tier, UnixMillis,
+    CellId, CellRecord, CellTraits, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Life, Lineage,
+    MoveOptions, MoveRecord, NewCell, NewTenant, Reply, TenantId, TenantRecord, Term, Tier, UnixMillis,
 };
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use tokio::sync::{mpsc, watch};
@@ -69,6 +69,7 @@ impl Paper {
                 agent: agent.clone(),
                 region: String::new(),
                 residency: String::new(),
+                traits: CellTraits::default(),
             }));
         }
         paper.create(tenant(), "a");

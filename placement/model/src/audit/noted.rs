@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::{Change, Command, Envelope, MoveIntent, NewCell, NewTenant, Phase, TenantRecord};
+use crate::{
+    Capacity, CellTraits, Change, Command, Declaration, Envelope, MoveIntent, NewCell, NewTenant, Phase,
+    Suggestion, TenantRecord,
+};
 
 /// A command as the trail tells of it.
 pub(super) struct Noted {
@@ -45,8 +48,15 @@ impl Noted {
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
         let cell = |id: &dyn fmt::Display| format!("cell/{id}");
         Some(match &envelope.command {
-            Command::CreateCell(NewCell { id, agent, region, residency, .. }) => {
-                Self::new("create-cell", cell(id), format!("agent={agent} region={region} residency={residency}"))
+            Command::CreateCell(NewCell { id, agent, region, residency, traits, .. }) => {
+                let mut detail = format!("agent={agent} region={region} residency={residency}");
+                if *traits != CellTraits::default() {
+                    detail.push_str(&declared(&whole(traits)));
+                }
+                Self::new("create-cell", cell(id), detail)
+            }
+            Command::DeclareCell { cell: id, declaration, .. } => {
+                Self::new("declare-cell", cell(id), declared(declaration))
             }
             Command::SetCellState { cell: id, state } => {
                 Self::new("set-cell-state", cell(id), format!("state={state:?}").to_lowercase())
@@ -58,18 +68,20 @@ impl Noted {
                 let gates = gates.join(",");
                 Self::new("report-cell", cell(id), format!("generation={generation} agent={agent} gates={gates}"))
             }
-            Command::CreateTenant(NewTenant { id, tier, residency, cell: wanted })
-            | Command::PlaceTenant { tenant: NewTenant { id, tier, residency, cell: wanted }, .. } => {
-                let owner = after.map(|record| &record.owner).or(wanted.as_ref());
-                let owner = owner.map(ToString::to_string).unwrap_or_default();
-                let tier = format!("{tier:?}").to_lowercase();
-                Self::new("create-tenant", tenant(id), format!("cell={owner} tier={tier} residency={residency}"))
+            Command::CreateTenant(new) => Self::new("create-tenant", tenant(&new.id), placed(new, None, after)),
+            Command::PlaceTenant { tenant: new, suggestion } => {
+                Self::new("create-tenant", tenant(&new.id), placed(new, Some(suggestion), after))
             }
             Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
-            Command::MoveTenant { tenant: id, target, .. } => {
-                let asked = after.and_then(|record| record.movement.as_ref());
-                let asked = asked.map(|movement| format!(" move={} source={}", movement.id, movement.source));
-                Self::new("move-tenant", tenant(id), format!("target={target}{}", asked.unwrap_or_default()))
+            Command::MoveTenant { tenant: id, target, options } => {
+                let mut detail = format!("target={target}");
+                if let Some(movement) = after.and_then(|record| record.movement.as_ref()) {
+                    let _ = write!(detail, " move={} source={}", movement.id, movement.source);
+                }
+                if !options.reason.is_empty() {
+                    let _ = write!(detail, " reason={:?}", options.reason);
+                }
+                Self::new("move-tenant", tenant(id), detail)
             }
             Command::Steer { move_id, intent } => {
                 let action = match intent {
@@ -113,6 +125,49 @@ impl Noted {
             }
         })
     }
+}
+
+/// Where a tenant was put and why; what was suggested is told as it was, where that is what was done.
+fn placed(new: &NewTenant, suggestion: Option<&Suggestion>, after: Option<&TenantRecord>) -> String {
+    let owner = after.map(|record| &record.owner).or(new.cell.as_ref());
+    let owner = owner.map(ToString::to_string).unwrap_or_default();
+    let tier = format!("{:?}", new.tier).to_lowercase();
+    let mut detail = format!("cell={owner} tier={tier} residency={}", new.residency);
+    let Some(record) = after.filter(|record| !record.placed.is_empty()) else { return detail };
+    let _ = write!(detail, " why={:?}", record.placed);
+    if let Some(suggestion) = suggestion.filter(|of| of.cell == record.owner && *of.why == *record.placed) {
+        let _ = write!(detail, " explained={:?}", suggestion.explained);
+    }
+    detail
+}
+
+/// A new cell's traits as the declaration that they are.
+fn whole(traits: &CellTraits) -> Declaration {
+    let CellTraits { kind, domain, capacity, reserve } = traits.clone();
+    let (kind, capacity, reserve) = (Some(kind), Some(capacity), Some(reserve));
+    Declaration { kind, domain: Some(domain), capacity, reserve, ..Declaration::default() }
+}
+
+fn declared(declaration: &Declaration) -> String {
+    let Declaration { kind, domain, capacity, reserve, region, residency } = declaration;
+    let mut detail = String::new();
+    let mut tell = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = write!(detail, " {name}={value}");
+        }
+    };
+    tell("kind", kind.map(|kind| kind.as_str().into()));
+    tell("domain", domain.clone());
+    tell(
+        "capacity",
+        capacity.map(|Capacity { cpu, connections, storage }| {
+            format!("cpu:{cpu}m,connections:{connections}m,storage:{storage}m")
+        }),
+    );
+    tell("reserve", reserve.map(|thousandths| format!("{thousandths}m")));
+    tell("region", region.clone());
+    tell("residency", residency.clone());
+    detail
 }
 
 fn told_limits(limits: crate::Limits) -> String {

@@ -85,7 +85,7 @@ fn a_suggested_cell_is_taken_with_its_reason_unless_it_takes_nobody_by_now() {
     let mut world = World::new();
     let place = |name: &str, on: &str, why: &str| Command::PlaceTenant {
         tenant: NewTenant { id: tenant(name), cell: None, tier: Tier::Gold, residency: String::new() },
-        suggestion: Suggestion { cell: cell(on), why: why.into() },
+        suggestion: Suggestion { cell: cell(on), why: why.into(), explained: "c level=3; b level=5".into() },
     };
     world.ok(place("u", "c", "it has the most room"));
     let placed = world.record("u");
@@ -99,7 +99,7 @@ fn a_suggested_cell_is_taken_with_its_reason_unless_it_takes_nobody_by_now() {
     assert_eq!(world.refused(place("x", "a", &long)).code(), "INVALID_OPTION");
     let named = Command::PlaceTenant {
         tenant: NewTenant { id: tenant("y"), cell: Some(cell("a")), tier: Tier::Gold, residency: String::new() },
-        suggestion: Suggestion { cell: cell("b"), why: "it has the most room".into() },
+        suggestion: Suggestion { cell: cell("b"), why: "it has the most room".into(), explained: String::new() },
     };
     world.ok(named);
     let placed = world.record("y");
@@ -215,4 +215,49 @@ fn an_endpoint_that_is_none_is_refused() {
         assert_eq!(world.refused(Command::CreateCell(new)).code(), "INVALID_OPTION", "{bad:?}");
     }
     assert!(world.fleet.cell(&cell("d")).is_none());
+}
+
+#[test]
+fn an_explanation_and_a_reason_have_limits() {
+    let mut world = World::new();
+    let endless = Command::PlaceTenant {
+        tenant: NewTenant { id: tenant("z"), cell: None, tier: Tier::Gold, residency: String::new() },
+        suggestion: Suggestion {
+            cell: cell("b"),
+            why: String::new(),
+            explained: "x".repeat(Suggestion::EXPLAINED_MAX + 1),
+        },
+    };
+    assert_eq!(world.refused(endless).code(), "INVALID_OPTION");
+    for reason in ["x".repeat(MoveOptions::REASON_MAX + 1), "a\nb".into()] {
+        let options = MoveOptions { reason, ..MoveOptions::default() };
+        let move_it = Command::MoveTenant { tenant: tenant("t"), target: cell("b"), options };
+        assert_eq!(world.refused(move_it).code(), "INVALID_OPTION");
+    }
+}
+
+#[test]
+fn the_audit_trail_keeps_why_a_tenant_was_placed_and_why_it_was_moved() {
+    let mut world = World::new();
+    let place = |name: &str, on: &str| Command::PlaceTenant {
+        tenant: NewTenant { id: tenant(name), cell: None, tier: Tier::Gold, residency: String::new() },
+        suggestion: Suggestion {
+            cell: cell(on),
+            why: "most room".into(),
+            explained: "a level=3; b level=5".into(),
+        },
+    };
+    let kept = |world: &World| world.fleet.audit().last().unwrap().detail.clone();
+    world.ok(place("u", "a"));
+    assert!(kept(&world).ends_with(r#"why="most room" explained="a level=3; b level=5""#), "{}", kept(&world));
+    world.ok(Command::SetCellState { cell: cell("a"), state: CellState::Cordoned });
+    world.ok(place("v", "a"));
+    let otherwise = kept(&world);
+    assert!(otherwise.contains("cell=b") && otherwise.contains("fewest tenants"), "{otherwise}");
+    assert!(!otherwise.contains("explained"), "the suggestion was not followed: {otherwise}");
+    let options = MoveOptions { reason: "plan: hot".into(), ..MoveOptions::default() };
+    world.ok(Command::MoveTenant { tenant: tenant("t"), target: cell("b"), options });
+    assert!(kept(&world).ends_with(r#"reason="plan: hot""#), "{}", kept(&world));
+    let movement = world.fleet.tenant(&tenant("t")).unwrap().movement.clone().unwrap();
+    assert_eq!(&*movement.reason, "plan: hot", "the move says it, too");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that it cannot go on")]
 
 mod commands;
+mod declaring;
 mod house;
 mod lifecycle;
 mod properties;

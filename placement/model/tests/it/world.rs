@@ -1,8 +1,8 @@
 //! A fleet of three cells and one tenant, and short ways to make things happen to it.
 
 use cell_model::{
-    Attempt, CellId, Change, ClusterId, Command, Digest, Envelope, Event, Fleet, FleetView, Generation, Leg,
-    Lineage, Move, MoveId, MoveIntent, MoveOptions, MoveRecord, NewCell, NewTenant, Outcome, Phase, Rejected,
+    Attempt, CellId, CellTraits, Change, ClusterId, Command, Digest, Envelope, Event, Fleet, FleetView, Generation,
+    Leg, Lineage, Move, MoveId, MoveIntent, MoveOptions, MoveRecord, NewCell, NewTenant, Outcome, Phase, Rejected,
     Reply, Seq, SyncMode, TenantId, TenantRecord, Tier, UnixMillis,
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn new_cell(name: &str) -> Command {
         agent: format!("{name}:7000"),
         region: String::new(),
         residency: if name == "c" { "eu".into() } else { String::new() },
+        traits: CellTraits::default(),
     })
 }
 

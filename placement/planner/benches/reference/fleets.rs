@@ -202,6 +202,17 @@ fn place_together(document: &mut FleetDocument, policy: Policy) -> f64 {
     seconds
 }
 
+/// Asks once more for those who found no cell when they came, as `plan place` does: who still finds none, and how many
+/// others move for the rest.
+fn make_room(document: &FleetDocument, policy: Policy) -> (usize, usize) {
+    let fleet = document.build().unwrap();
+    let left: Vec<_> = fleet.tenants().filter(|&tenant| fleet.home(tenant).is_none()).collect();
+    let room = Room { bounds: Bounds::default(), now: UnixMillis(0) };
+    let batch = cell_planner::place_all(&fleet, policy, Some(&ring(&fleet)), &left, &room, &mut || {}).unwrap();
+    let none = batch.decisions.iter().filter(|decision| decision.chosen.is_none()).count();
+    (none, batch.moves.len())
+}
+
 /// How many moves the next rebalancing by the same policy makes.
 fn moves_then(document: &FleetDocument, policy: Policy) -> usize {
     let fleet = document.build().unwrap();
@@ -228,6 +239,9 @@ pub(crate) fn run(figures: &mut Figures) {
         };
         figures.add(none("tenants without a cell", ours.unplaced));
         figures.add(none("cells over budget", ours.over_budget));
+        let (left, moved) = make_room(&placed, policy);
+        figures.add(none("tenants without a cell, once others make room", left));
+        figures.add(Figure::free(format!("{name}: moves that make that room"), "", moved as f64));
         let mut together = empty.clone();
         let seconds = place_together(&mut together, policy);
         let batch = judge(&together, policy);

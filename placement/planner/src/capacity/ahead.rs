@@ -33,7 +33,7 @@ fn grown(fleet: &Fleet, growth: &Growth, days: u32) -> Fleet {
     let mut later = fleet.clone();
     let months = f64::from(days) / MONTH_DAYS;
     later.change_demands(|tenant, profile| {
-        let factor = (1.0 + monthly(fleet, growth, tenant)).powf(months);
+        let factor = libm::pow(1.0 + monthly(fleet, growth, tenant), months);
         profile.mean.iter_mut().chain(&mut profile.deviation).for_each(|value| *value *= factor);
     });
     later

@@ -160,7 +160,7 @@ impl Synthetic<'_> {
 impl Usage for Synthetic<'_> {
     fn day(&self, day: u32, tenant: TenantIx, into: &mut DayUsage) {
         let profile = self.fleet.demand(tenant);
-        let growth = (1.0 + self.scenario.growth_monthly).max(0.0).powf(f64::from(day) / 30.0);
+        let growth = libm::pow((1.0 + self.scenario.growth_monthly).max(0.0), f64::from(day) / 30.0);
         let rest = if day % 7 >= 5 { self.scenario.weekend.max(0.0) } else { 1.0 };
         let noise = match self.fleet.tenant(tenant).spike_cluster() {
             Some(cluster) => mix(self.scenario.seed, CLUSTER | cluster as u64),

@@ -212,6 +212,52 @@ fn a_table_is_wrong_by_line_and_column() {
 }
 
 #[test]
+fn the_line_of_what_is_wrong_is_known_however_long_the_table_is_and_however_lines_end() {
+    for end in ["\n", "\r\n"] {
+        for blank in [0, 1, 3] {
+            // Longer than any piece in which it is read; every seventh record has a field of two lines.
+            let mut tenants = format!("id,cpu_mean,group{end}");
+            let mut wrong = Vec::new();
+            for number in 0..600 {
+                tenants.push_str(&end.repeat(blank));
+                let line = tenants.matches('\n').count() + 1;
+                let group = if number % 7 == 0 { "\"a\nb\"" } else { "a" };
+                let mean = if number % 100 == 50 { "much" } else { "1" };
+                wrong.extend((mean == "much").then_some(Place::TenantLine(line)));
+                let short = number % 100 == 70;
+                wrong.extend(short.then_some(Place::TenantLine(line)));
+                let fields =
+                    if short { format!("t-{number}") } else { format!("t-{number},{mean},{group}{number}") };
+                let fields = fields.replace(&format!("\"a\nb\"{number}"), &format!("\"a\nb{number}\""));
+                tenants.push_str(&format!("{fields}{end}"));
+            }
+            let cells = format!("id,cpu{end}c-1,10000{end}");
+            let error = FleetTables { cells, tenants }.build(Revision(1)).expect_err("it is wrong");
+            let told: Vec<_> = error.problems.iter().map(|of| of.place).collect();
+            assert_eq!(told, wrong, "{end:?} {blank}");
+        }
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_to_its_end_says_so() {
+    struct Broken(usize);
+    impl std::io::Read for Broken {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 > 1 {
+                return Err(std::io::Error::other("the disk is gone"));
+            }
+            into[..11].copy_from_slice(b"id\nt-1\nt-2\n");
+            Ok(11)
+        }
+    }
+    let error = FleetTables::read(&b"id\nc-1\n"[..], Broken(0), Revision(1)).expect_err("it is cut");
+    assert_eq!(error.problems.len(), 1, "{error}");
+    assert!(error.to_string().contains("the disk is gone"), "{error}");
+}
+
+#[test]
 fn a_misspelt_field_is_not_passed_over() {
     let error = FleetDocument::from_json("{\n  \"cells\": [{\"id\": \"c-1\", \"regoin\": \"eu\"}]\n}").unwrap_err();
     assert_eq!(error.problems[0].code, ProblemCode::FleetSyntax);

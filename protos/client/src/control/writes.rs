@@ -1,7 +1,8 @@
 //! Everything that changes the fleet.
 
 use cell_model::{
-    CellId, CellRecord, CellState, Limits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, Revision, TenantId,
+    CellId, CellRecord, CellState, Declaration, Limits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant,
+    Revision, TenantId,
 };
 use cell_protos::{Malformed, request_id_bytes, v1};
 
@@ -56,6 +57,22 @@ impl ControlClient {
         let state = v1::CellState::from(state).into();
         let request = v1::SetCellStateRequest { cell: cell.to_string(), state, options };
         let call = |mut client: Service, request| async move { client.set_cell_state(request).await };
+        cell_of(self.call(kind, request, call).await?)
+    }
+
+    /// What tenants are placed by is declared of a cell, anew.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn declare_cell(
+        &self,
+        cell: &CellId,
+        declaration: Declaration,
+        options: WriteOptions,
+    ) -> Result<CellRecord, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::DeclareCellRequest { options, ..v1::DeclareCellRequest::new(cell, declaration) };
+        let call = |mut client: Service, request| async move { client.declare_cell(request).await };
         cell_of(self.call(kind, request, call).await?)
     }
 

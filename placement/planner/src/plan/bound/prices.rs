@@ -269,7 +269,7 @@ fn bands(cells: &[Start], most_full: f64) -> [Band; BANDS] {
     // Without any variance one band would do; they are as many all the same.
     let (first, last) = if first < last { (first, last) } else { (top * 0.01, top * 0.99) };
     #[expect(clippy::cast_precision_loss, reason = "a few bands")]
-    let inner = (0..BANDS - 1).map(|at| first * (last / first).powf(at as f64 / (BANDS - 2) as f64));
+    let inner = (0..BANDS - 1).map(|at| first * libm::pow(last / first, at as f64 / (BANDS - 2) as f64));
     let edges: Vec<f64> = std::iter::once(0.0).chain(inner).chain([top]).collect();
     let band = |at: usize| {
         let (low, high) = (edges[at], edges[at + 1]);

@@ -58,7 +58,7 @@ pub(super) fn prices(market: &Market, moves: f64, most_full: f64) -> Vec<f64> {
     let ends = (places[1] * BELOW, places[BANDS - 2] * ABOVE);
     let mut curve = Curve::new(&places, ends, LOOKS[0].0);
     let start = |scale: f64, growth: f64| {
-        let knots: Vec<f64> = curve.knots().iter().map(|at| scale.ln() + growth * at).collect();
+        let knots: Vec<f64> = curve.knots().iter().map(|at| libm::log(scale) + growth * at).collect();
         (view.look(&curve.values(&knots)).level, knots)
     };
     let starts = SCALES.into_iter().flat_map(|scale| GROWTHS.map(|growth| start(scale, growth)));
@@ -75,7 +75,7 @@ pub(super) fn prices(market: &Market, moves: f64, most_full: f64) -> Vec<f64> {
         knots = climb(knots, step, looks, look);
         step = 0.003;
     }
-    curve.values(&knots).into_iter().map(f64::exp).collect()
+    curve.values(&knots).into_iter().map(libm::exp).collect()
 }
 
 impl View {
@@ -103,7 +103,7 @@ impl View {
     }
 
     fn look(&self, logarithms: &[f64]) -> Seen {
-        let prices: ByBand = std::array::from_fn(|band| single(logarithms[band].exp()));
+        let prices: ByBand = std::array::from_fn(|band| single(libm::exp(logarithms[band])));
         let rates: ByBand = std::array::from_fn(|band| prices[band] * self.slopes[band]);
         let (mut pays, mut costs) = (Vec::new(), Vec::with_capacity(self.cells.len()));
         for cell in &self.cells {

@@ -87,10 +87,10 @@ fn no_plan_of_so_many_moves_ends_below_its_limit_at_any_prices() {
             let market = fleet.market(known);
             let moves = f64::from(moves_max) * (1.0 + ROUNDING) + ROUNDING;
             for _ in 0..6 {
-                let (scale, growth) = ((8.0 * share() - 2.0).exp(), 3.0 * share());
+                let (scale, growth) = (libm::exp(8.0 * share() - 2.0), 3.0 * share());
                 let jitter = if share() < 0.5 { 0.0 } else { share() };
                 let price =
-                    |band: usize| scale * (growth * market.bands[band].middle).exp() * (1.0 + jitter * share());
+                    |band: usize| scale * libm::exp(growth * market.bands[band].middle) * (1.0 + jitter * share());
                 let prices: Vec<f64> = (0..BANDS).map(price).collect();
                 let limit = market.least_at(prices, moves, known);
                 assert!(limit <= best + 1e-9, "seed {seed}, {moves_max} moves: {limit} above {best}");

@@ -1,0 +1,220 @@
+//! Cells: how they join, what is declared and reported of them, and which tenants may be on them because of that.
+
+use std::sync::Arc;
+
+use super::{check_residency, check_taking, invalid, known_cell, require};
+use crate::{
+    Capacity, CellId, CellKind, CellRecord, CellState, CellTraits, Change, Declaration, FleetView, Generation,
+    Life, NewCell, NewTenant, Rejected, Stamp, TenantId, Tier,
+};
+
+/// The most instances that one cell may name: each is an address in every router's table.
+const GATES_MAX: usize = 256;
+
+fn check_endpoint(option: &str, endpoint: &str) -> Result<(), Rejected> {
+    let well_formed = endpoint.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && host.len() <= 255 && port.parse::<u16>().is_ok_and(|p| p != 0)
+    });
+    require(well_formed, || invalid(option, format!("{endpoint:?} is not HOST:PORT")))
+}
+
+fn check_endpoints(gates: &[String], agent: &str) -> Result<(), Rejected> {
+    require(gates.len() <= GATES_MAX, || invalid("gates", format!("at most {GATES_MAX} instances a cell")))?;
+    gates.iter().try_for_each(|gate| check_endpoint("gates", gate))?;
+    check_endpoint("agent", agent)
+}
+
+pub(super) fn create(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+    require(fleet.cell(&cell.id).is_none(), || Rejected::CellExists { cell: cell.id.clone() })?;
+    check_endpoints(&cell.gates, &cell.agent)?;
+    check_traits(&cell.traits)?;
+    Ok(vec![Change::Cell(Arc::new(CellRecord {
+        id: cell.id.clone(),
+        state: CellState::Active,
+        gates: cell.gates.clone(),
+        agent: cell.agent.clone(),
+        region: cell.region.clone(),
+        residency: cell.residency.clone(),
+        traits: cell.traits.clone(),
+        generation: Generation(0),
+        revision: stamp.revision,
+    }))])
+}
+
+pub(super) fn change(
+    fleet: &dyn FleetView,
+    cell: &CellId,
+    stamp: Stamp,
+    change: impl FnOnce(&mut CellRecord),
+) -> Result<Vec<Change>, Rejected> {
+    let before = known_cell(fleet, cell)?;
+    let mut record = before.clone();
+    change(&mut record);
+    if record == *before {
+        return Ok(Vec::new());
+    }
+    record.revision = stamp.revision;
+    Ok(vec![Change::Cell(Arc::new(record))])
+}
+
+/// The gates that are known, and those that have come to an agent since it started. The known ones are kept until it
+/// says that all of its gates have had the time to come.
+pub(super) fn with_known(known: &[String], come: &[String]) -> Vec<String> {
+    let new = come.iter().filter(|gate| !known.contains(gate));
+    known.iter().chain(new).cloned().collect()
+}
+
+pub(super) fn report(
+    fleet: &dyn FleetView,
+    cell: &CellId,
+    generation: Generation,
+    gates: &[String],
+    agent: &str,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    check_endpoints(gates, agent)?;
+    let known = known_cell(fleet, cell)?.generation;
+    // A process that was paused, with a younger one in its place, must not point routers back to itself.
+    require(generation >= known, || Rejected::StaleGeneration {
+        cell: cell.clone(),
+        expected: generation,
+        actual: known,
+    })?;
+    change(fleet, cell, stamp, |record| {
+        record.generation = generation;
+        record.gates = gates.to_vec();
+        record.agent = agent.to_owned();
+    })
+}
+
+// --- what is declared
+
+/// The longest name of a region, a legal zone or a failure domain.
+const LABEL_BYTES_MAX: usize = 63;
+
+pub(super) fn check_traits(traits: &CellTraits) -> Result<(), Rejected> {
+    let Capacity { cpu, connections, storage } = traits.capacity;
+    require([cpu, connections, storage].iter().all(|of| *of <= Capacity::MAX), || {
+        invalid("capacity", format!("at most {} of each", Capacity::MAX / 1_000))
+    })?;
+    require(traits.reserve < CellTraits::WHOLE, || {
+        invalid("reserve", format!("{} thousandths leave nothing to plan with: less than 100 %", traits.reserve))
+    })?;
+    check_label("domain", &traits.domain)
+}
+
+fn check_label(option: &str, label: &str) -> Result<(), Rejected> {
+    require(label.len() <= LABEL_BYTES_MAX, || invalid(option, format!("at most {LABEL_BYTES_MAX} bytes")))
+}
+
+/// A cell is declared anew. `only` is the tenant that is to be the only one of a dedicated cell.
+pub(super) fn declare(
+    fleet: &dyn FleetView,
+    cell: &CellId,
+    declaration: &Declaration,
+    only: Option<&TenantId>,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
+    let before = known_cell(fleet, cell)?;
+    let mut record = before.clone();
+    let Declaration { kind, domain, capacity, reserve, region, residency } = declaration.clone();
+    let traits = &mut record.traits;
+    traits.kind = kind.unwrap_or(traits.kind);
+    traits.domain = domain.unwrap_or_else(|| std::mem::take(&mut traits.domain));
+    traits.capacity = capacity.unwrap_or(traits.capacity);
+    traits.reserve = reserve.unwrap_or(traits.reserve);
+    record.region = region.unwrap_or(record.region);
+    record.residency = residency.unwrap_or(record.residency);
+    check_traits(&record.traits)?;
+    check_label("region", &record.region)?;
+    check_label("residency", &record.residency)?;
+    if record == *before {
+        return Ok(Vec::new());
+    }
+    // Nobody who needs a legal zone is on a cell that has none, so that naming one takes nothing from anybody.
+    if record.residency != before.residency && !before.residency.is_empty() {
+        check_empty(fleet, before, "residency", None)?;
+    }
+    if record.traits.kind != before.traits.kind {
+        let only = only.filter(|_| record.traits.kind == CellKind::Dedicated);
+        check_empty(fleet, before, "kind", only)?;
+    }
+    record.revision = stamp.revision;
+    Ok(vec![Change::Cell(Arc::new(record))])
+}
+
+/// What decides who may be on a cell is not declared anew while somebody is, or will be.
+fn check_empty(
+    fleet: &dyn FleetView,
+    cell: &CellRecord,
+    what: &str,
+    only: Option<&TenantId>,
+) -> Result<(), Rejected> {
+    let tenants = fleet.tenants_on(&cell.id);
+    let belongs = only.and_then(|id| fleet.tenant(id)).is_some_and(|record| {
+        let lives = matches!(record.life, Life::Live | Life::Provisioning);
+        record.owner == cell.id && record.tier == Tier::Platinum && lives
+    });
+    let is_left_alone = !is_moved_to_or_from(fleet, &cell.id, None);
+    require(is_left_alone && tenants == u64::from(belongs), || Rejected::CellInUse {
+        cell: cell.id.clone(),
+        tenants,
+        what: what.into(),
+    })
+}
+
+/// A move of anybody but `besides` begins or ends there.
+fn is_moved_to_or_from(fleet: &dyn FleetView, cell: &CellId, besides: Option<&TenantId>) -> bool {
+    fleet.moving().filter(|(_, record)| Some(&record.id) != besides).any(|(_, record)| {
+        record.movement.as_ref().is_some_and(|movement| movement.source == *cell || movement.target == *cell)
+    })
+}
+
+/// Platinum has a cell of its own, and nobody else comes to such a cell.
+pub(super) fn check_tier(
+    fleet: &dyn FleetView,
+    tenant: &TenantId,
+    tier: Tier,
+    cell: &CellRecord,
+) -> Result<(), Rejected> {
+    let kind = cell.traits.kind;
+    require((tier == Tier::Platinum) == (kind == CellKind::Dedicated), || Rejected::TierMismatch {
+        tenant: tenant.clone(),
+        tier,
+        cell: cell.id.clone(),
+        kind,
+    })?;
+    let is_free = || fleet.tenants_on(&cell.id) == 0 && !is_moved_to_or_from(fleet, &cell.id, Some(tenant));
+    require(kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {
+        tenant: tenant.clone(),
+        cell: cell.id.clone(),
+    })
+}
+
+/// Why a tenant that names no cell is not placed there; the codes are those of the planner's filters.
+fn refusal(fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> Option<&'static str> {
+    let checked = check_residency(&new.id, &new.residency, cell)
+        .and_then(|()| check_taking(cell))
+        .and_then(|()| check_tier(fleet, &new.id, new.tier, cell));
+    match checked {
+        Err(rejected) => Some(rejected.code()),
+        Ok(()) if cell.traits.may_hold(fleet.tenants_on(&cell.id).saturating_add(1)) => None,
+        Ok(()) => Some("CAPACITY_EXCEEDED"),
+    }
+}
+
+pub(super) fn takes(fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> bool {
+    refusal(fleet, new, cell).is_none()
+}
+
+/// No cell takes the tenant: how many of them refuse it for what.
+pub(super) fn none_takes(fleet: &dyn FleetView, new: &NewTenant) -> Rejected {
+    let mut refused: Vec<(String, u32)> = Vec::new();
+    for code in fleet.cells().filter_map(|cell| refusal(fleet, new, cell)) {
+        match refused.iter_mut().find(|(known, _)| known == code) {
+            Some((_, cells)) => *cells += 1,
+            None => refused.push((code.into(), 1)),
+        }
+    }
+    Rejected::NoEligibleCell { residency: new.residency.clone(), tier: new.tier, refused }
+}
