@@ -240,8 +240,10 @@ impl AuditTrail {
         }
         truncate(&mut detail, Self::DETAIL_BYTES_MAX);
         let outcome = match &reply.result {
-            Ok(Outcome::Unchanged) if changes.is_empty() && !event.is_evidence => "unchanged".into(),
-            Ok(_) => "done".into(),
+            Ok(outcome) => event.outcome.unwrap_or_else(|| match outcome {
+                Outcome::Unchanged if changes.is_empty() => "unchanged".into(),
+                _ => "done".into(),
+            }),
             Err(rejected) => rejected.code().into(),
         };
         let mut entry = AuditEntry {

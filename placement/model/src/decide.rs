@@ -8,7 +8,7 @@ use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
     Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp, Rejected,
-    Rev, Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict, judge,
+    Rev, Revision, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict, judge,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -61,6 +61,11 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::DropQuarantine { tenant, cell } => takeover::drop_quarantine(fleet, tenant, cell, stamp),
         Command::Adopt { tenant, held } => adopt(fleet, tenant, held, stamp),
         Command::Reconciled { heard, without } => reconciled(fleet, heard, without),
+        Command::Noted(note) => {
+            let most = StoreNote::BYTES_MAX;
+            require(note.fits(), || invalid("note", format!("at most {most} bytes")))?;
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -101,7 +106,8 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
             fleet.tenant_of_move(*move_id).map(|record| record.revision)
         }
-        Command::SetLimits(_) | Command::Reconciled { .. } => None,
+        Command::SetLimits(_) => Some(fleet.limits_revision()),
+        Command::Reconciled { .. } | Command::Noted(_) => None,
     };
     revision.unwrap_or_default()
 }
@@ -118,6 +124,7 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
         | Command::SetLimits(_)
         | Command::RoutersSaw { .. }
         | Command::Adopt { .. }
+        | Command::Noted(_)
         | Command::Reconciled { .. } => Ok(()),
         Command::CreateTenant(_)
         | Command::PlaceTenant { .. }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Generation, Lineage, MoveId, Phase, Revision, Seq, TenantId, Uid};
+use crate::{
+    Attempt, CellId, Generation, Lineage, MoveId, Phase, RequestId, Revision, Seq, TenantId, Uid, UnixMillis,
+};
 
 /// A refusal. It changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub enum Rejected {
     NotReconciled { lineage: Lineage },
     GrantsContradict { tenant: TenantId, reason: String },
     CellNotHeard { cell: CellId },
+    RequestIdReused { id: RequestId },
+    RequestTooOld { id: RequestId, forgotten: UnixMillis },
 }
 
 impl Rejected {
@@ -87,6 +91,8 @@ impl Rejected {
             Self::NotReconciled { .. } => "NOT_RECONCILED",
             Self::GrantsContradict { .. } => "GRANTS_CONTRADICT",
             Self::CellNotHeard { .. } => "CELL_NOT_HEARD",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::RequestTooOld { .. } => "REQUEST_TOO_OLD",
         }
     }
 
@@ -186,6 +192,13 @@ impl Rejected {
             Self::CellNotHeard { cell } => {
                 format!("start the cell, or go without it: `cellctl store reconcile --without {cell}`")
             }
+            Self::RequestIdReused { .. } => {
+                "repeat the very command that the id was given to, or leave --request-id out: each command gets an id of its own"
+                    .into()
+            }
+            Self::RequestTooOld { .. } => {
+                "look whether it ran (`cellctl audit show`, or read the record); if not, run it without --request-id".into()
+            }
         }
     }
 }
@@ -261,6 +274,14 @@ impl std::fmt::Display for Rejected {
             ),
             Self::GrantsContradict { tenant, reason } => write!(f, "tenant {tenant}: {reason}"),
             Self::CellNotHeard { cell } => write!(f, "cell {cell} has not said what it holds"),
+            Self::RequestIdReused { id } => {
+                write!(f, "request id {id} was given to another command, or by somebody else: this one has not run")
+            }
+            Self::RequestTooOld { id, forgotten } => write!(
+                f,
+                "request {id} may have run: it was first tried before answers that are forgotten by now (up to {forgotten} ms \
+                 since 1970), and is not run again"
+            ),
         }
     }
 }

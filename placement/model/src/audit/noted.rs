@@ -2,20 +2,23 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::{Change, Command, Envelope, MoveIntent, NewCell, NewTenant, Phase, TenantRecord};
+use crate::{
+    AuditHash, AuditTrail, Change, Command, Crowd, Envelope, MoveIntent, NewCell, NewTenant, Phase, Sight,
+    StoreNote, TenantRecord,
+};
 
 /// A command as the trail tells of it.
 pub(super) struct Noted {
     pub(super) action: &'static str,
     pub(super) subject: String,
     pub(super) detail: String,
-    /// It changes nothing on purpose.
-    pub(super) is_evidence: bool,
+    /// What is told in place of whether something was changed.
+    pub(super) outcome: Option<String>,
 }
 
 impl Noted {
     fn new(action: &'static str, subject: String, detail: String) -> Self {
-        Self { action, subject, detail, is_evidence: false }
+        Self { action, subject, detail, outcome: None }
     }
 
     /// What has happened to a tenant.
@@ -104,14 +107,45 @@ impl Noted {
                     |cells: &[crate::CellId]| cells.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
                 Self::new("reconcile", "store".into(), format!("heard={} without={}", names(heard), names(without)))
             }
-            Command::RoutersSaw { tenant: id, move_id, revision, routers } => {
+            Command::RoutersSaw { tenant: id, move_id, revision, routers, crowd } => {
                 let mut detail = format!("move={move_id} seen-revision={revision}");
-                for (router, sight) in routers {
-                    let _ = write!(detail, " {router}={}", sight.as_str());
+                match crowd {
+                    Some(crowd) => crowded(&mut detail, crowd, routers),
+                    None => {
+                        for (router, sight) in routers {
+                            let _ = write!(detail, " {router}={}", sight.as_str());
+                        }
+                    }
                 }
-                Self { is_evidence: true, ..Self::new("routers-saw", tenant(id), detail) }
+                Self { outcome: Some(StoreNote::DONE.into()), ..Self::new("routers-saw", tenant(id), detail) }
             }
+            Command::Noted(StoreNote { action, subject, detail, outcome }) => Self {
+                outcome: Some(outcome.clone()),
+                ..Self::new(action.as_str(), subject.clone(), detail.clone())
+            },
         })
+    }
+}
+
+/// Counts and digest of all; by name those that had not seen it, and then the others, as many as there is room for.
+fn crowded(detail: &mut String, crowd: &Crowd, routers: &[(String, Sight)]) {
+    /// For how many there are that were not named.
+    const LEFT_BYTES: usize = 32;
+    let Crowd { seen, fenced, waiting, digest } = crowd;
+    let _ = write!(detail, " seen={seen} fenced={fenced} waiting={waiting} digest={}", AuditHash(*digest));
+    let all = u64::from(*seen) + u64::from(*fenced) + u64::from(*waiting);
+    let mut named = 0;
+    let (unseen, others): (Vec<_>, Vec<_>) = routers.iter().partition(|(_, sight)| *sight != Sight::Seen);
+    for (router, sight) in unseen.into_iter().chain(others) {
+        let one = format!(" {router}={}", sight.as_str());
+        if detail.len() + one.len() + LEFT_BYTES > AuditTrail::DETAIL_BYTES_MAX {
+            break;
+        }
+        detail.push_str(&one);
+        named += 1;
+    }
+    if named < all {
+        let _ = write!(detail, " unnamed={}", all - named);
     }
 }
 
