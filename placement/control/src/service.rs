@@ -109,7 +109,7 @@ impl Ground {
             UnixMillis(at.get().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
         });
         let asked = request_id.map(|_| cell_store::asked(&actor, &command, expected_revision));
-        Ok(Envelope { request_id, asked, first_tried, expected_revision, at, actor, command })
+        Ok(Envelope { request_id, asked, first_tried, expected_revision, actor, ..Envelope::new(at, command) })
     }
 
     fn belongs(&self) -> bool {

@@ -78,7 +78,8 @@ impl Answers {
         may_have_run.then_some(Err(Rejected::RequestTooOld { id, forgotten }))
     }
 
-    pub(crate) fn remember(&mut self, head: &mut FleetHead, answered: Answered) {
+    /// What was forgotten for a command of an earlier layout is not noted: the versions of then did not either.
+    pub(crate) fn remember(&mut self, head: &mut FleetHead, answered: Answered, layout: u8) {
         let now = answered.at;
         let place = self.gone + head.answered.len() as u64;
         self.places.insert(answered.id, place);
@@ -88,7 +89,9 @@ impl Answers {
             if !expired && head.answered.len() <= Self::MAX {
                 break;
             }
-            head.forgotten = head.forgotten.max(Some(oldest.at));
+            if layout >= 5 {
+                head.forgotten = head.forgotten.max(Some(oldest.at));
+            }
             self.places.remove(&oldest.id);
             head.answered.pop_front();
             self.gone += 1;

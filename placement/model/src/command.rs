@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::layout::since_5;
+use crate::layout::{LAYOUT, since_5};
 use crate::{
     Asked, CellId, CellRecord, CellState, Event, Generation, Held, Leg, Limits, MoveId, MoveRecord, Phase,
     Rejected, RequestId, Revision, Seq, StoreNote, TenantId, TenantRecord, Tier, Uid, UnixMillis,
@@ -330,6 +330,10 @@ impl Crowd {
 /// A command with what the proposer adds to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
+    /// The layout of the version that has proposed it. What later ones do besides they do only for their own: a log is applied
+    /// to the same by whichever version applies it.
+    #[serde(deserialize_with = "since_5")]
+    pub layout: u8,
     /// A retry with the same id runs once and gets the first answer.
     pub request_id: Option<RequestId>,
     /// What is asked for under that id: another request with the same id is refused. None: it is not compared.
@@ -354,6 +358,7 @@ impl Envelope {
     #[must_use]
     pub const fn new(at: UnixMillis, command: Command) -> Self {
         Self {
+            layout: LAYOUT,
             request_id: None,
             asked: None,
             first_tried: None,

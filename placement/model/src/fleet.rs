@@ -224,7 +224,7 @@ impl Fleet {
                 if !changes.is_empty() {
                     self.head.revision = stamp.revision;
                 }
-                if changes.iter().any(|change| matches!(change, Change::Limits(_))) {
+                if envelope.layout >= 5 && changes.iter().any(|change| matches!(change, Change::Limits(_))) {
                     self.head.limits_revision = stamp.revision;
                 }
                 let outcome = outcome_of(&changes);
@@ -238,7 +238,7 @@ impl Fleet {
         self.audit.note(self.head.cluster, envelope, before.as_ref(), &changes, &reply);
         if let Some(id) = envelope.request_id {
             let answered = Answered { id, at: envelope.at, asked: envelope.asked, reply: reply.clone() };
-            self.answers.remember(&mut self.head, answered);
+            self.answers.remember(&mut self.head, answered, envelope.layout);
         }
         (reply, changes)
     }

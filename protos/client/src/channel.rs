@@ -95,7 +95,7 @@ pub(crate) fn told(status: &Status) -> String {
 /// The stable code of a refusal, where it has one.
 #[must_use]
 pub fn code_of(status: &Status) -> Option<String> {
-    Some(trailer_of(status, trailer::CODE)).filter(|code| !code.is_empty())
+    Some(trailer_of(status, crate::trailer::CODE)).filter(|code| !code.is_empty())
 }
 
 /// A trailer as text; empty where there is none.

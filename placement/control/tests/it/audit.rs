@@ -79,17 +79,18 @@ async fn what_is_done_to_the_store_is_in_the_trail_whichever_node_does_it() {
     let told: Vec<(&str, &str, &str)> =
         trail.iter().map(|entry| (entry.action.as_str(), entry.subject.as_str(), entry.outcome.as_str())).collect();
     let (leading, following) = (format!("node/{}", nodes.nodes[leader].endpoint()), format!("node/{at}"));
+    let (leading, following) = (leading.as_str(), following.as_str());
     assert_eq!(
         told,
         [
             ("init-cluster", "store", "done"),
-            ("snapshot", following.as_str(), "done"),
-            ("compact", &following, "done"),
-            ("backup", &leading, "done"),
+            ("snapshot", following, "done"),
+            ("compact", following, "done"),
+            ("backup", leading, "done"),
             ("promote-member", "node/0000000000000009", "asked"),
             ("promote-member", "node/0000000000000009", "MEMBER_UNKNOWN"),
-            ("move-leader", &following, "asked"),
-            ("move-leader", &following, "done"),
+            ("move-leader", following, "asked"),
+            ("move-leader", following, "done"),
         ]
     );
 }
