@@ -28,7 +28,7 @@ impl ClusterEndpoint {
     /// A new cluster's first entry in its audit trail. It is waited for as long as an election takes, and told later where
     /// that takes longer.
     async fn tell_of_beginning(&self, members: &[Member], by: Caller) {
-        const ELECTION: Duration = Duration::from_secs(1);
+        const ELECTION: Duration = Duration::from_secs(3);
         let addresses: Vec<&str> = members.iter().map(|member| member.address.as_str()).collect();
         let (subject, detail) = ("store".into(), format!("members={}", addresses.join(",")));
         let (deed, ground) = (Deed { action: StoreAction::InitCluster, subject, detail, by }, self.ground.clone());

@@ -20,8 +20,10 @@ use tonic::{Code, Status};
 use super::{Caller, Ground};
 use crate::refusal::{malformed, not_told};
 
-/// How long a leader is looked for.
+/// How long a leader is looked for,
 const PATIENCE: Duration = Duration::from_secs(2);
+/// and how long the first one of a cluster.
+const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 /// Of who asks: role and name of a certificate.
 const ACTOR_BYTES_MAX: usize = 128;
 
@@ -82,7 +84,9 @@ impl Ground {
             }
         }
         let members = self.store.status().members.into_iter().map(|member| member.address).collect();
-        let options = ClientOptions { deadline: PATIENCE, ..ClientOptions::over(self.link.clone()) };
+        let is_new = note.action == StoreAction::InitCluster;
+        let deadline = if is_new { FIRST_PATIENCE } else { PATIENCE };
+        let options = ClientOptions { deadline, ..ClientOptions::over(self.link.clone()) };
         let told = ControlClient::new(members, options).note(&note, &by.actor).await;
         told.map_err(|error: ClientError| not_told(&error.to_string()))
     }
