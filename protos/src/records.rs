@@ -138,6 +138,7 @@ impl From<Limits> for v1::Limits {
             moves_total: limits.moves_total,
             moves_per_cell: limits.moves_per_cell,
             moves_queued: limits.moves_queued,
+            revision: 0,
         }
     }
 }

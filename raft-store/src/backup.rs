@@ -12,8 +12,12 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use cell_model::{AuditEntry, BrokenChain, Change, ClusterId, Fleet, FleetHead, Lineage, Revision};
+use cell_model::{
+    AuditEntry, BrokenChain, Change, ClusterId, Command, Envelope, Fleet, FleetHead, Lineage, Revision,
+    StoreAction, StoreNote, UnixMillis,
+};
 use openraft::async_runtime::WatchReceiver;
 
 use crate::codec;
@@ -232,6 +236,24 @@ fn revision_of(lineage: Lineage, old: &FleetHead) -> Result<Revision, BackupErro
     Ok(Revision(old.revision.get().saturating_add(REVISIONS_SKIPPED * higher)))
 }
 
+/// The restore itself, for the audit trail of what it makes.
+fn told(old: &FleetHead, lineage: Lineage, advertise: &str) -> Envelope {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = UnixMillis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let detail = format!(
+        "from-cluster={} from-lineage={} from-revision={} lineage={lineage}",
+        old.cluster, old.lineage, old.revision
+    );
+    let note = StoreNote {
+        action: StoreAction::Restore,
+        subject: format!("node/{advertise}"),
+        detail,
+        outcome: StoreNote::DONE.into(),
+    };
+    // Nobody has to say who he is where he has the files.
+    Envelope { actor: "local".into(), ..Envelope::new(at, Command::Noted(note)) }
+}
+
 /// Makes a data directory out of a backup: the one voter of a new cluster, reached at `advertise`. Its lineage is one
 /// more than the backup's, or the one that is given: cells follow no lower one than they have.
 ///
@@ -266,6 +288,7 @@ pub async fn restore(
     let mut trail = contents.fleet.audit().after(0).map(|entry| AuditEntry::clone(entry));
     let broken = |broken: BrokenChain| BackupError::Read(io::Error::other(broken));
     trail.try_for_each(|entry| fleet.restore_audit(entry)).map_err(broken)?;
+    fleet.apply(&told(old, lineage, advertise));
     let first = WireLogId { term: 1, node: node_id, index: 1 };
     let membership =
         WireMembership { configs: vec![[node_id].into()], nodes: [(node_id, advertise.to_owned())].into() };

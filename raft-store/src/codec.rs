@@ -1,20 +1,27 @@
 //! How a value is written, on disk and between nodes: `version | crc32c of the rest | postcard`.
 //!
 //! A flipped byte is found and named when the value is read; it is never served. The version belongs to the layout of
-//! our own structs, so that an upgrade of a library cannot change what the bytes mean.
+//! our own structs, so that an upgrade of a library cannot change what the bytes mean. What the version before this one has
+//! written is read as well, value by value: what is written anew has today's layout (see [`cell_model::layout`]).
 
+use cell_model::layout::{self, EARLIEST, LAYOUT};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::EngineError;
 
 /// Layout of everything in [`crate::wire`] and of the model's records. A change of any of them raises it.
-const VERSION: u8 = 5;
+const VERSION: u8 = LAYOUT;
 const HEAD_BYTES: usize = 5;
 
 /// Writes a value.
 pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION, 0, 0, 0, 0];
+    seal_as(VERSION, value)
+}
+
+/// Writes a value that is laid out in `layout` as it is today, for whoever reads that one.
+pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
+    let mut bytes = vec![layout, 0, 0, 0, 0];
     bytes = postcard::to_extend(value, bytes).expect("our structs have no part that postcard cannot write");
     let checksum = crc32c::crc32c(&bytes[HEAD_BYTES..]);
     bytes[1..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
@@ -35,28 +42,30 @@ pub(crate) fn seal_items(items: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Reads items back, and says where they are in `bytes`.
-pub(crate) fn open_items<T: DeserializeOwned>(
+/// Reads items back. Answers also what [`extend`] goes on from: they are then written as they are written today.
+pub(crate) fn open_items<T: Serialize + DeserializeOwned>(
     bytes: &[u8],
     what: impl Fn() -> String,
-) -> Result<(Vec<T>, &[u8]), EngineError> {
-    let items = checked(bytes, &what).map_err(no_layout_inside)?;
+) -> Result<(Vec<T>, Vec<u8>), EngineError> {
+    let (layout, items) = checked(bytes, &what).map_err(no_layout_inside)?;
     let (mut rest, mut found) = (items, Vec::new());
     while !rest.is_empty() {
-        let (item, left) = postcard::take_from_bytes(rest)
+        let (item, left) = layout::reading(layout, || postcard::take_from_bytes(rest))
             .map_err(|error| EngineError::Corrupt { what: what(), detail: error.to_string() })?;
         found.push(item);
         rest = left;
     }
-    Ok((found, items))
+    let written = if layout == VERSION { items.to_vec() } else { found.iter().fold(Vec::new(), extend) };
+    Ok((found, written))
 }
 
-/// A value as another version of the program would have written it.
-#[cfg(test)]
-pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
-    let mut bytes = seal(value);
-    bytes[0] = layout;
-    bytes
+/// The layout that whoever wrote this writes; today's where it says nothing that is read.
+pub(crate) fn layout_of(sealed: &[u8]) -> u8 {
+    sealed.first().copied().filter(|layout| is_read(*layout)).unwrap_or(VERSION)
+}
+
+fn is_read(layout: u8) -> bool {
+    (EARLIEST..=VERSION).contains(&layout)
 }
 
 /// Reads a value back. `what` names it in the error.
@@ -69,17 +78,17 @@ fn no_layout_inside(error: EngineError) -> EngineError {
     match error {
         EngineError::Layout { what, found, expected } => EngineError::Corrupt {
             what,
-            detail: format!("it has layout {found}, and this program reads {expected}"),
+            detail: format!("it has layout {found}, and this program reads {EARLIEST} to {expected}"),
         },
         error => error,
     }
 }
 
 /// As [`open`], for what is read first of a directory or a file. There another layout is no damage: another version of
-/// the program has written all of it, and reads it. Whatever comes behind it has the same layout.
+/// the program has written all of it, and reads it.
 pub(crate) fn open_first<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<T, EngineError> {
-    let body = checked(bytes, &what)?;
-    match postcard::take_from_bytes(body) {
+    let (layout, body) = checked(bytes, &what)?;
+    match layout::reading(layout, || postcard::take_from_bytes(body)) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => {
             Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too many", rest.len()) })
@@ -88,8 +97,8 @@ pub(crate) fn open_first<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> S
     }
 }
 
-/// What stands behind the head, where the checksum fits and the layout is ours.
-fn checked(bytes: &[u8], what: impl Fn() -> String) -> Result<&[u8], EngineError> {
+/// The layout and what stands behind the head, where the checksum fits and the layout is one that is read.
+fn checked(bytes: &[u8], what: impl Fn() -> String) -> Result<(u8, &[u8]), EngineError> {
     let Some((&[version, c0, c1, c2, c3], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too few", bytes.len()) });
     };
@@ -98,10 +107,10 @@ fn checked(bytes: &[u8], what: impl Fn() -> String) -> Result<&[u8], EngineError
         let detail = format!("its checksum is {actual:08x} and should be {expected:08x}");
         return Err(EngineError::Corrupt { what: what(), detail });
     }
-    if version != VERSION {
+    if !is_read(version) {
         return Err(EngineError::Layout { what: what(), found: version, expected: VERSION });
     }
-    Ok(body)
+    Ok((version, body))
 }
 
 #[cfg(test)]
@@ -121,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_read_first_is_not_called_corrupt_where_another_version_wrote_it() {
-        for layout in [VERSION - 1, VERSION + 1] {
+        for layout in [EARLIEST - 1, VERSION + 1] {
             let sealed = seal_as(layout, &42_u64);
             let refused = open_first::<u64>(&sealed, || "it".into()).expect_err("another layout");
             assert!(matches!(&refused, EngineError::Layout { found, .. } if *found == layout), "{refused:?}");

@@ -60,7 +60,12 @@ impl Disk {
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
-        let sync_path = honesty::probe(path).map_err(unusable)?;
+        let sync_path = honesty::probe(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                OpenError::Full { path: path.to_owned(), source }
+            }
+            _ => unusable(source),
+        })?;
         let inside = |name: &str| {
             let path = path.join(name);
             (path.clone(), move |source: EngineError| match &source {

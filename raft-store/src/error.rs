@@ -28,6 +28,15 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no room in the data directory for the little that a start writes.
+    #[error("there is no room in data directory {}", path.display())]
+    Full {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Another process, or another store in this one, has the directory open.
     #[error("data directory {} is locked by another process", path.display())]
     Locked {
@@ -68,6 +77,7 @@ impl OpenError {
         match self {
             Self::InvalidOption { .. } => "INVALID_OPTION",
             Self::Directory { .. } => "DATA_DIRECTORY_UNUSABLE",
+            Self::Full { .. } => "DISK_FULL",
             Self::Locked { .. } => "DATA_DIRECTORY_LOCKED",
             Self::Format { .. } | Self::Storage { source: EngineError::Layout { .. }, .. } => {
                 "DATA_DIRECTORY_FORMAT"
@@ -83,6 +93,9 @@ impl OpenError {
     pub fn hint(&self) -> String {
         match self {
             Self::InvalidOption { .. } => "correct the option and start again".into(),
+            Self::Full { path, .. } => {
+                format!("make room on the disk of {}, and start it again: nothing is lost", path.display())
+            }
             Self::Directory { path, .. } => {
                 format!("check that {} exists, may be written, and is the directory of one node", path.display())
             }

@@ -67,21 +67,27 @@ pub(crate) fn probe(directory: &Path) -> io::Result<SyncPath> {
     let before = counters(&mount.number);
     let mut took = Vec::with_capacity(ROUNDS);
     let path = directory.join(PROBE);
-    let mut file = File::create(&path)?;
+    let written = write(&path, &mut took);
+    let after = counters(&mount.number);
+    // Also where it could not be written: on a full disk it takes the last room.
+    let removed = fs::remove_file(&path);
+    written.and(removed)?;
+    took.sort_unstable();
+    let honesty = judge(&mount, before, after);
+    let found = SyncPath { filesystem: mount.filesystem, device: mount.device, median: took[ROUNDS / 2], honesty };
+    tell(directory, &found);
+    Ok(found)
+}
+
+fn write(path: &Path, took: &mut Vec<Duration>) -> io::Result<()> {
+    let mut file = File::create(path)?;
     for round in 0..ROUNDS {
         file.write_all(&[u8::try_from(round).unwrap_or(0); BLOCK_BYTES])?;
         let begin = Instant::now();
         file.sync_data()?;
         took.push(begin.elapsed());
     }
-    let after = counters(&mount.number);
-    drop(file);
-    fs::remove_file(&path)?;
-    took.sort_unstable();
-    let honesty = judge(&mount, before, after);
-    let found = SyncPath { filesystem: mount.filesystem, device: mount.device, median: took[ROUNDS / 2], honesty };
-    tell(directory, &found);
-    Ok(found)
+    Ok(())
 }
 
 fn tell(directory: &Path, found: &SyncPath) {

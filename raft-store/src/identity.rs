@@ -6,8 +6,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cell_model::ClusterId;
+use cell_model::layout::LAYOUT;
 
-use crate::codec;
+use crate::codec::{self, layout_of};
 use crate::engine::LogEngine;
 use crate::entropy;
 use crate::error::{ClaimError, EngineError, OpenError};
@@ -56,6 +57,18 @@ impl Identity {
             cluster: RwLock::new(cluster),
             claiming: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Writes the names in today's layout where they have an earlier one: from now on the version that wrote them must not
+    /// take the directory for its own.
+    pub(crate) fn renew(&self) -> Result<(), EngineError> {
+        match self.engine.get_meta(META_IDENTITY)? {
+            Some(bytes) if layout_of(&bytes) != LAYOUT => {
+                let identity = WireIdentity { format: FORMAT, node_id: self.node_id };
+                self.engine.put_meta(META_IDENTITY, &codec::seal(&identity))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(crate) const fn node_id(&self) -> u64 {

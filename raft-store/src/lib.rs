@@ -16,6 +16,7 @@
 //! A write is acknowledged when a majority has it on disk and the leader has applied it. A read after
 //! [`Store::read_index`] sees every write acknowledged before.
 
+mod asked;
 mod backup;
 mod codec;
 mod consensus;
@@ -52,6 +53,7 @@ mod suite;
 mod transfer;
 mod wire;
 
+pub use asked::asked;
 pub use backup::{Backup, REVISIONS_SKIPPED, Restored, Summary, restore, verify_backup, verify_directory};
 pub use disk::Disk;
 pub use error::{

@@ -78,6 +78,11 @@ impl MachineShared {
         self.applied().head.applied
     }
 
+    /// Nodes that have left.
+    pub(crate) fn removed(&self) -> Vec<u64> {
+        self.applied().head.removed.clone()
+    }
+
     /// The whole state at one moment.
     pub(crate) fn image(&self) -> (WireHead, FleetImage) {
         let applied = self.applied();
@@ -203,7 +208,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 EntryPayload::Normal(batch) => self.shared.run(&mut applied, batch),
                 EntryPayload::Membership(membership) => {
                     let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                    applied.head.membership = (&stored).into();
+                    applied.head.change_members((&stored).into());
                     Replies::default()
                 }
             };

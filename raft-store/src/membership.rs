@@ -56,6 +56,8 @@ pub enum Change {
 pub(crate) struct Situation {
     /// Everybody, the leader included.
     pub members: Vec<MemberProgress>,
+    /// Nodes that were members and have left.
+    pub removed: Vec<u64>,
     /// The leader itself.
     pub leader: u64,
     /// A change is not finished: two sets of voters have to agree on everything.
@@ -175,6 +177,7 @@ fn add(situation: &Situation, node_id: u64, address: &str) -> Result<Verdict, Me
         (Err(_), Some(other)) => {
             Err(MembershipError::AddressTaken { address: address.to_owned(), node_id: *other })
         }
+        (Err(_), None) if situation.removed.contains(&node_id) => Err(MembershipError::Removed { node_id }),
         (Err(_), None) if situation.members.len() >= MEMBERS_MAX => {
             Err(MembershipError::TooMany { limit: MEMBERS_MAX })
         }
@@ -215,7 +218,13 @@ mod tests {
         let voters = (1..=3).map(|node_id| member(node_id, true, 0, heard(node_id)));
         let learners = learners.iter().map(|(node_id, lag)| member(*node_id, false, *lag, heard(*node_id)));
         let members = voters.chain(learners).collect();
-        Situation { members, leader: 1, changing: false, alive_within: Duration::from_millis(800) }
+        Situation {
+            members,
+            removed: vec![9],
+            leader: 1,
+            changing: false,
+            alive_within: Duration::from_millis(800),
+        }
     }
 
     fn refused(situation: &Situation, change: Change) -> &'static str {
@@ -230,7 +239,9 @@ mod tests {
         assert_eq!(judge(&now, &add(2, "node-2:7000")), Ok(Verdict::Done));
         assert_eq!(refused(&now, add(2, "elsewhere:7000")), "MEMBER_ELSEWHERE");
         // The same address with another node id: the directory is new, and the old node must be replaced.
-        assert_eq!(refused(&now, add(9, "node-2:7000")), "MEMBER_ADDRESS_TAKEN");
+        assert_eq!(refused(&now, add(8, "node-2:7000")), "MEMBER_ADDRESS_TAKEN");
+        // It was removed, and is started again on the same directory: its votes of before are not to count.
+        assert_eq!(refused(&now, add(9, "node-9:7000")), "MEMBER_REMOVED");
     }
 
     #[test]

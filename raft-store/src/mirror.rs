@@ -102,6 +102,8 @@ pub(crate) fn head_of(fleet: &Fleet, before: &WireHead) -> WireHead {
         lineage: head.lineage,
         revision: head.revision,
         limits: head.limits,
+        limits_revision: head.limits_revision,
+        forgotten: head.forgotten,
         ..before.clone()
     }
 }
@@ -187,8 +189,10 @@ impl Mirror {
             lineage: head.lineage,
             revision: head.revision,
             limits: head.limits,
+            limits_revision: head.limits_revision,
             unreconciled: false,
-            answered: found.answers.values().map(|one| (one.id, one.at, one.reply.clone())).collect(),
+            answered: found.answers.values().cloned().map(WireAnswer::into_answered).collect(),
+            forgotten: head.forgotten,
         });
         let last = found.answers.last_key_value();
         self.next_ordinal = last.map_or(0, |(ordinal, _)| ordinal + 1);
@@ -276,12 +280,12 @@ impl Mirror {
     /// that was noted last.)
     fn note_answer(&mut self, fleet: &Fleet, envelope: &Envelope) {
         let answered = &fleet.head().answered;
-        let Some((id, at, reply)) = answered.back().filter(|(id, ..)| Some(*id) == envelope.request_id) else {
+        let Some(newest) = answered.back().filter(|newest| Some(newest.id) == envelope.request_id) else {
             return;
         };
-        if self.last_answer != Some(*id) {
-            self.last_answer = Some(*id);
-            let answer = WireAnswer { ordinal: self.next_ordinal, id: *id, at: *at, reply: reply.clone() };
+        if self.last_answer != Some(newest.id) {
+            self.last_answer = Some(newest.id);
+            let answer = WireAnswer::of(self.next_ordinal, newest);
             self.answers.push(self.next_ordinal, &answer, &mut self.writes);
             self.next_ordinal += 1;
         }
@@ -324,11 +328,11 @@ impl Mirror {
         self.engine.sync()?;
         self.engine.clear_but(INSTALLING)?;
         *self = Self::new(Arc::clone(&self.engine));
-        for (id, at, reply) in &fleet.head().answered {
-            let answer = WireAnswer { ordinal: self.next_ordinal, id: *id, at: *at, reply: reply.clone() };
+        for answered in &fleet.head().answered {
+            let answer = WireAnswer::of(self.next_ordinal, answered);
             self.answers.push(self.next_ordinal, &answer, &mut self.writes);
             self.next_ordinal += 1;
-            self.last_answer = Some(*id);
+            self.last_answer = Some(answered.id);
             self.hand_on_full()?;
         }
         for entry in fleet.audit().after(0) {

@@ -10,9 +10,11 @@
 //! put off for a moment, because the next entry mostly comes before and brings it along ([`Pace`]).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cell_model::layout::LAYOUT;
 use cell_protos::v1::RaftMessage;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::RPCTypes;
@@ -223,9 +225,13 @@ pub(crate) fn receive(
     let cluster_id = node.identity.cluster().unwrap_or_default().0;
     let refused: Arc<Mutex<Option<Status>>> = Arc::default();
     let said = Arc::clone(&refused);
-    let requests = stream::unfold((messages, endpoint, refused), |(mut messages, endpoint, refused)| async move {
-        match accept(&mut messages, &endpoint).await {
-            Ok(request) => Some((request?, (messages, endpoint, refused))),
+    // Of the leader at the other end: it is answered as it asks.
+    let layout = Arc::new(AtomicU8::new(LAYOUT));
+    let asked_in = Arc::clone(&layout);
+    let begin = (messages, endpoint, refused, asked_in);
+    let requests = stream::unfold(begin, |(mut messages, endpoint, refused, asked_in)| async move {
+        match accept(&mut messages, &endpoint, &asked_in).await {
+            Ok(request) => Some((request?, (messages, endpoint, refused, asked_in))),
             Err(status) => {
                 *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
                 None
@@ -236,7 +242,8 @@ pub(crate) fn receive(
     let requests = requests.take_until(stopped.clone().cancelled_owned());
     let answers = raft.stream_append(requests).map(move |answer| {
         let matched = WireMatched::from(answer.map_err(|error| fatal(&error))?);
-        Ok(RaftMessage { cluster_id, payload: codec::seal(&matched).into() })
+        let payload = codec::seal_as(layout.load(Ordering::Relaxed), &matched);
+        Ok(RaftMessage { cluster_id, payload: payload.into() })
     });
     let last = stream::once(async move { said.lock().unwrap_or_else(PoisonError::into_inner).take() });
     answers
@@ -246,10 +253,15 @@ pub(crate) fn receive(
 }
 
 /// The next request; none at the end.
-async fn accept(messages: &mut Streaming<RaftMessage>, endpoint: &RaftEndpoint) -> Result<Option<Append>, Status> {
+async fn accept(
+    messages: &mut Streaming<RaftMessage>,
+    endpoint: &RaftEndpoint,
+    asked_in: &AtomicU8,
+) -> Result<Option<Append>, Status> {
     let Some(message) = messages.message().await? else { return Ok(None) };
     let node = endpoint.admit(&message)?;
     let append: WireAppend = read(&message)?;
+    asked_in.store(codec::layout_of(&message.payload), Ordering::Relaxed);
     if !append.entries.is_empty() {
         node.may_write()?;
     }

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::codec;
+use crate::codec::{self, layout_of};
 use crate::consensus::{LogId, Raft, Snapshot, SnapshotMeta, TypeConfig};
 use crate::entropy;
 use crate::identity::Identity;
@@ -85,9 +85,11 @@ pub(crate) fn read<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Stat
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-pub(crate) fn reply(node: &Node, payload: &impl Serialize) -> Response<RaftMessage> {
+/// An answer in the layout in which was asked: in the course of a rolling upgrade the leader may be of the version before.
+/// (No answer is laid out in another way there.)
+pub(crate) fn reply(node: &Node, layout: u8, payload: &impl Serialize) -> Response<RaftMessage> {
     let cluster_id = node.identity.cluster().unwrap_or_default().0;
-    Response::new(RaftMessage { cluster_id, payload: codec::seal(payload).into() })
+    Response::new(RaftMessage { cluster_id, payload: codec::seal_as(layout, payload).into() })
 }
 
 pub(crate) fn fatal(error: &Fatal<TypeConfig>) -> Status {
@@ -104,6 +106,7 @@ impl RaftService for RaftEndpoint {
         let message = request.into_inner();
         let node = self.admit(&message)?;
         let append: WireAppend = read(&message)?;
+        let layout = layout_of(&message.payload);
         drop(message);
         if !append.entries.is_empty() {
             node.may_write()?;
@@ -118,7 +121,7 @@ impl RaftService for RaftEndpoint {
             AppendEntriesResponse::Conflict => WireAppended::Conflict,
             AppendEntriesResponse::HigherVote(vote) => WireAppended::HigherVote((&vote).into()),
         };
-        Ok(reply(&node, &answer))
+        Ok(reply(&node, layout, &answer))
     }
 
     type AppendStreamStream = BoxStream<'static, Result<RaftMessage, Status>>;
@@ -146,14 +149,14 @@ impl RaftService for RaftEndpoint {
         rpc.leadership_transfer = wire.transfer;
         let answer = if wire.pre { node.raft.pre_vote(rpc).await } else { node.raft.vote(rpc).await };
         let answer = answer.map_err(|error| raft_error(&error))?;
-        Ok(reply(&node, &WireVoteReply::from(&answer)))
+        Ok(reply(&node, layout_of(&message.payload), &WireVoteReply::from(&answer)))
     }
 
     async fn snapshot_progress(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let message = request.into_inner();
         let node = self.admit(&message)?;
         let bytes = node.arrivals.have(&read(&message)?);
-        Ok(reply(&node, &WireSnapshotHave { bytes }))
+        Ok(reply(&node, layout_of(&message.payload), &WireSnapshotHave { bytes }))
     }
 
     async fn install_snapshot(
@@ -172,7 +175,7 @@ impl RaftService for RaftEndpoint {
         let snapshot = Snapshot { meta, snapshot: data };
         let installed = node.raft.install_full_snapshot(vote.into(), snapshot).await;
         let installed = installed.map_err(|error| fatal(&error))?;
-        Ok(reply(&node, &WireSnapshotReply { vote: (&installed.vote).into() }))
+        Ok(reply(&node, layout_of(&first.payload), &WireSnapshotReply { vote: (&installed.vote).into() }))
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
@@ -192,6 +195,6 @@ impl RaftService for RaftEndpoint {
                 actual: actual.as_ref().map(WireLogId::from),
             },
         };
-        Ok(reply(&node, &answer))
+        Ok(reply(&node, layout_of(&message.payload), &answer))
     }
 }

@@ -63,6 +63,8 @@ pub struct StoreStatus {
     pub purged_index: u64,
     /// How long applying has stood still here.
     pub pace: ApplyPace,
+    /// How long ago a majority has confirmed this node as the leader; none where it does not lead, or none has yet.
+    pub quorum_ack: Option<Duration>,
     /// Everybody in the cluster.
     pub members: Vec<Member>,
     /// How far syncs reach; none where the store is in memory.

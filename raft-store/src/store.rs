@@ -4,11 +4,12 @@ mod members;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cell_model::{ClusterId, Envelope, Fleet, Lineage, Reply, Revision};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError as RaftInitializeError, LinearizableReadError, RaftError};
-use openraft::{BasicNode, LinearizerOption, ReadPolicy};
+use openraft::{BasicNode, Instant as _, LinearizerOption, ReadPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.cancel();
         self.node.machine.hub.close();
+        if self.disk.place.is_some() && self.fault.first().is_some() {
+            // Its last handle would sync once more, what the kernel may have dropped by now, and panic where that fails.
+            std::mem::forget(self.disk.clone());
+        }
     }
 }
 
@@ -87,6 +92,7 @@ impl Store {
         let path = options.data_dir.clone();
         let failed = |source: EngineError| OpenError::Storage { path: path.clone(), source };
         let identity = Arc::new(Identity::open(Arc::clone(&disk.log), &path, options.seed).await?);
+        identity.renew().map_err(failed)?;
         let config = consensus::of_node(config, &options, identity.node_id());
         let fault = Fault::new();
         let log = Log::open(Arc::clone(&disk.log), fault.clone()).map_err(failed)?;
@@ -160,8 +166,11 @@ impl Store {
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => {
                 Err(ReadError::NotLeader { leader: self.leader_elsewhere() })
             }
-            Ok(Err(RaftError::APIError(error @ LinearizableReadError::QuorumNotEnough(_)))) => {
-                Err(ReadError::Unavailable { reason: error.to_string() })
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missed)))) => {
+                let voters = self.members().into_iter().filter(|member| member.voter).count();
+                Err(ReadError::Unavailable {
+                    reason: format!("{} of {voters} voters have answered", missed.got.len()),
+                })
             }
             Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Stopped),
             Err(_) => {
@@ -239,6 +248,11 @@ impl Store {
             snapshot_index: metrics.snapshot.map_or(0, |covered| covered.index),
             purged_index: metrics.purged.map_or(0, |purged| purged.index),
             pace: self.inner.node.machine.pace.seen(),
+            quorum_ack: match members.as_slice() {
+                // It is the majority.
+                [_] if leadership.is_leader => Some(Duration::ZERO),
+                _ => metrics.last_quorum_acked.map(|acked| acked.elapsed()),
+            },
             members,
             sync_path: self.inner.disk.place.as_ref().map(|place| place.1.clone()),
             disk_available: self.inner.node.space.available(),

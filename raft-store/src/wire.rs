@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cell_model::{ClusterId, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
+use cell_model::layout::since_5;
+use cell_model::{Answered, Asked, ClusterId, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
 use openraft::raft::StreamAppendError;
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload, Membership};
@@ -160,6 +161,28 @@ pub(crate) struct WireHead {
     pub limits: Limits,
     pub applied: Option<WireLogId>,
     pub membership: WireStored,
+    #[serde(deserialize_with = "since_5")]
+    pub limits_revision: Revision,
+    /// When the newest answer was given that is not remembered any more.
+    #[serde(deserialize_with = "since_5")]
+    pub forgotten: Option<UnixMillis>,
+    /// Nodes that have left, the newest last.
+    #[serde(deserialize_with = "since_5")]
+    pub removed: Vec<u64>,
+}
+
+impl WireHead {
+    /// Nodes that have left and are remembered; those that left first are forgotten beyond it.
+    pub(crate) const REMOVED_MAX: usize = 64;
+
+    /// Other members than before: whoever is none of them any more has left for ever.
+    pub(crate) fn change_members(&mut self, next: WireStored) {
+        let gone = self.membership.membership.nodes.keys().filter(|id| !next.membership.nodes.contains_key(*id));
+        self.removed.extend(gone);
+        let forgotten = self.removed.len().saturating_sub(Self::REMOVED_MAX);
+        self.removed.drain(..forgotten);
+        self.membership = next;
+    }
 }
 
 /// A remembered answer; `ordinal` keeps their order.
@@ -168,7 +191,21 @@ pub(crate) struct WireAnswer {
     pub ordinal: u64,
     pub id: RequestId,
     pub at: UnixMillis,
+    #[serde(deserialize_with = "since_5")]
+    pub asked: Option<Asked>,
     pub reply: Reply,
+}
+
+impl WireAnswer {
+    pub(crate) fn of(ordinal: u64, answered: &Answered) -> Self {
+        let Answered { id, at, asked, reply } = answered.clone();
+        Self { ordinal, id, at, asked, reply }
+    }
+
+    pub(crate) fn into_answered(self) -> Answered {
+        let Self { ordinal: _, id, at, asked, reply } = self;
+        Answered { id, at, asked, reply }
+    }
 }
 
 /// What a snapshot covers.

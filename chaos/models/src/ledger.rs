@@ -479,6 +479,10 @@ impl FleetView for Ledger {
         Limits::default()
     }
 
+    fn limits_revision(&self) -> Revision {
+        Revision::default()
+    }
+
     fn cell(&self, id: &CellId) -> Option<&CellRecord> {
         self.cells.iter().find(|cell| cell.id == *id)
     }

@@ -120,9 +120,9 @@ struct Ran<'a> {
 impl<'a> Ran<'a> {
     fn of(fleet: &'a Fleet) -> Self {
         let mut ran = Self { by_id: BTreeMap::new(), twice: Vec::new() };
-        for (place, (id, _, reply)) in fleet.head().answered.iter().enumerate() {
-            if ran.by_id.insert(*id, (place, reply)).is_some() {
-                ran.twice.push(*id);
+        for (place, answered) in fleet.head().answered.iter().enumerate() {
+            if ran.by_id.insert(answered.id, (place, &answered.reply)).is_some() {
+                ran.twice.push(answered.id);
             }
         }
         ran
@@ -224,7 +224,7 @@ impl Replay {
         let mut fleet = Fleet::new(end.head().cluster, end.head().lineage);
         let mut replay = Self { changes: BTreeMap::new(), snapshots: BTreeMap::new(), last: end.head().revision };
         replay.snapshots.insert(Revision(0), fleet.clone());
-        for (id, _, kept) in &end.head().answered {
+        for cell_model::Answered { id, reply: kept, .. } in &end.head().answered {
             // A request that nobody asked for has been named already.
             let Some(envelope) = envelopes.get(id) else { continue };
             let (reply, changes) = fleet.apply(envelope);

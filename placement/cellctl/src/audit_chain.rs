@@ -138,6 +138,18 @@ impl Trail {
         self.end.verify(&self.key_id, &self.signature, trusted).map_err(Doubt::Signature)
     }
 
+    /// What it holds, and what it does not: a file whose beginning was cut off is one chain as well.
+    pub(crate) fn told(&self) -> String {
+        let end = self.end.number;
+        match self.entries.first().map(|first| first.number) {
+            None => format!("it has no entries; what it continues ends at entry {end}"),
+            Some(1) => format!("entries 1 to {end}, from the beginning of the cluster, are one chain"),
+            Some(first) => {
+                format!("entries {first} to {end} are one chain; entries 1 to {} are not in it", first - 1)
+            }
+        }
+    }
+
     /// Hash of an entry, where this trail knows it: its own entries, and the one before the first.
     fn hash_at(&self, number: u64) -> Option<cell_model::AuditHash> {
         if number == self.end.number {
@@ -246,6 +258,15 @@ mod tests {
             Trail::from_lines(&text.replacen("\"number\":2", "\"number\":\"2\"", 1)),
             Err(Doubt::Line { line: 2, .. })
         ));
+    }
+
+    #[test]
+    fn a_file_without_its_beginning_says_so() {
+        let key = SigningKey::generate();
+        let told = |after| trail(&key, 9, after, "operator/a").told();
+        assert_eq!(told(0), "entries 1 to 9, from the beginning of the cluster, are one chain");
+        assert_eq!(told(4), "entries 5 to 9 are one chain; entries 1 to 4 are not in it");
+        assert_eq!(told(9), "it has no entries; what it continues ends at entry 9");
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cell_model::{CellId, MoveId, RequestId, TenantId};
+use cell_model::{CellId, MoveId, TenantId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod adopt;
 mod care;
 mod cells;
 mod drill;
+mod earlier;
 mod moves;
 mod unbounded;
 
@@ -20,6 +21,7 @@ pub(crate) use adopt::{Adopt, Enroll, OfCells};
 pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use cells::{Declare, Traits};
 pub(crate) use drill::{Drill, RunDrills, Wires};
+pub(crate) use earlier::EarlierTry;
 pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
     Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan, RingArgs,
@@ -73,14 +75,14 @@ pub struct Global {
     #[arg(long, global = true, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
     pub timeout: Duration,
     /// Name of an earlier try of the same command, as an unknown outcome printed it: it runs once
-    #[arg(long, global = true, value_name = "HEX", value_parser = request_id)]
-    pub request_id: Option<RequestId>,
-}
-
-fn request_id(text: &str) -> Result<RequestId, String> {
-    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let number = u128::from_str_radix(text, 16).ok().filter(|_| digits);
-    number.map(RequestId).ok_or_else(|| "32 hexadecimal digits are wanted".to_owned())
+    #[arg(long, global = true, value_name = "HEX[@MS]", value_parser = earlier::earlier_try)]
+    pub request_id: Option<EarlierTry>,
+    /// Only where the record (or the limits) is still at this revision, as `describe` shows it; for commands that change one
+    #[arg(long, global = true, value_name = "REVISION")]
+    pub expected_revision: Option<u64>,
+    /// Read from whichever node answers, without asking a leader: it may lag behind what was acknowledged
+    #[arg(long, global = true)]
+    pub stale: bool,
 }
 
 /// How answers are printed.

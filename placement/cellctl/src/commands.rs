@@ -118,7 +118,12 @@ pub(crate) struct Control {
 impl Control {
     /// What goes along with a write.
     pub(crate) fn write(&self) -> WriteOptions {
-        WriteOptions { request_id: self.global.request_id, expected_revision: None }
+        let earlier = self.global.request_id;
+        WriteOptions {
+            request_id: earlier.map(|earlier| earlier.id),
+            first_tried: earlier.and_then(|earlier| earlier.first_tried),
+            expected_revision: self.global.expected_revision.map(cell_model::Revision),
+        }
     }
 
     /// Prints a list.
@@ -147,7 +152,12 @@ where
 
 /// How a command calls the control plane.
 fn client_options(global: &Global, link: &Link) -> ClientOptions {
-    ClientOptions { deadline: global.timeout, link: link.clone(), ..ClientOptions::default() }
+    ClientOptions {
+        deadline: global.timeout,
+        link: link.clone(),
+        allow_stale: global.stale,
+        ..ClientOptions::default()
+    }
 }
 
 pub(crate) fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -134,6 +134,8 @@ mod tests {
             no_headers: false,
             timeout: Duration::from_secs(1),
             request_id: None,
+            expected_revision: None,
+            stale: false,
         }
     }
 

@@ -79,6 +79,8 @@ impl From<ClientError> for Failure {
         let exit = match &error {
             // Nothing is wrong with what was asked for.
             ClientError::Rejected { code, .. } if code == trailer::DISK_FULL => Exit::Unavailable,
+            // An earlier try of it may have run.
+            ClientError::Rejected { code, .. } if code == trailer::REQUEST_TOO_OLD => Exit::Unknown,
             ClientError::Rejected { .. } | ClientError::Answer(_) => Exit::Failed,
             ClientError::Invalid { .. } => Exit::Usage,
             ClientError::Unavailable { .. } => Exit::Unavailable,
@@ -113,7 +115,7 @@ mod tests {
             message: "cell c2 is cordoned and takes no tenants".into(),
             hint: "choose another cell".into(),
         };
-        let unknown = ClientError::Unknown { request_id: Some(RequestId(1)), reason: reason() };
+        let unknown = ClientError::Unknown { request_id: Some(RequestId(1)), first_tried: None, reason: reason() };
         let full = ClientError::Rejected {
             code: trailer::DISK_FULL.into(),
             message: "95 MiB are free".into(),
@@ -149,7 +151,9 @@ mod tests {
 
     #[test]
     fn an_unknown_outcome_is_never_called_a_failure() {
-        let failure = Failure::from(ClientError::Unknown { request_id: Some(RequestId(255)), reason: "r".into() });
-        assert!(failure.message.contains("unknown") && failure.hint.contains("--request-id"), "{failure}");
+        let (request_id, first_tried) = (Some(RequestId(255)), Some(cell_model::UnixMillis(77)));
+        let failure = Failure::from(ClientError::Unknown { request_id, first_tried, reason: "r".into() });
+        assert!(failure.message.contains("unknown"), "{failure}");
+        assert!(failure.hint.contains("--request-id 000000000000000000000000000000ff@77`"), "{failure}");
     }
 }

@@ -12,8 +12,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cell_client::Server;
-use cell_client::identity::file;
+use cell_client::identity::{file, runs_out};
+use cell_client::{IdentityError, Server};
 use cell_trust::{Principal, Role};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -54,6 +54,15 @@ pub enum AuthorityError {
         #[source]
         source: std::io::Error,
     },
+    /// It would be valid for longer than what it is issued by.
+    #[error("the authority runs out in {} days, before the certificate would", left.as_secs() / 86_400)]
+    Outlives {
+        /// For how long the authority is valid.
+        left: Duration,
+    },
+    /// The authority's certificate cannot be read.
+    #[error("the authority's certificate cannot be used")]
+    Certificate(#[source] IdentityError),
     /// The authority's files are something else.
     #[error("{} holds no authority", path.display())]
     Invalid {
@@ -71,7 +80,8 @@ impl AuthorityError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Exists { .. } => "CERTIFICATE_EXISTS",
-            Self::Unreadable { .. } | Self::Invalid { .. } => "AUTHORITY_UNREADABLE",
+            Self::Unreadable { .. } | Self::Invalid { .. } | Self::Certificate(_) => "AUTHORITY_UNREADABLE",
+            Self::Outlives { .. } => "CERTIFICATE_OUTLIVES_AUTHORITY",
             Self::Unwritable { .. } => "CERTIFICATE_UNWRITABLE",
         }
     }
@@ -81,7 +91,12 @@ impl AuthorityError {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Exists { .. } => "use what is there, or name another directory",
-            Self::Unreadable { .. } | Self::Invalid { .. } => "`cellctl ca init --dir DIR` makes an authority",
+            Self::Unreadable { .. } | Self::Invalid { .. } | Self::Certificate(_) => {
+                "`cellctl ca init --dir DIR` makes an authority"
+            }
+            Self::Outlives { .. } => {
+                "issue it for a shorter time (--valid), or by a new authority: see docs/security.md"
+            }
             Self::Unwritable { .. } => "check that the directory may be written",
         }
     }
@@ -91,6 +106,7 @@ impl AuthorityError {
 #[derive(Debug)]
 pub struct Authority {
     certificate: String,
+    runs_out: SystemTime,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -154,7 +170,8 @@ impl Authority {
         let certificate = read(&directory.join(file::AUTHORITY))?;
         let key = KeyPair::from_pem(&read(&directory.join(AUTHORITY_KEY))?).map_err(invalid)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(invalid)?;
-        Ok(Self { certificate, issuer })
+        let runs_out = runs_out(&directory.join(file::AUTHORITY)).map_err(AuthorityError::Certificate)?;
+        Ok(Self { certificate, runs_out, issuer })
     }
 
     /// The authority of a directory, made where there is none.
@@ -168,8 +185,12 @@ impl Authority {
     /// Makes a certificate and its key in a directory.
     ///
     /// # Errors
-    /// [`AuthorityError`], also where there are some already.
+    /// [`AuthorityError`], also where there are some already, or the authority would run out first.
     pub fn issue(&self, principal: &Principal, valid: Duration, out: &Path) -> Result<(), AuthorityError> {
+        let left = self.runs_out.duration_since(SystemTime::now()).unwrap_or_default();
+        if valid > left {
+            return Err(AuthorityError::Outlives { left });
+        }
         make(out)?;
         let invalid = |source| AuthorityError::Invalid { path: out.to_owned(), source };
         let mut params = CertificateParams::new(Vec::new()).map_err(invalid)?;
@@ -226,6 +247,12 @@ mod tests {
         assert_eq!(identity.principal(), &principal("operator/alice"));
         let left = identity.not_after().duration_since(SystemTime::now()).unwrap();
         assert!(left > DAY / 2 && left <= DAY, "{left:?}");
+        let refused = authority.issue(&principal("operator/methuselah"), DAY * 20_000, &out).unwrap_err();
+        assert_eq!(refused.code(), "CERTIFICATE_OUTLIVES_AUTHORITY", "{refused}");
+        assert!(
+            refused.to_string().contains("3649 days") || refused.to_string().contains("3650 days"),
+            "{refused}"
+        );
         assert_eq!(authority.issue(&principal("admin/alice"), DAY, &out).unwrap_err().code(), "CERTIFICATE_EXISTS");
         assert_eq!(Identity::load(&out).unwrap().principal(), &principal("operator/alice"));
         assert_eq!(identity.require(Role::Control).unwrap_err().code(), "IDENTITY_OTHER_ROLE");

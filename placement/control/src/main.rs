@@ -1,6 +1,6 @@
 //! The binary `cell-control`: one node of the control plane, and the making of its key.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,7 +65,9 @@ fn main() -> ExitCode {
 fn start_logs(format: LogFormat) {
     let filter =
         EnvFilter::try_from_env("CELL_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,sled=warn"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log in a file, or in a journal, has no use for colours.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),

@@ -32,6 +32,9 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// How long a data directory that is locked is waited for.
 const HANDOVER: Duration = Duration::from_secs(2);
 
+/// A leader that no majority has confirmed for so long has lost it, and not only for a moment: it takes no commands.
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(2);
+
 /// The name under which health is asked for.
 const CONTROL: &str = "cellway.v1.ControlService";
 
@@ -193,8 +196,7 @@ impl Service {
             .build_v1()
             .map_err(Error::Reflection)?;
         let server_stop = CancellationToken::new();
-        let (store, link) = (ground.store.clone(), ground.link.clone());
-        let cluster = ClusterEndpoint { store, data_dir, link };
+        let cluster = ClusterEndpoint { ground: ground.clone(), data_dir };
         let router = ground
             .link
             .server()
@@ -294,15 +296,23 @@ fn server_ended(served: Result<Result<(), tonic::transport::Error>, tokio::task:
     }
 }
 
-/// The control service serves while a leader is known; the process as a whole for as long as it runs.
+/// The control service serves while a leader is known, a leader while a majority confirms it; the process as a whole for as
+/// long as it runs.
 async fn follow_health(ground: Ground, health: HealthReporter) {
     let mut leadership = ground.store.leadership();
     loop {
-        let led = leadership.borrow_and_update().leader.is_some();
-        let status = if led { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let now = leadership.borrow_and_update().clone();
+        let is_alone = now.is_leader
+            && now.since.elapsed() > UNCONFIRMED_MAX
+            && ground.store.status().quorum_ack.is_none_or(|ago| ago > UNCONFIRMED_MAX);
+        let serves = now.leader.is_some() && !is_alone;
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(CONTROL, status).await;
-        if leadership.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(UNCONFIRMED_MAX / 2), if now.is_leader => {}
         }
     }
 }

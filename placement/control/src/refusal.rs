@@ -156,6 +156,16 @@ pub(crate) fn membership(error: &MembershipError, belongs: bool) -> Status {
     refusal(code, error.code(), error.to_string(), error.hint())
 }
 
+/// What is told to the audit trail before it is done, and could not be told.
+pub(crate) fn not_told(reason: &str) -> Status {
+    refusal(
+        Code::Unavailable,
+        "NOT_IN_AUDIT",
+        format!("it was not done, because no leader has taken it into the audit trail: {reason}"),
+        "try again in a moment; `cellctl store members` shows whether somebody leads",
+    )
+}
+
 /// A leader that was not moved.
 pub(crate) fn transfer(error: &TransferError, leader: Option<&str>) -> Status {
     match error {

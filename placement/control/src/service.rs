@@ -7,6 +7,7 @@
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
 //! * `cluster`: making and looking after the cluster itself;
+//! * `deeds`: what people do to the store itself, for the audit trail;
 //! * `store`: members, disk, snapshots, backups; `reconcile`: what cells hold, after a restore.
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -25,6 +26,7 @@ use crate::{Liveness, Routers, Signer, refusal};
 mod audit;
 mod cluster;
 mod control;
+mod deeds;
 mod encoded;
 mod page;
 mod placing;
@@ -65,12 +67,21 @@ pub(crate) struct Ground {
     pub(crate) closing: CancellationToken,
 }
 
-/// Who asks, as the audit trail writes it.
-struct Caller(String);
+/// Longer than a request may be on its way: so much earlier than it seems it may have been tried first.
+const ON_ITS_WAY_MAX: Duration = Duration::from_secs(10);
+
+/// Who asks.
+#[derive(Debug, Clone)]
+struct Caller {
+    /// As the audit trail writes it.
+    actor: String,
+    /// How long ago he has tried the same first; none where this is the first time.
+    tried_ago: Option<Duration>,
+}
 
 impl Caller {
     fn of<T>(request: &tonic::Request<T>) -> Self {
-        Self(cell_client::actor(request))
+        Self { actor: cell_client::actor(request), tried_ago: cell_client::tried_ago(request) }
     }
 }
 
@@ -95,7 +106,13 @@ impl Ground {
     ) -> Result<Envelope, Status> {
         let (request_id, expected_revision) =
             options.unwrap_or_default().read().map_err(|error| refusal::malformed(&error))?;
-        Ok(Envelope { request_id, expected_revision, at: self.now(), actor: by.0, command })
+        let (at, Caller { actor, tried_ago }) = (self.now(), by);
+        let first_tried = tried_ago.map(|ago| {
+            let ago = ago.saturating_add(ON_ITS_WAY_MAX).as_millis();
+            UnixMillis(at.get().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
+        });
+        let asked = request_id.map(|_| cell_store::asked(&actor, &command, expected_revision));
+        Ok(Envelope { request_id, asked, first_tried, expected_revision, actor, ..Envelope::new(at, command) })
     }
 
     fn belongs(&self) -> bool {

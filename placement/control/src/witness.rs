@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_model::{Change, Command, Envelope, FleetView, MoveId, Phase, Revision, TenantId, TenantRecord};
+use cell_model::{
+    Change, Command, Crowd, Envelope, FleetView, MoveId, Phase, Revision, Sight, TenantId, TenantRecord,
+};
 use cell_store::Feed;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -83,11 +85,16 @@ async fn watch(ground: &Ground, commit: Commit) {
         return;
     }
     let sights = known.iter().map(|known| (known.report.name.clone(), known.sight(at.0, at.1)));
+    let mut routers: Vec<(String, Sight)> = sights.collect();
+    let crowd = Some(Crowd::of(&routers));
+    routers.sort_by_key(|(_, sight)| *sight == Sight::Seen);
+    routers.truncate(Command::ROUTERS_TOLD_MAX);
     let command = Command::RoutersSaw {
         tenant: commit.tenant.clone(),
         move_id: commit.move_id,
         revision: commit.revision,
-        routers: sights.take(Command::ROUTERS_TOLD_MAX).collect(),
+        routers,
+        crowd,
     };
     let envelope = Envelope { actor: "control".into(), ..Envelope::new(ground.now(), command) };
     if let Err(error) = store.submit(envelope).await {

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::lines::{Lines, Place, Turn};
+use crate::telling::Telling;
 use crate::{ControlPlane, Leadership, Setbacks, Wake};
 
 /// How the coordinator goes about its work.
@@ -70,6 +71,7 @@ pub struct Coordinator<P> {
     pub(crate) setbacks: Setbacks,
     pub(crate) talking: Arc<Semaphore>,
     pub(crate) outside: Arc<Semaphore>,
+    pub(crate) telling: Telling,
 }
 
 impl<P> Clone for Coordinator<P> {
@@ -81,6 +83,7 @@ impl<P> Clone for Coordinator<P> {
             setbacks: self.setbacks.clone(),
             talking: Arc::clone(&self.talking),
             outside: Arc::clone(&self.outside),
+            telling: self.telling.clone(),
         }
     }
 }
@@ -117,7 +120,7 @@ impl<P: ControlPlane> Coordinator<P> {
     pub fn new(options: Options, control: Arc<P>, agents: AgentPool, setbacks: Setbacks) -> Self {
         let talking = Arc::new(Semaphore::new(options.effects_max));
         let outside = Arc::new(Semaphore::new(options.outside_max));
-        Self { options, control, agents, setbacks, talking, outside }
+        Self { options, control, agents, setbacks, talking, outside, telling: Telling::default() }
     }
 
     fn nothing_runs(&self) -> Running {

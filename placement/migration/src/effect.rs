@@ -37,14 +37,17 @@ impl<P: ControlPlane> Coordinator<P> {
         match Box::pin(run.effect(effect)).await {
             Ok(()) => {}
             Err(setback) => {
-                tracing::info!(
-                    tenant = %record.id,
-                    r#move = movement.map(|movement| tracing::field::display(movement.id)),
-                    phase = movement.map(|movement| movement.phase.as_str()),
-                    ?effect,
-                    error = %setback,
-                    "effect came to nothing, looking again"
-                );
+                let r#move = movement.map(|movement| tracing::field::display(movement.id));
+                let phase = movement.map(|movement| movement.phase.as_str());
+                let error = setback.to_string();
+                match self.telling.tells(&error, Instant::now()) {
+                    Some(untold) => tracing::info!(
+                        tenant = %record.id, r#move, phase, ?effect, error, untold, "effect came to nothing, looking again"
+                    ),
+                    None => tracing::debug!(
+                        tenant = %record.id, r#move, phase, ?effect, error, "effect came to nothing, looking again"
+                    ),
+                }
                 tokio::time::sleep(self.options.retry.0 * 4).await;
             }
         }

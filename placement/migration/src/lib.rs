@@ -25,6 +25,7 @@ mod lines;
 mod setbacks;
 mod steps;
 mod takeover;
+mod telling;
 
 pub use control_plane::{ControlPlane, Leadership, ProposeError, Wake};
 pub use coordinator::{Coordinator, Options};

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use crate::layout::{LAYOUT, since_5};
 use crate::{
-    CellId, CellRecord, CellState, CellTraits, Declaration, Event, Generation, Held, Leg, Limits, MoveId,
-    MoveRecord, Phase, Rejected, RequestId, Revision, Seq, TenantId, TenantRecord, Tier, Uid, UnixMillis,
+    Asked, CellId, CellRecord, CellState, CellTraits, Declaration, Event, Generation, Held, Leg, Limits, MoveId,
+    MoveRecord, Phase, Rejected, RequestId, Revision, Seq, StoreNote, TenantId, TenantRecord, Tier, Uid,
+    UnixMillis,
 };
 
 /// A cell to be made.
@@ -23,6 +26,7 @@ pub struct NewCell {
     /// Legal zone of its data; may be empty.
     pub residency: String,
     /// What else is declared of it.
+    #[serde(deserialize_with = "since_5")]
     pub traits: CellTraits,
 }
 
@@ -48,6 +52,7 @@ pub struct Suggestion {
     pub why: String,
     /// The best cells with each term of their score, how many each filter refused, by what the best is better than the next,
     /// and what would change the answer. Kept in the audit trail only; at most [`Suggestion::EXPLAINED_MAX`] bytes.
+    #[serde(deserialize_with = "since_5")]
     pub explained: String,
 }
 
@@ -78,6 +83,7 @@ pub struct MoveOptions {
     /// The most that the copy may read of the source in a second; 0: as fast as it goes.
     pub bytes_per_second: u64,
     /// Why it is asked for; at most [`MoveOptions::REASON_MAX`] bytes, empty where nobody said.
+    #[serde(deserialize_with = "since_5")]
     pub reason: String,
 }
 
@@ -165,15 +171,6 @@ pub enum Command {
         /// What it is to be.
         state: CellState,
     },
-    /// What an operator declares of a cell, anew.
-    DeclareCell {
-        /// Which.
-        cell: CellId,
-        /// What.
-        declaration: Declaration,
-        /// Where it is to be dedicated and is not empty: the platinum tenant that has it to itself.
-        only: Option<TenantId>,
-    },
     /// A cell's agent says where it and its gates are to be found and which incarnation it is.
     ReportCell {
         /// Which.
@@ -241,8 +238,11 @@ pub enum Command {
         move_id: MoveId,
         /// The revision of the change.
         revision: Revision,
-        /// Routers by name; at most [`Command::ROUTERS_TOLD_MAX`].
+        /// Routers by name, those first that have not seen it; at most [`Command::ROUTERS_TOLD_MAX`].
         routers: Vec<(String, Sight)>,
+        /// All of them, also those that are not named.
+        #[serde(deserialize_with = "since_5")]
+        crowd: Option<Crowd>,
     },
     /// A copy under way is to go slower, or faster.
     ThrottleMove {
@@ -279,6 +279,17 @@ pub enum Command {
         /// The cells that an operator has said to go without.
         without: Vec<CellId>,
     },
+    /// Evidence, kept in the audit trail: what was done to the store itself. It changes no record.
+    Noted(StoreNote),
+    /// What an operator declares of a cell, anew.
+    DeclareCell {
+        /// Which.
+        cell: CellId,
+        /// What.
+        declaration: Declaration,
+        /// Where it is to be dedicated and is not empty: the platinum tenant that has it to itself.
+        only: Option<TenantId>,
+    },
 }
 
 impl Command {
@@ -312,12 +323,52 @@ impl Sight {
     }
 }
 
+/// How many routers stood how to a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crowd {
+    /// Routers that had seen it.
+    pub seen: u32,
+    /// Routers whose lease had run out.
+    pub fenced: u32,
+    /// Routers that had a lease and had not said that they had it.
+    pub waiting: u32,
+    /// SHA-256 of a line `name=sight` for each, sorted by name: whoever has kept the list can prove it.
+    pub digest: [u8; 32],
+}
+
+impl Crowd {
+    /// Counts them.
+    #[must_use]
+    pub fn of(routers: &[(String, Sight)]) -> Self {
+        let count = |wanted| {
+            let counted = routers.iter().filter(|(_, sight)| *sight == wanted).count();
+            u32::try_from(counted).unwrap_or(u32::MAX)
+        };
+        let mut lines: Vec<String> =
+            routers.iter().map(|(name, sight)| format!("{name}={}\n", sight.as_str())).collect();
+        lines.sort_unstable();
+        let digest = Sha256::digest(lines.concat()).into();
+        Self { seen: count(Sight::Seen), fenced: count(Sight::Fenced), waiting: count(Sight::Waiting), digest }
+    }
+}
+
 /// A command with what the proposer adds to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
+    /// The layout of the version that has proposed it. What later ones do besides they do only for their own: a log is applied
+    /// to the same by whichever version applies it.
+    #[serde(deserialize_with = "since_5")]
+    pub layout: u8,
     /// A retry with the same id runs once and gets the first answer.
     pub request_id: Option<RequestId>,
-    /// Refused unless the named tenant's or cell's record is still at this revision.
+    /// What is asked for under that id: another request with the same id is refused. None: it is not compared.
+    #[serde(deserialize_with = "since_5")]
+    pub asked: Option<Asked>,
+    /// When it was tried first, by the proposer's clock, where this is another try. It is refused where its answer might be
+    /// forgotten.
+    #[serde(deserialize_with = "since_5")]
+    pub first_tried: Option<UnixMillis>,
+    /// Refused unless the named tenant's or cell's record, or the limits, are still at this revision.
     pub expected_revision: Option<Revision>,
     /// The proposer's clock.
     pub at: UnixMillis,
@@ -331,7 +382,16 @@ impl Envelope {
     /// A command with nothing but its time.
     #[must_use]
     pub const fn new(at: UnixMillis, command: Command) -> Self {
-        Self { request_id: None, expected_revision: None, at, actor: String::new(), command }
+        Self {
+            layout: LAYOUT,
+            request_id: None,
+            asked: None,
+            first_tried: None,
+            expected_revision: None,
+            at,
+            actor: String::new(),
+            command,
+        }
     }
 }
 

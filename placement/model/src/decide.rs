@@ -5,11 +5,13 @@ mod takeover;
 
 use std::sync::Arc;
 
+use cells::Kinds;
+
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
-    Acks, Attempt, CellId, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView, Generation,
-    Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp, Rejected,
-    Rev, Revision, Stamp, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict, judge,
+    Acks, Attempt, CellId, CellKind, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView,
+    Generation, Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
+    Rejected, Rev, Revision, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict, judge,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -24,6 +26,7 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
     if fleet.unreconciled() {
         check_unreconciled(fleet, &envelope.command)?;
     }
+    let kinds = Kinds::of(envelope);
     match &envelope.command {
         Command::CreateCell(cell) => cells::create(fleet, cell, stamp),
         Command::SetCellState { cell, state } => cells::change(fleet, cell, stamp, |record| record.state = *state),
@@ -35,10 +38,14 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
             let gates = cells::with_known(known.unwrap_or_default(), gates);
             cells::report(fleet, cell, *generation, &gates, agent, stamp)
         }
-        Command::CreateTenant(tenant) => create_tenant(fleet, tenant, None, stamp),
-        Command::PlaceTenant { tenant, suggestion } => create_tenant(fleet, tenant, Some(suggestion), stamp),
+        Command::CreateTenant(tenant) => create_tenant(fleet, (tenant, kinds), None, stamp),
+        Command::PlaceTenant { tenant, suggestion } => {
+            create_tenant(fleet, (tenant, kinds), Some(suggestion), stamp)
+        }
         Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
-        Command::MoveTenant { tenant, target, options } => move_tenant(fleet, tenant, target, options, stamp),
+        Command::MoveTenant { tenant, target, options } => {
+            move_tenant(fleet, (tenant, kinds), target, options, stamp)
+        }
         Command::Steer { move_id, intent } => steer_move(fleet, *move_id, |record| steer(record, *intent, stamp)),
         Command::ThrottleMove { move_id, bytes_per_second } => {
             check_rate(*bytes_per_second)?;
@@ -65,6 +72,11 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::DropQuarantine { tenant, cell } => takeover::drop_quarantine(fleet, tenant, cell, stamp),
         Command::Adopt { tenant, held } => adopt(fleet, tenant, held, stamp),
         Command::Reconciled { heard, without } => reconciled(fleet, heard, without),
+        Command::Noted(note) => {
+            let most = StoreNote::BYTES_MAX;
+            require(note.fits(), || invalid("note", format!("at most {most} bytes")))?;
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -107,7 +119,8 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
             fleet.tenant_of_move(*move_id).map(|record| record.revision)
         }
-        Command::SetLimits(_) | Command::Reconciled { .. } => None,
+        Command::SetLimits(_) => Some(fleet.limits_revision()),
+        Command::Reconciled { .. } | Command::Noted(_) => None,
     };
     revision.unwrap_or_default()
 }
@@ -125,6 +138,7 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
         | Command::SetLimits(_)
         | Command::RoutersSaw { .. }
         | Command::Adopt { .. }
+        | Command::Noted(_)
         | Command::Reconciled { .. } => Ok(()),
         Command::CreateTenant(_)
         | Command::PlaceTenant { .. }
@@ -186,17 +200,17 @@ fn check_residency(tenant: &TenantId, residency: &str, cell: &CellRecord) -> Res
 /// The cell, and why: nothing where the caller named it.
 fn choose_cell<'a>(
     fleet: &'a dyn FleetView,
-    new: &NewTenant,
+    (new, kinds): (&NewTenant, Kinds),
     suggestion: Option<&Suggestion>,
 ) -> Result<(&'a CellRecord, String), Rejected> {
     if let Some(wanted) = &new.cell {
         let cell = known_cell(fleet, wanted)?;
         check_taking(cell)?;
         check_residency(&new.id, &new.residency, cell)?;
-        cells::check_tier(fleet, &new.id, new.tier, cell)?;
+        kinds.check_tier(fleet, &new.id, new.tier, cell)?;
         return Ok((cell, String::new()));
     }
-    let takes = |cell: &CellRecord| cells::takes(fleet, new, cell);
+    let takes = |cell: &CellRecord| kinds.take(fleet, new, cell);
     // The planner looked some milliseconds ago: the cell may have been cordoned since.
     if let Some(suggestion) = suggestion
         && let Some(cell) = fleet.cell(&suggestion.cell).filter(|cell| takes(cell))
@@ -207,13 +221,13 @@ fn choose_cell<'a>(
         .cells()
         .filter(|cell| takes(cell))
         .min_by_key(|cell| (fleet.tenants_on(&cell.id), cell.id.clone()))
-        .ok_or_else(|| cells::none_takes(fleet, new))?;
+        .ok_or_else(|| kinds.none_takes(fleet, new))?;
     Ok((fewest, "fewest tenants among the cells that take it".into()))
 }
 
 fn create_tenant(
     fleet: &dyn FleetView,
-    new: &NewTenant,
+    (new, kinds): (&NewTenant, Kinds),
     suggestion: Option<&Suggestion>,
     stamp: Stamp,
 ) -> Result<Vec<Change>, Rejected> {
@@ -224,7 +238,7 @@ fn create_tenant(
     }
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
-    let (cell, placed) = choose_cell(fleet, new, suggestion)?;
+    let (cell, placed) = choose_cell(fleet, (new, kinds), suggestion)?;
     Ok(vec![Change::Tenant(Arc::new(TenantRecord {
         id: new.id.clone(),
         uid: Uid(stamp.revision.0),
@@ -299,7 +313,7 @@ fn check_rate(bytes_per_second: u64) -> Result<(), Rejected> {
 
 fn move_tenant(
     fleet: &dyn FleetView,
-    tenant: &TenantId,
+    (tenant, kinds): (&TenantId, Kinds),
     target: &CellId,
     options: &MoveOptions,
     stamp: Stamp,
@@ -315,7 +329,7 @@ fn move_tenant(
     let source = known_cell(fleet, &before.owner)?;
     require(source.state != CellState::Dead, || Rejected::CellDead { cell: source.id.clone() })?;
     check_residency(tenant, &before.residency, cell)?;
-    cells::check_tier(fleet, tenant, before.tier, cell)?;
+    kinds.check_tier(fleet, tenant, before.tier, cell)?;
     let kept = before.retained_on(target).is_some_and(|copy| !copy.lets_go());
     require(!kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
     check_options(options)?;
@@ -425,7 +439,10 @@ fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -
     match movement.leg {
         Leg::Forward => {
             check_taking(to)?;
-            cells::check_tier(fleet, &record.id, record.tier, to)?;
+            // Of a pooled cell it was looked at when the move was asked for, and neither tier nor kind changes meanwhile.
+            if to.traits.kind == CellKind::Dedicated {
+                Kinds::Count.check_tier(fleet, &record.id, record.tier, to)?;
+            }
         }
         // Going home is allowed under a cordon, not to the dead.
         Leg::Back => require(to.state != CellState::Dead, || Rejected::CellDead { cell: to.id.clone() })?,

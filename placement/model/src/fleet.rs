@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::answers::Answers;
 use crate::shelves::{Keyed, Shelves, Trail};
 use crate::{
-    AuditEntry, AuditTrail, BrokenChain, CellId, CellRecord, Change, ClusterId, Command, Envelope, Lineage, MoveId,
-    MoveRecord, Outcome, Reply, RequestId, Revision, TenantId, TenantRecord, UnixMillis, decide,
+    Answered, AuditEntry, AuditTrail, BrokenChain, CellId, CellRecord, Change, ClusterId, Command, Envelope,
+    Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId, Revision, TenantId, TenantRecord, UnixMillis, decide,
 };
 
 /// How many moves may be under way.
@@ -43,6 +44,8 @@ pub trait FleetView {
     fn lineage(&self) -> Lineage;
     /// The limits.
     fn limits(&self) -> Limits;
+    /// At which revision they were set.
+    fn limits_revision(&self) -> Revision;
     /// One cell.
     fn cell(&self, id: &CellId) -> Option<&CellRecord>;
     /// All cells, by name.
@@ -76,8 +79,12 @@ pub struct FleetHead {
     pub limits: Limits,
     /// Made from a backup, and nobody has adopted yet what the cells hold.
     pub unreconciled: bool,
+    /// At which revision the limits were set.
+    pub limits_revision: Revision,
     /// Answers to requests with an id, the oldest first.
-    pub answered: Trail<(RequestId, UnixMillis, Reply)>,
+    pub answered: Trail<Answered>,
+    /// When the newest answer was given that is not remembered any more.
+    pub forgotten: Option<UnixMillis>,
 }
 
 impl Keyed for TenantRecord {
@@ -137,30 +144,13 @@ pub struct Fleet {
     answers: Answers,
 }
 
-/// Where in the trail of answers each one is. It follows from the trail, so it makes no two fleets differ.
-#[derive(Debug, Clone, Default)]
-struct Answers {
-    /// Counted from the first answer that this process has seen.
-    places: BTreeMap<RequestId, u64>,
-    /// Answers that have left the trail since.
-    gone: u64,
-}
-
-impl PartialEq for Answers {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Answers {}
-
 impl Fleet {
     /// Answers to requests with an id are kept for this long,
-    pub const ANSWERS_KEPT_MS: u64 = 15 * 60 * 1_000;
-    /// but not more of them than this: enough for ten minutes of 333 writes a second.
-    pub const ANSWERS_MAX: usize = 200_000;
-    /// So many of the newest are kept however old they are: a clock that jumps makes no retry run twice.
-    pub const ANSWERS_MIN: usize = 1_000;
+    pub const ANSWERS_KEPT_MS: u64 = Answers::KEPT_MS;
+    /// but not more of them than this,
+    pub const ANSWERS_MAX: usize = Answers::MAX;
+    /// and so many of the newest however old they are.
+    pub const ANSWERS_MIN: usize = Answers::MIN;
     /// How many ended moves are kept; the oldest are dropped beyond it.
     pub const ENDED_MAX: usize = 10_000;
 
@@ -173,8 +163,7 @@ impl Fleet {
     /// A fleet from its head, to be filled by [`Fleet::install`]: cells before their tenants, so that these share their names.
     #[must_use]
     pub fn from_head(head: FleetHead) -> Self {
-        let places = head.answered.iter().map(|(id, ..)| *id).zip(0..).collect();
-        Self { head, answers: Answers { places, gone: 0 }, ..Self::default() }
+        Self { answers: Answers::of(&head), head, ..Self::default() }
     }
 
     /// The records of this fleet under another head. Whether it is reconciled is one of its records; the audit trail is not.
@@ -213,15 +202,20 @@ impl Fleet {
 
     /// The answer to a request that has run.
     #[must_use]
-    pub fn answer(&self, id: RequestId) -> Option<&Reply> {
-        let place = self.answers.places.get(&id)?.checked_sub(self.answers.gone)?;
-        self.head.answered.get(usize::try_from(place).ok()?).map(|(_, _, reply)| reply)
+    pub fn answer(&self, id: RequestId) -> Option<&Answered> {
+        self.answers.get(&self.head, id)
     }
 
     /// Runs one command. This is the whole of the store's `apply`; equal fleets and envelopes give equal results.
     pub fn apply(&mut self, envelope: &Envelope) -> (Reply, Vec<Change>) {
-        if let Some(known) = envelope.request_id.and_then(|id| self.answer(id)) {
-            return (known.clone(), Vec::new());
+        match self.answers.instead(&self.head, envelope) {
+            Some(Ok(known)) => return (known, Vec::new()),
+            Some(Err(rejected)) => {
+                let reply = Reply { revision: self.head.revision, result: Err(rejected) };
+                self.audit.note(self.head.cluster, envelope, None, &[], &reply);
+                return (reply, Vec::new());
+            }
+            None => {}
         }
         let stamp = Stamp { at: envelope.at, revision: self.head.revision.next() };
         let before = self.named_tenant(&envelope.command).cloned();
@@ -229,6 +223,9 @@ impl Fleet {
             Ok(changes) => {
                 if !changes.is_empty() {
                     self.head.revision = stamp.revision;
+                }
+                if envelope.layout >= 5 && changes.iter().any(|change| matches!(change, Change::Limits(_))) {
+                    self.head.limits_revision = stamp.revision;
                 }
                 let outcome = outcome_of(&changes);
                 for change in &changes {
@@ -240,7 +237,8 @@ impl Fleet {
         };
         self.audit.note(self.head.cluster, envelope, before.as_ref(), &changes, &reply);
         if let Some(id) = envelope.request_id {
-            self.remember_answer(id, envelope.at, reply.clone());
+            let answered = Answered { id, at: envelope.at, asked: envelope.asked, reply: reply.clone() };
+            self.answers.remember(&mut self.head, answered, envelope.layout);
         }
         (reply, changes)
     }
@@ -314,22 +312,6 @@ impl Fleet {
             self.unsettled.remove(&record.id);
         } else {
             self.unsettled.insert(record.id.clone());
-        }
-    }
-
-    fn remember_answer(&mut self, id: RequestId, at: UnixMillis, reply: Reply) {
-        let place = self.answers.gone + self.head.answered.len() as u64;
-        self.answers.places.insert(id, place);
-        self.head.answered.push_back((id, at, reply));
-        while let Some((oldest, answered_at, _)) = self.head.answered.front() {
-            let expired = answered_at.0.saturating_add(Self::ANSWERS_KEPT_MS) < at.0
-                && self.head.answered.len() > Self::ANSWERS_MIN;
-            if !expired && self.head.answered.len() <= Self::ANSWERS_MAX {
-                break;
-            }
-            self.answers.places.remove(oldest);
-            self.head.answered.pop_front();
-            self.answers.gone += 1;
         }
     }
 
@@ -409,6 +391,10 @@ impl FleetView for Fleet {
 
     fn limits(&self) -> Limits {
         self.head.limits
+    }
+
+    fn limits_revision(&self) -> Revision {
+        self.head.limits_revision
     }
 
     fn cell(&self, id: &CellId) -> Option<&CellRecord> {

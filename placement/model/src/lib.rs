@@ -12,6 +12,7 @@
 //!
 //! Time, ids and seeds come in with commands and events; this crate names no clock, no runtime and no file.
 
+mod answers;
 mod audit;
 mod command;
 mod decide;
@@ -21,6 +22,7 @@ mod event;
 mod fleet;
 mod ids;
 pub mod invariants;
+pub mod layout;
 mod mapping;
 mod movement;
 mod reconcile;
@@ -29,12 +31,14 @@ mod rejected;
 mod shared;
 mod shelves;
 mod step;
+mod store_note;
 mod timing;
 
+pub use answers::{Answered, Asked};
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
 pub use command::{
-    Change, Command, CopySight, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply, Sight,
-    Suggestion, TakeoverOrder,
+    Change, Command, CopySight, Crowd, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply,
+    Sight, Suggestion, TakeoverOrder,
 };
 pub use decide::decide;
 pub use declared::{Capacity, CellKind, CellTraits, Declaration};
@@ -55,4 +59,5 @@ pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, Tenant
 pub use rejected::Rejected;
 pub use shelves::Trail;
 pub use step::{Holder, Stepped, holder, step};
+pub use store_note::{StoreAction, StoreNote};
 pub use timing::{Estimate, HeldFor, HoldEnd, holds};

@@ -50,6 +50,7 @@ pub struct CellRecord {
     /// Legal zone of its data, such as `eu`; empty where nobody said.
     pub residency: String,
     /// What else an operator has declared of it.
+    #[serde(deserialize_with = "crate::layout::since_5")]
     pub traits: CellTraits,
     /// Incarnation of its agent, as last reported.
     pub generation: Generation,

@@ -2,51 +2,172 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, CellKind, Generation, Lineage, MoveId, Phase, Revision, Seq, TenantId, Tier, Uid};
+use crate::layout::since_5;
+use crate::{
+    Attempt, CellId, CellKind, Generation, Lineage, MoveId, Phase, RequestId, Revision, Seq, TenantId, Tier, Uid,
+    UnixMillis,
+};
 
 /// A refusal. It changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the sentence of each variant is in `Display`, the remedy in `hint`")]
 pub enum Rejected {
-    TenantUnknown { tenant: TenantId },
-    TenantExists { tenant: TenantId },
-    TenantNotLive { tenant: TenantId },
-    CellUnknown { cell: CellId },
-    CellExists { cell: CellId },
-    CellCordoned { cell: CellId },
-    CellDead { cell: CellId },
-    CellInUse { cell: CellId, tenants: u64, what: String },
-    CellOccupied { tenant: TenantId, cell: CellId },
-    NoEligibleCell { residency: String, tier: Tier, refused: Vec<(String, u32)> },
-    TierMismatch { tenant: TenantId, tier: Tier, cell: CellId, kind: CellKind },
-    ResidencyViolated { tenant: TenantId, residency: String, cell: CellId, cell_residency: String },
-    SameCell { tenant: TenantId, cell: CellId },
-    MoveUnknown { move_id: MoveId },
-    MoveRunning { tenant: TenantId, move_id: MoveId },
-    MoveCommitted { move_id: MoveId },
-    MoveNotCommitted { move_id: MoveId },
-    MoveEnding { move_id: MoveId },
-    MoveLimit { limit: u32 },
-    NoSlot { cell: Option<CellId>, limit: u32 },
-    CopyRetained { tenant: TenantId, cell: CellId },
-    NothingHeld { tenant: TenantId, reason: String },
-    WouldLoseData { tenant: TenantId, applied: Seq, heard: Seq },
-    TailQuarantined { tenant: TenantId, cell: CellId },
-    NotQuarantined { tenant: TenantId, cell: CellId },
-    NotReached { tenant: TenantId, cell: CellId },
-    InvalidOption { option: String, rule: String },
-    StaleRevision { expected: Revision, actual: Revision },
-    StaleUid { expected: Uid, actual: Uid },
-    StaleMove { expected: MoveId },
-    StaleAttempt { expected: Attempt, actual: Attempt },
-    StaleGeneration { cell: CellId, expected: Generation, actual: Generation },
-    WrongPhase { event: String, phase: Option<Phase> },
-    NotDue { event: String },
-    MissingAck { ack: String },
-    AckMismatch { ack: String, detail: String },
-    NotReconciled { lineage: Lineage },
-    GrantsContradict { tenant: TenantId, reason: String },
-    CellNotHeard { cell: CellId },
+    TenantUnknown {
+        tenant: TenantId,
+    },
+    TenantExists {
+        tenant: TenantId,
+    },
+    TenantNotLive {
+        tenant: TenantId,
+    },
+    CellUnknown {
+        cell: CellId,
+    },
+    CellExists {
+        cell: CellId,
+    },
+    CellCordoned {
+        cell: CellId,
+    },
+    CellDead {
+        cell: CellId,
+    },
+    NoEligibleCell {
+        residency: String,
+        #[serde(deserialize_with = "since_5")]
+        tier: Tier,
+        #[serde(deserialize_with = "since_5")]
+        refused: Vec<(String, u32)>,
+    },
+    ResidencyViolated {
+        tenant: TenantId,
+        residency: String,
+        cell: CellId,
+        cell_residency: String,
+    },
+    SameCell {
+        tenant: TenantId,
+        cell: CellId,
+    },
+    MoveUnknown {
+        move_id: MoveId,
+    },
+    MoveRunning {
+        tenant: TenantId,
+        move_id: MoveId,
+    },
+    MoveCommitted {
+        move_id: MoveId,
+    },
+    MoveNotCommitted {
+        move_id: MoveId,
+    },
+    MoveEnding {
+        move_id: MoveId,
+    },
+    MoveLimit {
+        limit: u32,
+    },
+    NoSlot {
+        cell: Option<CellId>,
+        limit: u32,
+    },
+    CopyRetained {
+        tenant: TenantId,
+        cell: CellId,
+    },
+    NothingHeld {
+        tenant: TenantId,
+        reason: String,
+    },
+    WouldLoseData {
+        tenant: TenantId,
+        applied: Seq,
+        heard: Seq,
+    },
+    TailQuarantined {
+        tenant: TenantId,
+        cell: CellId,
+    },
+    NotQuarantined {
+        tenant: TenantId,
+        cell: CellId,
+    },
+    NotReached {
+        tenant: TenantId,
+        cell: CellId,
+    },
+    InvalidOption {
+        option: String,
+        rule: String,
+    },
+    StaleRevision {
+        expected: Revision,
+        actual: Revision,
+    },
+    StaleUid {
+        expected: Uid,
+        actual: Uid,
+    },
+    StaleMove {
+        expected: MoveId,
+    },
+    StaleAttempt {
+        expected: Attempt,
+        actual: Attempt,
+    },
+    StaleGeneration {
+        cell: CellId,
+        expected: Generation,
+        actual: Generation,
+    },
+    WrongPhase {
+        event: String,
+        phase: Option<Phase>,
+    },
+    NotDue {
+        event: String,
+    },
+    MissingAck {
+        ack: String,
+    },
+    AckMismatch {
+        ack: String,
+        detail: String,
+    },
+    NotReconciled {
+        lineage: Lineage,
+    },
+    GrantsContradict {
+        tenant: TenantId,
+        reason: String,
+    },
+    CellNotHeard {
+        cell: CellId,
+    },
+    RequestIdReused {
+        id: RequestId,
+    },
+    RequestTooOld {
+        id: RequestId,
+        forgotten: UnixMillis,
+    },
+    CellInUse {
+        cell: CellId,
+        tenants: u64,
+        what: String,
+    },
+    CellOccupied {
+        tenant: TenantId,
+        cell: CellId,
+    },
+    TierMismatch {
+        tenant: TenantId,
+        tier: Tier,
+        cell: CellId,
+        kind: CellKind,
+    },
 }
 
 impl Rejected {
@@ -93,6 +214,8 @@ impl Rejected {
             Self::NotReconciled { .. } => "NOT_RECONCILED",
             Self::GrantsContradict { .. } => "GRANTS_CONTRADICT",
             Self::CellNotHeard { .. } => "CELL_NOT_HEARD",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::RequestTooOld { .. } => "REQUEST_TOO_OLD",
         }
     }
 
@@ -210,6 +333,13 @@ impl Rejected {
             Self::CellNotHeard { cell } => {
                 format!("start the cell, or go without it: `cellctl store reconcile --without {cell}`")
             }
+            Self::RequestIdReused { .. } => {
+                "repeat the very command that the id was given to, or leave --request-id out: each command gets an id of its own"
+                    .into()
+            }
+            Self::RequestTooOld { .. } => {
+                "look whether it ran (`cellctl audit show`, or read the record); if not, run it without --request-id".into()
+            }
         }
     }
 }
@@ -307,6 +437,14 @@ impl std::fmt::Display for Rejected {
             ),
             Self::GrantsContradict { tenant, reason } => write!(f, "tenant {tenant}: {reason}"),
             Self::CellNotHeard { cell } => write!(f, "cell {cell} has not said what it holds"),
+            Self::RequestIdReused { id } => {
+                write!(f, "request id {id} was given to another command, or by somebody else: this one has not run")
+            }
+            Self::RequestTooOld { id, forgotten } => write!(
+                f,
+                "request {id} may have run: it was first tried before answers that are forgotten by now (up to {forgotten} ms \
+                 since 1970), and is not run again"
+            ),
         }
     }
 }

@@ -92,6 +92,12 @@ pub(crate) fn told(status: &Status) -> String {
     told
 }
 
+/// The stable code of a refusal, where it has one.
+#[must_use]
+pub fn code_of(status: &Status) -> Option<String> {
+    Some(trailer_of(status, crate::trailer::CODE)).filter(|code| !code.is_empty())
+}
+
 /// A trailer as text; empty where there is none.
 pub(crate) fn trailer_of(status: &Status, name: &str) -> String {
     status.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()

@@ -12,9 +12,9 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use cell_model::{RequestId, Revision};
+use cell_model::{RequestId, Revision, UnixMillis};
 use cell_protos::Malformed;
 use cell_protos::v1::control_service_client::ControlServiceClient;
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ pub struct ClientOptions {
     pub deadline: Duration,
     /// For one attempt on one node.
     pub attempt: Duration,
+    /// For an attempt whose work takes long, once there is a connection; none: as for any other.
+    pub work: Option<Duration>,
     /// To connect.
     pub connect: Duration,
     /// First and longest pause between attempts; it doubles in between, with jitter.
@@ -59,6 +61,7 @@ impl Default for ClientOptions {
         Self {
             deadline: Duration::from_secs(10),
             attempt: Duration::from_secs(2),
+            work: None,
             connect: Duration::from_secs(1),
             retry: (Duration::from_millis(20), Duration::from_millis(250)),
             allow_stale: false,
@@ -75,6 +78,17 @@ impl ClientOptions {
     pub fn over(link: Link) -> Self {
         Self { random: link.random(), link, ..Self::default() }
     }
+
+    /// The wall clock of this machine,
+    pub(crate) fn now(&self) -> UnixMillis {
+        let since = self.link.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// and as it was some time ago.
+    fn before(&self, ago: Duration) -> UnixMillis {
+        UnixMillis(self.now().get().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+    }
 }
 
 /// What goes along with one write.
@@ -82,6 +96,9 @@ impl ClientOptions {
 pub struct WriteOptions {
     /// The name of an earlier try of the same write; without one a new name is made.
     pub request_id: Option<RequestId>,
+    /// When that one was made, by this machine's clock. Where it is known, a write that may have run longer ago than answers
+    /// are remembered is refused rather than run twice.
+    pub first_tried: Option<UnixMillis>,
     /// Refused unless the record is still at this revision.
     pub expected_revision: Option<Revision>,
 }
@@ -99,8 +116,19 @@ pub struct ControlClient {
 pub(crate) enum Kind {
     /// Changes nothing, or the same however often it is run.
     Repeatable,
-    /// Runs once, by its name. `again`: an earlier try of it may have run.
-    Write { id: RequestId, again: bool },
+    /// Runs once, by its name. `again`: an earlier try of it may have run, so long ago as far as that is known.
+    Write { id: RequestId, again: bool, tried_ago: Option<Duration> },
+}
+
+impl Kind {
+    /// How long ago it was tried first, where this attempt is not the first one.
+    fn tried_ago(self, is_first: bool, since: Duration) -> Option<Duration> {
+        match self {
+            Self::Write { tried_ago: Some(ago), .. } => Some(ago.saturating_add(since)),
+            Self::Write { tried_ago: None, again: false, .. } if !is_first => Some(since),
+            Self::Write { .. } | Self::Repeatable => None,
+        }
+    }
 }
 
 impl ControlClient {
@@ -159,19 +187,27 @@ impl ControlClient {
         F: Fn(Channel, Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
-        let deadline = Instant::now() + self.options.deadline;
+        let begun = Instant::now();
+        let deadline = begun + self.options.deadline;
         let mut progress = Progress::of(kind);
         let mut pause = self.options.retry.0;
+        let mut is_first = true;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(node) = self.nodes.next().filter(|_| !left.is_zero()) else {
-                return Err(progress.give_up());
+                let ago = kind.tried_ago(false, begun.elapsed());
+                return Err(progress.give_up(ago.map(|ago| self.options.before(ago))));
             };
-            let patience = left.min(self.options.attempt);
+            let tried_ago = kind.tried_ago(std::mem::take(&mut is_first), begun.elapsed());
+            let patience = self.options.work.unwrap_or_else(|| left.min(self.options.attempt));
             let answer = match self.channels.to(&node) {
                 Ok(channel) => {
                     let mut attempt = Request::new(request.clone());
                     attempt.set_timeout(patience);
+                    if let Some(ago) = tried_ago {
+                        let millis = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+                        attempt.metadata_mut().insert(trailer::TRIED_AGO, millis.into());
+                    }
                     // Slightly longer than the server is told, so that its own answer wins.
                     let patience = patience + Duration::from_millis(20);
                     tokio::time::timeout(patience, method(channel, attempt)).await
@@ -254,10 +290,10 @@ impl Progress {
         }
     }
 
-    fn give_up(self) -> ClientError {
+    fn give_up(self, first_tried: Option<UnixMillis>) -> ClientError {
         match self.kind {
             Kind::Write { id, .. } if self.may_have_run => {
-                ClientError::Unknown { request_id: Some(id), reason: self.last }
+                ClientError::Unknown { request_id: Some(id), first_tried, reason: self.last }
             }
             Kind::Write { .. } | Kind::Repeatable => ClientError::Unavailable { reason: self.last },
         }
@@ -326,15 +362,31 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_at_once_unless_an_earlier_attempt_may_have_run() {
-        let progress = |again| Progress::of(Kind::Write { id: RequestId(7), again });
+        let progress = |again| Progress::of(Kind::Write { id: RequestId(7), again, tried_ago: None });
         let full = refused(Code::ResourceExhausted, trailer::DISK_FULL);
         let error = progress(false).failed("n1", &full).expect("it is told");
         assert_eq!((error.code(), error.to_string().as_str()), (trailer::DISK_FULL, "n1: 125 MiB are free"));
         let mut unsure = progress(true);
         assert_eq!(unsure.failed("n1", &full), None);
-        assert_eq!(unsure.give_up().code(), trailer::OUTCOME_UNKNOWN);
+        assert_eq!(unsure.give_up(None).code(), trailer::OUTCOME_UNKNOWN);
         let busy = refused(Code::ResourceExhausted, "STORE_BUSY");
         assert_eq!(progress(false).failed("n1", &busy), None, "that passes by itself");
+    }
+
+    #[test]
+    fn a_try_that_is_not_the_first_says_how_long_ago_that_one_was() {
+        let ms = Duration::from_millis;
+        let kind = |again, tried_ago| Kind::Write { id: RequestId(7), again, tried_ago };
+        assert_eq!(kind(false, None).tried_ago(true, ms(0)), None);
+        assert_eq!(kind(false, None).tried_ago(false, ms(30)), Some(ms(30)));
+        assert_eq!(
+            kind(true, Some(ms(500))).tried_ago(true, ms(0)),
+            Some(ms(500)),
+            "the try of an earlier command"
+        );
+        assert_eq!(kind(true, Some(ms(500))).tried_ago(false, ms(30)), Some(ms(530)));
+        assert_eq!(kind(true, None).tried_ago(false, ms(30)), None, "nobody knows");
+        assert_eq!(Kind::Repeatable.tried_ago(false, ms(30)), None);
     }
 
     #[test]
@@ -342,9 +394,9 @@ mod tests {
         let id = RequestId(7);
         for code in [Code::Unavailable, Code::FailedPrecondition] {
             let said = if code == Code::Unavailable { "NO_QUORUM" } else { trailer::NOT_LEADER };
-            let mut progress = Progress::of(Kind::Write { id, again: false });
+            let mut progress = Progress::of(Kind::Write { id, again: false, tried_ago: None });
             assert_eq!(progress.failed("n1", &refused(code, said)), None);
-            assert!(matches!(progress.give_up(), ClientError::Unavailable { .. }), "{said}");
+            assert!(matches!(progress.give_up(None), ClientError::Unavailable { .. }), "{said}");
         }
     }
 }

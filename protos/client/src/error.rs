@@ -1,6 +1,6 @@
 //! What can go wrong when something is asked of the control plane or of an agent.
 
-use cell_model::RequestId;
+use cell_model::{RequestId, UnixMillis};
 use cell_protos::Malformed;
 
 /// Why the control plane did not do, or may not have done, what was asked.
@@ -35,6 +35,8 @@ pub enum ClientError {
     Unknown {
         /// The name of the write.
         request_id: Option<RequestId>,
+        /// When it was tried first, by this machine's clock.
+        first_tried: Option<UnixMillis>,
         /// What happened.
         reason: String,
     },
@@ -64,7 +66,8 @@ impl ClientError {
             Self::Unavailable { .. } => {
                 "check the endpoints, and with `cellctl cluster status` whether a majority of the nodes runs".into()
             }
-            Self::Unknown { request_id: Some(id), .. } => {
+            Self::Unknown { request_id: Some(id), first_tried, .. } => {
+                let id = first_tried.map_or_else(|| id.to_string(), |tried| format!("{id}@{tried}"));
                 format!("run the same command with `--request-id {id}`: it runs once and tells what became of it")
             }
             Self::Unknown { request_id: None, .. } => "read the record to see what became of it".into(),

@@ -3,6 +3,7 @@
 
 use std::future::Ready;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cell_trust::{Principal, Rpc};
 use futures::future::Either;
@@ -113,6 +114,14 @@ fn refused(code: Code, cellway_code: &'static str, message: String, hint: &str) 
 #[must_use]
 pub fn actor<T>(request: &tonic::Request<T>) -> String {
     caller(request).map(ToString::to_string).unwrap_or_default()
+}
+
+/// How long ago the caller has tried the same first; none where this is the first time. What cannot be read counts as long ago.
+#[must_use]
+pub fn tried_ago<T>(request: &tonic::Request<T>) -> Option<Duration> {
+    let said = request.metadata().get(trailer::TRIED_AGO)?;
+    let millis = said.to_str().ok().and_then(|said| said.parse().ok());
+    Some(millis.map_or(Duration::MAX, Duration::from_millis))
 }
 
 /// Who calls; none behind an open guard.

@@ -232,7 +232,8 @@ impl Identity {
             path: path.clone(),
             reason: "it holds no certificate".into(),
         })?;
-        let not_after = check_validity(&path, leaf)?;
+        // Without its authority it is believed by nobody.
+        let not_after = check_validity(&path, leaf)?.min(last_of(&authority_path, &certificates)?);
         let principal = principal_of(leaf).map_err(|source| IdentityError::Nobody { path, source })?;
         let key_path = directory.join(file::KEY);
         check_private(&key_path)?;
@@ -249,7 +250,7 @@ impl Identity {
         &self.0.principal
     }
 
-    /// When its certificate runs out.
+    /// When its certificate runs out, or its authority's, whichever is first.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.0.not_after
@@ -312,14 +313,36 @@ fn certificates(path: &Path, text: &str) -> Result<Vec<Vec<u8>>, IdentityError> 
     Ok(found)
 }
 
-fn check_validity(path: &Path, der: &[u8]) -> Result<SystemTime, IdentityError> {
+/// When the last of a file's certificates runs out.
+///
+/// # Errors
+/// [`IdentityError`] where it holds none.
+pub fn runs_out(path: &Path) -> Result<SystemTime, IdentityError> {
+    last_of(path, &certificates(path, &read(path)?)?)
+}
+
+fn last_of(path: &Path, certificates: &[Vec<u8>]) -> Result<SystemTime, IdentityError> {
+    let mut last = UNIX_EPOCH;
+    for der in certificates {
+        let (_, to) = validity(path, der)?;
+        last = last.max(UNIX_EPOCH + Duration::from_secs(u64::try_from(to).unwrap_or_default()));
+    }
+    Ok(last)
+}
+
+/// From when until when, in seconds since 1970.
+fn validity(path: &Path, der: &[u8]) -> Result<(i64, i64), IdentityError> {
     let invalid = |error: x509_parser::nom::Err<x509_parser::error::X509Error>| IdentityError::Invalid {
         path: path.to_owned(),
         reason: error.to_string(),
     };
     let (_, certificate) = parse_x509_certificate(der).map_err(invalid)?;
     let validity = certificate.validity();
-    let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+fn check_validity(path: &Path, der: &[u8]) -> Result<SystemTime, IdentityError> {
+    let (from, to) = validity(path, der)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     if !(from..=to).contains(&now) {

@@ -32,21 +32,21 @@ pub use agent::{
     AgentOptions, AgentPool, Finding, ImportProgress, PreflightReport, StepContext, SyncProgress, tables_differ,
 };
 pub use cell_protos::{Malformed, v1 as wire};
-pub use channel::surely_not_sent;
+pub use channel::{code_of, surely_not_sent};
 pub use control::{
     AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, TakeoverWanted,
     WriteOptions,
 };
 pub use convert::{signed_from_wire, signed_to_wire};
 pub use error::{ClientError, StepError};
-pub use guard::{Guard, Guarded, actor, caller, check_cell};
+pub use guard::{Guard, Guarded, actor, caller, check_cell, tried_ago};
 pub use identity::{Identity, IdentityError, Server};
 pub use link::Link;
 pub use random::Random;
 pub use store::BackupReader;
 pub use watch::{WatchEvent, WatchItem, WatchOptions};
 
-/// Names of the gRPC trailers that go along with a refusal.
+/// Names of the gRPC trailers that go along with a refusal, and of the header that goes along with a retry.
 pub mod trailer {
     /// `host:port` of the leader, from a node that is not it.
     pub const LEADER: &str = "cellway-leader";
@@ -54,6 +54,10 @@ pub mod trailer {
     pub const CODE: &str = "cellway-code";
     /// What the caller may do next.
     pub const HINT: &str = "cellway-hint";
+    /// In a request that is not the first try of a write: milliseconds since that one, by the client's clock.
+    pub const TRIED_AGO: &str = "cellway-tried-ms-ago";
+    /// The code of a write that may have run under its id, longer ago than answers are remembered.
+    pub const REQUEST_TOO_OLD: &str = "REQUEST_TOO_OLD";
     /// The code that goes along with [`LEADER`].
     pub const NOT_LEADER: &str = "NOT_LEADER";
     /// The code of a write whose outcome the node does not know.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cell_model::CellId;
+use cell_model::{CellId, StoreNote};
 use cell_protos::v1::change_members_request::Change;
 use cell_protos::v1::cluster_service_client::ClusterServiceClient;
 use cell_protos::v1::store_service_client::StoreServiceClient;
@@ -12,9 +12,9 @@ use tonic::{Request, Streaming};
 
 use crate::channel::told;
 use crate::control::Kind;
-use crate::{ClientError, ControlClient};
+use crate::{ClientError, ControlClient, WriteOptions};
 
-/// What writes a whole state may take so long.
+/// What writes a whole state may take so long, on a node that can be reached.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the next chunk of a backup may take.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(30);
@@ -25,8 +25,7 @@ impl ControlClient {
     /// The same client with time for work that takes long.
     fn patient(&self) -> Self {
         let mut patient = self.clone();
-        patient.options.attempt = PATIENCE;
-        patient.options.deadline = PATIENCE;
+        patient.options.work = Some(PATIENCE);
         patient
     }
 
@@ -109,6 +108,19 @@ impl ControlClient {
         let call = |channel, request| async move { Service::new(channel).reconcile(request).await };
         let without = without.iter().map(ToString::to_string).collect();
         self.patient().call_on(Kind::Repeatable, v1::ReconcileRequest { adopt, without }, call).await
+    }
+
+    /// Tells the leader what was done to the store, and by whom. For control nodes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn note(&self, note: &StoreNote, actor: &str) -> Result<(), ClientError> {
+        let (kind, options) = self.named(WriteOptions::default());
+        let call = |channel, request| async move { Service::new(channel).note(request).await };
+        let StoreNote { action, subject, detail, outcome } = note.clone();
+        let (actor, action) = (actor.to_owned(), action.as_str().to_owned());
+        let request = v1::NoteRequest { actor, action, subject, detail, outcome, options };
+        self.call_on(kind, request, call).await.map(drop)
     }
 
     /// Begins a backup of everything that was acknowledged before, or of what some node has where stale is allowed.

@@ -87,7 +87,7 @@ pub enum TrustError {
         found: usize,
     },
     /// The signature does not fit the payload.
-    #[error("the signature does not fit the mapping")]
+    #[error("the signature does not fit what was signed, or was made with another key")]
     BadSignature,
     /// The payload is not a mapping.
     #[error("the signed bytes are not a mapping: {reason}")]

@@ -180,7 +180,7 @@ rpcs! {
     "cellway.v1.StoreService" {
         ListMembers as StoreListMembers, ChangeMembers as StoreChangeMembers, MoveLeader as StoreMoveLeader,
         DiskStatus as StoreDiskStatus, TakeSnapshot as StoreTakeSnapshot, Backup as StoreBackup,
-        Reconcile as StoreReconcile,
+        Reconcile as StoreReconcile, Note as StoreNote,
     }
     "cellway.v1.RaftService" {
         Append as RaftAppend, AppendStream as RaftAppendStream, Vote as RaftVote,
@@ -249,7 +249,7 @@ impl Rpc {
             | Self::RaftInstallSnapshot
             | Self::RaftSnapshotProgress
             | Self::RaftTransferLeader => &[Control],
-            Self::AgentRun => &[Control],
+            Self::AgentRun | Self::StoreNote => &[Control],
             Self::AgentDescribe => &[Viewer, Operator, Admin, Control],
             Self::AgentFollow | Self::AgentAttach => &[Agent],
             Self::HealthCheck | Self::HealthList | Self::HealthWatch => &Role::ALL,

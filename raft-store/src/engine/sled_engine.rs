@@ -76,8 +76,13 @@ impl Files {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.db.flush().map_err(io("flushing"))?;
-        self.file.sync_data().map_err(std_io("syncing"))
+        let synced =
+            self.db.flush().map_err(io("flushing")).and_then(|_| self.file.sync_data().map_err(std_io("syncing")));
+        if synced.is_err() {
+            // It is never tried again, also not by the last handle, which would panic where it fails.
+            std::mem::forget(self.db.clone());
+        }
+        synced
     }
 }
 

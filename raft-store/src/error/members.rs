@@ -48,6 +48,12 @@ pub enum MembershipError {
         /// Whose it is.
         node_id: u64,
     },
+    /// It was a member and has left.
+    #[error("{node_id:016x} was removed from this cluster, and a node id never comes back")]
+    Removed {
+        /// Which.
+        node_id: u64,
+    },
     /// There are enough.
     #[error("there may be {limit} of them")]
     TooMany {
@@ -123,6 +129,7 @@ impl MembershipError {
             Self::Unknown { .. } => "MEMBER_UNKNOWN",
             Self::OtherAddress { .. } => "MEMBER_ELSEWHERE",
             Self::AddressTaken { .. } => "MEMBER_ADDRESS_TAKEN",
+            Self::Removed { .. } => "MEMBER_REMOVED",
             Self::TooMany { .. } => "TOO_MANY_MEMBERS",
             Self::Silent { .. } => "MEMBER_SILENT",
             Self::Behind { .. } => "MEMBER_BEHIND",
@@ -146,6 +153,9 @@ impl MembershipError {
             Self::OtherAddress { .. } => "start the node with that address, or remove the member and add it anew",
             Self::AddressTaken { .. } => {
                 "that member's directory is gone: `cellctl store members replace OLD --by NEW`, with the new node at another address"
+            }
+            Self::Removed { .. } => {
+                "start that node with an empty data directory, and add it again: it is a new one then"
             }
             Self::TooMany { .. } => "remove a member first",
             Self::Silent { .. } => "check that the node runs and that the leader reaches it at that address",

@@ -84,7 +84,7 @@ impl Series {
     }
 
     /// Takes a row that was found, in the order of their keys. Answers what is in it.
-    pub(super) fn found<T: DeserializeOwned>(
+    pub(super) fn found<T: Serialize + DeserializeOwned>(
         &mut self,
         key: &[u8],
         value: &[u8],
@@ -93,9 +93,9 @@ impl Series {
         let number = key.get(2..).and_then(|number| <[u8; 8]>::try_from(number).ok()).map(u64::from_be_bytes);
         let number =
             number.ok_or_else(|| EngineError::Corrupt { what: what(), detail: "its key is none".into() })?;
-        let (items, body) = codec::open_items(value, &what)?;
+        let (items, written) = codec::open_items(value, &what)?;
         self.rows.push_back(number);
-        self.open = body.to_vec();
+        self.open = written;
         Ok(items)
     }
 }

@@ -50,8 +50,8 @@ pub(crate) fn write(out: &mut impl Write, head: &WireHead, fleet: &FleetImage) -
     }
     let mut answers = 0;
     let mut block = Vec::with_capacity(BLOCK_RECORDS);
-    for (id, at, reply) in &fleet.head.answered {
-        block.push(WireAnswer { ordinal: answers, id: *id, at: *at, reply: reply.clone() });
+    for answered in &fleet.head.answered {
+        block.push(WireAnswer::of(answers, answered));
         answers += 1;
         if block.len() == BLOCK_RECORDS {
             write_block(&mut hashing, &Block::Answers(std::mem::take(&mut block)))?;
@@ -98,8 +98,10 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
         lineage: head.lineage,
         revision: head.revision,
         limits: head.limits,
+        limits_revision: head.limits_revision,
         unreconciled: false,
         answered: Trail::default(),
+        forgotten: head.forgotten,
     };
     let (mut records, mut trail) = (Vec::new(), Vec::new());
     loop {
@@ -107,7 +109,7 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
         match read_block(&mut input)? {
             Block::Records(block) => records.extend(block),
             Block::Answers(block) => {
-                fleet_head.answered.extend(block.into_iter().map(|answer| (answer.id, answer.at, answer.reply)));
+                fleet_head.answered.extend(block.into_iter().map(WireAnswer::into_answered));
             }
             Block::Audit(block) => trail.extend(block),
             Block::Header(_) => return Err(corrupt("it has a second header")),

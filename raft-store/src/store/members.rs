@@ -36,6 +36,7 @@ impl Store {
         let metrics = self.raft().metrics().borrow_watched().clone();
         let situation = Situation {
             members: members_of(&metrics),
+            removed: self.inner.node.machine.removed(),
             leader: metrics.id,
             changing: metrics.membership_config.membership().get_joint_config().len() > 1,
             alive_within: self.inner.options.timers.election_max,

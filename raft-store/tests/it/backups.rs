@@ -132,7 +132,7 @@ async fn what_another_version_has_written_is_not_called_damaged() {
     cluster.nodes[0].stop().await;
     let of_another_layout = |path: &Path, at: usize| {
         let mut bytes = std::fs::read(path).unwrap();
-        bytes[at] -= 1;
+        bytes[at] = 2;
         std::fs::write(path, bytes).unwrap();
     };
     of_another_layout(&file, LAYOUT_OF_BACKUP);

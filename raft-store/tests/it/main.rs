@@ -5,6 +5,7 @@ mod backups;
 mod cluster;
 mod damage;
 mod fixture;
+mod layouts;
 mod members;
 mod single;
 mod watching;

@@ -81,6 +81,14 @@ async fn a_new_node_learns_votes_and_takes_the_place_of_a_dead_one() {
     change_soon(&cluster, &MemberChange::Remove { node_id: learner }).await;
     cluster.submit(102, create_cell(102)).await;
     assert_eq!(members(&cluster).await.len(), 3);
+
+    // Whoever has left is another node when it comes back, whichever node leads by then.
+    let add = MemberChange::Add { node_id: learner, address: cluster.nodes[3].address.to_string() };
+    let refused = change(&cluster, &add).await.expect_err("its votes of before must not count");
+    assert_eq!((refused.code(), refused.hint().contains("empty data directory")), ("MEMBER_REMOVED", true));
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].store().transfer_leader().await.unwrap();
+    assert_eq!(change(&cluster, &add).await.expect_err("it is replicated").code(), "MEMBER_REMOVED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,8 @@ pub(super) fn run(global: Global, command: Audit) -> Result<Exit, Failure> {
     match command {
         Audit::Verify { file: Some(file), trusted_keys, .. } => verify_file(&file, &keys(&trusted_keys)?),
         Audit::Verify { file: None, against, trusted_keys } => {
-            let (trusted, before) = (keys(&trusted_keys)?, against.as_deref().map(read).transpose()?);
+            let trusted = keys(&trusted_keys)?;
+            let before = against.as_deref().map(|file| believed(file, &trusted)).transpose()?;
             ask(&global, |control| verify(control, trusted, before))
         }
         Audit::Show { tenant, last } => ask(&global, |control| show(control, tenant, last)),
@@ -51,11 +52,17 @@ fn read(file: &Path) -> Result<Trail, Failure> {
     Trail::from_lines(&text).map_err(|doubt| doubted(&doubt, &file.display().to_string()))
 }
 
-fn verify_file(file: &Path, trusted: &TrustedKeys) -> Result<Exit, Failure> {
+/// A file that proves itself: what nodes say is held against nothing less.
+fn believed(file: &Path, trusted: &TrustedKeys) -> Result<Trail, Failure> {
     let trail = read(file)?;
     trail.verify(trusted).map_err(|doubt| doubted(&doubt, &file.display().to_string()))?;
+    Ok(trail)
+}
+
+fn verify_file(file: &Path, trusted: &TrustedKeys) -> Result<Exit, Failure> {
+    let trail = believed(file, trusted)?;
     let signed = if trusted.is_empty() { "; its signature was not checked: name --trusted-keys" } else { "" };
-    console::note(&format!("{} entries up to {} are one chain{signed}", trail.entries.len(), trail.end.number));
+    console::note(&format!("{}{signed}", trail.told()));
     Ok(Exit::Done)
 }
 

@@ -273,7 +273,11 @@ impl Applying {
         let request_id = self.tickets.request(&planned.tenant, record, self.attempts[index]);
         self.attempts[index] += 1;
         // Refused if anybody has touched the tenant since it was looked at.
-        let write = WriteOptions { request_id: Some(request_id), expected_revision: Some(record) };
+        let write = WriteOptions {
+            request_id: Some(request_id),
+            expected_revision: Some(record),
+            ..WriteOptions::default()
+        };
         let options = MoveOptions { reason: self.reason(planned), ..self.options.clone() };
         match self.control.client.move_tenant(&planned.tenant, &planned.target, options, write).await {
             Ok((id, _)) => {

@@ -83,8 +83,10 @@ impl View for DiskView {
     ];
 
     fn row(&self) -> Vec<String> {
-        if let Some(error) = &self.error {
-            return vec![self.endpoint.clone(), format!("unreachable: {error}")];
+        if self.error.is_some() {
+            let mut row = vec!["-".to_owned(); Self::COLUMNS.len()];
+            (row[0], row[1]) = (self.endpoint.clone(), "unreachable".into());
+            return row;
         }
         let free = self.available_bytes.map_or_else(|| "?".into(), |bytes| format!("{} MiB", bytes >> 20));
         vec![
@@ -122,25 +124,46 @@ pub(super) async fn status(control: &Control) -> Result<Exit, Failure> {
         });
     }
     control.print_list(&disks);
-    if disks.iter().all(|disk| disk.error.is_none()) {
-        return Ok(Exit::Done);
-    }
-    let hint = "start the nodes that do not answer";
-    Err(Failure { exit: Exit::Unavailable, ..Failure::new("NODE_UNREACHABLE", "not all nodes answer", hint) })
+    let silent = disks.iter().filter_map(|disk| Some(format!("{}: {}", disk.endpoint, disk.error.as_ref()?)));
+    all_answer(&silent.collect::<Vec<_>>())
 }
 
+/// Every node is asked, whatever has become of the one before it.
 pub(super) async fn snapshot(control: &Control, compact: bool) -> Result<Exit, Failure> {
+    let mut failed = Vec::new();
     for endpoint in control.client.endpoints() {
-        let index = control.client.take_snapshot(endpoint, compact).await?;
-        let done = if compact { "dropped its log up to" } else { "has a snapshot up to" };
-        console::note(&format!("{endpoint} {done} entry {index}"));
+        match control.client.take_snapshot(endpoint, compact).await {
+            Ok(index) => {
+                let done = if compact { "dropped its log up to" } else { "has a snapshot up to" };
+                console::note(&format!("{endpoint} {done} entry {index}"));
+            }
+            Err(error) => failed.push(format!("{endpoint}: {error} ({})", error.code())),
+        }
     }
-    Ok(Exit::Done)
+    all_answer(&failed)
+}
+
+fn all_answer(failed: &[String]) -> Result<Exit, Failure> {
+    if failed.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let message = format!("not all nodes have done it:\n  {}", failed.join("\n  "));
+    let hint = "start the nodes that do not answer; the others need not be asked again";
+    Err(Failure { exit: Exit::Unavailable, ..Failure::new("NODE_UNREACHABLE", message, hint) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_does_not_answer_leaves_the_table_whole() {
+        let row = DiskView::silent("127.0.0.1:1", "no connection, for a long and winding reason".into()).row();
+        assert_eq!(row.len(), DiskView::COLUMNS.len());
+        assert_eq!(row[..3], ["127.0.0.1:1", "unreachable", "-"]);
+        let told = all_answer(&["127.0.0.1:1: no connection".to_owned()]).unwrap_err().to_string();
+        assert!(told.contains("(NODE_UNREACHABLE)\n  127.0.0.1:1: no connection\n  next: start"), "{told}");
+    }
 
     #[test]
     fn a_node_shows_how_long_applying_stood_still_and_how_long_beside_snapshots() {

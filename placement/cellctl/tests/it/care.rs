@@ -69,9 +69,16 @@ fn an_export_proves_itself_and_what_was_done_to_it_is_found() {
     std::fs::write(&forged, text.replacen("tenant/acme", "tenant/evil", 1)).unwrap();
     let found = cellctl(&format!("audit verify --file {}", forged.display()));
     assert!(
-        found.code == 1 && found.err.contains("AUDIT_BROKEN") && found.err.contains("audit entry 2"),
+        found.code == 1 && found.err.contains("AUDIT_BROKEN") && found.err.contains("audit entry 3"),
         "{found:?}"
     );
+    // What the nodes say does not make up for it.
+    let believed = control.run(&format!("audit verify --against {}", forged.display()));
+    assert!(believed.code == 1 && believed.err.contains("audit entry 3"), "{believed:?}");
+    let cut: Vec<&str> = text.lines().skip(2).collect();
+    std::fs::write(&forged, cut.join("\n")).unwrap();
+    let cut = cellctl(&format!("audit verify --file {}", forged.display()));
+    assert!(cut.code == 0 && cut.err.contains("entries 1 to 2 are not in it"), "{cut:?}");
     std::fs::write(&forged, "nonsense").unwrap();
     let found = control.run(&format!("audit verify --against {}", forged.display()));
     assert!(found.code == 1 && found.err.contains("AUDIT_UNREADABLE"), "{found:?}");

@@ -1,24 +1,40 @@
 //! Making and looking after the cluster itself. Answered before there is one, too.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cell_client::Link;
-use cell_model::{ClusterId, FleetView};
+use cell_model::{ClusterId, FleetView, StoreAction};
 use cell_protos::v1;
 use cell_protos::v1::cluster_service_server::ClusterService;
 use cell_store::{Member, Store};
 use tonic::{Request, Response, Status};
 
-use super::now;
+use super::deeds::Deed;
+use super::{Caller, Ground, now};
 use crate::refusal;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterEndpoint {
-    pub(crate) store: Store,
+    pub(crate) ground: Ground,
     pub(crate) data_dir: PathBuf,
-    pub(crate) link: Link,
+}
+
+impl ClusterEndpoint {
+    const fn store(&self) -> &Store {
+        &self.ground.store
+    }
+
+    /// A new cluster's first entry in its audit trail. It is waited for as long as an election takes, and told later where
+    /// that takes longer.
+    async fn tell_of_beginning(&self, members: &[Member], by: Caller) {
+        const ELECTION: Duration = Duration::from_secs(3);
+        let addresses: Vec<&str> = members.iter().map(|member| member.address.as_str()).collect();
+        let (subject, detail) = ("store".into(), format!("members={}", addresses.join(",")));
+        let (deed, ground) = (Deed { action: StoreAction::InitCluster, subject, detail, by }, self.ground.clone());
+        let telling = tokio::spawn(async move { deed.ended(&ground, &Ok(())).await });
+        let _ = tokio::time::timeout(ELECTION, telling).await;
+    }
 }
 
 /// Free and total bytes where the data is; zeros where the system does not say.
@@ -39,7 +55,7 @@ fn unix_s(time: SystemTime) -> u64 {
 #[tonic::async_trait]
 impl ClusterService for ClusterEndpoint {
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let status = self.store.status();
+        let status = self.store().status();
         let (disk_free_bytes, disk_total_bytes) = room(&self.data_dir);
         let member =
             |member: Member| v1::Member { node_id: member.node_id, address: member.address, voter: member.voter };
@@ -57,17 +73,22 @@ impl ClusterService for ClusterEndpoint {
             members: status.members.into_iter().map(member).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             advertise: status.advertise,
-            clock_unix_ms: now(&self.link).get(),
+            clock_unix_ms: now(&self.ground.link).get(),
             disk_free_bytes,
             disk_total_bytes,
-            unreconciled: self.store.view(FleetView::unreconciled),
-            certificate_not_after_unix_s: self.link.identity().map_or(0, |identity| unix_s(identity.not_after())),
+            quorum_ack_ms: status.quorum_ack.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+            unreconciled: self.store().view(FleetView::unreconciled),
+            certificate_not_after_unix_s: self
+                .ground
+                .link
+                .identity()
+                .map_or(0, |identity| unix_s(identity.not_after())),
         }))
     }
 
     async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimResponse>, Status> {
         let cluster = ClusterId(request.into_inner().cluster_id);
-        let node_id = self.store.claim(cluster).await.map_err(|error| refusal::claim(&error))?;
+        let node_id = self.store().claim(cluster).await.map_err(|error| refusal::claim(&error))?;
         Ok(Response::new(v1::ClaimResponse { node_id }))
     }
 
@@ -75,12 +96,17 @@ impl ClusterService for ClusterEndpoint {
         &self,
         request: Request<v1::InitializeRequest>,
     ) -> Result<Response<v1::InitializeResponse>, Status> {
+        let by = Caller::of(&request);
         let wire = request.into_inner();
         let member =
             |member: v1::Member| Member { node_id: member.node_id, address: member.address, voter: member.voter };
-        let members = wire.members.into_iter().map(member).collect();
-        let made = self.store.initialize(ClusterId(wire.cluster_id), members).await;
+        let members: Vec<Member> = wire.members.into_iter().map(member).collect();
+        let is_new = !self.store().status().initialized;
+        let made = self.store().initialize(ClusterId(wire.cluster_id), members.clone()).await;
         made.map_err(|error| refusal::initialize(&error))?;
+        if is_new {
+            self.tell_of_beginning(&members, by).await;
+        }
         Ok(Response::new(v1::InitializeResponse {}))
     }
 }

@@ -65,8 +65,8 @@ impl ControlEndpoint {
         }
         let answered_by_the_store = self.0.view(|fleet| {
             let stamp = Stamp { at: envelope.at, revision: fleet.head().revision.next() };
-            let answered = |id| fleet.head().answered.iter().any(|(known, ..)| *known == id);
-            decide(fleet, envelope, stamp).is_err() || envelope.request_id.is_some_and(answered)
+            let answered = envelope.request_id.is_some_and(|id| fleet.answer(id).is_some());
+            answered || decide(fleet, envelope, stamp).is_err()
         });
         if answered_by_the_store {
             return Ok(());
@@ -308,7 +308,8 @@ impl ControlService for ControlEndpoint {
 
     async fn get_limits(&self, _request: Request<v1::GetLimitsRequest>) -> Answer<v1::Limits> {
         self.0.readable(false).await?;
-        Ok(Response::new(self.0.view(FleetView::limits).into()))
+        let told = |fleet: &Fleet| v1::Limits { revision: fleet.limits_revision().get(), ..fleet.limits().into() };
+        Ok(Response::new(self.0.view(told)))
     }
 
     async fn set_limits(&self, request: Request<v1::SetLimitsRequest>) -> Answer<v1::SetLimitsResponse> {

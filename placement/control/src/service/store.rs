@@ -1,5 +1,6 @@
 //! Looking after the store: members, disk, snapshots, backups.
 
+use cell_model::{StoreAction, StoreNote};
 use cell_protos::v1;
 use cell_protos::v1::change_members_request::Change;
 use cell_protos::v1::store_service_server::StoreService;
@@ -9,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::deeds::{self, Deed};
 use super::{Caller, Ground, reconcile};
 use crate::refusal;
 
@@ -24,6 +26,37 @@ pub(crate) struct StoreEndpoint(pub(crate) Ground);
 impl StoreEndpoint {
     const fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    fn this_node(&self) -> String {
+        format!("node/{}", self.store().advertise())
+    }
+
+    /// A node as the audit trail names it: by its address where that is known.
+    fn node(&self, node_id: u64) -> String {
+        let members = self.store().members();
+        let known = members.into_iter().find(|member| member.node_id == node_id);
+        known.map_or_else(|| format!("node/{node_id:016x}"), |member| format!("node/{}", member.address))
+    }
+
+    fn deed_of(&self, change: &MemberChange, by: Caller) -> Deed {
+        let (action, subject, detail) = match change {
+            MemberChange::Add { node_id, address } => {
+                (StoreAction::AddMember, format!("node/{address}"), format!("node-id={node_id:016x}"))
+            }
+            MemberChange::Promote { node_id } => {
+                (StoreAction::PromoteMember, self.node(*node_id), format!("node-id={node_id:016x}"))
+            }
+            MemberChange::Remove { node_id } => {
+                (StoreAction::RemoveMember, self.node(*node_id), format!("node-id={node_id:016x}"))
+            }
+            MemberChange::Replace { node_id, by } => (
+                StoreAction::ReplaceMember,
+                self.node(*node_id),
+                format!("node-id={node_id:016x} by={} by-id={by:016x}", self.node(*by)),
+            ),
+        };
+        Deed { action, subject, detail, by }
     }
 
     fn members(&self) -> v1::ListMembersResponse {
@@ -60,19 +93,33 @@ impl StoreService for StoreEndpoint {
     }
 
     async fn change_members(&self, request: Request<v1::ChangeMembersRequest>) -> Answer<v1::ListMembersResponse> {
+        let by = Caller::of(&request);
         let change = change(request.into_inner())?;
+        self.0.leading()?;
+        let deed = self.deed_of(&change, by);
+        deed.asked(&self.0).await?;
         let changed = self.store().change_members(&change).await;
-        changed.map_err(|error| refusal::membership(&error, self.0.belongs()))?;
+        let changed = changed.map_err(|error| refusal::membership(&error, self.0.belongs()));
+        deed.ended(&self.0, &changed).await;
+        changed?;
         Ok(Response::new(self.members()))
     }
 
     async fn move_leader(&self, request: Request<v1::MoveLeaderRequest>) -> Answer<v1::MoveLeaderResponse> {
-        let moved = match request.into_inner().node_id {
+        let by = Caller::of(&request);
+        let node_id = request.into_inner().node_id;
+        self.0.leading()?;
+        let subject = if node_id == 0 { "node/any".into() } else { self.node(node_id) };
+        let deed = Deed { action: StoreAction::MoveLeader, subject, detail: String::new(), by };
+        deed.asked(&self.0).await?;
+        let moved = match node_id {
             0 => self.store().transfer_leader().await,
             node_id => self.store().transfer_leader_to(node_id).await,
         };
         let leader = self.store().leadership().borrow().leader.clone();
-        moved.map_err(|error| refusal::transfer(&error, leader.as_deref()))?;
+        let moved = moved.map_err(|error| refusal::transfer(&error, leader.as_deref()));
+        deed.ended(&self.0, &moved).await;
+        moved?;
         Ok(Response::new(v1::MoveLeaderResponse { leader: leader.unwrap_or_default() }))
     }
 
@@ -108,21 +155,37 @@ impl StoreService for StoreEndpoint {
     }
 
     async fn take_snapshot(&self, request: Request<v1::TakeSnapshotRequest>) -> Answer<v1::TakeSnapshotResponse> {
-        let taken =
-            if request.into_inner().compact { self.store().compact().await } else { self.store().snapshot().await };
-        let index = taken.map_err(|error| refusal::compact(&error))?;
-        Ok(Response::new(v1::TakeSnapshotResponse { index }))
+        let by = Caller::of(&request);
+        let compact = request.into_inner().compact;
+        let taken = if compact { self.store().compact().await } else { self.store().snapshot().await };
+        let taken = taken.map_err(|error| refusal::compact(&error));
+        let action = if compact { StoreAction::Compact } else { StoreAction::Snapshot };
+        let detail = taken.as_ref().map(|index| format!("entry={index}")).unwrap_or_default();
+        Deed { action, subject: self.this_node(), detail, by }.ended(&self.0, &taken).await;
+        Ok(Response::new(v1::TakeSnapshotResponse { index: taken? }))
     }
 
     async fn reconcile(&self, request: Request<v1::ReconcileRequest>) -> Answer<v1::ReconcileResponse> {
-        let Caller(by) = Caller::of(&request);
+        let by = Caller::of(&request);
         let wanted = reconcile::Wanted::read(request.into_inner())?;
-        reconcile::reconcile(&self.0, wanted, by).await.map(Response::new)
+        reconcile::reconcile(&self.0, wanted, by.actor).await.map(Response::new)
+    }
+
+    async fn note(&self, request: Request<v1::NoteRequest>) -> Answer<v1::NoteResponse> {
+        deeds::hear(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
-        self.0.readable(request.into_inner().allow_stale).await?;
+        let by = Caller::of(&request);
+        let allow_stale = request.into_inner().allow_stale;
+        self.0.readable(allow_stale).await?;
         let backup = self.store().backup().await.map_err(|error| refusal::backup(&error))?;
+        let detail = format!("as-of={} bytes={}", backup.revision, backup.bytes);
+        let deed = Deed { action: StoreAction::Backup, subject: self.this_node(), detail, by };
+        match deed.done(&self.0).await {
+            Err(untold) if allow_stale => deed.untold(StoreNote::DONE, &untold),
+            told => told?,
+        }
         let (parts, taken) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(hand_out(backup, parts));
         Ok(Response::new(Box::pin(ReceiverStream::new(taken))))

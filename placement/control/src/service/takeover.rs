@@ -6,8 +6,8 @@
 
 use cell_client::{AgentOptions, AgentPool, StepContext, StepError};
 use cell_model::{
-    Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Generation, Move, Rejected, TakeoverOrder,
-    TenantId, TenantRecord, holder,
+    Attempt, CellId, CellState, Command, CopySight, Envelope, FleetView, Generation, Move, Rejected, Reply,
+    Revision, Seq, TakeoverOrder, TenantId, TenantRecord, holder,
 };
 use cell_protos::{Malformed, v1};
 use tonic::{Code, Status};
@@ -27,7 +27,7 @@ pub(super) async fn take_over(
     ground.leading()?;
     // The record that is judged is the one that a quorum has.
     ground.readable(false).await?;
-    if let Some(known) = decided_before(ground, &wire, &tenant) {
+    if let Some(known) = decided_before(ground, &wire, (&tenant, &target), &by).await? {
         return Ok(known);
     }
     let record = ground.view(|fleet| admissible(fleet, &tenant, &target)).map_err(|refused| rejected(&refused))?;
@@ -51,12 +51,41 @@ pub(super) async fn take_over(
     Ok(answer)
 }
 
-/// The answer to a request that has run already: its client did not hear of it.
-fn decided_before(ground: &Ground, wire: &v1::TakeOverRequest, tenant: &TenantId) -> Option<v1::TakeOverResponse> {
-    let (request_id, _) = wire.options.as_ref()?.read().ok()?;
+/// The answer to a request that has run already: its client did not hear of it. An id that was given to another request is
+/// refused, and that is in the audit trail.
+async fn decided_before(
+    ground: &Ground,
+    wire: &v1::TakeOverRequest,
+    (tenant, target): (&TenantId, &CellId),
+    by: &Caller,
+) -> Result<Option<v1::TakeOverResponse>, Status> {
+    let Some(options) = wire.options.clone() else { return Ok(None) };
+    let order = TakeoverOrder {
+        target: target.clone(),
+        evidence: wire.evidence.clone(),
+        accept_data_loss: wire.accept_data_loss,
+        stopped: Generation(0),
+        copy: CopySight { generation: Generation(0), complete: false, applied: Seq(0), heard: Seq(0) },
+    };
+    let command = Command::TakeOver { tenant: tenant.clone(), order };
+    let envelope = ground.envelope(command, Some(options), by.clone())?;
+    let known = envelope.request_id.and_then(|id| ground.view(|fleet| fleet.answer(id).cloned()));
+    let Some(known) = known else { return Ok(None) };
+    if known.asked.is_some_and(|before| Some(before) != envelope.asked) {
+        // No record is at revision 0: whatever becomes of the id meanwhile, nothing is decided.
+        ground.submit(Envelope { expected_revision: Some(Revision(0)), ..envelope }).await?;
+    }
+    Ok(told_before(ground, wire, tenant, &known.reply))
+}
+
+fn told_before(
+    ground: &Ground,
+    wire: &v1::TakeOverRequest,
+    tenant: &TenantId,
+    reply: &Reply,
+) -> Option<v1::TakeOverResponse> {
+    reply.result.as_ref().ok()?;
     ground.view(|fleet| {
-        let reply = fleet.answer(request_id?)?;
-        reply.result.as_ref().ok()?;
         let taken = |movement: &Move, epoch| Some((movement.id, movement.takeover.clone()?, epoch));
         let running = fleet.tenant(tenant).and_then(|record| taken(record.movement.as_deref()?, record.epoch));
         let mut of_tenant = fleet.ended_moves_before(None).filter(|ended| ended.tenant == *tenant);

@@ -1,7 +1,8 @@
 //! The audit trail on three nodes: the same everywhere, and after a restart.
 
-use cell_client::{AuditPage, ControlClient, WriteOptions};
-use cell_model::{CellState, RequestId, verify_chain};
+use cell_client::wire::change_members_request::Change;
+use cell_client::{AuditPage, ControlClient, WriteOptions, wire};
+use cell_model::{AuditEntry, CellState, RequestId, verify_chain};
 
 use crate::nodes::{Nodes, cell_id, create_cell, eventually, new_cell, new_tenant, tenant_id};
 
@@ -17,7 +18,7 @@ async fn every_node_has_the_same_signed_chain_and_keeps_it_over_a_restart() {
     let (mut nodes, cluster) = Nodes::cluster(3).await;
     let client = nodes.client();
     create_cell(&client, "c1").await;
-    let named = WriteOptions { request_id: Some(RequestId(9)), expected_revision: None };
+    let named = WriteOptions { request_id: Some(RequestId(9)), ..WriteOptions::default() };
     client.create_tenant(new_tenant("t-1", "c1"), named).await.unwrap();
     client.create_tenant(new_tenant("t-1", "c1"), named).await.unwrap();
     client.create_tenant(new_tenant("t-1", "c1"), WriteOptions::default()).await.unwrap_err();
@@ -28,6 +29,7 @@ async fn every_node_has_the_same_signed_chain_and_keeps_it_over_a_restart() {
     assert_eq!(
         told,
         [
+            ("init-cluster", "done"),
             ("create-cell", "done"),
             ("create-tenant", "done"),
             ("create-tenant", "TENANT_EXISTS"),
@@ -51,6 +53,46 @@ async fn every_node_has_the_same_signed_chain_and_keeps_it_over_a_restart() {
         nodes.nodes[node].start().await;
     }
     assert_eq!(whole(&nodes.client()).await.entries, page.entries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_the_store_is_in_the_trail_whichever_node_does_it() {
+    let (nodes, _) = Nodes::cluster(3).await;
+    let client = nodes.client();
+    let leader = nodes.leader().await;
+    let follower = (leader + 1) % 3;
+    let at = nodes.nodes[follower].endpoint();
+    client.take_snapshot(&at, false).await.unwrap();
+    client.take_snapshot(&at, true).await.unwrap();
+    let mut backup = client.backup().await.unwrap();
+    while backup.chunk().await.unwrap().is_some() {}
+    let promote = Change::Promote(wire::PromoteMember { node_id: 9 });
+    assert_eq!(client.change_members(promote).await.unwrap_err().code(), "MEMBER_UNKNOWN");
+    let next = nodes.nodes[follower].handle().store().node_id();
+    client.move_leader(next).await.unwrap();
+    let trail = eventually("what has come of it is told to the new leader", || async {
+        let page = whole(&client).await;
+        let is_last = |entry: &AuditEntry| entry.action == "move-leader" && entry.outcome == "done";
+        page.entries.last().is_some_and(is_last).then_some(page.entries)
+    })
+    .await;
+    let told: Vec<(&str, &str, &str)> =
+        trail.iter().map(|entry| (entry.action.as_str(), entry.subject.as_str(), entry.outcome.as_str())).collect();
+    let (leading, following) = (format!("node/{}", nodes.nodes[leader].endpoint()), format!("node/{at}"));
+    let (leading, following) = (leading.as_str(), following.as_str());
+    assert_eq!(
+        told,
+        [
+            ("init-cluster", "store", "done"),
+            ("snapshot", following, "done"),
+            ("compact", following, "done"),
+            ("backup", leading, "done"),
+            ("promote-member", "node/0000000000000009", "asked"),
+            ("promote-member", "node/0000000000000009", "MEMBER_UNKNOWN"),
+            ("move-leader", following, "asked"),
+            ("move-leader", following, "done"),
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,14 @@
 use cell_client::{ClientError, ControlClient, ListOptions, WriteOptions, wire};
 use cell_control::Liveness;
 use cell_model::{
-    CellState, Command, Envelope, Event, Limits, MappingState, MoveOptions, RequestId, Revision, Uid, UnixMillis,
+    CellState, Command, Envelope, Event, Limits, MappingState, MoveOptions, NewTenant, RequestId, Revision, Uid,
+    UnixMillis,
 };
 
 use crate::nodes::{Nodes, cell_id, create_cell, eventually, new_cell, new_tenant, tenant_id};
 
 fn named(id: u128) -> WriteOptions {
-    WriteOptions { request_id: Some(RequestId(id)), expected_revision: None }
+    WriteOptions { request_id: Some(RequestId(id)), ..WriteOptions::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +61,42 @@ async fn a_retried_request_runs_once_and_gets_the_first_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_of_one_command_and_another_one_under_it_is_refused() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    for cell in ["c1", "c2"] {
+        create_cell(&client, cell).await;
+    }
+    let cordon = async |cell: &str| client.set_cell_state(&cell_id(cell), CellState::Cordoned, named(7)).await;
+    let first = cordon("c1").await.unwrap();
+    assert_eq!(cordon("c2").await.unwrap_err().code(), "REQUEST_ID_REUSED");
+    assert_eq!(client.get_cell(&cell_id("c2")).await.unwrap().state, CellState::Active);
+    assert_eq!(cordon("c1").await.unwrap(), first);
+    let other_revision = WriteOptions { expected_revision: Some(first.revision), ..named(7) };
+    let refused = client.set_cell_state(&cell_id("c1"), CellState::Cordoned, other_revision).await.unwrap_err();
+    assert_eq!(refused.code(), "REQUEST_ID_REUSED");
+    let told = client.list_audit(0, None).await.unwrap();
+    let reused = told.entries.iter().filter(|entry| entry.outcome == "REQUEST_ID_REUSED");
+    assert_eq!(reused.map(|entry| entry.subject.as_str()).collect::<Vec<_>>(), ["cell/c2", "cell/c1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_best_cell_has_changed_meanwhile_is_still_the_same_request() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    for cell in ["c1", "c2"] {
+        create_cell(&client, cell).await;
+    }
+    let anywhere = |id: &str| NewTenant { cell: None, ..new_tenant(id, "c1") };
+    let first = client.create_tenant(anywhere("t-1"), named(7)).await.unwrap();
+    for number in 2..6 {
+        client.create_tenant(anywhere(&format!("t-{number}")), WriteOptions::default()).await.unwrap();
+    }
+    let again = client.create_tenant(anywhere("t-1"), named(7)).await.unwrap();
+    assert_eq!(again.mapping, first.mapping);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_known_to_the_next_leader_too() {
     let (mut nodes, _) = Nodes::cluster(3).await;
     let client = nodes.client();
@@ -100,7 +137,7 @@ async fn a_write_against_a_record_that_has_changed_is_refused() {
     let (nodes, _) = Nodes::cluster(1).await;
     let client = nodes.client();
     let cell = create_cell(&client, "c1").await;
-    let expecting = |revision| WriteOptions { request_id: None, expected_revision: Some(revision) };
+    let expecting = |revision| WriteOptions { expected_revision: Some(revision), ..WriteOptions::default() };
     let cordoned = client.set_cell_state(&cell.id, CellState::Cordoned, expecting(cell.revision)).await.unwrap();
     assert_eq!(cordoned.state, CellState::Cordoned);
     let stale = client.set_cell_state(&cell.id, CellState::Active, expecting(cell.revision)).await.unwrap_err();

@@ -86,7 +86,7 @@ async fn each_role_may_what_the_table_says_and_the_trail_names_who_did_it() {
     let denied = operator.create_cell(new_cell("c2"), WriteOptions::default()).await.unwrap_err();
     assert_eq!(code(&denied), "ROLE_DENIED");
     assert!(denied.hint().contains("admin"), "{denied:?}");
-    let asked = WriteOptions { request_id: Some(RequestId(7)), expected_revision: None };
+    let asked = WriteOptions { request_id: Some(RequestId(7)), ..WriteOptions::default() };
     operator.create_tenant(new_tenant("t-1", "c1"), asked).await.unwrap();
     operator.set_cell_state(&cell_id("c1"), CellState::Cordoned, WriteOptions::default()).await.unwrap();
     let denied = operator.set_limits(Limits::default(), WriteOptions::default()).await.unwrap_err();

@@ -145,6 +145,78 @@ fn a_process_that_is_told_to_end_ends_in_order() {
     assert!(rest.contains("node stopping"), "{rest}");
 }
 
+/// A node as a process of its own, its log as far as its start, and where it listens.
+#[cfg(target_os = "linux")]
+fn serving(dir: &std::path::Path) -> (std::process::Child, impl std::io::BufRead + Send + use<>, String) {
+    use std::io::{BufRead, BufReader};
+    let key = dir.join("key");
+    key_file::generate(&key).unwrap();
+    let mut serve = program();
+    serve.arg("serve").arg("--data-dir").arg(dir.join("data")).arg("--signing-key-file").arg(&key);
+    serve.args(["--insecure-plaintext", "--listen", "127.0.0.1:0"]).env("CELL_LOG", "info").env("NO_COLOR", "1");
+    let mut process = serve.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("node started") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it started");
+    }
+    let port = line.split("127.0.0.1:").nth(1).unwrap();
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    (process, log, format!("127.0.0.1:{port}"))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_fails_ends_the_process_with_its_code_and_no_panic() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    let silent = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let traces = silent(Command::new("strace").args(["-q", "-o", "/dev/null", "true"]));
+    if !traces.is_ok_and(|status| status.success()) {
+        // `.ci/install strace` brings it; without it a failing sync cannot be had.
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut process, mut log, address) = serving(dir.path());
+    let reading = std::thread::spawn(move || {
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    cell_client::cluster::initialize(std::slice::from_ref(&address)).await.unwrap();
+    let client = cell_client::ControlClient::new(vec![address], cell_client::ClientOptions::default());
+    crate::nodes::create_cell(&client, "c1").await;
+    let pid = process.id();
+    let mut tracer = Command::new("strace");
+    tracer.args(["-f", "-q", "-p", &pid.to_string(), "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]);
+    tracer.args(["-e", "inject=fsync,fdatasync:error=EIO"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut tracer = tracer.spawn().unwrap();
+    eventually("strace holds it", || async {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        (!status.contains("TracerPid:\t0\n")).then_some(())
+    })
+    .await;
+    let impatient = cell_client::ClientOptions {
+        deadline: std::time::Duration::from_secs(2),
+        ..cell_client::ClientOptions::default()
+    };
+    let last = cell_client::ControlClient::new(client.endpoints().to_vec(), impatient);
+    last.create_cell(crate::nodes::new_cell("c2"), cell_client::WriteOptions::default())
+        .await
+        .expect_err("it is not on the disk");
+    let status = eventually("it ends", || {
+        let ended = process.try_wait().unwrap();
+        async move { ended }
+    })
+    .await;
+    tracer.wait().unwrap();
+    let log = reading.join().unwrap();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("[STORE_FAILED]") && log.contains("next: "), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_lists_the_services() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use crate::{
-    Capacity, CellTraits, Change, Command, Declaration, Envelope, MoveIntent, NewCell, NewTenant, Phase,
-    Suggestion, TenantRecord,
+    AuditHash, AuditTrail, Capacity, CellTraits, Change, Command, Crowd, Declaration, Envelope, MoveIntent,
+    NewCell, NewTenant, Phase, Sight, StoreNote, Suggestion, TenantRecord,
 };
 
 /// A command as the trail tells of it.
@@ -12,13 +12,13 @@ pub(super) struct Noted {
     pub(super) action: &'static str,
     pub(super) subject: String,
     pub(super) detail: String,
-    /// It changes nothing on purpose.
-    pub(super) is_evidence: bool,
+    /// What is told in place of whether something was changed.
+    pub(super) outcome: Option<String>,
 }
 
 impl Noted {
     fn new(action: &'static str, subject: String, detail: String) -> Self {
-        Self { action, subject, detail, is_evidence: false }
+        Self { action, subject, detail, outcome: None }
     }
 
     /// What has happened to a tenant.
@@ -68,9 +68,11 @@ impl Noted {
                 let gates = gates.join(",");
                 Self::new("report-cell", cell(id), format!("generation={generation} agent={agent} gates={gates}"))
             }
-            Command::CreateTenant(new) => Self::new("create-tenant", tenant(&new.id), placed(new, None, after)),
+            Command::CreateTenant(new) => {
+                Self::new("create-tenant", tenant(&new.id), placed(new, None, (envelope, after)))
+            }
             Command::PlaceTenant { tenant: new, suggestion } => {
-                Self::new("create-tenant", tenant(&new.id), placed(new, Some(suggestion), after))
+                Self::new("create-tenant", tenant(&new.id), placed(new, Some(suggestion), (envelope, after)))
             }
             Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
             Command::MoveTenant { tenant: id, target, options } => {
@@ -116,24 +118,39 @@ impl Noted {
                     |cells: &[crate::CellId]| cells.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
                 Self::new("reconcile", "store".into(), format!("heard={} without={}", names(heard), names(without)))
             }
-            Command::RoutersSaw { tenant: id, move_id, revision, routers } => {
+            Command::RoutersSaw { tenant: id, move_id, revision, routers, crowd } => {
                 let mut detail = format!("move={move_id} seen-revision={revision}");
-                for (router, sight) in routers {
-                    let _ = write!(detail, " {router}={}", sight.as_str());
+                match crowd {
+                    Some(crowd) => crowded(&mut detail, crowd, routers),
+                    None => {
+                        for (router, sight) in routers {
+                            let _ = write!(detail, " {router}={}", sight.as_str());
+                        }
+                    }
                 }
-                Self { is_evidence: true, ..Self::new("routers-saw", tenant(id), detail) }
+                Self { outcome: Some(StoreNote::DONE.into()), ..Self::new("routers-saw", tenant(id), detail) }
             }
+            Command::Noted(StoreNote { action, subject, detail, outcome }) => Self {
+                outcome: Some(outcome.clone()),
+                ..Self::new(action.as_str(), subject.clone(), detail.clone())
+            },
         })
     }
 }
 
 /// Where a tenant was put and why; what was suggested is told as it was, where that is what was done.
-fn placed(new: &NewTenant, suggestion: Option<&Suggestion>, after: Option<&TenantRecord>) -> String {
+fn placed(
+    new: &NewTenant,
+    suggestion: Option<&Suggestion>,
+    (envelope, after): (&Envelope, Option<&TenantRecord>),
+) -> String {
     let owner = after.map(|record| &record.owner).or(new.cell.as_ref());
     let owner = owner.map(ToString::to_string).unwrap_or_default();
     let tier = format!("{:?}", new.tier).to_lowercase();
     let mut detail = format!("cell={owner} tier={tier} residency={}", new.residency);
-    let Some(record) = after.filter(|record| !record.placed.is_empty()) else { return detail };
+    let Some(record) = after.filter(|record| envelope.layout >= 5 && !record.placed.is_empty()) else {
+        return detail;
+    };
     let _ = write!(detail, " why={:?}", record.placed);
     if let Some(suggestion) = suggestion.filter(|of| of.cell == record.owner && *of.why == *record.placed) {
         let _ = write!(detail, " explained={:?}", suggestion.explained);
@@ -168,6 +185,28 @@ fn declared(declaration: &Declaration) -> String {
     tell("region", region.clone());
     tell("residency", residency.clone());
     detail
+}
+
+/// Counts and digest of all; by name those that had not seen it, and then the others, as many as there is room for.
+fn crowded(detail: &mut String, crowd: &Crowd, routers: &[(String, Sight)]) {
+    /// For how many there are that were not named.
+    const LEFT_BYTES: usize = 32;
+    let Crowd { seen, fenced, waiting, digest } = crowd;
+    let _ = write!(detail, " seen={seen} fenced={fenced} waiting={waiting} digest={}", AuditHash(*digest));
+    let all = u64::from(*seen) + u64::from(*fenced) + u64::from(*waiting);
+    let mut named = 0;
+    let (unseen, others): (Vec<_>, Vec<_>) = routers.iter().partition(|(_, sight)| *sight != Sight::Seen);
+    for (router, sight) in unseen.into_iter().chain(others) {
+        let one = format!(" {router}={}", sight.as_str());
+        if detail.len() + one.len() + LEFT_BYTES > AuditTrail::DETAIL_BYTES_MAX {
+            break;
+        }
+        detail.push_str(&one);
+        named += 1;
+    }
+    if named < all {
+        let _ = write!(detail, " unnamed={}", all - named);
+    }
 }
 
 fn told_limits(limits: crate::Limits) -> String {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{check_residency, check_taking, invalid, known_cell, require};
 use crate::{
-    Capacity, CellId, CellKind, CellRecord, CellState, CellTraits, Change, Declaration, FleetView, Generation,
-    Life, NewCell, NewTenant, Rejected, Stamp, TenantId, Tier,
+    Capacity, CellId, CellKind, CellRecord, CellState, CellTraits, Change, Declaration, Envelope, FleetView,
+    Generation, Life, NewCell, NewTenant, Rejected, Stamp, TenantId, Tier,
 };
 
 /// The most instances that one cell may name: each is an address in every router's table.
@@ -170,51 +170,68 @@ fn is_moved_to_or_from(fleet: &dyn FleetView, cell: &CellId, besides: Option<&Te
     })
 }
 
-/// Platinum has a cell of its own, and nobody else comes to such a cell.
-pub(super) fn check_tier(
-    fleet: &dyn FleetView,
-    tenant: &TenantId,
-    tier: Tier,
-    cell: &CellRecord,
-) -> Result<(), Rejected> {
-    let kind = cell.traits.kind;
-    require((tier == Tier::Platinum) == (kind == CellKind::Dedicated), || Rejected::TierMismatch {
-        tenant: tenant.clone(),
-        tier,
-        cell: cell.id.clone(),
-        kind,
-    })?;
-    let is_free = || fleet.tenants_on(&cell.id) == 0 && !is_moved_to_or_from(fleet, &cell.id, Some(tenant));
-    require(kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {
-        tenant: tenant.clone(),
-        cell: cell.id.clone(),
-    })
+/// Whether it counts what a cell is declared to be. What was decided before there were kinds is decided once more in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kinds {
+    Count,
+    Unknown,
 }
 
-/// Why a tenant that names no cell is not placed there; the codes are those of the planner's filters.
-fn refusal(fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> Option<&'static str> {
-    let checked = check_residency(&new.id, &new.residency, cell)
-        .and_then(|()| check_taking(cell))
-        .and_then(|()| check_tier(fleet, &new.id, new.tier, cell));
-    match checked {
-        Err(rejected) => Some(rejected.code()),
-        Ok(()) if cell.traits.may_hold(fleet.tenants_on(&cell.id).saturating_add(1)) => None,
-        Ok(()) => Some("CAPACITY_EXCEEDED"),
+impl Kinds {
+    pub(super) const fn of(envelope: &Envelope) -> Self {
+        if envelope.layout < 5 { Self::Unknown } else { Self::Count }
     }
-}
 
-pub(super) fn takes(fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> bool {
-    refusal(fleet, new, cell).is_none()
-}
+    /// Platinum has a cell of its own, and nobody else comes to such a cell.
+    pub(super) fn check_tier(
+        self,
+        fleet: &dyn FleetView,
+        tenant: &TenantId,
+        tier: Tier,
+        cell: &CellRecord,
+    ) -> Result<(), Rejected> {
+        if self == Self::Unknown {
+            return Ok(());
+        }
+        let kind = cell.traits.kind;
+        require((tier == Tier::Platinum) == (kind == CellKind::Dedicated), || Rejected::TierMismatch {
+            tenant: tenant.clone(),
+            tier,
+            cell: cell.id.clone(),
+            kind,
+        })?;
+        let is_free = || fleet.tenants_on(&cell.id) == 0 && !is_moved_to_or_from(fleet, &cell.id, Some(tenant));
+        require(kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {
+            tenant: tenant.clone(),
+            cell: cell.id.clone(),
+        })
+    }
 
-/// No cell takes the tenant: how many of them refuse it for what.
-pub(super) fn none_takes(fleet: &dyn FleetView, new: &NewTenant) -> Rejected {
-    let mut refused: Vec<(String, u32)> = Vec::new();
-    for code in fleet.cells().filter_map(|cell| refusal(fleet, new, cell)) {
-        match refused.iter_mut().find(|(known, _)| known == code) {
-            Some((_, cells)) => *cells += 1,
-            None => refused.push((code.into(), 1)),
+    /// Why a tenant that names no cell is not placed there; the codes are those of the planner's filters.
+    fn refusal(self, fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> Option<&'static str> {
+        let checked = check_residency(&new.id, &new.residency, cell)
+            .and_then(|()| check_taking(cell))
+            .and_then(|()| self.check_tier(fleet, &new.id, new.tier, cell));
+        match checked {
+            Err(rejected) => Some(rejected.code()),
+            Ok(()) if cell.traits.may_hold(fleet.tenants_on(&cell.id).saturating_add(1)) => None,
+            Ok(()) => Some("CAPACITY_EXCEEDED"),
         }
     }
-    Rejected::NoEligibleCell { residency: new.residency.clone(), tier: new.tier, refused }
+
+    pub(super) fn take(self, fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> bool {
+        self.refusal(fleet, new, cell).is_none()
+    }
+
+    /// No cell takes the tenant: how many of them refuse it for what.
+    pub(super) fn none_takes(self, fleet: &dyn FleetView, new: &NewTenant) -> Rejected {
+        let mut refused: Vec<(String, u32)> = Vec::new();
+        for code in fleet.cells().filter_map(|cell| self.refusal(fleet, new, cell)) {
+            match refused.iter_mut().find(|(known, _)| known == code) {
+                Some((_, cells)) => *cells += 1,
+                None => refused.push((code.into(), 1)),
+            }
+        }
+        Rejected::NoEligibleCell { residency: new.residency.clone(), tier: new.tier, refused }
+    }
 }

@@ -1,8 +1,9 @@
 //! Bad input to the store, and what keeps a retry from running twice.
 
 use cell_model::{
-    CellState, Command, Envelope, Event, Fleet, FleetView, Generation, Limits, MoveId, MoveIntent, MoveOptions,
-    NewTenant, Outcome, Phase, Rejected, RequestId, Revision, Suggestion, Tier, UnixMillis,
+    Asked, CellState, Command, Crowd, Envelope, Event, Fleet, FleetView, Generation, Limits, MoveId, MoveIntent,
+    MoveOptions, NewTenant, Outcome, Phase, Rejected, RequestId, Revision, Sight, StoreAction, StoreNote,
+    Suggestion, Tier, UnixMillis,
 };
 
 use crate::world::{World, cell, move_to, new_cell, new_tenant, tenant};
@@ -132,7 +133,118 @@ fn a_retry_with_the_same_id_runs_once_and_hears_the_first_answer() {
     // but what is old is forgotten when there is enough that is younger.
     let most = u128::try_from(Fleet::ANSWERS_MIN).unwrap();
     (4..4 + most).for_each(|id| drop(fleet.apply(&envelope(late, id))));
-    assert!(!fleet.head().answered.iter().any(|(id, _, _)| *id == RequestId(1)));
+    assert!(!fleet.head().answered.iter().any(|answered| answered.id == RequestId(1)));
+    assert_eq!(fleet.head().forgotten, Some(UnixMillis(0)), "that is how far back nothing is known any more");
+}
+
+#[test]
+fn an_id_that_was_given_to_another_command_or_by_somebody_else_is_refused_and_that_is_told() {
+    let mut fleet = Fleet::new(cell_model::ClusterId(1), cell_model::Lineage(1));
+    let named = |asked: u8, name: &str| Envelope {
+        request_id: Some(RequestId(1)),
+        asked: Some(Asked([asked; 16])),
+        actor: format!("operator/{asked}"),
+        ..Envelope::new(UnixMillis(1), new_cell(name))
+    };
+    let first = fleet.apply(&named(1, "a")).0;
+    let before = fleet.audit().last_number();
+    let (reused, changes) = fleet.apply(&named(2, "b"));
+    assert_eq!(reused.result, Err(Rejected::RequestIdReused { id: RequestId(1) }));
+    assert!(changes.is_empty() && fleet.cell(&cell("b")).is_none());
+    let told = fleet.audit().last().unwrap();
+    assert_eq!(
+        (told.number, told.outcome.as_str(), told.actor.as_str()),
+        (before + 1, "REQUEST_ID_REUSED", "operator/2")
+    );
+    assert_eq!(fleet.apply(&named(1, "a")).0, first, "the first one keeps its answer");
+    // A log of before has no fingerprints.
+    let unsaid = Envelope { asked: None, ..named(2, "b") };
+    assert_eq!(fleet.apply(&unsaid).0, first);
+}
+
+#[test]
+fn a_retry_whose_answer_may_be_forgotten_is_not_run_again() {
+    let mut fleet = Fleet::new(cell_model::ClusterId(1), cell_model::Lineage(1));
+    let named = |id: usize, at: u64| Envelope {
+        request_id: Some(RequestId(id.try_into().unwrap())),
+        ..Envelope::new(UnixMillis(at), Command::SetLimits(Limits::default()))
+    };
+    // More than are remembered, all within a minute: the first ones are forgotten.
+    for id in 0..Fleet::ANSWERS_MAX + 10 {
+        fleet.apply(&named(id, 1_000 + id as u64 / 10_000));
+    }
+    assert_eq!(fleet.head().answered.len(), Fleet::ANSWERS_MAX);
+    assert_eq!(fleet.head().forgotten, Some(UnixMillis(1_000)));
+    let retry = |id: usize, tried: u64| Envelope { first_tried: Some(UnixMillis(tried)), ..named(id, 60_000) };
+    let refused = fleet.apply(&retry(3, 999)).0.result.unwrap_err();
+    assert_eq!(refused.code(), "REQUEST_TOO_OLD");
+    assert!(refused.hint().contains("look whether it ran"), "{}", refused.hint());
+    // One that was tried since has not run where nothing is remembered of it; one that is remembered is answered.
+    assert!(fleet.apply(&retry(Fleet::ANSWERS_MAX + 50, 1_001)).0.result.is_ok());
+    assert!(fleet.apply(&retry(Fleet::ANSWERS_MAX + 5, 999)).0.result.is_ok());
+    // What is tried for the first time has not run before.
+    assert!(fleet.apply(&named(3, 60_000)).0.result.is_ok());
+}
+
+#[test]
+fn limits_are_changed_only_where_they_are_what_was_read() {
+    let mut world = World::new();
+    let envelope = |expected, total| Envelope {
+        expected_revision: Some(expected),
+        ..Envelope::new(UnixMillis(1), Command::SetLimits(Limits { moves_total: total, ..Limits::default() }))
+    };
+    world.ok(Command::SetLimits(Limits { moves_total: 3, ..Limits::default() }));
+    let read = world.fleet.limits_revision();
+    assert_eq!(read, world.fleet.head().revision);
+    assert!(world.fleet.apply(&envelope(read, 4)).0.result.is_ok());
+    let stale = world.fleet.apply(&envelope(read, 5)).0.result;
+    assert!(matches!(stale, Err(Rejected::StaleRevision { .. })), "{stale:?}");
+}
+
+#[test]
+fn of_many_routers_those_that_had_not_seen_it_are_named_and_all_are_counted() {
+    let mut world = World::new();
+    let all: Vec<(String, Sight)> = (0..200)
+        .map(|number| (format!("router-{number:03}"), if number % 50 == 7 { Sight::Waiting } else { Sight::Seen }))
+        .collect();
+    let crowd = Crowd::of(&all);
+    let mut routers = all.clone();
+    routers.sort_by_key(|(_, sight)| *sight == Sight::Seen);
+    routers.truncate(Command::ROUTERS_TOLD_MAX);
+    let (move_id, revision) = (MoveId(9), Revision(9));
+    world.ok(Command::RoutersSaw { tenant: tenant("t"), move_id, revision, routers, crowd: Some(crowd) });
+    let told = world.fleet.audit().last().unwrap().detail.clone();
+    assert!(told.contains(" seen=196 fenced=0 waiting=4 digest="), "{told}");
+    for number in [7, 57, 107, 157] {
+        assert!(told.contains(&format!(" router-{number:03}=waiting")), "{told}");
+    }
+    let named = told.matches("router-").count();
+    assert!(told.ends_with(&format!(" unnamed={}", 200 - named)) && told.len() <= 512, "{told}");
+    // In whatever order they were heard of.
+    let reversed: Vec<_> = all.into_iter().rev().collect();
+    assert_eq!(Crowd::of(&reversed), crowd);
+}
+
+#[test]
+fn what_is_done_to_the_store_is_told_with_its_outcome_and_changes_nothing() {
+    let mut world = World::new();
+    let note = |outcome: &str, detail: &str| {
+        Command::Noted(StoreNote {
+            action: StoreAction::RemoveMember,
+            subject: "node/10.0.0.1:7401".into(),
+            detail: detail.into(),
+            outcome: outcome.into(),
+        })
+    };
+    let revision = world.fleet.head().revision;
+    for outcome in ["asked", "QUORUM_AT_RISK", "done"] {
+        world.ok(note(outcome, "node-id=7"));
+        let told = world.fleet.audit().last().unwrap();
+        assert_eq!((told.action.as_str(), told.outcome.as_str()), ("remove-member", outcome));
+        assert_eq!((told.subject.as_str(), told.detail.as_str()), ("node/10.0.0.1:7401", "node-id=7"));
+    }
+    assert_eq!(world.fleet.head().revision, revision);
+    assert_eq!(world.refused(note("done", &"x".repeat(StoreNote::BYTES_MAX))).code(), "INVALID_OPTION");
 }
 
 #[test]

@@ -164,8 +164,17 @@ impl ControlClient {
     /// # Errors
     /// [`ClientError`]
     pub async fn limits(&self) -> Result<Limits, ClientError> {
+        Ok(self.limits_with_revision().await?.0)
+    }
+
+    /// The limits of the whole fleet, and at which revision they were set: who changes them can name it.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn limits_with_revision(&self) -> Result<(Limits, Revision), ClientError> {
         let call = |mut client: Service, request| async move { client.get_limits(request).await };
-        Ok(self.call(Kind::Repeatable, v1::GetLimitsRequest {}, call).await?.into())
+        let limits = self.call(Kind::Repeatable, v1::GetLimitsRequest {}, call).await?;
+        Ok((limits.into(), Revision(limits.revision)))
     }
 
     /// A revision that a majority confirms now: whoever has applied it is as fresh as this question. A router that says

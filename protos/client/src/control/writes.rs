@@ -1,5 +1,7 @@
 //! Everything that changes the fleet.
 
+use std::time::Duration;
+
 use cell_model::{
     CellId, CellRecord, CellState, Declaration, Limits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant,
     Revision, TenantId,
@@ -23,13 +25,17 @@ pub struct TakeoverWanted {
 }
 
 impl ControlClient {
-    fn named(&self, options: WriteOptions) -> (Kind, Option<v1::WriteOptions>) {
+    pub(crate) fn named(&self, options: WriteOptions) -> (Kind, Option<v1::WriteOptions>) {
         let request_id = options.request_id.unwrap_or_else(|| self.options.random.request_id());
         let wire = v1::WriteOptions {
             request_id: request_id_bytes(request_id).into(),
             expected_revision: options.expected_revision.unwrap_or_default().get(),
         };
-        (Kind::Write { id: request_id, again: options.request_id.is_some() }, Some(wire))
+        let tried_ago = options.first_tried.map(|tried| {
+            let now = self.options.now();
+            Duration::from_millis(now.get().saturating_sub(tried.get()))
+        });
+        (Kind::Write { id: request_id, again: options.request_id.is_some(), tried_ago }, Some(wire))
     }
 
     /// A cell joins.

@@ -15,7 +15,7 @@ fn client(endpoint: String) -> ControlClient {
 #[tokio::test]
 async fn a_write_without_an_answer_is_unknown_and_named() {
     let client = client(silent::server().await);
-    let named = WriteOptions { request_id: Some(RequestId(77)), expected_revision: None };
+    let named = WriteOptions { request_id: Some(RequestId(77)), ..WriteOptions::default() };
     let unknown = client.set_limits(Limits::default(), named).await.unwrap_err();
     assert!(matches!(unknown, ClientError::Unknown { request_id: Some(RequestId(77)), .. }), "{unknown:?}");
     assert!(unknown.hint().contains(&RequestId(77).to_string()), "{}", unknown.hint());

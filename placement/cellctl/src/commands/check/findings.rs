@@ -5,93 +5,13 @@ use std::collections::BTreeSet;
 use cell_client::wire;
 use cell_model::CellState;
 use cell_trust::TrustedKeys;
-use serde::Serialize;
+
+mod view;
+
+pub(super) use view::{FindingView, Mark};
 
 use super::survey::{Cell, Node, Survey};
 use crate::cli::Category;
-use crate::view::View;
-
-/// How bad it is; the last is the worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Mark {
-    Holds,
-    Warns,
-    Fails,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct FindingView {
-    #[serde(serialize_with = "name_of")]
-    pub category: Category,
-    /// Stable.
-    pub check: &'static str,
-    pub mark: Mark,
-    pub message: String,
-    /// What to do next; empty where it holds.
-    pub hint: String,
-    /// Where to read on.
-    pub page: String,
-}
-
-fn name_of<S: serde::Serializer>(category: &Category, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format!("{category:?}").to_lowercase())
-}
-
-impl FindingView {
-    fn new(category: Category, check: &'static str, mark: Mark, message: String, hint: &str) -> Self {
-        let hint = if mark == Mark::Holds { String::new() } else { hint.to_owned() };
-        Self { category, check, mark, message, hint, page: format!("docs/check.md#{check}") }
-    }
-
-    /// The heading of its category.
-    pub(super) const fn title(&self) -> &'static str {
-        match self.category {
-            Category::Quorum => "quorum",
-            Category::Disk => "disk",
-            Category::Clock => "clock",
-            Category::Lag => "lag",
-            Category::Certificates => "certificates",
-            Category::Moves => "moves",
-            Category::Orphans => "orphans",
-            Category::Audit => "audit",
-        }
-    }
-
-    /// For people.
-    pub(super) fn lines(&self) -> String {
-        let mark = match self.mark {
-            Mark::Holds => "√",
-            Mark::Warns => "‼",
-            Mark::Fails => "×",
-        };
-        let mut lines = format!("{mark} {}\n", self.message);
-        if self.mark != Mark::Holds {
-            lines.push_str(&format!("    {}\n    see {}\n", self.hint, self.page));
-        }
-        lines
-    }
-}
-
-impl View for FindingView {
-    const KIND: &'static str = "Finding";
-    const COLUMNS: &'static [&'static str] = &["CATEGORY", "CHECK", "MARK", "MESSAGE"];
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.title().into(),
-            self.check.into(),
-            format!("{:?}", self.mark).to_lowercase(),
-            self.message.clone(),
-        ]
-    }
-
-    fn name(&self) -> String {
-        format!("finding/{}", self.check)
-    }
-}
 
 const DAY_S: i64 = 24 * 3_600;
 /// Entries of the log by which a node may be behind.
@@ -100,6 +20,8 @@ const APPLIED_LAG_MAX: u64 = 1_000;
 const CLOCK_WARN_MS: u64 = 1_000;
 const CLOCK_FAIL_MS: u64 = 60_000;
 const STALENESS_WARN_MS: u64 = 1_000;
+/// A leader that was not confirmed for longer has lost its majority, and not only for a moment.
+const UNCONFIRMED_MAX_MS: u64 = 2_000;
 const DISK_WARN_PERCENT: u64 = 10;
 const DISK_FAIL_BYTES: u64 = 512 * 1024 * 1024;
 /// A phase that lasts longer is worth a look.
@@ -156,7 +78,15 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
             "no node leads".into(),
             "a majority of the nodes has to run and to reach each other",
         ),
-        [one] => new("one-leads", Mark::Holds, format!("{one} leads"), ""),
+        [one] => match unconfirmed(&answering) {
+            None => new("one-leads", Mark::Holds, format!("{one} leads"), ""),
+            Some(since) => new(
+                "one-leads",
+                Mark::Fails,
+                format!("{one} says that it leads, and {since}: it takes no commands"),
+                "a majority of the nodes has to run and to reach each other",
+            ),
+        },
         // For a moment after a partition, an old leader does not know yet.
         many => new(
             "one-leads",
@@ -196,13 +126,52 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
     vec![reachable, leader, same, version, reconciled]
 }
 
+/// Since when no majority has confirmed the leader, where that is too long ago.
+fn unconfirmed(answering: &[(&Node, &wire::StatusResponse)]) -> Option<String> {
+    let (_, leader) = answering.iter().find(|(_, status)| status.is_leader)?;
+    match leader.quorum_ack_ms {
+        Some(ago) if ago <= UNCONFIRMED_MAX_MS => None,
+        Some(ago) => Some(format!("no majority has confirmed it for {ago} ms")),
+        // A program of before does not say.
+        None => (leader.version == env!("CARGO_PKG_VERSION")).then(|| "no majority has confirmed it yet".into()),
+    }
+}
+
 fn disk(nodes: &[Node]) -> Vec<FindingView> {
+    let mut found = room(nodes);
+    let new = |mark, message| {
+        let hint = "mount with barriers and without a library that swallows syncs; give --data-dir on a disk";
+        FindingView::new(Category::Disk, "syncs-last", mark, message, hint)
+    };
+    for node in nodes {
+        let Ok(disk) = &node.disk else { continue };
+        let endpoint = &node.endpoint;
+        found.push(match disk.honesty() {
+            wire::SyncHonesty::Lying => {
+                new(Mark::Fails, format!("{endpoint}: syncs return before the device has written"))
+            }
+            wire::SyncHonesty::Volatile => new(Mark::Warns, format!("{endpoint} keeps its data in memory")),
+            wire::SyncHonesty::Durable => new(Mark::Holds, format!("{endpoint}: syncs reach the device")),
+            wire::SyncHonesty::Unspecified => {
+                new(Mark::Holds, format!("{endpoint}: the system does not say whether syncs reach the device"))
+            }
+        });
+    }
+    found
+}
+
+fn room(nodes: &[Node]) -> Vec<FindingView> {
     let new = |mark, message| {
         let hint = "make room where the node keeps its data: a full disk stops it";
         FindingView::new(Category::Disk, "room", mark, message, hint)
     };
     let finding = |(node, status): (&Node, &wire::StatusResponse)| {
         let (free, total) = (status.disk_free_bytes, status.disk_total_bytes);
+        if node.disk.as_ref().is_ok_and(|disk| disk.full) {
+            let text =
+                format!("{} accepts nothing: {} MiB are free, less than its reserve", node.endpoint, free >> 20);
+            return new(Mark::Fails, text);
+        }
         if total == 0 {
             return new(Mark::Warns, format!("{} does not say how much room it has", node.endpoint));
         }
@@ -452,3 +421,6 @@ fn audit(nodes: &[Node]) -> FindingView {
         None => new(Mark::Fails, "no node shows its trail".into(), "mend what is above first"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What is asked of a fleet before it is judged. Nothing here is an error: what could not be asked is a finding.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cell_client::{AgentOptions, AgentPool, ClientError, cluster, wire};
@@ -16,6 +17,7 @@ pub(super) struct Node {
     pub status: Result<wire::StatusResponse, String>,
     /// Its clock minus ours, in milliseconds, give or take half of the way.
     pub clock_ms: Option<(i64, u64)>,
+    pub disk: Result<wire::DiskStatusResponse, String>,
     pub trail: Result<Trail, String>,
 }
 
@@ -46,9 +48,7 @@ fn unix_ms() -> u64 {
 
 pub(super) async fn survey(control: &Control) -> Survey {
     let patience = control.global.timeout.min(Duration::from_secs(3));
-    let nodes = futures::future::join_all(
-        control.target.endpoints.iter().map(|endpoint| async move { node(control, endpoint, patience).await }),
-    );
+    let nodes = nodes(control, patience);
     let told = |error: ClientError| error.to_string();
     let client = &control.client;
     let cells = async {
@@ -75,6 +75,32 @@ pub(super) async fn survey(control: &Control) -> Survey {
     Survey { now_ms: unix_ms(), nodes, cells, tenants, moves, routers, own_certificate_s }
 }
 
+/// Every node that was named, and every member that one of these names: a cluster is looked at as a whole.
+async fn nodes(control: &Control, patience: Duration) -> Vec<Node> {
+    let ask = |endpoints: Vec<String>| {
+        futures::future::join_all(
+            endpoints.into_iter().map(|endpoint| async move { node(control, &endpoint, patience).await }),
+        )
+    };
+    let mut nodes = ask(control.target.endpoints.clone()).await;
+    let unasked = unasked(&nodes);
+    nodes.extend(ask(unasked).await);
+    nodes
+}
+
+/// Members that nobody was asked for, by their addresses.
+pub(super) fn unasked(nodes: &[Node]) -> Vec<String> {
+    let heard: Vec<&wire::StatusResponse> = nodes.iter().filter_map(|node| node.status.as_ref().ok()).collect();
+    let is_known = |member: &wire::Member| {
+        heard.iter().any(|status| status.node_id == member.node_id)
+            || nodes.iter().any(|node| node.endpoint == member.address)
+    };
+    let members = heard.iter().flat_map(|status| &status.members);
+    let unknown: BTreeSet<&str> =
+        members.filter(|member| !is_known(member)).map(|member| member.address.as_str()).collect();
+    unknown.into_iter().map(str::to_owned).collect()
+}
+
 async fn node(control: &Control, endpoint: &str, patience: Duration) -> Node {
     let asked = unix_ms();
     let status = cluster::status(endpoint, patience, &control.target.link).await;
@@ -84,9 +110,13 @@ async fn node(control: &Control, endpoint: &str, patience: Duration) -> Node {
         let here = i64::try_from(asked + way / 2).unwrap_or(i64::MAX);
         (i64::try_from(status.clock_unix_ms).unwrap_or(i64::MAX).saturating_sub(here), way / 2 + 1)
     });
-    let trail = match &status {
-        Ok(_) => audit::trail(&audit::client_of(control, endpoint), 0).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+    let (disk, trail) = match &status {
+        Ok(_) => {
+            let client = audit::client_of(control, endpoint);
+            let (disk, trail) = tokio::join!(client.disk_status(endpoint), audit::trail(&client, 0));
+            (disk.map_err(|error| error.to_string()), trail.map_err(|error| error.to_string()))
+        }
+        Err(error) => (Err(error.to_string()), Err(error.to_string())),
     };
-    Node { endpoint: endpoint.to_owned(), status: status.map_err(|error| error.to_string()), clock_ms, trail }
+    Node { endpoint: endpoint.to_owned(), status: status.map_err(|error| error.to_string()), clock_ms, disk, trail }
 }

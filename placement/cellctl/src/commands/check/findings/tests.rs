@@ -1,0 +1,69 @@
+use super::super::survey::unasked;
+use super::*;
+
+fn node(endpoint: &str, node_id: u64, is_leader: bool) -> Node {
+    let member = |number: u64| wire::Member { node_id: number, address: format!("n{number}:1"), voter: true };
+    let status = wire::StatusResponse {
+        node_id,
+        is_leader,
+        members: (1..=3).map(member).collect(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        disk_free_bytes: 1 << 40,
+        disk_total_bytes: 1 << 41,
+        quorum_ack_ms: is_leader.then_some(40),
+        ..wire::StatusResponse::default()
+    };
+    let disk = wire::DiskStatusResponse {
+        honesty: wire::SyncHonesty::Durable.into(),
+        ..wire::DiskStatusResponse::default()
+    };
+    let endpoint = endpoint.to_owned();
+    Node { endpoint, status: Ok(status), clock_ms: None, disk: Ok(disk), trail: Err("not asked".into()) }
+}
+
+fn mark_of(found: &[FindingView], check: &str) -> Mark {
+    found.iter().filter(|finding| finding.check == check).map(|finding| finding.mark).max().unwrap()
+}
+
+fn status_of(node: &mut Node) -> &mut wire::StatusResponse {
+    node.status.as_mut().unwrap()
+}
+
+#[test]
+fn a_leader_without_a_majority_does_not_count_as_one() {
+    let mut nodes = vec![node("n1:1", 1, true)];
+    assert_eq!(mark_of(&quorum(&nodes), "one-leads"), Mark::Holds);
+    status_of(&mut nodes[0]).quorum_ack_ms = Some(UNCONFIRMED_MAX_MS + 1);
+    assert_eq!(mark_of(&quorum(&nodes), "one-leads"), Mark::Fails);
+    status_of(&mut nodes[0]).quorum_ack_ms = None;
+    assert_eq!(mark_of(&quorum(&nodes), "one-leads"), Mark::Fails);
+    status_of(&mut nodes[0]).version = "0.0.0".into();
+    assert_eq!(mark_of(&quorum(&nodes), "one-leads"), Mark::Holds, "an older program does not say");
+}
+
+#[test]
+fn members_that_nobody_named_are_asked_and_nobody_twice() {
+    assert_eq!(unasked(&[node("n1:1", 1, true)]), ["n2:1", "n3:1"]);
+    // By another address than the one that it gives.
+    assert_eq!(unasked(&[node("proxy:1", 1, true), node("n2:1", 2, false)]), ["n3:1"]);
+    let silent = Node { status: Err("no connection".into()), ..node("n3:1", 3, false) };
+    assert_eq!(unasked(&[node("n1:1", 1, true), silent]), ["n2:1"]);
+}
+
+#[test]
+fn a_node_that_accepts_nothing_fails_however_large_its_disk_is_and_so_does_one_whose_syncs_lie() {
+    let mut full = node("n1:1", 1, true);
+    assert_eq!(mark_of(&disk(std::slice::from_ref(&full)), "room"), Mark::Holds);
+    full.disk.as_mut().unwrap().full = true;
+    let found = disk(&[full]);
+    assert_eq!((mark_of(&found, "room"), mark_of(&found, "syncs-last")), (Mark::Fails, Mark::Holds));
+    for (honesty, mark) in [
+        (wire::SyncHonesty::Lying, Mark::Fails),
+        (wire::SyncHonesty::Volatile, Mark::Warns),
+        (wire::SyncHonesty::Unspecified, Mark::Holds),
+    ] {
+        let mut node = node("n1:1", 1, true);
+        node.disk.as_mut().unwrap().honesty = honesty.into();
+        assert_eq!(mark_of(&disk(&[node]), "syncs-last"), mark);
+    }
+}
