@@ -219,6 +219,38 @@ impl Rejected {
         }
     }
 
+    fn tell_of_kind(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CellInUse { cell, tenants: 0, what } => {
+                write!(f, "moves to or from cell {cell} are under way: its {what} is not declared anew meanwhile")
+            }
+            Self::CellInUse { cell, tenants, what } => {
+                let s = if *tenants == 1 { "" } else { "s" };
+                write!(f, "cell {cell} has {tenants} tenant{s}: its {what} is not declared anew meanwhile")
+            }
+            Self::CellOccupied { tenant, cell } => {
+                write!(f, "dedicated cell {cell} has a tenant, or gets one, and would be shared with {tenant}")
+            }
+            Self::NoEligibleCell { residency, refused, .. } => {
+                match residency.as_str() {
+                    "" => write!(f, "no active cell can take the tenant")?,
+                    residency => write!(f, "no active cell with residency {residency:?} can take the tenant")?,
+                }
+                refused.iter().enumerate().try_for_each(|(number, (code, cells))| {
+                    let before = if number == 0 { ": " } else { ", " };
+                    write!(f, "{before}{cells} refused by {code}")
+                })
+            }
+            Self::TierMismatch { tenant, tier: Tier::Platinum, cell, .. } => {
+                write!(f, "tenant {tenant} is platinum, and cell {cell} is pooled: it would share it with others")
+            }
+            Self::TierMismatch { tenant, cell, kind, .. } => {
+                write!(f, "tenant {tenant} is not platinum, and cell {cell} is {}", kind.as_str())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn hint_of_kind(&self) -> String {
         match self {
             Self::CellInUse { cell, .. } => {
@@ -354,32 +386,10 @@ impl std::fmt::Display for Rejected {
             Self::CellExists { cell } => write!(f, "there is a cell {cell} already"),
             Self::CellCordoned { cell } => write!(f, "cell {cell} is cordoned and takes no tenants"),
             Self::CellDead { cell } => write!(f, "cell {cell} is dead"),
-            Self::CellInUse { cell, tenants: 0, what } => {
-                write!(f, "moves to or from cell {cell} are under way: its {what} is not declared anew meanwhile")
-            }
-            Self::CellInUse { cell, tenants, what } => {
-                let s = if *tenants == 1 { "" } else { "s" };
-                write!(f, "cell {cell} has {tenants} tenant{s}: its {what} is not declared anew meanwhile")
-            }
-            Self::CellOccupied { tenant, cell } => {
-                write!(f, "dedicated cell {cell} has a tenant, or gets one, and would be shared with {tenant}")
-            }
-            Self::NoEligibleCell { residency, refused, .. } => {
-                match residency.as_str() {
-                    "" => write!(f, "no active cell can take the tenant")?,
-                    residency => write!(f, "no active cell with residency {residency:?} can take the tenant")?,
-                }
-                refused.iter().enumerate().try_for_each(|(number, (code, cells))| {
-                    let before = if number == 0 { ": " } else { ", " };
-                    write!(f, "{before}{cells} refused by {code}")
-                })
-            }
-            Self::TierMismatch { tenant, tier: Tier::Platinum, cell, .. } => {
-                write!(f, "tenant {tenant} is platinum, and cell {cell} is pooled: it would share it with others")
-            }
-            Self::TierMismatch { tenant, cell, kind, .. } => {
-                write!(f, "tenant {tenant} is not platinum, and cell {cell} is {}", kind.as_str())
-            }
+            Self::CellInUse { .. }
+            | Self::CellOccupied { .. }
+            | Self::NoEligibleCell { .. }
+            | Self::TierMismatch { .. } => self.tell_of_kind(f),
             Self::ResidencyViolated { tenant, residency, cell, cell_residency } => {
                 write!(f, "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}")
             }

@@ -131,17 +131,7 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     assert_ne!(fleet.cell_of("initech"), source);
     assert_eq!(fleet.json(&format!("get tenants --cell {source}"))["items"], serde_json::json!([]));
 
-    let explained = fleet.run("explain tenant initech").out;
-    assert!(explained.contains(" strain=0 ") && explained.contains("\n  moved last by m-"), "{explained}");
-    assert!(explained.contains(", plan: its cell is emptied\n"), "{explained}");
-    let trail = fleet.run("audit show --tenant initech").out;
-    assert!(
-        trail.contains("why=\"best of 3 cells") && trail.contains(&format!("explained=\"{source} strain=0 ")),
-        "{trail}"
-    );
-    assert!(trail.contains("reason=\"plan: its cell is emptied\""), "{trail}");
-    let moved = fleet.json("get moves --all")["items"][0]["reason"].clone();
-    assert_eq!(moved, "plan: its cell is emptied", "the move's own record says it, too");
+    it_is_said_why_it_was_placed_and_moved(&fleet, &source);
 
     let again = fleet.run(&apply);
     assert!(again.code == 0 && again.err.contains("2 of 2 moves were begun by an earlier run"), "{again:?}");
@@ -176,6 +166,20 @@ fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved
     std::fs::write(&file, said.out.replace(cluster, "00000000000000a7/1")).unwrap();
     let other = fleet.run(&apply);
     assert!(other.code == 1 && other.err.contains("PLAN_OTHER_CLUSTER"), "{other:?}");
+}
+
+fn it_is_said_why_it_was_placed_and_moved(fleet: &Fleet, source: &str) {
+    let explained = fleet.run("explain tenant initech").out;
+    assert!(explained.contains(" strain=0 ") && explained.contains("\n  moved last by m-"), "{explained}");
+    assert!(explained.contains(", plan: its cell is emptied\n"), "{explained}");
+    let trail = fleet.run("audit show --tenant initech").out;
+    assert!(
+        trail.contains("why=\"best of 3 cells") && trail.contains(&format!("explained=\"{source} strain=0 ")),
+        "{trail}"
+    );
+    assert!(trail.contains("reason=\"plan: its cell is emptied\""), "{trail}");
+    let moved = fleet.json("get moves --all")["items"][0]["reason"].clone();
+    assert_eq!(moved, "plan: its cell is emptied", "the move's own record says it, too");
 }
 
 #[test]

@@ -48,13 +48,7 @@ impl Noted {
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
         let cell = |id: &dyn fmt::Display| format!("cell/{id}");
         Some(match &envelope.command {
-            Command::CreateCell(NewCell { id, agent, region, residency, traits, .. }) => {
-                let mut detail = format!("agent={agent} region={region} residency={residency}");
-                if *traits != CellTraits::default() {
-                    detail.push_str(&declared(&whole(traits)));
-                }
-                Self::new("create-cell", cell(id), detail)
-            }
+            Command::CreateCell(new) => Self::new("create-cell", cell(&new.id), joined(new)),
             Command::DeclareCell { cell: id, declaration, .. } => {
                 Self::new("declare-cell", cell(id), declared(declaration))
             }
@@ -76,14 +70,7 @@ impl Noted {
             }
             Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
             Command::MoveTenant { tenant: id, target, options } => {
-                let mut detail = format!("target={target}");
-                if let Some(movement) = after.and_then(|record| record.movement.as_ref()) {
-                    let _ = write!(detail, " move={} source={}", movement.id, movement.source);
-                }
-                if !options.reason.is_empty() {
-                    let _ = write!(detail, " reason={:?}", options.reason);
-                }
-                Self::new("move-tenant", tenant(id), detail)
+                Self::new("move-tenant", tenant(id), asked(target, &options.reason, after))
             }
             Command::Steer { move_id, intent } => {
                 let action = match intent {
@@ -136,6 +123,27 @@ impl Noted {
             },
         })
     }
+}
+
+fn joined(new: &NewCell) -> String {
+    let NewCell { agent, region, residency, traits, .. } = new;
+    let mut detail = format!("agent={agent} region={region} residency={residency}");
+    if *traits != CellTraits::default() {
+        detail.push_str(&declared(&whole(traits)));
+    }
+    detail
+}
+
+/// The move that was asked for, and why.
+fn asked(target: &crate::CellId, reason: &str, after: Option<&TenantRecord>) -> String {
+    let mut detail = format!("target={target}");
+    if let Some(movement) = after.and_then(|record| record.movement.as_ref()) {
+        let _ = write!(detail, " move={} source={}", movement.id, movement.source);
+    }
+    if !reason.is_empty() {
+        let _ = write!(detail, " reason={reason:?}");
+    }
+    detail
 }
 
 /// Where a tenant was put and why; what was suggested is told as it was, where that is what was done.
