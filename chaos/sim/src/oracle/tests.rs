@@ -140,7 +140,7 @@ const CASES: [Case; 14] = [
             let other = |reply: &mut Reply| reply.result = Ok(cell_model::Outcome::Unchanged);
             story.head(|head| {
                 let mut answered: Vec<_> = head.answered.iter().cloned().collect();
-                other(&mut answered[0].2);
+                other(&mut answered[0].reply);
                 head.answered = answered.into();
             });
             let Ending::Answered(reply, _) = story.ending(0) else { panic!("it was answered") };
