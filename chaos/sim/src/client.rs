@@ -79,7 +79,7 @@ impl Client {
         let patience = Duration::from_millis(self.chance.between(PATIENCE_MS.0, PATIENCE_MS.1));
         let mut may_have_run = false;
         let ending = loop {
-            let ask = envelope.clone().map_or(Ask::Read, Ask::Submit);
+            let ask = envelope.clone().map_or(Ask::Read, |envelope| Ask::Submit(Box::new(envelope)));
             match self.attempt(&ask).await {
                 Some(Answer::Ran(reply)) => break Ending::Answered(reply, now()),
                 Some(Answer::Read(revision)) => break Ending::Read(revision, now()),

@@ -24,7 +24,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Ask {
     /// Run a command.
-    Submit(Envelope),
+    Submit(Box<Envelope>),
     /// Read linearizably.
     Read,
     /// Up to where this node holds it.
@@ -114,7 +114,7 @@ pub(crate) async fn serve(store: Store, listener: TcpListener) -> io::Result<()>
 async fn converse(store: &Store, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let answer = match get(&mut stream).await? {
-            Ask::Submit(envelope) => submit(store, envelope).await,
+            Ask::Submit(envelope) => submit(store, *envelope).await,
             Ask::Read => read(store).await,
             Ask::Revision => Answer::Read(store.view(|fleet| fleet.head().revision)),
             Ask::Fleet => store.view(|fleet| {
