@@ -7,6 +7,8 @@ mod house;
 mod lifecycle;
 mod properties;
 mod reconciling;
+mod refusals;
+mod rules;
 mod stopping;
 mod takeover;
 mod world;
