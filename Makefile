@@ -5,7 +5,7 @@ SEED ?= 1
 ROUNDS ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store guards models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -104,6 +104,11 @@ bench-router:
 prefixes:
 	$(CARGO) nextest run --release --locked --package cell-planner --run-ignored only -E 'test(many)'
 
-## models: the model checker's long run
-models:
+## guards: each rule of the store switched off, as docs/guards.md has it: the checker, or the named test, must miss it
+guards:
+	$(CARGO) run --release --locked --package cell-models --features planted -- guards
+	$(CARGO) nextest run --locked --package cell-model --features planted -E 'test(planted_rules)'
+
+## models: each rule of the store switched off, and the model checker's long run
+models: guards
 	$(CARGO) run --release --locked --package cell-models -- long

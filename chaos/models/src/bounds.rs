@@ -1,6 +1,11 @@
 //! How large a model is: what may go wrong, and how often.
 
+use cell_model::Rule;
+
 use crate::Mutant;
+
+/// Rules of the store that are switched off: one, or some that stand behind each other.
+pub type Off = [Option<Rule>; 4];
 
 /// What may still happen. Counts go down as it happens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -31,6 +36,10 @@ pub struct Budget {
     pub stops: u8,
     /// Forced takeovers.
     pub takeovers: u8,
+    /// Pauses.
+    pub pauses: u8,
+    /// Proposals that a rule would refuse, where it is switched off.
+    pub rogues: u8,
 }
 
 /// One model to check.
@@ -54,6 +63,8 @@ pub struct Bounds {
     pub reaches: &'static [&'static str],
     /// The guard that is missing.
     pub mutant: Option<Mutant>,
+    /// Only builds with the feature `planted` switch rules off.
+    pub off: Off,
 }
 
 impl Bounds {

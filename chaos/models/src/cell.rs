@@ -356,7 +356,8 @@ impl Cell {
         self.grant = Grant::Owner;
         self.epoch = header.epoch;
         // On the way back, too, where nobody follows: until the move is over the owner may be taken over.
-        self.capture = Some(Capture { move_id: header.move_id, from: self.log.last() });
+        let captures = header.back || self.reverse == Some(header.move_id);
+        self.capture = captures.then_some(Capture { move_id: header.move_id, from: self.log.last() });
         self.sync = false;
         self.follow = None;
         self.reverse = None;

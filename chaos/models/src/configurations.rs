@@ -16,6 +16,8 @@ const CALM: Budget = Budget {
     cordons: 0,
     stops: 0,
     takeovers: 0,
+    pauses: 0,
+    rogues: 0,
 };
 
 const CALM_BOUNDS: Bounds = Bounds {
@@ -28,6 +30,7 @@ const CALM_BOUNDS: Bounds = Bounds {
     ends: true,
     reaches: &["a move completes", "a write during the copy is acknowledged", "an old copy is reclaimed"],
     mutant: None,
+    off: [None; 4],
 };
 
 /// Holds that lapse, are missed, and fences that come too late.
@@ -143,6 +146,16 @@ const TAKEOVER_BACK: Bounds = Bounds {
     ..TAKEOVER
 };
 
+/// An operator pauses and resumes.
+const STEERED: Bounds = Bounds {
+    name: "steered",
+    about: "the operator pauses, resumes, cancels and brings the tenant back",
+    budget: Budget { pauses: 1, rollbacks: 1, cancels: 1, ..CALM },
+    delayed: 0,
+    reaches: &["a move completes", "a move is rolled back", "a move is cancelled"],
+    ..CALM_BOUNDS
+};
+
 /// For `cargo test`: each kind of trouble with the least room.
 pub const SMALL: &[Bounds] = &[
     small(CALM_BOUNDS),
@@ -152,6 +165,7 @@ pub const SMALL: &[Bounds] = &[
     small(ROLLBACK),
     small(SYNC),
     small(RETURN),
+    small(STEERED),
     Bounds { late: 0, ..TAKEOVER },
     Bounds { budget: Budget { writes: 1, ..TAKEOVER_BACK.budget }, ..TAKEOVER_BACK },
 ];
@@ -185,6 +199,7 @@ pub const CI: &[Bounds] = &[
     ROLLBACK,
     SYNC,
     RETURN,
+    STEERED,
     TAKEOVER,
     TAKEOVER_LEADERS,
     TAKEOVER_BACK,
@@ -230,6 +245,8 @@ pub const EVERYTHING: Bounds = Bounds {
         cordons: 1,
         stops: 1,
         takeovers: 1,
+        pauses: 1,
+        rogues: 0,
     },
     delayed: 2,
     late: 2,

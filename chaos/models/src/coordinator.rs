@@ -45,6 +45,13 @@ impl Call {
             Said::Reclaimed { .. } => matches!(self.step, Step::Reclaim(_)),
             Said::Admitted
             | Said::PreflightPassed
+            | Said::PreflightFailed
+            | Said::Sealed { .. }
+            | Said::Applied { .. }
+            | Said::Verified { .. }
+            | Said::OnlyFenced { .. }
+            | Said::Granted
+            | Said::Revoked { .. }
             | Said::BackfillDone { .. }
             | Said::CaughtUp { .. }
             | Said::InSync { .. }

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use cell_model::invariants::Violation;
 use cell_model::{Effect, Rejected};
 
-use crate::{Ledger, Mutant, Note};
+use crate::ledger::Slip;
+use crate::{Ledger, Mutant, Note, Off};
 
 /// What a ledger becomes by a note, with the promises that are broken by it; or why it stays.
 pub type Told = Result<(Arc<Ledger>, Vec<Violation>), Rejected>;
@@ -23,6 +24,8 @@ const LEDGERS_MAX: usize = 200_000;
 #[derive(Debug, Default)]
 pub struct Desk {
     known: Mutex<HashMap<u64, Arc<Ledger>>>,
+    /// Rules that are switched off in this check.
+    pub(crate) off: Off,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -30,6 +33,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
+    /// Without these rules.
+    pub(crate) fn without(off: Off) -> Self {
+        Self { known: Mutex::default(), off }
+    }
+
     /// The same ledger, if there was one; else this one, from now on.
     pub(crate) fn shared(&self, ledger: Ledger) -> Arc<Ledger> {
         let mut known = locked(&self.known);
@@ -62,6 +70,7 @@ pub(crate) struct Memory {
     desk: Weak<Desk>,
     told: Mutex<HashMap<Asked, Arc<Told>>>,
     effects: OnceLock<Vec<Effect>>,
+    slips: Mutex<Option<Arc<[Slip]>>>,
 }
 
 impl Memory {
@@ -90,8 +99,19 @@ impl Memory {
         self.effects.get_or_init(work_out)
     }
 
+    /// What slips through where a rule is switched off.
+    pub(crate) fn slips(&self, work_out: impl FnOnce() -> Arc<[Slip]>) -> Arc<[Slip]> {
+        let known = locked(&self.slips).clone();
+        known.unwrap_or_else(|| {
+            let slips = work_out();
+            *locked(&self.slips) = Some(Arc::clone(&slips));
+            slips
+        })
+    }
+
     fn forget(&self) {
         locked(&self.told).clear();
+        *locked(&self.slips) = None;
     }
 }
 

@@ -20,7 +20,7 @@ use cell_model::{Effect, Event, Life, Uid};
 use stateright::{Model, Property};
 
 use crate::ledger::small;
-use crate::{Desk, Ledger, Place};
+use crate::{Desk, Ledger, Off, Place};
 
 pub use holder::{Holder, Order, OrderKind, Role, Stamp};
 
@@ -126,6 +126,12 @@ impl Incarnations {
     #[must_use]
     pub fn new(mutant: Option<UidMutant>) -> Self {
         Self { mutant, desk: Arc::default() }
+    }
+
+    /// Without rules of the store.
+    #[must_use]
+    pub fn without(off: Off) -> Self {
+        Self { mutant: None, desk: Arc::new(Desk::without(off)) }
     }
 }
 

@@ -2,15 +2,16 @@
 //! clients' writes have numbers.
 
 use cell_model::invariants::{Violation, check, check_succession};
-use cell_model::{Phase, Uid};
+use cell_model::{Intent, Leg, Move, Phase, Uid};
 
 use crate::cell::{Grant, Rows};
-use crate::{Log, Place, World};
+use crate::{Ended, Log, Place, World};
 
 /// A promise's bit.
 pub type Promise = u16;
 
-/// Broken promises, a bit each. P3 is the third principle of `docs/migration.md`.
+/// Broken promises, a bit each. P3 is the third principle of `docs/migration.md`; ORDER is that phases follow each other as they are
+/// drawn there, and ASKED that a move does what its operator has asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Broken(u16);
 
@@ -34,6 +35,8 @@ promises! {
     I11 "I11" 8;
     I12 "I12" 9;
     P3 "P3" 10;
+    ORDER "ORDER" 11;
+    ASKED "ASKED" 12;
 }
 
 impl Broken {
@@ -91,6 +94,7 @@ pub(crate) fn judge(before: &World, after: &mut World) {
         judge_cell(after, place, &mut broken);
     }
     judge_copies(after, &mut broken);
+    judge_course(before, after, &mut broken);
     after.broken = broken;
 }
 
@@ -141,6 +145,72 @@ fn judge_copies(world: &World, broken: &mut Broken) {
     if home || kept {
         broken.note(I12);
     }
+}
+
+/// What became of a move in this step.
+fn judge_course(before: &World, after: &World, broken: &mut Broken) {
+    let (was, is) = (&before.ledger.record.movement, &after.ledger.record.movement);
+    let Some(was) = was else { return };
+    let Some(is) = is else {
+        if !may_end(was) {
+            broken.note(ORDER);
+        }
+        if after.ledger.ended == Some(Ended::Completed) && was.intent != Intent::Run {
+            broken.note(ASKED);
+        }
+        return;
+    };
+    if was.id != is.id || !may_follow(was, is) {
+        broken.note(ORDER);
+    }
+    let begins = |phase: Phase| was.phase == phase && is.phase == Phase::Hold;
+    let leaves = begins(Phase::Sync) && was.intent != Intent::Run;
+    let goes_back = begins(Phase::Soak) && was.intent != Intent::Rollback;
+    // A cancel is refused, or it keeps the tenant where it is.
+    let goes_on = was.intent == Intent::Cancel && is.intent != Intent::Cancel;
+    if leaves || goes_back || goes_on {
+        broken.note(ASKED);
+    }
+}
+
+fn may_end(was: &Move) -> bool {
+    match was.phase {
+        Phase::Preflight | Phase::Soak | Phase::Cleanup => true,
+        Phase::Activate => was.takeover.is_some(),
+        _ => false,
+    }
+}
+
+/// The picture of phases in `docs/migration.md`.
+fn may_follow(was: &Move, is: &Move) -> bool {
+    use Leg::{Back, Forward};
+    use Phase::{
+        Activate, Backfill, CatchUp, Cleanup, Fenced, Hold, Preflight, Prepare, Soak, Sync, Unfence, Verify,
+    };
+    if (was.leg, was.phase) == (is.leg, is.phase) {
+        return true;
+    }
+    if is.takeover.is_some() && was.takeover.is_none() {
+        return is.phase == Activate && !matches!(was.phase, Preflight | Prepare | Backfill | Cleanup);
+    }
+    if was.leg != is.leg {
+        return matches!((was.leg, was.phase, is.phase), (Forward, Soak, Hold) | (Back, Hold | Unfence, Soak));
+    }
+    matches!(
+        (is.leg, was.phase, is.phase),
+        (Forward, Preflight, Prepare)
+            | (Forward, Prepare, Backfill | Cleanup)
+            | (Forward, Backfill, CatchUp | Cleanup)
+            | (Forward, CatchUp, Verify | Sync | Cleanup)
+            | (Forward, Verify, Sync | Cleanup)
+            | (Forward, Sync, CatchUp | Hold | Cleanup)
+            | (Forward, Hold, Fenced | Sync | Cleanup)
+            | (Forward, Activate, Soak)
+            | (Forward, Unfence, Sync | Cleanup)
+            | (Back, Hold, Fenced)
+            | (Back, Activate, Cleanup)
+            | (_, Fenced, Activate | Unfence)
+    )
 }
 
 #[cfg(test)]

@@ -4,16 +4,20 @@
 //! waiting time at 0: whatever is due at some time is due at any time. Two records that differ in nothing that decides
 //! are then one state.
 
+mod rogue;
+mod view;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
     CellId, CellRecord, CellState, CellTraits, Change, Command, CopySight, Effect, End, Envelope, Epoch, Event,
-    FleetView, Generation, Leg, Life, Limits, Lineage, MoveId, MoveIntent, MoveOptions, MoveRecord, NewTenant,
-    Rejected, Rev, Revision, Stamp, TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide,
-    pending_effects,
+    Generation, Leg, Life, Lineage, MoveId, MoveIntent, MoveOptions, NewTenant, Rejected, Rev, Revision, Stamp,
+    TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
 };
+
+pub use rogue::{Rogue, Slip};
 
 use crate::desk::{Desk, Memory, Told};
 use crate::{Mutant, Note, mutant};
@@ -177,6 +181,20 @@ impl Ledger {
 
     pub(crate) const fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Does it with the rules of this check.
+    #[cfg(feature = "planted")]
+    pub(crate) fn ruled<T>(&self, work: impl FnOnce() -> T) -> T {
+        let off = self.memory.desk().map_or([None; 4], |desk| desk.off);
+        cell_model::planted::without(off, work)
+    }
+
+    /// Does it with the rules of this check: all of them.
+    #[cfg(not(feature = "planted"))]
+    pub(crate) fn ruled<T>(&self, work: impl FnOnce() -> T) -> T {
+        debug_assert!(self.memory.desk().is_none_or(|desk| desk.off == [None; 4]), "rules are never off here");
+        work()
     }
 
     /// What is pending.
@@ -404,7 +422,8 @@ impl Ledger {
     fn apply(&mut self, command: Command) -> Result<Vec<Violation>, Rejected> {
         // A move is named after its revision, so revisions go by moves.
         let stamp = Stamp { at: NOW, revision: Revision(u64::from(self.moves) + 1) };
-        let changes = decide(&*self, &Envelope::new(NOW, command), stamp)?;
+        let envelope = Envelope::new(NOW, command);
+        let changes = self.ruled(|| decide(self, &envelope, stamp))?;
         let mut broken = Vec::new();
         for change in changes {
             match change {
@@ -468,55 +487,4 @@ impl Ended {
 /// Where they do not.
 pub(crate) fn small(number: u64) -> u8 {
     u8::try_from(number).expect("the bounds of a configuration keep numbers small")
-}
-
-impl FleetView for Ledger {
-    fn lineage(&self) -> Lineage {
-        Lineage(1)
-    }
-
-    fn limits(&self) -> Limits {
-        Limits::default()
-    }
-
-    fn limits_revision(&self) -> Revision {
-        Revision::default()
-    }
-
-    fn cell(&self, id: &CellId) -> Option<&CellRecord> {
-        self.cells.iter().find(|cell| cell.id == *id)
-    }
-
-    fn cells(&self) -> Box<dyn Iterator<Item = &CellRecord> + '_> {
-        Box::new(self.cells.iter())
-    }
-
-    fn tenant(&self, id: &TenantId) -> Option<&TenantRecord> {
-        (self.record.id == *id).then_some(&self.record)
-    }
-
-    fn tenants_on(&self, cell: &CellId) -> u64 {
-        u64::from(self.record.owner == *cell)
-    }
-
-    fn moving(&self) -> Box<dyn Iterator<Item = (MoveId, &TenantRecord)> + '_> {
-        Box::new(self.record.movement.iter().map(|movement| (movement.id, &self.record)))
-    }
-
-    fn moving_count(&self) -> usize {
-        self.moving().count()
-    }
-
-    fn tenant_of_move(&self, id: MoveId) -> Option<&TenantRecord> {
-        self.moving().find(|(moving, _)| *moving == id).map(|(_, record)| record)
-    }
-
-    fn unreconciled(&self) -> bool {
-        false
-    }
-
-    fn ended_move(&self, _id: MoveId) -> Option<&MoveRecord> {
-        // Only asked for moves that an operator names, and here it names the one under way.
-        None
-    }
 }

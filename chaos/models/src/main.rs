@@ -1,7 +1,9 @@
-//! `cell-models list | ci | long | mutants | NAME`: checks configurations and says what came of it.
+//! `cell-models list | ci | long | mutants | guards | NAME`: checks configurations and says what came of it.
 
 mod long;
 mod tell;
+#[cfg(feature = "planted")]
+mod unguarded;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -19,7 +21,9 @@ const USAGE: &str = "usage: cell-models COMMAND
   ci              every configuration of CI, exhaustively
   long [STATES]   the same, the larger ones within memory, and random walks until there were so many states in all
                   (default 1000000000); says every ten seconds how far it is
-  mutants         each guard switched off: the checker must find a counterexample
+  mutants         each guard of cells and routers switched off, and some of the store: the checker must find a counterexample
+  guards          each rule of the store switched off, as docs/guards.md has it (--features planted)
+  guards RULE...  up to four rules at once, in every configuration until something is found
   walk SECONDS SEED   random walks through everything at once
   NAME            one configuration, exhaustively
 ";
@@ -42,6 +46,11 @@ fn main() -> io::Result<ExitCode> {
             Err(_) => return usage(),
         },
         ["mutants"] => mutants(&mut out, threads)?,
+        #[cfg(feature = "planted")]
+        ["guards", ref rest @ ..] => match unguarded::Asked::of(rest) {
+            Some(asked) => unguarded::run(&mut out, asked, threads)?,
+            None => return usage(),
+        },
         ["walk", seconds, seed] => match (seconds.parse(), seed.parse()) {
             (Ok(seconds), Ok(seed)) => {
                 let search = Search::Random { seed, states: usize::MAX, time: Duration::from_secs(seconds) };

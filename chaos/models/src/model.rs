@@ -25,7 +25,8 @@ impl CellModel {
     /// A configuration.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, settled: Settled::default(), desk: Arc::default(), walked: false }
+        let desk = Arc::new(Desk::without(bounds.off));
+        Self { bounds, settled: Settled::default(), desk, walked: false }
     }
 
     /// A configuration for random walks. Stateright numbers the steps of a walk within what is left of a state's actions
@@ -75,7 +76,7 @@ type Condition = fn(&CellModel, &World) -> bool;
 /// The name under which liveness is reported.
 pub const ENDS: &str = "every move ends once nothing more goes wrong, and leaves nothing behind";
 
-const PROMISES: [(&str, Condition); 11] = [
+const PROMISES: [(&str, Condition); 13] = [
     ("I1: one cell at most accepts writes", |_, world| !world.broken.has(judge::I1)),
     ("I2: the epoch never goes back", |_, world| !world.broken.has(judge::I2)),
     ("I3: every acknowledged write is readable at whoever serves", |_, world| !world.broken.has(judge::I3)),
@@ -87,6 +88,8 @@ const PROMISES: [(&str, Condition); 11] = [
     ("I11: an older leader has no effect", |_, world| !world.broken.has(judge::I11)),
     ("I12: nothing is destroyed that is owned or kept", |_, world| !world.broken.has(judge::I12)),
     ("P3: in Sync nothing is answered that the target lacks", |_, world| !world.broken.has(judge::P3)),
+    ("ORDER: phases follow each other as they are drawn", |_, world| !world.broken.has(judge::ORDER)),
+    ("ASKED: a move does what its operator has asked for", |_, world| !world.broken.has(judge::ASKED)),
 ];
 
 fn ends(model: &CellModel, world: &World) -> bool {

@@ -1,6 +1,6 @@
 //! What a coordinator proposes: small enough to wait in a state, and turned into events when it is applied.
 
-use cell_model::{Attempt, Event, Generation, Lineage, Seq, Tail, UnixMillis};
+use cell_model::{Attempt, Digest, Event, Generation, Lineage, Seq, Tail, UnixMillis};
 
 use crate::{Log, Place};
 
@@ -10,6 +10,7 @@ use crate::{Log, Place};
 pub enum Said {
     Admitted,
     PreflightPassed,
+    PreflightFailed,
     CaptureStarted {
         from: u8,
     },
@@ -47,11 +48,29 @@ pub enum Said {
         applied: u8,
         generation: u8,
     },
+    Sealed {
+        attempt: u8,
+        seq: u8,
+    },
+    Applied {
+        attempt: u8,
+        seq: u8,
+        generation: u8,
+    },
+    Verified {
+        attempt: u8,
+        seq: u8,
+    },
     HoldMissed {
         attempt: u8,
     },
     /// The fence is there, and COMMIT behind it.
     Fenced {
+        attempt: u8,
+        seq: u8,
+    },
+    /// The fence alone.
+    OnlyFenced {
         attempt: u8,
         seq: u8,
     },
@@ -88,6 +107,10 @@ pub enum Said {
         cell: Place,
     },
     Reclaimed {
+        cell: Place,
+    },
+    Granted,
+    Revoked {
         cell: Place,
     },
 }
@@ -140,6 +163,19 @@ impl Note {
             Said::SyncDegraded { attempt: of } => Event::SyncDegraded { attempt: attempt(of) },
             Said::Admitted => Event::Admitted,
             Said::PreflightPassed => Event::PreflightPassed,
+            Said::PreflightFailed => {
+                Event::PreflightFailed { code: "PREFLIGHT_FAILED".into(), reason: String::new() }
+            }
+            Said::Sealed { attempt: of, seq: at } => Event::Sealed { attempt: attempt(of), seq: seq(at) },
+            Said::Applied { attempt: of, seq: at, generation: by } => {
+                Event::Applied { attempt: attempt(of), seq: seq(at), generation: generation(by) }
+            }
+            Said::Verified { attempt: of, seq: at } => {
+                Event::Verified { attempt: attempt(of), seq: seq(at), digest: Digest::default() }
+            }
+            Said::OnlyFenced { attempt: of, seq: at } => Event::Fenced { attempt: attempt(of), seq: seq(at) },
+            Said::Granted => Event::Granted,
+            Said::Revoked { cell } => Event::Revoked { cell: cell.id() },
             Said::CaptureStarted { from } => Event::CaptureStarted { position: seq(from) },
             Said::ImportPrepared { generation: by } => Event::ImportPrepared { generation: generation(by) },
             Said::BackfillDone { applied } => Event::BackfillDone { applied: seq(applied) },

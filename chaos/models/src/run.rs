@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use stateright::{Checker, Expectation, HasDiscoveries, Model, UniformChooser};
 
 use crate::incarnations::{Incarnations, UidMutant};
-use crate::{Bounds, CellModel};
+use crate::{Bounds, CellModel, Off};
 
 /// How to go through the states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +93,18 @@ pub fn check_telling(bounds: Bounds, search: Search, threads: usize, tell: &mut 
 /// Checks names that are deleted and created again, to the shortest counterexample where a guard is missing.
 #[must_use]
 pub fn check_incarnations(mutant: Option<UidMutant>, threads: usize) -> Verdict {
+    exhaust_incarnations(Incarnations::new(mutant), threads)
+}
+
+/// The same without rules of the store.
+#[must_use]
+pub fn check_incarnations_without(off: Off) -> Verdict {
+    exhaust_incarnations(Incarnations::without(off), 1)
+}
+
+fn exhaust_incarnations(model: Incarnations, threads: usize) -> Verdict {
     let begun = Instant::now();
-    let checker = Incarnations::new(mutant).checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let checker = model.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
     verdict(end(checker.spawn_bfs(), &mut |_| {}), begun, usize::MAX)
 }
 

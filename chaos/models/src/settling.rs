@@ -75,7 +75,13 @@ fn step(world: &World, bounds: &Bounds) -> Option<World> {
     });
     let cells =
         starts.chain(late).chain(confirms).chain(reports.map(Action::Report)).chain(pulls.map(Action::Pull));
-    let mut actions = cells.chain(deeds).chain(drops);
+    // An operator who has paused a move has it go on, some time.
+    let paused = |world: &World| {
+        let movement = world.ledger.record.movement.as_ref();
+        movement.is_some_and(|movement| movement.intent == cell_model::Intent::Pause)
+    };
+    let resumes = paused(world).then_some(Action::Steer(cell_model::MoveIntent::Resume));
+    let mut actions = cells.chain(deeds).chain(drops).chain(resumes);
     actions.find_map(|action| world.after(bounds, action))
 }
 

@@ -7,6 +7,7 @@
 //! hears the answer. A done step may be delivered once more in the same way. A proposal is applied at once or late.
 
 mod force;
+mod rogue;
 
 use std::sync::Arc;
 
@@ -119,6 +120,8 @@ pub enum Action {
     },
     /// An operator lets go of what a cell has put aside.
     Drop(Place),
+    /// Somebody proposes what a rule would refuse: only where that rule is switched off.
+    Slip(usize),
 }
 
 impl World {
@@ -197,6 +200,9 @@ impl World {
         self.actions_of_cells(bounds, actions);
         self.actions_of_operators(bounds, actions);
         self.actions_of_clients(bounds, actions);
+        if self.left.rogues > 0 {
+            self.actions_of_rogues(bounds, actions);
+        }
     }
 
     fn actions_of_coordinators(&self, bounds: &Bounds, actions: &mut Vec<Action>) {
@@ -308,6 +314,12 @@ impl World {
             if self.left.rollbacks > 0 {
                 actions.push(Action::Steer(MoveIntent::Rollback));
             }
+            if self.left.pauses > 0 {
+                actions.push(Action::Steer(MoveIntent::Pause));
+            }
+            if bounds.budget.pauses > 0 {
+                actions.push(Action::Steer(MoveIntent::Resume));
+            }
         } else if self.left.moves > 0 {
             actions.push(Action::Ask(Place::of(&self.ledger.record.owner).other()));
         }
@@ -391,7 +403,9 @@ impl World {
                 let steered = self.ledger.steer(intent).ok()?;
                 match intent {
                     MoveIntent::Cancel => self.left.cancels -= 1,
-                    MoveIntent::Rollback | MoveIntent::Pause | MoveIntent::Resume => self.left.rollbacks -= 1,
+                    MoveIntent::Rollback => self.left.rollbacks -= 1,
+                    MoveIntent::Pause => self.left.pauses -= 1,
+                    MoveIntent::Resume => {}
                 }
                 self.take(steered);
             }
@@ -406,6 +420,7 @@ impl World {
                 self.take(cordoned);
             }
             Action::TimeOut(place) => self.cells[place.index()].grant = crate::Grant::Owner,
+            Action::Slip(which) => self.slip(which),
         }
         Some(())
     }

@@ -1,17 +1,20 @@
 //! Every rule over the fleet: what a command changes, or why it is refused.
 
 mod cells;
+mod options;
 mod takeover;
 
 use std::sync::Arc;
 
-use cells::Kinds;
-
+use self::cells::Kinds;
+use self::options::{check_options, check_rate, invalid};
+use crate::rule::require;
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellKind, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView,
     Generation, Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict, judge,
+    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict,
+    judge,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -21,7 +24,7 @@ use crate::{
 pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
     if let Some(expected) = envelope.expected_revision {
         let actual = named_revision(fleet, &envelope.command);
-        require(actual == expected, || Rejected::StaleRevision { expected, actual })?;
+        require(Rule::ExpectedRevision, actual == expected, || Rejected::StaleRevision { expected, actual })?;
     }
     if fleet.unreconciled() {
         check_unreconciled(fleet, &envelope.command)?;
@@ -53,11 +56,16 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         }
         Command::Record { tenant, uid, move_id, leg, event } => {
             let record = known(fleet, tenant)?;
-            require(record.uid == *uid, || Rejected::StaleUid { expected: *uid, actual: record.uid })?;
+            require(Rule::RecordUid, record.uid == *uid, || Rejected::StaleUid {
+                expected: *uid,
+                actual: record.uid,
+            })?;
             if let Some(move_id) = move_id {
-                let current = record.movement.as_ref().filter(|movement| movement.id == *move_id);
-                let movement = current.ok_or(Rejected::StaleMove { expected: *move_id })?;
-                require(leg.is_none_or(|leg| leg == movement.leg), || Rejected::StaleMove { expected: *move_id })?;
+                let stale = || Rejected::StaleMove { expected: *move_id };
+                let current = record.movement.as_ref();
+                require(Rule::RecordMove, current.is_some_and(|movement| movement.id == *move_id), stale)?;
+                let same = leg.is_none_or(|leg| current.is_some_and(|movement| movement.leg == leg));
+                require(Rule::RecordLeg, same, stale)?;
             }
             record_event(fleet, record, event, stamp)
         }
@@ -65,7 +73,9 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::RoutersSaw { tenant, routers, .. } => {
             known(fleet, tenant)?;
             let most = Command::ROUTERS_TOLD_MAX;
-            require(routers.len() <= most, || invalid("routers", format!("at most {most} are named")))?;
+            require(Rule::RoutersSawMany, routers.len() <= most, || {
+                invalid("routers", format!("at most {most} are named"))
+            })?;
             Ok(Vec::new())
         }
         Command::TakeOver { tenant, order } => takeover::forced(fleet, tenant, order, stamp),
@@ -74,18 +84,10 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::Reconciled { heard, without } => reconciled(fleet, heard, without),
         Command::Noted(note) => {
             let most = StoreNote::BYTES_MAX;
-            require(note.fits(), || invalid("note", format!("at most {most} bytes")))?;
+            require(Rule::NotedBytes, note.fits(), || invalid("note", format!("at most {most} bytes")))?;
             Ok(Vec::new())
         }
     }
-}
-
-fn require(holds: bool, otherwise: impl FnOnce() -> Rejected) -> Result<(), Rejected> {
-    if holds { Ok(()) } else { Err(otherwise()) }
-}
-
-fn invalid(option: &str, rule: impl Into<String>) -> Rejected {
-    Rejected::InvalidOption { option: option.into(), rule: rule.into() }
 }
 
 fn known<'a>(fleet: &'a dyn FleetView, tenant: &TenantId) -> Result<&'a TenantRecord, Rejected> {
@@ -148,14 +150,16 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
         | Command::ThrottleMove { .. }
         | Command::TakeOver { .. }
         | Command::DropQuarantine { .. }
-        | Command::Record { .. } => Err(Rejected::NotReconciled { lineage: fleet.lineage() }),
+        | Command::Record { .. } => {
+            require(Rule::Unreconciled, false, || Rejected::NotReconciled { lineage: fleet.lineage() })
+        }
     }
 }
 
 fn adopt(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Stamp) -> Result<Vec<Change>, Rejected> {
-    require(fleet.unreconciled(), || Rejected::NotDue { event: "Adopt".into() })?;
+    require(Rule::AdoptUnreconciled, fleet.unreconciled(), || Rejected::NotDue { event: "Adopt".into() })?;
     let most = Command::HELD_MAX;
-    require(held.len() <= most, || invalid("held", format!("at most {most} cells")))?;
+    require(Rule::AdoptMany, held.len() <= most, || invalid("held", format!("at most {most} cells")))?;
     held.iter().try_for_each(|held| known_cell(fleet, &held.cell).map(drop))?;
     match judge(fleet, tenant, held, stamp) {
         Verdict::Confirmed | Verdict::Unheld { .. } => Ok(Vec::new()),
@@ -173,23 +177,27 @@ fn reconciled(fleet: &dyn FleetView, heard: &[CellId], without: &[CellId]) -> Re
         .cells()
         .find(|cell| cell.state != CellState::Dead && !heard.contains(&cell.id) && !without.contains(&cell.id));
     if let Some(cell) = silent {
-        return Err(Rejected::CellNotHeard { cell: cell.id.clone() });
+        require(Rule::ReconciledSilent, false, || Rejected::CellNotHeard { cell: cell.id.clone() })?;
     }
     Ok(if fleet.unreconciled() { vec![Change::Reconciled(true)] } else { Vec::new() })
 }
 
 // --- tenants
 
-fn check_taking(cell: &CellRecord) -> Result<(), Rejected> {
-    match cell.state {
-        CellState::Active => Ok(()),
-        CellState::Cordoned => Err(Rejected::CellCordoned { cell: cell.id.clone() }),
-        CellState::Dead => Err(Rejected::CellDead { cell: cell.id.clone() }),
-    }
+fn check_taking(rule: Rule, cell: &CellRecord) -> Result<(), Rejected> {
+    require(rule, cell.state == CellState::Active, || match cell.state {
+        CellState::Dead => Rejected::CellDead { cell: cell.id.clone() },
+        CellState::Active | CellState::Cordoned => Rejected::CellCordoned { cell: cell.id.clone() },
+    })
 }
 
-fn check_residency(tenant: &TenantId, residency: &str, cell: &CellRecord) -> Result<(), Rejected> {
-    require(residency.is_empty() || residency == cell.residency, || Rejected::ResidencyViolated {
+/// A dead cell neither takes nor gives.
+fn check_alive(rule: Rule, cell: &CellRecord) -> Result<(), Rejected> {
+    require(rule, cell.state != CellState::Dead, || Rejected::CellDead { cell: cell.id.clone() })
+}
+
+fn check_residency(rule: Rule, tenant: &TenantId, residency: &str, cell: &CellRecord) -> Result<(), Rejected> {
+    require(rule, residency.is_empty() || residency == cell.residency, || Rejected::ResidencyViolated {
         tenant: tenant.clone(),
         residency: residency.into(),
         cell: cell.id.clone(),
@@ -205,8 +213,8 @@ fn choose_cell<'a>(
 ) -> Result<(&'a CellRecord, String), Rejected> {
     if let Some(wanted) = &new.cell {
         let cell = known_cell(fleet, wanted)?;
-        check_taking(cell)?;
-        check_residency(&new.id, &new.residency, cell)?;
+        check_taking(Rule::CreateTenantTaking, cell)?;
+        check_residency(Rule::CreateTenantResidency, &new.id, &new.residency, cell)?;
         kinds.check_tier(fleet, &new.id, new.tier, cell)?;
         return Ok((cell, String::new()));
     }
@@ -234,10 +242,10 @@ fn create_tenant(
     for (option, length, most) in suggestion.iter().flat_map(|of| {
         [("why", of.why.len(), Suggestion::WHY_MAX), ("explained", of.explained.len(), Suggestion::EXPLAINED_MAX)]
     }) {
-        require(length <= most, || invalid(option, format!("at most {most} bytes")))?;
+        require(Rule::CreateTenantWhy, length <= most, || invalid(option, format!("at most {most} bytes")))?;
     }
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
-    require(!exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
+    require(Rule::CreateTenantExists, !exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
     let (cell, placed) = choose_cell(fleet, (new, kinds), suggestion)?;
     Ok(vec![Change::Tenant(Arc::new(TenantRecord {
         id: new.id.clone(),
@@ -258,9 +266,7 @@ fn create_tenant(
 
 fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
     let before = known(fleet, tenant)?;
-    if let Some(movement) = &before.movement {
-        return Err(Rejected::MoveRunning { tenant: tenant.clone(), move_id: movement.id });
-    }
+    check_still(Rule::DeleteMoving, before)?;
     if matches!(before.life, Life::Deleting { .. }) {
         return Ok(Vec::new());
     }
@@ -275,40 +281,9 @@ fn delete_tenant(fleet: &dyn FleetView, tenant: &TenantId, stamp: Stamp) -> Resu
 
 // --- moves
 
-const RETRIES_MAX: u32 = 1_000;
-const STEADY_MS_MAX: u32 = 10 * 60 * 1_000;
-const SOAK_MS_MAX: u32 = 14 * 24 * 3_600 * 1_000;
-const RETAIN_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
-
-fn check_options(options: &MoveOptions) -> Result<(), Rejected> {
-    let cap = MoveOptions::HOLD_CAP_MS;
-    require((1..=cap).contains(&options.hold_max_ms), || {
-        invalid("max-hold", format!("{} ms is not between 1 ms and the cap of {cap} ms", options.hold_max_ms))
-    })?;
-    if let Some(until) = options.until {
-        require(!matches!(until, Phase::Unfence | Phase::Cleanup), || {
-            invalid("until", format!("{until} is on the way back: choose a phase from preflight to soak"))
-        })?;
-        require(!options.rehearse || until < Phase::Fenced, || {
-            invalid("until", format!("a rehearsal never comes behind {until}: leave one of the two out"))
-        })?;
-    }
-    check_rate(options.bytes_per_second)?;
-    let most = MoveOptions::REASON_MAX;
-    require(options.reason.len() <= most && !options.reason.contains(char::is_control), || {
-        invalid("reason", format!("one line of at most {most} bytes"))
-    })?;
-    require(options.retries <= RETRIES_MAX, || invalid("retries", format!("at most {RETRIES_MAX}")))?;
-    require(options.sync_steady_ms <= STEADY_MS_MAX, || invalid("sync-steady", "at most ten minutes"))?;
-    require(options.soak_ms <= SOAK_MS_MAX, || invalid("soak", "at most fourteen days"))?;
-    require(options.retain_ms <= RETAIN_MS_MAX, || invalid("retain", "at most a year"))
-}
-
-fn check_rate(bytes_per_second: u64) -> Result<(), Rejected> {
-    let least = MoveOptions::BYTES_PER_SECOND_MIN;
-    require(bytes_per_second == 0 || bytes_per_second >= least, || {
-        invalid("bytes-per-second", format!("{bytes_per_second} is too slow: at least {least}, or 0 for no limit"))
-    })
+fn check_still(rule: Rule, record: &TenantRecord) -> Result<(), Rejected> {
+    let Some(movement) = &record.movement else { return Ok(()) };
+    require(rule, false, || Rejected::MoveRunning { tenant: record.id.clone(), move_id: movement.id })
 }
 
 fn move_tenant(
@@ -319,23 +294,23 @@ fn move_tenant(
     stamp: Stamp,
 ) -> Result<Vec<Change>, Rejected> {
     let before = known(fleet, tenant)?;
-    require(before.life == Life::Live, || Rejected::TenantNotLive { tenant: tenant.clone() })?;
-    if let Some(movement) = &before.movement {
-        return Err(Rejected::MoveRunning { tenant: tenant.clone(), move_id: movement.id });
-    }
+    require(Rule::MoveLife, before.life == Life::Live, || Rejected::TenantNotLive { tenant: tenant.clone() })?;
+    check_still(Rule::MoveRunning, before)?;
     let cell = known_cell(fleet, target)?;
-    require(before.owner != *target, || Rejected::SameCell { tenant: tenant.clone(), cell: target.clone() })?;
-    check_taking(cell)?;
-    let source = known_cell(fleet, &before.owner)?;
-    require(source.state != CellState::Dead, || Rejected::CellDead { cell: source.id.clone() })?;
-    check_residency(tenant, &before.residency, cell)?;
+    require(Rule::MoveSameCell, before.owner != *target, || Rejected::SameCell {
+        tenant: tenant.clone(),
+        cell: target.clone(),
+    })?;
+    check_taking(Rule::MoveTaking, cell)?;
+    check_alive(Rule::MoveSource, known_cell(fleet, &before.owner)?)?;
+    check_residency(Rule::MoveResidency, tenant, &before.residency, cell)?;
     kinds.check_tier(fleet, tenant, before.tier, cell)?;
     let kept = before.retained_on(target).is_some_and(|copy| !copy.lets_go());
-    require(!kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
+    require(Rule::MoveTail, !kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
     check_options(options)?;
     let limit = fleet.limits().moves_queued;
     let waiting = u32::try_from(fleet.moving_count()).unwrap_or(u32::MAX);
-    require(waiting < limit, || Rejected::MoveLimit { limit })?;
+    require(Rule::MoveQueue, waiting < limit, || Rejected::MoveLimit { limit })?;
 
     let mut record = before.clone();
     record.movement = Some(Box::new(new_move(&before.owner, &cell.id, options, stamp)));
@@ -381,9 +356,8 @@ fn steer_move(
     move_id: MoveId,
     steered: impl FnOnce(&TenantRecord) -> Result<Stepped, Rejected>,
 ) -> Result<Vec<Change>, Rejected> {
-    if fleet.ended_move(move_id).is_some() {
-        return Err(Rejected::MoveEnding { move_id });
-    }
+    let ended = fleet.ended_move(move_id).is_some();
+    require(Rule::SteerEnded, !ended, || Rejected::MoveEnding { move_id })?;
     let record = fleet.tenant_of_move(move_id).ok_or(Rejected::MoveUnknown { move_id })?;
     changes(fleet, record, steered(record)?)
 }
@@ -398,7 +372,7 @@ fn record_event(
         (Event::Admitted, Some(movement)) if !movement.admitted => check_slots(fleet, movement)?,
         // Before the fence: found out only at COMMIT, each further try would be a gap for readers, too.
         (Event::Applied { generation, .. }, Some(movement)) => {
-            check_incarnation(known_cell(fleet, movement.to())?, *generation)?;
+            check_incarnation(Rule::AppliedIncarnation, known_cell(fleet, movement.to())?, *generation)?;
         }
         (Event::Commit { .. }, Some(movement)) => check_commit(fleet, record, movement)?,
         _ => {}
@@ -424,10 +398,15 @@ fn check_slots(fleet: &dyn FleetView, movement: &Move) -> Result<(), Rejected> {
     let running =
         || fleet.moving().filter_map(|(_, record)| record.movement.as_ref()).filter(|other| other.admitted);
     let count = |of: &dyn Fn(&Move) -> bool| u32::try_from(running().filter(|m| of(m)).count()).unwrap_or(u32::MAX);
-    require(count(&|_| true) < limits.moves_total, || Rejected::NoSlot { cell: None, limit: limits.moves_total })?;
+    require(Rule::AdmittedSlots, count(&|_| true) < limits.moves_total, || Rejected::NoSlot {
+        cell: None,
+        limit: limits.moves_total,
+    })?;
     for cell in [&movement.source, &movement.target] {
-        require(count(&|other| other.source == *cell || other.target == *cell) < limits.moves_per_cell, || {
-            Rejected::NoSlot { cell: Some(cell.clone()), limit: limits.moves_per_cell }
+        let of_cell = count(&|other| other.source == *cell || other.target == *cell);
+        require(Rule::AdmittedCell, of_cell < limits.moves_per_cell, || Rejected::NoSlot {
+            cell: Some(cell.clone()),
+            limit: limits.moves_per_cell,
         })?;
     }
     Ok(())
@@ -438,28 +417,28 @@ fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -
     let to = known_cell(fleet, movement.to())?;
     match movement.leg {
         Leg::Forward => {
-            check_taking(to)?;
+            check_taking(Rule::CommitTaking, to)?;
             // Of a pooled cell it was looked at when the move was asked for, and neither tier nor kind changes meanwhile.
             if to.traits.kind == CellKind::Dedicated {
                 Kinds::Count.check_tier(fleet, &record.id, record.tier, to)?;
             }
         }
         // Going home is allowed under a cordon, not to the dead.
-        Leg::Back => require(to.state != CellState::Dead, || Rejected::CellDead { cell: to.id.clone() })?,
+        Leg::Back => check_alive(Rule::CommitHome, to)?,
     }
-    check_residency(&record.id, &record.residency, to)?;
+    check_residency(Rule::CommitResidency, &record.id, &record.residency, to)?;
     if let Some(applied) = movement.acks.applied {
-        check_incarnation(to, applied.generation)?;
+        check_incarnation(Rule::CommitAppliedIncarnation, to, applied.generation)?;
     }
     match (movement.leg, movement.acks.reverse) {
-        (Leg::Forward, Some(reverse)) => check_incarnation(to, reverse.generation),
+        (Leg::Forward, Some(reverse)) => check_incarnation(Rule::CommitReverseIncarnation, to, reverse.generation),
         (Leg::Forward | Leg::Back, _) => Ok(()),
     }
 }
 
 /// An acknowledgement counts only while the agent that gave it is the one that runs.
-fn check_incarnation(cell: &CellRecord, acknowledged: Generation) -> Result<(), Rejected> {
-    require(acknowledged == cell.generation, || Rejected::StaleGeneration {
+fn check_incarnation(rule: Rule, cell: &CellRecord, acknowledged: Generation) -> Result<(), Rejected> {
+    require(rule, acknowledged == cell.generation, || Rejected::StaleGeneration {
         cell: cell.id.clone(),
         expected: acknowledged,
         actual: cell.generation,
@@ -472,7 +451,7 @@ fn set_limits(fleet: &dyn FleetView, limits: Limits) -> Result<Vec<Change>, Reje
         ("moves-per-cell", limits.moves_per_cell),
         ("moves-queued", limits.moves_queued),
     ] {
-        require((1..=100_000).contains(&value), || invalid(option, "between 1 and 100,000"))?;
+        require(Rule::LimitsRange, (1..=100_000).contains(&value), || invalid(option, "between 1 and 100,000"))?;
     }
     if limits == fleet.limits() {
         return Ok(Vec::new());

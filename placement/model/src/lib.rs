@@ -28,6 +28,7 @@ mod movement;
 mod reconcile;
 mod record;
 mod rejected;
+mod rule;
 mod shared;
 mod shelves;
 mod step;
@@ -57,6 +58,9 @@ pub use movement::{
 pub use reconcile::{Adoption, Held, HeldRole, OVERTAKEN, Verdict, judge};
 pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, TenantRecord, Tier};
 pub use rejected::Rejected;
+pub use rule::Rule;
+#[cfg(feature = "planted")]
+pub use rule::planted;
 pub use shelves::Trail;
 pub use step::{Holder, Stepped, holder, step};
 pub use store_note::{StoreAction, StoreNote};

@@ -18,7 +18,10 @@ pub(crate) use steer::{steer, throttle};
 pub use takeover::{Holder, holder};
 pub(crate) use takeover::{drop_quarantine, take_over};
 
-use crate::{Attempt, End, Event, Leg, Life, Move, MoveRecord, Phase, PhaseStamp, Rejected, Stamp, TenantRecord};
+use crate::rule::require;
+use crate::{
+    Attempt, End, Event, Leg, Life, Move, MoveRecord, Phase, PhaseStamp, Rejected, Rule, Stamp, TenantRecord,
+};
 
 /// What an event makes of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,20 +146,21 @@ pub(crate) fn settle(
 
 fn life(record: &mut TenantRecord, event: &Event) -> Result<(), Rejected> {
     let wrong = || Rejected::WrongPhase { event: event.name().into(), phase: None };
-    match (event, record.life) {
-        (Event::Granted, Life::Provisioning) => record.life = Life::Live,
-        (Event::Granted, Life::Live) => {}
-        (Event::Revoked { cell }, Life::Deleting { owner_revoked }) => {
-            record.retained.retain(|retained| retained.cell != *cell);
-            let owner_revoked = owner_revoked || *cell == record.owner;
-            record.life = if owner_revoked && record.retained.is_empty() {
-                Life::Deleted
-            } else {
-                Life::Deleting { owner_revoked }
-            };
-        }
-        (Event::Revoked { .. }, Life::Deleted) => {}
-        _ => return Err(wrong()),
+    let Event::Revoked { cell } = event else {
+        require(Rule::GrantedLife, matches!(record.life, Life::Provisioning | Life::Live), wrong)?;
+        record.life = Life::Live;
+        return Ok(());
+    };
+    require(Rule::RevokedLife, matches!(record.life, Life::Deleting { .. } | Life::Deleted), wrong)?;
+    if record.life != Life::Deleted {
+        record.retained.retain(|retained| retained.cell != *cell);
+        let known = matches!(record.life, Life::Deleting { owner_revoked: true });
+        let owner_revoked = known || *cell == record.owner;
+        record.life = if owner_revoked && record.retained.is_empty() {
+            Life::Deleted
+        } else {
+            Life::Deleting { owner_revoked }
+        };
     }
     Ok(())
 }
@@ -191,19 +195,18 @@ pub(crate) fn turn_to_cleanup(movement: &mut Move, end: End, stamp: Stamp) {
     enter(movement, Phase::Cleanup, stamp);
 }
 
-fn require(holds: bool, otherwise: impl FnOnce() -> Rejected) -> Result<(), Rejected> {
-    if holds { Ok(()) } else { Err(otherwise()) }
-}
-
-fn require_phase(movement: &Move, event: &Event, phases: &[Phase]) -> Result<(), Rejected> {
-    require(phases.contains(&movement.phase), || Rejected::WrongPhase {
+fn require_phase(rule: Rule, movement: &Move, event: &Event, phases: &[Phase]) -> Result<(), Rejected> {
+    require(rule, phases.contains(&movement.phase), || Rejected::WrongPhase {
         event: event.name().into(),
         phase: Some(movement.phase),
     })
 }
 
-fn require_attempt(movement: &Move, attempt: Attempt) -> Result<(), Rejected> {
-    require(movement.attempt == attempt, || Rejected::StaleAttempt { expected: attempt, actual: movement.attempt })
+fn require_attempt(rule: Rule, movement: &Move, attempt: Attempt) -> Result<(), Rejected> {
+    require(rule, movement.attempt == attempt, || Rejected::StaleAttempt {
+        expected: attempt,
+        actual: movement.attempt,
+    })
 }
 
 /// Clears what belongs to one hold.

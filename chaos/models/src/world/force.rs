@@ -35,7 +35,7 @@ impl World {
     }
 
     fn take_over(&mut self, bounds: &Bounds, accept_data_loss: bool) -> Option<()> {
-        let held = holder(&self.ledger.record, Lineage(1)).ok()?;
+        let held = self.ledger.ruled(|| holder(&self.ledger.record, Lineage(1))).ok()?;
         let target = Place::of(held.cell);
         let movement = self.ledger.record.movement.as_ref()?;
         let cell = self.cell(target);

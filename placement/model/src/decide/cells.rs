@@ -2,30 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{check_residency, check_taking, invalid, known_cell, require};
+use super::options::{check_endpoints, invalid};
+use super::{check_residency, check_taking, known_cell};
+use crate::rule::require;
 use crate::{
     Capacity, CellId, CellKind, CellRecord, CellState, CellTraits, Change, Declaration, Envelope, FleetView,
     Generation, Life, NewCell, NewTenant, Rejected, Stamp, TenantId, Tier,
 };
 
-/// The most instances that one cell may name: each is an address in every router's table.
-const GATES_MAX: usize = 256;
-
-fn check_endpoint(option: &str, endpoint: &str) -> Result<(), Rejected> {
-    let well_formed = endpoint.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && host.len() <= 255 && port.parse::<u16>().is_ok_and(|p| p != 0)
-    });
-    require(well_formed, || invalid(option, format!("{endpoint:?} is not HOST:PORT")))
-}
-
-fn check_endpoints(gates: &[String], agent: &str) -> Result<(), Rejected> {
-    require(gates.len() <= GATES_MAX, || invalid("gates", format!("at most {GATES_MAX} instances a cell")))?;
-    gates.iter().try_for_each(|gate| check_endpoint("gates", gate))?;
-    check_endpoint("agent", agent)
-}
-
 pub(super) fn create(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
-    require(fleet.cell(&cell.id).is_none(), || Rejected::CellExists { cell: cell.id.clone() })?;
+    require(Rule::CreateCellExists, fleet.cell(&cell.id).is_none(), || Rejected::CellExists {
+        cell: cell.id.clone(),
+    })?;
     check_endpoints(&cell.gates, &cell.agent)?;
     check_traits(&cell.traits)?;
     Ok(vec![Change::Cell(Arc::new(CellRecord {
@@ -75,7 +63,7 @@ pub(super) fn report(
     check_endpoints(gates, agent)?;
     let known = known_cell(fleet, cell)?.generation;
     // A process that was paused, with a younger one in its place, must not point routers back to itself.
-    require(generation >= known, || Rejected::StaleGeneration {
+    require(Rule::ReportGeneration, generation >= known, || Rejected::StaleGeneration {
         cell: cell.clone(),
         expected: generation,
         actual: known,
@@ -94,17 +82,19 @@ const LABEL_BYTES_MAX: usize = 63;
 
 pub(super) fn check_traits(traits: &CellTraits) -> Result<(), Rejected> {
     let Capacity { cpu, connections, storage } = traits.capacity;
-    require([cpu, connections, storage].iter().all(|of| *of <= Capacity::MAX), || {
+    require(Rule::CellCapacity, [cpu, connections, storage].iter().all(|of| *of <= Capacity::MAX), || {
         invalid("capacity", format!("at most {} of each", Capacity::MAX / 1_000))
     })?;
-    require(traits.reserve < CellTraits::WHOLE, || {
+    require(Rule::CellReserve, traits.reserve < CellTraits::WHOLE, || {
         invalid("reserve", format!("{} thousandths leave nothing to plan with: less than 100 %", traits.reserve))
     })?;
     check_label("domain", &traits.domain)
 }
 
 fn check_label(option: &str, label: &str) -> Result<(), Rejected> {
-    require(label.len() <= LABEL_BYTES_MAX, || invalid(option, format!("at most {LABEL_BYTES_MAX} bytes")))
+    require(Rule::CellLabel, label.len() <= LABEL_BYTES_MAX, || {
+        invalid(option, format!("at most {LABEL_BYTES_MAX} bytes"))
+    })
 }
 
 /// A cell is declared anew. `only` is the tenant that is to be the only one of a dedicated cell.
@@ -156,7 +146,7 @@ fn check_empty(
         record.owner == cell.id && record.tier == Tier::Platinum && lives
     });
     let is_left_alone = !is_moved_to_or_from(fleet, &cell.id, None);
-    require(is_left_alone && tenants == u64::from(belongs), || Rejected::CellInUse {
+    require(Rule::DeclareInUse, is_left_alone && tenants == u64::from(belongs), || Rejected::CellInUse {
         cell: cell.id.clone(),
         tenants,
         what: what.into(),
@@ -194,14 +184,11 @@ impl Kinds {
             return Ok(());
         }
         let kind = cell.traits.kind;
-        require((tier == Tier::Platinum) == (kind == CellKind::Dedicated), || Rejected::TierMismatch {
-            tenant: tenant.clone(),
-            tier,
-            cell: cell.id.clone(),
-            kind,
+        require(Rule::TierKind, (tier == Tier::Platinum) == (kind == CellKind::Dedicated), || {
+            Rejected::TierMismatch { tenant: tenant.clone(), tier, cell: cell.id.clone(), kind }
         })?;
         let is_free = || fleet.tenants_on(&cell.id) == 0 && !is_moved_to_or_from(fleet, &cell.id, Some(tenant));
-        require(kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {
+        require(Rule::TierAlone, kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {
             tenant: tenant.clone(),
             cell: cell.id.clone(),
         })
@@ -209,8 +196,8 @@ impl Kinds {
 
     /// Why a tenant that names no cell is not placed there; the codes are those of the planner's filters.
     fn refusal(self, fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> Option<&'static str> {
-        let checked = check_residency(&new.id, &new.residency, cell)
-            .and_then(|()| check_taking(cell))
+        let checked = check_residency(Rule::CreateTenantResidency, &new.id, &new.residency, cell)
+            .and_then(|()| check_taking(Rule::CreateTenantTaking, cell))
             .and_then(|()| self.check_tier(fleet, &new.id, new.tier, cell));
         match checked {
             Err(rejected) => Some(rejected.code()),

@@ -1,8 +1,9 @@
 //! What a forced takeover asks of the fleet, beside what the tenant's own record says ([`crate::holder`]).
 
-use super::{changes, check_incarnation, check_residency, invalid, known, known_cell, require};
+use super::{changes, check_alive, check_incarnation, check_residency, invalid, known, known_cell};
+use crate::rule::require;
 use crate::step::{drop_quarantine as drop_tail, take_over};
-use crate::{CellId, CellState, Change, FleetView, Life, Rejected, Stamp, TakeoverOrder, TenantId};
+use crate::{CellId, CellState, Change, FleetView, Life, Rejected, Rule, Stamp, TakeoverOrder, TenantId};
 
 /// The other cell of the move is made the owner, because this one is out of reach. Also under a cordon: nobody else has
 /// the tenant.
@@ -13,14 +14,17 @@ pub(super) fn forced(
     stamp: Stamp,
 ) -> Result<Vec<Change>, Rejected> {
     let record = known(fleet, tenant)?;
-    require(record.life == Life::Live, || Rejected::TenantNotLive { tenant: tenant.clone() })?;
+    require(Rule::TakeOverLife, record.life == Life::Live, || Rejected::TenantNotLive { tenant: tenant.clone() })?;
     let cell = known_cell(fleet, &order.target)?;
-    require(record.owner != order.target, || Rejected::SameCell { tenant: tenant.clone(), cell: cell.id.clone() })?;
-    require(cell.state != CellState::Dead, || Rejected::CellDead { cell: cell.id.clone() })?;
-    check_residency(tenant, &record.residency, cell)?;
+    require(Rule::TakeOverSameCell, record.owner != order.target, || Rejected::SameCell {
+        tenant: tenant.clone(),
+        cell: cell.id.clone(),
+    })?;
+    check_alive(Rule::TakeOverDead, cell)?;
+    check_residency(Rule::TakeOverResidency, tenant, &record.residency, cell)?;
     let most = TakeoverOrder::EVIDENCE_MAX;
     let words = !order.evidence.trim().is_empty() && order.evidence.len() <= most;
-    require(words && !order.evidence.contains(char::is_control), || {
+    require(Rule::TakeOverEvidence, words && !order.evidence.contains(char::is_control), || {
         invalid(
             "stopped",
             format!("say in 1 to {most} bytes on one line how it is known that the owner is stopped"),
@@ -28,9 +32,9 @@ pub(super) fn forced(
     })?;
     let stepped = take_over(record, order, fleet.lineage(), stamp)?;
     // What the copy is was said by this incarnation.
-    check_incarnation(cell, order.copy.generation)?;
+    check_incarnation(Rule::TakeOverCopyIncarnation, cell, order.copy.generation)?;
     // One that has started since it was found to be stopped has asked, or will, and may have heard that it owns.
-    check_incarnation(known_cell(fleet, &record.owner)?, order.stopped)?;
+    check_incarnation(Rule::TakeOverStoppedIncarnation, known_cell(fleet, &record.owner)?, order.stopped)?;
     changes(fleet, record, stepped)
 }
 

@@ -2,7 +2,7 @@
 //! one that did.
 
 use super::{Turn, require, require_phase};
-use crate::{Event, Leg, Move, Phase, Rejected, Stamp, TenantRecord};
+use crate::{Event, Leg, Move, Phase, Rejected, Rule, Stamp, TenantRecord};
 
 pub(super) fn take(
     _record: &mut TenantRecord,
@@ -10,12 +10,14 @@ pub(super) fn take(
     event: &Event,
     _stamp: Stamp,
 ) -> Result<Turn, Rejected> {
-    require_phase(movement, event, &[Phase::Cleanup])?;
+    require_phase(Rule::CleanupPhase, movement, event, &[Phase::Cleanup])?;
     match event {
         Event::ImportDropped => {
             // After a rollback the copy's cell must redirect before it forgets the rows.
             let redirects = movement.leg == Leg::Forward || movement.acks.mapping_delivered;
-            require(redirects, || Rejected::MissingAck { ack: "MappingDelivered".into() })?;
+            require(Rule::ImportDroppedMapping, redirects, || Rejected::MissingAck {
+                ack: "MappingDelivered".into(),
+            })?;
             movement.acks.import_dropped = true;
         }
         Event::CaptureStopped => movement.acks.capture_stopped = true,
@@ -42,17 +44,21 @@ pub(super) fn retained(record: &mut TenantRecord, event: &Event, stamp: Stamp) -
     match event {
         Event::Retired { .. } => copy.retired = true,
         Event::RetentionOver { .. } => {
-            require(copy.retired, || Rejected::MissingAck { ack: "Retired".into() })?;
+            require(Rule::RetentionOverRetired, copy.retired, || Rejected::MissingAck { ack: "Retired".into() })?;
             // What nobody else has is not deleted because time passes.
-            require(copy.lets_go(), || Rejected::TailQuarantined {
+            require(Rule::RetentionOverKept, copy.lets_go(), || Rejected::TailQuarantined {
                 tenant: record.id.clone(),
                 cell: copy.cell.clone(),
             })?;
-            require(wanted || stamp.at >= copy.until, || Rejected::NotDue { event: "RetentionOver".into() })?;
+            require(Rule::RetentionOverDue, wanted || stamp.at >= copy.until, || Rejected::NotDue {
+                event: "RetentionOver".into(),
+            })?;
             copy.reclaiming = true;
         }
         _ => {
-            require(copy.reclaiming, || Rejected::MissingAck { ack: "RetentionOver".into() })?;
+            require(Rule::ReclaimedReclaiming, copy.reclaiming, || Rejected::MissingAck {
+                ack: "RetentionOver".into(),
+            })?;
             record.retained.remove(at);
         }
     }

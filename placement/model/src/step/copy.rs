@@ -2,7 +2,7 @@
 
 use super::{Turn, advance, enter, require, require_attempt, require_phase, turn_to_cleanup};
 use crate::{
-    End, Event, InSyncAck, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck,
+    End, Event, InSyncAck, Leg, Move, Phase, Rejected, ReverseAck, Rule, Stamp, SyncMode, TenantRecord, VerifiedAck,
 };
 
 /// The phases of the copy that can be given up by going to Cleanup.
@@ -18,52 +18,61 @@ pub(super) fn take(
     match event {
         Event::Admitted => admitted(record, movement, event)?,
         Event::PreflightPassed => {
-            require_phase(movement, event, &[Phase::Preflight])?;
-            require(movement.admitted, || Rejected::MissingAck { ack: "Admitted".into() })?;
+            require_phase(Rule::PreflightPassedPhase, movement, event, &[Phase::Preflight])?;
+            require(Rule::PreflightPassedAdmitted, movement.admitted, || Rejected::MissingAck {
+                ack: "Admitted".into(),
+            })?;
             advance(movement, Phase::Prepare, stamp);
         }
         Event::PreflightFailed { code, reason } => {
-            require_phase(movement, event, &[Phase::Preflight])?;
+            require_phase(Rule::PreflightFailedPhase, movement, event, &[Phase::Preflight])?;
             return Ok(Turn::Ends(End::Aborted { code: code.clone(), reason: reason.clone() }));
         }
         Event::Weighed(weight) => {
-            require_phase(movement, event, &[Phase::Preflight])?;
+            require_phase(Rule::WeighedPhase, movement, event, &[Phase::Preflight])?;
             movement.weight = Some(*weight);
         }
         Event::CaptureStarted { position } => {
-            require_phase(movement, event, &[Phase::Prepare])?;
+            require_phase(Rule::CaptureStartedPhase, movement, event, &[Phase::Prepare])?;
             movement.acks.capture.get_or_insert(*position);
         }
         Event::ImportPrepared { generation } => {
-            require_phase(movement, event, &[Phase::Prepare])?;
+            require_phase(Rule::ImportPreparedPhase, movement, event, &[Phase::Prepare])?;
             // The first chunk is only exact if the source was capturing before it was read.
-            require(movement.acks.capture.is_some(), || Rejected::MissingAck { ack: "CaptureStarted".into() })?;
+            require(Rule::ImportPreparedCapture, movement.acks.capture.is_some(), || Rejected::MissingAck {
+                ack: "CaptureStarted".into(),
+            })?;
             movement.acks.import = Some(*generation);
             advance(movement, Phase::Backfill, stamp);
         }
         Event::BackfillDone { applied } => {
-            require_phase(movement, event, &[Phase::Backfill])?;
+            require_phase(Rule::BackfillDonePhase, movement, event, &[Phase::Backfill])?;
             movement.acks.backfilled = Some(*applied);
             advance(movement, Phase::CatchUp, stamp);
         }
         Event::CaughtUp { .. } => caught_up(movement, event, stamp)?,
         Event::FullyVerified { seq, digest } => {
-            require_phase(movement, event, &[Phase::Verify])?;
+            require_phase(Rule::FullyVerifiedPhase, movement, event, &[Phase::Verify])?;
             let attempt = movement.attempt;
             movement.acks.verified_full = Some(VerifiedAck { attempt, seq: *seq, digest: *digest });
             advance(movement, Phase::Sync, stamp);
         }
         Event::Mismatched { reason } => {
-            require_phase(movement, event, &[Phase::CatchUp, Phase::Verify, Phase::Sync, Phase::Hold])?;
+            require_phase(
+                Rule::MismatchedPhase,
+                movement,
+                event,
+                &[Phase::CatchUp, Phase::Verify, Phase::Sync, Phase::Hold],
+            )?;
             // On the way back there is no copy to give up: the owner keeps the tenant and the hold is missed.
-            require(movement.leg == Leg::Forward, || Rejected::WrongPhase {
+            require(Rule::MismatchedLeg, movement.leg == Leg::Forward, || Rejected::WrongPhase {
                 event: event.name().into(),
                 phase: Some(movement.phase),
             })?;
             give_up(movement, "DIGEST_MISMATCH", reason, stamp);
         }
         Event::GaveUp { code, reason } => {
-            require_phase(movement, event, &COPYING)?;
+            require_phase(Rule::GaveUpPhase, movement, event, &COPYING)?;
             give_up(movement, code, reason, stamp);
         }
         _ => synchronous(movement, event, stamp)?,
@@ -72,19 +81,24 @@ pub(super) fn take(
 }
 
 fn admitted(record: &TenantRecord, movement: &mut Move, event: &Event) -> Result<(), Rejected> {
-    require_phase(movement, event, &[Phase::Preflight])?;
+    require_phase(Rule::AdmittedPhase, movement, event, &[Phase::Preflight])?;
     // An old copy that still follows would be captured for twice; one on the target would be mixed with the new one.
     let in_the_way = record.retained.iter().find(|copy| copy.may_follow() || copy.cell == movement.target);
     if let Some(copy) = in_the_way {
-        return Err(Rejected::CopyRetained { tenant: record.id.clone(), cell: copy.cell.clone() });
+        require(Rule::AdmittedCopy, false, || Rejected::CopyRetained {
+            tenant: record.id.clone(),
+            cell: copy.cell.clone(),
+        })?;
     }
     movement.admitted = true;
     Ok(())
 }
 
 fn caught_up(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
-    require_phase(movement, event, &[Phase::CatchUp])?;
-    require(movement.acks.sync == SyncMode::Async, || Rejected::MissingAck { ack: "SyncDisengaged".into() })?;
+    require_phase(Rule::CaughtUpPhase, movement, event, &[Phase::CatchUp])?;
+    require(Rule::CaughtUpAsync, movement.acks.sync == SyncMode::Async, || Rejected::MissingAck {
+        ack: "SyncDisengaged".into(),
+    })?;
     // A copy that was verified before sync degraded has been kept up to date, digest by digest, since.
     let next = if movement.acks.verified_full.is_some() { Phase::Sync } else { Phase::Verify };
     if next == Phase::Sync {
@@ -99,29 +113,29 @@ fn caught_up(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rej
 fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected> {
     match event {
         Event::SyncEngaged => {
-            require_phase(movement, event, &[Phase::Sync])?;
+            require_phase(Rule::SyncEngagedPhase, movement, event, &[Phase::Sync])?;
             if movement.acks.sync == SyncMode::Async {
                 movement.acks.sync = SyncMode::Engaged { since: stamp.at };
             }
         }
         Event::InSync { attempt, lineage, seq } => {
-            require_phase(movement, event, &[Phase::Sync])?;
-            require_attempt(movement, *attempt)?;
-            require(matches!(movement.acks.sync, SyncMode::Engaged { .. }), || Rejected::MissingAck {
-                ack: "SyncEngaged".into(),
+            require_phase(Rule::InSyncPhase, movement, event, &[Phase::Sync])?;
+            require_attempt(Rule::InSyncAttempt, movement, *attempt)?;
+            require(Rule::InSyncEngaged, matches!(movement.acks.sync, SyncMode::Engaged { .. }), || {
+                Rejected::MissingAck { ack: "SyncEngaged".into() }
             })?;
             let known = movement.acks.in_sync.filter(|known| known.lineage >= *lineage);
             movement.acks.in_sync = known.or(Some(InSyncAck { lineage: *lineage, seq: *seq }));
         }
         Event::ReverseReady { position, generation } => {
-            require_phase(movement, event, &[Phase::Sync])?;
+            require_phase(Rule::ReverseReadyPhase, movement, event, &[Phase::Sync])?;
             movement.acks.reverse = Some(ReverseAck { position: *position, generation: *generation });
         }
         Event::SyncDegraded { attempt } => {
-            require_phase(movement, event, &[Phase::Sync])?;
-            require_attempt(movement, *attempt)?;
-            require(matches!(movement.acks.sync, SyncMode::Engaged { .. }), || Rejected::MissingAck {
-                ack: "SyncEngaged".into(),
+            require_phase(Rule::SyncDegradedPhase, movement, event, &[Phase::Sync])?;
+            require_attempt(Rule::SyncDegradedAttempt, movement, *attempt)?;
+            require(Rule::SyncDegradedEngaged, matches!(movement.acks.sync, SyncMode::Engaged { .. }), || {
+                Rejected::MissingAck { ack: "SyncEngaged".into() }
             })?;
             movement.acks.sync = SyncMode::Degrading;
             movement.acks.in_sync = None;
@@ -129,7 +143,7 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
             enter(movement, Phase::CatchUp, stamp);
         }
         Event::SyncDisengaged => {
-            require_phase(movement, event, &[Phase::CatchUp])?;
+            require_phase(Rule::SyncDisengagedPhase, movement, event, &[Phase::CatchUp])?;
             movement.acks.sync = SyncMode::Async;
         }
         _ => unreachable!("`step` sends only the events of the copy here"),

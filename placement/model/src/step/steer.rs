@@ -1,7 +1,7 @@
 //! What an operator may do to a move under way.
 
-use super::{Stepped, Turn, copy::COPYING, cutover, finish, settle, turn_to_cleanup};
-use crate::{End, Intent, Leg, Move, MoveIntent, Phase, Rejected, Stamp, TenantRecord};
+use super::{Stepped, Turn, copy::COPYING, cutover, finish, require, settle, turn_to_cleanup};
+use crate::{End, Intent, Leg, Move, MoveIntent, Phase, Rejected, Rule, Stamp, TenantRecord};
 
 /// Pauses, resumes, cancels or rolls back.
 ///
@@ -12,9 +12,8 @@ pub(crate) fn steer(record: &TenantRecord, wanted: MoveIntent, stamp: Stamp) -> 
     let Some(mut movement) = next.movement.take() else {
         return Err(Rejected::WrongPhase { event: "Steer".into(), phase: None });
     };
-    if movement.ending.is_some() || (movement.leg == Leg::Back && movement.is_committed()) {
-        return Err(Rejected::MoveEnding { move_id: movement.id });
-    }
+    let on_its_way_out = movement.ending.is_some() || (movement.leg == Leg::Back && movement.is_committed());
+    require(Rule::SteerEnding, !on_its_way_out, || Rejected::MoveEnding { move_id: movement.id })?;
     let turn = match wanted {
         MoveIntent::Pause => pause(&mut movement)?,
         MoveIntent::Resume => {
@@ -39,62 +38,44 @@ pub(crate) fn throttle(record: &TenantRecord, bytes_per_second: u64, stamp: Stam
     let mut next = record.clone();
     let wrong = |phase| Rejected::WrongPhase { event: "Throttle".into(), phase };
     let movement = next.movement.as_mut().ok_or_else(|| wrong(None))?;
-    require_copying(movement).map_err(|()| wrong(Some(movement.phase)))?;
+    let copying = matches!(movement.phase, Phase::Preflight | Phase::Prepare | Phase::Backfill);
+    require(Rule::ThrottlePhase, copying, || wrong(Some(movement.phase)))?;
     movement.bytes_per_second = bytes_per_second;
     Ok(finish(record, next, None, stamp))
 }
 
-fn require_copying(movement: &Move) -> Result<(), ()> {
-    if matches!(movement.phase, Phase::Preflight | Phase::Prepare | Phase::Backfill) { Ok(()) } else { Err(()) }
-}
-
 fn pause(movement: &mut Move) -> Result<Turn, Rejected> {
-    match movement.intent {
-        Intent::Run | Intent::Pause => {
-            movement.intent = Intent::Pause;
-            Ok(Turn::Goes)
-        }
-        Intent::Cancel | Intent::Rollback => Err(Rejected::MoveEnding { move_id: movement.id }),
-    }
+    let stays = matches!(movement.intent, Intent::Run | Intent::Pause);
+    require(Rule::PauseIntent, stays, || Rejected::MoveEnding { move_id: movement.id })?;
+    movement.intent = Intent::Pause;
+    Ok(Turn::Goes)
 }
 
 fn cancel(record: &mut TenantRecord, movement: &mut Move, stamp: Stamp) -> Result<Turn, Rejected> {
-    let committed = || Rejected::MoveCommitted { move_id: movement.id };
-    if movement.leg == Leg::Back {
-        return Err(committed());
-    }
+    let move_id = movement.id;
+    let committed = || Rejected::MoveCommitted { move_id };
+    require(Rule::CancelLeg, movement.leg == Leg::Forward, committed)?;
     match movement.phase {
         // Nothing has been made yet.
         Phase::Preflight => return Ok(Turn::Ends(End::Cancelled)),
-        phase if COPYING.contains(&phase) => cancel_copy(movement, stamp),
-        Phase::Hold => cancel_copy(movement, stamp),
         // The source may be fenced already: only a decision that raises the epoch gives it the tenant back.
         Phase::Fenced => {
             movement.intent = Intent::Cancel;
             cutover::abort(record, movement, stamp);
         }
         Phase::Unfence => movement.intent = Intent::Cancel,
-        Phase::Prepare
-        | Phase::Backfill
-        | Phase::CatchUp
-        | Phase::Verify
-        | Phase::Sync
-        | Phase::Activate
-        | Phase::Soak
-        | Phase::Cleanup => return Err(committed()),
+        phase => {
+            require(Rule::CancelPhase, phase == Phase::Hold || COPYING.contains(&phase), committed)?;
+            movement.intent = Intent::Cancel;
+            turn_to_cleanup(movement, End::Cancelled, stamp);
+        }
     }
     Ok(Turn::Goes)
 }
 
-fn cancel_copy(movement: &mut Move, stamp: Stamp) {
-    movement.intent = Intent::Cancel;
-    turn_to_cleanup(movement, End::Cancelled, stamp);
-}
-
 fn rollback(movement: &mut Move) -> Result<Turn, Rejected> {
-    if !movement.is_committed() && movement.leg == Leg::Forward {
-        return Err(Rejected::MoveNotCommitted { move_id: movement.id });
-    }
+    let committed = movement.is_committed() || movement.leg == Leg::Back;
+    require(Rule::RollbackCommitted, committed, || Rejected::MoveNotCommitted { move_id: movement.id })?;
     movement.intent = Intent::Rollback;
     Ok(Turn::Goes)
 }

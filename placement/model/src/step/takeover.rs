@@ -10,8 +10,8 @@
 
 use super::{Stepped, Turn, enter, finish, require, require_phase};
 use crate::{
-    Acks, CellId, End, Event, Leg, Lineage, Move, Phase, Quarantine, Rejected, Retained, Seq, Stamp, SyncMode,
-    Takeover, TakeoverOrder, TenantRecord, UnixMillis,
+    Acks, CellId, End, Event, Leg, Lineage, Move, Phase, Quarantine, Rejected, Retained, Rule, Seq, Stamp,
+    SyncMode, Takeover, TakeoverOrder, TenantRecord, UnixMillis,
 };
 
 /// The cell that could take a tenant over, and what is known of its copy.
@@ -35,15 +35,17 @@ pub fn holder(record: &TenantRecord, lineage: Lineage) -> Result<Holder<'_>, Rej
             "it is not being moved: the copy of an earlier move follows no more and is older than its owner",
         ),
     })?;
-    if movement.takeover.is_some() {
-        return Err(nothing("it is being taken over already, and only that cell has everything"));
-    }
+    require(Rule::HolderTakenOver, movement.takeover.is_none(), || {
+        nothing("it is being taken over already, and only that cell has everything")
+    })?;
+    let copying = matches!(movement.phase, Phase::Preflight | Phase::Prepare | Phase::Backfill);
+    require(Rule::HolderCopying, !copying, || nothing("the copy that the move makes is not complete yet"))?;
+    require(Rule::HolderCleanup, movement.phase != Phase::Cleanup, || {
+        nothing("what the move has copied is being taken away")
+    })?;
     let cell = match (movement.leg, movement.phase) {
-        (_, Phase::Preflight | Phase::Prepare | Phase::Backfill) => {
-            return Err(nothing("the copy that the move makes is not complete yet"));
-        }
-        (_, Phase::Cleanup) => return Err(nothing("what the move has copied is being taken away")),
-        (
+        (_, Phase::Preflight | Phase::Prepare | Phase::Backfill | Phase::Cleanup)
+        | (
             Leg::Forward,
             Phase::CatchUp | Phase::Verify | Phase::Sync | Phase::Hold | Phase::Fenced | Phase::Unfence,
         )
@@ -84,11 +86,15 @@ pub(crate) fn take_over(
 ) -> Result<Stepped, Rejected> {
     let Holder { cell, in_sync } = holder(record, lineage)?;
     let nothing = |reason: String| Rejected::NothingHeld { tenant: record.id.clone(), reason };
-    require(*cell == order.target, || nothing(format!("the copy is at cell {cell}, not at {}", order.target)))?;
-    require(order.copy.complete, || nothing(format!("the copy at cell {cell} is not complete")))?;
+    require(Rule::TakeOverTarget, *cell == order.target, || {
+        nothing(format!("the copy is at cell {cell}, not at {}", order.target))
+    })?;
+    require(Rule::TakeOverComplete, order.copy.complete, || {
+        nothing(format!("the copy at cell {cell} is not complete"))
+    })?;
     let (applied, heard) = (order.copy.applied, order.copy.heard);
     let lossless = in_sync.is_some_and(|seq| applied >= seq);
-    require(lossless || order.accept_data_loss, || Rejected::WouldLoseData {
+    require(Rule::TakeOverLossless, lossless || order.accept_data_loss, || Rejected::WouldLoseData {
         tenant: record.id.clone(),
         applied,
         heard,
@@ -125,7 +131,7 @@ pub(super) fn take(
     stamp: Stamp,
 ) -> Result<Turn, Rejected> {
     let Event::TakenOver { seq, .. } = event else { unreachable!("`step` sends only the end of a takeover here") };
-    require_phase(movement, event, &[Phase::Activate])?;
+    require_phase(Rule::TakenOverPhase, movement, event, &[Phase::Activate])?;
     let missing = |ack: &str| Rejected::MissingAck { ack: ack.into() };
     let from = movement.takeover.as_ref().map(|takeover| takeover.from.clone());
     let (from, fenced_epoch) = from.zip(movement.fenced_epoch).ok_or_else(|| missing("TakeOver"))?;
@@ -175,7 +181,7 @@ pub(crate) fn drop_quarantine(
     else {
         return Err(Rejected::NotQuarantined { tenant: record.id.clone(), cell: cell.clone() });
     };
-    require(quarantine.tail.is_some() || dead, || Rejected::NotReached {
+    require(Rule::DropQuarantineTail, quarantine.tail.is_some() || dead, || Rejected::NotReached {
         tenant: record.id.clone(),
         cell: cell.clone(),
     })?;

@@ -8,6 +8,8 @@ mod house;
 mod lifecycle;
 mod properties;
 mod reconciling;
+mod refusals;
+mod rules;
 mod stopping;
 mod takeover;
 mod world;

@@ -48,6 +48,7 @@ pub(crate) fn move_to(name: &str, target: &str, options: MoveOptions) -> Command
 impl World {
     /// Cells a, b and c; tenant t, live on a.
     pub(crate) fn new() -> Self {
+        crate::rules::go_without();
         let mut world = Self { fleet: Fleet::new(ClusterId(7), Lineage(1)), now: 1_000 };
         for name in ["a", "b", "c"] {
             world.ok(new_cell(name));
