@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::EngineError;
 
 /// Layout of everything in [`crate::wire`] and of the model's records. A change of any of them raises it.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 const HEAD_BYTES: usize = 5;
 
 /// Writes a value.

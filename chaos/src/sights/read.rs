@@ -65,6 +65,7 @@ fn movement(told: &wire::Move) -> Option<Move> {
         fenced_epoch: None,
         stale_rejected: None,
         takeover: None,
+        differences: Vec::new(),
         ending: None,
         history: Vec::new(),
     })

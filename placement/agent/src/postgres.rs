@@ -42,6 +42,7 @@ mod layout;
 mod leader;
 mod log_end;
 mod look;
+mod narrow;
 mod options;
 mod records;
 mod replication;

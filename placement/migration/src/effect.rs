@@ -249,10 +249,7 @@ impl<P: ControlPlane> Run<'_, P> {
         let scanned = self.insist("scan target", || self.of.agents.scan_digest(&to, &context, Some(seq))).await;
         match scanned {
             Ok((_, theirs)) if theirs == ours => self.happened(Event::FullyVerified { seq, digest: ours }).await,
-            Ok((_, theirs)) => {
-                let reason = format!("at change {seq} the source adds up to {ours}, the target to {theirs}");
-                self.happened(Event::Mismatched { reason }).await
-            }
+            Ok((_, theirs)) => self.mend(seq, ours, theirs).await,
             Err(Setback::Step(StepError::Refused { code, reason })) if code == "MISMATCH" => {
                 self.happened(Event::Mismatched { reason }).await
             }

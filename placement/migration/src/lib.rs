@@ -14,6 +14,7 @@
 //! * [`Coordinator`] turns leadership and changed records into running tasks;
 //! * `lines` keeps the tasks few that belong to no move: a cell may be away, and every tenant have something to be done there;
 //! * `effect` runs one effect to its end, `hold` the steps of a hold within its budget;
+//! * `mending` has rows copied anew in which a copy differs;
 //! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
 
@@ -22,6 +23,7 @@ mod coordinator;
 mod effect;
 mod hold;
 mod lines;
+mod mending;
 mod setbacks;
 mod steps;
 mod takeover;

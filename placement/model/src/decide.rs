@@ -423,6 +423,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         fenced_epoch: None,
         stale_rejected: None,
         takeover: None,
+        differences: Vec::new(),
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

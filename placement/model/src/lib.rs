@@ -15,6 +15,7 @@
 mod audit;
 mod command;
 mod decide;
+mod difference;
 mod effects;
 mod event;
 mod fleet;
@@ -36,6 +37,7 @@ pub use command::{
     Suggestion, TakeoverOrder,
 };
 pub use decide::decide;
+pub use difference::{Difference, Differing, DifferingRow};
 pub use effects::{Effect, pending_effects};
 pub use event::Event;
 pub use fleet::{Fleet, FleetHead, FleetImage, FleetView, Limits, Stamp};

@@ -19,7 +19,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, CellId, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid, UnixMillis,
+    Attempt, CellId, Difference, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid,
+    UnixMillis,
 };
 
 /// Which way the tenant goes.
@@ -363,6 +364,8 @@ pub struct Move {
     pub stale_rejected: Option<u64>,
     /// The owner was out of reach, and the other cell was made the owner by force.
     pub takeover: Option<Takeover>,
+    /// In what the copy was found to differ, the last one last: at most one more than [`Move::DIFFERENCES_MAX`].
+    pub differences: Vec<Difference>,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].
@@ -372,6 +375,8 @@ pub struct Move {
 impl Move {
     /// How many phase stamps are kept.
     pub const HISTORY_MAX: usize = 128;
+    /// How often a copy that differs is mended. Found to differ once more, it is given up.
+    pub const DIFFERENCES_MAX: usize = 3;
 
     /// The cell that owns now and is to be left, on this leg, until COMMIT.
     #[must_use]

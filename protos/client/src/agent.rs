@@ -17,6 +17,7 @@ use crate::{Link, Server, StepError};
 
 mod alike;
 mod held;
+mod mending;
 mod steps;
 mod takeover;
 

@@ -145,7 +145,10 @@ impl Feed {
                             return;
                         }
                     }
-                    Some(Request::Start(_)) | None => return,
+                    Some(Request::Start(_) | Request::Buckets(_) | Request::Rows(_) | Request::Recopy(_))
+                    | None => {
+                        return;
+                    }
                 }
             }
         };

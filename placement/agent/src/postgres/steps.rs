@@ -3,6 +3,7 @@
 
 mod copying;
 mod ending;
+mod mending;
 mod owning;
 mod preflight;
 
@@ -72,6 +73,8 @@ impl Work<'_> {
             Step::StopCapture(_) => self.stop_capture().await,
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+            Step::Examine(_) => self.examine().await,
+            Step::Recopy(recopy) => self.recopy(Seq(recopy.at_seq)).await,
             Step::LookAtCopy(_) | Step::OwnByForce(_) | Step::PutAside(_) => Err(Refusal::new(
                 "TAKEOVER_UNSUPPORTED",
                 "a cell that keeps its tenants in PostgreSQL takes none over by force",

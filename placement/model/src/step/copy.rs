@@ -1,8 +1,9 @@
 //! Preflight to Sync: the copy is made and kept up to date. Nothing here changes who owns the tenant.
 
-use super::{Turn, advance, enter, require, require_attempt, require_phase, turn_to_cleanup};
+use super::{Turn, advance, enter, forget_hold, require, require_attempt, require_phase, turn_to_cleanup};
 use crate::{
-    End, Event, InSyncAck, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode, TenantRecord, VerifiedAck,
+    Difference, End, Event, InSyncAck, Intent, Leg, Move, Phase, Rejected, ReverseAck, Stamp, SyncMode,
+    TenantRecord, VerifiedAck,
 };
 
 /// The phases of the copy that can be given up by going to Cleanup.
@@ -62,6 +63,7 @@ pub(super) fn take(
             })?;
             give_up(movement, "DIGEST_MISMATCH", reason, stamp);
         }
+        Event::Differed(difference) => differed(movement, event, difference, stamp)?,
         Event::GaveUp { code, reason } => {
             require_phase(movement, event, &COPYING)?;
             give_up(movement, code, reason, stamp);
@@ -135,6 +137,47 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
         _ => unreachable!("`step` sends only the events of the copy here"),
     }
     Ok(())
+}
+
+/// The copy is not the original. In Verify the rows that differ are copied anew, and everything is compared again. At the seal it
+/// is known only that some do, so every row is compared before another hold. One that is not to be mended is given up.
+fn differed(movement: &mut Move, event: &Event, found: &Difference, stamp: Stamp) -> Result<(), Rejected> {
+    require_phase(movement, event, &[Phase::Verify, Phase::Hold])?;
+    require(movement.leg == Leg::Forward, || Rejected::WrongPhase {
+        event: event.name().into(),
+        phase: Some(movement.phase),
+    })?;
+    require(found.is_cut(), || Rejected::InvalidOption {
+        option: "rows".into(),
+        rule: format!("at most {} rows are named, each with a short key", Difference::ROWS_MAX),
+    })?;
+    movement.differences.push(found.clone());
+    if movement.differences.len() > Move::DIFFERENCES_MAX {
+        give_up(movement, "DIGEST_MISMATCH", &found.to_string(), stamp);
+    } else if movement.phase == Phase::Hold {
+        compare_all_again(movement, stamp);
+    }
+    Ok(())
+}
+
+fn compare_all_again(movement: &mut Move, stamp: Stamp) {
+    forget_hold(movement);
+    if let Some(end) = movement.ending.take() {
+        turn_to_cleanup(movement, end, stamp);
+        return;
+    }
+    if movement.intent == Intent::Cancel {
+        turn_to_cleanup(movement, End::Cancelled, stamp);
+        return;
+    }
+    movement.acks.verified_full = None;
+    movement.acks.in_sync = None;
+    if movement.acks.sync != SyncMode::Async {
+        // Nobody watches in Verify whether the target keeps up, and no write may wait for a decision that nobody takes.
+        movement.acks.sync = SyncMode::Degrading;
+    }
+    movement.attempt = movement.attempt.next();
+    enter(movement, Phase::CatchUp, stamp);
 }
 
 fn give_up(movement: &mut Move, code: &str, reason: &str, stamp: Stamp) {

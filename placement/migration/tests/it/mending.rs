@@ -1,0 +1,93 @@
+//! A copy that is not the original.
+
+use cell_model::{End, Life, Phase};
+
+use crate::cells::Cells;
+use crate::paper::{Leader, Paper, cell};
+
+async fn started() -> (Cells, Paper, Leader) {
+    let cells = Cells::start().await;
+    let paper = Paper::new(&cells);
+    let leader = paper.elect();
+    paper.until("t is live", |paper| paper.record().life == Life::Live).await;
+    (cells, paper, leader)
+}
+
+fn count(cells: &Cells, step: &str) -> usize {
+    cells.steps().iter().filter(|taken| *taken == step).count()
+}
+
+#[tokio::test]
+async fn rows_that_differ_are_copied_anew_and_everything_is_compared_again() {
+    let (cells, paper, leader) = started().await;
+    cells.differ("ScanDigest", 1);
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    assert_eq!(ended.end, End::Completed);
+    let found = &ended.movement.differences;
+    assert_eq!((found.len(), found[0].count(), found[0].phase), (1, 1, Phase::Verify));
+    assert_eq!(found[0].rows[0].to_string(), "orders(7) missing");
+    let wanted = ["b ScanDigest", "b Examine", "b Recopy", "a ScanDigest", "b ScanDigest"];
+    let steps = cells.steps();
+    let begins = steps.iter().position(|step| step == wanted[0]).unwrap();
+    assert_eq!(steps[begins..begins + wanted.len()], wanted);
+}
+
+#[tokio::test]
+async fn a_copy_that_differs_again_and_again_is_given_up_with_the_rows_that_differ() {
+    let (cells, paper, leader) = started().await;
+    cells.differ("ScanDigest", usize::MAX);
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    let End::Aborted { code, reason } = &ended.end else { panic!("{:?}", ended.end) };
+    assert_eq!(code, "DIGEST_MISMATCH");
+    assert!(reason.contains("1 rows missing") && reason.contains("orders(7) missing"), "{reason}");
+    let most = cell_model::Move::DIFFERENCES_MAX;
+    assert_eq!((count(&cells, "b Examine"), count(&cells, "b Recopy")), (most + 1, most));
+    assert_eq!((paper.record().owner, paper.record().epoch.0), (cell("a"), 1));
+}
+
+#[tokio::test]
+async fn a_difference_at_the_seal_is_looked_for_in_all_rows_before_another_hold() {
+    let (cells, paper, leader) = started().await;
+    cells.differ("DigestAt", 1);
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    assert_eq!(ended.end, End::Completed);
+    assert_eq!(ended.movement.differences.iter().map(|found| found.phase).collect::<Vec<_>>(), [Phase::Hold]);
+    assert_eq!((count(&cells, "b ScanDigest"), count(&cells, "a HoldWrites")), (2, 2));
+}
+
+#[tokio::test]
+async fn a_cell_that_cannot_find_out_which_rows_differ_ends_the_move() {
+    let (cells, paper, leader) = started().await;
+    cells.differ("ScanDigest", 1);
+    cells.refuse("Examine", "REPAIR_UNSUPPORTED");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    let End::Aborted { code, reason } = &ended.end else { panic!("{:?}", ended.end) };
+    assert_eq!(code, "DIGEST_MISMATCH");
+    assert!(reason.contains("the copy to 2:") && reason.contains("REPAIR_UNSUPPORTED"), "{reason}");
+    assert_eq!(count(&cells, "b Recopy"), 0);
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_copied_now_are_tried_again() {
+    let (cells, paper, leader) = started().await;
+    cells.differ("ScanDigest", 1);
+    cells.refuse("Recopy", "BUSY");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    assert_eq!((ended.end, ended.movement.differences.len()), (End::Completed, 1));
+    assert_eq!(count(&cells, "b Recopy"), 1);
+}
