@@ -29,6 +29,7 @@ mod connect;
 mod data;
 mod databases;
 mod digest;
+mod disk;
 mod existing;
 mod fault;
 mod feed;

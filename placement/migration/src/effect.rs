@@ -123,7 +123,7 @@ impl<P: ControlPlane> Run<'_, P> {
             }
         }
         if let [source, target] = passed.as_slice()
-            && let Some(Finding { code, reason }) = source.unlike(target)
+            && let Some(Finding { code, reason }) = source.apart_from(target)
         {
             return self.happened(Event::PreflightFailed { code, reason }).await;
         }
