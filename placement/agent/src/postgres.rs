@@ -21,6 +21,7 @@
 mod address;
 mod applier;
 mod backfill;
+mod backlog;
 mod captures;
 mod catalogue;
 mod cell;

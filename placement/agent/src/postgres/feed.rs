@@ -27,6 +27,7 @@ use mending::{Asked, Examination};
 use opening::refused;
 
 use super::backfill;
+use super::backlog::Backlog;
 use super::captures::Captured;
 use super::cell::Cell;
 use super::form::Form;
@@ -153,6 +154,7 @@ impl Stream {
     async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>, asked: &mut mpsc::Receiver<Asked>) -> Refusal {
         let mut next: Option<Vec<u8>> = None;
         let (mut ask, mut examination) = (None, Examination::default());
+        let mut backlog = Backlog::new(self.cell.limits.captured_bytes_max);
         let mut first = None;
         let mut begun = false;
         let mut beat = Instant::now();
@@ -162,7 +164,7 @@ impl Stream {
             // Before more changes: writers that never pause must not keep the copy from going on.
             next = next.or_else(|| wanted.try_recv().ok());
             ask = ask.or_else(|| asked.try_recv().ok());
-            let wait = next.as_ref().and_then(|_| self.cell.replication.throttle.wait());
+            let wait = next.as_ref().and_then(|_| self.chunk_waits(&mut backlog));
             let chunk = if wait.is_none() && ask.is_none() { next.take() } else { None };
             let done = {
                 let mut feed = self.tenant.feed.lock().await;
@@ -205,6 +207,17 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// For how long the next chunk waits: for the source to recover, or for the follower to apply what it has.
+    fn chunk_waits(&self, backlog: &mut Backlog) -> Option<Duration> {
+        let standing = self.cell.replication.captures().standing(&self.tenant.id).and_then(Result::ok);
+        let held_back = standing.is_some_and(|standing| backlog.holds_back(standing.kept_bytes));
+        let was = std::mem::replace(&mut self.tenant.lock().held_back, held_back);
+        if was != held_back {
+            tracing::info!(tenant = %self.tenant.id, held_back, "chunks wait for changes to be applied, or do no more");
+        }
+        if held_back { Some(THROTTLE_LOOK) } else { self.cell.replication.throttle.wait() }
     }
 
     fn last(&self) -> Result<Seq, Refusal> {

@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) asks: Option<mpsc::Sender<Ask>>,
     /// The rows that were found to differ, and where.
     pub(crate) differing: (Seq, Vec<RowKey>),
+    /// The next chunk waits for changes to be applied.
+    pub(crate) held_back: bool,
     /// In which files the rows were when both cells were last known to have the same.
     pub(crate) files: String,
     /// A change was sent to the database and not answered: it may have been made.

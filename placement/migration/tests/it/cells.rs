@@ -33,6 +33,8 @@ struct Story {
     refused: Option<(String, String)>,
     /// The copy of b adds up to something else in answers to this step, so many times yet.
     differs: Option<(String, usize)>,
+    /// Copies apply changes without coming closer: by now so many.
+    in_vain: Option<u64>,
     highest_term: u64,
     generation: u64,
 }
@@ -89,6 +91,11 @@ impl Cells {
     /// The next answers of b to this step say that its copy is not the original.
     pub(crate) fn differ(&self, step: &str, times: usize) {
         self.story.lock().unwrap().differs = Some((step.into(), times));
+    }
+
+    /// Copies apply what comes, and come no closer to their source.
+    pub(crate) fn apply_in_vain(&self) {
+        self.story.lock().unwrap().in_vain = Some(0);
     }
 
     pub(crate) async fn struck(&self) {
@@ -205,7 +212,7 @@ impl AgentService for Agent {
                 story.steps.push((self.name, name.clone(), header.term));
                 let left =
                     story.differs.as_mut().filter(|(step, left)| *step == name && *left > 0 && self.name == "b");
-                match (left, answer_to(&step)) {
+                match (left, story_of_copy(&mut in_vain, answer_to(&step))) {
                     (Some((_, left)), Answer::Digest(same)) => {
                         *left -= 1;
                         Answer::Digest(DigestResult { digest: Some(digest(2)), ..same })
