@@ -159,6 +159,7 @@ impl Paper {
             hold_backoff: quick,
             quarantine_every: quick,
             preflight_patience: Duration::from_millis(500),
+            gain_patience: Duration::from_millis(200),
             ..Options::default()
         };
         let setbacks = options.setbacks.clone();
