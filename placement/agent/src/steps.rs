@@ -76,7 +76,7 @@ impl Work<'_> {
             Step::OwnByForce(_) => self.own_by_force().await,
             Step::PutAside(put) => self.put_aside(put).await,
             // What is kept change by change says at which change it went wrong, and nothing of where.
-            Step::Examine(_) | Step::Recopy(_) => Err(Refusal::new(
+            Step::Examine(_) | Step::Recopy(_) | Step::CompareSample(_) => Err(Refusal::new(
                 "REPAIR_UNSUPPORTED",
                 "a cell with a store of its own does not find out which rows of a copy differ",
             )),

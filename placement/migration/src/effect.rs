@@ -361,7 +361,7 @@ impl<P: ControlPlane> Run<'_, P> {
     /// When the soak is over, the cell that redirects says how much it has turned away. One that cannot be asked holds
     /// nothing up: then it is not known.
     async fn await_soak(&self, at: UnixMillis) -> Result<(), Setback> {
-        self.until(at, Duration::from_millis(self.movement()?.soak_ms.into())).await;
+        self.soak(at).await?;
         let (context, agent) = (self.context(), self.from()?);
         let counted = self.of.agents.import_status(&agent, &context).await.ok();
         let counted = counted.map(|import| Event::Counted { stale_rejected: import.stale_rejected });

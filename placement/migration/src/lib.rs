@@ -16,6 +16,7 @@
 //! * `effect` runs one effect to its end, `hold` the steps of a hold within its budget;
 //! * `gaining` says whether a copy comes closer to its source;
 //! * `mending` has rows copied anew in which a copy differs;
+//! * `soaking` compares some rows while a move soaks;
 //! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
 
@@ -27,6 +28,7 @@ mod hold;
 mod lines;
 mod mending;
 mod setbacks;
+mod soaking;
 mod steps;
 mod takeover;
 

@@ -13,6 +13,7 @@ use cell_model::{Difference, Differing, Digest, TenantId, Uid};
 use cell_protos::v1 as wire;
 use tokio_postgres::Client;
 
+use super::backfill;
 use super::captures::RowKey;
 use super::catalogue::{Catalogue, Table};
 use super::digest;
@@ -87,6 +88,20 @@ pub(crate) async fn sums(
     Ok(sums)
 }
 
+/// A row with its key behind its columns: where the columns are, and the row as it would have come without the key.
+fn parted(row: &[u8], columns: usize) -> Option<(Vec<&[u8]>, Vec<String>, Vec<u8>)> {
+    let mut of_row = fields(row)?;
+    let key = if of_row.len() < columns { return None } else { of_row.split_off(columns) };
+    let mut alone = i16::try_from(columns).ok()?.to_be_bytes().to_vec();
+    alone.extend(of_row.concat());
+    let text = |field: &&[u8]| String::from_utf8(field.get(4..)?.to_vec()).ok();
+    Some((of_row, key.iter().map(text).collect::<Option<_>>()?, alone))
+}
+
+fn key_as_text(table: &Table) -> Vec<String> {
+    table.key.iter().map(|name| format!("{}::text", ident(name))).collect()
+}
+
 /// The rows of these buckets, read anew in the same transaction.
 pub(crate) async fn list(
     client: &Client,
@@ -99,24 +114,80 @@ pub(crate) async fn list(
     for (number, table) in (0..).zip(&catalogue.tables) {
         let from = format!("{} WHERE {}", catalogue.qualified(table), catalogue.of_tenant(table, tenant.as_str()));
         let (key_at, columns) = (key_at(table), table.columns.len());
-        let as_text: Vec<String> = table.key.iter().map(|name| format!("{}::text", ident(name))).collect();
         let each = |row: Bytes| {
-            let fields = fields(&row).ok_or_else(odd)?;
-            let (of_row, key) = fields.split_at_checked(columns).ok_or_else(odd)?;
-            if !wanted.contains(&bucket(&hash, table, &key_at, of_row)?) {
-                return Ok(());
+            let (of_row, key, alone) = parted(&row, columns).ok_or_else(odd)?;
+            if wanted.contains(&bucket(&hash, table, &key_at, &of_row)?) {
+                listed.push(((number, key), hash.of(table.name.as_bytes(), &alone)));
             }
-            // As it would have come without the key behind it.
-            let mut alone = i16::try_from(columns).map_err(|_| odd())?.to_be_bytes().to_vec();
-            alone.extend(of_row.concat());
-            let text = |field: &&[u8]| String::from_utf8(field.get(4..)?.to_vec()).ok();
-            let key = key.iter().map(text).collect::<Option<Vec<_>>>().ok_or_else(odd)?;
-            listed.push(((number, key), hash.of(table.name.as_bytes(), &alone)));
             Ok(())
         };
-        digest::each_row(client, table, &as_text, &from, each).await?;
+        digest::each_row(client, table, &key_as_text(table), &from, each).await?;
     }
     Ok(listed)
+}
+
+/// Where a sample lies: rows of a table behind a key, and up to one, or so many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) table: u32,
+    /// Empty: from the first row on.
+    pub(crate) after: Vec<String>,
+    /// None: up to the last row.
+    pub(crate) until: Option<Vec<String>>,
+    pub(crate) rows: u32,
+}
+
+/// The rows of a stretch, in the order of their keys.
+pub(crate) async fn list_stretch(
+    client: &Client,
+    catalogue: &Catalogue,
+    (tenant, uid): (&TenantId, Uid),
+    stretch: &Stretch,
+) -> Result<Vec<Listed>, Fault> {
+    let (hash, mut listed) = (RowHash::new(tenant, uid), Vec::new());
+    let Some(table) = catalogue.table(stretch.table) else { return Ok(listed) };
+    let fits = |key: &Vec<String>| key.is_empty() || key.len() == table.key.len();
+    if !fits(&stretch.after) || !stretch.until.as_ref().is_none_or(fits) {
+        return Err(odd());
+    }
+    let mut from = format!("{} WHERE {}", catalogue.qualified(table), catalogue.of_tenant(table, tenant.as_str()));
+    let until = stretch.until.iter().map(|key| ("<=", key));
+    for (operator, key) in until.chain([(">", &stretch.after)]).filter(|(_, key)| !key.is_empty()) {
+        from = format!("{from} AND {}", backfill::compare(table, operator, key));
+    }
+    if !table.key.is_empty() {
+        from = format!("{from} ORDER BY {}", table.key_list());
+    }
+    let (columns, number) = (table.columns.len(), stretch.table);
+    let each = |row: Bytes| {
+        let (_, key, alone) = parted(&row, columns).ok_or_else(odd)?;
+        listed.push(((number, key), hash.of(table.name.as_bytes(), &alone)));
+        Ok(())
+    };
+    let from = format!("{from} LIMIT {}", stretch.rows);
+    digest::each_row(client, table, &key_as_text(table), &from, each).await?;
+    Ok(listed)
+}
+
+/// Some key of a table, read from a few of its pages; none where they have none, as those of a small table may.
+pub(crate) async fn some_key(
+    client: &Client,
+    catalogue: &Catalogue,
+    tenant: &TenantId,
+    (table, seed): (&Table, u64),
+) -> Result<Vec<String>, Fault> {
+    if table.key.is_empty() {
+        return Ok(Vec::new());
+    }
+    let name = catalogue.qualified(table);
+    let sql = format!(
+        "SELECT {} FROM {name} TABLESAMPLE SYSTEM (1) REPEATABLE ({}) WHERE {} LIMIT 1",
+        key_as_text(table).join(", "),
+        seed % 1_000_000,
+        catalogue.of_tenant(table, tenant.as_str()),
+    );
+    let row = client.query_opt(&sql, &[]).await?;
+    Ok(row.map(|row| (0..row.len()).map(|at| row.get(at)).collect()).unwrap_or_default())
 }
 
 /// The buckets to be listed; and whether others differ, too.
@@ -232,5 +303,9 @@ mod tests {
         assert_eq!(fields(row).unwrap(), [b"\0\0\0\x01a".as_slice(), b"\xff\xff\xff\xff"]);
         assert_eq!(fields(b"\0\x01\0\0\0\x05ab"), None, "it ends too early");
         assert_eq!(fields(b"\0"), None);
+        let (columns, key, alone) = parted(b"\0\x02\0\0\0\x01a\0\0\0\x017", 1).unwrap();
+        assert_eq!((columns, key), (vec![b"\0\0\0\x01a".as_slice()], vec!["7".to_owned()]));
+        assert_eq!(alone, b"\0\x01\0\0\0\x01a", "as it is hashed without its key");
+        assert_eq!(parted(row, 3), None, "it has fewer columns");
     }
 }

@@ -74,6 +74,7 @@ impl Work<'_> {
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
             Step::Examine(_) => self.examine().await,
+            Step::CompareSample(sample) => self.compare_sample(sample.seed).await,
             Step::Recopy(recopy) => self.recopy(Seq(recopy.at_seq)).await,
             Step::LookAtCopy(_) | Step::OwnByForce(_) | Step::PutAside(_) => Err(Refusal::new(
                 "TAKEOVER_UNSUPPORTED",

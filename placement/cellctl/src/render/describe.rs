@@ -121,7 +121,11 @@ pub fn describe_move(movement: &MoveView) -> String {
         // The last one of a move that ended because of it was left as it was.
         let is_left =
             movement.end_code.as_deref() == Some("DIGEST_MISMATCH") && number + 1 == movement.differences.len();
-        let mended = if is_left || found.rows.is_empty() { "" } else { "; copied anew" };
+        let mended = match found.phase.as_str() {
+            "soak" => "; it rests: `move rollback`, or `move resume`",
+            _ if is_left || found.rows.is_empty() => "",
+            _ => "; copied anew",
+        };
         line(&mut text, "Differed", &format!("{}{mended}", found.told()));
     }
     for held in &movement.holds {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::phase_word;
 
-/// What a comparison of both cells has found. Every one but a last one that ended the move was mended.
+/// What a comparison of both cells has found. Every one before the hold was mended, but for a last one that ended the move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DifferenceView {

@@ -167,6 +167,10 @@ fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
             let (owner, copy) = (same, Some(digest(2)));
             Answer::Examined(Examined { seq: LAST, owner, copy, missing: 1, rows, ..Examined::default() })
         }
+        Step::CompareSample(_) => {
+            let (owner, copy) = (same.clone(), same);
+            Answer::Examined(Examined { seq: LAST, owner, copy, ..Examined::default() })
+        }
         Step::Recopy(recopy) => Answer::Position(Position { seq: recopy.at_seq }),
         _ => Answer::Done(Done {}),
     }
@@ -217,12 +221,17 @@ impl AgentService for Agent {
                 story.highest_term = header.term;
                 story.steps.push((self.name, name.clone(), header.term));
                 let usual = answer_to(&step, story.in_vain.as_mut());
-                let left =
-                    story.differs.as_mut().filter(|(step, left)| *step == name && *left > 0 && self.name == "b");
+                // In soak it is the old owner that follows.
+                let is_asked = self.name == "b" || name == "CompareSample";
+                let left = story.differs.as_mut().filter(|(step, left)| *step == name && *left > 0 && is_asked);
                 match (left, usual) {
                     (Some((_, left)), Answer::Digest(same)) => {
                         *left -= 1;
                         Answer::Digest(DigestResult { digest: Some(digest(2)), ..same })
+                    }
+                    (Some((_, left)), Answer::Examined(same)) => {
+                        *left -= 1;
+                        Answer::Examined(Examined { changed: 1, ..same })
                     }
                     (_, answer) => answer,
                 }

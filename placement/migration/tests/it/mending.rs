@@ -1,9 +1,11 @@
 //! A copy that is not the original.
 
-use cell_model::{End, Life, Phase};
+use std::time::Duration;
+
+use cell_model::{Command, End, Intent, Life, MoveIntent, MoveOptions, Phase};
 
 use crate::cells::Cells;
-use crate::paper::{Leader, Paper, cell};
+use crate::paper::{Leader, Paper, cell, tenant};
 
 async fn started() -> (Cells, Paper, Leader) {
     let cells = Cells::start().await;
@@ -90,4 +92,34 @@ async fn rows_that_cannot_be_copied_now_are_tried_again() {
     let ended = paper.ended().unwrap();
     assert_eq!((ended.end, ended.movement.differences.len()), (End::Completed, 1));
     assert_eq!(count(&cells, "b Recopy"), 1);
+}
+
+#[tokio::test]
+async fn rows_that_differ_in_soak_let_the_move_rest_with_both_copies_there() {
+    for (asked, end) in [(MoveIntent::Rollback, End::RolledBack), (MoveIntent::Resume, End::Completed)] {
+        let cells = Cells::start().await;
+        let paper = Paper::new(&cells);
+        let leader = paper.elect_looking_every(Duration::from_millis(5));
+        paper.until("t is live", |paper| paper.record().life == Life::Live).await;
+        cells.differ("CompareSample", 1);
+        let soak_ms = if asked == MoveIntent::Resume { 50 } else { 60_000 };
+        let options = MoveOptions { sync_steady_ms: 5, soak_ms, ..MoveOptions::default() };
+        paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+        let rests = |paper: &Paper| {
+            paper
+                .record()
+                .movement
+                .is_some_and(|movement| (movement.phase, movement.intent) == (Phase::Soak, Intent::Pause))
+        };
+        paper.until("it rests in soak", rests).await;
+        let movement = paper.record().movement.unwrap();
+        let found = &movement.differences[0];
+        assert_eq!((found.phase, found.changed), (Phase::Soak, 1));
+        assert_eq!(count(&cells, "a CompareSample"), 1, "the old owner follows, and compares");
+        paper.ok(Command::Steer { move_id: movement.id, intent: asked });
+        paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+        leader.stop().await;
+        let ended = paper.ended().unwrap();
+        assert_eq!((&ended.end, ended.movement.differences.len()), (&end, 1));
+    }
 }

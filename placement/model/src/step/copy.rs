@@ -142,7 +142,7 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
 /// The copy is not the original. In Verify the rows that differ are copied anew, and everything is compared again. At the seal it
 /// is known only that some do, so every row is compared before another hold. One that is not to be mended is given up.
 fn differed(movement: &mut Move, event: &Event, found: &Difference, stamp: Stamp) -> Result<(), Rejected> {
-    require_phase(movement, event, &[Phase::Verify, Phase::Hold])?;
+    require_phase(movement, event, &[Phase::Verify, Phase::Hold, Phase::Soak])?;
     require(movement.leg == Leg::Forward, || Rejected::WrongPhase {
         event: event.name().into(),
         phase: Some(movement.phase),
@@ -151,12 +151,27 @@ fn differed(movement: &mut Move, event: &Event, found: &Difference, stamp: Stamp
         option: "rows".into(),
         rule: format!("at most {} rows are named, each with a short key", Difference::ROWS_MAX),
     })?;
+    if movement.phase == Phase::Soak {
+        return in_soak(movement, event, found);
+    }
     movement.differences.push(found.clone());
     if movement.differences.len() > Move::DIFFERENCES_MAX {
         give_up(movement, "DIGEST_MISMATCH", &found.to_string(), stamp);
     } else if movement.phase == Phase::Hold {
         compare_all_again(movement, stamp);
     }
+    Ok(())
+}
+
+/// Behind the cutover nobody can say for sure which of the two is right. The move rests, so that the old copy is kept, until an
+/// operator has looked: a rollback brings it back, to resume makes the move final.
+fn in_soak(movement: &mut Move, event: &Event, found: &Difference) -> Result<(), Rejected> {
+    require(movement.intent == Intent::Run, || Rejected::NotDue { event: event.name().into() })?;
+    if movement.differences.len() > Move::DIFFERENCES_MAX {
+        movement.differences.pop();
+    }
+    movement.differences.push(found.clone());
+    movement.intent = Intent::Pause;
     Ok(())
 }
 

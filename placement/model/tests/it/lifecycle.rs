@@ -421,3 +421,22 @@ fn more_rows_than_are_kept_are_no_difference_and_on_the_way_back_there_is_none()
     let early = World::new().tell("t", Event::Differed(difference(Phase::Verify)));
     assert!(matches!(early, Err(Rejected::WrongPhase { .. })));
 }
+
+#[test]
+fn rows_that_differ_in_soak_let_the_move_rest_until_somebody_has_looked() {
+    let mut world = World::new();
+    let id = world.moving(Phase::Soak, MoveOptions::default());
+    let owner = world.record("t").owner;
+    for times in 1..=cell_model::Move::DIFFERENCES_MAX + 3 {
+        world.tell("t", Event::Differed(difference(Phase::Soak))).unwrap();
+        let movement = world.record("t").movement.unwrap();
+        assert_eq!((movement.phase, movement.intent), (Phase::Soak, Intent::Pause));
+        assert_eq!(movement.differences.len(), times.min(cell_model::Move::DIFFERENCES_MAX + 1));
+        let again = world.tell("t", Event::Differed(difference(Phase::Soak)));
+        assert!(matches!(again, Err(Rejected::NotDue { .. })), "it rests already");
+        world.steer(id, MoveIntent::Resume).unwrap();
+    }
+    assert_eq!(world.record("t").owner, owner, "nothing is decided by it");
+    world.advance();
+    assert_eq!(world.ended(id).end, End::Completed);
+}

@@ -1,5 +1,7 @@
 //! Steps for a copy that was found to differ: which rows, and these anew.
 
+use std::time::Duration;
+
 use cell_model::{Difference, Differing, DifferingRow, Digest, Phase, Seq};
 use cell_protos::v1;
 use cell_protos::v1::step_request::Step;
@@ -21,7 +23,7 @@ fn row(row: v1::ExaminedRow) -> Option<DifferingRow> {
     Some(DifferingRow { table: row.table, key: row.key, differing })
 }
 
-fn difference(examined: v1::Examined) -> Option<Difference> {
+fn difference(phase: Phase, examined: v1::Examined) -> Option<Difference> {
     let digest = |digest: Option<v1::Digest>| Digest::try_from(digest?).ok();
     let (owner, copy) = (digest(examined.owner)?, digest(examined.copy)?);
     let found = Difference {
@@ -30,7 +32,7 @@ fn difference(examined: v1::Examined) -> Option<Difference> {
         changed: examined.changed,
         more: examined.more,
         rows: examined.rows.into_iter().map(row).collect::<Option<_>>()?,
-        ..Difference::of_digests(Phase::Verify, Seq(examined.seq), owner, copy)
+        ..Difference::of_digests(phase, Seq(examined.seq), owner, copy)
     };
     Some(found.cut())
 }
@@ -42,9 +44,34 @@ impl AgentPool {
     /// [`StepError`]; refused also where the cell's storage cannot be narrowed down.
     pub async fn examine(&self, agent: &str, context: &StepContext) -> Result<Difference, StepError> {
         let step = Step::Examine(v1::Examine {});
-        match self.run(agent, context, step, self.options.scan * SCANS).await? {
+        self.examined(agent, context, (step, Phase::Verify), self.options.scan * SCANS).await
+    }
+
+    /// The cell that follows in soak compares some rows of its copy with the owner's: other ones with another `seed`.
+    ///
+    /// # Errors
+    /// [`StepError`]; refused also where the cell's storage cannot be compared so.
+    pub async fn compare_sample(
+        &self,
+        agent: &str,
+        context: &StepContext,
+        seed: u64,
+    ) -> Result<Difference, StepError> {
+        let step = Step::CompareSample(v1::CompareSample { seed });
+        self.examined(agent, context, (step, Phase::Soak), self.options.scan).await
+    }
+
+    async fn examined(
+        &self,
+        agent: &str,
+        context: &StepContext,
+        (step, phase): (Step, Phase),
+        patience: Duration,
+    ) -> Result<Difference, StepError> {
+        match self.run(agent, context, step, patience).await? {
             (_, Answer::Examined(examined)) => {
-                difference(examined).ok_or_else(|| unfitting(agent, "a digest or a row of it cannot be read"))
+                let found = difference(phase, examined);
+                found.ok_or_else(|| unfitting(agent, "a digest or a row of it cannot be read"))
             }
             _ => Err(unfitting(agent, "it should be what differs")),
         }
@@ -80,13 +107,13 @@ mod tests {
             rows: vec![row(v1::RowDiffers::Missing)],
             ..v1::Examined::default()
         };
-        let found = difference(told.clone()).unwrap();
+        let found = difference(Phase::Verify, told.clone()).unwrap();
         assert_eq!((found.seq, found.owner.rows, found.copy.rows, found.count()), (Seq(9), 2, 1, 1));
         assert_eq!(found.rows[0].to_string(), "orders(7) missing");
-        assert_eq!(difference(v1::Examined { owner: None, ..told.clone() }), None);
+        assert_eq!(difference(Phase::Verify, v1::Examined { owner: None, ..told.clone() }), None);
         let odd = vec![row(v1::RowDiffers::Unspecified)];
-        assert_eq!(difference(v1::Examined { rows: odd, ..told.clone() }), None);
+        assert_eq!(difference(Phase::Verify, v1::Examined { rows: odd, ..told.clone() }), None);
         let many = vec![row(v1::RowDiffers::Extra); 50];
-        assert!(difference(v1::Examined { rows: many, ..told }).unwrap().is_cut());
+        assert!(difference(Phase::Verify, v1::Examined { rows: many, ..told }).unwrap().is_cut());
     }
 }

@@ -20,6 +20,7 @@ use super::{Feed, Stream};
 use crate::capture::digest_to_wire;
 use crate::postgres::captures::RowKey;
 use crate::postgres::cell::Cell;
+use crate::postgres::narrow::Stretch;
 use crate::postgres::{backfill, narrow};
 use crate::refusal::Refusal;
 
@@ -28,11 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Rows in one message of a list.
 const LISTED_AT_ONCE: usize = 1_000;
 
+/// Rows of a sample, at the most.
+const SAMPLE_MAX: u32 = 1_000;
+
 /// What a follower has asked for.
 pub(super) enum Asked {
     Buckets,
     Rows(Vec<u32>),
     Recopy(Vec<RowKey>),
+    Sample(Stretch),
 }
 
 impl Asked {
@@ -42,6 +47,9 @@ impl Asked {
             Request::Rows(wanted) => Self::Rows(wanted.buckets),
             Request::Recopy(wanted) => {
                 Self::Recopy(wanted.keys.into_iter().map(|key| (key.table, key.key)).collect())
+            }
+            Request::Sample(wire::SampleWanted { table, after_key: after, rows }) => {
+                Self::Sample(Stretch { table, after, until: None, rows: rows.min(SAMPLE_MAX) })
             }
             Request::Start(_) | Request::Ack(_) | Request::NextChunk(_) => return None,
         })
@@ -82,6 +90,10 @@ impl Stream {
                     feed.send(not_examined(&Refusal::new("BUSY", reason))).await?;
                 }
             }
+            Asked::Sample(stretch) => match self.sampled(feed, &stretch).await {
+                Ok(rows) => feed.send(Response::Rows(rows)).await?,
+                Err(refusal) => feed.send(not_examined(&refusal)).await?,
+            },
             Asked::Recopy(keys) => match self.read_anew(feed, &keys).await {
                 Ok(rows) => feed.send(Response::Recopied(rows)).await?,
                 Err(refusal) => feed.send(not_examined(&refusal)).await?,
@@ -97,6 +109,18 @@ impl Stream {
         let (keys, rows) = backfill::read_keys(&snapshot, &catalogue, (tenant, &feed.form), keys).await?;
         let keys = keys.into_iter().map(|(table, key)| wire::TableKey { table, key }).collect();
         Ok(wire::RecopiedRows { seq: feed.cursor.get(), keys, rows })
+    }
+
+    /// The mark at the cut, and the rows there: few, so the stream waits for them.
+    async fn sampled(&self, feed: &mut Feed, stretch: &Stretch) -> Result<wire::ListedRows, Refusal> {
+        let tenant = &self.tenant.id;
+        let snapshot = feed.stand(&self.cell, tenant).await?;
+        let cut = wire::Cut { seq: feed.cursor.get(), by_bucket: true, ..wire::Cut::default() };
+        feed.send(Response::Cut(cut)).await?;
+        let catalogue = self.cell.catalogue(tenant).await?;
+        let listed = narrow::list_stretch(&snapshot, &catalogue, (tenant, self.uid), stretch).await?;
+        let done = listed.len() < usize::try_from(stretch.rows).unwrap_or(usize::MAX);
+        Ok(wire::ListedRows { rows: listed.iter().map(to_wire).collect(), done })
     }
 
     fn examine(
@@ -132,6 +156,11 @@ fn not_examined(refusal: &Refusal) -> Response {
     Response::NotExamined(wire::NotExamined { reason: refusal.to_string() })
 }
 
+fn to_wire(((table, key), hash): &narrow::Listed) -> wire::ListedRow {
+    let key = Some(wire::TableKey { table: *table, key: key.clone() });
+    wire::ListedRow { key, hash: hash.to_be_bytes().to_vec().into() }
+}
+
 async fn answer(
     cell: &Cell,
     of: (&TenantId, Uid),
@@ -148,11 +177,7 @@ async fn answer(
     let Ok(Some(wanted)) = tokio::time::timeout(PATIENCE, wants.recv()).await else { return Ok(()) };
     let listed = narrow::list(snapshot, &catalogue, of, &wanted.into_iter().collect()).await?;
     for some in listed.chunks(LISTED_AT_ONCE) {
-        let row = |((table, key), hash): &narrow::Listed| wire::ListedRow {
-            key: Some(wire::TableKey { table: *table, key: key.clone() }),
-            hash: hash.to_be_bytes().to_vec().into(),
-        };
-        let rows = wire::ListedRows { rows: some.iter().map(row).collect(), done: false };
+        let rows = wire::ListedRows { rows: some.iter().map(to_wire).collect(), done: false };
         outbox.send(Ok(message(Response::Rows(rows)))).await.map_err(gone)?;
     }
     let end = wire::ListedRows { rows: Vec::new(), done: true };

@@ -12,12 +12,15 @@ use super::{Work, position};
 use crate::capture::{digest_from_wire, digest_to_wire};
 use crate::postgres::captures::RowKey;
 use crate::postgres::follower::{Ask, Told};
-use crate::postgres::narrow::{self, Listed, Sums};
+use crate::postgres::narrow::{self, Listed, Stretch, Sums};
 use crate::refusal::Refusal;
 
 /// All rows are read once, and those of some buckets once more.
 const EXAMINE_MAX: Duration = Duration::from_secs(300);
 const RECOPY_MAX: Duration = Duration::from_secs(100);
+const SAMPLE_MAX: Duration = Duration::from_secs(30);
+/// Rows of one sample.
+const SAMPLE_ROWS: u32 = 200;
 
 fn lost() -> Refusal {
     Refusal::new("BUSY", "the change stream was lost: it is tried again")
@@ -102,6 +105,41 @@ impl Work<'_> {
         Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more, rows })
     }
 
+    /// Compares some rows, in soak: of those, the copy follows what the owner has done, and is looked at as readers would.
+    pub(super) async fn compare_sample(&self, seed: u64) -> Result<Answer, Refusal> {
+        let asks = self.asks()?;
+        self.mending(SAMPLE_MAX, self.sample_compared(&asks, seed)).await.map(Answer::Examined)
+    }
+
+    async fn sample_compared(&self, asks: &mpsc::Sender<Ask>, seed: u64) -> Result<wire::Examined, Refusal> {
+        let of = (&self.tenant.id, self.context().uid);
+        let catalogue = self.cell.catalogue(&self.tenant.id).await?;
+        let number = seed % (catalogue.tables.len() as u64).max(1);
+        let place = u32::try_from(number).unwrap_or_default();
+        let table = catalogue.table(place).ok_or_else(odd)?;
+        let client = self.cell.database.client().await?;
+        let after = narrow::some_key(&client, &catalogue, of.0, (table, seed)).await?;
+        drop(client);
+        let wanted = wire::SampleWanted { table: place, after_key: after.clone(), rows: SAMPLE_ROWS };
+        let mut told = ask(asks, Request::Sample(wanted)).await?;
+        let Told::Cut(seq, snapshot) = next(&mut told).await? else { return Err(odd()) };
+        let Told::Rows(rows) = next(&mut told).await? else { return Err(odd()) };
+        let (theirs, ended) = (listed_of(rows.rows)?, rows.done);
+        let until = if ended { None } else { theirs.last().map(|((_, key), _)| key.clone()) };
+        // What only the copy has would be as much again at the most, or more than a sample.
+        let stretch = Stretch { table: place, after, until, rows: SAMPLE_ROWS * 2 };
+        let ours = narrow::list_stretch(&snapshot, &catalogue, of, &stretch).await?;
+        let sum = |listed: &[Listed]| Digest {
+            rows: listed.len() as u64,
+            sum: listed.iter().fold(0, |sum, (_, hash)| hash.wrapping_add(sum)),
+        };
+        let (owner, copy) = (Some(digest_to_wire(sum(&theirs))), Some(digest_to_wire(sum(&ours))));
+        let found = narrow::narrowed(ours, theirs);
+        let (missing, extra, changed) = (found.missing, found.extra, found.changed);
+        let rows = found.told(&catalogue);
+        Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more: false, rows })
+    }
+
     pub(super) async fn recopy(&self, at: Seq) -> Result<Answer, Refusal> {
         let asks = self.asks()?;
         let (found_at, keys) = self.tenant.lock().differing.clone();
@@ -138,15 +176,20 @@ fn sums_of(buckets: wire::Buckets) -> Result<Sums, Refusal> {
     buckets.buckets.into_iter().map(one).collect::<Option<_>>().ok_or_else(odd)
 }
 
+fn listed_of(rows: Vec<wire::ListedRow>) -> Result<Vec<Listed>, Refusal> {
+    let one = |row: wire::ListedRow| {
+        let (key, hash) = (row.key?, row.hash.as_ref().try_into().ok()?);
+        Some(((key.table, key.key), u128::from_be_bytes(hash)))
+    };
+    rows.into_iter().map(one).collect::<Option<_>>().ok_or_else(odd)
+}
+
 /// What the owner lists, to its end.
 async fn listed(told: &mut mpsc::Receiver<Told>) -> Result<Vec<Listed>, Refusal> {
     let mut listed = Vec::new();
     loop {
         let Told::Rows(rows) = next(told).await? else { return Err(odd()) };
-        for row in rows.rows {
-            let (key, hash) = (row.key.ok_or_else(odd)?, row.hash.as_ref().try_into().map_err(|_| odd())?);
-            listed.push(((key.table, key.key), u128::from_be_bytes(hash)));
-        }
+        listed.extend(listed_of(rows.rows)?);
         if rows.done {
             return Ok(listed);
         }

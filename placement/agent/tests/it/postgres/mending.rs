@@ -217,3 +217,38 @@ async fn a_copy_is_examined_again_when_its_owner_has_been_started_again() {
     b.close().await;
     a.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_soak_some_rows_of_the_old_copy_are_compared_with_the_new_owners() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, 150).await;
+    super::moving::forth(&ground, &a, &b).await;
+    ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
+    let soaking = cell_client::StepContext { leg: Some(cell_model::Leg::Forward), ..context(2, 50) };
+    b.session().await.batch_execute("UPDATE accounts SET name = 'by the new owner' WHERE id = 9").await.unwrap();
+    let sample =
+        async |seed| when_it_may(async || ground.pool.compare_sample(&a.agent, &soaking, seed).await).await;
+    let mut rows = 0;
+    for seed in 0..9 {
+        let found = sample(seed).await;
+        assert_eq!((found.count(), found.owner), (0, found.copy), "{found}");
+        rows += found.owner.rows;
+    }
+    assert!(rows >= 150, "each table comes to be looked at: {rows}");
+    damage(&a, "UPDATE accounts SET ratio = 1 WHERE id = 150; DELETE FROM accounts WHERE id = 149").await;
+    let looked = async {
+        for seed in 0.. {
+            let found = sample(seed).await;
+            if found.count() > 0 {
+                return found;
+            }
+        }
+        unreachable!("there is always another seed")
+    };
+    let found = tokio::time::timeout(PATIENCE, looked).await.expect("in time");
+    assert_eq!(told(&found), ["accounts(149) missing", "accounts(150) changed"]);
+    assert_eq!(found.phase, cell_model::Phase::Soak);
+    b.close().await;
+    a.close().await;
+}
