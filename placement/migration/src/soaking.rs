@@ -23,26 +23,30 @@ impl<P: ControlPlane> Run<'_, P> {
             looks += 1;
             tokio::select! {
                 () = &mut over => return Ok(()),
-                looked = self.look_at_some_rows(looks) => looked?,
+                looked = self.look_at_some_rows(looks) => if !looked? {
+                    over.await;
+                    return Ok(());
+                },
             }
         }
     }
 
-    /// One that comes to nothing is in nobody's way: the next one looks at other rows.
-    async fn look_at_some_rows(&self, look: u64) -> Result<(), Setback> {
+    /// Whether to look again. One that comes to nothing is in nobody's way: the next one looks at other rows.
+    async fn look_at_some_rows(&self, look: u64) -> Result<bool, Setback> {
+        let _permit = self.of.talking.acquire().await.ok();
         let (context, agent) = (self.context(), self.from()?);
         // Each move, and each leader's term, begins elsewhere.
         let seed = (self.movement()?.id.0 ^ self.tenure.term.get().rotate_left(32)).wrapping_add(look);
         match self.of.agents.compare_sample(&agent, &context, seed).await {
-            Ok(found) if found.count() == 0 => Ok(()),
+            Ok(found) if found.count() == 0 => Ok(true),
             Ok(found) => {
                 tracing::warn!(tenant = %self.record.id, r#move = %self.movement()?.id, %found, "the old copy differs");
-                self.happened(Event::Differed(found)).await
+                self.happened(Event::Differed(found)).await.map(|()| false)
             }
-            Err(StepError::Refused { code, .. }) if code == "REPAIR_UNSUPPORTED" => Ok(()),
+            Err(StepError::Refused { code, .. }) if code == "REPAIR_UNSUPPORTED" || code == "INVALID" => Ok(false),
             Err(error) => {
                 tracing::debug!(tenant = %self.record.id, %error, "no rows were compared");
-                Ok(())
+                Ok(true)
             }
         }
     }

@@ -88,18 +88,31 @@ pub(crate) async fn sums(
     Ok(sums)
 }
 
-/// A row with its key behind its columns: where the columns are, and the row as it would have come without the key.
-fn parted(row: &[u8], columns: usize) -> Option<(Vec<&[u8]>, Vec<String>, Vec<u8>)> {
-    let mut of_row = fields(row)?;
-    let key = if of_row.len() < columns { return None } else { of_row.split_off(columns) };
-    let mut alone = i16::try_from(columns).ok()?.to_be_bytes().to_vec();
-    alone.extend(of_row.concat());
-    let text = |field: &&[u8]| String::from_utf8(field.get(4..)?.to_vec()).ok();
-    Some((of_row, key.iter().map(text).collect::<Option<_>>()?, alone))
+/// A row that came with its key behind its columns.
+#[derive(Debug, PartialEq, Eq)]
+struct Parted<'a> {
+    columns: Vec<&'a [u8]>,
+    key: Vec<String>,
+    /// The row as it would have come without the key.
+    alone: Vec<u8>,
 }
 
+impl<'a> Parted<'a> {
+    fn of(row: &'a [u8], count: usize) -> Option<Self> {
+        let mut columns = fields(row)?;
+        let key = if columns.len() < count { return None } else { columns.split_off(count) };
+        let mut alone = i16::try_from(count).ok()?.to_be_bytes().to_vec();
+        alone.extend(columns.concat());
+        let text = |field: &&[u8]| String::from_utf8(field.get(4..)?.to_vec()).ok();
+        let key = key.iter().map(text).collect::<Option<_>>()?;
+        Some(Self { columns, key, alone })
+    }
+}
+
+/// Each called otherwise than its column, by which rows are ordered.
 fn key_as_text(table: &Table) -> Vec<String> {
-    table.key.iter().map(|name| format!("{}::text", ident(name))).collect()
+    let as_text = |(place, name): (usize, &String)| format!("{}::text AS \"key {place}\"", ident(name));
+    table.key.iter().enumerate().map(as_text).collect()
 }
 
 /// The rows of these buckets, read anew in the same transaction.
@@ -115,9 +128,9 @@ pub(crate) async fn list(
         let from = format!("{} WHERE {}", catalogue.qualified(table), catalogue.of_tenant(table, tenant.as_str()));
         let (key_at, columns) = (key_at(table), table.columns.len());
         let each = |row: Bytes| {
-            let (of_row, key, alone) = parted(&row, columns).ok_or_else(odd)?;
-            if wanted.contains(&bucket(&hash, table, &key_at, &of_row)?) {
-                listed.push(((number, key), hash.of(table.name.as_bytes(), &alone)));
+            let row = Parted::of(&row, columns).ok_or_else(odd)?;
+            if wanted.contains(&bucket(&hash, table, &key_at, &row.columns)?) {
+                listed.push(((number, row.key), hash.of(table.name.as_bytes(), &row.alone)));
             }
             Ok(())
         };
@@ -160,8 +173,8 @@ pub(crate) async fn list_stretch(
     }
     let (columns, number) = (table.columns.len(), stretch.table);
     let each = |row: Bytes| {
-        let (_, key, alone) = parted(&row, columns).ok_or_else(odd)?;
-        listed.push(((number, key), hash.of(table.name.as_bytes(), &alone)));
+        let row = Parted::of(&row, columns).ok_or_else(odd)?;
+        listed.push(((number, row.key), hash.of(table.name.as_bytes(), &row.alone)));
         Ok(())
     };
     let from = format!("{from} LIMIT {}", stretch.rows);
@@ -303,9 +316,9 @@ mod tests {
         assert_eq!(fields(row).unwrap(), [b"\0\0\0\x01a".as_slice(), b"\xff\xff\xff\xff"]);
         assert_eq!(fields(b"\0\x01\0\0\0\x05ab"), None, "it ends too early");
         assert_eq!(fields(b"\0"), None);
-        let (columns, key, alone) = parted(b"\0\x02\0\0\0\x01a\0\0\0\x017", 1).unwrap();
-        assert_eq!((columns, key), (vec![b"\0\0\0\x01a".as_slice()], vec!["7".to_owned()]));
-        assert_eq!(alone, b"\0\x01\0\0\0\x01a", "as it is hashed without its key");
-        assert_eq!(parted(row, 3), None, "it has fewer columns");
+        let parted = Parted::of(b"\0\x02\0\0\0\x01a\0\0\0\x017", 1).unwrap();
+        assert_eq!((parted.columns, parted.key), (vec![b"\0\0\0\x01a".as_slice()], vec!["7".to_owned()]));
+        assert_eq!(parted.alone, b"\0\x01\0\0\0\x01a", "as it is hashed without its key");
+        assert_eq!(Parted::of(row, 3), None, "it has fewer columns");
     }
 }

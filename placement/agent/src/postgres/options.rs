@@ -197,16 +197,19 @@ impl DatabaseOptions {
         if self.wal_bytes_max < 64 * 1024 * 1024 {
             return invalid("database.wal_bytes_max", "at least 64 MiB");
         }
-        if let Some(directory) = &self.data_directory
-            && super::disk::free_at(directory).is_err()
-        {
-            return invalid(
-                "database.data_directory",
-                "a directory of this machine on the disk with the server's data, which the agent may look at",
-            );
-        }
         if self.source_latency_ms_max > 10_000 {
             return invalid("database.source_latency_ms_max", "at most 10,000; 0: copies are not slowed down");
+        }
+        self.check_disk()
+    }
+
+    fn check_disk(&self) -> Result<(), AgentError> {
+        let seen = self.data_directory.as_deref().map(super::disk::free_at);
+        if seen.is_some_and(|free| free.is_err()) {
+            return Err(AgentError::InvalidOption {
+                option: "database.data_directory",
+                rule: "a directory of this machine on the disk with the server's data, which the agent may look at",
+            });
         }
         Ok(())
     }
