@@ -38,8 +38,8 @@ impl Seen {
         for (whose, now, before) in
             [("the tenant that moves", &self.moves, &still.moves), ("its neighbour", &self.beside, &still.beside)]
         {
-            let rate = |windows: &[Window]| median(windows.iter().map(|window| window.per_second).collect());
-            let late = |windows: &[Window]| median(windows.iter().map(|window| window.p99_ms).collect());
+            let rate = |windows: &[Window]| median(windows.iter().map(|window| window.per_second));
+            let late = |windows: &[Window]| median(windows.iter().map(|window| window.p99_ms));
             let rates = (rate(now), rate(before));
             let measure = format!("requests of {whose}, {phase}");
             figures.add(Figure::beside(measure, "/s", rates, BEFORE, None).goal(0.95));

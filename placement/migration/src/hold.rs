@@ -61,7 +61,7 @@ impl<P: ControlPlane> Run<'_, P> {
         // On the way back there is no copy to mend: the owner keeps the tenant.
         let is_forward = self.movement()?.leg == Leg::Forward;
         if let Some(found) = differs.filter(|_| is_forward) {
-            return self.happened(Event::Differed(found)).await;
+            return self.happened(Event::Differed(Box::new(found))).await;
         }
         let not_before = self.after_backoff(attempt);
         self.happened(Event::HoldMissed { attempt, reason, not_before }).await

@@ -29,7 +29,7 @@ impl<P: ControlPlane> Run<'_, P> {
         let before = self.of.control.record(&self.record.id).and_then(|record| record.movement);
         let is_last = before.is_none_or(|movement| movement.differences.len() >= Move::DIFFERENCES_MAX);
         tracing::warn!(tenant = %self.record.id, r#move = %self.movement()?.id, %found, "the copy differs");
-        self.happened(Event::Differed(found)).await?;
+        self.happened(Event::Differed(Box::new(found))).await?;
         if is_last {
             return Ok(());
         }

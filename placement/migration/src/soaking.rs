@@ -41,7 +41,7 @@ impl<P: ControlPlane> Run<'_, P> {
             Ok(found) if found.count() == 0 => Ok(true),
             Ok(found) => {
                 tracing::warn!(tenant = %self.record.id, r#move = %self.movement()?.id, %found, "the old copy differs");
-                self.happened(Event::Differed(found)).await.map(|()| false)
+                self.happened(Event::Differed(Box::new(found))).await.map(|()| false)
             }
             Err(StepError::Refused { code, .. }) if code == "REPAIR_UNSUPPORTED" || code == "INVALID" => Ok(false),
             Err(error) => {

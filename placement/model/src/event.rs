@@ -206,7 +206,7 @@ pub enum Event {
     },
     /// The copy is not the original, and this is known of where: rows that differ are copied anew, and everything is compared
     /// again. Not without end: see [`crate::Move::DIFFERENCES_MAX`].
-    Differed(Difference),
+    Differed(Box<Difference>),
 }
 
 impl Event {

@@ -150,7 +150,7 @@ fn a_proof_has_the_rows_that_were_mended_and_those_that_could_not_be() {
         let row = DifferingRow { table: "orders".into(), key: key.into(), differing: Differing::Changed };
         let digest = |sum| Digest { rows: 3, sum };
         let of_digests = Difference::of_digests(Phase::Verify, Seq(25), digest(9), digest(8));
-        Event::Differed(Difference { changed: 1, rows: vec![row], ..of_digests })
+        Event::Differed(Box::new(Difference { changed: 1, rows: vec![row], ..of_digests }))
     };
     for times in [1, Move::DIFFERENCES_MAX + 1] {
         let (key, mut paper) = (SigningKey::generate(), Paper::new());

@@ -376,12 +376,12 @@ fn a_copy_that_differs_is_mended_and_compared_again_and_given_up_when_that_does_
     let before = world.record("t");
     let id = world.moving(Phase::Verify, MoveOptions::default());
     for times in 1..=cell_model::Move::DIFFERENCES_MAX {
-        world.tell("t", Event::Differed(difference(Phase::Verify))).unwrap();
+        world.tell("t", Event::Differed(Box::new(difference(Phase::Verify)))).unwrap();
         let movement = world.record("t").movement.unwrap();
         assert_eq!((movement.phase, movement.differences.len()), (Phase::Verify, times));
         assert_eq!(pending_effects(&world.record("t")), [Effect::VerifyFull]);
     }
-    world.tell("t", Event::Differed(difference(Phase::Verify))).unwrap();
+    world.tell("t", Event::Differed(Box::new(difference(Phase::Verify)))).unwrap();
     assert_eq!(world.phase("t"), Phase::Cleanup);
     world.advance();
     let ended = world.ended(id);
@@ -397,7 +397,7 @@ fn a_difference_at_the_seal_lets_go_of_sync_and_compares_every_row_before_anothe
     let mut world = World::new();
     let id = world.moving(Phase::Hold, MoveOptions::default());
     let attempt = world.record("t").movement.unwrap().attempt;
-    world.tell("t", Event::Differed(difference(Phase::Hold))).unwrap();
+    world.tell("t", Event::Differed(Box::new(difference(Phase::Hold)))).unwrap();
     let movement = world.record("t").movement.unwrap();
     assert_eq!((movement.phase, movement.attempt), (Phase::CatchUp, attempt.next()));
     assert_eq!((movement.acks.sync, movement.acks.verified_full), (SyncMode::Degrading, None));
@@ -417,8 +417,8 @@ fn more_rows_than_are_kept_are_no_difference_and_on_the_way_back_there_is_none()
     world.moving(Phase::Verify, MoveOptions::default());
     let row = DifferingRow { table: "t".into(), key: "k".into(), differing: Differing::Extra };
     let many = Difference { rows: vec![row; Difference::ROWS_MAX + 1], ..difference(Phase::Verify) };
-    assert!(matches!(world.tell("t", Event::Differed(many)), Err(Rejected::InvalidOption { .. })));
-    let early = World::new().tell("t", Event::Differed(difference(Phase::Verify)));
+    assert!(matches!(world.tell("t", Event::Differed(Box::new(many))), Err(Rejected::InvalidOption { .. })));
+    let early = World::new().tell("t", Event::Differed(Box::new(difference(Phase::Verify))));
     assert!(matches!(early, Err(Rejected::WrongPhase { .. })));
 }
 
@@ -428,11 +428,11 @@ fn rows_that_differ_in_soak_let_the_move_rest_until_somebody_has_looked() {
     let id = world.moving(Phase::Soak, MoveOptions::default());
     let owner = world.record("t").owner;
     for times in 1..=cell_model::Move::DIFFERENCES_MAX + 3 {
-        world.tell("t", Event::Differed(difference(Phase::Soak))).unwrap();
+        world.tell("t", Event::Differed(Box::new(difference(Phase::Soak)))).unwrap();
         let movement = world.record("t").movement.unwrap();
         assert_eq!((movement.phase, movement.intent), (Phase::Soak, Intent::Pause));
         assert_eq!(movement.differences.len(), times.min(cell_model::Move::DIFFERENCES_MAX + 1));
-        let again = world.tell("t", Event::Differed(difference(Phase::Soak)));
+        let again = world.tell("t", Event::Differed(Box::new(difference(Phase::Soak))));
         assert!(matches!(again, Err(Rejected::NotDue { .. })), "it rests already");
         world.steer(id, MoveIntent::Resume).unwrap();
     }

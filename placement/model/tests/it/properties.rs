@@ -54,9 +54,9 @@ fn any_event() -> impl Strategy<Value = Event> {
                 29 => Event::GaveUp { code, reason },
                 30 => Event::Retired { cell },
                 31 => Event::RetentionOver { cell },
-                32 => Event::Differed(Difference::of_digests(Phase::Verify, seq, digest, digest)),
-                33 => Event::Differed(Difference::of_digests(Phase::Hold, seq, digest, digest)),
-                34 => Event::Differed(Difference::of_digests(Phase::Soak, seq, digest, digest)),
+                32 => Event::Differed(Box::new(Difference::of_digests(Phase::Verify, seq, digest, digest))),
+                33 => Event::Differed(Box::new(Difference::of_digests(Phase::Hold, seq, digest, digest))),
+                34 => Event::Differed(Box::new(Difference::of_digests(Phase::Soak, seq, digest, digest))),
                 _ => Event::Reclaimed { cell },
             }
         },
