@@ -143,7 +143,8 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
 /// is known only that some do, so every row is compared before another hold. One that is not to be mended is given up.
 fn differed(movement: &mut Move, event: &Event, found: &Difference, stamp: Stamp) -> Result<(), Rejected> {
     require_phase(movement, event, &[Phase::Verify, Phase::Hold, Phase::Soak])?;
-    require(movement.leg == Leg::Forward, || Rejected::WrongPhase {
+    // What was found in another phase says nothing of this one.
+    require(movement.leg == Leg::Forward && movement.phase == found.phase, || Rejected::WrongPhase {
         event: event.name().into(),
         phase: Some(movement.phase),
     })?;

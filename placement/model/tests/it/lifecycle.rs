@@ -432,6 +432,8 @@ fn rows_that_differ_in_soak_let_the_move_rest_until_somebody_has_looked() {
         let movement = world.record("t").movement.unwrap();
         assert_eq!((movement.phase, movement.intent), (Phase::Soak, Intent::Pause));
         assert_eq!(movement.differences.len(), times.min(cell_model::Move::DIFFERENCES_MAX + 1));
+        let late = world.tell("t", Event::Differed(Box::new(difference(Phase::Verify))));
+        assert!(matches!(late, Err(Rejected::WrongPhase { .. })), "it was found in another phase");
         let again = world.tell("t", Event::Differed(Box::new(difference(Phase::Soak))));
         assert!(matches!(again, Err(Rejected::NotDue { .. })), "it rests already");
         world.steer(id, MoveIntent::Resume).unwrap();
