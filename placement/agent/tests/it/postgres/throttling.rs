@@ -75,7 +75,7 @@ async fn chunks_wait_while_changes_are_not_applied_and_come_when_they_are() {
     // An eighth of 64 MiB, and more.
     for turn in 0..3 {
         let sql = format!(
-            "UPDATE accounts SET big = (SELECT string_agg(md5({turn} || id || '/' || i), '') FROM generate_series(1, 160) i) \
+            "UPDATE accounts SET big = (SELECT string_agg(md5('{turn}/' || id || '/' || i), '') FROM generate_series(1, 160) i) \
              WHERE id <= 1000"
         );
         client.batch_execute(&sql).await.unwrap();
