@@ -67,11 +67,12 @@ bench-demo:
 # Each of the following installs whom it compares with, prints a table, writes a list of figures below target/bench, and ends with an
 # error where a figure misses what it must hold, after everything has been measured and written.
 
-## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, holds under load, what fence and capture cost, what is left of aborts
+## bench-move: tenants in PostgreSQL: the copy beside COPY | COPY, 1,000 holds under load, what each phase costs, what fence and capture
+## cost, what is left of 1,000 aborts. BENCH_MOVE=--quick is a look
 bench-move:
 	.ci/install initdb=postgresql
 	$(CARGO) build --release --locked --package cell-move-bench
-	target/release/bench-move all --out target/bench/move.json
+	target/release/bench-move all $(BENCH_MOVE) --out target/bench/move.json
 
 ## bench-store: puts, gets and watches beside Debian's etcd-server in turns, three nodes each; routers that watch; stops and kills; a
 ## million mappings, also signed; a gigabyte on disk; 200 kills and 200 power cuts (as root). BENCH_STORE=--quick is a look

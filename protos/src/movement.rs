@@ -1,7 +1,7 @@
 //! Tenants and their moves, as clients see them. One direction only: no client hands a move in.
 
 use cell_model::{
-    End, Life, Move, MoveRecord, PhaseStamp, Quarantine, Retained, Seq, Tail, Takeover, TenantRecord,
+    Difference, End, Life, Move, MoveRecord, PhaseStamp, Quarantine, Retained, Seq, Tail, Takeover, TenantRecord,
 };
 
 use crate::v1;
@@ -66,6 +66,27 @@ impl From<&Takeover> for v1::Takeover {
     }
 }
 
+impl From<&Difference> for v1::Difference {
+    fn from(found: &Difference) -> Self {
+        let row = |row: &cell_model::DifferingRow| v1::DifferingRow {
+            table: row.table.clone(),
+            key: row.key.clone(),
+            differing: row.differing.as_str().to_owned(),
+        };
+        Self {
+            phase: v1::Phase::from(found.phase).into(),
+            seq: found.seq.get(),
+            owner: found.owner.to_string(),
+            copy: found.copy.to_string(),
+            missing: found.missing,
+            extra: found.extra,
+            changed: found.changed,
+            more: found.more,
+            rows: found.rows.iter().map(row).collect(),
+        }
+    }
+}
+
 /// What a move alone says, without its tenant.
 fn of_move(movement: &Move) -> v1::Move {
     let acks = &movement.acks;
@@ -87,6 +108,7 @@ fn of_move(movement: &Move) -> v1::Move {
         in_sync: acks.in_sync.is_some(),
         takeover: movement.takeover.as_ref().map(v1::Takeover::from),
         reason: movement.reason.to_string(),
+        differences: movement.differences.iter().map(v1::Difference::from).collect(),
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,

@@ -146,6 +146,8 @@ impl Cell {
                     tenant_schema: options.tenant_schema.clone(),
                     tenant_database: options.tenant_database.clone(),
                     template_database: options.template_database.clone(),
+                    data_directory: options.database_directory.clone(),
+                    disk_bytes_max: options.database_bytes_max,
                     ..DatabaseOptions::new(&url)
                 };
                 if let Some(millis) = options.source_latency_ms_max {

@@ -51,6 +51,15 @@ pub struct Options {
     #[arg(long, value_name = "MS", requires = "database")]
     #[serde(default)]
     pub source_latency_ms_max: Option<u32>,
+    /// The directory with the database server's data, where that is on this machine: a tenant for which there is no room on its disk is
+    /// not moved here.
+    #[arg(long, value_name = "DIR", requires = "database")]
+    #[serde(default)]
+    pub database_directory: Option<PathBuf>,
+    /// How many bytes the databases of the server may take together, where its disk cannot be seen from here. 0: nobody knows.
+    #[arg(long, value_name = "BYTES", requires = "database", default_value_t = 0)]
+    #[serde(default)]
+    pub database_bytes_max: u64,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
@@ -198,6 +207,8 @@ impl Options {
             keys: None,
             observe: false,
             source_latency_ms_max: None,
+            database_directory: None,
+            database_bytes_max: 0,
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),

@@ -135,6 +135,11 @@ pub trait Engine: Send + Sync + 'static {
         true
     }
 
+    /// What is free on its disk, where it has one and that is known.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// How long a simulated disk takes for its next sync, in simulated time.
     fn sync_delay(&self) -> Duration {
         Duration::ZERO

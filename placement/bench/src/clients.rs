@@ -41,6 +41,15 @@ pub(crate) struct Clients {
     tasks: JoinSet<()>,
 }
 
+/// What clients saw in a while.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    /// Requests that were answered.
+    pub(crate) per_second: f64,
+    /// What all but one of a hundred took at the most.
+    pub(crate) p99_ms: f64,
+}
+
 /// What clients saw.
 pub(crate) struct Seen {
     pub(crate) writes: Histogram<u64>,
@@ -102,6 +111,23 @@ impl Clients {
             } else {
                 self.tasks.spawn(client.write(place));
             }
+        }
+    }
+
+    /// Looks on for so long.
+    pub(crate) async fn window(&self, length: Duration) -> Window {
+        let (since, began) = (self.load.clock().now(), Instant::now());
+        tokio::time::sleep(length).await;
+        let took = began.elapsed().as_secs_f64();
+        let mut latencies = histogram();
+        for op in self.load.recorder().returned_since(since).iter().filter(|op| op.is_done()) {
+            latencies.saturating_record(op.latency().max(1));
+        }
+        let p99 = Duration::from_micros(latencies.value_at_quantile(0.99)).as_secs_f64() * 1_000.0;
+        Window {
+            per_second: f64::from(u32::try_from(latencies.len()).unwrap_or(u32::MAX)) / took,
+            // Of nothing there is none.
+            p99_ms: if latencies.is_empty() { f64::NAN } else { p99 },
         }
     }
 

@@ -22,11 +22,7 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Copy, figures: &mut Figures) -> 
     let tenant = fleet.tenant("large").await?;
     let rows = wanted.megabytes * 1_000_000 / ROW_BYTES;
     let source = session(&fleet.servers[0].url()).await?;
-    let fill = format!(
-        "INSERT INTO documents SELECT 'large', 'd' || lpad(i::text, 9, '0'), 1, \
-         substr(repeat(md5(i::text), 13), 1, {ROW_BYTES}) FROM generate_series(1, {rows}) i"
-    );
-    source.batch_execute(&fill).await?;
+    fleet.fill(&tenant, rows, ROW_BYTES).await?;
     // Each for itself: statements that are sent together are one transaction, which VACUUM refuses.
     source.batch_execute("VACUUM ANALYZE documents").await?;
     source.batch_execute("CHECKPOINT").await?;

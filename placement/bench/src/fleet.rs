@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::DOMAIN;
+use crate::load::session;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A move that has not come there by then has failed.
@@ -158,6 +159,28 @@ impl Fleet {
             tokio::time::sleep(POLL).await;
         }
         Ok(id)
+    }
+
+    /// Gives a tenant of the first cell so many documents, each of so many bytes.
+    pub(crate) async fn fill(&self, tenant: &TenantId, rows: u32, bytes: u32) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO documents SELECT '{tenant}', 'd' || lpad(i::text, 9, '0'), 1, \
+             substr(repeat(md5(i::text), {}), 1, {bytes}) FROM generate_series(1, {rows}) i",
+            bytes.div_ceil(32)
+        );
+        Ok(session(&self.servers[0].url()).await?.batch_execute(&sql).await?)
+    }
+
+    /// The old copy is gone: what deletes it would be in the way of what is measured next.
+    pub(crate) async fn reclaimed(&self, tenant: &TenantId) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.control.get_tenant(tenant).await?.retained.is_empty() {
+            if Instant::now() > deadline {
+                bail!("the old copy of {tenant} is not reclaimed");
+            }
+            tokio::time::sleep(POLL * 2).await;
+        }
+        Ok(())
     }
 
     /// The database of the cell where a tenant is.

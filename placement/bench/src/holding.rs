@@ -13,7 +13,7 @@ use crate::Hold;
 use crate::clients::{Clients, Seen};
 use crate::figures::{say, spread};
 use crate::fleet::{Fleet, entered, phases};
-use crate::load::{histogram, session};
+use crate::load::histogram;
 
 /// Documents of a small tenant.
 const SMALL: u32 = 200;
@@ -113,10 +113,7 @@ fn stamps(movement: &wire::Move) -> Vec<PhaseStamp> {
 
 async fn ten_megabytes(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
     let tenant = fleet.tenant("medium").await?;
-    let source = session(&fleet.servers[0].url()).await?;
-    let rows = "INSERT INTO documents SELECT 'medium', 'd' || lpad(i::text, 9, '0'), 1, \
-                substr(repeat(md5(i::text), 13), 1, 400) FROM generate_series(1, 23500) i";
-    source.batch_execute(rows).await?;
+    fleet.fill(&tenant, 23_500, 400).await?;
     let mut took = Vec::new();
     for _ in 0..5 {
         // The defaults of `cellctl move tenant`, half a second of sync among them; until the other cell serves.
@@ -126,22 +123,10 @@ async fn ten_megabytes(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
         let asked = entered(&movement, wire::Phase::Preflight)?;
         took.push(Duration::from_millis(served - asked).as_secs_f64());
         say(&format!("  10 MB: {:.2} s: {}", took.last().copied().unwrap_or_default(), phases(&movement)));
-        reclaimed(fleet, &tenant).await?;
+        fleet.reclaimed(&tenant).await?;
     }
     let took = median(took);
     figures.add(Figure::at_most("10 MB tenant, asked for until served, p50", "s", took, Some(2.0), None));
-    Ok(())
-}
-
-/// The old copy is gone: what deletes it would be in the way of what is measured next.
-async fn reclaimed(fleet: &Fleet, tenant: &TenantId) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !fleet.control.get_tenant(tenant).await?.retained.is_empty() {
-        if Instant::now() > deadline {
-            bail!("the old copy of {tenant} is not reclaimed");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * `copy`: the backfill beside `COPY … | COPY …` between the same two servers, in turns, idle and beside writers;
 //! * `hold`: a small tenant moves back and forth under load, through a router; then several at once; then a larger one;
+//! * `overhead`: what each phase of a move costs the tenant that moves, and a neighbour;
 //! * `cost`: what the fence in the transaction, and the capture, cost the writers;
 //! * `abort`: moves are called off at any moment, under load; then it is looked for what is left of them;
 //! * `all`: one after the other.
@@ -17,6 +18,7 @@ mod figures;
 mod fleet;
 mod holding;
 mod load;
+mod overhead;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Command {
     Copy(Copy),
     /// Holds under load, and moves per hour
     Hold(Hold),
+    /// What each phase costs the tenant that moves, and a neighbour
+    Overhead(Overhead),
     /// What fence and capture cost
     Cost(Cost),
     /// Whether moves that are called off leave anything
@@ -65,11 +69,21 @@ struct Copy {
 #[derive(Debug, Clone, Args)]
 struct Hold {
     /// How many moves of the small tenant
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     moves: u32,
     /// Writers and readers of it, each waiting a little between two requests
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     clients: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Overhead {
+    /// Seconds of each window, one in each phase
+    #[arg(long = "phase-seconds", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Moves of the tenant
+    #[arg(long = "phase-rounds", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -99,9 +113,31 @@ struct All {
     #[command(flatten)]
     hold: Hold,
     #[command(flatten)]
+    overhead: Overhead,
+    #[command(flatten)]
     cost: Cost,
     #[command(flatten)]
     abort: Abort,
+    /// A look, in a few minutes: fewer moves, rounds and aborts, whatever else is said
+    #[arg(long)]
+    quick: bool,
+}
+
+impl All {
+    /// What is measured with `--quick`. What has to hold stays the same.
+    fn looked_at(&self) -> Self {
+        if !self.quick {
+            return self.clone();
+        }
+        Self {
+            copy: Copy { megabytes: 32, rounds: 1 },
+            hold: Hold { moves: 40, ..self.hold.clone() },
+            overhead: Overhead { seconds: 2, rounds: 1 },
+            cost: Cost { seconds: 1, windows: 2 },
+            abort: Abort { aborts: 40, ..self.abort.clone() },
+            quick: true,
+        }
+    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -134,29 +170,41 @@ fn main() -> Result<ExitCode> {
 
 async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {
     let fleet = Fleet::start().await?;
-    let (hold, copy, cost, abort) = match command {
-        Command::Hold(hold) => (Some(hold), None, None, None),
-        Command::Copy(copy) => (None, Some(copy), None, None),
-        Command::Cost(cost) => (None, None, Some(cost), None),
-        Command::Abort(abort) => (None, None, None, Some(abort)),
-        Command::All(All { copy, hold, cost, abort }) => (Some(hold), Some(copy), Some(cost), Some(abort)),
-    };
     // A part that fails is a figure that does not hold; the others are measured all the same.
-    if let Some(hold) = hold {
-        let ended = holding::run(&fleet, hold, figures).await;
-        figures.ended("hold", ended);
-    }
-    if let Some(copy) = copy {
-        let ended = copying::run(&fleet, copy, figures).await;
-        figures.ended("copy", ended);
-    }
-    if let Some(cost) = cost {
-        let ended = costing::run(&fleet, cost, figures).await;
-        figures.ended("cost", ended);
-    }
-    if let Some(abort) = abort {
-        let ended = aborting::run(&fleet, abort, figures).await;
-        figures.ended("abort", ended);
+    match command {
+        Command::Hold(hold) => {
+            let ended = holding::run(&fleet, hold, figures).await;
+            figures.ended("hold", ended);
+        }
+        Command::Copy(copy) => {
+            let ended = copying::run(&fleet, copy, figures).await;
+            figures.ended("copy", ended);
+        }
+        Command::Overhead(overhead) => {
+            let ended = overhead::run(&fleet, overhead, figures).await;
+            figures.ended("overhead", ended);
+        }
+        Command::Cost(cost) => {
+            let ended = costing::run(&fleet, cost, figures).await;
+            figures.ended("cost", ended);
+        }
+        Command::Abort(abort) => {
+            let ended = aborting::run(&fleet, abort, figures).await;
+            figures.ended("abort", ended);
+        }
+        Command::All(all) => {
+            let All { copy, hold, overhead, cost, abort, .. } = all.looked_at();
+            let ended = holding::run(&fleet, &hold, figures).await;
+            figures.ended("hold", ended);
+            let ended = copying::run(&fleet, &copy, figures).await;
+            figures.ended("copy", ended);
+            let ended = overhead::run(&fleet, &overhead, figures).await;
+            figures.ended("overhead", ended);
+            let ended = costing::run(&fleet, &cost, figures).await;
+            figures.ended("cost", ended);
+            let ended = aborting::run(&fleet, &abort, figures).await;
+            figures.ended("abort", ended);
+        }
     }
     fleet.stop().await
 }

@@ -41,6 +41,8 @@ struct Source {
     commit_us: u64,
     /// Bytes in a second to which copies are slowed down because of it; 0: they are not.
     slowed_to: u64,
+    /// The next rows wait for changes to be applied.
+    held_back: bool,
 }
 
 /// What was seen of a copy lately.
@@ -164,7 +166,7 @@ async fn copied(agents: &AgentPool, agent: &str, tenant: &str, seen: &mut Seen) 
 
 async fn source(agents: &AgentPool, agent: &str, tenant: &str) -> Source {
     let storage = storage(agents, agent, tenant).await.unwrap_or_default();
-    Source { commit_us: storage.commit_us, slowed_to: storage.slowed_to }
+    Source { commit_us: storage.commit_us, slowed_to: storage.slowed_to, held_back: storage.held_back }
 }
 
 async fn storage(agents: &AgentPool, agent: &str, tenant: &str) -> Option<wire::TenantStorage> {
@@ -230,6 +232,7 @@ fn progress(movement: &MoveView, copied: &Copied) -> String {
 fn of_source(source: Source) -> String {
     let commits = format!("commits there take {}.{} ms", source.commit_us / 1_000, source.commit_us % 1_000 / 100);
     match source {
+        Source { held_back: true, .. } => ", waits for changes to be applied".into(),
         Source { commit_us: 0, .. } => String::new(),
         Source { slowed_to: 0, .. } => format!(", {commits}"),
         Source { slowed_to, .. } => format!(", slowed down to {}/s: {commits}", bytes(slowed_to)),
@@ -344,12 +347,14 @@ mod tests {
         let (rows_per_second, bytes_per_second) = seen.rates(began + Duration::from_secs(2), 300, 30 << 20);
         let copied = Copied { rows: 300, bytes: 30 << 20, rows_per_second, bytes_per_second, ..Copied::default() };
         assert_eq!(progress(&watched, &copied), " · 30 % of 1000 rows, 30.0 MiB at 10.0 MiB/s, 7s left");
-        let source = Source { commit_us: 4_260, slowed_to: 0 };
+        let source = Source { commit_us: 4_260, ..Source::default() };
         let told = progress(&watched, &Copied { source, ..copied });
         assert!(told.ends_with(", 7s left, commits there take 4.2 ms"), "{told}");
-        let source = Source { commit_us: 130_000, slowed_to: 3 << 20 };
+        let source = Source { commit_us: 130_000, slowed_to: 3 << 20, held_back: false };
         let told = progress(&watched, &Copied { source, ..copied });
         assert!(told.ends_with(", slowed down to 3.0 MiB/s: commits there take 130.0 ms"), "{told}");
+        let told = progress(&watched, &Copied { source: Source { held_back: true, ..source }, ..copied });
+        assert!(told.ends_with(", 7s left, waits for changes to be applied"), "{told}");
         watched.phase = "sync".into();
         let copied = Copied { lag_ms: 12, lag_bytes: 2_048, ..copied };
         assert_eq!(progress(&watched, &copied), " · 300 rows, 30.0 MiB, lag 12 ms, 2.0 KiB");

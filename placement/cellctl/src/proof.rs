@@ -24,6 +24,8 @@ const COMMIT: &str = "Commit";
 /// An operator's command, and the event that it is.
 const TAKE_OVER: &str = "take-over";
 const BY_FORCE: &str = "TakeOver";
+/// With these words begins what was found to differ.
+const DIFFERS: &str = "differs-in=";
 
 /// The first line of a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,9 @@ pub(crate) struct Summary {
     pub(crate) holds: Vec<HeldFor>,
     /// Requests that the old cell has turned away since, at the end of soak.
     pub(crate) stale_rejected: Option<u64>,
+    /// In what the copy was found to differ, as the trail has it. All but a last one that ended the move was copied anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) differences: Vec<String>,
     /// How routers stood to each change of owner, as the trail has it.
     pub(crate) routers: Vec<String>,
     /// Every step: its entry in the trail, its revision in the replicated log, and what it was.
@@ -279,11 +284,15 @@ impl Summary {
             owner_after: said("source"),
             holds: Vec::new(),
             stale_rejected: None,
+            differences: Vec::new(),
             routers: Vec::new(),
             steps: Vec::new(),
             id: name.clone(),
         };
         for entry in entries.iter().filter(of_move) {
+            if let Some(at) = entry.detail.find(DIFFERS).filter(|_| entry.outcome == "done") {
+                summary.differences.push(entry.detail[at..].to_owned());
+            }
             match entry.action.as_str() {
                 "move-phase" | TAKE_OVER if entry.outcome == "done" => summary.take(entry)?,
                 "cancel-move" if entry.outcome == "done" => {
@@ -347,10 +356,13 @@ impl Summary {
             _ => serde_json::Map::new(),
         };
         let (said, must) = (fields(self), fields(must));
-        let differs = said.iter().find(|(field, value)| must.get(*field) != Some(value));
-        differs.map_or(Ok(()), |(field, value)| {
-            let is = must.get(field).map(ToString::to_string).unwrap_or_default();
-            Err(Unproven::Differs { field: field.clone(), said: value.to_string(), is })
+        // What is left out is said, too.
+        let differs = said.keys().chain(must.keys()).find(|field| said.get(*field) != must.get(*field));
+        differs.map_or(Ok(()), |field| {
+            let text = |of: &serde_json::Map<_, serde_json::Value>| {
+                of.get(field).map_or_else(|| "nothing".into(), ToString::to_string)
+            };
+            Err(Unproven::Differs { field: field.clone(), said: text(&said), is: text(&must) })
         })
     }
 

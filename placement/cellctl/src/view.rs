@@ -4,6 +4,7 @@
 
 mod ahead;
 mod audit;
+mod difference;
 mod quarantine;
 mod router;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 pub use ahead::{EstimateView, FindingView, LimitsView, PreviewView};
 pub use audit::AuditView;
 pub(crate) use audit::hash_of;
+pub use difference::{DifferenceView, DifferingRowView};
 pub use quarantine::{QuarantineView, TakenView, TakeoverView};
 pub use router::RouterView;
 
@@ -216,6 +218,9 @@ pub struct MoveView {
     /// What a forced takeover stood on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takeover: Option<TakenView>,
+    /// In what the copy was found to differ.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<DifferenceView>,
     /// Phases entered.
     pub history: Vec<StampView>,
 }
@@ -378,6 +383,7 @@ impl From<wire::Move> for MoveView {
             in_sync: movement.in_sync,
             setback: movement.setback.map(SetbackView::from),
             takeover: movement.takeover.map(TakenView::from),
+            differences: movement.differences.into_iter().map(DifferenceView::from).collect(),
             holds: holds(&stamps_of(&movement.history)),
             history: movement.history.into_iter().map(stamp).collect(),
         }

@@ -38,6 +38,10 @@ pub struct Options {
     pub quarantine_every: Duration,
     /// For how long a hold is put off because of transactions that are open.
     pub quiet_patience: Duration,
+    /// How often some rows are compared in soak.
+    pub shadow_every: Duration,
+    /// A copy that applies changes for so long and comes no closer to its source is given up: the writers are too fast for it.
+    pub gain_patience: Duration,
     /// A copy is close behind when it lags less than this,
     pub caught_up_lag: Duration,
     /// and less than this many bytes.
@@ -57,6 +61,8 @@ impl Default for Options {
             hold_backoff: Duration::from_millis(500),
             quarantine_every: Duration::from_secs(1),
             quiet_patience: Duration::from_secs(30),
+            shadow_every: Duration::from_secs(10),
+            gain_patience: Duration::from_secs(120),
             caught_up_lag: Duration::from_secs(1),
             caught_up_bytes: 1 << 20,
         }

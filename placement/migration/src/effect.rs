@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use cell_client::{Finding, PreflightReport, StepError};
+use cell_client::{Finding, ImportProgress, PreflightReport, StepError};
 use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis, Weight};
 use tokio::time::Instant;
 
 use crate::coordinator::Tenure;
+use crate::gaining::Gaining;
 use crate::lines::Place;
 use crate::steps::{Run, Setback, accepted};
 use crate::{ControlPlane, Coordinator};
 
 /// A copy is looked at no more often than this.
 const LOOK_MIN: Duration = Duration::from_millis(10);
+/// No chunk of a copy is larger.
+const CHUNK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What a cell has said before a move.
 enum Looked {
@@ -126,7 +129,7 @@ impl<P: ControlPlane> Run<'_, P> {
             }
         }
         if let [source, target] = passed.as_slice()
-            && let Some(Finding { code, reason }) = source.unlike(target)
+            && let Some(Finding { code, reason }) = source.apart_from(target)
         {
             return self.happened(Event::PreflightFailed { code, reason }).await;
         }
@@ -195,6 +198,9 @@ impl<P: ControlPlane> Run<'_, P> {
         let (context, agent) = (self.context(), self.to()?);
         let status = || self.of.agents.import_status_at(&agent, &context, bytes_per_second);
         let began = Instant::now();
+        let (mut gaining, mut looked) = (Gaining::default(), began);
+        // At this rate the next chunk may be long in coming.
+        let chunk = Duration::from_secs(CHUNK_BYTES_MAX.checked_div(bytes_per_second).unwrap_or_default());
         loop {
             let import = self.insist("import status", status).await?;
             if !import.failure_code.is_empty() {
@@ -202,6 +208,11 @@ impl<P: ControlPlane> Run<'_, P> {
             }
             if import.backfilled {
                 return self.happened(Event::BackfillDone { applied: import.applied }).await;
+            }
+            let in_vain = gaining.look(&import, looked.elapsed());
+            looked = Instant::now();
+            if in_vain > self.of.options.gain_patience + chunk {
+                return self.too_slow(&import, in_vain).await;
             }
             // A small tenant is copied in less time than lies between two looks at a large one.
             let poll = self.of.options.poll;
@@ -211,6 +222,7 @@ impl<P: ControlPlane> Run<'_, P> {
 
     async fn await_caught_up(&self) -> Result<(), Setback> {
         let (context, agent) = (self.context(), self.to()?);
+        let (mut gaining, mut looked) = (Gaining::default(), Instant::now());
         loop {
             let import = self.insist("import status", || self.of.agents.import_status(&agent, &context)).await?;
             if !import.failure_code.is_empty() {
@@ -219,11 +231,27 @@ impl<P: ControlPlane> Run<'_, P> {
             if self.is_close_behind(&import) {
                 return self.happened(Event::CaughtUp { applied: import.applied }).await;
             }
+            let in_vain = gaining.look(&import, looked.elapsed());
+            looked = Instant::now();
+            if in_vain > self.of.options.gain_patience {
+                return self.too_slow(&import, in_vain).await;
+            }
             tokio::time::sleep(self.of.options.poll).await;
         }
     }
 
-    fn is_close_behind(&self, import: &cell_client::ImportProgress) -> bool {
+    /// A copy that does not come closer would go on for ever, and so would the log that is kept for it.
+    async fn too_slow(&self, import: &ImportProgress, in_vain: Duration) -> Result<(), Setback> {
+        let ImportProgress { copied_rows, lag_bytes, lag_ms, .. } = import;
+        let reason = format!(
+            "for {} s changes were applied as fast as they came and nothing was gained: {copied_rows} rows are copied, the copy lags by \
+             {lag_ms} ms and {lag_bytes} bytes",
+            in_vain.as_secs()
+        );
+        self.give_up("WRITERS_TOO_FAST", &reason).await
+    }
+
+    fn is_close_behind(&self, import: &ImportProgress) -> bool {
         import.backfilled
             && Duration::from_millis(import.lag_ms) < self.of.options.caught_up_lag
             && import.lag_bytes < self.of.options.caught_up_bytes
@@ -252,10 +280,7 @@ impl<P: ControlPlane> Run<'_, P> {
         let scanned = self.insist("scan target", || self.of.agents.scan_digest(&to, &context, Some(seq))).await;
         match scanned {
             Ok((_, theirs)) if theirs == ours => self.happened(Event::FullyVerified { seq, digest: ours }).await,
-            Ok((_, theirs)) => {
-                let reason = format!("at change {seq} the source adds up to {ours}, the target to {theirs}");
-                self.happened(Event::Mismatched { reason }).await
-            }
+            Ok((_, theirs)) => self.mend(seq, ours, theirs).await,
             Err(Setback::Step(StepError::Refused { code, reason })) if code == "MISMATCH" => {
                 self.happened(Event::Mismatched { reason }).await
             }
@@ -339,7 +364,7 @@ impl<P: ControlPlane> Run<'_, P> {
     /// When the soak is over, the cell that redirects says how much it has turned away. One that cannot be asked holds
     /// nothing up: then it is not known.
     async fn await_soak(&self, at: UnixMillis) -> Result<(), Setback> {
-        self.until(at, Duration::from_millis(self.movement()?.soak_ms.into())).await;
+        self.soak(at).await?;
         let (context, agent) = (self.context(), self.from()?);
         let counted = self.of.agents.import_status(&agent, &context).await.ok();
         let counted = counted.map(|import| Event::Counted { stale_rejected: import.stale_rejected });

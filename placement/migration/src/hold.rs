@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cell_client::{StepContext, StepError};
-use cell_model::{Attempt, Digest, Event, Generation, Leg, Phase, Rejected, Seq, UnixMillis};
+use cell_model::{Attempt, Difference, Digest, Event, Generation, Leg, Phase, Rejected, Seq, UnixMillis};
 use tokio::time::Instant;
 
 use crate::ControlPlane;
@@ -24,7 +24,7 @@ enum Missed {
     /// It was late, or a cell refused.
     Reason(String),
     /// The copy is not the original.
-    Mismatch(String),
+    Differs(Difference),
 }
 
 impl<P: ControlPlane> Run<'_, P> {
@@ -53,13 +53,15 @@ impl<P: ControlPlane> Run<'_, P> {
             Err(_) => Missed::Reason(format!("not done within the budget of {budget_ms} ms")),
         };
         self.let_go(&from, &context).await;
-        let (mismatch, reason) = match missed {
-            Missed::Mismatch(reason) => (true, reason),
-            Missed::Reason(reason) => (false, reason),
+        let (differs, reason) = match missed {
+            Missed::Differs(found) => (Some(found.clone()), found.to_string()),
+            Missed::Reason(reason) => (None, reason),
         };
-        tracing::warn!(tenant = %self.record.id, %attempt, reason, mismatch, "hold missed");
-        if mismatch && self.movement()?.leg == Leg::Forward {
-            return self.happened(Event::Mismatched { reason }).await;
+        tracing::warn!(tenant = %self.record.id, %attempt, reason, "hold missed");
+        // On the way back there is no copy to mend: the owner keeps the tenant.
+        let is_forward = self.movement()?.leg == Leg::Forward;
+        if let Some(found) = differs.filter(|_| is_forward) {
+            return self.happened(Event::Differed(Box::new(found))).await;
         }
         let not_before = self.after_backoff(attempt);
         self.happened(Event::HoldMissed { attempt, reason, not_before }).await
@@ -105,8 +107,7 @@ impl<P: ControlPlane> Run<'_, P> {
         let ours = ours.map_err(|error| missed("digest of the owner", error))?;
         let theirs = theirs.map_err(|error| missed("digest of the follower", error))?;
         if ours != theirs {
-            let reason = format!("at change {sealed} the owner adds up to {ours}, the follower to {theirs}");
-            return Err(Missed::Mismatch(reason));
+            return Err(Missed::Differs(Difference::of_digests(Phase::Hold, sealed, ours, theirs)));
         }
         tracing::debug!(tenant = %self.record.id, ?quiesced, took = ?began.elapsed(), "writes held, copies equal");
         Ok(Held { sealed, generation, digest: ours })

@@ -14,15 +14,21 @@
 //! * [`Coordinator`] turns leadership and changed records into running tasks;
 //! * `lines` keeps the tasks few that belong to no move: a cell may be away, and every tenant have something to be done there;
 //! * `effect` runs one effect to its end, `hold` the steps of a hold within its budget;
+//! * `gaining` says whether a copy comes closer to its source;
+//! * `mending` has rows copied anew in which a copy differs;
+//! * `soaking` compares some rows while a move soaks;
 //! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
 
 mod control_plane;
 mod coordinator;
 mod effect;
+mod gaining;
 mod hold;
 mod lines;
+mod mending;
 mod setbacks;
+mod soaking;
 mod steps;
 mod takeover;
 mod telling;

@@ -346,6 +346,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         stale_rejected: None,
         takeover: None,
         reason: options.reason.as_str().into(),
+        differences: Vec::new(),
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, CellId, Digest, Generation, Lineage, Seq, Tail, UnixMillis, Weight};
+use crate::{Attempt, CellId, Difference, Digest, Generation, Lineage, Seq, Tail, UnixMillis, Weight};
 
 /// One thing that happened. Acknowledgements of a hold carry the attempt that they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub enum Event {
         /// What both add up to.
         digest: Digest,
     },
-    /// Digests differ: the copy is not the original. The move ends, the tenant stays.
+    /// Digests differ, and nothing can be done about it: the copy is not the original. The move ends, the tenant stays.
     Mismatched {
         /// What differs.
         reason: String,
@@ -204,6 +204,9 @@ pub enum Event {
         /// So many.
         stale_rejected: u64,
     },
+    /// The copy is not the original, and this is known of where: rows that differ are copied anew, and everything is compared
+    /// again. Not without end: see [`crate::Move::DIFFERENCES_MAX`].
+    Differed(Box<Difference>),
 }
 
 impl Event {
@@ -249,6 +252,7 @@ impl Event {
             Self::Reclaimed { .. } => "Reclaimed",
             Self::Weighed(_) => "Weighed",
             Self::Counted { .. } => "Counted",
+            Self::Differed(_) => "Differed",
         }
     }
 }

@@ -17,6 +17,7 @@ mod audit;
 mod command;
 mod decide;
 mod declared;
+mod difference;
 mod effects;
 mod event;
 mod fleet;
@@ -43,6 +44,7 @@ pub use command::{
 };
 pub use decide::decide;
 pub use declared::{Capacity, CellKind, CellTraits, Declaration};
+pub use difference::{Difference, Differing, DifferingRow};
 pub use effects::{Effect, pending_effects};
 pub use event::Event;
 pub use fleet::{Fleet, FleetHead, FleetImage, FleetView, Limits, Stamp};

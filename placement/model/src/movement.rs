@@ -19,7 +19,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, CellId, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid, UnixMillis,
+    Attempt, CellId, Difference, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid,
+    UnixMillis,
 };
 
 /// Which way the tenant goes.
@@ -364,7 +365,11 @@ pub struct Move {
     /// The owner was out of reach, and the other cell was made the owner by force.
     pub takeover: Option<Takeover>,
     /// Why it was asked for; empty where nobody said.
+    #[serde(deserialize_with = "crate::layout::since_5")]
     pub reason: Box<str>,
+    /// In what the copy was found to differ, the last one last: at most one more than [`Move::DIFFERENCES_MAX`].
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub differences: Vec<Difference>,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].
@@ -374,6 +379,8 @@ pub struct Move {
 impl Move {
     /// How many phase stamps are kept.
     pub const HISTORY_MAX: usize = 128;
+    /// How often a copy that differs is mended. Found to differ once more, it is given up.
+    pub const DIFFERENCES_MAX: usize = 3;
 
     /// The cell that owns now and is to be left, on this leg, until COMMIT.
     #[must_use]

@@ -60,6 +60,10 @@ rules! {
     FullyVerifiedPhase "fully-verified/phase" "full digests outside Verify";
     MismatchedPhase "mismatched/phase" "unequal digests where none are compared";
     MismatchedLeg "mismatched/leg" "unequal digests on the way back";
+    DifferedPhase "differed/phase" "rows that differ where none are compared";
+    DifferedFound "differed/found" "rows that differ, found in another phase or on the way back";
+    DifferedRows "differed/rows" "more rows, or longer keys, than are kept";
+    DifferedIntent "differed/intent" "rows that differ in Soak, of a move that rests or goes back";
     GaveUpPhase "gave-up/phase" "a copy that failed where nothing is copied";
     SyncEngagedPhase "sync-engaged/phase" "sync outside Sync";
     InSyncPhase "in-sync/phase" "a copy that has everything, outside Sync";

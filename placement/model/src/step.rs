@@ -68,6 +68,7 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::SyncDegraded { .. }
         | Event::SyncDisengaged
         | Event::Weighed(_)
+        | Event::Differed(_)
         | Event::GaveUp { .. } => ended = within_move(&mut next, event, stamp, copy::take)?,
         Event::HoldDue
         | Event::Sealed { .. }

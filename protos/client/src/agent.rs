@@ -17,6 +17,7 @@ use crate::{Link, Server, StepError};
 
 mod alike;
 mod held;
+mod mending;
 mod steps;
 mod takeover;
 
@@ -89,7 +90,7 @@ impl StepContext {
 }
 
 /// What a cell says before a move.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PreflightReport {
     /// What stands in the way; empty: nothing.
     pub findings: Vec<Finding>,
@@ -103,6 +104,12 @@ pub struct PreflightReport {
     pub tables: Vec<String>,
     /// Where the cell keeps its tenants; an older agent does not say.
     pub storage: Option<v1::Storage>,
+    /// Of a source: bytes that the tenant takes of a disk, with indexes; 0: it is not said.
+    pub disk_bytes: u64,
+    /// Of a target: bytes that are free on its disk, where that is known.
+    pub free_bytes: Option<u64>,
+    /// Of a target: the log of what is written takes up to so many bytes beside it.
+    pub log_bytes_max: u64,
 }
 
 /// One thing that stands in the way of a move.

@@ -1,9 +1,16 @@
 use cell_model::{
-    Acks, Attempt, CellId, Digest, Epoch, Intent, Leg, Lineage, MappingState, MoveId, Phase, Rev, Revision,
-    SealedAck, Seq, TenantId, Tier, Uid, UnixMillis, VerifiedAck,
+    Acks, Attempt, CellId, Difference, Differing, DifferingRow, Digest, Epoch, Intent, Leg, Lineage, MappingState,
+    MoveId, Phase, Rev, Revision, SealedAck, Seq, TenantId, Tier, Uid, UnixMillis, VerifiedAck,
 };
 
 use super::*;
+
+fn difference() -> Difference {
+    let digest = |sum| Digest { rows: 5, sum };
+    let found = Difference::of_digests(Phase::Verify, Seq(11), digest(255), digest(254));
+    let row = DifferingRow { table: "orders".into(), key: "(7)".into(), differing: Differing::Changed };
+    Difference { changed: 1, rows: vec![row], ..found }
+}
 
 fn movement() -> Move {
     Move {
@@ -34,6 +41,7 @@ fn movement() -> Move {
         stale_rejected: None,
         takeover: None,
         reason: "hot".into(),
+        differences: vec![difference()],
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,
@@ -88,6 +96,11 @@ fn a_tenant_shows_its_mapping_its_move_and_its_copies() {
     assert_eq!(movement.digest, format!("5:{:032x}", 255));
     assert_eq!(movement.history.len(), 1);
     assert!(!movement.has_ended());
+    let found = &movement.differences[0];
+    assert_eq!((found.phase(), found.seq, found.changed, found.more), (v1::Phase::Verify, 11, 1, false));
+    assert_eq!((found.owner.clone(), found.copy.clone()), (format!("5:{:032x}", 255), format!("5:{:032x}", 254)));
+    let row = &found.rows[0];
+    assert_eq!((row.table.as_str(), row.key.as_str(), row.differing.as_str()), ("orders", "(7)", "changed"));
 }
 
 #[test]

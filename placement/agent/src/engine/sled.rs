@@ -58,6 +58,11 @@ impl SledEngine {
 }
 
 impl Engine for SledEngine {
+    fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::fstatvfs(&self.log).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let value = self.tree.get(key).map_err(|error| EngineError::Read(error.to_string()))?;
         Ok(value.map(|value| value.to_vec()))

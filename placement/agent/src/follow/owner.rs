@@ -145,7 +145,16 @@ impl Feed {
                             return;
                         }
                     }
-                    Some(Request::Start(_)) | None => return,
+                    Some(
+                        Request::Start(_)
+                        | Request::Buckets(_)
+                        | Request::Rows(_)
+                        | Request::Recopy(_)
+                        | Request::Sample(_),
+                    )
+                    | None => {
+                        return;
+                    }
                 }
             }
         };

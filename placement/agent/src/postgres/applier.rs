@@ -27,16 +27,20 @@ use tokio_postgres::{Client, Statement, Transaction};
 
 use statements::{Side, Whole, existed, is_unchanged, load_sql, moves_key, side, updated};
 
+use super::captures::RowKey;
 use super::catalogue::{Catalogue, Table};
 use super::connect::Database;
 use super::fault::Fault;
 use super::records::{Copied, Reach, from_db, to_db};
 use super::sql::Text;
+use super::{backfill, wal};
 use crate::record::Record as _;
 use crate::refusal::Refusal;
 
 /// Statements under way at once.
 const PIPELINE: usize = 24;
+/// Rows that are removed by their keys in one statement.
+const REMOVED_AT_ONCE: usize = 500;
 /// Statements that are kept prepared.
 const STATEMENTS_MAX: usize = 500;
 /// That the copy is as it is believed to be; whoever changes that waits.
@@ -97,8 +101,15 @@ impl From<tokio_postgres::Error> for NotApplied {
     }
 }
 
-fn diverged(table: &Table, rows: u64) -> NotApplied {
-    let reason = format!("a change of one row of {} has met {rows} rows in the copy", table.name);
+fn diverged(table: &Table, key: &[wire::TableValue], rows: u64) -> NotApplied {
+    let key: Vec<&str> = key.iter().filter_map(wal::text).collect();
+    let (name, key) = (&table.name, key.join(", "));
+    let reason = format!("a change of row ({key}) of {name} has met {rows} rows in the copy");
+    NotApplied::Never(Refusal::new("COPY_DIVERGED", reason))
+}
+
+fn not_loaded(table: &Table, rows: u64, loaded: u64) -> NotApplied {
+    let reason = format!("of {rows} rows that were loaded into {} there are {loaded} in the copy", table.name);
     NotApplied::Never(Refusal::new("COPY_DIVERGED", reason))
 }
 
@@ -124,11 +135,23 @@ fn value(value: &wire::TableValue) -> Text<'_> {
     })
 }
 
+/// What one transaction brings, in this order.
+#[derive(Default)]
+struct Brings<'a> {
+    before: &'a [wire::TableTransaction],
+    /// Rows with these keys go, if they are there.
+    remove: &'a [wire::TableKey],
+    rows: &'a [wire::TableRows],
+    later: &'a [wire::TableTransaction],
+}
+
 /// A statement with its values.
 struct Prepared<'a> {
     statement: Statement,
     values: Vec<Text<'a>>,
     table: &'a Table,
+    /// Before the change.
+    key: &'a [wire::TableValue],
     /// It must touch exactly one row.
     exact: bool,
 }
@@ -174,7 +197,17 @@ impl Applier {
         if after == self.copied {
             return Ok(());
         }
-        self.write(&[], transactions, &[], after, true).await
+        self.write(Brings { before: transactions, ..Brings::default() }, after, true).await
+    }
+
+    /// Puts these rows in the place of whatever is there under their keys. The copy is where they were read.
+    pub(crate) async fn recopy(&mut self, recopied: &wire::RecopiedRows) -> Result<(), NotApplied> {
+        let (seq, reach) = (Seq(recopied.seq), self.copied.reach.clone());
+        if self.copied.applied > seq || !reach.done {
+            return Err(unreadable());
+        }
+        let brings = Brings { remove: &recopied.keys, rows: &recopied.rows, ..Brings::default() };
+        self.write(brings, Copied { applied: seq, reach }, true).await
     }
 
     /// Loads a chunk into its virgin range, with the transactions before and after its snapshot.
@@ -183,21 +216,16 @@ impl Applier {
         let after = Copied { applied: Seq(chunk.seq), reach };
         let bytes = self.lazy.0 + chunk.rows.iter().map(|rows| rows.copy.len() as u64).sum::<u64>();
         let wait = after.reach.done || bytes > LAZY_BYTES_MAX || self.lazy.1.elapsed() > LAZY_MAX;
-        self.write(&chunk.rows, &chunk.visible, &chunk.later, after, wait).await?;
+        let brings = Brings { before: &chunk.visible, rows: &chunk.rows, later: &chunk.later, ..Brings::default() };
+        self.write(brings, after, wait).await?;
         if !wait {
             self.lazy.0 = bytes;
         }
         Ok(())
     }
 
-    async fn write(
-        &mut self,
-        rows: &[wire::TableRows],
-        before: &[wire::TableTransaction],
-        later: &[wire::TableTransaction],
-        after: Copied,
-        wait: bool,
-    ) -> Result<(), NotApplied> {
+    async fn write(&mut self, brings: Brings<'_>, after: Copied, wait: bool) -> Result<(), NotApplied> {
+        let Brings { before, remove, rows, later } = brings;
         let applied = self.copied.applied;
         let new = |transactions: &'_ [wire::TableTransaction]| -> Vec<wire::TableMutation> {
             let new = transactions.iter().filter(|transaction| Seq(transaction.seq) > applied);
@@ -232,6 +260,7 @@ impl Applier {
         };
         work.expect(&self.copied, self.move_id).await?;
         work.mutate(&before, &self.copied.reach).await?;
+        work.remove(remove).await?;
         for rows in rows {
             work.load(rows).await?;
         }
@@ -295,13 +324,28 @@ impl<'a> Work<'a> {
         Err(not_as_it_was(move_id))
     }
 
+    /// Whether anything is there or not.
+    async fn remove(&self, keys: &[wire::TableKey]) -> Result<(), NotApplied> {
+        let keys: Vec<RowKey> = keys.iter().map(|key| (key.table, key.key.clone())).collect();
+        let of_tables = keys.chunk_by(|one, other| one.0 == other.0);
+        for some in of_tables.flat_map(|of_table| of_table.chunks(REMOVED_AT_ONCE)) {
+            let table =
+                some.first().and_then(|(number, _)| self.catalogue.table(*number)).ok_or_else(unreadable)?;
+            let (name, of) =
+                (self.catalogue.qualified(table), self.catalogue.of_tenant(table, self.tenant.as_str()));
+            let sql = format!("DELETE FROM {name} WHERE {of} AND {}", backfill::among(table, some));
+            self.transaction.execute(&sql, &[]).await?;
+        }
+        Ok(())
+    }
+
     async fn load(&self, rows: &wire::TableRows) -> Result<(), NotApplied> {
         let table = self.catalogue.table(rows.table).ok_or_else(unreadable)?;
         let load = self.statement(&load_sql(self.catalogue, table))?;
         let mut sink = pin!(self.transaction.copy_in::<_, Bytes>(&load).await?);
         sink.send(rows.copy.clone()).await?;
         let loaded = sink.finish().await?;
-        if loaded == rows.rows { Ok(()) } else { Err(diverged(table, loaded)) }
+        if loaded == rows.rows { Ok(()) } else { Err(not_loaded(table, rows.rows, loaded)) }
     }
 
     /// In the source's order, many under way at once: the server runs them one after another.
@@ -340,7 +384,7 @@ impl<'a> Work<'a> {
     async fn one(&self, prepared: Prepared<'_>) -> Result<u64, NotApplied> {
         let values: Vec<&(dyn ToSql + Sync)> = prepared.values.iter().map(|value| value as _).collect();
         let rows = self.transaction.execute(&prepared.statement, &values).await?;
-        if prepared.exact && rows != 1 { Err(diverged(prepared.table, rows)) } else { Ok(rows) }
+        if prepared.exact && rows != 1 { Err(diverged(prepared.table, prepared.key, rows)) } else { Ok(rows) }
     }
 
     const fn whole(&self, table: &'a Table) -> Whole<'a> {
@@ -373,7 +417,7 @@ impl<'a> Work<'a> {
         };
         // Beyond the frontier there is nothing to touch yet.
         let exact = side(reach, mutation.table) == Side::Whole;
-        Ok(Some(Prepared { statement, values, table, exact }))
+        Ok(Some(Prepared { statement, values, table, key: &mutation.old_key, exact }))
     }
 
     /// An update that gives a row of a half-copied table another key: the row may come over the frontier, or go.
@@ -398,6 +442,7 @@ impl<'a> Work<'a> {
             statement: self.statement(&delete)?,
             values: mutation.old_key.iter().map(value).collect(),
             table,
+            key: &mutation.old_key,
             exact: false,
         };
         self.one(old).await?;
@@ -405,6 +450,7 @@ impl<'a> Work<'a> {
             statement: self.statement(&insert)?,
             values: mutation.new_row.iter().map(value).collect(),
             table,
+            key: &mutation.old_key,
             exact: false,
         };
         self.one(new).await?;

@@ -8,6 +8,7 @@ use cell_protos::v1 as wire;
 use futures::TryStreamExt as _;
 use tokio_postgres::Client;
 
+use super::captures::RowKey;
 use super::catalogue::{Catalogue, Table};
 use super::fault::Fault;
 use super::form::Form;
@@ -20,6 +21,10 @@ const ROWS_FIRST: u64 = 256;
 /// How large a row is taken to be until then.
 const ROW_GUESSED: u64 = 1_024;
 const ROWS_MAX: u64 = 50_000;
+/// Rows that are read by their keys in one statement, so that large ones do not come too many at once,
+const KEYS_AT_ONCE: usize = 64;
+/// and bytes of them after which no more are read.
+const KEYS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// A chunk as the snapshot saw it.
 pub(crate) struct Chunk {
@@ -108,6 +113,45 @@ pub(crate) async fn read(
     Ok(Chunk { rows, reach, row_size })
 }
 
+/// The rows with these keys, of one table behind the other, in the transaction that [`begin`] has begun; and which keys they are:
+/// beyond so many bytes the rest is left for another time.
+pub(crate) async fn read_keys(
+    client: &Client,
+    catalogue: &Catalogue,
+    (tenant, form): (&TenantId, &Form),
+    keys: &[RowKey],
+) -> Result<(Vec<RowKey>, Vec<wire::TableRows>), Fault> {
+    let (mut read, mut rows, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let of_tables = keys.chunk_by(|one, other| one.0 == other.0);
+    for some in of_tables.flat_map(|of_table| of_table.chunks(KEYS_AT_ONCE)) {
+        let Some(table) = some.first().and_then(|(number, _)| catalogue.table(*number)) else { continue };
+        if bytes > KEYS_BYTES_MAX {
+            break;
+        }
+        let condition = format!("{} AND {}", catalogue.of_tenant(table, tenant.as_str()), among(table, some));
+        let (copy, count) = copy_where(client, catalogue, form.of(some[0].0), table, &condition).await?;
+        bytes += copy.len();
+        read.extend_from_slice(some);
+        if count > 0 {
+            rows.push(wire::TableRows { table: some[0].0, copy, rows: count });
+        }
+    }
+    Ok((read, rows))
+}
+
+/// `("a", "b") IN (VALUES ('x'::text, '1'::bigint), …)`, so that keys that are equal and written otherwise name a row once.
+pub(crate) fn among(table: &Table, keys: &[RowKey]) -> String {
+    if table.key.is_empty() {
+        // The tenant has one row at the most.
+        return "true".into();
+    }
+    let value = |(name, text): (&String, &String)| format!("{}::{}", literal(text), table.type_of(name));
+    let typed =
+        |(_, key): &RowKey| format!("({})", table.key.iter().zip(key).map(value).collect::<Vec<_>>().join(", "));
+    let values: Vec<String> = keys.iter().map(typed).collect();
+    format!("({}) IN (VALUES {})", table.key_list(), values.join(", "))
+}
+
 /// The key of the `count`th row after `after`; none where fewer are left.
 async fn boundary(
     client: &Client,
@@ -150,6 +194,16 @@ async fn copy_out(
     if let Some(until) = until {
         condition = format!("{condition} AND {}", compare(table, "<=", until));
     }
+    copy_where(client, catalogue, whose, table, &condition).await
+}
+
+async fn copy_where(
+    client: &Client,
+    catalogue: &Catalogue,
+    whose: Option<&str>,
+    table: &Table,
+    condition: &str,
+) -> Result<(Bytes, u64), Fault> {
     let sql = format!(
         "COPY (SELECT {} FROM {} WHERE {condition}) TO STDOUT (FORMAT binary)",
         listed(whose.map(str::to_owned), table),

@@ -52,6 +52,7 @@ pub(crate) struct Standing {
     pub(crate) acked: Seq,
     pub(crate) unacked_since: Option<Instant>,
     pub(crate) kept: usize,
+    pub(crate) kept_bytes: u64,
 }
 
 impl Capture {
@@ -169,6 +170,7 @@ impl Captures {
                 acked: capture.acked,
                 unacked_since: capture.unacked_since,
                 kept: capture.queue.len(),
+                kept_bytes: capture.bytes,
             }),
         })
     }

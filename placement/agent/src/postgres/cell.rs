@@ -403,6 +403,7 @@ fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Opt
         move_id: control.move_id.0,
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
+        held_back: control.capture.is_some() && core.held_back,
         ..wire::TenantStorage::default()
     })
 }

@@ -81,15 +81,31 @@ pub(crate) async fn of_keys(
 }
 
 async fn add(client: &Client, hash: &RowHash, table: &Table, from: &str, sum: &mut Sum) -> Result<(), Fault> {
-    let columns: Vec<String> = table.columns.iter().map(|column| ident(&column.name)).collect();
+    let each = |row: Bytes| {
+        sum.digest = hash.moved(sum.digest, table.name.as_bytes(), None, Some(&row));
+        sum.bytes += row.len() as u64;
+        Ok(())
+    };
+    each_row(client, table, &[], from, each).await
+}
+
+/// Reads rows of a table, each as the server sends it: its columns, and behind them what `beside` selects.
+pub(crate) async fn each_row(
+    client: &Client,
+    table: &Table,
+    beside: &[String],
+    from: &str,
+    mut take: impl FnMut(Bytes) -> Result<(), Fault> + Send,
+) -> Result<(), Fault> {
+    let columns = table.columns.iter().map(|column| ident(&column.name));
+    let columns: Vec<String> = columns.chain(beside.iter().cloned()).collect();
     let sql = format!("COPY (SELECT {} FROM {from}) TO STDOUT (FORMAT binary)", columns.join(", "));
     let mut stream = pin!(client.copy_out(&sql).await?);
     let mut rows = Rows::default();
     while let Some(data) = stream.try_next().await? {
         rows.buffer.extend_from_slice(&data);
         while let Some(row) = rows.next()? {
-            sum.digest = hash.moved(sum.digest, table.name.as_bytes(), None, Some(&row));
-            sum.bytes += row.len() as u64;
+            take(row)?;
         }
     }
     Ok(())

@@ -8,6 +8,9 @@
 //! The follower drops changes of rows that it does not have yet. That is right only if the snapshot that will bring
 //! those rows has seen them, which is why a snapshot waits for everything that was sent (`unsettled`).
 
+mod mending;
+mod opening;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +21,13 @@ use cell_protos::v1::follow_response::Response;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use mending::{Asked, Examination};
+use opening::refused;
+
 use super::backfill;
+use super::backlog::Backlog;
 use super::captures::Captured;
 use super::cell::Cell;
 use super::form::Form;
@@ -30,7 +36,6 @@ use super::seal;
 use super::snapshot::Snapshot;
 use super::tenant::{Core, Tenant};
 use super::throttle::UnderWay;
-use crate::driver::Responses;
 use crate::follow::HEARTBEAT_MS;
 use crate::record::{Record, Role};
 use crate::refusal::Refusal;
@@ -47,6 +52,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(4);
 const THROTTLE_LOOK: Duration = Duration::from_millis(50);
 /// Transactions that may not be visible yet are looked at again once there are so many.
 const UNSETTLED: usize = 1_000;
+
+pub(crate) use opening::serve;
 
 /// See the module.
 pub(crate) struct Feed {
@@ -76,13 +83,6 @@ pub(crate) enum Compare {
     Keys(Vec<super::captures::RowKey>),
 }
 
-fn refused(refusal: &Refusal) -> Status {
-    let mut status = Status::failed_precondition(refusal.reason.clone());
-    let code = tonic::metadata::MetadataValue::from_static(refusal.code);
-    status.metadata_mut().insert(cell_client::trailer::CODE, code);
-    status
-}
-
 fn gone() -> Refusal {
     Refusal::new("BUSY", "the follower is gone")
 }
@@ -95,89 +95,6 @@ fn capturing(core: &Core, uid: Uid, move_id: MoveId) -> Result<(), Refusal> {
         Some(_) => Ok(()),
         None => Err(Refusal::new("NOT_OWNER", format!("nothing is captured for {move_id} here"))),
     }
-}
-
-/// Serves a follower until it goes, another stream takes its place, or nothing is captured for it any more.
-pub(crate) async fn serve(
-    of: impl Fn(&TenantId) -> Result<Arc<Cell>, Status> + Send,
-    request: tonic::Request<Streaming<wire::FollowRequest>>,
-) -> Result<Responses, Status> {
-    let caller = cell_client::caller(&request).cloned();
-    let mut incoming = request.into_inner();
-    let first = tokio::time::timeout(OPENING_MAX, incoming.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("a stream begins with a start"))??;
-    let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
-        return Err(Status::invalid_argument("a stream begins with a start"));
-    };
-    cell_client::check_cell(caller.as_ref(), &start.cell)?;
-    if start.storage() != wire::Storage::Postgres {
-        let reason = "this cell keeps tenants in PostgreSQL, the other one does not";
-        return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
-    }
-    let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
-    let cell = of(&id)?;
-    let tenant = cell.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
-    let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));
-    let (outbox, responses) = mpsc::channel(QUEUE);
-    let opened = async {
-        let catalogue = cell.catalogue(&id).await?;
-        let form = Form::wanted(&start, &catalogue, &id)?;
-        // Before anybody else can send: a follower compares the tables first.
-        let tables = Response::Tables(wire::TablesLike { lines: catalogue.lines() });
-        outbox.try_send(Ok(wire::FollowResponse { response: Some(tables) })).map_err(|_| gone())?;
-        open(&cell, &tenant, (uid, move_id), (Seq(start.applied_seq), form), outbox.clone()).await
-    };
-    let number = opened.await.map_err(|refusal| refused(&refusal))?;
-    tenant.notify();
-    let stream = Stream { cell: Arc::clone(&cell), tenant, uid, move_id, number };
-    let stop = cell.stop.clone();
-    cell.tasks.spawn(async move { stop.run_until_cancelled(stream.run(incoming, outbox)).await });
-    Ok(ReceiverStream::new(responses))
-}
-
-async fn open(
-    cell: &Cell,
-    tenant: &Tenant,
-    (uid, move_id): (Uid, MoveId),
-    (applied, form): (Seq, Form),
-    outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
-) -> Result<u64, Refusal> {
-    let mut feed = tenant.feed.lock().await;
-    let number = {
-        let mut core = tenant.lock();
-        capturing(&core, uid, move_id)?;
-        core.streams += 1;
-        core.streams
-    };
-    let cursor = {
-        let mut captures = cell.replication.captures();
-        let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
-        let from = captures.from(&tenant.id).ok_or_else(none)?;
-        let standing = captures.standing(&tenant.id).ok_or_else(none)??;
-        // It has said that it holds durably what it does not hold now.
-        let lost = standing.acked > from && applied < standing.acked;
-        if lost || applied > Seq(0) && applied < from {
-            let reason = format!("the follower is at {applied}, changes are kept from {}", standing.acked);
-            return Err(Refusal::new("CAPTURE_GAP", reason));
-        }
-        captures.acknowledge(&tenant.id, applied, Instant::now());
-        applied.max(from)
-    };
-    *feed = Some(Feed {
-        number,
-        move_id,
-        cursor,
-        unsettled: Vec::new(),
-        drained: false,
-        reader: None,
-        copying: None,
-        chunks: 0,
-        row_size: None,
-        form,
-        outbox,
-    });
-    Ok(number)
 }
 
 /// One stream, from its opening to its end.
@@ -196,6 +113,7 @@ impl Stream {
         outbox: mpsc::Sender<Result<wire::FollowResponse, Status>>,
     ) {
         let (chunks, mut wanted) = mpsc::channel(QUEUE);
+        let (asks, mut asked) = mpsc::channel(QUEUE);
         let listen = async {
             while let Ok(Some(message)) = incoming.message().await {
                 match message.request {
@@ -209,14 +127,19 @@ impl Stream {
                             return;
                         }
                     }
-                    Some(Request::Start(_)) | None => return,
+                    other => {
+                        let ask = other.and_then(Asked::read);
+                        if ask.is_none_or(|ask| asks.try_send(ask).is_err()) {
+                            return;
+                        }
+                    }
                 }
             }
         };
         tokio::select! {
             () = listen => {}
             () = outbox.closed() => {}
-            refusal = self.feed(&mut wanted) => {
+            refusal = self.feed(&mut wanted, &mut asked) => {
                 tracing::debug!(tenant = %self.tenant.id, %refusal, "a change stream has ended");
                 let _gone = outbox.send(Err(refused(&refusal))).await;
             }
@@ -228,8 +151,10 @@ impl Stream {
     }
 
     /// Sends what there is, for ever. The answer is why it cannot.
-    async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>) -> Refusal {
+    async fn feed(&self, wanted: &mut mpsc::Receiver<Vec<u8>>, asked: &mut mpsc::Receiver<Asked>) -> Refusal {
         let mut next: Option<Vec<u8>> = None;
+        let (mut ask, mut examination) = (None, Examination::default());
+        let mut backlog = Backlog::new(self.cell.limits.captured_bytes_max);
         let mut first = None;
         let mut begun = false;
         let mut beat = Instant::now();
@@ -238,14 +163,18 @@ impl Stream {
             arrived.mark_unchanged();
             // Before more changes: writers that never pause must not keep the copy from going on.
             next = next.or_else(|| wanted.try_recv().ok());
-            let wait = next.as_ref().and_then(|_| self.cell.replication.throttle.wait());
-            let chunk = if wait.is_none() { next.take() } else { None };
+            ask = ask.or_else(|| asked.try_recv().ok());
+            let wait = next.as_ref().and_then(|_| self.chunk_waits(&mut backlog));
+            let chunk = if wait.is_none() && ask.is_none() { next.take() } else { None };
             let done = {
                 let mut feed = self.tenant.feed.lock().await;
                 let Some(feed) = feed.as_mut().filter(|feed| feed.number == self.number) else {
                     return Refusal::new("BUSY", "another stream has taken its place");
                 };
-                let done = self.turn(feed, first.take(), chunk).await;
+                let done = match ask.take() {
+                    Some(ask) => self.mend(feed, ask, &mut examination).await.map(|()| true),
+                    None => self.turn(feed, first.take(), chunk).await,
+                };
                 if done.is_ok() && !begun {
                     begun = true;
                     // A follower that has nothing of this database yet learns where it stands.
@@ -266,6 +195,7 @@ impl Stream {
             tokio::select! {
                 _ = arrived.changed() => {}
                 after = wanted.recv(), if next.is_none() => next = after,
+                came = asked.recv() => ask = came,
                 () = tokio::time::sleep(wait.unwrap_or_default().min(THROTTLE_LOOK)), if wait.is_some() => {}
                 () = tokio::time::sleep_until(beat + Duration::from_millis(HEARTBEAT_MS)) => {
                     beat = Instant::now();
@@ -277,6 +207,17 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// For how long the next chunk waits: for the source to recover, or for the follower to apply what it has.
+    fn chunk_waits(&self, backlog: &mut Backlog) -> Option<Duration> {
+        let standing = self.cell.replication.captures().standing(&self.tenant.id).and_then(Result::ok);
+        let held_back = standing.is_some_and(|standing| backlog.holds_back(standing.kept_bytes));
+        let was = std::mem::replace(&mut self.tenant.lock().held_back, held_back);
+        if was != held_back {
+            tracing::info!(tenant = %self.tenant.id, held_back, "chunks wait for changes to be applied, or do no more");
+        }
+        if held_back { Some(THROTTLE_LOOK) } else { self.cell.replication.throttle.wait() }
     }
 
     fn last(&self) -> Result<Seq, Refusal> {
@@ -428,6 +369,13 @@ impl Feed {
 
     /// Sends everything up to a position at which a snapshot stands, and a mark there. The session has the snapshot.
     pub(crate) async fn consistent(&mut self, cell: &Cell, tenant: &TenantId) -> Result<(Seq, Client), Refusal> {
+        let client = self.stand(cell, tenant).await?;
+        self.cut(&Compare::All, Vec::new(), Attempt(0)).await?;
+        Ok((self.cursor, client))
+    }
+
+    /// Sends everything up to a position at which a snapshot stands.
+    async fn stand(&mut self, cell: &Cell, tenant: &TenantId) -> Result<Client, Refusal> {
         let client = cell.database.reader().await?;
         let deadline = Instant::now() + SETTLE_MAX;
         loop {
@@ -442,8 +390,7 @@ impl Feed {
                     let until = last.seq;
                     self.send_transactions(&captured[..seen], until).await?;
                 }
-                self.cut(&Compare::All, Vec::new(), Attempt(0)).await?;
-                return Ok((self.cursor, client));
+                return Ok(client);
             }
             client.batch_execute("ROLLBACK").await?;
             if Instant::now() >= deadline {
@@ -472,6 +419,7 @@ impl Feed {
             keys,
             sequences,
             attempt: attempt.0,
+            by_bucket: false,
         }))
         .await
     }

@@ -12,6 +12,7 @@ use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
 use tokio::sync::mpsc;
+use tokio_postgres::Client;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::applier::{Applier, NotApplied};
@@ -37,6 +38,24 @@ const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 /// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
 /// one is loaded.
 const WINDOW: u32 = 16 * 1024 * 1024;
+
+/// What is to be asked of the owner on the stream, and who wants to know.
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    pub(crate) tell: mpsc::Sender<Told>,
+}
+
+/// What has come of it, in the stream's order.
+pub(crate) enum Told {
+    /// The copy stands at the change, and a session has a snapshot of it there.
+    Cut(Seq, Client),
+    Buckets(wire::Buckets),
+    Rows(wire::ListedRows),
+    /// Rows were put in place as they were at the change.
+    Recopied(Seq),
+    /// It could not be done now.
+    Not(String),
+}
 
 /// How one connection has ended.
 enum Ended {
@@ -175,7 +194,9 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         Ok(Err(status)) => return lost(&status),
         Err(_) => return Ended::Lost("the owner does not answer".into()),
     };
-    let mut copy = Copy { cell, tenant, catalogue, applier, requests, alike: false };
+    let (asks, asked) = mpsc::channel(1);
+    tenant.lock().asks = Some(asks);
+    let mut copy = Copy { cell, tenant, catalogue, applier, requests, alike: false, asked, asker: None };
     copy.receive(incoming).await
 }
 
@@ -206,12 +227,26 @@ struct Copy<'a> {
     requests: mpsc::Sender<wire::FollowRequest>,
     /// The owner's tables are like ours.
     alike: bool,
+    /// What is to be asked of the owner by whoever mends the copy,
+    asked: mpsc::Receiver<Ask>,
+    /// and who that was last.
+    asker: Option<mpsc::Sender<Told>>,
 }
 
 impl Copy<'_> {
     async fn receive(&mut self, mut incoming: tonic::Streaming<wire::FollowResponse>) -> Ended {
         loop {
-            let message = match tokio::time::timeout(SILENCE_MAX, incoming.message()).await {
+            let received = tokio::select! {
+                received = tokio::time::timeout(SILENCE_MAX, incoming.message()) => received,
+                Some(Ask { request, tell }) = self.asked.recv() => {
+                    self.asker = Some(tell);
+                    match self.ask(request).await {
+                        Ok(()) => continue,
+                        Err(ended) => return ended,
+                    }
+                }
+            };
+            let message = match received {
                 Ok(Ok(Some(message))) => message,
                 Ok(Ok(None)) => return Ended::Lost("the owner ended the stream".into()),
                 Ok(Err(status)) => return lost(&status),
@@ -232,7 +267,16 @@ impl Copy<'_> {
                 self.applier.changes(&changes.transactions, Seq(changes.last_seq)).await?;
                 self.applied((0, 0), (changes.transactions.len() as u64, bytes)).await
             }
+            Some(Response::Cut(cut)) if self.alike && cut.by_bucket => self.cut_by_bucket(Seq(cut.seq)).await,
             Some(Response::Cut(cut)) if self.alike => self.cut(cut).await,
+            Some(Response::Buckets(buckets)) => self.tell(Told::Buckets(buckets)).await,
+            Some(Response::Rows(rows)) => self.tell(Told::Rows(rows)).await,
+            Some(Response::Recopied(rows)) if self.alike => {
+                self.applier.recopy(&rows).await?;
+                self.applied((0, 0), (0, 0)).await?;
+                self.tell(Told::Recopied(Seq(rows.seq))).await
+            }
+            Some(Response::NotExamined(not)) => self.tell(Told::Not(not.reason)).await,
             Some(Response::Heartbeat(heartbeat)) => {
                 let mut core = self.tenant.lock();
                 let applied = core.applied();
@@ -296,14 +340,37 @@ impl Copy<'_> {
         self.ask(Request::Ack(wire::FollowAck { applied_seq: self.applier.durable.get() })).await
     }
 
-    /// The copy is at the cut now: whatever is to be compared is read before anything else is applied.
-    async fn cut(&mut self, cut: wire::Cut) -> Result<(), Ended> {
-        let seq = Seq(cut.seq);
-        // A source that had nothing to send says by the cut where it stands.
+    /// Whoever has asked may have gone.
+    async fn tell(&mut self, told: Told) -> Result<(), Ended> {
+        if let Some(asker) = &self.asker
+            && asker.send(told).await.is_err()
+        {
+            self.asker = None;
+        }
+        Ok(())
+    }
+
+    /// A source that had nothing to send says by the cut where it stands.
+    async fn stand_at(&mut self, seq: Seq) -> Result<(), Ended> {
         if seq > self.applier.copied.applied {
             self.applier.changes(&[], seq).await?;
             self.applied((0, 0), (0, 0)).await?;
         }
+        Ok(())
+    }
+
+    async fn cut_by_bucket(&mut self, seq: Seq) -> Result<(), Ended> {
+        self.stand_at(seq).await?;
+        // Before anything else is applied.
+        let snapshot = self.cell.database.connect().await?;
+        backfill::begin(&snapshot).await?;
+        self.tell(Told::Cut(seq, snapshot)).await
+    }
+
+    /// The copy is at the cut now: whatever is to be compared is read before anything else is applied.
+    async fn cut(&mut self, cut: wire::Cut) -> Result<(), Ended> {
+        let seq = Seq(cut.seq);
+        self.stand_at(seq).await?;
         let uid = self.tenant.lock().control.as_ref().map(|control| control.uid).unwrap_or_default();
         let (cell, tenant) = (Arc::clone(self.cell), Arc::clone(self.tenant));
         let catalogue = Arc::clone(&self.catalogue);

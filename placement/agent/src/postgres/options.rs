@@ -1,5 +1,7 @@
 //! Where a cell's database is, and what of it is the tenants'.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, SLOT};
@@ -50,6 +52,13 @@ pub struct DatabaseOptions {
     /// down until it does. 0: they are not.
     #[serde(default = "source_latency_ms_max")]
     pub source_latency_ms_max: u32,
+    /// The directory with the server's data, or another one on the same disk, as this agent sees it: what is free there is free for
+    /// tenants that come. Absent: the server is elsewhere, or nobody minds.
+    #[serde(default)]
+    pub data_directory: Option<PathBuf>,
+    /// How many bytes the databases of the server may take together, where that is known and the disk is not to be seen. 0: it is not.
+    #[serde(default)]
+    pub disk_bytes_max: u64,
     /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
     /// let in and noted, not refused.
     #[serde(default)]
@@ -109,6 +118,8 @@ impl DatabaseOptions {
             wal_bytes_max: wal_bytes_max(),
             wal_grace_seconds: wal_grace_seconds(),
             source_latency_ms_max: source_latency_ms_max(),
+            data_directory: None,
+            disk_bytes_max: 0,
             observe: false,
         }
     }
@@ -189,6 +200,17 @@ impl DatabaseOptions {
         if self.source_latency_ms_max > 10_000 {
             return invalid("database.source_latency_ms_max", "at most 10,000; 0: copies are not slowed down");
         }
+        self.check_disk()
+    }
+
+    fn check_disk(&self) -> Result<(), AgentError> {
+        let seen = self.data_directory.as_deref().map(super::disk::free_at);
+        if seen.is_some_and(|free| free.is_err()) {
+            return Err(AgentError::InvalidOption {
+                option: "database.data_directory",
+                rule: "a directory of this machine on the disk with the server's data, which the agent may look at",
+            });
+        }
         Ok(())
     }
 }
@@ -253,5 +275,7 @@ mod tests {
         }
         assert_eq!(checked(&|options| options.tenant_databases_max = 0), "database.tenant_databases_max");
         assert_eq!(checked(&|options| options.observe = true), "database.observe");
+        let nowhere = |options: &mut DatabaseOptions| options.data_directory = Some("/nowhere/at/all".into());
+        assert_eq!(checked(&nowhere), "database.data_directory");
     }
 }

@@ -3,6 +3,7 @@
 
 mod copying;
 mod ending;
+mod mending;
 mod owning;
 mod preflight;
 
@@ -72,6 +73,10 @@ impl Work<'_> {
             Step::StopCapture(_) => self.stop_capture().await,
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
+            // In boxes: what they wait for is large, and they are few.
+            Step::Examine(_) => Box::pin(self.examine()).await,
+            Step::CompareSample(sample) => Box::pin(self.compare_sample(sample.seed)).await,
+            Step::Recopy(recopy) => Box::pin(self.recopy(Seq(recopy.at_seq))).await,
             Step::LookAtCopy(_) | Step::OwnByForce(_) | Step::PutAside(_) => Err(Refusal::new(
                 "TAKEOVER_UNSUPPORTED",
                 "a cell that keeps its tenants in PostgreSQL takes none over by force",

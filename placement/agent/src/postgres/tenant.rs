@@ -5,10 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cell_model::{Attempt, Digest, Seq, TenantId};
 use cell_protos::v1 as wire;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::captures::RowKey;
 use super::feed::Feed;
+use super::follower::Ask;
 use super::records::{Copied, Known};
 use super::seal::Seal;
 use crate::board::{Board, Posted};
@@ -27,6 +29,8 @@ pub(crate) struct Tenant {
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// The stream to the follower. Whoever has the lock decides what is sent next.
     pub(crate) feed: tokio::sync::Mutex<Option<Feed>>,
+    /// Whoever looks for rows that differ, or puts them in place, has this.
+    pub(crate) mending: tokio::sync::Mutex<()>,
     core: Mutex<Core>,
     changed: watch::Sender<u64>,
 }
@@ -44,6 +48,12 @@ pub(crate) struct Core {
     pub(crate) progress: Progress,
     /// What the rows added up to at cuts, or why that could not be found out.
     pub(crate) cuts: BTreeMap<(Seq, Attempt), Result<Digest, Refusal>>,
+    /// What may be asked of the owner, while this cell follows it.
+    pub(crate) asks: Option<mpsc::Sender<Ask>>,
+    /// The rows that were found to differ, and where.
+    pub(crate) differing: (Seq, Vec<RowKey>),
+    /// The next chunk waits for changes to be applied.
+    pub(crate) held_back: bool,
     /// In which files the rows were when both cells were last known to have the same.
     pub(crate) files: String,
     /// A change was sent to the database and not answered: it may have been made.
@@ -64,6 +74,7 @@ impl Tenant {
             id,
             turn: tokio::sync::Mutex::default(),
             feed: tokio::sync::Mutex::default(),
+            mending: tokio::sync::Mutex::default(),
             core: Mutex::new(core),
             changed: watch::Sender::new(0),
         }

@@ -61,6 +61,9 @@ impl Work<'_> {
             rows,
             bytes,
             storage,
+            // Each row is in a segment of the store's log once, and once more while that is tidied up.
+            disk_bytes: bytes.saturating_mul(2),
+            free_bytes: self.tenants.durable.engine().free_bytes(),
             ..wire::PreflightReport::default()
         })
     }

@@ -11,6 +11,7 @@ mod identity;
 mod layouts;
 mod leaving;
 mod matrix;
+mod mending;
 mod moving;
 mod overtaken;
 mod preflight;

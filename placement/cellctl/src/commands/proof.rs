@@ -55,6 +55,9 @@ fn told(summary: &Summary) -> String {
     if let (Some(sealed), Some(digest)) = (summary.sealed, &summary.digest) {
         text.push_str(&format!("; sealed at {sealed}, both cells {digest}"));
     }
+    for found in &summary.differences {
+        text.push_str(&format!("; the copy differed: {found}"));
+    }
     if let Some(held) = summary.holds.last() {
         text.push_str(&format!("; writes waited {} ms, reads {} ms", held.writes_ms, held.reads_ms));
     }

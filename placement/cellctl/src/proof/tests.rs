@@ -1,8 +1,8 @@
 //! Proofs of moves on paper, whole and tampered with.
 
 use cell_model::{
-    CellId, CellTraits, ClusterId, Command, Digest, Envelope, Event, Fleet, FleetView, Generation, Lineage, Move,
-    MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
+    CellId, CellTraits, ClusterId, Command, Difference, Differing, DifferingRow, Digest, Envelope, Event, Fleet,
+    FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
 };
 use cell_trust::{Checkpoint, SigningKey};
 
@@ -143,6 +143,33 @@ fn a_proof_says_what_a_move_stood_on_and_is_checked_without_anybody() {
     assert!(summary.digest.as_deref().is_some_and(|digest| digest.starts_with("3:")), "{summary:?}");
     let stranger = TrustedKeys::new([SigningKey::generate().public()]);
     assert_eq!(read.verify(&stranger).unwrap_err().code(), "AUDIT_BROKEN");
+}
+
+#[test]
+fn a_proof_has_the_rows_that_were_mended_and_those_that_could_not_be() {
+    let found = |key: &str| {
+        let row = DifferingRow { table: "orders".into(), key: key.into(), differing: Differing::Changed };
+        let digest = |sum| Digest { rows: 3, sum };
+        let of_digests = Difference::of_digests(Phase::Verify, Seq(25), digest(9), digest(8));
+        Event::Differed(Box::new(Difference { changed: 1, rows: vec![row], ..of_digests }))
+    };
+    for times in [1, Move::DIFFERENCES_MAX + 1] {
+        let (key, mut paper) = (SigningKey::generate(), Paper::new());
+        let id = paper.until(MoveOptions::default(), |movement| movement.phase == Phase::Verify);
+        (0..times).for_each(|time| paper.tell(found(&format!("(a b {time})"))));
+        paper.go_on(|_| false);
+        let proof = Proof::of(paper.trail(&key), id).unwrap();
+        let read = Proof::from_lines(&proof.to_lines()).unwrap();
+        read.verify(&TrustedKeys::new([key.public()])).unwrap();
+        assert_eq!(read.summary.outcome, if times == 1 { "completed" } else { "aborted" });
+        assert_eq!(read.summary.differences.len(), times);
+        let last = read.summary.differences.last().unwrap();
+        assert!(last.starts_with("differs-in=verify differs-at=25 owner-sum=3:"), "{last}");
+        let silent = Proof { summary: Summary { differences: Vec::new(), ..read.summary.clone() }, ..read.clone() };
+        let left_out = silent.verify(&TrustedKeys::new([key.public()])).unwrap_err().to_string();
+        assert!(left_out.contains("differences is nothing"), "{left_out}");
+        assert!(last.ends_with(&format!("changed=1 more=false keys=orders(a_b_{}):changed", times - 1)), "{last}");
+    }
 }
 
 #[test]

@@ -131,6 +131,17 @@ pub fn describe_move(movement: &MoveView) -> String {
         line(&mut text, "Taken over", &stood);
         line(&mut text, "Stopped", &taken.stopped);
     }
+    for (number, found) in movement.differences.iter().enumerate() {
+        // The last one of a move that ended because of it was left as it was.
+        let is_left =
+            movement.end_code.as_deref() == Some("DIGEST_MISMATCH") && number + 1 == movement.differences.len();
+        let mended = match found.phase.as_str() {
+            "soak" => "; it rests: `move rollback`, or `move resume`",
+            _ if is_left || found.rows.is_empty() => "",
+            _ => "; copied anew",
+        };
+        line(&mut text, "Differed", &format!("{}{mended}", found.told()));
+    }
     for held in &movement.holds {
         let reads = if held.reads_ms > 0 { format!(", reads {} ms", held.reads_ms) } else { String::new() };
         let (attempt, writes, end) = (held.attempt, held.writes_ms, held.end.as_str());

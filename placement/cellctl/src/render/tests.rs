@@ -137,6 +137,40 @@ fn json_says_what_it_is() {
 }
 
 #[test]
+fn a_move_says_in_which_rows_its_copy_has_differed() {
+    let row = |key: &str, differing: &str| wire::DifferingRow {
+        table: "orders".into(),
+        key: key.into(),
+        differing: differing.into(),
+    };
+    let found = wire::Difference {
+        phase: wire::Phase::Verify.into(),
+        seq: 812,
+        missing: 1,
+        changed: 4,
+        rows: vec![row("(7)", "missing"), row("(9)", "changed")],
+        ..wire::Difference::default()
+    };
+    let in_hold = wire::Difference {
+        phase: wire::Phase::Hold.into(),
+        seq: 900,
+        owner: "3:aa".into(),
+        copy: "3:bb".into(),
+        ..wire::Difference::default()
+    };
+    let of = |end_code: &str, differences: Vec<wire::Difference>| {
+        let moved = wire::Move { end_code: end_code.into(), differences, ..movement() };
+        describe_move(&MoveView::from(moved))
+    };
+    let rows = "1 rows missing, 0 extra, 4 changed: orders(7) missing, orders(9) changed and 3 more";
+    let mended = of("", vec![in_hold.clone(), found.clone()]);
+    assert!(mended.contains("Differed:      hold at change 900: owner 3:aa, copy 3:bb\n"), "{mended}");
+    assert!(mended.contains(&format!("Differed:      verify at change 812: {rows}; copied anew\n")), "{mended}");
+    let left = of("DIGEST_MISMATCH", vec![found]);
+    assert!(left.contains(&format!("Differed:      verify at change 812: {rows}\n")), "{left}");
+}
+
+#[test]
 fn a_move_is_described_with_its_history() {
     let printed = describe_move(&MoveView::from(movement()));
     let expected = "\

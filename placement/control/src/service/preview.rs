@@ -49,7 +49,7 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
     };
     let (ours, theirs) = tokio::join!(look(&record.owner, false), look(&wanted.target, true));
     let unlike = match (&ours, &theirs) {
-        (Ok(source), Ok(target)) => source.unlike(target),
+        (Ok(source), Ok(target)) => source.apart_from(target),
         _ => None,
     };
     let (ours, mut theirs) = (told(&record.owner, ours), told(&wanted.target, theirs));
@@ -106,7 +106,7 @@ struct Told {
 fn told(cell: &CellId, looked: Result<PreflightReport, StepError>) -> (Vec<v1::PreviewFinding>, Option<Told>) {
     let of = |found: Finding| v1::PreviewFinding { cell: cell.to_string(), code: found.code, reason: found.reason };
     match looked {
-        Ok(PreflightReport { findings, notes, rows, bytes, tables: _, storage: _ }) => {
+        Ok(PreflightReport { findings, notes, rows, bytes, .. }) => {
             let notes = notes.into_iter().map(of).collect();
             (findings.into_iter().map(of).collect(), Some(Told { rows, bytes, notes }))
         }

@@ -7,9 +7,9 @@ use cell_client::wire::agent_service_server::{AgentService, AgentServiceServer};
 use cell_client::wire::step_request::Step;
 use cell_client::wire::step_response::Result as Answer;
 use cell_client::wire::{
-    AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, FollowRequest, FollowResponse,
-    GateMessage, ImportProgress, Position, PreflightReport, ReadTailRequest, ReadTailResponse, StepRefused,
-    StepRequest, StepResponse, SyncProgress, Tail,
+    AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, Examined, ExaminedRow,
+    FollowRequest, FollowResponse, GateMessage, ImportProgress, Position, PreflightReport, ReadTailRequest,
+    ReadTailResponse, RowDiffers, StepRefused, StepRequest, StepResponse, SyncProgress, Tail,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -31,6 +31,10 @@ struct Story {
     strike: Option<Strike>,
     refuse: Option<(String, String)>,
     refused: Option<(String, String)>,
+    /// The copy of b adds up to something else in answers to this step, so many times yet.
+    differs: Option<(String, usize)>,
+    /// Copies apply changes without coming closer: by now so many.
+    in_vain: Option<u64>,
     highest_term: u64,
     generation: u64,
 }
@@ -84,6 +88,16 @@ impl Cells {
         self.story.lock().unwrap().refused = refused.map(|(step, code)| (step.into(), code.into()));
     }
 
+    /// The next answers of b to this step say that its copy is not the original.
+    pub(crate) fn differ(&self, step: &str, times: usize) {
+        self.story.lock().unwrap().differs = Some((step.into(), times));
+    }
+
+    /// Copies apply what comes, and come no closer to their source.
+    pub(crate) fn apply_in_vain(&self) {
+        self.story.lock().unwrap().in_vain = Some(0);
+    }
+
     pub(crate) async fn struck(&self) {
         self.struck.subscribe().wait_for(|struck| *struck).await.expect("the cells stay");
     }
@@ -110,8 +124,12 @@ fn name_of(step: &Step) -> String {
     debug.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
-fn answer_to(step: &Step) -> Answer {
-    let digest = Some(Digest { rows: 3, sum: 9_u128.to_be_bytes().to_vec().into() });
+fn digest(rows: u64) -> Digest {
+    Digest { rows, sum: 9_u128.to_be_bytes().to_vec().into() }
+}
+
+fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
+    let same = Some(digest(3));
     match step {
         Step::StartCapture(_) | Step::PrepareReverse(_) => Answer::Position(Position { seq: 7 }),
         Step::HoldWrites(_) => Answer::Position(Position { seq: LAST }),
@@ -121,15 +139,21 @@ fn answer_to(step: &Step) -> Answer {
         Step::PutAside(put) => {
             Answer::Tail(Tail { changes: 2, bytes: 90, last_seq: put.after_seq + 2, whole: true })
         }
-        Step::ImportStatus(_) => Answer::Import(ImportProgress {
-            backfilled: true,
-            applied_seq: LAST,
-            source_seq: LAST,
-            stale_rejected: 4,
-            ..ImportProgress::default()
-        }),
-        Step::ScanDigest(scan) => Answer::Digest(DigestResult { seq: scan.at_seq.max(LAST), digest }),
-        Step::DigestAt(at) => Answer::Digest(DigestResult { seq: at.seq, digest }),
+        Step::ImportStatus(_) => {
+            let usual = ImportProgress {
+                backfilled: true,
+                applied_seq: LAST,
+                source_seq: LAST,
+                stale_rejected: 4,
+                ..ImportProgress::default()
+            };
+            let Some(looks) = in_vain else { return Answer::Import(usual) };
+            *looks += 1;
+            let (applied_seq, source_seq) = (LAST + *looks, LAST + *looks + 9_000);
+            Answer::Import(ImportProgress { applied_seq, source_seq, lag_bytes: 9_000, lag_ms: 5_000, ..usual })
+        }
+        Step::ScanDigest(scan) => Answer::Digest(DigestResult { seq: scan.at_seq.max(LAST), digest: same }),
+        Step::DigestAt(at) => Answer::Digest(DigestResult { seq: at.seq, digest: same }),
         Step::SyncStatus(_) => {
             let (last_seq, acked_seq) = (LAST, LAST);
             Answer::Sync(SyncProgress { engaged: true, last_seq, acked_seq, ..SyncProgress::default() })
@@ -137,6 +161,17 @@ fn answer_to(step: &Step) -> Answer {
         Step::Preflight(_) => {
             Answer::Preflight(PreflightReport { rows: 3, bytes: 300, ..PreflightReport::default() })
         }
+        Step::Examine(_) => {
+            let (table, key) = ("orders".into(), "(7)".into());
+            let rows = vec![ExaminedRow { table, key, differs: RowDiffers::Missing.into() }];
+            let (owner, copy) = (same, Some(digest(2)));
+            Answer::Examined(Examined { seq: LAST, owner, copy, missing: 1, rows, ..Examined::default() })
+        }
+        Step::CompareSample(_) => {
+            let (owner, copy) = (same.clone(), same);
+            Answer::Examined(Examined { seq: LAST, owner, copy, ..Examined::default() })
+        }
+        Step::Recopy(recopy) => Answer::Position(Position { seq: recopy.at_seq }),
         _ => Answer::Done(Done {}),
     }
 }
@@ -185,7 +220,21 @@ impl AgentService for Agent {
             } else {
                 story.highest_term = header.term;
                 story.steps.push((self.name, name.clone(), header.term));
-                answer_to(&step)
+                let usual = answer_to(&step, story.in_vain.as_mut());
+                // In soak it is the old owner that follows.
+                let is_asked = self.name == "b" || name == "CompareSample";
+                let left = story.differs.as_mut().filter(|(step, left)| *step == name && *left > 0 && is_asked);
+                match (left, usual) {
+                    (Some((_, left)), Answer::Digest(same)) => {
+                        *left -= 1;
+                        Answer::Digest(DigestResult { digest: Some(digest(2)), ..same })
+                    }
+                    (Some((_, left)), Answer::Examined(same)) => {
+                        *left -= 1;
+                        Answer::Examined(Examined { changed: 1, ..same })
+                    }
+                    (_, answer) => answer,
+                }
             };
             (story.generation, result)
         };

@@ -254,3 +254,17 @@ async fn what_preflight_weighs_and_what_the_old_cell_turned_away_are_kept_with_t
     assert_eq!(movement.weight, Some(cell_model::Weight { rows: 3, bytes: 300 }));
     assert_eq!(movement.stale_rejected, Some(4));
 }
+
+#[tokio::test]
+async fn a_copy_that_applies_and_comes_no_closer_ends_the_move() {
+    let (cells, paper, leader) = started().await;
+    cells.apply_in_vain();
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    let End::Aborted { code, reason } = &ended.end else { panic!("{:?}", ended.end) };
+    assert_eq!(code, "WRITERS_TOO_FAST");
+    assert!(reason.contains("lags by 5000 ms and 9000 bytes"), "{reason}");
+    assert_eq!((paper.record().owner, paper.record().epoch.0), (cell("a"), 1));
+}

@@ -6,5 +6,6 @@ mod cells;
 mod crowd;
 mod edges;
 mod endings;
+mod mending;
 mod paper;
 mod takeover;

@@ -146,6 +146,11 @@ impl Paper {
 
     /// A new leader; whoever led before cannot propose any more.
     pub(crate) fn elect(&self) -> Leader {
+        self.elect_looking_every(Options::default().shadow_every)
+    }
+
+    /// One that compares some rows so often while a move soaks.
+    pub(crate) fn elect_looking_every(&self, shadow_every: Duration) -> Leader {
         let term = {
             let mut inner = self.inner.lock().unwrap();
             inner.term = Term(inner.term.0 + 1);
@@ -160,6 +165,8 @@ impl Paper {
             hold_backoff: quick,
             quarantine_every: quick,
             preflight_patience: Duration::from_millis(500),
+            gain_patience: Duration::from_millis(200),
+            shadow_every,
             ..Options::default()
         };
         let setbacks = Setbacks::default();

@@ -32,7 +32,17 @@ impl Noted {
             let detail = format!("cell={cell} changes={changes} bytes={bytes} last={last} whole={whole}");
             return Some(Self::new("quarantine", subject, detail));
         }
-        Some(Self::new("move-phase", subject, phase_change(before, after, (event.name(), move_id), ended)?))
+        let turned = phase_change(before, after, (event.name(), move_id), ended);
+        if let crate::Event::Differed(found) = event {
+            // Noted also where the move stays in its phase: what was mended is part of what it stands on.
+            let action = if turned.is_some() { "move-phase" } else { "move-differs" };
+            let begins = turned.unwrap_or_else(|| {
+                let name = move_id.map(|id| id.to_string()).unwrap_or_default();
+                format!("event={} move={name}", event.name())
+            });
+            return Some(Self::new(action, subject, format!("{begins} {}", found.words())));
+        }
+        Some(Self::new("move-phase", subject, turned?))
     }
 
     /// None for what only keeps records up to date: a report that changes nothing, a step within a phase.

@@ -1,8 +1,9 @@
 //! Preflight to Sync: the copy is made and kept up to date. Nothing here changes who owns the tenant.
 
-use super::{Turn, advance, enter, require, require_attempt, require_phase, turn_to_cleanup};
+use super::{Turn, advance, enter, forget_hold, require, require_attempt, require_phase, turn_to_cleanup};
 use crate::{
-    End, Event, InSyncAck, Leg, Move, Phase, Rejected, ReverseAck, Rule, Stamp, SyncMode, TenantRecord, VerifiedAck,
+    Difference, End, Event, InSyncAck, Intent, Leg, Move, Phase, Rejected, ReverseAck, Rule, Stamp, SyncMode,
+    TenantRecord, VerifiedAck,
 };
 
 /// The phases of the copy that can be given up by going to Cleanup.
@@ -71,6 +72,7 @@ pub(super) fn take(
             })?;
             give_up(movement, "DIGEST_MISMATCH", reason, stamp);
         }
+        Event::Differed(difference) => differed(movement, event, difference, stamp)?,
         Event::GaveUp { code, reason } => {
             require_phase(Rule::GaveUpPhase, movement, event, &COPYING)?;
             give_up(movement, code, reason, stamp);
@@ -149,6 +151,66 @@ fn synchronous(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), R
         _ => unreachable!("`step` sends only the events of the copy here"),
     }
     Ok(())
+}
+
+/// The copy is not the original. In Verify the rows that differ are copied anew, and everything is compared again. At the seal it
+/// is known only that some do, so every row is compared before another hold. One that is not to be mended is given up.
+fn differed(movement: &mut Move, event: &Event, found: &Difference, stamp: Stamp) -> Result<(), Rejected> {
+    require_phase(Rule::DifferedPhase, movement, event, &[Phase::Verify, Phase::Hold, Phase::Soak])?;
+    // What was found in another phase says nothing of this one.
+    let is_of_now = movement.leg == Leg::Forward && movement.phase == found.phase;
+    require(Rule::DifferedFound, is_of_now, || Rejected::WrongPhase {
+        event: event.name().into(),
+        phase: Some(movement.phase),
+    })?;
+    require(Rule::DifferedRows, found.is_cut(), || Rejected::InvalidOption {
+        option: "rows".into(),
+        rule: format!("at most {} rows are named, each with a short key", Difference::ROWS_MAX),
+    })?;
+    if movement.phase == Phase::Soak {
+        return in_soak(movement, event, found);
+    }
+    movement.differences.push(found.clone());
+    if movement.differences.len() > Move::DIFFERENCES_MAX {
+        give_up(movement, "DIGEST_MISMATCH", &found.to_string(), stamp);
+    } else if movement.phase == Phase::Hold {
+        compare_all_again(movement, stamp);
+    }
+    Ok(())
+}
+
+/// Behind the cutover nobody can say for sure which of the two is right. The move rests, so that the old copy is kept, until an
+/// operator has looked: a rollback brings it back, to resume makes the move final.
+fn in_soak(movement: &mut Move, event: &Event, found: &Difference) -> Result<(), Rejected> {
+    require(Rule::DifferedIntent, movement.intent == Intent::Run, || Rejected::NotDue {
+        event: event.name().into(),
+    })?;
+    if movement.differences.len() > Move::DIFFERENCES_MAX {
+        movement.differences.pop();
+    }
+    movement.differences.push(found.clone());
+    movement.intent = Intent::Pause;
+    Ok(())
+}
+
+fn compare_all_again(movement: &mut Move, stamp: Stamp) {
+    forget_hold(movement);
+    if let Some(end) = movement.ending.take() {
+        turn_to_cleanup(movement, end, stamp);
+        return;
+    }
+    if movement.intent == Intent::Cancel {
+        turn_to_cleanup(movement, End::Cancelled, stamp);
+        return;
+    }
+    movement.acks.verified_full = None;
+    movement.acks.in_sync = None;
+    if movement.acks.sync != SyncMode::Async {
+        // Nobody watches in Verify whether the target keeps up, and no write may wait for a decision that nobody takes.
+        movement.acks.sync = SyncMode::Degrading;
+    }
+    movement.attempt = movement.attempt.next();
+    enter(movement, Phase::CatchUp, stamp);
 }
 
 fn give_up(movement: &mut Move, code: &str, reason: &str, stamp: Stamp) {

@@ -1,8 +1,9 @@
 //! One move, from its beginning to each of its ends.
 
 use cell_model::{
-    Attempt, Command, Digest, Effect, End, Epoch, Event, Generation, Hold, Intent, Leg, Life, MappingState,
-    MoveIntent, MoveOptions, Phase, Rejected, Seq, SyncMode, UnixMillis, pending_effects,
+    Attempt, Command, Difference, Differing, DifferingRow, Digest, Effect, End, Epoch, Event, Generation, Hold,
+    Intent, Leg, Life, MappingState, MoveIntent, MoveOptions, Phase, Rejected, Seq, SyncMode, UnixMillis,
+    pending_effects,
 };
 
 use crate::world::{SEALED, World, cell, move_to, tenant};
@@ -360,4 +361,84 @@ fn an_event_of_another_move_leg_or_incarnation_is_refused() {
         event: event(),
     };
     assert!(matches!(world.refused(stale), Rejected::StaleUid { .. }));
+}
+
+fn difference(phase: Phase) -> Difference {
+    let row = DifferingRow { table: "orders".into(), key: "(7)".into(), differing: Differing::Missing };
+    let digest = |rows| Digest { rows, sum: 1 };
+    let found = Difference::of_digests(phase, Seq(30), digest(3), digest(2));
+    if phase == Phase::Hold { found } else { Difference { missing: 1, rows: vec![row], ..found } }
+}
+
+#[test]
+fn a_copy_that_differs_is_mended_and_compared_again_and_given_up_when_that_does_not_help() {
+    let mut world = World::new();
+    let before = world.record("t");
+    let id = world.moving(Phase::Verify, MoveOptions::default());
+    for times in 1..=cell_model::Move::DIFFERENCES_MAX {
+        world.tell("t", Event::Differed(Box::new(difference(Phase::Verify)))).unwrap();
+        let movement = world.record("t").movement.unwrap();
+        assert_eq!((movement.phase, movement.differences.len()), (Phase::Verify, times));
+        assert_eq!(pending_effects(&world.record("t")), [Effect::VerifyFull]);
+    }
+    world.tell("t", Event::Differed(Box::new(difference(Phase::Verify)))).unwrap();
+    assert_eq!(world.phase("t"), Phase::Cleanup);
+    world.advance();
+    let ended = world.ended(id);
+    let End::Aborted { code, reason } = &ended.end else { panic!("{:?}", ended.end) };
+    assert_eq!(code, "DIGEST_MISMATCH");
+    assert!(reason.contains("orders(7) missing"), "{reason}");
+    assert_eq!(ended.movement.differences.len(), cell_model::Move::DIFFERENCES_MAX + 1);
+    assert_eq!((world.record("t").epoch, world.record("t").owner), (before.epoch, before.owner));
+}
+
+#[test]
+fn a_difference_at_the_seal_lets_go_of_sync_and_compares_every_row_before_another_hold() {
+    let mut world = World::new();
+    let id = world.moving(Phase::Hold, MoveOptions::default());
+    let attempt = world.record("t").movement.unwrap().attempt;
+    world.tell("t", Event::Differed(Box::new(difference(Phase::Hold)))).unwrap();
+    let movement = world.record("t").movement.unwrap();
+    assert_eq!((movement.phase, movement.attempt), (Phase::CatchUp, attempt.next()));
+    assert_eq!((movement.acks.sync, movement.acks.verified_full), (SyncMode::Degrading, None));
+    assert_eq!(pending_effects(&world.record("t")), [Effect::DisengageSync]);
+    let mut phases = Vec::new();
+    while world.record("t").movement.is_some() {
+        phases.push(world.phase("t"));
+        world.advance();
+    }
+    assert!(phases.contains(&Phase::Verify), "{phases:?}");
+    assert_eq!(world.ended(id).end, End::Completed);
+}
+
+#[test]
+fn more_rows_than_are_kept_are_no_difference_and_on_the_way_back_there_is_none() {
+    let mut world = World::new();
+    world.moving(Phase::Verify, MoveOptions::default());
+    let row = DifferingRow { table: "t".into(), key: "k".into(), differing: Differing::Extra };
+    let many = Difference { rows: vec![row; Difference::ROWS_MAX + 1], ..difference(Phase::Verify) };
+    assert!(matches!(world.tell("t", Event::Differed(Box::new(many))), Err(Rejected::InvalidOption { .. })));
+    let early = World::new().tell("t", Event::Differed(Box::new(difference(Phase::Verify))));
+    assert!(matches!(early, Err(Rejected::WrongPhase { .. })));
+}
+
+#[test]
+fn rows_that_differ_in_soak_let_the_move_rest_until_somebody_has_looked() {
+    let mut world = World::new();
+    let id = world.moving(Phase::Soak, MoveOptions::default());
+    let owner = world.record("t").owner;
+    for times in 1..=cell_model::Move::DIFFERENCES_MAX + 3 {
+        world.tell("t", Event::Differed(Box::new(difference(Phase::Soak)))).unwrap();
+        let movement = world.record("t").movement.unwrap();
+        assert_eq!((movement.phase, movement.intent), (Phase::Soak, Intent::Pause));
+        assert_eq!(movement.differences.len(), times.min(cell_model::Move::DIFFERENCES_MAX + 1));
+        let late = world.tell("t", Event::Differed(Box::new(difference(Phase::Verify))));
+        assert!(matches!(late, Err(Rejected::WrongPhase { .. })), "it was found in another phase");
+        let again = world.tell("t", Event::Differed(Box::new(difference(Phase::Soak))));
+        assert!(matches!(again, Err(Rejected::NotDue { .. })), "it rests already");
+        world.steer(id, MoveIntent::Resume).unwrap();
+    }
+    assert_eq!(world.record("t").owner, owner, "nothing is decided by it");
+    world.advance();
+    assert_eq!(world.ended(id).end, End::Completed);
 }

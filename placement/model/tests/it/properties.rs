@@ -2,8 +2,8 @@
 
 use cell_model::invariants::check_record_succession;
 use cell_model::{
-    Attempt, CellState, Command, Digest, Event, FleetView, Generation, Life, MoveIntent, MoveOptions, Outcome,
-    Rejected, Seq, UnixMillis, pending_effects,
+    Attempt, CellState, Command, Difference, Digest, Event, FleetView, Generation, Life, MoveIntent, MoveOptions,
+    Outcome, Phase, Rejected, Seq, UnixMillis, pending_effects,
 };
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let at = (0_u64..50_000).prop_map(UnixMillis);
     let place = prop_oneof![Just(cell("a")), Just(cell("b")), Just(cell("c"))];
     let digest = Digest { rows: 1, sum: 1 };
-    (0_usize..33, attempt, seq, generation, at, place).prop_map(
+    (0_usize..36, attempt, seq, generation, at, place).prop_map(
         move |(kind, attempt, seq, generation, at, cell)| {
             let reason = String::from("any");
             let code = String::from("ANY");
@@ -54,6 +54,9 @@ fn any_event() -> impl Strategy<Value = Event> {
                 29 => Event::GaveUp { code, reason },
                 30 => Event::Retired { cell },
                 31 => Event::RetentionOver { cell },
+                32 => Event::Differed(Box::new(Difference::of_digests(Phase::Verify, seq, digest, digest))),
+                33 => Event::Differed(Box::new(Difference::of_digests(Phase::Hold, seq, digest, digest))),
+                34 => Event::Differed(Box::new(Difference::of_digests(Phase::Soak, seq, digest, digest))),
                 _ => Event::Reclaimed { cell },
             }
         },

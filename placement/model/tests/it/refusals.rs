@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use cell_model::{
-    Acks, Attempt, CellRecord, CellState, Change, Command, CopySight, Digest, Event, FleetView, Generation, Intent,
-    MoveId, MoveIntent, MoveOptions, NewCell, Phase, Rejected, Seq, Sight, TakeoverOrder, UnixMillis,
+    Acks, Attempt, CellRecord, CellState, Change, Command, CopySight, Difference, Differing, DifferingRow, Digest,
+    Event, FleetView, Generation, Intent, MoveId, MoveIntent, MoveOptions, NewCell, Phase, Rejected, Seq, Sight,
+    TakeoverOrder, UnixMillis,
 };
 
 use crate::world::*;
@@ -89,6 +90,26 @@ fn commit_asks_the_fleet_once_more() {
     assert_eq!(code(commit(&mut world)), "CELL_DEAD");
     world.ok(Command::SetCellState { cell: cell("a"), state: CellState::Cordoned });
     commit(&mut world).unwrap();
+}
+
+#[test]
+fn a_difference_counts_in_the_phase_in_which_it_was_found() {
+    let found = |phase| Difference::of_digests(phase, SEALED, Digest { rows: 2, sum: 1 }, Digest::default());
+    let differed = |found: Difference| Event::Differed(Box::new(found));
+    let mut world = World::new();
+    world.moving(Phase::Backfill, MoveOptions::default());
+    assert_eq!(code(world.tell("t", differed(found(Phase::Backfill)))), "WRONG_PHASE");
+    let mut world = World::new();
+    world.moving(Phase::Verify, MoveOptions::default());
+    assert_eq!(code(world.tell("t", differed(found(Phase::Hold)))), "WRONG_PHASE");
+    let row = DifferingRow { table: "orders".into(), key: "(7)".into(), differing: Differing::Missing };
+    let many = Difference { rows: vec![row; Difference::ROWS_MAX + 1], ..found(Phase::Verify) };
+    assert_eq!(code(world.tell("t", differed(many))), "INVALID_OPTION");
+    world.tell("t", differed(found(Phase::Verify))).unwrap();
+    let mut world = World::new();
+    let id = world.moving(Phase::Soak, MoveOptions::default());
+    world.steer(id, MoveIntent::Pause).unwrap();
+    assert_eq!(code(world.tell("t", differed(found(Phase::Soak)))), "NOT_DUE");
 }
 
 #[test]

@@ -16,7 +16,39 @@ pub fn tables_differ(source: &[String], target: &[String]) -> Option<String> {
     }
 }
 
+/// What a copy may take beyond what its source takes: pages that are filled less well, and what is written meanwhile.
+const SPARE: u64 = 10;
+
+fn told(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes < 10 * MIB { format!("{bytes} bytes") } else { format!("{} MiB", bytes / MIB) }
+}
+
 impl PreflightReport {
+    /// What is in the way of a move from a cell that has said this to one that has said `target`, although of each alone
+    /// nothing is.
+    #[must_use]
+    pub fn apart_from(&self, target: &Self) -> Option<Finding> {
+        self.unlike(target).or_else(|| self.lacks_room_at(target))
+    }
+
+    /// Whether the target's disk would be filled by the copy. The log of what is written is on it, too, as far as anybody knows.
+    fn lacks_room_at(&self, target: &Self) -> Option<Finding> {
+        let free = target.free_bytes?;
+        let rows = self.disk_bytes.saturating_add(self.disk_bytes / SPARE);
+        let log = rows.min(target.log_bytes_max);
+        let needed = rows.saturating_add(log);
+        if needed <= free {
+            return None;
+        }
+        let (needed, free, rows, log) = (told(needed), told(free), told(rows), told(log));
+        let reason = format!(
+            "the copy needs {needed} on the target's disk ({rows} with indexes, and {log} for the log of what is written), and {free} \
+             are free: make room there, raise the cell's disk_bytes_max if its disk has grown, or move to another cell"
+        );
+        Some(Finding { code: "DISK_TOO_SMALL".into(), reason })
+    }
+
     /// What is in the way of a move from a cell that has said this to one that has said `target`, although of each alone
     /// nothing is. A cell that keeps no tables, or has found something before it looked at them, has said nothing of any.
     #[must_use]
@@ -48,7 +80,7 @@ mod tests {
 
     fn report(tables: &[&str]) -> PreflightReport {
         let tables = tables.iter().map(|line| (*line).to_owned()).collect();
-        PreflightReport { findings: Vec::new(), notes: Vec::new(), rows: 0, bytes: 0, tables, storage: None }
+        PreflightReport { tables, ..PreflightReport::default() }
     }
 
     #[test]
@@ -73,5 +105,26 @@ mod tests {
         assert!(postgres.unlike(&embedded).unwrap().reason.contains("the target in its own store"));
         assert_eq!(embedded.unlike(&embedded), None);
         assert_eq!(postgres.unlike(&of(Storage::Postgres, &["a: y"])).unwrap().code, "SCHEMA_DIFFERS");
+    }
+
+    #[test]
+    fn a_copy_that_would_fill_the_targets_disk_is_told_with_both_sizes() {
+        const MIB: u64 = 1 << 20;
+        let source = PreflightReport { disk_bytes: 100 * MIB, ..PreflightReport::default() };
+        let target = |free: Option<u64>, log_bytes_max| PreflightReport {
+            free_bytes: free,
+            log_bytes_max,
+            ..PreflightReport::default()
+        };
+        let lacks = |free, log| source.apart_from(&target(free, log)).map(|found| (found.code, found.reason));
+        assert_eq!(lacks(None, MIB), None, "nobody knows");
+        assert_eq!(lacks(Some(110 * MIB), 0), None);
+        assert_eq!(lacks(Some(112 * MIB), 2 * MIB), None);
+        let (code, reason) = lacks(Some(111 * MIB), 2 * MIB).unwrap();
+        assert_eq!(code, "DISK_TOO_SMALL");
+        assert!(reason.contains("needs 112 MiB") && reason.contains("111 MiB are free"), "{reason}");
+        let (_, reason) = lacks(Some(0), 1 << 40).unwrap();
+        assert!(reason.contains("needs 220 MiB") && reason.contains("0 bytes are free"), "{reason}");
+        assert_eq!(PreflightReport::default().apart_from(&target(Some(0), MIB)), None, "nothing is to be copied");
     }
 }

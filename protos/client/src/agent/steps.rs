@@ -95,8 +95,18 @@ impl AgentPool {
                 let findings = report.findings.into_iter().map(finding).collect();
                 let notes = report.notes.into_iter().map(finding).collect();
                 let storage = report.storage.and_then(|storage| v1::Storage::try_from(storage).ok());
-                let (rows, bytes, tables) = (report.rows, report.bytes, report.tables);
-                Ok(PreflightReport { findings, notes, rows, bytes, tables, storage })
+                let v1::PreflightReport { rows, bytes, tables, disk_bytes, free_bytes, log_bytes_max, .. } = report;
+                Ok(PreflightReport {
+                    findings,
+                    notes,
+                    rows,
+                    bytes,
+                    tables,
+                    storage,
+                    disk_bytes,
+                    free_bytes,
+                    log_bytes_max,
+                })
             }
             _ => Err(unfitting(agent, "it should be a preflight report")),
         }

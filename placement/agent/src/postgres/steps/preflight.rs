@@ -9,7 +9,7 @@ use super::Work;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::fault::Fault;
 use crate::postgres::layout::Layout;
-use crate::postgres::{check, databases, inspect, schemas};
+use crate::postgres::{check, databases, disk, inspect, schemas};
 use crate::record::Role;
 use crate::refusal::Refusal;
 
@@ -24,9 +24,19 @@ impl Work<'_> {
                 Looked::default()
             }
         };
-        let Looked { tables, size: (rows, bytes) } = looked;
+        let Looked { tables, size: (rows, bytes), disk_bytes, free_bytes, log_bytes_max } = looked;
         let storage = Some(wire::Storage::Postgres.into());
-        Ok(Answer::Preflight(wire::PreflightReport { findings, rows, bytes, notes, tables, storage }))
+        Ok(Answer::Preflight(wire::PreflightReport {
+            findings,
+            rows,
+            bytes,
+            notes,
+            tables,
+            storage,
+            disk_bytes,
+            free_bytes,
+            log_bytes_max,
+        }))
     }
 
     fn own_findings(&self, as_target: bool) -> Vec<wire::Finding> {
@@ -87,20 +97,35 @@ impl Work<'_> {
             let Refusal { code, reason } = schemas::present(&place.schema);
             findings.push(wire::Finding { code: code.into(), reason });
         }
-        let tables = catalogue.lines();
-        if !findings.is_empty() {
-            return Ok(Looked { tables, size: (0, 0) });
-        }
-        if is_own && as_target {
-            return Ok(Looked { tables, size: (0, 0) });
+        let looked = self.look_at_disk(&client, as_target, catalogue.lines(), notes).await?;
+        if !findings.is_empty() || (is_own && as_target) {
+            return Ok(looked);
         }
         self.cell.look_at_tables(&self.tenant.id).await?;
-        let size = self.size(&client, &catalogue, findings).await;
+        let (size, disk_bytes) = self.size(&client, &catalogue, findings).await?;
         if as_target && size.0 > 0 && findings.is_empty() {
             let reason = format!("the database of cell {} has {} rows of the tenant", self.cell.here, size.0);
             findings.push(wire::Finding { code: "COPY_PRESENT".into(), reason });
         }
-        Ok(Looked { tables, size })
+        Ok(Looked { size, disk_bytes, ..looked })
+    }
+
+    /// What is free there for a tenant that comes; and whether it is less than the log of one that goes may take.
+    async fn look_at_disk(
+        &self,
+        client: &Client,
+        as_target: bool,
+        tables: Vec<String>,
+        notes: &mut Vec<wire::Finding>,
+    ) -> Result<Looked, Refusal> {
+        let options = &self.cell.database.options;
+        let free = disk::free(client, options).await?;
+        if !as_target {
+            notes.extend(disk::log_budget(free, options.wal_bytes_max));
+            return Ok(Looked { tables, ..Looked::default() });
+        }
+        let log_bytes_max = disk::log_bytes_max(client).await?;
+        Ok(Looked { tables, free_bytes: free, log_bytes_max, ..Looked::default() })
     }
 
     async fn look_at_template(
@@ -116,12 +141,17 @@ impl Work<'_> {
         notes.extend(inspect::open_for_long(client).await?);
         let (catalogue, found) = databases::look_at_template(database, Some(&self.tenant.id)).await?;
         findings.extend(found);
-        Ok(Looked { tables: catalogue.lines(), size: (0, 0) })
+        self.look_at_disk(client, true, catalogue.lines(), notes).await
     }
 
-    /// Rows and bytes of the tenant.
-    async fn size(&self, client: &Client, catalogue: &Catalogue, findings: &mut Vec<wire::Finding>) -> (u64, u64) {
-        let mut size = (0, 0);
+    /// Rows and bytes of the tenant, and what it takes of a disk.
+    async fn size(
+        &self,
+        client: &Client,
+        catalogue: &Catalogue,
+        findings: &mut Vec<wire::Finding>,
+    ) -> Result<((u64, u64), u64), Refusal> {
+        let (mut size, mut disk_bytes) = ((0, 0), 0_u64);
         for table in &catalogue.tables {
             let of = catalogue.of_tenant(table, self.tenant.id.as_str());
             let name = catalogue.qualified(table);
@@ -129,8 +159,10 @@ impl Work<'_> {
                 format!("SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::bigint FROM {name} t WHERE {of}");
             match client.query_one(&sql, &[]).await {
                 Ok(row) => {
-                    size.0 += row.get::<_, i64>(0).cast_unsigned();
-                    size.1 += row.get::<_, i64>(1).cast_unsigned();
+                    let of = (row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned());
+                    size = (size.0 + of.0, size.1 + of.1);
+                    let sizes = disk::sizes(client, &name).await?;
+                    disk_bytes = disk_bytes.saturating_add(disk::with_indexes(of, sizes));
                 }
                 Err(error) => {
                     let reason = format!("whose a row of {name} is cannot be asked: {}", Fault::from(error).reason);
@@ -138,7 +170,7 @@ impl Work<'_> {
                 }
             }
         }
-        size
+        Ok((size, disk_bytes))
     }
 }
 
@@ -147,4 +179,7 @@ impl Work<'_> {
 struct Looked {
     tables: Vec<String>,
     size: (u64, u64),
+    disk_bytes: u64,
+    free_bytes: Option<u64>,
+    log_bytes_max: u64,
 }

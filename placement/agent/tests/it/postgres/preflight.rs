@@ -309,3 +309,38 @@ async fn a_transaction_that_is_open_for_long_is_noted_with_what_ends_it() {
     let reason = noted().await.unwrap();
     assert!(reason.contains("ROLLBACK PREPARED 'forgotten too'"), "{reason}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_whose_disk_has_no_room_for_the_copy_is_found_before_it_is_begun() {
+    let ground = Ground::new();
+    let open = async |name: &str, change: &dyn Fn(&mut cell_agent::DatabaseOptions)| {
+        let url = database().await;
+        session(&url).await.batch_execute(TABLES).await.unwrap();
+        ground.open_with(name, &url, "127.0.0.1:0", |database| change(database)).await.unwrap()
+    };
+    let a = open("a", &|database| {
+        database.data_directory = Some("/".into());
+        database.wal_bytes_max = 1 << 60;
+    })
+    .await;
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    accounts(&a.session().await, 2_000).await;
+    let source = look(&ground, &a, false).await;
+    assert!(source.disk_bytes > source.bytes && source.bytes > 0, "indexes and heads of rows count: {source:?}");
+    assert!(source.notes.iter().any(|note| note.code == "LOG_BUDGET"), "{:?}", source.notes);
+    assert_eq!(source.free_bytes, None, "nothing comes to it");
+
+    let unknown = open("b", &|_| {}).await;
+    let target = look(&ground, &unknown, true).await;
+    assert_eq!((target.free_bytes, source.apart_from(&target)), (None, None), "nobody knows");
+    let seen = open("c", &|database| database.data_directory = Some("/".into())).await;
+    let target = look(&ground, &seen, true).await;
+    assert!(target.free_bytes.is_some_and(|free| free > 0) && target.log_bytes_max > 0, "{target:?}");
+    // The databases of the server take more than that already.
+    let full = open("d", &|database| database.disk_bytes_max = 1).await;
+    let target = look(&ground, &full, true).await;
+    assert_eq!(target.free_bytes, Some(0));
+    let found = source.apart_from(&target).unwrap();
+    assert_eq!(found.code, "DISK_TOO_SMALL");
+    assert!(found.reason.contains("0 bytes are free"), "{}", found.reason);
+}

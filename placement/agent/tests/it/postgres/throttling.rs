@@ -60,3 +60,36 @@ async fn a_copy_is_slowed_down_while_commits_of_its_source_wait_for_a_standby_an
     a.close().await;
     b.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_wait_while_changes_are_not_applied_and_come_when_they_are() {
+    let ground = Ground::new();
+    let (a, b) = ground.pair().await;
+    let client = a.session().await;
+    accounts(&client, 20_000).await;
+    let step = context(1, 1);
+    let before = ground.copy_half(&a, &b, &step).await;
+    // Nothing is applied while somebody has the tables.
+    let holder = b.session().await;
+    holder.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // An eighth of 64 MiB, and more.
+    for turn in 0..3 {
+        let sql = format!(
+            "UPDATE accounts SET big = (SELECT string_agg(md5('{turn}/' || id || '/' || i), '') FROM generate_series(1, 160) i) \
+             WHERE id <= 1000"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    }
+    // As fast as it goes, from now on.
+    ground.pool.import_status_at(&b.agent, &step, 0).await.unwrap();
+    storage_when(&ground, &a, |storage| storage.held_back).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    ground.hurry(&b, &step).await;
+    storage_when(&ground, &a, |storage| !storage.held_back).await;
+    let after = ground.progress(&b, &step, |progress| progress.backfilled).await;
+    assert!(after.copied_rows > before.copied_rows, "{after:?}");
+    ground.verify(&a, &b, &step).await;
+    assert_eq!(b.rows().await, a.rows().await);
+    a.close().await;
+    b.close().await;
+}

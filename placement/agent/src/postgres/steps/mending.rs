@@ -1,0 +1,197 @@
+//! Steps for the cell whose copy was found to differ: which rows, and these anew, in the order of the owner's changes.
+
+use std::time::Duration;
+
+use cell_model::{Digest, Seq};
+use cell_protos::v1 as wire;
+use cell_protos::v1::follow_request::Request;
+use cell_protos::v1::step_response::Result as Answer;
+use tokio::sync::mpsc;
+
+use super::{Work, position};
+use crate::capture::{digest_from_wire, digest_to_wire};
+use crate::postgres::captures::RowKey;
+use crate::postgres::follower::{Ask, Told};
+use crate::postgres::narrow::{self, Listed, Stretch, Sums};
+use crate::refusal::Refusal;
+
+/// All rows are read once, and those of some buckets once more.
+const EXAMINE_MAX: Duration = Duration::from_secs(300);
+const RECOPY_MAX: Duration = Duration::from_secs(100);
+const SAMPLE_MAX: Duration = Duration::from_secs(30);
+/// Rows of one sample.
+const SAMPLE_ROWS: u32 = 200;
+
+fn lost() -> Refusal {
+    Refusal::new("BUSY", "the change stream was lost: it is tried again")
+}
+
+/// Not what was asked for.
+fn odd() -> Refusal {
+    Refusal::new("BUSY", "the owner has answered something else: it is tried again")
+}
+
+/// What comes of it. Nothing more does once the stream is lost: nobody else can tell.
+async fn ask(asks: &mpsc::Sender<Ask>, request: Request) -> Result<mpsc::Receiver<Told>, Refusal> {
+    let (tell, told) = mpsc::channel(1);
+    asks.send(Ask { request, tell }).await.map_err(|_| lost())?;
+    Ok(told)
+}
+
+async fn next(told: &mut mpsc::Receiver<Told>) -> Result<Told, Refusal> {
+    match told.recv().await {
+        Some(Told::Not(reason)) => Err(Refusal::new("BUSY", reason)),
+        Some(told) => Ok(told),
+        None => Err(lost()),
+    }
+}
+
+impl Work<'_> {
+    /// Who can be asked something of the owner, if this cell copies and has every row.
+    fn asks(&self) -> Result<mpsc::Sender<Ask>, Refusal> {
+        let core = self.lock()?;
+        self.copy_of(&core)?;
+        if let Some(failure) = &core.progress.failure {
+            return Err(failure.clone());
+        }
+        if !core.is_complete() {
+            return Err(Refusal::new("NOT_APPLIED", "the copy is not complete"));
+        }
+        core.asks.clone().ok_or_else(lost)
+    }
+
+    /// One of them at a time, and none for ever.
+    async fn mending<T>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = Result<T, Refusal>> + Send,
+    ) -> Result<T, Refusal> {
+        let alone = self.tenant.mending.try_lock();
+        let _alone = alone.map_err(|_| Refusal::new("BUSY", "the copy is being mended already"))?;
+        let done = self.cell.stop.run_until_cancelled(tokio::time::timeout(patience, work)).await;
+        let late = || Refusal::new("BUSY", format!("it was not done within {} s", patience.as_secs()));
+        done.ok_or_else(lost)?.map_err(|_| late())?
+    }
+
+    pub(super) async fn examine(&self) -> Result<Answer, Refusal> {
+        let asks = self.asks()?;
+        self.mending(EXAMINE_MAX, self.examined(&asks)).await.map(Answer::Examined)
+    }
+
+    async fn examined(&self, asks: &mpsc::Sender<Ask>) -> Result<wire::Examined, Refusal> {
+        let of = (&self.tenant.id, self.context().uid);
+        let catalogue = self.cell.catalogue(&self.tenant.id).await?;
+        let mut told = ask(asks, Request::Buckets(wire::BucketsWanted {})).await?;
+        let Told::Cut(seq, snapshot) = next(&mut told).await? else { return Err(odd()) };
+        // At once, so that what the owner sends is taken from the stream as it comes.
+        let ours = async { Ok::<_, Refusal>(narrow::sums(&snapshot, &catalogue, of).await?) };
+        let (ours, theirs) = tokio::try_join!(ours, next(&mut told))?;
+        let Told::Buckets(theirs) = theirs else { return Err(odd()) };
+        let theirs = sums_of(theirs)?;
+        let (wanted, more) = narrow::differing(&ours, &theirs);
+        let (ours, theirs, found) = if wanted.is_empty() {
+            (total(&ours), total(&theirs), narrow::Narrowed::default())
+        } else {
+            let buckets = wanted.iter().copied().collect();
+            told = ask(asks, Request::Rows(wire::RowsWanted { buckets })).await?;
+            let own = async { Ok::<_, Refusal>(narrow::list(&snapshot, &catalogue, of, &wanted).await?) };
+            let (own, listed) = tokio::try_join!(own, listed(&mut told))?;
+            (total(&ours), total(&theirs), narrow::narrowed(own, listed))
+        };
+        let rows = found.told(&catalogue);
+        let (missing, extra, changed) = (found.missing, found.extra, found.changed);
+        self.tenant.lock().differing = (seq, found.keys.into_iter().map(|(key, _)| key).collect());
+        let (owner, copy) = (Some(digest_to_wire(theirs)), Some(digest_to_wire(ours)));
+        Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more, rows })
+    }
+
+    /// Compares some rows, in soak: of those, the copy follows what the owner has done, and is looked at as readers would.
+    pub(super) async fn compare_sample(&self, seed: u64) -> Result<Answer, Refusal> {
+        let asks = self.asks()?;
+        self.mending(SAMPLE_MAX, self.sample_compared(&asks, seed)).await.map(Answer::Examined)
+    }
+
+    async fn sample_compared(&self, asks: &mpsc::Sender<Ask>, seed: u64) -> Result<wire::Examined, Refusal> {
+        let of = (&self.tenant.id, self.context().uid);
+        let catalogue = self.cell.catalogue(&self.tenant.id).await?;
+        let number = seed % (catalogue.tables.len() as u64).max(1);
+        let place = u32::try_from(number).unwrap_or_default();
+        let table = catalogue.table(place).ok_or_else(odd)?;
+        let client = self.cell.database.client().await?;
+        let after = narrow::some_key(&client, &catalogue, of.0, (table, seed)).await?;
+        drop(client);
+        let wanted = wire::SampleWanted { table: place, after_key: after.clone(), rows: SAMPLE_ROWS };
+        let mut told = ask(asks, Request::Sample(wanted)).await?;
+        let Told::Cut(seq, snapshot) = next(&mut told).await? else { return Err(odd()) };
+        let Told::Rows(rows) = next(&mut told).await? else { return Err(odd()) };
+        let (theirs, ended) = (listed_of(rows.rows)?, rows.done);
+        let until = if ended { None } else { theirs.last().map(|((_, key), _)| key.clone()) };
+        // What only the copy has would be as much again at the most, or more than a sample.
+        let stretch = Stretch { table: place, after, until, rows: SAMPLE_ROWS * 2 };
+        let ours = narrow::list_stretch(&snapshot, &catalogue, of, &stretch).await?;
+        let sum = |listed: &[Listed]| Digest {
+            rows: listed.len() as u64,
+            sum: listed.iter().fold(0, |sum, (_, hash)| hash.wrapping_add(sum)),
+        };
+        let (owner, copy) = (Some(digest_to_wire(sum(&theirs))), Some(digest_to_wire(sum(&ours))));
+        let found = narrow::narrowed(ours, theirs);
+        let (missing, extra, changed) = (found.missing, found.extra, found.changed);
+        let rows = found.told(&catalogue);
+        Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more: false, rows })
+    }
+
+    pub(super) async fn recopy(&self, at: Seq) -> Result<Answer, Refusal> {
+        let asks = self.asks()?;
+        let (found_at, keys) = self.tenant.lock().differing.clone();
+        if found_at != at {
+            let reason = format!("no rows are remembered that differed at {at}: the copy is examined again");
+            return Err(Refusal::new("NOT_EXAMINED", reason));
+        }
+        if keys.is_empty() {
+            return Ok(position(self.tenant.lock().applied()));
+        }
+        self.mending(RECOPY_MAX, recopied(&asks, keys)).await.map(position)
+    }
+}
+
+async fn recopied(asks: &mpsc::Sender<Ask>, keys: Vec<RowKey>) -> Result<Seq, Refusal> {
+    let keys = keys.into_iter().map(|(table, key)| wire::TableKey { table, key }).collect();
+    let mut told = ask(asks, Request::Recopy(wire::RecopyWanted { keys })).await?;
+    match next(&mut told).await? {
+        Told::Recopied(seq) => Ok(seq),
+        Told::Cut(..) | Told::Buckets(_) | Told::Rows(_) | Told::Not(_) => Err(odd()),
+    }
+}
+
+fn total(sums: &Sums) -> Digest {
+    let add = |all: Digest, one: &Digest| Digest {
+        rows: all.rows.wrapping_add(one.rows),
+        sum: all.sum.wrapping_add(one.sum),
+    };
+    sums.values().fold(Digest::default(), add)
+}
+
+fn sums_of(buckets: wire::Buckets) -> Result<Sums, Refusal> {
+    let one = |bucket: wire::Bucket| Some((bucket.number, digest_from_wire(bucket.digest.as_ref()?)?));
+    buckets.buckets.into_iter().map(one).collect::<Option<_>>().ok_or_else(odd)
+}
+
+fn listed_of(rows: Vec<wire::ListedRow>) -> Result<Vec<Listed>, Refusal> {
+    let one = |row: wire::ListedRow| {
+        let (key, hash) = (row.key?, row.hash.as_ref().try_into().ok()?);
+        Some(((key.table, key.key), u128::from_be_bytes(hash)))
+    };
+    rows.into_iter().map(one).collect::<Option<_>>().ok_or_else(odd)
+}
+
+/// What the owner lists, to its end.
+async fn listed(told: &mut mpsc::Receiver<Told>) -> Result<Vec<Listed>, Refusal> {
+    let mut listed = Vec::new();
+    loop {
+        let Told::Rows(rows) = next(told).await? else { return Err(odd()) };
+        listed.extend(listed_of(rows.rows)?);
+        if rows.done {
+            return Ok(listed);
+        }
+    }
+}
