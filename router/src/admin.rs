@@ -1,6 +1,7 @@
 //! The router's own small server, for operators and for whoever asks whether it is alive.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,10 +26,17 @@ use crate::fair::tenants::Active;
 use crate::flow::Flow;
 use crate::observe::recent::Recent;
 use crate::usage::batches::Batches;
+use crate::usage::collectors::Collectors;
 
 const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Batches of usage, and who may have them.
+pub(crate) struct Usage {
+    pub(crate) batches: Arc<Batches>,
+    pub(crate) collectors: Collectors,
+}
 
 /// What the server tells.
 pub(crate) struct Admin {
@@ -37,7 +45,7 @@ pub(crate) struct Admin {
     pub(crate) flow: Arc<Flow>,
     pub(crate) recent: Arc<Recent>,
     /// What tenants have used; none where that is not written down.
-    pub(crate) usage: Option<Arc<Batches>>,
+    pub(crate) usage: Option<Usage>,
     pub(crate) quiescing: AtomicBool,
 }
 
@@ -47,8 +55,8 @@ impl Admin {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, caller) = match listener.accept().await {
+                Ok((stream, caller)) => (stream, caller.ip()),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection of an operator");
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -61,7 +69,7 @@ impl Admin {
                     let admin = Arc::clone(&admin);
                     async move {
                         Ok::<_, Infallible>(match request.uri().path().strip_prefix(USAGE) {
-                            Some(id) => admin.usage(request.method(), id).await,
+                            Some(id) => admin.usage(&request, id, caller).await,
                             None => admin.answer(&request),
                         })
                     }
@@ -104,11 +112,15 @@ impl Admin {
     }
 
     /// `GET /usage`: the oldest batch that nobody has collected. `DELETE /usage/<id>`: it is collected.
-    async fn usage(&self, method: &Method, id: &str) -> Response<Full<Bytes>> {
-        let Some(batches) = self.usage.clone() else {
+    async fn usage<B>(&self, request: &Request<B>, id: &str, caller: IpAddr) -> Response<Full<Bytes>> {
+        let Some(usage) = &self.usage else {
             let detail = "usage is not written down here: there is no [usage] in the options";
             return problem(StatusCode::NOT_FOUND, "USAGE_OFF", detail);
         };
+        let (method, batches) = (request.method(), Arc::clone(&usage.batches));
+        if let Some(detail) = usage.collectors.refuse(method, caller, request.headers()) {
+            return problem(StatusCode::FORBIDDEN, "USAGE_FORBIDDEN", detail);
+        }
         let id = id.trim_start_matches('/').to_owned();
         let (read, given) = (*method == Method::GET, !id.is_empty());
         let done = match (read, given) {

@@ -13,8 +13,10 @@ use crate::conn::Busy;
 use crate::fair::scheduler::Permit;
 use crate::fair::tenants::OnItsWay;
 use crate::metrics::Open;
+use crate::observe::log::{Ended, Line};
 use crate::pool::Lease;
 use crate::room::{Kept, Rooms};
+use crate::streams::Ongoing;
 
 /// A cell's body, and the connection that it comes on.
 pub(crate) struct Download {
@@ -63,6 +65,11 @@ impl Download {
     pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
         lease.upgraded();
         Self { body, lease: None, room: None }
+    }
+
+    /// Whether more of it comes, and nobody knows how much.
+    pub(crate) fn has_no_end_in_sight(&self) -> bool {
+        self.lease.is_some() && self.body.size_hint().exact().is_none()
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -118,12 +125,26 @@ impl Body for Download {
     }
 }
 
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// The cell's has broken off.
+    #[error(transparent)]
+    Cell(#[from] hyper::Error),
+    /// It would go on in a cell that its tenant has left.
+    #[error("the answer's tenant has moved")]
+    Moved,
+}
+
 /// A body for the client.
 pub(crate) struct AnswerBody {
     content: Content,
     busy: Busy,
     _open: Open,
     on_its_way: Option<OnItsWay>,
+    ongoing: Option<Box<Ongoing>>,
+    /// Its line in the access log, where there is one.
+    line: Option<Box<Line>>,
 }
 
 enum Content {
@@ -132,40 +153,82 @@ enum Content {
 }
 
 impl AnswerBody {
-    pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy) -> Self {
-        Self {
-            content: Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
-            busy,
-            _open: open,
-            on_its_way: None,
+    pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy, line: Option<Box<Line>>) -> Self {
+        let content = Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty()));
+        Self { content, busy, _open: open, on_its_way: None, ongoing: None, line }
+    }
+
+    pub(crate) fn cell(download: Download, open: Open, busy: Busy, line: Option<Box<Line>>) -> Self {
+        Self { content: Content::Cell(download), busy, _open: open, on_its_way: None, ongoing: None, line }
+    }
+
+    /// With its tenant's place, which is free once it has gone, and with what ends it where no end of it is in sight.
+    #[must_use]
+    pub(crate) fn going_on(mut self, on_its_way: Option<OnItsWay>, ongoing: Option<Box<Ongoing>>) -> Self {
+        (self.on_its_way, self.ongoing) = (on_its_way, ongoing);
+        self
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(ongoing) = &mut self.ongoing
+            && let Some(last) = ongoing.end(cx)
+        {
+            self.content = Content::Own(None);
+            self.ongoing = None;
+            self.note(Ended::Moved);
+            return Poll::Ready(last);
+        }
+        match &mut self.content {
+            Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Cell(download) => {
+                let frame = ready!(Pin::new(download).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| Ok(frame?)))
+            }
         }
     }
 
-    pub(crate) fn cell(download: Download, open: Open, busy: Busy, on_its_way: Option<OnItsWay>) -> Self {
-        Self { content: Content::Cell(download), busy, _open: open, on_its_way }
+    fn note(&mut self, ended: Ended) {
+        if let Some(line) = &mut self.line {
+            line.ended.get_or_insert(ended);
+        }
     }
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.busy.asked();
-        let frame = match &mut self.content {
-            Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Cell(download) => Pin::new(download).poll_frame(cx),
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = &mut *self;
+        this.busy.asked();
+        let frame = match ready!(this.poll_content(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                this.note(Ended::Broken);
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => {
+                this.note(Ended::Whole);
+                return Poll::Ready(None);
+            }
         };
-        if let Poll::Ready(Some(Ok(piece))) = &frame {
-            self.busy.handed_over();
-            if let (Some(on_its_way), Some(data)) = (&self.on_its_way, piece.data_ref()) {
+        let piece = match &mut this.ongoing {
+            Some(ongoing) => ongoing.pass(frame),
+            None => frame,
+        };
+        this.busy.handed_over();
+        if let Some(data) = piece.data_ref() {
+            if let Some(on_its_way) = &this.on_its_way {
                 on_its_way.answered(data.len());
             }
+            if let Some(line) = &mut this.line {
+                line.answered_bytes += data.len() as u64;
+            }
         }
-        frame
+        Poll::Ready(Some(Ok(piece)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -179,6 +242,14 @@ impl Body for AnswerBody {
         match &self.content {
             Content::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Cell(download) => download.size_hint(),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if self.is_end_stream() {
+            self.note(Ended::Whole);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +55,38 @@ const SMALL_BYTES: u64 = 8 << 10;
 /// One request's body, for all of its attempts. None: it has none, as most have.
 pub(crate) struct Upload<B>(Option<Rc<RefCell<Shared<B>>>>);
 
+impl<B> Clone for Upload<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<B> Default for Upload<B> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<B> Upload<B> {
+    /// How much of it has come.
+    pub(crate) fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| shared.borrow().received)
+    }
+
+    /// Nobody wants any more of it.
+    pub(crate) fn abandon(&self) {
+        if let Some(shared) = &self.0 {
+            let mut shared = shared.borrow_mut();
+            if !shared.ended {
+                shared.fault = Some(UploadFault::Superseded);
+                if let Some(sender) = shared.sender.take() {
+                    sender.wake();
+                }
+            }
+        }
+    }
+}
+
 struct Shared<B> {
     body: B,
     limits: UploadLimits,
@@ -72,6 +104,8 @@ struct Shared<B> {
     /// Since when the client is awaited, and how long it was before.
     awaited_since: Option<Instant>,
     awaited: Duration,
+    /// Who sends it, while the client is awaited.
+    sender: Option<Waker>,
     /// Whose bytes they are.
     metered: Option<Arc<Active>>,
 }
@@ -97,6 +131,7 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             last_progress: now,
             awaited_since: None,
             awaited: Duration::ZERO,
+            sender: None,
             metered: None,
         }))))
     }
@@ -267,6 +302,9 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
         let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) else {
             shared.awaited_since.get_or_insert_with(Instant::now);
+            if shared.sender.as_ref().is_none_or(|sender| !sender.will_wake(cx.waker())) {
+                shared.sender = Some(cx.waker().clone());
+            }
             return Poll::Pending;
         };
         let taken = shared.take(frame.map(|frame| frame.map_err(|_| UploadFault::Broken)));

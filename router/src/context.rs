@@ -10,11 +10,12 @@ use cell_model::TenantId;
 use cell_trust::TrustedKeys;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Version};
+use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::alarm::Alarms;
-use crate::body::UploadLimits;
+use crate::body::{Upload, UploadLimits};
 use crate::conn::Conn;
 use crate::directory::Directory;
 use crate::exchange::Warnings;
@@ -31,6 +32,7 @@ use crate::policy::Admitted;
 use crate::pool::Pool;
 use crate::room::Rooms;
 use crate::signing::Contexts;
+use crate::streams::Streams;
 use crate::strict::{Field, Fields, Said};
 use crate::table::Entry;
 use crate::token::Verifier;
@@ -58,6 +60,7 @@ pub(crate) struct Worker {
     pub(crate) dice: Dice,
     pub(crate) alarms: Alarms,
     pub(crate) rooms: Rc<Rooms>,
+    pub(crate) streams: Streams,
     /// Of what gates do not take.
     pub(crate) gate_refusals: Warnings,
 }
@@ -93,6 +96,11 @@ pub(crate) struct RequestCtx {
     /// What its head had when it came.
     pub(crate) fields: Fields,
     pub(crate) method: Method,
+    pub(crate) version: Version,
+    /// Where requests are logged: its path.
+    pub(crate) path: Option<Box<str>>,
+    /// Its body, for as long as somebody wants to know of it.
+    pub(crate) upload: Upload<Incoming>,
     pub(crate) is_write: bool,
     /// May be sent again although it may have run: it changes nothing, or the cell runs it once.
     pub(crate) may_repeat: bool,
@@ -151,6 +159,9 @@ impl RequestCtx {
             request_id,
             fields,
             method: request.method().clone(),
+            version: request.version(),
+            path: worker.log.path_of(request.uri()),
+            upload: Upload::default(),
             is_write,
             may_repeat: !is_write || fields.has(Field::IdempotencyKey),
             is_grpc,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cell_gate::wire;
+use cell_model::Hold;
 use cell_trust::SignedMapping;
 use http::header::{EXPECT, HOST};
 use http::request::Parts;
@@ -21,7 +22,6 @@ use crate::answer::Download;
 use crate::body::{Upload, UploadFault, Wanted};
 use crate::context::{RequestCtx, Worker};
 use crate::headers;
-use crate::live::Live;
 use crate::options::UpstreamProtocol;
 use crate::pool::{Ask, Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
@@ -108,7 +108,7 @@ async fn once(
     let request = stamped(worker, ctx, entry, outgoing, wire, wanted.as_ref());
     let answer = {
         let sending = lease.send(request);
-        match answer_in_time(worker, &ctx.live, entry, outgoing, leave, sending).await {
+        match answer_in_time(worker, ctx, entry, outgoing, leave, sending).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 if refusal.code == Code::CellTimeout {
@@ -275,7 +275,7 @@ type Sending<E> = Result<Response<Incoming>, E>;
 /// Waits for the head of the answer, counted from the last piece of the body that has passed.
 async fn answer_in_time<E>(
     worker: &Worker,
-    live: &Live,
+    ctx: &RequestCtx,
     entry: &Entry,
     outgoing: &Outgoing,
     leave: &mut Leave,
@@ -283,7 +283,7 @@ async fn answer_in_time<E>(
 ) -> Result<Sending<E>, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
-    let shorter = live.timeouts.answer.min(live.timeouts.body_idle);
+    let shorter = ctx.live.timeouts.answer.min(ctx.live.timeouts.body_idle);
     // A client that pauses is not to keep others out of the cell meanwhile: that is looked at more often.
     let pause = |complete| if complete { shorter } else { shorter.min(STALL) };
     let mut until = began + pause(upload.is_complete());
@@ -295,6 +295,14 @@ async fn answer_in_time<E>(
         let complete = upload.is_complete();
         if !complete && upload.client_stands_still() >= STALL {
             leave.step_out();
+        }
+        if !complete && keeps_a_hold_waiting(worker, ctx, entry) {
+            worker.metrics.streams_quiesced.inc();
+            let (tenant, seconds) = (&entry.mapping.tenant, ctx.began.elapsed().as_secs());
+            let detail = format!(
+                "tenant {tenant} is being moved, and this call has gone on for {seconds} s without an answer"
+            );
+            return Err(Refusal::new(Code::CellFailed, detail));
         }
         // As it is by now: it may have been changed while this waited.
         let limit = if complete { worker.live().timeouts.answer } else { worker.live().timeouts.body_idle };
@@ -315,6 +323,14 @@ async fn answer_in_time<E>(
             body_stalled(limit)
         });
     }
+}
+
+/// Whether it is a call whose client sends and sends, and its tenant's writes are held: the cell lets go of the tenant once all
+/// that it has let in is answered, and for this one nobody knows when that is. What has an end in sight is waited for.
+fn keeps_a_hold_waiting(worker: &Worker, ctx: &RequestCtx, entry: &Entry) -> bool {
+    ctx.is_grpc
+        && ctx.began.elapsed() >= ctx.live.timeouts.answer
+        && worker.directory.find(&entry.mapping.tenant).is_some_and(|now| now.mapping.hold != Hold::None)
 }
 
 /// Reads a small body whole, so that it goes out in one piece with the head.
@@ -407,7 +423,7 @@ async fn read_refusal(refusal: Download) -> Bytes {
 pub(crate) struct Warnings(Cell<Option<Instant>>);
 
 impl Warnings {
-    fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         let due = self.0.get().is_none_or(|last| now.saturating_duration_since(last) >= WARNING_INTERVAL);
         if due {
             self.0.set(Some(now));

@@ -23,7 +23,7 @@ use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -132,7 +132,7 @@ impl Front {
             () = until_closing(phase.clone()) => return Ok(()),
         };
         let came = Came { secure: true, ..came };
-        let Accepted { stream, http2, certified } = match accepted {
+        let Accepted { mut stream, http2, certified } = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
                 self.worker.metrics.tls_failures.inc();
@@ -145,6 +145,16 @@ impl Front {
                 return Ok(());
             }
         };
+        let header = self.worker.live().timeouts.header;
+        let speaks = async { matches!(tokio::time::timeout(header, stream.fill_buf()).await, Ok(Ok([_, ..]))) };
+        let speaks = tokio::select! {
+            speaks = speaks => speaks,
+            () = until_closing(phase.clone()) => return Ok(()),
+        };
+        if !speaks {
+            tracing::debug!(%peer, "a client said nothing after its TLS handshake");
+            return Ok(());
+        }
         if http2 {
             let conn = Conn::new(came, certified, None);
             Box::pin(self.http2(stream, conn, phase)).await

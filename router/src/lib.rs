@@ -9,7 +9,7 @@
 //! * While a tenant moves, its requests wait here with their bodies untouched (`resolve`, `waiting`).
 //! * A client's bytes are read strictly (`strict`) and over TLS where there is some (`tls`), on connections with a timer
 //!   for everything (`front`, `conn`, `patience`), and next to nothing kept of one that rests (`resting`); a WebSocket
-//!   becomes a tunnel (`upgrade`, `tunnel`).
+//!   becomes a tunnel (`upgrade`, `tunnel`). What would go on at a cell that its tenant has left is ended (`streams`).
 //! * What a tenant may ask (`policy`) and when its request gets into its cell (`schedule`, over `fair`, `contain`, `flow`)
 //!   keeps tenants from each other's load and failures; `instance` says which of the cell's instances it goes to.
 //! * What tenants use is counted, and kept in batches until it is collected (`usage`).
@@ -56,6 +56,7 @@ mod patience;
 mod pipeline;
 mod policy;
 mod pool;
+mod private;
 mod refusal;
 mod reload;
 mod resolve;
@@ -68,6 +69,7 @@ mod sharing;
 mod signing;
 mod snapshot;
 mod sockets;
+mod streams;
 mod strict;
 mod table;
 mod tls;
@@ -82,7 +84,7 @@ pub use error::Error;
 pub use feed::{Confirmed, ControlPlane, Held};
 pub use options::{
     CertificateFiles, Containment, ContextOptions, Dependency, Fairness, IdentityOptions, Instances, Limits,
-    Options, Policy, Source, SpanOptions, Tiers, Timeouts, TlsOptions, TokenOptions, UpstreamOptions,
+    Options, OptionsFile, Policy, Source, SpanOptions, Tiers, Timeouts, TlsOptions, TokenOptions, UpstreamOptions,
     UpstreamProtocol, UpstreamTlsOptions, UsageOptions,
 };
 pub use refusal::{Code, Refusal};

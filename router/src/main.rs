@@ -72,17 +72,25 @@ impl Cli {
             Some(path) => Options::from_file(path)?,
             None => Options::default(),
         };
-        let set = |given: &Vec<String>, option: &mut Vec<String>| {
-            if !given.is_empty() {
-                option.clone_from(given);
+        let lists = [
+            ("control", &self.control, &mut options.control),
+            ("trusted-keys", &self.trusted_key, &mut options.trusted_keys),
+            ("domains", &self.domain, &mut options.domains),
+        ];
+        let mut given = Vec::new();
+        for (name, list, option) in lists {
+            if !list.is_empty() {
+                option.clone_from(list);
+                given.push(name);
             }
-        };
-        set(&self.control, &mut options.control);
-        set(&self.trusted_key, &mut options.trusted_keys);
-        set(&self.domain, &mut options.domains);
+        }
+        if let Some(name) = &self.name {
+            options.name.clone_from(name);
+            given.push("name");
+        }
+        given.into_iter().for_each(|name| options.is_given(name));
         options.identity = self.identity.clone().or(options.identity);
         options.insecure_plaintext |= self.insecure_plaintext;
-        options.name = self.name.clone().unwrap_or(options.name);
         options.listen = self.listen.unwrap_or(options.listen);
         options.admin_listen = self.admin_listen.unwrap_or(options.admin_listen);
         options.snapshot_file = self.snapshot_file.clone().or(options.snapshot_file);

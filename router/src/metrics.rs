@@ -95,6 +95,8 @@ pub(crate) struct Metrics {
     abusive_connections: Family<WorkerLabel, Counter>,
     tunnels: Family<WorkerLabel, Gauge>,
     tunnels_quiesced: Family<WorkerLabel, Counter>,
+    streams_quiesced: Family<WorkerLabel, Counter>,
+    connections_full: Family<WorkerLabel, Counter>,
     pub(crate) tls_reload_failures: Counter,
     pub(crate) jwks_failures: Counter,
     pub(crate) watch_disconnects: Counter,
@@ -136,6 +138,8 @@ impl Metrics {
             abusive_connections: Family::default(),
             tunnels: Family::default(),
             tunnels_quiesced: Family::default(),
+            streams_quiesced: Family::default(),
+            connections_full: Family::default(),
             tls_reload_failures: Counter::default(),
             jwks_failures: Counter::default(),
             watch_disconnects: Counter::default(),
@@ -214,6 +218,12 @@ impl Metrics {
         );
         registry.register("tunnels", "Open WebSockets", m.tunnels);
         registry.register("tunnels_quiesced", "WebSockets closed because their tenant moved", m.tunnels_quiesced);
+        registry.register("streams_quiesced", "Streams ended because their tenant moved", m.streams_quiesced);
+        registry.register(
+            "connections_full",
+            "Times that a thread had its part of limits.connections-max: further clients wait to be let in",
+            m.connections_full,
+        );
         registry.register(
             "tls_reload_failures",
             "Times that new certificates were not used",
@@ -260,6 +270,8 @@ impl Metrics {
             abusive_connections: self.abusive_connections.get_or_create_owned(&label),
             tunnels: self.tunnels.get_or_create_owned(&label),
             tunnels_quiesced: self.tunnels_quiesced.get_or_create_owned(&label),
+            streams_quiesced: self.streams_quiesced.get_or_create_owned(&label),
+            connections_full: self.connections_full.get_or_create_owned(&label),
         }
     }
 }
@@ -288,6 +300,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) abusive_connections: Counter,
     pub(crate) tunnels: Gauge,
     pub(crate) tunnels_quiesced: Counter,
+    pub(crate) streams_quiesced: Counter,
+    pub(crate) connections_full: Counter,
 }
 
 impl WorkerMetrics {

@@ -3,13 +3,15 @@
 mod duration;
 mod edge;
 mod flow;
+mod place;
 mod telemetry;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cell_trust::{PublicKey, TrustedKeys};
+use cell_client::Link;
+use cell_trust::{PublicKey, Role, TrustedKeys};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -22,6 +24,7 @@ pub use edge::{
 };
 
 pub use flow::{Containment, Dependency, Fairness, Instances, Policy, Tiers};
+pub use place::OptionsFile;
 pub use telemetry::{SpanOptions, UsageOptions};
 
 /// Everything that a router is told.
@@ -53,6 +56,8 @@ pub struct Options {
     pub handover_socket: Option<PathBuf>,
     /// Where a line of JSON is written for each request. None: nowhere.
     pub access_log: Option<PathBuf>,
+    /// Whether paths are written there with their query, which often has what is secret.
+    pub access_log_query: bool,
     /// Threads that serve requests. 0: one for each core.
     pub threads: usize,
     /// What names a request's tenant.
@@ -79,6 +84,9 @@ pub struct Options {
     /// Spans of some requests. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spans: Option<SpanOptions>,
+    /// Where these were read.
+    #[serde(skip)]
+    pub file: Option<OptionsFile>,
 }
 
 /// How much of anything. Counts are for the whole process unless they say otherwise.
@@ -147,9 +155,12 @@ pub struct Timeouts {
     /// How long a WebSocket may be silent in both directions.
     #[serde(with = "duration")]
     pub tunnel_idle: Duration,
-    /// Over how long the WebSockets of a tenant that moves are closed, so that they do not all come back at once.
+    /// Over how long the WebSockets and streams of a tenant that moves are ended, so that they do not all come back at once.
     #[serde(with = "duration")]
     pub tunnel_close_spread: Duration,
+    /// How long an answer without a length may go on in a cell that its tenant has left.
+    #[serde(with = "duration")]
+    pub stream_grace: Duration,
     /// How long an idle connection to a cell is kept. Keep it below the cell's own.
     #[serde(with = "duration")]
     pub pool_idle: Duration,
@@ -185,6 +196,7 @@ impl Default for Options {
             snapshot_file: None,
             handover_socket: None,
             access_log: None,
+            access_log_query: false,
             threads: 0,
             tenant: IdentityOptions::default(),
             upstream: UpstreamOptions::default(),
@@ -197,6 +209,7 @@ impl Default for Options {
             instances: Instances::default(),
             usage: None,
             spans: None,
+            file: None,
         }
     }
 }
@@ -235,6 +248,7 @@ impl Default for Timeouts {
             write_idle: Duration::from_secs(30),
             tunnel_idle: Duration::from_secs(300),
             tunnel_close_spread: Duration::from_millis(200),
+            stream_grace: Duration::from_secs(5),
             pool_idle: Duration::from_secs(10),
             fresh: Duration::from_secs(1),
             confirm_interval: Duration::from_millis(250),
@@ -261,30 +275,44 @@ impl Options {
     pub fn from_file(path: &Path) -> Result<Self, Error> {
         let text =
             std::fs::read_to_string(path).map_err(|source| Error::ReadOptions { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| Error::ParseOptions { path: path.to_owned(), source: Box::new(source) })
+        let read: Result<Self, _> = toml::from_str(&text);
+        let read =
+            read.map_err(|source| Error::ParseOptions { path: path.to_owned(), source: Box::new(source) })?;
+        Ok(Self { file: Some(OptionsFile::new(path, text)), ..read })
     }
 
     /// Checks everything that can be checked without starting, the certificates and keys that are named included.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`], naming the option and the rule that it breaks; [`Error::Certificate`] and
-    /// [`Error::ContextKey`], naming the file.
+    /// [`Error::InvalidOption`], naming the option, the rule that it breaks, and file and line where they were read from one;
+    /// [`Error::Certificate`] and [`Error::ContextKey`], naming the file.
     pub fn check(&self) -> Result<(), Error> {
         self.checked()?;
+        self.usage.as_ref().map_or(Ok(()), |usage| usage.collectors().map(drop)).map_err(|e| self.located(e))?;
         crate::router::Edge::load(self).map(drop)
     }
 
-    /// What [`Options::check`] checks, and the files that a router can start without.
+    /// What [`Options::check`] checks, who the router is to the control plane, and the files that it can start without or
+    /// with whatever is in them.
     ///
     /// # Errors
-    /// As [`Options::check`]; [`Error::KeySet`], naming the file and where in it.
+    /// As [`Options::check`]; [`Error::Identity`] and [`Error::KeySet`], naming the file and where in it.
     pub fn check_all(&self) -> Result<(), Error> {
         self.check()?;
+        let link = Link::open(self.identity.as_deref(), self.insecure_plaintext)?;
+        link.identity().map_or(Ok(()), |identity| identity.require(Role::Router))?;
+        let worries = crate::tls::worries::all(self.tls.as_ref(), self.upstream.tls.as_ref());
+        if let Some(source) = worries.into_iter().next() {
+            return Err(Error::Certificate { source });
+        }
         self.tenant.token.as_ref().map_or(Ok(()), crate::token::check)
     }
 
     pub(crate) fn checked(&self) -> Result<Checked, Error> {
+        self.meaning().map_err(|error| self.located(error))
+    }
+
+    fn meaning(&self) -> Result<Checked, Error> {
         let invalid = |option: &str, rule: String| Error::InvalidOption { option: option.to_owned(), rule };
         if self.name.is_empty() {
             return Err(invalid("name", "must not be empty".into()));

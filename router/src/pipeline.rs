@@ -29,7 +29,9 @@ pub(crate) async fn serve(
 ) -> Response<AnswerBody> {
     let mut ctx = RequestCtx::new(worker, &request, conn);
     let (open, busy) = (account::open(worker, &ctx), Busy::new(conn));
-    let routed = route(worker, &mut ctx, request).await;
+    let unanswered = account::Unanswered::new(worker, &mut ctx);
+    let routed = route(worker, unanswered.ctx, request).await;
+    unanswered.answered();
     account::close(worker, ctx, routed, open, busy)
 }
 
@@ -56,6 +58,7 @@ async fn route(
         limits.rate_min = 0;
     }
     let upload = Upload::new(body, limits, ctx.began);
+    ctx.upload = upload.clone();
     if upload.is_too_large() {
         return Err(too_large(limits.body_bytes_max));
     }

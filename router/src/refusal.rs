@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 /// Every code that the router answers with. Each has a page under `docs/errors`.
@@ -331,6 +331,17 @@ impl Refusal {
         }
         response
     }
+}
+
+/// The end of a stream of gRPC that was begun well.
+pub(crate) fn grpc_trailers(status: u16, code: &'static str, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(status));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
+        trailers.insert("grpc-message", message);
+    }
+    trailers.insert("cellway-code", HeaderValue::from_static(code));
+    trailers
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -15,7 +15,7 @@ use crate::live::Live;
 use crate::options::Options;
 
 /// What is taken while the router runs; a prefix that ends in a dot stands for a whole section.
-const TAKEN_AT_ONCE: [&str; 14] = [
+const TAKEN_AT_ONCE: [&str; 15] = [
     "fairness.",
     "containment.",
     "instances.",
@@ -28,6 +28,7 @@ const TAKEN_AT_ONCE: [&str; 14] = [
     "timeouts.write-idle",
     "timeouts.tunnel-idle",
     "timeouts.tunnel-close-spread",
+    "timeouts.stream-grace",
     "timeouts.quiesce-min",
     "timeouts.quiesce-max",
 ];

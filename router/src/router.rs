@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ending::{all_ended, quiesce};
 use crate::Error;
-use crate::admin::Admin;
+use crate::admin::{Admin, Usage};
 use crate::control::Control;
 use crate::directory::Directory;
 use crate::fair::fleet;
@@ -133,7 +133,7 @@ impl Router {
             registry: Arc::new(registry),
             flow: Arc::clone(&flow),
             recent: Arc::new(Recent::new(options.limits.remembered_requests)),
-            usage: batches(&options, &metrics)?,
+            usage: usage(&options, &metrics)?,
             quiescing: AtomicBool::new(false),
         });
         let options = Arc::new(options);
@@ -175,7 +175,7 @@ impl Router {
         let (phase, seen) = watch::channel(Phase::Serving);
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let mut background = self.background(&shutdown)?;
-        let (log, writer) = Log::open(self.options.access_log.clone(), self.metrics.log_lines_left_out.clone());
+        let (log, writer) = Log::open(&self.options, self.metrics.log_lines_left_out.clone());
         let writing = writer.map(|writer| tokio::spawn(writer.run()));
         let (spans, exporting) = self.spans()?;
         let (requests_over, over) = oneshot::channel::<()>();
@@ -275,7 +275,7 @@ impl Router {
 
     /// What writes down what tenants use.
     fn meter(&self) -> Option<Meter> {
-        let (options, batches) = (self.options.usage.as_ref()?, self.admin.usage.clone()?);
+        let (options, batches) = (self.options.usage.as_ref()?, Arc::clone(&self.admin.usage.as_ref()?.batches));
         let (flow, failures) = (Arc::clone(&self.flow), self.metrics.usage_failures.clone());
         Some(Meter::new(flow, batches, self.options.name.clone(), options.interval, failures))
     }
@@ -323,15 +323,16 @@ impl Router {
     }
 }
 
-/// Where batches of usage are, if there are any.
-fn batches(options: &Options, metrics: &Metrics) -> Result<Option<Arc<Batches>>, Error> {
+/// Where batches of usage are, if there are any, and who may have them.
+fn usage(options: &Options, metrics: &Metrics) -> Result<Option<Usage>, Error> {
     let Some(usage) = &options.usage else { return Ok(None) };
+    let collectors = usage.collectors()?;
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let lot = getrandom::u32().map_err(|error| Error::StartWorker { source: error.into() })?;
     let process = format!("{:013}{lot:08x}", began.as_millis());
     let opened = Batches::open(&usage.directory, usage.bytes_max, process, metrics.usage_waiting.clone());
     let opened = opened.map_err(|source| Error::Usage { path: usage.directory.clone(), source })?;
-    Ok(Some(Arc::new(opened)))
+    Ok(Some(Usage { batches: Arc::new(opened), collectors }))
 }
 
 /// Why a router ends.

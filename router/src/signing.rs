@@ -49,14 +49,7 @@ impl Signer {
 fn read_key(path: &Path) -> Result<SigningKey, String> {
     let shown = path.display();
     let unreadable = |error| format!("cannot read {shown}: {error}");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(format!("{shown} may be read by others (mode {mode:o}): chmod 600 {shown}"));
-        }
-    }
+    crate::private::check(path).map_err(unreadable)??;
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
     text.trim().parse().map_err(|error| format!("{shown}, line 1: {error}"))
 }

@@ -6,6 +6,7 @@
 
 mod files;
 mod names;
+pub(crate) mod worries;
 
 use std::io;
 use std::path::Path;
@@ -215,6 +216,12 @@ pub(crate) async fn watch(
     let mut said: Vec<String> = Vec::new();
     let paths = files::named(front.as_ref().map(|(_, o)| o), back.as_ref().map(|(_, o)| o));
     let mut seen = files::states(&paths);
+    let worry = || {
+        for error in worries::all(front.as_ref().map(|(_, o)| o), back.as_ref().map(|(_, o)| o)) {
+            tracing::warn!(code = "CERTIFICATE_INVALID", %error, "a certificate or key is used all the same");
+        }
+    };
+    worry();
     loop {
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
@@ -231,6 +238,7 @@ pub(crate) async fn watch(
         let now_said: Vec<String> = errors.iter().map(TlsError::to_string).collect();
         if errors.is_empty() {
             tracing::info!("certificates were read again");
+            worry();
         } else if now_said != said {
             for error in &now_said {
                 tracing::error!(code = "CERTIFICATE_INVALID", %error, "a new certificate is not used: the old one stays");

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use cell_model::{Hold, Mapping, MappingState};
+use cell_model::{Hold, Mapping};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::context::Worker;
+use crate::streams::has_left;
 use crate::table::Entry;
 use frames::{Border, close_frame};
 
@@ -93,12 +94,7 @@ impl Drop for Open<'_> {
 
 /// Whether a tunnel that was opened under `opened` must end, as the tenant is mapped now.
 fn must_end(opened: &Mapping, now: Option<&Mapping>) -> bool {
-    now.is_none_or(|now| {
-        (now.lineage, now.uid, now.epoch) != (opened.lineage, opened.uid, opened.epoch)
-            || now.owner != opened.owner
-            || now.hold != Hold::None
-            || now.state == MappingState::Deleted
-    })
+    has_left(opened, now) || now.is_some_and(|now| now.hold != Hold::None)
 }
 
 async fn has_moved(worker: &Worker, opened: &Mapping) {
@@ -182,7 +178,7 @@ async fn drain(from: &mut ReadHalf<Io>, piece: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use cell_model::{CellId, Epoch, Lineage, Rev, Revision, TenantId, Tier, Uid};
+    use cell_model::{CellId, Epoch, Lineage, MappingState, Rev, Revision, TenantId, Tier, Uid};
 
     use super::*;
 

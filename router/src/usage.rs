@@ -12,6 +12,7 @@
 //! own. What a process that is killed has counted since its last batch is lost.
 
 pub(crate) mod batches;
+pub(crate) mod collectors;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -21,6 +21,7 @@ use cell_client::Random;
 use cell_client::net::{Connection, Listener, Network};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::alarm::Alarms;
 use crate::body::UploadLimits;
@@ -41,6 +42,7 @@ use crate::room::Rooms;
 use crate::sharing::{Handed, Sharing};
 use crate::signing::{Contexts, Signer};
 use crate::sockets::Socket;
+use crate::streams::Streams;
 use crate::tls::{TlsBack, TlsFront};
 use crate::token::{Keys, TokenRules, Verifier};
 use cell_trust::TrustedKeys;
@@ -148,6 +150,7 @@ async fn serve(seed: Seed) {
         dice: Dice::new(seed.random.next()),
         alarms: Alarms::default(),
         rooms: Rooms::new(),
+        streams: Streams::default(),
         gate_refusals: Warnings::default(),
     });
     let front = Rc::new(Front {
@@ -158,19 +161,22 @@ async fn serve(seed: Seed) {
     });
     tokio::task::spawn_local(sweep(Rc::downgrade(&worker.pool)));
     let mut sharing = seed.sharing;
+    let full = Full { most, metrics: Rc::clone(&worker.metrics), said: Warnings::default() };
     loop {
         let now = *phase.borrow_and_update();
         quiescing.set(now > Phase::Serving);
         if now >= Phase::HandedOver {
             break;
         }
-        let (came, place) = tokio::select! {
+        // First a place, and then who takes it: until there is one, clients wait in the kernel.
+        let place = tokio::select! {
             changed = phase.changed() => if changed.is_err() { return } else { continue },
-            accepted = accept(&listener, &places) => accepted,
-            handed = handed(&mut sharing.handed, &places) => match handed {
-                Some(handed) => handed,
-                None => continue,
-            },
+            place = next_place(&places, &full) => place,
+        };
+        let came = tokio::select! {
+            changed = phase.changed() => if changed.is_err() { return } else { continue },
+            came = accept(&listener) => came,
+            Some(handed) = sharing.handed.recv() => Arrived::FromOther(handed),
         };
         let Some((stream, peer)) = kept(&sharing, came) else { continue };
         let (front, phase, counted) = (Rc::clone(&front), phase.clone(), sharing.count());
@@ -212,12 +218,40 @@ enum Arrived {
     FromOther(Handed),
 }
 
-/// The next connection, once there is a place for it: until then it waits in the kernel.
-async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> (Arrived, Place) {
-    let place = Arc::clone(places).acquire_owned().await.expect("nobody closes the semaphore");
+/// Says that there is no place for another connection.
+struct Full {
+    most: usize,
+    metrics: Rc<WorkerMetrics>,
+    said: Warnings,
+}
+
+impl Full {
+    fn say(&self) {
+        self.metrics.connections_full.inc();
+        if self.said.is_due(Instant::now()) {
+            tracing::warn!(
+                code = "CONNECTIONS_FULL",
+                connections = self.most,
+                "a thread has as many connections as it may: further clients wait until one ends"
+            );
+        }
+    }
+}
+
+/// A place for another connection, once there is one.
+async fn next_place(places: &Arc<Semaphore>, full: &Full) -> Place {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return place;
+    }
+    full.say();
+    Arc::clone(places).acquire_owned().await.expect("nobody closes the semaphore")
+}
+
+/// The next connection.
+async fn accept(listener: &Listener) -> Arrived {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (Arrived::Here(stream, peer.ip()), place),
+            Ok((stream, peer)) => return Arrived::Here(stream, peer.ip()),
             Err(error) => {
                 // Out of file descriptors, or a client that has left already: neither is cured by trying at once.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -225,12 +259,6 @@ async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> (Arrived, Place
             }
         }
     }
-}
-
-/// The next connection that another thread hands over.
-async fn handed(from: &mut mpsc::Receiver<Handed>, places: &Arc<Semaphore>) -> Option<(Arrived, Place)> {
-    let place = Arc::clone(places).acquire_owned().await.expect("nobody closes the semaphore");
-    from.recv().await.map(|handed| (Arrived::FromOther(handed), place))
 }
 
 /// The connection, where it stays on this thread.

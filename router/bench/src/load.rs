@@ -14,6 +14,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Asks at a fixed rate.
@@ -124,6 +125,27 @@ impl Seen {
     }
 }
 
+/// When requests are due, each said when its time has come, and when it all begins. By a thread of its own: the runtime's
+/// timers know whole milliseconds and ring after them, so that requests would go out late and several at once, and that
+/// would be most of what is measured.
+fn turns(rate: f64, whole: Duration) -> (Instant, mpsc::UnboundedReceiver<Instant>) {
+    let (say, turns) = mpsc::unbounded_channel();
+    let began = std::time::Instant::now();
+    std::thread::spawn(move || {
+        for n in 0_u64.. {
+            let due = Duration::from_secs_f64(n as f64 / rate);
+            if due >= whole {
+                return;
+            }
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            if say.send(Instant::from_std(began + due)).is_err() {
+                return;
+            }
+        }
+    });
+    (Instant::from_std(began), turns)
+}
+
 impl Load {
     /// As whom request `n` is sent.
     fn tenant_of(&self, n: u64) -> u64 {
@@ -133,27 +155,21 @@ impl Load {
 
     pub(crate) async fn run(self) -> anyhow::Result<Outcome> {
         let shared = Arc::new(Shared { load: self, idle: Mutex::default(), seen: Mutex::new(Seen::new()?) });
-        let began = Instant::now();
-        let (rate, seconds) = (shared.load.rate, f64::from(shared.load.seconds));
+        let seconds = shared.load.seconds;
+        let (began, mut turns) = turns(shared.load.rate, Duration::from_secs(seconds.into()));
+        let ends = began + Duration::from_secs(seconds.into());
         let mut asked = 0_u64;
         let mut asking = tokio::task::JoinSet::new();
-        loop {
-            let due = asked as f64 / rate;
-            if due >= seconds {
-                break;
-            }
-            let due = began + Duration::from_secs_f64(due);
-            tokio::time::sleep_until(due).await;
+        while let Some(due) = turns.recv().await {
             let shared = Arc::clone(&shared);
             let tenant = shared.load.tenant_of(asked);
-            let ends = began + Duration::from_secs_f64(seconds);
             asking.spawn(async move { shared.ask(tenant, due, ends).await });
             asked += 1;
             while asking.try_join_next().is_some() {}
         }
         while asking.join_next().await.is_some() {}
         let seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(seen.outcome(asked, seconds))
+        Ok(seen.outcome(asked, f64::from(seconds)))
     }
 }
 
@@ -204,6 +220,17 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn every_turn_comes_once_in_order_and_not_before_its_time() {
+        let (began, mut turns) = turns(2_000.0, Duration::from_millis(50));
+        for n in 0..100 {
+            let due = turns.recv().await.unwrap();
+            assert_eq!(due.duration_since(began), Duration::from_secs_f64(f64::from(n) / 2_000.0));
+            assert!(Instant::now() >= due);
+        }
+        assert_eq!(turns.recv().await, None);
+    }
 
     #[test]
     fn times_count_where_nearly_all_that_was_asked_was_answered() {

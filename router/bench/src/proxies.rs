@@ -234,6 +234,8 @@ fn certificate(folder: &Path) -> anyhow::Result<[PathBuf; 3]> {
     let paths = ["tls.crt", "tls.key", "tls.pem"].map(|name| folder.join(name));
     std::fs::write(&paths[0], made.pem())?;
     std::fs::write(&paths[1], key.serialize_pem())?;
+    // A router does not start with a key that anybody may read.
+    std::fs::set_permissions(&paths[1], std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     std::fs::write(&paths[2], made.pem() + &key.serialize_pem())?;
     Ok(paths)
 }

@@ -67,7 +67,11 @@ mod tests {
         Arc::new(Record {
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
             request_id: http::HeaderValue::from_static(id),
+            client: std::net::IpAddr::from([127, 0, 0, 1]),
+            version: http::Version::HTTP_11,
+            secure: false,
             method: http::Method::GET,
+            path: None,
             tenant: None,
             entry: None,
             table_revision: cell_model::Revision(1),

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
+use crate::Error;
+use crate::usage::collectors::Collectors;
 
 /// What each tenant has used, in batches on disk until they are collected at the admin port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,15 @@ pub struct UsageOptions {
     /// Bytes of batches that nobody has collected. Where there are more, counts wait in memory.
     #[serde(default = "usage_bytes_max")]
     pub bytes_max: u64,
+    /// What collectors have to show at the admin port. Without it only this machine may say that usage is collected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl UsageOptions {
+    pub(crate) fn collectors(&self) -> Result<Collectors, Error> {
+        Collectors::load(self).map_err(|rule| Error::InvalidOption { option: "usage.token-file".into(), rule })
+    }
 }
 
 fn usage_interval() -> Duration {

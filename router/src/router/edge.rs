@@ -24,12 +24,14 @@ impl Edge {
     pub(crate) fn load(options: &Options) -> Result<Self, Error> {
         let certificate = |source| Error::Certificate { source };
         let key = |reason| Error::ContextKey { reason };
-        Ok(Self {
+        let edge = Self {
             tls: options.tls.as_ref().map(TlsFront::load).transpose().map_err(certificate)?,
             upstream_tls: options.upstream.tls.as_ref().map(TlsBack::load).transpose().map_err(certificate)?,
             signer: options.context.as_ref().map(Signer::load).transpose().map_err(key)?,
             keys: options.tenant.token.as_ref().map(Keys::new),
-        })
+        };
+        tls::worries::exposed(options.tls.as_ref(), options.upstream.tls.as_ref()).map_err(certificate)?;
+        Ok(edge)
     }
 
     /// Starts what reads certificates and keys again while the router runs.

@@ -38,6 +38,29 @@ pub enum TlsError {
         /// What it should have.
         wanted: &'static str,
     },
+    /// A certificate has run out, or is not valid yet.
+    #[error(
+        "{}, line {line}: this certificate is valid from {} to {}, which is not now",
+        path.display(), humantime::format_rfc3339_seconds(*from), humantime::format_rfc3339_seconds(*to)
+    )]
+    NotValidNow {
+        /// The file.
+        path: PathBuf,
+        /// The line on which it begins, from 1.
+        line: usize,
+        /// From when.
+        from: SystemTime,
+        /// Until when.
+        to: SystemTime,
+    },
+    /// Anybody may read a key.
+    #[error("key {} may be read by anybody on this machine (mode {mode:o}): chmod 600 {}", path.display(), path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// A certificate and a key do not fit.
     #[error("{} and {}: {reason}", certificate.display(), key.display())]
     Pair {
@@ -80,6 +103,13 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         return Err(TlsError::Empty { path: path.to_owned(), wanted: "certificate" });
     }
     Ok(found)
+}
+
+/// The lines on which certificates begin.
+pub(super) fn beginnings(path: &Path) -> Vec<usize> {
+    let text = read(path).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n').enumerate();
+    lines.filter(|(_, line)| line.starts_with(b"-----BEGIN CERTIFICATE")).map(|(at, _)| at + 1).collect()
 }
 
 /// The first private key of a file.

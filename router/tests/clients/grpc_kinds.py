@@ -1,6 +1,7 @@
-"""grpcio on both sides of a router: four kinds of calls, cancel, deadline, trailers-only, metadata, refusals.
+"""grpcio on both sides of a router: four kinds of calls, cancel, deadline, trailers-only, metadata, refusals, a move.
 
-Prints `PORT n` of the server that plays the cell, reads `ROUTER host:port`, and ends with 0 where everything held.
+Prints `PORT n` of the server that plays the cell, reads `ROUTER host:port`, prints `STREAMING` when its tenant is to move, and ends
+with 0 where everything held.
 """
 
 import sys
@@ -44,6 +45,13 @@ def waits(request, context):
     return b""
 
 
+def endless(request, context):
+    context.add_callback(cancelled.set)
+    yield b"first"
+    while context.is_active():
+        time.sleep(0.01)
+
+
 def many(request, context):
     return b"".join(value.encode() for key, value in context.invocation_metadata() if key == "x-large")
 
@@ -55,6 +63,7 @@ HANDLERS = {
     "Chat": grpc.stream_stream_rpc_method_handler(chat),
     "Fails": grpc.unary_unary_rpc_method_handler(fails),
     "Waits": grpc.unary_unary_rpc_method_handler(waits),
+    "Endless": grpc.unary_stream_rpc_method_handler(endless),
     "Many": grpc.unary_unary_rpc_method_handler(many),
 }
 
@@ -116,6 +125,16 @@ def drive(router):
     # Many calls at once on one connection.
     calls = [call.future(b"%d" % at, timeout=20) for at in range(500)]
     assert [one.result() for one in calls] == [b"%d!" % at for at in range(500)]
+
+    # Its tenant moves in the middle of a stream.
+    cancelled.clear()
+    stream = channel.unary_stream(path + "Endless")(b"", timeout=30)
+    assert next(stream) == b"first"
+    print("STREAMING", flush=True)
+    error = refused(lambda: list(stream), grpc.StatusCode.UNAVAILABLE)
+    assert dict(tuple(item) for item in error.trailing_metadata())["cellway-code"] == "STREAM_MOVED"
+    assert cancelled.wait(10), "the end of the stream did not reach the cell"
+    assert call(b"again", timeout=10) == b"again!"
 
 
 def main():

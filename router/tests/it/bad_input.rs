@@ -127,3 +127,22 @@ async fn the_admin_server_says_what_it_does_not_know() {
     assert_eq!(fleet.admin("/livez").await.status, StatusCode::OK);
     fleet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_full_says_so_and_lets_clients_in_once_others_leave() {
+    let (_gate, fleet) = fleet(|options| {
+        options.threads = 1;
+        options.limits.connections_max = 1;
+    })
+    .await;
+    let mut first = tokio::net::TcpStream::connect(fleet.address()).await.unwrap();
+    let ask = "GET / HTTP/1.1\r\nhost: t-1.example.com\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut first, ask.as_bytes()).await.unwrap();
+    crate::client::read_until(&mut first, "a:").await;
+    assert!((fleet.metric("cell_router_connections_full_total", "").await - 1.0).abs() < f64::EPSILON);
+    let address = fleet.address();
+    let second = tokio::spawn(async move { crate::client::get(address, "t-1", "/").await });
+    drop(first);
+    assert_eq!(second.await.unwrap().status, StatusCode::OK);
+    fleet.stop().await;
+}

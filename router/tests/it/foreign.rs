@@ -65,6 +65,7 @@ fn roomy(options: &mut Options) {
     options.fairness.queue_per_tenant_max = 10_000;
     options.fairness.queue_per_cell_max = 10_000;
     options.fairness.queue_wait = Duration::from_secs(20);
+    options.timeouts.stream_grace = Duration::from_millis(50);
 }
 
 async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
@@ -76,6 +77,9 @@ async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) 
 async fn grpcio_gets_every_kind_of_call_through() {
     let mut script = Script::start("grpc_kinds.py");
     let fleet = before(&mut script).await;
+    let (streaming, mut script) = blocking(move || (script.line(), script)).await;
+    assert_eq!(streaming, "STREAMING");
+    fleet.control.set_tenant("t-1", "a", 2, |_| {});
     let (last, status) = blocking(move || (script.line(), script.child.wait().unwrap())).await;
     assert!(last == "OK" && status.success(), "{last:?} {status}");
     fleet.stop().await;

@@ -9,6 +9,7 @@ mod frames;
 mod gate;
 mod tls_gate;
 
+mod access_log;
 mod attacks;
 mod bad_input;
 mod containment;
@@ -27,5 +28,6 @@ mod resting;
 mod rfc9113;
 mod secure;
 mod slow;
+mod streams;
 mod telling;
 mod websocket;

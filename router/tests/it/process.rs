@@ -1,9 +1,13 @@
-//! The program itself: what it says when it cannot start.
+//! The program itself: what it says when it cannot start, and what a reload leaves alone.
 
-use std::process::{Command, Output};
+use std::io::BufRead;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use crate::control::FakeControl;
 use crate::fleet;
+use crate::gate::FakeGate;
 
 fn cell_router(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cell-router")).args(args).output().unwrap()
@@ -20,7 +24,11 @@ fn options_can_be_checked_without_starting() {
     let path = dir.path().join("router.toml");
     std::fs::write(&path, toml::to_string(&fleet::options(&control)).unwrap()).unwrap();
     let path = path.to_str().unwrap();
-    let good = cell_router(&["--config", path, "--check"]);
+    let nobody = cell_router(&["--config", path, "--check"]);
+    assert!(error_of(&nobody).starts_with("error[IDENTITY_REQUIRED]"), "{}", error_of(&nobody));
+    let missing = cell_router(&["--config", path, "--check", "--identity", "/nowhere"]);
+    assert!(error_of(&missing).starts_with("error[IDENTITY_UNREADABLE]"), "{}", error_of(&missing));
+    let good = cell_router(&["--config", path, "--check", "--insecure-plaintext"]);
     assert!(good.status.success(), "{}", error_of(&good));
     let bad = cell_router(&["--config", path, "--check", "--control", "nowhere"]);
     assert_eq!(bad.status.code(), Some(1));
@@ -42,6 +50,16 @@ fn options_can_be_checked_without_starting() {
     std::fs::write(path, toml::to_string(&options).unwrap()).unwrap();
     let bad = error_of(&cell_router(&["--config", path, "--check"]));
     assert!(bad.starts_with("error[CERTIFICATE_INVALID]") && bad.contains("edge.pem, line 3"), "{bad}");
+    let mut options = fleet::options(&control);
+    options.limits.headers_max = 0;
+    let text = toml::to_string(&options).unwrap();
+    let line = text.lines().position(|line| line == "headers-max = 0").unwrap() + 1;
+    std::fs::write(path, text).unwrap();
+    let bad = error_of(&cell_router(&["--config", path, "--check"]));
+    assert!(
+        bad.contains("option limits.headers-max: must be at least 1") && bad.contains(&format!("line {line})")),
+        "{bad}"
+    );
     std::fs::write(path, "listen = 5").unwrap();
     let bad = cell_router(&["--config", path, "--check"]);
     assert!(error_of(&bad).contains("line 1"), "{}", error_of(&bad));
@@ -62,4 +80,130 @@ fn a_port_in_use_is_named_with_what_to_do() {
         error.starts_with("error[PORT_IN_USE]") && error.contains(&address) && error.contains("hint:"),
         "{error}"
     );
+}
+
+/// Certificates that can be read and are no good all the same.
+#[test]
+fn a_certificate_that_has_run_out_and_a_key_that_anybody_may_read_do_not_pass() {
+    let (control, dir) = (FakeControl::new(1), tempfile::tempdir().unwrap());
+    let path = dir.path().join("router.toml");
+    let files = cell_router::CertificateFiles {
+        certificate_file: dir.path().join("edge.pem"),
+        key_file: dir.path().join("edge.key"),
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let write = |until: i32, mode: u32| {
+        let mut params = rcgen::CertificateParams::new(vec!["example.com".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(&files.certificate_file, format!("# ours\n{}", certificate.pem())).unwrap();
+        std::fs::write(&files.key_file, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&files.key_file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let mut options = fleet::options(&control);
+        options.insecure_plaintext = true;
+        options.tls = Some(cell_router::TlsOptions {
+            certificates: vec![files.clone()],
+            client_ca_file: None,
+            client_certificate_required: false,
+            reload_interval: Duration::from_secs(10),
+        });
+        std::fs::write(&path, toml::to_string(&options).unwrap()).unwrap();
+        cell_router(&["--config", path.to_str().unwrap(), "--check"])
+    };
+    let good = write(2_100, 0o640);
+    assert!(good.status.success(), "{}", error_of(&good));
+    let old = error_of(&write(2_021, 0o600));
+    assert!(
+        old.starts_with("error[CERTIFICATE_INVALID]")
+            && old.contains("edge.pem, line 2: ")
+            && old.contains("to 2021-01-01T"),
+        "{old}"
+    );
+    let open = error_of(&write(2_100, 0o644));
+    assert!(open.starts_with("error[CERTIFICATE_INVALID]") && open.contains("(mode 644): chmod 600"), "{open}");
+}
+
+/// A router of its own process, ended with the test.
+struct Running {
+    child: Child,
+    said: std::sync::mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(config: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cell-router"))
+            .args(["--config", config.to_str().unwrap(), "--insecure-plaintext", "--log", "info"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        let (say, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
+        Self { child, said }
+    }
+
+    /// The first line from here on that says this.
+    fn until(&self, what: &str) -> String {
+        loop {
+            let line =
+                self.said.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{what}: {error}"));
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    fn hang_up(&self) {
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_under_load_fails_no_request_and_cuts_no_websocket() {
+    let gate = FakeGate::echo_websocket().await;
+    let control = FakeControl::of_two_tenants(&gate.address);
+    let dir = tempfile::tempdir().unwrap();
+    let (table, config) = (dir.path().join("table"), dir.path().join("router.toml"));
+    let mut options = fleet::options(&control);
+    options.snapshot_file = Some(table.clone());
+    // One that stops leaves its table to the process, which has no control plane.
+    fleet::Fleet::start(control, |options| options.snapshot_file = Some(table)).await.stop().await;
+    let write =
+        |options: &cell_router::Options| std::fs::write(&config, toml::to_string(options).unwrap()).unwrap();
+    options.control = vec!["127.0.0.1:1".into()];
+    write(&options);
+    let router = Running::start(&config);
+    let line = router.until("routing");
+    let (_, rest) = line.split_once("listen=").unwrap();
+    let address: std::net::SocketAddr = rest.split_whitespace().next().unwrap().parse().unwrap();
+    let mut websocket = crate::websocket::open_at(address).await;
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    assert_eq!(crate::client::get(address, "t-1", "/").await.body, "plain");
+                }
+            })
+        })
+        .collect();
+    for round in 0..10 {
+        options.fairness.queue_wait = Duration::from_millis(900 + round);
+        write(&options);
+        router.hang_up();
+        router.until("an option has changed");
+        crate::websocket::still_echoes(&mut websocket).await;
+    }
+    for requests in load {
+        requests.await.unwrap();
+    }
+    crate::websocket::still_echoes(&mut websocket).await;
 }

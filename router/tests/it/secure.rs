@@ -59,6 +59,7 @@ impl Authority {
             key_file: self.path(&format!("{file}.key")),
         };
         std::fs::write(&files.key_file, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&files.key_file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
         std::fs::write(&files.certificate_file, certificate.pem()).unwrap();
         files
     }
@@ -206,6 +207,27 @@ async fn a_broken_certificate_keeps_no_other_from_being_renewed() {
     let repaired = authority.sign("sick", &["t-2.example.com"]);
     while shown("t-2.example.com").await != der(&repaired.certificate_file) {
         assert!(tokio::time::Instant::now() < deadline, "it is not taken once it is whole");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_after_its_handshake_is_not_waited_for_as_one_that_rests() {
+    let authority = Authority::new();
+    let files = authority.sign("a", &["*.example.com"]);
+    let (_gate, fleet) = fleet(|options| {
+        options.tls = Some(tls(vec![files]));
+        options.timeouts.header = Duration::from_millis(200);
+        options.timeouts.idle = Duration::from_secs(600);
+    })
+    .await;
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let connector = authority.client(None, alpn);
+        let mut silent = shake_hands(&fleet, &connector, "t-1.example.com").await.unwrap();
+        let mut rest = Vec::new();
+        let reading = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest);
+        // With or without a farewell of TLS.
+        let _ended = tokio::time::timeout(Duration::from_secs(10), reading).await.expect("the router closes");
     }
     fleet.stop().await;
 }

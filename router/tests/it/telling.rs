@@ -42,7 +42,7 @@ async fn usage_is_given_out_until_it_is_collected_and_outlives_the_process() {
     let directory = folder.path().to_owned();
     let with_usage = move |options: &mut cell_router::Options| {
         let (interval, bytes_max) = (Duration::from_secs(3_600), 1 << 20);
-        options.usage = Some(cell_router::UsageOptions { directory, interval, bytes_max });
+        options.usage = Some(cell_router::UsageOptions { directory, interval, bytes_max, token_file: None });
     };
     let fleet = Fleet::start(control(&gate), with_usage.clone()).await;
     assert_eq!(post(fleet.address(), "t-1", "/", "12345").await.body, "a:12345");
@@ -74,7 +74,7 @@ async fn whoever_collects_while_requests_go_on_counts_each_of_them_once() {
     let directory = folder.path().to_owned();
     let fleet = Fleet::start(control(&gate), move |options| {
         let (interval, bytes_max) = (Duration::from_millis(100), 1 << 20);
-        options.usage = Some(cell_router::UsageOptions { directory, interval, bytes_max });
+        options.usage = Some(cell_router::UsageOptions { directory, interval, bytes_max, token_file: None });
     })
     .await;
     let address = fleet.address();
@@ -98,6 +98,32 @@ async fn whoever_collects_while_requests_go_on_counts_each_of_them_once() {
     }
     asking.await.unwrap();
     assert_eq!(counted.values().sum::<u64>(), 200);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_nobody_else_collects() {
+    let gate = FakeGate::echo("a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&token_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let directory = folder.path().join("usage");
+    let fleet = Fleet::start(control(&gate), move |options| {
+        let (interval, bytes_max, token_file) = (Duration::from_secs(60), 1 << 20, Some(token_file));
+        options.usage = Some(cell_router::UsageOptions { directory, interval, bytes_max, token_file });
+    })
+    .await;
+    let ask = async |method: &str, path: &str, token: &str| {
+        let request = Request::builder().method(method).uri(path).header("host", "admin");
+        let request = request.header("authorization", format!("Bearer {token}")).body(Full::default()).unwrap();
+        send::<Full<bytes::Bytes>>(fleet.router.addresses().admin, request).await
+    };
+    for (method, path) in [("GET", "/usage"), ("DELETE", "/usage/one")] {
+        let refused = ask(method, path, "0123456789abcdeX").await;
+        assert_eq!((refused.status, refused.code().as_str()), (StatusCode::FORBIDDEN, "USAGE_FORBIDDEN"));
+        assert_eq!(ask(method, path, "0123456789abcdef").await.status, StatusCode::NO_CONTENT);
+    }
     fleet.stop().await;
 }
 

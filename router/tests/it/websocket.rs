@@ -27,7 +27,11 @@ const ASK: &str = "GET /chat HTTP/1.1\r\nHost: t-1.example.com\r\nConnection: ke
 
 /// An open WebSocket.
 async fn open(fleet: &Fleet) -> TcpStream {
-    let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+    open_at(fleet.address()).await
+}
+
+pub(crate) async fn open_at(address: std::net::SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(ASK.as_bytes()).await.unwrap();
     let head = read_until(&mut stream, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -48,6 +52,10 @@ async fn echoed(stream: &mut TcpStream, bytes: &[u8]) {
     let mut back = vec![0; bytes.len()];
     tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut back)).await.unwrap().unwrap();
     assert_eq!(back, bytes);
+}
+
+pub(crate) async fn still_echoes(stream: &mut TcpStream) {
+    echoed(stream, &frame(b"still here")).await;
 }
 
 async fn to_the_end(stream: &mut TcpStream) -> Vec<u8> {
