@@ -55,7 +55,8 @@ mod tests {
         let tenant =
             NewTenant { id: TenantId::new("t").unwrap(), cell: None, tier: Tier::Bronze, residency: String::new() };
         let placed = |cell: &str| {
-            let suggestion = Suggestion { cell: CellId::new(cell).unwrap(), why: cell.into() };
+            let suggestion =
+                Suggestion { cell: CellId::new(cell).unwrap(), why: cell.into(), explained: cell.into() };
             asked("a", &Command::PlaceTenant { tenant: tenant.clone(), suggestion }, None)
         };
         assert_eq!(placed("c1"), placed("c2"));

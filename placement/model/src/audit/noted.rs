@@ -116,15 +116,7 @@ impl Noted {
                 Self::new("reconcile", "store".into(), format!("heard={} without={}", names(heard), names(without)))
             }
             Command::RoutersSaw { tenant: id, move_id, revision, routers, crowd } => {
-                let mut detail = format!("move={move_id} seen-revision={revision}");
-                match crowd {
-                    Some(crowd) => crowded(&mut detail, crowd, routers),
-                    None => {
-                        for (router, sight) in routers {
-                            let _ = write!(detail, " {router}={}", sight.as_str());
-                        }
-                    }
-                }
+                let detail = format!("move={move_id} seen-revision={revision}{}", seen(*crowd, routers));
                 Self { outcome: Some(StoreNote::DONE.into()), ..Self::new("routers-saw", tenant(id), detail) }
             }
             Command::Noted(StoreNote { action, subject, detail, outcome }) => Self {
@@ -202,6 +194,20 @@ fn declared(declaration: &Declaration) -> String {
     tell("reserve", reserve.map(|thousandths| format!("{thousandths}m")));
     tell("region", region.clone());
     tell("residency", residency.clone());
+    detail
+}
+
+/// How routers stood to it; in layout 4 those that were named and no counts.
+fn seen(crowd: Option<Crowd>, routers: &[(String, Sight)]) -> String {
+    let mut detail = String::new();
+    match crowd {
+        Some(crowd) => crowded(&mut detail, &crowd, routers),
+        None => {
+            for (router, sight) in routers {
+                let _ = write!(detail, " {router}={}", sight.as_str());
+            }
+        }
+    }
     detail
 }
 

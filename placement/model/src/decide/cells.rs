@@ -7,7 +7,7 @@ use super::{check_residency, check_taking, known_cell};
 use crate::rule::require;
 use crate::{
     Capacity, CellId, CellKind, CellRecord, CellState, CellTraits, Change, Declaration, Envelope, FleetView,
-    Generation, Life, NewCell, NewTenant, Rejected, Stamp, TenantId, Tier,
+    Generation, Life, NewCell, NewTenant, Rejected, Rule, Stamp, TenantId, Tier,
 };
 
 pub(super) fn create(fleet: &dyn FleetView, cell: &NewCell, stamp: Stamp) -> Result<Vec<Change>, Rejected> {

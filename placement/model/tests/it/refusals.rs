@@ -248,6 +248,6 @@ fn what_grows_with_a_command_has_a_limit() {
     let many = Command::ROUTERS_TOLD_MAX + 1;
     let revision = world.record("t").revision;
     let routers = vec![("edge-1".to_owned(), Sight::Seen); many];
-    let saw = Command::RoutersSaw { tenant: tenant("t"), move_id: MoveId(1), revision, routers };
+    let saw = Command::RoutersSaw { tenant: tenant("t"), move_id: MoveId(1), revision, routers, crowd: None };
     assert_eq!(world.refused(saw).code(), "INVALID_OPTION");
 }
