@@ -188,10 +188,10 @@ impl AuditTrail {
     /// How many entries are kept; the oldest are dropped beyond it.
     pub const ENTRIES_MAX: usize = 20_000;
     /// Longer particulars are cut: what led to a placement is all that a suggestion may say, and the rest.
-    const DETAIL_BYTES_MAX: usize = Self::DETAIL_BYTES_MAX_4 + Suggestion::WHY_MAX + Suggestion::EXPLAINED_MAX;
+    const DETAIL_BYTES_MAX: usize = Self::SHORT_BYTES_MAX + Suggestion::WHY_MAX + Suggestion::EXPLAINED_MAX;
 
-    /// The same of what was proposed in layout 4.
-    const DETAIL_BYTES_MAX_4: usize = 512;
+    /// The same of routers that are named, and of all that was proposed in layout 4.
+    const SHORT_BYTES_MAX: usize = 512;
 
     /// The kept entries behind `after`, the oldest first.
     pub fn after(&self, after: u64) -> impl DoubleEndedIterator<Item = &Arc<AuditEntry>> {
@@ -243,7 +243,7 @@ impl AuditTrail {
             // The first entry of a cluster names it: no other cluster's trail begins with the same hash.
             let _ = write!(detail, " cluster={cluster}");
         }
-        let most = if envelope.layout < 5 { Self::DETAIL_BYTES_MAX_4 } else { Self::DETAIL_BYTES_MAX };
+        let most = if envelope.layout < 5 { Self::SHORT_BYTES_MAX } else { Self::DETAIL_BYTES_MAX };
         truncate(&mut detail, most);
         let outcome = match &reply.result {
             Ok(outcome) => event.outcome.unwrap_or_else(|| match outcome {

@@ -116,7 +116,8 @@ impl Noted {
                 Self::new("reconcile", "store".into(), format!("heard={} without={}", names(heard), names(without)))
             }
             Command::RoutersSaw { tenant: id, move_id, revision, routers, crowd } => {
-                let detail = format!("move={move_id} seen-revision={revision}{}", seen(*crowd, routers));
+                let mut detail = format!("move={move_id} seen-revision={revision}");
+                seen(&mut detail, crowd.as_ref(), routers);
                 Self { outcome: Some(StoreNote::DONE.into()), ..Self::new("routers-saw", tenant(id), detail) }
             }
             Command::Noted(StoreNote { action, subject, detail, outcome }) => Self {
@@ -198,17 +199,15 @@ fn declared(declaration: &Declaration) -> String {
 }
 
 /// How routers stood to it; in layout 4 those that were named and no counts.
-fn seen(crowd: Option<Crowd>, routers: &[(String, Sight)]) -> String {
-    let mut detail = String::new();
+fn seen(detail: &mut String, crowd: Option<&Crowd>, routers: &[(String, Sight)]) {
     match crowd {
-        Some(crowd) => crowded(&mut detail, &crowd, routers),
+        Some(crowd) => crowded(detail, crowd, routers),
         None => {
             for (router, sight) in routers {
                 let _ = write!(detail, " {router}={}", sight.as_str());
             }
         }
     }
-    detail
 }
 
 /// Counts and digest of all; by name those that had not seen it, and then the others, as many as there is room for.
@@ -222,7 +221,7 @@ fn crowded(detail: &mut String, crowd: &Crowd, routers: &[(String, Sight)]) {
     let (unseen, others): (Vec<_>, Vec<_>) = routers.iter().partition(|(_, sight)| *sight != Sight::Seen);
     for (router, sight) in unseen.into_iter().chain(others) {
         let one = format!(" {router}={}", sight.as_str());
-        if detail.len() + one.len() + LEFT_BYTES > AuditTrail::DETAIL_BYTES_MAX {
+        if detail.len() + one.len() + LEFT_BYTES > AuditTrail::SHORT_BYTES_MAX {
             break;
         }
         detail.push_str(&one);
