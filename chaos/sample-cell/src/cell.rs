@@ -146,6 +146,7 @@ impl Cell {
                     tenant_schema: options.tenant_schema.clone(),
                     tenant_database: options.tenant_database.clone(),
                     template_database: options.template_database.clone(),
+                    standbys_confirm: options.standbys_confirm,
                     ..DatabaseOptions::new(&url)
                 };
                 if let Some(millis) = options.source_latency_ms_max {

@@ -12,6 +12,7 @@ use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::applier::{Applier, NotApplied};
@@ -21,10 +22,13 @@ use super::cell::Cell;
 use super::digest;
 use super::fault::Fault;
 use super::form::Form;
+use super::standbys;
 use super::tenant::Tenant;
 use crate::record::{Follow, Record as _, Role};
 use crate::refusal::Refusal;
 
+/// How long standbys are waited for before something is acknowledged. Less than the silence that an owner bears.
+const STANDBYS_MAX: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
@@ -37,6 +41,9 @@ const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 /// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
 /// one is loaded.
 const WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Why a copy cannot go on that its database has lost.
+pub(crate) const GONE: &str = "the database knows nothing of the copy";
 
 /// How one connection has ended.
 enum Ended {
@@ -117,8 +124,11 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         let Some(control) = core.control.as_ref() else { return Ended::NotWanted };
         let wanted =
             control.follow.as_ref() == Some(follow) && matches!(control.role, Role::Importing | Role::Redirect);
-        if core.copied.is_none() || !wanted {
+        if !wanted {
             return Ended::NotWanted;
+        }
+        if core.copied.is_none() {
+            return Ended::Failed(Refusal::new("NOT_IMPORTING", GONE));
         }
         control.uid
     };
@@ -131,14 +141,23 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     let applier = match opened.await {
         Ok(Some(applier)) => applier,
         // It was written before anybody followed: the database has been put back to before that.
-        Ok(None) => {
-            let reason = "the database knows nothing of the copy";
-            return Ended::Failed(Refusal::new("NOT_IMPORTING", reason));
-        }
+        Ok(None) => return Ended::Failed(Refusal::new("NOT_IMPORTING", GONE)),
         Err(fault) => return Ended::Lost(fault.to_string()),
     };
-    // An agent that was started again has not been told how fast; a move that rests is not told either.
-    tenant.lock().progress.pace.begin_at(applier.bytes_per_second);
+    {
+        let mut core = tenant.lock();
+        // A database that has crashed, or was put back, has less than it had.
+        if core.control.as_ref().is_none_or(|control| control.follow.as_ref() != Some(follow)) {
+            return Ended::NotWanted;
+        }
+        core.copied = Some(applier.copied.clone());
+        // An agent that was started again has not been told how fast; a move that rests is not told either.
+        core.progress.pace.begin_at(applier.bytes_per_second);
+    }
+    // The owner lets go of what it is told to be here.
+    if let Err(refusal) = on_standbys(cell).await {
+        return Ended::Lost(refusal.to_string());
+    }
     let start = Request::Start(wire::FollowStart {
         tenant: tenant.id.to_string(),
         uid: uid.get(),
@@ -175,7 +194,8 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         Ok(Err(status)) => return lost(&status),
         Err(_) => return Ended::Lost("the owner does not answer".into()),
     };
-    let mut copy = Copy { cell, tenant, catalogue, applier, requests, alike: false };
+    let confirmed = applier.durable;
+    let mut copy = Copy { cell, tenant, catalogue, applier, confirmed, requests, alike: false };
     copy.receive(incoming).await
 }
 
@@ -197,12 +217,23 @@ fn lost(status: &tonic::Status) -> Ended {
     }
 }
 
+/// Whatever the database has by now is on its standbys, where they are waited for.
+async fn on_standbys(cell: &Cell) -> Result<(), Refusal> {
+    if cell.database.options.standbys_confirm == 0 {
+        return Ok(());
+    }
+    let end = standbys::log_end(&**cell.database.client().await?).await?;
+    standbys::confirm(&cell.database, end, Instant::now() + STANDBYS_MAX).await
+}
+
 /// One connection's work.
 struct Copy<'a> {
     cell: &'a Arc<Cell>,
     tenant: &'a Arc<Tenant>,
     catalogue: Arc<Catalogue>,
     applier: Applier,
+    /// What standbys have, too, where they are waited for.
+    confirmed: Seq,
     requests: mpsc::Sender<wire::FollowRequest>,
     /// The owner's tables are like ours.
     alike: bool,
@@ -234,10 +265,12 @@ impl Copy<'_> {
             }
             Some(Response::Cut(cut)) if self.alike => self.cut(cut).await,
             Some(Response::Heartbeat(heartbeat)) => {
-                let mut core = self.tenant.lock();
-                let applied = core.applied();
-                core.progress.heard_of(Seq(heartbeat.last_seq), applied);
-                Ok(())
+                {
+                    let mut core = self.tenant.lock();
+                    let applied = core.applied();
+                    core.progress.heard_of(Seq(heartbeat.last_seq), applied);
+                }
+                if self.confirmed < self.applier.durable { self.acknowledge().await } else { Ok(()) }
             }
             Some(_) => Err(Ended::Failed(Refusal::new("STORAGE_DIFFERS", "the other cell keeps no tables"))),
             None => Ok(()),
@@ -293,7 +326,18 @@ impl Copy<'_> {
             core.progress.heard_of(applied, applied);
         }
         self.tenant.notify();
-        self.ask(Request::Ack(wire::FollowAck { applied_seq: self.applier.durable.get() })).await
+        self.acknowledge().await
+    }
+
+    /// What standbys do not have yet is acknowledged with one of the next messages.
+    async fn acknowledge(&mut self) -> Result<(), Ended> {
+        match on_standbys(self.cell).await {
+            Ok(()) => self.confirmed = self.applier.durable,
+            Err(refusal) => {
+                tracing::debug!(tenant = %self.tenant.id, %refusal, "what was applied is not acknowledged yet");
+            }
+        }
+        self.ask(Request::Ack(wire::FollowAck { applied_seq: self.confirmed.get() })).await
     }
 
     /// The copy is at the cut now: whatever is to be compared is read before anything else is applied.

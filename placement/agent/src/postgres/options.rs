@@ -50,6 +50,10 @@ pub struct DatabaseOptions {
     /// down until it does. 0: they are not.
     #[serde(default = "source_latency_ms_max")]
     pub source_latency_ms_max: u32,
+    /// How many standbys have to have on their disks what gives or takes a tenant before it is answered for, and whatever else is
+    /// streaming; at most 32. 0: none but those that the server's `synchronous_standby_names` waits for.
+    #[serde(default)]
+    pub standbys_confirm: u32,
     /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
     /// let in and noted, not refused.
     #[serde(default)]
@@ -109,6 +113,7 @@ impl DatabaseOptions {
             wal_bytes_max: wal_bytes_max(),
             wal_grace_seconds: wal_grace_seconds(),
             source_latency_ms_max: source_latency_ms_max(),
+            standbys_confirm: 0,
             observe: false,
         }
     }
@@ -185,6 +190,9 @@ impl DatabaseOptions {
         }
         if self.wal_bytes_max < 64 * 1024 * 1024 {
             return invalid("database.wal_bytes_max", "at least 64 MiB");
+        }
+        if self.standbys_confirm > 32 {
+            return invalid("database.standbys_confirm", "at most 32; 0: those that the server itself waits for");
         }
         if self.source_latency_ms_max > 10_000 {
             return invalid("database.source_latency_ms_max", "at most 10,000; 0: copies are not slowed down");

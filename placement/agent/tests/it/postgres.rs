@@ -5,6 +5,7 @@ mod budget;
 mod copying;
 mod databases;
 mod each;
+mod failover;
 mod fence;
 mod ground;
 mod identity;
