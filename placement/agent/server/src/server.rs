@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::pause::Paused;
+
 /// Below those that the kernel gives to connections and to whoever listens at port 0.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How many are tried that are taken.
@@ -35,6 +37,9 @@ pub enum ServerError {
     /// There is no port.
     #[error("no port is free")]
     NoPort(#[source] std::io::Error),
+    /// Its processes cannot be found, or stopped.
+    #[error("the server cannot be made to stand still")]
+    NotPaused(#[source] std::io::Error),
     /// A program could not be run.
     #[error("cannot run {program}")]
     NotRun {
@@ -150,6 +155,11 @@ impl Server {
     /// Ends it as a power cut would: nothing is written that is not on its way to the disk.
     pub fn crash(&self) -> Result<(), ServerError> {
         self.control(&["stop", "--wait", "-m", "immediate"])
+    }
+
+    /// Lets it stand still, as a machine does that hangs, until the answer is dropped.
+    pub fn pause(&self) -> Result<Paused, ServerError> {
+        Paused::begin(&self.directory.join("data")).map_err(ServerError::NotPaused)
     }
 
     /// Writes a file of its data directory, as it would itself: nobody else may read it.

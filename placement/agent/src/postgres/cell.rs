@@ -166,7 +166,7 @@ impl Cell {
             let tenant = Tenant::new(id.clone(), Some(known));
             {
                 let mut core = tenant.lock();
-                core.kept = kept.contains(&id);
+                core.kept = kept.get(&id).cloned();
                 // An agent that has ended may not have answered for it yet.
                 core.unconfirmed = (database.options.standbys_confirm > 0).then_some(end);
             }
@@ -288,7 +288,7 @@ impl Cell {
                 return self.stay().await;
             }
             // Behind the same name may be another database by now.
-            self.keeper.lost(&self.database, std::future::pending()).await;
+            self.keeper.lost(&self.database, self.look_for_kept()).await;
             super::fault::Fault::new("DATABASE_UNREACHABLE", "the session that holds the agent's lock was lost")
         };
         let ended = tokio::select! {
@@ -452,6 +452,7 @@ fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Opt
         move_id: control.move_id.0,
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
+        rows_kept: core.kept.clone().unwrap_or_default(),
         ..wire::TenantStorage::default()
     })
 }

@@ -95,6 +95,14 @@ async fn concerned(
     for row in client.query("SELECT tenant FROM cellway.databases", &[]).await.map_err(Fault::from)? {
         all.remove(row.get::<_, &str>(0));
     }
+    if matches!(database.layout, Layout::Databases { .. }) {
+        // One of a tenant's name is looked into first, also where it is in no registry.
+        for row in client.query("SELECT datname::text FROM pg_database", &[]).await.map_err(Fault::from)? {
+            if let Some(tenant) = database.layout.tenant_of_database(row.get(0), &database.name) {
+                all.remove(&tenant);
+            }
+        }
+    }
     Ok(all)
 }
 
@@ -186,10 +194,12 @@ async fn own_as_it_is(
     Ok(now)
 }
 
-/// Tenants whose rows are kept for an operator.
-pub(crate) async fn kept(client: &Client) -> Result<BTreeSet<TenantId>, AgentError> {
-    let rows = client.query("SELECT tenant FROM cellway.put_back WHERE kept", &[]).await.map_err(Fault::from)?;
-    Ok(rows.iter().map(|row| TenantId::new(row.get::<_, &str>(0))).collect::<Result<_, _>>()?)
+/// Tenants whose rows are kept for an operator, and why.
+pub(crate) async fn kept(client: &Client) -> Result<BTreeMap<TenantId, String>, AgentError> {
+    let sql = "SELECT tenant, what FROM cellway.put_back WHERE kept";
+    let rows = client.query(sql, &[]).await.map_err(Fault::from)?;
+    let one = |row: &tokio_postgres::Row| Ok((TenantId::new(row.get::<_, &str>(0))?, row.get(1)));
+    rows.iter().map(one).collect()
 }
 
 /// Whether rows of a tenant are kept for an operator.
@@ -224,10 +234,31 @@ impl Cell {
         }
     }
 
+    /// Looks, for ever, whether an operator has let go of what is kept.
+    pub(super) async fn look_for_kept(&self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.has_looked().await;
+        }
+    }
+
+    async fn has_looked(&self) {
+        let some: Vec<Arc<Tenant>> = self.all().into_iter().filter(|tenant| tenant.lock().kept.is_some()).collect();
+        if some.is_empty() {
+            return;
+        }
+        let asked = async { kept(&**self.database.client().await?).await };
+        let Ok(kept) = asked.await else { return };
+        for tenant in some {
+            tenant.lock().kept = kept.get(&tenant.id).cloned();
+        }
+    }
+
     /// Returns when there is another server at the address than the one that the lock is held in.
     async fn moved_away(&self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            self.has_looked().await;
             let looked = async { Place::read(&self.database.connect().await?).await };
             let Ok(place) = looked.await else { continue };
             match self.floor.place().and_then(|before| place.change_since(&before)) {
@@ -243,8 +274,8 @@ impl Cell {
 
     /// Raises what a database has less than was answered, in the session that holds its lock.
     async fn agree(self: &Arc<Self>, client: &mut Client) -> Result<(), Fault> {
-        records::reassert(client, &self.leader.known()).await?;
         arrive(&self.floor, client, &self.database).await?;
+        records::reassert(client, &self.leader.known()).await?;
         let known = records::load(client).await.map_err(as_database_fault)?;
         let concerned = concerned(&self.floor, client, &self.database, &known).await.map_err(as_database_fault)?;
         let less = concerned.into_iter().filter(|id| self.floor.judge(id, known.get(id)) != Verdict::Stands);
@@ -261,14 +292,14 @@ impl Cell {
         let _turn = tenant.turn.lock().await;
         let found = records::load_one(client, &tenant.id).await?;
         let now = put_right(&self.floor, client, self.incarnation, &tenant.id, found).await?;
-        let is_kept = expect_not_kept(client, &tenant.id).await.is_err();
+        let kept = kept(client).await.map_err(|error| Refusal::internal(error.to_string()))?.remove(&tenant.id);
         if now.as_ref().is_none_or(|now| now.control.capture.is_none() && now.control.reverse.is_none()) {
             self.replication.unwant(&tenant.id);
         }
         {
             let mut core = tenant.lock();
             core.takes(now);
-            core.kept = is_kept;
+            core.kept = kept;
             core.cuts.clear();
         }
         self.post(tenant);

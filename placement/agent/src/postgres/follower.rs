@@ -53,11 +53,14 @@ enum Ended {
     Failed(Refusal),
     /// Try again.
     Lost(String),
+    /// Try again, and say why: somebody has to see to it.
+    Waits(Refusal),
 }
 
 impl From<NotApplied> for Ended {
     fn from(not: NotApplied) -> Self {
         match not {
+            NotApplied::Later(fault) if fault.code == "DATABASE_FULL" => Self::Waits(fault.into()),
             NotApplied::Later(fault) => Self::Lost(fault.to_string()),
             NotApplied::Never(refusal) if refusal.code == "NOT_IMPORTING" => Self::Lost(refusal.to_string()),
             NotApplied::Never(refusal) => Self::Failed(refusal),
@@ -103,6 +106,14 @@ async fn run(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) {
                 tenant.lock().progress.failure = Some(refusal);
                 tenant.notify();
                 return;
+            }
+            Ended::Waits(refusal) => {
+                tracing::warn!(tenant = %tenant.id, source = %follow.cell, move_id = %follow.move_id, %refusal, "the copy waits");
+                let mut core = tenant.lock();
+                core.progress.lost += 1;
+                core.progress.waits = Some(refusal);
+                drop(core);
+                tenant.notify();
             }
             Ended::Lost(reason) => {
                 tracing::debug!(tenant = %tenant.id, source = %follow.cell, %reason, "the change stream was lost");
@@ -319,6 +330,7 @@ impl Copy<'_> {
         {
             let mut core = self.tenant.lock();
             core.copied = Some(copied);
+            core.progress.waits = None;
             core.progress.copied.0 += loaded.0;
             core.progress.copied.1 += loaded.1;
             core.progress.applied.0 += changed.0;

@@ -46,8 +46,8 @@ pub(crate) struct Core {
     pub(crate) cuts: BTreeMap<(Seq, Attempt), Result<Digest, Refusal>>,
     /// In which files the rows were when both cells were last known to have the same.
     pub(crate) files: String,
-    /// Its rows are kept until an operator has looked at them.
-    pub(crate) kept: bool,
+    /// Its rows are kept until an operator has looked at them: why.
+    pub(crate) kept: Option<String>,
     /// The end of the log behind what was last given or taken, until standbys have it.
     pub(crate) unconfirmed: Option<Seq>,
     /// A change was sent to the database and not answered: it may have been made.

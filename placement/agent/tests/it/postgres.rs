@@ -7,6 +7,7 @@ mod databases;
 mod each;
 mod failover;
 mod fence;
+mod full;
 mod ground;
 mod identity;
 mod layouts;

@@ -4,7 +4,7 @@
 //! |---------------|------------------------------------|-----------------------------------------------------------------|
 //! | owner         | owner, or the fence just before    | owner, as answered                                              |
 //! | owner         | anything else: rows are missing    | fenced by nobody, and kept, until an operator decides           |
-//! | fenced        | owner at that epoch                | fenced, as answered; kept: somebody may have written            |
+//! | fenced        | owner at that epoch                | fenced, as answered; kept, and follows nobody later             |
 //! | redirect      | fenced at that epoch, or the same copy | redirect, and it follows on                                 |
 //! | redirect      | anything else                      | redirect, and it follows no more; kept where it was an owner    |
 //! | importing     | the same copy, shorter             | importing: its source knows whether that is too short           |
@@ -80,7 +80,9 @@ fn raised(least: &Least, found: Option<&Known>) -> (Control, RowsAfter, bool) {
     match was.role {
         Role::Owner if of_same.is_some_and(|found| goes_on(was, found)) => (was.clone(), RowsAfter::Stays, false),
         Role::Fenced { .. } if of_same.is_some_and(|found| is_before_the_fence(was, found)) => {
-            (was.clone(), RowsAfter::Stays, may_be_written)
+            // What it lacks, or has beside the others, no follower may have: for this move it is no copy.
+            let ended = if may_be_written { was.ended.max(was.move_id) } else { was.ended };
+            (Control { ended, ..was.clone() }, RowsAfter::Stays, may_be_written)
         }
         Role::Owner | Role::Fenced { .. } => closed(),
         Role::Redirect => match of_same.and_then(|found| followed(was, found)) {
@@ -157,7 +159,7 @@ mod tests {
 
     fn control(role: Role, epoch: u64) -> Control {
         let follow = matches!(role, Role::Importing | Role::Redirect).then(follow);
-        Control { uid: Uid(7), epoch: Epoch(epoch), role, follow, ..Control::default() }
+        Control { uid: Uid(7), epoch: Epoch(epoch), role, move_id: MoveId(4), follow, ..Control::default() }
     }
 
     fn least(role: Role, epoch: u64) -> Least {
@@ -192,6 +194,7 @@ mod tests {
     fn a_fence_that_was_lost_is_there_again_and_what_may_have_been_written_is_kept() {
         let raised = less(&least(FENCED, 2), Some(&has(Role::Owner, 2)));
         assert_eq!((raised.control.role, raised.rows, raised.kept), (FENCED, RowsAfter::Stays, true));
+        assert_eq!(raised.control.ended, MoveId(4), "nor does it follow when the new owner is known");
         let raised = less(&least(Role::Redirect, 2), Some(&has(Role::Owner, 2)));
         assert_eq!((raised.control.role, raised.control.follow, raised.kept), (Role::Redirect, None, true));
         assert_eq!(raised.control.ended, MoveId(4), "it lacks what the standby had not got, and follows no more");

@@ -119,6 +119,9 @@ impl Work<'_> {
         let core = self.lock()?;
         let Some(applied) = core.copied.as_ref().map(|copied| copied.applied) else { return Ok(copy_is_gone()) };
         core.progress.pace.limit(bytes_per_second);
+        if let Some(waits) = &core.progress.waits {
+            return Err(waits.clone());
+        }
         let (failure_code, failure) = core
             .progress
             .failure

@@ -103,7 +103,7 @@ pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let emptying = || tenant.lock().control.clone().filter(|control| control.emptying);
     let Some(control) = emptying() else { return Ok(()) };
     failover::expect_not_kept(&*cell.database.client().await?, &tenant.id).await?;
-    tenant.lock().kept = false;
+    tenant.lock().kept = None;
     // The whole database goes, and the mark with it: see `databases`.
     if cell.database.layout.is_whole() {
         return Ok(());

@@ -171,6 +171,8 @@ async fn a_lost_fence(layout: In, is_started_again: bool) {
     pool.retire(&a.agent, &ended).await.unwrap();
     let kept = pool.reclaim(&a.agent, &ended, Epoch(1)).await.unwrap_err().to_string();
     assert!(kept.contains("ROWS_KEPT") && kept.contains("owner at epoch 1"), "{kept}");
+    let told = pool.describe(&a.agent, Some(&tenant())).await.unwrap();
+    assert!(told.storage[0].rows_kept.contains("owner at epoch 1"), "{:?}", told.storage);
     let early = async || a.contents("accounts").await.iter().any(|row| row.contains("early"));
     assert!(early().await);
     let looked = "DELETE FROM cellway.put_back WHERE tenant = 't-1'";

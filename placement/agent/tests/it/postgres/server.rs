@@ -127,6 +127,16 @@ impl Own {
         until_true(&session(&self.server.url()).await, &caught_up).await;
     }
 
+    /// Stands still for so long, and goes on by itself.
+    pub(crate) async fn freeze(&self, lasting: Duration) {
+        let server = Arc::clone(&self.server);
+        let paused = tokio::task::spawn_blocking(move || server.pause()).await.unwrap().unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(lasting).await;
+            drop(paused);
+        });
+    }
+
     /// Ends, in order, and nothing of it is there until it is started again.
     pub(crate) async fn stop(&self) {
         let server = Arc::clone(&self.server);
