@@ -170,12 +170,12 @@ impl Server {
 
     /// Starts it again, at the same port. Returns when it answers.
     pub fn start_again(&self) -> Result<(), ServerError> {
-        self.start_at(self.port, "")
+        self.start_at(self.port)
     }
 
-    fn start_at(&self, port: u16, with: &str) -> Result<(), ServerError> {
+    fn start_at(&self, port: u16) -> Result<(), ServerError> {
         let directory = self.directory.display();
-        let (log, listen) = (format!("{directory}/log"), format!("-p {port} -k {directory} {with}"));
+        let (log, listen) = (format!("{directory}/log"), format!("-p {port} -k {directory}"));
         self.control(&["start", "--wait", "--timeout=60", "-l", &log, "-o", &listen])
     }
 
@@ -202,8 +202,7 @@ impl Server {
 
     /// Starts a standby that was stopped, in the place of its primary, which is gone, and promotes it. Returns when it takes writes.
     pub fn promote_at(&self, port: u16) -> Result<(), ServerError> {
-        // No standby of its own is there yet.
-        self.start_at(port, "-c synchronous_standby_names=")?;
+        self.start_at(port)?;
         self.control(&["promote", "--wait", "--timeout=60"])
     }
 

@@ -30,13 +30,13 @@ struct Failing {
 
 impl Failing {
     /// With cell a on it, which owns the tenant.
-    async fn new(layout: In, settings: &'static str) -> (Self, Cell) {
-        Self::waiting_for(0, layout, settings).await
+    async fn new(layout: In) -> (Self, Cell) {
+        Self::waiting_for(0, layout).await
     }
 
     /// The same with an agent that waits for so many standbys.
-    async fn waiting_for(standbys_confirm: u32, layout: In, settings: &'static str) -> (Self, Cell) {
-        let (ground, primary, notes) = (Ground::new(), Own::start(settings).await, tempfile::tempdir().unwrap());
+    async fn waiting_for(standbys_confirm: u32, layout: In) -> (Self, Cell) {
+        let (ground, primary, notes) = (Ground::new(), Own::start("").await, tempfile::tempdir().unwrap());
         let url = match layout {
             In::Each => home_on(&primary, ONE).await,
             _ => primary.database().await,
@@ -53,6 +53,15 @@ impl Failing {
         failing.ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
         fill(&a, 50).await;
         (failing, a)
+    }
+
+    /// The server waits for its standby from now on.
+    async fn commits_wait(&self) {
+        let client = session(&self.url).await;
+        client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'walreceiver'").await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync')";
+        until_true(&client, waits).await;
     }
 
     /// The standby has everything that there is by now, and is stopped.
@@ -131,7 +140,7 @@ async fn is_raised(cell: &Cell) {
 
 /// The fence is answered for, the standby has not got it, and is promoted.
 async fn a_lost_fence(layout: In, is_started_again: bool) {
-    let (mut failing, a) = Failing::new(layout, "").await;
+    let (mut failing, a) = Failing::new(layout).await;
     let b = failing.target().await;
     failing.prepare(&a, &b).await;
     failing.standby_falls_behind().await;
@@ -210,7 +219,8 @@ async fn an_agent_that_starts_on_a_promoted_standby_knows_what_it_lacks_in_a_dat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_synchronous_standby_that_is_promoted_has_the_fence_and_everything_else() {
-    let (mut failing, a) = Failing::new(In::Shared, "synchronous_standby_names = '*'\n").await;
+    let (mut failing, a) = Failing::new(In::Shared).await;
+    failing.commits_wait().await;
     let b = failing.target().await;
     failing.prepare(&a, &b).await;
     write(&a, "last").await.unwrap();
@@ -250,7 +260,7 @@ async fn a_synchronous_standby_that_is_promoted_has_the_fence_and_everything_els
 /// The rows of an activated tenant were on the primary alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_whose_copy_was_lost_serves_nobody_before_an_operator_has_said_so() {
-    let (mut failing, a) = Failing::new(In::Shared, "").await;
+    let (mut failing, a) = Failing::new(In::Shared).await;
     let b = failing.target().await;
     failing.prepare(&a, &b).await;
     failing.ground.cut_over(&a, &b, 1, 1, Leg::Forward).await;
@@ -275,7 +285,7 @@ async fn an_owner_whose_copy_was_lost_serves_nobody_before_an_operator_has_said_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_counts_only_when_as_many_standbys_have_it_as_are_waited_for() {
-    let (mut failing, a) = Failing::waiting_for(1, In::Shared, "").await;
+    let (mut failing, a) = Failing::waiting_for(1, In::Shared).await;
     let b = failing.target().await;
     failing.prepare(&a, &b).await;
     failing.standby.stop().await;
@@ -306,7 +316,7 @@ async fn a_fence_counts_only_when_as_many_standbys_have_it_as_are_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn preflight_names_standbys_that_no_commit_waits_for_and_an_agent_that_notes_nothing() {
-    let (failing, a) = Failing::new(In::Shared, "").await;
+    let (failing, a) = Failing::new(In::Shared).await;
     let pool = failing.ground.pool.clone();
     let notes = async |cell: &Cell| pool.preflight(&cell.agent, &context(1, 1), false).await.unwrap().notes;
     let told = notes(&a).await;
@@ -315,10 +325,7 @@ async fn preflight_names_standbys_that_no_commit_waits_for_and_an_agent_that_not
         told.reason.contains("walreceiver (async)") && told.reason.contains("standbys_confirm = 1"),
         "{told:?}"
     );
-    let client = session(&a.url).await;
-    client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
-    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    until_true(&client, "SELECT bool_and(sync_state = 'sync') FROM pg_stat_replication").await;
+    failing.commits_wait().await;
     let codes = async |cell: &Cell| -> Vec<String> {
         notes(cell).await.into_iter().map(|note| note.code).filter(|code| code != "SLOT_WAL_LIMIT").collect()
     };
