@@ -198,7 +198,9 @@ async fn own_as_it_is(
 pub(crate) async fn kept(client: &Client) -> Result<BTreeMap<TenantId, String>, AgentError> {
     let sql = "SELECT tenant, what FROM cellway.put_back WHERE kept";
     let rows = client.query(sql, &[]).await.map_err(Fault::from)?;
-    let one = |row: &tokio_postgres::Row| Ok((TenantId::new(row.get::<_, &str>(0))?, row.get(1)));
+    let one = |row: &tokio_postgres::Row| -> Result<(TenantId, String), AgentError> {
+        Ok((TenantId::new(row.get::<_, &str>(0))?, row.get(1)))
+    };
     rows.iter().map(one).collect()
 }
 

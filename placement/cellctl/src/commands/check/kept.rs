@@ -13,9 +13,10 @@ pub(super) fn of(cells: &[Cell]) -> FindingView {
             of_cell.map(|storage| format!("{} in {} ({})", storage.tenant, cell.record.id, storage.rows_kept))
         })
         .collect();
-    let message = match kept.is_empty() {
-        true => "no rows wait for somebody to look at them after a failover".into(),
-        false => format!("rows are kept since a failover of {}", few(&kept)),
+    let message = if kept.is_empty() {
+        "no rows wait for somebody to look at them after a failover".into()
+    } else {
+        format!("rows are kept since a failover of {}", few(&kept))
     };
     let hint = "look at them, and let go of them in cellway.put_back: docs/postgresql.md";
     FindingView::new(Category::Orphans, "rows-looked-at", mark(false, !kept.is_empty()), message, hint)
