@@ -22,10 +22,11 @@ impl Small {
     fn mount(path: PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir(&path).unwrap();
         let small = Self { path };
-        let options = format!("size={size},mode=0700,uid=postgres,gid=postgres");
+        let options = format!("size={size},mode=0700");
         let mounted =
             succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&small.path));
-        mounted.then_some(small)
+        let is_its_own = mounted && succeeds(Command::new("chown").arg("postgres:").arg(&small.path));
+        is_its_own.then_some(small)
     }
 
     fn grow(&self, size: &str) {
