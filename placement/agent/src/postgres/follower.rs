@@ -108,11 +108,14 @@ async fn run(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) {
                 return;
             }
             Ended::Waits(refusal) => {
-                tracing::warn!(tenant = %tenant.id, source = %follow.cell, move_id = %follow.move_id, %refusal, "the copy waits");
-                let mut core = tenant.lock();
-                core.progress.lost += 1;
-                core.progress.waits = Some(refusal);
-                drop(core);
+                let is_news = {
+                    let mut core = tenant.lock();
+                    core.progress.lost += 1;
+                    core.progress.waits.replace(refusal.clone()).as_ref() != Some(&refusal)
+                };
+                if is_news {
+                    tracing::warn!(tenant = %tenant.id, source = %follow.cell, move_id = %follow.move_id, %refusal, "the copy waits");
+                }
                 tenant.notify();
             }
             Ended::Lost(reason) => {
