@@ -10,6 +10,7 @@ pub(crate) use copying::cell_id;
 pub(crate) use ending::empty;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cell_model::{Epoch, Seq, TenantId};
 use cell_protos::v1 as wire;
@@ -29,6 +30,9 @@ use crate::driver::Sender;
 use crate::record::Control;
 use crate::refusal::Refusal;
 use crate::transition::Context;
+
+/// How long standbys are waited for where writes are not.
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
 
 /// What a step works on.
 pub(crate) struct Work<'a> {
@@ -52,7 +56,7 @@ pub(crate) async fn run(cell: &Arc<Cell>, sender: Sender, id: &TenantId, step: S
     let now = Instant::now();
     let held_until = work.tenant.lock().holds.standing(now).map(|hold| hold.deadline);
     let answer = work.step(step).await?;
-    let latest = now + owning::PATIENCE;
+    let latest = Instant::now() + CONFIRM_MAX;
     work.confirm(held_until.map_or(latest, |deadline| deadline.min(latest))).await?;
     Ok(answer)
 }

@@ -280,7 +280,10 @@ impl Work<'_> {
         let from = self.log_end().await?;
         let (old, next, copied) = {
             let core = self.lock()?;
-            let complete = core.is_complete() && core.progress.failure.is_none();
+            // A stream that fails when both cells have been compared, in the attempt that was committed, takes nothing away.
+            let compared = (core.applied(), self.context().attempt);
+            let is_compared = core.cuts.get(&compared).is_some_and(Result::is_ok);
+            let complete = core.is_complete() && (is_compared || core.progress.failure.is_none());
             let next = transition::activate(core.known()?, self.context(), complete, from, keep_follower)?;
             (core.control.clone(), next, core.copied.clone().unwrap_or_default())
         };
