@@ -263,13 +263,11 @@ impl Cell {
             self.has_looked().await;
             let looked = async { Place::read(&self.database.connect().await?).await };
             let Ok(place) = looked.await else { continue };
-            match self.floor.place().and_then(|before| place.change_since(&before)) {
-                Some(_) => return,
-                None => {
-                    if let Err(refusal) = self.floor.note_place(&place) {
-                        tracing::warn!(%refusal, "where the database is could not be noted");
-                    }
-                }
+            if self.floor.place().and_then(|before| place.change_since(&before)).is_some() {
+                return;
+            }
+            if let Err(refusal) = self.floor.note_place(&place) {
+                tracing::warn!(%refusal, "where the database is could not be noted");
             }
         }
     }

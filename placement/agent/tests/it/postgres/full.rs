@@ -1,6 +1,6 @@
 //! A target whose disk fills up in the middle of a copy.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Drop for Small {
 }
 
 fn beside(name: &str) -> PathBuf {
-    Path::new(&std::env::temp_dir()).join(format!("cellway-full-{}-{name}", std::process::id()))
+    std::env::temp_dir().join(format!("cellway-full-{}-{name}", std::process::id()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
