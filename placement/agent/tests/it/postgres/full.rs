@@ -1,5 +1,6 @@
 //! A target whose disk fills up in the middle of a copy.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -49,7 +50,8 @@ fn beside(name: &str) -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_whose_disk_is_full_says_so_waits_and_goes_on_when_there_is_room() {
     let Some(small) = Small::mount(beside("target"), "6m") else {
-        eprintln!("skipped: no file system can be mounted here, which takes root");
+        let said = "skipped: no file system can be mounted here, which takes root";
+        writeln!(std::io::stderr(), "{said}").unwrap();
         return;
     };
     let ground = Ground::new();
