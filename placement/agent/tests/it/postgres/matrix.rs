@@ -329,16 +329,6 @@ async fn a_schema_each_and_a_source_agent_that_dies_at_every_edge_of_a_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_each_and_a_target_agent_that_dies_at_every_edge_of_a_move() {
-    dies_at_every_edge(In::Own, Victim::Agent(1)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_each_and_a_source_server_that_crashes_at_every_edge_of_a_move() {
-    dies_at_every_edge(In::Own, Victim::Server(0)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_each_and_a_target_server_that_crashes_at_every_edge_of_a_move() {
     dies_at_every_edge(In::Own, Victim::Server(1)).await;
 }
@@ -346,16 +336,6 @@ async fn a_schema_each_and_a_target_server_that_crashes_at_every_edge_of_a_move(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shared_tables_and_a_source_server_that_hangs_at_every_edge_of_a_move() {
     dies_at_every_edge(In::Shared, Victim::Frozen(0)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shared_tables_and_a_target_server_that_hangs_at_every_edge_of_a_move() {
-    dies_at_every_edge(In::Shared, Victim::Frozen(1)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_each_and_a_source_server_that_hangs_at_every_edge_of_a_move() {
-    dies_at_every_edge(In::Own, Victim::Frozen(0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
