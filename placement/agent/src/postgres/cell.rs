@@ -285,7 +285,7 @@ impl Cell {
         let mut reading = std::pin::pin!(self.replication.run(&over));
         let keeping = async {
             if !self.database.layout.is_whole() {
-                return self.stay().await;
+                return Box::pin(self.stay()).await;
             }
             // Behind the same name may be another database by now.
             self.keeper.lost(&self.database, self.look_for_kept()).await;
