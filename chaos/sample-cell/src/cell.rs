@@ -148,6 +148,7 @@ impl Cell {
                     template_database: options.template_database.clone(),
                     data_directory: options.database_directory.clone(),
                     disk_bytes_max: options.database_bytes_max,
+                    standbys_confirm: options.standbys_confirm,
                     ..DatabaseOptions::new(&url)
                 };
                 if let Some(millis) = options.source_latency_ms_max {

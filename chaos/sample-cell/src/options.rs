@@ -13,7 +13,8 @@ pub struct Options {
     /// The cell's name, as it was made with `cellctl create cell`.
     #[arg(long, value_name = "CELL")]
     pub cell: CellId,
-    /// Where the tenants' data is kept. It belongs to this cell for ever.
+    /// Where the tenants' data is kept; with --database, what the agent has answered, so that a database that fails over, or is put
+    /// back, makes no second owner. It belongs to this cell for ever.
     #[arg(long, value_name = "DIR", required_unless_present = "database")]
     #[serde(default)]
     pub data_dir: Option<PathBuf>,
@@ -60,6 +61,11 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", requires = "database", default_value_t = 0)]
     #[serde(default)]
     pub database_bytes_max: u64,
+    /// How many standbys of the database have to have what gives or takes a tenant before it is answered for. 0: those that its
+    /// synchronous_standby_names waits for.
+    #[arg(long, value_name = "N", requires = "database", default_value_t = 0)]
+    #[serde(default)]
+    pub standbys_confirm: u32,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
@@ -209,6 +215,7 @@ impl Options {
             source_latency_ms_max: None,
             database_directory: None,
             database_bytes_max: 0,
+            standbys_confirm: 0,
             agent_listen: any_port(),
             agent_address: None,
             gate_listen: Vec::new(),

@@ -52,6 +52,8 @@ pub(crate) struct Progress {
     pub(crate) lost: u64,
     /// Why the copy cannot go on.
     pub(crate) failure: Option<Refusal>,
+    /// What it waits for that somebody has to see to.
+    pub(crate) waits: Option<Refusal>,
     pub(crate) task: Option<(Follow, CancellationToken)>,
 }
 

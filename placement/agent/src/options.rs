@@ -63,7 +63,8 @@ impl Limits {
 pub struct AgentOptions {
     /// The cell's name.
     pub cell: CellId,
-    /// Where its data is. A cell whose tenants are in PostgreSQL keeps everything there and has no use for it.
+    /// Where its data is. A cell whose tenants are in PostgreSQL notes there what it has answered, so that a database that was put back
+    /// makes no second owner; empty: that is forgotten when the agent ends.
     pub directory: PathBuf,
     /// `host:port` to listen at; port 0 takes a free one.
     pub listen: String,

@@ -8,6 +8,8 @@
 //! The server never runs as root: where the caller is root, it runs as the user `postgres`. The watchdog has a process group
 //! of its own, so it outlives whatever ends its caller: a panic, Ctrl-C, SIGKILL.
 
+mod pause;
 mod server;
 
+pub use pause::Paused;
 pub use server::{Options, Server, ServerError, unprivileged};

@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::pause::Paused;
+
 /// Below those that the kernel gives to connections and to whoever listens at port 0.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How many are tried that are taken.
@@ -35,6 +37,9 @@ pub enum ServerError {
     /// There is no port.
     #[error("no port is free")]
     NoPort(#[source] std::io::Error),
+    /// Its processes cannot be found, or stopped.
+    #[error("the server cannot be made to stand still")]
+    NotPaused(#[source] std::io::Error),
     /// A program could not be run.
     #[error("cannot run {program}")]
     NotRun {
@@ -135,7 +140,7 @@ impl Server {
             command.arg("-D").arg(options.directory.join("data"));
         })?;
         let port = free_port().map_err(ServerError::NoPort)?;
-        let settings = format!("{}\nport = {port}\nunix_socket_directories = '{directory}'\n", options.settings);
+        let settings = format!("{}\n", options.settings);
         shell("printf %s \"$1\" >> \"$0/data/postgresql.conf\"", &[&directory, &settings])?;
         if let Some(access) = &options.access {
             shell("printf %s \"$1\" > \"$0/data/pg_hba.conf\"", &[&directory, access])?;
@@ -152,6 +157,11 @@ impl Server {
         self.control(&["stop", "--wait", "-m", "immediate"])
     }
 
+    /// Lets it stand still, as a machine does that hangs, until the answer is dropped.
+    pub fn pause(&self) -> Result<Paused, ServerError> {
+        Paused::begin(&self.directory.join("data")).map_err(ServerError::NotPaused)
+    }
+
     /// Writes a file of its data directory, as it would itself: nobody else may read it.
     pub fn put(&self, name: &str, text: &str) -> Result<(), ServerError> {
         let path = self.directory.join("data").join(name).display().to_string();
@@ -160,7 +170,40 @@ impl Server {
 
     /// Starts it again, at the same port. Returns when it answers.
     pub fn start_again(&self) -> Result<(), ServerError> {
-        self.control(&["start", "--wait", "--timeout=60", "-l", &format!("{}/log", self.directory.display())])
+        self.start_at(self.port)
+    }
+
+    fn start_at(&self, port: u16) -> Result<(), ServerError> {
+        let directory = self.directory.display();
+        let (log, listen) = (format!("{directory}/log"), format!("-p {port} -k {directory}"));
+        self.control(&["start", "--wait", "--timeout=60", "-l", &log, "-o", &listen])
+    }
+
+    /// A standby that streams from this server, of which `pg_hba.conf` has to let replication in. It is at a port of its own, until
+    /// that process is gone. Returns when it answers.
+    pub fn standby(&self, directory: PathBuf, until: u32) -> Result<Self, ServerError> {
+        shell("mkdir -p \"$0\"", &[&directory.display().to_string()])?;
+        run(&self.programs.join("pg_basebackup"), |command| {
+            command.args(["--no-sync", "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf"]);
+            command.args(["--host=127.0.0.1", "--username=postgres", "--port", &self.port.to_string()]);
+            command.arg("-D").arg(directory.join("data"));
+        })?;
+        let port = free_port().map_err(ServerError::NoPort)?;
+        let standby = Self { directory, programs: self.programs.clone(), port };
+        standby.watch(until)?;
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    /// Ends it in order: a standby is where its primary was by then.
+    pub fn stop(&self) -> Result<(), ServerError> {
+        self.control(&["stop", "--wait", "-m", "fast"])
+    }
+
+    /// Starts a standby that was stopped, in the place of its primary, which is gone, and promotes it. Returns when it takes writes.
+    pub fn promote_at(&self, port: u16) -> Result<(), ServerError> {
+        self.start_at(port)?;
+        self.control(&["promote", "--wait", "--timeout=60"])
     }
 
     /// The server would keep an open end of what it is started with, and whoever reads the other end would wait for it.

@@ -1,6 +1,7 @@
 //! The driver: every tenant that this cell knows, and what they share.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,13 +20,16 @@ use tonic::{Request, Status, Streaming};
 
 use super::captures::Standing;
 use super::connect::Database;
+use super::failover;
+use super::floor::{Floor, Verdict};
 use super::keeper::{self, Keeper};
 use super::layout::Layout;
 use super::leader::Leader;
 use super::options::DatabaseOptions;
+use super::records::Known;
 use super::replication::Replication;
 use super::tenant::{Core, Tenant};
-use super::{feed, follower, inspect, look, records, steps};
+use super::{feed, follower, inspect, look, records, standbys, steps};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
@@ -40,7 +44,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// See the module.
 pub(crate) struct Cell {
     around: Arc<Surroundings>,
-    leader: Arc<Leader>,
+    pub(super) leader: Arc<Leader>,
     /// The agent's generation in this database: whatever it writes here expects it.
     pub(crate) incarnation: Generation,
     /// Followers, feeds and timers of this database run here, until
@@ -52,6 +56,8 @@ pub(crate) struct Cell {
     pub(crate) limits: Limits,
     known: RwLock<BTreeMap<TenantId, Arc<Tenant>>>,
     pub(crate) keeper: Keeper,
+    /// What was answered, outside of the database.
+    pub(crate) floor: Arc<Floor>,
 }
 
 impl std::ops::Deref for Cell {
@@ -70,12 +76,15 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
-    async fn on(database: Arc<Database>, here: &CellId) -> Result<Self, AgentError> {
+    async fn on(database: Arc<Database>, here: &CellId, floor: &Floor) -> Result<Self, AgentError> {
         let keeper = keeper::keep(&database).await?;
+        failover::arrive(floor, &keeper, &database).await?;
         if matches!(database.layout, Layout::Databases { .. }) {
             inspect::can_choose_oids(&keeper).await?;
         }
-        Self::under(keeper, database, here).await
+        let begun = Self::under(keeper, database, here, floor.agent()).await?;
+        floor.note_agent(&begun.agent).await.map_err(failover::as_fault)?;
+        Ok(begun)
     }
 
     /// As [`Begun::on`], for whoever has the lock already. In its session: an agent that has lost it meanwhile changes nothing.
@@ -83,8 +92,9 @@ impl Begun {
         mut keeper: Client,
         database: Arc<Database>,
         here: &CellId,
+        noted: Option<AgentRecord>,
     ) -> Result<Self, AgentError> {
-        let agent = records::open_agent(&mut keeper, here, &database).await?;
+        let agent = records::open_agent(&mut keeper, here, &database, noted).await?;
         Ok(Self { database, keeper, agent })
     }
 }
@@ -93,6 +103,7 @@ impl Begun {
 struct Shared {
     around: Arc<Surroundings>,
     leader: Arc<Leader>,
+    floor: Arc<Floor>,
     limits: Limits,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -104,9 +115,11 @@ impl Cell {
         limits: Limits,
         trusted: TrustedKeys,
         link: Link,
-        options: DatabaseOptions,
+        (options, directory): (DatabaseOptions, &Path),
     ) -> Result<Arc<Self>, AgentError> {
-        let begun = Begun::on(Arc::new(Database::new(options)?), &here).await?;
+        let database = Arc::new(Database::new(options)?);
+        let floor = Arc::new(Floor::open(directory, &here).await?);
+        let begun = Begun::on(database, &here, &floor).await?;
         let around = Arc::new(Surroundings {
             here,
             generation: begun.agent.generation,
@@ -118,7 +131,7 @@ impl Cell {
         });
         let (tasks, stop) = (around.tasks.clone(), around.stop.clone());
         let leader = Arc::new(Leader::new(begun.agent.clone()));
-        Self::with(begun, Shared { around, leader, limits, tasks, stop }).await
+        Self::with(begun, Shared { around, leader, floor, limits, tasks, stop }).await
     }
 
     /// Another database of the same agent.
@@ -126,6 +139,7 @@ impl Cell {
         let shared = Shared {
             around: Arc::clone(&self.around),
             leader: Arc::clone(&self.leader),
+            floor: Arc::clone(&self.floor),
             limits: self.limits.clone(),
             tasks: TaskTracker::new(),
             stop: self.stop.child_token(),
@@ -135,10 +149,12 @@ impl Cell {
 
     async fn with(begun: Begun, shared: Shared) -> Result<Arc<Self>, AgentError> {
         let Begun { database, mut keeper, agent } = begun;
-        let Shared { around, leader, limits, tasks, stop } = shared;
+        let Shared { around, leader, floor, limits, tasks, stop } = shared;
         let replication = Replication::new(Arc::clone(&database), &around.here, limits.captured_bytes_max);
         let replication = replication.with_slot_of(&keeper).await?.by(agent.generation);
-        let known = records::load(&keeper).await?;
+        let known = failover::at_the_beginning(&floor, &mut keeper, (&database, agent.generation)).await?;
+        let kept = failover::kept(&keeper).await?;
+        let end = standbys::log_end(&keeper).await?;
         look::at_the_beginning(&database, &replication, &mut keeper, &known).await?;
         let known = known.into_iter().map(|(id, known)| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
@@ -147,7 +163,14 @@ impl Cell {
             } else if known.control.reverse.is_some() {
                 replication.want(&id);
             }
-            (id.clone(), Arc::new(Tenant::new(id, Some(known))))
+            let tenant = Tenant::new(id.clone(), Some(known));
+            {
+                let mut core = tenant.lock();
+                core.kept = kept.get(&id).cloned();
+                // An agent that has ended may not have answered for it yet.
+                core.unconfirmed = (database.options.standbys_confirm > 0).then_some(end);
+            }
+            (id, Arc::new(tenant))
         });
         let known = known.collect();
         let cell = Arc::new(Self {
@@ -161,6 +184,7 @@ impl Cell {
             limits,
             known: RwLock::new(known),
             keeper: Keeper::new(agent.generation, keeper),
+            floor,
         });
         for tenant in cell.all() {
             cell.post(&tenant);
@@ -199,9 +223,34 @@ impl Cell {
         }
         let mut client = self.database.client().await?;
         let found = records::load_one(&mut client, &tenant.id).await?;
+        match &found {
+            // Where each has a database, what this one does not know may be in another.
+            None if matches!(self.database.layout, Layout::Databases { .. }) => {}
+            found => self.expect_no_less(&tenant.id, found.as_ref())?,
+        }
+        if let Some(found) = &found {
+            self.floor.note(&tenant.id, failover::least(found)).await?;
+        }
         tenant.lock().takes(found);
         self.post(tenant);
+        self.is_to_be_confirmed(tenant).await.inspect_err(|_| tenant.lock().doubted = true)
+    }
+
+    /// Standbys have to have whatever is in the log by now before it is answered for, where that is asked for.
+    pub(crate) async fn is_to_be_confirmed(&self, tenant: &Tenant) -> Result<(), Refusal> {
+        if self.database.options.standbys_confirm > 0 {
+            let end = standbys::log_end(&**self.database.client().await?).await?;
+            tenant.lock().unconfirmed = Some(end);
+        }
         Ok(())
+    }
+
+    /// A database that was put back is raised first, by whoever holds its lock.
+    fn expect_no_less(&self, tenant: &TenantId, found: Option<&Known>) -> Result<(), Refusal> {
+        match self.floor.judge(tenant, found) {
+            Verdict::Stands => Ok(()),
+            Verdict::Less(raised) => Err(failover::failed_over(tenant, &raised.what)),
+        }
     }
 
     /// Tells the gates what this cell is to the tenant now, and wakes whoever waits for it.
@@ -231,15 +280,15 @@ impl Cell {
 
     /// Reads the log and holds the lock, until `stop`. An error: the database is not this agent's any more, or, where it is one
     /// tenant's, it has to be looked at anew.
-    pub(crate) async fn watch(&self, stop: &CancellationToken) -> Result<(), AgentError> {
+    pub(crate) async fn watch(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), AgentError> {
         let over = stop.child_token();
         let mut reading = std::pin::pin!(self.replication.run(&over));
         let keeping = async {
             if !self.database.layout.is_whole() {
-                return self.keeper.hold(&self.database).await;
+                return Box::pin(self.stay()).await;
             }
             // Behind the same name may be another database by now.
-            self.keeper.lost(&self.database).await;
+            self.keeper.lost(&self.database, self.look_for_kept()).await;
             super::fault::Fault::new("DATABASE_UNREACHABLE", "the session that holds the agent's lock was lost")
         };
         let ended = tokio::select! {
@@ -303,7 +352,7 @@ impl Driver for Cell {
     }
 
     fn take_term(&self, lineage: Lineage, term: Term) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(self.leader.remember(&self.database, lineage, term))
+        Box::pin(self.leader.remember(&self.database, &self.floor, lineage, term))
     }
 
     fn step(
@@ -404,6 +453,7 @@ fn storage_in(tenant: &TenantId, core: &Core, standing: Option<Standing>) -> Opt
         has_copy: core.has_copy(),
         captures: control.capture.is_some(),
         held_back: control.capture.is_some() && core.held_back,
+        rows_kept: core.kept.clone().unwrap_or_default(),
         ..wire::TenantStorage::default()
     })
 }

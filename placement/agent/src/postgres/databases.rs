@@ -24,6 +24,7 @@ mod template;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Databases {
         limits: Limits,
         trusted: TrustedKeys,
         link: Link,
-        options: DatabaseOptions,
+        options: (DatabaseOptions, &Path),
     ) -> Result<Arc<Self>, AgentError> {
         let home = Cell::open(here, limits, trusted, link, options).await?;
         let rows = registry::load(&home).await?;

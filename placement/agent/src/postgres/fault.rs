@@ -44,6 +44,8 @@ impl Fault {
     /// Whether the same may succeed later without anybody doing anything about the data.
     pub(crate) fn may_pass(&self) -> bool {
         match self.state.as_deref() {
+            // A standby, until it is promoted.
+            Some("25006") => true,
             // Resources, operator's intervention, serialisation, locks, lost connections.
             Some(state) => ["53", "57", "40", "55", "08", "58"].iter().any(|class| state.starts_with(class)),
             None => true,
@@ -66,6 +68,7 @@ fn code_of(state: &SqlState) -> (&'static str, &'static str) {
         "42501" => ("DATABASE_RIGHT", "grant the agent's role what docs/postgresql.md lists"),
         "53300" => ("DATABASE_CONNECTIONS", "raise max_connections or close connections"),
         "53100" => ("DATABASE_FULL", "make room on the database's disk"),
+        "25006" => ("DATABASE_STANDBY", "promote it, or correct the database's address"),
         _ => ("DATABASE_FAILED", "read the database's log"),
     }
 }

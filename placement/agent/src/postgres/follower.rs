@@ -12,6 +12,7 @@ use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -22,10 +23,13 @@ use super::cell::Cell;
 use super::digest;
 use super::fault::Fault;
 use super::form::Form;
+use super::standbys;
 use super::tenant::Tenant;
 use crate::record::{Follow, Record as _, Role};
 use crate::refusal::Refusal;
 
+/// How long standbys are waited for before something is acknowledged. Less than the silence that an owner bears.
+const STANDBYS_MAX: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
@@ -38,6 +42,9 @@ const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 /// What may be on its way while something else is applied: more than a chunk, so that the next one is there when the last
 /// one is loaded.
 const WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Why a copy cannot go on that its database has lost.
+pub(crate) const GONE: &str = "the database knows nothing of the copy";
 
 /// What is to be asked of the owner on the stream, and who wants to know.
 pub(crate) struct Ask {
@@ -65,11 +72,14 @@ enum Ended {
     Failed(Refusal),
     /// Try again.
     Lost(String),
+    /// Try again, and say why: somebody has to see to it.
+    Waits(Refusal),
 }
 
 impl From<NotApplied> for Ended {
     fn from(not: NotApplied) -> Self {
         match not {
+            NotApplied::Later(fault) if fault.code == "DATABASE_FULL" => Self::Waits(fault.into()),
             NotApplied::Later(fault) => Self::Lost(fault.to_string()),
             NotApplied::Never(refusal) if refusal.code == "NOT_IMPORTING" => Self::Lost(refusal.to_string()),
             NotApplied::Never(refusal) => Self::Failed(refusal),
@@ -116,6 +126,17 @@ async fn run(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) {
                 tenant.notify();
                 return;
             }
+            Ended::Waits(refusal) => {
+                let is_news = {
+                    let mut core = tenant.lock();
+                    core.progress.lost += 1;
+                    core.progress.waits.replace(refusal.clone()).as_ref() != Some(&refusal)
+                };
+                if is_news {
+                    tracing::warn!(tenant = %tenant.id, source = %follow.cell, move_id = %follow.move_id, %refusal, "the copy waits");
+                }
+                tenant.notify();
+            }
             Ended::Lost(reason) => {
                 tracing::debug!(tenant = %tenant.id, source = %follow.cell, %reason, "the change stream was lost");
                 tenant.lock().progress.lost += 1;
@@ -136,8 +157,11 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         let Some(control) = core.control.as_ref() else { return Ended::NotWanted };
         let wanted =
             control.follow.as_ref() == Some(follow) && matches!(control.role, Role::Importing | Role::Redirect);
-        if core.copied.is_none() || !wanted {
+        if !wanted {
             return Ended::NotWanted;
+        }
+        if core.copied.is_none() {
+            return Ended::Failed(Refusal::new("NOT_IMPORTING", GONE));
         }
         control.uid
     };
@@ -150,14 +174,23 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     let applier = match opened.await {
         Ok(Some(applier)) => applier,
         // It was written before anybody followed: the database has been put back to before that.
-        Ok(None) => {
-            let reason = "the database knows nothing of the copy";
-            return Ended::Failed(Refusal::new("NOT_IMPORTING", reason));
-        }
+        Ok(None) => return Ended::Failed(Refusal::new("NOT_IMPORTING", GONE)),
         Err(fault) => return Ended::Lost(fault.to_string()),
     };
-    // An agent that was started again has not been told how fast; a move that rests is not told either.
-    tenant.lock().progress.pace.begin_at(applier.bytes_per_second);
+    {
+        let mut core = tenant.lock();
+        // A database that has crashed, or was put back, has less than it had.
+        if core.control.as_ref().is_none_or(|control| control.follow.as_ref() != Some(follow)) {
+            return Ended::NotWanted;
+        }
+        core.copied = Some(applier.copied.clone());
+        // An agent that was started again has not been told how fast; a move that rests is not told either.
+        core.progress.pace.begin_at(applier.bytes_per_second);
+    }
+    // The owner lets go of what it is told to be here.
+    if let Err(refusal) = on_standbys(cell).await {
+        return Ended::Lost(refusal.to_string());
+    }
     let start = Request::Start(wire::FollowStart {
         tenant: tenant.id.to_string(),
         uid: uid.get(),
@@ -196,7 +229,9 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     };
     let (asks, asked) = mpsc::channel(1);
     tenant.lock().asks = Some(asks);
-    let mut copy = Copy { cell, tenant, catalogue, applier, requests, alike: false, asked, asker: None };
+    let confirmed = applier.durable;
+    let mut copy =
+        Copy { cell, tenant, catalogue, applier, confirmed, requests, alike: false, asked, asker: None };
     copy.receive(incoming).await
 }
 
@@ -218,12 +253,23 @@ fn lost(status: &tonic::Status) -> Ended {
     }
 }
 
+/// Whatever the database has by now is on its standbys, where they are waited for.
+async fn on_standbys(cell: &Cell) -> Result<(), Refusal> {
+    if cell.database.options.standbys_confirm == 0 {
+        return Ok(());
+    }
+    let end = standbys::log_end(&**cell.database.client().await?).await?;
+    standbys::confirm(&cell.database, end, Instant::now() + STANDBYS_MAX).await
+}
+
 /// One connection's work.
 struct Copy<'a> {
     cell: &'a Arc<Cell>,
     tenant: &'a Arc<Tenant>,
     catalogue: Arc<Catalogue>,
     applier: Applier,
+    /// What standbys have, too, where they are waited for.
+    confirmed: Seq,
     requests: mpsc::Sender<wire::FollowRequest>,
     /// The owner's tables are like ours.
     alike: bool,
@@ -278,10 +324,12 @@ impl Copy<'_> {
             }
             Some(Response::NotExamined(not)) => self.tell(Told::Not(not.reason)).await,
             Some(Response::Heartbeat(heartbeat)) => {
-                let mut core = self.tenant.lock();
-                let applied = core.applied();
-                core.progress.heard_of(Seq(heartbeat.last_seq), applied);
-                Ok(())
+                {
+                    let mut core = self.tenant.lock();
+                    let applied = core.applied();
+                    core.progress.heard_of(Seq(heartbeat.last_seq), applied);
+                }
+                if self.confirmed < self.applier.durable { self.acknowledge().await } else { Ok(()) }
             }
             Some(_) => Err(Ended::Failed(Refusal::new("STORAGE_DIFFERS", "the other cell keeps no tables"))),
             None => Ok(()),
@@ -330,6 +378,7 @@ impl Copy<'_> {
         {
             let mut core = self.tenant.lock();
             core.copied = Some(copied);
+            core.progress.waits = None;
             core.progress.copied.0 += loaded.0;
             core.progress.copied.1 += loaded.1;
             core.progress.applied.0 += changed.0;
@@ -337,7 +386,18 @@ impl Copy<'_> {
             core.progress.heard_of(applied, applied);
         }
         self.tenant.notify();
-        self.ask(Request::Ack(wire::FollowAck { applied_seq: self.applier.durable.get() })).await
+        self.acknowledge().await
+    }
+
+    /// What standbys do not have yet is acknowledged with one of the next messages.
+    async fn acknowledge(&mut self) -> Result<(), Ended> {
+        match on_standbys(self.cell).await {
+            Ok(()) => self.confirmed = self.applier.durable,
+            Err(refusal) => {
+                tracing::debug!(tenant = %self.tenant.id, %refusal, "what was applied is not acknowledged yet");
+            }
+        }
+        self.ask(Request::Ack(wire::FollowAck { applied_seq: self.confirmed.get() })).await
     }
 
     /// Whoever has asked may have gone.

@@ -82,36 +82,37 @@ impl Keeper {
         }
     }
 
-    /// Returns when the session has ended.
-    pub(crate) async fn lost(&self, database: &Database) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            database.rest();
-            if self.client.lock().await.as_ref().is_none_or(Client::is_closed) {
-                return;
+    /// Returns when the session has ended, or is given up because the database is somewhere else by now.
+    pub(crate) async fn lost(&self, database: &Database, moved_away: impl Future<Output = ()>) {
+        let ended = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                database.rest();
+                if self.client.lock().await.as_ref().is_none_or(Client::is_closed) {
+                    return;
+                }
             }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = moved_away => drop(self.client.lock().await.take()),
         }
     }
 
-    /// Takes the lock again whenever the session was lost, until another agent has, or has had, the database.
-    pub(crate) async fn hold(&self, database: &Database) -> Fault {
-        loop {
-            self.lost(database).await;
-            match self.again(database).await {
-                Ok(client) => *self.client.lock().await = Some(client),
-                Err(fault) if fault.code == "AGENT_RUNNING" => return fault,
-                Err(fault) => tracing::warn!(%fault, "the database cannot be reached"),
-            }
-        }
+    /// The session that holds the lock from now on.
+    pub(crate) async fn put(&self, client: Client) {
+        *self.client.lock().await = Some(client);
     }
 
-    /// What another agent has done meanwhile, this one does not know.
-    async fn again(&self, database: &Database) -> Result<Client, Fault> {
+    /// Takes the lock again. What another agent has done meanwhile, this one does not know.
+    pub(crate) async fn again(&self, database: &Database) -> Result<Client, Fault> {
         let client = database.connect().await?;
         let locked = lock(&client).await;
         let row = client.query_opt("SELECT generation FROM cellway.agent", &[]).await?;
         let found = row.map(|row| row.get::<_, i64>(0));
-        if found == Some(to_db(self.incarnation.get())) {
+        // Of a server that was put back to before this agent has started.
+        let is_older = found.is_some_and(|found| found < to_db(self.incarnation.get()));
+        if is_older || found == Some(to_db(self.incarnation.get())) {
             // Nobody else has run here: it is this agent's own last session that the server has not ended yet.
             let reason =
                 "the session that held the agent's lock has not ended at the server yet: it is tried again";

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use cell_model::{Lineage, Term};
 
 use super::connect::Database;
+use super::floor::Floor;
 use super::records;
 use crate::record::AgentRecord;
 use crate::refusal::Refusal;
@@ -21,7 +22,7 @@ impl Leader {
         Self { agent: Mutex::new(agent), turn: tokio::sync::Mutex::default() }
     }
 
-    fn known(&self) -> AgentRecord {
+    pub(super) fn known(&self) -> AgentRecord {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -33,13 +34,20 @@ impl Leader {
     }
 
     /// Remembers a newer one durably, before anything is done for it.
-    pub(crate) async fn remember(&self, database: &Database, lineage: Lineage, term: Term) -> Result<(), Refusal> {
+    pub(crate) async fn remember(
+        &self,
+        database: &Database,
+        floor: &Floor,
+        lineage: Lineage,
+        term: Term,
+    ) -> Result<(), Refusal> {
         self.check(lineage, term)?;
         let _turn = self.turn.lock().await;
         let known = self.known();
         if (lineage, term) > (known.lineage, known.term) {
             let next = AgentRecord { lineage, term, ..known };
             records::store_term(&*database.client().await?, &next).await?;
+            floor.note_agent(&next).await?;
             *self.agent.lock().unwrap_or_else(PoisonError::into_inner) = next;
         }
         self.check(lineage, term)

@@ -59,6 +59,10 @@ pub struct DatabaseOptions {
     /// How many bytes the databases of the server may take together, where that is known and the disk is not to be seen. 0: it is not.
     #[serde(default)]
     pub disk_bytes_max: u64,
+    /// How many standbys have to have on their disks what gives or takes a tenant before it is answered for, and whatever else is
+    /// streaming; at most 32. 0: none but those that the server's `synchronous_standby_names` waits for.
+    #[serde(default)]
+    pub standbys_confirm: u32,
     /// While what exists is adopted: writers that come without an epoch, for a tenant that this cell was never granted, are
     /// let in and noted, not refused.
     #[serde(default)]
@@ -120,6 +124,7 @@ impl DatabaseOptions {
             source_latency_ms_max: source_latency_ms_max(),
             data_directory: None,
             disk_bytes_max: 0,
+            standbys_confirm: 0,
             observe: false,
         }
     }
@@ -196,6 +201,9 @@ impl DatabaseOptions {
         }
         if self.wal_bytes_max < 64 * 1024 * 1024 {
             return invalid("database.wal_bytes_max", "at least 64 MiB");
+        }
+        if self.standbys_confirm > 32 {
+            return invalid("database.standbys_confirm", "at most 32; 0: those that the server itself waits for");
         }
         if self.source_latency_ms_max > 10_000 {
             return invalid("database.source_latency_ms_max", "at most 10,000; 0: copies are not slowed down");

@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 
 use super::connect::Database;
+use super::failover::failed_over;
 use super::fault::Fault;
 use super::install;
 use crate::error::AgentError;
@@ -43,6 +44,13 @@ pub(crate) struct Copied {
     pub(crate) reach: Reach,
 }
 
+impl Copied {
+    /// As an owner has them.
+    pub(crate) fn whole() -> Self {
+        Self { applied: Seq(0), reach: Reach::end() }
+    }
+}
+
 /// What a database knows of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -56,6 +64,8 @@ pub(crate) struct Known {
 pub(crate) enum Rows<'a> {
     Stay,
     Are(&'a Copied),
+    /// They were copied exactly so far, and are the tenant's from now on.
+    Own(&'a Copied),
     Gone,
 }
 
@@ -82,10 +92,13 @@ pub(crate) const fn role_name(role: Role) -> &'static str {
 
 /// Installs what the agent needs, reads its own record and makes it one generation older. Where it is refused, nothing has
 /// changed.
+///
+/// `noted`: what is known of it outside of this database, which may have been put back.
 pub(crate) async fn open_agent(
     client: &mut Client,
     here: &CellId,
     database: &Database,
+    noted: Option<AgentRecord>,
 ) -> Result<AgentRecord, AgentError> {
     let (observe, layout) = (database.options.observe, database.layout.to_string());
     let fault = |error: tokio_postgres::Error| AgentError::from(Fault::from(error));
@@ -111,11 +124,20 @@ pub(crate) async fn open_agent(
         }
         None => AgentRecord { cell: here.clone(), generation: Generation(1), lineage: Lineage(0), term: Term(0) },
     };
+    let agent = match noted {
+        Some(noted) => {
+            let (lineage, term) = (agent.lineage, agent.term).max((noted.lineage, noted.term));
+            let generation = agent.generation.max(noted.generation.next());
+            AgentRecord { generation, lineage, term, ..agent }
+        }
+        None => agent,
+    };
     transaction
         .execute(
             "INSERT INTO cellway.agent (cell, generation, lineage, term, observe, layout) \
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (only_one) DO UPDATE \
-             SET generation = excluded.generation, observe = excluded.observe, layout = excluded.layout",
+             SET generation = excluded.generation, lineage = excluded.lineage, term = excluded.term, \
+                 observe = excluded.observe, layout = excluded.layout",
             &[
                 &agent.cell.to_string(),
                 &to_db(agent.generation.get()),
@@ -130,6 +152,20 @@ pub(crate) async fn open_agent(
     supersede(&transaction, agent.generation).await?;
     transaction.commit().await.map_err(fault)?;
     Ok(agent)
+}
+
+/// Has a database that was put back know this agent, and its leader, again.
+pub(crate) async fn reassert(client: &mut Client, agent: &AgentRecord) -> Result<(), Fault> {
+    let (lineage, term) = (to_db(agent.lineage.0), to_db(agent.term.0));
+    let generation = to_db(agent.generation.get());
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(PATIENCE).await?;
+    let sql = "UPDATE cellway.agent SET generation = $1, lineage = $2, term = $3 \
+               WHERE generation < $1 OR generation = $1 AND (lineage, term) < ($2, $3)";
+    if transaction.execute(sql, &[&generation, &lineage, &term]).await.map_err(held)? == 1 {
+        supersede(&transaction, agent.generation).await?;
+    }
+    Ok(transaction.commit().await?)
 }
 
 /// How long an agent that starts waits for what holds its records.
@@ -270,6 +306,17 @@ pub(crate) async fn change_in(
     if old.map(grant) != Some(grant(new)) {
         grant_in(transaction, tenant, new).await?;
     }
+    rows_in(transaction, tenant, rows).await?;
+    Ok(number)
+}
+
+/// What becomes of the record of a tenant's rows.
+pub(crate) async fn rows_in(
+    transaction: &Transaction<'_>,
+    tenant: &TenantId,
+    rows: Rows<'_>,
+) -> Result<(), Refusal> {
+    let name = tenant.as_str();
     match rows {
         Rows::Stay => {}
         Rows::Are(copied) => {
@@ -281,11 +328,21 @@ pub(crate) async fn change_in(
                 )
                 .await?;
         }
+        Rows::Own(copied) => {
+            // A copy that is not as it was acknowledged is of a database that was put back: what it lacks is nowhere else then.
+            let sql = "UPDATE cellway.copies SET applied = 0, frontier = $4 \
+                       WHERE tenant = $1 AND applied = $2 AND frontier = $3";
+            let (applied, reach) = (to_db(copied.applied.get()), copied.reach.encode());
+            if transaction.execute(sql, &[&name, &applied, &reach, &Reach::end().encode()]).await? != 1 {
+                let what = format!("its copy went up to {}, and does not any more", copied.applied);
+                return Err(failed_over(tenant, &what));
+            }
+        }
         Rows::Gone => {
             transaction.execute("DELETE FROM cellway.copies WHERE tenant = $1", &[&name]).await?;
         }
     }
-    Ok(number)
+    Ok(())
 }
 
 /// What writers check.

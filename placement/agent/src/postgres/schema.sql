@@ -82,6 +82,17 @@ CREATE TABLE IF NOT EXISTS cellway.made (
     PRIMARY KEY (kind, name)
 );
 
+-- Tenants of whom this database had less than their cell had answered with: it was promoted as a standby that was behind, or put back.
+-- Of those that are kept no row is deleted before somebody has looked, and has deleted the line here. `taken`: a tenant that nobody
+-- owns since is to be owned with what is there, from the agent's next start on.
+CREATE TABLE IF NOT EXISTS cellway.put_back (
+    tenant text PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now(),
+    what text NOT NULL,
+    kept boolean NOT NULL,
+    taken boolean NOT NULL DEFAULT false
+);
+
 CREATE OR REPLACE FUNCTION cellway.lock_key(who text) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$ SELECT pg_catalog.hashtextextended(who, 7234017283807667300) $$;

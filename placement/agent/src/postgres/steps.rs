@@ -11,23 +11,29 @@ pub(crate) use copying::cell_id;
 pub(crate) use ending::empty;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cell_model::{Epoch, Seq, TenantId};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::catalogue::Catalogue;
 use super::cell::Cell;
+use super::floor::Least;
 use super::layout::Place;
 use super::records::{self, Copied, Rows};
 use super::tenant::{Core, Tenant};
-use super::{follower, schemas};
+use super::{follower, schemas, standbys};
 use crate::driver::Sender;
 use crate::record::Control;
 use crate::refusal::Refusal;
 use crate::transition::Context;
+
+/// How long standbys are waited for where writes are not.
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
 
 /// What a step works on.
 pub(crate) struct Work<'a> {
@@ -40,12 +46,20 @@ pub(crate) struct Work<'a> {
 enum Keep {
     Same,
     Are(Copied),
+    /// They were copied so far, and are this cell's own from now on.
+    Own(Copied),
     Gone,
 }
 
 /// Does one step.
 pub(crate) async fn run(cell: &Arc<Cell>, sender: Sender, id: &TenantId, step: Step) -> Result<Answer, Refusal> {
-    Work { cell, tenant: cell.entry(id), sender }.step(step).await
+    let work = Work { cell, tenant: cell.entry(id), sender };
+    let now = Instant::now();
+    let held_until = work.tenant.lock().holds.standing(now).map(|hold| hold.deadline);
+    let answer = work.step(step).await?;
+    let latest = Instant::now() + CONFIRM_MAX;
+    work.confirm(held_until.map_or(latest, |deadline| deadline.min(latest))).await?;
+    Ok(answer)
 }
 
 impl Work<'_> {
@@ -82,6 +96,16 @@ impl Work<'_> {
                 "a cell that keeps its tenants in PostgreSQL takes none over by force",
             )),
         }
+    }
+
+    /// What was given or taken is on the standbys, where they are waited for. Asked again, a step waits again.
+    async fn confirm(&self, deadline: Instant) -> Result<(), Refusal> {
+        let unconfirmed = self.tenant.lock().unconfirmed;
+        let Some(end) = unconfirmed else { return Ok(()) };
+        standbys::confirm(&self.cell.database, end, deadline).await?;
+        let mut core = self.tenant.lock();
+        core.unconfirmed = core.unconfirmed.filter(|newer| *newer > end);
+        Ok(())
     }
 
     const fn context(&self) -> &Context {
@@ -127,12 +151,13 @@ impl Work<'_> {
             let rows = match &keep {
                 Keep::Same => Rows::Stay,
                 Keep::Are(copied) => Rows::Are(copied),
+                Keep::Own(copied) => Rows::Own(copied),
                 Keep::Gone => Rows::Gone,
             };
             let mut client = self.cell.database.client().await?;
             let made = self.store(&mut client, making, (old.as_ref(), &next), rows).await;
             let (number, catalogue) = made.inspect_err(|_| self.tenant.lock().doubted = true)?;
-            self.took(next, number, keep);
+            self.settle(next, number, keep).await?;
             if let Some(catalogue) = catalogue {
                 self.cell.replication.set_catalogue(&self.tenant.id, catalogue);
             }
@@ -166,6 +191,20 @@ impl Work<'_> {
         self.cell.refresh(&self.tenant).await
     }
 
+    /// What the database has now is noted outside of it before anybody hears of it.
+    async fn settle(&self, next: Control, number: u64, keep: Keep) -> Result<(), Refusal> {
+        let has_rows = match &keep {
+            Keep::Same => self.tenant.lock().copied.is_some(),
+            Keep::Are(_) | Keep::Own(_) => true,
+            Keep::Gone => false,
+        };
+        let noted = self.cell.floor.note(&self.tenant.id, Least { control: next.clone(), number, has_rows }).await;
+        // Tried again, the step finds it in the database, and notes it then.
+        noted.inspect_err(|_| self.tenant.lock().doubted = true)?;
+        self.took(next, number, keep);
+        self.cell.is_to_be_confirmed(&self.tenant).await.inspect_err(|_| self.tenant.lock().doubted = true)
+    }
+
     /// What the database has now.
     fn took(&self, next: Control, number: u64, keep: Keep) {
         if next.capture.is_none() && next.reverse.is_none() {
@@ -184,6 +223,7 @@ impl Work<'_> {
             match keep {
                 Keep::Same => {}
                 Keep::Are(copied) => core.copied = Some(copied),
+                Keep::Own(_) => core.copied = Some(Copied::whole()),
                 Keep::Gone => core.copied = None,
             }
             if !(same_uid && same_rows) {

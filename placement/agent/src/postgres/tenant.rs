@@ -56,6 +56,10 @@ pub(crate) struct Core {
     pub(crate) held_back: bool,
     /// In which files the rows were when both cells were last known to have the same.
     pub(crate) files: String,
+    /// Its rows are kept until an operator has looked at them: why.
+    pub(crate) kept: Option<String>,
+    /// The end of the log behind what was last given or taken, until standbys have it.
+    pub(crate) unconfirmed: Option<Seq>,
     /// A change was sent to the database and not answered: it may have been made.
     pub(crate) doubted: bool,
     /// The newest stream to a follower.

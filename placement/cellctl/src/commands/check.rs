@@ -6,6 +6,7 @@
 //! Exit code 0: all marks are √; 3: some are ‼; 1: some are ×.
 
 mod findings;
+mod kept;
 mod survey;
 
 use std::time::Duration;

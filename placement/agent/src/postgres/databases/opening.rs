@@ -13,6 +13,7 @@ use super::{Databases, inside};
 use crate::error::AgentError;
 use crate::postgres::cell::{Begun, Cell};
 use crate::postgres::fault::Fault;
+use crate::postgres::floor::Least;
 use crate::postgres::keeper;
 use crate::postgres::layout::Layout;
 use crate::postgres::records::{self, to_db};
@@ -43,7 +44,7 @@ impl Databases {
             Stage::Making => self.is_made(&keeper, row, &inside).await?,
             Stage::Ready | Stage::Dropping => inside.expect(&home.here, row)?,
         }
-        let mut begun = Begun::under(keeper, database, &home.here).await.map_err(refused)?;
+        let mut begun = Begun::under(keeper, database, &home.here, None).await.map_err(refused)?;
         if let Some(control) = row.control.as_ref().filter(|_| row.stage == Stage::Making) {
             seed(&mut begun, row, control).await?;
         }
@@ -233,6 +234,12 @@ impl Cell {
     /// The home has the say again.
     pub(super) fn take_back(&self, tenant: &TenantId, control: Option<Control>, number: u64) {
         let tenant = self.entry(tenant);
+        if let Some(control) = control.clone() {
+            let noted = self.floor.note_soon(&tenant.id, Least { control, number, has_rows: false });
+            if let Err(refusal) = noted {
+                tracing::warn!(tenant = %tenant.id, %refusal, "what the home has of a tenant could not be noted");
+            }
+        }
         tenant.lock().takes(control.map(|control| records::Known { control, copied: None, number }));
         self.post(&tenant);
     }

@@ -11,8 +11,9 @@ use super::owning::PATIENCE;
 use super::{Core, Keep, Work, done, position};
 use crate::capture::digest_to_wire;
 use crate::postgres::digest;
+use crate::postgres::follower::GONE;
 use crate::postgres::layout::Place;
-use crate::postgres::records::{self, Copied, Reach};
+use crate::postgres::records::{self, Copied};
 use crate::record::Role;
 use crate::refusal::Refusal;
 use crate::transition::{self, Delivery};
@@ -28,6 +29,15 @@ const SCAN_MAX: Duration = Duration::from_secs(100);
 
 pub(crate) fn cell_id(name: &str) -> Result<CellId, Refusal> {
     CellId::new(name).map_err(|invalid| Refusal::new("INVALID", invalid.to_string()))
+}
+
+/// A database that was put back to before the copy was begun: it cannot go on.
+fn copy_is_gone() -> Answer {
+    Answer::Import(wire::ImportProgress {
+        failure_code: "NOT_IMPORTING".into(),
+        failure: GONE.into(),
+        ..wire::ImportProgress::default()
+    })
 }
 
 impl Work<'_> {
@@ -77,17 +87,25 @@ impl Work<'_> {
 
     /// The copying side of this move; refused where nothing is copied.
     pub(super) fn copy_of<'c>(&self, core: &'c Core) -> Result<&'c Copied, Refusal> {
+        self.follows(core)?;
+        core.copied.as_ref().ok_or_else(|| self.copies_nothing())
+    }
+
+    /// Whether this move copies to here, whatever has become of the copy.
+    fn follows(&self, core: &Core) -> Result<(), Refusal> {
         transition::admit(core.known()?, self.context(), false)?;
         let follows = core.known()?.follow.as_ref().is_some_and(|follow| follow.move_id == self.context().move_id);
-        core.copied.as_ref().filter(|_| follows).ok_or_else(|| {
-            Refusal::new("NOT_IMPORTING", format!("nothing is copied for {}", self.context().move_id))
-        })
+        if follows { Ok(()) } else { Err(self.copies_nothing()) }
+    }
+
+    fn copies_nothing(&self) -> Refusal {
+        Refusal::new("NOT_IMPORTING", format!("nothing is copied for {}", self.context().move_id))
     }
 
     pub(super) async fn import_status(&self, bytes_per_second: u64) -> Result<Answer, Refusal> {
         let pace = {
             let core = self.lock()?;
-            self.copy_of(&core)?;
+            self.follows(&core)?;
             std::sync::Arc::clone(&core.progress.pace)
         };
         if pace.is_news(bytes_per_second) {
@@ -99,8 +117,11 @@ impl Work<'_> {
             client.execute(sql, &[&self.tenant.id.as_str(), &bytes_per_second.cast_signed(), &by]).await?;
         }
         let core = self.lock()?;
-        let applied = self.copy_of(&core)?.applied;
+        let Some(applied) = core.copied.as_ref().map(|copied| copied.applied) else { return Ok(copy_is_gone()) };
         core.progress.pace.limit(bytes_per_second);
+        if let Some(waits) = &core.progress.waits {
+            return Err(waits.clone());
+        }
         let (failure_code, failure) = core
             .progress
             .failure
@@ -257,11 +278,14 @@ impl Work<'_> {
         self.refresh().await?;
         // Everything that the mover has written here lies before this; every write of an application after it.
         let from = self.log_end().await?;
-        let (old, next) = {
+        let (old, next, copied) = {
             let core = self.lock()?;
-            let complete = core.is_complete() && core.progress.failure.is_none();
+            // A stream that fails when both cells have been compared, in the attempt that was committed, takes nothing away.
+            let compared = (core.applied(), self.context().attempt);
+            let is_compared = core.cuts.get(&compared).is_some_and(Result::is_ok);
+            let complete = core.is_complete() && (is_compared || core.progress.failure.is_none());
             let next = transition::activate(core.known()?, self.context(), complete, from, keep_follower)?;
-            (core.control.clone(), next)
+            (core.control.clone(), next, core.copied.clone().unwrap_or_default())
         };
         if old.as_ref() == Some(&next) {
             return Ok(done());
@@ -271,7 +295,7 @@ impl Work<'_> {
             self.tenant.lock().files = files;
             self.cell.replication.capture(&self.tenant.id, from, true);
         }
-        self.change_in_turn(|_| Ok((next, Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })))).await?;
+        self.change_in_turn(|_| Ok((next, Keep::Own(copied)))).await?;
         Ok(done())
     }
 
@@ -295,11 +319,7 @@ impl Work<'_> {
             let was_fenced = matches!(core.known()?.role, Role::Fenced { .. });
             let next = transition::deliver_mapping(core.known()?, self.context(), delivery)?;
             // Positions are the other database's from now on, and nothing of it is here yet but the state at the seal.
-            let keep = if was_fenced && next.follow.is_some() {
-                Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })
-            } else {
-                Keep::Same
-            };
+            let keep = if was_fenced && next.follow.is_some() { Keep::Are(Copied::whole()) } else { Keep::Same };
             Ok((next, keep))
         })
         .await?;

@@ -9,6 +9,8 @@ use super::{Core, Keep, Work, done};
 use crate::postgres::applier;
 use crate::postgres::catalogue::{Catalogue, Table};
 use crate::postgres::cell::Cell;
+use crate::postgres::failover;
+use crate::postgres::floor::Least;
 use crate::postgres::layout::Place;
 use crate::postgres::records::{self, Rows};
 use crate::postgres::schemas;
@@ -100,6 +102,8 @@ impl Work<'_> {
 pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let emptying = || tenant.lock().control.clone().filter(|control| control.emptying);
     let Some(control) = emptying() else { return Ok(()) };
+    failover::expect_not_kept(&*cell.database.client().await?, &tenant.id).await?;
+    tenant.lock().kept = None;
     // The whole database goes, and the mark with it: see `databases`.
     if cell.database.layout.is_whole() {
         return Ok(());
@@ -123,6 +127,7 @@ pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let next = Control { emptying: false, ..control.clone() };
     let number =
         records::change(&mut client, cell.incarnation, &tenant.id, (Some(&control), &next), Rows::Stay).await?;
+    cell.floor.note(&tenant.id, Least { control: next.clone(), number, has_rows: false }).await?;
     {
         let mut core = tenant.lock();
         (core.control, core.number) = (Some(next), number);

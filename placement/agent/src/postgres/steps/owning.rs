@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Keep, Work, done, position};
 use crate::hold::Hold;
 use crate::postgres::feed::Compare;
-use crate::postgres::records::{Copied, Reach};
+use crate::postgres::records::Copied;
 use crate::postgres::seal::{self, Seal};
 use crate::postgres::{digest, schemas};
 use crate::refusal::Refusal;
@@ -38,11 +38,7 @@ impl Work<'_> {
         }
         self.change_and_make(making, |core| {
             let next = transition::grant(core.control.as_ref(), self.context(), core.has_copy())?;
-            let keep = if core.copied.is_some() {
-                Keep::Same
-            } else {
-                Keep::Are(Copied { applied: Seq(0), reach: Reach::end() })
-            };
+            let keep = if core.copied.is_some() { Keep::Same } else { Keep::Are(Copied::whole()) };
             Ok((next, keep))
         })
         .await?;
@@ -287,7 +283,7 @@ impl Work<'_> {
         let fenced = seal.fence(self.cell.incarnation, &self.tenant.id, (old.as_ref(), &next)).await;
         // Nobody knows whether it was committed: the database is asked before anything else is done.
         let number = fenced.inspect_err(|_| self.tenant.lock().doubted = true)?;
-        self.took(next, number, Keep::Same);
+        self.settle(next, number, Keep::Same).await?;
         Ok(position(wanted))
     }
 

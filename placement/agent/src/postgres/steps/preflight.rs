@@ -9,7 +9,7 @@ use super::Work;
 use crate::postgres::catalogue::Catalogue;
 use crate::postgres::fault::Fault;
 use crate::postgres::layout::Layout;
-use crate::postgres::{check, databases, disk, inspect, schemas};
+use crate::postgres::{check, databases, disk, inspect, schemas, standbys};
 use crate::record::Role;
 use crate::refusal::Refusal;
 
@@ -86,6 +86,7 @@ impl Work<'_> {
         findings.extend(check::server(&server));
         notes.extend(check::notes(&server, database.options.wal_bytes_max));
         notes.extend(inspect::open_for_long(&client).await?);
+        notes.extend(self.of_failovers(&client).await?);
         findings.extend(check::tables(&catalogue));
         if is_own {
             findings.extend(schemas::strange(&client, &looked_at.schema).await?);
@@ -139,9 +140,23 @@ impl Work<'_> {
         findings.extend(check::server(&server));
         notes.extend(check::notes(&server, database.options.wal_bytes_max));
         notes.extend(inspect::open_for_long(client).await?);
+        notes.extend(self.of_failovers(client).await?);
         let (catalogue, found) = databases::look_at_template(database, Some(&self.tenant.id)).await?;
         findings.extend(found);
         self.look_at_disk(client, true, catalogue.lines(), notes).await
+    }
+
+    /// What a failover of the database's server could take back.
+    async fn of_failovers(&self, client: &Client) -> Result<Vec<wire::Finding>, Refusal> {
+        let mut notes = standbys::notes(client, &self.cell.database).await?;
+        if !self.cell.floor.is_durable() {
+            let reason = format!(
+                "the agent of cell {} has no data directory: when it is started again, it believes what its database says, also where that was put back to before a tenant had left: --data-dir, on another disk than the database's",
+                self.cell.here
+            );
+            notes.push(wire::Finding { code: "NO_DATA_DIRECTORY".into(), reason });
+        }
+        Ok(notes)
     }
 
     /// Rows and bytes of the tenant, and what it takes of a disk.

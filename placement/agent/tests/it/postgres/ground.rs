@@ -1,6 +1,7 @@
 //! Two cells, each on a database of its own, and the steps that a coordinator would send.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions, TenantDatabase};
@@ -74,8 +75,19 @@ impl Ground {
         listen: &str,
         change: impl FnOnce(&mut DatabaseOptions),
     ) -> Result<Cell, AgentError> {
+        self.open_noting(name, (url, Path::new("")), listen, change).await
+    }
+
+    /// The same of an agent that notes what it has answered in a directory.
+    pub(crate) async fn open_noting(
+        &self,
+        name: &str,
+        (url, directory): (&str, &Path),
+        listen: &str,
+        change: impl FnOnce(&mut DatabaseOptions),
+    ) -> Result<Cell, AgentError> {
         let id = CellId::new(name).unwrap();
-        let mut options = AgentOptions::new(id.clone(), "".into(), listen);
+        let mut options = AgentOptions::new(id.clone(), directory.into(), listen);
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key().public().to_string()];
         let mut database = DatabaseOptions::new(url);

@@ -5,6 +5,7 @@
 //!                    source's agent    target's agent    source's server    target's server     each with the leader
 //! each step of a move      ×                 ×                 ×                  ×
 //! ```
+//! A server may also stand still, before each effect and behind it: its connections stay, and nothing comes through them.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use super::ground::*;
 use super::layouts::{In, ONE, ONE_EACH, TABLES, fill, nothing_left};
 use super::server::Own;
 
+/// How long a server hangs.
+const FREEZE: Duration = Duration::from_millis(60);
 /// Rows that are there before.
 const ROWS: i32 = 200;
 
@@ -24,6 +27,8 @@ const ROWS: i32 = 200;
 enum Victim {
     Agent(usize),
     Server(usize),
+    /// Nothing dies: the server of this cell hangs for a while, twice at each edge.
+    Frozen(usize),
 }
 
 /// One move. The first cell is the source.
@@ -49,17 +54,20 @@ impl Move {
         let ground = Ground::new();
         let (mut cells, mut servers) = ([None, None], [None, None]);
         for (place, id) in ["a", "b"].into_iter().enumerate() {
-            let server = if victim == Victim::Server(place) { Some(Own::start("").await) } else { None };
+            let has_own = [Victim::Server(place), Victim::Frozen(place)].contains(&victim);
+            let server = if has_own { Some(Own::start("").await) } else { None };
             let url = match (layout, &server) {
                 (In::Each, Some(server)) => home_on(server, ONE).await,
                 (In::Each, None) => super::each::home(ONE).await,
                 (_, Some(server)) => server.database().await,
                 (_, None) => database().await,
             };
-            if layout != In::Each {
-                let tables = format!("{} {ONE_EACH}", super::ground::TABLES);
-                session(&url).await.batch_execute(&tables).await.unwrap();
-            }
+            let tables = match layout {
+                In::Shared => format!("{} {ONE_EACH}", super::ground::TABLES),
+                In::Own => format!("{TEMPLATE} {ONE}"),
+                In::Each => String::new(),
+            };
+            session(&url).await.batch_execute(&tables).await.unwrap();
             cells[place] = Some(open(&ground, layout, id, &url, "127.0.0.1:0").await);
             servers[place] = server;
         }
@@ -81,8 +89,16 @@ impl Move {
                 self.cells[place] = Some(open(&self.ground, self.layout, id.as_str(), &url, &listen).await);
             }
             Victim::Server(place) => self.servers[place].as_ref().unwrap().crash().await,
+            Victim::Frozen(_) => self.hangs().await,
         }
         self.step.term = Term(self.step.term.0 + 1);
+    }
+
+    /// A server that may hang does so now, whatever is asked of it.
+    async fn hangs(&self) {
+        if let Victim::Frozen(place) = self.victim {
+            self.servers[place].as_ref().unwrap().freeze(FREEZE).await;
+        }
     }
 
     /// Somebody with psql writes where the tenant is served.
@@ -125,6 +141,7 @@ impl Move {
         say: impl AsyncFn(&AgentPool, [&Cell; 2], &StepContext) -> Said<T>,
     ) -> T {
         self.write().await;
+        self.hangs().await;
         self.say(what, &say).await;
         self.fails().await;
         self.say(what, &say).await
@@ -236,7 +253,8 @@ impl Move {
 async fn open(ground: &Ground, layout: In, id: &str, url: &str, listen: &str) -> Cell {
     match layout {
         In::Each => ground.open_with(id, url, listen, own(url)).await,
-        _ => ground.try_open(id, url, listen).await,
+        In::Own => return ground.reopen_own(id, url, listen).await,
+        In::Shared => ground.try_open(id, url, listen).await,
     }
     .unwrap()
 }
@@ -303,4 +321,24 @@ async fn a_database_each_and_a_source_server_that_crashes_at_every_edge_of_a_mov
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_each_and_a_target_server_that_crashes_at_every_edge_of_a_move() {
     dies_at_every_edge(In::Each, Victim::Server(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_each_and_a_source_agent_that_dies_at_every_edge_of_a_move() {
+    dies_at_every_edge(In::Own, Victim::Agent(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_each_and_a_target_server_that_crashes_at_every_edge_of_a_move() {
+    dies_at_every_edge(In::Own, Victim::Server(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_tables_and_a_source_server_that_hangs_at_every_edge_of_a_move() {
+    dies_at_every_edge(In::Shared, Victim::Frozen(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_each_and_a_target_server_that_hangs_at_every_edge_of_a_move() {
+    dies_at_every_edge(In::Each, Victim::Frozen(1)).await;
 }

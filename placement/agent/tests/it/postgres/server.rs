@@ -30,6 +30,7 @@ lc_messages = 'C'
 const ACCESS: &str = "\
 local all all trust
 host all careful 127.0.0.1/32 scram-sha-256
+host replication all 127.0.0.1/32 trust
 host all all 127.0.0.1/32 trust
 ";
 static DATABASES: AtomicU64 = AtomicU64::new(0);
@@ -105,6 +106,58 @@ impl Own {
 
     pub(crate) async fn database(&self) -> String {
         database_on(self.server.port(), "postgres").await
+    }
+
+    /// A server that streams from this one, and is where it is by now.
+    pub(crate) async fn standby(&self) -> Self {
+        let number = DATABASES.fetch_add(1, Ordering::SeqCst);
+        let directory = std::env::temp_dir().join(format!("cellway-pg-own-{}-{number}", std::process::id()));
+        let primary = Arc::clone(&self.server);
+        let starting = move || primary.standby(directory, std::process::id()).unwrap();
+        let standby = Self { server: Arc::new(tokio::task::spawn_blocking(starting).await.unwrap()) };
+        standby.catch_up(self).await;
+        standby
+    }
+
+    /// Waits until this standby has what its primary has by now.
+    pub(crate) async fn catch_up(&self, primary: &Self) {
+        let at = session(&primary.server.url()).await;
+        let at: String = at.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);
+        let caught_up = format!("SELECT pg_last_wal_replay_lsn() >= '{at}'::pg_lsn");
+        until_true(&session(&self.server.url()).await, &caught_up).await;
+    }
+
+    /// Stands still for so long, and goes on by itself.
+    pub(crate) async fn freeze(&self, lasting: Duration) {
+        let server = Arc::clone(&self.server);
+        let paused = tokio::task::spawn_blocking(move || server.pause()).await.unwrap().unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(lasting).await;
+            drop(paused);
+        });
+    }
+
+    /// Ends, in order, and nothing of it is there until it is started again.
+    pub(crate) async fn stop(&self) {
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.stop()).await.unwrap().unwrap();
+    }
+
+    pub(crate) async fn start_again(&self) {
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.start_again()).await.unwrap().unwrap();
+    }
+
+    /// This standby is promoted at the address of its primary, which crashes.
+    pub(crate) async fn take_the_place_of(&self, primary: Self) {
+        let standby = Arc::clone(&self.server);
+        let promoted = move || {
+            primary.server.crash().unwrap();
+            // It may be stopped already.
+            let _stopped = standby.stop();
+            standby.promote_at(primary.server.port()).unwrap();
+        };
+        tokio::task::spawn_blocking(promoted).await.unwrap();
     }
 
     /// The same where a role is let in that is called so.

@@ -29,12 +29,18 @@ const PHASE_WARN_MS: u64 = 30 * 60 * 1_000;
 /// In these phases the tenant waits.
 const WAITING_FAIL_MS: u64 = 30 * 1_000;
 
-fn mark(fails: bool, warns: bool) -> Mark {
+pub(super) fn mark(fails: bool, warns: bool) -> Mark {
     match (fails, warns) {
         (true, _) => Mark::Fails,
         (false, true) => Mark::Warns,
         (false, false) => Mark::Holds,
     }
+}
+
+/// Some of them, and how many more there are.
+pub(super) fn few(names: &[String]) -> String {
+    let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
+    format!("{}{more}", names[..names.len().min(5)].join(", "))
 }
 
 /// Every finding, by category.
@@ -330,10 +336,6 @@ fn orphans(survey: &Survey) -> Vec<FindingView> {
         (Err(reason), _) | (_, Err(reason)) => return vec![unknown(Category::Orphans, "owned-once", reason)],
     };
     let new = |check, mark, message, hint: &str| FindingView::new(Category::Orphans, check, mark, message, hint);
-    let few = |names: &[String]| {
-        let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
-        format!("{}{more}", names[..names.len().min(5)].join(", "))
-    };
     let dead: BTreeSet<&str> = cells
         .iter()
         .filter(|cell| cell.record.state == CellState::Dead)
@@ -396,7 +398,7 @@ fn orphans(survey: &Survey) -> Vec<FindingView> {
     };
     let copies =
         new("copies-reclaimed", mark(false, !overdue.is_empty()), message, "start the cell that has the copy");
-    vec![homeless, owned, copies]
+    vec![homeless, owned, copies, super::kept::of(cells)]
 }
 
 fn audit(nodes: &[Node]) -> FindingView {
