@@ -230,8 +230,7 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
     let (asks, asked) = mpsc::channel(1);
     tenant.lock().asks = Some(asks);
     let confirmed = applier.durable;
-    let mut copy =
-        Copy { cell, tenant, catalogue, applier, confirmed, requests, alike: false, asked, asker: None };
+    let mut copy = Copy { cell, tenant, catalogue, applier, confirmed, requests, alike: false, asked, asker: None };
     copy.receive(incoming).await
 }
 

@@ -7,14 +7,19 @@
 //! ```
 
 use std::path::Path;
-use std::time::Instant;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use cell_models::Guard;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::this_program;
+use super::{stopped, this_program};
 use crate::console;
 use crate::failure::{Exit, Failure};
 
@@ -22,6 +27,8 @@ use crate::failure::{Exit, Failure};
 const SEEDS_MAX: u64 = 8;
 /// Of a drill.
 const DRILLS_MAX: u64 = 3;
+/// A program that was told to end takes away what it has made; after this long it is killed.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where a fault is planted, and who must catch it.
 #[derive(Debug, Clone, Copy)]
@@ -128,10 +135,16 @@ pub(super) async fn run(names: &[String]) -> Result<Exit, Failure> {
         return Err(Failure::usage(message, "`cellctl drill planted --list` lists them"));
     }
     let chosen = known.into_iter().filter(|fault| names.is_empty() || names.contains(&fault.name));
+    let stop = stopped()?;
     let (mut caught, mut planted) = (0, 0);
     for fault in chosen {
         let began = Instant::now();
-        let seen = plant(&fault).await.map_err(|error| Failure::local("DRILL", &error, "run it again"))?;
+        let seen = plant(&fault, &stop).await;
+        if stop.is_cancelled() {
+            let hint = "`cellctl drill planted NAME...` plants those that are missing";
+            return Err(Failure::new("DRILL", format!("it was stopped at {}", fault.name), hint));
+        }
+        let seen = seen.map_err(|error| Failure::local("DRILL", &error, "run it again"))?;
         let seconds = began.elapsed().as_secs_f64();
         planted += 1;
         caught += usize::from(seen.is_some());
@@ -147,20 +160,23 @@ pub(super) async fn run(names: &[String]) -> Result<Exit, Failure> {
 }
 
 /// What has found the fault, if anything has.
-async fn plant(fault: &Fault) -> anyhow::Result<Option<String>> {
+async fn plant(fault: &Fault, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
     let directory = tempfile::tempdir().context("cannot make a directory for reports")?;
     let at = directory.path();
     match fault.layer {
         Layer::Model(guard) => {
-            let check = move || guard.check_without(1);
-            let verdict = tokio::task::spawn_blocking(check).await.context("the model checker has failed")?;
+            let (done, verdict) = oneshot::channel();
+            // Not one of the runtime's threads: nobody waits for it when this program is told to end.
+            std::thread::spawn(move || done.send(guard.check_without(1)));
+            let verdict = stop.run_until_cancelled(verdict).await.context("it was stopped")?;
+            let verdict = verdict.context("the model checker has failed")?;
             let shortest = verdict.broken.into_iter().min_by_key(|(_, path)| path.len());
             Ok(shortest.map(|(promise, path)| format!("{promise}, after {} steps", path.len())))
         }
         Layer::Simulation(words) => {
             // In which seed it matters changes with the code.
             for seed in 1..=SEEDS_MAX {
-                let (code, out) = call(&format!("drill sim --seed {seed} {words}"), &[]).await?;
+                let (code, out) = call(stop, &format!("drill sim --seed {seed} {words}"), &[]).await?;
                 if code == Some(1) {
                     return Ok(out.lines().nth(1).map(|line| format!("{} (seed {seed})", line.trim())));
                 }
@@ -171,14 +187,14 @@ async fn plant(fault: &Fault) -> anyhow::Result<Option<String>> {
             let line = "demo --seed 7 --tenants 24 --moves 6 --big 8 --writes-per-second 60";
             let file = at.join("demo.json");
             let (code, _) =
-                call(line, &["--plant".as_ref(), fault.name.as_ref(), "--report".as_ref(), &file]).await?;
+                call(stop, line, &["--plant".as_ref(), fault.name.as_ref(), "--report".as_ref(), &file]).await?;
             demo_found(code, &report(&file)?)
         }
         Layer::Drill(drill) => {
             // A drill in which the fault met nobody says nothing; another seed is another experiment.
             for seed in 1..=DRILLS_MAX {
                 let more: [&Path; 4] = ["--plant".as_ref(), fault.name.as_ref(), "--out".as_ref(), at];
-                let (code, _) = call(&format!("drill run {drill} --seed {seed}"), &more).await?;
+                let (code, _) = call(stop, &format!("drill run {drill} --seed {seed}"), &more).await?;
                 let report = report(&at.join(format!("{drill}.json")))?;
                 if report["verdict"] != "not-exercised" {
                     return drill_found(code, &report);
@@ -189,10 +205,24 @@ async fn plant(fault: &Fault) -> anyhow::Result<Option<String>> {
     }
 }
 
-async fn call(line: &str, more: &[&Path]) -> anyhow::Result<(Option<i32>, String)> {
+/// Runs this program. Whoever ends the one ends the other, which has processes and namespaces of its own to take away.
+async fn call(stop: &CancellationToken, line: &str, more: &[&Path]) -> anyhow::Result<(Option<i32>, String)> {
     let program = this_program().map_err(|failure| anyhow::anyhow!(failure.message))?;
-    let output = Command::new(program).args(line.split(' ')).args(more).kill_on_drop(true).output();
-    let output = output.await.with_context(|| format!("cannot run cellctl {line}"))?;
+    let mut command = Command::new(program);
+    command.args(line.split(' ')).args(more).kill_on_drop(true).stdin(Stdio::null());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.with_context(|| format!("cannot run cellctl {line}"))?;
+    let process = child.id().and_then(|number| Pid::from_raw(i32::try_from(number).ok()?));
+    let mut output = std::pin::pin!(child.wait_with_output());
+    let Some(output) = stop.run_until_cancelled(output.as_mut()).await else {
+        if let Some(process) = process {
+            // It may have ended by itself.
+            let _gone = kill_process(process, Signal::TERM);
+        }
+        let _ended = timeout(ENDS_WITHIN, output).await;
+        bail!("it was stopped");
+    };
+    let output = output.with_context(|| format!("cannot run cellctl {line}"))?;
     Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 

@@ -135,6 +135,17 @@ fn seeds_that_run_end_with_whoever_runs_them() {
 }
 
 #[test]
+#[cfg(feature = "planted")]
+fn faults_that_are_planted_end_with_whoever_plants_them() {
+    let temporary = tempfile::tempdir().unwrap();
+    let word = format!("{}/cellway-drill-", temporary.path().display());
+    let code = ended_by(&["drill", "planted", "stale-epoch"], temporary.path(), &word, Signal::TERM);
+    assert_eq!(code, Some(1));
+    let left = std::fs::read_dir(temporary.path()).unwrap().flatten().map(|entry| entry.file_name());
+    assert_eq!(left.count(), 0, "reports and data of the drill that was under way");
+}
+
+#[test]
 fn what_another_user_has_left_keeps_nobody_from_a_drill() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;

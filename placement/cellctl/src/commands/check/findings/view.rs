@@ -35,7 +35,13 @@ fn name_of<S: serde::Serializer>(category: &Category, serializer: S) -> Result<S
 }
 
 impl FindingView {
-    pub(in crate::commands::check) fn new(category: Category, check: &'static str, mark: Mark, message: String, hint: &str) -> Self {
+    pub(in crate::commands::check) fn new(
+        category: Category,
+        check: &'static str,
+        mark: Mark,
+        message: String,
+        hint: &str,
+    ) -> Self {
         let hint = if mark == Mark::Holds { String::new() } else { hint.to_owned() };
         Self { category, check, mark, message, hint, page: format!("docs/check.md#{check}") }
     }
