@@ -18,6 +18,7 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::fleet::BULK;
 use crate::load::{histogram, session};
 
 /// The router's domain.
@@ -162,10 +163,11 @@ fn key(place: u32, slot: usize) -> Arc<str> {
     format!("r-{place}-{slot}").into()
 }
 
-/// The tenant as its owner has it.
+/// The tenant as its owner has it, but for what no client has made.
 async fn found(owner: &str, tenant: &str) -> Result<FinalTenant> {
     let client = session(owner).await?;
-    let rows = client.query("SELECT id, body FROM documents WHERE tenant_id = $1", &[&tenant]).await?;
+    let of_clients = "SELECT id, body FROM documents WHERE tenant_id = $1 AND NOT starts_with(id, $2)";
+    let rows = client.query(of_clients, &[&tenant, &BULK]).await?;
     let docs = rows.iter().map(|row| (row.get(0), recognise(row.get::<_, &str>(1).as_bytes()))).collect();
     let rows = client.query("SELECT name, value FROM counters WHERE tenant_id = $1", &[&tenant]).await?;
     let counters = rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).cast_unsigned())).collect();

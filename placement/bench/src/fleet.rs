@@ -19,6 +19,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A move that has not come there by then has failed.
 const MOVE_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
+/// How the names of documents begin that no client has made.
+pub(crate) const BULK: &str = "bulk-";
 /// They sync what they commit.
 const SETTINGS: &str = "\
 listen_addresses = '127.0.0.1'
@@ -161,14 +163,22 @@ impl Fleet {
         Ok(id)
     }
 
-    /// Gives a tenant of the first cell so many documents, each of so many bytes.
+    /// Gives a tenant of the first cell so many documents, each of so many bytes, past all clients (see [`BULK`]).
     pub(crate) async fn fill(&self, tenant: &TenantId, rows: u32, bytes: u32) -> Result<()> {
         let sql = format!(
-            "INSERT INTO documents SELECT '{tenant}', 'd' || lpad(i::text, 9, '0'), 1, \
+            "INSERT INTO documents SELECT '{tenant}', '{BULK}' || lpad(i::text, 9, '0'), 1, \
              substr(repeat(md5(i::text), {}), 1, {bytes}) FROM generate_series(1, {rows}) i",
             bytes.div_ceil(32)
         );
         Ok(session(&self.servers[0].url()).await?.batch_execute(&sql).await?)
+    }
+
+    /// How many of them there are, where the tenant is by now.
+    pub(crate) async fn in_bulk(&self, tenant: &TenantId) -> Result<u32> {
+        let client = session(&self.database_of(tenant).await?).await?;
+        let sql = "SELECT count(*) FROM documents WHERE tenant_id = $1 AND starts_with(id, $2)";
+        let counted: i64 = client.query_one(sql, &[&tenant.as_str(), &BULK]).await?.get(0);
+        Ok(u32::try_from(counted)?)
     }
 
     /// The old copy is gone: what deletes it would be in the way of what is measured next.

@@ -79,10 +79,10 @@ struct Hold {
 #[derive(Debug, Clone, Args)]
 struct Overhead {
     /// Seconds of each window, one in each phase
-    #[arg(long = "phase-seconds", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=600))]
+    #[arg(id = "phase-seconds", long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
     /// Moves of the tenant
-    #[arg(long = "phase-rounds", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(id = "phase-rounds", long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
 
@@ -207,4 +207,22 @@ async fn measure(command: &Command, figures: &mut Figures) -> Result<()> {
         }
     }
     fleet.stop().await
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_whole_and_a_quick_look_is_smaller() {
+        Cli::command().debug_assert();
+        let Command::All(all) = Cli::parse_from(["bench-move", "all", "--quick"]).command else {
+            panic!("another")
+        };
+        assert_eq!((all.copy.rounds, all.overhead.rounds, all.cost.seconds, all.overhead.seconds), (3, 3, 3, 4));
+        let look = all.looked_at();
+        assert!(look.hold.moves < all.hold.moves && look.overhead.rounds < all.overhead.rounds);
+    }
 }

@@ -72,7 +72,8 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Overhead, figures: &mut Figures)
         its.fill(DOCUMENTS).await?;
     }
     let bytes = COPY_BYTES_PER_SECOND * u64::from(wanted.seconds) * 3 / 2;
-    fleet.fill(&mover, u32::try_from(bytes / u64::from(ROW_BYTES)).unwrap_or(u32::MAX), ROW_BYTES).await?;
+    let bulk = u32::try_from(bytes / u64::from(ROW_BYTES)).unwrap_or(u32::MAX);
+    fleet.fill(&mover, bulk, ROW_BYTES).await?;
     for its in &mut clients {
         its.start(CLIENTS);
     }
@@ -92,6 +93,14 @@ pub(crate) async fn run(fleet: &Fleet, wanted: &Overhead, figures: &mut Figures)
     for (phase, seen) in MEASURED.iter().zip(&seen) {
         seen.figures(phase, &still, figures);
     }
+    let missing = bulk.abs_diff(fleet.in_bulk(&mover).await?);
+    figures.add(Figure::at_most(
+        "rows of the tenant that moves, missing or too many",
+        "",
+        missing.into(),
+        Some(0.0),
+        None,
+    ));
     for (its, tenant) in clients.into_iter().zip([&mover, &neighbour]) {
         let seen = its.end(&fleet.database_of(tenant).await?).await?;
         judged(&seen, &format!("phases of {tenant}"), DOCUMENTS, figures);
