@@ -96,7 +96,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Three writers to each reader.
+    /// Three writers to each reader, and one reader at least of two clients or more.
     pub(crate) fn start(&mut self, count: u32) {
         let keys: Arc<[Arc<str>]> =
             (0..count).flat_map(|place| (0..SLOTS).map(move |slot| key(place, slot))).collect();
@@ -107,7 +107,7 @@ impl Clients {
                 load: self.load.clone(),
                 stop: self.stop.clone(),
             };
-            if place % 4 == 3 {
+            if place > 0 && place % 4 == 3.min(count - 1) {
                 self.tasks.spawn(client.read(keys.clone()));
             } else {
                 self.tasks.spawn(client.write(place));
