@@ -134,6 +134,8 @@ pub struct TenantEntry {
     pub cell: String,
     /// Where a move under way takes it. It counts on both cells until that is over.
     pub moving_to: String,
+    /// Where a move under way has brought it from, once `cell` has taken over. It counts on both cells until that is over.
+    pub arrived_from: String,
     /// What it wants.
     pub demand: Demand,
 }

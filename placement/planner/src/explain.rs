@@ -18,6 +18,8 @@ use crate::score::{Score, Terms};
 
 /// How much of a tenant's walk round the ring the score looks at.
 const WALK: usize = 8;
+/// So few of the cells may be open to a tenant that its home is not looked for any longer.
+const WALK_LOOKED_AT: usize = 16 * WALK;
 /// How many counterfactuals an explanation has.
 const COUNTERFACTUALS_MAX: usize = 3;
 
@@ -52,12 +54,13 @@ impl Assessment {
     }
 }
 
-/// The beginning of the tenant's walk round the ring.
+/// The beginning of the tenant's walk round the ring, without cells where it may never be.
 fn walk(question: &Question<'_>, ring: Option<&HomeRing>) -> Vec<CellIx> {
     let fleet = question.layout.fleet();
     let name = fleet.tenant_name(question.index);
     ring.map_or_else(Vec::new, |ring| {
-        ring.walk(name).take(WALK).filter_map(|cell| fleet.find_cell(cell.as_str())).collect()
+        let cells = ring.walk(name).take(WALK_LOOKED_AT).filter_map(|cell| fleet.find_cell(cell.as_str()));
+        cells.filter(|&cell| question.never(cell).is_none()).take(WALK).collect()
     })
 }
 
@@ -210,6 +213,16 @@ pub enum PlaceError {
         /// Where to.
         target: CellId,
     },
+    /// It is where it was taken to, and its old copy follows.
+    #[error(
+        "tenant {tenant} has come from cell {origin}, and its move is not over: wait for its end, or roll it back"
+    )]
+    TenantArrived {
+        /// Who.
+        tenant: TenantId,
+        /// Where from.
+        origin: CellId,
+    },
 }
 
 /// Decides where a tenant should be.
@@ -221,6 +234,10 @@ pub fn place(layout: &Layout<'_>, ring: Option<&HomeRing>, tenant: TenantIx) -> 
     if let Some(target) = fleet.tenant(tenant).moving_to() {
         let target = fleet.cell_id(target).clone();
         return Err(PlaceError::TenantMoving { tenant: fleet.tenant_id(tenant), target });
+    }
+    if let Some(origin) = fleet.tenant(tenant).arrived_from() {
+        let origin = fleet.cell_id(origin).clone();
+        return Err(PlaceError::TenantArrived { tenant: fleet.tenant_id(tenant), origin });
     }
     let question = Question::new(layout, tenant, &[]);
     Ok(explain(&question, &choose(&question, ring)))

@@ -97,7 +97,9 @@ pub(crate) struct Tenant {
     group: Label,
     pin: u32,
     cell: u32,
-    moving_to: u32,
+    /// Where a move under way takes it, or has brought it from.
+    elsewhere: u32,
+    has_arrived: bool,
     pub(crate) cooldown_until: UnixMillis,
 }
 
@@ -116,7 +118,16 @@ impl Tenant {
     }
 
     pub(crate) fn moving_to(&self) -> Option<CellIx> {
-        known(self.moving_to).map(CellIx::new)
+        self.elsewhere().filter(|_| !self.has_arrived)
+    }
+
+    pub(crate) fn arrived_from(&self) -> Option<CellIx> {
+        self.elsewhere().filter(|_| self.has_arrived)
+    }
+
+    /// The other cell on which it counts, for as long as a move is under way.
+    pub(crate) fn elsewhere(&self) -> Option<CellIx> {
+        known(self.elsewhere).map(CellIx::new)
     }
 
     pub(crate) fn pin(&self) -> Option<CellIx> {
@@ -336,6 +347,7 @@ impl Fleet {
             cooldown_until: tenant.cooldown_until,
             cell: name(tenant.cell()),
             moving_to: name(tenant.moving_to()),
+            arrived_from: name(tenant.arrived_from()),
             demand: Demand {
                 cpu: demand(Resource::Cpu),
                 connections: demand(Resource::Connections),

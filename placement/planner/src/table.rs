@@ -18,7 +18,7 @@ use tracked::Tracked;
 
 const CELL_COLUMNS: [&str; 10] =
     ["id", "state", "kind", "region", "residency", "domain", "cpu", "connections", "storage", "reserve"];
-const TENANT_COLUMNS: [&str; 16] = [
+const TENANT_COLUMNS: [&str; 17] = [
     "id",
     "tier",
     "region",
@@ -29,6 +29,7 @@ const TENANT_COLUMNS: [&str; 16] = [
     "cooldown_until",
     "cell",
     "moving_to",
+    "arrived_from",
     "cpu_mean",
     "cpu_deviation",
     "connections_mean",
@@ -183,6 +184,7 @@ fn tenant_entry(line: &mut Line<'_>) -> TenantEntry {
         cooldown_until: UnixMillis(line.parsed("cooldown_until", "milliseconds since 1970")),
         cell: line.text("cell").into(),
         moving_to: line.text("moving_to").into(),
+        arrived_from: line.text("arrived_from").into(),
         demand: Demand {
             cpu: line.demand("cpu_mean", "cpu_deviation"),
             connections: line.demand("connections_mean", "connections_deviation"),
@@ -314,6 +316,7 @@ fn tenant_fields(tenant: &TenantEntry) -> Vec<String> {
         tenant.cooldown_until.0.to_string(),
         tenant.cell.clone(),
         tenant.moving_to.clone(),
+        tenant.arrived_from.clone(),
         hourly_field(&demand.cpu.mean),
         hourly_field(&demand.cpu.deviation),
         hourly_field(&demand.connections.mean),

@@ -291,13 +291,13 @@ pub struct Simulate {
     #[arg(long, value_parser = rate, default_value = "100%", value_name = "SHARE")]
     pub weekend: f64,
     /// The chance that a tenant has a spike of three hours on a day
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = share, default_value = "0", value_name = "SHARE")]
     pub spikes: f64,
     /// The share of tenants that arrive after the first day
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = share, default_value = "0", value_name = "SHARE")]
     pub arrivals: f64,
     /// The share of tenants that leave
-    #[arg(long, value_parser = rate, default_value = "0", value_name = "SHARE")]
+    #[arg(long, value_parser = share, default_value = "0", value_name = "SHARE")]
     pub departures: f64,
     /// Make a plan every so many days; 0: never
     #[arg(long, default_value_t = 1, value_name = "DAYS")]
@@ -409,6 +409,12 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "give a share from 0 to 10, as 0.05 or 5%".to_owned())
 }
 
+/// A share of what there is.
+fn share(text: &str) -> Result<f64, String> {
+    let share = rate(text).ok().filter(|share| *share <= 1.0);
+    share.ok_or_else(|| "give a share from 0 to 1, as 0.05 or 5%".to_owned())
+}
+
 fn growth_of(text: &str) -> Result<GrowthOf, String> {
     let wrong = || "as tier=gold:8% or region=eu-1:3%".to_owned();
     let (who, monthly) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -464,6 +470,7 @@ mod tests {
     #[test]
     fn rates_are_shares_or_per_cent() {
         assert_eq!([rate("0.05"), rate("5%"), rate(" 100 %")], [Ok(0.05), Ok(0.05), Ok(1.0)]);
+        assert!(share("101%").is_err() && share("100%") == Ok(1.0) && rate("200%") == Ok(2.0));
         assert!(rate("-1%").is_err() && rate("NaN").is_err() && rate("much").is_err());
         let of = growth_of("tier=gold:8%").unwrap().0;
         assert_eq!((of.tier, of.monthly), (Some(cell_model::Tier::Gold), 0.08));

@@ -13,7 +13,7 @@
 
 mod line;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ struct Applying {
     attempts: Vec<u64>,
     /// Moves that have been seen under way.
     moves: BTreeMap<usize, MoveId>,
+    /// Moves that were asked for without an answer, and not looked at since.
+    unsure: BTreeSet<usize>,
 }
 
 impl Applying {
@@ -110,8 +112,8 @@ impl Applying {
             waves.flat_map(|(number, wave)| wave.moves.iter().map(move |planned| line(number, planned))).collect();
         let tickets = if apply.undo { Tickets::of_undo(&document) } else { Tickets::of(&document) };
         let attempts = vec![0; lines.len()];
-        let moves = BTreeMap::new();
-        Ok(Self { control, document, is_undo: apply.undo, tickets, options, lines, attempts, moves })
+        let (moves, unsure) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { control, document, is_undo: apply.undo, tickets, options, lines, attempts, moves, unsure })
     }
 
     /// Reads where everything stands, and refuses a plan whose fleet has moved on.
@@ -230,7 +232,7 @@ impl Applying {
                 bar.set_position(self.in_standing(|of| *of == Standing::Done) as u64);
                 bar.set_message(self.under_way(wave, waves));
                 let open = of_wave.iter().any(|&at| match self.lines[at].standing {
-                    Standing::Pending { .. } => stopped.is_none(),
+                    Standing::Pending { .. } => stopped.is_none() || self.unsure.contains(&at),
                     Standing::Running { .. } => true,
                     Standing::Done | Standing::Failed { .. } | Standing::Elsewhere { .. } => false,
                 });
@@ -286,10 +288,14 @@ impl Applying {
                     line.wave, line.tenant, line.source, line.target
                 ));
                 self.moves.insert(index, id);
+                self.lines[index].standing = Standing::Running { id: id.to_string(), phase: "asked for".into() };
                 Ok(None)
             }
             // Looking again tells what has become of it.
-            Err(ClientError::Unknown { .. } | ClientError::Unavailable { .. }) => Ok(None),
+            Err(ClientError::Unknown { .. } | ClientError::Unavailable { .. }) => {
+                self.unsure.insert(index);
+                Ok(None)
+            }
             // With room on the disk again it goes on.
             Err(ClientError::Rejected { code, .. })
                 if matches!(code.as_str(), "MOVE_LIMIT" | "STALE_REVISION" | trailer::DISK_FULL) =>
@@ -340,6 +346,7 @@ impl Applying {
             self.moves.insert(index, id);
         }
         self.lines[index].standing = standing;
+        self.unsure.remove(&index);
         Ok(())
     }
 

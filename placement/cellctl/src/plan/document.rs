@@ -23,6 +23,13 @@ pub(super) struct PlanDocument {
     pub(super) plan: Plan,
 }
 
+/// What says what a document is.
+#[derive(Default, Deserialize)]
+struct Head {
+    #[serde(default)]
+    kind: String,
+}
+
 impl PlanDocument {
     pub(super) fn new(plan: Plan, loaded: &Loaded) -> Self {
         Self::of(plan, loaded.origin.clone())
@@ -45,6 +52,13 @@ impl PlanDocument {
             let message = format!("{name} is no plan: {reason}");
             Failure::new("PLAN_SYNTAX", message, "write it anew with `cellctl plan … -o json`")
         };
+        // Of another kind nothing else is looked at: what is missing there would be no help.
+        let head: Head = serde_json::from_str(text).unwrap_or_default();
+        if !head.kind.is_empty() && head.kind != KIND {
+            let message = format!("{name} is no plan of moves: its kind is {:?}, not {KIND:?}", head.kind);
+            let hint = "give what `cellctl plan rebalance|repair|drain -o json` has written";
+            return Err(Failure::new("PLAN_SYNTAX", message, hint));
+        }
         let document: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         match (document.api_version.as_str(), document.kind.as_str()) {
             (API_VERSION, KIND) => match document.contradiction() {

@@ -136,6 +136,16 @@ struct Picture {
     measured: BTreeMap<(String, String), f64>,
 }
 
+/// Where a move under way takes a tenant, or has brought it from. While it runs, and while the old copy follows, both cells carry the
+/// tenant.
+fn elsewhere(tenant: &wire::Tenant, mapping: &wire::Mapping) -> (String, String) {
+    let Some(movement) = &tenant.r#move else { return Default::default() };
+    let is_forward = movement.leg == i32::from(wire::Leg::Forward);
+    let has_arrived = (mapping.owner == movement.target) == is_forward;
+    let peer = mapping.peer.clone();
+    if has_arrived { (String::new(), peer) } else { (peer, String::new()) }
+}
+
 impl Picture {
     /// What was declared of it, and `room` of what nobody has said how much there is.
     fn cell_entry(cell: &CellRecord, room: Amounts) -> CellEntry {
@@ -167,13 +177,14 @@ impl Picture {
         living.filter_map(|tenant| {
             let mapping = tenant.mapping.as_ref()?;
             let tier = wire::Tier::try_from(mapping.tier).ok().and_then(|tier| Tier::try_from(tier).ok());
+            let (moving_to, arrived_from) = elsewhere(tenant, mapping);
             Some(TenantEntry {
                 id: mapping.tenant.clone(),
                 tier: tier.unwrap_or_default(),
                 residency: tenant.residency.clone(),
                 cell: mapping.owner.clone(),
-                // While a move runs, and while the old copy follows, both cells carry the tenant.
-                moving_to: tenant.r#move.as_ref().map(|_| mapping.peer.clone()).unwrap_or_default(),
+                moving_to,
+                arrived_from,
                 demand: self.least_demand(&mapping.owner, &mapping.tenant),
                 ..TenantEntry::default()
             })
@@ -208,15 +219,18 @@ impl Picture {
 
     /// Room where nobody knows better: four times what a cell has on average, and a third more than any has.
     fn room(&self, tenants: &[TenantEntry]) -> Amounts {
-        let mut cells: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        let mut cells: BTreeMap<&str, Amounts> = BTreeMap::new();
         for tenant in tenants {
-            for cell in [&tenant.cell, &tenant.moving_to].into_iter().filter(|cell| !cell.is_empty()) {
-                let (connections, storage) = cells.entry(cell).or_default();
-                *connections += most(&tenant.demand.connections.mean);
-                *storage += most(&tenant.demand.storage.mean);
+            for cell in
+                [&tenant.cell, &tenant.moving_to, &tenant.arrived_from].into_iter().filter(|cell| !cell.is_empty())
+            {
+                let sum = cells.entry(cell).or_insert(NO_ROOM);
+                sum.cpu += most(&tenant.demand.cpu.mean);
+                sum.connections += most(&tenant.demand.connections.mean);
+                sum.storage += most(&tenant.demand.storage.mean);
             }
         }
-        let room = |of: fn(&(f64, f64)) -> f64| {
+        let room = |of: fn(&Amounts) -> f64| {
             let (total, fullest) = cells
                 .values()
                 .map(of)
@@ -225,7 +239,9 @@ impl Picture {
             let mean = total / self.cells.len().max(1) as f64;
             (mean * MEANS).max(fullest / FULLEST).ceil() + 1.0
         };
-        Amounts { cpu: 0.0, connections: room(|of| of.0), storage: room(|of| of.1) }
+        let wants_cpu = cells.values().any(|of| of.cpu > 0.0);
+        let cpu = if wants_cpu { room(|of| of.cpu) } else { 0.0 };
+        Amounts { cpu, connections: room(|of| of.connections), storage: room(|of| of.storage) }
     }
 
     fn with_profile(&self, profile: &FleetDocument, notes: &mut Vec<String>) -> FleetDocument {
@@ -353,7 +369,12 @@ mod tests {
                 ..wire::Mapping::default()
             }),
             residency: "eu".into(),
-            r#move: (!peer.is_empty()).then(wire::Move::default),
+            r#move: (!peer.is_empty()).then(|| wire::Move {
+                source: "c1".into(),
+                target: peer.into(),
+                leg: wire::Leg::Forward.into(),
+                ..wire::Move::default()
+            }),
             life: life.into(),
             ..wire::Tenant::default()
         };
@@ -380,6 +401,25 @@ mod tests {
         );
         assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Platinum);
         assert!(notes[0].contains("no --profile") && notes[0].contains("of 2 cells no"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_move_is_read_the_way_that_it_goes_until_its_end() {
+        let of = |owner: &str, peer: &str, leg: wire::Leg| {
+            let mut picture = picture();
+            let mid = &mut picture.tenants[2];
+            let mapping = mid.mapping.as_mut().unwrap();
+            (mapping.owner, mapping.peer) = (owner.into(), peer.into());
+            mid.r#move.as_mut().unwrap().leg = leg.into();
+            let entry = picture.tenant_entries().last().unwrap();
+            (entry.moving_to, entry.arrived_from)
+        };
+        let (to, from) =
+            (|cell: &str| (cell.to_owned(), String::new()), |cell: &str| (String::new(), cell.to_owned()));
+        assert_eq!(of("c1", "c2", wire::Leg::Forward), to("c2"));
+        assert_eq!(of("c2", "c1", wire::Leg::Forward), from("c1"), "in soak");
+        assert_eq!(of("c2", "c1", wire::Leg::Back), to("c1"), "on the way back");
+        assert_eq!(of("c1", "c2", wire::Leg::Back), from("c2"), "back again");
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) fn find(loaded: &Loaded, tenant: &TenantId) -> Result<TenantIx, Failu
 }
 
 pub(super) fn moving(error: &PlaceError) -> Failure {
-    let PlaceError::TenantMoving { tenant, .. } = error;
+    let (PlaceError::TenantMoving { tenant, .. } | PlaceError::TenantArrived { tenant, .. }) = error;
     let hint = format!("`cellctl get moves --tenant {tenant}` shows the move");
     Failure::new("TENANT_BETWEEN_CELLS", error.to_string(), hint)
 }

@@ -178,7 +178,7 @@ pub(super) fn row(day: &DayReport) -> Vec<String> {
         day.moves.to_string(),
         size(day.bytes),
         percent(day.hottest),
-        percent(day.hottest_expected),
+        day.verdict.map_or_else(|| "-".to_owned(), |_| percent(day.hottest_expected)),
         format!("{} h", day.hours_over_budget),
         format!("{} h", day.hours_over_capacity),
     ]

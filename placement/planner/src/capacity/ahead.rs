@@ -206,15 +206,15 @@ impl<'a> Ahead<'a> {
         let shape = request.shape.unwrap_or_else(|| self.fleet.capacity(like));
         let usable = 1.0 - self.fleet.reserve(like);
         let lost = self.largest_loss(cells, request.survive);
-        let mut most = (0u32, None);
+        let (mut most, mut largest) = ((0u32, None), 0.0);
         for dim in 0..DIMS {
             let each = shape.of(Dim::at(dim).resource) * SCALE * usable;
             // Above the high water a cell is hot: the zone is to stay below it with the largest part lost.
             let wanted = later.need[dim] / self.policy.high_water.max(0.01) + lost[dim] - later.budget[dim];
             if wanted > 0.0 && each > 0.0 {
-                let count = whole_cells(wanted / each);
-                if count > most.0 {
-                    most = (count, Some(dim));
+                let cells = wanted / each;
+                if whole_cells(cells) > 0 && cells > largest {
+                    (most, largest) = ((whole_cells(cells), Some(dim)), cells);
                 }
             }
         }

@@ -123,7 +123,7 @@ pub(super) fn lose(
         if is_lost(of.cell()) {
             after.set_home(tenant, None);
             homeless.push(tenant);
-        } else if is_lost(of.moving_to()) {
+        } else if is_lost(of.elsewhere()) {
             after.set_home(tenant, of.cell());
         }
     }

@@ -165,7 +165,12 @@ impl FleetBuilder {
             group: self.fleet.groups.add(&entry.group),
             pin: self.cell_named(place, entry, "pin", &entry.pin),
             cell: self.cell_named(place, entry, "cell", &entry.cell),
-            moving_to: self.cell_named(place, entry, "moving_to", &entry.moving_to),
+            elsewhere: if entry.moving_to.is_empty() {
+                self.cell_named(place, entry, "arrived_from", &entry.arrived_from)
+            } else {
+                self.cell_named(place, entry, "moving_to", &entry.moving_to)
+            },
+            has_arrived: entry.moving_to.is_empty(),
             cooldown_until: entry.cooldown_until,
         };
         self.check_constraints(place, entry, &tenant);
@@ -215,13 +220,18 @@ impl FleetBuilder {
             self.problems.add(ProblemCode::ConstraintsContradict, place, sentence, remedy);
         };
         let id = &entry.id;
-        if let Some(moving_to) = tenant.moving_to() {
+        if !entry.moving_to.is_empty() && !entry.arrived_from.is_empty() {
+            let sentence = format!("tenant {id} is on its way and has arrived");
+            contradict(sentence, "say moving_to until its cell is the new one, arrived_from from then on");
+        } else if let Some(elsewhere) = tenant.elsewhere() {
+            let field = if tenant.has_arrived { "arrived_from" } else { "moving_to" };
             match tenant.cell() {
                 None if entry.cell.is_empty() => {
                     contradict(format!("tenant {id} is moving but is on no cell"), "say its cell");
                 }
-                Some(cell) if cell == moving_to => {
-                    contradict(format!("tenant {id} is moving to the cell that it is on"), "remove moving_to");
+                Some(cell) if cell == elsewhere => {
+                    let sentence = format!("{field} of tenant {id} is the cell that it is on");
+                    contradict(sentence, "remove it, or name the other cell");
                 }
                 _ => {}
             }

@@ -26,7 +26,7 @@ impl Fleet {
     pub(crate) fn set_home(&mut self, tenant: TenantIx, cell: Option<CellIx>) {
         let of = &mut self.tenants[tenant.index()];
         of.cell = cell.map_or(NONE, |cell| cell.0);
-        of.moving_to = NONE;
+        (of.elsewhere, of.has_arrived) = (NONE, false);
         self.standing.take();
     }
 

@@ -161,7 +161,7 @@ struct Part {
 fn rooms(fleet: &Fleet, cells: &Range<usize>) -> Vec<Vec<TenantIx>> {
     let mut counts = vec![0; cells.len()];
     for tenant in fleet.tenants().map(|index| fleet.tenant(index)) {
-        let copies = [tenant.cell(), tenant.moving_to()].into_iter().flatten();
+        let copies = [tenant.cell(), tenant.elsewhere()].into_iter().flatten();
         copies
             .filter(|cell| cells.contains(&cell.index()))
             .for_each(|cell| counts[cell.index() - cells.start] += 1);
@@ -179,7 +179,7 @@ impl Part {
         };
         for index in fleet.tenants() {
             let tenant = fleet.tenant(index);
-            let (home, next) = (tenant.cell(), tenant.moving_to());
+            let (home, next) = (tenant.cell(), tenant.elsewhere());
             let is_here = |cell: &CellIx| cells.contains(&cell.index());
             if home.iter().chain(&next).all(|cell| !is_here(cell)) {
                 continue;

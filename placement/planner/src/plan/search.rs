@@ -118,6 +118,7 @@ pub(super) struct Search<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fixed {
     Moving,
+    Arrived,
     Moved,
     Pinned,
 }
@@ -126,6 +127,7 @@ impl fmt::Display for Fixed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Moving => "it is moving already",
+            Self::Arrived => "it has just come here, and that move is not over: plan again after its end",
             Self::Moved => "this plan has moved it already",
             Self::Pinned => "it is pinned",
         })
@@ -287,6 +289,10 @@ impl<'a> Search<'a> {
             match of.moving_to() {
                 Some(target) if target == cell => self.stay(tenant, cell, "it is moving there: cancel that move"),
                 Some(_) => self.notes.push(format!("{} is on its way already", self.name(tenant))),
+                None if of.arrived_from() == Some(cell) => {
+                    let note = "leaves with the move that has taken it away, which is not over: its old copy is here until then";
+                    self.notes.push(format!("{} {note}", self.name(tenant)));
+                }
                 None if self.relocate(tenant, Why::Drain) || self.make_room(tenant, Why::Drain) => {}
                 None => self.refuse(tenant),
             }
@@ -312,7 +318,7 @@ impl<'a> Search<'a> {
         let source = self.layout.home(tenant).expect("only tenants with a home are relocated");
         if fleet.cell(source).state == CellState::Dead {
             // A takeover goes on from a copy: without a move there is none.
-            let way = match fleet.tenant(tenant).moving_to() {
+            let way = match fleet.tenant(tenant).elsewhere() {
                 Some(target) => format!("take it over by force on {}", fleet.cell_id(target)),
                 None => "start the cell again, or restore its backup".to_owned(),
             };
@@ -411,6 +417,8 @@ impl<'a> Search<'a> {
         let of = self.layout.fleet().tenant(tenant);
         if of.moving_to().is_some() {
             Some(Fixed::Moving)
+        } else if of.arrived_from().is_some() {
+            Some(Fixed::Arrived)
         } else if self.moved[tenant.index()] {
             Some(Fixed::Moved)
         } else if of.pin().is_some() {

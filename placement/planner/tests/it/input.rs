@@ -158,7 +158,12 @@ fn constraints_that_cannot_hold_together_are_contradictions() {
         fleet.tenants[0].cell = "c-1".into();
         fleet.tenants[0].moving_to = "c-1".into();
     });
-    assert_eq!(told, "tenant a is moving to the cell that it is on");
+    assert_eq!(told, "moving_to of tenant a is the cell that it is on");
+    let told = contradiction(&|fleet| {
+        let tenant = &mut fleet.tenants[0];
+        (tenant.cell, tenant.moving_to, tenant.arrived_from) = ("c-1".into(), "c-2".into(), "c-2".into());
+    });
+    assert_eq!(told, "tenant a is on its way and has arrived");
     let told = contradiction(&|fleet| fleet.tenants[0].moving_to = "c-1".into());
     assert_eq!(told, "tenant a is moving but is on no cell");
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use cell_model::{CellId, TenantId, UnixMillis};
 use cell_planner::{
-    Bounds, Fleet, FleetDocument, Goal, Plan, PlanError, PlannedMove, Policy, Reason, RefusalCode, Request,
-    TenantEntry, Verdict, Wave, plan,
+    Bounds, Fleet, FleetDocument, Goal, Layout, Plan, PlanError, PlannedMove, Policy, Reason, RefusalCode, Request,
+    TenantEntry, Verdict, Wave, place, plan,
 };
 use proptest::prelude::*;
 
@@ -239,6 +239,25 @@ fn a_drain_moves_each_tenant_once_and_says_who_stays() {
     let count = |code| decision.refused.iter().find(|of| of.code == code).map_or(0, |of| of.cells);
     assert_eq!(count(RefusalCode::ResidencyViolated), 2);
     assert!(plan.waves.iter().all(|wave| wave.moves.len() <= 4), "four at once on the source");
+}
+
+#[test]
+fn who_has_arrived_and_is_still_followed_stays_on_the_new_cell_and_leaves_the_old_one() {
+    let mut soaker = on("c-2", tenant("soaker", 10.0));
+    soaker.arrived_from = "c-1".into();
+    let cells = (1..=3).map(|index| cell(&format!("c-{index}"), 100.0)).collect();
+    let fleet = fleet(cells, vec![soaker]);
+    let of_old = planned(&fleet, drain("c-1"));
+    assert_eq!((of_old.verdict, of_old.moves, of_old.left.len()), (Verdict::NothingToDo, 0, 0), "{}", of_old.why);
+    assert!(of_old.why.contains("soaker leaves with the move that has taken it away"), "{}", of_old.why);
+    let of_new = planned(&fleet, drain("c-2"));
+    assert_eq!((of_new.moves, of_new.left.len()), (0, 1), "{}", of_new.why);
+    assert!(of_new.left[0].why.starts_with("it has just come here"), "{:?}", of_new.left[0]);
+    let layout = Layout::new(&fleet, Policy::default());
+    let refused = place(&layout, None, fleet.find_tenant("soaker").unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("has come from cell c-1"), "{refused}");
+    let both = ["c-1", "c-2", "c-3"].map(|id| layout.members(fleet.find_cell(id).unwrap()).len());
+    assert_eq!(both, [1, 1, 0], "it counts on both");
 }
 
 #[test]

@@ -39,7 +39,9 @@ impl Checker {
         let document = fleet.to_document();
         let mut on: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         for (index, tenant) in document.tenants.iter().enumerate() {
-            for cell in [&tenant.cell, &tenant.moving_to].into_iter().filter(|cell| !cell.is_empty()) {
+            for cell in
+                [&tenant.cell, &tenant.moving_to, &tenant.arrived_from].into_iter().filter(|cell| !cell.is_empty())
+            {
                 on.entry(cell.clone()).or_default().insert(index);
             }
         }

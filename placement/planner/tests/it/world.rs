@@ -132,7 +132,8 @@ fn random_tenant(dice: &mut Dice, index: usize, mean: f64, cells: &[CellEntry], 
         entry.cell.clone_from(&cells[dice.below(cells.len())].id);
         let elsewhere = &cells[dice.below(cells.len())].id;
         if dice.chance(0.05) && *elsewhere != entry.cell {
-            entry.moving_to.clone_from(elsewhere);
+            let field = if dice.chance(0.5) { &mut entry.moving_to } else { &mut entry.arrived_from };
+            field.clone_from(elsewhere);
         }
     }
     entry

@@ -267,7 +267,7 @@ impl Search<'_> {
         for tenant in self.layout.members(cell).iter().copied().chain(left) {
             match self.fixed(tenant) {
                 Some(Fixed::Pinned) => ranked.pinned += 1,
-                Some(Fixed::Moving) => ranked.moving += 1,
+                Some(Fixed::Moving | Fixed::Arrived) => ranked.moving += 1,
                 Some(Fixed::Moved) if self.layout.home(tenant) == Some(cell) => ranked.arrived += 1,
                 _ if cooling && self.is_cooling(tenant) => ranked.cooling += 1,
                 _ => ranked.by_weight.push((self.layout.weight_at(cell, tenant, dim), tenant)),
