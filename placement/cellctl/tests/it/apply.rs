@@ -80,6 +80,42 @@ impl Drop for Fleet {
 }
 
 #[test]
+fn what_has_begun_is_waited_for_where_a_later_move_of_its_wave_is_refused() {
+    let fleet = Fleet::start("3");
+    for name in ["initech", "hooli", "stark", "wayne"] {
+        assert_eq!(fleet.run(&format!("create tenant {name}")).code, 0);
+    }
+    for command in ["cell declare cell-1 --residency eu", "create tenant euro --residency eu", "cordon cell cell-2"]
+    {
+        let said = fleet.run(command);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    fleet.settled();
+    let said = fleet.run("plan drain cell-2 -o json");
+    assert_eq!(said.code, 0, "{said:?}");
+    let mut plan: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let wave = plan["waves"][0]["moves"].as_array_mut().unwrap();
+    let begun = wave.len();
+    let mut abroad = wave[0].clone();
+    for (field, value) in [("tenant", "euro"), ("source", "cell-1"), ("target", "cell-3")] {
+        abroad[field] = value.into();
+    }
+    wave.push(abroad);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("plan.json");
+    std::fs::write(&file, plan.to_string()).unwrap();
+    let said = fleet.run(&format!("apply -f {} --soak 500ms", file.display()));
+    assert!(
+        said.code == 4 && said.err.contains("PLAN_STOPPED") && said.err.contains("euro was refused"),
+        "{said:?}"
+    );
+    assert_eq!(said.out.matches(" done ").count(), begun, "{said:?}");
+    let ended = fleet.json("get moves --all");
+    let ended = ended["items"].as_array().unwrap();
+    assert!(ended.len() == begun && ended.iter().all(|of| !of["endedUnixMs"].is_null()), "{ended:?}");
+}
+
+#[test]
 fn a_drain_is_planned_applied_applied_again_and_refused_once_the_fleet_has_moved_on() {
     let fleet = Fleet::start("3");
     for name in ["initech", "hooli", "stark", "wayne"] {
