@@ -25,6 +25,7 @@ pub mod engine;
 mod entropy;
 mod error;
 mod fault;
+mod heard;
 mod honesty;
 mod hub;
 mod identity;
@@ -61,7 +62,7 @@ pub use error::{
     StoreError, SubmitError, TransferError,
 };
 pub use honesty::{Honesty, SyncPath};
-pub use hub::{Committed, Feed, ResetCause, Subscription, WatchClosed};
+pub use hub::{Committed, Departure, Feed, Filter, ResetCause, Subscription, WatchClosed};
 pub use membership::Change as MemberChange;
 pub use network::{Dialer, tcp_dialer};
 pub use options::{Bounds, StoreOptions, Timers, worker_threads};

@@ -17,7 +17,7 @@ use openraft::{EntryPayload, OptionalSend};
 use crate::consensus::{Batch, LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::error::EngineError;
 use crate::fault::Fault;
-use crate::hub::{Committed, Hub, SharedFleet};
+use crate::hub::{Committed, Hub, SharedFleet, departures};
 use crate::log::{Log, Synced};
 use crate::mirror::{Mirror, head_of};
 use crate::offload::{offload, sync_state};
@@ -140,10 +140,12 @@ impl MachineShared {
         let mut replies = Vec::with_capacity(batch.0.len());
         let mut fleet = self.fleet.write();
         for envelope in batch.0.iter() {
-            let (reply, changes) = fleet.apply(envelope);
+            let mut gone = Vec::new();
+            let (reply, changes) =
+                fleet.apply_seen(envelope, |before, changes| gone = departures(before, changes));
             let bytes = applied.mirror.note(&fleet, envelope, &changes);
             if !changes.is_empty() {
-                committed.push((Committed { revision: reply.revision, changes }, bytes));
+                committed.push((Committed { revision: reply.revision, changes, departures: gone }, bytes));
             }
             replies.push(reply);
         }

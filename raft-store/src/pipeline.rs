@@ -221,7 +221,7 @@ pub(crate) fn receive(
     endpoint: RaftEndpoint,
     messages: Streaming<RaftMessage>,
 ) -> BoxStream<'static, Result<RaftMessage, Status>> {
-    let (raft, stopped) = (node.raft.clone(), node.stop.clone());
+    let (raft, stopped, heard) = (node.raft.clone(), node.stop.clone(), node.heard.clone());
     let cluster_id = node.identity.cluster().unwrap_or_default().0;
     let refused: Arc<Mutex<Option<Status>>> = Arc::default();
     let said = Arc::clone(&refused);
@@ -242,6 +242,9 @@ pub(crate) fn receive(
     let requests = requests.take_until(stopped.clone().cancelled_owned());
     let answers = raft.stream_append(requests).map(move |answer| {
         let matched = WireMatched::from(answer.map_err(|error| fatal(&error))?);
+        if matches!(matched, WireMatched::UpTo(_)) {
+            heard.now();
+        }
         let payload = codec::seal_as(layout.load(Ordering::Relaxed), &matched);
         Ok(RaftMessage { cluster_id, payload: payload.into() })
     });

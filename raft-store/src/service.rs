@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::codec::{self, layout_of};
 use crate::consensus::{LogId, Raft, Snapshot, SnapshotMeta, TypeConfig};
 use crate::entropy;
+use crate::heard::Heard;
 use crate::identity::Identity;
 use crate::machine::MachineShared;
 use crate::pipeline;
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub arrivals: Arrivals,
     pub space: Space,
     pub promise: Promise,
+    /// A leader.
+    pub heard: Heard,
     /// What its random choices follow.
     pub seed: u64,
     pub quarters: Quarters,
@@ -121,6 +124,9 @@ impl RaftService for RaftEndpoint {
             AppendEntriesResponse::Conflict => WireAppended::Conflict,
             AppendEntriesResponse::HigherVote(vote) => WireAppended::HigherVote((&vote).into()),
         };
+        if matches!(answer, WireAppended::Success | WireAppended::Partial(_)) {
+            node.heard.now();
+        }
         Ok(reply(&node, layout, &answer))
     }
 

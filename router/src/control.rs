@@ -81,10 +81,10 @@ impl ControlPlane for Control {
     fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
         let options = WatchOptions {
             client: self.name.clone(),
-            include_moves: false,
             resume: after,
             progress: PROGRESS_INTERVAL,
             trusted: Some(self.trusted.clone()),
+            ..WatchOptions::default()
         };
         self.watching.watch(options).boxed()
     }

@@ -154,6 +154,14 @@ async fn limits_are_kept() {
     let confirmed = client.confirm_revision(41, None).await.unwrap();
     assert_eq!(confirmed.nonce, 41);
     assert!(confirmed.revision >= revision);
+    // Whoever has read them changes what he has read.
+    let expecting = |revision| WriteOptions { expected_revision: Some(revision), ..WriteOptions::default() };
+    assert_eq!(client.limits_with_revision().await.unwrap(), (wanted, revision));
+    let more = Limits { moves_total: 4, ..wanted };
+    let later = client.set_limits(more, expecting(revision)).await.unwrap();
+    let refused = client.set_limits(wanted, expecting(revision)).await.unwrap_err();
+    assert_eq!((refused.code(), later > revision), ("STALE_REVISION", true), "{refused}");
+    assert_eq!(client.limits().await.unwrap(), more);
 }
 
 #[tokio::test(flavor = "multi_thread")]
