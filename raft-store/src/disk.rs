@@ -93,6 +93,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_start_on_a_full_disk_says_so_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        // Whatever is written there finds no room.
+        let probe = directory.path().join(honesty::PROBE);
+        std::os::unix::fs::symlink("/dev/full", &probe).unwrap();
+        let refused = Disk::directory(directory.path(), LogKind::Segments).unwrap_err();
+        assert_eq!(refused.code(), "DISK_FULL", "{refused}");
+        assert!(refused.hint().contains("room"), "{}", refused.hint());
+        assert!(probe.symlink_metadata().is_err(), "the file of the probe is gone");
+    }
+
+    #[test]
     fn looking_at_a_directory_leaves_its_log_in_the_engine_that_a_change_was_going_to() {
         for (from, to) in [(LogKind::Segments, LogKind::Sled), (LogKind::Sled, LogKind::Segments)] {
             let directory = tempfile::tempdir().unwrap();

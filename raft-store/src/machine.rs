@@ -64,8 +64,9 @@ impl MachineShared {
         log: &Log,
         fault: Fault,
     ) -> Self {
-        let applied = Mutex::new(Applied { head, mirror });
         let (pace, log_synced) = (log.pace(), log.synced());
+        pace.applied(applied_index(&head));
+        let applied = Mutex::new(Applied { head, mirror });
         Self { fleet, hub, pace, applied, depot, placing: Mutex::default(), log_synced, fault }
     }
 
@@ -169,8 +170,13 @@ impl MachineShared {
         let mut fleet = self.fleet.write();
         *fleet = contents.fleet;
         self.hub.restart(&fleet);
+        self.pace.applied(applied_index(&contents.head));
         Ok(contents.head)
     }
+}
+
+fn applied_index(head: &WireHead) -> u64 {
+    head.applied.map_or(0, |applied| applied.index)
 }
 
 impl Machine {

@@ -20,10 +20,10 @@ use crate::error::{
     ClaimError, EngineError, InitializeError, OpenError, ReadError, StoreError, SubmitError, TransferError,
 };
 use crate::fault::Fault;
-use crate::heard::Heard;
 use crate::hub::{Filter, Hub, SharedFleet, Subscription};
 use crate::identity::Identity;
 use crate::leadership;
+use crate::level::Level;
 use crate::log::Log;
 use crate::machine::{Machine, MachineShared};
 use crate::membership::VOTERS_MAX;
@@ -124,8 +124,8 @@ impl Store {
         let leadership = leadership::follow(&raft, stop.clone());
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
         let arrivals = Arrivals::default();
-        let (heard, stops) = (Heard::default(), stop.clone());
-        let node = Node { raft, identity, machine, arrivals, space, promise, heard, seed, quarters, stop: stops };
+        let (level, stops) = (Level::default(), stop.clone());
+        let node = Node { raft, identity, machine, arrivals, space, promise, level, seed, quarters, stop: stops };
         let (node, sleep) = (Arc::new(node), Sleep::new(!disk.log.sync_blocks()));
         Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, sleep, fault, stop, disk }) })
     }
@@ -197,14 +197,15 @@ impl Store {
         look(&self.inner.node.machine.fleet.read())
     }
 
-    /// How long ago a majority has confirmed this node as the leader, or, where it does not lead, how long ago it has heard
-    /// from one: what was acknowledged since may be missing in [`Store::view`]. None: it never has since it was started.
+    /// How old [`Store::view`] may be: what was acknowledged longer ago is in it. A leader counts from when a majority has
+    /// confirmed it; another node from when it was level with what a leader said was committed, and a leader that was cut off
+    /// together with it may not know what others have acknowledged since. None: it was not since it was started.
     #[must_use]
-    pub fn heard(&self) -> Option<Duration> {
+    pub fn age(&self) -> Option<Duration> {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         if !self.inner.leadership.borrow().is_leader {
-            return self.inner.node.heard.ago();
+            return self.inner.node.level.ago(self.inner.node.machine.pace.applied_index());
         }
         // Where it is alone, it is the majority.
         let alone = metrics.membership_config.voter_ids().eq([self.node_id()]);
@@ -255,7 +256,7 @@ impl Store {
         let leadership = self.inner.leadership.borrow().clone();
         let (revision, lineage) = self.view(|fleet| (fleet.head().revision, fleet.head().lineage));
         let members = members_of(&metrics.membership_config);
-        let quorum_ack = self.heard().filter(|_| leadership.is_leader);
+        let quorum_ack = self.age().filter(|_| leadership.is_leader);
         StoreStatus {
             node_id: self.node_id(),
             advertise: self.inner.options.advertise.clone(),

@@ -99,6 +99,7 @@ impl ControlPlane for Control {
             revision: held.revision.get(),
             staleness_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            certificate_not_after_unix_s: self.link.certificate_not_after_unix_s(),
         };
         Box::pin(async move {
             let confirmed =

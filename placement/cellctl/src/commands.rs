@@ -166,11 +166,11 @@ fn tell_staleness(client: &ControlClient) {
 }
 
 fn staleness(as_of: &AsOf) -> String {
-    let heard = match as_of.heard {
-        Some(ago) => format!("had heard from the rest of the cluster {} ms before", ago.as_millis()),
-        None => "has heard from no leader since it was started".to_owned(),
+    let age = match as_of.age {
+        Some(age) => format!("{} ms before, nothing that was acknowledged was missing there", age.as_millis()),
+        None => "it has not been level with a leader since it was started".to_owned(),
     };
-    format!("{} has answered as of revision {}; it {heard}", as_of.node, as_of.revision)
+    format!("{} has answered as of revision {}; {age}", as_of.node, as_of.revision)
 }
 
 /// How a command calls the control plane.
@@ -199,11 +199,11 @@ mod tests {
 
     #[test]
     fn a_stale_answer_says_as_of_when_it_is() {
-        let told = |heard| staleness(&AsOf { node: "n2:1".into(), revision: Revision(7), heard });
+        let told = |age| staleness(&AsOf { node: "n2:1".into(), revision: Revision(7), age });
         assert_eq!(
             told(Some(Duration::from_millis(40))),
-            "n2:1 has answered as of revision 7; it had heard from the rest of the cluster 40 ms before"
+            "n2:1 has answered as of revision 7; 40 ms before, nothing that was acknowledged was missing there"
         );
-        assert!(told(None).ends_with("it has heard from no leader since it was started"));
+        assert!(told(None).ends_with("it has not been level with a leader since it was started"));
     }
 }

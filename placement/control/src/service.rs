@@ -4,6 +4,7 @@
 //! * `as_of`: how old an answer may be;
 //! * `page`: lists, page by page; `placing`: a cell for a tenant that names none; `preview`: what a move would meet;
 //! * `takeover`: a tenant whose owner is out of reach;
+//! * `refusing`: codes for what the gRPC library refuses;
 //! * `watch`: a snapshot, then changes; `encoded`: sent as the bytes that were made for everybody;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
@@ -34,6 +35,7 @@ mod page;
 mod placing;
 mod preview;
 mod reconcile;
+mod refusing;
 mod routers;
 mod store;
 mod takeover;
@@ -44,6 +46,7 @@ pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
 pub(crate) use encoded::ControlServer;
 pub(crate) use placing::Homes;
+pub(crate) use refusing::Refusing;
 pub(crate) use store::StoreEndpoint;
 pub(crate) use watch::signed;
 

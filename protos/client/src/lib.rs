@@ -59,8 +59,8 @@ pub mod trailer {
     pub const TRIED_AGO: &str = "cellway-tried-ms-ago";
     /// In an answer that may be stale: the revision up to which nothing is missing,
     pub const AS_OF: &str = "cellway-as-of";
-    /// and how long before, in milliseconds, the node had heard from a leader, or as a leader from a majority.
-    pub const HEARD: &str = "cellway-heard-ms";
+    /// and how long before, in milliseconds, the node was level with a leader, or was confirmed as the leader by a majority.
+    pub const AGE: &str = "cellway-age-ms";
     /// The code of a write that may have run under its id, longer ago than answers are remembered.
     pub const REQUEST_TOO_OLD: &str = "REQUEST_TOO_OLD";
     /// The code that goes along with [`LEADER`].

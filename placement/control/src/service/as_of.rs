@@ -15,8 +15,8 @@ pub(super) struct AsOf(Option<Stale>);
 struct Stale {
     /// Nothing in the answer is missing up to here.
     revision: Revision,
-    /// How long before a leader was heard of, or, by a leader, a majority.
-    heard: Option<Duration>,
+    /// Nor what was acknowledged so long before, as far as this node can know.
+    age: Option<Duration>,
 }
 
 impl AsOf {
@@ -25,18 +25,18 @@ impl AsOf {
 
     /// What this node has.
     pub(super) fn of(store: &Store) -> Self {
-        Self(Some(Stale { revision: store.view(|fleet| fleet.head().revision), heard: store.heard() }))
+        Self(Some(Stale { revision: store.view(|fleet| fleet.head().revision), age: store.age() }))
     }
 
     /// The answer, with what it is as of.
     pub(super) fn answer<T>(self, body: T) -> Response<T> {
         let mut response = Response::new(body);
-        if let Some(Stale { revision, heard }) = self.0 {
+        if let Some(Stale { revision, age }) = self.0 {
             let headers = response.metadata_mut();
             headers.insert(trailer::AS_OF, revision.get().into());
-            if let Some(heard) = heard {
-                let ms = u64::try_from(heard.as_millis()).unwrap_or(u64::MAX);
-                headers.insert(trailer::HEARD, ms.into());
+            if let Some(age) = age {
+                let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                headers.insert(trailer::AGE, ms.into());
             }
         }
         response

@@ -1,7 +1,7 @@
 //! Making and looking after the cluster itself. Answered before there is one, too.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cell_model::{ClusterId, FleetView, StoreAction};
 use cell_protos::v1;
@@ -48,10 +48,6 @@ fn room(data_dir: &Path) -> (u64, u64) {
     }
 }
 
-fn unix_s(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 #[tonic::async_trait]
 impl ClusterService for ClusterEndpoint {
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
@@ -78,11 +74,7 @@ impl ClusterService for ClusterEndpoint {
             disk_total_bytes,
             quorum_ack_ms: status.quorum_ack.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
             unreconciled: self.store().view(FleetView::unreconciled),
-            certificate_not_after_unix_s: self
-                .ground
-                .link
-                .identity()
-                .map_or(0, |identity| unix_s(identity.not_after())),
+            certificate_not_after_unix_s: self.ground.link.certificate_not_after_unix_s(),
         }))
     }
 

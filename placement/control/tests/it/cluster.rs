@@ -140,7 +140,7 @@ async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
     let store = nodes.nodes[kept].handle().store();
     let [told] = stale.stale_answers().try_into().unwrap();
     assert_eq!((told.node, told.revision), (nodes.nodes[kept].endpoint(), store.status().revision));
-    assert!(told.heard.is_some_and(|ago| ago >= LEASE), "{:?}", told.heard);
+    assert!(told.age.is_some_and(|ago| ago >= LEASE), "{:?}", told.age);
     // A backup is for the day on which no majority is left; members are not changed without one.
     let mut backup = stale.backup().await.unwrap();
     while backup.chunk().await.unwrap().is_some() {}
@@ -167,7 +167,7 @@ async fn a_follower_says_as_of_when_its_answers_are() {
     let [told] = client.stale_answers().try_into().unwrap();
     assert_eq!(told.node, nodes.nodes[follower].endpoint());
     // The leader is heard all the time.
-    assert!(told.revision <= cell.revision && told.heard.is_some_and(|ago| ago < PATIENCE), "{told:?}");
+    assert!(told.revision <= cell.revision && told.age.is_some_and(|ago| ago < PATIENCE), "{told:?}");
     let fresh = nodes.client();
     fresh.get_cell(&cell.id).await.unwrap();
     assert_eq!(fresh.stale_answers(), [], "what is as of now says nothing");

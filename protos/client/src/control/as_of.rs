@@ -16,9 +16,9 @@ pub struct AsOf {
     pub node: String,
     /// Up to here nothing is missing.
     pub revision: Revision,
-    /// How long before, the node had heard from a leader, or, where it leads, from a majority. None: never since it was
-    /// started.
-    pub heard: Option<Duration>,
+    /// Nor what was acknowledged so long before, as far as the node can know: it was level with a leader then, or was
+    /// confirmed as the leader by a majority. None: it was not since it was started.
+    pub age: Option<Duration>,
 }
 
 /// By node. Clones share them.
@@ -33,13 +33,13 @@ impl StaleAnswers {
     pub(super) fn note(&self, node: &str, headers: &MetadataMap) {
         let number = |name| headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let Some(revision) = number(trailer::AS_OF).map(Revision) else { return };
-        let heard = number(trailer::HEARD).map(Duration::from_millis);
+        let age = number(trailer::AGE).map(Duration::from_millis);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = known.get_mut(node) {
             before.revision = before.revision.min(revision);
-            before.heard = before.heard.zip(heard).map(|(before, now)| before.max(now));
+            before.age = before.age.zip(age).map(|(before, now)| before.max(now));
         } else if known.len() < NODES_MAX {
-            known.insert(node.to_owned(), AsOf { node: node.to_owned(), revision, heard });
+            known.insert(node.to_owned(), AsOf { node: node.to_owned(), revision, age });
         }
     }
 
@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn of_several_answers_of_a_node_the_oldest_counts() {
         let answers = StaleAnswers::default();
-        let note = |node, as_of: Option<u64>, heard: Option<u64>| {
+        let note = |node, as_of: Option<u64>, age: Option<u64>| {
             let mut headers = MetadataMap::new();
-            for (name, value) in [(trailer::AS_OF, as_of), (trailer::HEARD, heard)] {
+            for (name, value) in [(trailer::AS_OF, as_of), (trailer::AGE, age)] {
                 if let Some(value) = value {
                     headers.insert(name, value.into());
                 }
@@ -70,10 +70,10 @@ mod tests {
         note("n1", Some(6), Some(10));
         note("n2", Some(9), Some(10));
         note("n2", Some(9), None);
-        let of = |node: &str, revision, heard: Option<u64>| AsOf {
+        let of = |node: &str, revision, age: Option<u64>| AsOf {
             node: node.into(),
             revision: Revision(revision),
-            heard: heard.map(Duration::from_millis),
+            age: age.map(Duration::from_millis),
         };
         assert_eq!(answers.all(), [of("n1", 6, Some(30)), of("n2", 9, None)]);
     }
