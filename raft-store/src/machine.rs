@@ -142,8 +142,7 @@ impl MachineShared {
         let mut fleet = self.fleet.write();
         for envelope in batch.0.iter() {
             let mut gone = Vec::new();
-            let (reply, changes) =
-                fleet.apply_seen(envelope, |before, changes| gone = departures(before, changes));
+            let (reply, changes) = fleet.apply_seen(envelope, |before, changes| gone = departures(before, changes));
             let bytes = applied.mirror.note(&fleet, envelope, &changes);
             if !changes.is_empty() {
                 committed.push((Committed { revision: reply.revision, changes, departures: gone }, bytes));

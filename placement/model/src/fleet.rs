@@ -212,11 +212,7 @@ impl Fleet {
     }
 
     /// The same. `see` is shown what is decided while what was there before is still in place.
-    pub fn apply_seen(
-        &mut self,
-        envelope: &Envelope,
-        see: impl FnOnce(&Self, &[Change]),
-    ) -> (Reply, Vec<Change>) {
+    pub fn apply_seen(&mut self, envelope: &Envelope, see: impl FnOnce(&Self, &[Change])) -> (Reply, Vec<Change>) {
         match self.answers.instead(&self.head, envelope) {
             Some(Ok(known)) => return (known, Vec::new()),
             Some(Err(rejected)) => {

@@ -57,9 +57,8 @@ impl Filter {
     fn fits(&self, change: &Change, departures: &[Departure]) -> bool {
         match change {
             Change::Tenant(record) => {
-                let leaves = |cell: &CellId| {
-                    departures.iter().any(|gone| gone.tenant == record.id && gone.from == *cell)
-                };
+                let leaves =
+                    |cell: &CellId| departures.iter().any(|gone| gone.tenant == record.id && gone.from == *cell);
                 self.names(&record.id) && self.is_of_cell(|cell| record.owner == *cell || leaves(cell))
             }
             Change::Cell(record) => self.is_of_cell(|cell| record.id == *cell),

@@ -128,8 +128,7 @@ fn whoever_wants_some_of_it_holds_exactly_that_whenever_it_looks() {
             random ^= random << 17;
             usize::try_from(random >> 33).unwrap() % below
         };
-        let mut watchers: Vec<Watcher> =
-            filters().into_iter().map(|filter| store.watch(filter, None)).collect();
+        let mut watchers: Vec<Watcher> = filters().into_iter().map(|filter| store.watch(filter, None)).collect();
         for _ in 0..120 {
             store.place(TENANTS[any(7)], CELLS[any(3)]);
             let watcher = any(watchers.len());
@@ -139,7 +138,8 @@ fn whoever_wants_some_of_it_holds_exactly_that_whenever_it_looks() {
             watcher.take(usize::MAX);
             assert_eq!(watcher.subscription.position(), Some((Lineage(1), store.revision())), "{filter:?}");
             let fleet = store.fleet.read();
-            let all = fleet.tenants_after(None).filter(|record| filter.standing(&Change::Tenant(Arc::clone(record))));
+            let all =
+                fleet.tenants_after(None).filter(|record| filter.standing(&Change::Tenant(Arc::clone(record))));
             let wanted: Vec<_> = all.cloned().collect();
             assert_eq!(watcher.holds(filter.cell.as_ref()), wanted, "seed {seed}: {filter:?}");
         }

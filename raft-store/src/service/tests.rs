@@ -107,7 +107,8 @@ async fn a_node_follows_a_leader_of_the_version_before_and_answers_in_its_layout
     let asked = WireVoteRequest { pre: true, vote: candidate, last: Some(last.id), transfer: false };
     let answer = endpoint.vote(message(seal_as(EARLIEST, &asked))).await.unwrap().into_inner();
     assert_eq!(answer.payload[0], EARLIEST);
-    let heartbeat = WireAppend { vote: leader, previous: Some(last.id), entries: Vec::new(), commit: Some(last.id) };
+    let heartbeat =
+        WireAppend { vote: leader, previous: Some(last.id), entries: Vec::new(), commit: Some(last.id) };
     let answer = endpoint.append(message(seal_as(EARLIEST, &heartbeat))).await.unwrap().into_inner();
     assert_eq!(answer.payload[0], EARLIEST);
     let answer = endpoint.append(message(codec::seal(&heartbeat))).await.unwrap().into_inner();

@@ -29,8 +29,9 @@ pub struct Watch {
 fn prefix(text: &str) -> Result<String, String> {
     // A name may end where a prefix goes on with '-'.
     let fits = TenantId::new(text.trim_end_matches('-')).is_ok() && text.len() <= 63;
-    fits.then(|| text.to_owned())
-        .ok_or_else(|| "no tenant's name begins so: a-z, 0-9 and '-', at most 63 of them, the first one no '-'".into())
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        "no tenant's name begins so: a-z, 0-9 and '-', at most 63 of them, the first one no '-'".into()
+    })
 }
 
 #[cfg(test)]

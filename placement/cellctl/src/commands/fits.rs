@@ -10,10 +10,9 @@ const fn changes_one_record(command: &Command) -> bool {
         Command::Create(_) | Command::Delete(_) | Command::Cordon(_) | Command::Uncordon(_) => true,
         Command::Cell(of) => matches!(of, OfCells::Dead { .. } | OfCells::Declare(_)),
         Command::Move(Move::Tenant(asked)) => !asked.dry_run,
-        Command::Move(of) => !matches!(
-            of,
-            Move::List { .. } | Move::Describe { .. } | Move::Proof { .. } | Move::VerifyProof { .. }
-        ),
+        Command::Move(of) => {
+            !matches!(of, Move::List { .. } | Move::Describe { .. } | Move::Proof { .. } | Move::VerifyProof { .. })
+        }
         Command::Quarantine(of) => matches!(of, OfQuarantine::Drop { .. }),
         _ => false,
     }

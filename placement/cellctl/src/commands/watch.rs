@@ -62,8 +62,7 @@ fn given_up(lost: Option<(Instant, String)>) -> Failure {
 /// Prints what an event tells. Answers up to where everything has been told.
 fn tell(event: WatchEvent, output: Output) -> Option<Revision> {
     let print = |revision, items: Vec<WatchItem>| {
-        let lines: String =
-            items.into_iter().map(|item| WatchedView::new(revision, item).line(output)).collect();
+        let lines: String = items.into_iter().map(|item| WatchedView::new(revision, item).line(output)).collect();
         console::data(&lines);
     };
     match event {

@@ -81,7 +81,11 @@ fn summary(answer: &wire::ReconcileResponse) -> String {
         .filter(|cell| !cell.failure.is_empty() && !cell.left_out)
         .map(|cell| cell.cell.as_str())
         .collect();
-    let unheard = if answer.unheard > 0 { format!(", {} on cells that were not heard", answer.unheard) } else { String::new() };
+    let unheard = if answer.unheard > 0 {
+        format!(", {} on cells that were not heard", answer.unheard)
+    } else {
+        String::new()
+    };
     let counts = format!(
         "{tenants} tenants: {confirmed} confirmed, {adopted} {}, {unheld} held by nobody{unheard}, {contradictory} contradictory",
         if answer.done { "adopted" } else { "to adopt" }

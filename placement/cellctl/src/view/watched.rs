@@ -84,9 +84,7 @@ impl WatchedView {
                 let (revision, epoch) = (number(self.revision), number(self.epoch));
                 columns([&revision, &self.name, &self.state, &text(&self.cell), &text(&self.peer), &epoch])
             }
-            Output::Json => {
-                serde_json::to_string(self).expect("views are made of text and numbers") + "\n"
-            }
+            Output::Json => serde_json::to_string(self).expect("views are made of text and numbers") + "\n",
             Output::Name => format!("{}\n", self.name),
         }
     }
@@ -125,6 +123,9 @@ mod tests {
         assert_eq!(words, ["42", "tenant/acme", "ACTIVE", "c1", "-", "3"]);
         assert_eq!(view.line(Output::Name), "tenant/acme\n");
         let json: serde_json::Value = serde_json::from_str(&view.line(Output::Json)).unwrap();
-        assert_eq!((&json["revision"], &json["recordRevision"], &json["peer"]), (&42.into(), &40.into(), &().into()));
+        assert_eq!(
+            (&json["revision"], &json["recordRevision"], &json["peer"]),
+            (&42.into(), &40.into(), &().into())
+        );
     }
 }

@@ -217,3 +217,31 @@ fn a_watch_prints_what_there_is_and_what_changes_until_it_is_told_to_end() {
     let nobody = cellctl(&format!("watch -o name --timeout 300ms --insecure-plaintext --endpoints {free}"));
     refused(&nobody, 75, "UNAVAILABLE");
 }
+
+#[test]
+fn a_backup_is_whole_or_not_there_and_is_never_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(directory.path());
+    let out = directory.path().join("fleet.backup");
+    let take = |out: &Path| control.run(&format!("store backup --out {}", out.display()));
+    assert_eq!(control.run("cluster init").code, 0);
+    refused(&take(&directory.path().join("nowhere/fleet.backup")), 1, "BACKUP_UNWRITABLE");
+    assert_eq!(take(&out).code, 0);
+    refused(&take(&out), 1, "BACKUP_EXISTS");
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("partial")), "{left:?}");
+
+    let verify = |path: &Path| cellctl(&format!("store verify {}", path.display()));
+    assert!(verify(&out).err.contains("every part has its checksum"));
+    let mut bytes = std::fs::read(&out).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let torn = directory.path().join("torn.backup");
+    std::fs::write(&torn, bytes).unwrap();
+    refused(&verify(&torn), 1, "BACKUP_CORRUPT");
+    refused(&verify(&directory.path().join("data")), 1, "DATA_DIRECTORY_LOCKED");
+    let empty = directory.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    refused(&verify(&empty), 1, "next:");
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "looking leaves nothing behind");
+}

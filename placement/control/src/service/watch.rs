@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use cell_client::Link;
 use cell_model::{CellId, Change, FleetView, InvalidId, Lineage, Revision};
-use cell_protos::{Malformed, v1};
 use cell_protos::v1::watch_response::Frame;
+use cell_protos::{Malformed, v1};
 use cell_store::{Committed, Feed, Filter, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
 use prost::bytes::Bytes;
@@ -130,10 +130,7 @@ enum Step {
 }
 
 /// It may be dropped at any time without losing anything.
-async fn next(
-    subscription: &mut Subscription,
-    watching: Option<&mut Watching>,
-) -> Result<Step, WatchClosed> {
+async fn next(subscription: &mut Subscription, watching: Option<&mut Watching>) -> Result<Step, WatchClosed> {
     let Some(watching) = watching else { return subscription.next().await.map(Step::Feed) };
     loop {
         let Some((lineage, position)) = subscription.position() else {

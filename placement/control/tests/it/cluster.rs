@@ -125,10 +125,8 @@ async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
     for other in (0..3).filter(|other| *other != kept) {
         nodes.nodes[other].stop().await;
     }
-    let options = cell_client::ClientOptions {
-        deadline: Duration::from_secs(2),
-        ..cell_client::ClientOptions::default()
-    };
+    let options =
+        cell_client::ClientOptions { deadline: Duration::from_secs(2), ..cell_client::ClientOptions::default() };
     let client = cell_client::ControlClient::new(vec![nodes.nodes[kept].endpoint()], options);
     // For as long as its lease lasts it may answer: nobody else can have been elected.
     let refused = eventually("its lease runs out", || async { client.get_cell(&cell_id("c1")).await.err() }).await;

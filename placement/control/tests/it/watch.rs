@@ -276,12 +276,8 @@ async fn whoever_watches_some_tenants_gets_those_and_learns_how_far_it_is_with_a
         table.follow(events, last).await;
         held.push((table.mappings.keys().map(TenantId::as_str).collect::<Vec<_>>(), table.cells));
     }
-    let wanted = [
-        (vec!["acme-eu", "acme-us"], 2),
-        (vec!["acme-eu"], 2),
-        (vec!["acme-us"], 1),
-        (vec!["acme-us"], 1),
-    ];
+    let wanted =
+        [(vec!["acme-eu", "acme-us"], 2), (vec!["acme-eu"], 2), (vec!["acme-us"], 1), (vec!["acme-us"], 1)];
     assert_eq!(held, wanted);
     for (bad, field) in [
         (WatchFilter { prefix: "Acme".into(), ..WatchFilter::default() }, "filter.prefix"),

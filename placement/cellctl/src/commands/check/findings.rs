@@ -296,8 +296,7 @@ fn certificates(survey: &Survey) -> Vec<FindingView> {
 fn of_many(survey: &Survey, now_s: i64) -> Option<FindingView> {
     let left = |until: u64| i64::try_from(until).unwrap_or(i64::MAX) - now_s;
     let routers = survey.routers.iter().flat_map(|known| &known.routers);
-    let routers =
-        routers.map(|router| (format!("router {}", router.name), router.certificate_not_after_unix_s));
+    let routers = routers.map(|router| (format!("router {}", router.name), router.certificate_not_after_unix_s));
     let cells = survey.cells.iter().flatten().filter_map(|cell| Some((cell, cell.agent.as_ref().ok()?)));
     let agents =
         cells.map(|(cell, agent)| (format!("the agent of {}", cell.record.id), agent.certificate_not_after_unix_s));
@@ -308,7 +307,11 @@ fn of_many(survey: &Survey, now_s: i64) -> Option<FindingView> {
     let ending: Vec<String> = all
         .iter()
         .filter(|(left, _)| *left < CERTIFICATE_WARN_S)
-        .map(|(left, who)| if *left <= 0 { format!("{who} (has run out)") } else { format!("{who} ({} days)", left / DAY_S) })
+        .map(
+            |(left, who)| {
+                if *left <= 0 { format!("{who} (has run out)") } else { format!("{who} ({} days)", left / DAY_S) }
+            },
+        )
         .collect();
     let message = if ending.is_empty() {
         format!("{} certificates of routers and agents are valid for at least {} days", all.len(), soonest / DAY_S)
