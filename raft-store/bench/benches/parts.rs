@@ -3,7 +3,6 @@
 //! Where it writes: below `CELLWAY_BENCH_DIR`, or else the directory for temporary files.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
-#![expect(missing_docs, reason = "criterion makes functions")]
 
 use std::hint::black_box;
 use std::path::PathBuf;
