@@ -55,7 +55,7 @@ fn sealed_then(parts: &[&[u8]]) -> Vec<u8> {
 const CLUSTER: ClusterId = ClusterId(0xce11);
 
 async fn open() -> (Store, RaftEndpoint) {
-    let options = StoreOptions::new("in memory", "127.0.0.1:1".into());
+    let options = StoreOptions::new("in memory", "127.0.0.1:1");
     let disk = Disk::of(Arc::new(MemoryLog::default()), Arc::new(MemoryState::default()));
     let store = Store::open_on(options, disk, tcp_dialer()).await.unwrap();
     store.claim(CLUSTER).await.unwrap();

@@ -71,6 +71,7 @@ mod tests {
     #[test]
     fn what_a_command_would_pass_over_is_refused() {
         let id = "000000000000000000000000000000ff";
+        let looks = format!("cellctl get cells --request-id {id}");
         for fits in [
             "cellctl cordon cell c1 --expected-revision 7",
             "cellctl move limits --total 3 --expected-revision 7",
@@ -87,7 +88,7 @@ mod tests {
             ("cellctl get tenants --expected-revision 7", "--expected-revision"),
             ("cellctl apply --file plan.json --expected-revision 7", "--expected-revision"),
             ("cellctl move tenant a --to c1 --dry-run --expected-revision 7", "--expected-revision"),
-            (&format!("cellctl get cells --request-id {id}"), "--request-id"),
+            (looks.as_str(), "--request-id"),
             ("cellctl create tenant a --stale", "--stale"),
             ("cellctl get routers --stale", "--stale"),
             ("cellctl store status --stale", "--stale"),

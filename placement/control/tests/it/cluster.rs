@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cell_client::cluster::{self, InitializeError};
 use cell_client::wire::change_members_request::Change;
-use cell_client::{ClientError, ListOptions, WriteOptions, wire};
+use cell_client::{AsOf, ClientError, ListOptions, WriteOptions, wire};
 use cell_model::ClusterId;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -136,7 +136,7 @@ async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
     assert_eq!(stale.get_cell(&cell_id("c1")).await.unwrap().id, cell_id("c1"));
     assert_eq!(stale.limits().await.unwrap(), cell_model::Limits::default());
     let store = nodes.nodes[kept].handle().store();
-    let [told] = stale.stale_answers().try_into().unwrap();
+    let [told]: [AsOf; 1] = stale.stale_answers().try_into().unwrap();
     assert_eq!((told.node, told.revision), (nodes.nodes[kept].endpoint(), store.status().revision));
     assert!(told.age.is_some_and(|ago| ago >= LEASE), "{:?}", told.age);
     // A backup is for the day on which no majority is left; members are not changed without one.
@@ -162,7 +162,7 @@ async fn a_follower_says_as_of_when_its_answers_are() {
     eventually("it has the cell", || async { client.get_cell(&cell.id).await.ok() }).await;
     assert_eq!(client.list_cells(ListOptions::default()).await.unwrap().items, [cell.clone()]);
     client.list_audit(0, None).await.unwrap();
-    let [told] = client.stale_answers().try_into().unwrap();
+    let [told]: [AsOf; 1] = client.stale_answers().try_into().unwrap();
     assert_eq!(told.node, nodes.nodes[follower].endpoint());
     // The leader is heard all the time.
     assert!(told.revision <= cell.revision && told.age.is_some_and(|ago| ago < PATIENCE), "{told:?}");
