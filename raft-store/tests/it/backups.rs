@@ -132,7 +132,14 @@ async fn what_another_version_has_written_is_not_called_damaged() {
     cluster.nodes[0].stop().await;
     let of_another_layout = |path: &Path, at: usize| {
         let mut bytes = std::fs::read(path).unwrap();
+        let length = match at {
+            LAYOUT_OF_LOG => usize::from(bytes[0]),
+            _ => u32::from_le_bytes(bytes[8..12].try_into().unwrap()).try_into().unwrap(),
+        };
+        // As that version has sealed it.
+        let checksum = crc32c::crc32c(&bytes[at + 5..at + length]);
         bytes[at] = 2;
+        bytes[at + 1..at + 5].copy_from_slice(&checksum.to_le_bytes());
         std::fs::write(path, bytes).unwrap();
     };
     of_another_layout(&file, LAYOUT_OF_BACKUP);

@@ -14,6 +14,9 @@ use crate::failure::{Exit, Failure};
 use crate::view::WatchedView;
 
 pub(super) async fn run(control: Control, asked: Watch) -> Result<Exit, Failure> {
+    if asked.after.zip(asked.until).is_some_and(|(after, until)| until < after) {
+        return Err(Failure::usage("--until lies before --after", "leave one of them out, or say a later --until"));
+    }
     let filter = WatchFilter { tenant: asked.tenant, prefix: asked.prefix.unwrap_or_default(), cell: asked.cell };
     let options = WatchOptions {
         client: "cellctl".into(),

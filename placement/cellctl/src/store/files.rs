@@ -8,6 +8,7 @@ use cell_store::Summary;
 
 use crate::commands::Control;
 use crate::console;
+use crate::endpoints;
 use crate::failure::{Exit, Failure};
 
 /// Written under another name first: a file of the right name is whole.
@@ -79,6 +80,10 @@ pub(super) async fn restore(
     advertise: &str,
     lineage: Option<u64>,
 ) -> Result<Exit, Failure> {
+    if !endpoints::is_host_port(advertise) || advertise.ends_with(":0") {
+        let message = format!("--advertise: {advertise:?} is not host:port");
+        return Err(Failure::usage(message, "say where the other nodes will reach this one, as in 10.0.0.1:7401"));
+    }
     let lineage = lineage.map(cell_model::Lineage);
     let restored =
         cell_store::restore(from, data_dir, advertise, lineage).await.map_err(|error| failure(&error))?;

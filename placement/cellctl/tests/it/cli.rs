@@ -211,8 +211,9 @@ fn a_watch_prints_what_there_is_and_what_changes_until_it_is_told_to_end() {
     assert_eq!(since.out.lines().count(), 1, "{since:?}");
     assert!(since.out.starts_with(&revision.to_string()) && since.out.contains("tenant/acme-us"), "{since:?}");
 
-    refused(&control.run("watch --prefix -x"), 64, "--prefix");
+    refused(&control.run("watch --prefix=-x"), 64, "--prefix");
     refused(&control.run("watch --prefix a --tenant b"), 64, "--tenant");
+    refused(&control.run("watch --after 9 --until 8"), 64, "--until");
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = cellctl(&format!("watch -o name --timeout 300ms --insecure-plaintext --endpoints {free}"));
     refused(&nobody, 75, "UNAVAILABLE");
@@ -240,6 +241,12 @@ fn a_backup_is_whole_or_not_there_and_is_never_overwritten() {
     let torn = directory.path().join("torn.backup");
     std::fs::write(&torn, bytes).unwrap();
     refused(&verify(&torn), 1, "BACKUP_CORRUPT");
+    for nowhere in ["nonsense", "127.0.0.1", "127.0.0.1:0"] {
+        let (data, words) = (directory.path().join("restored"), "store restore --advertise");
+        let said = cellctl(&format!("{words} {nowhere} --from {} --data-dir {}", out.display(), data.display()));
+        refused(&said, 64, "--advertise");
+        assert!(!data.exists(), "nothing was made");
+    }
     refused(&verify(&directory.path().join("data")), 1, "DATA_DIRECTORY_LOCKED");
     let empty = directory.path().join("empty");
     std::fs::create_dir(&empty).unwrap();

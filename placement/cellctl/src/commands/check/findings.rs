@@ -69,7 +69,12 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
     let answering = answering(nodes);
     let silent: Vec<String> = nodes
         .iter()
-        .filter_map(|node| Some(format!("{} ({})", node.endpoint, node.status.as_ref().err()?)))
+        .filter_map(|node| {
+            let why = node.status.as_ref().err()?;
+            // Most reasons begin with who it is.
+            let why = why.strip_prefix(&format!("node {} ", node.endpoint)).unwrap_or(why);
+            Some(format!("{} ({why})", node.endpoint))
+        })
         .collect();
     let majority = answering.len() * 2 > nodes.len();
     let message = if silent.is_empty() {
