@@ -147,7 +147,8 @@ fn all_answer(failed: &[String], nodes: usize) -> Result<Exit, Failure> {
     if failed.is_empty() {
         return Ok(Exit::Done);
     }
-    let message = format!("{} of {nodes} nodes have not answered, or not done it\n  {}", failed.len(), failed.join("\n  "));
+    let message =
+        format!("{} of {nodes} nodes have not answered, or not done it\n  {}", failed.len(), failed.join("\n  "));
     let hint = "start the nodes that do not answer; the others need not be asked again";
     Err(Failure { exit: Exit::Unavailable, ..Failure::new("NODE_UNREACHABLE", message, hint) })
 }
