@@ -25,6 +25,16 @@ impl ClusterEndpoint {
         &self.ground.store
     }
 
+    async fn make(&self, cluster: ClusterId, members: Vec<Member>, by: Caller) -> Result<(), Status> {
+        let is_new = !self.store().status().initialized;
+        let made = self.store().initialize(cluster, members.clone()).await;
+        made.map_err(|error| refusal::initialize(&error))?;
+        if is_new {
+            self.tell_of_beginning(&members, by).await;
+        }
+        Ok(())
+    }
+
     /// A new cluster's first entry in its audit trail. It is waited for as long as an election takes, and told later where
     /// that takes longer.
     async fn tell_of_beginning(&self, members: &[Member], by: Caller) {
@@ -102,12 +112,10 @@ impl ClusterService for ClusterEndpoint {
         let member =
             |member: v1::Member| Member { node_id: member.node_id, address: member.address, voter: member.voter };
         let members: Vec<Member> = wire.members.into_iter().map(member).collect();
-        let is_new = !self.store().status().initialized;
-        let made = self.store().initialize(ClusterId(wire.cluster_id), members.clone()).await;
-        made.map_err(|error| refusal::initialize(&error))?;
-        if is_new {
-            self.tell_of_beginning(&members, by).await;
-        }
-        Ok(Response::new(v1::InitializeResponse {}))
+        // Whoever asks may be gone before it is done; it is told of all the same.
+        let (endpoint, cluster) = (self.clone(), ClusterId(wire.cluster_id));
+        let making = tokio::spawn(async move { endpoint.make(cluster, members, by).await });
+        let made = making.await.map_err(|error| Status::internal(error.to_string()))?;
+        made.map(|()| Response::new(v1::InitializeResponse {}))
     }
 }
