@@ -5,7 +5,7 @@ SEED ?= 1
 ROUNDS ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-placement bench-router ordeal-store guards models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router ordeal-store guards models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -80,6 +80,11 @@ bench-store:
 	.ci/install etcd=etcd-server
 	$(CARGO) build --release --locked --package cell-store-bench --package cell-control
 	target/release/bench-store all $(BENCH_STORE) --out target/bench/store.json
+
+## bench-parts: parts of the store one by one (criterion): codec, apply, append and sync, signing, snapshots. CELLWAY_BENCH_DIR says on
+## which disk; BENCH_PARTS=codec is those of that name
+bench-parts:
+	$(CARGO) bench --locked --package cell-store-bench --bench parts -- $(BENCH_PARTS)
 
 ## ordeal-store: 200 kills and 200 power cuts (as root), judged by a history checker
 ordeal-store:

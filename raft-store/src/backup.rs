@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cell_model::{
     AuditEntry, BrokenChain, Change, ClusterId, Command, Envelope, Fleet, FleetHead, Lineage, Revision,
@@ -37,6 +37,8 @@ use crate::wire::{WireHardState, WireHead, WireLogId, WireMembership, WireStored
 /// How far a restore moves the revision ahead, for each lineage that it is higher.
 pub const REVISIONS_SKIPPED: u64 = 1 << 32;
 const CHUNK_BYTES: u64 = 1024 * 1024;
+/// A snapshot that is not there by then is asked for again.
+const ASKED_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a backup or a data directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,14 +135,22 @@ impl Store {
         self.inner.node.space.check().map_err(|full| CompactError::Full { reason: full.to_string() })?;
         let mut metrics = self.raft().metrics();
         let applied = metrics.borrow_watched().last_applied.map_or(0, |applied| applied.index);
-        self.raft().trigger().snapshot().await.map_err(|_| CompactError::Stopped)?;
         let covered = async {
             loop {
-                let covers = metrics.borrow_watched().snapshot.map_or(0, |covered| covered.index);
-                if covers >= applied {
-                    return Ok(covers);
+                self.raft().trigger().snapshot().await.map_err(|_| CompactError::Stopped)?;
+                let covers = async {
+                    loop {
+                        let covers = metrics.borrow_watched().snapshot.map_or(0, |covered| covered.index);
+                        if covers >= applied {
+                            return Ok(covers);
+                        }
+                        metrics.changed().await.map_err(|_| CompactError::Stopped)?;
+                    }
+                };
+                // Raft forgets what it is asked for while it writes one that was begun earlier, and may cover less.
+                if let Ok(covers) = tokio::time::timeout(ASKED_AGAIN, covers).await {
+                    return covers;
                 }
-                metrics.changed().await.map_err(|_| CompactError::Stopped)?;
             }
         };
         let patience = self.inner.options.timers.install_snapshot;

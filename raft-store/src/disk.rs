@@ -42,17 +42,21 @@ impl Disk {
     /// # Errors
     /// [`OpenError::Locked`] where another store has it open, and others where it cannot be read.
     pub fn directory(path: &Path, wanted: LogKind) -> Result<Self, OpenError> {
-        Self::open(path, |_| Ok(wanted))
+        fs::create_dir_all(path).map_err(|source| OpenError::Directory { path: path.to_owned(), source })?;
+        Self::open(path, |_| Ok(wanted), probed)
     }
 
-    /// As [`Self::directory`], with its log in whatever it is.
+    /// As [`Self::directory`], with its log in whatever it is, to be looked at: nothing is tried out on its disk.
     pub(crate) fn as_it_is(path: &Path) -> Result<Self, OpenError> {
-        Self::open(path, settled)
+        Self::open(path, settled, |_| Ok(None))
     }
 
-    fn open(path: &Path, wanted: impl FnOnce(&Path) -> Result<LogKind, EngineError>) -> Result<Self, OpenError> {
+    fn open(
+        path: &Path,
+        wanted: impl FnOnce(&Path) -> Result<LogKind, EngineError>,
+        probe: impl FnOnce(&Path) -> Result<Option<SyncPath>, OpenError>,
+    ) -> Result<Self, OpenError> {
         let unusable = |source: std::io::Error| OpenError::Directory { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(unusable)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
         let lock = lock.map_err(unusable)?;
         match lock.try_lock() {
@@ -60,12 +64,7 @@ impl Disk {
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
-        let sync_path = honesty::probe(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                OpenError::Full { path: path.to_owned(), source }
-            }
-            _ => unusable(source),
-        })?;
+        let sync_path = probe(path)?;
         let inside = |name: &str| {
             let path = path.join(name);
             (path.clone(), move |source: EngineError| match &source {
@@ -82,15 +81,37 @@ impl Disk {
             log: open_log(path, wanted).map_err(log_failed)?,
             state: Arc::new(SledState::open(state_path.clone()).and_then(LazyState::new).map_err(state_failed)?),
             depot: Depot::open_directory(&snapshot_path).map_err(snapshot_failed)?,
-            place: Some(Arc::new((path.to_owned(), sync_path))),
+            place: sync_path.map(|sync_path| Arc::new((path.to_owned(), sync_path))),
             _lock: Some(Arc::new(lock)),
         })
     }
 }
 
+/// How far syncs reach there.
+fn probed(path: &Path) -> Result<Option<SyncPath>, OpenError> {
+    honesty::probe(path).map(Some).map_err(|source| match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            OpenError::Full { path: path.to_owned(), source }
+        }
+        _ => OpenError::Directory { path: path.to_owned(), source },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_on_a_full_disk_says_so_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        // Whatever is written there finds no room.
+        let probe = directory.path().join(honesty::PROBE);
+        std::os::unix::fs::symlink("/dev/full", &probe).unwrap();
+        let refused = Disk::directory(directory.path(), LogKind::Segments).unwrap_err();
+        assert_eq!(refused.code(), "DISK_FULL", "{refused}");
+        assert!(refused.hint().contains("room"), "{}", refused.hint());
+        assert!(probe.symlink_metadata().is_err(), "the file of the probe is gone");
+    }
 
     #[test]
     fn looking_at_a_directory_leaves_its_log_in_the_engine_that_a_change_was_going_to() {

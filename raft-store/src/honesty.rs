@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 8;
 const BLOCK_BYTES: usize = 4_096;
-const PROBE: &str = "sync-probe";
+pub(crate) const PROBE: &str = "sync-probe";
 
 /// Whether what was synced survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

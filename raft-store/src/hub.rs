@@ -13,6 +13,10 @@
 //! A snapshot does not stop `apply`: it is read page by page, and what changed meanwhile is taken from the ring and
 //! sent after the pages. Its parts, put in place one after another, are the state at the revision of
 //! [`Feed::SnapshotEnd`].
+//!
+//! A watcher may want only some of it ([`Filter`]). It walks the same ring, past what it does not want.
+
+mod filter;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -21,6 +25,9 @@ use cell_model::{Change, Fleet, FleetView, Lineage, MoveId, Revision, TenantId};
 use tokio::sync::watch;
 
 use crate::options::Bounds;
+
+pub(crate) use filter::departures;
+pub use filter::{Departure, Filter};
 
 /// Records in one part of a snapshot.
 const SNAPSHOT_PART_RECORDS: usize = 1_000;
@@ -34,6 +41,8 @@ pub struct Committed {
     pub revision: Revision,
     /// Every record that it wrote.
     pub changes: Vec<Change>,
+    /// Tenants that went elsewhere with it.
+    pub departures: Vec<Departure>,
 }
 
 /// Why a watcher has to forget what it holds.
@@ -61,7 +70,7 @@ pub enum Feed {
     Snapshot {
         /// Nothing in it is newer.
         revision: Revision,
-        /// Records.
+        /// Records. A part of which nothing is wanted may be empty.
         records: Vec<Change>,
     },
     /// The parts make up the state at this revision; changes after it follow.
@@ -220,20 +229,27 @@ pub struct Subscription {
     hub: Arc<Hub>,
     fleet: Arc<SharedFleet>,
     listen: watch::Receiver<Revision>,
+    filter: Filter,
     state: State,
 }
 
 impl Subscription {
-    pub(crate) fn new(hub: Arc<Hub>, fleet: Arc<SharedFleet>, after: Option<(Lineage, Revision)>) -> Self {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        fleet: Arc<SharedFleet>,
+        after: Option<(Lineage, Revision)>,
+        filter: Filter,
+    ) -> Self {
         let state = match after {
             None => State::Begin(ResetCause::Asked),
             Some((lineage, after)) => State::Follow { lineage, after },
         };
         let listen = hub.listen.clone();
-        Self { hub, fleet, listen, state }
+        Self { hub, fleet, listen, filter, state }
     }
 
-    /// Everything up to here has been given out, where the watcher follows the changes; none during a snapshot.
+    /// Everything that is wanted up to here has been given out, where the watcher follows the changes; none during a
+    /// snapshot.
     #[must_use]
     pub const fn position(&self) -> Option<(Lineage, Revision)> {
         match self.state {
@@ -284,7 +300,8 @@ impl Subscription {
                         Some(page) => State::Pages { lineage, since, page },
                         None => State::Rest { lineage, sent: since, until: revision },
                     };
-                    if !records.is_empty() {
+                    // Whoever wants little is given an empty part rather than kept until something is found.
+                    if !records.is_empty() || !self.filter.is_everything() {
                         return Some(Feed::Snapshot { revision, records });
                     }
                 }
@@ -300,26 +317,23 @@ impl Subscription {
         match page {
             Page::LimitsAndCells => {
                 let limits = std::iter::once(Change::Limits(fleet.limits()));
-                let records = limits.chain(fleet.shared_cells().cloned().map(Change::Cell)).collect();
-                (revision, records, Some(Page::Tenants(None)))
+                let records = limits.chain(fleet.shared_cells().cloned().map(Change::Cell));
+                let wanted = records.filter(|record| self.filter.standing(record)).collect();
+                (revision, wanted, Some(Page::Tenants(None)))
             }
             Page::Tenants(after) => {
-                let tenants = fleet.tenants_after(after.as_ref()).take(SNAPSHOT_PART_RECORDS);
-                let records: Vec<Change> = tenants.cloned().map(Change::Tenant).collect();
-                let next = match records.last() {
-                    Some(Change::Tenant(last)) => Page::Tenants(Some(last.id.clone())),
-                    _ => Page::EndedMoves(None),
-                };
+                let (records, last) = self.filter.tenants(&fleet, after.as_ref(), SNAPSHOT_PART_RECORDS);
+                let next = last.map_or(Page::EndedMoves(None), |last| Page::Tenants(Some(last)));
                 (revision, records, Some(next))
             }
             Page::EndedMoves(before) => {
                 let ended = fleet.ended_moves_before(*before).take(SNAPSHOT_PART_RECORDS);
-                let records: Vec<Change> = ended.cloned().map(Change::MoveEnded).collect();
-                let next = match records.last() {
+                let ended: Vec<Change> = ended.cloned().map(Change::MoveEnded).collect();
+                let next = match ended.last() {
                     Some(Change::MoveEnded(last)) => Some(Page::EndedMoves(Some(last.movement.id))),
                     _ => None,
                 };
-                (revision, records, next)
+                (revision, ended.into_iter().filter(|record| self.filter.standing(record)).collect(), next)
             }
         }
     }
@@ -340,26 +354,34 @@ impl Subscription {
             return Feed::SnapshotEnd { revision: until, lineage };
         };
         self.state = State::Rest { lineage, sent: last.revision, until };
-        let records = part.iter().flat_map(|committed| committed.changes.iter().cloned()).collect();
+        let records = part.iter().flat_map(|committed| self.filter.of(committed)).collect();
         Feed::Snapshot { revision: until, records }
     }
 
-    fn follow(&mut self, lineage: Lineage, after: Revision) -> Option<Feed> {
-        let (lineage_now, committed) = {
-            let ring = self.hub.ring();
-            (ring.lineage, ring.after(after, CHANGES_PART_REVISIONS))
-        };
-        if lineage_now != lineage {
-            self.state = State::Begin(ResetCause::LineageChanged);
-            return self.look();
+    fn follow(&mut self, lineage: Lineage, mut after: Revision) -> Option<Feed> {
+        loop {
+            let (lineage_now, committed) = {
+                let ring = self.hub.ring();
+                (ring.lineage, ring.after(after, CHANGES_PART_REVISIONS))
+            };
+            if lineage_now != lineage {
+                self.state = State::Begin(ResetCause::LineageChanged);
+                return self.look();
+            }
+            let Some(committed) = committed else {
+                self.state = State::Begin(ResetCause::Compacted);
+                return self.look();
+            };
+            // A watcher that has seen more than this node simply waits until this node has caught up.
+            after = committed.last()?.revision;
+            self.state = State::Follow { lineage, after };
+            let wanted = self.filter.of_all(committed);
+            if !wanted.is_empty() {
+                return Some(Feed::Changes(wanted));
+            }
         }
-        let Some(committed) = committed else {
-            self.state = State::Begin(ResetCause::Compacted);
-            return self.look();
-        };
-        // A watcher that has seen more than this node simply waits until this node has caught up.
-        let last = committed.last()?.revision;
-        self.state = State::Follow { lineage, after: last };
-        Some(Feed::Changes(committed))
     }
 }
+
+#[cfg(test)]
+mod tests;

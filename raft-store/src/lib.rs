@@ -29,6 +29,7 @@ mod honesty;
 mod hub;
 mod identity;
 mod leadership;
+mod level;
 mod log;
 mod machine;
 mod membership;
@@ -37,6 +38,8 @@ mod network;
 mod offload;
 mod options;
 mod pace;
+#[doc(hidden)]
+pub mod parts;
 mod pipeline;
 mod promise;
 mod proposer;
@@ -61,7 +64,7 @@ pub use error::{
     StoreError, SubmitError, TransferError,
 };
 pub use honesty::{Honesty, SyncPath};
-pub use hub::{Committed, Feed, ResetCause, Subscription, WatchClosed};
+pub use hub::{Committed, Departure, Feed, Filter, ResetCause, Subscription, WatchClosed};
 pub use membership::Change as MemberChange;
 pub use network::{Dialer, tcp_dialer};
 pub use options::{Bounds, StoreOptions, Timers, worker_threads};

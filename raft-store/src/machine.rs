@@ -17,7 +17,7 @@ use openraft::{EntryPayload, OptionalSend};
 use crate::consensus::{Batch, LogId, Replies, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::error::EngineError;
 use crate::fault::Fault;
-use crate::hub::{Committed, Hub, SharedFleet};
+use crate::hub::{Committed, Hub, SharedFleet, departures};
 use crate::log::{Log, Synced};
 use crate::mirror::{Mirror, head_of};
 use crate::offload::{offload, sync_state};
@@ -64,8 +64,9 @@ impl MachineShared {
         log: &Log,
         fault: Fault,
     ) -> Self {
-        let applied = Mutex::new(Applied { head, mirror });
         let (pace, log_synced) = (log.pace(), log.synced());
+        pace.applied(applied_index(&head));
+        let applied = Mutex::new(Applied { head, mirror });
         Self { fleet, hub, pace, applied, depot, placing: Mutex::default(), log_synced, fault }
     }
 
@@ -140,10 +141,11 @@ impl MachineShared {
         let mut replies = Vec::with_capacity(batch.0.len());
         let mut fleet = self.fleet.write();
         for envelope in batch.0.iter() {
-            let (reply, changes) = fleet.apply(envelope);
+            let mut gone = Vec::new();
+            let (reply, changes) = fleet.apply_seen(envelope, |before, changes| gone = departures(before, changes));
             let bytes = applied.mirror.note(&fleet, envelope, &changes);
             if !changes.is_empty() {
-                committed.push((Committed { revision: reply.revision, changes }, bytes));
+                committed.push((Committed { revision: reply.revision, changes, departures: gone }, bytes));
             }
             replies.push(reply);
         }
@@ -167,8 +169,13 @@ impl MachineShared {
         let mut fleet = self.fleet.write();
         *fleet = contents.fleet;
         self.hub.restart(&fleet);
+        self.pace.applied(applied_index(&contents.head));
         Ok(contents.head)
     }
+}
+
+fn applied_index(head: &WireHead) -> u64 {
+    head.applied.map_or(0, |applied| applied.index)
 }
 
 impl Machine {

@@ -139,7 +139,11 @@ pub(crate) fn judge(situation: &Situation, change: &Change) -> Result<Verdict, M
             Ok(Verdict::Voters(next, BTreeSet::new()))
         }
         Change::Remove { node_id } => {
-            let Ok(_) = situation.member(*node_id) else { return Ok(Verdict::Done) };
+            // Asked again after it was done.
+            if situation.removed.contains(node_id) {
+                return Ok(Verdict::Done);
+            }
+            situation.member(*node_id)?;
             leaves(situation, *node_id, &voters)?;
             let mut next = voters;
             next.remove(node_id);
@@ -147,8 +151,7 @@ pub(crate) fn judge(situation: &Situation, change: &Change) -> Result<Verdict, M
             Ok(Verdict::Voters(next, BTreeSet::from([*node_id])))
         }
         Change::Replace { node_id, by } => {
-            let replaced = situation.member(*node_id).is_err();
-            if replaced && situation.member(*by)?.voter {
+            if situation.removed.contains(node_id) && situation.member(*by)?.voter {
                 return Ok(Verdict::Done);
             }
             if !situation.member(*node_id)?.voter {
@@ -270,6 +273,9 @@ mod tests {
         assert_eq!(refused(&situation(&[], &[]), Change::Remove { node_id: 1 }), "MEMBER_LEADS");
         let alone = Situation { members: vec![member(1, true, 0, None)], ..situation(&[], &[]) };
         assert_eq!(refused(&alone, Change::Remove { node_id: 1 }), "LAST_VOTER");
+        // A name that was mistyped is not taken for one that is gone.
+        assert_eq!(refused(&situation(&[], &[]), Change::Remove { node_id: 77 }), "MEMBER_UNKNOWN");
+        assert_eq!(judge(&situation(&[], &[]), &Change::Remove { node_id: 9 }), Ok(Verdict::Done));
     }
 
     #[test]
@@ -284,6 +290,8 @@ mod tests {
         let mut done = situation(&[], &[(4, 0)]);
         done.members.retain(|member| member.node_id != 3);
         done.members[2].voter = true;
+        assert_eq!(refused(&done, replace.clone()), "MEMBER_UNKNOWN", "it never was a member");
+        done.removed.push(3);
         assert_eq!(judge(&done, &replace), Ok(Verdict::Done));
     }
 

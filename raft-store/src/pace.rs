@@ -63,6 +63,11 @@ impl Pace {
         Taking(self.clone())
     }
 
+    /// The newest entry that is applied.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.state().applied
+    }
+
     pub(crate) fn seen(&self) -> ApplyPace {
         self.state().seen
     }

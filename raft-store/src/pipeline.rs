@@ -26,6 +26,7 @@ use tonic::{Status, Streaming};
 
 use crate::codec;
 use crate::consensus::TypeConfig;
+use crate::level::Said;
 use crate::log::Written;
 use crate::network::{APPEND_DEADLINE, Peer, Rpc};
 use crate::service::{Node, RaftEndpoint, fatal, read};
@@ -222,16 +223,25 @@ pub(crate) fn receive(
     messages: Streaming<RaftMessage>,
 ) -> BoxStream<'static, Result<RaftMessage, Status>> {
     let (raft, stopped) = (node.raft.clone(), node.stop.clone());
+    let (level, machine) = (node.level.clone(), Arc::clone(&node.machine));
     let cluster_id = node.identity.cluster().unwrap_or_default().0;
     let refused: Arc<Mutex<Option<Status>>> = Arc::default();
-    let said = Arc::clone(&refused);
+    let last_word = Arc::clone(&refused);
+    // What the leader says of commits, until the message that says it is answered: each one is, in their order.
+    let said: Arc<Mutex<VecDeque<Said>>> = Arc::default();
+    let said_before = Arc::clone(&said);
     // Of the leader at the other end: it is answered as it asks.
     let layout = Arc::new(AtomicU8::new(LAYOUT));
     let asked_in = Arc::clone(&layout);
-    let begin = (messages, endpoint, refused, asked_in);
-    let requests = stream::unfold(begin, |(mut messages, endpoint, refused, asked_in)| async move {
+    let begin = (messages, endpoint, refused, asked_in, said);
+    let requests = stream::unfold(begin, |(mut messages, endpoint, refused, asked_in, said)| async move {
         match accept(&mut messages, &endpoint, &asked_in).await {
-            Ok(request) => Some((request?, (messages, endpoint, refused, asked_in))),
+            Ok(request) => {
+                let request = request?;
+                let committed = request.leader_commit.as_ref().map_or(0, |commit| commit.index);
+                said.lock().unwrap_or_else(PoisonError::into_inner).push_back(Said::now(committed));
+                Some((request, (messages, endpoint, refused, asked_in, said)))
+            }
             Err(status) => {
                 *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
                 None
@@ -242,10 +252,14 @@ pub(crate) fn receive(
     let requests = requests.take_until(stopped.clone().cancelled_owned());
     let answers = raft.stream_append(requests).map(move |answer| {
         let matched = WireMatched::from(answer.map_err(|error| fatal(&error))?);
+        let said = said_before.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if let (WireMatched::UpTo(_), Some(said)) = (&matched, said) {
+            level.heard(said, machine.pace.applied_index());
+        }
         let payload = codec::seal_as(layout.load(Ordering::Relaxed), &matched);
         Ok(RaftMessage { cluster_id, payload: payload.into() })
     });
-    let last = stream::once(async move { said.lock().unwrap_or_else(PoisonError::into_inner).take() });
+    let last = stream::once(async move { last_word.lock().unwrap_or_else(PoisonError::into_inner).take() });
     answers
         .chain(last.filter_map(|refused| async move { refused.map(Err) }))
         .take_until(stopped.cancelled_owned())

@@ -18,6 +18,7 @@ use crate::codec::{self, layout_of};
 use crate::consensus::{LogId, Raft, Snapshot, SnapshotMeta, TypeConfig};
 use crate::entropy;
 use crate::identity::Identity;
+use crate::level::{Level, Said};
 use crate::machine::MachineShared;
 use crate::pipeline;
 use crate::promise::Promise;
@@ -38,6 +39,7 @@ pub(crate) struct Node {
     pub arrivals: Arrivals,
     pub space: Space,
     pub promise: Promise,
+    pub level: Level,
     /// What its random choices follow.
     pub seed: u64,
     pub quarters: Quarters,
@@ -106,6 +108,7 @@ impl RaftService for RaftEndpoint {
         let message = request.into_inner();
         let node = self.admit(&message)?;
         let append: WireAppend = read(&message)?;
+        let said = Said::now(append.commit.map_or(0, |commit| commit.index));
         let layout = layout_of(&message.payload);
         drop(message);
         if !append.entries.is_empty() {
@@ -121,6 +124,9 @@ impl RaftService for RaftEndpoint {
             AppendEntriesResponse::Conflict => WireAppended::Conflict,
             AppendEntriesResponse::HigherVote(vote) => WireAppended::HigherVote((&vote).into()),
         };
+        if matches!(answer, WireAppended::Success | WireAppended::Partial(_)) {
+            node.level.heard(said, node.machine.pace.applied_index());
+        }
         Ok(reply(&node, layout, &answer))
     }
 
@@ -198,3 +204,6 @@ impl RaftService for RaftEndpoint {
         Ok(reply(&node, layout_of(&message.payload), &answer))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,9 +20,10 @@ use crate::error::{
     ClaimError, EngineError, InitializeError, OpenError, ReadError, StoreError, SubmitError, TransferError,
 };
 use crate::fault::Fault;
-use crate::hub::{Hub, SharedFleet, Subscription};
+use crate::hub::{Filter, Hub, SharedFleet, Subscription};
 use crate::identity::Identity;
 use crate::leadership;
+use crate::level::Level;
 use crate::log::Log;
 use crate::machine::{Machine, MachineShared};
 use crate::membership::VOTERS_MAX;
@@ -123,7 +124,8 @@ impl Store {
         let leadership = leadership::follow(&raft, stop.clone());
         tracing::info!(node_id = identity.node_id(), path = %path.display(), "store opened");
         let arrivals = Arrivals::default();
-        let node = Node { raft, identity, machine, arrivals, space, promise, seed, quarters, stop: stop.clone() };
+        let (level, stops) = (Level::default(), stop.clone());
+        let node = Node { raft, identity, machine, arrivals, space, promise, level, seed, quarters, stop: stops };
         let (node, sleep) = (Arc::new(node), Sleep::new(!disk.log.sync_blocks()));
         Ok(Self { inner: Arc::new(Inner { options, node, proposer, leadership, sleep, fault, stop, disk }) })
     }
@@ -195,11 +197,32 @@ impl Store {
         look(&self.inner.node.machine.fleet.read())
     }
 
+    /// How old [`Store::view`] may be: what was acknowledged longer ago is in it. A leader counts from when a majority has
+    /// confirmed it; another node from when it was level with what a leader said was committed, and a leader that was cut off
+    /// together with it may not know what others have acknowledged since. None: it was not since it was started.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        if !self.inner.leadership.borrow().is_leader {
+            return self.inner.node.level.ago(self.inner.node.machine.pace.applied_index());
+        }
+        // Where it is alone, it is the majority.
+        let alone = metrics.membership_config.voter_ids().eq([self.node_id()]);
+        if alone { Some(Duration::ZERO) } else { metrics.last_quorum_acked.map(|acked| acked.elapsed()) }
+    }
+
     /// Watches every change after a revision of a history, or from a snapshot on.
     #[must_use]
     pub fn subscribe(&self, after: Option<(Lineage, Revision)>) -> Subscription {
+        self.subscribe_to(Filter::default(), after)
+    }
+
+    /// The same for what is wanted of it.
+    #[must_use]
+    pub fn subscribe_to(&self, filter: Filter, after: Option<(Lineage, Revision)>) -> Subscription {
         let machine = &self.inner.node.machine;
-        Subscription::new(Arc::clone(&machine.hub), Arc::clone(&machine.fleet), after)
+        Subscription::new(Arc::clone(&machine.hub), Arc::clone(&machine.fleet), after, filter)
     }
 
     /// Who leads, now and whenever it changes.
@@ -233,6 +256,7 @@ impl Store {
         let leadership = self.inner.leadership.borrow().clone();
         let (revision, lineage) = self.view(|fleet| (fleet.head().revision, fleet.head().lineage));
         let members = members_of(&metrics.membership_config);
+        let quorum_ack = self.age().filter(|_| leadership.is_leader);
         StoreStatus {
             node_id: self.node_id(),
             advertise: self.inner.options.advertise.clone(),
@@ -248,11 +272,7 @@ impl Store {
             snapshot_index: metrics.snapshot.map_or(0, |covered| covered.index),
             purged_index: metrics.purged.map_or(0, |purged| purged.index),
             pace: self.inner.node.machine.pace.seen(),
-            quorum_ack: match members.as_slice() {
-                // It is the majority.
-                [_] if leadership.is_leader => Some(Duration::ZERO),
-                _ => metrics.last_quorum_acked.map(|acked| acked.elapsed()),
-            },
+            quorum_ack,
             members,
             sync_path: self.inner.disk.place.as_ref().map(|place| place.1.clone()),
             disk_available: self.inner.node.space.available(),

@@ -1,35 +1,19 @@
-//! openraft's own tests of log and state machine, on every engine; and what a damaged byte does.
+//! openraft's own tests of log and state machine, on every engine. (The disk of the simulation passes them in its own crate.)
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use cell_model::{Command, Envelope, Limits, Revision, UnixMillis};
+use openraft::EntryPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
-use openraft::testing::log::{StoreBuilder, Suite};
-use openraft::{EntryPayload, StorageError};
-use tempfile::TempDir;
 
-use crate::consensus::{Batch, Entry, TypeConfig};
+use crate::consensus::{Batch, Entry};
 use crate::disk::Disk;
 use crate::engine::LogKind;
-use crate::entropy;
-use crate::fault::Fault;
-use crate::hub::{Hub, SharedFleet};
-use crate::log::Log;
-use crate::machine::{Machine, MachineShared};
+use crate::machine::Machine;
 use crate::mirror::Mirror;
-use crate::options::Bounds;
+use crate::parts::{assemble, pass_openrafts_suite};
 use crate::wire::WireLogId;
-
-fn assemble(disk: &Disk) -> (Log, Machine) {
-    let fault = Fault::new();
-    let log = Log::open(Arc::clone(&disk.log), fault.clone()).unwrap();
-    let (mirror, loaded) = Mirror::open(Arc::clone(&disk.state), &disk.depot).unwrap();
-    let hub = Arc::new(Hub::new(&loaded.fleet, &Bounds::default()));
-    let fleet = Arc::new(SharedFleet::new(loaded.fleet));
-    let shared = MachineShared::new(mirror, loaded.head, fleet, hub, disk.depot.clone(), &log, fault);
-    (log, Machine::new(Arc::new(shared)))
-}
 
 /// An entry with one command that changes something.
 fn entry(index: u64) -> Entry {
@@ -46,7 +30,7 @@ async fn apply(machine: &mut Machine, indices: RangeInclusive<u64>) {
 #[tokio::test]
 async fn a_snapshot_that_is_overtaken_by_one_of_the_leader_while_it_is_written_does_not_take_its_place() {
     let disk = Disk::memory();
-    let ((_, mut machine), (_, mut leader)) = (assemble(&disk), assemble(&Disk::memory()));
+    let ((_, mut machine), (_, mut leader)) = (assemble(&disk).unwrap(), assemble(&Disk::memory()).unwrap());
     apply(&mut machine, 1..=10).await;
     let mut ours = machine.get_snapshot_builder().await;
     apply(&mut leader, 1..=20).await;
@@ -58,37 +42,26 @@ async fn a_snapshot_that_is_overtaken_by_one_of_the_leader_while_it_is_written_d
     assert_eq!((loaded.head.revision, loaded.head.applied.map(|applied| applied.index)), (Revision(21), Some(21)));
 }
 
-struct InMemory;
-
-impl StoreBuilder<TypeConfig, Log, Machine, ()> for InMemory {
-    async fn build(&self) -> Result<((), Log, Machine), StorageError<TypeConfig>> {
-        let (log, machine) = assemble(&Disk::memory());
-        Ok(((), log, machine))
-    }
-}
-
-struct OnDisk(LogKind);
-
-impl StoreBuilder<TypeConfig, Log, Machine, (TempDir, Disk)> for OnDisk {
-    async fn build(&self) -> Result<((TempDir, Disk), Log, Machine), StorageError<TypeConfig>> {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = Disk::directory(directory.path(), self.0).unwrap();
-        let (log, machine) = assemble(&disk);
-        Ok(((directory, disk), log, machine))
-    }
-}
-
 #[tokio::test]
 async fn the_memory_engine_passes_openrafts_suite() {
-    entropy::scope(1, Suite::test_all(InMemory)).await.unwrap();
+    pass_openrafts_suite(|| ((), Disk::memory())).await.unwrap();
+}
+
+async fn pass_on_disk(log: LogKind) {
+    let on_disk = || {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::directory(directory.path(), log).unwrap();
+        (directory, disk)
+    };
+    pass_openrafts_suite(on_disk).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sled_engine_passes_openrafts_suite() {
-    entropy::scope(1, Suite::test_all(OnDisk(LogKind::Sled))).await.unwrap();
+    pass_on_disk(LogKind::Sled).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_engine_of_segments_passes_openrafts_suite() {
-    entropy::scope(1, Suite::test_all(OnDisk(LogKind::Segments))).await.unwrap();
+    pass_on_disk(LogKind::Segments).await;
 }

@@ -81,10 +81,10 @@ impl ControlPlane for Control {
     fn watch(&self, after: Option<(Lineage, Revision)>) -> BoxStream<'static, WatchEvent> {
         let options = WatchOptions {
             client: self.name.clone(),
-            include_moves: false,
             resume: after,
             progress: PROGRESS_INTERVAL,
             trusted: Some(self.trusted.clone()),
+            ..WatchOptions::default()
         };
         self.watching.watch(options).boxed()
     }
@@ -99,6 +99,7 @@ impl ControlPlane for Control {
             revision: held.revision.get(),
             staleness_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            certificate_not_after_unix_s: self.link.certificate_not_after_unix_s(),
         };
         Box::pin(async move {
             let confirmed =

@@ -399,6 +399,12 @@ mod tests {
         vec![(index, vec![1])]
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn it_passes_openrafts_suite_as_real_engines_do() {
+        let disk = || SimDisk::new(1, "n1", None);
+        cell_store::parts::pass_openrafts_suite(|| ((), disk().mount())).await.unwrap();
+    }
+
     #[test]
     fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
         let mut kept_some = false;

@@ -130,6 +130,7 @@ impl AgentService for Service {
             grants,
             storage,
             existing,
+            certificate_not_after_unix_s: self.around().link.certificate_not_after_unix_s(),
         }))
     }
 }

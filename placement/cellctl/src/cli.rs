@@ -2,7 +2,6 @@
 
 mod plan;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,19 +13,25 @@ mod care;
 mod cells;
 mod drill;
 mod earlier;
+mod host;
 mod moves;
 mod unbounded;
+mod watch;
 
 pub(crate) use adopt::{Adopt, Enroll, OfCells};
 pub(crate) use care::{Audit, Ca, Category, Check};
 pub(crate) use cells::{Declare, Traits};
 pub(crate) use drill::{Drill, RunDrills, Wires};
 pub(crate) use earlier::EarlierTry;
+#[cfg(feature = "planted")]
+pub(crate) use host::Plant;
+pub(crate) use host::{Demo, Dev, Run, RunOptions};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
     Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan, RingArgs,
     Simulate, Tiers,
 };
+pub(crate) use watch::Watch;
 
 /// The command line of Cellway.
 #[derive(Debug, Parser)]
@@ -113,6 +118,8 @@ pub enum Command {
     /// Show everything about one tenant, cell or move
     #[command(subcommand)]
     Describe(Describe),
+    /// Print what there is, and then each change as it is made
+    Watch(Watch),
     /// Let a cell take no more tenants
     #[command(subcommand)]
     Cordon(OfCell),
@@ -338,108 +345,6 @@ pub enum Cluster {
     Init,
     /// What each node says of itself
     Status,
-}
-
-/// `dev`.
-#[derive(Debug, Clone, Args)]
-pub struct Dev {
-    /// Keep data in this directory and find it again [default: a temporary one]
-    #[arg(long, value_name = "DIR")]
-    pub retain: Option<PathBuf>,
-    /// How many cells
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
-    pub cells: u8,
-    /// Where the router listens; with port 0 it and the control nodes take whatever ports are free
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
-}
-
-/// `demo`.
-#[derive(Debug, Clone, Args)]
-pub struct Demo {
-    /// What sizes, tenants and moves follow
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Write the report here, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// Write what it measured here, as a list of figures with their limits, and print them as a table; where one misses its limit, the
-    /// command fails
-    #[arg(long, value_name = "FILE")]
-    pub figures: Option<PathBuf>,
-    /// How many tenants
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(12..=5_000))]
-    pub tenants: u32,
-    /// How many moves, not counting the one that is cancelled
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=500))]
-    pub moves: u32,
-    /// How many of them at once; those with a fault run alone
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8), value_name = "COUNT")]
-    pub moves_at_once: u8,
-    /// Writes per second that there must be at least
-    #[arg(long, default_value_t = 500, value_name = "RATE")]
-    pub writes_per_second: u32,
-    /// Size of the big tenant, in megabytes
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2_000), value_name = "MB")]
-    pub big: u32,
-    /// Keep data and logs of all processes in this directory
-    #[arg(long, value_name = "DIR")]
-    pub retain: Option<PathBuf>,
-    /// Let the cells keep their tenants in PostgreSQL: one empty database for each of the three cells
-    #[arg(long = "database", value_name = "URL", num_args = 1)]
-    pub databases: Vec<String>,
-    /// Give each tenant a schema of its own, called so, with {id} in the tenant's place, in every database but the first:
-    /// moves go from layout to layout
-    #[arg(long, value_name = "NAME", requires = "databases")]
-    pub tenant_schema: Option<String>,
-    /// Give each tenant a database of its own, called so behind c2_ or c3_, with {id} in the tenant's place, in every cell but the
-    /// first; those of an earlier run have to be dropped before
-    #[arg(long, value_name = "NAME", requires = "databases", conflicts_with = "tenant_schema")]
-    pub tenant_database: Option<String>,
-    /// Plant a fault that the checker must find
-    #[cfg(feature = "planted")]
-    #[arg(long, value_enum)]
-    pub plant: Option<Plant>,
-}
-
-/// Faults that can be planted in builds that are made for it.
-#[cfg(feature = "planted")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Plant {
-    /// In sync, now and then, a write is acknowledged and not done
-    LostWrite,
-    /// The fenced source goes on serving
-    StaleEpoch,
-    /// The target serves before the commit
-    EarlyServe,
-    /// Writes are acknowledged without being synced
-    UnflushedWrite,
-    /// The target does not apply deletions
-    DroppedTombstone,
-    /// The target applies a change twice
-    ChangeTwice,
-}
-
-/// One server of a fleet, as `demo` starts it.
-#[derive(Debug, Subcommand)]
-pub enum Run {
-    /// A control node
-    Control(RunOptions),
-    /// A router
-    Router(RunOptions),
-    /// A cell: agent, gates and the sample application
-    Cell(RunOptions),
-}
-
-/// How a server is started.
-#[derive(Debug, Clone, Args)]
-pub struct RunOptions {
-    /// The server's own options, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub options: PathBuf,
-    /// End when standard input ends
-    #[arg(long)]
-    pub exit_with_parent: bool,
 }
 
 #[cfg(test)]

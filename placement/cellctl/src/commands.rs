@@ -4,6 +4,7 @@ mod audit;
 mod ca;
 mod check;
 mod cluster;
+mod fits;
 mod get;
 mod keygen;
 mod moves;
@@ -11,11 +12,12 @@ mod proof;
 mod quarantine;
 mod request;
 mod takeover;
+mod watch;
 mod write;
 
 use std::future::Future;
 
-use cell_client::{ClientOptions, ControlClient, Link, WriteOptions};
+use cell_client::{AsOf, ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
 use crate::cli::{Cli, Command, Explain, Global, Move, OfCells, Output};
@@ -52,11 +54,13 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             "-o table, json or name",
         ));
     }
+    fits::check(&cli.command, &global)?;
     match cli.command {
         Command::Create(create) => ask(&global, |control| write::create(control, create)),
         Command::Delete(delete) => ask(&global, |control| write::delete(control, delete)),
         Command::Get(get) => ask(&global, |control| get::get(control, get)),
         Command::Describe(describe) => ask(&global, |control| get::describe(control, describe)),
+        Command::Watch(asked) => ask(&global, |control| watch::run(control, asked)),
         Command::Cordon(of) => {
             ask(&global, |control| write::set_state(control, of, cell_model::CellState::Cordoned))
         }
@@ -147,7 +151,26 @@ fn ask<F>(global: &Global, command: impl FnOnce(Control) -> F) -> Result<Exit, F
 where
     F: Future<Output = Result<Exit, Failure>>,
 {
-    on_runtime(async { command(connect(global)?).await })
+    on_runtime(async {
+        let control = connect(global)?;
+        let client = control.client.clone();
+        let done = command(control).await;
+        tell_staleness(&client);
+        done
+    })
+}
+
+/// What the answers of a client were as of that may be stale.
+fn tell_staleness(client: &ControlClient) {
+    client.stale_answers().iter().for_each(|as_of| console::note(&staleness(as_of)));
+}
+
+fn staleness(as_of: &AsOf) -> String {
+    let age = match as_of.age {
+        Some(age) => format!("{} ms before, nothing that was acknowledged was missing there", age.as_millis()),
+        None => "it has not been level with a leader since it was started".to_owned(),
+    };
+    format!("{} has answered as of revision {}; {age}", as_of.node, as_of.revision)
 }
 
 /// How a command calls the control plane.
@@ -164,4 +187,23 @@ pub(crate) fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let hint = "too many threads or open files on this machine?";
     runtime.map_err(|error| Failure::local("RUNTIME", &error.into(), hint))?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cell_model::Revision;
+
+    use super::*;
+
+    #[test]
+    fn a_stale_answer_says_as_of_when_it_is() {
+        let told = |age| staleness(&AsOf { node: "n2:1".into(), revision: Revision(7), age });
+        assert_eq!(
+            told(Some(Duration::from_millis(40))),
+            "n2:1 has answered as of revision 7; 40 ms before, nothing that was acknowledged was missing there"
+        );
+        assert!(told(None).ends_with("it has not been level with a leader since it was started"));
+    }
 }

@@ -112,7 +112,7 @@ fn read(file: &Path) -> Result<Config, Failure> {
     toml::from_str(&text).map_err(|error| unreadable(error.to_string()))
 }
 
-fn is_host_port(endpoint: &str) -> bool {
+pub(crate) fn is_host_port(endpoint: &str) -> bool {
     endpoint.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 

@@ -7,6 +7,7 @@ mod audit;
 mod difference;
 mod quarantine;
 mod router;
+mod watched;
 
 use cell_client::wire;
 use cell_model::{Attempt, HeldFor, PhaseStamp, Revision, UnixMillis, holds};
@@ -18,6 +19,7 @@ pub(crate) use audit::hash_of;
 pub use difference::{DifferenceView, DifferingRowView};
 pub use quarantine::{QuarantineView, TakenView, TakeoverView};
 pub use router::RouterView;
+pub use watched::WatchedView;
 
 /// What every printed document says first.
 pub const API_VERSION: &str = "cellway.dev/v1";

@@ -23,7 +23,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::press::Press;
-use crate::service::{ClusterEndpoint, ControlServer, Ground, Homes, StoreEndpoint};
+use crate::service::{ClusterEndpoint, ControlServer, Ground, Homes, Refusing, StoreEndpoint};
 use crate::{Error, Liveness, Options, Routers, Signer, coordinator, key_file, peers, witness};
 
 /// How long connections may take to end once the store has stopped.
@@ -207,9 +207,9 @@ impl Service {
             .add_service(health_service)
             .add_service(reflection)
             .add_service(ground.store.raft_service())
-            .add_service(ClusterServiceServer::new(cluster))
-            .add_service(StoreServiceServer::new(StoreEndpoint(ground.clone())))
-            .add_service(ControlServer::new(ground.clone()));
+            .add_service(Refusing(ClusterServiceServer::new(cluster)))
+            .add_service(Refusing(StoreServiceServer::new(StoreEndpoint(ground.clone()))))
+            .add_service(Refusing(ControlServer::new(ground.clone())));
         let incoming = listener.incoming();
         let stopping = server_stop.clone();
         let mut server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {

@@ -330,7 +330,11 @@ mod tests {
     #[test]
     fn a_revision_is_never_split_and_frames_are_of_bounded_size() {
         let limits = Change::Limits(cell_model::Limits::default());
-        let committed = |revision, changes| Committed { revision, changes: vec![limits.clone(); changes] };
+        let committed = |revision, changes| Committed {
+            revision,
+            changes: vec![limits.clone(); changes],
+            departures: Vec::new(),
+        };
         let sizes = [100, 100, 100, 1, 300, 1];
         let all: Vec<_> =
             sizes.iter().zip(1..).map(|(size, at)| Arc::new(committed(Revision(at), *size))).collect();

@@ -33,6 +33,8 @@ pub struct Report {
     pub staleness: Option<Duration>,
     /// Of its program.
     pub version: String,
+    /// When its certificate runs out, in seconds since 1970; 0 where it has none, or does not say.
+    pub certificate_not_after_s: u64,
 }
 
 /// What is known of one router.
@@ -192,6 +194,7 @@ mod tests {
             revision: Revision(revision),
             staleness: None,
             version: String::new(),
+            certificate_not_after_s: 0,
         }
     }
 

@@ -1,8 +1,10 @@
 //! The gRPC services in front of the store.
 //!
 //! * `control`: the public API, one method each, and what they share: running a command, reading linearizably;
+//! * `as_of`: how old an answer may be;
 //! * `page`: lists, page by page; `placing`: a cell for a tenant that names none; `preview`: what a move would meet;
 //! * `takeover`: a tenant whose owner is out of reach;
+//! * `refusing`: codes for what the gRPC library refuses;
 //! * `watch`: a snapshot, then changes; `encoded`: sent as the bytes that were made for everybody;
 //! * `routers`: who lags, and whether all have seen a revision;
 //! * `audit`: who asked for what;
@@ -23,6 +25,7 @@ use tonic::Status;
 use crate::press::Press;
 use crate::{Liveness, Routers, Signer, refusal};
 
+mod as_of;
 mod audit;
 mod cluster;
 mod control;
@@ -32,15 +35,18 @@ mod page;
 mod placing;
 mod preview;
 mod reconcile;
+mod refusing;
 mod routers;
 mod store;
 mod takeover;
 mod watch;
 
+use as_of::AsOf;
 pub(crate) use cluster::ClusterEndpoint;
 pub(crate) use control::ControlEndpoint;
 pub(crate) use encoded::ControlServer;
 pub(crate) use placing::Homes;
+pub(crate) use refusing::Refusing;
 pub(crate) use store::StoreEndpoint;
 pub(crate) use watch::signed;
 
@@ -127,13 +133,13 @@ impl Ground {
         Ok((reply.revision, outcome))
     }
 
-    /// Waits until this node may answer a read: at once where a stale answer is good enough.
-    async fn readable(&self, allow_stale: bool) -> Result<(), Status> {
+    /// Waits until this node may answer a read: at once where a stale answer is good enough, and that one says so.
+    async fn readable(&self, allow_stale: bool) -> Result<AsOf, Status> {
         if allow_stale {
-            return Ok(());
+            return Ok(AsOf::of(&self.store));
         }
         let read = self.store.read_index().await;
-        read.map(drop).map_err(|error| refusal::read(&error, self.belongs()))
+        read.map(|_| AsOf::NOW).map_err(|error| refusal::read(&error, self.belongs()))
     }
 
     /// Refuses unless this node leads; how long it has done so.

@@ -208,6 +208,11 @@ impl Fleet {
 
     /// Runs one command. This is the whole of the store's `apply`; equal fleets and envelopes give equal results.
     pub fn apply(&mut self, envelope: &Envelope) -> (Reply, Vec<Change>) {
+        self.apply_seen(envelope, |_, _| {})
+    }
+
+    /// The same. `see` is shown what is decided while what was there before is still in place.
+    pub fn apply_seen(&mut self, envelope: &Envelope, see: impl FnOnce(&Self, &[Change])) -> (Reply, Vec<Change>) {
         match self.answers.instead(&self.head, envelope) {
             Some(Ok(known)) => return (known, Vec::new()),
             Some(Err(rejected)) => {
@@ -228,6 +233,7 @@ impl Fleet {
                     self.head.limits_revision = stamp.revision;
                 }
                 let outcome = outcome_of(&changes);
+                see(self, &changes);
                 for change in &changes {
                     self.install(change.clone());
                 }
@@ -324,6 +330,12 @@ impl Fleet {
             Some(after) => Box::new(self.tenants.after(after)),
             None => Box::new(self.tenants.iter()),
         }
+    }
+
+    /// One tenant, to be kept.
+    #[must_use]
+    pub fn shared_tenant(&self, id: &TenantId) -> Option<Arc<TenantRecord>> {
+        self.tenants.get(id).map(Arc::clone)
     }
 
     /// Every cell, to be kept.

@@ -23,12 +23,15 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::channel::{Channels, surely_not_sent, tls_refused, told, trailer_of};
 use crate::{ClientError, Link, Random, Server, trailer};
+use as_of::StaleAnswers;
 
 type Service = ControlServiceClient<Channel>;
 
+mod as_of;
 mod reads;
 mod writes;
 
+pub use as_of::AsOf;
 pub use reads::{AuditPage, Confirmed, ListOptions, Page, RouterReport};
 pub use writes::TakeoverWanted;
 
@@ -109,6 +112,7 @@ pub struct ControlClient {
     pub(crate) options: ClientOptions,
     pub(crate) channels: Channels,
     nodes: Arc<Nodes>,
+    stale: StaleAnswers,
 }
 
 /// What kind of call it is: whether it may be tried again, and what an unclear end means.
@@ -136,7 +140,8 @@ impl ControlClient {
     #[must_use]
     pub fn new(endpoints: Vec<String>, options: ClientOptions) -> Self {
         let channels = Channels::new(options.link.clone(), Server::Control, options.connect);
-        Self { channels, nodes: Arc::new(Nodes::new(endpoints, options.only_given_endpoints)), options }
+        let nodes = Arc::new(Nodes::new(endpoints, options.only_given_endpoints));
+        Self { channels, nodes, options, stale: StaleAnswers::default() }
     }
 
     /// The same client, but reading from whichever node answers.
@@ -144,6 +149,12 @@ impl ControlClient {
     pub fn allowing_stale_reads(mut self) -> Self {
         self.options.allow_stale = true;
         self
+    }
+
+    /// What its stale answers were as of, node by node.
+    #[must_use]
+    pub fn stale_answers(&self) -> Vec<AsOf> {
+        self.stale.all()
     }
 
     /// The endpoints that it was made with.
@@ -215,7 +226,10 @@ impl ControlClient {
                 Err(status) => Ok(Err(status)),
             };
             match answer {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Ok(response)) => {
+                    self.stale.note(&node, response.metadata());
+                    return Ok(response.into_inner());
+                }
                 Ok(Err(status)) => {
                     if let Some(error) = progress.failed(&node, &status) {
                         return Err(error);

@@ -34,7 +34,7 @@ pub use agent::{
 pub use cell_protos::{Malformed, v1 as wire};
 pub use channel::{code_of, surely_not_sent};
 pub use control::{
-    AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, TakeoverWanted,
+    AsOf, AuditPage, ClientOptions, Confirmed, ControlClient, ListOptions, Page, RouterReport, TakeoverWanted,
     WriteOptions,
 };
 pub use convert::{signed_from_wire, signed_to_wire};
@@ -44,9 +44,10 @@ pub use identity::{Identity, IdentityError, Server};
 pub use link::Link;
 pub use random::Random;
 pub use store::BackupReader;
-pub use watch::{WatchEvent, WatchItem, WatchOptions};
+pub use watch::{WatchEvent, WatchFilter, WatchItem, WatchOptions};
 
-/// Names of the gRPC trailers that go along with a refusal, and of the header that goes along with a retry.
+/// Names of the gRPC trailers that go along with a refusal, and of the headers that go along with a retry and with a stale
+/// answer.
 pub mod trailer {
     /// `host:port` of the leader, from a node that is not it.
     pub const LEADER: &str = "cellway-leader";
@@ -56,6 +57,10 @@ pub mod trailer {
     pub const HINT: &str = "cellway-hint";
     /// In a request that is not the first try of a write: milliseconds since that one, by the client's clock.
     pub const TRIED_AGO: &str = "cellway-tried-ms-ago";
+    /// In an answer that may be stale: the revision up to which nothing is missing,
+    pub const AS_OF: &str = "cellway-as-of";
+    /// and how long before, in milliseconds, the node was level with a leader, or was confirmed as the leader by a majority.
+    pub const AGE: &str = "cellway-age-ms";
     /// The code of a write that may have run under its id, longer ago than answers are remembered.
     pub const REQUEST_TOO_OLD: &str = "REQUEST_TOO_OLD";
     /// The code that goes along with [`LEADER`].

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tonic::transport::{Channel, Endpoint, Error};
 
@@ -55,6 +55,13 @@ impl Link {
             Self::Plaintext | Self::Within(_) => None,
             Self::Mutual(identity) => Some(identity),
         }
+    }
+
+    /// When the certificate runs out that this process shows, in seconds since 1970; 0 where it shows none.
+    #[must_use]
+    pub fn certificate_not_after_unix_s(&self) -> u64 {
+        let since = |identity: &Identity| identity.not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.identity().map_or(0, |identity| since(identity).as_secs())
     }
 
     /// What stands before a server of this process.

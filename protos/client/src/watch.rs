@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use cell_model::{CellRecord, Limits, Lineage, Revision};
+use cell_model::{CellId, CellRecord, Limits, Lineage, Revision, TenantId};
 use cell_protos::v1;
 use cell_protos::v1::control_service_client::ControlServiceClient;
 use cell_protos::v1::watch_response::Frame;
@@ -34,6 +34,8 @@ pub struct WatchOptions {
     pub client: String,
     /// Moves that have ended, too. Routers do not need them.
     pub include_moves: bool,
+    /// Only some tenants.
+    pub filter: WatchFilter,
     /// Go on behind this revision of this history, instead of with a snapshot.
     pub resume: Option<(Lineage, Revision)>,
     /// How often to be told progress; a stream that is silent for four times as long is given up.
@@ -42,11 +44,33 @@ pub struct WatchOptions {
     pub trusted: Option<TrustedKeys>,
 }
 
+/// Which tenants are watched: everything that is set must fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchFilter {
+    /// This one only.
+    pub tenant: Option<TenantId>,
+    /// Those whose names begin so. Empty: all.
+    pub prefix: String,
+    /// Those of this cell. A tenant that goes elsewhere is told once more, with its new owner.
+    pub cell: Option<CellId>,
+}
+
+impl WatchFilter {
+    fn to_wire(&self) -> Option<v1::WatchFilter> {
+        (*self != Self::default()).then(|| v1::WatchFilter {
+            tenant: self.tenant.as_ref().map(ToString::to_string).unwrap_or_default(),
+            prefix: self.prefix.clone(),
+            cell: self.cell.as_ref().map(ToString::to_string).unwrap_or_default(),
+        })
+    }
+}
+
 impl Default for WatchOptions {
     fn default() -> Self {
         Self {
             client: String::new(),
             include_moves: false,
+            filter: WatchFilter::default(),
             resume: None,
             progress: Duration::from_secs(1),
             trusted: None,
@@ -167,6 +191,7 @@ impl Watcher {
             progress_interval_ms: progress,
             client: self.options.client.clone(),
             include_moves: self.options.include_moves,
+            filter: self.options.filter.to_wire(),
         };
         let mut client = ControlServiceClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         match tokio::time::timeout(self.client.options.attempt, client.watch(request)).await {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
+use std::time::Duration;
 
 use cell_model::{Change, Command, Fleet, FleetView, Lineage, Revision};
 use cell_store::engine::LogKind;
@@ -132,7 +133,14 @@ async fn what_another_version_has_written_is_not_called_damaged() {
     cluster.nodes[0].stop().await;
     let of_another_layout = |path: &Path, at: usize| {
         let mut bytes = std::fs::read(path).unwrap();
+        let length = match at {
+            LAYOUT_OF_LOG => usize::from(bytes[0]),
+            _ => u32::from_le_bytes(bytes[8..12].try_into().unwrap()).try_into().unwrap(),
+        };
+        // As that version has sealed it.
+        let checksum = crc32c::crc32c(&bytes[at + 5..at + length]);
         bytes[at] = 2;
+        bytes[at + 1..at + 5].copy_from_slice(&checksum.to_le_bytes());
         std::fs::write(path, bytes).unwrap();
     };
     of_another_layout(&file, LAYOUT_OF_BACKUP);
@@ -150,6 +158,23 @@ async fn what_another_version_has_written_is_not_called_damaged() {
     }
     let refused = verify_directory(&options.data_dir).await.expect_err("another layout");
     assert_eq!(refused.code(), "DATA_DIRECTORY_FORMAT", "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_asked_for_while_another_is_written_covers_what_was_applied_by_then() {
+    let (cluster, _directory, _file) = backed_up().await;
+    let store = cluster.nodes[0].store();
+    for number in 0..20 {
+        let first = tokio::spawn({
+            let store = store.clone();
+            async move { store.snapshot().await }
+        });
+        assert!(store.submit(envelope(create_tenant(1_000 + number))).await.unwrap().result.is_ok());
+        let applied = store.status().applied_index;
+        let second = tokio::time::timeout(Duration::from_secs(20), store.snapshot()).await;
+        assert!(second.expect("it is not forgotten").unwrap() >= applied);
+        first.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

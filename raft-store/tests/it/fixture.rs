@@ -132,7 +132,9 @@ impl Cluster {
     pub(crate) async fn leader(&self) -> usize {
         eventually("there is a leader", async || {
             for (index, node) in self.nodes.iter().enumerate() {
-                if node.runs() && node.store().read_index().await.is_ok() {
+                // It says so a moment after it does so.
+                let says = |node: &Node| node.store().leadership().borrow().is_leader;
+                if node.runs() && node.store().read_index().await.is_ok() && says(node) {
                     return Some(index);
                 }
             }

@@ -96,13 +96,17 @@ pub(super) fn client_of(control: &Control, endpoint: &str) -> ControlClient {
 
 async fn verify(control: Control, trusted: TrustedKeys, before: Option<Trail>) -> Result<Exit, Failure> {
     let mut first: Option<(String, Trail)> = None;
-    let mut nodes = 0;
+    let (mut nodes, mut silent) = (0, None);
     for endpoint in control.target.endpoints.clone() {
-        let found = trail(&client_of(&control, &endpoint), 0).await;
-        let found = found.map_err(|error| {
-            let failure = Failure::from(error);
-            Failure { message: format!("{endpoint}: {}", failure.message), ..failure }
-        })?;
+        let found = match trail(&client_of(&control, &endpoint), 0).await {
+            Ok(found) => found,
+            // What the others have is looked at all the same.
+            Err(error) => {
+                let failure = Failure::from(error);
+                silent.get_or_insert(Failure { message: format!("{endpoint}: {}", failure.message), ..failure });
+                continue;
+            }
+        };
         found.verify(&trusted).map_err(|doubt| doubted(&doubt, &endpoint))?;
         if let Some(before) = &before {
             found.continues(before).map_err(|doubt| doubted(&doubt, &endpoint))?;
@@ -117,7 +121,7 @@ async fn verify(control: Control, trusted: TrustedKeys, before: Option<Trail>) -
             first = Some((endpoint, found));
         }
     }
-    let Some((_, trail)) = first else { return Ok(Exit::Failed) };
+    let Some((_, trail)) = first else { return silent.map_or(Ok(Exit::Failed), Err) };
     let from = trail.entries.first().map_or(0, |entry| entry.number);
     console::note(&format!(
         "entries {from} to {} are one chain, the same on {nodes} node{}; its end is {}",
@@ -128,7 +132,7 @@ async fn verify(control: Control, trusted: TrustedKeys, before: Option<Trail>) -
     if trusted.is_empty() {
         console::note("signatures were not checked: name the control plane's key with --trusted-keys");
     }
-    Ok(Exit::Done)
+    silent.map_or(Ok(Exit::Done), Err)
 }
 
 async fn show(control: Control, tenant: Option<TenantId>, last: usize) -> Result<Exit, Failure> {
@@ -157,6 +161,13 @@ async fn show(control: Control, tenant: Option<TenantId>, last: usize) -> Result
 
 async fn export(control: Control, out: Option<PathBuf>, after: u64) -> Result<Exit, Failure> {
     let trail = trail(&control.client, after).await?;
+    if after > trail.end.number {
+        let message = format!("--after {after} lies behind the newest entry, which is {}", trail.end.number);
+        return Err(Failure::usage(
+            message,
+            "an earlier export may be of another cluster: `cellctl audit verify --against` tells",
+        ));
+    }
     let lines = trail.to_lines();
     match out {
         None => console::data(&lines),

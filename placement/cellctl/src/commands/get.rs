@@ -1,6 +1,6 @@
 //! `get` and `describe`: look, change nothing.
 
-use cell_client::{ClientError, ListOptions, cluster, wire};
+use cell_client::{ClientError, ListOptions, wire};
 
 use super::Control;
 use crate::cli::{Describe, Get};
@@ -11,7 +11,6 @@ use crate::render::{describe_cell, describe_move, describe_tenant, one};
 use crate::view::{CellView, MoveView, RouterView, TenantView};
 
 pub(super) async fn get(control: Control, get: Get) -> Result<Exit, Failure> {
-    tell_staleness(&control).await;
     match get {
         Get::Tenants { name: Some(name), .. } => {
             control.print_list(&[TenantView::from(control.client.get_tenant(&name).await?)]);
@@ -43,7 +42,6 @@ pub(super) async fn get(control: Control, get: Get) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn describe(control: Control, describe: Describe) -> Result<Exit, Failure> {
-    tell_staleness(&control).await;
     let output = control.global.output;
     let text = match describe {
         Describe::Tenant { name } => {
@@ -64,48 +62,9 @@ pub(super) async fn describe(control: Control, describe: Describe) -> Result<Exi
     Ok(Exit::Done)
 }
 
-/// What a stale answer is as of: the revision of each node that may give it, and whether it knows of a leader.
-async fn tell_staleness(control: &Control) {
-    if !control.global.stale {
-        return;
-    }
-    for endpoint in &control.target.endpoints {
-        let patience = control.global.timeout.min(std::time::Duration::from_secs(1));
-        match cluster::status(endpoint, patience, &control.target.link).await {
-            Ok(status) => console::note(&staleness(endpoint, &status)),
-            Err(error) => console::note(&format!("{endpoint} does not answer: {error}")),
-        }
-    }
-}
-
-fn staleness(endpoint: &str, status: &wire::StatusResponse) -> String {
-    let known = match (status.is_leader, status.quorum_ack_ms, status.leader.as_str()) {
-        (true, Some(ago), _) => format!("a majority has confirmed it as the leader {ago} ms ago"),
-        (true, None, _) => "it leads, and no majority has confirmed it".to_owned(),
-        (false, _, "") => "it knows of no leader".to_owned(),
-        (false, _, leader) => format!("it follows {leader}"),
-    };
-    format!("{endpoint} answers as of revision {}; {known}", status.revision)
-}
-
 async fn tenants(control: &Control, cell: Option<&cell_model::CellId>) -> Result<Vec<TenantView>, ClientError> {
     let filter = cell.map(ToString::to_string).unwrap_or_default();
     let options = ListOptions { filter, ..ListOptions::default() };
     let tenants = all_of(|options| control.client.list_tenants(options), options).await?;
     Ok(tenants.into_iter().map(TenantView::from).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stale_answer_says_as_of_when_it_is() {
-        let follower = wire::StatusResponse { revision: 7, leader: "n1:1".into(), ..Default::default() };
-        assert_eq!(staleness("n2:1", &follower), "n2:1 answers as of revision 7; it follows n1:1");
-        let alone = wire::StatusResponse { leader: String::new(), ..follower.clone() };
-        assert!(staleness("n2:1", &alone).ends_with("it knows of no leader"));
-        let cut_off = wire::StatusResponse { is_leader: true, quorum_ack_ms: Some(9_000), ..follower };
-        assert!(staleness("n1:1", &cut_off).ends_with("confirmed it as the leader 9000 ms ago"));
-    }
 }

@@ -79,7 +79,7 @@ async fn show(control: &Control, id: MoveId) -> Result<Exit, Failure> {
 
 /// Changes what was named and leaves the rest, then prints what holds now, and how many moves run.
 async fn limits(control: Control, wanted: LimitMoves) -> Result<Exit, Failure> {
-    let (mut limits, read) = control.client.limits_with_revision().await?;
+    let (mut limits, mut read) = control.client.limits_with_revision().await?;
     let before = limits;
     limits.moves_total = wanted.total.unwrap_or(limits.moves_total);
     limits.moves_per_cell = wanted.per_cell.unwrap_or(limits.moves_per_cell);
@@ -88,11 +88,11 @@ async fn limits(control: Control, wanted: LimitMoves) -> Result<Exit, Failure> {
         // What is not named stays as it was read, so that nothing may have changed since.
         let write = control.write();
         let expected_revision = write.expected_revision.or(Some(read).filter(|read| read.get() > 0));
-        control.client.set_limits(limits, cell_client::WriteOptions { expected_revision, ..write }).await?;
+        read = control.client.set_limits(limits, cell_client::WriteOptions { expected_revision, ..write }).await?;
     }
     let options = ListOptions { page_size: 1_000, ..ListOptions::default() };
     let moves = control.client.list_moves(options).await?.items;
-    control.print_list(&[LimitsView::new(limits, &moves)]);
+    control.print_list(&[LimitsView::new(limits, read, &moves)]);
     Ok(Exit::Done)
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cell_store::Summary;
 
 use crate::commands::Control;
 use crate::console;
+use crate::endpoints;
 use crate::failure::{Exit, Failure};
 
 /// Written under another name first: a file of the right name is whole.
@@ -16,25 +17,47 @@ pub(super) async fn backup(control: &Control, out: &Path) -> Result<Exit, Failur
         let message = format!("{} exists", out.display());
         return Err(Failure::new("BACKUP_EXISTS", message, "name another file; a backup is never overwritten"));
     }
-    let partial = out.with_extension("partial");
-    let unwritable = |error: std::io::Error| {
-        let error = anyhow::Error::new(error).context(format!("cannot write {}", partial.display()));
-        Failure::local("BACKUP_UNWRITABLE", &error, "check the path, its rights and the room on its disk")
-    };
+    let mut partial = out.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = write(control, &partial).await;
+    let named = written.and_then(|written| {
+        std::fs::rename(&partial, out).and_then(|()| sync_parent(out)).map_err(|error| unwritable(out, error))?;
+        Ok(written)
+    });
+    let (summary, bytes, revision) = named.inspect_err(|_| {
+        // It may not have been made.
+        let _ = std::fs::remove_file(&partial);
+    })?;
+    console::data(&tell(&summary));
+    console::note(&format!("{bytes} bytes as of revision {revision} are in {}", out.display()));
+    Ok(Exit::Done)
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> Failure {
+    let error = anyhow::Error::new(error).context(format!("cannot write {}", path.display()));
+    Failure::local("BACKUP_UNWRITABLE", &error, "check the path, its rights and the room on its disk")
+}
+
+/// The name of the file is on the disk, too.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Answers also how many bytes it has, and as of which revision it is.
+async fn write(control: &Control, partial: &Path) -> Result<(Summary, usize, u64), Failure> {
     let mut backup = control.client.backup().await?;
-    let mut file = File::create(&partial).map_err(unwritable)?;
+    let mut file = File::create(partial).map_err(|error| unwritable(partial, error))?;
     let mut bytes = 0;
     while let Some(chunk) = backup.chunk().await? {
-        file.write_all(&chunk).map_err(unwritable)?;
+        file.write_all(&chunk).map_err(|error| unwritable(partial, error))?;
         bytes += chunk.len();
     }
-    file.sync_all().map_err(unwritable)?;
+    file.sync_all().map_err(|error| unwritable(partial, error))?;
     // What arrived is read once as a restore would read it: a backup that cannot be restored is none.
-    let summary = cell_store::verify_backup(&partial).map_err(|error| failure(&error))?;
-    std::fs::rename(&partial, out).map_err(unwritable)?;
-    console::data(&tell(&summary));
-    console::note(&format!("{bytes} bytes as of revision {} are in {}", backup.revision(), out.display()));
-    Ok(Exit::Done)
+    let summary = cell_store::verify_backup(partial).map_err(|error| failure(&error))?;
+    Ok((summary, bytes, backup.revision()))
 }
 
 pub(super) async fn verify(path: &Path) -> Result<Exit, Failure> {
@@ -57,6 +80,10 @@ pub(super) async fn restore(
     advertise: &str,
     lineage: Option<u64>,
 ) -> Result<Exit, Failure> {
+    if !endpoints::is_host_port(advertise) || advertise.ends_with(":0") {
+        let message = format!("--advertise: {advertise:?} is not host:port");
+        return Err(Failure::usage(message, "say where the other nodes will reach this one, as in 10.0.0.1:7401"));
+    }
     let lineage = lineage.map(cell_model::Lineage);
     let restored =
         cell_store::restore(from, data_dir, advertise, lineage).await.map_err(|error| failure(&error))?;

@@ -108,7 +108,10 @@ async fn add(control: &Control, endpoint: &str, promote: bool) -> Result<Exit, F
     let (node_id, address) = control.client.claim_node(endpoint).await?;
     let add = Change::Add(wire::AddMember { node_id, address });
     let mut members = control.client.change_members(add).await?;
-    if promote {
+    let votes = members.iter().any(|member| member.node_id == node_id && member.voter);
+    if votes {
+        console::note(&format!("node {node_id:016x} is a member already, and votes"));
+    } else if promote {
         members = promote_when_ready(control, node_id).await?;
     } else {
         console::note(&format!(

@@ -81,8 +81,13 @@ fn summary(answer: &wire::ReconcileResponse) -> String {
         .filter(|cell| !cell.failure.is_empty() && !cell.left_out)
         .map(|cell| cell.cell.as_str())
         .collect();
+    let unheard = if answer.unheard > 0 {
+        format!(", {} on cells that were not heard", answer.unheard)
+    } else {
+        String::new()
+    };
     let counts = format!(
-        "{tenants} tenants: {confirmed} confirmed, {adopted} {}, {unheld} held by nobody, {contradictory} contradictory",
+        "{tenants} tenants: {confirmed} confirmed, {adopted} {}, {unheld} held by nobody{unheard}, {contradictory} contradictory",
         if answer.done { "adopted" } else { "to adopt" }
     );
     let next = if answer.done {
@@ -116,6 +121,8 @@ mod tests {
         answer.contradictory = 1;
         assert!(summary(&answer).contains("contradict each other"));
         answer.cells.push(cell("c3", "no answer", false));
+        answer.unheard = 2;
+        assert!(summary(&answer).contains("2 on cells that were not heard"));
         assert!(summary(&answer).ends_with("`cellctl store reconcile --without c3`"));
         answer.done = true;
         assert!(summary(&answer).starts_with("5 tenants: 4 confirmed, 1 adopted, 0 held by nobody"));

@@ -125,7 +125,7 @@ pub(super) async fn status(control: &Control) -> Result<Exit, Failure> {
     }
     control.print_list(&disks);
     let silent = disks.iter().filter_map(|disk| Some(format!("{}: {}", disk.endpoint, disk.error.as_ref()?)));
-    all_answer(&silent.collect::<Vec<_>>())
+    all_answer(&silent.collect::<Vec<_>>(), disks.len())
 }
 
 /// Every node is asked, whatever has become of the one before it.
@@ -140,14 +140,15 @@ pub(super) async fn snapshot(control: &Control, compact: bool) -> Result<Exit, F
             Err(error) => failed.push(format!("{endpoint}: {error} ({})", error.code())),
         }
     }
-    all_answer(&failed)
+    all_answer(&failed, control.client.endpoints().len())
 }
 
-fn all_answer(failed: &[String]) -> Result<Exit, Failure> {
+fn all_answer(failed: &[String], nodes: usize) -> Result<Exit, Failure> {
     if failed.is_empty() {
         return Ok(Exit::Done);
     }
-    let message = format!("not all nodes have done it:\n  {}", failed.join("\n  "));
+    let message =
+        format!("{} of {nodes} nodes have not answered, or not done it\n  {}", failed.len(), failed.join("\n  "));
     let hint = "start the nodes that do not answer; the others need not be asked again";
     Err(Failure { exit: Exit::Unavailable, ..Failure::new("NODE_UNREACHABLE", message, hint) })
 }
@@ -161,7 +162,7 @@ mod tests {
         let row = DiskView::silent("127.0.0.1:1", "no connection, for a long and winding reason".into()).row();
         assert_eq!(row.len(), DiskView::COLUMNS.len());
         assert_eq!(row[..3], ["127.0.0.1:1", "unreachable", "-"]);
-        let told = all_answer(&["127.0.0.1:1: no connection".to_owned()]).unwrap_err().to_string();
+        let told = all_answer(&["127.0.0.1:1: no connection".to_owned()], 3).unwrap_err().to_string();
         assert!(told.contains("(NODE_UNREACHABLE)\n  127.0.0.1:1: no connection\n  next: start"), "{told}");
     }
 

@@ -1,7 +1,7 @@
 //! What a move would meet, and how many may run: as they are printed.
 
 use cell_client::wire;
-use cell_model::Limits;
+use cell_model::{Limits, Revision};
 use serde::Serialize;
 
 use super::View;
@@ -114,12 +114,14 @@ pub struct LimitsView {
     pub running: usize,
     /// That wait for a slot now.
     pub waiting: usize,
+    /// At which revision they were set, for `--expected-revision`; 0 where they never were.
+    pub revision: u64,
 }
 
 impl LimitsView {
-    /// Limits, and the moves under way.
+    /// Limits, the revision at which they were set, and the moves under way.
     #[must_use]
-    pub fn new(limits: Limits, moves: &[wire::Move]) -> Self {
+    pub fn new(limits: Limits, revision: Revision, moves: &[wire::Move]) -> Self {
         let running = moves.iter().filter(|movement| movement.admitted).count();
         Self {
             total: limits.moves_total,
@@ -127,17 +129,19 @@ impl LimitsView {
             queued: limits.moves_queued,
             running,
             waiting: moves.len() - running,
+            revision: revision.get(),
         }
     }
 }
 
 impl View for LimitsView {
     const KIND: &'static str = "MoveLimits";
-    const COLUMNS: &'static [&'static str] = &["TOTAL", "PER CELL", "QUEUED", "RUNNING", "WAITING"];
+    const COLUMNS: &'static [&'static str] = &["TOTAL", "PER CELL", "QUEUED", "RUNNING", "WAITING", "REVISION"];
 
     fn row(&self) -> Vec<String> {
         let numbers = [self.total, self.per_cell, self.queued].map(|number| number.to_string());
-        numbers.into_iter().chain([self.running.to_string(), self.waiting.to_string()]).collect()
+        let moves = [self.running.to_string(), self.waiting.to_string()];
+        numbers.into_iter().chain(moves).chain([self.revision.to_string()]).collect()
     }
 
     fn name(&self) -> String {

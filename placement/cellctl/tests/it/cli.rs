@@ -109,6 +109,8 @@ fn a_cluster_is_made_once_and_tenants_and_cells_are_made_listed_and_described() 
     let listed = control.run("get tenants --no-headers");
     assert!(listed.out.starts_with("acme   PROVISIONING   c1"), "{listed:?}");
     assert_eq!(control.run("get tenants --cell c2 -o name").out, "");
+    let stale = control.run("get tenants -o name --stale");
+    assert!(stale.out == "tenant/acme\n" && stale.err.contains(" has answered as of revision "), "{stale:?}");
     let described = control.run("describe tenant acme");
     assert!(described.out.contains("Tier:          gold\n"), "{described:?}");
     let cell = control.run("describe cell c1");
@@ -142,6 +144,9 @@ fn bad_input_is_refused_with_a_code_and_a_next_step_and_changes_nothing() {
     refused(&control.run("create tenant Not_A_Label"), 64, "tenant id");
     refused(&control.run("move cancel 17"), 64, "move id");
     refused(&control.run("get tenants --endpoints nowhere"), 64, "host:port");
+    refused(&control.run("get routers --stale"), 64, "the leader alone");
+    refused(&control.run("get tenants --expected-revision 3"), 64, "leave it out");
+    refused(&control.run("cordon cell c1 --expected-revision 999"), 1, "STALE_REVISION");
     let hinted = control.run("create tenant acme");
     assert!(hinted.err.contains("next: `cellctl describe tenant acme`"), "{hinted:?}");
     assert_eq!(control.run("get tenants -o json").out, before);
@@ -179,4 +184,72 @@ fn a_server_with_options_that_make_no_sense_says_which() {
 fn completion_and_version_need_no_control_plane() {
     assert!(cellctl("completion bash").out.contains("_cellctl"));
     assert!(cellctl("version").out.starts_with("cellctl 0."));
+}
+
+#[test]
+fn a_watch_prints_what_there_is_and_what_changes_until_it_is_told_to_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(directory.path());
+    assert_eq!(control.run("cluster init").code, 0);
+    for cell in ["c1", "c2"] {
+        assert_eq!(control.run(&format!("create cell {cell} --agent 127.0.0.1:9")).code, 0);
+    }
+    for (tenant, cell) in [("acme-eu", "c1"), ("globex", "c1"), ("acme-us", "c2")] {
+        assert_eq!(control.run(&format!("create tenant {tenant} --cell {cell}")).code, 0);
+    }
+    let revision = json(&control.run("describe tenant acme-us -o json"))["revision"].as_u64().unwrap();
+    let all = control.run(&format!("watch --until {revision} -o name"));
+    assert!(all.code == 0 && all.err.contains(&format!("as of revision {revision}")), "{all:?}");
+    assert_eq!(all.out, "limits\ncell/c1\ncell/c2\ntenant/acme-eu\ntenant/acme-us\ntenant/globex\n");
+    let of_prefix = control.run(&format!("watch --prefix acme- --cell c1 --until {revision} -o json"));
+    let lines: Vec<serde_json::Value> =
+        of_prefix.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines.iter().map(|line| (line["name"].as_str().unwrap(), line["epoch"].as_u64())).collect();
+    assert_eq!(told, [("cell/c1", None), ("tenant/acme-eu", Some(1))]);
+    // Behind a revision only what has changed since.
+    let since = control.run(&format!("watch --after {} --until {revision} --no-headers", revision - 1));
+    assert_eq!(since.out.lines().count(), 1, "{since:?}");
+    assert!(since.out.starts_with(&revision.to_string()) && since.out.contains("tenant/acme-us"), "{since:?}");
+
+    refused(&control.run("watch --prefix=-x"), 64, "--prefix");
+    refused(&control.run("watch --prefix a --tenant b"), 64, "--tenant");
+    refused(&control.run("watch --after 9 --until 8"), 64, "--until");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = cellctl(&format!("watch -o name --timeout 300ms --insecure-plaintext --endpoints {free}"));
+    refused(&nobody, 75, "UNAVAILABLE");
+}
+
+#[test]
+fn a_backup_is_whole_or_not_there_and_is_never_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(directory.path());
+    let out = directory.path().join("fleet.backup");
+    let take = |out: &Path| control.run(&format!("store backup --out {}", out.display()));
+    assert_eq!(control.run("cluster init").code, 0);
+    refused(&take(&directory.path().join("nowhere/fleet.backup")), 1, "BACKUP_UNWRITABLE");
+    assert_eq!(take(&out).code, 0);
+    refused(&take(&out), 1, "BACKUP_EXISTS");
+    let left: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("partial")), "{left:?}");
+
+    let verify = |path: &Path| cellctl(&format!("store verify {}", path.display()));
+    assert!(verify(&out).err.contains("every part has its checksum"));
+    let mut bytes = std::fs::read(&out).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let torn = directory.path().join("torn.backup");
+    std::fs::write(&torn, bytes).unwrap();
+    refused(&verify(&torn), 1, "BACKUP_CORRUPT");
+    for nowhere in ["nonsense", "127.0.0.1", "127.0.0.1:0"] {
+        let (data, words) = (directory.path().join("restored"), "store restore --advertise");
+        let said = cellctl(&format!("{words} {nowhere} --from {} --data-dir {}", out.display(), data.display()));
+        refused(&said, 64, "--advertise");
+        assert!(!data.exists(), "nothing was made");
+    }
+    refused(&verify(&directory.path().join("data")), 1, "DATA_DIRECTORY_LOCKED");
+    let empty = directory.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    refused(&verify(&empty), 1, "next:");
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "looking leaves nothing behind");
 }

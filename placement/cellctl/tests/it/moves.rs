@@ -135,8 +135,24 @@ fn a_move_is_tried_on_paper_then_rehearsed_then_made_and_each_says_what_it_took(
     assert_eq!(looked["estimate"]["moves"], 1, "{looked:#}");
     assert!(looked["findings"].as_array().unwrap().is_empty(), "{looked:#}");
 
+    let revision = |fleet: &Fleet| fleet.describe("tenant acme")["revision"].as_u64().unwrap();
+    let before = revision(&fleet);
     let moved = fleet.control.run("move tenant acme --to c2 --watch --steady 10ms --soak 300ms --retain 0s");
     assert_eq!(moved.code, 0, "{moved:?}");
+    // Whoever watches the cell that it has left has heard that it goes, and nothing of it since.
+    let owners = |cell: &str| -> Vec<String> {
+        let (words, until) = (format!("watch --cell {cell} --after {before} -o json"), revision(&fleet));
+        let said = fleet.control.run(&format!("{words} --until {until}"));
+        let lines = said.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines
+            .filter(|line| line["name"] == "tenant/acme")
+            .map(|line| line["cell"].as_str().unwrap().into())
+            .collect()
+    };
+    let (left, entered) = (owners("c1"), owners("c2"));
+    assert_eq!(left.iter().filter(|owner| *owner == "c2").count(), 1, "{left:?}");
+    assert!(left.len() > 3 && left.last().unwrap() == "c2", "{left:?}");
+    assert!(entered.len() > 3 && entered.iter().all(|owner| owner == "c2"), "{entered:?}");
     assert!(moved.out.contains("completed: acme lives on c2 at epoch 3"), "{moved:?}");
     let listed = fleet.control.run("move list --all --no-headers").out;
     assert!(listed.contains("rehearsed") && listed.contains("completed"), "{listed}");

@@ -3,7 +3,7 @@
 use cell_model::{AuditEntry, TenantId};
 use cell_protos::{Malformed, v1};
 use cell_trust::Checkpoint;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use super::Ground;
 use crate::refusal::malformed;
@@ -14,7 +14,10 @@ const PAGE_MAX: u32 = 1_000;
 const LOOKED_AT_MAX: usize = 20_000;
 
 /// One page.
-pub(super) async fn list(ground: &Ground, wire: v1::ListAuditRequest) -> Result<v1::ListAuditResponse, Status> {
+pub(super) async fn list(
+    ground: &Ground,
+    wire: v1::ListAuditRequest,
+) -> Result<Response<v1::ListAuditResponse>, Status> {
     if wire.page_size > PAGE_MAX {
         return Err(malformed(&Malformed::new("page_size", format!("at most {PAGE_MAX}"))));
     }
@@ -28,7 +31,7 @@ pub(super) async fn list(ground: &Ground, wire: v1::ListAuditRequest) -> Result<
             Some(format!("tenant/{tenant}"))
         }
     };
-    ground.readable(wire.allow_stale).await?;
+    let as_of = ground.readable(wire.allow_stale).await?;
     let is_wanted = |entry: &AuditEntry| subject.as_ref().is_none_or(|subject| entry.subject == *subject);
     let (cluster, first, last, tip, entries) = ground.view(|fleet| {
         let trail = fleet.audit();
@@ -40,7 +43,7 @@ pub(super) async fn list(ground: &Ground, wire: v1::ListAuditRequest) -> Result<
     let signer = ground.signer.key();
     let signature = Checkpoint { cluster, number: last, hash: tip }.sign(&signer);
     let next = if entries.len() == size { entries.last().map_or(0, |entry| entry.number) } else { 0 };
-    Ok(v1::ListAuditResponse {
+    Ok(as_of.answer(v1::ListAuditResponse {
         entries: entries.iter().map(|entry| v1::AuditEntry::from(&**entry)).collect(),
         first,
         last,
@@ -49,5 +52,5 @@ pub(super) async fn list(ground: &Ground, wire: v1::ListAuditRequest) -> Result<
         key_id: signer.public().key_id(),
         signature: signature.to_vec().into(),
         next: if next == last { 0 } else { next },
-    })
+    }))
 }

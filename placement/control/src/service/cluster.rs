@@ -1,7 +1,7 @@
 //! Making and looking after the cluster itself. Answered before there is one, too.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cell_model::{ClusterId, FleetView, StoreAction};
 use cell_protos::v1;
@@ -23,6 +23,16 @@ pub(crate) struct ClusterEndpoint {
 impl ClusterEndpoint {
     const fn store(&self) -> &Store {
         &self.ground.store
+    }
+
+    async fn make(&self, cluster: ClusterId, members: Vec<Member>, by: Caller) -> Result<(), Status> {
+        let is_new = !self.store().status().initialized;
+        let made = self.store().initialize(cluster, members.clone()).await;
+        made.map_err(|error| refusal::initialize(&error))?;
+        if is_new {
+            self.tell_of_beginning(&members, by).await;
+        }
+        Ok(())
     }
 
     /// A new cluster's first entry in its audit trail. It is waited for as long as an election takes, and told later where
@@ -57,10 +67,6 @@ fn room(data_dir: &Path) -> (u64, u64) {
     }
 }
 
-fn unix_s(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 #[tonic::async_trait]
 impl ClusterService for ClusterEndpoint {
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
@@ -87,11 +93,7 @@ impl ClusterService for ClusterEndpoint {
             disk_total_bytes,
             quorum_ack_ms: status.quorum_ack.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
             unreconciled: self.store().view(FleetView::unreconciled),
-            certificate_not_after_unix_s: self
-                .ground
-                .link
-                .identity()
-                .map_or(0, |identity| unix_s(identity.not_after())),
+            certificate_not_after_unix_s: self.ground.link.certificate_not_after_unix_s(),
         }))
     }
 
@@ -110,12 +112,10 @@ impl ClusterService for ClusterEndpoint {
         let member =
             |member: v1::Member| Member { node_id: member.node_id, address: member.address, voter: member.voter };
         let members: Vec<Member> = wire.members.into_iter().map(member).collect();
-        let is_new = !self.store().status().initialized;
-        let made = self.store().initialize(ClusterId(wire.cluster_id), members.clone()).await;
-        made.map_err(|error| refusal::initialize(&error))?;
-        if is_new {
-            self.tell_of_beginning(&members, by).await;
-        }
-        Ok(Response::new(v1::InitializeResponse {}))
+        // Whoever asks may be gone before it is done; it is told of all the same.
+        let (endpoint, cluster) = (self.clone(), ClusterId(wire.cluster_id));
+        let making = tokio::spawn(async move { endpoint.make(cluster, members, by).await });
+        let made = making.await.map_err(|error| Status::internal(error.to_string()))?;
+        made.map(|()| Response::new(v1::InitializeResponse {}))
     }
 }

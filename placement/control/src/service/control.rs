@@ -162,16 +162,16 @@ impl ControlService for ControlEndpoint {
     async fn get_cell(&self, request: Request<v1::GetRequest>) -> Answer<v1::Cell> {
         let wire = request.into_inner();
         let cell: CellId = parsed(&wire.id)?;
-        self.0.readable(wire.allow_stale).await?;
+        let as_of = self.0.readable(wire.allow_stale).await?;
         let record = self.0.view(|fleet| fleet.cell(&cell).map(v1::Cell::from));
-        record.map(Response::new).ok_or_else(|| rejected(&Rejected::CellUnknown { cell }))
+        record.map(|record| as_of.answer(record)).ok_or_else(|| rejected(&Rejected::CellUnknown { cell }))
     }
 
     async fn list_cells(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListCellsResponse> {
         let wire = request.into_inner();
         let page = page::Wanted::read("cells", &wire)?;
-        self.0.readable(wire.allow_stale).await?;
-        self.0.view(|fleet| page::cells(fleet, &page)).map(Response::new)
+        let as_of = self.0.readable(wire.allow_stale).await?;
+        self.0.view(|fleet| page::cells(fleet, &page)).map(|page| as_of.answer(page))
     }
 
     async fn create_tenant(&self, request: Request<v1::CreateTenantRequest>) -> Answer<v1::TenantResponse> {
@@ -201,23 +201,23 @@ impl ControlService for ControlEndpoint {
     async fn get_tenant(&self, request: Request<v1::GetRequest>) -> Answer<v1::Tenant> {
         let wire = request.into_inner();
         let tenant: TenantId = parsed(&wire.id)?;
-        self.0.readable(wire.allow_stale).await?;
+        let as_of = self.0.readable(wire.allow_stale).await?;
         let living = |record: &&cell_model::TenantRecord| record.life != Life::Deleted;
         let record = self.0.view(|fleet| fleet.tenant(&tenant).filter(living).map(v1::Tenant::from));
-        record.map(Response::new).ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))
+        record.map(|record| as_of.answer(record)).ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))
     }
 
     async fn list_tenants(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListTenantsResponse> {
         let wire = request.into_inner();
         let page = page::Wanted::read("tenants", &wire)?;
-        self.0.readable(wire.allow_stale).await?;
-        self.0.view(|fleet| page::tenants(fleet, &page)).map(Response::new)
+        let as_of = self.0.readable(wire.allow_stale).await?;
+        self.0.view(|fleet| page::tenants(fleet, &page)).map(|page| as_of.answer(page))
     }
 
     async fn get_signed_mapping(&self, request: Request<v1::GetRequest>) -> Answer<v1::SignedMapping> {
         let wire = request.into_inner();
         let tenant: TenantId = parsed(&wire.id)?;
-        self.0.readable(wire.allow_stale).await?;
+        let as_of = self.0.readable(wire.allow_stale).await?;
         if wire.reconciled && self.0.view(FleetView::unreconciled) {
             let lineage = self.0.view(FleetView::lineage);
             return Err(rejected(&Rejected::NotReconciled { lineage }));
@@ -228,7 +228,7 @@ impl ControlService for ControlEndpoint {
             Some(routed(fleet.head().cluster, record, fleet.cell(&record.owner)))
         });
         let routed = found.ok_or_else(|| rejected(&Rejected::TenantUnknown { tenant }))?;
-        Ok(Response::new(cell_client::signed_to_wire(&self.0.signer.sign(&routed))))
+        Ok(as_of.answer(cell_client::signed_to_wire(&self.0.signer.sign(&routed))))
     }
 
     async fn move_tenant(&self, request: Request<v1::MoveTenantRequest>) -> Answer<v1::TenantResponse> {
@@ -282,7 +282,7 @@ impl ControlService for ControlEndpoint {
     async fn get_move(&self, request: Request<v1::GetRequest>) -> Answer<v1::Move> {
         let wire = request.into_inner();
         let id: MoveId = parsed(&wire.id)?;
-        self.0.readable(wire.allow_stale).await?;
+        let as_of = self.0.readable(wire.allow_stale).await?;
         let found = self.0.view(|fleet| {
             let running = fleet.tenant_of_move(id).and_then(|record| {
                 let seen = record.movement.as_ref().and_then(|movement| self.0.setbacks.of(movement));
@@ -296,20 +296,20 @@ impl ControlService for ControlEndpoint {
             });
             running.or_else(|| fleet.ended_move(id).map(v1::Move::from))
         });
-        found.map(Response::new).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))
+        found.map(|found| as_of.answer(found)).ok_or_else(|| rejected(&Rejected::MoveUnknown { move_id: id }))
     }
 
     async fn list_moves(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListMovesResponse> {
         let wire = request.into_inner();
         let page = page::Wanted::read("moves", &wire)?;
-        self.0.readable(wire.allow_stale).await?;
-        self.0.view(|fleet| page::moves(fleet, &page)).map(Response::new)
+        let as_of = self.0.readable(wire.allow_stale).await?;
+        self.0.view(|fleet| page::moves(fleet, &page)).map(|page| as_of.answer(page))
     }
 
-    async fn get_limits(&self, _request: Request<v1::GetLimitsRequest>) -> Answer<v1::Limits> {
-        self.0.readable(false).await?;
+    async fn get_limits(&self, request: Request<v1::GetLimitsRequest>) -> Answer<v1::Limits> {
+        let as_of = self.0.readable(request.into_inner().allow_stale).await?;
         let told = |fleet: &Fleet| v1::Limits { revision: fleet.limits_revision().get(), ..fleet.limits().into() };
-        Ok(Response::new(self.0.view(told)))
+        Ok(as_of.answer(self.0.view(told)))
     }
 
     async fn set_limits(&self, request: Request<v1::SetLimitsRequest>) -> Answer<v1::SetLimitsResponse> {
@@ -341,6 +341,6 @@ impl ControlService for ControlEndpoint {
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
-        audit::list(&self.0, request.into_inner()).await.map(Response::new)
+        audit::list(&self.0, request.into_inner()).await
     }
 }

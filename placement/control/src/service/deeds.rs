@@ -79,7 +79,8 @@ impl Ground {
         if self.leading().is_ok() {
             let told = self.keep(note.clone(), by.actor.clone()).await;
             match told {
-                Err(status) if status.code() == Code::FailedPrecondition => {}
+                // It has surely not run: whoever leads then is told, until the time is up.
+                Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::Unavailable) => {}
                 told => return told,
             }
         }

@@ -74,7 +74,7 @@ pub(super) async fn reconcile(
     let term = ground.store.leadership().borrow().term;
     let heard = ask(ground, cells, wanted.adopt.then_some(term)).await;
     let mut holdings: BTreeMap<TenantId, Vec<Held>> = BTreeMap::new();
-    let (mut spoke, mut silent) = (Vec::new(), None);
+    let (mut spoke, mut silent) = (Vec::new(), BTreeMap::new());
     for (asked, said) in heard {
         let mut cell = v1::ReconcileCell { cell: asked.cell.to_string(), ..v1::ReconcileCell::default() };
         cell.left_out = asked.left_out;
@@ -86,19 +86,20 @@ pub(super) async fn reconcile(
             }
             Err(error) => {
                 cell.failure = error.to_string();
-                if !asked.left_out && silent.is_none() {
-                    silent = Some((asked.cell, error));
+                if !asked.left_out {
+                    silent.insert(asked.cell, error);
                 }
             }
         }
         answer.cells.push(cell);
     }
-    let judged = judge_all(ground, &holdings, &mut answer).await;
+    let unheard = silent.keys().cloned().collect();
+    let judged = judge_all(ground, &holdings, &unheard, &mut answer).await;
     if !wanted.adopt {
         return Ok(answer);
     }
-    if let Some((cell, error)) = silent {
-        return Err(not_heard(&cell, &error));
+    if let Some((cell, error)) = silent.first_key_value() {
+        return Err(not_heard(cell, error));
     }
     if let Some((tenant, reason)) = judged.contradictory {
         return Err(rejected(&Rejected::GrantsContradict { tenant, reason }));
@@ -211,6 +212,7 @@ struct Judged {
 async fn judge_all(
     ground: &Ground,
     holdings: &BTreeMap<TenantId, Vec<Held>>,
+    silent: &BTreeSet<CellId>,
     answer: &mut v1::ReconcileResponse,
 ) -> Judged {
     let mut judged = Judged::default();
@@ -223,8 +225,12 @@ async fn judge_all(
             let verdict = |tenant: TenantId| {
                 let held = holdings.get(&tenant).map_or(&[][..], Vec::as_slice);
                 let verdict = judge(fleet, &tenant, held, stamp);
-                let detail = detail_of(&verdict, fleet.tenant(&tenant));
-                (tenant, verdict, detail)
+                let record = fleet.tenant(&tenant);
+                if let Some(reason) = record.and_then(|record| unheard(&verdict, record, silent)) {
+                    return (tenant, None, reason);
+                }
+                let detail = detail_of(&verdict, record);
+                (tenant, Some(verdict), detail)
             };
             page.into_iter().map(verdict).collect::<Vec<_>>()
         });
@@ -233,20 +239,24 @@ async fn judge_all(
         for (tenant, verdict, detail) in page {
             answer.tenants += 1;
             let (word, list) = match verdict {
-                Verdict::Confirmed => {
+                None => {
+                    answer.unheard += 1;
+                    ("unheard", &mut worst)
+                }
+                Some(Verdict::Confirmed) => {
                     answer.confirmed += 1;
                     continue;
                 }
-                Verdict::Adopt { why, .. } => {
+                Some(Verdict::Adopt { why, .. }) => {
                     answer.adopted += 1;
                     judged.to_adopt.push(tenant.clone());
                     (why.as_str(), &mut others)
                 }
-                Verdict::Unheld { .. } => {
+                Some(Verdict::Unheld { .. }) => {
                     answer.unheld += 1;
                     ("unheld", &mut worst)
                 }
-                Verdict::Contradictory { reason } => {
+                Some(Verdict::Contradictory { reason }) => {
                     answer.contradictory += 1;
                     judged.contradictory.get_or_insert((tenant.clone(), reason));
                     ("contradictory", &mut worst)
@@ -263,6 +273,13 @@ async fn judge_all(
     worst.truncate(FINDINGS_MAX);
     answer.findings = worst;
     judged
+}
+
+/// Why nothing is known of a tenant whose record stands for want of anything else: its cell has not spoken.
+fn unheard(verdict: &Verdict, record: &cell_model::TenantRecord, silent: &BTreeSet<CellId>) -> Option<String> {
+    let stands = matches!(verdict, Verdict::Confirmed | Verdict::Unheld { .. });
+    let of_silent = record.life != cell_model::Life::Deleted && silent.contains(&record.owner);
+    (stands && of_silent).then(|| format!("the record has it on cell {}, which was not heard", record.owner))
 }
 
 /// The next tenants by name, of the store and of the cells.
@@ -336,5 +353,36 @@ mod tests {
             panic!("it is not heard")
         };
         assert_eq!((agent.as_str(), reason.as_str()), ("h:1", "the agent of cell c2 answers there"));
+    }
+
+    #[test]
+    fn a_record_on_a_cell_that_was_not_heard_is_not_confirmed() {
+        let [c1, c2] = ["c1", "c2"].map(|name| CellId::new(name).unwrap());
+        let record = |life| cell_model::TenantRecord {
+            id: TenantId::new("acme").unwrap(),
+            uid: Uid(1),
+            lineage: cell_model::Lineage(2),
+            epoch: Epoch(1),
+            rev: cell_model::Rev(1),
+            revision: cell_model::Revision(7),
+            owner: c1.clone(),
+            life,
+            tier: cell_model::Tier::Bronze,
+            residency: "".into(),
+            movement: None,
+            retained: Vec::new(),
+            placed: "".into(),
+        };
+        let silent = [c1.clone()].into();
+        // Before its cell has granted it, nobody has anything to say of it.
+        let provisioning = record(cell_model::Life::Provisioning);
+        let told = unheard(&Verdict::Confirmed, &provisioning, &silent).unwrap();
+        assert!(told.contains("cell c1, which was not heard"), "{told}");
+        let unheld = Verdict::Unheld { reason: "nobody holds it".into() };
+        assert!(unheard(&unheld, &record(cell_model::Life::Live), &silent).is_some());
+        assert_eq!(unheard(&Verdict::Confirmed, &provisioning, &[c2].into()), None);
+        assert_eq!(unheard(&Verdict::Confirmed, &record(cell_model::Life::Deleted), &silent), None);
+        let contradictory = Verdict::Contradictory { reason: "two own it".into() };
+        assert_eq!(unheard(&contradictory, &provisioning, &silent), None);
     }
 }

@@ -34,6 +34,7 @@ fn report(wire: v1::RouterReport) -> Result<Report, Status> {
         revision: Revision(wire.revision),
         staleness: wire.staleness_ms.map(Duration::from_millis),
         version: wire.version,
+        certificate_not_after_s: wire.certificate_not_after_unix_s,
     })
 }
 
@@ -79,6 +80,7 @@ fn router(known: Known, (lineage, revision): (Lineage, Revision), epoch: u64) ->
         state: state.into(),
         version: known.report.version,
         epoch: if sight == Sight::Seen { epoch } else { 0 },
+        certificate_not_after_unix_s: known.report.certificate_not_after_s,
     }
 }
 

@@ -178,7 +178,7 @@ impl StoreService for StoreEndpoint {
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
         let by = Caller::of(&request);
         let allow_stale = request.into_inner().allow_stale;
-        self.0.readable(allow_stale).await?;
+        let as_of = self.0.readable(allow_stale).await?;
         let backup = self.store().backup().await.map_err(|error| refusal::backup(&error))?;
         let detail = format!("as-of={} bytes={}", backup.revision, backup.bytes);
         let deed = Deed { action: StoreAction::Backup, subject: self.this_node(), detail, by };
@@ -188,7 +188,7 @@ impl StoreService for StoreEndpoint {
         }
         let (parts, taken) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(hand_out(backup, parts));
-        Ok(Response::new(Box::pin(ReceiverStream::new(taken))))
+        Ok(as_of.answer(Box::pin(ReceiverStream::new(taken))))
     }
 }
 

@@ -8,6 +8,8 @@
 //!                    └─ after changes (fell behind): a snapshot on the same stream
 //! ```
 //!
+//! Who wants only some of it gets frames of its own, and progress for what is not in them.
+//!
 //! A watcher that does not take its frames is cut off with WATCHER_TOO_SLOW. Both ends are resumable by revision.
 
 use std::pin::Pin;
@@ -15,10 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_client::Link;
-use cell_model::{Change, FleetView, Lineage, Revision};
-use cell_protos::v1;
+use cell_model::{CellId, Change, FleetView, InvalidId, Lineage, Revision};
 use cell_protos::v1::watch_response::Frame;
-use cell_store::{Committed, Feed, ResetCause, Subscription, WatchClosed};
+use cell_protos::{Malformed, v1};
+use cell_store::{Committed, Feed, Filter, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
 use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +31,7 @@ use tonic::{Code, Status};
 
 use super::Ground;
 use crate::press::{ITEMS_MAX, Next, Pressed, Watching, encode, parts, press};
-use crate::refusal::{not_leader, watch_ended};
+use crate::refusal::{malformed, not_leader, watch_ended};
 use crate::signer::routed;
 
 /// Frames that wait for one watcher.
@@ -45,6 +47,29 @@ const FEW: usize = 64;
 
 /// What a watcher gets, as it is sent.
 pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+/// No tenant has a longer name.
+const PREFIX_BYTES_MAX: usize = 63;
+
+/// What a watcher wants.
+fn filter(wire: v1::WatchFilter) -> Result<Filter, Malformed> {
+    fn id<T: std::str::FromStr<Err = InvalidId>>(field: &'static str, text: &str) -> Result<Option<T>, Malformed> {
+        let parsed = (!text.is_empty()).then(|| text.parse()).transpose();
+        parsed.map_err(|invalid: InvalidId| Malformed::new(field, invalid.to_string()))
+    }
+    let begins_a_name = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let prefix = wire.prefix.as_bytes();
+    let fits = prefix.len() <= PREFIX_BYTES_MAX
+        && prefix.first().is_none_or(begins_a_name)
+        && prefix.iter().all(|byte| begins_a_name(byte) || *byte == b'-');
+    if !fits {
+        let rule = "no tenant's name begins so: at most 63 characters of a-z, 0-9 and '-', the first one no '-'";
+        return Err(Malformed::new("filter.prefix", rule));
+    }
+    let cell: Option<CellId> = id("filter.cell", &wire.cell)?;
+    Ok(Filter { tenant: id("filter.tenant", &wire.tenant)?, prefix: wire.prefix, cell })
+}
+
 /// Begins to watch.
 pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, Status> {
     // A node that has not joined yet would hand out an empty fleet as if it were all.
@@ -53,6 +78,7 @@ pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, 
     }
     let asked = Duration::from_millis(u64::from(wire.progress_interval_ms));
     let progress = if asked.is_zero() { PROGRESS_DEFAULT } else { asked.clamp(*PROGRESS.start(), *PROGRESS.end()) };
+    let filter = filter(wire.filter.clone().unwrap_or_default()).map_err(|error| malformed(&error))?;
     let resumes = wire.after_revision != 0;
     let lineage = match wire.lineage {
         0 => ground.view(|fleet| fleet.lineage()),
@@ -67,9 +93,10 @@ pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, 
         frames,
         sent: after.map(|(_, revision)| revision),
         in_snapshot: false,
-        watching: ground.press.enter(),
+        // What is made for everybody is of no use to whoever wants only some of it.
+        watching: filter.is_everything().then(|| ground.press.enter()),
     };
-    let subscription = ground.store.subscribe(after);
+    let subscription = ground.store.subscribe_to(filter, after);
     tracing::debug!(client = wire.client, after = wire.after_revision, "watch begun");
     let client = wire.client.clone();
     tokio::spawn(async move {
@@ -92,7 +119,7 @@ struct Sender {
     /// Everything up to here has been sent.
     sent: Option<Revision>,
     in_snapshot: bool,
-    watching: Watching,
+    watching: Option<Watching>,
 }
 
 /// What comes next.
@@ -103,7 +130,8 @@ enum Step {
 }
 
 /// It may be dropped at any time without losing anything.
-async fn next(subscription: &mut Subscription, watching: &mut Watching) -> Result<Step, WatchClosed> {
+async fn next(subscription: &mut Subscription, watching: Option<&mut Watching>) -> Result<Step, WatchClosed> {
+    let Some(watching) = watching else { return subscription.next().await.map(Step::Feed) };
     loop {
         let Some((lineage, position)) = subscription.position() else {
             return subscription.next().await.map(Step::Feed);
@@ -138,12 +166,16 @@ impl Sender {
                 biased;
                 () = closing.cancelled() => Err(Some(stopping())),
                 () = self.frames.closed() => Err(None),
-                step = next(&mut subscription, &mut self.watching) => match step {
+                step = next(&mut subscription, self.watching.as_mut()) => match step {
                     Ok(Step::Pressed(frame)) => self.pressed(&frame).await,
                     Ok(Step::Feed(feed)) => self.feed(feed).await,
                     Err(_) => Err(Some(stopping())),
                 },
-                _ = marks.tick() => self.mark().await,
+                _ = marks.tick() => {
+                    // What is not wanted has been passed over without a frame.
+                    self.sent = subscription.position().map(|(_, at)| at).or(self.sent);
+                    self.mark().await
+                }
             };
             if let Err(status) = done {
                 return status;
@@ -174,6 +206,9 @@ impl Sender {
                     if let Some(items) = signed.map_err(|_| Some(stopping()))? {
                         self.send_frame(Frame::Snapshot(items)).await?;
                     }
+                }
+                if records.is_empty() {
+                    tokio::task::yield_now().await;
                 }
                 Ok(())
             }

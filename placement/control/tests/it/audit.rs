@@ -13,10 +13,18 @@ async fn whole(client: &ControlClient) -> AuditPage {
     page
 }
 
+/// The first entry is told when there is a leader, which is waited for only so long.
+async fn begun(client: &ControlClient) {
+    let entries =
+        || async { Some(client.list_audit(0, None).await.ok()?.entries).filter(|entries| !entries.is_empty()) };
+    eventually("the new cluster is in the trail", entries).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_has_the_same_signed_chain_and_keeps_it_over_a_restart() {
     let (mut nodes, cluster) = Nodes::cluster(3).await;
     let client = nodes.client();
+    begun(&client).await;
     create_cell(&client, "c1").await;
     let named = WriteOptions { request_id: Some(RequestId(9)), ..WriteOptions::default() };
     client.create_tenant(new_tenant("t-1", "c1"), named).await.unwrap();
@@ -59,6 +67,7 @@ async fn every_node_has_the_same_signed_chain_and_keeps_it_over_a_restart() {
 async fn what_is_done_to_the_store_is_in_the_trail_whichever_node_does_it() {
     let (nodes, _) = Nodes::cluster(3).await;
     let client = nodes.client();
+    begun(&client).await;
     let leader = nodes.leader().await;
     let follower = (leader + 1) % 3;
     let at = nodes.nodes[follower].endpoint();

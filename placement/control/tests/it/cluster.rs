@@ -1,10 +1,17 @@
 //! Making a cluster, and losing its leader.
 
-use cell_client::cluster::{self, InitializeError};
-use cell_client::{ClientError, WriteOptions};
-use cell_model::ClusterId;
+use std::time::Duration;
 
-use crate::nodes::{Nodes, cell_id, create_cell, eventually, new_cell};
+use cell_client::cluster::{self, InitializeError};
+use cell_client::wire::change_members_request::Change;
+use cell_client::{AsOf, ClientError, ListOptions, WriteOptions, wire};
+use cell_model::ClusterId;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::nodes::{CONTROL_SERVICE, Nodes, PATIENCE, cell_id, create_cell, eventually, health, new_cell};
+
+/// For so long a leader answers reads by itself.
+const LEASE: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn made_twice_it_is_the_same_cluster() {
@@ -118,13 +125,49 @@ async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
     for other in (0..3).filter(|other| *other != kept) {
         nodes.nodes[other].stop().await;
     }
-    let options = cell_client::ClientOptions {
-        deadline: std::time::Duration::from_secs(4),
-        ..cell_client::ClientOptions::default()
-    };
+    let options =
+        cell_client::ClientOptions { deadline: Duration::from_secs(2), ..cell_client::ClientOptions::default() };
     let client = cell_client::ControlClient::new(vec![nodes.nodes[kept].endpoint()], options);
     // For as long as its lease lasts it may answer: nobody else can have been elected.
     let refused = eventually("its lease runs out", || async { client.get_cell(&cell_id("c1")).await.err() }).await;
     assert_eq!(refused.code(), "UNAVAILABLE", "{refused:?}");
-    assert_eq!(client.allowing_stale_reads().get_cell(&cell_id("c1")).await.unwrap().id, cell_id("c1"));
+    // What it may still do is told as what it is.
+    let stale = client.clone().allowing_stale_reads();
+    assert_eq!(stale.get_cell(&cell_id("c1")).await.unwrap().id, cell_id("c1"));
+    assert_eq!(stale.limits().await.unwrap(), cell_model::Limits::default());
+    let store = nodes.nodes[kept].handle().store();
+    let [told]: [AsOf; 1] = stale.stale_answers().try_into().unwrap();
+    assert_eq!((told.node, told.revision), (nodes.nodes[kept].endpoint(), store.status().revision));
+    assert!(told.age.is_some_and(|ago| ago >= LEASE), "{:?}", told.age);
+    // A backup is for the day on which no majority is left; members are not changed without one.
+    let mut backup = stale.backup().await.unwrap();
+    while backup.chunk().await.unwrap().is_some() {}
+    let gone = store.status().members.iter().find(|member| member.node_id != store.node_id()).unwrap().node_id;
+    let remove = Change::Remove(wire::RemoveMember { node_id: gone });
+    assert_eq!(client.change_members(remove).await.unwrap_err().code(), "UNAVAILABLE");
+    let endpoint = &nodes.nodes[kept].endpoint();
+    eventually("it says that it does not serve", || async move {
+        health(endpoint, CONTROL_SERVICE).await.filter(|said| *said == ServingStatus::NotServing)
+    })
+    .await;
+    assert_eq!(store.status().members.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_says_as_of_when_its_answers_are() {
+    let (nodes, _) = Nodes::cluster(3).await;
+    let cell = create_cell(&nodes.client(), "c1").await;
+    let follower = (nodes.leader().await + 1) % 3;
+    let client = nodes.client_of(follower).allowing_stale_reads();
+    eventually("it has the cell", || async { client.get_cell(&cell.id).await.ok() }).await;
+    let listed = client.list_cells(ListOptions::default()).await.unwrap().items;
+    assert_eq!(listed, std::slice::from_ref(&cell));
+    client.list_audit(0, None).await.unwrap();
+    let [told]: [AsOf; 1] = client.stale_answers().try_into().unwrap();
+    assert_eq!(told.node, nodes.nodes[follower].endpoint());
+    // The leader is heard all the time.
+    assert!(told.revision <= cell.revision && told.age.is_some_and(|ago| ago < PATIENCE), "{told:?}");
+    let fresh = nodes.client();
+    fresh.get_cell(&cell.id).await.unwrap();
+    assert_eq!(fresh.stale_answers(), [], "what is as of now says nothing");
 }

@@ -145,6 +145,35 @@ async fn a_write_against_a_record_that_has_changed_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_message_or_too_large_a_one_is_refused_with_a_code() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let endpoint = format!("http://{}", nodes.nodes[0].endpoint());
+    let channel = tonic::transport::Endpoint::from_shared(endpoint).unwrap().connect_lazy();
+    let call = |path: &'static str, bytes: Vec<u8>| {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        async move {
+            grpc.ready().await.unwrap();
+            let codec = cell_protos::Encoded::<wire::TenantResponse>::default();
+            let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
+            grpc.unary(tonic::Request::new(prost::bytes::Bytes::from(bytes)), path, codec).await.unwrap_err()
+        }
+    };
+    for (path, bytes, code) in [
+        ("/cellway.v1.ControlService/CreateTenant", vec![0xff; 9], "INVALID_ARGUMENT"),
+        ("/cellway.v1.ControlService/Watch", vec![0xff; 9], "INVALID_ARGUMENT"),
+        ("/cellway.v1.StoreService/ChangeMembers", vec![0xff; 9], "INVALID_ARGUMENT"),
+        ("/cellway.v1.ClusterService/Claim", vec![0xff; 9], "INVALID_ARGUMENT"),
+        ("/cellway.v1.ControlService/CreateTenant", vec![0; 5 << 20], "COMMAND_TOO_LARGE"),
+    ] {
+        let refused = call(path, bytes).await;
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{path}: {refused}");
+        assert_eq!(cell_client::code_of(&refused).as_deref(), Some(code), "{path}: {refused}");
+        let hint = refused.metadata().get(cell_client::trailer::HINT).unwrap();
+        assert!(!hint.is_empty(), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_are_kept() {
     let (nodes, _) = Nodes::cluster(1).await;
     let client = nodes.client();
@@ -154,6 +183,14 @@ async fn limits_are_kept() {
     let confirmed = client.confirm_revision(41, None).await.unwrap();
     assert_eq!(confirmed.nonce, 41);
     assert!(confirmed.revision >= revision);
+    // Whoever has read them changes what he has read.
+    let expecting = |revision| WriteOptions { expected_revision: Some(revision), ..WriteOptions::default() };
+    assert_eq!(client.limits_with_revision().await.unwrap(), (wanted, revision));
+    let more = Limits { moves_total: 4, ..wanted };
+    let later = client.set_limits(more, expecting(revision)).await.unwrap();
+    let refused = client.set_limits(wanted, expecting(revision)).await.unwrap_err();
+    assert_eq!((refused.code(), later > revision), ("STALE_REVISION", true), "{refused}");
+    assert_eq!(client.limits().await.unwrap(), more);
 }
 
 #[tokio::test(flavor = "multi_thread")]

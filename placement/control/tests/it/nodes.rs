@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -127,6 +129,17 @@ pub(crate) fn options(data_dir: PathBuf, signing_key_file: PathBuf) -> Options {
         log_engine: Default::default(),
         read_by_majority: false,
     }
+}
+
+/// The service by whose health balancers send requests.
+pub(crate) const CONTROL_SERVICE: &str = "cellway.v1.ControlService";
+
+/// What a node says of its health.
+pub(crate) async fn health(endpoint: &str, service: &str) -> Option<ServingStatus> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
+    let request = HealthCheckRequest { service: service.into() };
+    let answer = HealthClient::new(endpoint.connect_lazy()).check(request).await.ok()?;
+    ServingStatus::try_from(answer.into_inner().status).ok()
 }
 
 /// Asks again until there is an answer.

@@ -110,6 +110,7 @@ async fn each_role_may_what_the_table_says_and_the_trail_names_who_did_it() {
     let told: Vec<(&str, &str, &str)> = trail
         .entries
         .iter()
+        .filter(|entry| entry.action != "init-cluster")
         .map(|entry| (entry.actor.as_str(), entry.action.as_str(), entry.subject.as_str()))
         .collect();
     assert_eq!(
@@ -120,7 +121,7 @@ async fn each_role_may_what_the_table_says_and_the_trail_names_who_did_it() {
             ("operator/alice", "set-cell-state", "cell/c1"),
         ]
     );
-    assert_eq!(trail.entries[1].request_id, Some(RequestId(7)));
+    assert!(trail.entries.iter().any(|entry| entry.request_id == Some(RequestId(7))));
     house.close().await;
 }
 
@@ -194,7 +195,10 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let mut huge = wire::CreateCellRequest::default();
     huge.cell.get_or_insert_default().gates = vec!["x".repeat(1 << 20); 6];
     let oversized = raw.create_cell(huge).await.unwrap_err();
-    assert_eq!(oversized.code(), Code::OutOfRange, "{oversized:?}");
+    assert_eq!(
+        (oversized.code(), cell_client::code_of(&oversized).as_deref()),
+        (Code::InvalidArgument, Some("COMMAND_TOO_LARGE"))
+    );
     let nothing = raw.create_cell(wire::CreateCellRequest::default()).await.unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
     for bad in [vec![1_u8; 15], vec![1; 17], vec![1; 4_096]] {

@@ -1,10 +1,9 @@
 //! Starting and stopping, and what is said where it cannot be.
 
 use cell_control::{Error, Options, Service, key_file};
-use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::nodes::{Nodes, eventually, options};
+use crate::nodes::{CONTROL_SERVICE, Nodes, eventually, health, options};
 
 async fn refused(options: Options) -> Error {
     Service::start(options).await.expect_err("it does not start")
@@ -83,22 +82,12 @@ async fn the_key_is_in_no_file_of_the_data_directory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_says_serving_once_there_is_a_leader() {
     let nodes = Nodes::start(1).await;
-    let endpoint = format!("http://{}", nodes.nodes[0].endpoint());
-    let channel = tonic::transport::Endpoint::from_shared(endpoint).unwrap().connect_lazy();
-    let status = |service: &'static str| {
-        let mut client = HealthClient::new(channel.clone());
-        async move {
-            let request = HealthCheckRequest { service: service.into() };
-            let answer = client.check(request).await.ok()?;
-            ServingStatus::try_from(answer.into_inner().status).ok()
-        }
-    };
-    let control = "cellway.v1.ControlService";
-    let says = |wanted| async move { status(control).await.filter(|said| *said == wanted) };
+    let endpoint = &nodes.nodes[0].endpoint();
+    let says = |wanted| async move { health(endpoint, CONTROL_SERVICE).await.filter(|said| *said == wanted) };
     eventually("it does not serve yet", || says(ServingStatus::NotServing)).await;
     cell_client::cluster::initialize(&nodes.endpoints()).await.unwrap();
     eventually("it serves", || says(ServingStatus::Serving)).await;
-    assert_eq!(status("").await, Some(ServingStatus::Serving));
+    assert_eq!(health(endpoint, "").await, Some(ServingStatus::Serving));
 }
 
 fn program() -> std::process::Command {

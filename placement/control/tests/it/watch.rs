@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cell_client::{ControlClient, WatchEvent, WatchItem, WatchOptions, WriteOptions};
+use cell_client::{ControlClient, WatchEvent, WatchFilter, WatchItem, WatchOptions, WriteOptions};
 use cell_model::{CellState, Lineage, Mapping, Revision, TenantId};
 use cell_trust::{SigningKey, TrustedKeys};
 use futures::{Stream, StreamExt};
@@ -243,5 +243,48 @@ async fn a_change_of_a_cell_is_told_as_the_cell() {
             assert_eq!(changed.state, CellState::Cordoned);
             break;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_some_tenants_gets_those_and_learns_how_far_it_is_with_all() {
+    let (nodes, _) = Nodes::cluster(1).await;
+    let client = nodes.client();
+    for cell in ["c1", "c2"] {
+        create_cell(&client, cell).await;
+    }
+    client.create_tenant(new_tenant("acme-eu", "c1"), WriteOptions::default()).await.unwrap();
+    let before = create_tenants(&client, 0..3).await;
+    let watch = |filter| client.watch(WatchOptions { filter, ..options(&nodes) });
+    let filters = [
+        WatchFilter { prefix: "acme-".into(), ..WatchFilter::default() },
+        WatchFilter { tenant: "acme-eu".parse().ok(), ..WatchFilter::default() },
+        WatchFilter { cell: Some(cell_id("c2")), ..WatchFilter::default() },
+        WatchFilter { prefix: "acme-".into(), cell: Some(cell_id("c2")), ..WatchFilter::default() },
+    ];
+    let mut watched = Vec::new();
+    for filter in filters {
+        let (mut events, mut table) = (watch(filter), Table::default());
+        table.follow(&mut events, before).await;
+        watched.push((events, table));
+    }
+    client.create_tenant(new_tenant("acme-us", "c2"), WriteOptions::default()).await.unwrap();
+    let last = create_tenants(&client, 3..6).await;
+    let mut held = Vec::new();
+    for (events, table) in &mut watched {
+        // Nothing of the last revision is for any of them.
+        table.follow(events, last).await;
+        held.push((table.mappings.keys().map(TenantId::as_str).collect::<Vec<_>>(), table.cells));
+    }
+    let wanted =
+        [(vec!["acme-eu", "acme-us"], 2), (vec!["acme-eu"], 2), (vec!["acme-us"], 1), (vec!["acme-us"], 1)];
+    assert_eq!(held, wanted);
+    for (bad, field) in [
+        (WatchFilter { prefix: "Acme".into(), ..WatchFilter::default() }, "filter.prefix"),
+        (WatchFilter { prefix: "a".repeat(64), ..WatchFilter::default() }, "filter.prefix"),
+    ] {
+        let first = tokio::time::timeout(PATIENCE, watch(bad).next()).await.unwrap().unwrap();
+        let WatchEvent::Disconnected { reason } = first else { panic!("{first:?}") };
+        assert!(reason.contains(field), "{reason}");
     }
 }

@@ -173,7 +173,8 @@ impl ControlClient {
     /// [`ClientError`]
     pub async fn limits_with_revision(&self) -> Result<(Limits, Revision), ClientError> {
         let call = |mut client: Service, request| async move { client.get_limits(request).await };
-        let limits = self.call(Kind::Repeatable, v1::GetLimitsRequest {}, call).await?;
+        let request = v1::GetLimitsRequest { allow_stale: self.options.allow_stale };
+        let limits = self.call(Kind::Repeatable, request, call).await?;
         Ok((limits.into(), Revision(limits.revision)))
     }
 

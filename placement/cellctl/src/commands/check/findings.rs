@@ -26,6 +26,10 @@ const DISK_WARN_PERCENT: u64 = 10;
 const DISK_FAIL_BYTES: u64 = 512 * 1024 * 1024;
 /// A phase that lasts longer is worth a look.
 const PHASE_WARN_MS: u64 = 30 * 60 * 1_000;
+const CERTIFICATE_WARN_S: i64 = 30 * DAY_S;
+const CERTIFICATE_FAIL_S: i64 = 2 * DAY_S;
+const ISSUE_ANEW: &str =
+    "issue it anew before it runs out (`cellctl ca issue`) and start the process again, one after another";
 /// In these phases the tenant waits.
 const WAITING_FAIL_MS: u64 = 30 * 1_000;
 
@@ -65,7 +69,12 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
     let answering = answering(nodes);
     let silent: Vec<String> = nodes
         .iter()
-        .filter_map(|node| Some(format!("{} ({})", node.endpoint, node.status.as_ref().err()?)))
+        .filter_map(|node| {
+            let why = node.status.as_ref().err()?;
+            // Most reasons begin with who it is.
+            let why = why.strip_prefix(&format!("node {} ", node.endpoint)).unwrap_or(why);
+            Some(format!("{} ({why})", node.endpoint))
+        })
         .collect();
     let majority = answering.len() * 2 > nodes.len();
     let message = if silent.is_empty() {
@@ -265,15 +274,8 @@ fn certificates(survey: &Survey) -> Vec<FindingView> {
         } else {
             format!("the certificate of {who} is valid for {} days", left_s / DAY_S)
         };
-        let hint =
-            "issue it anew before it runs out (`cellctl ca issue`) and start the process again, one after another";
-        FindingView::new(
-            Category::Certificates,
-            "valid",
-            mark(left_s < 2 * DAY_S, left_s < 30 * DAY_S),
-            message,
-            hint,
-        )
+        let mark = mark(left_s < CERTIFICATE_FAIL_S, left_s < CERTIFICATE_WARN_S);
+        FindingView::new(Category::Certificates, "valid", mark, message, ISSUE_ANEW)
     };
     let now_s = i64::try_from(survey.now_ms / 1_000).unwrap_or(i64::MAX);
     let of_nodes =
@@ -291,7 +293,38 @@ fn certificates(survey: &Survey) -> Vec<FindingView> {
             until => new(&node.endpoint, i64::try_from(until).unwrap_or(i64::MAX) - now_s),
         });
     let own = survey.own_certificate_s.map(|left| new("this command", left));
-    of_nodes.chain(own).collect()
+    of_nodes.chain(own).chain(of_many(survey, now_s)).collect()
+}
+
+/// Of routers and agents there may be hundreds: those that run out are named, the others counted. Whoever shows none says
+/// that by 0, and programs of before as well.
+fn of_many(survey: &Survey, now_s: i64) -> Option<FindingView> {
+    let left = |until: u64| i64::try_from(until).unwrap_or(i64::MAX) - now_s;
+    let routers = survey.routers.iter().flat_map(|known| &known.routers);
+    let routers = routers.map(|router| (format!("router {}", router.name), router.certificate_not_after_unix_s));
+    let cells = survey.cells.iter().flatten().filter_map(|cell| Some((cell, cell.agent.as_ref().ok()?)));
+    let agents =
+        cells.map(|(cell, agent)| (format!("the agent of {}", cell.record.id), agent.certificate_not_after_unix_s));
+    let mut all: Vec<(i64, String)> =
+        routers.chain(agents).filter(|(_, until)| *until > 0).map(|(who, until)| (left(until), who)).collect();
+    all.sort();
+    let (soonest, _) = all.first()?;
+    let ending: Vec<String> = all
+        .iter()
+        .filter(|(left, _)| *left < CERTIFICATE_WARN_S)
+        .map(
+            |(left, who)| {
+                if *left <= 0 { format!("{who} (has run out)") } else { format!("{who} ({} days)", left / DAY_S) }
+            },
+        )
+        .collect();
+    let message = if ending.is_empty() {
+        format!("{} certificates of routers and agents are valid for at least {} days", all.len(), soonest / DAY_S)
+    } else {
+        format!("certificates run out of {}", few(&ending))
+    };
+    let mark = mark(*soonest < CERTIFICATE_FAIL_S, *soonest < CERTIFICATE_WARN_S);
+    Some(FindingView::new(Category::Certificates, "valid", mark, message, ISSUE_ANEW))
 }
 
 fn moves(survey: &Survey) -> Vec<FindingView> {

@@ -67,3 +67,49 @@ fn a_node_that_accepts_nothing_fails_however_large_its_disk_is_and_so_does_one_w
         assert_eq!(mark_of(&disk(&[node]), "syncs-last"), mark);
     }
 }
+
+fn surveyed(routers: &[(&str, u64)], agents: &[(&str, u64)]) -> Survey {
+    let router = |(name, until): &(&str, u64)| wire::Router {
+        name: (*name).into(),
+        certificate_not_after_unix_s: *until,
+        ..wire::Router::default()
+    };
+    let cell = |(name, until): &(&str, u64)| Cell {
+        record: cell_model::CellRecord::try_from(wire::Cell {
+            id: (*name).into(),
+            state: wire::CellState::Active.into(),
+            ..wire::Cell::default()
+        })
+        .unwrap(),
+        agent: Ok(wire::DescribeResponse { certificate_not_after_unix_s: *until, ..Default::default() }),
+    };
+    let routers = routers.iter().map(router).collect();
+    Survey {
+        now_ms: 1_000_000_000,
+        nodes: Vec::new(),
+        cells: Ok(agents.iter().map(cell).collect()),
+        tenants: Ok(Vec::new()),
+        moves: Ok(Vec::new()),
+        routers: Ok(wire::ListRoutersResponse { routers, ..wire::ListRoutersResponse::default() }),
+        own_certificate_s: None,
+    }
+}
+
+#[test]
+fn certificates_of_routers_and_agents_are_looked_at_and_those_that_run_out_are_named() {
+    const DAY: u64 = 24 * 3_600;
+    let now = 1_000_000;
+    let (long, soon, gone) = (now + 300 * DAY, now + 9 * DAY, now - 1);
+    assert_eq!(certificates(&surveyed(&[("r1", 0)], &[("a", 0)])), [], "none shows one");
+    let found = certificates(&surveyed(&[("r1", long), ("r2", 0)], &[("a", long + DAY)]));
+    let [all] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((all.check, all.mark), ("valid", Mark::Holds));
+    assert!(all.message.starts_with("2 certificates") && all.message.ends_with("300 days"), "{}", all.message);
+    let found = certificates(&surveyed(&[("r1", long), ("r2", soon)], &[("a", long)]));
+    assert_eq!(mark_of(&found, "valid"), Mark::Warns);
+    assert!(found[0].message.ends_with("of router r2 (9 days)"), "{}", found[0].message);
+    let found = certificates(&surveyed(&[("r2", soon)], &[("a", gone)]));
+    assert_eq!(mark_of(&found, "valid"), Mark::Fails);
+    let told = &found[0].message;
+    assert!(told.ends_with("of the agent of a (has run out), router r2 (9 days)"), "{told}");
+}
