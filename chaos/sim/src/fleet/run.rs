@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use turmoil::Sim;
 
+use super::aim::Aim;
 use super::machine::{CellMachine, ControlMachine, Machine, RouterMachine, cells};
 use super::nemesis::{LANES, Whom, hosts};
 use super::script::{self, Image, Scene};
@@ -66,11 +67,17 @@ struct World<'a> {
     /// Who is without power, by who was to be.
     down: BTreeMap<Whom, &'static str>,
     scene: Rc<Scene>,
+    aim: Aim,
     faults: usize,
 }
 
 /// Runs one seed. One process should run no more than one: libraries keep random sources for a thread.
 pub(crate) fn run(options: &Options) -> Verdict {
+    #[cfg(feature = "planted")]
+    if options.flaw == Some(crate::Flaw::ReusedUid) {
+        // Every host of a simulation is on this thread.
+        cell_model::planted::reuse_uids();
+    }
     let mut world = World::new(options);
     let ended = world.play(options);
     world.verdict(ended)
@@ -106,7 +113,7 @@ impl World<'_> {
         machines.push(Rc::clone(&router) as Rc<dyn Machine>);
         sim.host(ROUTER, move || Rc::clone(&router).run());
         sim.client(FIELD, script::play(options.seed, options.flaw, Rc::clone(&scene)));
-        Self { sim, machines, controls, cells, down: BTreeMap::new(), scene, faults: 0 }
+        Self { sim, machines, controls, cells, down: BTreeMap::new(), scene, aim: Aim::Waits, faults: 0 }
     }
 
     /// Plays the plan to its end. Answers what has ended the run before.
@@ -126,6 +133,9 @@ impl World<'_> {
             if self.scene.phase.get() == Some(Phase::Faults) && elapsed >= healed {
                 self.scene.phase.set(Some(Phase::Healed));
                 self.scene.trace.borrow_mut().heal(elapsed);
+            }
+            if self.scene.phase.get() == Some(Phase::Faults) {
+                self.aim(elapsed, healed);
             }
             if let Some((cell, image)) = self.scene.image.take() {
                 self.clone_disk(cell, image);
@@ -158,6 +168,19 @@ impl World<'_> {
                     self.sim.bounce(name);
                 }
             }
+        }
+    }
+
+    fn aim(&mut self, now: Duration, until: Duration) {
+        let leader = self.controls.iter().find(|node| node.leads()).map(Rc::as_ref);
+        if let Some((cell, begins)) = self.aim.look((now, until), leader, &mut self.sim) {
+            self.faults += usize::from(begins);
+            let how = if begins {
+                "is fenced, and hears nothing of the commit"
+            } else {
+                "hears of the control plane again"
+            };
+            self.scene.trace.borrow_mut().note(now, format_args!("nemesis: {cell} {how}"));
         }
     }
 
@@ -219,6 +242,7 @@ impl World<'_> {
                 wrong(Rule::HealedIsLive)(detail)
             }));
             violations.extend(end.mismatches.into_iter().map(wrong(Rule::OneOwner)));
+            violations.extend(end.obeyed.into_iter().map(wrong(Rule::InvariantsHold)));
             figures.looks = end.sights.looks();
             let broken = end.sights.broken().iter().flat_map(|(id, seen)| seen.iter().map(move |one| (id, one)));
             violations.extend(broken.map(|(id, seen)| wrong(Rule::InvariantsHold)(format!("{id}: {seen}"))));
