@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::PoisonError;
 use std::time::{Duration, UNIX_EPOCH};
 
+use cell_chaos::sights::Sights;
 use turmoil::Sim;
 
 use super::aim::Aim;
@@ -213,8 +215,14 @@ impl World<'_> {
     }
 
     fn verdict(self, ended: Option<Violation>) -> Verdict {
-        let mut violations: Vec<Violation> = ended.into_iter().collect();
         let (end, moves) = (self.scene.end.take(), self.scene.moves.take());
+        let mut violations = Vec::new();
+        if end.is_none() {
+            // Why it has not come to its end, perhaps.
+            let looks = self.scene.looks.borrow();
+            violations = broken(&looks.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        violations.extend(ended);
         let mut figures = Figures {
             faults: self.faults,
             ended: moves.ended,
@@ -244,8 +252,7 @@ impl World<'_> {
             violations.extend(end.mismatches.into_iter().map(wrong(Rule::OneOwner)));
             violations.extend(end.obeyed.into_iter().map(wrong(Rule::InvariantsHold)));
             figures.looks = end.sights.looks();
-            let broken = end.sights.broken().iter().flat_map(|(id, seen)| seen.iter().map(move |one| (id, one)));
-            violations.extend(broken.map(|(id, seen)| wrong(Rule::InvariantsHold)(format!("{id}: {seen}"))));
+            violations.extend(broken(&end.sights));
             if figures.looks == 0 {
                 violations.push(wrong(Rule::InvariantsHold)("nobody could be looked at".into()));
             }
@@ -257,4 +264,10 @@ impl World<'_> {
             figures: figures.to_string(),
         }
     }
+}
+
+/// What looks have found.
+fn broken(sights: &Sights) -> Vec<Violation> {
+    let seen = sights.broken().iter().flat_map(|(id, seen)| seen.iter().map(move |one| format!("{id}: {one}")));
+    seen.map(|detail| Violation { rule: Rule::InvariantsHold, detail }).collect()
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cell_chaos::check::{Findings, check};
@@ -50,6 +50,8 @@ pub(super) struct Scene {
     pub(super) moves: RefCell<Moves>,
     pub(super) end: RefCell<Option<End>>,
     pub(super) recorder: Recorder,
+    /// Looks at store and cells, for a run that does not come to its end.
+    pub(super) looks: RefCell<Arc<Mutex<Sights>>>,
     /// What is to be done with the disk of a cell before the next tick.
     pub(super) image: Cell<Option<(&'static str, Image)>>,
 }
@@ -118,6 +120,7 @@ pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> tur
     script.fill_the_first(&self::load(seed, &Recorder::default())).await?;
     let tenants: Arc<[Arc<str>]> = [MOVING, STAYING].map(Arc::from).into();
     let looking = script.looking(&load.clock())?;
+    *scene.looks.borrow_mut() = looking.shared();
     let background = load.background(&tenants);
     let focus = load.focus(&tenants[0], WRITERS, READERS, GAP);
     scene.note(format_args!("the fleet is made and used"));

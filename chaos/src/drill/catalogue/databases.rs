@@ -35,7 +35,7 @@ fn database_overload() -> Drill {
             Expect::Hurt(Group::One(0)),
             Expect::Bounded(Group::One(0), 5_000),
             Expect::Served(Group::Beside(0), Span::Whole, 100),
-            Expect::Quick(Group::Beside(0), Span::Fault, 500),
+            Expect::Quick(Group::Beside(0), Span::Fault, 1_500),
             Expect::Served(Group::NotOn(0), Span::Whole, 100),
             Expect::Quick(Group::NotOn(0), Span::Fault, 500),
             Expect::Radius(Group::One(0)),
