@@ -35,7 +35,7 @@ fuzz:
 ## three times in a row, each with the next seed. Reports name the commit
 drills: export CELLWAY_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 drills:
-	.ci/install strace faketime ip=iproute2
+	.ci/install strace faketime ip=iproute2 initdb=postgresql
 	$(CARGO) build --release --locked --package cellctl
 	target/release/cellctl drill run --all --seed $(SEED) --rounds $(ROUNDS) --out target/drills
 

@@ -13,6 +13,7 @@
 
 pub mod catalogue;
 mod clocks;
+mod database;
 mod disk;
 pub mod engine;
 mod evidence;
@@ -73,6 +74,8 @@ pub enum Needs {
     Clock,
     /// Time namespaces: root.
     TimeSpace,
+    /// PostgreSQL, whose servers listen on loopback: any wiring but namespaces.
+    Database,
 }
 
 impl Needs {
@@ -81,7 +84,7 @@ impl Needs {
     pub const fn wiring(self, asked: Net) -> Option<Net> {
         match (self, asked) {
             (Self::Any | Self::Tracer | Self::Clock | Self::TimeSpace, net) => Some(net),
-            (Self::Proxy, _) => Some(Net::Proxy),
+            (Self::Proxy | Self::Database, _) => Some(Net::Proxy),
             (Self::Root, Net::Namespaces) => Some(Net::Namespaces),
             (Self::Root, _) => None,
         }
@@ -96,6 +99,7 @@ impl Needs {
             Self::Root | Self::TimeSpace => "root",
             Self::Tracer => "strace",
             Self::Clock => "libfaketime",
+            Self::Database => "PostgreSQL",
         }
     }
 
@@ -106,6 +110,7 @@ impl Needs {
             Self::Tracer => syscalls::missing().await,
             Self::Clock => clocks::missing(),
             Self::TimeSpace => clocks::missing_spaces().await,
+            Self::Database => cell_pg_server::installed().err().map(|error| error.to_string()),
         }
     }
 }
@@ -133,6 +138,8 @@ pub struct Stage {
     pub clocks: bool,
     /// Each tenant has a key, without which its cell serves nothing of it.
     pub keys: bool,
+    /// So many cells, from the first on, keep their tenants in PostgreSQL, each on a server of its own.
+    pub databases: usize,
 }
 
 impl Default for Stage {
@@ -148,6 +155,7 @@ impl Default for Stage {
             disk: None,
             clocks: false,
             keys: false,
+            databases: 0,
         }
     }
 }
@@ -267,6 +275,16 @@ pub enum Act {
     DisableKey(usize),
     /// It is enabled again.
     EnableKey(usize),
+    /// Somebody locks a row that each write of a tenant changes, in the database of the cell that it began on, and keeps it.
+    LockRows(usize),
+    /// Somebody takes every session that a cell's database has left.
+    TakeSessions(Who),
+    /// Whoever has locked rows or taken sessions lets go of them.
+    LetGo,
+    /// A cell's database ends as in a power cut.
+    KillDatabase(Who),
+    /// It is started again.
+    StartDatabase(Who),
     /// A tenant begins to move to a cell.
     Move {
         /// Which tenant.
@@ -299,6 +317,8 @@ pub enum Act {
     Haunt(usize),
     /// The log knows that the newest move's target holds everything that is acknowledged.
     InSync,
+    /// The newest move has come to where it was to stop, and rests.
+    Rest,
     /// Make the other cell of a tenant's move the owner by force, once the owner has been silent for long enough.
     TakeOver {
         /// Which tenant, by its number.
@@ -338,6 +358,8 @@ pub enum Group {
     One(usize),
     /// All but this one.
     AllBut(usize),
+    /// Who began on the same cell as this one.
+    Beside(usize),
     /// Who was asked to move.
     Moving,
     /// Who was not.
@@ -376,6 +398,8 @@ pub enum Expect {
     Forbidden,
     /// Every request of these tenants that came while their key was disabled was refused with this code.
     Refused(Group, &'static str),
+    /// Every request of these tenants that was sent during the fault was done, or refused with a code, within so many milliseconds.
+    Bounded(Group, u64),
     /// The former owner served nobody.
     NotHaunted,
     /// Routers have sent at most so many of a hundred requests again.
@@ -412,6 +436,8 @@ pub enum Expect {
     PowerCuts(usize),
     /// The fault took place: clocks of at least so many processes were wrong.
     Clocked(usize),
+    /// The fault took place: so many statements of a database waited for a lock at once, and a database had no session left.
+    Overloaded(u64),
     /// The load took place: writes of each of these tenants were acknowledged meanwhile.
     Busy(Group),
 }
@@ -435,6 +461,7 @@ impl Expect {
                 | Self::Injected(_)
                 | Self::PowerCuts(_)
                 | Self::Clocked(_)
+                | Self::Overloaded(_)
                 | Self::Busy(_)
         )
     }

@@ -7,6 +7,8 @@
 //! Each server is `<program> run control|router|cell --options FILE --exit-with-parent`. A router reaches the control
 //! plane over links of its own, so that it can be cut off; where the fleet is wired ([`crate::wiring`]), everybody can.
 
+mod error;
+mod nodes;
 mod ready;
 
 use std::collections::BTreeMap;
@@ -14,20 +16,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cell_client::cluster::InitializeOptions;
-use cell_client::{
-    AgentOptions, AgentPool, ClientError, ClientOptions, ControlClient, WriteOptions, cluster, wire,
-};
-use cell_control::{Authority, AuthorityError};
+use cell_client::{AgentOptions, AgentPool, ClientOptions, ControlClient, WriteOptions, cluster};
+use cell_control::Authority;
 use cell_model::{CellId, CellTraits, NewCell};
 use cell_trust::{Principal, Role, SigningKey};
 use serde_json::{Value, json};
 
-use crate::link::{Link, LinkError};
-use crate::ports::{NoFreePort, Ports};
-use crate::process::{ProcessError, Processes, Recipe};
-use crate::wiring::{Net, Wiring, WiringError};
-use ready::{READY_WITHIN, log_tail, readiness, sum_of, wait_ready};
+use crate::link::Link;
+use crate::ports::Ports;
+use crate::process::{Processes, Recipe};
+use crate::wiring::{Net, Wiring};
+use ready::{READY_WITHIN, log_tail, readiness, wait_ready};
 
+pub use error::FleetError;
+pub use nodes::{CellNode, ControlNode, Observer, RouterNode};
 pub use ready::{ask, fetch};
 
 /// What fleet there is to be.
@@ -67,154 +69,6 @@ pub struct FleetOptions {
     pub disks: BTreeMap<String, PathBuf>,
     /// What comes before the program of a process, by process: a command that becomes the program.
     pub behind: BTreeMap<String, Vec<String>>,
-}
-
-/// Why there is no fleet.
-#[derive(Debug, thiserror::Error)]
-pub enum FleetError {
-    /// A file could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// No certificates.
-    #[error("the fleet's certificates could not be made")]
-    Certificates(#[from] AuthorityError),
-    /// The fleet's own certificates cannot be used.
-    #[error("the fleet's certificates cannot be used")]
-    Identity(#[from] cell_client::IdentityError),
-    /// No port.
-    #[error(transparent)]
-    Port(#[from] NoFreePort),
-    /// No link.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// No wires.
-    #[error(transparent)]
-    Wiring(#[from] WiringError),
-    /// No process.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    /// The control nodes did not become a cluster.
-    #[error("the control nodes did not become a cluster; the end of a log:\n{log}")]
-    Cluster {
-        /// What a control node said last.
-        log: String,
-        /// Why not.
-        #[source]
-        source: cluster::InitializeError,
-    },
-    /// A cell could not be made.
-    #[error("cell {cell} was not made")]
-    CreateCell {
-        /// Which.
-        cell: String,
-        /// Why not.
-        #[source]
-        source: ClientError,
-    },
-    /// A process did not become ready.
-    #[error("{name} was not ready within {waited:?}: {reason}; the end of its log:\n{log}")]
-    NotReady {
-        /// Which.
-        name: String,
-        /// How long was waited.
-        waited: Duration,
-        /// What it answered last.
-        reason: String,
-        /// What it said last.
-        log: String,
-    },
-}
-
-/// A control node.
-#[derive(Debug, Clone)]
-pub struct ControlNode {
-    /// `control-1`.
-    pub name: String,
-    /// `host:port` at which the others reach it.
-    pub address: String,
-}
-
-/// A router.
-#[derive(Debug)]
-pub struct RouterNode {
-    /// `router-1`.
-    pub name: String,
-    /// Where clients connect.
-    pub listen: String,
-    /// Where it tells of itself.
-    pub admin: String,
-    /// To each control node, where the fleet is on loopback; else the fleet's wiring is between them.
-    pub links: Vec<Link>,
-}
-
-impl RouterNode {
-    /// Cuts it off from the whole control plane.
-    pub fn cut(&self) {
-        self.links.iter().for_each(Link::cut);
-    }
-
-    /// Ends that.
-    pub fn heal(&self) {
-        self.links.iter().for_each(Link::heal);
-    }
-
-    /// The sum of a counter, or of a gauge of whole numbers, over its labels.
-    ///
-    /// # Errors
-    /// Why its metrics could not be read.
-    pub async fn counter(&self, name: &str) -> Result<u64, String> {
-        let text = fetch(&self.admin, "/metrics").await?;
-        Ok(sum_of(&text, name))
-    }
-}
-
-/// A cell.
-#[derive(Debug, Clone)]
-pub struct CellNode {
-    /// `cell-1`: the name of the process and of the cell.
-    pub id: CellId,
-    /// Its agent.
-    pub agent: String,
-    /// Its gates.
-    pub gates: Vec<String>,
-}
-
-/// See [`Fleet::observer`].
-#[derive(Debug, Clone)]
-pub struct Observer {
-    /// The control plane.
-    pub controls: Vec<ControlNode>,
-    /// Where each router tells of itself.
-    pub routers: Vec<String>,
-    link: cell_client::Link,
-}
-
-impl Observer {
-    /// What a control node says of itself.
-    ///
-    /// # Errors
-    /// Why it says nothing.
-    pub async fn status(&self, node: &ControlNode, patience: Duration) -> Result<wire::StatusResponse, String> {
-        cluster::status(&node.address, patience, &self.link).await.map_err(|error| error.to_string())
-    }
-
-    /// How old a router's table may be.
-    ///
-    /// # Errors
-    /// Why it does not say it.
-    pub async fn staleness(&self, admin: &str) -> Result<Duration, String> {
-        let text = fetch(admin, "/metrics").await?;
-        let line = text.lines().find_map(|line| line.strip_prefix("cell_router_table_staleness_seconds "));
-        let seconds: f64 = line.and_then(|value| value.trim().parse().ok()).ok_or("it does not say")?;
-        // Infinite until somebody has confirmed the table for the first time.
-        Duration::try_from_secs_f64(seconds).map_err(|_| "nobody has confirmed it yet".to_owned())
-    }
 }
 
 /// A running fleet.

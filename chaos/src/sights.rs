@@ -201,6 +201,12 @@ pub struct Looking {
 }
 
 impl Looking {
+    /// What they have found so far, and will find: for whoever may not come to their end.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Mutex<Sights>> {
+        Arc::clone(&self.sights)
+    }
+
     /// Ends them.
     pub async fn stop(self) -> Sights {
         self.stop.cancel();

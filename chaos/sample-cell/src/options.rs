@@ -182,6 +182,12 @@ pub enum Plant {
     DroppedTombstone,
     /// A change is applied twice by the copying cell.
     ChangeTwice,
+    /// The source cuts over without waiting for writes that are under way.
+    UndrainedCutover,
+    /// A fence is released on a time-out.
+    LapsingFence,
+    /// Steps of a leader that is gone are done.
+    IgnoredTerm,
 }
 
 #[cfg(feature = "planted")]
@@ -195,6 +201,9 @@ impl Plant {
             Self::UnflushedWrite => cell_agent::Planted::UnflushedWrite,
             Self::DroppedTombstone => cell_agent::Planted::DroppedTombstone,
             Self::ChangeTwice => cell_agent::Planted::ChangeTwice,
+            Self::UndrainedCutover => cell_agent::Planted::UndrainedCutover,
+            Self::LapsingFence => cell_agent::Planted::LapsingFence,
+            Self::IgnoredTerm => cell_agent::Planted::IgnoredTerm,
         }
     }
 }

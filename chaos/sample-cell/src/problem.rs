@@ -3,7 +3,7 @@
 use cell_agent::{ReadError, RowError, WriteError};
 use cell_gate::wire::Code;
 use cell_gate::{NotExecuted, ResponseBody, full};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 /// Why a request has no ordinary answer.
@@ -36,6 +36,13 @@ impl Problem {
 
     pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>, hint: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail, hint)
+    }
+
+    /// What the request needs is taken by others, for now. Nothing was executed, or all of it is undone.
+    pub(crate) fn busy(code: &'static str, detail: impl Into<String>) -> Self {
+        let hint =
+            "try again after a moment; if it lasts, look at what the database is busy with (pg_stat_activity)";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail, hint)
     }
 
     pub(crate) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
@@ -74,6 +81,9 @@ impl Problem {
                 let headers = response.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
                 headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                }
                 response
             }
         }

@@ -1,4 +1,5 @@
-//! Faults that are put into the harness itself, to prove that the oracle sees them.
+//! Faults that are put into the harness itself, and in builds with the feature `planted` into store and cells, to prove that
+//! the oracle sees them.
 
 use std::fmt;
 
@@ -23,11 +24,23 @@ pub enum Flaw {
     ClonedCell,
     /// Clients of a fleet stop as soon as everything has healed: nobody proves that tenants are served again.
     IdleClients,
+    /// Cells do steps of a leader that is gone.
+    #[cfg(feature = "planted")]
+    IgnoredTerm,
+    /// Cells release a fence on a time-out.
+    #[cfg(feature = "planted")]
+    LapsingFence,
+    /// A source cuts over without waiting for writes that are under way.
+    #[cfg(feature = "planted")]
+    UndrainedCutover,
+    /// The store gives a name that is made again the uid that it had.
+    #[cfg(feature = "planted")]
+    ReusedUid,
 }
 
 impl Flaw {
     /// Those that there are where the store runs alone.
-    pub const OF_STORE: [Self; 6] = [
+    pub const OF_STORE: &[Self] = &[
         Self::LyingDisk,
         Self::FailingDisk,
         Self::DarkNode,
@@ -36,7 +49,31 @@ impl Flaw {
         Self::SkippingWatcher,
     ];
     /// Those that there are in a fleet.
-    pub const OF_FLEET: [Self; 4] = [Self::LyingDisk, Self::LosingDisk, Self::ClonedCell, Self::IdleClients];
+    pub const OF_FLEET: &[Self] = &[
+        Self::LyingDisk,
+        Self::LosingDisk,
+        Self::ClonedCell,
+        Self::IdleClients,
+        #[cfg(feature = "planted")]
+        Self::IgnoredTerm,
+        #[cfg(feature = "planted")]
+        Self::LapsingFence,
+        #[cfg(feature = "planted")]
+        Self::UndrainedCutover,
+        #[cfg(feature = "planted")]
+        Self::ReusedUid,
+    ];
+
+    /// The part of it that lies in cells.
+    #[cfg(feature = "planted")]
+    pub(crate) const fn in_cells(self) -> Option<sample_cell::Plant> {
+        match self {
+            Self::IgnoredTerm => Some(sample_cell::Plant::IgnoredTerm),
+            Self::LapsingFence => Some(sample_cell::Plant::LapsingFence),
+            Self::UndrainedCutover => Some(sample_cell::Plant::UndrainedCutover),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Flaw {
@@ -51,6 +88,14 @@ impl fmt::Display for Flaw {
             Self::DarkNode => "dark-node",
             Self::ClonedCell => "cloned-cell",
             Self::IdleClients => "idle-clients",
+            #[cfg(feature = "planted")]
+            Self::IgnoredTerm => "ignored-term",
+            #[cfg(feature = "planted")]
+            Self::LapsingFence => "lapsing-fence",
+            #[cfg(feature = "planted")]
+            Self::UndrainedCutover => "undrained-cutover",
+            #[cfg(feature = "planted")]
+            Self::ReusedUid => "reused-uid",
         })
     }
 }

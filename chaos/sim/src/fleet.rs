@@ -8,15 +8,21 @@
 //! ```
 //! A run makes a cluster, two cells and two tenants, and begins to write. While things break (`nemesis`) it moves one
 //! tenant to and fro. Then everything is healed: the move that is under way has to end, one more move has to complete
-//! under load, and what is there has to be what clients were told. The clients and their judge are those of the drills.
+//! under load, and what is there has to be what clients were told. The clients and their judge are those of the drills. A third
+//! tenant is deleted and made again, and a cell hears of a leader that is long gone.
 //!
 //! * `fabric`: simulated streams, clocks and choices as [`cell_client::net::Host`] wants them.
 //! * `store`: a cell's store that loses at a crash what was not synced.
-//! * `machine`: what runs on each host; `script`: what the field does; `run`: all of it together.
+//! * `machine`: what runs on each host; `script`: what the field does; `renewal` and `former`: what must not come back; `aim`: a fault
+//!   that waits for a commit; `run`:
+//!   all of it together.
 
+mod aim;
 mod fabric;
+mod former;
 mod machine;
 mod nemesis;
+mod renewal;
 mod run;
 mod script;
 mod store;
@@ -28,6 +34,7 @@ const ROUTER: &str = "router";
 const FIELD: &str = "field";
 /// The cells, by their names in the simulated network, which are their ids.
 const CELLS: [&str; 2] = ["a", "b"];
-/// The tenant that moves, and one that stays where it is.
+/// The tenant that moves, one that stays where it is, and one that is deleted and made again.
 const MOVING: &str = "moving";
 const STAYING: &str = "staying";
+const RENEWED: &str = "renewed";

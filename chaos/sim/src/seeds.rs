@@ -90,8 +90,7 @@ pub async fn simulate(
 }
 
 fn check_place(flaw: Flaw, fleet: bool) -> Result<(), SeedsError> {
-    let (within, known) =
-        if fleet { ("the fleet", &Flaw::OF_FLEET[..]) } else { ("the store", &Flaw::OF_STORE[..]) };
+    let (within, known) = if fleet { ("the fleet", Flaw::OF_FLEET) } else { ("the store", Flaw::OF_STORE) };
     if known.contains(&flaw) {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 mod cells;
 mod clients;
 mod control;
+mod databases;
 mod machines;
 mod moves;
 mod phases;
@@ -12,8 +13,16 @@ use super::Drill;
 /// Every drill, in the order in which they are run.
 #[must_use]
 pub fn all() -> Vec<Drill> {
-    [control::drills(), machines::drills(), cells::drills(), moves::drills(), phases::drills(), clients::drills()]
-        .concat()
+    [
+        control::drills(),
+        machines::drills(),
+        cells::drills(),
+        moves::drills(),
+        phases::drills(),
+        clients::drills(),
+        databases::drills(),
+    ]
+    .concat()
 }
 
 /// The drill of that name.

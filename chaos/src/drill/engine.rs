@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::clocks::{Clocks, Shared};
+use super::database::Databases;
 use super::disk::NodeDisk;
 use super::evidence::{Evidence, Home};
 use super::keys::Keys;
@@ -96,6 +97,9 @@ pub enum DrillError {
     /// Clocks cannot be set.
     #[error("the clocks of the fleet cannot be set")]
     Clocks(#[source] std::io::Error),
+    /// A cell has no database.
+    #[error("a cell's PostgreSQL server could not be started")]
+    Database(#[source] cell_pg_server::ServerError),
     /// Tenants have no keys.
     #[error("the keys of tenants could not be written")]
     Keys(#[source] std::io::Error),
@@ -135,12 +139,13 @@ pub async fn run(
     let mut disk = disk_of(drill, options).await?;
     let clocks = clocks_of(drill, options)?;
     let keys = keys_of(drill, options)?;
-    let fleet = Fleet::start(fleet_options(drill, options, disk.as_ref(), clocks.as_ref()));
+    let databases = databases_of(drill, options, &tell).await?;
+    let fleet = Fleet::start(fleet_options(drill, options, disk.as_ref(), clocks.as_ref(), &databases));
     tell(Told::Part(format!("{}: starting the fleet ({})", drill.name, options.net.as_str())));
     let done = tokio::select! {
         fleet = fleet => match fleet {
             Ok(fleet) => {
-                let machine = Machine { disk: disk.take(), clocks, keys };
+                let machine = Machine { disk: disk.take(), clocks, keys, databases };
                 let (done, back) = on_fleet(drill, options, fleet, machine, tell, &stop).await;
                 disk = back;
                 done
@@ -162,6 +167,7 @@ struct Machine {
     disk: Option<NodeDisk>,
     clocks: Option<Clocks>,
     keys: Option<Keys>,
+    databases: Databases,
 }
 
 async fn on_fleet(
@@ -186,6 +192,7 @@ async fn on_fleet(
         injections: BTreeMap::new(),
         clocks: machine.clocks,
         keys: machine.keys,
+        databases: machine.databases,
         fleet,
         control,
         load,
@@ -204,6 +211,7 @@ async fn on_fleet(
     let shared = runner.clocks.as_ref().map(Clocks::shared).unwrap_or_default();
     runner.fleet.stop().await;
     shared.iter().for_each(Shared::remove);
+    std::mem::take(&mut runner.databases).remove().await;
     let disk = runner.disk.take();
     (done.map(|()| std::mem::take(&mut runner.evidence)), disk)
 }
@@ -291,11 +299,21 @@ fn keys_of(drill: &Drill, options: &RunOptions) -> Result<Option<Keys>, DrillErr
     Keys::make(directory, &names, &mut Choices::new(options.seed).part(8)).map(Some).map_err(DrillError::Keys)
 }
 
+/// Servers of the cells of this drill that keep their tenants in PostgreSQL.
+async fn databases_of(drill: &Drill, options: &RunOptions, tell: &Tell) -> Result<Databases, DrillError> {
+    let cells: Vec<String> = (1..=drill.stage.databases).map(|number| format!("cell-{number}")).collect();
+    if !cells.is_empty() {
+        tell(Told::Part(format!("{}: starting PostgreSQL for {}", drill.name, cells.join(", "))));
+    }
+    Databases::start(&cells, &options.run).await.map_err(DrillError::Database)
+}
+
 fn fleet_options(
     drill: &Drill,
     options: &RunOptions,
     disk: Option<&NodeDisk>,
     clocks: Option<&Clocks>,
+    databases: &Databases,
 ) -> FleetOptions {
     let behind = |clocks: &Clocks| {
         let names = names_of(&drill.stage).into_iter();
@@ -311,7 +329,7 @@ fn fleet_options(
         gates_per_cell: 2,
         domain: DOMAIN.into(),
         plant: options.plant.clone(),
-        databases: Vec::new(),
+        databases: databases.urls(),
         tenant_schema: None,
         tenant_database: None,
         keys: keys_directory(drill, options),

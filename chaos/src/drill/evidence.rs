@@ -142,6 +142,10 @@ pub(super) struct Evidence {
     pub(super) power_cuts: Vec<String>,
     /// Whose clock was wrong, by how much.
     pub(super) clocks: Vec<String>,
+    /// The most statements of a database that have waited for a lock at once.
+    pub(super) locked_out: u64,
+    /// Databases that had no session left, and how many were taken of each.
+    pub(super) sessions_taken: Vec<String>,
     /// Revision of each control node in the end.
     pub(super) revisions: BTreeMap<String, u64>,
     /// Looks at store and cells meanwhile.
@@ -161,6 +165,7 @@ impl Evidence {
             Group::NotOn(cell) => home.cell != cell,
             Group::One(wanted) => index == wanted,
             Group::AllBut(other) => index != other,
+            Group::Beside(other) => index != other && self.homes.get(other).is_some_and(|it| it.cell == home.cell),
             Group::Moving => self.moving.contains(&index),
             Group::NotMoving => !self.moving.contains(&index),
         };

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clocks::Clocks;
+use super::database::Databases;
 use super::disk::NodeDisk;
 use super::engine::{Tell, Told};
 use super::evidence::{Answered, Evidence, Sample};
@@ -44,6 +45,7 @@ pub(super) struct Runner {
     pub(super) injections: BTreeMap<String, Injection>,
     pub(super) clocks: Option<Clocks>,
     pub(super) keys: Option<Keys>,
+    pub(super) databases: Databases,
     pub(super) crowds: Vec<Running>,
     pub(super) stutters: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
     pub(super) looking: Option<Looking>,
@@ -118,6 +120,9 @@ impl Runner {
                 self.close("clients", None);
                 Ok(())
             }
+            Act::LockRows(_) | Act::TakeSessions(_) | Act::LetGo | Act::KillDatabase(_) | Act::StartDatabase(_) => {
+                self.database(act).await
+            }
             Act::DisableKey(tenant) => self.disable_key(*tenant),
             Act::EnableKey(tenant) => {
                 let name = self.evidence.homes[*tenant].name.clone();
@@ -130,6 +135,7 @@ impl Runner {
             | Act::Moves(_)
             | Act::Haunt(_)
             | Act::InSync
+            | Act::Rest
             | Act::TakeOver { .. } => self.movement(act).await,
             Act::Meet { tenant, phase, way, blow } => self.meet(*tenant, *phase, *way, *blow).await,
             Act::Command => self.command().await,
@@ -320,6 +326,12 @@ impl Runner {
                     return Err("the target does not hold everything".into());
                 }
             }
+            Act::Rest => {
+                let rests = self.moves.rests(REACH_WITHIN).await;
+                if !rests {
+                    return Err("the move does not rest where it was to stop".into());
+                }
+            }
             Act::TakeOver { tenant, to } => {
                 let taken = self.moves.take_over(*tenant, *to, REACH_WITHIN).await;
                 let taken = taken.map_err(|error| format!("the takeover was refused: {}", said(&error)))?;
@@ -401,6 +413,7 @@ impl Runner {
         }
         self.set_clocks_right();
         self.enable_all_keys();
+        self.let_go_of_databases().await;
         let mut acts = vec![Act::Heal];
         if !self.crowds.is_empty() {
             acts.push(Act::Disperse);

@@ -168,10 +168,19 @@ impl Moves {
 
     /// Waits until the log knows that the newest move's target holds everything.
     pub(super) async fn in_sync(&self, patience: Duration) -> bool {
+        self.sees(patience, |movement| movement.in_sync).await
+    }
+
+    /// Waits until the newest move rests where it was told to stop.
+    pub(super) async fn rests(&self, patience: Duration) -> bool {
+        self.sees(patience, |movement| movement.intent() == wire::Intent::Pause).await
+    }
+
+    async fn sees(&self, patience: Duration, wanted: impl Fn(&wire::Move) -> bool) -> bool {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             let last = self.newest().and_then(|tracked| tracked.last);
-            if last.is_some_and(|movement| movement.in_sync) {
+            if last.is_some_and(|movement| wanted(&movement)) {
                 return true;
             }
             tokio::time::sleep(POLL).await;

@@ -5,12 +5,14 @@
 //! steady; no process that fell.
 
 mod always;
+mod exercised;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 
 use always::{always, looked_at};
+use exercised::exercise;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Evidence, FaultSpan, MoveTrace};
@@ -127,6 +129,7 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
             ("what is forbidden was refused".into(), held, told.join("; "))
         }
         Expect::Refused(group, code) => refused(evidence, *group, code),
+        Expect::Bounded(group, ms) => bounded(evidence, *group, *ms),
         Expect::NotHaunted => not_haunted(evidence),
         Expect::RetriesBounded(percent) => {
             let ((again, denied), sent) = (evidence.replays, evidence.ops.len() as u64);
@@ -153,76 +156,6 @@ fn finding(expect: &Expect, evidence: &Evidence) -> Finding {
         _ => exercise(expect, evidence),
     };
     Finding { statement, invariants: Vec::new(), exercise: expect.is_exercise(), held, observed }
-}
-
-/// Whether the experiment took place.
-fn exercise(expect: &Expect, evidence: &Evidence) -> (String, bool, String) {
-    match expect {
-        Expect::Swallowed => {
-            let count = evidence.swallowed;
-            ("the cut has swallowed something".into(), count > 0, format!("{count} frames, pieces or connections"))
-        }
-        Expect::Slowed => {
-            let bytes = evidence.slowed_bytes;
-            ("something passed the slow lanes".into(), bytes > 0, format!("{bytes} bytes"))
-        }
-        Expect::Lost => {
-            let (lost, overtaken) = (evidence.lost_pieces, evidence.overtaken);
-            let told =
-                format!("{lost} pieces were lost and sent again; {overtaken} overtook one of another connection");
-            ("the network has lost something".into(), lost > 0, told)
-        }
-        Expect::Hurt(group) => {
-            const LONG: Micros = 500_000;
-            let hurt = during(evidence, *group, Span::Fault).filter(|op| op.failed || op.latency() > LONG).count();
-            let told = format!("{hurt} requests failed or waited for half a second");
-            (format!("{} felt the fault", whom(*group)), hurt > 0, told)
-        }
-        Expect::Elected => {
-            let told = evidence.elections.join(", ");
-            ("another node came to lead".into(), !evidence.elections.is_empty(), shown(&told).to_owned())
-        }
-        Expect::Redirected(least) => {
-            let count = evidence.redirects;
-            (format!("cells sent routers on at least {least} times"), count >= *least, format!("{count} times"))
-        }
-        Expect::FaultIn(phases) => fault_in(evidence, phases, false),
-        Expect::FaultOnTheWayBack(phase) => fault_in(evidence, &[*phase], true),
-        Expect::Flooded(group, times) => flooded(evidence, *group, *times),
-        Expect::DiskFull => {
-            let told = evidence.disk_full.first().map_or("nothing", String::as_str);
-            ("the node without room said so".into(), !evidence.disk_full.is_empty(), told.to_owned())
-        }
-        Expect::Injected(least) => {
-            let count = evidence.injected;
-            (format!("at least {least} syncs have met the fault"), count >= *least, format!("{count} have"))
-        }
-        Expect::PowerCuts(least) => {
-            let told = evidence.power_cuts.join(", ");
-            let held = evidence.power_cuts.len() >= *least;
-            (format!("the power went at least {least} times"), held, shown(&told).to_owned())
-        }
-        Expect::Clocked(least) => {
-            let told = evidence.clocks.join(", ");
-            let whose: BTreeSet<&str> = evidence.clocks.iter().filter_map(|told| told.split(' ').next()).collect();
-            (
-                format!("clocks of at least {least} processes were wrong"),
-                whose.len() >= *least,
-                shown(&told).to_owned(),
-            )
-        }
-        Expect::Busy(group) => {
-            let busy = |home: &&super::evidence::Home| {
-                during(evidence, *group, Span::Fault).any(|op| op.tenant == home.name && op.is_acked_write())
-            };
-            let members = evidence.members(*group);
-            let count = members.iter().filter(|home| busy(home)).count();
-            let held = !members.is_empty() && count == members.len();
-            let told = format!("{count} of {} did", members.len());
-            (format!("{} wrote during the fault", whom(*group)), held, told)
-        }
-        other => (format!("{other:?} is judged"), false, "this judge does not know it".into()),
-    }
 }
 
 /// Requests of a group that were sent within a part of the run.
@@ -345,6 +278,30 @@ fn refused(evidence: &Evidence, group: Group, wanted: &str) -> (String, bool, St
     )
 }
 
+/// What was refused has a code, and nobody was left without an answer.
+fn bounded(evidence: &Evidence, group: Group, ms: u64) -> (String, bool, String) {
+    let asked: Vec<&Op> = during(evidence, group, Span::Fault).collect();
+    let code = |op: &Op| match &op.outcome {
+        // The client's own word for a connection that it did not get.
+        Outcome::Refused { code } if **code != *"NO_CONNECTION" => Some(code.clone()),
+        _ => None,
+    };
+    let codes: BTreeSet<_> = asked.iter().filter_map(|op| code(op)).collect();
+    let other = asked.iter().find(|op| !op.is_done() && code(op).is_none());
+    let longest = asked.iter().map(|op| op.latency() / 1_000).max().unwrap_or(0);
+    let held = !codes.is_empty() && other.is_none() && longest <= ms;
+    let codes: Vec<&str> = codes.iter().map(|code| &**code).collect();
+    let other = other.map_or(String::new(), |op| format!("; another end: {:?}", op.outcome));
+    (
+        format!(
+            "every request of {} during the fault is done, or refused with a code, within {ms} ms",
+            whom(group)
+        ),
+        held,
+        format!("refused with {}; the longest took {longest} ms{other}", shown(&codes.join(", "))),
+    )
+}
+
 fn not_haunted(evidence: &Evidence) -> (String, bool, String) {
     let commit = evidence
         .moves
@@ -366,36 +323,6 @@ fn fell(evidence: &Evidence) -> (String, bool, String) {
     let told: Vec<String> = evidence.fallen.iter().map(told).collect();
     let held = !evidence.fallen.is_empty() && evidence.fallen.iter().all(|(_, why)| why.is_some());
     ("a node that cannot keep what it is told ends and says why".into(), held, shown(&told.join("; ")).to_owned())
-}
-
-fn fault_in(evidence: &Evidence, phases: &[cell_model::Phase], back: bool) -> (String, bool, String) {
-    let wanted: Vec<&str> = phases.iter().map(|phase| phase.as_str()).collect();
-    let faults = evidence.faults.iter().map(|fault| fault.from);
-    let met: Vec<(&str, bool)> =
-        faults.flat_map(|at| evidence.moves.iter().filter_map(move |one| one.met_at(at))).collect();
-    let hits = met.iter().filter(|(phase, was_back)| *was_back == back && wanted.contains(phase)).count();
-    let others: BTreeSet<&str> = met.iter().map(|(phase, _)| *phase).collect();
-    let told = match (hits, others.is_empty()) {
-        (0, true) => "no move ran".to_owned(),
-        (0, false) => format!("none; in {}", others.into_iter().collect::<Vec<_>>().join(", ")),
-        _ => format!("{hits} did"),
-    };
-    let way = if back { " on the way back" } else { "" };
-    (format!("a fault began during {}{way}", wanted.join(" or ")), hits > 0, told)
-}
-
-fn flooded(evidence: &Evidence, group: Group, times: u32) -> (String, bool, String) {
-    let rate = |span, (from, to): (Micros, Micros)| {
-        let sent = during(evidence, group, span).count();
-        sent as f64 * 1e6 / to.saturating_sub(from).max(1) as f64
-    };
-    let (before, during) = (rate(Span::Steady, evidence.steady), rate(Span::Fault, evidence.fault));
-    let statement = format!("{} asked at least {times} times as much as before", whom(group));
-    (
-        statement,
-        during >= before * f64::from(times) && before > 0.0,
-        format!("{before:.0}/s before, {during:.0}/s then"),
-    )
 }
 
 fn moves_told(evidence: &Evidence) -> String {
@@ -424,6 +351,7 @@ fn whom(group: Group) -> String {
         Group::NotOn(cell) => format!("the tenants outside cell-{}", cell + 1),
         Group::One(_) => "the one tenant".into(),
         Group::AllBut(_) => "all other tenants".into(),
+        Group::Beside(_) => "the tenants beside the one".into(),
         Group::Moving => "tenants that move".into(),
         Group::NotMoving => "tenants that do not move".into(),
     }

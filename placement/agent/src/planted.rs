@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use cell_gate::RequestStamp;
 use cell_protos::v1 as wire;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::board::Posted;
 use crate::engine::{Applied, Batch, Engine, EngineError, Entry};
-use crate::record::Role;
+use crate::record::{Control, Role};
 use crate::tenant::{Admission, Core, Tenant};
 use crate::tenants::Tenants;
 
@@ -18,6 +20,8 @@ use crate::tenants::Tenants;
 const LOST_EVERY: u64 = 8;
 /// Each change is delivered a second time, so many changes later.
 const AGAIN_AFTER: usize = 16;
+/// A fence that lapses lasts longer than one that nothing disturbs.
+const FENCE_LASTS: Duration = Duration::from_millis(250);
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +39,12 @@ pub enum Planted {
     DroppedTombstone,
     /// The copying cell applies an old change a second time, behind newer ones, and believes the source's digest.
     ChangeTwice,
+    /// The source is sealed at once: a write that was under way ends after the cutover, here, and is acknowledged.
+    UndrainedCutover,
+    /// A fence ends by itself after a while: the cell serves again, under its old epoch.
+    LapsingFence,
+    /// Steps are done whoever has led meanwhile.
+    IgnoredTerm,
 }
 
 /// The engine under an agent: one that does not sync, where that is the fault.
@@ -112,10 +122,58 @@ fn stale(tenants: &Tenants, core: &Core) -> bool {
     is(tenants, Planted::StaleEpoch) && left && core.position().is_some()
 }
 
+/// What becomes of a write that a gate has let in before it knew of the fence: it waits, and ends when another cell owns.
+fn undrained(tenants: &Tenants, core: &Core, stamp: &RequestStamp, is_write: bool) -> Option<Admission> {
+    let control = core.control().filter(|control| (control.uid, control.epoch) == (stamp.uid, stamp.epoch))?;
+    match control.role {
+        _ if !is_write || !is(tenants, Planted::UndrainedCutover) => None,
+        Role::Fenced { .. } => Some(Admission::Wait("FENCED")),
+        Role::Redirect if core.position().is_some() => Some(Admission::Yes),
+        Role::Nothing | Role::Owner | Role::Importing | Role::Redirect | Role::Deleted => None,
+    }
+}
+
 /// Whether a request may run, faults included.
-pub(crate) fn admission(tenants: &Tenants, core: &Core, stamp: &RequestStamp, sound: Admission) -> Admission {
+pub(crate) fn admission(
+    tenants: &Tenants,
+    core: &Core,
+    (stamp, is_write): (&RequestStamp, bool),
+    sound: Admission,
+) -> Admission {
     let known = core.control().is_some_and(|control| control.uid == stamp.uid);
-    if known && (early(tenants, core) || stale(tenants, core)) { Admission::Yes } else { sound }
+    if known && (early(tenants, core) || stale(tenants, core)) {
+        return Admission::Yes;
+    }
+    undrained(tenants, core, stamp, is_write).unwrap_or(sound)
+}
+
+/// Lets a fence that has just begun lapse by itself.
+pub(crate) fn lapse(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>) {
+    if !is(tenants, Planted::LapsingFence) {
+        return;
+    }
+    let (tenants, tenant) = (Arc::clone(tenants), Arc::clone(tenant));
+    let (stop, tasks) = (tenants.stop.clone(), tenants.tasks.clone());
+    tasks.spawn(async move {
+        if stop.run_until_cancelled(tokio::time::sleep(FENCE_LASTS)).await.is_none() {
+            return;
+        }
+        let mut core = tenant.lock();
+        let fenced = core.control().filter(|control| matches!(control.role, Role::Fenced { .. })).cloned();
+        let Some(control) = fenced else { return };
+        core.holds.end();
+        let serves = Control { role: Role::Owner, ..control };
+        if let Err(refusal) = core.set_control(&tenant.id, &tenants.durable, serves) {
+            tracing::error!(reason = refusal.reason, "a planted fault was not done");
+        }
+        tenants.post(&tenant, &core);
+    });
+}
+
+/// A hold that gates are not told of.
+fn unheld(tenants: &Tenants, core: &Core) -> bool {
+    let owns = core.control().is_some_and(|control| control.role == Role::Owner);
+    is(tenants, Planted::UndrainedCutover) && owns && core.holds.standing(Instant::now()).is_some()
 }
 
 /// Tells the gates a lie, if there is one to tell.
@@ -123,7 +181,7 @@ pub(crate) fn post(tenants: &Tenants, tenant: &Tenant, core: &Core) -> bool {
     let Some(control) = core.control() else { return false };
     let epoch = if early(tenants, core) {
         control.epoch.next()
-    } else if stale(tenants, core) {
+    } else if stale(tenants, core) || unheld(tenants, core) {
         control.epoch
     } else {
         return false;

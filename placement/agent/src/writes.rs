@@ -133,7 +133,7 @@ impl Tenants {
         }
         let admission = core.admission(stamp, is_write, now);
         #[cfg(feature = "planted")]
-        let admission = crate::planted::admission(self, core, stamp, admission);
+        let admission = crate::planted::admission(self, core, (stamp, is_write), admission);
         admission
     }
 

@@ -182,7 +182,7 @@ fn list(output: Output) -> Result<Exit, Failure> {
             for drill in &drills {
                 let needs = match drill.needs {
                     Needs::Any | Needs::Proxy => String::new(),
-                    Needs::Root | Needs::Tracer | Needs::Clock | Needs::TimeSpace => {
+                    Needs::Root | Needs::Tracer | Needs::Clock | Needs::TimeSpace | Needs::Database => {
                         format!("  (needs {})", drill.needs.as_str())
                     }
                 };

@@ -247,9 +247,12 @@ fn create_tenant(
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(Rule::CreateTenantExists, !exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
     let (cell, placed) = choose_cell(fleet, (new, kinds), suggestion)?;
+    let uid = Uid(stamp.revision.0);
+    #[cfg(feature = "planted")]
+    let uid = crate::planted::uid(fleet.tenant(&new.id).map(|before| before.uid), uid);
     Ok(vec![Change::Tenant(Arc::new(TenantRecord {
         id: new.id.clone(),
-        uid: Uid(stamp.revision.0),
+        uid,
         lineage: fleet.lineage(),
         epoch: Epoch(1),
         rev: Rev(1),

@@ -215,18 +215,30 @@ fn is_off(rule: Rule) -> bool {
     planted::OFF.get().contains(&Some(rule))
 }
 
-/// Rules switched off, to prove that it is found. Not in any other build.
+/// Rules switched off, and a uid given out twice, to prove that it is found. Not in any other build.
 #[cfg(feature = "planted")]
 pub mod planted {
     use std::cell::Cell;
 
     use super::Rule;
+    use crate::Uid;
 
     /// One rule, or some that stand behind each other.
     pub type Off = [Option<Rule>; 4];
 
     thread_local! {
         pub(super) static OFF: Cell<Off> = const { Cell::new([None; 4]) };
+        static REUSES_UIDS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// A tenant that is made under the name of a deleted one gets its uid, on this thread, from now on.
+    pub fn reuse_uids() {
+        REUSES_UIDS.set(true);
+    }
+
+    /// The uid of a new tenant, whose name had that one before.
+    pub(crate) fn uid(before: Option<Uid>, fresh: Uid) -> Uid {
+        before.filter(|_| REUSES_UIDS.get()).unwrap_or(fresh)
     }
 
     /// Without these rules, on this thread, from now on.

@@ -22,7 +22,7 @@ use tokio_postgres::types::ToSql;
 use super::answer::{self, Answer};
 use super::documents::Listing;
 use super::idempotency::{Named, Retention};
-use super::pools::Pools;
+use super::pools::{Lent, NoConnection, Pools};
 use super::route::{self, Name, Page, Route};
 use super::rows::Document;
 use super::statements::{self, Statements};
@@ -206,8 +206,8 @@ impl TableDocuments {
         named: Option<&Named>,
         operation: &Operation,
     ) -> Result<Executed, Failed> {
-        let mut client = self.client(&stamp.tenant).await?;
-        let transaction = client.transaction().await?;
+        let mut lent = self.client(&stamp.tenant).await?;
+        let transaction = lent.client.transaction().await?;
         let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
         let enter = transaction.prepare_cached(self.say.enter).await?;
         transaction.execute(&enter, &[&stamp.tenant.as_str(), &uid, &epoch]).await?;
@@ -230,11 +230,16 @@ impl TableDocuments {
         Ok(Executed { answer, again: false })
     }
 
-    async fn client(&self, tenant: &TenantId) -> Result<deadpool_postgres::Object, Failed> {
-        let pool = self.pools.of(tenant).map_err(|error| Failed::Problem(failed(&error)))?;
-        // It has left, or its database is not open: nothing was executed.
-        let pool = pool.ok_or_else(|| Problem::refused("NOT_OWNER"))?;
-        pool.get().await.map_err(|error| failed_at_the_door(&error))
+    async fn client(&self, tenant: &TenantId) -> Result<Lent, Failed> {
+        let lent = self.pools.lend(tenant).await;
+        lent.map_err(|none| {
+            Failed::Problem(match none {
+                // It has left, or its database is not open: nothing was executed.
+                NoConnection::NotHere => Problem::refused("NOT_OWNER"),
+                NoConnection::Busy(why) => Problem::busy("DATABASE_BUSY", why),
+                NoConnection::Failed(error) => failed(&*error),
+            })
+        })
     }
 
     async fn read(&self, stamp: &RequestStamp, id: &Name) -> Result<Response<ResponseBody>, Problem> {
@@ -244,8 +249,8 @@ impl TableDocuments {
     }
 
     async fn document(&self, stamp: &RequestStamp, id: &Name) -> Result<Option<Document>, Failed> {
-        let mut client = self.client(&stamp.tenant).await?;
-        let transaction = self.look(&mut client, stamp).await?;
+        let mut lent = self.client(&stamp.tenant).await?;
+        let transaction = self.look(&mut lent, stamp).await?;
         self.work(&transaction, stamp).document(id).await
     }
 
@@ -257,8 +262,8 @@ impl TableDocuments {
     }
 
     async fn counter(&self, stamp: &RequestStamp, name: &Name) -> Result<Option<i64>, Failed> {
-        let mut client = self.client(&stamp.tenant).await?;
-        let transaction = self.look(&mut client, stamp).await?;
+        let mut lent = self.client(&stamp.tenant).await?;
+        let transaction = self.look(&mut lent, stamp).await?;
         self.work(&transaction, stamp).counter(name).await
     }
 
@@ -268,18 +273,18 @@ impl TableDocuments {
     }
 
     async fn page(&self, stamp: &RequestStamp, page: &Page) -> Result<String, Failed> {
-        let mut client = self.client(&stamp.tenant).await?;
-        let transaction = self.look(&mut client, stamp).await?;
+        let mut lent = self.client(&stamp.tenant).await?;
+        let transaction = self.look(&mut lent, stamp).await?;
         self.work(&transaction, stamp).page(page).await
     }
 
     /// Begins a transaction that only reads, at one moment. It ends when it is dropped.
     async fn look<'a>(
         &self,
-        client: &'a mut deadpool_postgres::Object,
+        lent: &'a mut Lent,
         stamp: &RequestStamp,
     ) -> Result<deadpool_postgres::Transaction<'a>, Failed> {
-        let begun = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
+        let begun = lent.client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead);
         let transaction = begun.read_only(true).start().await?;
         let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
         let look = transaction.prepare_cached(self.say.look).await?;
@@ -341,10 +346,6 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "STORE_FAILED", error.to_string(), hint)
 }
 
-fn failed_at_the_door(error: &deadpool_postgres::PoolError) -> Failed {
-    Failed::Problem(failed(error))
-}
-
 impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(said) = error.as_db_error() else { return Self::Problem(failed(&error)) };
@@ -355,6 +356,8 @@ impl From<tokio_postgres::Error> for Failed {
                 Self::Problem(Problem::refused(code))
             }
             "40001" | "40P01" => Self::Again(failed(&error)),
+            // The statement's time was up: its transaction is undone.
+            "57014" => Self::Problem(Problem::busy("DATABASE_SLOW", said.message())),
             _ => Self::Problem(failed(&error)),
         }
     }

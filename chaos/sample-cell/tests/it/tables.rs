@@ -106,6 +106,42 @@ async fn a_tenant_sees_its_own_rows_and_a_connection_without_a_tenant_sees_none(
     cell.stop().await;
 }
 
+/// Somebody holds a row of a tenant that each write of it changes. One tenant has at most half of the connections: as many of its
+/// writes wait for the row until their time is up, all the others are refused before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_whose_rows_are_locked_is_refused_with_a_code_and_others_are_served() {
+    const WRITERS: usize = 24;
+    const SHARE: usize = 8;
+    let (cell, url) = start(In::Shared).await;
+    each_sees_its_own(&cell).await;
+    let somebody = server::session(&url).await;
+    somebody.batch_execute("BEGIN; SELECT FROM tallies WHERE tenant_id = 't' FOR UPDATE").await.unwrap();
+    let gate = cell.gates[0];
+    let write = move |tenant: &'static str| async move {
+        Router::to(gate, tenant, 1).await.ask(Method::PUT, "/docs/mine", "1").await
+    };
+    let mut writing: tokio::task::JoinSet<Answer> = (0..WRITERS).map(|_| write("t")).collect();
+    let mut codes = Vec::new();
+    while let Some(answer) = writing.join_next().await {
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (StatusCode::SERVICE_UNAVAILABLE, "1"),
+            "{answer:?}"
+        );
+        codes.push(answer.json()["code"].as_str().unwrap().to_owned());
+        if codes.len() == WRITERS - SHARE {
+            assert_eq!(write("u").await.status, StatusCode::OK, "it is beside the one that is locked");
+        }
+    }
+    let count = |wanted: &str| codes.iter().filter(|code| *code == wanted).count();
+    let (slow, busy) = (count("DATABASE_SLOW"), count("DATABASE_BUSY"));
+    assert!((1..=SHARE).contains(&slow) && slow + busy == WRITERS, "{codes:?}");
+    somebody.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(write("t").await.status, StatusCode::OK);
+    cell.stop().await;
+}
+
 /// The rights that docs/postgresql.md lists, and not one more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cell_works_with_the_rights_that_are_documented() {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use cell_client::net::Host;
 use cell_control::{Parts, Service};
-use cell_model::CellId;
+use cell_model::{CellId, Fleet};
 use cell_router::Router;
-use cell_store::{Bounds, Leadership, StoreOptions};
+use cell_store::{Bounds, Store, StoreOptions};
 use cell_trust::SigningKey;
 use sample_cell::Cell;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fabric;
@@ -90,18 +89,23 @@ pub(super) struct ControlMachine {
     disk: SimDisk,
     bounds: Bounds,
     starts: Starts,
-    leadership: RefCell<Option<watch::Receiver<Leadership>>>,
+    store: RefCell<Option<Store>>,
 }
 
 impl ControlMachine {
     pub(super) fn new(seed: u64, name: &'static str, bounds: Bounds) -> Self {
         let disk = SimDisk::new(seed, name, None);
-        Self { name, disk, bounds, starts: Starts::of(seed, name), leadership: RefCell::new(None) }
+        Self { name, disk, bounds, starts: Starts::of(seed, name), store: RefCell::default() }
     }
 
     /// Whether it leads, as far as it knows.
     pub(super) fn leads(&self) -> bool {
-        self.leadership.borrow().as_ref().is_some_and(|leadership| leadership.borrow().is_leader)
+        self.store.borrow().as_ref().is_some_and(|store| store.leadership().borrow().is_leader)
+    }
+
+    /// What is in its store, if it has one.
+    pub(super) fn view<R>(&self, look: impl FnOnce(&Fleet) -> R) -> Option<R> {
+        self.store.borrow().as_ref().map(|store| store.view(look))
     }
 
     /// Runs the node until the power goes.
@@ -118,7 +122,7 @@ impl ControlMachine {
         let listen = ([0, 0, 0, 0], CONTROL_PORT).into();
         let parts = Parts { listen, store, disk: self.disk.mount(), key };
         let service = Service::start_within(parts, fabric::host(chance)).await?;
-        *self.leadership.borrow_mut() = Some(service.handle().store().leadership());
+        *self.store.borrow_mut() = Some(service.handle().store().clone());
         service.run(CancellationToken::new()).await?;
         Err(format!("{} has ended by itself", self.name).into())
     }
@@ -130,7 +134,7 @@ impl Machine for ControlMachine {
     }
 
     fn crash(&self) {
-        self.leadership.borrow_mut().take();
+        self.store.borrow_mut().take();
         self.disk.crash(PowerCut::Some);
     }
 }
@@ -141,12 +145,23 @@ pub(super) struct CellMachine {
     store: CellStore,
     starts: Starts,
     image: RefCell<Option<Rows>>,
+    #[cfg(feature = "planted")]
+    plant: Option<sample_cell::Plant>,
 }
 
 impl CellMachine {
     pub(super) fn new(seed: u64, name: &'static str, flaw: Option<Flaw>) -> Self {
         let (store, starts) = (CellStore::new(seed, name, flaw), Starts::of(seed, name));
-        Self { name, store, starts, image: RefCell::default() }
+        #[cfg(feature = "planted")]
+        let plant = flaw.and_then(Flaw::in_cells);
+        Self {
+            name,
+            store,
+            starts,
+            image: RefCell::default(),
+            #[cfg(feature = "planted")]
+            plant,
+        }
     }
 
     /// Runs the cell until the power goes.
@@ -159,6 +174,10 @@ impl CellMachine {
         options.gate_address = gate_addresses(self.name);
         options.control = control_addresses();
         options.trusted_keys = vec![signing_key(self.starts.seed).public().to_string()];
+        #[cfg(feature = "planted")]
+        {
+            options.plant = self.plant;
+        }
         let (engine, host) = (Arc::new(self.store.clone()), fabric::host(self.starts.next()));
         let cell = Cell::start_within(options, engine, host, CancellationToken::new()).await?;
         cell.stopped().await?;

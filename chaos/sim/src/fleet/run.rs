@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::PoisonError;
 use std::time::{Duration, UNIX_EPOCH};
 
+use cell_chaos::sights::Sights;
 use turmoil::Sim;
 
+use super::aim::Aim;
 use super::machine::{CellMachine, ControlMachine, Machine, RouterMachine, cells};
 use super::nemesis::{LANES, Whom, hosts};
 use super::script::{self, Image, Scene};
@@ -66,11 +69,17 @@ struct World<'a> {
     /// Who is without power, by who was to be.
     down: BTreeMap<Whom, &'static str>,
     scene: Rc<Scene>,
+    aim: Aim,
     faults: usize,
 }
 
 /// Runs one seed. One process should run no more than one: libraries keep random sources for a thread.
 pub(crate) fn run(options: &Options) -> Verdict {
+    #[cfg(feature = "planted")]
+    if options.flaw == Some(crate::Flaw::ReusedUid) {
+        // Every host of a simulation is on this thread.
+        cell_model::planted::reuse_uids();
+    }
     let mut world = World::new(options);
     let ended = world.play(options);
     world.verdict(ended)
@@ -106,7 +115,7 @@ impl World<'_> {
         machines.push(Rc::clone(&router) as Rc<dyn Machine>);
         sim.host(ROUTER, move || Rc::clone(&router).run());
         sim.client(FIELD, script::play(options.seed, options.flaw, Rc::clone(&scene)));
-        Self { sim, machines, controls, cells, down: BTreeMap::new(), scene, faults: 0 }
+        Self { sim, machines, controls, cells, down: BTreeMap::new(), scene, aim: Aim::Waits, faults: 0 }
     }
 
     /// Plays the plan to its end. Answers what has ended the run before.
@@ -126,6 +135,9 @@ impl World<'_> {
             if self.scene.phase.get() == Some(Phase::Faults) && elapsed >= healed {
                 self.scene.phase.set(Some(Phase::Healed));
                 self.scene.trace.borrow_mut().heal(elapsed);
+            }
+            if self.scene.phase.get() == Some(Phase::Faults) {
+                self.aim(elapsed, healed);
             }
             if let Some((cell, image)) = self.scene.image.take() {
                 self.clone_disk(cell, image);
@@ -161,6 +173,19 @@ impl World<'_> {
         }
     }
 
+    fn aim(&mut self, now: Duration, until: Duration) {
+        let leader = self.controls.iter().find(|node| node.leads()).map(Rc::as_ref);
+        if let Some((cell, begins)) = self.aim.look((now, until), leader, &mut self.sim) {
+            self.faults += usize::from(begins);
+            let how = if begins {
+                "is fenced, and hears nothing of the commit"
+            } else {
+                "hears of the control plane again"
+            };
+            self.scene.trace.borrow_mut().note(now, format_args!("nemesis: {cell} {how}"));
+        }
+    }
+
     fn power_off(&mut self, whom: Whom) {
         let leader = || self.controls.iter().find(|node| node.leads()).map_or(NODES[0], |node| node.name());
         let name = match whom {
@@ -190,8 +215,14 @@ impl World<'_> {
     }
 
     fn verdict(self, ended: Option<Violation>) -> Verdict {
-        let mut violations: Vec<Violation> = ended.into_iter().collect();
         let (end, moves) = (self.scene.end.take(), self.scene.moves.take());
+        let mut violations = Vec::new();
+        if end.is_none() {
+            // Why it has not come to its end, perhaps.
+            let looks = self.scene.looks.borrow();
+            violations = broken(&looks.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        violations.extend(ended);
         let mut figures = Figures {
             faults: self.faults,
             ended: moves.ended,
@@ -219,9 +250,9 @@ impl World<'_> {
                 wrong(Rule::HealedIsLive)(detail)
             }));
             violations.extend(end.mismatches.into_iter().map(wrong(Rule::OneOwner)));
+            violations.extend(end.obeyed.into_iter().map(wrong(Rule::InvariantsHold)));
             figures.looks = end.sights.looks();
-            let broken = end.sights.broken().iter().flat_map(|(id, seen)| seen.iter().map(move |one| (id, one)));
-            violations.extend(broken.map(|(id, seen)| wrong(Rule::InvariantsHold)(format!("{id}: {seen}"))));
+            violations.extend(broken(&end.sights));
             if figures.looks == 0 {
                 violations.push(wrong(Rule::InvariantsHold)("nobody could be looked at".into()));
             }
@@ -233,4 +264,10 @@ impl World<'_> {
             figures: figures.to_string(),
         }
     }
+}
+
+/// What looks have found.
+fn broken(sights: &Sights) -> Vec<Violation> {
+    let seen = sights.broken().iter().flat_map(|(id, seen)| seen.iter().map(move |one| format!("{id}: {one}")));
+    seen.map(|detail| Violation { rule: Rule::InvariantsHold, detail }).collect()
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cell_chaos::check::{Findings, check};
@@ -20,14 +20,14 @@ use cell_client::{AgentOptions, AgentPool, ClientOptions, ControlClient, Link, W
 use cell_model::{CellId, CellTraits, MoveId, MoveOptions, NewCell, NewTenant, Phase, TenantId, Tier};
 
 use super::machine::{DOMAIN, agent_address, control_addresses, field, gate_addresses, router_address};
-use super::{CELLS, MOVING, STAYING, fabric};
+use super::{CELLS, MOVING, RENEWED, STAYING, fabric};
 use crate::flaw::Flaw;
 use crate::stage::{self, now};
 use crate::trace::Trace;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Clients of the moving tenant, beside those of both.
 const WRITERS: u32 = 3;
@@ -50,6 +50,8 @@ pub(super) struct Scene {
     pub(super) moves: RefCell<Moves>,
     pub(super) end: RefCell<Option<End>>,
     pub(super) recorder: Recorder,
+    /// Looks at store and cells, for a run that does not come to its end.
+    pub(super) looks: RefCell<Arc<Mutex<Sights>>>,
     /// What is to be done with the disk of a cell before the next tick.
     pub(super) image: Cell<Option<(&'static str, Image)>>,
 }
@@ -82,6 +84,8 @@ pub(super) struct End {
     pub(super) sights: Sights,
     /// Tenants of which no write was acknowledged, in time, that was sent after everything had healed.
     pub(super) silent: Vec<&'static str>,
+    /// What a cell has done for a leader that is gone.
+    pub(super) obeyed: Option<String>,
 }
 
 impl Scene {
@@ -89,7 +93,7 @@ impl Scene {
         self.trace.borrow_mut().note(now(), line);
     }
 
-    fn wait_for(&self, what: impl Into<String>) {
+    pub(super) fn wait_for(&self, what: impl Into<String>) {
         *self.waiting_for.borrow_mut() = what.into();
     }
 
@@ -112,9 +116,11 @@ pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> tur
     let calls = ClientOptions { deadline: Duration::from_secs(4), ..ClientOptions::over(link.clone()) };
     let control = ControlClient::new(control_addresses(), calls);
     make(&control, &link, &scene).await?;
-    let (script, load) = (Script { control, link, scene: Rc::clone(&scene) }, load(seed, &scene));
+    let (script, load) = (Script { control, link, scene: Rc::clone(&scene) }, load(seed, &scene.recorder));
+    script.fill_the_first(&self::load(seed, &Recorder::default())).await?;
     let tenants: Arc<[Arc<str>]> = [MOVING, STAYING].map(Arc::from).into();
     let looking = script.looking(&load.clock())?;
+    *scene.looks.borrow_mut() = looking.shared();
     let background = load.background(&tenants);
     let focus = load.focus(&tenants[0], WRITERS, READERS, GAP);
     scene.note(format_args!("the fleet is made and used"));
@@ -131,11 +137,14 @@ pub(super) async fn play(seed: u64, flaw: Option<Flaw>, scene: Rc<Scene>) -> tur
     }
     let last = script.one_whole_move().await?;
     let silent = script.silent(&load.clock()).await?;
+    let obeyed = script.obeyed_a_former_leader(&last).await?;
+    script.renew(&load).await?;
     let last = if flaw == Some(Flaw::ClonedCell) { script.clone_the_owner(last).await? } else { last };
     stop_all(&mut clients).await;
-    let end = script.read_back(&tenants, &load.clock(), &last).await?;
+    let everybody: Arc<[Arc<str>]> = [MOVING, STAYING, RENEWED].map(Arc::from).into();
+    let end = script.read_back(&everybody, &load.clock(), &last).await?;
     // After everything was read: also of what is there at the end.
-    let end = End { silent, sights: looking.stop().await, ..end };
+    let end = End { silent, obeyed, sights: looking.stop().await, ..end };
     *scene.end.borrow_mut() = Some(end);
     Ok(())
 }
@@ -146,7 +155,7 @@ async fn stop_all(clients: &mut Vec<Running>) {
     }
 }
 
-fn load(seed: u64, scene: &Scene) -> Load {
+fn load(seed: u64, recorder: &Recorder) -> Load {
     let options = LoadOptions {
         routers: vec![router_address()],
         domain: DOMAIN.into(),
@@ -158,7 +167,7 @@ fn load(seed: u64, scene: &Scene) -> Load {
         network: field(seed).network().clone(),
         seed,
     };
-    Load::new(options, RunClock::start_at(fabric::wall_clock()), scene.recorder.clone())
+    Load::new(options, RunClock::start_at(fabric::wall_clock()), recorder.clone())
 }
 
 /// A cluster, two cells that have reported, and a tenant in each.
@@ -177,11 +186,9 @@ async fn make(control: &ControlClient, link: &Link, scene: &Scene) -> turmoil::R
         };
         control.create_cell(cell, WriteOptions::default()).await?;
     }
-    for (tenant, cell) in [MOVING, STAYING].into_iter().zip(CELLS) {
+    for (tenant, cell) in [MOVING, STAYING, RENEWED].into_iter().zip(CELLS.into_iter().cycle()) {
         let id = TenantId::new(tenant)?;
-        let cell = Some(CellId::new(cell)?);
-        let new = NewTenant { id: id.clone(), cell, tier: Tier::Bronze, residency: String::new() };
-        control.create_tenant(new, WriteOptions::default()).await?;
+        control.create_tenant(new_tenant(tenant, cell)?, WriteOptions::default()).await?;
         scene.wait_for(format!("tenant {tenant} to live"));
         while control.get_tenant(&id).await?.life != "live" {
             tokio::time::sleep(POLL).await;
@@ -190,10 +197,15 @@ async fn make(control: &ControlClient, link: &Link, scene: &Scene) -> turmoil::R
     Ok(())
 }
 
-struct Script {
-    control: ControlClient,
+pub(super) fn new_tenant(tenant: &str, cell: &str) -> Result<NewTenant, Box<dyn std::error::Error>> {
+    let (id, cell) = (TenantId::new(tenant)?, Some(CellId::new(cell)?));
+    Ok(NewTenant { id, cell, tier: Tier::Bronze, residency: String::new() })
+}
+
+pub(super) struct Script {
+    pub(super) control: ControlClient,
     link: Link,
-    scene: Rc<Scene>,
+    pub(super) scene: Rc<Scene>,
 }
 
 impl Script {
@@ -349,7 +361,7 @@ impl Script {
             .collect();
         let last = Exercise::of(&of_it, &entered, clock.of_unix_millis(last.ended_unix_ms));
         let sights = Sights::default();
-        Ok(End { ops, findings, mismatches: end.mismatches, last, sights, silent: Vec::new() })
+        Ok(End { ops, findings, mismatches: end.mismatches, last, sights, silent: Vec::new(), obeyed: None })
     }
 
     async fn until_the_nodes_agree(&self) {
@@ -375,7 +387,7 @@ impl Script {
         Ok(lookout.keep(LOOK_EVERY, move || Duration::from_micros(clock.now())))
     }
 
-    fn places(&self) -> Result<Places, Box<dyn std::error::Error>> {
+    pub(super) fn places(&self) -> Result<Places, Box<dyn std::error::Error>> {
         let cell = |cell: &str| {
             Ok::<_, Box<dyn std::error::Error>>(CellNode {
                 id: CellId::new(cell)?,

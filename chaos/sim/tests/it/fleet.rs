@@ -12,6 +12,8 @@ fn a_tenant_that_moves_to_and_fro_while_things_break_loses_nothing_and_the_same_
     assert!(!last.contains(" 0 writes acknowledged") && !last.contains(" 0 faults"), "{last}");
     assert!(!last.contains(" 0 moves") && !last.contains("which 0 completed"), "{last}");
     assert!(text.contains("PHASE_ACTIVATE") && text.contains("nemesis: "), "the trace tells a story");
+    assert!(text.contains("renewed lives again"), "a name was given out twice");
+    assert!(text.contains("is fenced, and hears nothing of the commit"), "a fence was prolonged");
     assert!(text == again, "one seed, two traces");
 }
 

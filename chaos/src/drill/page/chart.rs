@@ -98,7 +98,7 @@ impl Plot<'_> {
             let color = match fault.lane.as_str() {
                 "network" => "#c2312f",
                 "process" => "#b86e00",
-                "disk" => "#7a4b2a",
+                "disk" | "database" => "#7a4b2a",
                 _ => "#8a5ab8",
             };
             let label = escaped(&fault.label);

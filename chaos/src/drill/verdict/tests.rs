@@ -204,3 +204,12 @@ fn every_drill_says_what_it_believes_and_how_it_knows_that_it_took_place() {
         assert!(!drill.script.is_empty() && drill.hypothesis.len() > 60, "{}", drill.name);
     }
 }
+
+#[test]
+fn who_is_beside_a_tenant_is_on_its_cell_and_is_not_the_tenant() {
+    let evidence = evidence(Vec::new());
+    let names = |group| evidence.members(group).into_iter().map(|home| home.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(Group::Beside(0)), ["c"]);
+    assert_eq!(names(Group::Beside(3)), ["b"]);
+    assert!(names(Group::Beside(9)).is_empty());
+}

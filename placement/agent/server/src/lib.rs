@@ -1,4 +1,4 @@
-//! A PostgreSQL server of one's own, for tests and benchmarks.
+//! A PostgreSQL server of one's own, for tests, benchmarks and drills.
 //!
 //! ```text
 //! Server::start(options) ─► initdb, settings, pg_ctl start ─► a watchdog: once process `until` is gone, it stops the
@@ -12,4 +12,4 @@ mod pause;
 mod server;
 
 pub use pause::Paused;
-pub use server::{Options, Server, ServerError, unprivileged};
+pub use server::{Options, Server, ServerError, installed, unprivileged};

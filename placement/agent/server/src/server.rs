@@ -77,6 +77,14 @@ fn programs() -> Result<PathBuf, ServerError> {
     found.pop().ok_or(ServerError::NotInstalled)
 }
 
+/// Whether there can be a server here at all.
+///
+/// # Errors
+/// [`ServerError::NotInstalled`]
+pub fn installed() -> Result<(), ServerError> {
+    programs().map(|_| ())
+}
+
 /// A command as somebody who is not root.
 #[must_use]
 pub fn unprivileged(program: &Path) -> Command {

@@ -147,7 +147,11 @@ impl Work<'_> {
         if is_new {
             self.lapse_at(hold.deadline);
         }
-        if hold.sealed.is_none() {
+        #[cfg(feature = "planted")]
+        let drains = !crate::planted::is(self.tenants, crate::planted::Planted::UndrainedCutover);
+        #[cfg(not(feature = "planted"))]
+        let drains = true;
+        if hold.sealed.is_none() && drains {
             let quiesced = self.tenants.board.await_quiesced(hold.id, hold.deadline).await;
             quiesced.map_err(|gates| {
                 Refusal::new("NOT_QUIESCED", format!("gates that have not quiesced in time: {}", gates.join(", ")))
@@ -192,6 +196,8 @@ impl Work<'_> {
             transition::fence(core.known()?, &context, sealed, standing, core.last_seq())
         })
         .await?;
+        #[cfg(feature = "planted")]
+        crate::planted::lapse(self.tenants, &self.tenant);
         Ok(position(sealed))
     }
 

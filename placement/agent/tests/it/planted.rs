@@ -58,3 +58,41 @@ async fn a_change_that_comes_twice_brings_back_an_old_value_and_no_digest_tells(
     let rows = b.rows(2).await;
     assert!(rows[&b"k"[..]] != b"v19", "{rows:?}");
 }
+
+#[tokio::test]
+async fn a_write_that_nobody_waits_for_ends_after_the_cutover_where_its_owner_was() {
+    let (ground, a, b) = moved(Planted::UndrainedCutover).await;
+    let before = context(1, 1);
+    let (sealed, _) = seal(&ground, &a, &b, &before).await;
+    let (data, under_way) = (a.data.clone(), stamp(1));
+    let writing =
+        tokio::spawn(async move { data.write(&under_way, |rows| rows.put(b"k", b"late".to_vec())).await });
+    ground.pool.fence(&a.agent, &before, sealed).await.unwrap();
+    let after = context(2, 1);
+    ground.pool.activate(&b.agent, &after, Some((&a.id, &a.agent))).await.unwrap();
+    assert!(!writing.is_finished());
+    ground.pool.deliver_mapping(&a.agent, &after, &ground.mapping(&b.id, 2), None).await.unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(!b.rows(2).await.contains_key(&b"k"[..]));
+}
+
+#[tokio::test]
+async fn a_fence_that_lapses_lets_the_former_owner_serve_under_its_old_epoch() {
+    let (ground, a, b) = moved(Planted::LapsingFence).await;
+    let (sealed, _) = seal(&ground, &a, &b, &context(1, 1)).await;
+    ground.pool.fence(&a.agent, &context(1, 1), sealed).await.unwrap();
+    assert_eq!(refused_write(a.put(1, "k", "fenced").await), "FENCED");
+    let lapsed = async {
+        while a.put(1, "k", "zombie").await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, lapsed).await.expect("the fence lapses");
+}
+
+#[tokio::test]
+async fn a_cell_that_ignores_the_term_obeys_who_led_before() {
+    let (ground, a, _b) = moved(Planted::IgnoredTerm).await;
+    let former = cell_client::StepContext { term: cell_model::Term(0), ..context(1, 1) };
+    ground.pool.engage_sync(&a.agent, &former, false).await.unwrap();
+}

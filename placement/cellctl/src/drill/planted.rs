@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! model         a guard is switched off: the checker must find a counterexample
-//! simulation    disks lie or fail, a client is careless, a cell is there twice: the oracle must find it
+//! simulation    disks lie or fail, a client is careless, a cell is there twice, or store and cells have a fault: the oracle must
+//!               find it
 //! demo, drill   real cells with a fault in them: the judge of what clients saw must find it
 //! ```
 
@@ -51,13 +52,33 @@ struct Fault {
 }
 
 /// Faults of real processes, and of the simulation.
-const OUTSIDE: [(&str, &str, Layer); 16] = [
+const OUTSIDE: [(&str, &str, Layer); 20] = [
     ("stale-epoch", "the check of the epoch is skipped", Layer::Drill("router-alone")),
     ("early-serve", "the target serves before the commit", Layer::Demo),
     ("lost-write", "a write is acknowledged and not done", Layer::Demo),
     ("unflushed-write", "writes are acknowledged before they are flushed", Layer::Drill("dead-cell")),
     ("dropped-tombstone", "a deletion is not applied by the copying cell", Layer::Drill("stale-router")),
     ("change-twice", "a change is delivered twice", Layer::Drill("stale-router")),
+    (
+        "undrained-cutover",
+        "the source cuts over without waiting for writes that are under way",
+        Layer::Simulation("--fleet --faults 6 --flaw undrained-cutover"),
+    ),
+    (
+        "reused-uid",
+        "a name that is made again gets the uid that it had",
+        Layer::Simulation("--fleet --faults 1 --flaw reused-uid"),
+    ),
+    (
+        "ignored-term",
+        "a cell does the steps of a leader that is gone",
+        Layer::Simulation("--fleet --faults 1 --flaw ignored-term"),
+    ),
+    (
+        "lapsing-fence",
+        "a fence is released on a time-out",
+        Layer::Simulation("--fleet --faults 6 --flaw lapsing-fence"),
+    ),
     (
         "lying-disk",
         "disks say that they have synced, and have not",

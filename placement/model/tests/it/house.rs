@@ -38,7 +38,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
         &["cell-store", "cell-migration", "cell-planner", "cell-client", "cell-protos", "cell-trust", "cell-model"],
     ),
     ("sample-cell", &["cell-gate", "cell-agent", "cell-client", "cell-trust", "cell-model"]),
-    ("cell-chaos", &["cell-control", "cell-client", "cell-trust", "cell-model", "cell-figures"]),
+    ("cell-chaos", &["cell-control", "cell-client", "cell-trust", "cell-model", "cell-figures", "cell-pg-server"]),
     ("cell-pg-server", &[]),
     (
         "cell-move-bench",
@@ -284,6 +284,7 @@ const NO_CODES: &[&str] = &[
     "CELLWAY_ROUTER",
     "CELLWAY_FUZZ",
     "CELLWAY_PINGORA",
+    "CELLWAY_ROUTER",
     "CELLWAY_TRUSTED_KEYS",
     "GLIBC_TUNABLES",
     "CELL_ADVERTISE",

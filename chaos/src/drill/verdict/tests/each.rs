@@ -39,11 +39,13 @@ const fn number(expect: &Expect) -> usize {
         Expect::FaultOnTheWayBack(_) => 25,
         Expect::Lost => 26,
         Expect::RetriesBounded(_) => 27,
+        Expect::Bounded(..) => 28,
+        Expect::Overloaded(_) => 29,
     }
 }
 
 /// How many there are.
-const EXPECTATIONS: usize = 28;
+const EXPECTATIONS: usize = 30;
 
 fn usual() -> Evidence {
     evidence(Vec::new())
@@ -152,6 +154,19 @@ fn promised() -> Vec<Case> {
             without_key("TENANT_KEY_DISABLED"),
             vec![without_key("NO_LEASE"), usual()],
         ),
+        (
+            Expect::Bounded(Group::One(0), 100),
+            refusals(&[("DATABASE_SLOW", 100)]),
+            vec![
+                refusals(&[("DATABASE_SLOW", 101)]),
+                refusals(&[("DATABASE_SLOW", 5), ("NO_CONNECTION", 5)]),
+                evidence(vec![Op {
+                    outcome: Outcome::Unknown { reason: "late".into() },
+                    ..op("a", 1_600, 5, true)
+                }]),
+                usual(),
+            ],
+        ),
         // Of the eight requests of everybody.
         (Expect::RetriesBounded(25), replays(2), vec![replays(3), Evidence { ops: Vec::new(), ..usual() }]),
         (Expect::NotHaunted, haunted(false), vec![haunted(true), usual()]),
@@ -211,11 +226,29 @@ fn exercised() -> Vec<Case> {
             vec![with(|evidence| evidence.clocks = told(&["n1 is ahead", "n1 is behind"]))],
         ),
         (
+            Expect::Overloaded(2),
+            overload(2, &["cell-1: 9"]),
+            vec![overload(1, &["cell-1: 9"]), overload(2, &[]), usual()],
+        ),
+        (
             Expect::Busy(Group::All),
             usual(),
             vec![with(|evidence| evidence.ops.retain(|op| &*op.tenant != "d")), evidence_of_nobody()],
         ),
     ]
+}
+
+/// Requests of one tenant that were refused so after so many milliseconds.
+fn refusals(of: &[(&str, u64)]) -> Evidence {
+    let refused = |(code, ms): &(&str, u64)| {
+        let outcome = Outcome::Refused { code: (*code).into() };
+        Op { outcome, ..op("a", 1_600, *ms, true) }
+    };
+    evidence(of.iter().map(refused).collect())
+}
+
+fn overload(waited: u64, taken: &[&str]) -> Evidence {
+    with(|evidence| (evidence.locked_out, evidence.sessions_taken) = (waited, told(taken)))
 }
 
 fn replays(count: u64) -> Evidence {
