@@ -128,6 +128,10 @@ pub enum Step {
     Retire,
     /// Delete the copy that was fenced at this epoch.
     Reclaim(u8),
+    /// Find the rows that are not the owner's, and remember them; so many differences were told before.
+    Examine(u8),
+    /// Take them anew.
+    Recopy,
     /// Own by force, at the header's epoch.
     OwnByForce,
     /// Own no more, and put aside what nobody else has.
@@ -159,6 +163,10 @@ pub struct Cell {
     pub log: Log,
     /// How much of it.
     pub rows: Rows,
+    /// Some of it is not what was copied.
+    pub damaged: bool,
+    /// Which rows those are is known here, and how many differences were told before. Gone after a restart.
+    pub examined: Option<u8>,
     /// What it keeps for its follower.
     pub capture: Option<Capture>,
     /// A write is answered only when the follower holds it.
@@ -232,6 +240,8 @@ impl Cell {
             Step::StopCapture => self.stop_capture(header),
             Step::Retire => self.retire(header),
             Step::Reclaim(fenced) => self.reclaim(header, fenced, mutant),
+            Step::Examine(told) => self.examine(header, told),
+            Step::Recopy => self.recopy(header),
             Step::OwnByForce => self.own_by_force(header),
             Step::PutAside { fenced, after } => self.put_aside(header, fenced, after),
         }
@@ -384,6 +394,24 @@ impl Cell {
         Ok(())
     }
 
+    fn copies(&mut self, header: &Header) -> Result<(), Refusal> {
+        self.admit(header, false)?;
+        require(self.follow == Some(header.move_id) && self.rows == Rows::Complete)
+    }
+
+    fn examine(&mut self, header: &Header, told: u8) -> Result<(), Refusal> {
+        self.copies(header)?;
+        self.examined = Some(told);
+        Ok(())
+    }
+
+    fn recopy(&mut self, header: &Header) -> Result<(), Refusal> {
+        self.copies(header)?;
+        require(self.examined.is_some())?;
+        (self.damaged, self.examined) = (false, None);
+        Ok(())
+    }
+
     fn drop_import(&mut self, header: &Header, mutant: Option<Mutant>) -> Result<(), Refusal> {
         self.admit(header, true)?;
         let grant = match self.grant {
@@ -448,6 +476,7 @@ impl Cell {
     fn empty(&mut self, header: &Header) {
         self.log = Log::default();
         self.rows = Rows::Absent;
+        (self.damaged, self.examined) = (false, None);
         self.put_aside = None;
         self.follow = None;
         self.reverse = None;
@@ -473,6 +502,7 @@ impl Cell {
         self.hold = None;
         self.lapsed = (0, 0);
         self.owed = 0;
+        self.examined = None;
         if mutant == Some(Mutant::FenceForgotten) && matches!(self.grant, Grant::Fenced { .. }) {
             self.grant = Grant::Owner;
         }
@@ -529,7 +559,8 @@ impl Cell {
             role: self.role(),
             last_seq: Seq(self.log.last().into()),
             complete,
-            digest: complete.then(|| self.log.digest()),
+            // What is wrong with a copy nobody has seen until somebody compares.
+            digest: (complete && !self.damaged).then(|| self.log.digest()),
             held_ms: None,
             works_for: self.follow.map(|follow| MoveId(follow.into())),
             orphaned_ms: None,
