@@ -286,6 +286,8 @@ impl Cell {
         for id in less {
             self.agree_on(client, &self.entry(&id)).await.map_err(as_fault)?;
         }
+        // It may know of a slot again that was let go of since.
+        self.replication.look_again();
         Ok(())
     }
 

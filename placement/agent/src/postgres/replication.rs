@@ -198,6 +198,11 @@ impl Replication {
         self.wanted.send_if_modified(|wanted| wanted.remove(tenant).is_some());
     }
 
+    /// Where nothing is wanted, what is written down of a slot is taken away once more.
+    pub(crate) fn look_again(&self) {
+        self.wanted.send_modify(|_| {});
+    }
+
     /// Captures a tenant's transactions after `from`.
     pub(crate) fn capture(&self, tenant: &TenantId, from: Seq, clean: bool) {
         self.want(tenant);
