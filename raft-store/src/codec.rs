@@ -1,6 +1,7 @@
-//! How a value is written, on disk and between nodes: `version | crc32c of the rest | postcard`.
+//! How a value is written, on disk and between nodes: `version | crc32c | postcard`. The checksum is of what follows it and,
+//! from layout 5, of the version, too: one bit lies between 5 and 4.
 //!
-//! A flipped byte is found and named when the value is read; it is never served. The version belongs to the layout of
+//! A flipped bit is found and named when the value is read; it is never served. The version belongs to the layout of
 //! our own structs, so that an upgrade of a library cannot change what the bytes mean. What the version before this one has
 //! written is read as well, value by value: what is written anew has today's layout (see [`cell_model::layout`]).
 
@@ -23,9 +24,14 @@ pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
 pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
     let mut bytes = vec![layout, 0, 0, 0, 0];
     bytes = postcard::to_extend(value, bytes).expect("our structs have no part that postcard cannot write");
-    let checksum = crc32c::crc32c(&bytes[HEAD_BYTES..]);
+    let checksum = checksum(layout, &bytes[HEAD_BYTES..]);
     bytes[1..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
     bytes
+}
+
+fn checksum(layout: u8, body: &[u8]) -> u32 {
+    let of_body = crc32c::crc32c(body);
+    if layout < 5 { of_body } else { crc32c::crc32c_append(of_body, &[layout]) }
 }
 
 /// Adds an item to others, for [`seal_items`].
@@ -37,7 +43,7 @@ pub(crate) fn extend<T: Serialize>(items: Vec<u8>, item: &T) -> Vec<u8> {
 pub(crate) fn seal_items(items: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + items.len());
     bytes.push(VERSION);
-    bytes.extend_from_slice(&crc32c::crc32c(items).to_le_bytes());
+    bytes.extend_from_slice(&checksum(VERSION, items).to_le_bytes());
     bytes.extend_from_slice(items);
     bytes
 }
@@ -102,7 +108,7 @@ fn checked(bytes: &[u8], what: impl Fn() -> String) -> Result<(u8, &[u8]), Engin
     let Some((&[version, c0, c1, c2, c3], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too few", bytes.len()) });
     };
-    let (expected, actual) = (u32::from_le_bytes([c0, c1, c2, c3]), crc32c::crc32c(body));
+    let (expected, actual) = (u32::from_le_bytes([c0, c1, c2, c3]), checksum(version, body));
     if expected != actual {
         let detail = format!("its checksum is {actual:08x} and should be {expected:08x}");
         return Err(EngineError::Corrupt { what: what(), detail });

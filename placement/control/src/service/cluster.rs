@@ -32,7 +32,16 @@ impl ClusterEndpoint {
         let addresses: Vec<&str> = members.iter().map(|member| member.address.as_str()).collect();
         let (subject, detail) = ("store".into(), format!("members={}", addresses.join(",")));
         let (deed, ground) = (Deed { action: StoreAction::InitCluster, subject, detail, by }, self.ground.clone());
-        let telling = tokio::spawn(async move { deed.ended(&ground, &Ok(())).await });
+        let telling = tokio::spawn(async move {
+            let knows_its_members = async {
+                while ground.store.status().members.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            // Where it never does, the node's log has what the trail has not.
+            let _ = tokio::time::timeout(ELECTION, knows_its_members).await;
+            deed.ended(&ground, &Ok(())).await;
+        });
         let _ = tokio::time::timeout(ELECTION, telling).await;
     }
 }
