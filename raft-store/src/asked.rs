@@ -14,7 +14,13 @@ pub fn asked(actor: &str, command: &Command, expected: Option<Revision>) -> Aske
     let plain = match command {
         Command::PlaceTenant { tenant, .. } => Cow::Owned(Command::CreateTenant(tenant.clone())),
         Command::TakeOver { tenant, order } => {
-            let nothing = CopySight { generation: Generation(0), complete: false, applied: Seq(0), heard: Seq(0) };
+            let nothing = CopySight {
+                generation: Generation(0),
+                complete: false,
+                applied: Seq(0),
+                heard: Seq(0),
+                ungated: false,
+            };
             let order = TakeoverOrder { stopped: Generation(0), copy: nothing, ..order.clone() };
             Cow::Owned(Command::TakeOver { tenant: tenant.clone(), order })
         }

@@ -30,6 +30,8 @@ pub struct Budget {
     pub degrades: u8,
     /// Copies that fail.
     pub failures: u8,
+    /// Copies of which some row becomes another one.
+    pub damages: u8,
     /// Cells that are cordoned.
     pub cordons: u8,
     /// Owners that stop, and are out of reach until they start again.

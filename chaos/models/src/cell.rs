@@ -129,6 +129,10 @@ pub enum Step {
     Retire,
     /// Delete the copy that was fenced at this epoch.
     Reclaim(u8),
+    /// Find the rows that are not the owner's, and remember them; so many differences were told before.
+    Examine(u8),
+    /// Take them anew.
+    Recopy,
     /// Own by force, at the header's epoch.
     OwnByForce,
     /// Own no more, and put aside what nobody else has.
@@ -160,6 +164,10 @@ pub struct Cell {
     pub log: Log,
     /// How much of it.
     pub rows: Rows,
+    /// Some of it is not what was copied.
+    pub damaged: bool,
+    /// Which rows those are is known here, and how many differences were told before. Gone after a restart.
+    pub examined: Option<u8>,
     /// What it keeps for its follower.
     pub capture: Option<Capture>,
     /// A write is answered only when the follower holds it.
@@ -236,6 +244,7 @@ impl Cell {
         self.hold = None;
         self.lapsed = (0, 0);
         self.owed = 0;
+        self.examined = None;
         if mutant == Some(Mutant::FenceForgotten) && matches!(self.grant, Grant::Fenced { .. }) {
             self.grant = Grant::Owner;
         }
@@ -292,7 +301,8 @@ impl Cell {
             role: self.role(),
             last_seq: Seq(self.log.last().into()),
             complete,
-            digest: complete.then(|| self.log.digest()),
+            // What is wrong with a copy nobody has seen until somebody compares.
+            digest: (complete && !self.damaged).then(|| self.log.digest()),
             held_ms: None,
             works_for: self.follow.map(|follow| MoveId(follow.into())),
             orphaned_ms: None,

@@ -13,6 +13,7 @@ const CALM: Budget = Budget {
     misses: 0,
     degrades: 0,
     failures: 0,
+    damages: 0,
     cordons: 0,
     stops: 0,
     takeovers: 0,
@@ -100,6 +101,23 @@ const SYNC: Bounds = Bounds {
     ..CALM_BOUNDS
 };
 
+/// Rows of a copy become others until it has been compared, or are among those that are compared at the seal; and in soak.
+const DIFFERING: Bounds = Bounds {
+    name: "differing",
+    about: "rows of a copy become others: they are found, told and copied anew; cells are killed",
+    budget: Budget { damages: 4, crashes: 1, ..CALM },
+    delayed: 0,
+    late: 0,
+    reaches: &[
+        "a move completes",
+        "a copy that differs is mended",
+        "a copy that differs at the seal is compared as a whole again",
+        "a copy that differs too often is given up",
+        "a move rests because the old owner's copy differs",
+    ],
+    ..CALM_BOUNDS
+};
+
 const RETURN: Bounds = Bounds {
     name: "return",
     about: "two moves, there and back, with what the first one left behind",
@@ -165,6 +183,7 @@ pub const SMALL: &[Bounds] = &[
     small(ROLLBACK),
     small(SYNC),
     small(RETURN),
+    small(DIFFERING),
     small(STEERED),
     Bounds { late: 0, ..TAKEOVER },
     Bounds { budget: Budget { writes: 1, ..TAKEOVER_BACK.budget }, ..TAKEOVER_BACK },
@@ -199,6 +218,7 @@ pub const CI: &[Bounds] = &[
     ROLLBACK,
     SYNC,
     RETURN,
+    DIFFERING,
     STEERED,
     TAKEOVER,
     TAKEOVER_LEADERS,
@@ -242,6 +262,7 @@ pub const EVERYTHING: Bounds = Bounds {
         misses: 2,
         degrades: 1,
         failures: 1,
+        damages: 0,
         cordons: 1,
         stops: 1,
         takeovers: 1,
@@ -268,6 +289,7 @@ pub const fn that_catches(mutant: Mutant) -> Bounds {
         | Mutant::FenceTimesOut => CUTOVER,
         Mutant::TermIgnored => LEADERS,
         Mutant::FenceForgotten | Mutant::AbortKeepsEpoch => CRASHES,
+        Mutant::DifferenceOverlooked => DIFFERING,
         Mutant::AnsweredBeforeApplied | Mutant::UnknownReplayed | Mutant::ChangeAppliedTwice => SYNC,
         Mutant::TakeoverWithoutEvidence
         | Mutant::TakeoverWhileDegraded

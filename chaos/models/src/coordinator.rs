@@ -5,11 +5,11 @@
 //! production learns by asking again and again (how far a copy is) is read from the cell when it is proposed; an answer
 //! that is out of date by the time it counts is a late proposal.
 
-use cell_model::{Effect, Leg, Move, Phase, Rejected, SyncMode, TenantRecord};
+use cell_model::{Effect, Intent, Leg, Move, Phase, Rejected, SyncMode, TenantRecord};
 
 use crate::cell::{Capture, Refusal, Rows};
 use crate::ledger::small;
-use crate::{Cell, Header, Ledger, Mutant, Note, Place, Said, Step};
+use crate::{Cell, Header, Ledger, Mutant, Note, Place, Said, Seen, Step};
 
 /// A step on its way to a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +30,7 @@ impl Call {
             Said::CaptureStarted { .. } => self.step == Step::StartCapture,
             Said::ImportPrepared { .. } => self.step == Step::PrepareImport,
             Said::SyncEngaged => self.step == Step::EngageSync(true),
+            Said::Differed { .. } => matches!(self.step, Step::Examine(_)),
             Said::TakenOver { .. } => self.step == Step::OwnByForce,
             Said::Quarantined { .. } => matches!(self.step, Step::PutAside { .. }),
             Said::SyncDisengaged => self.step == Step::EngageSync(false),
@@ -94,7 +95,7 @@ impl Coordinator<'_> {
     pub fn deeds(&self) -> Vec<Deed> {
         let record = &self.ledger.record;
         let deeds = self.ledger.effects().iter().filter_map(|effect| self.deed(record, effect));
-        deeds.chain(self.rash()).collect()
+        deeds.chain(self.sampled()).chain(self.rash()).collect()
     }
 
     /// What a coordinator with a fault would propose: what only a guard of the store keeps from happening.
@@ -146,7 +147,7 @@ impl Coordinator<'_> {
             Effect::PrepareImport => call(to, Step::PrepareImport),
             Effect::AwaitBackfill { .. } if copied => propose(Said::BackfillDone { applied }),
             Effect::AwaitCaughtUp if copied => propose(Said::CaughtUp { applied }),
-            Effect::VerifyFull if copied => propose(self.verified(from, to)),
+            Effect::VerifyFull if copied => self.verify(movement, from, to),
             Effect::EngageSync => call(from, Step::EngageSync(true)),
             Effect::DisengageSync => call(from, Step::EngageSync(false)),
             Effect::WatchSync { .. } if !self.cell(from).sync => call(from, Step::EngageSync(true)),
@@ -197,11 +198,32 @@ impl Coordinator<'_> {
         follower.rows == Rows::Complete && follower.follow == Some(small(movement.id.0))
     }
 
-    /// Full digests, at the position of the copy.
-    fn verified(&self, from: Place, to: Place) -> Said {
-        let (ours, theirs) = (self.cell(from).log, self.cell(to).log);
-        let equal = (1..=theirs.last()).all(|seq| ours.at(seq) == theirs.at(seq));
-        if equal { Said::FullyVerified { log: theirs } } else { Said::Mismatched }
+    /// Full digests, at the position of the copy. What differs is found, told, and only then copied anew.
+    fn verify(&self, movement: &Move, from: Place, to: Place) -> Option<Deed> {
+        let (ours, target) = (self.cell(from).log, self.cell(to));
+        let propose = |said: Said| Some(Deed::Propose(note(movement, said)));
+        let call = |step: Step| Some(Deed::Call(Call { to, header: self.header(movement), step }));
+        let theirs = target.log;
+        let equal = (1..=theirs.last()).all(|seq| ours.at(seq) == theirs.at(seq)) && !self.is_damaged(target);
+        let told = u8::try_from(movement.differences.len()).unwrap_or(u8::MAX);
+        match target.examined {
+            _ if equal => propose(Said::FullyVerified { log: theirs }),
+            None => call(Step::Examine(told)),
+            Some(before) if before < told => call(Step::Recopy),
+            Some(_) => propose(Said::Differed { seen: Seen::AtVerify }),
+        }
+    }
+
+    fn is_damaged(&self, copy: &Cell) -> bool {
+        copy.damaged && self.mutant != Some(Mutant::DifferenceOverlooked)
+    }
+
+    /// In soak some rows of the old owner's copy are compared, or not.
+    fn sampled(&self) -> Option<Deed> {
+        let movement = self.ledger.record.movement.as_ref()?;
+        let soaks = movement.phase == Phase::Soak && movement.leg == Leg::Forward && movement.intent == Intent::Run;
+        let differs = soaks && self.is_damaged(self.cell(Place::of(&movement.source)));
+        differs.then(|| Deed::Propose(note(movement, Said::Differed { seen: Seen::InSoak })))
     }
 
     /// The follower holds what was the owner's last change when it had begun to wait for it.
@@ -230,11 +252,11 @@ impl Coordinator<'_> {
         if theirs.rows != Rows::Complete || theirs.log.last() < hold.sealed {
             return None;
         }
-        if theirs.log == ours.log {
+        if theirs.log == ours.log && !self.is_damaged(theirs) {
             return propose(held);
         }
         match movement.leg {
-            Leg::Forward if theirs.log.last() == hold.sealed => propose(Said::Mismatched),
+            Leg::Forward if theirs.log.last() == hold.sealed => propose(Said::Differed { seen: Seen::AtTheSeal }),
             Leg::Forward | Leg::Back => propose(Said::HoldMissed { attempt }),
         }
     }
@@ -303,6 +325,7 @@ fn said(movement: &Move, call: &Call, after: &Cell) -> Option<Said> {
         Step::EngageSync(true) => Said::SyncEngaged,
         Step::EngageSync(false) => Said::SyncDisengaged,
         Step::PrepareReverse => Said::ReverseReady { position: after.log.last(), generation: after.generation },
+        Step::Examine(_) => Said::Differed { seen: Seen::AtVerify },
         Step::Fence(seq) => Said::Fenced { attempt, seq },
         Step::Unfence => Said::Unfenced { attempt },
         Step::Activate => Said::Activated { generation: after.generation },
@@ -311,7 +334,7 @@ fn said(movement: &Move, call: &Call, after: &Cell) -> Option<Said> {
         Step::DropImport => Said::ImportDropped,
         Step::StopCapture => Said::CaptureStopped,
         // What came of the hold is read when it is proposed.
-        Step::HoldWrites | Step::Retire | Step::Reclaim(_) | Step::PutAside { .. } => return None,
+        Step::HoldWrites | Step::Recopy | Step::Retire | Step::Reclaim(_) | Step::PutAside { .. } => return None,
     })
 }
 

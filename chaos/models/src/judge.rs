@@ -108,8 +108,13 @@ fn judge_cell(world: &World, place: Place, broken: &mut Broken) {
     if !is_rising(&cell.log) {
         broken.note(I7);
     }
-    if matches!(cell.grant, Grant::Owner | Grant::Fenced { .. }) && cell.rows != Rows::Complete {
-        broken.note(I12);
+    if matches!(cell.grant, Grant::Owner | Grant::Fenced { .. }) {
+        if cell.rows != Rows::Complete {
+            broken.note(I12);
+        }
+        if cell.damaged {
+            broken.note(I6);
+        }
     }
 }
 
@@ -204,7 +209,7 @@ fn may_follow(was: &Move, is: &Move) -> bool {
             | (Forward, CatchUp, Verify | Sync | Cleanup)
             | (Forward, Verify, Sync | Cleanup)
             | (Forward, Sync, CatchUp | Hold | Cleanup)
-            | (Forward, Hold, Fenced | Sync | Cleanup)
+            | (Forward, Hold, Fenced | Sync | CatchUp | Cleanup)
             | (Forward, Activate, Soak)
             | (Forward, Unfence, Sync | Cleanup)
             | (Back, Hold, Fenced)

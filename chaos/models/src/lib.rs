@@ -43,6 +43,6 @@ pub use ledger::{Ended, Ledger, Place, Rogue, Slip};
 pub use log::Log;
 pub use model::CellModel;
 pub use mutant::Mutant;
-pub use note::{Note, Said};
+pub use note::{Note, Said, Seen};
 pub use run::{Search, Verdict, check, check_incarnations, check_incarnations_without, check_telling};
 pub use world::{Action, World, Zombie};

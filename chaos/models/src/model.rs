@@ -101,7 +101,33 @@ fn phase_is(world: &World, wanted: Phase, leg: Leg) -> bool {
 }
 
 /// Situations that configurations name as those that they must reach.
-pub const REACHABLE: [(&str, Condition); 22] = [
+pub const REACHABLE: [(&str, Condition); 26] = [
+    ("a copy that differs is mended", |_, world| {
+        let verified = |movement: &cell_model::Move| movement.acks.verified_full.is_some();
+        world.ledger.record.movement.as_ref().is_some_and(|movement| {
+            verified(movement) && !movement.differences.is_empty() && !world.cell(Place::of(movement.to())).damaged
+        })
+    }),
+    ("a copy that differs at the seal is compared as a whole again", |_, world| {
+        let at_the_seal = |found: &cell_model::Difference| found.phase == Phase::Hold;
+        phase_is(world, Phase::Verify, Leg::Forward)
+            && world
+                .ledger
+                .record
+                .movement
+                .as_ref()
+                .is_some_and(|movement| movement.differences.iter().any(at_the_seal))
+    }),
+    ("a copy that differs too often is given up", |_, world| {
+        phase_is(world, Phase::Cleanup, Leg::Forward)
+            && world.ledger.record.movement.as_ref().is_some_and(|movement| movement.differences.len() > 3)
+    }),
+    ("a move rests because the old owner's copy differs", |_, world| {
+        phase_is(world, Phase::Soak, Leg::Forward)
+            && world.ledger.record.movement.as_ref().is_some_and(|movement| {
+                movement.intent == cell_model::Intent::Pause && !movement.differences.is_empty()
+            })
+    }),
     ("a tenant is taken over on its way back", |_, world| {
         world.ledger.ended == Some(Ended::TakenOver) && world.ledger.epoch() == 4
     }),

@@ -50,11 +50,13 @@ pub enum Mutant {
     TailMerged,
     /// A cell that starts in the middle of a move serves at once.
     StartsWithoutAsking,
+    /// Nobody sees that a copy is not the original.
+    DifferenceOverlooked,
 }
 
 impl Mutant {
     /// All.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::EpochUnchecked,
         Self::FenceWithoutSeal,
         Self::ServesBeforeCommit,
@@ -75,6 +77,7 @@ impl Mutant {
         Self::TakeoverWhileDegraded,
         Self::TailMerged,
         Self::StartsWithoutAsking,
+        Self::DifferenceOverlooked,
     ];
 
     /// As it is named on the command line and in reports.
@@ -101,6 +104,7 @@ impl Mutant {
             Self::TakeoverWhileDegraded => "takeover-while-degraded",
             Self::TailMerged => "tail-merged",
             Self::StartsWithoutAsking => "starts-without-asking",
+            Self::DifferenceOverlooked => "difference-overlooked",
         }
     }
 }

@@ -1,8 +1,29 @@
 //! What a coordinator proposes: small enough to wait in a state, and turned into events when it is applied.
 
-use cell_model::{Attempt, Digest, Event, Generation, Lineage, Seq, Tail, UnixMillis};
+use cell_model::{Attempt, Difference, Digest, Event, Generation, Lineage, Phase, Seq, Tail, UnixMillis};
 
 use crate::{Log, Place};
+
+/// Where a copy was found to differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Seen {
+    /// When all rows were compared.
+    AtVerify,
+    /// When those were compared that have changed since, behind the seal.
+    AtTheSeal,
+    /// When some were compared in soak.
+    InSoak,
+}
+
+impl Seen {
+    const fn phase(self) -> Phase {
+        match self {
+            Self::AtVerify => Phase::Verify,
+            Self::AtTheSeal => Phase::Hold,
+            Self::InSoak => Phase::Soak,
+        }
+    }
+}
 
 /// Something that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +48,9 @@ pub enum Said {
         log: Log,
     },
     Mismatched,
+    Differed {
+        seen: Seen,
+    },
     SyncEngaged,
     InSync {
         attempt: u8,
@@ -182,6 +206,10 @@ impl Note {
             Said::CaughtUp { applied } => Event::CaughtUp { applied: seq(applied) },
             Said::FullyVerified { log } => Event::FullyVerified { seq: seq(log.last()), digest: log.digest() },
             Said::Mismatched => Event::Mismatched { reason: String::new() },
+            Said::Differed { seen } => {
+                let nothing = Digest::default();
+                Event::Differed(Box::new(Difference::of_digests(seen.phase(), Seq(0), nothing, nothing)))
+            }
             Said::SyncEngaged => Event::SyncEngaged,
             Said::InSync { attempt: of, seq: at } => {
                 Event::InSync { attempt: attempt(of), lineage: Lineage(1), seq: seq(at) }

@@ -91,6 +91,8 @@ pub enum Action {
         /// Its number.
         write: u8,
     },
+    /// Some row of a copy becomes another one.
+    Damage(Place),
     /// A hold's time is up.
     Lapse(Place),
     /// A cell is killed and starts again.
@@ -206,6 +208,10 @@ impl World {
                 self.cells[place.index()].pull(&source, mutant);
             }
             Action::Write { cell, write, .. } => self.write(bounds, cell, write),
+            Action::Damage(place) => {
+                self.left.damages -= 1;
+                self.cells[place.index()].damaged = true;
+            }
             Action::Lapse(place) => {
                 self.left.lapses -= 1;
                 self.cells[place.index()].end_hold();

@@ -125,12 +125,14 @@ impl Agent<TenantDatabase> {
         options.check()?;
         let (trusted, link) = (options.trusted()?, options.link()?);
         let (here, limits) = (options.cell.clone(), options.limits.clone());
+        let asks = !options.control.is_empty();
         if database.tenant_database.is_some() {
-            let databases = Databases::open(here, limits, trusted, link, (database, &options.directory)).await?;
+            let databases =
+                Databases::open(here, limits, trusted, link, (database, &options.directory, asks)).await?;
             let data = TenantDatabase::of_each(Arc::clone(&databases));
             return Self::listen(options, databases, data).await;
         }
-        let cell = Cell::open(here, limits, trusted, link, (database, &options.directory)).await?;
+        let cell = Cell::open(here, limits, trusted, link, (database, &options.directory, asks)).await?;
         let data = TenantDatabase::new(Arc::clone(&cell));
         Self::listen(options, cell, data).await
     }

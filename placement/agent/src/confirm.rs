@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_client::{ClientError, ControlClient};
+use cell_model::{CellId, TenantId, Uid};
 
 use crate::record::{Control, Role};
 use crate::tenant::Tenant;
 use crate::tenants::Tenants;
 
 /// Between two rounds, while there is no answer, or the cell owns nothing that it could ask for.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 
 /// Marks those that are to be asked for; before anything is served.
 pub(crate) fn mark(tenants: &Tenants) {
@@ -30,7 +31,7 @@ pub(crate) fn mark(tenants: &Tenants) {
 }
 
 /// Whether this cell has a part in a move.
-const fn moves(control: &Control) -> bool {
+pub(crate) const fn moves(control: &Control) -> bool {
     matches!(control.role, Role::Fenced { .. }) || control.is_under_way()
 }
 
@@ -63,32 +64,35 @@ async fn is_settled(tenants: &Tenants, tenant: &Tenant, control: &ControlClient)
             return !core.unconfirmed;
         }
     }
-    let still_owns = match control.get_reconciled_mapping(&tenant.id).await {
-        Ok(signed) => match signed.decode() {
-            Ok(routed) => {
-                let uid = tenant.lock().control().map(|control| control.uid);
-                routed.mapping.owner == tenants.here && Some(routed.mapping.uid) == uid
-            }
-            Err(error) => {
-                tracing::warn!(tenant = %tenant.id, %error, "the control plane's mapping cannot be read");
-                false
-            }
-        },
-        // It was made after the backup from which the store was restored, and nobody has adopted it: what the cells hold counts.
-        Err(ClientError::Rejected { code, .. }) if code == "TENANT_UNKNOWN" => true,
-        Err(error @ ClientError::Rejected { .. }) => {
-            tracing::warn!(tenant = %tenant.id, %error, "the control plane does not say whether this cell still owns the tenant");
-            false
-        }
-        Err(error) => {
-            tracing::debug!(tenant = %tenant.id, %error, "nobody says yet whether this cell still owns the tenant");
-            false
-        }
-    };
+    let uid = tenant.lock().control().map(|control| control.uid).unwrap_or_default();
+    let still_owns = still_owns(control, &tenants.here, (&tenant.id, uid)).await;
     if still_owns {
         let mut core = tenant.lock();
         core.unconfirmed = false;
         tenants.post(tenant, &core);
     }
     still_owns
+}
+
+/// Whether the control plane says, behind a read index, that this cell owns the tenant. No: or nobody says it yet.
+pub(crate) async fn still_owns(control: &ControlClient, here: &CellId, (tenant, uid): (&TenantId, Uid)) -> bool {
+    match control.get_reconciled_mapping(tenant).await {
+        Ok(signed) => match signed.decode() {
+            Ok(routed) => routed.mapping.owner == *here && routed.mapping.uid == uid,
+            Err(error) => {
+                tracing::warn!(%tenant, %error, "the control plane's mapping cannot be read");
+                false
+            }
+        },
+        // It was made after the backup from which the store was restored, and nobody has adopted it: what the cells hold counts.
+        Err(ClientError::Rejected { code, .. }) if code == "TENANT_UNKNOWN" => true,
+        Err(error @ ClientError::Rejected { .. }) => {
+            tracing::warn!(%tenant, %error, "the control plane does not say whether this cell still owns the tenant");
+            false
+        }
+        Err(error) => {
+            tracing::debug!(%tenant, %error, "nobody says yet whether this cell still owns the tenant");
+            false
+        }
+    }
 }

@@ -16,10 +16,13 @@
 //! * A sequence number is the position in the write-ahead log where a transaction's commit ends: commit order.
 //! * `backfill` reads rows under a snapshot; a captured change is left out of what follows only if that snapshot has
 //!   seen its transaction. Positions in the log are no measure for that: a commit is in the log before it is visible.
+//! * `tails` keeps what a cell that was taken over alone has, read from the log that its slot has kept; `asking` keeps its gates waiting
+//!   until somebody has said who owns.
 //! * The order of steps, and what they make of a tenant, are those of the embedded driver ([`crate::transition`]).
 
 mod address;
 mod applier;
+mod asking;
 mod backfill;
 mod backlog;
 mod captures;
@@ -38,6 +41,7 @@ mod feed;
 mod floor;
 mod follower;
 mod form;
+mod given_up;
 mod governor;
 mod inspect;
 mod install;
@@ -56,6 +60,7 @@ mod snapshot;
 mod sql;
 mod standbys;
 mod steps;
+mod tails;
 mod tenant;
 mod throttle;
 mod tls;

@@ -19,7 +19,7 @@ use cell_trust::{RoutedMapping, SignedMapping};
 use crate::record::{Capture, Control, Follow, Role};
 use crate::refusal::Refusal;
 
-pub(crate) use force::{Verdict, look_at_copy, own_by_force, put_aside};
+pub(crate) use force::{Verdict, let_go_of, look_at_copy, own_by_force, put_aside};
 
 /// Who sends a step, as far as a tenant is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

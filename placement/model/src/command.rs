@@ -137,6 +137,18 @@ pub struct CopySight {
     pub applied: Seq,
     /// The owner's last change that it has heard of.
     pub heard: Seq,
+    /// At the owner writers come, or may, that no gate has let in, and that wait for nobody: nothing is lossless then.
+    #[serde(deserialize_with = "since_5")]
+    pub ungated: bool,
+}
+
+impl CopySight {
+    /// Whether every write that was acknowledged is there. `in_sync`: once the copy holds this change, it has whatever was acknowledged by
+    /// a gate.
+    #[must_use]
+    pub fn is_lossless(&self, in_sync: Option<Seq>) -> bool {
+        !self.ungated && in_sync.is_some_and(|seq| self.applied >= seq)
+    }
 }
 
 /// A forced takeover, as an operator orders it.

@@ -19,6 +19,8 @@ impl Cell {
             Step::StopCapture => self.stop_capture(header),
             Step::Retire => self.retire(header),
             Step::Reclaim(fenced) => self.reclaim(header, fenced, mutant),
+            Step::Examine(told) => self.examine(header, told),
+            Step::Recopy => self.recopy(header),
             Step::OwnByForce => self.own_by_force(header),
             Step::PutAside { fenced, after } => self.put_aside(header, fenced, after),
         }
@@ -171,6 +173,24 @@ impl Cell {
         Ok(())
     }
 
+    fn copies(&mut self, header: &Header) -> Result<(), Refusal> {
+        self.admit(header, false)?;
+        require(self.follow == Some(header.move_id) && self.rows == Rows::Complete)
+    }
+
+    fn examine(&mut self, header: &Header, told: u8) -> Result<(), Refusal> {
+        self.copies(header)?;
+        self.examined = Some(told);
+        Ok(())
+    }
+
+    fn recopy(&mut self, header: &Header) -> Result<(), Refusal> {
+        self.copies(header)?;
+        require(self.examined.is_some())?;
+        (self.damaged, self.examined) = (false, None);
+        Ok(())
+    }
+
     fn drop_import(&mut self, header: &Header, mutant: Option<Mutant>) -> Result<(), Refusal> {
         self.admit(header, true)?;
         let grant = match self.grant {
@@ -235,6 +255,7 @@ impl Cell {
     fn empty(&mut self, header: &Header) {
         self.log = Log::default();
         self.rows = Rows::Absent;
+        (self.damaged, self.examined) = (false, None);
         self.put_aside = None;
         self.follow = None;
         self.reverse = None;

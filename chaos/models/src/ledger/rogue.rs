@@ -94,6 +94,7 @@ impl Rogue {
                 Said::CaughtUp { .. } => &["record", "caught-up"],
                 Said::FullyVerified { .. } => &["record", "fully-verified"],
                 Said::Mismatched => &["record", "mismatched"],
+                Said::Differed { .. } => &["record", "differed"],
                 Said::SyncEngaged => &["record", "sync-engaged"],
                 Said::InSync { .. } => &["record", "in-sync"],
                 Said::SyncDisengaged => &["record", "sync-disengaged"],
@@ -172,7 +173,7 @@ impl Ledger {
             Rogue::TakeOver { target, accept_data_loss, complete, applied, generations } => {
                 let of = |place: Place| Generation(generations[place.index()].into());
                 let applied = Seq(applied.into());
-                let copy = CopySight { generation: of(target), complete, applied, heard: applied };
+                let copy = CopySight { generation: of(target), complete, applied, heard: applied, ungated: false };
                 let stopped = of(Place::of(&self.record.owner));
                 let evidence = "it has stopped".to_owned();
                 let order = TakeoverOrder { target: target.id(), evidence, accept_data_loss, stopped, copy };

@@ -48,6 +48,7 @@ impl World {
             complete: cell.rows == Rows::Complete,
             applied,
             heard: applied,
+            ungated: false,
         };
         let missing = self.acked & !cell.log.writes();
         let mut taken = self.ledger.take_over(target, copy, accept_data_loss);

@@ -116,6 +116,9 @@ impl World {
             if cell.can_pull(self.cell(place.other())) {
                 actions.push(Action::Pull(place));
             }
+            if self.left.damages > 0 && self.may_be_damaged(place) {
+                actions.push(Action::Damage(place));
+            }
             if cell.hold.is_some() && self.left.lapses > 0 {
                 actions.push(Action::Lapse(place));
             }
@@ -137,6 +140,20 @@ impl World {
                 actions.push(Action::TimeOut(place));
             }
         }
+    }
+
+    /// Only where a comparison comes that would see it: of all rows, or of those that have changed since; in soak perhaps.
+    fn may_be_damaged(&self, place: Place) -> bool {
+        let cell = self.cell(place);
+        let Some(movement) = &self.ledger.record.movement else { return false };
+        let is_compared = match movement.phase {
+            Phase::CatchUp | Phase::Verify | Phase::Sync => true,
+            Phase::Hold => movement.acks.sealed.is_none(),
+            Phase::Soak => movement.intent == cell_model::Intent::Run,
+            _ => false,
+        };
+        let copies = cell.follow.is_some() && cell.rows == crate::cell::Rows::Complete;
+        is_compared && copies && !cell.damaged && !cell.stopped
     }
 
     fn actions_of_operators(&self, bounds: &Bounds, actions: &mut Vec<Action>) {

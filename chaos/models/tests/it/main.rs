@@ -51,6 +51,11 @@ fn there_and_back_what_the_first_move_left_is_in_nobodys_way() {
 }
 
 #[test]
+fn a_copy_whose_rows_become_others_is_never_owned_and_the_move_ends() {
+    exhaust("differing");
+}
+
+#[test]
 fn an_owner_that_is_taken_over_and_comes_back_breaks_no_promise() {
     exhaust("takeover");
 }

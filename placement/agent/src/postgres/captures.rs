@@ -43,6 +43,8 @@ pub(crate) struct Capture {
     dirty: Option<BTreeSet<RowKey>>,
     unacked_since: Option<Instant>,
     failed: Option<Refusal>,
+    /// That it has failed is written down: the log may go, also before the agent is started again.
+    noted: bool,
 }
 
 /// How a capture goes.
@@ -67,6 +69,7 @@ impl Capture {
             dirty: clean.then(BTreeSet::new),
             unacked_since: None,
             failed: None,
+            noted: false,
         }
     }
 
@@ -161,6 +164,19 @@ impl Captures {
         })
     }
 
+    /// Those that have failed, as long as nobody has written that down.
+    pub(crate) fn unnoted(&self) -> Vec<TenantId> {
+        let unnoted = self.of.iter().filter(|(_, capture)| capture.failed.is_some() && !capture.noted);
+        unnoted.map(|(tenant, _)| tenant.clone()).collect()
+    }
+
+    /// It is written down that this one has failed.
+    pub(crate) fn noted(&mut self, tenant: &TenantId) {
+        if let Some(capture) = self.of.get_mut(tenant) {
+            capture.noted = capture.failed.is_some();
+        }
+    }
+
     pub(crate) fn standing(&self, tenant: &TenantId) -> Option<Result<Standing, Refusal>> {
         let capture = self.of.get(tenant)?;
         Some(match &capture.failed {
@@ -222,7 +238,12 @@ impl Captures {
     /// The log is needed from here on: from the oldest transaction that somebody lacks, or not at all before
     /// `position`.
     pub(crate) fn needed_from(&self, position: Seq) -> Seq {
-        let lacking = self.of.values().filter(|capture| !capture.queue.is_empty() && capture.failed.is_none());
+        let lacks = |capture: &&Capture| match &capture.failed {
+            None => !capture.queue.is_empty(),
+            // Decoded again it would look as if nothing had been missing.
+            Some(_) => !capture.noted,
+        };
+        let lacking = self.of.values().filter(lacks);
         lacking.map(|capture| capture.acked.max(capture.from)).min().unwrap_or(position).min(position)
     }
 }
@@ -297,6 +318,10 @@ mod tests {
             captures.take("t", captured(seq, "a"), MAX, now);
         }
         assert_eq!(captures.standing(&id()).unwrap().unwrap_err().code, "CAPTURE_OVERFLOW");
+        assert_eq!(captures.needed_from(Seq(50)), Seq(10), "until that is written down");
+        assert_eq!(captures.unnoted(), [id()]);
+        captures.noted(&id());
+        assert!(captures.unnoted().is_empty());
         assert_eq!(captures.needed_from(Seq(50)), Seq(50));
         captures.insert(id(), Capture::new(Seq(30), true));
         captures.take("t", captured(31, "a"), MAX, now);

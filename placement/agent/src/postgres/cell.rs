@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cell_client::Link;
+use cell_client::{ControlClient, Link};
 use cell_model::{CellId, Generation, Lineage, Seq, TenantId, Term};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
@@ -29,7 +29,7 @@ use super::options::DatabaseOptions;
 use super::records::Known;
 use super::replication::Replication;
 use super::tenant::{Core, Tenant};
-use super::{feed, follower, inspect, look, records, standbys, steps};
+use super::{asking, feed, follower, inspect, look, records, standbys, steps, tails};
 use crate::board::Board;
 use crate::capture::digest_to_wire;
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
@@ -58,6 +58,8 @@ pub(crate) struct Cell {
     pub(crate) keeper: Keeper,
     /// What was answered, outside of the database.
     pub(crate) floor: Arc<Floor>,
+    /// There is a control plane that can be asked who owns.
+    asks: bool,
 }
 
 impl std::ops::Deref for Cell {
@@ -107,15 +109,17 @@ struct Shared {
     limits: Limits,
     tasks: TaskTracker,
     stop: CancellationToken,
+    asks: bool,
 }
 
 impl Cell {
+    /// `asks`: there is a control plane that can be asked who owns.
     pub(crate) async fn open(
         here: CellId,
         limits: Limits,
         trusted: TrustedKeys,
         link: Link,
-        (options, directory): (DatabaseOptions, &Path),
+        (options, directory, asks): (DatabaseOptions, &Path, bool),
     ) -> Result<Arc<Self>, AgentError> {
         let database = Arc::new(Database::new(options)?);
         let floor = Arc::new(Floor::open(directory, &here).await?);
@@ -131,7 +135,7 @@ impl Cell {
         });
         let (tasks, stop) = (around.tasks.clone(), around.stop.clone());
         let leader = Arc::new(Leader::new(begun.agent.clone()));
-        Self::with(begun, Shared { around, leader, floor, limits, tasks, stop }).await
+        Self::with(begun, Shared { around, leader, floor, limits, tasks, stop, asks }).await
     }
 
     /// Another database of the same agent.
@@ -143,30 +147,40 @@ impl Cell {
             limits: self.limits.clone(),
             tasks: TaskTracker::new(),
             stop: self.stop.child_token(),
+            asks: self.asks,
         };
         Self::with(begun, shared).await
     }
 
     async fn with(begun: Begun, shared: Shared) -> Result<Arc<Self>, AgentError> {
         let Begun { database, mut keeper, agent } = begun;
-        let Shared { around, leader, floor, limits, tasks, stop } = shared;
+        let Shared { around, leader, floor, limits, tasks, stop, asks } = shared;
         let replication = Replication::new(Arc::clone(&database), &around.here, limits.captured_bytes_max);
         let replication = replication.with_slot_of(&keeper).await?.by(agent.generation);
         let known = failover::at_the_beginning(&floor, &mut keeper, (&database, agent.generation)).await?;
         let kept = failover::kept(&keeper).await?;
         let end = standbys::log_end(&keeper).await?;
-        look::at_the_beginning(&database, &replication, &mut keeper, &known).await?;
+        let mut tails = tails::load(&keeper).await?;
+        look::at_the_beginning(&database, &replication, &mut keeper, &tails::under_way(&known, &tails)).await?;
         let known = known.into_iter().map(|(id, known)| {
             // What is captured goes on from where the slot stands; what has changed before is not known any more.
             if let Some(capture) = &known.control.capture {
-                replication.capture(&id, capture.from, false);
+                replication.capture_on(&id, capture);
             } else if known.control.reverse.is_some() {
                 replication.want(&id);
+            }
+            let tail = tails.remove(&id);
+            if let Some(tail) = tail.as_ref().filter(|tail| !tail.done) {
+                replication.capture(&id, tail.moved, false);
             }
             let tenant = Tenant::new(id.clone(), Some(known));
             {
                 let mut core = tenant.lock();
                 core.kept = kept.get(&id).cloned();
+                core.tail = tail;
+                if asks {
+                    core.begin_asking(&id);
+                }
                 // An agent that has ended may not have answered for it yet.
                 core.unconfirmed = (database.options.standbys_confirm > 0).then_some(end);
             }
@@ -185,6 +199,7 @@ impl Cell {
             known: RwLock::new(known),
             keeper: Keeper::new(agent.generation, keeper),
             floor,
+            asks,
         });
         for tenant in cell.all() {
             cell.post(&tenant);
@@ -231,7 +246,12 @@ impl Cell {
         if let Some(found) = &found {
             self.floor.note(&tenant.id, failover::least(found)).await?;
         }
-        tenant.lock().takes(found);
+        let tail = tails::find(&client, &tenant.id).await?;
+        {
+            let mut core = tenant.lock();
+            core.takes(found);
+            core.tail = tail;
+        }
         self.post(tenant);
         self.is_to_be_confirmed(tenant).await.inspect_err(|_| tenant.lock().doubted = true)
     }
@@ -267,6 +287,10 @@ impl Cell {
     /// Goes on with what was under way with a tenant.
     pub(crate) fn resume_one(self: &Arc<Self>, tenant: &Arc<Tenant>) {
         follower::ensure(self, tenant);
+        if tenant.lock().puts_aside() {
+            let (cell, tenant) = (Arc::clone(self), Arc::clone(tenant));
+            self.tasks.spawn(async move { cell.stop.run_until_cancelled(steps::go_on(&cell, &tenant)).await });
+        }
         let emptying = tenant.lock().control.as_ref().is_some_and(|control| control.emptying);
         if emptying {
             let (cell, tenant) = (Arc::clone(self), Arc::clone(tenant));
@@ -294,6 +318,7 @@ impl Cell {
         let ended = tokio::select! {
             () = &mut reading => return Ok(()),
             fault = keeping => Err(AgentError::Database(fault)),
+            () = self.note_given_up() => Ok(()),
             () = stop.cancelled() => Ok(()),
         };
         // A slot that is being made waits for the whole server: the waiting is ended there, too.
@@ -400,6 +425,18 @@ impl Driver for Cell {
 
     fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {
         Box::pin(async move { Ok(Some(super::existing::look(self).await?)) })
+    }
+
+    fn confirm(self: Arc<Self>, control: ControlClient) -> BoxFuture<'static, ()> {
+        Box::pin(async move { asking::ask(|| vec![Arc::clone(&self)], &control, false).await })
+    }
+
+    fn read_tail<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        after: Seq,
+    ) -> BoxFuture<'a, Result<Option<wire::ReadTailResponse>, Refusal>> {
+        Box::pin(steps::read_tail(self, tenant, after))
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {

@@ -68,8 +68,10 @@ impl TenantDatabase {
         let Some(cell) = self.cell_of(&stamp.tenant) else { return Committed::Unknown };
         let Some(tenant) = cell.get(&stamp.tenant) else { return Committed::Yes };
         let asked = || tenant.lock().control.as_ref().is_some_and(|control| control.sync);
+        // Nobody waits for the other cell any more, because it owns.
+        let taken_over = || tenant.lock().tail.is_some();
         if !asked() {
-            return Committed::Yes;
+            return if taken_over() { Committed::Unknown } else { Committed::Yes };
         }
         let deadline = Instant::now() + cell.limits.write_confirm();
         let waited = async {
@@ -96,6 +98,10 @@ impl TenantDatabase {
             }
         };
         match tokio::time::timeout_at(deadline, waited).await {
+            Ok(Ok(())) if taken_over() => {
+                tracing::warn!(tenant = %stamp.tenant, "a commit was not confirmed before the tenant was taken over by force");
+                Committed::Unknown
+            }
             Ok(Ok(())) => Committed::Yes,
             Ok(Err(fault)) => {
                 tracing::warn!(tenant = %stamp.tenant, %fault, "a commit could not be confirmed");

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cell_client::Link;
-use cell_model::{CellId, Lineage, TenantId, Term};
+use cell_client::{ControlClient, Link};
+use cell_model::{CellId, Lineage, Seq, TenantId, Term};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
@@ -47,7 +47,7 @@ pub(crate) use template::look as look_at_template;
 
 use super::cell::Cell;
 use super::options::DatabaseOptions;
-use super::{feed, steps};
+use super::{asking, feed, steps};
 use crate::driver::{Driver, Granted, Responses, Said, Sender, Surroundings};
 use crate::error::AgentError;
 use crate::options::Limits;
@@ -90,7 +90,7 @@ impl Databases {
         limits: Limits,
         trusted: TrustedKeys,
         link: Link,
-        options: (DatabaseOptions, &Path),
+        options: (DatabaseOptions, &Path, bool),
     ) -> Result<Arc<Self>, AgentError> {
         let home = Cell::open(here, limits, trusted, link, options).await?;
         let rows = registry::load(&home).await?;
@@ -427,6 +427,29 @@ impl Driver for Databases {
 
     fn existing(&self) -> BoxFuture<'_, Result<Option<wire::Existing>, Refusal>> {
         self.home.existing()
+    }
+
+    fn confirm(self: Arc<Self>, control: ControlClient) -> BoxFuture<'static, ()> {
+        let cells = move || {
+            let open = self.all().into_iter().filter_map(|slot| self.cell_of(&slot.tenant));
+            std::iter::once(Arc::clone(&self.home)).chain(open).collect()
+        };
+        // Others are opened later.
+        Box::pin(async move { asking::ask(cells, &control, true).await })
+    }
+
+    fn read_tail<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        after: Seq,
+    ) -> BoxFuture<'a, Result<Option<wire::ReadTailResponse>, Refusal>> {
+        Box::pin(async move {
+            match self.state(tenant) {
+                State::Open(whole) => steps::read_tail(&whole.cell, tenant, after).await,
+                State::Closed(closed) if closed.word != Word::Home => Err(unopened(tenant, &closed.why)),
+                State::Nothing | State::Closed(_) => steps::read_tail(&self.home, tenant, after).await,
+            }
+        })
     }
 
     fn granted(&self, tenant: &TenantId) -> Option<Granted> {

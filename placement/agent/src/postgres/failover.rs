@@ -22,6 +22,7 @@ use super::fault::Fault;
 use super::floor::{Floor, Least, NOBODY, Place, Raised, RowsAfter, Verdict};
 use super::layout::Layout;
 use super::records::{self, Copied, Known, Rows, to_db};
+use super::tails;
 use super::tenant::Tenant;
 use crate::error::AgentError;
 use crate::record::{Control, Record as _, Role};
@@ -285,6 +286,8 @@ impl Cell {
         for id in less {
             self.agree_on(client, &self.entry(&id)).await.map_err(as_fault)?;
         }
+        // It may know of a slot again that was let go of since.
+        self.replication.look_again();
         Ok(())
     }
 
@@ -293,12 +296,16 @@ impl Cell {
         let found = records::load_one(client, &tenant.id).await?;
         let now = put_right(&self.floor, client, self.incarnation, &tenant.id, found).await?;
         let kept = kept(client).await.map_err(|error| Refusal::internal(error.to_string()))?.remove(&tenant.id);
-        if now.as_ref().is_none_or(|now| now.control.capture.is_none() && now.control.reverse.is_none()) {
+        let tail = tails::find(client, &tenant.id).await?;
+        let puts_aside = tail.as_ref().is_some_and(|tail| !tail.done);
+        let captures = |now: &Known| now.control.capture.is_some() || now.control.reverse.is_some();
+        if !puts_aside && !now.as_ref().is_some_and(captures) {
             self.replication.unwant(&tenant.id);
         }
         {
             let mut core = tenant.lock();
             core.takes(now);
+            core.tail = tail;
             core.kept = kept;
             core.cuts.clear();
         }

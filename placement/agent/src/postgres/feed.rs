@@ -370,7 +370,9 @@ impl Feed {
     /// Sends everything up to a position at which a snapshot stands, and a mark there. The session has the snapshot.
     pub(crate) async fn consistent(&mut self, cell: &Cell, tenant: &TenantId) -> Result<(Seq, Client), Refusal> {
         let client = self.stand(cell, tenant).await?;
-        self.cut(&Compare::All, Vec::new(), Attempt(0)).await?;
+        // Also for whoever would have to own without a seal.
+        let sequences = cell.sequences(tenant).await.unwrap_or_default();
+        self.cut(&Compare::All, sequences, Attempt(0)).await?;
         Ok((self.cursor, client))
     }
 

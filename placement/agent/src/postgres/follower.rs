@@ -105,6 +105,7 @@ pub(crate) fn ensure(cell: &Arc<Cell>, tenant: &Arc<Tenant>) {
     core.progress.task = None;
     let Some(follow) = wanted else { return };
     core.progress = crate::follow::Progress::default();
+    core.acknowledged = Seq(0);
     let stop = cell.stop.child_token();
     core.progress.task = Some((follow.clone(), stop.clone()));
     drop(core);
@@ -391,7 +392,10 @@ impl Copy<'_> {
     /// What standbys do not have yet is acknowledged with one of the next messages.
     async fn acknowledge(&mut self) -> Result<(), Ended> {
         match on_standbys(self.cell).await {
-            Ok(()) => self.confirmed = self.applier.durable,
+            Ok(()) => {
+                self.confirmed = self.applier.durable;
+                self.tenant.lock().acknowledged = self.confirmed;
+            }
             Err(refusal) => {
                 tracing::debug!(tenant = %self.tenant.id, %refusal, "what was applied is not acknowledged yet");
             }

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Transaction};
 use super::connect::Database;
 use super::failover::failed_over;
 use super::fault::Fault;
-use super::install;
+use super::{install, tails};
 use crate::error::AgentError;
 use crate::record::{AgentRecord, Control, Record, Role};
 use crate::refusal::Refusal;
@@ -340,6 +340,7 @@ pub(crate) async fn rows_in(
         }
         Rows::Gone => {
             transaction.execute("DELETE FROM cellway.copies WHERE tenant = $1", &[&name]).await?;
+            tails::forget_in(transaction, tenant).await?;
         }
     }
     Ok(())

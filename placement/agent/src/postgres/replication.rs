@@ -32,6 +32,7 @@ use super::install::PUBLICATION;
 use super::log_end::LogEnd;
 use super::records::to_db;
 use super::throttle::Throttle;
+use crate::record;
 use crate::refusal::Refusal;
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -197,10 +198,26 @@ impl Replication {
         self.wanted.send_if_modified(|wanted| wanted.remove(tenant).is_some());
     }
 
+    /// Where nothing is wanted, what is written down of a slot is taken away once more.
+    pub(crate) fn look_again(&self) {
+        self.wanted.send_modify(|_| {});
+    }
+
     /// Captures a tenant's transactions after `from`.
     pub(crate) fn capture(&self, tenant: &TenantId, from: Seq, clean: bool) {
         self.want(tenant);
         self.captures().insert(tenant.clone(), Capture::new(from, clean));
+    }
+
+    /// The same of one that was begun before the agent was started again.
+    pub(crate) fn capture_on(&self, tenant: &TenantId, capture: &record::Capture) {
+        self.capture(tenant, capture.from, false);
+        if capture.overflowed {
+            let reason = "the capture was given up before the agent was started again";
+            let mut captures = self.captures();
+            captures.fail(tenant, &Refusal::new("CAPTURE_GAP", reason));
+            captures.noted(tenant);
+        }
     }
 
     /// Returns when the log is being read.
@@ -266,6 +283,13 @@ impl Replication {
     async fn has_slot(&self, client: &Client) -> Result<bool, Fault> {
         let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()";
         Ok(client.query_opt(sql, &[&self.slot]).await?.is_some())
+    }
+
+    /// Whether the slot is there, and the log that it kept is not.
+    pub(crate) async fn is_lost(&self) -> Result<bool, Fault> {
+        let sql = "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1";
+        let row = self.database.client().await?.query_opt(sql, &[&self.slot]).await?;
+        Ok(row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)))
     }
 
     /// The slot, made if it is not there. Its making waits for every transaction that is open in the server.

@@ -93,6 +93,26 @@ CREATE TABLE IF NOT EXISTS cellway.put_back (
     taken boolean NOT NULL DEFAULT false
 );
 
+-- Where this cell took a tenant over by force, in which move: up to here it held what the other cell had done.
+CREATE TABLE IF NOT EXISTS cellway.taken (
+    tenant text PRIMARY KEY,
+    move_id bigint NOT NULL,
+    seq bigint NOT NULL
+);
+
+-- What this cell alone has of tenants that were taken over: how far it has been put aside, and what the numbers in the changes mean.
+CREATE TABLE IF NOT EXISTS cellway.tails (
+    tenant text PRIMARY KEY,
+    tail bytea NOT NULL,
+    tables bytea NOT NULL
+);
+CREATE TABLE IF NOT EXISTS cellway.tail_changes (
+    tenant text NOT NULL,
+    seq bigint NOT NULL,
+    change bytea NOT NULL,
+    PRIMARY KEY (tenant, seq)
+);
+
 CREATE OR REPLACE FUNCTION cellway.lock_key(who text) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$ SELECT pg_catalog.hashtextextended(who, 7234017283807667300) $$;

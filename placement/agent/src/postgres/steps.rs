@@ -3,12 +3,14 @@
 
 mod copying;
 mod ending;
+mod force;
 mod mending;
 mod owning;
 mod preflight;
 
 pub(crate) use copying::cell_id;
 pub(crate) use ending::empty;
+pub(crate) use force::{go_on, read_tail};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +83,12 @@ impl Work<'_> {
             Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
             Step::Fence(fence) => self.fence(Seq(fence.sealed_seq)).await,
             Step::Unfence(_) => self.unfence().await,
-            Step::Activate(activate) => self.activate(activate.keep_follower).await,
+            // On the way back nobody follows; but until the move is over the owner may be taken over, and what it alone has then
+            // must be known.
+            Step::Activate(activate) => {
+                let back = self.context().leg == Some(cell_model::Leg::Back);
+                self.activate(activate.keep_follower || back).await
+            }
             Step::DeliverMapping(delivery) => self.deliver_mapping(delivery).await,
             Step::DropImport(_) => self.drop_import().await,
             Step::StopCapture(_) => self.stop_capture().await,
@@ -91,10 +98,9 @@ impl Work<'_> {
             Step::Examine(_) => Box::pin(self.examine()).await,
             Step::CompareSample(sample) => Box::pin(self.compare_sample(sample.seed)).await,
             Step::Recopy(recopy) => Box::pin(self.recopy(Seq(recopy.at_seq))).await,
-            Step::LookAtCopy(_) | Step::OwnByForce(_) | Step::PutAside(_) => Err(Refusal::new(
-                "TAKEOVER_UNSUPPORTED",
-                "a cell that keeps its tenants in PostgreSQL takes none over by force",
-            )),
+            Step::LookAtCopy(_) => self.look_at_copy().await,
+            Step::OwnByForce(_) => Box::pin(self.own_by_force()).await,
+            Step::PutAside(put) => Box::pin(self.put_aside(put)).await,
         }
     }
 
@@ -207,10 +213,11 @@ impl Work<'_> {
 
     /// What the database has now.
     fn took(&self, next: Control, number: u64, keep: Keep) {
-        if next.capture.is_none() && next.reverse.is_none() {
+        let puts_aside = !matches!(keep, Keep::Gone) && self.tenant.lock().puts_aside();
+        if next.capture.is_none() && next.reverse.is_none() && !puts_aside {
             self.cell.replication.unwant(&self.tenant.id);
         }
-        if !next.is_under_way() {
+        if !next.is_under_way() && !puts_aside {
             self.cell.replication.forget_catalogue(&self.tenant.id);
         }
         {
@@ -224,7 +231,7 @@ impl Work<'_> {
                 Keep::Same => {}
                 Keep::Are(copied) => core.copied = Some(copied),
                 Keep::Own(_) => core.copied = Some(Copied::whole()),
-                Keep::Gone => core.copied = None,
+                Keep::Gone => (core.copied, core.tail) = (None, None),
             }
             if !(same_uid && same_rows) {
                 core.cuts.clear();

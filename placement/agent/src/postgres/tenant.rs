@@ -16,7 +16,7 @@ use super::seal::Seal;
 use crate::board::{Board, Posted};
 use crate::follow::Progress;
 use crate::hold::Holds;
-use crate::record::{Control, Role};
+use crate::record::{Control, Role, TailRecord};
 use crate::refusal::Refusal;
 
 /// Digests at cuts that are remembered.
@@ -62,6 +62,12 @@ pub(crate) struct Core {
     pub(crate) unconfirmed: Option<Seq>,
     /// A change was sent to the database and not answered: it may have been made.
     pub(crate) doubted: bool,
+    /// What was put aside since this cell was taken over.
+    pub(crate) tail: Option<TailRecord>,
+    /// This process has started in the middle of a move, and nobody has said yet who owns: see [`super::asking`].
+    pub(crate) unasked: bool,
+    /// The last change that its owner was told to be durable here.
+    pub(crate) acknowledged: Seq,
     /// The newest stream to a follower.
     pub(crate) streams: u64,
     /// Rows and bytes as they were last counted.
@@ -118,9 +124,16 @@ impl Core {
         self.control.as_ref().ok_or_else(|| Refusal::new("NOT_OWNER", "this cell knows nothing of the tenant"))
     }
 
-    /// Whether rows of the tenant are here, whole or in part.
+    /// Changes are still being put aside: they are in the log until they are.
+    pub(crate) fn puts_aside(&self) -> bool {
+        self.tail.as_ref().is_some_and(|tail| !tail.done)
+    }
+
+    /// Whether rows of the tenant are here, whole or in part, or what was put aside of them.
     pub(crate) fn has_copy(&self) -> bool {
-        self.copied.is_some() || self.control.as_ref().is_some_and(|control| control.emptying)
+        self.copied.is_some()
+            || self.tail.is_some()
+            || self.control.as_ref().is_some_and(|control| control.emptying)
     }
 
     /// Whether every row is here.
@@ -144,7 +157,11 @@ impl Core {
 
     /// Tells the gates what this cell is to the tenant now.
     pub(crate) fn post(&self, tenant: &TenantId, board: &Board) {
-        if let Some(posted) = self.posted(Instant::now()) {
+        if let Some(mut posted) = self.posted(Instant::now()) {
+            if self.unasked && matches!(posted.role, wire::Role::Owner | wire::Role::Holding) {
+                // Everybody waits, as behind a fence.
+                (posted.role, posted.hold) = (wire::Role::Fenced, None);
+            }
             board.post(tenant, posted);
         }
     }

@@ -29,16 +29,8 @@ impl Work<'_> {
 
     pub(super) async fn reclaim(&self, fenced: Epoch) -> Result<Answer, Refusal> {
         self.end(|core, context| {
-            // Whoever lets go of a tail names the move in which it was put aside. After a restore of the control plane a copy may be
-            // reclaimed by somebody who does not know of it.
-            let kept = core.tail.as_ref().filter(|tail| tail.move_id != context.move_id);
-            match kept.filter(|tail| tail.changes > 0 || !tail.whole) {
-                Some(tail) => Err(Refusal::new(
-                    "TAIL_QUARANTINED",
-                    format!("changes that nobody else has were put aside in {}", tail.move_id),
-                )),
-                None => transition::reclaim(core.control(), context, fenced),
-            }
+            transition::let_go_of(core.tail.as_ref(), context)?;
+            transition::reclaim(core.control(), context, fenced)
         })
         .await
     }

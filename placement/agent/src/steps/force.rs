@@ -39,6 +39,8 @@ impl Work<'_> {
                 complete: is_whole(&core),
                 applied_seq: applied.get(),
                 heard_seq: core.progress.source_seq.max(applied).get(),
+                // Nobody writes here but by way of a gate.
+                ungated: false,
             };
             (seen, core.ticket)
         };
@@ -224,5 +226,6 @@ pub(crate) fn read_tail(
         tail: Some(told(&tail)),
         more,
         transactions,
+        ..wire::ReadTailResponse::default()
     }))
 }

@@ -8,7 +8,7 @@
 use cell_model::Epoch;
 
 use super::{Context, Next, admit, refuse};
-use crate::record::{Control, Role};
+use crate::record::{Control, Role, TailRecord};
 use crate::refusal::Refusal;
 use cell_trust::{RoutedMapping, SignedMapping};
 
@@ -87,5 +87,18 @@ pub(crate) fn put_aside(control: &Control, context: &Context, verdict: Verdict<'
             ..next
         }),
         Role::Deleted => refuse("STALE_UID", "the tenant is deleted"),
+    }
+}
+
+/// Whoever lets go of a tail names the move in which it was put aside. After a restore of the control plane a copy may be reclaimed by
+/// somebody who does not know of it.
+pub(crate) fn let_go_of(tail: Option<&TailRecord>, context: &Context) -> Result<(), Refusal> {
+    let kept = tail.filter(|tail| tail.move_id != context.move_id);
+    match kept.filter(|tail| tail.changes > 0 || !tail.whole || !tail.done) {
+        Some(tail) => Err(Refusal::new(
+            "TAIL_QUARANTINED",
+            format!("changes that nobody else has were put aside in {}", tail.move_id),
+        )),
+        None => Ok(()),
     }
 }

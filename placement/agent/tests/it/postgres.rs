@@ -7,6 +7,7 @@ mod databases;
 mod each;
 mod failover;
 mod fence;
+mod forced;
 mod full;
 mod ground;
 mod identity;

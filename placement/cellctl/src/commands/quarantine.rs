@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use cell_client::wire::table_value::Value as Known;
 use cell_client::{AgentOptions, AgentPool, StepError, wire};
 use cell_model::{CellId, Seq, TenantId};
 use serde_json::{Value, json};
@@ -65,11 +66,15 @@ async fn export(
         if text.is_empty() {
             let _ = writeln!(text, "{}", heading(tenant, cell, &page));
         }
-        for transaction in &page.transactions {
-            let _ = writeln!(text, "{}", change(transaction));
-            (after, changes) = (Seq(transaction.seq), changes + 1);
+        let tables = page.tables.as_ref().map_or(&[][..], |tables| &tables.tables);
+        let of_rows = page.transactions.iter().map(|one| (one.seq, change(one)));
+        let of_tables = page.table_transactions.iter().map(|one| (one.seq, change_of_tables(one, tables)));
+        let before = changes;
+        for (seq, line) in of_rows.chain(of_tables) {
+            let _ = writeln!(text, "{line}");
+            (after, changes) = (Seq(seq), changes + 1);
         }
-        if !page.more || page.transactions.is_empty() {
+        if !page.more || changes == before {
             break;
         }
     }
@@ -125,6 +130,33 @@ fn change(transaction: &wire::Transaction) -> Value {
     json!({ "seq": transaction.seq, "rows": rows })
 }
 
+/// Of tables in PostgreSQL: each value as the server writes it, `null` where it is, and an object where the log does not have it because
+/// the value was too large to be logged again and had not changed.
+fn change_of_tables(transaction: &wire::TableTransaction, tables: &[wire::TailTable]) -> Value {
+    let row = |mutation: &wire::TableMutation| {
+        let unknown = wire::TailTable { name: format!("table {}", mutation.table), ..wire::TailTable::default() };
+        let table = usize::try_from(mutation.table).ok().and_then(|place| tables.get(place)).unwrap_or(&unknown);
+        let key = mutation.existed.then(|| named(&table.key, &mutation.old_key));
+        let row = (!mutation.new_row.is_empty()).then(|| named(&table.columns, &mutation.new_row));
+        json!({ "table": table.name, "key": key, "row": row })
+    };
+    json!({ "seq": transaction.seq, "rows": transaction.mutations.iter().map(row).collect::<Vec<_>>() })
+}
+
+/// Values by the names of their columns; by their places where these are not known.
+fn named(names: &[String], values: &[wire::TableValue]) -> Value {
+    let one = |(place, value): (usize, &wire::TableValue)| {
+        let name = names.get(place).cloned().unwrap_or_else(|| place.to_string());
+        let value = match &value.value {
+            Some(Known::Text(text)) => json!(text),
+            Some(Known::Unchanged(_)) => json!({ "unchanged": true }),
+            Some(Known::Null(_)) | None => Value::Null,
+        };
+        (name, value)
+    };
+    Value::Object(values.iter().enumerate().map(one).collect())
+}
+
 /// Text as text, anything else in hexadecimal digits.
 fn readable(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
@@ -162,6 +194,39 @@ mod tests {
         assert_eq!(line["seq"], 12);
         assert_eq!(line["rows"][0], json!({ "key": { "text": "name" }, "value": { "text": "Zo\u{eb}" } }));
         assert_eq!(line["rows"][1], json!({ "key": { "hex": "ff0a" }, "value": null }));
+    }
+
+    #[test]
+    fn a_change_of_a_table_has_its_values_by_name_a_key_only_where_a_row_was_and_a_row_only_where_one_is() {
+        let text = |text: &str| wire::TableValue { value: Some(Known::Text(text.into())) };
+        let null = wire::TableValue { value: Some(Known::Null(true)) };
+        let same = wire::TableValue { value: Some(Known::Unchanged(true)) };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let orders =
+            wire::TailTable { name: "orders".into(), columns: names(&["id", "note", "scan"]), key: names(&["id"]) };
+        let mutations = vec![
+            wire::TableMutation { new_row: vec![text("1"), null, text("x")], ..wire::TableMutation::default() },
+            wire::TableMutation {
+                old_key: vec![text("1")],
+                new_row: vec![text("1"), text("Zo\u{eb}"), same],
+                existed: true,
+                ..wire::TableMutation::default()
+            },
+            wire::TableMutation {
+                table: 7,
+                old_key: vec![text("1")],
+                existed: true,
+                ..wire::TableMutation::default()
+            },
+        ];
+        let line = change_of_tables(&wire::TableTransaction { seq: 12, mutations }, &[orders]);
+        assert_eq!(line["seq"], 12);
+        let inserted = json!({ "table": "orders", "key": null, "row": { "id": "1", "note": null, "scan": "x" } });
+        assert_eq!(line["rows"][0], inserted);
+        assert_eq!(line["rows"][1]["key"], json!({ "id": "1" }));
+        assert_eq!(line["rows"][1]["row"]["note"], "Zo\u{eb}");
+        assert_eq!(line["rows"][1]["row"]["scan"], json!({ "unchanged": true }));
+        assert_eq!(line["rows"][2], json!({ "table": "table 7", "key": { "0": "1" }, "row": null }));
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub(super) async fn run(control: Control, asked: TakeOver) -> Result<Exit, Failu
             "nothing that was acknowledged would be missing: writes have waited for cell {to} since it held everything"
         ));
     } else {
+        if view.ungated {
+            console::note(&format!(
+                "in the database of cell {} writers may have come that no gate has let in, and nobody has waited for what they wrote",
+                view.from
+            ));
+        }
         console::note(&format!(
             "acknowledged writes may be missing: the copy goes up to change {}, the last one heard of is {}, and there may be \
              later ones; that needs --accept-data-loss",

@@ -32,6 +32,8 @@ pub struct TakeoverView {
     pub silent_ms: Option<u64>,
     /// It is decided.
     pub decided: bool,
+    /// At the owner writers come, or may, that no gate has let in.
+    pub ungated: bool,
 }
 
 impl TakeoverView {
@@ -50,6 +52,7 @@ impl TakeoverView {
             epoch: told.epoch,
             silent_ms: told.silent_ms,
             decided: told.decided,
+            ungated: told.ungated,
         }
     }
 }

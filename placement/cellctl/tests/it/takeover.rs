@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cell_agent::Limits;
 
 use crate::moves::Fleet;
+use crate::server;
 
 /// A request as a router would send it: the status line, and what comes behind the head.
 fn ask(gate: SocketAddr, (uid, epoch): (u64, u64), line: &str, body: &str) -> (String, String) {
@@ -49,8 +50,8 @@ fn has(fleet: &Fleet, cell: usize, stamp: (u64, u64), name: &str) -> bool {
 }
 
 /// Cells that give sync up only after a long while: on a slow machine, too, it is the owner's end that ends it.
-fn patient() -> Fleet {
-    Fleet::start_with(None, |options| {
+fn patient(databases: Option<[String; 2]>) -> Fleet {
+    Fleet::start_with(databases, |options| {
         options.agent_limits =
             Some(Limits { write_confirm_ms: 60_000, confirm_overdue_ms: 40_000, ..Limits::default() });
     })
@@ -73,7 +74,7 @@ fn until_silent(fleet: &Fleet, words: &str) {
 
 #[test]
 fn an_owner_killed_in_sync_is_taken_over_without_a_loss_and_redirects_when_it_is_back() {
-    let mut fleet = patient();
+    let mut fleet = patient(None);
     let uid = uid(&fleet);
     let dry = "move takeover acme --to c2 --dry-run";
     let refused = fleet.refused(dry, "NOTHING_HELD");
@@ -133,7 +134,50 @@ fn an_owner_killed_in_sync_is_taken_over_without_a_loss_and_redirects_when_it_is
 
 #[test]
 fn what_only_the_lost_owner_had_is_kept_apart_and_written_out_and_never_served() {
-    let mut fleet = patient();
+    kept_apart(None);
+}
+
+#[test]
+fn what_only_a_lost_database_had_is_kept_apart_and_written_out_and_never_served() {
+    kept_apart(Some(databases()));
+}
+
+fn databases() -> [String; 2] {
+    let starting = tokio::runtime::Runtime::new().unwrap();
+    starting.block_on(async { [server::database().await, server::database().await] })
+}
+
+#[test]
+fn in_postgresql_a_takeover_in_sync_is_never_called_lossless_and_has_what_gates_have_answered() {
+    let mut fleet = patient(Some(databases()));
+    let uid = uid(&fleet);
+    let id = fleet.ask("--to c2 --until sync --steady 10ms");
+    fleet.until("it pauses in sync", |fleet| fleet.describe(&format!("move {id}"))["status"] == "paused");
+    fleet.until("sync has everything", |fleet| fleet.describe(&format!("move {id}"))["inSync"] == true);
+    put(&fleet, 1, (uid, 1), "in-sync");
+    fleet.stop_cell(1);
+    let dry = "move takeover acme --to c2 --dry-run";
+    until_silent(&fleet, dry);
+    let looked = fleet.control.run(dry);
+    assert!(looked.err.contains("in the database of cell c1 writers may have come"), "{looked:?}");
+    let words = "move takeover acme --to c2 --stopped rack-7-has-no-power";
+    fleet.refused(words, "WOULD_LOSE_DATA");
+    let taken = fleet.control.run(&format!("{words} --accept-data-loss"));
+    assert_eq!(taken.code, 0, "{taken:?}");
+    fleet.until("c2 owns", |fleet| fleet.describe(&format!("move {id}"))["status"] == "taken-over");
+    assert!(has(&fleet, 2, (uid, 2), "in-sync"));
+    put(&fleet, 2, (uid, 2), "after");
+    fleet.start_cell(1);
+    // It believes that it owns, and nobody is served before it has asked.
+    let (status, body) = ask(fleet.gate(1), (uid, 1), "PUT /docs/stale", "1");
+    assert!(status.contains(" 421") || status.contains(" 503"), "{status} {body}");
+    fleet.until("c1 is told", |fleet| quarantine(fleet)["state"] == "empty");
+    assert!(ask(fleet.gate(1), (uid, 1), "GET /docs/in-sync", "").0.contains(" 421"));
+    assert!(!has(&fleet, 2, (uid, 2), "stale") && has(&fleet, 2, (uid, 2), "after"));
+}
+
+fn kept_apart(databases: Option<[String; 2]>) {
+    let mut fleet = patient(databases);
     let uid = uid(&fleet);
     put(&fleet, 1, (uid, 1), "first");
     let id = fleet.ask("--to c2 --steady 10ms --soak 1h");

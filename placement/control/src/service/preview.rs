@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use cell_client::{AgentOptions, AgentPool, Finding, PreflightReport, StepContext, StepError};
 use cell_model::{
-    Attempt, CellId, Command, Envelope, Estimate, FleetView, MoveOptions, Rejected, Stamp, TenantId, TenantRecord,
-    UnixMillis, Weight, decide,
+    Attempt, CellId, CellRecord, Command, Envelope, Estimate, FleetView, MoveOptions, Rejected, Stamp, TenantId,
+    TenantRecord, UnixMillis, Weight, decide,
 };
 use cell_protos::v1;
 use tonic::Status;
@@ -68,6 +68,9 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         let cell = wanted.target.to_string();
         answer.notes.push(v1::PreviewFinding { cell, code: "COPY_RETAINED".into(), reason });
     }
+    for (cell, as_target) in [(&record.owner, false), (&wanted.target, true)] {
+        answer.notes.extend(ground.view(|fleet| fleet.cell(cell).and_then(|cell| without_gate(cell, as_target))));
+    }
     if let Some(report) = &ours.1 {
         let weight = Weight { rows: report.rows, bytes: report.bytes };
         let at_most = wanted.options.bytes_per_second;
@@ -83,6 +86,27 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         answer.notes.extend(report.into_iter().flat_map(|report| report.notes));
     }
     Ok(answer)
+}
+
+/// Cells without a gate are not moved to and from as others are: said plainly, for whoever declares addresses of something else.
+fn without_gate(cell: &CellRecord, as_target: bool) -> Option<v1::PreviewFinding> {
+    if !cell.gates.is_empty() {
+        return None;
+    }
+    let id = &cell.id;
+    let reason = if as_target {
+        format!(
+            "no gate of cell {id} is known: nobody would serve the tenant there. Start its application with a gate that is connected to \
+             the agent"
+        )
+    } else {
+        format!(
+            "no gate of cell {id} is known: nobody lets writes wait during the hold, and nobody sends requests on after the cutover. Where \
+             its tenants are in PostgreSQL the database fences whoever writes (he waits for its lock, and then meets SQLSTATE CW003 or \
+             CW005), and not who only reads"
+        )
+    };
+    Some(v1::PreviewFinding { cell: id.to_string(), code: "NO_GATE".into(), reason })
 }
 
 /// The tenant's record, if the store would take the command.
@@ -124,4 +148,30 @@ fn estimate_to_wire(estimate: Estimate, options: &MoveOptions) -> v1::MoveEstima
     let default = MoveOptions::default().sync_steady_ms;
     let total_ms = total_ms.saturating_add(options.sync_steady_ms.into()).saturating_sub(default.into());
     v1::MoveEstimate { moves, copy_ms, total_ms, hold_ms, hold_max_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_without_a_gate_is_told_with_what_that_means_on_its_side() {
+        let mut cell = CellRecord {
+            id: CellId::new("c1").unwrap(),
+            state: cell_model::CellState::Active,
+            gates: Vec::new(),
+            agent: "10.0.0.7:7002".into(),
+            region: String::new(),
+            residency: String::new(),
+            traits: cell_model::CellTraits::default(),
+            generation: cell_model::Generation(1),
+            revision: cell_model::Revision(1),
+        };
+        let source = without_gate(&cell, false).unwrap();
+        assert_eq!((source.cell.as_str(), source.code.as_str()), ("c1", "NO_GATE"));
+        assert!(source.reason.contains("CW003"), "{}", source.reason);
+        assert!(without_gate(&cell, true).unwrap().reason.contains("nobody would serve"));
+        cell.gates = vec!["10.0.0.7:7001".into()];
+        assert_eq!((without_gate(&cell, false), without_gate(&cell, true)), (None, None));
+    }
 }

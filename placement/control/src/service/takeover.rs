@@ -65,7 +65,13 @@ async fn decided_before(
         evidence: wire.evidence.clone(),
         accept_data_loss: wire.accept_data_loss,
         stopped: Generation(0),
-        copy: CopySight { generation: Generation(0), complete: false, applied: Seq(0), heard: Seq(0) },
+        copy: CopySight {
+            generation: Generation(0),
+            complete: false,
+            applied: Seq(0),
+            heard: Seq(0),
+            ungated: false,
+        },
     };
     let command = Command::TakeOver { tenant: tenant.clone(), order };
     let envelope = ground.envelope(command, Some(options), by.clone())?;
@@ -103,6 +109,7 @@ fn told_before(
             epoch: epoch.get(),
             decided: true,
             silent_ms: None,
+            ungated: false,
         })
     })
 }
@@ -159,12 +166,16 @@ async fn look(ground: &Ground, record: &TenantRecord, target: &CellId) -> Result
     let agents = AgentPool::new(AgentOptions { link: ground.link.clone(), ..AgentOptions::default() });
     let looked = agents.look_at_copy(&agent, &context).await;
     looked.map_err(|error| match error {
+        // It has a database that it cannot ask now.
+        StepError::Refused { code, reason } if code == "BUSY" || code.starts_with("DATABASE_") => {
+            let message = format!("cell {target} does not say what it holds: {code}: {reason}");
+            let hint = "see to the cell's database, then run the command again";
+            refusal(Code::FailedPrecondition, "CELL_UNREACHABLE", message, hint)
+        }
         StepError::Refused { code, reason } => {
             let message = format!("cell {target} cannot take {} over: {code}: {reason}", record.id);
             let hint = format!("`cellctl describe tenant {}` shows what is where", record.id);
-            let unsupported = code == "TAKEOVER_UNSUPPORTED";
-            let code = if unsupported { "TAKEOVER_UNSUPPORTED" } else { "NOTHING_HELD" };
-            refusal(Code::FailedPrecondition, code, message, &hint)
+            refusal(Code::FailedPrecondition, "NOTHING_HELD", message, &hint)
         }
         StepError::Unreachable { .. } | StepError::Unknown { .. } => {
             let message = format!("cell {target} does not say what it holds: {error}");
@@ -186,7 +197,8 @@ fn told(ground: &Ground, record: &TenantRecord, target: &CellId, copy: CopySight
         from: record.owner.to_string(),
         target: target.to_string(),
         phase: movement.map_or(v1::Phase::Unspecified, |movement| v1::Phase::from(movement.phase)).into(),
-        lossless: in_sync.is_some_and(|seq| copy.complete && copy.applied >= seq),
+        lossless: copy.complete && copy.is_lossless(in_sync),
+        ungated: copy.ungated,
         applied_seq: copy.applied.get(),
         heard_seq: copy.heard.get(),
         epoch: record.epoch.get(),

@@ -30,7 +30,13 @@ async fn the_log_learns_that_sync_has_everything_and_the_old_owner_is_told_once_
 
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     report(&paper, &nobody.to_string(), 1);
-    let copy = CopySight { generation: Generation(0), complete: true, applied: Seq(LAST), heard: Seq(LAST) };
+    let copy = CopySight {
+        generation: Generation(0),
+        complete: true,
+        applied: Seq(LAST),
+        heard: Seq(LAST),
+        ungated: false,
+    };
     let evidence = "its power is off".to_owned();
     let (target, stopped) = (cell("b"), Generation(1));
     let order = TakeoverOrder { target, evidence, accept_data_loss: false, stopped, copy };

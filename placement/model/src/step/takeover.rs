@@ -93,7 +93,7 @@ pub(crate) fn take_over(
         nothing(format!("the copy at cell {cell} is not complete"))
     })?;
     let (applied, heard) = (order.copy.applied, order.copy.heard);
-    let lossless = in_sync.is_some_and(|seq| applied >= seq);
+    let lossless = order.copy.is_lossless(in_sync);
     require(Rule::TakeOverLossless, lossless || order.accept_data_loss, || Rejected::WouldLoseData {
         tenant: record.id.clone(),
         applied,

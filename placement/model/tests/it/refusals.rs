@@ -205,7 +205,8 @@ fn a_tenant_that_does_not_live_is_neither_moved_nor_taken_over_and_a_dead_cell_g
     let mut world = World::new();
     world.ok(new_tenant("u", Some("a")));
     assert_eq!(world.refused(move_to("u", "b", MoveOptions::default())).code(), "TENANT_NOT_LIVE");
-    let copy = CopySight { generation: Generation(0), complete: true, applied: Seq(1), heard: Seq(1) };
+    let copy =
+        CopySight { generation: Generation(0), complete: true, applied: Seq(1), heard: Seq(1), ungated: false };
     let order = |stopped| TakeoverOrder {
         target: cell("b"),
         evidence: "the rack has no power".into(),

@@ -10,8 +10,13 @@ use proptest::prelude::*;
 use crate::world::*;
 
 fn order(target: &str, applied: u64) -> TakeoverOrder {
-    let copy =
-        CopySight { generation: Generation(0), complete: true, applied: Seq(applied), heard: Seq(applied + 3) };
+    let copy = CopySight {
+        generation: Generation(0),
+        complete: true,
+        applied: Seq(applied),
+        heard: Seq(applied + 3),
+        ungated: false,
+    };
     TakeoverOrder {
         target: cell(target),
         evidence: "the rack has no power".into(),
@@ -109,6 +114,23 @@ fn lossless_is_only_what_the_log_shows() {
     world.moving(Phase::Soak, MoveOptions::default());
     let refused = world.refused(take_over(order("a", 90)));
     assert!(matches!(refused, Rejected::WouldLoseData { .. }), "{refused:?}");
+}
+
+#[test]
+fn nothing_is_lossless_where_writers_come_that_no_gate_has_let_in() {
+    let ungated = |accept_data_loss| {
+        let order = order("b", 90);
+        TakeoverOrder { accept_data_loss, copy: CopySight { ungated: true, ..order.copy }, ..order }
+    };
+    let mut world = in_sync();
+    let refused = world.refused(take_over(ungated(false)));
+    assert!(matches!(refused, Rejected::WouldLoseData { .. }), "{refused:?}");
+    world.ok(take_over(ungated(true)));
+    assert!(!world.movement("t").takeover.unwrap().lossless);
+    // The same copy, and nobody else at the owner.
+    let mut world = in_sync();
+    world.ok(take_over(order("b", 90)));
+    assert!(world.movement("t").takeover.unwrap().lossless);
 }
 
 #[test]

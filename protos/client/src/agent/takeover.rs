@@ -9,6 +9,9 @@ use cell_trust::SignedMapping;
 use super::{AgentPool, StepContext, failed, no_answer, unfitting};
 use crate::{StepError, signed_to_wire};
 
+/// A page of a tail has at most one transaction more than its measure, and of those PostgreSQL has large ones.
+const PAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 impl AgentPool {
     /// What a cell that may take a tenant over holds of it. Changes nothing.
     ///
@@ -22,6 +25,7 @@ impl AgentPool {
                 complete: copy.complete,
                 applied: Seq(copy.applied_seq),
                 heard: Seq(copy.heard_seq),
+                ungated: copy.ungated,
             }),
             _ => Err(unfitting(agent, "it should be what the copy is")),
         }
@@ -68,7 +72,7 @@ impl AgentPool {
         tenant: &TenantId,
         after: Seq,
     ) -> Result<v1::ReadTailResponse, StepError> {
-        let mut client = self.client(agent)?;
+        let mut client = self.client(agent)?.max_decoding_message_size(PAGE_BYTES_MAX);
         let request = v1::ReadTailRequest { tenant: tenant.to_string(), after_seq: after.get() };
         let answer = tokio::time::timeout(self.options.step, client.read_tail(request)).await;
         let answer = answer.map_err(|_| no_answer(agent, self.options.step))?;

@@ -222,7 +222,7 @@ impl Whole {
     /// Nothing of the tenant is here that a database is needed for.
     pub(super) fn is_over(&self) -> bool {
         let core = self.tenant.lock();
-        if core.doubted || core.kept.is_some() || core.copied.is_some() {
+        if core.doubted || core.kept.is_some() || core.copied.is_some() || core.tail.is_some() {
             return false;
         }
         core.control.as_ref().is_none_or(|control| {

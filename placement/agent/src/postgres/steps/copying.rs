@@ -5,6 +5,7 @@ use std::time::Duration;
 use cell_model::{Attempt, CellId, Digest, Seq};
 use cell_protos::v1 as wire;
 use cell_protos::v1::step_response::Result as Answer;
+use cell_trust::{RoutedMapping, SignedMapping};
 use tokio::time::Instant;
 
 use super::owning::PATIENCE;
@@ -299,16 +300,20 @@ impl Work<'_> {
         Ok(done())
     }
 
-    pub(super) async fn deliver_mapping(&self, delivery: wire::DeliverMapping) -> Result<Answer, Refusal> {
-        let mapping = delivery.mapping.ok_or_else(|| Refusal::new("INVALID", "the delivery has no mapping"))?;
-        let signed = cell_client::signed_from_wire(mapping);
-        let routed = {
-            let trusted = self.cell.trusted.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            signed.verify(&trusted).map_err(|error| Refusal::new("UNTRUSTED", error.to_string()))?
-        };
+    /// What a mapping says whose signature is believed, if it is of this tenant.
+    pub(super) fn verified(&self, signed: &SignedMapping) -> Result<RoutedMapping, Refusal> {
+        let trusted = self.cell.trusted.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let routed = signed.verify(&trusted).map_err(|error| Refusal::new("UNTRUSTED", error.to_string()))?;
         if routed.mapping.tenant != self.tenant.id {
             return Err(Refusal::new("INVALID", format!("the mapping is that of {}", routed.mapping.tenant)));
         }
+        Ok(routed)
+    }
+
+    pub(super) async fn deliver_mapping(&self, delivery: wire::DeliverMapping) -> Result<Answer, Refusal> {
+        let mapping = delivery.mapping.ok_or_else(|| Refusal::new("INVALID", "the delivery has no mapping"))?;
+        let signed = cell_client::signed_from_wire(mapping);
+        let routed = self.verified(&signed)?;
         let follow = match delivery.follow_agent.as_str() {
             "" => None,
             agent => Some((cell_id(&delivery.follow_cell)?, agent)),

@@ -51,7 +51,11 @@ impl Work<'_> {
     }
 
     pub(super) async fn reclaim(&self, fenced: Epoch) -> Result<Answer, Refusal> {
-        self.end(|core, context| transition::reclaim(core.control.as_ref(), context, fenced)).await?;
+        self.end(|core, context| {
+            transition::let_go_of(core.tail.as_ref(), context)?;
+            transition::reclaim(core.control.as_ref(), context, fenced)
+        })
+        .await?;
         self.emptied().await
     }
 

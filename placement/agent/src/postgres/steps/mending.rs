@@ -150,7 +150,12 @@ impl Work<'_> {
         if keys.is_empty() {
             return Ok(position(self.tenant.lock().applied()));
         }
-        self.mending(RECOPY_MAX, recopied(&asks, keys)).await.map(position)
+        let seq = self.mending(RECOPY_MAX, recopied(&asks, keys)).await?;
+        let mut core = self.tenant.lock();
+        if core.differing.0 == at {
+            core.differing.1.clear();
+        }
+        Ok(position(seq))
     }
 }
 

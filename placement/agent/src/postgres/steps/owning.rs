@@ -84,7 +84,17 @@ impl Work<'_> {
         begun.map(position)
     }
 
+    /// A capture that has failed says why itself.
+    fn captures_well(&self) -> Result<(), Refusal> {
+        transition::admit(self.lock()?.known()?, self.context(), false)?;
+        let standing = self.cell.replication.captures().standing(&self.tenant.id);
+        standing.map_or(Ok(()), |standing| standing.map(|_| ()))
+    }
+
     pub(super) async fn engage_sync(&self, engaged: bool) -> Result<Answer, Refusal> {
+        if engaged {
+            self.captures_well()?;
+        }
         self.change(|core| Ok((transition::engage_sync(core.known()?, self.context(), engaged)?, Keep::Same)))
             .await?;
         Ok(done())
@@ -121,6 +131,7 @@ impl Work<'_> {
 
     pub(super) async fn hold_writes(&self, budget_ms: u32) -> Result<Answer, Refusal> {
         let attempt = (self.context().move_id, self.context().attempt);
+        self.captures_well()?;
         let (hold, is_new) = {
             let mut core = self.lock()?;
             transition::hold_writes(core.known()?, self.context())?;

@@ -60,6 +60,13 @@ impl Ground {
         Self { pool: inner.pool.clone(), inner }
     }
 
+    /// With other options for the agents of its cells.
+    pub(crate) fn with(change: impl FnOnce(&mut crate::cells::Ground)) -> Self {
+        let mut ground = Self::new();
+        change(&mut ground.inner);
+        ground
+    }
+
     fn key(&self) -> &Arc<SigningKey> {
         &self.inner.key
     }
@@ -90,6 +97,10 @@ impl Ground {
         let mut options = AgentOptions::new(id.clone(), directory.into(), listen);
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key().public().to_string()];
+        let limits = &mut options.limits;
+        limits.write_confirm_ms = self.inner.write_confirm_ms.unwrap_or(limits.write_confirm_ms);
+        limits.captured_bytes_max = self.inner.captured_bytes_max.unwrap_or(limits.captured_bytes_max);
+        options.control.clone_from(&self.inner.control);
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 512 * 1024;
         // How long a commit takes here says something of the machine, and nothing of what is tested.

@@ -23,7 +23,7 @@ pub(super) enum In {
     Each,
 }
 
-async fn cell(ground: &Ground, name: &str, layout: In) -> Cell {
+pub(super) async fn cell(ground: &Ground, name: &str, layout: In) -> Cell {
     let url = database().await;
     let admin = session(&url).await;
     match layout {

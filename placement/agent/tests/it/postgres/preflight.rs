@@ -195,15 +195,6 @@ async fn a_cell_of_another_kind_is_refused_as_the_other_end_of_a_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cell_that_keeps_its_tenants_in_postgresql_says_that_it_takes_none_over_by_force() {
-    let ground = Ground::new();
-    let a = ground.open("a").await;
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
-    assert_eq!(refused(ground.pool.look_at_copy(&a.agent, &context(1, 1)).await), "TAKEOVER_UNSUPPORTED");
-    assert_eq!(refused(ground.pool.own_by_force(&a.agent, &context(2, 2)).await), "TAKEOVER_UNSUPPORTED");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cells_that_take_other_rows_are_not_alike() {
     const BASE: &str = "
         CREATE TABLE parents (tenant_id text, id bigint, PRIMARY KEY (tenant_id, id));
