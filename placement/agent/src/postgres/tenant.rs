@@ -129,6 +129,13 @@ impl Core {
         self.tail.as_ref().is_some_and(|tail| !tail.done)
     }
 
+    /// More of it is written down; unless it was let go of meanwhile.
+    pub(crate) fn goes_on_putting_aside(&mut self, now: &TailRecord) {
+        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.move_id == now.move_id) {
+            tail.clone_from(now);
+        }
+    }
+
     /// Whether rows of the tenant are here, whole or in part, or what was put aside of them.
     pub(crate) fn has_copy(&self) -> bool {
         self.copied.is_some()

@@ -237,6 +237,11 @@ fn told(tail: &TailRecord) -> wire::Tail {
 /// Writes down what this cell alone has, out of its log. Goes on where it was.
 pub(crate) async fn move_aside(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let _alone = tenant.mending.lock().await;
+    {
+        // What was written down without an answer is there, or not.
+        let _turn = tenant.turn.lock().await;
+        cell.refresh(tenant).await?;
+    }
     let under_way = || tenant.lock().tail.clone().filter(|tail| !tail.done);
     let Some(mut tail) = under_way() else { return Ok(()) };
     let captures = || cell.replication.captures();
@@ -254,8 +259,10 @@ pub(crate) async fn move_aside(cell: &Cell, tenant: &Tenant) -> Result<(), Refus
                 tail.changes += changes.len() as u64;
                 tail.bytes += changes.iter().map(|change| prost::Message::encoded_len(change) as u64).sum::<u64>();
                 (tail.moved, tail.last) = (last, last);
-                tails::advance(&mut client, cell.incarnation, &tenant.id, (&written, &tail), &changes).await?;
-                tenant.lock().tail = Some(tail.clone());
+                let advanced =
+                    tails::advance(&mut client, cell.incarnation, &tenant.id, (&written, &tail), &changes).await;
+                advanced.inspect_err(|_| tenant.lock().doubted = true)?;
+                tenant.lock().goes_on_putting_aside(&tail);
                 written = tail.clone();
                 // From here on the log is not needed for it.
                 captures().acknowledge(&tenant.id, last, Instant::now());
@@ -268,9 +275,10 @@ pub(crate) async fn move_aside(cell: &Cell, tenant: &Tenant) -> Result<(), Refus
     let written = under_way().ok_or_else(dropped)?;
     tail.done = true;
     let mut client = cell.database.client().await?;
-    tails::advance(&mut client, cell.incarnation, &tenant.id, (&written, &tail), &[]).await?;
+    let advanced = tails::advance(&mut client, cell.incarnation, &tenant.id, (&written, &tail), &[]).await;
+    advanced.inspect_err(|_| tenant.lock().doubted = true)?;
     tracing::info!(tenant = %tenant.id, changes = tail.changes, whole = tail.whole, "what this cell alone has is put aside");
-    tenant.lock().tail = Some(tail);
+    tenant.lock().goes_on_putting_aside(&tail);
     cell.replication.unwant(&tenant.id);
     cell.replication.forget_catalogue(&tenant.id);
     Ok(())
