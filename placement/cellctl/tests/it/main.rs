@@ -17,7 +17,6 @@ mod plan;
 mod postgres;
 mod program;
 mod restoring;
-#[cfg(not(feature = "planted"))]
 #[path = "../../../agent/tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
