@@ -177,12 +177,12 @@ async fn drain(from: &mut ReadHalf<Io>, piece: &mut [u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use cell_model::{CellId, Epoch, Lineage, MappingState, Rev, Revision, TenantId, Tier, Uid};
 
     use super::*;
 
-    fn mapping() -> Mapping {
+    pub(crate) fn mapping() -> Mapping {
         Mapping {
             lineage: Lineage(1),
             tenant: TenantId::new("t-1").unwrap(),

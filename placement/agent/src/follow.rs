@@ -17,6 +17,7 @@ mod apply;
 mod follower;
 mod owner;
 mod pace;
+mod start;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::refusal::Refusal;
 pub(crate) use follower::ensure;
 pub(crate) use owner::serve;
 pub(crate) use pace::Pace;
+pub(crate) use start::started;
 
 /// How a copy goes, as far as the status is concerned. Not durable.
 #[derive(Default)]

@@ -1,24 +1,9 @@
-use cell_model::{CellId, Epoch, Hold, Lineage, Rev, Revision, TenantId, Tier, Uid};
+use cell_model::{Epoch, Hold, Rev, Uid};
 
 use super::*;
 use crate::instance::set::InstanceSet;
 use crate::table::Endpoints;
-
-fn mapping() -> Mapping {
-    Mapping {
-        lineage: Lineage(1),
-        tenant: TenantId::new("t-1").unwrap(),
-        uid: Uid(3),
-        epoch: Epoch(2),
-        rev: Rev(9),
-        revision: Revision(40),
-        state: MappingState::Active,
-        owner: CellId::new("a").unwrap(),
-        peer: None,
-        hold: Hold::None,
-        tier: Tier::Gold,
-    }
-}
+use crate::tunnel::tests::mapping;
 
 fn watched() -> Rc<Watched> {
     let endpoints = Endpoints { gates: Arc::new(InstanceSet::new(Vec::new())), agent: String::new() };

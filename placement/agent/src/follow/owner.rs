@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_client::check_cell;
-use cell_model::{MoveId, Seq, TenantId, Uid};
+use cell_model::{MoveId, Seq, Uid};
 use cell_protos::v1 as wire;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
@@ -13,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::HEARTBEAT_MS;
+use super::start::started;
 use crate::capture;
 use crate::driver::Responses;
 use crate::durable::Ticket;
@@ -30,7 +30,6 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const CHANGES_BYTES: usize = 256 * 1024;
 /// Messages that may wait for the follower.
 const QUEUE: usize = 4;
-const OPENING_MAX: Duration = Duration::from_secs(5);
 
 fn refused(refusal: &Refusal) -> Status {
     let mut status = match refusal.code {
@@ -60,20 +59,7 @@ pub(crate) async fn serve(
     tenants: &Arc<Tenants>,
     request: tonic::Request<Streaming<wire::FollowRequest>>,
 ) -> Result<Responses, Status> {
-    let caller = cell_client::caller(&request).cloned();
-    let mut incoming = request.into_inner();
-    let first = tokio::time::timeout(OPENING_MAX, incoming.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("a stream begins with a start"))??;
-    let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
-        return Err(Status::invalid_argument("a stream begins with a start"));
-    };
-    check_cell(caller.as_ref(), &start.cell)?;
-    if start.storage() != wire::Storage::Embedded {
-        let reason = "this cell keeps tenants in its own store, the other one in PostgreSQL";
-        return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
-    }
-    let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+    let (start, id, incoming) = started(request, wire::Storage::Embedded, refused).await?;
     let tenant = tenants.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (outbox, responses) = mpsc::channel(QUEUE);
     let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));

@@ -43,7 +43,6 @@ use crate::refusal::Refusal;
 /// Bytes of one message with changes; a larger transaction goes alone.
 const CHANGES_BYTES: u64 = 256 * 1024;
 const QUEUE: usize = 4;
-const OPENING_MAX: Duration = Duration::from_secs(5);
 /// A follower that takes nothing for so long is gone.
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// How long a snapshot waits for what was sent to become visible.

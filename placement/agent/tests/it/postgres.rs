@@ -30,3 +30,4 @@ mod telling;
 mod throttling;
 mod tls;
 mod wire;
+mod writers;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cell_model::{Command, End, Intent, Life, MoveIntent, MoveOptions, Phase};
+use cell_model::{Command, End, Intent, Life, MoveIntent, MoveOptions, MoveRecord, Phase};
 
 use crate::cells::Cells;
 use crate::paper::{Leader, Paper, cell, tenant};
@@ -15,18 +15,24 @@ async fn started() -> (Cells, Paper, Leader) {
     (cells, paper, leader)
 }
 
+/// A move to its end, of which so many of these steps find a difference.
+async fn moved_with_differences(step: &str, times: usize) -> (Cells, Paper, MoveRecord) {
+    let (cells, paper, leader) = started().await;
+    cells.differ(step, times);
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    (cells, paper, ended)
+}
+
 fn count(cells: &Cells, step: &str) -> usize {
     cells.steps().iter().filter(|taken| *taken == step).count()
 }
 
 #[tokio::test]
 async fn rows_that_differ_are_copied_anew_and_everything_is_compared_again() {
-    let (cells, paper, leader) = started().await;
-    cells.differ("ScanDigest", 1);
-    paper.start_move();
-    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
-    leader.stop().await;
-    let ended = paper.ended().unwrap();
+    let (cells, _, ended) = moved_with_differences("ScanDigest", 1).await;
     assert_eq!(ended.end, End::Completed);
     let found = &ended.movement.differences;
     assert_eq!((found.len(), found[0].count(), found[0].phase), (1, 1, Phase::Verify));
@@ -39,12 +45,7 @@ async fn rows_that_differ_are_copied_anew_and_everything_is_compared_again() {
 
 #[tokio::test]
 async fn a_copy_that_differs_again_and_again_is_given_up_with_the_rows_that_differ() {
-    let (cells, paper, leader) = started().await;
-    cells.differ("ScanDigest", usize::MAX);
-    paper.start_move();
-    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
-    leader.stop().await;
-    let ended = paper.ended().unwrap();
+    let (cells, paper, ended) = moved_with_differences("ScanDigest", usize::MAX).await;
     let End::Aborted { code, reason } = &ended.end else { panic!("{:?}", ended.end) };
     assert_eq!(code, "DIGEST_MISMATCH");
     assert!(reason.contains("1 rows missing") && reason.contains("orders(7) missing"), "{reason}");
@@ -55,12 +56,7 @@ async fn a_copy_that_differs_again_and_again_is_given_up_with_the_rows_that_diff
 
 #[tokio::test]
 async fn a_difference_at_the_seal_is_looked_for_in_all_rows_before_another_hold() {
-    let (cells, paper, leader) = started().await;
-    cells.differ("DigestAt", 1);
-    paper.start_move();
-    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
-    leader.stop().await;
-    let ended = paper.ended().unwrap();
+    let (cells, _, ended) = moved_with_differences("DigestAt", 1).await;
     assert_eq!(ended.end, End::Completed);
     assert_eq!(ended.movement.differences.iter().map(|found| found.phase).collect::<Vec<_>>(), [Phase::Hold]);
     assert_eq!((count(&cells, "b ScanDigest"), count(&cells, "a HoldWrites")), (2, 2));

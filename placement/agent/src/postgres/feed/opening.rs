@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use cell_model::{MoveId, Seq, TenantId, Uid};
 use cell_protos::v1 as wire;
-use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{Feed, OPENING_MAX, QUEUE, Stream, capturing, gone};
+use super::{Feed, QUEUE, Stream, capturing, gone};
 use crate::driver::Responses;
 use crate::postgres::cell::Cell;
 use crate::postgres::form::Form;
@@ -30,20 +29,7 @@ pub(crate) async fn serve(
     of: impl Fn(&TenantId) -> Result<Arc<Cell>, Status> + Send,
     request: tonic::Request<Streaming<wire::FollowRequest>>,
 ) -> Result<Responses, Status> {
-    let caller = cell_client::caller(&request).cloned();
-    let mut incoming = request.into_inner();
-    let first = tokio::time::timeout(OPENING_MAX, incoming.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("a stream begins with a start"))??;
-    let Some(Request::Start(start)) = first.and_then(|message| message.request) else {
-        return Err(Status::invalid_argument("a stream begins with a start"));
-    };
-    cell_client::check_cell(caller.as_ref(), &start.cell)?;
-    if start.storage() != wire::Storage::Postgres {
-        let reason = "this cell keeps tenants in PostgreSQL, the other one does not";
-        return Err(refused(&Refusal::new("STORAGE_DIFFERS", reason)));
-    }
-    let id = TenantId::new(&start.tenant).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+    let (start, id, incoming) = crate::follow::started(request, wire::Storage::Postgres, refused).await?;
     let cell = of(&id)?;
     let tenant = cell.get(&id).ok_or_else(|| Status::unavailable("this cell knows nothing of the tenant"))?;
     let (uid, move_id) = (Uid(start.uid), MoveId(start.move_id));

@@ -2,6 +2,7 @@
 
 use super::ground::*;
 use super::server::Own;
+use super::writers::Writers;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_column_arrives_as_it_was() {
@@ -70,39 +71,21 @@ async fn writers_that_go_on_while_the_rows_are_copied_lose_nothing() {
     let ground = Ground::new();
     let (a, b) = ground.pair().await;
     accounts(&a.session().await, 3_000).await;
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for number in 0..4_i64 {
-        let (client, stop) = (a.session().await, stop.clone());
-        writers.push(tokio::spawn(async move {
-            let mut turn = number;
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                turn += 7;
-                // Keys ahead of the copy and behind it; large values that are not logged again; keys that move.
-                let sql = format!(
-                    "BEGIN; UPDATE accounts SET name = 'u{turn}' WHERE tenant_id = 't-1' AND id = {turn} % 3000;
-                     DELETE FROM accounts WHERE tenant_id = 't-1' AND id = ({turn} * 13) % 3000;
-                     INSERT INTO accounts (tenant_id, id, name) OVERRIDING SYSTEM VALUE
-                       VALUES ('t-1', ({turn} * 13) % 3000, 'again {turn}') ON CONFLICT DO NOTHING;
-                     INSERT INTO accounts (tenant_id, name, big) VALUES ('t-1', 'new {turn}', repeat('y', 50));
-                     COMMIT"
-                );
-                if let Err(error) = client.batch_execute(&sql).await {
-                    // Two of them may meet in opposite order.
-                    assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
-                    client.batch_execute("ROLLBACK").await.unwrap();
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(4)).await;
-            }
-        }));
-    }
+    // Keys ahead of the copy and behind it; large values that are not logged again; keys that move.
+    let changes = |turn| {
+        format!(
+            "UPDATE accounts SET name = 'u{turn}' WHERE tenant_id = 't-1' AND id = {turn} % 3000;
+             DELETE FROM accounts WHERE tenant_id = 't-1' AND id = ({turn} * 13) % 3000;
+             INSERT INTO accounts (tenant_id, id, name) OVERRIDING SYSTEM VALUE
+               VALUES ('t-1', ({turn} * 13) % 3000, 'again {turn}') ON CONFLICT DO NOTHING;
+             INSERT INTO accounts (tenant_id, name, big) VALUES ('t-1', 'new {turn}', repeat('y', 50))"
+        )
+    };
+    let writers = Writers::start(&a, 4, changes).await;
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
     ground.verify(&a, &b, &step).await;
-    stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    writers.stop().await;
     ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
 }

@@ -1,9 +1,10 @@
 //! A copy that is not the original: which rows is found out, and these are copied anew, whatever is written meanwhile.
 
-use cell_client::StepError;
+use cell_client::{StepContext, StepError};
 use cell_model::{Difference, Differing, Seq};
 
 use super::ground::*;
+use super::writers::Writers;
 
 /// Damage that no trigger, no key and no log of the copying cell knows of.
 async fn damage(cell: &Cell, sql: &str) {
@@ -37,6 +38,16 @@ impl Ground {
     async fn recopy(&self, to: &Cell, at: Seq) -> Seq {
         when_it_may(async || self.pool.recopy(&to.agent, &context(1, 1), at).await).await
     }
+}
+
+/// Two cells, and a copy of so many accounts that was found to be alike.
+async fn copied(ground: &Ground, count: i32) -> (Cell, Cell, StepContext) {
+    let (a, b) = ground.pair().await;
+    accounts(&a.session().await, count).await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    ground.verify(&a, &b, &step).await;
+    (a, b, step)
 }
 
 fn told(found: &Difference) -> Vec<String> {
@@ -91,32 +102,15 @@ async fn rows_that_are_missing_extra_or_changed_are_named_and_mended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_mended_while_they_are_written() {
     let ground = Ground::new();
-    let (a, b) = ground.pair().await;
-    accounts(&a.session().await, 400).await;
-    let step = context(1, 1);
-    ground.copy(&a, &b, &step).await;
-    ground.verify(&a, &b, &step).await;
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for number in 0..3_i64 {
-        let (client, stop) = (a.session().await, stop.clone());
-        writers.push(tokio::spawn(async move {
-            let mut turn = number;
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                turn += 7;
-                // Rows that are there in both cells, and only not alike: whoever updates one has one.
-                let sql = format!(
-                    "BEGIN; UPDATE accounts SET name = 'u{turn}' WHERE tenant_id = 't-1' AND id = 1 + {turn} % 100;
-                     UPDATE accounts SET price = {turn} WHERE tenant_id = 't-1' AND id = 200 + {turn} % 100; COMMIT"
-                );
-                if let Err(error) = client.batch_execute(&sql).await {
-                    assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
-                    client.batch_execute("ROLLBACK").await.unwrap();
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-            }
-        }));
-    }
+    let (a, b, step) = copied(&ground, 400).await;
+    // Rows that are there in both cells, and only not alike: whoever updates one has one.
+    let updates = |turn| {
+        format!(
+            "UPDATE accounts SET name = 'u{turn}' WHERE tenant_id = 't-1' AND id = 1 + {turn} % 100;
+             UPDATE accounts SET price = {turn} WHERE tenant_id = 't-1' AND id = 200 + {turn} % 100"
+        )
+    };
+    let writers = Writers::start(&a, 3, updates).await;
     for _ in 0..3 {
         // Columns that writers leave alone, in rows that they write.
         damage(&b, "UPDATE accounts SET ratio = 1 WHERE id % 3 = 0; DELETE FROM accounts WHERE id > 380").await;
@@ -127,10 +121,7 @@ async fn rows_are_mended_while_they_are_written() {
         ground.recopy(&b, found.seq).await;
         ground.verify(&a, &b, &step).await;
     }
-    stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    writers.stop().await;
     ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
     b.close().await;
@@ -140,11 +131,7 @@ async fn rows_are_mended_while_they_are_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_something_at_the_target_changes_each_time_stays_different_and_is_named() {
     let ground = Ground::new();
-    let (a, b) = ground.pair().await;
-    accounts(&a.session().await, 50).await;
-    let step = context(1, 1);
-    ground.copy(&a, &b, &step).await;
-    ground.verify(&a, &b, &step).await;
+    let (a, b, _) = copied(&ground, 50).await;
     damage(
         &b,
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.name := 'spoilt'; RETURN NEW; END $$;
