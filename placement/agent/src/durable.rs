@@ -2,7 +2,8 @@
 //!
 //! A batch that is in the store gets a ticket. One task syncs the store over and over while there are tickets that
 //! are not durable; a ticket is durable when a sync that began after it has ended. A failed sync is the end: every
-//! waiter is told, and the agent stops.
+//! waiter is told, and the agent stops. So is a batch that the disk did not take: the engine takes none after it, and a
+//! cell that lived on would refuse every write until somebody looks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ pub(crate) struct Durable {
     issued: AtomicU64,
     wanted: watch::Sender<u64>,
     progress: watch::Sender<Progress>,
+    /// What the engine said when it did not take a batch.
+    unwritten: watch::Sender<Option<String>>,
 }
 
 impl Durable {
@@ -42,6 +45,7 @@ impl Durable {
             issued: AtomicU64::new(0),
             wanted: watch::Sender::new(0),
             progress: watch::Sender::new(Progress::default()),
+            unwritten: watch::Sender::new(None),
         }
     }
 
@@ -51,7 +55,14 @@ impl Durable {
 
     /// Applies a batch: a ticket to wait with, or nothing where a precondition did not hold.
     pub(crate) fn apply(&self, batch: &Batch) -> Result<Option<Ticket>, EngineError> {
-        match self.engine.apply(batch)? {
+        let applied = self.engine.apply(batch).inspect_err(|error| {
+            if let EngineError::Write(reason) = error {
+                self.unwritten.send_modify(|first| {
+                    first.get_or_insert_with(|| reason.clone());
+                });
+            }
+        });
+        match applied? {
             Applied::No => Ok(None),
             Applied::Yes => {
                 let ticket = self.issued.fetch_add(1, Ordering::SeqCst) + 1;
@@ -89,12 +100,15 @@ impl Durable {
 
     /// Syncs until `shutdown`, and once more then.
     pub(crate) async fn run(&self, shutdown: CancellationToken) -> Result<(), EngineError> {
-        let mut wanted = self.wanted.subscribe();
+        let (mut wanted, mut unwritten) = (self.wanted.subscribe(), self.unwritten.subscribe());
         // What was applied before this began waits, too.
         wanted.mark_changed();
         let result = loop {
             let ended = tokio::select! {
                 biased;
+                reason = unwritten.wait_for(Option::is_some) => {
+                    break Err(EngineError::Write(reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()));
+                }
                 _ = wanted.changed() => false,
                 () = shutdown.cancelled() => true,
             };
@@ -155,6 +169,42 @@ mod tests {
         assert!(matches!(service.await.unwrap(), Err(EngineError::Sync(_))));
         let later = durable.apply(&batch()).unwrap().unwrap();
         assert!(durable.wait(later).await.is_err(), "nothing is acknowledged after a failed sync");
+    }
+
+    /// Takes a batch, and no other one.
+    #[derive(Default)]
+    struct Full(MemoryEngine, std::sync::atomic::AtomicBool);
+
+    impl Engine for Full {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+            self.0.get(key)
+        }
+        fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Entry>, EngineError> {
+            self.0.scan(from, until, limit)
+        }
+        fn apply(&self, batch: &Batch) -> Result<Applied, EngineError> {
+            if self.1.swap(true, Ordering::SeqCst) {
+                return Err(EngineError::Write("no space".into()));
+            }
+            self.0.apply(batch)
+        }
+        fn sync(&self) -> Result<(), EngineError> {
+            self.0.sync()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_the_disk_does_not_take_ends_the_service_though_no_sync_fails() {
+        let durable = Arc::new(Durable::new(Arc::new(Full::default())));
+        let service = tokio::spawn({
+            let durable = Arc::clone(&durable);
+            async move { durable.run(CancellationToken::new()).await }
+        });
+        let ticket = durable.apply(&batch()).unwrap().unwrap();
+        durable.wait(ticket).await.unwrap();
+        assert!(matches!(durable.apply(&batch()), Err(EngineError::Write(_))));
+        assert!(matches!(service.await.unwrap(), Err(EngineError::Write(_))));
+        assert!(durable.wait(Ticket(ticket.0 + 1)).await.is_err(), "nobody waits for what no sync brings");
     }
 
     #[tokio::test]

@@ -147,7 +147,7 @@ impl Default for Fairness {
     fn default() -> Self {
         Self {
             cell_concurrency_initial: 16,
-            cell_concurrency_min: 2,
+            cell_concurrency_min: 5,
             cell_concurrency_max: 4_096,
             cell_latency_slack: Duration::from_millis(3),
             queue_wait: Duration::from_secs(1),

@@ -261,8 +261,8 @@ impl Floor {
 
 fn not_noted(error: &EngineError) -> Refusal {
     let reason = format!(
-        "what was done could not be noted in the agent's data directory ({error}): make room there, or mend its disk; the step \
-         is tried again"
+        "what was done could not be noted in the agent's data directory ({error}): make room there, or mend its disk, and \
+         start the agent again: it takes nothing more until then, and the step is tried again"
     );
     Refusal::new("FLOOR_NOT_KEPT", reason)
 }
