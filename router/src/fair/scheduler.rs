@@ -10,7 +10,7 @@
 //! the lock and hands over. Shared by all threads.
 //!
 //! One tenant gets all places but a reserve ([`reserve_of`]), however many it asks for and however long it keeps them: so
-//! there is one for whoever else comes. And a request of which only the client is awaited gives its place back
+//! there is one for whoever else comes, also where the limit sinks below what the tenant holds ([`spare`]). And a request of which only the client is awaited gives its place back
 //! ([`Permit::step_out`]).
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use cell_model::TenantId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::spare::Spare;
 use super::adaptive::{Adaptive, LimitRange};
 use super::meter::Meter;
 use super::places::Places;
@@ -65,9 +66,18 @@ pub(crate) enum Turned {
     Displaced,
 }
 
+/// What somebody who waits is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// Go in, on a place of the limit or on a spare one.
+    In { spare: bool },
+    /// Somebody with a shorter queue has come.
+    Displaced,
+}
+
 /// Somebody who waits for a turn.
 struct Turn {
-    sender: oneshot::Sender<bool>,
+    sender: oneshot::Sender<Call>,
     places: Arc<Places>,
     epoch: u64,
 }
@@ -88,6 +98,7 @@ const fn reserve_of(limit: u32) -> u32 {
 pub(crate) struct Scheduler {
     word: AtomicU64,
     limit: AtomicU32,
+    spare: Spare,
     queue: Mutex<FairQueue<TenantId, Turn>>,
     wait_max_nanos: AtomicU64,
     outside_max: AtomicU32,
@@ -101,6 +112,8 @@ pub(crate) struct Permit {
     epoch: u64,
     /// It goes on without.
     outside: bool,
+    /// Its place is beyond the limit.
+    spare: bool,
 }
 
 impl Scheduler {
@@ -109,6 +122,7 @@ impl Scheduler {
         Arc::new(Self {
             word: AtomicU64::new(0),
             limit: AtomicU32::new(adaptive.limit()),
+            spare: Spare::new(),
             queue: Mutex::new(FairQueue::new(options.queue)),
             wait_max_nanos: AtomicU64::new(nanos(options.wait_max)),
             outside_max: AtomicU32::new(options.outside_max),
@@ -148,9 +162,11 @@ impl Scheduler {
                 Err(other) => word = other,
             }
         }
-        if guest.places.take(guest.epoch, self.part_of_one()) {
+        let part = self.part_of_one();
+        self.spare.saw(word / IN, part);
+        if guest.places.take(guest.epoch, part) {
             self.meter.saw(word / IN + 1);
-            Some(self.permit(guest.places, guest.epoch))
+            Some(self.permit(guest.places, guest.epoch, false))
         } else {
             // As whoever leaves: somebody may have begun to wait meanwhile.
             self.leave();
@@ -158,8 +174,8 @@ impl Scheduler {
         }
     }
 
-    fn permit(self: &Arc<Self>, places: &Arc<Places>, epoch: u64) -> Permit {
-        Permit { scheduler: Arc::clone(self), places: Arc::clone(places), epoch, outside: false }
+    fn permit(self: &Arc<Self>, places: &Arc<Places>, epoch: u64, spare: bool) -> Permit {
+        Permit { scheduler: Arc::clone(self), places: Arc::clone(places), epoch, outside: false, spare }
     }
 
     /// Room, at once or when the turn comes.
@@ -176,11 +192,11 @@ impl Scheduler {
         let wait_max = Duration::from_nanos(self.wait_max_nanos.load(Ordering::Relaxed));
         let mut place = self.queue_up(guest, share)?;
         match tokio::time::timeout_at(until.min(began + wait_max), &mut place.turn).await {
-            Ok(Ok(true)) => {
+            Ok(Ok(Call::In { spare })) => {
                 place.over = true;
-                Ok(self.permit(&place.places, place.epoch))
+                Ok(self.permit(&place.places, place.epoch, spare))
             }
-            Ok(Ok(false) | Err(_)) => {
+            Ok(Ok(Call::Displaced) | Err(_)) => {
                 place.over = true;
                 Err(Turned::Displaced)
             }
@@ -200,7 +216,7 @@ impl Scheduler {
                 if let Some(displaced) = pushed.displaced {
                     self.word.fetch_sub(WAITING, Ordering::AcqRel);
                     // Gone already: then nobody needs to be told.
-                    let _told = displaced.sender.send(false);
+                    let _told = displaced.sender.send(Call::Displaced);
                 }
                 if self.hand_over(&mut queue) == 0 {
                     self.meter.crowded();
@@ -231,14 +247,27 @@ impl Scheduler {
     /// Gives room to those that wait and may have it, for as long as there is some. Answers to how many.
     fn hand_over(&self, queue: &mut FairQueue<TenantId, Turn>) -> u32 {
         let mut given = 0;
-        while self.word.load(Ordering::Acquire) / IN < u64::from(self.limit.load(Ordering::Relaxed)) {
-            let part = self.part_of_one();
-            // At most one tenant has so much, so this looks at two.
-            let Some(next) = queue.pop_if(|turn| turn.places.take(turn.epoch, part)) else { break };
+        loop {
+            let in_flight = self.word.load(Ordering::Acquire) / IN;
+            let (limit, part) = (self.limit.load(Ordering::Relaxed), self.part_of_one());
+            self.spare.saw(in_flight, part);
+            let spare = in_flight >= u64::from(limit);
+            if spare && !self.spare.has_one(limit) {
+                break;
+            }
+            let most = if spare { 1 } else { part };
+            // Of the limit's places at most one tenant has as many as it may, so this looks at two.
+            let Some(next) = queue.pop_if(|turn| turn.places.take(turn.epoch, most)) else { break };
+            if spare {
+                self.spare.give();
+            }
             let word = self.word.fetch_add(IN - WAITING, Ordering::AcqRel);
-            if next.sender.send(true).is_err() {
+            if next.sender.send(Call::In { spare }).is_err() {
                 // Gone, and not yet out of the queue.
                 next.places.give_back(next.epoch);
+                if spare {
+                    self.spare.give_back();
+                }
                 self.word.fetch_sub(IN, Ordering::AcqRel);
             } else {
                 given += 1;
@@ -263,7 +292,11 @@ impl Scheduler {
 
     fn set_limit(&self, limit: u32) {
         let before = self.limit.swap(limit, Ordering::AcqRel);
-        if limit > before && self.waiting() > 0 {
+        if limit < before && self.in_flight() > self.part_of_one() {
+            self.spare.sink();
+        }
+        if limit != before {
+            // Under the lock, also where nobody is seen to wait: who is about to will see what has changed.
             self.hand_over(&mut self.lock());
         }
     }
@@ -327,6 +360,9 @@ impl Permit {
     fn give_back(&self) {
         // First the tenant's count: whoever hands over looks at it.
         self.places.give_back(self.epoch);
+        if self.spare {
+            self.scheduler.spare.give_back();
+        }
         self.scheduler.leave();
     }
 }
@@ -348,7 +384,7 @@ struct Place {
     places: Arc<Places>,
     epoch: u64,
     ticket: Ticket,
-    turn: oneshot::Receiver<bool>,
+    turn: oneshot::Receiver<Call>,
     /// The turn has come, or never will.
     over: bool,
 }
@@ -366,11 +402,13 @@ impl Drop for Place {
         drop(queue);
         self.turn.close();
         // The turn came while nobody looked any more: it goes to the next.
-        if self.turn.try_recv() == Ok(true) {
-            drop(self.scheduler.permit(&self.places, self.epoch));
+        if let Ok(Call::In { spare }) = self.turn.try_recv() {
+            drop(self.scheduler.permit(&self.places, self.epoch, spare));
         }
     }
 }
+
+mod spare;
 
 #[cfg(test)]
 mod asker;

@@ -19,11 +19,10 @@ fn scheduler(limit: u32) -> Arc<Scheduler> {
 fn got_in(queued: Result<Place, Turned>) -> Option<bool> {
     let mut place = queued.ok()?;
     let turn = place.turn.try_recv();
-    if turn == Ok(true) {
-        place.over = true;
-        drop(place.scheduler.permit(&place.places, place.epoch));
-    }
-    Some(turn == Ok(true))
+    let Ok(Call::In { spare }) = turn else { return Some(false) };
+    place.over = true;
+    drop(place.scheduler.permit(&place.places, place.epoch, spare));
+    Some(true)
 }
 
 fn nothing_is_left(scheduler: &Scheduler) {
@@ -104,6 +103,24 @@ fn who_has_all_that_one_may_have_gets_the_turn_when_its_own_leaves() {
         assert_eq!(got_in(queued), Some(true), "it has one less than it may have, and nobody is told");
         drop(held);
         assert_eq!(a.places.held(), 0);
+        nothing_is_left(&scheduler);
+    });
+}
+
+#[test]
+fn a_spare_place_goes_to_one_that_has_none_while_the_limit_sinks_and_others_leave() {
+    loom::model(|| {
+        let scheduler = scheduler(6);
+        let a = tenant("a");
+        let mut held: Vec<_> = (0..5).map(|_| scheduler.try_enter(a.guest()).unwrap()).collect();
+        let (leaves, sinks) = (held.pop(), Arc::clone(&scheduler));
+        let leaving = thread::spawn(move || drop(leaves));
+        let sinking = thread::spawn(move || sinks.set_limit(3));
+        let queued = scheduler.queue_up(tenant("b").guest(), PLAIN);
+        leaving.join().unwrap();
+        sinking.join().unwrap();
+        assert_eq!(got_in(queued), Some(true), "four of three places are one tenant's");
+        drop(held);
         nothing_is_left(&scheduler);
     });
 }

@@ -184,6 +184,36 @@ async fn one_tenant_never_gets_the_last_places_and_others_do_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_that_sinks_below_what_one_tenant_holds_keeps_nobody_else_out() {
+    let scheduler = Scheduler::new(options(16), Moment(0));
+    let (a, b, c) = (tenant("a"), tenant("b"), tenant("c"));
+    let mut held: Vec<_> = (0..14).map(|_| scheduler.try_enter(a.guest()).unwrap()).collect();
+    scheduler.set_limit(6);
+    let first = scheduler.enter(b.guest(), PLAIN, far()).await.unwrap();
+    assert_eq!((scheduler.in_flight(), b.places.held()), (15, 1));
+    let mut second = Box::pin(scheduler.enter(b.guest(), PLAIN, far()));
+    assert!(futures::poll!(&mut second).is_pending(), "it has one");
+    let mut other = Box::pin(scheduler.enter(c.guest(), PLAIN, far()));
+    assert!(futures::poll!(&mut other).is_pending(), "as many as the reserve, and no more");
+    drop(first);
+    assert!(futures::poll!(&mut other).is_pending(), "the order is fair here, too");
+    let second = second.await.unwrap();
+    assert_eq!((scheduler.in_flight(), scheduler.waiting()), (15, 1));
+    drop(second);
+    let other = other.await.unwrap();
+    drop(other);
+    // Five of six are all that one tenant may have: from there on the reserve is enough.
+    held.truncate(5);
+    assert!(scheduler.try_enter(a.guest()).is_none());
+    let sixth = scheduler.try_enter(b.guest()).unwrap();
+    let mut seventh = Box::pin(scheduler.enter(c.guest(), PLAIN, far()));
+    assert!(futures::poll!(&mut seventh).is_pending(), "nobody has more than its part any more");
+    drop((held, sixth));
+    drop(seventh.await.unwrap());
+    assert_eq!((scheduler.in_flight(), scheduler.waiting(), a.places.held()), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_steps_out_makes_room_and_only_so_many_may() {
     let scheduler = Scheduler::new(options(3), Moment(0));
     let (a, b) = (tenant("a"), tenant("b"));
