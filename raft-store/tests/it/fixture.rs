@@ -8,6 +8,7 @@ use cell_model::{
     CellId, CellTraits, ClusterId, Command, Envelope, Fleet, Lineage, NewCell, Reply, RequestId, Revision,
     TenantId, UnixMillis,
 };
+use cell_store::engine::LogKind;
 use cell_store::{Bounds, Feed, Member, OpenError, Store, StoreOptions, SubmitError, Timers};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -35,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) bounds: Bounds,
     pub(crate) timers: Timers,
+    pub(crate) log: LogKind,
     running: Option<(Store, JoinHandle<()>, CancellationToken)>,
 }
 
@@ -45,7 +47,8 @@ impl Node {
         drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
         let directory = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut node = Self { directory, address: listener.local_addr().unwrap(), bounds, timers, running: None };
+        let (address, log) = (listener.local_addr().unwrap(), LogKind::default());
+        let mut node = Self { directory, address, bounds, timers, log, running: None };
         node.run(listener).await;
         node
     }
@@ -76,8 +79,8 @@ impl Node {
 
     pub(crate) fn options(&self) -> StoreOptions {
         let data_dir: PathBuf = self.directory.path().join("data");
-        let (bounds, timers) = (self.bounds, self.timers);
-        StoreOptions { bounds, timers, ..StoreOptions::new(data_dir, self.address.to_string()) }
+        let Self { bounds, timers, log, .. } = *self;
+        StoreOptions { bounds, timers, log, ..StoreOptions::new(data_dir, self.address.to_string()) }
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -8,4 +8,5 @@ mod fixture;
 mod layouts;
 mod members;
 mod single;
+mod verifying;
 mod watching;

@@ -220,6 +220,30 @@ fn a_watch_prints_what_there_is_and_what_changes_until_it_is_told_to_end() {
 }
 
 #[test]
+fn members_are_listed_without_a_leader_too_and_that_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = ControlPlane::start(directory.path());
+    assert_eq!(first.run("cluster init").code, 0);
+    let mut second = ControlPlane::start_at(directory.path(), "second", "127.0.0.1:0");
+    let added = first.run(&format!("store members add {} --promote -o json", second.address));
+    assert_eq!(json(&added)["items"].as_array().unwrap().len(), 2, "{added:?}");
+    let stale = second.run("store members --stale --no-headers");
+    assert!(stale.code == 0 && stale.out.contains(&first.address), "{stale:?}");
+    assert!(stale.err.contains(" has answered as of revision "), "{stale:?}");
+    first.stop();
+    let address = second.address.clone();
+    second.stop();
+    // Of two the one that is started again does not lead.
+    let second = ControlPlane::start_at(directory.path(), "second", &address);
+    let unled = second.run("store members --timeout 500ms -o json");
+    assert_eq!(unled.code, 75, "{unled:?}");
+    let items = json(&unled)["items"].as_array().unwrap().clone();
+    assert!(items.len() == 2 && items.iter().all(|item| item["role"] == "voter"), "{unled:?}");
+    assert!(unled.err.contains("(NO_LEADER)") && unled.err.contains(&format!("{address} has answered")), "{unled:?}");
+    refused(&second.run("store members remove 127.0.0.1:1 --timeout 500ms"), 75, "UNAVAILABLE");
+}
+
+#[test]
 fn a_backup_is_whole_or_not_there_and_is_never_overwritten() {
     let directory = tempfile::tempdir().unwrap();
     let control = ControlPlane::start(directory.path());

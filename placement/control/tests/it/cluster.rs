@@ -154,6 +154,48 @@ async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_the_members_are_is_known_without_a_leader_and_told_as_what_it_is() {
+    let (mut nodes, _) = Nodes::cluster(3).await;
+    create_cell(&nodes.client(), "c1").await;
+    let kept = (nodes.leader().await + 1) % 3;
+    let heard = nodes.client_of(kept).allowing_stale_reads();
+    // As long as there is a leader, another member says who it is, and of nobody how far he is.
+    let leading = |members: &[wire::StoreMember]| members.iter().filter(|member| member.leader).count();
+    let members = heard.members().await.unwrap();
+    assert_eq!((members.len(), leading(&members)), (3, 1), "{members:?}");
+    assert!(members.iter().all(|member| member.lag.is_none() && member.heard_ms.is_none()), "{members:?}");
+    let [told]: [AsOf; 1] = heard.stale_answers().try_into().unwrap();
+    assert_eq!(told.node, nodes.nodes[kept].endpoint());
+    let led = nodes.client().members().await.unwrap();
+    assert!(led.iter().all(|member| member.voter && member.lag.is_some()), "{led:?}");
+
+    for other in (0..3).filter(|other| *other != kept) {
+        nodes.nodes[other].stop().await;
+    }
+    // Whoever was left last leads, as far as it knows. Its list says that nobody has confirmed it.
+    let only = nodes.client_of(kept);
+    if nodes.nodes[kept].is_leader() {
+        eventually("its list says as of when it is", || async {
+            only.members().await.unwrap();
+            (!only.stale_answers().is_empty()).then_some(())
+        })
+        .await;
+    }
+    // Started again it leads no more, and knows of nobody who does.
+    nodes.nodes[kept].stop().await;
+    nodes.nodes[kept].start().await;
+    let only = nodes.client_of(kept);
+    let refused = only.clone().within(Duration::from_millis(500)).members().await.unwrap_err();
+    assert_eq!(refused.code(), "UNAVAILABLE", "{refused:?}");
+    let stale = only.allowing_stale_reads();
+    let members = stale.members().await.unwrap();
+    assert_eq!((members.len(), leading(&members)), (3, 0), "{members:?}");
+    assert!(members.iter().all(|member| member.lag.is_none()), "{members:?}");
+    let [told]: [AsOf; 1] = stale.stale_answers().try_into().unwrap();
+    assert_eq!(told.age, None, "it has heard of no leader since it was started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_says_as_of_when_its_answers_are() {
     let (nodes, _) = Nodes::cluster(3).await;
     let cell = create_cell(&nodes.client(), "c1").await;
