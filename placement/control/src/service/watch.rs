@@ -23,6 +23,7 @@ use cell_protos::{Malformed, v1};
 use cell_store::{Committed, Feed, Filter, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
 use prost::bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -158,19 +159,25 @@ async fn next(subscription: &mut Subscription, watching: Option<&mut Watching>) 
 impl Sender {
     /// Why the stream ends; none where the watcher is gone.
     async fn run(mut self, mut subscription: Subscription, progress: Duration) -> Option<Status> {
-        let closing = self.ground.closing.clone();
+        let (closing, taken) = (self.ground.closing.clone(), self.frames.clone());
         let mut marks = tokio::time::interval_at(Instant::now() + progress, progress);
         marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Waited for once and not anew with each frame: all watchers of a node wait for the first of the two, in one list.
+        let (closed, gone) = (closing.cancelled(), taken.closed());
+        tokio::pin!(closed, gone);
         loop {
+            if closing.is_cancelled() {
+                return Some(stopping());
+            }
             let done = tokio::select! {
                 biased;
-                () = closing.cancelled() => Err(Some(stopping())),
-                () = self.frames.closed() => Err(None),
                 step = next(&mut subscription, self.watching.as_mut()) => match step {
                     Ok(Step::Pressed(frame)) => self.pressed(&frame).await,
                     Ok(Step::Feed(feed)) => self.feed(feed).await,
                     Err(_) => Err(Some(stopping())),
                 },
+                () = &mut closed => Err(Some(stopping())),
+                () = &mut gone => Err(None),
                 _ = marks.tick() => {
                     // What is not wanted has been passed over without a frame.
                     self.sent = subscription.position().map(|(_, at)| at).or(self.sent);
@@ -253,6 +260,11 @@ impl Sender {
     }
 
     async fn send(&self, message: Bytes) -> Result<(), Option<Status>> {
+        let message = match self.frames.try_send(message) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(None),
+            Err(TrySendError::Full(message)) => message,
+        };
         match tokio::time::timeout(PATIENCE, self.frames.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(None),
