@@ -42,12 +42,23 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start(bounds: Bounds, timers: Timers) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::start_behind(address, listener, bounds, timers).await
+    }
+
+    /// Others reach it at this address, wherever it listens itself.
+    pub(crate) async fn start_behind(
+        address: SocketAddr,
+        listener: TcpListener,
+        bounds: Bounds,
+        timers: Timers,
+    ) -> Self {
         // With RUST_LOG set, a failing test tells its story.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
         let directory = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, log) = (listener.local_addr().unwrap(), LogKind::default());
+        let log = LogKind::default();
         let mut node = Self { directory, address, bounds, timers, log, running: None };
         node.run(listener).await;
         node
@@ -120,6 +131,11 @@ impl Cluster {
         for _ in 0..size {
             nodes.push(Node::start(bounds, timers).await);
         }
+        Self::of(nodes).await
+    }
+
+    /// Makes nodes that run a cluster.
+    pub(crate) async fn of(nodes: Vec<Node>) -> Self {
         let mut members = Vec::new();
         for node in &nodes {
             let node_id = node.store().claim(CLUSTER).await.unwrap();
