@@ -122,9 +122,11 @@ impl OpenError {
                  an older copy back, because the votes in it are out of date"
                     .into()
             }
-            Self::Copy { .. } => "have TMPDIR name a directory with room for it, which may be on any disk; the data directory \
+            Self::Copy { .. } => {
+                "have TMPDIR name a directory with room for it, which may be on any disk; the data directory \
                  itself stays as it is, whatever is found"
-                .into(),
+                    .into()
+            }
             Self::Raft { .. } => "the log of this process says more".into(),
         }
     }

@@ -32,10 +32,7 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Starts so many as there always are.
-    pub(crate) fn start<P: Put>(
-        keys: &Keys,
-        make: impl Fn(usize) -> anyhow::Result<P>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn start<P: Put>(keys: &Keys, make: impl Fn(usize) -> anyhow::Result<P>) -> anyhow::Result<Self> {
         let mut clients = Self { tasks: JoinSet::new(), told: Arc::default(), end: CancellationToken::new() };
         for client in 0..CLIENTS {
             let mut client = make(client)?;

@@ -211,7 +211,8 @@ fn contents(directory: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) -> anyhow:
 async fn tenants(client: &ControlClient) -> anyhow::Result<(Vec<v1::Tenant>, u64)> {
     let (mut tenants, mut revision, mut page_token) = (Vec::new(), u64::MAX, String::new());
     loop {
-        let page = client.list_tenants(ListOptions { page_size: 1_000, page_token, ..ListOptions::default() }).await?;
+        let page =
+            client.list_tenants(ListOptions { page_size: 1_000, page_token, ..ListOptions::default() }).await?;
         tenants.extend(page.items);
         revision = revision.min(page.revision.get());
         page_token = page.next_page_token;

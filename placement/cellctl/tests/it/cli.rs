@@ -269,7 +269,10 @@ fn members_are_listed_without_a_leader_too_and_that_is_said() {
     assert_eq!(unled.code, 75, "{unled:?}");
     let items = json(&unled)["items"].as_array().unwrap().clone();
     assert!(items.len() == 2 && items.iter().all(|item| item["role"] == "voter"), "{unled:?}");
-    assert!(unled.err.contains("(NO_LEADER)") && unled.err.contains(&format!("{address} has answered")), "{unled:?}");
+    assert!(
+        unled.err.contains("(NO_LEADER)") && unled.err.contains(&format!("{address} has answered")),
+        "{unled:?}"
+    );
     refused(&second.run("store members remove 127.0.0.1:1 --timeout 500ms"), 75, "UNAVAILABLE");
 }
 
