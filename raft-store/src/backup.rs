@@ -58,6 +58,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Entries of the log; 0 of a backup.
     pub log_entries: u64,
+    /// Those of them behind the state that all of the above is of: the next start applies what of them is committed.
+    pub log_ahead: u64,
 }
 
 impl Summary {
@@ -72,6 +74,7 @@ impl Summary {
             answers: head.answered.len(),
             bytes,
             log_entries,
+            log_ahead: 0,
         }
     }
 }

@@ -66,7 +66,9 @@ async fn look(path: &Path) -> Result<Summary, OpenError> {
     let (_, loaded) = Mirror::load(Arc::clone(&disk.state), &disk.depot).map_err(failed)?;
     log.check_against(loaded.head.applied, loaded.log_synced).map_err(failed)?;
     let entries = log.check_all().map_err(failed)?;
+    let (applied, last) = (loaded.head.applied, disk.log.last().map_err(failed)?);
     let mut summary = Summary::of(&loaded.fleet, 0, entries);
+    summary.log_ahead = last.map_or(0, |(last, _)| last.saturating_sub(applied.map_or(0, |applied| applied.index)));
     summary.cluster = identity.cluster().unwrap_or_default();
     Ok(summary)
 }

@@ -43,7 +43,8 @@ async fn verify(path: &Path) -> Result<Summary, OpenError> {
     verified
 }
 
-/// What a node of one leaves behind that is killed: a snapshot, and more behind it, with its log in `log`. Revision 65.
+/// What a node of one leaves behind that is killed: a snapshot at revision 60, and five commands behind it, with its log in
+/// `log`.
 async fn killed(log: LogKind) -> TempDir {
     let bounds = Bounds { snapshot_after: 20, log_kept: 5, ..Bounds::default() };
     let mut cluster = Cluster::start(1, bounds).await;
@@ -80,7 +81,8 @@ async fn a_directory_is_as_it_was_after_it_was_verified() {
     for log in [LogKind::Segments, LogKind::Sled] {
         let directory = killed(log).await;
         let summary = verify(directory.path()).await.unwrap();
-        assert_eq!((summary.cluster, summary.revision, summary.records), (CLUSTER, Revision(65), 65), "{log}");
+        assert_eq!((summary.cluster, summary.revision, summary.records), (CLUSTER, Revision(60), 60), "{log}");
+        assert_eq!(summary.log_ahead, 5, "of the last five only the log is on the disk");
         assert_eq!(verify(directory.path()).await.unwrap(), summary, "and may be verified again");
     }
 }
@@ -115,15 +117,15 @@ async fn damage_is_named_and_left_as_it_is() {
     let directory = killed(LogKind::Segments).await;
     let newest = newest(directory.path());
     let newest = newest.strip_prefix(directory.path()).unwrap().to_owned();
-    for (file, code) in [
-        (newest, "STORE_CORRUPT"),
-        ("snapshot/current.snapshot".into(), "STORE_CORRUPT"),
-        ("segments/synced".into(), "DATA_DIRECTORY_FORMAT"),
+    // Where its second record begins; within the first block of records; the layout.
+    for (file, at, code) in [
+        (newest, 40, "STORE_CORRUPT"),
+        ("snapshot/current.snapshot".into(), 100, "STORE_CORRUPT"),
+        ("segments/synced".into(), 1, "DATA_DIRECTORY_FORMAT"),
     ] {
         let case = tempfile::tempdir().unwrap();
         copy_directory(directory.path(), case.path());
         let mut bytes = std::fs::read(case.path().join(&file)).unwrap();
-        let at = if code == "STORE_CORRUPT" { bytes.len().min(200) / 2 } else { 1 };
         bytes[at] ^= 0x04;
         std::fs::write(case.path().join(&file), bytes).unwrap();
         let refused = verify(case.path()).await.expect_err("a byte is flipped");
