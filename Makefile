@@ -5,7 +5,7 @@ SEED ?= 1
 ROUNDS ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router ordeal-store guards models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router ordeal-store upgrade guards models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -91,6 +91,11 @@ ordeal-store:
 	$(CARGO) build --release --locked --package cell-store-bench
 	target/release/bench-store kill --rounds 200 --seed $(SEED)
 	target/release/bench-store cut --rounds 200 --seed $(SEED)
+
+## upgrade: three nodes of an earlier version (UPGRADE_FROM, a commit of this repository) replaced one by one by today's under load, judged by
+## the history checker. It builds that version first. UPGRADE="--rounds 1" is a look
+upgrade:
+	CARGO="$(CARGO)" raft-store/bench/upgrade $(UPGRADE) --out $(CURDIR)/target/bench/upgrade.json
 
 ## bench-placement: the planner on reference inputs, beside its peers. CELLWAY_DATA names the directory of the traces,
 ## CELLWAY_REBALANCER a Python with the package rebalancer (without it a Python of 3.12 or newer on PATH gets a venv below

@@ -1,4 +1,4 @@
-//! Backup, verify, restore.
+//! Backup, restore, and the check of a backup.
 //!
 //! A backup is a snapshot at one revision, in the format in which nodes send each other theirs: every block has a
 //! checksum, the whole has a digest. It is made while the store runs, and verified without it.
@@ -24,11 +24,10 @@ use crate::codec;
 use crate::disk::Disk;
 use crate::engine::LogKind;
 use crate::entropy;
-use crate::error::{BackupError, CompactError, EngineError, OpenError};
-use crate::fault::Fault;
+use crate::error::{BackupError, CompactError, EngineError};
 use crate::identity::Identity;
-use crate::log::{Log, META_HARD_STATE};
-use crate::mirror::{Mirror, head_of};
+use crate::log::META_HARD_STATE;
+use crate::mirror::head_of;
 use crate::offload::{offload, sync_log};
 use crate::snapshot::{self, Contents, SnapshotData};
 use crate::store::Store;
@@ -59,10 +58,12 @@ pub struct Summary {
     pub bytes: u64,
     /// Entries of the log; 0 of a backup.
     pub log_entries: u64,
+    /// Those of them behind the state that all of the above is of: the next start applies what of them is committed.
+    pub log_ahead: u64,
 }
 
 impl Summary {
-    fn of(fleet: &Fleet, bytes: u64, log_entries: u64) -> Self {
+    pub(crate) fn of(fleet: &Fleet, bytes: u64, log_entries: u64) -> Self {
         let head = fleet.head();
         Self {
             cluster: head.cluster,
@@ -73,6 +74,7 @@ impl Summary {
             answers: head.answered.len(),
             bytes,
             log_entries,
+            log_ahead: 0,
         }
     }
 }
@@ -194,28 +196,6 @@ fn read_backup(path: &Path) -> Result<(Contents, u64), BackupError> {
 pub fn verify_backup(path: &Path) -> Result<Summary, BackupError> {
     let (contents, bytes) = read_backup(path)?;
     Ok(Summary::of(&contents.fleet, bytes, 0))
-}
-
-/// Reads a whole data directory, as a start would, and checks every record, entry and snapshot. The node must not
-/// run. Needs a runtime around it.
-///
-/// # Errors
-/// [`OpenError`] names what is wrong.
-pub async fn verify_directory(path: &Path) -> Result<Summary, OpenError> {
-    let failed = |source: EngineError| OpenError::Storage { path: path.to_owned(), source };
-    if !path.join("lock").exists() {
-        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "it holds no store");
-        return Err(OpenError::Directory { path: path.to_owned(), source });
-    }
-    let disk = Disk::as_it_is(path)?;
-    let identity = Identity::open(Arc::clone(&disk.log), path, None).await?;
-    let log = Log::open(Arc::clone(&disk.log), Fault::new()).map_err(failed)?;
-    let (_, loaded) = Mirror::load(Arc::clone(&disk.state), &disk.depot).map_err(failed)?;
-    log.check_against(loaded.head.applied, loaded.log_synced).map_err(failed)?;
-    let entries = log.check_all().map_err(failed)?;
-    let mut summary = Summary::of(&loaded.fleet, 0, entries);
-    summary.cluster = identity.cluster().unwrap_or_default();
-    Ok(summary)
 }
 
 /// What a restore has made.

@@ -46,7 +46,8 @@ impl Disk {
         Self::open(path, |_| Ok(wanted), probed)
     }
 
-    /// As [`Self::directory`], with its log in whatever it is, to be looked at: nothing is tried out on its disk.
+    /// As [`Self::directory`], with its log in whatever it is, to be looked at: nothing is tried out on its disk. It writes all the
+    /// same, so it is for copies.
     pub(crate) fn as_it_is(path: &Path) -> Result<Self, OpenError> {
         Self::open(path, settled, |_| Ok(None))
     }

@@ -62,6 +62,15 @@ pub enum OpenError {
         #[source]
         source: EngineError,
     },
+    /// The directory is to be looked at, and there is nowhere to put the copy that is opened for it.
+    #[error("cannot copy the data directory to {}, to be looked at there", path.display())]
+    Copy {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Raft did not start.
     #[error("raft did not start: {reason}")]
     Raft {
@@ -84,6 +93,7 @@ impl OpenError {
             }
             Self::Storage { source: EngineError::Corrupt { .. }, .. } => "STORE_CORRUPT",
             Self::Storage { .. } => "STORE_UNREADABLE",
+            Self::Copy { .. } => "NO_COPY",
             Self::Raft { .. } => "STORE_RAFT_FAILED",
         }
     }
@@ -110,6 +120,11 @@ impl OpenError {
             Self::Storage { .. } => {
                 "move the whole data directory away and let this node join as a new one; never put \
                  an older copy back, because the votes in it are out of date"
+                    .into()
+            }
+            Self::Copy { .. } => {
+                "have TMPDIR name a directory with room for it, which may be on any disk; the data directory \
+                 itself stays as it is, whatever is found"
                     .into()
             }
             Self::Raft { .. } => "the log of this process says more".into(),

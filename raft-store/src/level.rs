@@ -36,6 +36,7 @@ pub(crate) struct Level(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     since: Option<Instant>,
+    heard: Option<Instant>,
     waiting: VecDeque<Said>,
 }
 
@@ -55,6 +56,7 @@ impl Level {
     /// A message of a leader was taken. `applied`: what is applied here by now.
     pub(crate) fn heard(&self, said: Said, applied: u64) {
         let mut state = self.state();
+        state.heard = Some(said.at);
         state.settle(applied);
         if let Some(last) = state.waiting.back_mut().filter(|last| last.committed == said.committed) {
             last.at = said.at;
@@ -62,6 +64,11 @@ impl Level {
             state.waiting.push_back(said);
         }
         state.settle(applied);
+    }
+
+    /// How long ago a leader was heard, however far this node lags behind it; none since the start.
+    pub(crate) fn heard_ago(&self) -> Option<Duration> {
+        self.state().heard.map(|at| at.elapsed())
     }
 
     /// How long ago it was; none since the start.
@@ -81,14 +88,14 @@ mod tests {
         let level = Level::default();
         let ms = Duration::from_millis;
         let pass = async |millis| tokio::time::advance(ms(millis)).await;
-        assert_eq!(level.ago(100), None, "it has heard nothing");
+        assert_eq!((level.ago(100), level.heard_ago()), (None, None), "it has heard nothing");
         level.heard(Said::now(7), 6);
         assert_eq!(level.ago(6), None, "what it heard of is not here yet");
         pass(10).await;
         level.heard(Said::now(8), 6);
         pass(10).await;
         // Heard of every moment, and yet as old as what is applied.
-        assert_eq!(level.ago(7), Some(ms(20)));
+        assert_eq!((level.ago(7), level.heard_ago()), (Some(ms(20)), Some(ms(10))));
         level.heard(Said::now(8), 7);
         pass(5).await;
         assert_eq!(level.ago(7), Some(ms(25)));

@@ -9,7 +9,7 @@
 //! * `hub` is the watch: one ring of recent revisions, a cursor for each watcher.
 //! * `quarters` is the thread on which Raft runs: nothing else keeps it waiting.
 //! * `promise` is what lets a leader answer reads by itself: what a node must not do when it has just been started.
-//! * `membership` decides who may come and go; `backup` is also verify and restore; `space` and `honesty` look at the disk.
+//! * `membership` decides who may come and go; `backup` is also restore, `verify` looks at a directory; `space` and `honesty` look at the disk.
 //! * `pipeline`, `snapshot`, `transfer`, `network` and `service` are how nodes talk; everything on the wire and on disk is a type of our own
 //!   (`wire`, `codec`), never a type of openraft, so that the library can be replaced.
 //!
@@ -54,10 +54,11 @@ mod store;
 #[cfg(test)]
 mod suite;
 mod transfer;
+mod verify;
 mod wire;
 
 pub use asked::asked;
-pub use backup::{Backup, REVISIONS_SKIPPED, Restored, Summary, restore, verify_backup, verify_directory};
+pub use backup::{Backup, REVISIONS_SKIPPED, Restored, Summary, restore, verify_backup};
 pub use disk::Disk;
 pub use error::{
     BackupError, ClaimError, CompactError, EngineError, InitializeError, MembershipError, OpenError, ReadError,
@@ -71,3 +72,4 @@ pub use options::{Bounds, StoreOptions, Timers, worker_threads};
 pub use service::RaftEndpoint;
 pub use status::{ApplyPace, Leadership, Member, MemberProgress, StoreStatus};
 pub use store::{RaftServer, Store};
+pub use verify::verify_directory;

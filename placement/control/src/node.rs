@@ -33,7 +33,7 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const HANDOVER: Duration = Duration::from_secs(2);
 
 /// A leader that no majority has confirmed for so long has lost it, and not only for a moment: it takes no commands.
-const UNCONFIRMED_MAX: Duration = Duration::from_secs(2);
+pub(crate) const UNCONFIRMED_MAX: Duration = Duration::from_secs(2);
 
 /// The name under which health is asked for.
 const CONTROL: &str = "cellway.v1.ControlService";

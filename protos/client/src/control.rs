@@ -151,6 +151,13 @@ impl ControlClient {
         self
     }
 
+    /// The same client, no more patient than this.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.options.deadline = self.options.deadline.min(deadline);
+        self
+    }
+
     /// What its stale answers were as of, node by node.
     #[must_use]
     pub fn stale_answers(&self) -> Vec<AsOf> {

@@ -34,13 +34,14 @@ impl ControlClient {
         Self::new(vec![endpoint.to_owned()], self.options.clone())
     }
 
-    /// Everybody in the cluster, and how far each one is.
+    /// Everybody in the cluster, and how far each one is; where stale is allowed, as some node has it.
     ///
     /// # Errors
     /// [`ClientError`]
     pub async fn members(&self) -> Result<Vec<v1::StoreMember>, ClientError> {
         let call = |channel, request| async move { Service::new(channel).list_members(request).await };
-        Ok(self.call_on(Kind::Repeatable, v1::ListMembersRequest {}, call).await?.members)
+        let request = v1::ListMembersRequest { allow_stale: self.options.allow_stale };
+        Ok(self.call_on(Kind::Repeatable, request, call).await?.members)
     }
 
     /// Changes who belongs to the cluster. The same change may be asked for again.

@@ -5,6 +5,7 @@
 //! * `gaps` says how long writes wait when something happens to a node;
 //! * `million` weighs a full store, `cold` fills routers from one, `recover` starts one that was killed;
 //! * `kill` ends nodes at any instant, `cut` takes the power from a disk; a history checker judges both;
+//! * `upgrade` replaces nodes of an earlier version one by one (`make upgrade`);
 //! * `all` is one after the other (`make bench-store`);
 //! * `node` is one of the processes, started by the others.
 //!
@@ -12,6 +13,7 @@
 
 mod all;
 mod cell;
+mod clients;
 mod cold;
 mod compare;
 mod fanout;
@@ -24,6 +26,7 @@ mod nodes;
 mod ordeal;
 mod recover;
 mod stall;
+mod upgrade;
 mod watching;
 
 use std::io::Write;
@@ -79,6 +82,8 @@ enum Command {
     Kill(ordeal::Kill),
     /// Copy the disk of a stopped node as a power cut would leave it, and open the copy
     Cut(ordeal::Cut),
+    /// Replace nodes of an earlier version one by one while clients make tenants, and judge what they were told
+    Upgrade(upgrade::Upgrade),
     /// One node
     #[command(hide = true)]
     Node(node::Node),
@@ -127,6 +132,7 @@ async fn measure(command: Command, ground: &Ground, figures: &mut Figures) {
         Command::Cold(cold) => ("cold", cold::run(&cold, ground, figures).await),
         Command::Recover(recover) => ("recover", recover::run(&recover, ground, figures).await),
         Command::Kill(kill) => ("kill", ordeal::kill(&kill, ground, figures).await),
+        Command::Upgrade(upgrade) => ("upgrade", upgrade::run(&upgrade, ground, figures).await),
         Command::Cut(cut) => ("cut", ordeal::cut(&cut, ground, figures).await),
         Command::Node(_) => unreachable!("a node measures nothing"),
     };

@@ -15,6 +15,8 @@ use crate::{number, say, watching};
 const GAP: u64 = 100_000;
 /// Of how many mappings the floors are.
 const WHOLE: u64 = 1_000_000;
+/// A million commands leave a data directory of so many megabytes at the most.
+const DIRECTORY_MB_MAX: f64 = 512.0;
 /// So few that snapshots of everything are taken while it is measured how long writes wait.
 const SNAPSHOT_AFTER: &str = "2000";
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -63,7 +65,8 @@ async fn weigh(nodes: &Nodes, keys: &Keys, empty: u64, figures: &mut Figures) ->
     let megabytes = |bytes: u64| number(bytes / 1_000) / 1_000.0;
     figures.add(Figure::at_most(measure("resident, leader"), "MB", megabytes(full), floor, goal));
     figures.add(Figure::free(measure("bytes of each"), "B", number(full.saturating_sub(empty) / mappings.max(1))));
-    figures.add(Figure::free(measure("data directory"), "MB", megabytes(disk)));
+    let bound = whole.then_some(DIRECTORY_MB_MAX);
+    figures.add(Figure::at_most(measure("data directory"), "MB", megabytes(disk), bound, None));
     figures.add(Figure::free(measure("to a cold watcher, unsigned"), "s", cold.as_secs_f64()));
     Ok(())
 }

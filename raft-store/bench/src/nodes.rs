@@ -1,5 +1,6 @@
 //! Nodes as processes: ours, or etcd's.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,6 +50,8 @@ pub(crate) struct Nodes {
     peers: Vec<String>,
     processes: Vec<Option<Child>>,
     options: NodeOptions,
+    /// Programs of nodes of the control plane that run another one than the rest.
+    programs: BTreeMap<usize, PathBuf>,
 }
 
 /// Below the range from which the kernel gives outgoing connections theirs: such a port can be taken by anybody's
@@ -75,8 +78,8 @@ impl Nodes {
         let mut addresses = free_addresses(2 * count)?;
         let peers = addresses.split_off(count);
         let (directory, processes) = (directory.to_owned(), (0..count).map(|_| None).collect());
-        let public_key = String::new();
-        let mut nodes = Self { kind, directory, addresses, public_key, peers, processes, options };
+        let (public_key, programs) = (String::new(), BTreeMap::new());
+        let mut nodes = Self { kind, directory, addresses, public_key, peers, processes, options, programs };
         nodes.make_key()?;
         (0..count).try_for_each(|node| nodes.spawn(node))?;
         if kind != Kind::Etcd {
@@ -104,6 +107,12 @@ impl Nodes {
         self.directory.join(format!("node-{node}"))
     }
 
+    /// Starts one node of the control plane with this program, now and from now on.
+    pub(crate) fn run(&mut self, node: usize, program: &Path) -> anyhow::Result<()> {
+        self.programs.insert(node, program.to_owned());
+        self.spawn(node)
+    }
+
     /// Starts one node.
     pub(crate) fn spawn(&mut self, node: usize) -> anyhow::Result<()> {
         let mut command = match self.kind {
@@ -114,7 +123,8 @@ impl Nodes {
                 command
             }
             Kind::Control => {
-                let mut command = Command::new(self.options.control.as_ref().context("it has a program")?);
+                let program = self.programs.get(&node).or(self.options.control.as_ref());
+                let mut command = Command::new(program.context("it has a program")?);
                 command.arg("serve").arg("--insecure-plaintext").arg("--data-dir").arg(self.data_dir(node));
                 command.args(["--listen", &self.addresses[node], "--signing-key-file"]).arg(self.key());
                 command
@@ -239,6 +249,14 @@ async fn leads(kind: Kind, address: &str) -> anyhow::Result<bool> {
             Ok(status.leader != 0 && status.leader == member)
         }
     }
+}
+
+/// Sends a process a signal, by its name.
+pub(crate) fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("kill");
+    command.args(["-s", name, &pid.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    ensure!(command.status()?.success(), "no signal reaches the node");
+    Ok(())
 }
 
 /// A connection of its own.

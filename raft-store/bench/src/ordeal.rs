@@ -6,31 +6,26 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use cell_figures::{Figure, Figures, median};
 use cell_store::engine::LogKind;
 use cell_store::{Store, StoreOptions};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+use crate::clients::{Clients, Put, RECOVERING, longest_gap, newest, progress, verdict};
 use crate::ground::Ground;
 use crate::history::{Ending, Operation, State, judge};
 use crate::kv::kv_client::KvClient;
 use crate::load::{self, Keys};
-use crate::nodes::{Kind, NodeOptions, Nodes, connect};
-use crate::{kv, number, say, watching};
+use crate::nodes::{Kind, NodeOptions, Nodes, connect, signal};
+use crate::{kv, say, watching};
 
-const CLIENTS: usize = 8;
 /// How long a client tries one put.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Before it asks the next node. It is part of every gap that a client sees.
 const PAUSE: Duration = Duration::from_millis(3);
-/// How long a cluster may need to go on after a kill.
-const RECOVERING: Duration = Duration::from_secs(30);
 /// Of the image that stands for a disk.
 const IMAGE_BYTES: u64 = 384 * 1024 * 1024;
 
@@ -83,84 +78,36 @@ impl Chance {
     }
 }
 
-/// Clients that put until they are told to end, and what they were told.
-struct Clients {
-    tasks: JoinSet<()>,
-    told: Arc<Mutex<Vec<Operation>>>,
-    end: CancellationToken,
+/// Every node, asked in turn until one answers.
+struct Services {
+    nodes: Vec<KvClient<tonic::transport::Channel>>,
+    at: usize,
 }
 
-impl Clients {
-    fn start(addresses: &[String], keys: &Keys) -> anyhow::Result<Self> {
-        let mut clients = Self { tasks: JoinSet::new(), told: Arc::default(), end: CancellationToken::new() };
-        for client in 0..CLIENTS {
-            let services = addresses.iter().map(|address| Ok(KvClient::new(connect(address)?)));
-            let services = services.collect::<anyhow::Result<Vec<_>>>()?;
-            let (keys, told, end) = (keys.clone(), Arc::clone(&clients.told), clients.end.clone());
-            clients.tasks.spawn(async move {
-                let mut at = client;
-                while !end.is_cancelled() {
-                    let operation = put_until_answered(&services, &mut at, keys.next()).await;
-                    told.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
-                }
-            });
+impl Put for Services {
+    /// With the same key and so with the same request id.
+    async fn put(&mut self, key: String) -> Operation {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let mut service = self.nodes[self.at % self.nodes.len()].clone();
+            let request = kv::PutRequest { key: key.clone().into(), value: Vec::new().into() };
+            if let Ok(Ok(answer)) = tokio::time::timeout(ATTEMPT, service.put(request)).await {
+                let revision = answer.into_inner().header.map_or(0, |header| header.revision);
+                let revision = u64::try_from(revision).unwrap_or(0);
+                return Operation { key, begun, ending: Ending::Answered(revision, Instant::now()) };
+            }
+            self.at += 1;
+            tokio::time::sleep(PAUSE).await;
         }
-        Ok(clients)
-    }
-
-    fn told(&self) -> MutexGuard<'_, Vec<Operation>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many operations have ended.
-    fn count(&self) -> usize {
-        self.told().len()
-    }
-
-    /// Those that have ended since they were `count`. Copying all of them would keep the clients waiting.
-    fn later(&self, count: usize) -> Vec<Operation> {
-        self.told()[count..].to_vec()
-    }
-
-    async fn end(mut self) -> Vec<Operation> {
-        self.end.cancel();
-        while self.tasks.join_next().await.is_some() {}
-        std::mem::take(&mut *self.told())
+        Operation { key, begun, ending: Ending::Unknown }
     }
 }
 
-type Service = KvClient<tonic::transport::Channel>;
-
-/// Tries every node in turn, with the same key and so with the same request id.
-async fn put_until_answered(services: &[Service], at: &mut usize, key: String) -> Operation {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        let mut service = services[*at % services.len()].clone();
-        let request = kv::PutRequest { key: key.clone().into(), value: Vec::new().into() };
-        if let Ok(Ok(answer)) = tokio::time::timeout(ATTEMPT, service.put(request)).await {
-            let revision = answer.into_inner().header.map_or(0, |header| header.revision);
-            let revision = u64::try_from(revision).unwrap_or(0);
-            return Operation { key, begun, ending: Ending::Answered(revision, Instant::now()) };
-        }
-        *at += 1;
-        tokio::time::sleep(PAUSE).await;
-    }
-    Operation { key, begun, ending: Ending::Unknown }
-}
-
-/// Waits until somebody is answered who has begun after now.
-async fn progress(clients: &Clients) -> anyhow::Result<()> {
-    let (since, mut seen) = (Instant::now(), clients.count());
-    let answered = |operation: &Operation| operation.begun > since && operation.ending != Ending::Unknown;
-    while since.elapsed() < RECOVERING {
-        let later = clients.later(seen);
-        seen += later.len();
-        if later.iter().any(answered) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    bail!("no put was answered for {} s", RECOVERING.as_secs())
+fn start(addresses: &[String], keys: &Keys) -> anyhow::Result<Clients> {
+    Clients::start(keys, |client| {
+        let nodes = addresses.iter().map(|address| Ok(KvClient::new(connect(address)?)));
+        Ok(Services { nodes: nodes.collect::<anyhow::Result<_>>()?, at: client })
+    })
 }
 
 /// Every key that a node has, once it has `revision`.
@@ -188,14 +135,6 @@ async fn state_of(address: &str, revision: u64) -> anyhow::Result<State> {
     }
 }
 
-fn newest(operations: &[Operation]) -> u64 {
-    let revision = |operation: &Operation| match operation.ending {
-        Ending::Answered(revision, _) => revision,
-        Ending::Unknown => 0,
-    };
-    operations.iter().map(revision).max().unwrap_or(0)
-}
-
 pub(crate) async fn kill(kill: &Kill, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
     let directory = ground.directory()?;
     let mut chance = Chance(kill.seed);
@@ -205,7 +144,7 @@ pub(crate) async fn kill(kill: &Kill, ground: &Ground, figures: &mut Figures) ->
         Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions { extra, ..NodeOptions::default() }).await?;
     load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
     let (keys, mut gaps) = (Keys::default(), Vec::new());
-    let clients = Clients::start(&nodes.addresses, &keys)?;
+    let clients = start(&nodes.addresses, &keys)?;
     for round in 0..kill.rounds {
         tokio::time::sleep(Duration::from_millis(50 + chance.below(350))).await;
         let victims: Vec<usize> =
@@ -239,18 +178,6 @@ pub(crate) async fn kill(kill: &Kill, ground: &Ground, figures: &mut Figures) ->
     Ok(())
 }
 
-/// The longest time between `since` and `until` in which nobody was answered, and how long after `since` it began.
-fn longest_gap(told: &[Operation], since: Instant, until: Instant) -> (Duration, Duration) {
-    let answered = told.iter().filter_map(|operation| match operation.ending {
-        Ending::Answered(_, at) => Some(at),
-        Ending::Unknown => None,
-    });
-    let within = answered.filter(|at| (since..until).contains(at));
-    let mut ends: Vec<Instant> = [since, until].into_iter().chain(within).collect();
-    ends.sort_unstable();
-    ends.windows(2).map(|pair| (pair[1] - pair[0], pair[0] - since)).max().unwrap_or_default()
-}
-
 /// What each event does to a steady load: nothing (the measure of the machine), a leader that is told to stop, a leader
 /// that is killed, a follower that was cut off (stopped) for longer than elections take and comes back; and nothing again, as
 /// by then there is more in the store.
@@ -268,7 +195,7 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
     let mut nodes = Nodes::start(Kind::Cellway, directory.path(), 3, NodeOptions::default()).await?;
     load::prepare(&nodes.addresses[nodes.leader().await?]).await?;
     let keys = Keys::default();
-    let clients = Clients::start(&nodes.addresses, &keys)?;
+    let clients = start(&nodes.addresses, &keys)?;
     for (event, floor) in EVENTS {
         let (mut seen, mut begun) = (Vec::new(), Vec::new());
         for _ in 0..gaps.rounds {
@@ -318,18 +245,6 @@ pub(crate) async fn gaps(gaps: &Gaps, ground: &Ground, figures: &mut Figures) ->
     Ok(())
 }
 
-fn verdict(title: &str, operations: &[Operation], broken: &[String], figures: &mut Figures) {
-    let unknown = operations.iter().filter(|operation| operation.ending == Ending::Unknown).count();
-    say(&format!("{title}; {} puts, {unknown} unknown, {} broken promises\n", operations.len(), broken.len()));
-    for promise in broken.iter().take(20) {
-        say(&format!("  {promise}\n"));
-    }
-    let measure = |what: &str| format!("{title}: {what}");
-    figures.add(Figure::at_most(measure("broken promises"), "", number(broken.len()), Some(0.0), None));
-    let answered = number(operations.len() - unknown);
-    figures.add(Figure::at_least(measure("puts that were answered and judged"), "", answered, Some(1.0)));
-}
-
 /// A file system of its own in a file. It goes with the value.
 struct Mounted(PathBuf);
 
@@ -360,12 +275,6 @@ fn make_image(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
-    let sent = quiet(Command::new("kill").args(["-s", name, &pid.to_string()]))?;
-    ensure!(sent.success(), "no signal reaches the node");
-    Ok(())
-}
-
 pub(crate) async fn cut(cut: &Cut, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
     let directory = ground.directory()?;
     let image = directory.path().join("disk");
@@ -383,7 +292,7 @@ pub(crate) async fn cut(cut: &Cut, ground: &Ground, figures: &mut Figures) -> an
         Nodes::start(Kind::Cellway, &mounted.0, 1, NodeOptions { extra, ..NodeOptions::default() }).await?;
     load::prepare(&nodes.addresses[0]).await?;
     let keys = Keys::default();
-    let clients = Clients::start(&nodes.addresses, &keys)?;
+    let clients = start(&nodes.addresses, &keys)?;
     let mut broken = Vec::new();
     for round in 0..cut.rounds {
         tokio::time::sleep(Duration::from_millis(20 + chance.below(200))).await;
@@ -440,27 +349,4 @@ async fn state_after(data_dir: &Path, address: &str, log: LogKind) -> anyhow::Re
     });
     store.stop().await;
     Ok(state)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_gap_is_also_that_before_the_first_answer_and_that_which_lasts_still() {
-        let since = Instant::now();
-        let at = |millis| since + Duration::from_millis(millis);
-        let answered =
-            |millis| Operation { key: "t-1".into(), begun: since, ending: Ending::Answered(1, at(millis)) };
-        let gap = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).0.as_millis();
-        assert_eq!(gap(&[]), 5_000, "nobody is answered");
-        assert_eq!(gap(&[answered(103)]), 4_997, "a straggler");
-        assert_eq!(gap(&[answered(5_000), answered(2_000), answered(20)]), 3_000);
-        assert_eq!(gap(&[answered(2_100), answered(4_000)]), 2_000, "before the first");
-        let unknown = Operation { ending: Ending::Unknown, ..answered(1) };
-        assert_eq!(gap(&[unknown]), 5_000);
-        let begun = |told: &[Operation]| longest_gap(told, at(100), at(5_100)).1.as_millis();
-        assert_eq!((begun(&[]), begun(&[answered(2_100), answered(4_000)])), (0, 0));
-        assert_eq!(begun(&[answered(200), answered(4_000)]), 100);
-    }
 }

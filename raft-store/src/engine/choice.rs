@@ -83,6 +83,12 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
+/// Every name that a log may have in a data directory, also in the middle of a change of engines.
+pub(crate) fn log_places() -> impl Iterator<Item = String> {
+    let of = |kind: LogKind| ["", ".new", ".retired"].map(|ending| format!("{}{ending}", kind.directory()));
+    KINDS.into_iter().flat_map(of)
+}
+
 /// What keeps the log in a data directory; none where there is no log yet.
 fn present(data_dir: &Path) -> Option<LogKind> {
     KINDS.into_iter().find(|kind| data_dir.join(kind.directory()).exists())

@@ -28,7 +28,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 pub use choice::LogKind;
-pub(crate) use choice::{open_log, settled};
+pub(crate) use choice::{log_places, open_log, settled};
 pub(crate) use lazy::LazyState;
 pub use memory::{MemoryLog, MemoryState};
 pub use segments::SegmentLog;

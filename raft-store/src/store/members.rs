@@ -16,10 +16,17 @@ use crate::store::Store;
 type Membership = ChangeMembers<u64, BasicNode>;
 
 impl Store {
-    /// Everybody in the cluster. How far they are only the leader knows.
+    /// Everybody in the cluster, as far as this node has applied it. How far they are only the leader knows; another node says
+    /// of nobody that he leads unless it has heard of him lately.
     #[must_use]
     pub fn members(&self) -> Vec<MemberProgress> {
-        members_of(&self.raft().metrics().borrow_watched())
+        let mut members = members_of(&self.raft().metrics().borrow_watched());
+        let lately = self.inner.options.timers.election_max * 2;
+        let hears_nobody = || self.inner.node.level.heard_ago().is_none_or(|ago| ago > lately);
+        if !self.inner.leadership.borrow().is_leader && hears_nobody() {
+            members.iter_mut().for_each(|member| member.leader = false);
+        }
+        members
     }
 
     /// Changes who belongs to the cluster, where that cannot lose the quorum by accident. Asked of the leader; the
@@ -126,10 +133,12 @@ fn members_of(metrics: &RaftMetrics<TypeConfig>) -> Vec<MemberProgress> {
     let voters = voters_of(metrics);
     let last = metrics.last_log_index.unwrap_or(0);
     let matched_by = |id: u64| -> Option<u64> {
+        // Who does not lead does not know what he lacks himself.
+        let replication = metrics.replication.as_ref()?;
         if id == metrics.id {
             return metrics.last_log_index;
         }
-        metrics.replication.as_ref()?.get(&id)?.map(|matched| matched.index)
+        replication.get(&id)?.map(|matched| matched.index)
     };
     let member = |(id, node): (&u64, &BasicNode)| {
         let matched = matched_by(*id);

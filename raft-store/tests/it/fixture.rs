@@ -8,6 +8,7 @@ use cell_model::{
     CellId, CellTraits, ClusterId, Command, Envelope, Fleet, Lineage, NewCell, Reply, RequestId, Revision,
     TenantId, UnixMillis,
 };
+use cell_store::engine::LogKind;
 use cell_store::{Bounds, Feed, Member, OpenError, Store, StoreOptions, SubmitError, Timers};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -35,17 +36,30 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) bounds: Bounds,
     pub(crate) timers: Timers,
+    pub(crate) log: LogKind,
     running: Option<(Store, JoinHandle<()>, CancellationToken)>,
 }
 
 impl Node {
     pub(crate) async fn start(bounds: Bounds, timers: Timers) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::start_behind(address, listener, bounds, timers).await
+    }
+
+    /// Others reach it at this address, wherever it listens itself.
+    pub(crate) async fn start_behind(
+        address: SocketAddr,
+        listener: TcpListener,
+        bounds: Bounds,
+        timers: Timers,
+    ) -> Self {
         // With RUST_LOG set, a failing test tells its story.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
         let directory = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut node = Self { directory, address: listener.local_addr().unwrap(), bounds, timers, running: None };
+        let log = LogKind::default();
+        let mut node = Self { directory, address, bounds, timers, log, running: None };
         node.run(listener).await;
         node
     }
@@ -76,8 +90,8 @@ impl Node {
 
     pub(crate) fn options(&self) -> StoreOptions {
         let data_dir: PathBuf = self.directory.path().join("data");
-        let (bounds, timers) = (self.bounds, self.timers);
-        StoreOptions { bounds, timers, ..StoreOptions::new(data_dir, self.address.to_string()) }
+        let Self { bounds, timers, log, .. } = *self;
+        StoreOptions { bounds, timers, log, ..StoreOptions::new(data_dir, self.address.to_string()) }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -117,6 +131,11 @@ impl Cluster {
         for _ in 0..size {
             nodes.push(Node::start(bounds, timers).await);
         }
+        Self::of(nodes).await
+    }
+
+    /// Makes nodes that run a cluster.
+    pub(crate) async fn of(nodes: Vec<Node>) -> Self {
         let mut members = Vec::new();
         for node in &nodes {
             let node_id = node.store().claim(CLUSTER).await.unwrap();

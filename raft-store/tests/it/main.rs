@@ -7,5 +7,7 @@ mod damage;
 mod fixture;
 mod layouts;
 mod members;
+mod partition;
 mod single;
+mod verifying;
 mod watching;

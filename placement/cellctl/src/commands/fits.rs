@@ -28,7 +28,7 @@ const fn writes(command: &Command) -> bool {
 const fn reads(command: &Command) -> bool {
     match command {
         Command::Get(of) => !matches!(of, Get::Routers { .. }),
-        Command::Describe(_) | Command::Store(Store::Backup { .. }) => true,
+        Command::Describe(_) | Command::Store(Store::Backup { .. } | Store::Members { change: None }) => true,
         Command::Move(of) => matches!(of, Move::List { .. } | Move::Describe { .. } | Move::Proof { .. }),
         Command::Audit(of) => matches!(of, Audit::Show { .. } | Audit::Export { .. }),
         _ => false,
@@ -48,7 +48,7 @@ pub(super) fn check(command: &Command, global: &Global) -> Result<(), Failure> {
     if global.stale && !reads(command) {
         let hint = match command {
             Command::Get(Get::Routers { .. }) => "leave it out: what routers hold, the leader alone knows",
-            _ => "leave it out: it is for commands that read records, and for `store backup`",
+            _ => "leave it out: it is for commands that read records, for `store members` and `store backup`",
         };
         return Err(Failure::usage("--stale means nothing to this command", hint));
     }
@@ -81,6 +81,7 @@ mod tests {
             "cellctl get tenants --stale",
             "cellctl audit show --stale",
             "cellctl store backup --out x --stale",
+            "cellctl store members --stale",
         ] {
             assert_eq!(refused(fits), None, "{fits}");
         }
@@ -92,6 +93,7 @@ mod tests {
             ("cellctl create tenant a --stale", "--stale"),
             ("cellctl get routers --stale", "--stale"),
             ("cellctl store status --stale", "--stale"),
+            ("cellctl store members add n:1 --stale", "--stale"),
             ("cellctl plan capacity --stale", "--stale"),
         ] {
             let refused = refused(vain).unwrap_or_else(|| panic!("{vain}"));

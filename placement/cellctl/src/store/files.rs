@@ -71,6 +71,9 @@ pub(super) async fn verify(path: &Path) -> Result<Exit, Failure> {
     };
     console::data(&tell(&summary));
     console::note("every part has its checksum");
+    if summary.log_ahead > 0 {
+        console::note("the next start applies what is behind the state, as far as it is committed");
+    }
     Ok(Exit::Done)
 }
 
@@ -122,7 +125,8 @@ fn tell(summary: &Summary) -> String {
     if summary.bytes > 0 {
         lines.push(("bytes", summary.bytes.to_string()));
     } else {
-        lines.push(("log", format!("{} entries", summary.log_entries)));
+        let (entries, ahead) = (summary.log_entries, summary.log_ahead);
+        lines.push(("log", format!("{entries} entries, {ahead} of them behind this state")));
     }
     lines.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }

@@ -17,6 +17,8 @@ use crate::view::View;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long catching up may take.
 const CATCHING_UP: Duration = Duration::from_secs(600);
+/// For so long a leader is looked for before others are asked: much longer than an election takes.
+const LEADERLESS: Duration = Duration::from_secs(5);
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,10 +29,13 @@ struct MemberView {
     role: String,
     lag_entries: Option<u64>,
     heard_ms_ago: Option<u64>,
+    /// Whether it was the leader that said so: others know of nobody when he was heard.
+    #[serde(skip)]
+    by_leader: bool,
 }
 
-impl From<wire::StoreMember> for MemberView {
-    fn from(member: wire::StoreMember) -> Self {
+impl MemberView {
+    fn of(member: wire::StoreMember, by_leader: bool) -> Self {
         let role = match (member.leader, member.voter) {
             (true, _) => "leader",
             (false, true) => "voter",
@@ -42,7 +47,14 @@ impl From<wire::StoreMember> for MemberView {
             role: role.into(),
             lag_entries: member.lag,
             heard_ms_ago: member.heard_ms.filter(|_| !member.leader),
+            by_leader,
         }
+    }
+
+    fn all(members: Vec<wire::StoreMember>) -> Vec<Self> {
+        // Who leads says of itself that it lacks nothing.
+        let by_leader = members.iter().any(|member| member.lag.is_some());
+        members.into_iter().map(|member| Self::of(member, by_leader)).collect()
     }
 }
 
@@ -54,6 +66,7 @@ impl View for MemberView {
         let lag = self.lag_entries.map_or_else(|| "?".into(), |lag| lag.to_string());
         let heard = match (self.heard_ms_ago, self.role.as_str()) {
             (_, "leader") => "-".into(),
+            (None, _) if !self.by_leader => "?".into(),
             (None, _) => "never".into(),
             (Some(ago), _) => format!("{:.1}s ago", Duration::from_millis(ago).as_secs_f64()),
         };
@@ -66,12 +79,25 @@ impl View for MemberView {
 }
 
 fn print(control: &Control, members: Vec<wire::StoreMember>) {
-    control.print_list(&members.into_iter().map(MemberView::from).collect::<Vec<_>>());
+    control.print_list(&MemberView::all(members));
 }
 
+/// The leader's list, and where nobody leads that of any member: what it has applied says who belongs to the cluster.
 pub(super) async fn list(control: &Control) -> Result<Exit, Failure> {
-    print(control, control.client.members().await?);
-    Ok(Exit::Done)
+    let looking = control.client.clone().within(LEADERLESS);
+    let unled = match looking.members().await.map_err(Failure::from) {
+        Ok(members) => {
+            print(control, members);
+            return Ok(Exit::Done);
+        }
+        Err(failure) if failure.exit == Exit::Unavailable && !control.global.stale => failure,
+        Err(failure) => return Err(failure),
+    };
+    let stale = control.client.clone().allowing_stale_reads();
+    print(control, stale.members().await?);
+    let message = format!("no leader has answered; this is what one member knows by itself\n  {}", unled.message);
+    let hint = "start the nodes that do not run; `cellctl check` says what else keeps them from having a leader";
+    Err(Failure { exit: Exit::Unavailable, ..Failure::new("NO_LEADER", message, hint) })
 }
 
 /// The member of this name: its id or its address.
@@ -179,6 +205,12 @@ mod tests {
     #[test]
     fn a_member_of_which_nothing_is_known_does_not_look_as_if_it_were_up_to_date() {
         let learner = wire::StoreMember { node_id: 1, address: "a:1".into(), ..Default::default() };
-        assert_eq!(MemberView::from(learner).row()[2..], ["learner", "?", "never"]);
+        let leader = wire::StoreMember { node_id: 2, leader: true, lag: Some(0), ..Default::default() };
+        let rows = |members: &[wire::StoreMember]| -> Vec<Vec<String>> {
+            MemberView::all(members.to_vec()).iter().map(|view| view.row()[2..].to_vec()).collect()
+        };
+        assert_eq!(rows(&[learner.clone(), leader]), [["learner", "?", "never"], ["leader", "0", "-"]]);
+        // Another member than the leader has heard of nobody, and that is no news of him.
+        assert_eq!(rows(&[learner]), [["learner", "?", "?"]]);
     }
 }

@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use cell_control::{Handle, Options, Service, key_file};
+use cell_model::{Command, Envelope, Fleet, Limits, RequestId, UnixMillis};
 use tokio_util::sync::CancellationToken;
 
 use crate::program::{Said, cellctl};
 
 pub(crate) struct ControlPlane {
     pub(crate) address: String,
+    /// While it runs.
+    handle: Option<Handle>,
     stop: CancellationToken,
     ended: Option<std::thread::JoinHandle<()>>,
 }
@@ -56,8 +59,8 @@ impl ControlPlane {
                 service.run(ends).await.unwrap();
             });
         });
-        let address = handle.recv().unwrap().address().to_owned();
-        Self { address, stop, ended: Some(ended) }
+        let handle = handle.recv().unwrap();
+        Self { address: handle.address().to_owned(), handle: Some(handle), stop, ended: Some(ended) }
     }
 
     pub(crate) fn run(&self, words: &str) -> Said {
@@ -68,6 +71,7 @@ impl ControlPlane {
 impl ControlPlane {
     /// Ends the node; what it has is left as it is.
     pub(crate) fn stop(&mut self) {
+        self.handle = None;
         self.stop.cancel();
         if let Some(ended) = self.ended.take() {
             ended.join().unwrap();
@@ -217,6 +221,59 @@ fn a_watch_prints_what_there_is_and_what_changes_until_it_is_told_to_end() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = cellctl(&format!("watch -o name --timeout 300ms --insecure-plaintext --endpoints {free}"));
     refused(&nobody, 75, "UNAVAILABLE");
+}
+
+#[test]
+fn a_command_whose_answer_is_forgotten_is_not_run_again_and_its_end_stays_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(directory.path());
+    assert_eq!(control.run("cluster init").code, 0);
+    assert_eq!(control.run("create cell c1 --agent 127.0.0.1:9").code, 0);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = u64::try_from(since.as_millis()).unwrap();
+    let words = format!("cordon cell c1 --request-id 000000000000000000000000000000ff@{now}");
+    assert_eq!(control.run(&words).code, 0);
+    assert_eq!(control.run(&words).code, 0, "it is remembered");
+    assert_eq!(control.run("uncordon cell c1").code, 0);
+    // An hour goes by, and as many requests as are remembered for longer than that.
+    let store = control.handle.as_ref().unwrap().store();
+    let requests = (1..=Fleet::ANSWERS_MIN as u128).map(|number| {
+        let command = Command::SetLimits(Limits::default());
+        let envelope = Envelope::new(UnixMillis(now + 3_600_000), command);
+        store.submit(Envelope { request_id: Some(RequestId(number << 64)), ..envelope })
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(futures::future::try_join_all(requests)).unwrap();
+    refused(&control.run(&words), 5, "REQUEST_TOO_OLD");
+    assert!(control.run(&words).err.contains("next: look whether it ran (`cellctl audit show`"));
+    assert_eq!(json(&control.run("describe cell c1 -o json"))["state"], "active");
+}
+
+#[test]
+fn members_are_listed_without_a_leader_too_and_that_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = ControlPlane::start(directory.path());
+    assert_eq!(first.run("cluster init").code, 0);
+    let mut second = ControlPlane::start_at(directory.path(), "second", "127.0.0.1:0");
+    let added = first.run(&format!("store members add {} --promote -o json", second.address));
+    assert_eq!(json(&added)["items"].as_array().unwrap().len(), 2, "{added:?}");
+    let stale = second.run("store members --stale --no-headers");
+    assert!(stale.code == 0 && stale.out.contains(&first.address), "{stale:?}");
+    assert!(stale.err.contains(" has answered as of revision "), "{stale:?}");
+    first.stop();
+    let address = second.address.clone();
+    second.stop();
+    // Of two the one that is started again does not lead.
+    let second = ControlPlane::start_at(directory.path(), "second", &address);
+    let unled = second.run("store members --timeout 500ms -o json");
+    assert_eq!(unled.code, 75, "{unled:?}");
+    let items = json(&unled)["items"].as_array().unwrap().clone();
+    assert!(items.len() == 2 && items.iter().all(|item| item["role"] == "voter"), "{unled:?}");
+    assert!(
+        unled.err.contains("(NO_LEADER)") && unled.err.contains(&format!("{address} has answered")),
+        "{unled:?}"
+    );
+    refused(&second.run("store members remove 127.0.0.1:1 --timeout 500ms"), 75, "UNAVAILABLE");
 }
 
 #[test]

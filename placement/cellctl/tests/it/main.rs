@@ -21,3 +21,4 @@ mod restoring;
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
 mod takeover;
+mod verifying;

@@ -1,5 +1,6 @@
 //! Runs the program and keeps what it says.
 
+use std::path::Path;
 use std::process::Command;
 
 /// What a run of the program has said.
@@ -12,8 +13,16 @@ pub(crate) struct Said {
 
 /// Runs `cellctl` with these words; words are separated by single spaces.
 pub(crate) fn cellctl(words: &str) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_cellctl"))
-        .args(words.split(' '))
+    run(Command::new(env!("CARGO_BIN_EXE_cellctl")).args(words.split(' ')))
+}
+
+/// The same with its temporary files there.
+pub(crate) fn cellctl_in(temporary: &Path, words: &str) -> Said {
+    run(Command::new(env!("CARGO_BIN_EXE_cellctl")).args(words.split(' ')).env("TMPDIR", temporary))
+}
+
+fn run(command: &mut Command) -> Said {
+    let output = command
         .env_remove("CELLCTL_ENDPOINTS")
         .env_remove("CELLCTL_CONTEXT")
         .env_remove("CELLCTL_LOG")

@@ -7,6 +7,8 @@ use cell_model::Revision;
 use cell_store::Store;
 use tonic::Response;
 
+use crate::node::UNCONFIRMED_MAX;
+
 /// What a read is as of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AsOf(Option<Stale>);
@@ -22,6 +24,11 @@ struct Stale {
 impl AsOf {
     /// Everything that was acknowledged before the question.
     pub(super) const NOW: Self = Self(None);
+
+    /// What this node has that leads: as of now as long as a majority has confirmed it lately.
+    pub(super) fn of_leader(store: &Store) -> Self {
+        if store.age().is_some_and(|age| age <= UNCONFIRMED_MAX) { Self::NOW } else { Self::of(store) }
+    }
 
     /// What this node has.
     pub(super) fn of(store: &Store) -> Self {

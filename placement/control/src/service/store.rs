@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::deeds::{self, Deed};
-use super::{Caller, Ground, reconcile};
+use super::{AsOf, Caller, Ground, reconcile};
 use crate::refusal;
 
 /// Chunks of a backup that wait to be taken.
@@ -87,9 +87,13 @@ fn change(wire: v1::ChangeMembersRequest) -> Result<MemberChange, Status> {
 impl StoreService for StoreEndpoint {
     type BackupStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::BackupResponse, Status>> + Send>>;
 
-    async fn list_members(&self, _request: Request<v1::ListMembersRequest>) -> Answer<v1::ListMembersResponse> {
-        self.0.leading()?;
-        Ok(Response::new(self.members()))
+    async fn list_members(&self, request: Request<v1::ListMembersRequest>) -> Answer<v1::ListMembersResponse> {
+        let as_of = match (self.0.leading(), request.into_inner().allow_stale) {
+            (Ok(_), _) => AsOf::of_leader(self.store()),
+            (Err(_), true) => AsOf::of(self.store()),
+            (Err(elsewhere), false) => return Err(elsewhere),
+        };
+        Ok(as_of.answer(self.members()))
     }
 
     async fn change_members(&self, request: Request<v1::ChangeMembersRequest>) -> Answer<v1::ListMembersResponse> {

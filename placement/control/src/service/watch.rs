@@ -23,6 +23,7 @@ use cell_protos::{Malformed, v1};
 use cell_store::{Committed, Feed, Filter, ResetCause, Subscription, WatchClosed};
 use futures::{Stream, StreamExt};
 use prost::bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -158,19 +159,25 @@ async fn next(subscription: &mut Subscription, watching: Option<&mut Watching>) 
 impl Sender {
     /// Why the stream ends; none where the watcher is gone.
     async fn run(mut self, mut subscription: Subscription, progress: Duration) -> Option<Status> {
-        let closing = self.ground.closing.clone();
+        let (closing, taken) = (self.ground.closing.clone(), self.frames.clone());
         let mut marks = tokio::time::interval_at(Instant::now() + progress, progress);
         marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Waited for once and not anew with each frame: all watchers of a node wait for the first of the two, in one list.
+        let (closed, gone) = (closing.cancelled(), taken.closed());
+        tokio::pin!(closed, gone);
         loop {
+            if closing.is_cancelled() {
+                return Some(stopping());
+            }
             let done = tokio::select! {
                 biased;
-                () = closing.cancelled() => Err(Some(stopping())),
-                () = self.frames.closed() => Err(None),
                 step = next(&mut subscription, self.watching.as_mut()) => match step {
                     Ok(Step::Pressed(frame)) => self.pressed(&frame).await,
                     Ok(Step::Feed(feed)) => self.feed(feed).await,
                     Err(_) => Err(Some(stopping())),
                 },
+                () = &mut closed => Err(Some(stopping())),
+                () = &mut gone => Err(None),
                 _ = marks.tick() => {
                     // What is not wanted has been passed over without a frame.
                     self.sent = subscription.position().map(|(_, at)| at).or(self.sent);
@@ -253,15 +260,25 @@ impl Sender {
     }
 
     async fn send(&self, message: Bytes) -> Result<(), Option<Status>> {
-        match tokio::time::timeout(PATIENCE, self.frames.send(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(None),
-            Err(_) => Err(Some(watch_ended(
-                Code::ResourceExhausted,
-                "WATCHER_TOO_SLOW",
-                "the watcher has not taken its frames in time",
-            ))),
-        }
+        hand(&self.frames, message).await
+    }
+}
+
+/// Hands a frame to a watcher, which may leave it waiting for a while, but not for ever.
+async fn hand(frames: &mpsc::Sender<Bytes>, message: Bytes) -> Result<(), Option<Status>> {
+    let message = match frames.try_send(message) {
+        Ok(()) => return Ok(()),
+        Err(TrySendError::Closed(_)) => return Err(None),
+        Err(TrySendError::Full(message)) => message,
+    };
+    match tokio::time::timeout(PATIENCE, frames.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(None),
+        Err(_) => Err(Some(watch_ended(
+            Code::ResourceExhausted,
+            "WATCHER_TOO_SLOW",
+            "the watcher has not taken its frames in time",
+        ))),
     }
 }
 
@@ -303,4 +320,37 @@ fn item(ground: &Ground, include_moves: bool, change: &Change) -> Option<v1::Wat
         Change::MoveEnded(_) | Change::Reconciled(_) => return None,
     };
     Some(v1::WatchItem { item: Some(item) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_may_leave_some_frames_waiting_for_a_while_and_then_is_let_go() {
+        let (frames, mut taken) = mpsc::channel(FRAMES_WAITING_MAX);
+        let frame = || Bytes::from_static(b"frame");
+        for _ in 0..FRAMES_WAITING_MAX {
+            hand(&frames, frame()).await.expect("so many may wait");
+        }
+        // It takes one just in time.
+        let taking = async {
+            tokio::time::sleep(PATIENCE - Duration::from_millis(1)).await;
+            taken.recv().await
+        };
+        let (handed, _) = tokio::join!(hand(&frames, frame()), taking);
+        handed.expect("there is room again");
+        // It takes none.
+        let begun = Instant::now();
+        let refused = hand(&frames, frame()).await.unwrap_err().expect("it is told why");
+        assert_eq!(cell_client::code_of(&refused).as_deref(), Some("WATCHER_TOO_SLOW"));
+        assert!(begun.elapsed() >= PATIENCE && taken.len() == FRAMES_WAITING_MAX, "no more wait meanwhile");
+        // It is gone, also while it is waited for.
+        let going = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(taken);
+        };
+        let (gone, ()) = tokio::join!(hand(&frames, frame()), going);
+        assert!(gone.unwrap_err().is_none() && hand(&frames, frame()).await.unwrap_err().is_none());
+    }
 }

@@ -145,12 +145,52 @@ async fn without_a_majority_reads_are_refused_and_stale_reads_are_answered() {
     let gone = store.status().members.iter().find(|member| member.node_id != store.node_id()).unwrap().node_id;
     let remove = Change::Remove(wire::RemoveMember { node_id: gone });
     assert_eq!(client.change_members(remove).await.unwrap_err().code(), "UNAVAILABLE");
+    // It leads as far as it knows, and says of its list that nobody has confirmed it.
+    let members = nodes.client_of(kept);
+    eventually("its list says as of when it is", || async {
+        members.members().await.unwrap();
+        members.stale_answers().pop()
+    })
+    .await;
     let endpoint = &nodes.nodes[kept].endpoint();
     eventually("it says that it does not serve", || async move {
         health(endpoint, CONTROL_SERVICE).await.filter(|said| *said == ServingStatus::NotServing)
     })
     .await;
     assert_eq!(store.status().members.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_the_members_are_is_known_without_a_leader_and_told_as_what_it_is() {
+    let (mut nodes, _) = Nodes::cluster(3).await;
+    create_cell(&nodes.client(), "c1").await;
+    let kept = (nodes.leader().await + 1) % 3;
+    let heard = nodes.client_of(kept).allowing_stale_reads();
+    // As long as there is a leader, another member says who it is, and of nobody how far he is.
+    let leading = |members: &[wire::StoreMember]| members.iter().filter(|member| member.leader).count();
+    let members = heard.members().await.unwrap();
+    assert_eq!((members.len(), leading(&members)), (3, 1), "{members:?}");
+    assert!(members.iter().all(|member| member.lag.is_none() && member.heard_ms.is_none()), "{members:?}");
+    let [told]: [AsOf; 1] = heard.stale_answers().try_into().unwrap();
+    assert_eq!(told.node, nodes.nodes[kept].endpoint());
+    let led = nodes.client().members().await.unwrap();
+    assert!(led.iter().all(|member| member.voter && member.lag.is_some()), "{led:?}");
+
+    for other in (0..3).filter(|other| *other != kept) {
+        nodes.nodes[other].stop().await;
+    }
+    // Whoever was left last may lead, as far as it knows. Started again it does not, and knows of nobody who does.
+    nodes.nodes[kept].stop().await;
+    nodes.nodes[kept].start().await;
+    let only = nodes.client_of(kept);
+    let refused = only.clone().within(Duration::from_millis(500)).members().await.unwrap_err();
+    assert_eq!(refused.code(), "UNAVAILABLE", "{refused:?}");
+    let stale = only.allowing_stale_reads();
+    let members = stale.members().await.unwrap();
+    assert_eq!((members.len(), leading(&members)), (3, 0), "{members:?}");
+    assert!(members.iter().all(|member| member.lag.is_none()), "{members:?}");
+    let [told]: [AsOf; 1] = stale.stale_answers().try_into().unwrap();
+    assert_eq!(told.age, None, "it has heard of no leader since it was started");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 mod keys;
 mod nodes;
+mod requests;
 mod routers;
 mod security;
 mod startup;

@@ -206,6 +206,46 @@ async fn a_sync_that_fails_ends_the_process_with_its_code_and_no_panic() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_is_in_no_line_of_the_log_however_much_is_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, log) = (dir.path().join("key"), dir.path().join("log"));
+    key_file::generate(&key).unwrap();
+    let mut serve = program();
+    serve.arg("serve").arg("--data-dir").arg(dir.path().join("data")).arg("--signing-key-file").arg(&key);
+    serve.args(["--insecure-plaintext", "--listen", "127.0.0.1:0"]).env("CELL_LOG", "trace").env("NO_COLOR", "1");
+    let mut process = serve.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let said = || String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+    let address = eventually("it starts", || async {
+        let said = said();
+        let started = said.lines().find(|line| line.contains("node started"))?;
+        let port: String = started.split("127.0.0.1:").nth(1)?.chars().take_while(char::is_ascii_digit).collect();
+        Some(format!("127.0.0.1:{port}"))
+    })
+    .await;
+    cell_client::cluster::initialize(std::slice::from_ref(&address)).await.unwrap();
+    let client = cell_client::ControlClient::new(vec![address], cell_client::ClientOptions::default());
+    crate::nodes::create_cell(&client, "c1").await;
+    let tenant = crate::nodes::new_tenant("t-1", "c1");
+    client.create_tenant(tenant, cell_client::WriteOptions::default()).await.unwrap();
+    client.get_signed_mapping(&crate::nodes::tenant_id("t-1")).await.unwrap();
+    let pid = process.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let ended = eventually("it ends", || {
+        let ended = process.try_wait().unwrap();
+        async move { ended }
+    })
+    .await;
+    let (said, bytes) = (said(), key_file::read(&key).unwrap().to_bytes());
+    assert!(ended.success() && said.contains("DEBUG") && said.contains("node stopping"));
+    let hex = std::fs::read_to_string(&key).unwrap();
+    let listed = format!("{bytes:?}");
+    for secret in [hex.trim(), listed.trim_matches(['[', ']'])] {
+        assert!(secret.len() >= 64 && !said.contains(secret), "the key is in the log");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_lists_the_services() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;

@@ -27,3 +27,11 @@ fn six_power_cuts_lose_nothing_that_was_acknowledged_and_the_disk_always_opens()
     }
     assert!(text.contains("6 rounds") && text.contains(" 0 broken promises"), "{text}");
 }
+
+#[test]
+fn an_upgrade_from_nothing_says_what_builds_it() {
+    let words = ["upgrade", "--from", "nowhere/cell-control"];
+    let output = Command::new(env!("CARGO_BIN_EXE_bench-store")).args(words).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success() && text.contains("`make upgrade` builds it"), "{text}");
+}
