@@ -1,5 +1,6 @@
 //! How a value is written, on disk and between nodes: `version | crc32c | postcard`. The checksum is of what follows it and,
-//! from layout 5, of the version, too: one bit lies between 5 and 4.
+//! from layout 5, of the version, too: one bit lies between 5 and 4. Only what is read first of a directory or a file has one without the
+//! version, as every version takes it: so an earlier one finds another layout there, and no damage.
 //!
 //! A flipped bit is found and named when the value is read; it is never served. The version belongs to the layout of
 //! our own structs, so that an upgrade of a library cannot change what the bytes mean. What the version before this one has
@@ -29,6 +30,14 @@ pub(crate) fn seal_as<T: Serialize>(layout: u8, value: &T) -> Vec<u8> {
     bytes
 }
 
+/// Writes a value that is read first of a directory or a file: [`open_first`] of any version sees its layout.
+pub(crate) fn seal_first<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = seal(value);
+    let checksum = crc32c::crc32c(&bytes[HEAD_BYTES..]);
+    bytes[1..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
 fn checksum(layout: u8, body: &[u8]) -> u32 {
     let of_body = crc32c::crc32c(body);
     if layout < 5 { of_body } else { crc32c::crc32c_append(of_body, &[layout]) }
@@ -53,7 +62,7 @@ pub(crate) fn open_items<T: Serialize + DeserializeOwned>(
     bytes: &[u8],
     what: impl Fn() -> String,
 ) -> Result<(Vec<T>, Vec<u8>), EngineError> {
-    let (layout, items) = checked(bytes, &what).map_err(no_layout_inside)?;
+    let (layout, items) = checked(bytes, &what, Of::All).map_err(no_layout_inside)?;
     let (mut rest, mut found) = (items, Vec::new());
     while !rest.is_empty() {
         let (item, left) = layout::reading(layout, || postcard::take_from_bytes(rest))
@@ -76,7 +85,7 @@ fn is_read(layout: u8) -> bool {
 
 /// Reads a value back. `what` names it in the error.
 pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<T, EngineError> {
-    open_first(bytes, what).map_err(no_layout_inside)
+    read(bytes, what, Of::All).map_err(no_layout_inside)
 }
 
 /// Where something else of the same directory or file has been read, another layout is damage.
@@ -93,7 +102,11 @@ fn no_layout_inside(error: EngineError) -> EngineError {
 /// As [`open`], for what is read first of a directory or a file. There another layout is no damage: another version of
 /// the program has written all of it, and reads it.
 pub(crate) fn open_first<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<T, EngineError> {
-    let (layout, body) = checked(bytes, &what)?;
+    read(bytes, what, Of::Body)
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String, of: Of) -> Result<T, EngineError> {
+    let (layout, body) = checked(bytes, &what, of)?;
     match layout::reading(layout, || postcard::take_from_bytes(body)) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => {
@@ -103,13 +116,22 @@ pub(crate) fn open_first<T: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> S
     }
 }
 
+/// What a checksum may be of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Of all that its layout asks for.
+    All,
+    /// Of that, or of the body alone.
+    Body,
+}
+
 /// The layout and what stands behind the head, where the checksum fits and the layout is one that is read.
-fn checked(bytes: &[u8], what: impl Fn() -> String) -> Result<(u8, &[u8]), EngineError> {
+fn checked(bytes: &[u8], what: impl Fn() -> String, of: Of) -> Result<(u8, &[u8]), EngineError> {
     let Some((&[version, c0, c1, c2, c3], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(EngineError::Corrupt { what: what(), detail: format!("{} bytes are too few", bytes.len()) });
     };
     let (expected, actual) = (u32::from_le_bytes([c0, c1, c2, c3]), checksum(version, body));
-    if expected != actual {
+    if expected != actual && (of == Of::All || expected != crc32c::crc32c(body)) {
         let detail = format!("its checksum is {actual:08x} and should be {expected:08x}");
         return Err(EngineError::Corrupt { what: what(), detail });
     }
@@ -143,6 +165,27 @@ mod tests {
             let torn = open_first::<u64>(&sealed[..5], || "it".into()).expect_err("damaged as well");
             assert!(matches!(torn, EngineError::Corrupt { .. }), "{torn:?}");
         }
+    }
+
+    #[test]
+    fn what_is_read_first_is_of_another_layout_and_not_damaged_to_the_version_before() {
+        let value = ("a record".to_owned(), 7_u64);
+        let sealed = seal_first(&value);
+        let (head, body) = sealed.split_at(HEAD_BYTES);
+        // As that version checks it.
+        assert_eq!((head[0], &head[1..]), (LAYOUT, &crc32c::crc32c(body).to_le_bytes()[..]));
+        assert_eq!(open_first::<(String, u64)>(&sealed, || "it".into()).unwrap(), value);
+        for position in 0..sealed.len() * 8 {
+            let mut bytes = sealed.clone();
+            bytes[position / 8] ^= 1 << (position % 8);
+            match open_first::<(String, u64)>(&bytes, || "it".into()) {
+                // Layout 4 laid this out in the same way.
+                Ok(read) => assert_eq!((bytes[0], read), (EARLIEST, value.clone())),
+                Err(EngineError::Layout { .. }) => assert!(position < 8),
+                Err(error) => assert!(error.to_string().starts_with("it is corrupt"), "{error}"),
+            }
+        }
+        assert!(open::<(String, u64)>(&sealed, || "it".into()).is_err(), "further inside the version counts, too");
     }
 
     #[test]

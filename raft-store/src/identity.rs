@@ -65,7 +65,7 @@ impl Identity {
         match self.engine.get_meta(META_IDENTITY)? {
             Some(bytes) if layout_of(&bytes) != LAYOUT => {
                 let identity = WireIdentity { format: FORMAT, node_id: self.node_id };
-                self.engine.put_meta(META_IDENTITY, &codec::seal(&identity))
+                self.engine.put_meta(META_IDENTITY, &codec::seal_first(&identity))
             }
             Some(_) | None => Ok(()),
         }
@@ -106,7 +106,7 @@ async fn new_identity(engine: &Arc<dyn LogEngine>, seed: Option<u64>) -> Result<
     }
     let random = entropy::seed(seed, "choosing a node id")?;
     let identity = WireIdentity { format: FORMAT, node_id: random.max(1) };
-    engine.put_meta(META_IDENTITY, &codec::seal(&identity))?;
+    engine.put_meta(META_IDENTITY, &codec::seal_first(&identity))?;
     sync_log(engine).await?;
     Ok(identity)
 }

@@ -57,7 +57,7 @@ impl Watermark {
 
     /// Writes the note.
     pub(super) fn put(&self, mark: &impl Serialize) -> Result<(), EngineError> {
-        let sealed = codec::seal(mark);
+        let sealed = codec::seal_first(mark);
         let mut bytes = [0; LENGTH];
         bytes[0] = u8::try_from(sealed.len()).unwrap_or(u8::MAX);
         bytes[1..=sealed.len()].copy_from_slice(&sealed);

@@ -75,7 +75,8 @@ pub(crate) fn write(out: &mut impl Write, head: &WireHead, fleet: &FleetImage) -
 }
 
 fn write_block(out: &mut impl Write, block: &Block) -> io::Result<()> {
-    let sealed = codec::seal(block);
+    // The header is read first.
+    let sealed = if let Block::Header(_) = block { codec::seal_first(block) } else { codec::seal(block) };
     let length = u32::try_from(sealed.len()).ok().filter(|length| *length <= BLOCK_BYTES_MAX);
     let length = length.ok_or_else(|| io::Error::other("a block of the snapshot is too large"))?;
     out.write_all(&length.to_le_bytes())?;

@@ -118,14 +118,18 @@ async fn damage_is_named_and_left_as_it_is() {
     let newest = newest(directory.path());
     let newest = newest.strip_prefix(directory.path()).unwrap().to_owned();
     // Where its second record begins; within the first block of records; the layout.
-    for (file, at) in [(newest, 40), ("snapshot/current.snapshot".into(), 100), ("segments/synced".into(), 1)] {
+    for (file, at, code) in [
+        (newest, 40, "STORE_CORRUPT"),
+        ("snapshot/current.snapshot".into(), 100, "STORE_CORRUPT"),
+        ("segments/synced".into(), 1, "DATA_DIRECTORY_FORMAT"),
+    ] {
         let case = tempfile::tempdir().unwrap();
         copy_directory(directory.path(), case.path());
         let mut bytes = std::fs::read(case.path().join(&file)).unwrap();
         bytes[at] ^= 0x04;
         std::fs::write(case.path().join(&file), bytes).unwrap();
         let refused = verify(case.path()).await.expect_err("a byte is flipped");
-        assert_eq!(refused.code(), "STORE_CORRUPT", "{}: {refused:?}", file.display());
+        assert_eq!(refused.code(), code, "{}: {refused:?}", file.display());
         assert!(refused.to_string().contains(case.path().to_str().unwrap()), "{refused}");
     }
 }
