@@ -168,6 +168,12 @@ pub enum Rejected {
         cell: CellId,
         kind: CellKind,
     },
+    TierNeedsMove {
+        tenant: TenantId,
+        tier: Tier,
+        cell: CellId,
+        kind: CellKind,
+    },
 }
 
 impl Rejected {
@@ -186,6 +192,7 @@ impl Rejected {
             Self::CellOccupied { .. } => "CELL_OCCUPIED",
             Self::NoEligibleCell { .. } => "NO_ELIGIBLE_CELL",
             Self::TierMismatch { .. } => "TIER_MISMATCH",
+            Self::TierNeedsMove { .. } => "TIER_NEEDS_MOVE",
             Self::ResidencyViolated { .. } => "RESIDENCY_VIOLATED",
             Self::SameCell { .. } => "SAME_CELL",
             Self::MoveUnknown { .. } => "MOVE_UNKNOWN",
@@ -247,6 +254,9 @@ impl Rejected {
             Self::TierMismatch { tenant, cell, kind, .. } => {
                 write!(f, "tenant {tenant} is not platinum, and cell {cell} is {}", kind.as_str())
             }
+            Self::TierNeedsMove { tenant, tier, cell, kind } => {
+                write!(f, "tenant {tenant} is on cell {cell}, which is {}: nobody is {} there", kind.as_str(), tier.as_str())
+            }
             _ => Ok(()),
         }
     }
@@ -264,6 +274,20 @@ impl Rejected {
             Self::TierMismatch { cell, .. } => {
                 format!("choose a pooled cell; `cellctl cell declare {cell} --kind pooled` where it is empty")
             }
+            Self::TierNeedsMove { tenant, tier, .. } => {
+                let (where_to, how) = match tier {
+                    Tier::Platinum => ("an empty dedicated cell", "makes an empty cell one: --kind dedicated"),
+                    Tier::Bronze | Tier::Silver | Tier::Gold => ("a pooled cell", "makes an empty cell one: --kind pooled"),
+                };
+                format!(
+                    "`cellctl move tenant {tenant} --to CELL --tier {}` takes it to {where_to} and changes its tier with the \
+                     cutover; `cellctl get cells` shows them, `cellctl cell declare CELL` {how}",
+                    tier.as_str()
+                )
+            }
+            Self::NoEligibleCell { .. } => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one; \
+                 `cellctl audit show --tenant TENANT` has what would admit it"
+                .into(),
             _ => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one".into(),
         }
     }
@@ -315,6 +339,7 @@ impl Rejected {
             Self::CellInUse { .. }
             | Self::CellOccupied { .. }
             | Self::NoEligibleCell { .. }
+            | Self::TierNeedsMove { .. }
             | Self::TierMismatch { .. } => self.hint_of_kind(),
             Self::ResidencyViolated { residency, .. } => {
                 format!("choose a cell whose residency is {residency:?}: `cellctl get cells`")
@@ -389,6 +414,7 @@ impl std::fmt::Display for Rejected {
             Self::CellInUse { .. }
             | Self::CellOccupied { .. }
             | Self::NoEligibleCell { .. }
+            | Self::TierNeedsMove { .. }
             | Self::TierMismatch { .. } => self.tell_of_kind(f),
             Self::ResidencyViolated { tenant, residency, cell, cell_residency } => {
                 write!(f, "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}")

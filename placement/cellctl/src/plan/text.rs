@@ -202,7 +202,13 @@ pub(super) fn sparkline(hours: &[f64], top: f64) -> String {
 
 /// A share as people read it. A cell without budget is said to be full beyond measure.
 pub(super) fn percent(share: f64) -> String {
-    if share >= 1e4 { "∞".into() } else { format!("{:.1} %", share * 100.0) }
+    match share {
+        share if share >= 1e4 => "∞".into(),
+        // What is not nothing is not told as nothing.
+        share if share > 0.0 && share < 5e-4 => "below 0.1 %".into(),
+        share if share.abs() < 5e-4 => "0.0 %".into(),
+        share => format!("{:.1} %", share * 100.0),
+    }
 }
 
 fn per_mille(share: u32) -> String {
@@ -240,6 +246,8 @@ mod tests {
     #[test]
     fn numbers_are_told_as_people_read_them() {
         assert_eq!([percent(0.8126), percent(1e6)], ["81.3 %", "∞"]);
+        assert_eq!([percent(0.0), percent(-0.0), percent(-1e-9)], ["0.0 %"; 3]);
+        assert_eq!([percent(0.000_49), percent(0.0005)], ["below 0.1 %", "0.1 %"]);
         assert_eq!([size(999), size(1_500_000), size(999_960_000_000)], ["999 B", "1.5 MB", "1.0 TB"]);
     }
 

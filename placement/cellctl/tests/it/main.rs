@@ -5,6 +5,7 @@
 #[cfg(not(feature = "planted"))]
 mod adopt;
 mod apply;
+mod asking;
 mod care;
 mod cli;
 mod demo;
@@ -21,3 +22,4 @@ mod restoring;
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
 mod takeover;
+mod tiers;

@@ -107,9 +107,9 @@ fn exit_codes_tell_a_script_what_is_to_be_done() {
     assert_eq!(of("plan drain eu-1 --detailed-exitcode"), 2);
     assert_eq!(of("plan repair --detailed-exitcode"), 0, "nothing is to be repaired");
     assert_eq!(of("plan drain mars-1"), 1);
-    assert_eq!(of("plan rebalance --max-moves 0"), 1);
+    assert_eq!(of("plan rebalance --max-moves 0"), 64);
     let window = cellctl(&format!("plan rebalance --window 0s --fleet {}", example()));
-    assert!(window.code == 1 && window.err.contains("--window is 0"), "{window:?}");
+    assert!(window.code == 64 && window.err.contains("--window is 0"), "{window:?}");
     assert_eq!(of("plan export -o html"), 64, "a fleet has no page");
     let nobody = cellctl("plan rebalance");
     assert!(nobody.code == 64 && nobody.err.contains("--fleet FILE"), "{nobody:?}");
