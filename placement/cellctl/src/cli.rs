@@ -29,8 +29,8 @@ pub(crate) use host::Plant;
 pub(crate) use host::{Demo, Dev, Run, RunOptions};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
-    AddedCell, Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan, RingArgs,
-    Simulate, Tiers,
+    AddedCell, Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan,
+    RingArgs, Simulate, Tiers,
 };
 pub(crate) use tenants::{OfTenant, Tier};
 pub(crate) use watch::Watch;

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ const TICK: Duration = Duration::from_millis(120);
 /// Shows that something is done, once that has taken a while, and goes with it. Nothing is shown where nobody watches.
 pub(crate) struct Bar {
     bar: ProgressBar,
-    appears: Option<(Sender<()>, JoinHandle<()>)>,
+    appears: Option<(SyncSender<()>, JoinHandle<()>)>,
 }
 
 impl Bar {
@@ -98,8 +98,8 @@ fn appear(
     bar: &ProgressBar,
     after: Duration,
     target: impl FnOnce() -> ProgressDrawTarget + Send + 'static,
-) -> (Sender<()>, JoinHandle<()>) {
-    let (still_wanted, dropped) = mpsc::channel();
+) -> (SyncSender<()>, JoinHandle<()>) {
+    let (still_wanted, dropped) = mpsc::sync_channel(0);
     let bar = bar.clone();
     let thread = std::thread::spawn(move || {
         if dropped.recv_timeout(after) == Err(RecvTimeoutError::Timeout) {
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_bar_appears_after_a_while_and_not_once_the_work_is_done() {
         let asked = || {
-            let (tell, told) = mpsc::channel();
+            let (tell, told) = mpsc::sync_channel(1);
             let target = move || {
                 let _ = tell.send(());
                 ProgressDrawTarget::hidden()

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Change, ClusterId, Envelope, Outcome, Rejected, Reply, RequestId, Revision, Suggestion, TenantRecord, UnixMillis,
+    Change, ClusterId, Envelope, Outcome, Rejected, Reply, RequestId, Revision, Suggestion, TenantRecord,
+    UnixMillis,
 };
 
 /// SHA-256 of an entry and of everything before it.

@@ -15,8 +15,8 @@ use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellKind, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView,
     Generation, Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, Tier, TierChange, Uid, UnixMillis,
-    Verdict, judge,
+    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, TierChange, Uid,
+    UnixMillis, Verdict, judge,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.

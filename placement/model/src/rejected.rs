@@ -255,7 +255,12 @@ impl Rejected {
                 write!(f, "tenant {tenant} is not platinum, and cell {cell} is {}", kind.as_str())
             }
             Self::TierNeedsMove { tenant, tier, cell, kind } => {
-                write!(f, "tenant {tenant} is on cell {cell}, which is {}: nobody is {} there", kind.as_str(), tier.as_str())
+                write!(
+                    f,
+                    "tenant {tenant} is on cell {cell}, which is {}: nobody is {} there",
+                    kind.as_str(),
+                    tier.as_str()
+                )
             }
             _ => Ok(()),
         }
@@ -271,24 +276,20 @@ impl Rejected {
             | Self::CellOccupied { .. } => "a platinum tenant needs a dedicated cell to itself: `cellctl cell declare CELL --kind dedicated` \
                  makes an empty cell one, `cellctl cell enroll NAME --agent HOST:PORT --kind dedicated` adds one; gold shares a cell"
                 .into(),
-            Self::TierMismatch { cell, .. } => {
-                format!("choose a pooled cell; `cellctl cell declare {cell} --kind pooled` where it is empty")
-            }
+            Self::TierMismatch { cell, .. } => format!(
+                "choose a pooled cell, or pay for this one: --tier platinum; `cellctl cell declare {cell} --kind pooled` where it is empty"
+            ),
             Self::TierNeedsMove { tenant, tier, .. } => {
-                let (where_to, how) = match tier {
-                    Tier::Platinum => ("an empty dedicated cell", "makes an empty cell one: --kind dedicated"),
-                    Tier::Bronze | Tier::Silver | Tier::Gold => ("a pooled cell", "makes an empty cell one: --kind pooled"),
-                };
+                let kind = if *tier == Tier::Platinum { CellKind::Dedicated } else { CellKind::Pooled };
+                let (tier, kind) = (tier.as_str(), kind.as_str());
                 format!(
-                    "`cellctl move tenant {tenant} --to CELL --tier {}` takes it to {where_to} and changes its tier with the \
-                     cutover; `cellctl get cells` shows them, `cellctl cell declare CELL` {how}",
-                    tier.as_str()
+                    "`cellctl move tenant {tenant} --to CELL --tier {tier}` takes it to a {kind} cell and changes its tier with the cutover; \
+                     `cellctl get cells` shows them, `cellctl cell declare CELL --kind {kind}` makes an empty cell one"
                 )
             }
-            Self::NoEligibleCell { .. } => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one; \
+            _ => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one; \
                  `cellctl audit show --tenant TENANT` has what would admit it"
                 .into(),
-            _ => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one".into(),
         }
     }
 

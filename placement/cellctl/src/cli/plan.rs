@@ -11,8 +11,8 @@ use super::unbounded::{Unbounded, Windowless};
 
 mod value;
 
+pub(crate) use value::{AddedCell, GrowthOf};
 use value::{added_cell, bytes, growth_of, shape, share, time};
-pub use value::{AddedCell, GrowthOf};
 pub(super) use value::{byte_rate, rate};
 
 /// Which fleet is looked at: a file, or the one that the control plane has.

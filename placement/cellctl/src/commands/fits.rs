@@ -7,9 +7,11 @@ use crate::store::Store;
 /// One record is changed, and only as it was read.
 const fn changes_one_record(command: &Command) -> bool {
     match command {
-        Command::Create(_) | Command::Delete(_) | Command::Cordon(_) | Command::Uncordon(_) | Command::Tenant(_) => {
-            true
-        }
+        Command::Create(_)
+        | Command::Delete(_)
+        | Command::Cordon(_)
+        | Command::Uncordon(_)
+        | Command::Tenant(_) => true,
         Command::Cell(of) => matches!(of, OfCells::Dead { .. } | OfCells::Declare(_)),
         Command::Move(Move::Tenant(asked)) => !asked.dry_run,
         Command::Move(of) => {

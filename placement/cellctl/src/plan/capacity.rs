@@ -114,7 +114,9 @@ fn refused(error: &CapacityError) -> Failure {
         CapacityError::HorizonInvalid { .. } => option("such as --horizon 365"),
         CapacityError::TooMany { .. } => option("ask in several goes, with fewer of them each"),
         CapacityError::ShapeInvalid { .. } => option("such as --shape cpu=16,connections=400,storage=800"),
-        CapacityError::RegionUnknown { .. } => other("name a region of the cells: `cellctl plan export` lists them"),
+        CapacityError::RegionUnknown { .. } => {
+            other("name a region of the cells: `cellctl plan export` lists them")
+        }
         CapacityError::LossUnknown { .. } => other("`cellctl plan export` lists what there is"),
         CapacityError::Policy(_) => other("correct the file of --policy"),
     }

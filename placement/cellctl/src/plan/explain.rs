@@ -104,12 +104,7 @@ fn shares(layout: &Layout<'_>, decision: &Decision) -> Vec<f64> {
 }
 
 /// What would be best for a tenant if it were not moving.
-fn still(
-    fleet: &Fleet,
-    name: &TenantId,
-    policy: Policy,
-    ring: &HomeRing,
-) -> Result<(Decision, Vec<f64>), Failure> {
+fn still(fleet: &Fleet, name: &TenantId, policy: Policy, ring: &HomeRing) -> Result<(Decision, Vec<f64>), Failure> {
     let mut document = fleet.to_document();
     for of in document.tenants.iter_mut().filter(|of| of.id == name.as_str()) {
         of.moving_to.clear();
@@ -180,8 +175,10 @@ fn told(explanation: &Explanation) -> String {
     let _ = writeln!(text, "tenant {} {}", decision.tenant, whereabouts(explanation));
     if let Some(movement) = explanation.under.as_ref().and_then(|under| under.movement.as_ref()) {
         let MoveView { id, status, phase, .. } = movement;
-        let why = movement.reason.as_deref().unwrap_or("nobody said why");
-        let back = if explanation.under.as_ref().is_some_and(|under| under.to.is_some()) { "cancel" } else { "rollback" };
+        let tier = movement.tiers.as_ref().map(|of| format!("its tier goes from {} to {}", of.source, of.target));
+        let why = movement.reason.clone().or(tier).unwrap_or_else(|| "nobody said why".into());
+        let back =
+            if explanation.under.as_ref().is_some_and(|under| under.to.is_some()) { "cancel" } else { "rollback" };
         let _ = writeln!(text, "  by {id}, {status} in {phase}: {why}");
         let _ = writeln!(text, "  `cellctl describe move {id}` shows it, `cellctl move {back} {id}` takes it back");
     }
@@ -210,7 +207,9 @@ pub(super) fn whereabouts(explanation: &Explanation) -> String {
         }
         (Some(cell), Some(Under { from, .. }), _) => {
             let from = from.as_ref().map_or("another cell", CellId::as_str);
-            format!("is on {cell}, where a move has brought it from {from}: the copy there follows, and it counts on both")
+            format!(
+                "is on {cell}, where a move has brought it from {from}: the copy there follows, and it counts on both"
+            )
         }
         (Some(cell), None, Some(chosen)) if cell == chosen.as_str() => {
             format!("is on {cell}, which is the best cell for it")

@@ -406,8 +406,8 @@ pub(super) fn ring(preview: &Preview) -> String {
 pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
     let to_add: u32 = report.zones.iter().map(|zone| zone.cells_to_add).sum();
     let badge = if to_add == 0 { ("there is room", "good") } else { ("cells are missing", "warn") };
-    let days = report.request.horizon_days;
-    let under = format!("{origin} at revision {}, {days} days ahead.", report.parent);
+    let days = plural(report.request.horizon_days as usize, "day");
+    let under = format!("{origin} at revision {}, {days} ahead.", report.parent);
     let mut page = Page::new("Capacity", badge, &under);
     let first = report.zones.iter().filter_map(|zone| zone.cell_breach.as_ref()).map(|breach| breach.days).min();
     page.tiles(&[
@@ -434,7 +434,7 @@ pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
         })
         .collect();
     let levels = [level(1.0, "budget", "budget"), level(report.policy.high_water, "high water", "water")];
-    let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days} days.");
+    let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days}.");
     page.section("From now to the horizon", &sentence, &chart::changes(&changes, &levels));
     let rows = report.zones.iter().map(|zone| vec![zone.zone.clone(), zone.sentence.clone()]);
     let nowhere = capacity::nowhere(report).map(|told| vec!["none".to_owned(), told]);

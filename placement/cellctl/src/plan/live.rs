@@ -181,6 +181,14 @@ fn elsewhere(tenant: &wire::Tenant, mapping: &wire::Mapping) -> (String, String)
     if has_arrived { (String::new(), peer) } else { (peer, String::new()) }
 }
 
+/// The tier that goes with owning on that cell, where the tenant's move changes it.
+fn tier_on(tenant: &wire::Tenant, cell: &str) -> Option<i32> {
+    let movement = tenant.r#move.as_ref()?;
+    let tiers = movement.tiers.as_ref()?;
+    let on = |of: &str, tier| (of == cell).then_some(tier);
+    on(&movement.target, tiers.target).or_else(|| on(&movement.source, tiers.source))
+}
+
 impl Picture {
     /// What was declared of it, and `room` of what nobody has said how much there is.
     fn cell_entry(cell: &CellRecord, room: Amounts) -> CellEntry {
@@ -211,8 +219,10 @@ impl Picture {
         let living = self.tenants.iter().filter(|tenant| matches!(tenant.life.as_str(), "live" | "provisioning"));
         living.filter_map(|tenant| {
             let mapping = tenant.mapping.as_ref()?;
-            let tier = wire::Tier::try_from(mapping.tier).ok().and_then(|tier| Tier::try_from(tier).ok());
             let (moving_to, arrived_from) = elsewhere(tenant, mapping);
+            // Where a move brings another tier, it is on its way to a cell for that one.
+            let tier = tier_on(tenant, &moving_to).unwrap_or(mapping.tier);
+            let tier = wire::Tier::try_from(tier).ok().and_then(|tier| Tier::try_from(tier).ok());
             Some(TenantEntry {
                 id: mapping.tenant.clone(),
                 tier: tier.unwrap_or_default(),

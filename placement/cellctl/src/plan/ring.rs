@@ -118,12 +118,8 @@ pub(super) fn run(global: &Global, asked: &RingArgs) -> Result<Exit, Failure> {
         let name = fleet.tenant_id(tenant);
         // Both fleets have the same tenants, in the same order.
         let (home, home_then) = (before.home(tenant, name.as_str()), after.home(tenant, name.as_str()));
-        let mut part = |home: &Option<CellId>| match home {
-            Some(cell) => parts.entry(cell.clone()).or_default(),
-            None => &mut nowhere,
-        };
-        part(&home).tenants += 1;
-        part(&home_then).tenants_then += 1;
+        home.as_ref().and_then(|cell| parts.get_mut(cell)).unwrap_or(&mut nowhere).tenants += 1;
+        home_then.as_ref().and_then(|cell| parts.get_mut(cell)).unwrap_or(&mut nowhere).tenants_then += 1;
         let changes = home != home_then;
         changed += usize::from(changes);
         if named.contains(&tenant) || (named.is_empty() && changes) {

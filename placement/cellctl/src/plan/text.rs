@@ -123,7 +123,10 @@ pub(super) fn distance(plan: &Plan) -> String {
         return distance;
     }
     let (moves, least) = (plan.request.bounds.moves_max, percent(quality.lower_bound_of_moves));
-    format!("{distance}, but no {moves} moves get below {least}")
+    match moves {
+        1 => format!("{distance}, but no single move gets below {least}"),
+        moves => format!("{distance}, but no {moves} moves get below {least}"),
+    }
 }
 
 fn curve(curve: &[f64]) -> String {
@@ -180,7 +183,8 @@ fn left(left: &[Left], unlisted: usize) -> String {
         let Some(decision) = &of.decision else { continue };
         for refused in &decision.refused {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "    {} of {} cells: {}", refused.cells, decision.cells_asked, refused.code);
+            let asked = plural(decision.cells_asked as usize, "cell");
+            let _ = writeln!(text, "    {} of {asked}: {}", refused.cells, refused.code);
         }
         for counterfactual in &decision.counterfactuals {
             let _ = writeln!(text, "    {}", counterfactual.sentence);

@@ -29,6 +29,9 @@ pub(super) struct Proposals {
     pub(super) policy: TierPolicy,
     /// Tenants that ask for another tier, and have not asked for long enough yet.
     pub(super) waiting: usize,
+    /// Of a live fleet.
+    #[serde(skip)]
+    is_live: bool,
     /// Cells whose capacity nobody has declared: a share of one is a share of what is assumed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) assumed: Vec<CellId>,
@@ -101,6 +104,7 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
         origin: loaded.origin,
         policy: tiers,
         waiting: watch.streaks.len() - items.len(),
+        is_live: loaded.is_live,
         assumed: loaded.assumed,
         items,
     };
@@ -183,6 +187,9 @@ fn commands(proposals: &Proposals) -> usize {
 pub(super) fn next(proposals: &Proposals) -> &'static str {
     if commands(proposals) > 0 {
         "a tier is what a tenant has paid for: agree it there, then run the command of that tenant"
+    } else if proposals.is_live {
+        "no cell admits any of them so: declare an empty one, or enroll one (`cellctl cell enroll NAME --agent HOST:PORT --kind dedicated`), \
+         and ask again"
     } else {
         "a tier is what a tenant has paid for: agree it there, change it in the fleet, then plan a repair"
     }

@@ -73,8 +73,14 @@ fn a_name_that_is_not_there_is_no_wrong_usage() {
 
 #[test]
 fn who_is_named_twice_counts_once() {
-    let once = |words: &str| on(words).out;
-    assert_eq!(once("plan drain us-1 us-1 --at 2026-03-01T06:00:00Z"), once("plan drain us-1 --at 2026-03-01T06:00:00Z"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("fleet.json");
+    std::fs::write(&file, FLEET).unwrap();
+    let once = |words: &str| cellctl(&format!("{words} --fleet {}", file.display())).out;
+    assert_eq!(
+        once("plan drain us-1 us-1 --at 2026-03-01T06:00:00Z"),
+        once("plan drain us-1 --at 2026-03-01T06:00:00Z")
+    );
     assert_eq!(once("plan fail-cell eu-1 eu-1"), once("plan fail-cell eu-1"));
     assert_eq!(once("plan place tiny tiny"), once("plan place tiny"));
 }
@@ -82,14 +88,17 @@ fn who_is_named_twice_counts_once() {
 #[test]
 fn one_of_them_is_no_plural_and_next_to_nothing_is_not_nothing() {
     let lost = on("plan fail-cell us-2").out;
-    assert!(lost.contains("1 tenant loses its home, 0 finds another, 1 does not"), "{lost}");
+    assert!(lost.contains("1 tenant loses its home, 0 find another, 1 does not"), "{lost}");
     let said = on("plan capacity --horizon 1").out;
     assert!(said.contains("1 day ahead") && said.contains("within a day") && !said.contains("1 days"), "{said}");
     let small = json("explain tenant tiny");
     assert_eq!(small["cell"], "us-1");
     for words in ["plan rebalance", "plan capacity --growth 0", "simulate --days 2", "plan ring"] {
         let told = on(words).out + &on(&format!("{words} -o json")).out;
-        assert!(!told.contains("-0.0") && !told.contains("1 tenants") && !told.contains("1 cells"), "{words}: {told}");
+        assert!(
+            !told.contains("-0.0") && !told.contains("1 tenants") && !told.contains("1 cells"),
+            "{words}: {told}"
+        );
     }
 }
 
@@ -103,7 +112,11 @@ fn a_default_home_is_where_a_tenant_may_be() {
     assert_eq!([of(&ring, "euro", "home"), of(&ring, "yank", "home")], ["eu-1", "us-1"]);
     assert_eq!(of(&ring, "prem", "home"), "us-2", "nobody else may be there");
     assert_eq!(of(&ring, "euro", "shard"), serde_json::json!(["eu-1"]));
-    assert_eq!(of(&ring, "tiny", "shard"), serde_json::json!(["eu-1", "us-1"]), "it may be on both that are pooled");
+    assert_eq!(
+        of(&ring, "tiny", "shard"),
+        serde_json::json!(["eu-1", "us-1"]),
+        "it may be on both that are pooled"
+    );
     let without = json("plan ring euro yank --remove eu-1");
     assert_eq!(of(&without, "euro", "homeThen"), serde_json::Value::Null, "none is left in its zone");
     assert_eq!(of(&without, "yank", "homeThen"), "us-1");

@@ -49,7 +49,10 @@ fn a_tier_is_given_where_the_tenant_is_or_with_a_move() {
     let mars = fleet.run("create tenant ares --residency mars");
     assert!(mars.code == 1 && mars.err.contains("cellctl audit show --tenant"), "{mars:?}");
     let kept = ok("audit show --tenant ares -o json").out;
-    assert!(kept.contains("NO_ELIGIBLE_CELL") && kept.contains("refused=") && kept.contains("explained="), "{kept}");
+    assert!(
+        kept.contains("NO_ELIGIBLE_CELL") && kept.contains("refused=") && kept.contains("explained="),
+        "{kept}"
+    );
 
     // An amount that is not named stays.
     ok(&format!("cell declare {empty} --kind dedicated --capacity cpu=4,storage=10"));

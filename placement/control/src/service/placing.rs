@@ -14,8 +14,8 @@ use cell_model::{
     CellId, CellKind, CellRecord, Command, Fleet, FleetView, NewTenant, Suggestion, Tier, copies_under_way,
 };
 use cell_planner::{
-    Amounts, CellEntry, Decision, Demand, FleetDocument, FleetError, HomeRing, Hourly, Layout, Policy, ResourceDemand,
-    RingOptions, TenantEntry, place,
+    Amounts, CellEntry, Decision, Demand, FleetDocument, FleetError, HomeRing, Hourly, Layout, Policy,
+    ResourceDemand, RingOptions, TenantEntry, place,
 };
 
 /// Share of its room that the fullest cell would take up with one tenant more.
@@ -393,7 +393,8 @@ mod tests {
         let mut fleet = fleet(&[("c1", ""), ("c2", "")]);
         run(&mut fleet, Command::CreateTenant(new("a", "", Some("c1"))));
         let (tenant, uid) = (TenantId::new("a").unwrap(), fleet.tenant(&TenantId::new("a").unwrap()).unwrap().uid);
-        let granted = Command::Record { tenant: tenant.clone(), uid, move_id: None, leg: None, event: Event::Granted };
+        let granted =
+            Command::Record { tenant: tenant.clone(), uid, move_id: None, leg: None, event: Event::Granted };
         run(&mut fleet, granted);
         run(&mut fleet, Command::MoveTenant { tenant, target: cell("c2"), options: MoveOptions::default() });
         let suggested = look(&fleet, None, &new("b", "", None)).unwrap();
@@ -444,7 +445,8 @@ mod tests {
     #[test]
     fn where_no_cell_may_take_it_the_store_answers() {
         let mut fleet = fleet(&[("c1", "eu")]);
-        let refusals = |fleet: &Fleet, residency: &str| look(fleet, None, &new("acme", residency, None)).unwrap_err();
+        let refusals =
+            |fleet: &Fleet, residency: &str| look(fleet, None, &new("acme", residency, None)).unwrap_err();
         assert!(refusals(&fleet, "mars").contains("RESIDENCY_UNKNOWN"));
         run(&mut fleet, Command::SetCellState { cell: cell("c1"), state: CellState::Cordoned });
         assert!(refusals(&fleet, "eu").starts_with("1 refused by CELL_CORDONED"));

@@ -57,6 +57,8 @@ impl Noted {
         });
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
         let cell = |id: &dyn fmt::Display| format!("cell/{id}");
+        let mover =
+            |id: &dyn fmt::Display| before.map_or_else(|| format!("move/{id}"), |record| tenant(&record.id));
         Some(match &envelope.command {
             Command::CreateCell(new) => Self::new("create-cell", cell(&new.id), joined(new)),
             Command::DeclareCell { cell: id, declaration, .. } => {
@@ -87,23 +89,15 @@ impl Noted {
                 Self::new("move-tenant", tenant(id), asked(target, options, after))
             }
             Command::Steer { move_id, intent } => {
-                let action = match intent {
-                    MoveIntent::Pause => "pause-move",
-                    MoveIntent::Resume => "resume-move",
-                    MoveIntent::Cancel => "cancel-move",
-                    MoveIntent::Rollback => "rollback-move",
-                };
-                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
                 // One that has made nothing yet ends at once; one in a hold or behind the fence turns round at once.
                 let turned = before.zip(after).and_then(|(before, after)| {
                     phase_change(before, after, (&format!("{intent:?}"), Some(*move_id)), ended)
                 });
-                Self::new(action, subject, turned.unwrap_or_else(|| format!("move={move_id}")))
+                Self::new(steered(*intent), mover(move_id), turned.unwrap_or_else(|| format!("move={move_id}")))
             }
             Command::ThrottleMove { move_id, bytes_per_second } => {
-                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
                 let detail = format!("move={move_id} bytes-per-second={bytes_per_second}");
-                Self::new("throttle-move", subject, detail)
+                Self::new("throttle-move", mover(move_id), detail)
             }
             Command::Record { tenant: id, event, move_id, .. } => {
                 Self::of_event(tenant(id), (event, *move_id), (before?, after?), ended)?
@@ -139,6 +133,15 @@ fn joined(new: &NewCell) -> String {
         detail.push_str(&declared(&whole(traits)));
     }
     detail
+}
+
+const fn steered(intent: MoveIntent) -> &'static str {
+    match intent {
+        MoveIntent::Pause => "pause-move",
+        MoveIntent::Resume => "resume-move",
+        MoveIntent::Cancel => "cancel-move",
+        MoveIntent::Rollback => "rollback-move",
+    }
 }
 
 /// The move that was asked for, and why.

@@ -185,8 +185,11 @@ impl Kinds {
             return Ok(());
         }
         let kind = cell.traits.kind;
-        require(Rule::TierKind, is_for(tier, kind), || {
-            Rejected::TierMismatch { tenant: tenant.clone(), tier, cell: cell.id.clone(), kind }
+        require(Rule::TierKind, is_for(tier, kind), || Rejected::TierMismatch {
+            tenant: tenant.clone(),
+            tier,
+            cell: cell.id.clone(),
+            kind,
         })?;
         let is_free = || fleet.tenants_on(&cell.id) == 0 && !is_moved_to_or_from(fleet, &cell.id, Some(tenant));
         require(Rule::TierAlone, kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {

@@ -9,7 +9,12 @@ use crate::{Change, FleetView, Life, Rejected, Rule, Stamp, TenantId, Tier};
 
 /// The tenant stays where it is. A tier that wants another cell comes with a move ([`crate::MoveOptions::tier`]), so that at no time
 /// anybody is beside a platinum tenant, or on a cell that was bought for one.
-pub(super) fn set(fleet: &dyn FleetView, tenant: &TenantId, tier: Tier, stamp: Stamp) -> Result<Vec<Change>, Rejected> {
+pub(super) fn set(
+    fleet: &dyn FleetView,
+    tenant: &TenantId,
+    tier: Tier,
+    stamp: Stamp,
+) -> Result<Vec<Change>, Rejected> {
     let before = known(fleet, tenant)?;
     if before.tier == tier {
         return Ok(Vec::new());

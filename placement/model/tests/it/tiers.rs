@@ -1,8 +1,8 @@
 //! What a tenant has paid for, changed while it lives: where it is, or together with a move.
 
 use cell_model::{
-    CellKind, Command, CopySight, Declaration, Event, FleetView, Generation, MoveIntent, MoveOptions, Outcome,
-    Phase, Seq, TakeoverOrder, Tier, TierChange,
+    CellKind, Command, CopySight, Declaration, Event, Generation, MoveIntent, MoveOptions, Outcome, Phase, Seq,
+    TakeoverOrder, Tier, TierChange,
 };
 
 use crate::world::{World, cell, move_to, new_tenant, tenant};
@@ -100,7 +100,11 @@ fn a_move_that_is_cancelled_and_one_that_changes_nothing_leave_the_tier() {
     }
     let stays = world.record("t");
     assert_eq!((stays.owner, stays.tier), (cell("a"), Tier::Bronze));
-    assert_eq!(world.ended(id).movement.tier_on(&cell("b")), Some(Tier::Platinum), "its record says what was wanted");
+    assert_eq!(
+        world.ended(id).movement.tier_on(&cell("b")),
+        Some(Tier::Platinum),
+        "its record says what was wanted"
+    );
     world.ok(move_to("t", "c", with_tier(Tier::Bronze)));
     assert_eq!(world.movement("t").tiers, None, "it has that tier");
 }

@@ -130,8 +130,7 @@ impl ControlClient {
         options: WriteOptions,
     ) -> Result<v1::Tenant, ClientError> {
         let (kind, options) = self.named(options);
-        let request =
-            v1::SetTierRequest { tenant: tenant.to_string(), tier: v1::Tier::from(tier).into(), options };
+        let request = v1::SetTierRequest { tenant: tenant.to_string(), tier: v1::Tier::from(tier).into(), options };
         let call = |mut client: Service, request| async move { client.set_tier(request).await };
         tenant_of(self.call(kind, request, call).await?)
     }

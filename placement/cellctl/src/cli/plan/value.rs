@@ -182,7 +182,9 @@ mod tests {
         let read = added_cell("eu-3, residency=eu,kind=dedicated").unwrap();
         assert_eq!((read.id.as_str(), read.residency.as_str(), read.kind), ("eu-3", "eu", CellKind::Dedicated));
         assert_eq!(added_cell("eu-3").unwrap().kind, CellKind::Pooled);
-        for bad in ["", "EU_3", "eu-3,eu", "eu-3,zone=eu", "eu-3,kind=large", "eu-3,region=a,region=b", "eu-3,region="] {
+        for bad in
+            ["", "EU_3", "eu-3,eu", "eu-3,zone=eu", "eu-3,kind=large", "eu-3,region=a,region=b", "eu-3,region="]
+        {
             assert!(added_cell(bad).is_err(), "{bad}");
         }
     }

@@ -52,10 +52,7 @@ fn places_come_from_the_control_plane_and_storage_from_the_agents() {
     let tenants: Vec<_> = document.tenants.iter().map(|of| (of.id.as_str(), of.moving_to.as_str())).collect();
     assert_eq!(tenants, [("acme", ""), ("mid", "c2")]);
     assert_eq!(most(&document.tenants[0].demand.storage.mean), 2.5);
-    assert_eq!(
-        (document.cells[1].state, document.cluster.as_str()),
-        (CellState::Cordoned, "00000000000000a7/1")
-    );
+    assert_eq!((document.cells[1].state, document.cluster.as_str()), (CellState::Cordoned, "00000000000000a7/1"));
     assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Platinum);
     assert!(notes[0].contains("no --profile") && notes[0].contains("of 2 cells no"), "{notes:?}");
 }
@@ -71,8 +68,7 @@ fn a_move_is_read_the_way_that_it_goes_until_its_end() {
         let entry = picture.tenant_entries().last().unwrap();
         (entry.moving_to, entry.arrived_from)
     };
-    let (to, from) =
-        (|cell: &str| (cell.to_owned(), String::new()), |cell: &str| (String::new(), cell.to_owned()));
+    let (to, from) = (|cell: &str| (cell.to_owned(), String::new()), |cell: &str| (String::new(), cell.to_owned()));
     assert_eq!(of("c1", "c2", wire::Leg::Forward), to("c2"));
     assert_eq!(of("c2", "c1", wire::Leg::Forward), from("c1"), "in soak");
     assert_eq!(of("c2", "c1", wire::Leg::Back), to("c1"), "on the way back");
@@ -110,6 +106,24 @@ fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
     assert_eq!(picture.assumed(None), [CellId::new("c2").unwrap()], "only its storage is not known");
     let text = r#"{"cells":[{"id":"c2","capacity":{"cpu":1,"connections":1,"storage":1}}]}"#;
     assert!(picture.assumed(Some(&FleetDocument::from_json(text).unwrap())).is_empty());
+}
+
+#[test]
+fn a_tier_that_comes_with_a_move_counts_where_the_move_leads() {
+    let of = |owner: &str, peer: &str, tier: wire::Tier, leg: wire::Leg| {
+        let mut picture = picture();
+        let mid = &mut picture.tenants[2];
+        let mapping = mid.mapping.as_mut().unwrap();
+        (mapping.owner, mapping.peer, mapping.tier) = (owner.into(), peer.into(), tier.into());
+        let movement = mid.r#move.as_mut().unwrap();
+        movement.leg = leg.into();
+        movement.tiers =
+            Some(wire::TierChange { source: wire::Tier::Gold.into(), target: wire::Tier::Platinum.into() });
+        picture.tenant_entries().last().unwrap().tier
+    };
+    assert_eq!(of("c1", "c2", wire::Tier::Gold, wire::Leg::Forward), Tier::Platinum, "it is to be platinum");
+    assert_eq!(of("c2", "c1", wire::Tier::Platinum, wire::Leg::Forward), Tier::Platinum, "it is");
+    assert_eq!(of("c2", "c1", wire::Tier::Platinum, wire::Leg::Back), Tier::Gold, "it goes back to what it was");
 }
 
 #[test]
