@@ -2,6 +2,7 @@
 
 use cell_model::{
     Difference, End, Life, Move, MoveRecord, PhaseStamp, Quarantine, Retained, Seq, Tail, Takeover, TenantRecord,
+    TierChange,
 };
 
 use crate::v1;
@@ -87,6 +88,12 @@ impl From<&Difference> for v1::Difference {
     }
 }
 
+impl From<TierChange> for v1::TierChange {
+    fn from(change: TierChange) -> Self {
+        Self { source: v1::Tier::from(change.source).into(), target: v1::Tier::from(change.target).into() }
+    }
+}
+
 /// What a move alone says, without its tenant.
 fn of_move(movement: &Move) -> v1::Move {
     let acks = &movement.acks;
@@ -108,6 +115,7 @@ fn of_move(movement: &Move) -> v1::Move {
         in_sync: acks.in_sync.is_some(),
         takeover: movement.takeover.as_ref().map(v1::Takeover::from),
         reason: movement.reason.to_string(),
+        tiers: movement.tiers.map(v1::TierChange::from),
         differences: movement.differences.iter().map(v1::Difference::from).collect(),
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,

@@ -187,6 +187,13 @@ impl TryFrom<v1::CreateTenantRequest> for Command {
     }
 }
 
+impl TryFrom<v1::SetTierRequest> for Command {
+    type Error = Malformed;
+    fn try_from(wire: v1::SetTierRequest) -> Result<Self, Malformed> {
+        Ok(Self::SetTier { tenant: tenant_id("tenant", &wire.tenant)?, tier: Tier::of_number("tier", wire.tier)? })
+    }
+}
+
 impl TryFrom<v1::DeleteTenantRequest> for Command {
     type Error = Malformed;
     fn try_from(wire: v1::DeleteTenantRequest) -> Result<Self, Malformed> {
@@ -208,6 +215,7 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             rehearse: wire.rehearse,
             bytes_per_second: wire.bytes_per_second,
             reason: wire.reason,
+            tier: Tier::of_number_or_none("tier", wire.tier)?,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -231,6 +239,7 @@ impl v1::MoveTenantRequest {
             rehearse: options.rehearse,
             bytes_per_second: options.bytes_per_second,
             reason: options.reason.clone(),
+            tier: options.tier.map_or(v1::Tier::Unspecified, v1::Tier::from).into(),
         }
     }
 }
@@ -283,6 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tier_is_named_and_not_guessed() {
+        let wire = |tier| v1::SetTierRequest { tenant: "t".into(), tier, options: None };
+        let read = Command::try_from(wire(v1::Tier::Gold.into()));
+        assert_eq!(read, Ok(Command::SetTier { tenant: TenantId::new("t").unwrap(), tier: Tier::Gold }));
+        for none in [0, 9, -1] {
+            assert_eq!(Command::try_from(wire(none)).unwrap_err().field, "tier");
+        }
+    }
+
+    #[test]
     fn a_move_reads_back() {
         let options = MoveOptions {
             until: Some(Phase::Verify),
@@ -294,6 +313,7 @@ mod tests {
             rehearse: true,
             bytes_per_second: 6,
             reason: "its cell is hot".into(),
+            tier: Some(Tier::Platinum),
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);

@@ -12,7 +12,9 @@ use cell_model::{Asked, Command, CopySight, Generation, Revision, Seq, TakeoverO
 #[must_use]
 pub fn asked(actor: &str, command: &Command, expected: Option<Revision>) -> Asked {
     let plain = match command {
-        Command::PlaceTenant { tenant, .. } => Cow::Owned(Command::CreateTenant(tenant.clone())),
+        Command::PlaceTenant { tenant, .. } | Command::UnplacedTenant { tenant, .. } => {
+            Cow::Owned(Command::CreateTenant(tenant.clone()))
+        }
         Command::TakeOver { tenant, order } => {
             let nothing = CopySight {
                 generation: Generation(0),
@@ -67,5 +69,7 @@ mod tests {
         };
         assert_eq!(placed("c1"), placed("c2"));
         assert_eq!(placed("c1"), asked("a", &Command::CreateTenant(tenant.clone()), None));
+        let nowhere = Command::UnplacedTenant { tenant: tenant.clone(), explained: "none".into() };
+        assert_eq!(placed("c1"), asked("a", &nowhere, None));
     }
 }

@@ -66,6 +66,7 @@ fn movement(told: &wire::Move) -> Option<Move> {
         stale_rejected: None,
         takeover: None,
         reason: told.reason.as_str().into(),
+        tiers: None,
         differences: Vec::new(),
         ending: None,
         history: Vec::new(),

@@ -15,6 +15,7 @@ mod drill;
 mod earlier;
 mod host;
 mod moves;
+mod tenants;
 mod unbounded;
 mod watch;
 
@@ -28,9 +29,10 @@ pub(crate) use host::Plant;
 pub(crate) use host::{Demo, Dev, Run, RunOptions};
 pub(crate) use moves::{LimitMoves, Move, MoveTenant, OfQuarantine, TakeOver};
 pub(crate) use plan::{
-    Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan, RingArgs,
-    Simulate, Tiers,
+    AddedCell, Apply, Asked, BoundArgs, CapacityArgs, Explain, FailCell, FleetArgs, JudgeArgs, Place, Plan,
+    RingArgs, Simulate, Tiers,
 };
+pub(crate) use tenants::{OfTenant, Tier};
 pub(crate) use watch::Watch;
 
 /// The command line of Cellway.
@@ -131,6 +133,9 @@ pub enum Command {
     /// Let a cell join with all that it needs; give cells ids of their own
     #[command(subcommand)]
     Cell(OfCells),
+    /// Change what a tenant has paid for
+    #[command(subcommand)]
+    Tenant(OfTenant),
     /// Move a tenant to another cell, look at moves, steer them, prove them
     #[command(subcommand)]
     Move(Move),
@@ -225,30 +230,6 @@ pub enum Create {
         #[command(flatten)]
         traits: Traits,
     },
-}
-
-/// As [`cell_model::Tier`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Tier {
-    /// Pooled
-    Bronze,
-    /// Pooled, stricter limits for others
-    Silver,
-    /// A database of its own
-    Gold,
-    /// A cell of its own
-    Platinum,
-}
-
-impl From<Tier> for cell_model::Tier {
-    fn from(tier: Tier) -> Self {
-        match tier {
-            Tier::Bronze => Self::Bronze,
-            Tier::Silver => Self::Silver,
-            Tier::Gold => Self::Gold,
-            Tier::Platinum => Self::Platinum,
-        }
-    }
 }
 
 /// What can be deleted.

@@ -20,7 +20,7 @@ use std::future::Future;
 use cell_client::{AsOf, ClientOptions, ControlClient, Link, WriteOptions};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Explain, Global, Move, OfCells, Output};
+use crate::cli::{Cli, Command, Explain, Global, Move, OfCells, OfTenant, Output};
 use crate::console;
 use crate::endpoints::{self, Target};
 use crate::failure::{Exit, Failure};
@@ -75,6 +75,9 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Cell(OfCells::Enroll(asked)) => ask(&global, |control| enroll::run(control, *asked)),
         Command::Cell(OfCells::Ids { stride, headroom, sql }) => {
             ask(&global, |control| ids::run(control, ids::Wanted { stride, headroom }, sql))
+        }
+        Command::Tenant(OfTenant::Set { name, tier }) => {
+            ask(&global, |control| write::set_tier(control, name, tier.into()))
         }
         Command::Move(Move::VerifyProof { file, trusted_keys }) => proof::verify(&file, &trusted_keys),
         Command::Move(movement) => ask(&global, |control| moves::run(control, movement)),

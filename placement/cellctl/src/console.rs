@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -56,29 +58,101 @@ pub(crate) fn confirms(question: &str) -> Option<bool> {
     Some(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn target() -> ProgressDrawTarget {
-    if is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+/// Work that takes less is over before anybody wonders.
+const SHOWN_AFTER: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(120);
+
+/// Shows that something is done, once that has taken a while, and goes with it. Nothing is shown where nobody watches.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    appears: Option<(SyncSender<()>, JoinHandle<()>)>,
+}
+
+impl Bar {
+    fn new(bar: ProgressBar) -> Self {
+        let appears = is_live().then(|| appear(&bar, SHOWN_AFTER, ProgressDrawTarget::stderr));
+        Self { bar, appears }
+    }
+}
+
+impl std::ops::Deref for Bar {
+    type Target = ProgressBar;
+    fn deref(&self) -> &ProgressBar {
+        &self.bar
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some((still_wanted, thread)) = self.appears.take() {
+            drop(still_wanted);
+            // A bar is drawn or not: whether its thread has gone well changes nothing.
+            let _ = thread.join();
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Lets a hidden bar appear after some time, unless it is not wanted any more by then: what is returned was dropped.
+fn appear(
+    bar: &ProgressBar,
+    after: Duration,
+    target: impl FnOnce() -> ProgressDrawTarget + Send + 'static,
+) -> (SyncSender<()>, JoinHandle<()>) {
+    let (still_wanted, dropped) = mpsc::sync_channel(0);
+    let bar = bar.clone();
+    let thread = std::thread::spawn(move || {
+        if dropped.recv_timeout(after) == Err(RecvTimeoutError::Timeout) {
+            bar.set_draw_target(target());
+            bar.enable_steady_tick(TICK);
+        }
+    });
+    (still_wanted, thread)
 }
 
 /// Does something that may take a while, and shows that it does.
 pub(crate) fn while_waiting<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let spinner = ProgressBar::with_draw_target(None, target());
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     spinner.set_style(
         ProgressStyle::with_template("{spinner} {msg} {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
     spinner.set_message(what.to_owned());
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    let done = work();
-    spinner.finish_and_clear();
-    done
+    let _shown = Bar::new(spinner);
+    work()
 }
 
 /// A bar for work whose length is known.
-pub(crate) fn progress(length: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(length), target());
+pub(crate) fn progress(length: u64, what: &'static str) -> Bar {
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
     let style = ProgressStyle::with_template("{bar:30} {pos} of {len} {prefix} {elapsed} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(what);
-    bar
+    Bar::new(bar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_appears_after_a_while_and_not_once_the_work_is_done() {
+        let asked = || {
+            let (tell, told) = mpsc::sync_channel(1);
+            let target = move || {
+                let _ = tell.send(());
+                ProgressDrawTarget::hidden()
+            };
+            (target, told)
+        };
+        let (target, told) = asked();
+        let (still_wanted, thread) = appear(&ProgressBar::hidden(), Duration::MAX, target);
+        drop(still_wanted);
+        thread.join().unwrap();
+        assert!(told.recv().is_err(), "the work was over before");
+        let (target, told) = asked();
+        let (_still_wanted, thread) = appear(&ProgressBar::hidden(), Duration::ZERO, target);
+        thread.join().unwrap();
+        told.recv().unwrap();
+    }
 }

@@ -61,7 +61,7 @@ fn known(cells: &[CellRecord], asked: &Enroll) -> Result<Option<CellRecord>, Fai
     let differs = [
         said.kind.is_some_and(|kind| CellKind::from(kind) != traits.kind),
         said.domain.as_ref().is_some_and(|domain| *domain != traits.domain),
-        said.capacity.is_some_and(|capacity| capacity != traits.capacity),
+        said.capacity.is_some_and(|amounts| amounts.over(traits.capacity) != traits.capacity),
         said.reserve.is_some_and(|reserve| reserve != traits.reserve),
     ];
     if cell.region == asked.region && cell.residency == asked.residency && !differs.contains(&true) {

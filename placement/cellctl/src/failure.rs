@@ -56,6 +56,11 @@ impl Failure {
         Self { exit: Exit::Usage, ..Self::new("USAGE", message, hint) }
     }
 
+    /// An option is outside of what it may be, whatever the fleet: wrong usage with a code of its own.
+    pub fn option(code: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, ..Self::new(code, message, hint) }
+    }
+
     /// Something of this machine: a file, a port. The causes are told along.
     pub fn local(code: &str, error: &anyhow::Error, hint: impl Into<String>) -> Self {
         Self::new(code, format!("{error:#}"), hint)

@@ -26,6 +26,8 @@ mod ticket;
 mod tiers;
 mod usage;
 
+use std::time::Duration;
+
 use cell_model::CellId;
 use cell_planner::{Fleet, HomeRing, Policy, RingOptions};
 use serde::Serialize;
@@ -34,6 +36,8 @@ use crate::cli::{FleetArgs, Global, JudgeArgs};
 use crate::commands::{connect, on_runtime};
 use crate::console;
 use crate::failure::Failure;
+
+use live::Taken;
 
 pub(crate) use apply::run as apply;
 pub(crate) use ask::run;
@@ -47,10 +51,17 @@ struct Loaded {
     origin: String,
     /// There is a control plane behind it.
     is_live: bool,
+    /// Cells whose room is assumed, because nobody has said how much it is.
+    assumed: Vec<CellId>,
 }
 
 /// The fleet that the command line names.
 fn load(global: &Global, of: &FleetArgs) -> Result<Loaded, Failure> {
+    load_cooling(global, of, None)
+}
+
+/// The same. `cooldown`: whoever has moved in a live fleet is left alone for so long.
+fn load_cooling(global: &Global, of: &FleetArgs, cooldown: Option<Duration>) -> Result<Loaded, Failure> {
     if let Some(path) = &of.fleet {
         let fleet = console::while_waiting(&format!("reading {}", path.display()), || source::read(path))?;
         if path.is_dir() {
@@ -58,26 +69,30 @@ fn load(global: &Global, of: &FleetArgs) -> Result<Loaded, Failure> {
             let (cells, tenants) = (plural(fleet.cells().len(), "cell"), plural(fleet.tenants().len(), "tenant"));
             console::note(&format!("note: {} has {cells} and {tenants}", path.display()));
         }
-        return Ok(Loaded { fleet, origin: path.display().to_string(), is_live: false });
+        return Ok(Loaded { fleet, origin: path.display().to_string(), is_live: false, assumed: Vec::new() });
     }
     let profile = of.profile.as_deref().map(source::read).transpose()?;
     let asked = connect(global).map_err(|failure| Failure {
         hint: format!("{}; or plan without a control plane: --fleet FILE", failure.hint),
         ..failure
     })?;
-    let taken = on_runtime(live::take(&asked, profile.as_ref()))?;
-    taken.notes.iter().for_each(|note| console::note(&format!("note: {note}")));
-    Ok(Loaded { fleet: taken.fleet, origin: "the control plane".into(), is_live: true })
+    let reading = || on_runtime(live::take(&asked, profile.as_ref(), cooldown));
+    let Taken { fleet, notes, assumed } = console::while_waiting("reading the fleet", reading)?;
+    notes.iter().for_each(|note| console::note(&format!("note: {note}")));
+    Ok(Loaded { fleet, origin: "the control plane".into(), is_live: true, assumed })
 }
 
 /// The numbers that a fleet is judged by.
 fn policy(judge: &JudgeArgs) -> Result<Policy, Failure> {
     let Some(path) = &judge.policy else { return Ok(Policy::default()) };
     let wrong = |error: serde_json::Error| {
-        Failure::new("POLICY_INVALID", format!("{} is no policy: {error}", path.display()), "correct it there")
+        let hint = "correct it there; docs/placement.md shows one, and what is left out is as usual";
+        Failure::new("POLICY_INVALID", format!("{} is no policy: {error}", path.display()), hint)
     };
     let policy: Policy = serde_json::from_str(&source::text_of(path)?).map_err(wrong)?;
-    policy.check().map_err(|invalid| Failure::new("POLICY_INVALID", invalid.to_string(), "correct it there"))?;
+    policy.check().map_err(|invalid| {
+        Failure::new("POLICY_INVALID", format!("{}: {invalid}", path.display()), "correct that number there")
+    })?;
     Ok(policy)
 }
 

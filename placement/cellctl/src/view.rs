@@ -7,6 +7,8 @@ mod audit;
 mod difference;
 mod quarantine;
 mod router;
+mod setback;
+mod tier;
 mod watched;
 
 use cell_client::wire;
@@ -19,6 +21,8 @@ pub(crate) use audit::hash_of;
 pub use difference::{DifferenceView, DifferingRowView};
 pub use quarantine::{QuarantineView, TakenView, TakeoverView};
 pub use router::RouterView;
+pub use setback::SetbackView;
+pub use tier::TierChangeView;
 pub use watched::WatchedView;
 
 /// What every printed document says first.
@@ -194,6 +198,9 @@ pub struct MoveView {
     pub sealed_seq: Option<u64>,
     /// Why it was asked for.
     pub reason: Option<String>,
+    /// The tier that the tenant gets with it, and the one that it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiers: Option<TierChangeView>,
     /// Code of its end.
     pub end_code: Option<String>,
     /// Reason of its end.
@@ -225,20 +232,6 @@ pub struct MoveView {
     pub differences: Vec<DifferenceView>,
     /// Phases entered.
     pub history: Vec<StampView>,
-}
-
-/// Why a step has come to nothing, again and again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SetbackView {
-    /// Stable.
-    pub code: String,
-    /// The step, and a sentence.
-    pub reason: String,
-    /// When it was first met,
-    pub since_unix_ms: u64,
-    /// and last.
-    pub last_unix_ms: u64,
 }
 
 /// A phase entered.
@@ -341,13 +334,6 @@ impl From<wire::Cell> for CellView {
     }
 }
 
-impl From<wire::Setback> for SetbackView {
-    fn from(setback: wire::Setback) -> Self {
-        let wire::Setback { code, reason, since_unix_ms, last_unix_ms } = setback;
-        Self { code, reason, since_unix_ms, last_unix_ms }
-    }
-}
-
 impl From<wire::Move> for MoveView {
     fn from(movement: wire::Move) -> Self {
         let stamp = |stamp: wire::PhaseStamp| StampView {
@@ -374,6 +360,7 @@ impl From<wire::Move> for MoveView {
             digest: some_text(movement.digest),
             sealed_seq: some_number(movement.sealed_seq),
             reason: some_text(movement.reason),
+            tiers: movement.tiers.map(TierChangeView::from),
             end_code: some_text(movement.end_code),
             end_reason: some_text(movement.end_reason),
             ended_unix_ms: some_number(movement.ended_unix_ms),

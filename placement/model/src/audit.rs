@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Change, ClusterId, Envelope, Outcome, Reply, RequestId, Revision, Suggestion, TenantRecord, UnixMillis,
+    Change, ClusterId, Envelope, Outcome, Rejected, Reply, RequestId, Revision, Suggestion, TenantRecord,
+    UnixMillis,
 };
 
 /// SHA-256 of an entry and of everything before it.
@@ -239,6 +240,13 @@ impl AuditTrail {
     ) {
         let Some(event) = Noted::of(envelope, before, changes) else { return };
         let mut detail = event.detail;
+        if let Err(Rejected::NoEligibleCell { refused, .. }) = &reply.result
+            && envelope.layout >= 5
+        {
+            // What the store itself has found, cell by cell: whoever was refused wants to know what by.
+            let by: Vec<String> = refused.iter().map(|(code, cells)| format!("{cells} {code}")).collect();
+            let _ = write!(detail, " refused={:?}", by.join(", "));
+        }
         if self.entries.is_empty() {
             // The first entry of a cluster names it: no other cluster's trail begins with the same hash.
             let _ = write!(detail, " cluster={cluster}");

@@ -85,6 +85,9 @@ pub struct MoveOptions {
     /// Why it is asked for; at most [`MoveOptions::REASON_MAX`] bytes, empty where nobody said.
     #[serde(deserialize_with = "since_5")]
     pub reason: String,
+    /// The tier that the tenant has from COMMIT on; none: it keeps its own.
+    #[serde(deserialize_with = "since_5")]
+    pub tier: Option<Tier>,
 }
 
 impl MoveOptions {
@@ -108,6 +111,7 @@ impl Default for MoveOptions {
             rehearse: false,
             bytes_per_second: 0,
             reason: String::new(),
+            tier: None,
         }
     }
 }
@@ -301,6 +305,21 @@ pub enum Command {
         declaration: Declaration,
         /// Where it is to be dedicated and is not empty: the platinum tenant that has it to itself.
         only: Option<TenantId>,
+    },
+    /// A tenant for which the planner finds no cell. As by [`Command::CreateTenant`] where one takes it by now; otherwise what
+    /// the planner has said is kept in the audit trail, with the refusal.
+    UnplacedTenant {
+        /// Who; it names no cell.
+        tenant: NewTenant,
+        /// How many cells refuse it for what, and what would admit it; at most [`Suggestion::EXPLAINED_MAX`] bytes.
+        explained: String,
+    },
+    /// A tenant has paid for something else. It stays where it is: where its cell is not for that tier, it is refused.
+    SetTier {
+        /// Who.
+        tenant: TenantId,
+        /// What it has paid for.
+        tier: Tier,
     },
 }
 

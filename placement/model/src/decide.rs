@@ -3,18 +3,20 @@
 mod cells;
 mod options;
 mod takeover;
+mod tier;
 
 use std::sync::Arc;
 
-use self::cells::Kinds;
+pub use self::cells::copies_under_way;
+use self::cells::{Choice, Kinds};
 use self::options::{check_options, check_rate, invalid};
 use crate::rule::require;
 use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellKind, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView,
     Generation, Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, Uid, UnixMillis, Verdict,
-    judge,
+    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, TierChange, Uid,
+    UnixMillis, Verdict, judge,
 };
 
 /// Everything that a command changes; nothing where the state is already as wanted.
@@ -45,6 +47,11 @@ pub fn decide(fleet: &dyn FleetView, envelope: &Envelope, stamp: Stamp) -> Resul
         Command::PlaceTenant { tenant, suggestion } => {
             create_tenant(fleet, (tenant, kinds), Some(suggestion), stamp)
         }
+        Command::UnplacedTenant { tenant, explained } => {
+            check_told("explained", explained, Suggestion::EXPLAINED_MAX)?;
+            create_tenant(fleet, (tenant, kinds), None, stamp)
+        }
+        Command::SetTier { tenant, tier } => tier::set(fleet, tenant, *tier, stamp),
         Command::DeleteTenant { tenant } => delete_tenant(fleet, tenant, stamp),
         Command::MoveTenant { tenant, target, options } => {
             move_tenant(fleet, (tenant, kinds), target, options, stamp)
@@ -108,15 +115,16 @@ fn named_revision(fleet: &dyn FleetView, command: &Command) -> Revision {
         Command::SetCellState { cell, .. }
         | Command::DeclareCell { cell, .. }
         | Command::ReportCell { cell, .. } => of_cell(cell),
-        Command::CreateTenant(NewTenant { id, .. }) | Command::PlaceTenant { tenant: NewTenant { id, .. }, .. } => {
-            of_tenant(id)
-        }
+        Command::CreateTenant(NewTenant { id, .. })
+        | Command::PlaceTenant { tenant: NewTenant { id, .. }, .. }
+        | Command::UnplacedTenant { tenant: NewTenant { id, .. }, .. } => of_tenant(id),
         Command::DeleteTenant { tenant }
         | Command::MoveTenant { tenant, .. }
         | Command::Record { tenant, .. }
         | Command::TakeOver { tenant, .. }
         | Command::DropQuarantine { tenant, .. }
         | Command::Adopt { tenant, .. }
+        | Command::SetTier { tenant, .. }
         | Command::RoutersSaw { tenant, .. } => of_tenant(tenant),
         Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => {
             fleet.tenant_of_move(*move_id).map(|record| record.revision)
@@ -144,6 +152,8 @@ fn check_unreconciled(fleet: &dyn FleetView, command: &Command) -> Result<(), Re
         | Command::Reconciled { .. } => Ok(()),
         Command::CreateTenant(_)
         | Command::PlaceTenant { .. }
+        | Command::UnplacedTenant { .. }
+        | Command::SetTier { .. }
         | Command::DeleteTenant { .. }
         | Command::MoveTenant { .. }
         | Command::Steer { .. }
@@ -218,19 +228,23 @@ fn choose_cell<'a>(
         kinds.check_tier(fleet, &new.id, new.tier, cell)?;
         return Ok((cell, String::new()));
     }
-    let takes = |cell: &CellRecord| kinds.take(fleet, new, cell);
+    let choice = Choice::new(fleet, kinds, new);
     // The planner looked some milliseconds ago: the cell may have been cordoned since.
     if let Some(suggestion) = suggestion
-        && let Some(cell) = fleet.cell(&suggestion.cell).filter(|cell| takes(cell))
+        && let Some(cell) = fleet.cell(&suggestion.cell).filter(|cell| choice.takes(cell))
     {
         return Ok((cell, suggestion.why.clone()));
     }
     let fewest = fleet
         .cells()
-        .filter(|cell| takes(cell))
-        .min_by_key(|cell| (fleet.tenants_on(&cell.id), cell.id.clone()))
-        .ok_or_else(|| kinds.none_takes(fleet, new))?;
+        .filter(|cell| choice.takes(cell))
+        .min_by_key(|cell| (choice.load(cell), cell.id.clone()))
+        .ok_or_else(|| choice.none_takes())?;
     Ok((fewest, "fewest tenants among the cells that take it".into()))
+}
+
+fn check_told(option: &str, told: &str, most: usize) -> Result<(), Rejected> {
+    require(Rule::CreateTenantWhy, told.len() <= most, || invalid(option, format!("at most {most} bytes")))
 }
 
 fn create_tenant(
@@ -239,10 +253,9 @@ fn create_tenant(
     suggestion: Option<&Suggestion>,
     stamp: Stamp,
 ) -> Result<Vec<Change>, Rejected> {
-    for (option, length, most) in suggestion.iter().flat_map(|of| {
-        [("why", of.why.len(), Suggestion::WHY_MAX), ("explained", of.explained.len(), Suggestion::EXPLAINED_MAX)]
-    }) {
-        require(Rule::CreateTenantWhy, length <= most, || invalid(option, format!("at most {most} bytes")))?;
+    if let Some(Suggestion { why, explained, .. }) = suggestion {
+        check_told("why", why, Suggestion::WHY_MAX)?;
+        check_told("explained", explained, Suggestion::EXPLAINED_MAX)?;
     }
     let exists = fleet.tenant(&new.id).is_some_and(|record| record.life != Life::Deleted);
     require(Rule::CreateTenantExists, !exists, || Rejected::TenantExists { tenant: new.id.clone() })?;
@@ -307,7 +320,8 @@ fn move_tenant(
     check_taking(Rule::MoveTaking, cell)?;
     check_alive(Rule::MoveSource, known_cell(fleet, &before.owner)?)?;
     check_residency(Rule::MoveResidency, tenant, &before.residency, cell)?;
-    kinds.check_tier(fleet, tenant, before.tier, cell)?;
+    let tiers = options.tier.filter(|tier| *tier != before.tier);
+    kinds.check_tier(fleet, tenant, tiers.unwrap_or(before.tier), cell)?;
     let kept = before.retained_on(target).is_some_and(|copy| !copy.lets_go());
     require(Rule::MoveTail, !kept, || Rejected::TailQuarantined { tenant: tenant.clone(), cell: target.clone() })?;
     check_options(options)?;
@@ -316,7 +330,9 @@ fn move_tenant(
     require(Rule::MoveQueue, waiting < limit, || Rejected::MoveLimit { limit })?;
 
     let mut record = before.clone();
-    record.movement = Some(Box::new(new_move(&before.owner, &cell.id, options, stamp)));
+    let mut movement = new_move(&before.owner, &cell.id, options, stamp);
+    movement.tiers = tiers.map(|target| TierChange { source: before.tier, target });
+    record.movement = Some(Box::new(movement));
     record.rev = record.rev.next();
     record.revision = stamp.revision;
     Ok(vec![Change::Tenant(Arc::new(record))])
@@ -349,6 +365,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         stale_rejected: None,
         takeover: None,
         reason: options.reason.as_str().into(),
+        tiers: None,
         differences: Vec::new(),
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
@@ -424,7 +441,8 @@ fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -
             check_taking(Rule::CommitTaking, to)?;
             // Of a pooled cell it was looked at when the move was asked for, and neither tier nor kind changes meanwhile.
             if to.traits.kind == CellKind::Dedicated {
-                Kinds::Count.check_tier(fleet, &record.id, record.tier, to)?;
+                let tier = movement.tier_on(&to.id).unwrap_or(record.tier);
+                Kinds::Count.check_tier(fleet, &record.id, tier, to)?;
             }
         }
         // Going home is allowed under a cordon, not to the dead.

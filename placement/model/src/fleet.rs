@@ -252,7 +252,9 @@ impl Fleet {
     /// The tenant that the audit trail compares before and after: only where a step may change more than it says.
     fn named_tenant(&self, command: &Command) -> Option<&TenantRecord> {
         match command {
-            Command::Record { tenant, .. } | Command::TakeOver { tenant, .. } => self.tenant(tenant),
+            Command::Record { tenant, .. } | Command::TakeOver { tenant, .. } | Command::SetTier { tenant, .. } => {
+                self.tenant(tenant)
+            }
             Command::Steer { move_id, .. } | Command::ThrottleMove { move_id, .. } => self.tenant_of_move(*move_id),
             _ => None,
         }

@@ -42,7 +42,7 @@ pub use command::{
     Change, Command, CopySight, Crowd, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply,
     Sight, Suggestion, TakeoverOrder,
 };
-pub use decide::decide;
+pub use decide::{copies_under_way, decide};
 pub use declared::{Capacity, CellKind, CellTraits, Declaration};
 pub use difference::{Difference, Differing, DifferingRow};
 pub use effects::{Effect, pending_effects};
@@ -58,7 +58,7 @@ pub use movement::{
     SealedAck, SyncMode, Takeover, VerifiedAck, Weight,
 };
 pub use reconcile::{Adoption, Held, HeldRole, OVERTAKEN, Verdict, judge};
-pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, TenantRecord, Tier};
+pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, TenantRecord, Tier, TierChange};
 pub use rejected::Rejected;
 pub use rule::Rule;
 #[cfg(feature = "planted")]

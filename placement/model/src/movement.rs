@@ -19,8 +19,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, CellId, Difference, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Uid,
-    UnixMillis,
+    Attempt, CellId, Difference, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Tier,
+    TierChange, Uid, UnixMillis,
 };
 
 /// Which way the tenant goes.
@@ -367,6 +367,9 @@ pub struct Move {
     /// Why it was asked for; empty where nobody said.
     #[serde(deserialize_with = "crate::layout::since_5")]
     pub reason: Box<str>,
+    /// The tenant gets another tier with it.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub tiers: Option<TierChange>,
     /// In what the copy was found to differ, the last one last: at most one more than [`Move::DIFFERENCES_MAX`].
     #[serde(deserialize_with = "crate::layout::since_5")]
     pub differences: Vec<Difference>,
@@ -398,6 +401,13 @@ impl Move {
             Leg::Forward => &self.target,
             Leg::Back => &self.source,
         }
+    }
+
+    /// The tier that goes with owning on that cell, where the move changes it.
+    #[must_use]
+    pub fn tier_on(&self, cell: &CellId) -> Option<Tier> {
+        let TierChange { source, target } = self.tiers?;
+        (*cell == self.target).then_some(target).or_else(|| (*cell == self.source).then_some(source))
     }
 
     /// Whether COMMIT is to become an ABORT once every acknowledgement is there: a rehearsal, or a stop at the fence.

@@ -163,6 +163,9 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
         Standing::Verdict(verdict) => verdict,
         Standing::Next { mut next, ended, why } => {
             let left = case.with_leftovers(&mut next);
+            // Cells know no tier, and the record's own move does where it changes with the owner.
+            let own = case.record_of_uid().and_then(|before| before.movement.as_ref());
+            next.tier = own.and_then(|movement| movement.tier_on(&next.owner)).unwrap_or(next.tier);
             let why = why.or(left);
             let same = case.record_of_uid().is_some_and(|before| *before == *next) && ended.is_none();
             match why {

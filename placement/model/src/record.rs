@@ -21,6 +21,28 @@ pub enum Tier {
     Platinum,
 }
 
+impl Tier {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bronze => "bronze",
+            Self::Silver => "silver",
+            Self::Gold => "gold",
+            Self::Platinum => "platinum",
+        }
+    }
+}
+
+/// A tier that a move changes: what the tenant has on either cell of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TierChange {
+    /// On the source: what it had when the move was asked for.
+    pub source: Tier,
+    /// On the target: what it gets with COMMIT.
+    pub target: Tier,
+}
+
 /// Whether a cell takes part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -168,6 +168,12 @@ pub enum Rejected {
         cell: CellId,
         kind: CellKind,
     },
+    TierNeedsMove {
+        tenant: TenantId,
+        tier: Tier,
+        cell: CellId,
+        kind: CellKind,
+    },
 }
 
 impl Rejected {
@@ -186,6 +192,7 @@ impl Rejected {
             Self::CellOccupied { .. } => "CELL_OCCUPIED",
             Self::NoEligibleCell { .. } => "NO_ELIGIBLE_CELL",
             Self::TierMismatch { .. } => "TIER_MISMATCH",
+            Self::TierNeedsMove { .. } => "TIER_NEEDS_MOVE",
             Self::ResidencyViolated { .. } => "RESIDENCY_VIOLATED",
             Self::SameCell { .. } => "SAME_CELL",
             Self::MoveUnknown { .. } => "MOVE_UNKNOWN",
@@ -247,6 +254,14 @@ impl Rejected {
             Self::TierMismatch { tenant, cell, kind, .. } => {
                 write!(f, "tenant {tenant} is not platinum, and cell {cell} is {}", kind.as_str())
             }
+            Self::TierNeedsMove { tenant, tier, cell, kind } => {
+                write!(
+                    f,
+                    "tenant {tenant} is on cell {cell}, which is {}: nobody is {} there",
+                    kind.as_str(),
+                    tier.as_str()
+                )
+            }
             _ => Ok(()),
         }
     }
@@ -261,10 +276,20 @@ impl Rejected {
             | Self::CellOccupied { .. } => "a platinum tenant needs a dedicated cell to itself: `cellctl cell declare CELL --kind dedicated` \
                  makes an empty cell one, `cellctl cell enroll NAME --agent HOST:PORT --kind dedicated` adds one; gold shares a cell"
                 .into(),
-            Self::TierMismatch { cell, .. } => {
-                format!("choose a pooled cell; `cellctl cell declare {cell} --kind pooled` where it is empty")
+            Self::TierMismatch { cell, .. } => format!(
+                "choose a pooled cell, or pay for this one: --tier platinum; `cellctl cell declare {cell} --kind pooled` where it is empty"
+            ),
+            Self::TierNeedsMove { tenant, tier, .. } => {
+                let kind = if *tier == Tier::Platinum { CellKind::Dedicated } else { CellKind::Pooled };
+                let (tier, kind) = (tier.as_str(), kind.as_str());
+                format!(
+                    "`cellctl move tenant {tenant} --to CELL --tier {tier}` takes it to a {kind} cell and changes its tier with the cutover; \
+                     `cellctl get cells` shows them, `cellctl cell declare CELL --kind {kind}` makes an empty cell one"
+                )
             }
-            _ => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one".into(),
+            _ => "`cellctl get cells` shows residency, state, kind and capacity; create, uncordon or declare one; \
+                 `cellctl audit show --tenant TENANT` has what would admit it"
+                .into(),
         }
     }
 
@@ -315,6 +340,7 @@ impl Rejected {
             Self::CellInUse { .. }
             | Self::CellOccupied { .. }
             | Self::NoEligibleCell { .. }
+            | Self::TierNeedsMove { .. }
             | Self::TierMismatch { .. } => self.hint_of_kind(),
             Self::ResidencyViolated { residency, .. } => {
                 format!("choose a cell whose residency is {residency:?}: `cellctl get cells`")
@@ -389,6 +415,7 @@ impl std::fmt::Display for Rejected {
             Self::CellInUse { .. }
             | Self::CellOccupied { .. }
             | Self::NoEligibleCell { .. }
+            | Self::TierNeedsMove { .. }
             | Self::TierMismatch { .. } => self.tell_of_kind(f),
             Self::ResidencyViolated { tenant, residency, cell, cell_residency } => {
                 write!(f, "tenant {tenant} may not leave {residency:?}, and cell {cell} is in {cell_residency:?}")

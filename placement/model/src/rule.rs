@@ -188,6 +188,9 @@ rules! {
     CreateTenantExists "create-tenant/exists" "a tenant with the name of another";
     CreateTenantTaking "create-tenant/taking" "a tenant on a cell that takes nobody";
     CreateTenantResidency "create-tenant/residency" "a tenant outside its legal zone";
+    SetTierLife "set-tier/life" "another tier of a tenant that is not live";
+    SetTierMoving "set-tier/moving" "another tier of a tenant that moves";
+    SetTierKind "set-tier/kind" "a tier that the tenant's cell is not for";
     DeleteMoving "delete/moving" "the deletion of a tenant that moves";
     LimitsRange "limits/range" "limits that are none";
     RoutersSawMany "routers-saw/many" "too long a list of routers";

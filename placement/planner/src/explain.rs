@@ -383,7 +383,10 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.chosen {
             Some(cell) => writeln!(f, "tenant {} → cell {cell}", self.tenant)?,
-            None => writeln!(f, "tenant {}: none of {} cells admits it", self.tenant, self.cells_asked)?,
+            None => {
+                let s = if self.cells_asked == 1 { "" } else { "s" };
+                writeln!(f, "tenant {}: none of {} cell{s} admits it", self.tenant, self.cells_asked)?;
+            }
         }
         for refused in &self.refused {
             writeln!(f, "  {:>5} refused by {}", refused.cells, refused.code)?;

@@ -162,6 +162,13 @@ impl<'a> Wish<'a> {
     }
 }
 
+/// The first filter by which a tenant may never be on a cell, whoever else is there: residency, a dead cell, region, a pin, its
+/// tier. Nothing where it may.
+#[must_use]
+pub fn never(layout: &Layout<'_>, tenant: TenantIx, cell: CellIx) -> Option<RefusalCode> {
+    Wish::new(layout, tenant, &[]).never(cell)
+}
+
 /// Whether a cell has room for a tenant, as far as a first look tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Room {

@@ -23,7 +23,8 @@ pub struct PeakReport {
 /// Four digits: what a person can use, and the same text on every machine. JSON has no infinity, so a cell with need
 /// and no budget is said to be a million times full.
 pub(crate) fn rounded(share: f64) -> f64 {
-    (share.min(1e6) * 1e4).round() / 1e4
+    // Adding nothing makes of the nothing below nothing the usual one.
+    (share.min(1e6) * 1e4).round() / 1e4 + 0.0
 }
 
 /// The same for what nothing gets below: never more than was proven, but for the last bits of a sum.

@@ -41,7 +41,7 @@ pub use capacity::{
 };
 pub use document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 pub use explain::{Candidate, Counterfactual, Decision, Margin, PlaceError, RefusedCells, place};
-pub use filter::RefusalCode;
+pub use filter::{RefusalCode, never};
 pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};
 pub use layout::{Layout, PeakReport};
 pub use pack::{Packing, pack};

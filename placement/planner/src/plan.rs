@@ -313,7 +313,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A cell to empty is not in the fleet.
-    #[error("cell {cell} is not in the fleet: list the cells with `cellctl get cells`")]
+    #[error("cell {cell} is not in the fleet")]
     CellUnknown {
         /// Which.
         cell: CellId,

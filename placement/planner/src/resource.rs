@@ -96,7 +96,9 @@ impl fmt::Display for Amount {
         let digits = if value.fract() == 0.0 { 0 } else { 3 };
         let text = format!("{value:.digits$}");
         let text = if digits == 0 { text.as_str() } else { text.trim_end_matches('0').trim_end_matches('.') };
-        write!(f, "{text} {}", self.resource.unit())
+        // One of them is no plural.
+        let unit = self.resource.unit();
+        write!(f, "{text} {}", if text == "1" { unit.trim_end_matches('s') } else { unit })
     }
 }
 

@@ -238,7 +238,8 @@ impl HomeRing {
                 share,
             })
             .collect();
-        Churn { moved: flows.iter().map(|flow| flow.share).sum(), flows }
+        // Not `sum`, which makes the nothing below nothing of nothing.
+        Churn { moved: flows.iter().fold(0.0, |moved, flow| moved + flow.share), flows }
     }
 
     fn renumbered(&self, names: &[&CellId]) -> Ring<Virtual, Points> {

@@ -329,15 +329,6 @@ fn idle(layout: &Layout<'_>, tenant: TenantIx, cell: CellIx) -> Amounts {
     Amounts { cpu: of(Resource::Cpu), connections: of(Resource::Connections), storage: of(Resource::Storage) }
 }
 
-const fn name(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Bronze => "bronze",
-        Tier::Silver => "silver",
-        Tier::Gold => "gold",
-        Tier::Platinum => "platinum",
-    }
-}
-
 fn sentence(tenant: &TenantId, streak: &Streak, signal: &Signal, cost: &TierCost) -> String {
     let verb = if streak.tier > streak.from { "outgrown" } else { "needed less than" };
     let what = if streak.tier == Tier::Silver && streak.from == Tier::Bronze {
@@ -350,6 +341,6 @@ fn sentence(tenant: &TenantId, streak: &Streak, signal: &Signal, cost: &TierCost
         (Some(cell), false) => format!("it stays on {cell}"),
         (Some(cell), true) => format!("it moves to {cell}, {} bytes in about {} s", cost.bytes, cost.seconds),
     };
-    let (from, to, days) = (name(streak.from), name(streak.tier), streak.days);
+    let (from, to, days) = (streak.from.as_str(), streak.tier.as_str(), streak.days);
     format!("{tenant} has {verb} {from} for {days} days in a row: {what}; as {to} {place}")
 }

@@ -41,6 +41,7 @@ fn movement() -> Move {
         stale_rejected: None,
         takeover: None,
         reason: "hot".into(),
+        tiers: Some(TierChange { source: Tier::Bronze, target: Tier::Platinum }),
         differences: vec![difference()],
         ending: None,
         history: vec![PhaseStamp {
@@ -95,6 +96,8 @@ fn a_tenant_shows_its_mapping_its_move_and_its_copies() {
     assert_eq!(movement.sealed_seq, 12);
     assert_eq!(movement.digest, format!("5:{:032x}", 255));
     assert_eq!(movement.history.len(), 1);
+    let tiers = movement.tiers.unwrap();
+    assert_eq!((tiers.source(), tiers.target()), (v1::Tier::Bronze, v1::Tier::Platinum));
     assert!(!movement.has_ended());
     let found = &movement.differences[0];
     assert_eq!((found.phase(), found.seq, found.changed, found.more), (v1::Phase::Verify, 11, 1, false));

@@ -167,7 +167,8 @@ rpcs! {
     "cellway.v1.ControlService" {
         CreateCell as CreateCell, SetCellState as SetCellState, DeclareCell as DeclareCell, ReportCell as ReportCell,
         GetCell as GetCell,
-        ListCells as ListCells, CreateTenant as CreateTenant, DeleteTenant as DeleteTenant, GetTenant as GetTenant,
+        ListCells as ListCells, CreateTenant as CreateTenant, DeleteTenant as DeleteTenant, SetTier as SetTier,
+        GetTenant as GetTenant,
         ListTenants as ListTenants, GetSignedMapping as GetSignedMapping, MoveTenant as MoveTenant,
         PreviewMove as PreviewMove, SteerMove as SteerMove, TakeOver as TakeOver, DropQuarantine as DropQuarantine,
          GetMove as GetMove, ListMoves as ListMoves, GetLimits as GetLimits,
@@ -224,6 +225,7 @@ impl Rpc {
             Self::GetSignedMapping => &[Viewer, Operator, Admin, Agent],
             Self::CreateTenant
             | Self::DeleteTenant
+            | Self::SetTier
             | Self::MoveTenant
             | Self::SteerMove
             | Self::TakeOver

@@ -21,9 +21,10 @@ pub struct Declare {
 
 impl From<Declare> for Declaration {
     fn from(asked: Declare) -> Self {
-        let Traits { kind, domain, capacity, reserve } = asked.traits;
+        let Traits { kind, domain, reserve, capacity: _ } = asked.traits;
         let (region, residency) = (asked.region, asked.residency);
-        Self { kind: kind.map(Into::into), domain, capacity, reserve, region, residency }
+        // The capacity stands on what was declared before.
+        Self { kind: kind.map(Into::into), domain, capacity: None, reserve, region, residency }
     }
 }
 
@@ -36,9 +37,10 @@ pub struct Traits {
     /// What fails together with it: a rack, a building, a zone
     #[arg(long, value_name = "NAME")]
     pub domain: Option<String>,
-    /// What it has, as cpu=16,connections=400,storage=800: cores, connections to its database, GB; what is left out is not known
-    #[arg(long, value_parser = capacity, value_name = "AMOUNTS")]
-    pub capacity: Option<Capacity>,
+    /// What it has, as cpu=16,connections=400,storage=800: cores, connections to its database, GB. What is left out stays, of a new
+    /// cell it is not known; `unknown` in place of a number takes it back
+    #[arg(long, value_parser = amounts, value_name = "AMOUNTS")]
+    pub capacity: Option<Amounts>,
     /// Share of it that is not planned with, as 10%
     #[arg(long, value_parser = reserve, value_name = "SHARE")]
     pub reserve: Option<u16>,
@@ -50,7 +52,7 @@ impl From<Traits> for CellTraits {
         Self {
             kind: asked.kind.map_or(default.kind, Into::into),
             domain: asked.domain.unwrap_or(default.domain),
-            capacity: asked.capacity.unwrap_or(default.capacity),
+            capacity: asked.capacity.unwrap_or_default().over(default.capacity),
             reserve: asked.reserve.unwrap_or(default.reserve),
         }
     }
@@ -74,31 +76,56 @@ impl From<Kind> for CellKind {
     }
 }
 
+/// What is said of a capacity, in thousandths: 0 where it is said that nobody knows it, nothing where nothing is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amounts {
+    cpu: Option<u64>,
+    connections: Option<u64>,
+    storage: Option<u64>,
+}
+
+impl Amounts {
+    /// What is said, and the rest as it was.
+    #[must_use]
+    pub fn over(self, before: Capacity) -> Capacity {
+        Capacity {
+            cpu: self.cpu.unwrap_or(before.cpu),
+            connections: self.connections.unwrap_or(before.connections),
+            storage: self.storage.unwrap_or(before.storage),
+        }
+    }
+}
+
 /// Amounts by name, as [`super::plan`] takes them of a shape; here some may be left out.
-fn capacity(text: &str) -> Result<Capacity, String> {
-    let wrong = || "as cpu=16,connections=400,storage=800, each above 0 and at most 2,000,000".to_owned();
-    let mut capacity = Capacity::default();
+fn amounts(text: &str) -> Result<Amounts, String> {
+    let wrong = || {
+        "as cpu=16,connections=400,storage=800, each above 0 and at most 2,000,000, or `unknown`; one alone will do"
+            .to_owned()
+    };
+    let mut amounts = Amounts::default();
     for part in text.split(',') {
         let (name, amount) = part.trim().split_once('=').ok_or_else(wrong)?;
-        let amount =
-            amount.parse::<f64>().ok().filter(|amount| (0.001..=2e6).contains(amount)).ok_or_else(wrong)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "its range has just been asked"
-        )]
-        let thousandths = (amount * 1e3).round() as u64;
         let of = match name {
-            "cpu" => &mut capacity.cpu,
-            "connections" => &mut capacity.connections,
-            "storage" => &mut capacity.storage,
+            "cpu" => &mut amounts.cpu,
+            "connections" => &mut amounts.connections,
+            "storage" => &mut amounts.storage,
             _ => return Err(wrong()),
         };
-        if std::mem::replace(of, thousandths) != 0 {
+        if of.replace(thousandths(amount).ok_or_else(wrong)?).is_some() {
             return Err(format!("{name} is there twice"));
         }
     }
-    Ok(capacity)
+    Ok(amounts)
+}
+
+fn thousandths(amount: &str) -> Option<u64> {
+    if amount == "unknown" {
+        return Some(0);
+    }
+    let amount = amount.parse::<f64>().ok().filter(|amount| (0.001..=2e6).contains(amount))?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its range has just been asked")]
+    let thousandths = (amount * 1e3).round() as u64;
+    Some(thousandths)
 }
 
 /// A share in thousandths.
@@ -116,10 +143,14 @@ mod tests {
 
     #[test]
     fn amounts_are_read_by_name_and_some_may_be_left_out() {
-        let read = capacity("storage=0.5, cpu=16").unwrap();
-        assert_eq!(read, Capacity { cpu: 16_000, connections: 0, storage: 500 });
+        let read = amounts("storage=0.5, cpu=16").unwrap();
+        let new = Capacity { cpu: 16_000, connections: 0, storage: 500 };
+        assert_eq!(read.over(Capacity::default()), new);
+        let before = Capacity { cpu: 1, connections: 2, storage: 3 };
+        assert_eq!(read.over(before), Capacity { connections: 2, ..new }, "what is left out stays");
+        assert_eq!(amounts("cpu=unknown").unwrap().over(before), Capacity { cpu: 0, ..before });
         for bad in ["", "cpu", "cpu=0", "cpu=-1", "cpu=NaN", "cpu=1e9", "cpu=much", "tea=1", "cpu=1,cpu=2"] {
-            assert!(capacity(bad).is_err(), "{bad}");
+            assert!(amounts(bad).is_err(), "{bad}");
         }
     }
 

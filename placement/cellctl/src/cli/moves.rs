@@ -6,6 +6,7 @@ use std::time::Duration;
 use cell_model::{CellId, MoveId, Phase, TenantId};
 use clap::{Args, Subcommand};
 
+use super::Tier;
 use super::plan::byte_rate;
 
 /// Moves.
@@ -186,6 +187,10 @@ pub struct MoveTenant {
     /// The most that the copy may read of the source in a second, as 500kB or 20MiB [default: as fast as it goes]
     #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
     pub bytes_per_second: u64,
+    /// The tier that the tenant has from the cutover on: platinum to an empty dedicated cell, any other to a pooled one
+    /// [default: it keeps its own]
+    #[arg(long, value_enum)]
+    pub tier: Option<Tier>,
     /// Why, for the move's record and the audit trail; at most 200 bytes
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub reason: String,

@@ -4,10 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cell_model::{CellId, TenantId, UnixMillis};
-use cell_planner::{Amounts, GrowthRule};
+use cell_planner::Amounts;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::unbounded::{Unbounded, Windowless};
+
+mod value;
+
+pub(crate) use value::{AddedCell, GrowthOf};
+use value::{added_cell, bytes, growth_of, shape, share, time};
+pub(super) use value::{byte_rate, rate};
 
 /// Which fleet is looked at: a file, or the one that the control plane has.
 #[derive(Debug, Clone, Default, Args)]
@@ -107,6 +113,9 @@ pub struct Place {
     /// Time for which cooldowns of others are looked at [default: now]
     #[arg(long, value_parser = time, value_name = "RFC 3339")]
     pub at: Option<UnixMillis>,
+    /// Move nobody to make room who has moved within this time, as 24h: live fleets only, a file says `cooldown_until`
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "fleet")]
+    pub cooldown: Option<Duration>,
     /// Of which fleet
     #[command(flatten)]
     pub of: FleetArgs,
@@ -133,6 +142,9 @@ pub struct Asked {
     /// Time for which cooldowns are looked at [default: now]
     #[arg(long, value_parser = time, value_name = "RFC 3339")]
     pub at: Option<UnixMillis>,
+    /// Leave alone who has moved within this time, as 24h: live fleets only, a file says `cooldown_until` of each tenant
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "fleet")]
+    pub cooldown: Option<Duration>,
     /// Exit with 2 where the plan has moves
     #[arg(long)]
     pub detailed_exitcode: bool,
@@ -166,13 +178,13 @@ pub struct FailCell {
 pub struct RingArgs {
     /// Which tenants to list [default: those whose default home changes]
     pub tenants: Vec<TenantId>,
-    /// With this cell, which is not in the fleet yet
-    #[arg(long, value_name = "CELL")]
-    pub add: Vec<CellId>,
+    /// With this cell, which is not in the fleet yet, as eu-3 or eu-3,residency=eu,region=eu-west,kind=dedicated
+    #[arg(long, value_name = "CELL", value_parser = added_cell)]
+    pub add: Vec<AddedCell>,
     /// Without this cell
     #[arg(long, value_name = "CELL")]
     pub remove: Vec<CellId>,
-    /// List the shard of each tenant, too: the first so many cells of its walk
+    /// List the shard of each tenant, too: the first so many cells of its walk on which it may be
     #[arg(long, value_name = "CELLS", value_parser = clap::value_parser!(u16).range(1..))]
     pub shard: Option<u16>,
     /// Key of the ring; the same seed gives the same answer
@@ -271,10 +283,6 @@ impl From<Survive> for cell_planner::Survive {
     }
 }
 
-/// A rule of growth.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GrowthOf(pub GrowthRule);
-
 /// `simulate`.
 #[derive(Debug, Clone, Args)]
 pub struct Simulate {
@@ -364,134 +372,4 @@ pub struct Apply {
     /// The most that each copy may read of its source in a second, as 500kB or 20MiB [default: as fast as it goes]
     #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
     pub bytes_per_second: u64,
-}
-
-/// Bytes in a second; 0: no limit.
-pub(super) fn byte_rate(text: &str) -> Result<u64, String> {
-    if text == "0" { Ok(0) } else { bytes(text) }
-}
-
-/// Bytes as people write them: `1048576`, `500MB`, `1.5 TiB`.
-fn bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 10] = [
-        ("", 1.0),
-        ("b", 1.0),
-        ("kb", 1e3),
-        ("mb", 1e6),
-        ("gb", 1e9),
-        ("tb", 1e12),
-        ("kib", 1024.0),
-        ("mib", 1_048_576.0),
-        ("gib", 1_073_741_824.0),
-        ("tib", 1_099_511_627_776.0),
-    ];
-    let trimmed = text.trim();
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
-    let (number, unit) = trimmed.split_at(digits);
-    let unit = unit.trim().to_lowercase();
-    let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
-    let value = number.parse::<f64>().ok().zip(scale).map(|(number, scale)| (number * scale).round());
-    match value {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "its range has just been asked"
-        )]
-        Some(value) if (1.0..=9e15).contains(&value) => Ok(value as u64),
-        _ => Err("give a size from 1 byte to 9 PB, as 500MB, 2TB or 1.5TiB".to_owned()),
-    }
-}
-
-/// A share: `0.05` or `5%`.
-pub(super) fn rate(text: &str) -> Result<f64, String> {
-    let (number, scale) = text.trim().strip_suffix('%').map_or((text.trim(), 1.0), |number| (number.trim(), 100.0));
-    let rate = number.parse::<f64>().ok().map(|number| number / scale).filter(|rate| (0.0..=10.0).contains(rate));
-    rate.ok_or_else(|| "give a share from 0 to 10, as 0.05 or 5%".to_owned())
-}
-
-/// A share of what there is.
-fn share(text: &str) -> Result<f64, String> {
-    let share = rate(text).ok().filter(|share| *share <= 1.0);
-    share.ok_or_else(|| "give a share from 0 to 1, as 0.05 or 5%".to_owned())
-}
-
-fn growth_of(text: &str) -> Result<GrowthOf, String> {
-    let wrong = || "as tier=gold:8% or region=eu-1:3%".to_owned();
-    let (who, monthly) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let rule = GrowthRule { monthly: rate(monthly)?, ..GrowthRule::default() };
-    match who.split_once('=') {
-        Some(("region", region)) if !region.is_empty() => {
-            Ok(GrowthOf(GrowthRule { region: region.into(), ..rule }))
-        }
-        Some(("tier", tier)) => {
-            let tier = super::Tier::from_str(tier, true).map_err(|_| wrong())?;
-            Ok(GrowthOf(GrowthRule { tier: Some(tier.into()), ..rule }))
-        }
-        _ => Err(wrong()),
-    }
-}
-
-/// Amounts of all resources: `cpu=16,connections=400,storage=800`.
-fn shape(text: &str) -> Result<Amounts, String> {
-    let wrong = || "give all three, as cpu=16,connections=400,storage=800".to_owned();
-    let mut given = [None; 3];
-    for part in text.split(',') {
-        let (name, amount) = part.trim().split_once('=').ok_or_else(wrong)?;
-        let at = ["cpu", "connections", "storage"].iter().position(|of| *of == name).ok_or_else(wrong)?;
-        let amount = amount.parse::<f64>().map_err(|_| wrong())?;
-        if given[at].replace(amount).is_some() {
-            return Err(format!("{name} is there twice"));
-        }
-    }
-    match given {
-        [Some(cpu), Some(connections), Some(storage)] => Ok(Amounts { cpu, connections, storage }),
-        _ => Err(wrong()),
-    }
-}
-
-fn time(text: &str) -> Result<UnixMillis, String> {
-    let at = humantime::parse_rfc3339_weak(text).map_err(|error| format!("{error}: as 2026-03-01T06:00:00Z"))?;
-    let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|_| "a time after 1970 is wanted".to_owned())?;
-    u64::try_from(since.as_millis()).map(UnixMillis).map_err(|_| "that is too far away".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        assert_eq!([bytes("7"), bytes("500MB"), bytes("1.5 TiB")], [Ok(7), Ok(500_000_000), Ok(1_649_267_441_664)]);
-        for bad in ["", "0", "-1", "12 parsecs", "1e300", "99999TB", "1.2.3GB"] {
-            assert!(bytes(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn rates_are_shares_or_per_cent() {
-        assert_eq!([rate("0.05"), rate("5%"), rate(" 100 %")], [Ok(0.05), Ok(0.05), Ok(1.0)]);
-        assert!(share("101%").is_err() && share("100%") == Ok(1.0) && rate("200%") == Ok(2.0));
-        assert!(rate("-1%").is_err() && rate("NaN").is_err() && rate("much").is_err());
-        let of = growth_of("tier=gold:8%").unwrap().0;
-        assert_eq!((of.tier, of.monthly), (Some(cell_model::Tier::Gold), 0.08));
-        assert_eq!(growth_of("region=eu-1:3%").unwrap().0.region, "eu-1");
-        for bad in ["gold:8%", "tier=tin:8%", "region=:3%", "tier=gold"] {
-            assert!(growth_of(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_shape_names_all_resources_once() {
-        let read = shape("cpu=16, connections=400,storage=0.5").unwrap();
-        assert_eq!((read.cpu, read.connections, read.storage), (16.0, 400.0, 0.5));
-        for bad in ["", "cpu=16", "cpu=1,cpu=2,storage=3", "cpu=1,connections=2,storage=much", "tea=1"] {
-            assert!(shape(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_are_read_as_rfc_3339_has_them() {
-        assert_eq!(time("1970-01-02T00:00:00Z"), Ok(UnixMillis(86_400_000)));
-        assert!(time("tomorrow").is_err_and(|said| said.contains("2026-03-01T06:00:00Z")));
-    }
 }

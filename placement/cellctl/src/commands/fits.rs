@@ -7,7 +7,11 @@ use crate::store::Store;
 /// One record is changed, and only as it was read.
 const fn changes_one_record(command: &Command) -> bool {
     match command {
-        Command::Create(_) | Command::Delete(_) | Command::Cordon(_) | Command::Uncordon(_) => true,
+        Command::Create(_)
+        | Command::Delete(_)
+        | Command::Cordon(_)
+        | Command::Uncordon(_)
+        | Command::Tenant(_) => true,
         Command::Cell(of) => matches!(of, OfCells::Dead { .. } | OfCells::Declare(_)),
         Command::Move(Move::Tenant(asked)) => !asked.dry_run,
         Command::Move(of) => {
@@ -74,6 +78,7 @@ mod tests {
         let looks = format!("cellctl get cells --request-id {id}");
         for fits in [
             "cellctl cordon cell c1 --expected-revision 7",
+            "cellctl tenant set a --tier gold --expected-revision 7",
             "cellctl move limits --total 3 --expected-revision 7",
             "cellctl move cancel m-7 --expected-revision 7",
             &format!("cellctl create tenant a --request-id {id}"),

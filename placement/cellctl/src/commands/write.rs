@@ -1,7 +1,7 @@
-//! `create`, `delete`, `cordon`, `uncordon`, `cell declare`: change the fleet.
+//! `create`, `delete`, `cordon`, `uncordon`, `cell declare`, `tenant set`: change the fleet.
 
 use cell_client::wire;
-use cell_model::{CellId, CellState, Declaration, NewCell, NewTenant};
+use cell_model::{CellId, CellState, Declaration, NewCell, NewTenant, TenantId, Tier};
 
 use super::Control;
 use crate::cli::{Create, Declare, Delete, OfCell};
@@ -60,14 +60,27 @@ pub(super) async fn declare_dead(control: Control, name: CellId, yes: bool) -> R
 
 /// What is named is declared anew, and the whole printed.
 pub(super) async fn declare(control: Control, asked: Declare) -> Result<Exit, Failure> {
-    let name = asked.name.clone();
-    let declaration = Declaration::from(asked);
+    let (name, amounts) = (asked.name.clone(), asked.traits.capacity);
+    let mut declaration = Declaration::from(asked);
+    let mut write = control.write();
+    if let Some(amounts) = amounts {
+        // An amount that is not named stays as it was read, so that nothing may have changed since.
+        let known = control.client.get_cell(&name).await?;
+        declaration.capacity = Some(amounts.over(known.traits.capacity));
+        write.expected_revision = write.expected_revision.or(Some(known.revision));
+    }
     if declaration == Declaration::default() {
         let hint = "name one of --kind, --capacity, --reserve, --domain, --region and --residency";
         return Err(Failure::usage("nothing is declared", hint));
     }
-    let cell = control.client.declare_cell(&name, declaration, control.write()).await?;
+    let cell = control.client.declare_cell(&name, declaration, write).await?;
     control.print_list(&[CellView::from(wire::Cell::from(&cell))]);
+    Ok(Exit::Done)
+}
+
+pub(super) async fn set_tier(control: Control, name: TenantId, tier: Tier) -> Result<Exit, Failure> {
+    let tenant = control.client.set_tier(&name, tier, control.write()).await?;
+    control.print_list(&[TenantView::from(tenant)]);
     Ok(Exit::Done)
 }
 

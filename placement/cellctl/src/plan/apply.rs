@@ -128,9 +128,12 @@ impl Applying {
             return Err(Failure::new("PLAN_OTHER_CLUSTER", message, again));
         }
         let confirmed = self.control.client.confirm_revision(1, None).await?;
+        let bar = console::progress(self.lines.len() as u64, "moves looked at");
         for index in 0..self.lines.len() {
             self.look(index).await?;
+            bar.inc(1);
         }
+        drop(bar);
         self.look_at_targets().await?;
         let parent = self.document.plan.parent;
         let elsewhere = self.lines.iter().find_map(|line| match &line.standing {

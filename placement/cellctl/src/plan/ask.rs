@@ -6,7 +6,7 @@ use cell_model::UnixMillis;
 use cell_planner::{Bounds, Goal, Left, PlanError, Request, Verdict};
 
 use super::document::PlanDocument;
-use super::{capacity, html, load, place, policy, ring, source, text, tiers};
+use super::{capacity, html, load, load_cooling, place, policy, ring, source, text, tiers};
 use crate::cli::{Asked, BoundArgs, FleetArgs, Global, Output, Plan};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -16,7 +16,7 @@ pub(crate) fn run(global: &Global, plan: Plan) -> Result<Exit, Failure> {
         Plan::Place(asked) => place::run(global, &asked),
         Plan::Rebalance(asked) => moves(global, Goal::Rebalance, &asked),
         Plan::Repair(asked) => moves(global, Goal::Repair, &asked),
-        Plan::Drain { cells, asked } => moves(global, Goal::Drain { cells }, &asked),
+        Plan::Drain { cells, asked } => moves(global, Goal::Drain { cells: unique(cells) }, &asked),
         Plan::FailCell(asked) => capacity::fail(global, &asked),
         Plan::Capacity(asked) => capacity::run(global, &asked),
         Plan::Tiers(asked) => tiers::run(global, &asked),
@@ -26,7 +26,7 @@ pub(crate) fn run(global: &Global, plan: Plan) -> Result<Exit, Failure> {
 }
 
 fn moves(global: &Global, goal: Goal, asked: &Asked) -> Result<Exit, Failure> {
-    let loaded = load(global, &asked.of)?;
+    let loaded = load_cooling(global, &asked.of, asked.cooldown)?;
     let policy = policy(&asked.judge)?;
     let ring = ring(&loaded.fleet, &asked.judge)?;
     let request = Request { goal, bounds: bounds(&asked.bounds), now: asked.at.unwrap_or_else(now) };
@@ -99,20 +99,34 @@ fn flag(bound: &str) -> &str {
     }
 }
 
-fn refused(error: &PlanError) -> Failure {
-    if let PlanError::BoundInvalid { bound } = error {
-        let message = format!("{} is 0: a plan could hold no move", flag(bound));
-        let hint = if *bound == "seconds-max" { "give at least 1s" } else { "give at least 1" };
-        return Failure::new(error.code(), message, hint);
-    }
-    let hint = match error {
-        PlanError::CellUnknown { .. } => "name a cell of the fleet",
-        PlanError::NothingToDrain => "`cellctl plan drain CELL`",
-        PlanError::BoundInvalid { .. } => "give at least 1",
-        PlanError::Policy(_) => "correct the file of --policy",
-    };
-    Failure::new(error.code(), error.to_string(), hint)
+/// Each one once, in the order in which they were named.
+pub(super) fn unique<T: PartialEq>(named: Vec<T>) -> Vec<T> {
+    named.into_iter().fold(Vec::new(), |mut unique, name| {
+        if !unique.contains(&name) {
+            unique.push(name);
+        }
+        unique
+    })
 }
+
+pub(super) fn refused(error: &PlanError) -> Failure {
+    match error {
+        PlanError::BoundInvalid { bound } => {
+            let message = format!("{} is 0: a plan could hold no move", flag(bound));
+            let least = if *bound == "seconds-max" { "1s" } else { "1" };
+            Failure::option(error.code(), message, format!("give at least {least}, or leave it out"))
+        }
+        PlanError::NothingToDrain => {
+            Failure::option(error.code(), error.to_string(), "name cells: `cellctl plan drain CELL`")
+        }
+        PlanError::CellUnknown { .. } => Failure::new(error.code(), error.to_string(), CELLS),
+        PlanError::Policy(_) => Failure::new(error.code(), error.to_string(), "correct the file of --policy"),
+    }
+}
+
+/// Where the names of cells are found.
+pub(super) const CELLS: &str =
+    "`cellctl get cells` lists those of the control plane, `cellctl plan export --fleet FILE` those of a file";
 
 fn export(global: &Global, to: Option<&std::path::Path>, of: &FleetArgs) -> Result<Exit, Failure> {
     if global.output == Output::Html {

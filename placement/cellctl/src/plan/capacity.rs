@@ -9,7 +9,7 @@ use cell_planner::{
 use serde::Serialize;
 
 use super::text::{percent, size, sparkline};
-use super::{html, load, plural, policy, ring};
+use super::{ask, html, load, plural, policy, ring};
 use crate::cli::{CapacityArgs, FailCell, Global, JudgeArgs, Output};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -44,9 +44,9 @@ pub(super) fn run(global: &Global, asked: &CapacityArgs) -> Result<Exit, Failure
         horizon_days: asked.horizon,
         survive: asked.survive.into(),
         shape: asked.shape,
-        losses: losses(&asked.lose_cell, &asked.lose_domain, &asked.lose_region),
+        losses: ask::unique(losses(&asked.lose_cell, &asked.lose_domain, &asked.lose_region)),
     };
-    let report = ask(&loaded.fleet, &asked.judge, &request)?;
+    let report = look(&loaded.fleet, &asked.judge, &request)?;
     console::data(&match global.output {
         Output::Table => text(&report, &loaded.origin, !global.no_headers),
         Output::Json => document("Capacity", &loaded.origin, &report),
@@ -59,7 +59,7 @@ pub(super) fn run(global: &Global, asked: &CapacityArgs) -> Result<Exit, Failure
 pub(super) fn fail(global: &Global, asked: &FailCell) -> Result<Exit, Failure> {
     asked.unbounded.check("plan fail-cell")?;
     let loaded = load(global, &asked.of)?;
-    let lost = losses(&asked.cells, &asked.domain, &asked.region);
+    let lost = ask::unique(losses(&asked.cells, &asked.domain, &asked.region));
     let (policy, ring): (Policy, HomeRing) = (policy(&asked.judge)?, ring(&loaded.fleet, &asked.judge)?);
     let looking = || cell_planner::losses(&loaded.fleet, policy, Some(&ring), &lost);
     let items = console::while_waiting("looking for room", looking).map_err(|error| refused(&error))?;
@@ -100,22 +100,26 @@ fn losses(cells: &[CellId], domains: &[String], regions: &[String]) -> Vec<Loss>
     cells.chain(domains).chain(regions).collect()
 }
 
-fn ask(fleet: &Fleet, judge: &JudgeArgs, request: &CapacityRequest) -> Result<CapacityReport, Failure> {
+fn look(fleet: &Fleet, judge: &JudgeArgs, request: &CapacityRequest) -> Result<CapacityReport, Failure> {
     let (policy, ring): (Policy, HomeRing) = (policy(judge)?, ring(fleet, judge)?);
     let asked = || cell_planner::capacity(fleet, policy, Some(&ring), request);
     console::while_waiting("looking ahead", asked).map_err(|error| refused(&error))
 }
 
 fn refused(error: &CapacityError) -> Failure {
-    let hint = match error {
-        CapacityError::GrowthInvalid { .. } => "such as --growth 5%",
-        CapacityError::RegionUnknown { .. } => "name a region of the cells",
-        CapacityError::HorizonInvalid { .. } => "such as --horizon 365",
-        CapacityError::TooMany { .. } => "ask in several goes",
-        CapacityError::ShapeInvalid { .. } | CapacityError::Policy(_) => "correct the number",
-        CapacityError::LossUnknown { .. } => "`cellctl plan export` lists what there is",
-    };
-    Failure::new(error.code(), error.to_string(), hint)
+    let option = |hint| Failure::option(error.code(), error.to_string(), hint);
+    let other = |hint| Failure::new(error.code(), error.to_string(), hint);
+    match error {
+        CapacityError::GrowthInvalid { .. } => option("such as --growth 5%"),
+        CapacityError::HorizonInvalid { .. } => option("such as --horizon 365"),
+        CapacityError::TooMany { .. } => option("ask in several goes, with fewer of them each"),
+        CapacityError::ShapeInvalid { .. } => option("such as --shape cpu=16,connections=400,storage=800"),
+        CapacityError::RegionUnknown { .. } => {
+            other("name a region of the cells: `cellctl plan export` lists them")
+        }
+        CapacityError::LossUnknown { .. } => other("`cellctl plan export` lists what there is"),
+        CapacityError::Policy(_) => other("correct the file of --policy"),
+    }
 }
 
 /// What is lost, in words.
@@ -131,8 +135,9 @@ fn text(report: &CapacityReport, origin: &str, headers: bool) -> String {
     let request = &report.request;
     let growth = percent(request.growth.monthly);
     let mut text = format!(
-        "capacity of {origin} at revision {}: {} days ahead, {growth} growth in 30 days\n\n",
-        report.parent, request.horizon_days
+        "capacity of {origin} at revision {}: {} ahead, {growth} growth in 30 days\n\n",
+        report.parent,
+        plural(request.horizon_days as usize, "day")
     );
     let columns =
         ["ZONE", "CELLS", "TENANTS", "TIGHTEST", "NOW", "AT THE HORIZON", "FIRST CELL FULL", "ZONE FULL", "ADD"];

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use cell_model::TenantId;
-use cell_planner::{Candidate, Decision, Layout, place};
+use cell_model::{CellId, TenantId};
+use cell_planner::{Candidate, Decision, Fleet, HomeRing, Layout, PlaceError, Policy, place};
 use serde::Serialize;
 
 use super::place::{find, moving};
@@ -14,7 +14,7 @@ use crate::commands::{connect, on_runtime};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render::table;
-use crate::view::{API_VERSION, AuditView};
+use crate::view::{API_VERSION, AuditView, MoveView};
 
 /// What is said of one tenant.
 #[derive(Debug, Serialize)]
@@ -25,10 +25,13 @@ pub(super) struct Explanation {
     origin: String,
     /// The cell that it is on.
     pub(super) cell: Option<String>,
+    /// Where a move takes it, or has brought it from.
+    #[serde(rename = "moving", skip_serializing_if = "Option::is_none")]
+    pub(super) under: Option<Under>,
     /// How it came to where it is, as it was said then; only of a live tenant.
     #[serde(flatten)]
     pub(super) kept: Kept,
-    /// Where it would be best now.
+    /// Where it would be best now; of one that moves, if it did not.
     #[serde(flatten)]
     pub(super) decision: Decision,
     /// How full each candidate is as it is, for the chart.
@@ -38,20 +41,49 @@ pub(super) struct Explanation {
     pub(super) high_water: f64,
 }
 
+/// A move that the tenant is under.
+#[derive(Debug, Serialize)]
+pub(super) struct Under {
+    /// Where to, before the cutover.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<CellId>,
+    /// Where from, behind it: the old copy follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<CellId>,
+    /// The move; nothing of a fleet in a file.
+    #[serde(rename = "move", skip_serializing_if = "Option::is_none")]
+    movement: Option<MoveView>,
+}
+
 pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &JudgeArgs) -> Result<Exit, Failure> {
     let loaded = load(global, of)?;
     let (policy, ring) = (policy(judge)?, ring(&loaded.fleet, judge)?);
     let tenant = find(&loaded, name)?;
     let layout = Layout::new(&loaded.fleet, policy);
-    let decision = place(&layout, Some(&ring), tenant).map_err(|error| moving(&error))?;
-    let now = decision.candidates.iter().filter_map(|of| loaded.fleet.find_cell(of.cell.as_str()));
-    let now = now.map(|cell| layout.peak_report(cell).share).collect();
+    let home = layout.home(tenant).map(|cell| layout.cell_id(cell).to_string());
+    let (kept, movement) = if loaded.is_live { kept(global, name)? } else { Default::default() };
+    let (decision, now, under) = match place(&layout, Some(&ring), tenant) {
+        Ok(decision) => {
+            let now = shares(&layout, &decision);
+            (decision, now, None)
+        }
+        // It counts on two cells: what is best is asked as if it stayed where it is.
+        Err(PlaceError::TenantMoving { target, .. }) => {
+            let (decision, now) = still(&loaded.fleet, name, policy, &ring)?;
+            (decision, now, Some(Under { to: Some(target), from: None, movement }))
+        }
+        Err(PlaceError::TenantArrived { origin, .. }) => {
+            let (decision, now) = still(&loaded.fleet, name, policy, &ring)?;
+            (decision, now, Some(Under { to: None, from: Some(origin), movement }))
+        }
+    };
     let explanation = Explanation {
         api_version: API_VERSION,
         kind: "Explanation",
         origin: loaded.origin,
-        cell: layout.home(tenant).map(|cell| layout.cell_id(cell).to_string()),
-        kept: if loaded.is_live { kept(global, name)? } else { Kept::default() },
+        cell: home,
+        under,
+        kept,
         decision,
         now,
         high_water: policy.high_water,
@@ -63,6 +95,31 @@ pub(crate) fn run(global: &Global, name: &TenantId, of: &FleetArgs, judge: &Judg
         Output::Html => html::explanation(&explanation),
     });
     Ok(Exit::Done)
+}
+
+/// How full each candidate is as it is.
+fn shares(layout: &Layout<'_>, decision: &Decision) -> Vec<f64> {
+    let cells = decision.candidates.iter().filter_map(|of| layout.fleet().find_cell(of.cell.as_str()));
+    cells.map(|cell| layout.peak_report(cell).share).collect()
+}
+
+/// What would be best for a tenant if it were not moving.
+fn still(fleet: &Fleet, name: &TenantId, policy: Policy, ring: &HomeRing) -> Result<(Decision, Vec<f64>), Failure> {
+    let mut document = fleet.to_document();
+    for of in document.tenants.iter_mut().filter(|of| of.id == name.as_str()) {
+        of.moving_to.clear();
+        of.arrived_from.clear();
+    }
+    let unmoved = document.build().map_err(|error| {
+        let code = error.problems.first().map_or("FLEET_SYNTAX", |problem| problem.code.as_str());
+        Failure::new(code, format!("without its move the fleet is none:\n  {error}"), "correct the fleet")
+    })?;
+    let unknown = || Failure::new("TENANT_UNKNOWN", format!("there is no tenant {name}"), "name one of the fleet");
+    let tenant = unmoved.find_tenant(name.as_str()).ok_or_else(unknown)?;
+    let layout = Layout::new(&unmoved, policy);
+    let decision = place(&layout, Some(ring), tenant).map_err(|error| moving(&error))?;
+    let now = shares(&layout, &decision);
+    Ok((decision, now))
 }
 
 /// What the record and the audit trail have kept of a tenant's way.
@@ -97,7 +154,7 @@ impl Kept {
     }
 }
 
-fn kept(global: &Global, name: &TenantId) -> Result<Kept, Failure> {
+fn kept(global: &Global, name: &TenantId) -> Result<(Kept, Option<MoveView>), Failure> {
     on_runtime(async {
         let client = connect(global)?.client;
         let record = client.get_tenant(name).await?;
@@ -107,7 +164,7 @@ fn kept(global: &Global, name: &TenantId) -> Result<Kept, Failure> {
             trail.extend(page.entries.iter().map(AuditView::from));
             next = page.next;
         }
-        Ok(Kept::of(record.placed, &trail))
+        Ok((Kept::of(record.placed, &trail), record.r#move.map(MoveView::from)))
     })
 }
 
@@ -115,16 +172,16 @@ fn told(explanation: &Explanation) -> String {
     let decision = &explanation.decision;
     let mut text = format!("{} at revision {}\n", explanation.origin, decision.parent);
     // Writing to a string cannot fail.
-    let _ = match (&explanation.cell, &decision.chosen) {
-        (None, _) => writeln!(text, "tenant {} is on no cell", decision.tenant),
-        (Some(cell), Some(chosen)) if cell == chosen.as_str() => {
-            writeln!(text, "tenant {} is on {cell}, which is the best cell for it", decision.tenant)
-        }
-        (Some(cell), Some(chosen)) => {
-            writeln!(text, "tenant {} is on {cell}; {chosen} would be better", decision.tenant)
-        }
-        (Some(cell), None) => writeln!(text, "tenant {} is on {cell}, where it may not be", decision.tenant),
-    };
+    let _ = writeln!(text, "tenant {} {}", decision.tenant, whereabouts(explanation));
+    if let Some(movement) = explanation.under.as_ref().and_then(|under| under.movement.as_ref()) {
+        let MoveView { id, status, phase, .. } = movement;
+        let tier = movement.tiers.as_ref().map(|of| format!("its tier goes from {} to {}", of.source, of.target));
+        let why = movement.reason.clone().or(tier).unwrap_or_else(|| "nobody said why".into());
+        let back =
+            if explanation.under.as_ref().is_some_and(|under| under.to.is_some()) { "cancel" } else { "rollback" };
+        let _ = writeln!(text, "  by {id}, {status} in {phase}: {why}");
+        let _ = writeln!(text, "  `cellctl describe move {id}` shows it, `cellctl move {back} {id}` takes it back");
+    }
     let Kept { placed, explained, moved } = &explanation.kept;
     if let Some(placed) = placed {
         let _ = writeln!(text, "  when it was made: {placed}");
@@ -135,9 +192,31 @@ fn told(explanation: &Explanation) -> String {
     if let Some(moved) = moved {
         let _ = writeln!(text, "  moved last by {moved}");
     }
-    text.push('\n');
+    text.push_str(if explanation.under.is_some() { "\nif it did not move\n" } else { "\n" });
     text.push_str(&self::decision(decision));
     text
+}
+
+/// Where it is, and whether that is where it should be, or where it is going.
+pub(super) fn whereabouts(explanation: &Explanation) -> String {
+    let cell = explanation.cell.as_deref();
+    match (cell, &explanation.under, &explanation.decision.chosen) {
+        (None, ..) => "is on no cell".into(),
+        (Some(cell), Some(Under { to: Some(to), .. }), _) => {
+            format!("is on {cell} and moves to {to}: until the cutover {cell} serves it, and it counts on both")
+        }
+        (Some(cell), Some(Under { from, .. }), _) => {
+            let from = from.as_ref().map_or("another cell", CellId::as_str);
+            format!(
+                "is on {cell}, where a move has brought it from {from}: the copy there follows, and it counts on both"
+            )
+        }
+        (Some(cell), None, Some(chosen)) if cell == chosen.as_str() => {
+            format!("is on {cell}, which is the best cell for it")
+        }
+        (Some(cell), None, Some(chosen)) => format!("is on {cell}; {chosen} would be better"),
+        (Some(cell), None, None) => format!("is on {cell}, where it may not be"),
+    }
 }
 
 /// A decision with everything that led there.

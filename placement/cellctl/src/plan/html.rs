@@ -8,7 +8,7 @@ use super::explain::{self, Explanation};
 use super::place::{self, Placements};
 use super::ring::{self, Preview};
 use super::text::{self, percent, size};
-use super::tiers::{self, Proposals};
+use super::tiers::{self, Item, Proposals};
 use super::{Loaded, capacity, plural, simulate};
 
 /// Rows of a table of a page; the JSON has them all.
@@ -264,12 +264,12 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
     let decision = &explanation.decision;
     let is_best = explanation.cell.as_deref() == decision.chosen.as_ref().map(cell_model::CellId::as_str);
     let badge = match (&explanation.cell, &decision.chosen) {
+        _ if explanation.under.is_some() => ("it moves", "warn"),
         (Some(_), Some(_)) if is_best => ("on its best cell", "good"),
         (_, Some(_)) => ("another cell is better", "warn"),
         (_, None) => ("no cell admits it", "bad"),
     };
-    let place = explanation.cell.as_ref().map_or_else(|| "on no cell".to_owned(), |cell| format!("on cell {cell}"));
-    let under = format!("It is {place}; looked at revision {}.", decision.parent);
+    let under = format!("It {}; looked at revision {}.", explain::whereabouts(explanation), decision.parent);
     let mut page = Page::new(&format!("Tenant {}", decision.tenant), badge, &under);
     page.section(
         "The decision",
@@ -335,34 +335,40 @@ pub(super) fn tiers(proposals: &Proposals) -> String {
     let badge = if proposals.items.is_empty() { ("nothing is proposed", "good") } else { ("proposals", "warn") };
     let under = format!("{}.", sentence_of(&tiers::heading(proposals)));
     let mut page = Page::new("Tiers", badge, &under);
-    let is_up = |of: &&cell_planner::Proposal| of.to > of.from;
-    let up = proposals.items.iter().filter(is_up).count();
+    let up = proposals.items.iter().filter(|item| item.of.to > item.of.from).count();
     page.tiles(&[
         (up.to_string(), "have outgrown their tier"),
         ((proposals.items.len() - up).to_string(), "no longer need theirs"),
         (proposals.waiting.to_string(), "have not asked for long enough"),
-        (size(proposals.items.iter().map(|of| of.cost.bytes).sum()), "to copy for all of them"),
+        (size(proposals.items.iter().map(|item| item.of.cost.bytes).sum()), "to copy for all of them"),
     ]);
-    let columns = ["Tenant", "Has", "Wants", "Days", "Largest share", "On", "Copies", "Takes", "Leaves idle"];
     let told = "Share of its cell that a tenant takes by itself, where that is most.";
+    let assumed = tiers::assumed(proposals).map(|told| sentence_of(&told));
+    let told = assumed.map_or_else(|| told.to_owned(), |assumed| format!("{told} {assumed}."));
     if !proposals.items.is_empty() {
         let changes: Vec<Change> = proposals
             .items
             .iter()
             .take(CELLS_MAX)
-            .map(|of| Change {
+            .map(|Item { of, .. }| Change {
                 name: of.tenant.to_string(),
                 before: of.signal.share,
                 after: of.signal.share,
-                note: format!("{} → {}", tiers::name(of.from), tiers::name(of.to)),
+                note: format!("{} → {}", of.from.as_str(), of.to.as_str()),
             })
             .collect();
         let policy = &proposals.policy;
         let levels = [level(policy.gold.enter, "gold", "bound"), level(policy.platinum.enter, "platinum", "water")];
-        page.section("How large they are", told, &chart::changes(&changes, &levels));
+        page.section("How large they are", &told, &chart::changes(&changes, &levels));
     }
-    page.section("Proposals", told, &table(&columns, proposals.items.iter().map(tiers::row)));
-    page.finish(tiers::NEXT)
+    let columns = ["Tenant", "Has", "Wants", "Days", "Largest share", "On", "Copies", "Takes", "Leaves idle"];
+    page.section("Proposals", &told, &table(&columns, proposals.items.iter().map(tiers::row)));
+    let commands: Vec<String> = proposals.items.iter().filter_map(|item| item.command.clone()).collect();
+    if !commands.is_empty() {
+        let listed = format!("<pre>{}</pre>", escaped(&commands.join("\n")));
+        page.section("Commands", "What gives each of them its tier, once that is agreed.", &listed);
+    }
+    page.finish(tiers::next(proposals))
 }
 
 /// Default homes.
@@ -372,7 +378,7 @@ pub(super) fn ring(preview: &Preview) -> String {
     page.tiles(&[
         (preview.tenants.to_string(), "tenants"),
         (preview.changed.to_string(), "get another default home"),
-        (percent(preview.churn.moved), "of all names that could be"),
+        (percent(preview.churn.moved), "of all names that could be and may be anywhere"),
     ]);
     #[expect(clippy::cast_precision_loss, reason = "a share is drawn")]
     let share = |count: usize| count as f64 / preview.tenants.max(1) as f64;
@@ -393,15 +399,15 @@ pub(super) fn ring(preview: &Preview) -> String {
         &sentence,
         &chart::changes(&changes, &[]),
     );
-    page.finish("the ring orders cells for a tenant; residency, room and all other filters come first")
+    page.finish("a default home is the first cell of a walk round the ring on which a tenant may ever be")
 }
 
 /// How long there is room.
 pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
     let to_add: u32 = report.zones.iter().map(|zone| zone.cells_to_add).sum();
     let badge = if to_add == 0 { ("there is room", "good") } else { ("cells are missing", "warn") };
-    let days = report.request.horizon_days;
-    let under = format!("{origin} at revision {}, {days} days ahead.", report.parent);
+    let days = plural(report.request.horizon_days as usize, "day");
+    let under = format!("{origin} at revision {}, {days} ahead.", report.parent);
     let mut page = Page::new("Capacity", badge, &under);
     let first = report.zones.iter().filter_map(|zone| zone.cell_breach.as_ref()).map(|breach| breach.days).min();
     page.tiles(&[
@@ -428,7 +434,7 @@ pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
         })
         .collect();
     let levels = [level(1.0, "budget", "budget"), level(report.policy.high_water, "high water", "water")];
-    let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days} days.");
+    let sentence = format!("Each zone's need by its budget at its worst hour: ring now, dot in {days}.");
     page.section("From now to the horizon", &sentence, &chart::changes(&changes, &levels));
     let rows = report.zones.iter().map(|zone| vec![zone.zone.clone(), zone.sentence.clone()]);
     let nowhere = capacity::nowhere(report).map(|told| vec!["none".to_owned(), told]);

@@ -9,9 +9,10 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, wire};
-use cell_model::{CellRecord, CellTraits, Revision, Tier};
+use cell_model::{CellId, CellRecord, CellTraits, Revision, Tier, UnixMillis};
 use cell_planner::{Amounts, CellEntry, Demand, Fleet, FleetDocument, Hourly, ResourceDemand, TenantEntry};
 
 use super::plural;
@@ -32,28 +33,43 @@ const FULLEST: f64 = 0.75;
 pub(super) struct Taken {
     pub(super) fleet: Fleet,
     pub(super) notes: Vec<String>,
+    /// Cells of which somebody has yet to say what they have: how full they are stands on an assumption.
+    pub(super) assumed: Vec<CellId>,
 }
 
-/// Takes a picture of the live fleet.
+/// Takes a picture of the live fleet. `cooldown`: whoever has moved is left alone for so long.
 ///
 /// # Errors
 /// The control plane cannot be asked, the fleet changes all the time, or profile and fleet contradict each other.
-pub(super) async fn take(control: &Control, profile: Option<&Fleet>) -> Result<Taken, Failure> {
+pub(super) async fn take(
+    control: &Control,
+    profile: Option<&Fleet>,
+    cooldown: Option<Duration>,
+) -> Result<Taken, Failure> {
     let (revision, cells, tenants) = at_one_revision(control).await?;
     let mut notes = Vec::new();
     let measured = measured(control, &cells, &mut notes).await;
     let cluster = cluster(control).await?;
-    let picture = Picture { revision, cluster, cells, tenants, measured };
-    let document = match profile {
-        Some(profile) => picture.with_profile(&profile.to_document(), &mut notes),
+    let cooling = match cooldown {
+        Some(cooldown) => {
+            let ended = |page| control.client.list_moves(ListOptions { include_ended: true, ..page });
+            cooling(&every_page(ended, &mut Vec::new()).await?, cooldown)
+        }
+        None => BTreeMap::new(),
+    };
+    let picture = Picture { revision, cluster, cells, tenants, measured, cooling };
+    let profile = profile.map(Fleet::to_document);
+    let document = match &profile {
+        Some(profile) => picture.with_profile(profile, &mut notes),
         None => picture.without_profile(&mut notes),
     };
+    let assumed = picture.assumed(profile.as_ref());
     let fleet = document.build().map_err(|error| {
         let code = error.problems.first().map_or("FLEET_SYNTAX", |problem| problem.code.as_str());
         let message = format!("the live fleet cannot be planned with:\n  {error}");
         Failure::new(code, message, "`cellctl create cell` adds a cell; a --profile must fit the live fleet")
     })?;
-    Ok(Taken { fleet, notes })
+    Ok(Taken { fleet, notes, assumed })
 }
 
 /// Which control plane this is, and which history of it: a plan of another one is not to be carried out here.
@@ -134,6 +150,25 @@ struct Picture {
     cells: Vec<CellRecord>,
     tenants: Vec<wire::Tenant>,
     measured: BTreeMap<(String, String), f64>,
+    /// Until when tenants are left alone because they have just moved.
+    cooling: BTreeMap<String, UnixMillis>,
+}
+
+/// Until when whoever has moved is left alone; who came back has moved, too.
+fn cooling(moves: &[wire::Move], cooldown: Duration) -> BTreeMap<String, UnixMillis> {
+    let cooldown = u64::try_from(cooldown.as_millis()).unwrap_or(u64::MAX);
+    let mut until = BTreeMap::new();
+    for of in moves.iter().filter(|of| matches!(of.end.as_str(), "completed" | "rolled-back" | "taken-over")) {
+        let over = UnixMillis(of.ended_unix_ms.saturating_add(cooldown));
+        let known = until.entry(of.tenant.clone()).or_insert(over);
+        *known = over.max(*known);
+    }
+    until
+}
+
+/// Whether nobody has said of a resource how much of it the cell has.
+const fn says_less_than_all(cell: &CellRecord) -> bool {
+    cell.traits.capacity.connections == 0 || cell.traits.capacity.storage == 0
 }
 
 /// Where a move under way takes a tenant, or has brought it from. While it runs, and while the old copy follows, both cells carry the
@@ -144,6 +179,14 @@ fn elsewhere(tenant: &wire::Tenant, mapping: &wire::Mapping) -> (String, String)
     let has_arrived = (mapping.owner == movement.target) == is_forward;
     let peer = mapping.peer.clone();
     if has_arrived { (String::new(), peer) } else { (peer, String::new()) }
+}
+
+/// The tier that goes with owning on that cell, where the tenant's move changes it.
+fn tier_on(tenant: &wire::Tenant, cell: &str) -> Option<i32> {
+    let movement = tenant.r#move.as_ref()?;
+    let tiers = movement.tiers.as_ref()?;
+    let on = |of: &str, tier| (of == cell).then_some(tier);
+    on(&movement.target, tiers.target).or_else(|| on(&movement.source, tiers.source))
 }
 
 impl Picture {
@@ -176,8 +219,10 @@ impl Picture {
         let living = self.tenants.iter().filter(|tenant| matches!(tenant.life.as_str(), "live" | "provisioning"));
         living.filter_map(|tenant| {
             let mapping = tenant.mapping.as_ref()?;
-            let tier = wire::Tier::try_from(mapping.tier).ok().and_then(|tier| Tier::try_from(tier).ok());
             let (moving_to, arrived_from) = elsewhere(tenant, mapping);
+            // Where a move brings another tier, it is on its way to a cell for that one.
+            let tier = tier_on(tenant, &moving_to).unwrap_or(mapping.tier);
+            let tier = wire::Tier::try_from(tier).ok().and_then(|tier| Tier::try_from(tier).ok());
             Some(TenantEntry {
                 id: mapping.tenant.clone(),
                 tier: tier.unwrap_or_default(),
@@ -186,9 +231,19 @@ impl Picture {
                 moving_to,
                 arrived_from,
                 demand: self.least_demand(&mapping.owner, &mapping.tenant),
+                cooldown_until: self.cooling.get(&mapping.tenant).copied().unwrap_or_default(),
                 ..TenantEntry::default()
             })
         })
+    }
+
+    /// The cells whose room is assumed: of which neither the profile nor anybody else has said how much it is.
+    fn assumed(&self, profile: Option<&FleetDocument>) -> Vec<CellId> {
+        let is_known = |cell: &CellRecord| {
+            profile.is_some_and(|profile| profile.cells.iter().any(|of| of.id == cell.id.as_str()))
+        };
+        let silent = self.cells.iter().filter(|cell| says_less_than_all(cell) && !is_known(cell));
+        silent.map(|cell| cell.id.clone()).collect()
     }
 
     fn least_demand(&self, cell: &str, tenant: &str) -> Demand {
@@ -201,9 +256,7 @@ impl Picture {
         let tenants: Vec<TenantEntry> = self.tenant_entries().collect();
         let room = self.room(&tenants);
         let cells = self.cells.iter().map(|cell| Self::cell_entry(cell, room)).collect();
-        let declares_all =
-            |cell: &CellRecord| cell.traits.capacity.connections > 0 && cell.traits.capacity.storage > 0;
-        let room = match self.cells.iter().filter(|cell| !declares_all(cell)).count() {
+        let room = match self.cells.iter().filter(|cell| says_less_than_all(cell)).count() {
             0 => String::new(),
             silent => format!(
                 "; of {} no connections or storage were declared (`cellctl cell declare`), and room for four times the mean \
@@ -308,7 +361,7 @@ fn profiled(live: TenantEntry, known: &TenantEntry) -> TenantEntry {
         group: known.group.clone(),
         spike_cluster: known.spike_cluster.clone(),
         pin: known.pin.clone(),
-        cooldown_until: known.cooldown_until,
+        cooldown_until: known.cooldown_until.max(live.cooldown_until),
         demand,
         ..live
     }
@@ -343,134 +396,4 @@ pub(super) fn most(hourly: &Hourly) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use cell_model::{Capacity, CellId, CellKind, CellState, Generation};
-
-    use super::*;
-
-    fn picture() -> Picture {
-        let cell = |id: &str, state| CellRecord {
-            id: CellId::new(id).unwrap(),
-            state,
-            gates: Vec::new(),
-            agent: "h:1".into(),
-            region: "eu-1".into(),
-            residency: "eu".into(),
-            traits: cell_model::CellTraits::default(),
-            generation: Generation(1),
-            revision: Revision(3),
-        };
-        let tenant = |id: &str, life: &str, peer: &str| wire::Tenant {
-            mapping: Some(wire::Mapping {
-                tenant: id.into(),
-                owner: "c1".into(),
-                peer: peer.into(),
-                tier: wire::Tier::Platinum.into(),
-                ..wire::Mapping::default()
-            }),
-            residency: "eu".into(),
-            r#move: (!peer.is_empty()).then(|| wire::Move {
-                source: "c1".into(),
-                target: peer.into(),
-                leg: wire::Leg::Forward.into(),
-                ..wire::Move::default()
-            }),
-            life: life.into(),
-            ..wire::Tenant::default()
-        };
-        Picture {
-            revision: Revision(9),
-            cluster: "00000000000000a7/1".into(),
-            cells: vec![cell("c1", CellState::Active), cell("c2", CellState::Cordoned)],
-            tenants: vec![tenant("acme", "live", ""), tenant("gone", "deleting", ""), tenant("mid", "live", "c2")],
-            measured: BTreeMap::from([(("c1".into(), "acme".into()), 2.5)]),
-        }
-    }
-
-    #[test]
-    fn places_come_from_the_control_plane_and_storage_from_the_agents() {
-        let mut notes = Vec::new();
-        let document = picture().without_profile(&mut notes);
-        document.build().unwrap();
-        let tenants: Vec<_> = document.tenants.iter().map(|of| (of.id.as_str(), of.moving_to.as_str())).collect();
-        assert_eq!(tenants, [("acme", ""), ("mid", "c2")]);
-        assert_eq!(most(&document.tenants[0].demand.storage.mean), 2.5);
-        assert_eq!(
-            (document.cells[1].state, document.cluster.as_str()),
-            (CellState::Cordoned, "00000000000000a7/1")
-        );
-        assert!(document.cells[0].capacity.storage > 2.5 && document.tenants[0].tier == Tier::Platinum);
-        assert!(notes[0].contains("no --profile") && notes[0].contains("of 2 cells no"), "{notes:?}");
-    }
-
-    #[test]
-    fn a_move_is_read_the_way_that_it_goes_until_its_end() {
-        let of = |owner: &str, peer: &str, leg: wire::Leg| {
-            let mut picture = picture();
-            let mid = &mut picture.tenants[2];
-            let mapping = mid.mapping.as_mut().unwrap();
-            (mapping.owner, mapping.peer) = (owner.into(), peer.into());
-            mid.r#move.as_mut().unwrap().leg = leg.into();
-            let entry = picture.tenant_entries().last().unwrap();
-            (entry.moving_to, entry.arrived_from)
-        };
-        let (to, from) =
-            (|cell: &str| (cell.to_owned(), String::new()), |cell: &str| (String::new(), cell.to_owned()));
-        assert_eq!(of("c1", "c2", wire::Leg::Forward), to("c2"));
-        assert_eq!(of("c2", "c1", wire::Leg::Forward), from("c1"), "in soak");
-        assert_eq!(of("c2", "c1", wire::Leg::Back), to("c1"), "on the way back");
-        assert_eq!(of("c1", "c2", wire::Leg::Back), from("c2"), "back again");
-    }
-
-    #[test]
-    fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
-        let mut picture = picture();
-        let whole = Capacity { cpu: 16_000, connections: 400_000, storage: 800_000 };
-        let domain = || "rack-1".to_owned();
-        picture.cells[0].traits =
-            CellTraits { kind: CellKind::Dedicated, domain: domain(), capacity: whole, reserve: 100 };
-        let part = Capacity { connections: 10_000, ..Capacity::default() };
-        picture.cells[1].traits = CellTraits { capacity: part, reserve: 500, ..CellTraits::default() };
-        let mut notes = Vec::new();
-        let document = picture.without_profile(&mut notes);
-        document.build().unwrap();
-        let [declared, half] = document.cells.as_slice() else { panic!("two cells") };
-        let expected = CellEntry {
-            id: "c1".into(),
-            kind: CellKind::Dedicated,
-            region: "eu-1".into(),
-            residency: "eu".into(),
-            domain: domain(),
-            capacity: Amounts { cpu: 16.0, connections: 400.0, storage: 800.0 },
-            reserve: 0.1,
-            ..CellEntry::default()
-        };
-        assert_eq!(*declared, expected);
-        assert_eq!((half.capacity.connections, half.reserve), (10.0, 0.5));
-        let assumed = picture.room(&document.tenants).storage;
-        assert!(half.capacity.storage * 0.5 >= assumed, "a reserve takes nothing from what is assumed");
-        assert!(notes[0].contains("of 1 cell no"), "{notes:?}");
-    }
-
-    #[test]
-    fn a_profile_says_what_is_wanted_and_not_where() {
-        let profile = FleetDocument::from_json(
-            r#"{"cells":[{"id":"c1","kind":"pooled","domain":"r1","region":"us","capacity":{"cpu":4,"connections":1,"storage":1}}],
-                "tenants":[{"id":"acme","cell":"c9","pin":"c1","demand":{"cpu":{"mean":1.5},"storage":{"mean":1}}}]}"#,
-        )
-        .unwrap();
-        let mut notes = Vec::new();
-        let mut picture = picture();
-        picture.cells[0].traits.kind = CellKind::Dedicated;
-        picture.cells[0].traits.capacity.storage = 500_000;
-        let document = picture.with_profile(&profile, &mut notes);
-        let acme = &document.tenants[0];
-        assert_eq!((acme.cell.as_str(), acme.pin.as_str(), most(&acme.demand.cpu.mean)), ("c1", "c1", 1.5));
-        assert_eq!(most(&acme.demand.storage.mean), 2.5, "what has been measured is not planned away");
-        let cell = &document.cells[0];
-        assert_eq!((cell.region.as_str(), cell.domain.as_str(), cell.capacity.cpu), ("eu-1", "r1", 4.0));
-        assert_eq!((cell.kind, cell.capacity.storage), (CellKind::Dedicated, 1.0));
-        assert_eq!(notes.len(), 3, "{notes:?}");
-        assert!(notes[1].contains("c1 is dedicated (`cellctl cell declare`"), "{notes:?}");
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use cell_planner::{
 use serde::Serialize;
 
 use super::text::{self, percent};
-use super::{Loaded, ask, explain, html, load, plural, policy, ring};
+use super::{Loaded, ask, explain, html, load_cooling, plural, policy, ring};
 use crate::cli::{Global, Output, Place};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -34,9 +34,10 @@ pub(super) struct Placements {
 
 pub(super) fn run(global: &Global, asked: &Place) -> Result<Exit, Failure> {
     asked.windowless.check("moves that make room are made one after the other")?;
-    let loaded = load(global, &asked.of)?;
+    let loaded = load_cooling(global, &asked.of, asked.cooldown)?;
     let (policy, ring) = (policy(&asked.judge)?, ring(&loaded.fleet, &asked.judge)?);
     let tenants = asked.tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;
+    let tenants = ask::unique(tenants);
     let bounds =
         Bounds { moves_max: asked.max_moves, bytes_max: asked.max_bytes.unwrap_or(u64::MAX), ..Bounds::default() };
     let room = Room { bounds, now: asked.at.unwrap_or_else(ask::now) };
@@ -64,7 +65,14 @@ pub(super) fn run(global: &Global, asked: &Place) -> Result<Exit, Failure> {
 /// A tenant of the fleet.
 pub(super) fn find(loaded: &Loaded, tenant: &TenantId) -> Result<TenantIx, Failure> {
     loaded.fleet.find_tenant(tenant.as_str()).ok_or_else(|| {
-        let hint = if loaded.is_live { "`cellctl get tenants` lists what there is" } else { "add it to the fleet" };
+        let hint = if loaded.is_live {
+            format!(
+                "`cellctl get tenants` lists what there is; `cellctl audit show --tenant {tenant}` says whether it was refused, \
+                 and why"
+            )
+        } else {
+            "add it to the fleet, or name one of its tenants".to_owned()
+        };
         Failure::new("TENANT_UNKNOWN", format!("{} has no tenant {tenant}", loaded.origin), hint)
     })
 }

@@ -1,18 +1,19 @@
 //! `plan ring`: the default homes of tenants, and how many of them change when cells come or go.
 //!
-//! The ring orders cells for a tenant and decides nothing: residency, room and all other filters come first. A tenant is
-//! not moved because its default home changes; what changes is where it would be put if several cells were equally good.
+//! A default home is the first cell of a tenant's walk round the ring on which it may ever be: residency, region, kind, pins and dead
+//! cells count, as where tenants are placed; room and cordons do not. A tenant is not moved because its default home
+//! changes; what changes is where it would be put if several cells were equally good.
 
 use std::collections::BTreeMap;
 
 use cell_model::{CellId, Revision};
-use cell_planner::{Churn, HomeRing};
+use cell_planner::{CellEntry, Churn, Fleet, HomeRing, Layout, Policy, TenantIx, never};
 use serde::Serialize;
 
 use super::place::find;
 use super::text::percent;
-use super::{html, load, plural, ring_of};
-use crate::cli::{Global, Output, RingArgs};
+use super::{ask, html, load, plural, ring_of};
+use crate::cli::{AddedCell, Global, Output, RingArgs};
 use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::render::table;
@@ -40,7 +41,7 @@ pub(super) struct Home {
     tenant: String,
     home: Option<CellId>,
     home_then: Option<CellId>,
-    /// The first cells of its walk: its shard.
+    /// The first cells of its walk on which it may be: its shard.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shard: Vec<CellId>,
 }
@@ -59,12 +60,43 @@ pub(super) struct Preview {
     pub(super) tenants: usize,
     /// Tenants whose default home changes.
     pub(super) changed: usize,
-    /// What share of all names that could be changes, and between which cells.
+    /// Tenants that may be on no cell, now and then.
+    pub(super) nowhere: Part,
+    /// What share of all names that could be changes, and between which cells, where a tenant may be anywhere.
     pub(super) churn: Churn,
     /// Who was asked for, or whose default home changes.
     items: Vec<Home>,
     /// How many more of them there are.
     unlisted: usize,
+}
+
+/// Cells in a ring, and a fleet that knows what each of them is.
+struct Ring<'a> {
+    ring: HomeRing,
+    layout: Layout<'a>,
+}
+
+impl<'a> Ring<'a> {
+    fn new(fleet: &'a Fleet, cells: Vec<CellId>, seed: Option<u64>) -> Result<Self, Failure> {
+        Ok(Self { ring: ring_of(cells, seed)?, layout: Layout::new(fleet, Policy::default()) })
+    }
+
+    /// Whether the tenant may ever be there.
+    fn may(&self, tenant: TenantIx, cell: &CellId) -> bool {
+        let cell = self.layout.fleet().find_cell(cell.as_str());
+        cell.is_some_and(|cell| never(&self.layout, tenant, cell).is_none())
+    }
+
+    fn home(&self, tenant: TenantIx, name: &str) -> Option<CellId> {
+        self.ring.home(name, |cell| self.may(tenant, cell)).cloned()
+    }
+
+    fn shard(&self, tenant: TenantIx, name: &str, size: usize) -> Vec<CellId> {
+        let walk = self.ring.walk(name).filter(|cell| self.may(tenant, cell));
+        let mut shard: Vec<CellId> = walk.take(size).cloned().collect();
+        shard.sort();
+        shard
+    }
 }
 
 pub(super) fn run(global: &Global, asked: &RingArgs) -> Result<Exit, Failure> {
@@ -74,21 +106,24 @@ pub(super) fn run(global: &Global, asked: &RingArgs) -> Result<Exit, Failure> {
     let named = asked.tenants.iter().map(|tenant| find(&loaded, tenant)).collect::<Result<Vec<_>, _>>()?;
     let cells: Vec<CellId> = fleet.cells().map(|cell| fleet.cell_id(cell).clone()).collect();
     let then = changed_cells(&cells, &asked.add, &asked.remove)?;
-    let (before, after) = (ring_of(cells, asked.seed)?, ring_of(then, asked.seed)?);
-    let both = before.cells().iter().chain(after.cells());
+    let with_added = with(fleet, &asked.add)?;
+    let before = Ring::new(fleet, cells, asked.seed)?;
+    let after = Ring::new(with_added.as_ref().unwrap_or(fleet), then, asked.seed)?;
+    let both = before.ring.cells().iter().chain(after.ring.cells());
     let mut parts: BTreeMap<CellId, Part> = both.map(|cell| (cell.clone(), Part::default())).collect();
+    let mut nowhere = Part::default();
     let (mut items, mut unlisted, mut changed) = (Vec::new(), 0, 0);
     let bar = console::progress(fleet.tenants().len() as u64, "tenants");
     for tenant in fleet.tenants() {
         let name = fleet.tenant_id(tenant);
-        let home = |ring: &HomeRing| ring.home(name.as_str(), |_| true).cloned();
-        let (home, home_then) = (home(&before), home(&after));
-        home.iter().for_each(|cell| parts.entry(cell.clone()).or_default().tenants += 1);
-        home_then.iter().for_each(|cell| parts.entry(cell.clone()).or_default().tenants_then += 1);
+        // Both fleets have the same tenants, in the same order.
+        let (home, home_then) = (before.home(tenant, name.as_str()), after.home(tenant, name.as_str()));
+        home.as_ref().and_then(|cell| parts.get_mut(cell)).unwrap_or(&mut nowhere).tenants += 1;
+        home_then.as_ref().and_then(|cell| parts.get_mut(cell)).unwrap_or(&mut nowhere).tenants_then += 1;
         let changes = home != home_then;
         changed += usize::from(changes);
         if named.contains(&tenant) || (named.is_empty() && changes) {
-            let shard = asked.shard.map_or_else(Vec::new, |size| after.shard(name.as_str(), size.into()));
+            let shard = asked.shard.map_or_else(Vec::new, |size| after.shard(tenant, name.as_str(), size.into()));
             if items.len() < LISTED_MAX {
                 items.push(Home { tenant: name.to_string(), home, home_then, shard });
             } else {
@@ -105,7 +140,8 @@ pub(super) fn run(global: &Global, asked: &RingArgs) -> Result<Exit, Failure> {
         cells: parts,
         tenants: fleet.tenants().len(),
         changed,
-        churn: before.churn(&after),
+        nowhere,
+        churn: before.ring.churn(&after.ring),
         items,
         unlisted,
         origin: loaded.origin,
@@ -119,32 +155,70 @@ pub(super) fn run(global: &Global, asked: &RingArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// The fleet with the cells that come, so that it is known who may be on them; nothing where none comes.
+fn with(fleet: &Fleet, added: &[AddedCell]) -> Result<Option<Fleet>, Failure> {
+    if added.is_empty() {
+        return Ok(None);
+    }
+    let mut document = fleet.to_document();
+    if document.cells.iter().any(|cell| !cell.residency.is_empty()) {
+        for of in added.iter().filter(|of| of.residency.is_empty()) {
+            let id = &of.id;
+            console::note(&format!(
+                "note: cell {id} is of no residency, so that nobody who needs one has it as a home: --add {id},residency=ZONE"
+            ));
+        }
+    }
+    document.cells.extend(added.iter().map(|of| CellEntry {
+        id: of.id.to_string(),
+        kind: of.kind,
+        region: of.region.clone(),
+        residency: of.residency.clone(),
+        ..CellEntry::default()
+    }));
+    let wrong = |error: cell_planner::FleetError| {
+        let code = error.problems.first().map_or("FLEET_SYNTAX", |problem| problem.code.as_str());
+        Failure::new(code, format!("the fleet with the added cells is none:\n  {error}"), "correct --add")
+    };
+    document.build().map(Some).map_err(wrong)
+}
+
 /// The cells as they would be.
-fn changed_cells(cells: &[CellId], add: &[CellId], remove: &[CellId]) -> Result<Vec<CellId>, Failure> {
-    if let Some(there) = add.iter().find(|cell| cells.contains(cell)) {
-        return Err(Failure::usage(format!("cell {there} is in the fleet already"), "name another one to --add"));
+fn changed_cells(cells: &[CellId], add: &[AddedCell], remove: &[CellId]) -> Result<Vec<CellId>, Failure> {
+    if let Some(there) = add.iter().find(|added| cells.contains(&added.id)) {
+        let message = format!("cell {} is in the fleet already", there.id);
+        return Err(Failure::new("CELL_EXISTS", message, "name another one to --add"));
+    }
+    if let Some(twice) = (1..add.len()).find(|&at| add[..at].iter().any(|before| before.id == add[at].id)) {
+        let message = format!("cell {} is to be added twice", add[twice].id);
+        return Err(Failure::usage(message, "name it once to --add"));
     }
     if let Some(unknown) = remove.iter().find(|cell| !cells.contains(cell)) {
-        return Err(Failure::usage(
-            format!("cell {unknown} is not in the fleet"),
-            "name one of its cells to --remove",
-        ));
+        let message = format!("cell {unknown} is not in the fleet, so it cannot go");
+        return Err(Failure::new("CELL_UNKNOWN", message, ask::CELLS));
     }
-    let mut then: Vec<CellId> = cells.iter().filter(|cell| !remove.contains(cell)).chain(add).cloned().collect();
+    let stay = cells.iter().filter(|cell| !remove.contains(cell));
+    let mut then: Vec<CellId> = stay.chain(add.iter().map(|added| &added.id)).cloned().collect();
     then.sort();
-    then.dedup();
     Ok(then)
 }
 
 /// All of it in a sentence.
 pub(super) fn heading(preview: &Preview) -> String {
-    let Preview { tenants, changed, churn, .. } = preview;
+    let Preview { tenants, changed, churn, nowhere, .. } = preview;
     let of = plural(*tenants, "tenant");
+    let homeless = match nowhere.tenants_then {
+        0 => String::new(),
+        count => format!("; {count} of them may be on no cell"),
+    };
     if churn.flows.is_empty() {
-        return format!("default homes of {of} on {}", plural(preview.cells.len(), "cell"));
+        return format!("default homes of {of} on {}{homeless}", plural(preview.cells.len(), "cell"));
     }
     let names = percent(churn.moved);
-    format!("{changed} of {of} get another default home; of all names that could be, {names} do")
+    let get = if *changed == 1 { "gets" } else { "get" };
+    format!(
+        "{changed} of {of} {get} another default home{homeless}; of all names that could be, if they may be anywhere, {names} do"
+    )
 }
 
 fn text(preview: &Preview, with_shards: bool, headers: bool) -> String {

@@ -111,11 +111,13 @@ fn scenario(asked: &Simulate) -> Scenario {
 }
 
 fn refused(error: &SimulateError) -> Failure {
-    let hint = match error {
-        SimulateError::DaysInvalid { .. } => "such as --days 30",
-        SimulateError::SmoothingInvalid { .. } | SimulateError::Plan(_) => "correct the number",
-    };
-    Failure::new(error.code(), error.to_string(), hint)
+    match error {
+        SimulateError::DaysInvalid { .. } => Failure::option(error.code(), error.to_string(), "such as --days 30"),
+        SimulateError::SmoothingInvalid { .. } => {
+            Failure::option(error.code(), error.to_string(), "such as --smoothing 30%")
+        }
+        SimulateError::Plan(error) => ask::refused(error),
+    }
 }
 
 fn text(report: &SimulationReport, origin: &str, headers: bool) -> String {

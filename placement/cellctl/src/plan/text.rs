@@ -123,7 +123,10 @@ pub(super) fn distance(plan: &Plan) -> String {
         return distance;
     }
     let (moves, least) = (plan.request.bounds.moves_max, percent(quality.lower_bound_of_moves));
-    format!("{distance}, but no {moves} moves get below {least}")
+    match moves {
+        1 => format!("{distance}, but no single move gets below {least}"),
+        moves => format!("{distance}, but no {moves} moves get below {least}"),
+    }
 }
 
 fn curve(curve: &[f64]) -> String {
@@ -180,7 +183,8 @@ fn left(left: &[Left], unlisted: usize) -> String {
         let Some(decision) = &of.decision else { continue };
         for refused in &decision.refused {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "    {} of {} cells: {}", refused.cells, decision.cells_asked, refused.code);
+            let asked = plural(decision.cells_asked as usize, "cell");
+            let _ = writeln!(text, "    {} of {asked}: {}", refused.cells, refused.code);
         }
         for counterfactual in &decision.counterfactuals {
             let _ = writeln!(text, "    {}", counterfactual.sentence);
@@ -202,7 +206,13 @@ pub(super) fn sparkline(hours: &[f64], top: f64) -> String {
 
 /// A share as people read it. A cell without budget is said to be full beyond measure.
 pub(super) fn percent(share: f64) -> String {
-    if share >= 1e4 { "∞".into() } else { format!("{:.1} %", share * 100.0) }
+    match share {
+        share if share >= 1e4 => "∞".into(),
+        // What is not nothing is not told as nothing.
+        share if share > 0.0 && share < 5e-4 => "below 0.1 %".into(),
+        share if share.abs() < 5e-4 => "0.0 %".into(),
+        share => format!("{:.1} %", share * 100.0),
+    }
 }
 
 fn per_mille(share: u32) -> String {
@@ -240,6 +250,8 @@ mod tests {
     #[test]
     fn numbers_are_told_as_people_read_them() {
         assert_eq!([percent(0.8126), percent(1e6)], ["81.3 %", "∞"]);
+        assert_eq!([percent(0.0), percent(-0.0), percent(-1e-9)], ["0.0 %"; 3]);
+        assert_eq!([percent(0.000_49), percent(0.0005)], ["below 0.1 %", "0.1 %"]);
         assert_eq!([size(999), size(1_500_000), size(999_960_000_000)], ["999 B", "1.5 MB", "1.0 TB"]);
     }
 

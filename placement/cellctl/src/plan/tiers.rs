@@ -6,12 +6,12 @@
 use std::io::Write;
 use std::path::Path;
 
-use cell_model::{Revision, Tier};
+use cell_model::{CellId, Revision};
 use cell_planner::{Layout, PolicyInvalid, Proposal, TierPolicy, TierWatch};
 use serde::Serialize;
 
 use super::text::{percent, seconds, size};
-use super::{ask, html, load, plural, policy, ring, source};
+use super::{Loaded, ask, html, load, plural, policy, ring, source};
 use crate::cli::{Global, Output, Tiers};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -29,7 +29,41 @@ pub(super) struct Proposals {
     pub(super) policy: TierPolicy,
     /// Tenants that ask for another tier, and have not asked for long enough yet.
     pub(super) waiting: usize,
-    pub(super) items: Vec<Proposal>,
+    /// Of a live fleet.
+    #[serde(skip)]
+    is_live: bool,
+    /// Cells whose capacity nobody has declared: a share of one is a share of what is assumed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) assumed: Vec<CellId>,
+    pub(super) items: Vec<Item>,
+}
+
+/// A proposal, and how it is carried out.
+#[derive(Debug, Serialize)]
+pub(super) struct Item {
+    #[serde(flatten)]
+    pub(super) of: Proposal,
+    /// The share stands on a capacity that is assumed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) assumed: bool,
+    /// The command; nothing of a fleet in a file, and where no cell admits the tenant so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) command: Option<String>,
+}
+
+impl Item {
+    fn new(of: Proposal, home: Option<&CellId>, loaded: &Loaded) -> Self {
+        let (tenant, tier) = (&of.tenant, of.to.as_str());
+        let command = of.cost.target.as_ref().filter(|_| loaded.is_live).map(|cell| {
+            if of.cost.moves {
+                format!("cellctl move tenant {tenant} --to {cell} --tier {tier}")
+            } else {
+                format!("cellctl tenant set {tenant} --tier {tier}")
+            }
+        });
+        let assumed = home.is_some_and(|home| loaded.assumed.contains(home));
+        Self { assumed, command, of }
+    }
 }
 
 pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
@@ -45,11 +79,21 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
             console::note(&format!("note: {} has counted this day already", path.display()));
         }
     } else {
+        let bar = console::progress(asked.days.into(), "days");
         for _ in 0..asked.days {
             watch.observe(&layout, &tiers).map_err(wrong)?;
+            bar.inc(1);
         }
     }
-    let items = watch.proposals(&layout, Some(&ring), &tiers);
+    let looking = || watch.proposals(&layout, Some(&ring), &tiers);
+    let items = console::while_waiting("looking for cells", looking);
+    let items: Vec<Item> = items
+        .into_iter()
+        .map(|of| {
+            let home = loaded.fleet.find_tenant(of.tenant.as_str()).and_then(|tenant| layout.home(tenant));
+            Item::new(of, home.map(|home| layout.cell_id(home)), &loaded)
+        })
+        .collect();
     if let Some(path) = &asked.watch {
         write(path, &watch)?;
     }
@@ -60,19 +104,22 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
         origin: loaded.origin,
         policy: tiers,
         waiting: watch.streaks.len() - items.len(),
+        is_live: loaded.is_live,
+        assumed: loaded.assumed,
         items,
     };
     console::data(&match global.output {
         Output::Table => text(&proposals, !global.no_headers),
         Output::Json => super::to_json(&proposals),
-        Output::Name => proposals.items.iter().map(|of| format!("tenant/{}\n", of.tenant)).collect(),
+        Output::Name => proposals.items.iter().map(|item| format!("tenant/{}\n", item.of.tenant)).collect(),
         Output::Html => html::tiers(&proposals),
     });
     Ok(Exit::Done)
 }
 
 fn refused(reason: &str) -> Failure {
-    Failure::new("POLICY_INVALID", reason, "correct the file of --tier-policy")
+    let hint = "correct the file of --tier-policy; docs/placement.md shows one, and what is left out is as usual";
+    Failure::new("POLICY_INVALID", reason, hint)
 }
 
 fn tier_policy(path: Option<&Path>) -> Result<TierPolicy, Failure> {
@@ -107,35 +154,74 @@ fn write(path: &Path, watch: &TierWatch) -> Result<(), Failure> {
     })
 }
 
-pub(super) const fn name(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Bronze => "bronze",
-        Tier::Silver => "silver",
-        Tier::Gold => "gold",
-        Tier::Platinum => "platinum",
-    }
-}
-
 fn text(proposals: &Proposals, headers: bool) -> String {
     let mut text = format!("{}\n", heading(proposals));
+    if let Some(told) = assumed(proposals) {
+        text.push_str(&format!("  {told}\n"));
+    }
     if proposals.items.is_empty() {
         return text;
     }
-    let columns = ["TENANT", "HAS", "WANTS", "DAYS", "LARGEST SHARE", "ON", "COPIES", "TAKES", "LEAVES IDLE"];
     text.push('\n');
+    let columns = ["TENANT", "HAS", "WANTS", "DAYS", "LARGEST SHARE", "ON", "COPIES", "TAKES", "LEAVES IDLE"];
     text.push_str(&table(&columns, proposals.items.iter().map(row), headers));
-    text.push_str(&format!("\nnext: {NEXT}\n"));
+    text.push_str(&format!("\nnext: {}\n", next(proposals)));
+    for command in proposals.items.iter().filter_map(|item| item.command.as_ref()).take(COMMANDS_SHOWN) {
+        text.push_str(&format!("  {command}\n"));
+    }
+    let more = commands(proposals).saturating_sub(COMMANDS_SHOWN);
+    if more > 0 {
+        text.push_str(&format!("  and {more} more: -o json has them\n"));
+    }
     text
 }
 
+/// Commands that the text shows.
+const COMMANDS_SHOWN: usize = 10;
+
+fn commands(proposals: &Proposals) -> usize {
+    proposals.items.iter().filter(|item| item.command.is_some()).count()
+}
+
 /// What to do with proposals.
-pub(super) const NEXT: &str =
-    "a tier is what a tenant has paid for: agree it there, change it in the fleet, then plan a repair";
+pub(super) fn next(proposals: &Proposals) -> &'static str {
+    if commands(proposals) > 0 {
+        "a tier is what a tenant has paid for: agree it there, then run the command of that tenant"
+    } else if proposals.is_live {
+        "no cell admits any of them so: declare an empty one, or enroll one (`cellctl cell enroll NAME --agent HOST:PORT --kind dedicated`), \
+         and ask again"
+    } else {
+        "a tier is what a tenant has paid for: agree it there, change it in the fleet, then plan a repair"
+    }
+}
+
+/// On what shares stand of which nobody has said anything, if there are such.
+pub(super) fn assumed(proposals: &Proposals) -> Option<String> {
+    let cells = &proposals.assumed;
+    let first: Vec<&str> = cells.iter().take(ASSUMED_SHOWN).map(CellId::as_str).collect();
+    let more = if cells.len() > first.len() { " …" } else { "" };
+    let shares = proposals.items.iter().filter(|item| item.assumed).count();
+    let stand = match shares {
+        0 => "no proposal stands on it".to_owned(),
+        1 => "1 proposal stands on it, and says little".to_owned(),
+        shares => format!("{shares} proposals stand on it, and say little"),
+    };
+    let of = if cells.len() == 1 { "cell" } else { "cells" };
+    let first = format!("{}{more}", first.join(", "));
+    let command = format!("cellctl cell declare {} --capacity connections=…,storage=…", cells.first()?);
+    Some(format!(
+        "assumed: of {of} {first} nobody has declared the capacity, and room for four times the mean of all cells \
+         is taken; {stand}: `{command}`"
+    ))
+}
+
+/// Cells that are named.
+const ASSUMED_SHOWN: usize = 5;
 
 /// All of it in a sentence.
 pub(super) fn heading(proposals: &Proposals) -> String {
     let Proposals { origin, parent, items, waiting, .. } = proposals;
-    let up = items.iter().filter(|of| of.to > of.from).count();
+    let up = items.iter().filter(|item| item.of.to > item.of.from).count();
     let who = plural(items.len(), "tenant");
     let waiting = match waiting {
         0 => String::new(),
@@ -150,8 +236,9 @@ pub(super) fn heading(proposals: &Proposals) -> String {
 }
 
 /// A proposal's numbers.
-pub(super) fn row(of: &Proposal) -> Vec<String> {
-    let cost = &of.cost;
+pub(super) fn row(item: &Item) -> Vec<String> {
+    let Item { of, assumed, .. } = item;
+    let (cost, assumed) = (&of.cost, if *assumed { " (assumed)" } else { "" });
     let on = match (&cost.target, cost.moves) {
         (None, _) => "no cell admits it so".to_owned(),
         (Some(cell), true) => format!("moves to {cell}"),
@@ -160,10 +247,10 @@ pub(super) fn row(of: &Proposal) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
         of.tenant.to_string(),
-        name(of.from).to_owned(),
-        name(of.to).to_owned(),
+        of.from.as_str().to_owned(),
+        of.to.as_str().to_owned(),
         of.days.to_string(),
-        format!("{} {}", percent(of.signal.share), of.signal.at),
+        format!("{} {}{assumed}", percent(of.signal.share), of.signal.at),
         on,
         if cost.moves { size(cost.bytes) } else { dash() },
         if cost.moves { seconds(cost.seconds) } else { dash() },

@@ -102,6 +102,7 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("To", movement.target.clone()),
         ("Status", movement.status.clone()),
         ("Asked for", movement.reason.clone().unwrap_or_default()),
+        ("Tier", movement.tiers.as_ref().map(|of| format!("{} → {}", of.source, of.target)).unwrap_or_default()),
         ("Reason", end),
         ("Phase", phase),
         ("Rehearsal", if movement.rehearse { "taken back at the fence".into() } else { String::new() }),

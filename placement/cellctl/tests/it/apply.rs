@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::program::{Said, cellctl};
 
 /// `cellctl dev`, until it is dropped.
-struct Fleet {
+pub(crate) struct Fleet {
     child: Child,
     /// Who calls, and where to: as `dev` prints it.
     config: String,
@@ -17,7 +17,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn start(cells: &str) -> Self {
+    pub(crate) fn start(cells: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_cellctl"))
             .args(["dev", "--cells", cells, "--listen", "127.0.0.1:0"])
             .stdout(Stdio::null())
@@ -42,11 +42,11 @@ impl Fleet {
         panic!("dev has ended: {lines:?}");
     }
 
-    fn run(&self, words: &str) -> Said {
+    pub(crate) fn run(&self, words: &str) -> Said {
         cellctl(&format!("{words} --config {}", self.config))
     }
 
-    fn json(&self, words: &str) -> serde_json::Value {
+    pub(crate) fn json(&self, words: &str) -> serde_json::Value {
         let said = self.run(&format!("{words} -o json"));
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
     }
@@ -56,7 +56,7 @@ impl Fleet {
     }
 
     /// Waits until the fleet rests: tenants are granted one after the other, and cells report.
-    fn settled(&self) {
+    pub(crate) fn settled(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut before = String::new();
         loop {

@@ -5,6 +5,7 @@
 #[cfg(not(feature = "planted"))]
 mod adopt;
 mod apply;
+mod asking;
 mod care;
 mod cli;
 mod demo;
@@ -21,4 +22,5 @@ mod restoring;
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
 mod takeover;
+mod tiers;
 mod verifying;

@@ -107,9 +107,9 @@ fn exit_codes_tell_a_script_what_is_to_be_done() {
     assert_eq!(of("plan drain eu-1 --detailed-exitcode"), 2);
     assert_eq!(of("plan repair --detailed-exitcode"), 0, "nothing is to be repaired");
     assert_eq!(of("plan drain mars-1"), 1);
-    assert_eq!(of("plan rebalance --max-moves 0"), 1);
+    assert_eq!(of("plan rebalance --max-moves 0"), 64);
     let window = cellctl(&format!("plan rebalance --window 0s --fleet {}", example()));
-    assert!(window.code == 1 && window.err.contains("--window is 0"), "{window:?}");
+    assert!(window.code == 64 && window.err.contains("--window is 0"), "{window:?}");
     assert_eq!(of("plan export -o html"), 64, "a fleet has no page");
     let nobody = cellctl("plan rebalance");
     assert!(nobody.code == 64 && nobody.err.contains("--fleet FILE"), "{nobody:?}");
@@ -206,7 +206,7 @@ fn the_loss_of_a_cell_names_who_finds_no_room() {
         loss["stranded"].as_array().unwrap().iter().map(|of| of["tenant"].as_str().unwrap()).collect();
     assert_eq!(stranded, ["eu-only", "pinned"], "residency and pins hold in an emergency, too");
     let said = on(&fleet(tenants), "plan fail-cell c1");
-    assert!(said.out.contains("3 tenants lose their home, 1 find another, 2 do not"), "{said:?}");
+    assert!(said.out.contains("3 tenants lose their home, 1 finds another, 2 do not"), "{said:?}");
     assert!(said.code == 1 && said.err.contains("NO_CELL_ADMITS"), "somebody is left without a cell: {said:?}");
     assert_eq!(loss["homes"], serde_json::json!([{"tenant": "free", "source": "c1", "target": "c2"}]));
     let table: Vec<&str> = said.out.lines().filter(|line| line.starts_with("free")).collect();
@@ -283,13 +283,17 @@ fn the_ring_says_whose_default_home_changes_when_cells_come_or_go() {
     assert_eq!(gone["changed"].as_u64(), Some(lost), "only who was at home there: {gone}");
     assert_eq!(gone["cells"]["eu-1"]["tenantsThen"], 0);
     let items = gone["items"].as_array().unwrap();
-    assert!(items.iter().all(|of| of["home"] == "eu-1" && of["shard"].as_array().unwrap().len() == 2), "{gone}");
+    let shard = |of: &serde_json::Value| of["shard"].as_array().unwrap().clone();
+    assert!(items.iter().all(|of| of["home"] == "eu-1" && !shard(of).contains(&"eu-1".into())), "{gone}");
+    assert!(items.iter().any(|of| shard(of).len() == 2), "{gone}");
     let more = json(&of(" --add eu-3 acme -o json"));
     let moved = more["churn"]["moved"].as_f64().unwrap();
     assert!((0.1..0.3).contains(&moved), "a fifth of all names go to the fifth cell: {moved}");
     assert_eq!(more["items"][0]["tenant"], "acme");
-    assert!(of(" --add eu-3").out.contains("get another default home") && of(" -o html").out.contains("<svg"));
-    assert_eq!([of(" --add eu-1").code, of(" --remove mars").code], [64, 64]);
+    assert!(
+        of(" --add eu-3,residency=eu").out.contains("another default home") && of(" -o html").out.contains("<svg")
+    );
+    assert_eq!([of(" --add eu-1").code, of(" --remove mars").code], [1, 1]);
 }
 
 #[test]

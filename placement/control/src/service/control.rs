@@ -183,14 +183,20 @@ impl ControlService for ControlEndpoint {
             && new.cell.is_none()
         {
             let ring = self.0.homes.of(self.0.view(|fleet| fleet.cells().map(|cell| cell.id.clone()).collect()));
-            if let Some(suggestion) = self.0.view(|fleet| placing::suggest(fleet, ring.as_deref(), new)) {
-                command = Command::PlaceTenant { tenant: new.clone(), suggestion };
-            }
+            command = self.0.view(|fleet| placing::command(fleet, ring.as_deref(), new));
         }
         self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
     }
 
     async fn delete_tenant(&self, request: Request<v1::DeleteTenantRequest>) -> Answer<v1::TenantResponse> {
+        let by = Caller::of(&request);
+        let mut wire = request.into_inner();
+        let (options, tenant) = (wire.options.take(), wire.tenant.clone());
+        let command = command(wire)?;
+        self.write_tenant(self.0.envelope(command, options, by)?, parsed(&tenant)?).await
+    }
+
+    async fn set_tier(&self, request: Request<v1::SetTierRequest>) -> Answer<v1::TenantResponse> {
         let by = Caller::of(&request);
         let mut wire = request.into_inner();
         let (options, tenant) = (wire.options.take(), wire.tenant.clone());

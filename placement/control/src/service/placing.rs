@@ -2,17 +2,20 @@
 //! the audit trail.
 //!
 //! The control plane counts tenants and measures nothing, so the planner sees each cell with as much load as it has
-//! tenants: a connection each. Where an operator has declared how many connections a cell has, that is its room; every other
+//! tenants, those included that are on their way there or whose old copy there still follows: a connection each. Where an operator has declared how many connections a cell has, that is its room; every other
 //! cell has room such that the fullest would be three quarters full with one more, so that nobody is refused there for want
 //! of it. Plans with measured demands are `cellctl plan`'s.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cell_model::{CellId, CellKind, CellRecord, Fleet, FleetView, NewTenant, Suggestion, Tier};
+use cell_model::{
+    CellId, CellKind, CellRecord, Command, Fleet, FleetView, NewTenant, Suggestion, Tier, copies_under_way,
+};
 use cell_planner::{
-    Amounts, CellEntry, Decision, Demand, FleetDocument, HomeRing, Hourly, Layout, Policy, ResourceDemand,
-    RingOptions, TenantEntry, place,
+    Amounts, CellEntry, Decision, Demand, FleetDocument, FleetError, HomeRing, Hourly, Layout, Policy,
+    ResourceDemand, RingOptions, TenantEntry, place,
 };
 
 /// Share of its room that the fullest cell would take up with one tenant more.
@@ -34,24 +37,46 @@ impl Homes {
     }
 }
 
-/// Where a new tenant would be best. Nothing where it names its cell, or where no cell may take it: the store's own
-/// answer says more then.
-pub(super) fn suggest(fleet: &Fleet, ring: Option<&HomeRing>, new: &NewTenant) -> Option<Suggestion> {
+/// The command that places a new tenant: with the planner's suggestion, or with what it says where no cell may take it. The
+/// store has the last word on both, and keeps in the audit trail what was said.
+pub(super) fn command(fleet: &Fleet, ring: Option<&HomeRing>, new: &NewTenant) -> Command {
+    let tenant = new.clone();
     if new.cell.is_some() {
-        return None;
+        return Command::CreateTenant(tenant);
     }
-    let document = document(fleet, new);
-    let planned = document.build().ok()?;
-    let tenant = planned.find_tenant(new.id.as_str())?;
-    let decision = place(&Layout::new(&planned, Policy::default()), ring, tenant).ok()?;
-    let cell = decision.chosen.clone()?;
-    let why = why(&decision, fleet.tenants_on(&cell));
-    Some(Suggestion { cell, why, explained: explained(&decision) })
+    match look(fleet, ring, new) {
+        Ok(suggestion) => Command::PlaceTenant { tenant, suggestion },
+        Err(explained) => Command::UnplacedTenant { tenant, explained },
+    }
 }
 
-/// The fleet as the planner sees it here: one stand-in a cell carries the load of all its tenants.
-fn document(fleet: &Fleet, new: &NewTenant) -> FleetDocument {
-    let counts: Vec<(&CellRecord, u64)> = fleet.cells().map(|cell| (cell, fleet.tenants_on(&cell.id))).collect();
+/// Where a new tenant would be best; or what stands against every cell, and what would change that.
+fn look(fleet: &Fleet, ring: Option<&HomeRing>, new: &NewTenant) -> Result<Suggestion, String> {
+    let copies = copies_under_way(fleet);
+    let planned = document(fleet, new, &copies).build().map_err(|error| wrong(&error))?;
+    let tenant = planned.find_tenant(new.id.as_str()).ok_or("the planner lost sight of the tenant")?;
+    let decision =
+        place(&Layout::new(&planned, Policy::default()), ring, tenant).map_err(|error| error.to_string())?;
+    let explained = explained(&decision);
+    let Some(cell) = decision.chosen.clone() else { return Err(explained) };
+    let why = why(&decision, fleet.tenants_on(&cell), copies.get(&cell).copied().unwrap_or_default());
+    Ok(Suggestion { cell, why, explained })
+}
+
+/// The planner cannot even ask: there is no cell, or none where the tenant must be.
+fn wrong(error: &FleetError) -> String {
+    let told = error.problems.iter().map(|of| format!("{} ({}): {}", of.sentence, of.code.as_str(), of.remedy));
+    joined(told)
+}
+
+/// The fleet as the planner sees it here: one stand-in a cell carries the load of all that are on it, and of all that a move under
+/// way takes there or has brought from there.
+fn document(fleet: &Fleet, new: &NewTenant, copies: &BTreeMap<&CellId, u64>) -> FleetDocument {
+    let load = |cell: &CellRecord| {
+        let copies = copies.get(&cell.id).copied().unwrap_or_default();
+        fleet.tenants_on(&cell.id).saturating_add(copies)
+    };
+    let counts: Vec<(&CellRecord, u64)> = fleet.cells().map(|cell| (cell, load(cell))).collect();
     let fullest = counts.iter().map(|(_, count)| *count).max().unwrap_or_default() + 1;
     // As large as the largest that is known, so that a cell of which nobody said anything is no smaller in comparison.
     let largest = counts.iter().map(|(cell, _)| units(cell.traits.capacity.connections)).fold(0.0, f64::max);
@@ -114,9 +139,14 @@ const fn number(count: u64) -> f64 {
 }
 
 /// What is kept: short, and cut off where it would be too long.
-fn why(decision: &Decision, tenants: u64) -> String {
-    let mut why = format!("best of {} cells with {tenants} tenants", decision.cells_asked);
+fn why(decision: &Decision, tenants: u64, copies: u64) -> String {
+    let counted = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let (cells, tenants) = (counted(decision.cells_asked.into(), "cell"), counted(tenants, "tenant"));
+    let mut why = format!("best of {cells} with {tenants}");
     // Writing to a string cannot fail.
+    if copies > 0 {
+        let _ = write!(why, " and {copies} under way");
+    }
     if let Some(margin) = &decision.margin {
         let _ = match margin.by {
             0 => write!(why, ", before {} by its name", margin.over),
@@ -134,7 +164,6 @@ fn why(decision: &Decision, tenants: u64) -> String {
 /// What the audit trail keeps: the best cells with their terms, who refused for what, the margin, and what would have changed
 /// the answer. What does not fit any more is left out whole.
 fn explained(decision: &Decision) -> String {
-    const MORE: &str = "; …";
     let candidates = decision.candidates.iter().map(|candidate| {
         let terms = candidate.terms.listed().map(|(name, value)| format!("{name}={value}"));
         format!("{} {}", candidate.cell, terms.join(" "))
@@ -145,8 +174,14 @@ fn explained(decision: &Decision) -> String {
         by => format!("better than {} by {by} of {}", margin.over, margin.term),
     });
     let changing = decision.counterfactuals.iter().map(|counterfactual| counterfactual.sentence.clone());
+    joined(candidates.chain(refused).chain(margin).chain(changing))
+}
+
+/// One behind the other, as many as fit whole.
+fn joined(items: impl Iterator<Item = String>) -> String {
+    const MORE: &str = "; …";
     let mut explained = String::new();
-    for item in candidates.chain(refused).chain(margin).chain(changing) {
+    for item in items {
         let separator = if explained.is_empty() { "" } else { "; " };
         if explained.len() + separator.len() + item.len() + MORE.len() > Suggestion::EXPLAINED_MAX {
             explained.push_str(MORE);
@@ -161,8 +196,8 @@ fn explained(decision: &Decision) -> String {
 #[cfg(test)]
 mod tests {
     use cell_model::{
-        Capacity, CellState, CellTraits, ClusterId, Command, Declaration, Envelope, Lineage, NewCell, Rejected,
-        TenantId, UnixMillis,
+        Capacity, CellState, CellTraits, ClusterId, Declaration, Envelope, Event, Lineage, MoveOptions, NewCell,
+        Rejected, TenantId, UnixMillis,
     };
 
     use super::*;
@@ -214,10 +249,7 @@ mod tests {
     /// Places it as a leader does.
     fn arrive(fleet: &mut Fleet, ring: &HomeRing, tenant: NewTenant) -> Result<CellId, Rejected> {
         let id = tenant.id.clone();
-        let command = match suggest(fleet, Some(ring), &tenant) {
-            Some(suggestion) => Command::PlaceTenant { tenant, suggestion },
-            None => Command::CreateTenant(tenant),
-        };
+        let command = command(fleet, Some(ring), &tenant);
         fleet.apply(&Envelope::new(UnixMillis(1), command)).0.result?;
         Ok(fleet.tenant(&id).unwrap().owner.clone())
     }
@@ -228,7 +260,7 @@ mod tests {
         for name in ["a", "b", "load-0"] {
             run(&mut fleet, Command::CreateTenant(new(name, "", Some("c1"))));
         }
-        let suggested = suggest(&fleet, None, &new("acme", "eu", None)).unwrap();
+        let suggested = look(&fleet, None, &new("acme", "eu", None)).unwrap();
         assert_eq!(suggested.cell.as_str(), "c2");
         assert!(suggested.why.starts_with("best of 3 cells with 0 tenants, before c1 by"), "{}", suggested.why);
         assert!(suggested.why.contains("1 refused by RESIDENCY_VIOLATED"), "{}", suggested.why);
@@ -239,8 +271,9 @@ mod tests {
             told[2] == "1 refused by RESIDENCY_VIOLATED" && told[3].starts_with("better than c1 by "),
             "{told:?}"
         );
-        assert_eq!(suggest(&fleet, None, &new("load-0", "eu", None)).unwrap().cell.as_str(), "c2");
-        assert_eq!(suggest(&fleet, None, &new("acme", "", Some("c1"))), None, "who names a cell gets it");
+        assert_eq!(look(&fleet, None, &new("load-0", "eu", None)).unwrap().cell.as_str(), "c2");
+        let named = new("acme", "", Some("c1"));
+        assert_eq!(command(&fleet, None, &named), Command::CreateTenant(named.clone()), "who names a cell gets it");
     }
 
     #[test]
@@ -253,7 +286,7 @@ mod tests {
                 declare(&mut fleet, name, Declaration { capacity, ..Declaration::default() });
             }
         }
-        let suggested = suggest(&fleet, None, &new("acme", "", None)).unwrap();
+        let suggested = look(&fleet, None, &new("acme", "", None)).unwrap();
         assert!(suggested.explained.len() <= Suggestion::EXPLAINED_MAX, "{}", suggested.explained.len());
         let items: Vec<&str> = suggested.explained.split("; ").collect();
         assert!(items.contains(&"54 refused by CAPACITY_EXCEEDED"), "{items:?}");
@@ -280,7 +313,7 @@ mod tests {
         let mut chosen = std::collections::BTreeSet::new();
         for number in 0..20 {
             let tenant = new(&format!("t-{number}"), "", None);
-            let suggested = suggest(&fleet, Some(&ring), &tenant).unwrap();
+            let suggested = look(&fleet, Some(&ring), &tenant).unwrap();
             assert_eq!(Some(&suggested.cell), ring.home(tenant.id.as_str(), |_| true), "{suggested:?}");
             chosen.insert(suggested.cell);
         }
@@ -330,11 +363,93 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_on_its_way_takes_room_on_both_cells() {
+        let mut fleet = fleet(&[("c1", ""), ("c2", ""), ("c3", "")]);
+        let ring = ring(&fleet);
+        let capacity = Some(Capacity { connections: 2_000, ..Capacity::default() });
+        for name in ["c1", "c2", "c3"] {
+            declare(&mut fleet, name, Declaration { capacity, ..Declaration::default() });
+        }
+        for (name, on) in [("a", "c1"), ("b", "c1"), ("c", "c3")] {
+            run(&mut fleet, Command::CreateTenant(new(name, "", Some(on))));
+            let id = TenantId::new(name).unwrap();
+            let uid = fleet.tenant(&id).unwrap().uid;
+            let (move_id, leg, event) = (None, None, Event::Granted);
+            run(&mut fleet, Command::Record { tenant: id, uid, move_id, leg, event });
+        }
+        for (name, target) in [("a", "c2"), ("b", "c2")] {
+            let (tenant, options) = (TenantId::new(name).unwrap(), MoveOptions::default());
+            run(&mut fleet, Command::MoveTenant { tenant, target: cell(target), options });
+        }
+        // Nobody is on c2 yet, and two will be; two are still on c1.
+        assert_eq!(arrive(&mut fleet, &ring, new("d", "", None)), Ok(cell("c3")));
+        let full = arrive(&mut fleet, &ring, new("e", "", None)).unwrap_err();
+        assert!(full.to_string().ends_with(": 3 refused by CAPACITY_EXCEEDED"), "{full}");
+        assert_eq!(arrive(&mut fleet, &ring, new("e", "", Some("c2"))), Ok(cell("c2")), "who names a cell gets it");
+    }
+
+    #[test]
+    fn of_who_is_on_its_way_the_reason_tells() {
+        let mut fleet = fleet(&[("c1", ""), ("c2", "")]);
+        run(&mut fleet, Command::CreateTenant(new("a", "", Some("c1"))));
+        let (tenant, uid) = (TenantId::new("a").unwrap(), fleet.tenant(&TenantId::new("a").unwrap()).unwrap().uid);
+        let granted =
+            Command::Record { tenant: tenant.clone(), uid, move_id: None, leg: None, event: Event::Granted };
+        run(&mut fleet, granted);
+        run(&mut fleet, Command::MoveTenant { tenant, target: cell("c2"), options: MoveOptions::default() });
+        let suggested = look(&fleet, None, &new("b", "", None)).unwrap();
+        assert!(suggested.why.starts_with("best of 2 cells with 1 tenant, before c2 by its name"), "{suggested:?}");
+        run(&mut fleet, Command::SetCellState { cell: cell("c1"), state: CellState::Cordoned });
+        let suggested = look(&fleet, None, &new("b", "", None)).unwrap();
+        assert!(suggested.why.starts_with("best of 2 cells with 0 tenants and 1 under way"), "{suggested:?}");
+    }
+
+    #[test]
+    fn why_nobody_takes_it_and_what_would_change_that_is_kept() {
+        let mut fleet = fleet(&[("c1", "eu"), ("c2", "eu"), ("c3", "us")]);
+        let ring = ring(&fleet);
+        let capacity = Some(Capacity { connections: 1_000, ..Capacity::default() });
+        declare(&mut fleet, "c1", Declaration { capacity, ..Declaration::default() });
+        run(&mut fleet, Command::CreateTenant(new("a", "", Some("c1"))));
+        run(&mut fleet, Command::SetCellState { cell: cell("c2"), state: CellState::Cordoned });
+        let refused = arrive(&mut fleet, &ring, new("b", "eu", None)).unwrap_err();
+        assert_eq!(refused.code(), "NO_ELIGIBLE_CELL");
+        let kept = fleet.audit().last().unwrap();
+        assert_eq!((kept.action.as_str(), kept.outcome.as_str()), ("create-tenant", "NO_ELIGIBLE_CELL"));
+        for told in [
+            "1 refused by RESIDENCY_VIOLATED; 1 refused by CELL_CORDONED; 1 refused by CAPACITY_EXCEEDED",
+            "lifting the cordon of c2 would admit it",
+            "1 connection more at 00:00 on c1 would admit it",
+            r#"refused="1 CAPACITY_EXCEEDED, 1 CELL_CORDONED, 1 RESIDENCY_VIOLATED""#,
+        ] {
+            assert!(kept.detail.contains(told), "{told:?} is not in {}", kept.detail);
+        }
+        // A zone in which no cell stands is not even asked about.
+        arrive(&mut fleet, &ring, new("b", "mars", None)).unwrap_err();
+        let kept = &fleet.audit().last().unwrap().detail;
+        assert!(kept.contains("RESIDENCY_UNKNOWN") && kept.contains("choose one of: eu, us"), "{kept}");
+    }
+
+    #[test]
+    fn what_stood_against_it_is_not_kept_where_it_was_placed_after_all() {
+        let mut fleet = fleet(&[("c1", "")]);
+        run(&mut fleet, Command::SetCellState { cell: cell("c1"), state: CellState::Cordoned });
+        let asked = command(&fleet, None, &new("a", "", None));
+        assert!(matches!(asked, Command::UnplacedTenant { .. }), "{asked:?}");
+        run(&mut fleet, Command::SetCellState { cell: cell("c1"), state: CellState::Active });
+        run(&mut fleet, asked);
+        let kept = &fleet.audit().last().unwrap().detail;
+        assert!(kept.contains("cell=c1") && !kept.contains("explained"), "{kept}");
+    }
+
+    #[test]
     fn where_no_cell_may_take_it_the_store_answers() {
         let mut fleet = fleet(&[("c1", "eu")]);
-        assert_eq!(suggest(&fleet, None, &new("acme", "mars", None)), None);
+        let refusals =
+            |fleet: &Fleet, residency: &str| look(fleet, None, &new("acme", residency, None)).unwrap_err();
+        assert!(refusals(&fleet, "mars").contains("RESIDENCY_UNKNOWN"));
         run(&mut fleet, Command::SetCellState { cell: cell("c1"), state: CellState::Cordoned });
-        assert_eq!(suggest(&fleet, None, &new("acme", "eu", None)), None);
-        assert_eq!(suggest(&Fleet::default(), None, &new("acme", "", None)), None);
+        assert!(refusals(&fleet, "eu").starts_with("1 refused by CELL_CORDONED"));
+        assert!(refusals(&Fleet::default(), "").contains("FLEET_EMPTY"));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use crate::{
     AuditHash, AuditTrail, Capacity, CellTraits, Change, Command, Crowd, Declaration, Envelope, MoveIntent,
-    NewCell, NewTenant, Phase, Sight, StoreNote, Suggestion, TenantRecord,
+    NewCell, NewTenant, Phase, Sight, StoreNote, Suggestion, TenantRecord, Tier,
 };
 
 /// A command as the trail tells of it.
@@ -57,6 +57,8 @@ impl Noted {
         });
         let tenant = |id: &dyn fmt::Display| format!("tenant/{id}");
         let cell = |id: &dyn fmt::Display| format!("cell/{id}");
+        let mover =
+            |id: &dyn fmt::Display| before.map_or_else(|| format!("move/{id}"), |record| tenant(&record.id));
         Some(match &envelope.command {
             Command::CreateCell(new) => Self::new("create-cell", cell(&new.id), joined(new)),
             Command::DeclareCell { cell: id, declaration, .. } => {
@@ -78,28 +80,24 @@ impl Noted {
             Command::PlaceTenant { tenant: new, suggestion } => {
                 Self::new("create-tenant", tenant(&new.id), placed(new, Some(suggestion), (envelope, after)))
             }
+            Command::UnplacedTenant { tenant: new, explained } => {
+                Self::new("create-tenant", tenant(&new.id), unplaced(new, explained, (envelope, after)))
+            }
+            Command::SetTier { tenant: id, tier } => Self::new("set-tier", tenant(id), retiered(*tier, before)),
             Command::DeleteTenant { tenant: id } => Self::new("delete-tenant", tenant(id), String::new()),
             Command::MoveTenant { tenant: id, target, options } => {
-                Self::new("move-tenant", tenant(id), asked(target, &options.reason, after))
+                Self::new("move-tenant", tenant(id), asked(target, options, after))
             }
             Command::Steer { move_id, intent } => {
-                let action = match intent {
-                    MoveIntent::Pause => "pause-move",
-                    MoveIntent::Resume => "resume-move",
-                    MoveIntent::Cancel => "cancel-move",
-                    MoveIntent::Rollback => "rollback-move",
-                };
-                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
                 // One that has made nothing yet ends at once; one in a hold or behind the fence turns round at once.
                 let turned = before.zip(after).and_then(|(before, after)| {
                     phase_change(before, after, (&format!("{intent:?}"), Some(*move_id)), ended)
                 });
-                Self::new(action, subject, turned.unwrap_or_else(|| format!("move={move_id}")))
+                Self::new(steered(*intent), mover(move_id), turned.unwrap_or_else(|| format!("move={move_id}")))
             }
             Command::ThrottleMove { move_id, bytes_per_second } => {
-                let subject = before.map_or_else(|| format!("move/{move_id}"), |record| tenant(&record.id));
                 let detail = format!("move={move_id} bytes-per-second={bytes_per_second}");
-                Self::new("throttle-move", subject, detail)
+                Self::new("throttle-move", mover(move_id), detail)
             }
             Command::Record { tenant: id, event, move_id, .. } => {
                 Self::of_event(tenant(id), (event, *move_id), (before?, after?), ended)?
@@ -137,14 +135,26 @@ fn joined(new: &NewCell) -> String {
     detail
 }
 
+const fn steered(intent: MoveIntent) -> &'static str {
+    match intent {
+        MoveIntent::Pause => "pause-move",
+        MoveIntent::Resume => "resume-move",
+        MoveIntent::Cancel => "cancel-move",
+        MoveIntent::Rollback => "rollback-move",
+    }
+}
+
 /// The move that was asked for, and why.
-fn asked(target: &crate::CellId, reason: &str, after: Option<&TenantRecord>) -> String {
+fn asked(target: &crate::CellId, options: &crate::MoveOptions, after: Option<&TenantRecord>) -> String {
     let mut detail = format!("target={target}");
     if let Some(movement) = after.and_then(|record| record.movement.as_ref()) {
         let _ = write!(detail, " move={} source={}", movement.id, movement.source);
     }
-    if !reason.is_empty() {
-        let _ = write!(detail, " reason={reason:?}");
+    if let Some(tier) = options.tier {
+        let _ = write!(detail, " tier={}", tier.as_str());
+    }
+    if !options.reason.is_empty() {
+        let _ = write!(detail, " reason={:?}", options.reason);
     }
     detail
 }
@@ -157,8 +167,7 @@ fn placed(
 ) -> String {
     let owner = after.map(|record| &record.owner).or(new.cell.as_ref());
     let owner = owner.map(ToString::to_string).unwrap_or_default();
-    let tier = format!("{:?}", new.tier).to_lowercase();
-    let mut detail = format!("cell={owner} tier={tier} residency={}", new.residency);
+    let mut detail = format!("cell={owner} tier={} residency={}", new.tier.as_str(), new.residency);
     let Some(record) = after.filter(|record| envelope.layout >= 5 && !record.placed.is_empty()) else {
         return detail;
     };
@@ -167,6 +176,21 @@ fn placed(
         let _ = write!(detail, " explained={:?}", suggestion.explained);
     }
     detail
+}
+
+/// The same of a tenant for which the planner has found no cell. Where the store has, in the meantime, its own words count.
+fn unplaced(new: &NewTenant, explained: &str, of: (&Envelope, Option<&TenantRecord>)) -> String {
+    let mut detail = placed(new, None, of);
+    if of.1.is_none() && !explained.is_empty() {
+        let _ = write!(detail, " explained={explained:?}");
+    }
+    detail
+}
+
+/// Which tier it gets, and which it had.
+fn retiered(tier: Tier, before: Option<&TenantRecord>) -> String {
+    let had = before.map_or("", |record| record.tier.as_str());
+    format!("tier={} before={had}", tier.as_str())
 }
 
 /// A new cell's traits as the declaration that they are.
@@ -293,6 +317,9 @@ fn phase_change(
         return None;
     }
     let mut detail = format!("event={event} owner={} epoch={}", after.owner, after.epoch);
+    if before.tier != after.tier {
+        let _ = write!(detail, " tier={}", after.tier.as_str());
+    }
     if let Some(move_id) = move_id {
         let _ = write!(detail, " move={move_id}");
     }

@@ -1,5 +1,6 @@
 //! Cells: how they join, what is declared and reported of them, and which tenants may be on them because of that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::options::{check_endpoints, invalid};
@@ -184,8 +185,11 @@ impl Kinds {
             return Ok(());
         }
         let kind = cell.traits.kind;
-        require(Rule::TierKind, (tier == Tier::Platinum) == (kind == CellKind::Dedicated), || {
-            Rejected::TierMismatch { tenant: tenant.clone(), tier, cell: cell.id.clone(), kind }
+        require(Rule::TierKind, is_for(tier, kind), || Rejected::TierMismatch {
+            tenant: tenant.clone(),
+            tier,
+            cell: cell.id.clone(),
+            kind,
         })?;
         let is_free = || fleet.tenants_on(&cell.id) == 0 && !is_moved_to_or_from(fleet, &cell.id, Some(tenant));
         require(Rule::TierAlone, kind == CellKind::Pooled || is_free(), || Rejected::CellOccupied {
@@ -193,32 +197,71 @@ impl Kinds {
             cell: cell.id.clone(),
         })
     }
+}
 
-    /// Why a tenant that names no cell is not placed there; the codes are those of the planner's filters.
-    fn refusal(self, fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> Option<&'static str> {
+/// Whether a tier belongs on cells of that kind.
+pub(super) fn is_for(tier: Tier, kind: CellKind) -> bool {
+    (tier == Tier::Platinum) == (kind == CellKind::Dedicated)
+}
+
+/// Tenants on cells that do not own them: by cell, how many a move under way takes there, or has brought from there while the
+/// copy that they have left follows. They take room there as well.
+#[must_use]
+pub fn copies_under_way(fleet: &dyn FleetView) -> BTreeMap<&CellId, u64> {
+    let mut copies = BTreeMap::new();
+    for (_, record) in fleet.moving() {
+        let Some(movement) = &record.movement else { continue };
+        let other = if record.owner == movement.source { &movement.target } else { &movement.source };
+        *copies.entry(other).or_default() += 1;
+    }
+    copies
+}
+
+/// Which cells take a new tenant that names none.
+pub(super) struct Choice<'a> {
+    fleet: &'a dyn FleetView,
+    kinds: Kinds,
+    new: &'a NewTenant,
+    copies: BTreeMap<&'a CellId, u64>,
+}
+
+impl<'a> Choice<'a> {
+    pub(super) fn new(fleet: &'a dyn FleetView, kinds: Kinds, new: &'a NewTenant) -> Self {
+        let copies = if kinds == Kinds::Count { copies_under_way(fleet) } else { BTreeMap::new() };
+        Self { fleet, kinds, new, copies }
+    }
+
+    /// The tenants that it has, and those that are on their way.
+    pub(super) fn load(&self, cell: &CellRecord) -> u64 {
+        self.fleet.tenants_on(&cell.id).saturating_add(self.copies.get(&cell.id).copied().unwrap_or_default())
+    }
+
+    /// Why the tenant is not placed there; the codes are those of the planner's filters.
+    fn refusal(&self, cell: &CellRecord) -> Option<&'static str> {
+        let Self { fleet, kinds, new, .. } = self;
         let checked = check_residency(Rule::CreateTenantResidency, &new.id, &new.residency, cell)
             .and_then(|()| check_taking(Rule::CreateTenantTaking, cell))
-            .and_then(|()| self.check_tier(fleet, &new.id, new.tier, cell));
+            .and_then(|()| kinds.check_tier(*fleet, &new.id, new.tier, cell));
         match checked {
             Err(rejected) => Some(rejected.code()),
-            Ok(()) if cell.traits.may_hold(fleet.tenants_on(&cell.id).saturating_add(1)) => None,
+            Ok(()) if cell.traits.may_hold(self.load(cell).saturating_add(1)) => None,
             Ok(()) => Some("CAPACITY_EXCEEDED"),
         }
     }
 
-    pub(super) fn take(self, fleet: &dyn FleetView, new: &NewTenant, cell: &CellRecord) -> bool {
-        self.refusal(fleet, new, cell).is_none()
+    pub(super) fn takes(&self, cell: &CellRecord) -> bool {
+        self.refusal(cell).is_none()
     }
 
     /// No cell takes the tenant: how many of them refuse it for what.
-    pub(super) fn none_takes(self, fleet: &dyn FleetView, new: &NewTenant) -> Rejected {
+    pub(super) fn none_takes(&self) -> Rejected {
         let mut refused: Vec<(String, u32)> = Vec::new();
-        for code in fleet.cells().filter_map(|cell| self.refusal(fleet, new, cell)) {
+        for code in self.fleet.cells().filter_map(|cell| self.refusal(cell)) {
             match refused.iter_mut().find(|(known, _)| known == code) {
                 Some((_, cells)) => *cells += 1,
                 None => refused.push((code.into(), 1)),
             }
         }
-        Rejected::NoEligibleCell { residency: new.residency.clone(), tier: new.tier, refused }
+        Rejected::NoEligibleCell { residency: self.new.residency.clone(), tier: self.new.tier, refused }
     }
 }

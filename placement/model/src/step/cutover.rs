@@ -171,6 +171,7 @@ fn commit(
     movement.fenced_epoch = Some(record.epoch);
     movement.acks.mapping_delivered = false;
     record.epoch = record.epoch.next();
+    record.tier = movement.tier_on(movement.to()).unwrap_or(record.tier);
     record.owner = movement.to().clone();
     enter(movement, Phase::Activate, stamp);
     Ok(())

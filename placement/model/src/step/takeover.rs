@@ -118,6 +118,7 @@ pub(crate) fn take_over(
     movement.acks = Acks::default();
     movement.fenced_epoch = Some(record.epoch);
     enter(movement, Phase::Activate, stamp);
+    next.tier = movement.tier_on(&order.target).unwrap_or(next.tier);
     next.owner = order.target.clone();
     next.epoch = record.epoch.next();
     Ok(finish(record, next, None, stamp))

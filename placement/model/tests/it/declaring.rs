@@ -2,7 +2,7 @@
 
 use cell_model::{
     Capacity, CellKind, CellTraits, Command, Declaration, Event, FleetView, MoveId, MoveIntent, MoveOptions,
-    NewTenant, Outcome, Tier,
+    NewTenant, Outcome, Phase, Tier,
 };
 
 use crate::world::{World, cell, move_to, new_tenant, tenant};
@@ -153,4 +153,35 @@ fn who_names_no_cell_comes_to_none_that_is_full() {
     assert!(full.to_string().ends_with(": 3 refused by CAPACITY_EXCEEDED"), "{full}");
     assert!(full.hint().contains("cellctl get cells"), "{}", full.hint());
     world.ok(new_tenant("x", Some("a")));
+}
+
+#[test]
+fn who_is_on_its_way_takes_room_on_both_cells() {
+    let mut world = World::new();
+    let room = |connections| Declaration {
+        capacity: Some(Capacity { connections, ..Capacity::default() }),
+        ..Declaration::default()
+    };
+    for (name, connections) in [("a", 1_000), ("b", 1_000), ("c", 2_000)] {
+        world.ok(declare(name, room(connections)));
+    }
+    world.ok(move_to("t", "b", MoveOptions::default()));
+    for name in ["u", "v"] {
+        world.ok(new_tenant(name, None));
+        assert_eq!(world.record(name).owner, cell("c"), "t is on a, and will be on b");
+    }
+    let full = world.refused(new_tenant("x", None));
+    assert!(full.to_string().ends_with(": 3 refused by CAPACITY_EXCEEDED"), "{full}");
+    let refused = |world: &World| world.fleet.audit().last().unwrap().detail.clone();
+    assert!(refused(&world).ends_with(r#"refused="3 CAPACITY_EXCEEDED""#), "{}", refused(&world));
+    // Behind the cutover the old copy follows, and takes as much as before.
+    while world.phase("t") != Phase::Soak {
+        world.advance();
+    }
+    assert_eq!(world.refused(new_tenant("x", None)).code(), "NO_ELIGIBLE_CELL");
+    while world.record("t").movement.is_some() {
+        world.advance();
+    }
+    world.ok(new_tenant("x", None));
+    assert_eq!(world.record("x").owner, cell("a"));
 }

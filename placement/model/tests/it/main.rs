@@ -12,4 +12,5 @@ mod refusals;
 mod rules;
 mod stopping;
 mod takeover;
+mod tiers;
 mod world;

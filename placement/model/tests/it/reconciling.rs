@@ -435,3 +435,21 @@ fn what_is_left_of_a_tenant_that_was_made_and_deleted_since_the_backup_is_delete
         assert_eq!(world.record("new").life, Life::Deleted);
     }
 }
+
+#[test]
+fn a_tier_that_came_with_a_cutover_after_the_backup_is_adopted_with_the_owner() {
+    use cell_model::{CellKind, Declaration, Tier};
+
+    let mut truth = World::new();
+    let declaration = Declaration { kind: Some(CellKind::Dedicated), ..Declaration::default() };
+    truth.ok(Command::DeclareCell { cell: cell("b"), declaration, only: None });
+    truth.moving(Phase::Sync, MoveOptions { tier: Some(Tier::Platinum), ..MoveOptions::default() });
+    let mut world = restored(&truth);
+    while truth.phase("t") != Phase::Soak {
+        truth.advance();
+    }
+    let known = truth.record("t");
+    adopt(&mut world, cells_in(&known, Phase::Soak, false));
+    let adopted = world.record("t");
+    assert_eq!((adopted.owner, adopted.tier), (cell("b"), Tier::Platinum));
+}

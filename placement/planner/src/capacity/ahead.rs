@@ -252,18 +252,27 @@ fn whole_cells(count: f64) -> u32 {
     (count - 1e-9).ceil().clamp(0.0, 1e9) as u32
 }
 
+fn when(days: u32) -> String {
+    match days {
+        0 => "today".into(),
+        1 => "in 1 day".into(),
+        days => format!("in {days} days"),
+    }
+}
+
 fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
     let horizon = request.horizon_days;
     let first = match &of.cell_breach {
+        None if horizon == 1 => "no cell passes its budget within a day".to_owned(),
         None => format!("no cell passes its budget within {horizon} days"),
         Some(Breach { days, cell: Some(cell), peak }) => {
-            format!("cell {cell} passes its budget in {days} days ({}) if nobody is moved", peak.at)
+            format!("cell {cell} passes its budget {} ({}) if nobody is moved", when(*days), peak.at)
         }
-        Some(Breach { days, peak, .. }) => format!("a cell passes its budget in {days} days ({})", peak.at),
+        Some(Breach { days, peak, .. }) => format!("a cell passes its budget {} ({})", when(*days), peak.at),
     };
     let second = match &of.zone_breach {
         None => "all of them together do not".to_owned(),
-        Some(Breach { days, peak, .. }) => format!("all of them together do in {days} days ({})", peak.at),
+        Some(Breach { days, peak, .. }) => format!("all of them together do {} ({})", when(*days), peak.at),
     };
     let cells = |count| if count == 1 { "1 cell".to_owned() } else { format!("{count} cells") };
     let third = match (of.cells_to_add, of.because, request.survive) {
@@ -276,7 +285,8 @@ fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
     };
     let fourth = match (of.waiting, of.stranded) {
         (0, _) => String::new(),
-        (1, stranded) => format!("; 1 tenant waits for a cell, {stranded} of them admitted by none"),
+        (1, 0) => "; 1 tenant waits for a cell, and some admit it".to_owned(),
+        (1, _) => "; 1 tenant waits for a cell, and none admits it".to_owned(),
         (count, stranded) => format!("; {count} tenants wait for a cell, {stranded} of them admitted by none"),
     };
     format!("{first}; {second}; {third}{fourth}")

@@ -221,11 +221,13 @@ impl Rescue<'_> {
         let fullest = hottest.as_ref().map_or_else(String::new, |(cell, peak)| {
             format!("; the fullest taker is {cell} at {:.1} % ({})", peak.share * 100.0, peak.at)
         });
-        let sentence = format!(
-            "{} tenants lose their home, {} find another, {stranded} do not{fullest}",
-            homeless.len(),
-            self.rehomed
-        );
+        let lose = match homeless.len() {
+            1 => "1 tenant loses its home".to_owned(),
+            count => format!("{count} tenants lose their home"),
+        };
+        let find = if self.rehomed == 1 { "finds" } else { "find" };
+        let miss = if stranded == 1 { "does" } else { "do" };
+        let sentence = format!("{lose}, {} {find} another, {stranded} {miss} not{fullest}", self.rehomed);
         LossReport {
             loss: loss.clone(),
             cells: cells.iter().map(|&cell| fleet.cell_id(cell).clone()).collect(),

@@ -214,13 +214,20 @@ impl<'a> Search<'a> {
         }
         self.notes.push(match (found, over.len()) {
             (0, 0) => "every tenant may be where it is and no cell is above its budget".to_owned(),
-            (found, over) => format!("{found} tenants may not be where they are, {over} cells above their budget"),
+            (found, over) => {
+                let (who, is) = if found == 1 { ("tenant", "it is") } else { ("tenants", "they are") };
+                let (what, its) = if over == 1 { ("cell", "its") } else { ("cells", "their") };
+                format!("{found} {who} may not be where {is}, {over} {what} above {its} budget")
+            }
         });
     }
 
+    /// Whoever is where it may not be, but for who leaves with a move under way: that one puts it right, unless its source is dead.
     fn violations(&self) -> Vec<(RefusalCode, TenantIx)> {
-        let tenants = self.layout.fleet().tenants();
-        tenants.filter_map(|tenant| self.violation(tenant).map(|code| (code, tenant))).collect()
+        let fleet = self.layout.fleet();
+        let leaves = |tenant| fleet.tenant(tenant).moving_to().is_some();
+        let found = fleet.tenants().filter_map(|tenant| self.violation(tenant).map(|code| (code, tenant)));
+        found.filter(|&(code, tenant)| code == RefusalCode::CellDead || !leaves(tenant)).collect()
     }
 
     fn violation(&self, tenant: TenantIx) -> Option<RefusalCode> {
@@ -276,7 +283,8 @@ impl<'a> Search<'a> {
             names.join(", ")
         };
         self.notes.push(match tenants.len() {
-            0 => format!("{} hold no tenant", names(&cells)),
+            0 => format!("{} hold{} no tenant", names(&cells), if cells.len() == 1 { "s" } else { "" }),
+            1 => format!("1 tenant is on {}", names(&cells)),
             count => format!("{count} tenants are on {}", names(&cells)),
         });
         // The hardest to place first, while there is the most room.
@@ -394,7 +402,8 @@ impl<'a> Search<'a> {
     fn afford(&self, bytes: u64, source: CellIx) -> Result<(), String> {
         let bounds = &self.request.bounds;
         if self.steps.len() >= bounds.moves_max as usize {
-            return Err(format!("the bound of {} moves is reached", bounds.moves_max));
+            let s = if bounds.moves_max == 1 { "" } else { "s" };
+            return Err(format!("the bound of {} move{s} is reached", bounds.moves_max));
         }
         if self.bytes.saturating_add(bytes) > bounds.bytes_max {
             return Err(format!("its {bytes} bytes would pass the bound of {} bytes", bounds.bytes_max));

@@ -114,7 +114,7 @@ fn the_loss_of_a_cell_says_who_finds_a_home_and_who_does_not() {
     let (hottest, peak) = report.hottest.as_ref().unwrap();
     assert_eq!((hottest.as_str(), peak.share), ("c-3", 0.8));
     assert!(
-        report.sentence.starts_with("2 tenants lose their home, 1 find another, 1 do not"),
+        report.sentence.starts_with("2 tenants lose their home, 1 finds another, 1 does not"),
         "{}",
         report.sentence
     );

@@ -181,6 +181,23 @@ fn a_tenant_on_its_way_to_where_it_may_never_be_is_told_of() {
 }
 
 #[test]
+fn who_leaves_a_cell_where_it_may_not_be_with_a_move_under_way_is_no_longer_told_of() {
+    let mut cells = vec![cell("c-1", 10.0), cell("c-2", 10.0)];
+    cells[1].kind = cell_planner::CellKind::Dedicated;
+    let promoted =
+        TenantEntry { tier: cell_model::Tier::Platinum, moving_to: "c-2".into(), ..on("c-1", tenant("p", 1.0)) };
+    let stays = TenantEntry { moving_to: String::new(), ..promoted.clone() };
+    let of = |tenant: TenantEntry| FleetDocument {
+        cells: cells.clone(),
+        tenants: vec![tenant],
+        ..FleetDocument::default()
+    };
+    assert_eq!(rebalanced(&of(stays), Policy::default()).moves, 1, "it may not be beside others");
+    let plan = rebalanced(&of(promoted), Policy::default());
+    assert_eq!((plan.verdict, plan.left.len(), plan.moves), (Verdict::NothingToDo, 0, 0), "{}", plan.why);
+}
+
+#[test]
 fn a_tenant_of_a_dead_cell_is_taken_over_only_where_there_is_a_copy() {
     let mut cells = vec![cell("c-1", 10.0), cell("c-2", 10.0)];
     cells[0].state = CellState::Dead;

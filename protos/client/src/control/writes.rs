@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cell_model::{
     CellId, CellRecord, CellState, Declaration, Limits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant,
-    Revision, TenantId,
+    Revision, TenantId, Tier,
 };
 use cell_protos::{Malformed, request_id_bytes, v1};
 
@@ -116,6 +116,22 @@ impl ControlClient {
         let (kind, options) = self.named(options);
         let request = v1::DeleteTenantRequest { tenant: tenant.to_string(), options };
         let call = |mut client: Service, request| async move { client.delete_tenant(request).await };
+        tenant_of(self.call(kind, request, call).await?)
+    }
+
+    /// A tenant has paid for something else, and stays where it is.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn set_tier(
+        &self,
+        tenant: &TenantId,
+        tier: Tier,
+        options: WriteOptions,
+    ) -> Result<v1::Tenant, ClientError> {
+        let (kind, options) = self.named(options);
+        let request = v1::SetTierRequest { tenant: tenant.to_string(), tier: v1::Tier::from(tier).into(), options };
+        let call = |mut client: Service, request| async move { client.set_tier(request).await };
         tenant_of(self.call(kind, request, call).await?)
     }
 

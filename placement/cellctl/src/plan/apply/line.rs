@@ -38,7 +38,11 @@ pub(super) struct Line {
 
 pub(super) fn tenant_of(line: &Line) -> Result<TenantId, Failure> {
     TenantId::new(&line.tenant).map_err(|error| {
-        Failure::new("PLAN_SYNTAX", format!("the plan names a tenant that cannot be: {error}"), "make it anew")
+        Failure::new(
+            "PLAN_SYNTAX",
+            format!("the plan names a tenant that cannot be: {error}"),
+            "make the plan anew: `cellctl plan … -o json`",
+        )
     })
 }
 

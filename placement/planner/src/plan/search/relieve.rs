@@ -141,9 +141,10 @@ struct Purse {
     looks: usize,
 }
 
+/// Rounded as the cells of the plan are, so that a move and its cells tell the same.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range just before")]
 fn per_mille(share: f64) -> u32 {
-    (share * 1000.0).clamp(0.0, 1e9) as u32
+    (share * 1000.0).round().clamp(0.0, 1e9) as u32
 }
 
 /// A finer unit for comparing gains: a hundred-thousandth of a budget.
