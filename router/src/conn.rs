@@ -6,10 +6,10 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use cell_gate::StampValues;
-use cell_model::TenantId;
 use http::{Extensions, HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
+use crate::identify::Proven;
 use crate::strict::Said;
 use crate::table::Entry;
 
@@ -23,7 +23,7 @@ pub(crate) struct Conn {
     /// Over TLS.
     pub(crate) secure: bool,
     /// The tenant that the client's certificate is for.
-    pub(crate) certified: Option<TenantId>,
+    pub(crate) certified: Proven,
     /// The strict reader's other end, on HTTP/1.
     pub(crate) said: Option<Arc<Said>>,
     pub(crate) activity: Activity,
@@ -37,7 +37,7 @@ pub(crate) struct Conn {
 pub(crate) type Place = tokio::sync::OwnedSemaphorePermit;
 
 impl Conn {
-    pub(crate) fn new(came: Came, certified: Option<TenantId>, said: Option<Arc<Said>>) -> Rc<Self> {
+    pub(crate) fn new(came: Came, certified: Proven, said: Option<Arc<Said>>) -> Rc<Self> {
         let Came { peer, secure, place } = came;
         let (shown, hearing, activity) = (OnceCell::new(), OnceCell::new(), Activity::new());
         let last = RefCell::default();
@@ -194,10 +194,12 @@ impl Drop for Busy {
 
 #[cfg(test)]
 mod tests {
+    use cell_model::TenantId;
+
     use super::*;
 
     fn conn() -> Rc<Conn> {
-        Conn::new(Came { peer: IpAddr::from([127, 0, 0, 1]), secure: false, place: None }, None, None)
+        Conn::new(Came { peer: IpAddr::from([127, 0, 0, 1]), secure: false, place: None }, Proven::Nobody, None)
     }
 
     #[tokio::test]

@@ -33,16 +33,28 @@ pub(crate) struct Flow {
     pub(crate) tenants: Tenants,
     pub(crate) live: Arc<ArcSwap<Live>>,
     cells: HashMap<CellId, Arc<CellFlow>, RandomState>,
+    /// Limits that a process before this one has found out: where cells begin.
+    learnt: std::collections::HashMap<CellId, u32>,
 }
 
 /// How often tenants of whom nothing is worth keeping are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Flow {
-    /// `metered`: what tenants use is to be written down.
-    pub(crate) fn new(live: Live, clock: Clock, metered: bool) -> Arc<Self> {
+    /// `metered`: what tenants use is to be written down. `learnt`: limits that cells begin with.
+    pub(crate) fn new(
+        live: Live,
+        clock: Clock,
+        metered: bool,
+        learnt: std::collections::HashMap<CellId, u32>,
+    ) -> Arc<Self> {
         let live = Arc::new(ArcSwap::from_pointee(live));
-        Arc::new(Self { clock, tenants: Tenants::new(metered), live, cells: HashMap::default() })
+        Arc::new(Self { clock, tenants: Tenants::new(metered), live, cells: HashMap::default(), learnt })
+    }
+
+    /// How many requests each cell may have at once now.
+    pub(crate) fn limits(&self) -> Vec<(CellId, u32)> {
+        self.cells.pin().iter().map(|(id, cell)| (id.clone(), cell.scheduler.limit())).collect()
     }
 
     /// The way into a cell. There are as many as there are cells in mappings that the control plane has signed.
@@ -52,7 +64,11 @@ impl Flow {
             return Arc::clone(found);
         }
         let made = cells.get_or_insert_with(cell.clone(), || {
-            let scheduler = Scheduler::new(self.live.load().schedule, self.clock.now());
+            let mut schedule = self.live.load().schedule;
+            if let Some(learnt) = self.learnt.get(cell) {
+                schedule.range.initial = *learnt;
+            }
+            let scheduler = Scheduler::new(schedule, self.clock.now());
             let (breaker, dependencies) = (Breaker::default(), DependencyBreakers::default());
             Arc::new(CellFlow { scheduler, breaker, dependencies, retries: Budget::default() })
         });
@@ -78,5 +94,26 @@ impl Flow {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             self.tenants.sweep(self.clock.now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    #[tokio::test]
+    async fn a_cell_begins_with_what_the_process_before_has_found_out() {
+        let cell = |id: &str| CellId::new(id).unwrap();
+        let learnt = [(cell("large"), 207)].into_iter().collect();
+        let flow = Flow::new(Live::new(&Options::default()), Clock::start(), false, learnt);
+        assert_eq!(flow.cell(&cell("large")).scheduler.limit(), 207);
+        assert_eq!(
+            flow.cell(&cell("other")).scheduler.limit(),
+            Options::default().fairness.cell_concurrency_initial
+        );
+        let mut limits = flow.limits();
+        limits.sort();
+        assert_eq!(limits, [(cell("large"), 207), (cell("other"), 16)]);
     }
 }

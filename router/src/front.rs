@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::conn::{Came, Conn};
 use crate::context::Worker;
+use crate::identify::Proven;
 use crate::options::Options;
 use crate::patience::Patient;
 use crate::pipeline;
@@ -176,9 +177,11 @@ impl Front {
             () = until_closing(phase.clone()) => return Ok(()),
         };
         match first {
-            Ok(Ok(Spoken::Http2)) => Box::pin(self.http2(stream, Conn::new(came, None, None), phase)).await,
+            Ok(Ok(Spoken::Http2)) => {
+                Box::pin(self.http2(stream, Conn::new(came, Proven::Nobody, None), phase)).await
+            }
             Ok(Ok(Spoken::Http1 | Spoken::Undecided)) => {
-                Box::pin(self.http1(stream, Conn::new(came, None, Some(Arc::default())), phase)).await
+                Box::pin(self.http1(stream, Conn::new(came, Proven::Nobody, Some(Arc::default())), phase)).await
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, %peer, "a client left before it said anything");

@@ -28,7 +28,7 @@ use http::{HeaderValue, Request, Version};
 use crate::conn::{Came, Conn};
 use crate::directory::Directory;
 use crate::headers;
-use crate::identify::{Domains, IdentityRules, TENANT_HEADER, host_of};
+use crate::identify::{Domains, IdentityRules, Proven, TENANT_HEADER, host_of};
 use crate::options::{IdentityOptions, Source};
 use crate::strict::{Fields, check};
 use crate::waiting::Waiters;
@@ -97,7 +97,7 @@ pub fn identify(bytes: &[u8]) {
     assert!(!parts.uri.path().starts_with("//"), "the path would be read as an authority");
 
     let came = Came { peer: IpAddr::from([10, 0, 0, 9]), secure: true, place: None };
-    headers::to_gate(&mut parts, fields, &Conn::new(came, None, None), &HeaderValue::from_static("r-1"));
+    headers::to_gate(&mut parts, fields, &Conn::new(came, Proven::Nobody, None), &HeaderValue::from_static("r-1"));
     for (name, value) in &parts.headers {
         let ours = *name == wire::REQUEST_ID && value == "r-1";
         assert!(!name.as_str().starts_with(wire::RESERVED_PREFIX) || ours, "{name} comes from outside");

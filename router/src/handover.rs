@@ -10,7 +10,11 @@
 //!  │ listens at `handover-socket`        ╳
 //! ```
 //! A new process that dies before it is ready leaves the old one as it was.
+//!
+//! With the addresses goes what the old process has found out of how many requests each cell may have at once: the new one would begin
+//! with few, and refuse what the old one had let in.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -20,6 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cell_model::CellId;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -28,7 +33,8 @@ use tokio::net::UnixListener;
 
 /// The kernel takes 253 at once.
 const SOCKETS_MAX: usize = 250;
-const HEAD_BYTES_MAX: usize = 1_024;
+/// One message of a local socket holds it.
+const HEAD_BYTES_MAX: usize = 16 * 1_024;
 const READY: &[u8] = b"ready\n";
 /// How long the old process takes to hand its sockets over.
 const EXCHANGE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -36,13 +42,28 @@ const EXCHANGE_TIME_MAX: Duration = Duration::from_secs(5);
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What is said before the sockets.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
     version: u32,
     listen: SocketAddr,
     admin: SocketAddr,
     /// How many sockets are for clients; the one for operators comes last.
     listeners: usize,
+    /// Limits of cells, the highest first, as many as there is room for.
+    #[serde(default)]
+    limits: Vec<(CellId, u32)>,
+}
+
+impl Head {
+    fn encode(mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let bytes = serde_json::to_vec(&self).map_err(io::Error::other)?;
+            if bytes.len() <= HEAD_BYTES_MAX || self.limits.is_empty() {
+                return Ok(bytes);
+            }
+            self.limits.truncate(self.limits.len() / 2);
+        }
+    }
 }
 
 const VERSION: u32 = 1;
@@ -51,6 +72,8 @@ const VERSION: u32 = 1;
 pub(crate) struct Inherited {
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) admin: TcpListener,
+    /// How many requests each cell may have at once, as the other process has found out.
+    pub(crate) limits: HashMap<CellId, u32>,
     /// To say that this process serves.
     pub(crate) old: Old,
 }
@@ -100,7 +123,7 @@ pub(crate) fn take_over(path: &Path, listen: SocketAddr, admin: SocketAddr) -> i
     for listener in listeners.iter().chain([&admin]) {
         listener.set_nonblocking(true)?;
     }
-    Ok(Some(Inherited { listeners, admin, old: Old(stream) }))
+    Ok(Some(Inherited { listeners, admin, limits: head.limits.into_iter().collect(), old: Old(stream) }))
 }
 
 /// Hands sockets over to whoever of the same user asks.
@@ -109,7 +132,11 @@ pub(crate) struct Giver {
     listener: UnixListener,
     head: Head,
     sockets: Vec<TcpListener>,
+    limits: Limits,
 }
+
+/// What says the limits of now.
+pub(crate) type Limits = Box<dyn Fn() -> Vec<(CellId, u32)> + Send + Sync>;
 
 impl Giver {
     /// Listens at `path`, in place of whoever did before.
@@ -118,6 +145,7 @@ impl Giver {
         listen: SocketAddr,
         admin: SocketAddr,
         sockets: Vec<TcpListener>,
+        limits: Limits,
     ) -> io::Result<Self> {
         if sockets.len() > SOCKETS_MAX {
             return Err(io::Error::other(format!("{} sockets are more than can be handed over", sockets.len())));
@@ -132,8 +160,8 @@ impl Giver {
         let listener = UnixListener::bind(&beside)?;
         std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&beside, path)?;
-        let head = Head { version: VERSION, listen, admin, listeners: sockets.len() - 1 };
-        Ok(Self { path: path.to_owned(), listener, head, sockets })
+        let head = Head { version: VERSION, listen, admin, listeners: sockets.len() - 1, limits: Vec::new() };
+        Ok(Self { path: path.to_owned(), listener, head, sockets, limits })
     }
 
     /// Done when another process serves with these sockets.
@@ -162,7 +190,9 @@ impl Giver {
                 format!("it is of user {asks}, not {ours}"),
             ));
         }
-        let head = serde_json::to_vec(&self.head).map_err(io::Error::other)?;
+        let mut limits = (self.limits)();
+        limits.sort_by_key(|(_, limit)| std::cmp::Reverse(*limit));
+        let head = Head { limits, ..self.head.clone() }.encode()?;
         let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         let mut stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
@@ -223,17 +253,34 @@ mod tests {
         (sockets[0].local_addr().unwrap(), sockets[2].local_addr().unwrap(), sockets)
     }
 
+    fn limits() -> Vec<(CellId, u32)> {
+        [("small", 9), ("large", 207)].map(|(cell, limit)| (CellId::new(cell).unwrap(), limit)).to_vec()
+    }
+
+    #[test]
+    fn of_more_limits_than_there_is_room_for_the_highest_go() {
+        let (listen, admin) = (any(), any());
+        let cell = |n: u32| (CellId::new(&format!("a-cell-with-a-long-name-{n:05}")).unwrap(), 10_000 - n);
+        let head = Head { version: VERSION, listen, admin, listeners: 1, limits: (0..5_000).map(cell).collect() };
+        let bytes = head.encode().unwrap();
+        assert!(bytes.len() <= HEAD_BYTES_MAX);
+        let read: Head = serde_json::from_slice(&bytes).unwrap();
+        assert!(read.limits.len() > 100, "{}", read.limits.len());
+        assert_eq!(read.limits[0].1, 10_000);
+    }
+
     #[tokio::test]
     async fn sockets_pass_with_what_waits_in_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
         let (listen, admin, sockets) = sockets();
-        let giver = Giver::listen(&path, listen, admin, sockets).unwrap();
+        let giver = Giver::listen(&path, listen, admin, sockets, Box::new(limits)).unwrap();
         let waiting = std::net::TcpStream::connect(admin).unwrap();
         let giving = tokio::spawn(giver.handed_over());
         let taking = tokio::task::spawn_blocking(move || take_over(&path, listen, admin).unwrap().unwrap());
         let inherited = taking.await.unwrap();
         assert_eq!(inherited.listeners.len(), 2);
+        assert_eq!(inherited.limits, limits().into_iter().collect(), "and with them what was found out of cells");
         inherited.old.ready().unwrap();
         giving.await.unwrap();
         let (_, peer) = inherited.admin.accept().unwrap();
@@ -245,7 +292,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handover");
         let (listen, admin, sockets) = sockets();
-        let giving = tokio::spawn(Giver::listen(&path, listen, admin, sockets).unwrap().handed_over());
+        let giving =
+            tokio::spawn(Giver::listen(&path, listen, admin, sockets, Box::new(limits)).unwrap().handed_over());
         for ready in [false, true] {
             let path = path.clone();
             let inherited = tokio::task::spawn_blocking(move || take_over(&path, listen, admin).unwrap().unwrap())
@@ -267,7 +315,8 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(take_over(&path, any(), any()).unwrap().is_none(), "nobody listens");
         let (listen, admin, sockets) = sockets();
-        let giving = tokio::spawn(Giver::listen(&path, listen, admin, sockets).unwrap().handed_over());
+        let giving =
+            tokio::spawn(Giver::listen(&path, listen, admin, sockets, Box::new(limits)).unwrap().handed_over());
         let other = SocketAddr::from(([127, 0, 0, 9], listen.port()));
         let taken = tokio::task::spawn_blocking(move || take_over(&path, other, admin).map(|_| ())).await.unwrap();
         assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);

@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 
 use crate::conn::Conn;
+use crate::identify::Proven;
 use crate::strict::{Field, Fields};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -144,7 +145,7 @@ mod tests {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let came = Came { peer: std::net::IpAddr::from([10, 0, 0, 9]), secure: true, place: None };
         let fields = Fields::of(&parts.headers);
-        to_gate(&mut parts, fields, &Conn::new(came, None, None), &HeaderValue::from_static("r-1"));
+        to_gate(&mut parts, fields, &Conn::new(came, Proven::Nobody, None), &HeaderValue::from_static("r-1"));
         parts
     }
 

@@ -74,12 +74,22 @@ impl IdentityRules {
     }
 }
 
+/// What a client certificate says of tenants. The chain has been verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proven {
+    /// Nothing.
+    Nobody,
+    One(TenantId),
+    /// These two, or more: it proves none.
+    Several(TenantId, TenantId),
+}
+
 /// Whose request it is. Takes out of the request what named it and means nothing to the application: the path's prefix,
 /// and a header that is not looked at.
 pub(crate) async fn identify(
     rules: &IdentityRules,
     verifier: Option<&Verifier>,
-    certified: Option<&TenantId>,
+    certified: &Proven,
     parts: &mut Parts,
 ) -> Result<TenantId, Refusal> {
     let from_token = match verifier {
@@ -100,7 +110,7 @@ pub(crate) async fn identify(
 fn agreed(
     rules: &IdentityRules,
     parts: &Parts,
-    certified: Option<&TenantId>,
+    certified: &Proven,
     from_token: Option<&TenantId>,
 ) -> Result<TenantId, Refusal> {
     let mut first: Option<(Source, TenantId)> = None;
@@ -109,7 +119,15 @@ fn agreed(
             Source::Host => from_host(parts, &rules.domains)?,
             Source::Path => from_path(parts, &rules.path_prefix)?,
             Source::Header => from_header(parts)?,
-            Source::Certificate => certified.cloned(),
+            Source::Certificate => match certified {
+                Proven::Nobody => None,
+                Proven::One(tenant) => Some(tenant.clone()),
+                Proven::Several(one, other) => {
+                    let detail =
+                        format!("the client's certificate names tenants {one} and {other}, and proves neither");
+                    return Err(Refusal::new(Code::TenantMismatch, detail));
+                }
+            },
             Source::Token => from_token.cloned(),
         };
         let Some(named) = named else { continue };
@@ -244,7 +262,9 @@ mod tests {
             request = request.header("X-Tenant-ID", *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        agreed(&rules(&[]), &parts, None, None).map(|tenant| tenant.to_string()).map_err(|refusal| refusal.code)
+        agreed(&rules(&[]), &parts, &Proven::Nobody, None)
+            .map(|tenant| tenant.to_string())
+            .map_err(|refusal| refusal.code)
     }
 
     /// Host and header, and what is added.
@@ -264,11 +284,20 @@ mod tests {
         let request = Request::get("/").header("host", "b.example.com");
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let (a, b) = (tenant("a"), tenant("b"));
-        let code = |certified, token| agreed(&rules, &parts, certified, token).map_err(|refusal| refusal.code);
+        let code = |certified: Option<&TenantId>, token| {
+            let certified = certified.cloned().map_or(Proven::Nobody, Proven::One);
+            agreed(&rules, &parts, &certified, token).map_err(|refusal| refusal.code)
+        };
         assert_eq!(code(None, Some(&a)), Err(Code::TenantMismatch), "tenant A's token, tenant B's host");
         assert_eq!(code(Some(&a), None), Err(Code::TenantMismatch));
         assert_eq!(code(Some(&b), Some(&a)), Err(Code::TenantMismatch));
-        assert_eq!(code(Some(&b), Some(&b)), Ok(b));
+        assert_eq!(code(Some(&b), Some(&b)), Ok(b.clone()));
+        let several = agreed(&rules, &parts, &Proven::Several(a, b.clone()), Some(&b));
+        assert_eq!(
+            several.map_err(|refusal| refusal.code),
+            Err(Code::TenantMismatch),
+            "also beside a token of one of them"
+        );
     }
 
     #[test]
@@ -276,7 +305,7 @@ mod tests {
         let rules = rules(&[Source::Path]);
         let through = |path: &str, host: &str| {
             let (mut parts, ()) = Request::get(path).header("host", host).body(()).unwrap().into_parts();
-            let identified = identify(&rules, None, None, &mut parts).now_or_never().unwrap();
+            let identified = identify(&rules, None, &Proven::Nobody, &mut parts).now_or_never().unwrap();
             identified.map(|tenant| (tenant.to_string(), parts.uri.to_string())).map_err(|refusal| refusal.code)
         };
         assert_eq!(through("/t/a/x/y?z=1", "other"), Ok(("a".into(), "/x/y?z=1".into())));
@@ -297,7 +326,7 @@ mod tests {
         let rules = IdentityRules { order: vec![Source::Host], domains: domains(), path_prefix: "/t/".into() };
         let request = Request::get("/").header("host", "a.example.com").header("x-tenant-id", "b");
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let identified = identify(&rules, None, None, &mut parts).now_or_never().unwrap().unwrap();
+        let identified = identify(&rules, None, &Proven::Nobody, &mut parts).now_or_never().unwrap().unwrap();
         assert_eq!((identified.as_str(), parts.headers.len()), ("a", 1));
     }
 
@@ -348,7 +377,7 @@ mod tests {
             }
             if let Ok(request) = request.body(()) {
                 let (parts, ()) = request.into_parts();
-                if let Ok(tenant) = agreed(&rules(&[]), &parts, None, None) {
+                if let Ok(tenant) = agreed(&rules(&[]), &parts, &Proven::Nobody, None) {
                     let in_host = host.to_ascii_lowercase().starts_with(&format!("{tenant}."));
                     prop_assert!(in_host || header.as_deref() == Some(tenant.as_str()));
                 }

@@ -448,7 +448,12 @@ mod tests {
     #[test]
     fn a_hundred_thousand_active_tenants_add_no_series() {
         let directory = Arc::new(Directory::new(Waiters::new(1, 1), Waiters::new(1, 1), Duration::from_secs(1)));
-        let flow = Flow::new(Live::new(&Options::default()), directory.instances.clock(), false);
+        let flow = Flow::new(
+            Live::new(&Options::default()),
+            directory.instances.clock(),
+            false,
+            std::collections::HashMap::default(),
+        );
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));
         let worker = Rc::new(metrics.worker(0));

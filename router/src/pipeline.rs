@@ -47,7 +47,7 @@ async fn route(
     let pending = upgrade::prepare(worker, ctx, &mut parts)?;
     strict::check(&parts, ctx.fields, worker.headers_max)?;
     let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
-    let tenant = identify::identify(rules, verifier, ctx.conn.certified.as_ref(), &mut parts).await?;
+    let tenant = identify::identify(rules, verifier, &ctx.conn.certified, &mut parts).await?;
     ctx.tenant = Some(tenant.clone());
     ctx.dependency = ctx.live.dependencies.of(parts.uri.path());
     upgrade::has_room(worker, ctx)?;

@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn reload() -> Reload {
-        let flow = Flow::new(Live::new(&usable()), Clock::start(), false);
+        let flow = Flow::new(Live::new(&usable()), Clock::start(), false, std::collections::HashMap::default());
         Reload::new(usable(), flow, Counter::default(), Counter::default())
     }
 

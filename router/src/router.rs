@@ -108,7 +108,7 @@ impl Router {
     ) -> Result<Self, Error> {
         let checked = options.checked()?;
         let edge = Edge::load(&options)?;
-        let sockets = match host.network() {
+        let mut sockets = match host.network() {
             Network::Kernel => Sockets::open(&options)?,
             Network::Given(fabric) => Sockets::within(&**fabric, &options)?,
         };
@@ -119,7 +119,8 @@ impl Router {
         if let Some(path) = &options.snapshot_file {
             table_file::load(path, &directory);
         }
-        let flow = Flow::new(Live::new(&options), directory.instances.clock(), options.usage.is_some());
+        let learnt = std::mem::take(&mut sockets.limits);
+        let flow = Flow::new(Live::new(&options), directory.instances.clock(), options.usage.is_some(), learnt);
         let metrics = Metrics::register(&mut registry, Arc::clone(&directory), Arc::clone(&flow));
         let reload = Reload::new(
             options.clone(),
@@ -318,7 +319,9 @@ impl Router {
         let Some(path) = &self.options.handover_socket else { return Ok(None) };
         let Addresses { listen, admin } = self.addresses;
         let sockets = self.sockets.for_the_next();
-        let giver = sockets.and_then(|sockets| Giver::listen(path, listen, admin, sockets));
+        let flow = Arc::clone(&self.flow);
+        let limits = Box::new(move || flow.limits());
+        let giver = sockets.and_then(|sockets| Giver::listen(path, listen, admin, sockets, limits));
         giver.map(Some).map_err(|source| Error::HandOver { path: path.clone(), source })
     }
 }

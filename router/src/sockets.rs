@@ -1,8 +1,10 @@
 //! What a router listens at: sockets of its own, those of the process that runs, or ports of a network that is passed in.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 
 use cell_client::net::{Fabric, Listener};
+use cell_model::CellId;
 
 use crate::handover::{self, Inherited, Old};
 use crate::options::Options;
@@ -15,6 +17,8 @@ pub(crate) struct Sockets {
     admin: Socket,
     /// The process that they come from, and that still serves.
     old: Option<Old>,
+    /// How many requests each cell may have at once, as that process has found out.
+    pub(crate) limits: HashMap<CellId, u32>,
 }
 
 /// A listener that belongs to no runtime yet.
@@ -47,14 +51,14 @@ impl Sockets {
         if let Some(path) = &options.handover_socket {
             let taken = handover::take_over(path, options.listen, options.admin_listen);
             let taken = taken.map_err(|source| Error::HandOver { path: path.clone(), source })?;
-            if let Some(Inherited { mut listeners, admin, old }) = taken {
+            if let Some(Inherited { mut listeners, admin, limits, old }) = taken {
                 tracing::info!(path = %path.display(), sockets = listeners.len(), "taking over from the process that runs");
                 // Every socket that is shared gets its part of the connections, so that none may be left without a thread.
                 for index in listeners.len()..options.worker_count() {
                     let again = listeners[index % listeners.len()].try_clone();
                     listeners.push(again.map_err(|source| Error::HandOver { path: path.clone(), source })?);
                 }
-                return Ok(Self::kernel(listeners, admin, Some(old)));
+                return Ok(Self { limits, ..Self::kernel(listeners, admin, Some(old)) });
             }
         }
         let listeners = listen::listen_shared(options.listen, options.worker_count())?;
@@ -63,7 +67,7 @@ impl Sockets {
 
     fn kernel(listeners: Vec<TcpListener>, admin: TcpListener, old: Option<Old>) -> Self {
         let listeners = listeners.into_iter().map(Socket::Kernel).collect();
-        Self { listeners, admin: Socket::Kernel(admin), old }
+        Self { listeners, admin: Socket::Kernel(admin), old, limits: HashMap::new() }
     }
 
     /// Ports of another network: one thread serves them.
@@ -72,7 +76,8 @@ impl Sockets {
             let port = fabric.listen(address).map_err(|source| Error::Listen { address, source })?;
             Ok::<_, Error>(Socket::Given(Listener::Given(port)))
         };
-        Ok(Self { listeners: vec![listen(options.listen)?], admin: listen(options.admin_listen)?, old: None })
+        let (listeners, admin) = (vec![listen(options.listen)?], listen(options.admin_listen)?);
+        Ok(Self { listeners, admin, old: None, limits: HashMap::new() })
     }
 
     pub(crate) fn addresses(&self, options: &Options) -> Result<Addresses, Error> {

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use cell_client::net::Connection;
-use cell_model::TenantId;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
@@ -23,6 +22,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_util::sync::CancellationToken;
 
+use crate::identify::Proven;
 use crate::metrics::Metrics;
 use crate::options::{CertificateFiles, TlsOptions, UpstreamTlsOptions};
 
@@ -52,7 +52,7 @@ pub(crate) struct Accepted {
     pub(crate) stream: server::TlsStream<Connection>,
     pub(crate) http2: bool,
     /// The tenant that the client's certificate is for.
-    pub(crate) certified: Option<TenantId>,
+    pub(crate) certified: Proven,
 }
 
 impl TlsFront {
@@ -82,7 +82,8 @@ impl TlsFront {
         let stream = TlsAcceptor::from(Arc::clone(&self.0.load().config)).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let http2 = session.alpn_protocol() == Some(HTTP2);
-        let certified = session.peer_certificates().and_then(|chain| names::tenant_of(chain.first()?));
+        let certified =
+            session.peer_certificates().and_then(|chain| chain.first()).map_or(Proven::Nobody, names::tenant_of);
         Ok(Accepted { stream, http2, certified })
     }
 }

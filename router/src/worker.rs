@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use cell_client::Random;
 use cell_client::net::{Connection, Listener, Network};
+use futures::FutureExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -39,7 +40,7 @@ use crate::observe::spans::Spans;
 use crate::options::Options;
 use crate::pool::{Pool, PoolLimits};
 use crate::room::Rooms;
-use crate::sharing::{Handed, Sharing};
+use crate::sharing::{Counted, Handed, Sharing};
 use crate::signing::{Contexts, Signer};
 use crate::sockets::Socket;
 use crate::streams::Streams;
@@ -56,6 +57,9 @@ pub(crate) enum Phase {
     Closing,
     Cut,
 }
+
+/// Most connections that a thread takes out of the kernel's queue once it accepts no more: under load it would never be empty.
+const QUEUED_MAX: u32 = 128;
 
 /// What a thread is made of. The rest it makes itself.
 pub(crate) struct Seed {
@@ -178,13 +182,29 @@ async fn serve(seed: Seed) {
             came = accept(&listener) => came,
             Some(handed) = sharing.handed.recv() => Arrived::FromOther(handed),
         };
-        let Some((stream, peer)) = kept(&sharing, came) else { continue };
-        let (front, phase, counted) = (Rc::clone(&front), phase.clone(), sharing.count());
-        let connections = Arc::clone(&seed.connections);
-        tokio::task::spawn_local(async move {
-            let _open = (counted, Connected::new(&front.worker.metrics, connections));
-            front.connection(stream, Came { peer, secure: false, place: Some(place) }, phase).await;
-        });
+        let Some(connection) = kept(&sharing, came) else { continue };
+        take(&front, connection, place, &phase, sharing.count(), &seed.connections);
+    }
+    // From here on the other threads keep what they accept. What they have handed on already is answered; and so is what waits in the
+    // kernel's queue, where no other process has it.
+    sharing.handed.close();
+    let mut queued = if *phase.borrow() == Phase::HandedOver { 0 } else { QUEUED_MAX };
+    loop {
+        let came = match sharing.handed.recv().await {
+            Some(handed) => Arrived::FromOther(handed),
+            None if queued == 0 => break,
+            None => {
+                queued -= 1;
+                let Some(came) = accept(&listener).now_or_never() else { break };
+                came
+            }
+        };
+        let place = tokio::select! {
+            _ = phase.wait_for(|phase| *phase == Phase::Cut) => break,
+            place = next_place(&places, &full) => place,
+        };
+        let Some(connection) = kept(&sharing, came) else { continue };
+        take(&front, connection, place, &phase, sharing.count(), &seed.connections);
     }
     drop(listener);
     let cut = phase.wait_for(|phase| *phase == Phase::Cut);
@@ -193,6 +213,22 @@ async fn serve(seed: Seed) {
         _ = cut => {}
         _ = places.acquire_many(all) => {}
     }
+}
+
+/// Serves a connection, on this thread.
+fn take(
+    front: &Rc<Front>,
+    (stream, peer): (Connection, IpAddr),
+    place: Place,
+    phase: &watch::Receiver<Phase>,
+    counted: Counted,
+    connections: &Arc<AtomicUsize>,
+) {
+    let (front, phase, connections) = (Rc::clone(front), phase.clone(), Arc::clone(connections));
+    tokio::task::spawn_local(async move {
+        let _open = (counted, Connected::new(&front.worker.metrics, connections));
+        front.connection(stream, Came { peer, secure: false, place: Some(place) }, phase).await;
+    });
 }
 
 fn pool_limits(options: &Options) -> PoolLimits {

@@ -18,6 +18,7 @@ use crate::admission::{Admission, Gatekeeper, Refusal};
 use crate::answer;
 use crate::application::{Application, BoxError, NotExecuted, RequestBody, ResponseBody, full};
 use crate::context::Contexts;
+use crate::patience::Patience;
 use crate::stamp::RequestStamp;
 use crate::tunnel;
 use crate::tunnel::Upgrade;
@@ -69,12 +70,13 @@ impl<A: Application> Front<A> {
             return Served { response: self.run_upgrade(parts, stamp, admission).await, unread: None };
         }
         let most = usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX);
-        let unread = Unread::new();
-        let request = Request::from_parts(parts, Limited::new(unread.lend(body), most).boxed_unsync());
+        let (unread, patience) = (Unread::new(), Patience::new(self.application_deadline));
+        let request =
+            Request::from_parts(parts, Limited::new(patience.listen(unread.lend(body)), most).boxed_unsync());
         let response = if is_write {
-            self.run_write(request, stamp, admission).await
+            self.run_write(request, stamp, admission, &patience).await
         } else {
-            self.run_read(request, stamp, admission).await
+            self.run_read(request, stamp, admission, &patience).await
         };
         Served { response, unread: unread.take() }
     }
@@ -126,6 +128,7 @@ impl<A: Application> Front<A> {
         request: Request<RequestBody>,
         stamp: RequestStamp,
         mut admission: Admission,
+        patience: &Patience,
     ) -> Response<ResponseBody> {
         let application = Arc::clone(&self.application);
         let task = self.writes.spawn(async move {
@@ -133,13 +136,13 @@ impl<A: Application> Front<A> {
             admission.finish();
             (response, admission)
         });
-        match tokio::time::timeout(self.application_deadline, task).await {
-            Ok(Ok((response, admission))) => self.finish(response, &stamp, admission).await,
-            Ok(Err(error)) => {
+        match patience.wait(task).await {
+            Some(Ok((response, admission))) => self.finish(response, &stamp, admission).await,
+            Some(Err(error)) => {
                 tracing::error!(tenant = %stamp.tenant, %error, "the application failed in a write");
                 answer::unknown_outcome(true, "the application failed while it ran the write")
             }
-            Err(_) => answer::unknown_outcome(true, "the application has not answered the write in time"),
+            None => answer::unknown_outcome(true, "the application has not answered the write in time"),
         }
     }
 
@@ -182,13 +185,14 @@ impl<A: Application> Front<A> {
         request: Request<RequestBody>,
         stamp: RequestStamp,
         admission: Admission,
+        patience: &Patience,
     ) -> Response<ResponseBody> {
-        match tokio::time::timeout(self.application_deadline, self.application.call(request)).await {
-            Ok(response) => match self.gatekeeper.confirm_read(&stamp, &admission) {
+        match patience.wait(self.application.call(request)).await {
+            Some(response) => match self.gatekeeper.confirm_read(&stamp, &admission) {
                 Ok(()) => self.finish(response, &stamp, admission).await,
                 Err(code) => answer::refused(&self.gatekeeper.after_refusal(&stamp, admission, code).await),
             },
-            Err(_) => answer::unknown_outcome(false, "the application has not answered in time"),
+            None => answer::unknown_outcome(false, "the application has not answered in time"),
         }
     }
 

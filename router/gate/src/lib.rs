@@ -32,6 +32,7 @@ mod listener;
 mod newest;
 mod options;
 mod outbox;
+mod patience;
 mod slot;
 mod stamp;
 mod table;

@@ -74,7 +74,7 @@ pub struct HttpLimits {
     pub body_bytes: u64,
     /// The longest that a connection may wait for a request's head, in milliseconds.
     pub idle_ms: u64,
-    /// The longest that the application may take for its answer, in milliseconds.
+    /// The longest that the application may take for its answer, since the last piece of the request's body, in milliseconds.
     pub application_ms: u64,
     /// The longest that a question for the newest mapping may take, in milliseconds.
     pub newest_ms: u64,

@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 
 use super::files::{self, TlsError};
+use crate::identify::Proven;
 use crate::options::CertificateFiles;
 
 /// The server's certificates.
@@ -93,10 +94,15 @@ fn dns_names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, webpki::Er
     Ok(parsed.valid_dns_names().map(name).collect())
 }
 
-/// The tenant in the first URI name that ends in `/tenant/<tenant>`. The chain has been verified.
-pub(super) fn tenant_of(certificate: &CertificateDer<'_>) -> Option<TenantId> {
-    let parsed = EndEntityCert::try_from(certificate).ok()?;
-    parsed.valid_uri_names().find_map(tenant_in)
+/// The tenant in URI names that end in `/tenant/<tenant>`.
+pub(super) fn tenant_of(certificate: &CertificateDer<'_>) -> Proven {
+    let Ok(parsed) = EndEntityCert::try_from(certificate) else { return Proven::Nobody };
+    let mut tenants = parsed.valid_uri_names().filter_map(tenant_in);
+    let Some(first) = tenants.next() else { return Proven::Nobody };
+    match tenants.find(|other| *other != first) {
+        None => Proven::One(first),
+        Some(other) => Proven::Several(first, other),
+    }
 }
 
 fn tenant_in(uri: &str) -> Option<TenantId> {
@@ -107,6 +113,24 @@ fn tenant_in(uri: &str) -> Option<TenantId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_names_two_tenants_proves_neither() {
+        let of = |names: &[&str]| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            let uri = |name: &&str| rcgen::SanType::URI((*name).try_into().unwrap());
+            params.subject_alt_names = names.iter().map(uri).collect();
+            tenant_of(params.self_signed(&key).unwrap().der())
+        };
+        let (acme, globex) = (TenantId::new("acme").unwrap(), TenantId::new("globex").unwrap());
+        assert_eq!(
+            of(&["spiffe://x/tenant/acme", "spiffe://x/tenant/globex"]),
+            Proven::Several(acme.clone(), globex)
+        );
+        assert_eq!(of(&["spiffe://x/tenant/acme", "spiffe://y/tenant/acme"]), Proven::One(acme));
+        assert_eq!(of(&["spiffe://x/router/acme"]), Proven::Nobody);
+    }
 
     #[test]
     fn a_tenant_stands_at_the_end_of_a_uri_name() {

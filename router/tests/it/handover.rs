@@ -14,9 +14,10 @@ use crate::fleet::{Fleet, until};
 use crate::gate::FakeGate;
 
 /// Asks over kept connections, opening another where it is told that this one closes, and over new ones. Counts what
-/// went well and says what did not.
+/// went well, `each` requests on a connection and says what did not.
 async fn ask(
     address: std::net::SocketAddr,
+    each: usize,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
 ) -> Result<(), String> {
@@ -25,7 +26,7 @@ async fn ask(
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
-        for _ in 0..20 {
+        for _ in 0..each {
             let answer = sender.send_request(request("GET", "t-1", "/", "")).await;
             let answer = answer.map_err(|error| format!("send: {error}"))?;
             if answer.status() != StatusCode::OK {
@@ -54,6 +55,8 @@ async fn a_new_router_takes_over_under_load_and_no_request_fails() {
         let path = path.clone();
         Fleet::start(Arc::clone(&control), move |options| {
             options.handover_socket = Some(path);
+            // One hands on what it accepts where it has clearly more.
+            options.threads = 2;
             options.timeouts.quiesce_min = Duration::from_millis(1_500);
             options.timeouts.quiesce_max = Duration::from_secs(10);
         })
@@ -61,8 +64,9 @@ async fn a_new_router_takes_over_under_load_and_no_request_fails() {
     let mut runs = start().await;
     let address = runs.address();
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let asking: Vec<_> =
-        (0..8).map(|_| tokio::spawn(ask(address, Arc::clone(&stop), Arc::clone(&answered)))).collect();
+    let asking: Vec<_> = (0..24)
+        .map(|n| tokio::spawn(ask(address, [20, 1, 1][n % 3], Arc::clone(&stop), Arc::clone(&answered))))
+        .collect();
     for _ in 0..3 {
         let before = answered.load(Ordering::SeqCst);
         until("requests are answered", || answered.load(Ordering::SeqCst) > before + 100).await;

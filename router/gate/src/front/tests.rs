@@ -227,3 +227,36 @@ async fn a_write_whose_client_goes_away_still_counts_until_it_has_finished() {
     assert_eq!(table.outbox().take(), [7]);
     assert_eq!(table.writes(), 0);
 }
+
+/// A body of so many pieces, one every four seconds.
+fn slow_body(pieces: u32) -> RequestBody {
+    let pieces = futures::stream::unfold(0, move |sent| async move {
+        if sent == pieces {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        Some((Ok::<_, crate::application::BoxError>(Frame::data(Bytes::from_static(b"x"))), sent + 1))
+    });
+    http_body_util::StreamBody::new(pieces).boxed_unsync()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_over_a_slow_line_is_no_slow_application() {
+    let (front, calls) = front(Some(Role::Owner));
+    for method in [Method::PUT, Method::GET] {
+        let (parts, _) = request(method, 1, 0).0.into_parts();
+        let began = tokio::time::Instant::now();
+        let served = front.serve(Request::from_parts(parts, slow_body(12))).await;
+        assert_eq!(served.response.status(), StatusCode::OK);
+        assert_eq!(began.elapsed().as_secs(), 48, "each piece came within {:?}", front.application_deadline);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    let (parts, _) = request(Method::PUT, 1, 0).0.into_parts();
+    let silent = http_body_util::StreamBody::new(futures::stream::pending::<
+        Result<Frame<Bytes>, crate::application::BoxError>,
+    >());
+    let began = tokio::time::Instant::now();
+    let served = front.serve(Request::from_parts(parts, silent.boxed_unsync())).await;
+    assert_eq!(served.response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(began.elapsed(), front.application_deadline);
+}
