@@ -6,7 +6,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 
 use crate::conn::Conn;
-use crate::identify::Proven;
 use crate::strict::{Field, Fields};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -140,6 +139,7 @@ mod tests {
 
     use super::*;
     use crate::conn::Came;
+    use crate::identify::Proven;
 
     fn forwarded(request: http::request::Builder) -> Parts {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
