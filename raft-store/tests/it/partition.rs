@@ -69,7 +69,7 @@ impl Door {
 async fn a_member_that_was_cut_off_disturbs_nobody_when_it_is_back() {
     let ms = Duration::from_millis;
     // So long that a busy machine makes nobody stand for election.
-    let timers = Timers { election_min: ms(800), election_max: ms(1_600), ..Timers::default() };
+    let timers = Timers { election_min: ms(500), election_max: ms(1_000), ..Timers::default() };
     let (mut doors, mut nodes) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,7 +88,8 @@ async fn a_member_that_was_cut_off_disturbs_nobody_when_it_is_back() {
     eventually("it is missed", async || {
         let address = cluster.nodes[away].address.to_string();
         let member = misses().await.into_iter().find(|member| member.address == address).unwrap();
-        member.heard.is_none_or(|ago| ago > timers.election_max * 5 / 4).then_some(())
+        // A member waits for the leader's lease to run out, and then for its election timer.
+        member.heard.is_none_or(|ago| ago > timers.election_max * 9 / 4).then_some(())
     })
     .await;
     // By now it has asked whether anybody would vote for it, and nobody would.
