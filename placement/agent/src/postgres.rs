@@ -48,6 +48,7 @@ mod install;
 mod keeper;
 mod layout;
 mod leader;
+mod leaping;
 mod log_end;
 mod look;
 mod narrow;

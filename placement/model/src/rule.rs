@@ -137,6 +137,7 @@ rules! {
     HolderTakenOver "holder/taken-over" "a takeover from one that is not finished";
     HolderCopying "holder/copying" "a takeover by a cell whose copy is not whole";
     HolderCleanup "holder/cleanup" "a takeover by a cell whose copy is being taken away";
+    HolderDiffers "holder/differs" "a takeover by a cell whose copy was found to differ";
     TakeOverTarget "take-over/target" "a takeover by another cell than the one with the copy";
     TakeOverComplete "take-over/complete" "a takeover by a cell that says that its copy is not whole";
     TakeOverLossless "take-over/lossless" "a takeover that may lose writes where that was not accepted";

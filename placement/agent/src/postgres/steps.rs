@@ -98,7 +98,7 @@ impl Work<'_> {
             Step::Examine(_) => Box::pin(self.examine()).await,
             Step::CompareSample(sample) => Box::pin(self.compare_sample(sample.seed)).await,
             Step::Recopy(recopy) => Box::pin(self.recopy(Seq(recopy.at_seq))).await,
-            Step::LookAtCopy(_) => self.look_at_copy().await,
+            Step::LookAtCopy(look) => self.look_at_copy(look.knows_ungated).await,
             Step::OwnByForce(_) => Box::pin(self.own_by_force()).await,
             Step::PutAside(put) => Box::pin(self.put_aside(put)).await,
         }
@@ -214,7 +214,7 @@ impl Work<'_> {
     /// What the database has now.
     fn took(&self, next: Control, number: u64, keep: Keep) {
         let puts_aside = !matches!(keep, Keep::Gone) && self.tenant.lock().puts_aside();
-        if next.capture.is_none() && next.reverse.is_none() && !puts_aside {
+        if !next.needs_log() && !puts_aside {
             self.cell.replication.unwant(&self.tenant.id);
         }
         if !next.is_under_way() && !puts_aside {

@@ -149,7 +149,12 @@ impl<'a> Decoder<'a> {
         if relation.schema != catalogue.place.schema {
             return None;
         }
-        let table = catalogue.place_of(&relation.name)?;
+        let Some(table) = catalogue.place_of(&relation.name) else {
+            // Only tenants' tables are published: it had another name when the moves began, or has it only for now.
+            let reason = format!("table {} was renamed, added or dropped while tenants were being moved", relation.name);
+            self.fail(&tenant.map_or(Whose::In(0), Whose::Of), "SCHEMA_CHANGED", &reason);
+            return None;
+        };
         let description = catalogue.table(table)?;
         let place = |name: &str| relation.columns.iter().position(|column| column == name);
         let whose = match (tenant, &description.tenant) {

@@ -55,6 +55,8 @@ impl Work<'_> {
     pub(super) async fn start_capture(&self) -> Result<Answer, Refusal> {
         let context = self.context();
         let _turn = self.tenant.turn.lock().await;
+        // Before anything is wanted of the log: what is found to need none lets go of it.
+        self.refresh().await?;
         let known = |core: &super::Core| -> Result<Option<Seq>, Refusal> {
             transition::start_capture(core.known()?, context, Seq(0))?;
             let capture = core.known()?.capture.as_ref().filter(|capture| capture.move_id == context.move_id);
@@ -78,7 +80,8 @@ impl Work<'_> {
             Ok(from)
         }
         .await;
-        if begun.is_err() {
+        // Where the answer was lost the database is asked first.
+        if begun.is_err() && !self.tenant.lock().doubted {
             self.cell.replication.unwant(&self.tenant.id);
         }
         begun.map(position)
