@@ -109,6 +109,8 @@ fn of_move(movement: &Move) -> v1::Move {
         takeover: movement.takeover.as_ref().map(v1::Takeover::from),
         reason: movement.reason.to_string(),
         differences: movement.differences.iter().map(v1::Difference::from).collect(),
+        terminate_writers: movement.terminate_writers,
+        ended_writers: movement.ended_writers,
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,

@@ -208,6 +208,7 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             rehearse: wire.rehearse,
             bytes_per_second: wire.bytes_per_second,
             reason: wire.reason,
+            terminate_writers: wire.terminate_writers,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -231,6 +232,7 @@ impl v1::MoveTenantRequest {
             rehearse: options.rehearse,
             bytes_per_second: options.bytes_per_second,
             reason: options.reason.clone(),
+            terminate_writers: options.terminate_writers,
         }
     }
 }
@@ -294,6 +296,7 @@ mod tests {
             rehearse: true,
             bytes_per_second: 6,
             reason: "its cell is hot".into(),
+            terminate_writers: true,
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);

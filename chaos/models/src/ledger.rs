@@ -242,6 +242,7 @@ impl Ledger {
             rehearse: false,
             bytes_per_second: 0,
             reason: String::new(),
+            terminate_writers: false,
         };
         let tenant = self.record.id.clone();
         let mut next = self.clone();

@@ -67,6 +67,8 @@ fn movement(told: &wire::Move) -> Option<Move> {
         takeover: None,
         reason: told.reason.as_str().into(),
         differences: Vec::new(),
+        terminate_writers: told.terminate_writers,
+        ended_writers: told.ended_writers,
         ending: None,
         history: Vec::new(),
     })

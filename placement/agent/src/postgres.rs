@@ -53,6 +53,7 @@ mod log_end;
 mod look;
 mod narrow;
 mod options;
+mod outside;
 mod records;
 mod replication;
 mod schemas;

@@ -85,6 +85,9 @@ pub struct MoveOptions {
     /// Why it is asked for; at most [`MoveOptions::REASON_MAX`] bytes, empty where nobody said.
     #[serde(deserialize_with = "since_5")]
     pub reason: String,
+    /// End transactions of writers that no gate has let in, where a hold would wait for them beyond half of its budget.
+    #[serde(deserialize_with = "since_5")]
+    pub terminate_writers: bool,
 }
 
 impl MoveOptions {
@@ -108,6 +111,7 @@ impl Default for MoveOptions {
             rehearse: false,
             bytes_per_second: 0,
             reason: String::new(),
+            terminate_writers: false,
         }
     }
 }

@@ -123,6 +123,7 @@ rules! {
     ActivatedTakeover "activated/takeover" "a new owner by force that does not say what it holds";
     MappingDelivered "mapping-delivered/committed" "a redirect before COMMIT";
     CountedPhase "counted/phase" "a count of stale requests outside Soak";
+    WritersEndedPhase "writers-ended/phase" "a count of ended writers outside a hold";
     SoakPassedPhase "soak-passed/phase" "the end of Soak outside it";
     SoakPassedIntent "soak-passed/intent" "the end of a move that was told to stop or to go back";
     SoakPassedDue "soak-passed/due" "the end of Soak before its time";

@@ -42,6 +42,8 @@ fn movement() -> Move {
         takeover: None,
         reason: "hot".into(),
         differences: vec![difference()],
+        terminate_writers: true,
+        ended_writers: 2,
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,

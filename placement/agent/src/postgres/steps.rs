@@ -77,7 +77,7 @@ impl Work<'_> {
             Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
             Step::SyncStatus(asked) => self.sync_status(asked.oldest_write).await,
             Step::PrepareReverse(_) => self.prepare_reverse().await,
-            Step::HoldWrites(hold) => self.hold_writes(hold.budget_ms).await,
+            Step::HoldWrites(hold) => self.hold_writes(&hold).await,
             Step::ReleaseHold(_) => self.release_hold().await,
             Step::AwaitApplied(applied) => self.await_applied(Seq(applied.seq), applied.timeout_ms).await,
             Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
@@ -246,5 +246,5 @@ const fn done() -> Answer {
 }
 
 const fn position(seq: Seq) -> Answer {
-    Answer::Position(wire::Position { seq: seq.get() })
+    Answer::Position(wire::Position { seq: seq.get(), ended_writers: 0 })
 }

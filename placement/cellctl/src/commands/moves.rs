@@ -112,5 +112,6 @@ fn options_of(asked: &MoveTenant) -> Result<MoveOptions, Failure> {
         rehearse: asked.rehearse,
         bytes_per_second: asked.bytes_per_second,
         reason: asked.reason.clone(),
+        terminate_writers: asked.terminate_writers,
     })
 }

@@ -164,6 +164,7 @@ fn what_is_said_out_of_its_phase_is_refused_also_where_it_says_nothing_new() {
     assert_eq!(out_of(Phase::Sync, Event::SyncDisengaged), "WRONG_PHASE");
     assert_eq!(out_of(Phase::Sync, Event::MappingDelivered), "WRONG_PHASE");
     assert_eq!(out_of(Phase::Sync, Event::Counted { stale_rejected: 1 }), "WRONG_PHASE");
+    assert_eq!(out_of(Phase::Sync, Event::WritersEnded { count: 1 }), "WRONG_PHASE");
     let taken = Event::TakenOver { seq: Seq(1), generation: Generation(0) };
     assert_eq!(out_of(Phase::Soak, taken), "WRONG_PHASE");
 }
