@@ -16,6 +16,7 @@ mod leaving;
 mod matrix;
 mod mending;
 mod moving;
+mod orders;
 mod outside;
 mod overtaken;
 mod preflight;
