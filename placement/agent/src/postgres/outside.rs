@@ -45,10 +45,13 @@ pub(crate) async fn end(cell: &Cell, tenant: &TenantId, move_id: MoveId) -> Resu
             Ok::<_, Fault>(false)
         };
         match ended.await {
-            Ok(true) => tracing::warn!(%tenant, %who, "a transaction that no gate has let in was ended, as a hold waited for it"),
+            Ok(true) => {
+                tracing::warn!(%tenant, %who, "a transaction that no gate has let in was ended, as a hold waited for it")
+            }
             Ok(false) => {}
             Err(fault) => {
-                let hint = "the agent's role has to be a member of the role of that session, or of pg_signal_backend";
+                let hint =
+                    "the agent's role has to be a member of the role of that session, or of pg_signal_backend";
                 not_ended = Some(Refusal::new(fault.code, format!("{who}: {}: {hint}", fault.reason)));
             }
         }

@@ -299,7 +299,10 @@ impl Replication {
                 Err(fault) => {
                     tracing::warn!(slot = %self.slot, %fault, "the change stream of the database was lost");
                     // One that cannot be read would keep the log for nothing, or has lost it: another one is made.
-                    if is_wanted && self.is_given_up() && let Err(fault) = self.drop_slot().await {
+                    if is_wanted
+                        && self.is_given_up()
+                        && let Err(fault) = self.drop_slot().await
+                    {
                         tracing::debug!(slot = %self.slot, %fault, "a slot on which nobody relies could not be dropped");
                     }
                     tokio::select! {

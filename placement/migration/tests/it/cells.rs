@@ -158,7 +158,13 @@ fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
         Step::DigestAt(at) => Answer::Digest(DigestResult { seq: at.seq, digest: same }),
         Step::SyncStatus(asked) => {
             let (last_seq, acked_seq, ended_writers) = (LAST, LAST, u32::from(asked.oldest_write));
-            Answer::Sync(SyncProgress { engaged: true, last_seq, acked_seq, ended_writers, ..SyncProgress::default() })
+            Answer::Sync(SyncProgress {
+                engaged: true,
+                last_seq,
+                acked_seq,
+                ended_writers,
+                ..SyncProgress::default()
+            })
         }
         Step::Preflight(_) => {
             Answer::Preflight(PreflightReport { rows: 3, bytes: 300, ..PreflightReport::default() })

@@ -1,7 +1,7 @@
 //! Forced takeover: who may, when nothing is lost, and what becomes of the old owner's copy.
 
 use cell_model::{
-    Attempt, CellId, CellState, Command, CopySight, Difference, Digest, Effect, End, Envelope, Epoch, Event, Fleet, FleetHead,
+    Attempt, CellId, CellState, Command, CopySight, Effect, End, Envelope, Epoch, Event, Fleet, FleetHead,
     FleetView, Generation, Held, HeldRole, Leg, Life, Lineage, MoveIntent, MoveOptions, Outcome, Phase, Rejected,
     Revision, Seq, Stamp, SyncMode, Tail, TakeoverOrder, UnixMillis, Verdict, holder, judge, pending_effects,
 };
@@ -194,34 +194,6 @@ fn who_holds_nothing_whole_takes_nothing_over() {
     let mut world = in_sync();
     world.ok(take_over(order("b", 90)));
     assert!(nothing(world.refused(take_over(order("a", 90)))), "there is no takeover of a takeover");
-}
-
-#[test]
-fn a_copy_that_was_found_to_differ_takes_nothing_over_before_it_was_found_to_be_alike() {
-    let differed = |world: &mut World, phase| {
-        let digest = |rows| Digest { rows, sum: 1 };
-        let found = Difference::of_digests(phase, Seq(30), digest(3), digest(2));
-        world.tell("t", Event::Differed(Box::new(found))).unwrap();
-    };
-    let accepted = || take_over(TakeoverOrder { accept_data_loss: true, ..order("b", 90) });
-    for phase in [Phase::Verify, Phase::Hold] {
-        let mut world = World::new();
-        world.moving(phase, MoveOptions::default());
-        differed(&mut world, phase);
-        // Its agent may have been started again, and know nothing of it.
-        let refused = world.refused(accepted());
-        assert!(matches!(&refused, Rejected::NothingHeld { reason, .. } if reason.contains("differ")), "{refused:?}");
-        while world.record("t").movement.unwrap().acks.verified_full.is_none() {
-            assert!(matches!(world.refused(accepted()), Rejected::NothingHeld { .. }));
-            world.advance();
-        }
-        world.ok(accepted());
-    }
-    // What was found in soak is of an old owner's rows, of which an operator is told.
-    let mut world = World::new();
-    world.moving(Phase::Soak, MoveOptions::default());
-    differed(&mut world, Phase::Soak);
-    world.ok(take_over(TakeoverOrder { accept_data_loss: true, ..order("a", 90) }));
 }
 
 #[test]

@@ -49,7 +49,10 @@ impl Replication {
             return Ok(());
         }
         let reason = match lost {
-            true => "the replication slot has lost its log, and with it changes: max_slot_wal_keep_size is too small".into(),
+            true => {
+                "the replication slot has lost its log, and with it changes: max_slot_wal_keep_size is too small"
+                    .into()
+            }
             false => format!("{kept} bytes of the database's log are kept for this slot: more than allowed"),
         };
         let refusal = Refusal::new("CAPTURE_OVERFLOW", reason);

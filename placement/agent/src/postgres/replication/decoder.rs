@@ -151,7 +151,8 @@ impl<'a> Decoder<'a> {
         }
         let Some(table) = catalogue.place_of(&relation.name) else {
             // Only tenants' tables are published: it had another name when the moves began, or has it only for now.
-            let reason = format!("table {} was renamed, added or dropped while tenants were being moved", relation.name);
+            let reason =
+                format!("table {} was renamed, added or dropped while tenants were being moved", relation.name);
             self.fail(&tenant.map_or(Whose::In(0), Whose::Of), "SCHEMA_CHANGED", &reason);
             return None;
         };

@@ -213,7 +213,8 @@ impl Work<'_> {
         let (sealed, ended) = tokio::join!(seal, outside::end(self.cell, &self.tenant.id, self.context().move_id));
         match (sealed, ended) {
             (Err(Refusal { code: "NOT_QUIESCED", reason }), Err(refusal)) => {
-                let reason = format!("{reason}; writers that no gate has let in could not be ended: {}", refusal.reason);
+                let reason =
+                    format!("{reason}; writers that no gate has let in could not be ended: {}", refusal.reason);
                 Err(Refusal::new("NOT_QUIESCED", reason))
             }
             (sealed, _) => sealed,

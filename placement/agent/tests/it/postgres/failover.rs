@@ -367,6 +367,10 @@ async fn a_tail_is_answered_for_and_its_log_is_let_go_of_only_when_standbys_have
     assert_eq!((tail.changes, tail.whole), (1, true));
     until_true(&client, "SELECT NOT EXISTS (SELECT 1 FROM cellway.made)").await;
     failing.fails_over().await;
-    let there = "SELECT (SELECT count(*) FROM cellway.tail_changes) = 1 AND (SELECT count(*) FROM cellway.tails) = 1";
-    assert!(session(&a.url).await.query_one(there, &[]).await.unwrap().get::<_, bool>(0), "what was answered is there");
+    let there =
+        "SELECT (SELECT count(*) FROM cellway.tail_changes) = 1 AND (SELECT count(*) FROM cellway.tails) = 1";
+    assert!(
+        session(&a.url).await.query_one(there, &[]).await.unwrap().get::<_, bool>(0),
+        "what was answered is there"
+    );
 }

@@ -32,7 +32,10 @@ async fn no_slot_is_made_before_it_is_written_down_that_the_last_one_was_lost() 
     until_true(&client, writes).await;
     // Time enough for a slot, if one was made.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!client.query_one(SLOT, &[]).await.unwrap().get::<_, bool>(0), "it would look as if nothing was missing");
+    assert!(
+        !client.query_one(SLOT, &[]).await.unwrap().get::<_, bool>(0),
+        "it would look as if nothing was missing"
+    );
     let listen = a.kill();
     in_the_way.batch_execute("COMMIT").await.unwrap();
     let a = ground.try_open("a", &url, &listen).await.unwrap();
@@ -53,7 +56,8 @@ async fn a_slot_whose_log_the_server_has_let_go_of_ends_the_move_and_is_made_ane
     ground.copy(&a, &b, &step).await;
     let (url, listen) = (a.url.clone(), a.kill());
     let client = session(&url).await;
-    let fill = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 100)";
+    let fill =
+        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 100)";
     client.execute(fill, &[]).await.unwrap();
     client.batch_execute("CHECKPOINT").await.unwrap();
     let lost = "SELECT EXISTS (SELECT 1 FROM pg_replication_slots WHERE wal_status = 'lost')";
