@@ -103,7 +103,7 @@ impl Failing {
         self.ground.copy(a, b, &step).await;
         self.ground.verify(a, b, &step).await;
         self.ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-        self.ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+        self.ground.reverse(&b.agent, &step).await;
     }
 
     /// What the cell says that it is to the tenant.

@@ -254,7 +254,7 @@ async fn a_new_owner_that_is_lost_leaves_a_tail_of_many_pages_and_the_old_one_go
     let ground = Ground::new();
     let (a, b) = pair(&ground, In::Own, In::Shared).await;
     in_sync(&ground, &a, &b).await;
-    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    ground.reverse(&b.agent, &context(1, 1)).await;
     ground.cut_over(&a, &b, 1, 1, Leg::Forward).await;
     let step = context(2, 50);
     write(&b.door(), b.own, "shared").await.unwrap();
@@ -286,7 +286,7 @@ async fn a_source_that_is_fenced_takes_back_and_the_target_keeps_what_it_has_don
         let ground = Ground::new();
         let (a, b) = pair(&ground, In::Shared, In::Shared).await;
         in_sync(&ground, &a, &b).await;
-        ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+        ground.reverse(&b.agent, &context(1, 1)).await;
         let (fenced, sealed) = ground.fence(&a, &b, &context(1, 1)).await;
         let attempt = fenced.attempt.0;
         if is_activated {
