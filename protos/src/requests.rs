@@ -216,6 +216,7 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             bytes_per_second: wire.bytes_per_second,
             reason: wire.reason,
             tier: Tier::of_number_or_none("tier", wire.tier)?,
+            terminate_writers: wire.terminate_writers,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -240,6 +241,7 @@ impl v1::MoveTenantRequest {
             bytes_per_second: options.bytes_per_second,
             reason: options.reason.clone(),
             tier: options.tier.map_or(v1::Tier::Unspecified, v1::Tier::from).into(),
+            terminate_writers: options.terminate_writers,
         }
     }
 }
@@ -314,6 +316,7 @@ mod tests {
             bytes_per_second: 6,
             reason: "its cell is hot".into(),
             tier: Some(Tier::Platinum),
+            terminate_writers: true,
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);

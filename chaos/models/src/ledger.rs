@@ -243,6 +243,7 @@ impl Ledger {
             bytes_per_second: 0,
             reason: String::new(),
             tier: None,
+            terminate_writers: false,
         };
         let tenant = self.record.id.clone();
         let mut next = self.clone();

@@ -68,6 +68,8 @@ fn movement(told: &wire::Move) -> Option<Move> {
         reason: told.reason.as_str().into(),
         tiers: None,
         differences: Vec::new(),
+        terminate_writers: told.terminate_writers,
+        ended_writers: told.ended_writers,
         ending: None,
         history: Vec::new(),
     })

@@ -149,7 +149,12 @@ pub(crate) struct Control {
 impl Control {
     /// Something is being made of the tenant's rows, here or in another cell by way of this one.
     pub(crate) const fn is_under_way(&self) -> bool {
-        self.emptying || self.capture.is_some() || self.follow.is_some() || self.reverse.is_some()
+        self.emptying || self.needs_log() || self.follow.is_some()
+    }
+
+    /// Changes are captured for another cell, or will be as soon as this one owns.
+    pub(crate) const fn needs_log(&self) -> bool {
+        self.capture.is_some() || self.reverse.is_some()
     }
 }
 

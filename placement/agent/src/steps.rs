@@ -118,5 +118,5 @@ const fn done() -> Answer {
 }
 
 const fn position(seq: Seq) -> Answer {
-    Answer::Position(wire::Position { seq: seq.get() })
+    Answer::Position(wire::Position { seq: seq.get(), ended_writers: 0 })
 }

@@ -65,6 +65,9 @@ pub(crate) struct Summary {
     pub(crate) holds: Vec<HeldFor>,
     /// Requests that the old cell has turned away since, at the end of soak.
     pub(crate) stale_rejected: Option<u64>,
+    /// Transactions of writers that no gate had let in, which holds have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_writers: Option<u64>,
     /// In what the copy was found to differ, as the trail has it. All but a last one that ended the move was copied anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) differences: Vec<String>,
@@ -284,6 +287,7 @@ impl Summary {
             owner_after: said("source"),
             holds: Vec::new(),
             stale_rejected: None,
+            ended_writers: None,
             differences: Vec::new(),
             routers: Vec::new(),
             steps: Vec::new(),
@@ -329,6 +333,7 @@ impl Summary {
             (&mut self.bytes, "bytes"),
             (&mut self.verified, "verified"),
             (&mut self.stale_rejected, "stale-rejected"),
+            (&mut self.ended_writers, "ended-writers"),
         ] {
             *field = number(&words, name).or(*field);
         }

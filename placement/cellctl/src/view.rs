@@ -217,6 +217,8 @@ pub struct MoveView {
     pub bytes: Option<u64>,
     /// Requests that the old cell has turned away since, because they came under the older epoch.
     pub stale_rejected: Option<u64>,
+    /// Transactions of writers that no gate has let in which holds have ended, where they may.
+    pub ended_writers: Option<u32>,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
     /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
@@ -369,6 +371,7 @@ impl From<wire::Move> for MoveView {
             rows: movement.weight.map(|weight| weight.rows),
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
+            ended_writers: movement.terminate_writers.then_some(movement.ended_writers),
             in_sync: movement.in_sync,
             setback: movement.setback.map(SetbackView::from),
             takeover: movement.takeover.map(TakenView::from),

@@ -17,6 +17,8 @@ struct Held {
     sealed: Seq,
     generation: Generation,
     digest: Digest,
+    /// Transactions that were ended for it, or for an earlier one.
+    ended_writers: u32,
 }
 
 /// Why a hold was missed.
@@ -35,19 +37,18 @@ impl<P: ControlPlane> Run<'_, P> {
         let held = tokio::time::timeout_at(deadline, self.held(&context, &from, &to, budget, deadline)).await;
         let missed = match held {
             Ok(Ok(held)) => {
-                let Held { sealed: seq, generation, digest } = held;
+                let Held { sealed: seq, generation, digest, ended_writers } = held;
                 if self.stops_here() {
                     // Before it is told: once the record says that the hold is over, this task is, too.
                     self.let_go(&from, &context).await;
                 }
-                let replies = self
-                    .propose(vec![
-                        Event::Sealed { attempt, seq },
-                        Event::Applied { attempt, seq, generation },
-                        Event::Verified { attempt, seq, digest },
-                    ])
-                    .await?;
-                return accepted(replies);
+                let mut events: Vec<Event> = self.writers_ended(ended_writers).into_iter().collect();
+                events.extend([
+                    Event::Sealed { attempt, seq },
+                    Event::Applied { attempt, seq, generation },
+                    Event::Verified { attempt, seq, digest },
+                ]);
+                return accepted(self.propose(events).await?);
             }
             Ok(Err(missed)) => missed,
             Err(_) => Missed::Reason(format!("not done within the budget of {budget_ms} ms")),
@@ -63,8 +64,25 @@ impl<P: ControlPlane> Run<'_, P> {
         if let Some(found) = differs.filter(|_| is_forward) {
             return self.happened(Event::Differed(Box::new(found))).await;
         }
+        let mut events = Vec::new();
+        if self.terminates_writers() {
+            // What is not heard of now is told with the next hold.
+            let told = self.of.agents.sync_status_with_writes(&from, &context).await;
+            events.extend(told.ok().and_then(|sync| self.writers_ended(sync.ended_writers)));
+        }
         let not_before = self.after_backoff(attempt);
-        self.happened(Event::HoldMissed { attempt, reason, not_before }).await
+        events.push(Event::HoldMissed { attempt, reason, not_before });
+        accepted(self.propose(events).await?)
+    }
+
+    fn terminates_writers(&self) -> bool {
+        self.record.movement.as_ref().is_some_and(|movement| movement.terminate_writers)
+    }
+
+    /// If that is more than the record knows of.
+    fn writers_ended(&self, count: u32) -> Option<Event> {
+        let known = self.record.movement.as_ref().map_or(0, |movement| movement.ended_writers);
+        (count > known).then_some(Event::WritersEnded { count })
     }
 
     /// The move was told to stop when its hold is measured.
@@ -91,7 +109,9 @@ impl<P: ControlPlane> Run<'_, P> {
         let agents = &self.of.agents;
         let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
         let began = Instant::now();
-        let sealed = agents.hold_writes(from, context, budget).await.map_err(|error| missed("hold", error))?;
+        let terminates = self.terminates_writers();
+        let held = agents.hold_writes_of(from, context, budget, terminates).await;
+        let (sealed, ended_writers) = held.map_err(|error| missed("hold", error))?;
         let quiesced = began.elapsed();
         let left = deadline.saturating_duration_since(Instant::now());
         // All at once: each answer that waited for another would be a round trip longer for the writers.
@@ -110,7 +130,7 @@ impl<P: ControlPlane> Run<'_, P> {
             return Err(Missed::Differs(Difference::of_digests(Phase::Hold, sealed, ours, theirs)));
         }
         tracing::debug!(tenant = %self.record.id, ?quiesced, took = ?began.elapsed(), "writes held, copies equal");
-        Ok(Held { sealed, generation, digest: ours })
+        Ok(Held { sealed, generation, digest: ours, ended_writers })
     }
 
     pub(crate) async fn fence(&self, attempt: Attempt, sealed: Seq) -> Result<(), Setback> {

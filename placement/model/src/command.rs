@@ -88,6 +88,9 @@ pub struct MoveOptions {
     /// The tier that the tenant has from COMMIT on; none: it keeps its own.
     #[serde(deserialize_with = "since_5")]
     pub tier: Option<Tier>,
+    /// End transactions of writers that no gate has let in, where a hold would wait for them beyond half of its budget.
+    #[serde(deserialize_with = "since_5")]
+    pub terminate_writers: bool,
 }
 
 impl MoveOptions {
@@ -112,6 +115,7 @@ impl Default for MoveOptions {
             bytes_per_second: 0,
             reason: String::new(),
             tier: None,
+            terminate_writers: false,
         }
     }
 }

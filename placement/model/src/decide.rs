@@ -367,6 +367,8 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         reason: options.reason.as_str().into(),
         tiers: None,
         differences: Vec::new(),
+        terminate_writers: options.terminate_writers,
+        ended_writers: 0,
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

@@ -207,6 +207,11 @@ pub enum Event {
     /// The copy is not the original, and this is known of where: rows that differ are copied anew, and everything is compared
     /// again. Not without end: see [`crate::Move::DIFFERENCES_MAX`].
     Differed(Box<Difference>),
+    /// Transactions of writers that no gate has let in were ended, because a hold would have waited for them.
+    WritersEnded {
+        /// So many in this move by now.
+        count: u32,
+    },
 }
 
 impl Event {
@@ -253,6 +258,7 @@ impl Event {
             Self::Weighed(_) => "Weighed",
             Self::Counted { .. } => "Counted",
             Self::Differed(_) => "Differed",
+            Self::WritersEnded { .. } => "WritersEnded",
         }
     }
 }

@@ -373,6 +373,12 @@ pub struct Move {
     /// In what the copy was found to differ, the last one last: at most one more than [`Move::DIFFERENCES_MAX`].
     #[serde(deserialize_with = "crate::layout::since_5")]
     pub differences: Vec<Difference>,
+    /// Transactions of writers that no gate has let in are ended, where a hold would wait for them for too long.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub terminate_writers: bool,
+    /// How many were.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub ended_writers: u32,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

@@ -123,6 +123,7 @@ rules! {
     ActivatedTakeover "activated/takeover" "a new owner by force that does not say what it holds";
     MappingDelivered "mapping-delivered/committed" "a redirect before COMMIT";
     CountedPhase "counted/phase" "a count of stale requests outside Soak";
+    WritersEndedPhase "writers-ended/phase" "a count of ended writers outside a hold";
     SoakPassedPhase "soak-passed/phase" "the end of Soak outside it";
     SoakPassedIntent "soak-passed/intent" "the end of a move that was told to stop or to go back";
     SoakPassedDue "soak-passed/due" "the end of Soak before its time";
@@ -137,6 +138,7 @@ rules! {
     HolderTakenOver "holder/taken-over" "a takeover from one that is not finished";
     HolderCopying "holder/copying" "a takeover by a cell whose copy is not whole";
     HolderCleanup "holder/cleanup" "a takeover by a cell whose copy is being taken away";
+    HolderDiffers "holder/differs" "a takeover by a cell whose copy was found to differ";
     TakeOverTarget "take-over/target" "a takeover by another cell than the one with the copy";
     TakeOverComplete "take-over/complete" "a takeover by a cell that says that its copy is not whole";
     TakeOverLossless "take-over/lossless" "a takeover that may lose writes where that was not accepted";

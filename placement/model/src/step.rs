@@ -74,6 +74,7 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::Sealed { .. }
         | Event::Applied { .. }
         | Event::Verified { .. }
+        | Event::WritersEnded { .. }
         | Event::HoldMissed { .. }
         | Event::Fenced { .. }
         | Event::Commit { .. }

@@ -159,6 +159,8 @@ pub struct SyncProgress {
     pub acked: Seq,
     /// Age of the oldest transaction that a hold would have to wait for.
     pub oldest_write: Duration,
+    /// Transactions that holds of this move have ended, where the database was asked.
+    pub ended_writers: u32,
 }
 
 /// Runs steps on agents. Cheap to clone; clones share connections.

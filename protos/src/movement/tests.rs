@@ -43,6 +43,8 @@ fn movement() -> Move {
         reason: "hot".into(),
         tiers: Some(TierChange { source: Tier::Bronze, target: Tier::Platinum }),
         differences: vec![difference()],
+        terminate_writers: true,
+        ended_writers: 2,
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,

@@ -45,6 +45,8 @@ pub(crate) struct Capture {
     failed: Option<Refusal>,
     /// That it has failed is written down: the log may go, also before the agent is started again.
     noted: bool,
+    /// That could not be written down for too long: the log goes all the same.
+    let_go: bool,
 }
 
 /// How a capture goes.
@@ -70,6 +72,7 @@ impl Capture {
             unacked_since: None,
             failed: None,
             noted: false,
+            let_go: false,
         }
     }
 
@@ -177,6 +180,21 @@ impl Captures {
         }
     }
 
+    /// The log of one that has failed goes, though that is not written down. Whether that is news.
+    pub(crate) fn let_go(&mut self, tenant: &TenantId) -> bool {
+        let failed = self.of.get_mut(tenant).filter(|capture| capture.failed.is_some());
+        failed.is_some_and(|capture| !std::mem::replace(&mut capture.let_go, true))
+    }
+
+    pub(crate) fn has_failed(&self, tenant: &TenantId) -> bool {
+        self.of.get(tenant).is_some_and(|capture| capture.failed.is_some())
+    }
+
+    /// Whether it has failed, and needs no log any more.
+    pub(crate) fn is_given_up(&self, tenant: &TenantId) -> bool {
+        self.of.get(tenant).is_some_and(|capture| capture.failed.is_some() && (capture.noted || capture.let_go))
+    }
+
     pub(crate) fn standing(&self, tenant: &TenantId) -> Option<Result<Standing, Refusal>> {
         let capture = self.of.get(tenant)?;
         Some(match &capture.failed {
@@ -241,7 +259,7 @@ impl Captures {
         let lacks = |capture: &&Capture| match &capture.failed {
             None => !capture.queue.is_empty(),
             // Decoded again it would look as if nothing had been missing.
-            Some(_) => !capture.noted,
+            Some(_) => !(capture.noted || capture.let_go),
         };
         let lacking = self.of.values().filter(lacks);
         lacking.map(|capture| capture.acked.max(capture.from)).min().unwrap_or(position).min(position)
@@ -320,8 +338,9 @@ mod tests {
         assert_eq!(captures.standing(&id()).unwrap().unwrap_err().code, "CAPTURE_OVERFLOW");
         assert_eq!(captures.needed_from(Seq(50)), Seq(10), "until that is written down");
         assert_eq!(captures.unnoted(), [id()]);
+        assert!(!captures.is_given_up(&id()));
         captures.noted(&id());
-        assert!(captures.unnoted().is_empty());
+        assert!(captures.unnoted().is_empty() && captures.is_given_up(&id()));
         assert_eq!(captures.needed_from(Seq(50)), Seq(50));
         captures.insert(id(), Capture::new(Seq(30), true));
         captures.take("t", captured(31, "a"), MAX, now);
@@ -332,5 +351,24 @@ mod tests {
         assert!(captures.standing(&id()).unwrap().is_err());
         assert!(!captures.fail_slowest(&long), "of those that are left none lags");
         assert!(captures.standing(&healthy).unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_cannot_be_written_down_frees_the_log_and_is_not_taken_for_written_down() {
+        let (mut captures, now) = (Captures::default(), Instant::now());
+        captures.insert(id(), Capture::new(Seq(10), true));
+        captures.take("t", captured(20, "a"), MAX, now);
+        assert!(!captures.let_go(&id()), "it has not failed");
+        captures.fail(&id(), &Refusal::new("TABLE_TRUNCATED", "gone"));
+        assert_eq!(captures.needed_from(Seq(50)), Seq(10));
+        assert!(captures.let_go(&id()) && !captures.let_go(&id()), "that is news once");
+        assert_eq!(captures.needed_from(Seq(50)), Seq(50));
+        assert_eq!(captures.unnoted(), [id()], "it is still tried, and no slot is made before it is");
+        // One that begins anew has nothing to do with it.
+        captures.insert(id(), Capture::new(Seq(30), true));
+        captures.noted(&id());
+        captures.take("t", captured(40, "a"), MAX, now);
+        assert!(captures.unnoted().is_empty() && !captures.is_given_up(&id()));
+        assert_eq!(captures.needed_from(Seq(50)), Seq(30));
     }
 }

@@ -161,18 +161,11 @@ impl Cell {
         let kept = failover::kept(&keeper).await?;
         let end = standbys::log_end(&keeper).await?;
         let mut tails = tails::load(&keeper).await?;
-        look::at_the_beginning(&database, &replication, &mut keeper, &tails::under_way(&known, &tails)).await?;
+        let under_way = tails::under_way(&known, &tails);
+        let unpublished = look::at_the_beginning(&database, &replication, &mut keeper, &under_way).await?;
         let known = known.into_iter().map(|(id, known)| {
-            // What is captured goes on from where the slot stands; what has changed before is not known any more.
-            if let Some(capture) = &known.control.capture {
-                replication.capture_on(&id, capture);
-            } else if known.control.reverse.is_some() {
-                replication.want(&id);
-            }
             let tail = tails.remove(&id);
-            if let Some(tail) = tail.as_ref().filter(|tail| !tail.done) {
-                replication.capture(&id, tail.moved, false);
-            }
+            replication.go_on(&id, (&known.control, tail.as_ref()), unpublished.contains(&id));
             let tenant = Tenant::new(id.clone(), Some(known));
             {
                 let mut core = tenant.lock();
@@ -247,10 +240,15 @@ impl Cell {
             self.floor.note(&tenant.id, failover::least(found)).await?;
         }
         let tail = tails::find(&client, &tenant.id).await?;
+        // What was put aside lets go of the log itself, once standbys have it.
+        let needs_log = found.as_ref().is_some_and(|found| found.control.needs_log()) || tail.is_some();
         {
             let mut core = tenant.lock();
             core.takes(found);
             core.tail = tail;
+        }
+        if !needs_log {
+            self.replication.unwant(&tenant.id);
         }
         self.post(tenant);
         self.is_to_be_confirmed(tenant).await.inspect_err(|_| tenant.lock().doubted = true)

@@ -298,8 +298,7 @@ impl Cell {
         let kept = kept(client).await.map_err(|error| Refusal::internal(error.to_string()))?.remove(&tenant.id);
         let tail = tails::find(client, &tenant.id).await?;
         let puts_aside = tail.as_ref().is_some_and(|tail| !tail.done);
-        let captures = |now: &Known| now.control.capture.is_some() || now.control.reverse.is_some();
-        if !puts_aside && !now.as_ref().is_some_and(captures) {
+        if !puts_aside && !now.as_ref().is_some_and(|now| now.control.needs_log()) {
             self.replication.unwant(&tenant.id);
         }
         {

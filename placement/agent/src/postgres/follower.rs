@@ -12,7 +12,6 @@ use cell_protos::v1::agent_service_client::AgentServiceClient;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::follow_response::Response;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -28,8 +27,6 @@ use super::tenant::Tenant;
 use crate::record::{Follow, Record as _, Role};
 use crate::refusal::Refusal;
 
-/// How long standbys are waited for before something is acknowledged. Less than the silence that an owner bears.
-const STANDBYS_MAX: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
@@ -189,7 +186,7 @@ async fn session(cell: &Arc<Cell>, tenant: &Arc<Tenant>, follow: &Follow) -> End
         core.progress.pace.begin_at(applier.bytes_per_second);
     }
     // The owner lets go of what it is told to be here.
-    if let Err(refusal) = on_standbys(cell).await {
+    if let Err(refusal) = standbys::have_all(&cell.database).await {
         return Ended::Lost(refusal.to_string());
     }
     let start = Request::Start(wire::FollowStart {
@@ -251,15 +248,6 @@ fn lost(status: &tonic::Status) -> Ended {
         Some(code) => Ended::Failed(Refusal::new(code, reason)),
         None => Ended::Lost(format!("{}: {reason}", status.code())),
     }
-}
-
-/// Whatever the database has by now is on its standbys, where they are waited for.
-async fn on_standbys(cell: &Cell) -> Result<(), Refusal> {
-    if cell.database.options.standbys_confirm == 0 {
-        return Ok(());
-    }
-    let end = standbys::log_end(&**cell.database.client().await?).await?;
-    standbys::confirm(&cell.database, end, Instant::now() + STANDBYS_MAX).await
 }
 
 /// One connection's work.
@@ -391,7 +379,7 @@ impl Copy<'_> {
 
     /// What standbys do not have yet is acknowledged with one of the next messages.
     async fn acknowledge(&mut self) -> Result<(), Ended> {
-        match on_standbys(self.cell).await {
+        match standbys::have_all(&self.cell.database).await {
             Ok(()) => {
                 self.confirmed = self.applier.durable;
                 self.tenant.lock().acknowledged = self.confirmed;

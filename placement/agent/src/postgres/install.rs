@@ -99,12 +99,13 @@ fn waited(error: tokio_postgres::Error, reason: &str) -> Fault {
     Fault { state: error.code().map(|state| state.code().to_owned()), ..Fault::new("INSTALL_BLOCKED", reason) }
 }
 
-/// The trigger on every tenant table, and the publication of those that have a key to be followed by.
-pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue, tenant: &str) -> Result<(), Fault> {
+/// The trigger on every tenant table, and the publication of those that have a key to be followed by. Whether one was published that
+/// was not: what was written to it before is in nobody's log.
+pub(crate) async fn guard(client: &mut Client, catalogue: &Catalogue, tenant: &str) -> Result<bool, Fault> {
     let transaction = client.transaction().await?;
-    guard_in(&transaction, catalogue, tenant).await?;
+    let is_new = guard_in(&transaction, catalogue, tenant).await?;
     transaction.commit().await?;
-    Ok(())
+    Ok(is_new)
 }
 
 /// As [`guard`], with whatever else the transaction does. `tenant` is asked only of tables that are one tenant's.
@@ -112,7 +113,7 @@ pub(crate) async fn guard_in(
     transaction: &Transaction<'_>,
     catalogue: &Catalogue,
     tenant: &str,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     transaction.batch_execute(LOCK_WAIT).await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     for table in &catalogue.tables {
@@ -165,8 +166,8 @@ fn each_of(event: &str, tenant: &str) -> String {
 
 /// Publishes the tables that can be followed: all that there are where tenants share them, one more tenant's otherwise. Of one
 /// whose rows the log cannot identify every update and delete would fail from then on, whoever's it is: it is left out, or
-/// taken out.
-async fn publish(client: &Transaction<'_>, catalogue: &Catalogue) -> Result<(), Fault> {
+/// taken out. Whether one was added.
+async fn publish(client: &Transaction<'_>, catalogue: &Catalogue) -> Result<bool, Fault> {
     let is_logged = |table: &&Table| !table.unlogged && table.unidentified.is_none();
     let followed: Vec<&Table> =
         catalogue.tables.iter().filter(|table| table.is_keyed()).filter(is_logged).collect();
@@ -189,12 +190,14 @@ async fn publish(client: &Transaction<'_>, catalogue: &Catalogue) -> Result<(), 
         let names = of.iter().filter(|name| !than.contains(name));
         names.map(|(of, name)| format!("{}.{}", ident(of), ident(name))).collect::<Vec<_>>().join(", ")
     };
-    for (how, names) in [("DROP", only(&published, &wanted)), ("ADD", only(&wanted, &published))] {
+    let added = only(&wanted, &published);
+    let is_new = !added.is_empty();
+    for (how, names) in [("DROP", only(&published, &wanted)), ("ADD", added)] {
         if !names.is_empty() {
             client.batch_execute(&format!("ALTER PUBLICATION {PUBLICATION} {how} TABLE {names}")).await?;
         }
     }
-    Ok(())
+    Ok(is_new)
 }
 
 const GUARDED: &str = "

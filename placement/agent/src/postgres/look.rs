@@ -8,7 +8,7 @@ use cell_model::TenantId;
 use cell_protos::v1 as wire;
 use tokio_postgres::Client;
 
-use super::catalogue::{Catalogue, Column, Table};
+use super::catalogue::{Catalogue, Column};
 use super::cell::Cell;
 use super::connect::Database;
 use super::fault::Fault;
@@ -19,48 +19,58 @@ use super::sql::{ident, literal};
 use super::tenant::Tenant;
 use crate::refusal::Refusal;
 
-/// Puts the guard on every table of tenants, and reads those of which something is being made.
+/// Puts the guard on every table of tenants, and reads those of which something is being made. Of these, whose tables were not all
+/// published: what was written to one of them meanwhile is in nobody's log.
 pub(super) async fn at_the_beginning(
     database: &Database,
     replication: &Replication,
     client: &mut Client,
     under_way: &BTreeSet<TenantId>,
-) -> Result<(), Fault> {
+) -> Result<BTreeSet<TenantId>, Fault> {
+    let mut unpublished = BTreeSet::new();
     match &database.layout {
         Layout::Shared(place) => {
             let catalogue = Catalogue::read(&*client, place).await?;
-            install::guard(client, &catalogue, "").await?;
+            if install::guard(client, &catalogue, "").await? {
+                unpublished.clone_from(under_way);
+            }
             replication.share_catalogue(catalogue);
         }
         Layout::Schemas { .. } => {
             for (schema, tenant) in schemas(client, &database.layout).await? {
-                one(replication, client, under_way, (&schema, &tenant)).await?;
+                if one(replication, client, under_way, (&schema, &tenant)).await? {
+                    unpublished.insert(tenant);
+                }
             }
         }
-        Layout::Whole { tenant, schema } => one(replication, client, under_way, (schema, tenant)).await?,
+        Layout::Whole { tenant, schema } => {
+            if one(replication, client, under_way, (schema, tenant)).await? {
+                unpublished.insert(tenant.clone());
+            }
+        }
         // Nobody's rows are here.
         Layout::Databases { .. } => {}
     }
-    Ok(())
+    Ok(unpublished)
 }
 
-/// A schema that is a tenant's own.
+/// A schema that is a tenant's own. Whether something is being made of it, and a table was published that was not.
 async fn one(
     replication: &Replication,
     client: &mut Client,
     under_way: &BTreeSet<TenantId>,
     (schema, tenant): (&str, &TenantId),
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let is_under_way = under_way.contains(tenant);
     if !is_under_way && is_guarded(client, schema).await? {
-        return Ok(());
+        return Ok(false);
     }
     let catalogue = Catalogue::read(&*client, &Place::of_one(schema)).await?;
-    install::guard(client, &catalogue, tenant.as_str()).await?;
+    let is_new = install::guard(client, &catalogue, tenant.as_str()).await?;
     if is_under_way {
         replication.set_catalogue(tenant, catalogue);
     }
-    Ok(())
+    Ok(is_under_way && is_new)
 }
 
 /// Schemas that are tenants', by their names, and whose.
@@ -201,52 +211,7 @@ impl Cell {
         }
         Ok(())
     }
-
-    /// Moves the sequences of a tenant's tables well beyond what its rows have, and beyond where they stand: what a lost owner has handed
-    /// out is not known.
-    pub(crate) async fn leap_sequences(&self, tenant: &TenantId) -> Result<(), Refusal> {
-        let catalogue = self.catalogue(tenant).await?;
-        let client = self.database.client().await?;
-        for sequence in &catalogue.sequences {
-            let highest = match highest_sql(&catalogue, &sequence.of, tenant) {
-                Some(sql) => {
-                    let row = client.query_one(&sql, &[]).await?;
-                    (row.get::<_, Option<i64>>(0), row.get::<_, Option<i64>>(1))
-                }
-                None => (None, None),
-            };
-            let sql = LEAP.replace("{sequence}", &sequence.name);
-            client.query(&sql, &[&sequence.name, &highest.0, &highest.1]).await?;
-        }
-        Ok(())
-    }
 }
-
-/// The highest and the lowest number that a tenant's rows have of a sequence, where a column of numbers draws from it.
-fn highest_sql(catalogue: &Catalogue, of: &str, tenant: &TenantId) -> Option<String> {
-    let columns = catalogue.tables.iter().flat_map(|table| table.columns.iter().map(move |column| (table, column)));
-    let is_it = |table: &Table, column: &Column| format!("{}.{}", table.name, column.name) == of;
-    let (table, column) = columns.into_iter().find(|(table, column)| is_it(table, column))?;
-    if !["bigint", "integer", "smallint"].contains(&column.type_name.as_str()) {
-        return None;
-    }
-    let (name, whose) = (catalogue.qualified(table), catalogue.of_tenant(table, tenant.as_str()));
-    let column = ident(&column.name);
-    Some(format!("SELECT max({column})::bigint, min({column})::bigint FROM {name} WHERE {whose}"))
-}
-
-/// By whole steps of its own, a thousand of them, or as many as there is room for.
-const LEAP: &str = "
-SELECT setval($1::text::regclass, (CASE WHEN b.base + 1000 * b.stride BETWEEN p.seqmin AND p.seqmax
-                                        THEN b.base + 1000 * b.stride
-                                        ELSE least(greatest(b.base, p.seqmin), p.seqmax) END)::bigint)
-  FROM {sequence} s
-  JOIN pg_sequence p ON p.seqrelid = $1::text::regclass
- CROSS JOIN LATERAL (
-       SELECT p.seqincrement::numeric AS stride,
-              s.last_value + p.seqincrement::numeric * greatest(0, ceil(
-                  (coalesce(CASE WHEN p.seqincrement > 0 THEN $2::bigint ELSE $3::bigint END, s.last_value)
-                   - s.last_value::numeric) / p.seqincrement)) AS base) b";
 
 const FILES: &str = "
 SELECT coalesce(string_agg(concat_ws(' ', f.oid, pg_relation_filenode(f.oid)), ',' ORDER BY f.oid), '')

@@ -8,7 +8,9 @@
 //! A slot that is gone although captures relied on it (a failover without it, a drop by hand) fails those captures:
 //! nothing is guessed.
 
+mod budget;
 mod decoder;
+mod slot;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -19,7 +21,6 @@ use pgwire_replication::{Lsn, ReplicationClient};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use decoder::Decoder;
@@ -30,16 +31,13 @@ use super::connect::Database;
 use super::fault::Fault;
 use super::install::PUBLICATION;
 use super::log_end::LogEnd;
-use super::records::to_db;
 use super::throttle::Throttle;
-use crate::record;
+use crate::record::{Control, TailRecord};
 use crate::refusal::Refusal;
 
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often the position up to which the log is no longer needed is looked at, and
+/// How often the position up to which the log is no longer needed is looked at.
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);
-/// how often the log that is kept is measured.
-const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the reader is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -192,6 +190,10 @@ impl Replication {
         self.wanted.send_if_modified(|wanted| wanted.insert(tenant.clone(), ()).is_none());
     }
 
+    pub(crate) fn wants(&self, tenant: &TenantId) -> bool {
+        self.wanted.borrow().contains_key(tenant)
+    }
+
     /// Nothing of this tenant is wanted any more.
     pub(crate) fn unwant(&self, tenant: &TenantId) {
         self.captures().remove(tenant);
@@ -209,14 +211,32 @@ impl Replication {
         self.captures().insert(tenant.clone(), Capture::new(from, clean));
     }
 
-    /// The same of one that was begun before the agent was started again.
-    pub(crate) fn capture_on(&self, tenant: &TenantId, capture: &record::Capture) {
-        self.capture(tenant, capture.from, false);
-        if capture.overflowed {
-            let reason = "the capture was given up before the agent was started again";
-            let mut captures = self.captures();
-            captures.fail(tenant, &Refusal::new("CAPTURE_GAP", reason));
-            captures.noted(tenant);
+    /// Goes on with what was captured, put aside or to be captured when the agent was stopped: from where the slot stands. What has
+    /// changed before is not known any more. `is_unread`: the log does not have all of it.
+    pub(crate) fn go_on(
+        &self,
+        tenant: &TenantId,
+        (control, tail): (&Control, Option<&TailRecord>),
+        is_unread: bool,
+    ) {
+        if let Some(capture) = &control.capture {
+            self.capture(tenant, capture.from, false);
+            if capture.overflowed {
+                let reason = "the capture was given up before the agent was started again";
+                let mut captures = self.captures();
+                captures.fail(tenant, &Refusal::new("CAPTURE_GAP", reason));
+                captures.noted(tenant);
+            }
+        } else if control.reverse.is_some() {
+            self.want(tenant);
+        }
+        if let Some(tail) = tail.filter(|tail| !tail.done) {
+            self.capture(tenant, tail.moved, false);
+        }
+        if is_unread {
+            let reason =
+                "a table was added while the agent was stopped, and what was written to it is in nobody's log";
+            self.captures().fail(tenant, &Refusal::new("SCHEMA_CHANGED", reason));
         }
     }
 
@@ -248,8 +268,15 @@ impl Replication {
         }
     }
 
-    /// Reads the log while it is wanted, until `stop`.
+    /// Reads the log while it is wanted, and has it kept within its budget, until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = self.read_while_wanted(stop) => {}
+            () = self.measure() => {}
+        }
+    }
+
+    async fn read_while_wanted(&self, stop: &CancellationToken) {
         let mut wanted = self.wanted.subscribe();
         loop {
             let is_wanted = !wanted.borrow_and_update().is_empty();
@@ -271,6 +298,13 @@ impl Replication {
                 }
                 Err(fault) => {
                     tracing::warn!(slot = %self.slot, %fault, "the change stream of the database was lost");
+                    // One that cannot be read would keep the log for nothing, or has lost it: another one is made.
+                    if is_wanted
+                        && self.is_given_up()
+                        && let Err(fault) = self.drop_slot().await
+                    {
+                        tracing::debug!(slot = %self.slot, %fault, "a slot on which nobody relies could not be dropped");
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(PAUSE) => {}
                         () = stop.cancelled() => return,
@@ -278,65 +312,6 @@ impl Replication {
                 }
             }
         }
-    }
-
-    async fn has_slot(&self, client: &Client) -> Result<bool, Fault> {
-        let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()";
-        Ok(client.query_opt(sql, &[&self.slot]).await?.is_some())
-    }
-
-    /// Whether the slot is there, and the log that it kept is not.
-    pub(crate) async fn is_lost(&self) -> Result<bool, Fault> {
-        let sql = "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1";
-        let row = self.database.client().await?.query_opt(sql, &[&self.slot]).await?;
-        Ok(row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)))
-    }
-
-    /// The slot, made if it is not there. Its making waits for every transaction that is open in the server.
-    async fn make_slot(&self, stop: &CancellationToken) -> Result<(), Fault> {
-        let client = self.database.connect().await?;
-        if self.has_slot(&client).await? {
-            return Ok(());
-        }
-        let gone = Refusal::new("CAPTURE_GAP", "the replication slot is gone, and with it changes that it kept");
-        self.captures().fail_all(&gone);
-        let by = to_db(self.by.get());
-        let write = "INSERT INTO cellway.made (kind, name) \
-                     SELECT 'slot', $1 WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $2 FOR SHARE) \
-                     ON CONFLICT DO NOTHING";
-        client.execute(write, &[&self.slot, &by]).await?;
-        // Without a lock on the generation: a transaction that has written makes no slot.
-        let make = "SELECT pg_create_logical_replication_slot($1, 'pgoutput') \
-                     WHERE EXISTS (SELECT 1 FROM cellway.incarnation WHERE generation = $2)";
-        let values: [&(dyn ToSql + Sync); 2] = [&self.slot, &by];
-        // Also while nobody wants it for a moment, since a step that has waited too long is tried again: whoever begins anew has newer
-        // transactions to wait for, each time.
-        tokio::select! {
-            made = client.execute(make, &values) => match made? {
-                0 => Err(Fault::new("AGENT_RUNNING", "no slot is made: another agent runs on this database")),
-                _ => Ok(()),
-            },
-            () = stop.cancelled() => {
-                self.database.cancel(&client).await;
-                Err(Fault::new("DATABASE_FAILED", "the agent was stopped before its slot was made"))
-            }
-        }
-    }
-
-    /// No slot stays without a move: it would keep the log for ever.
-    pub(crate) async fn drop_slot(&self) -> Result<(), Fault> {
-        let client = self.database.client().await?;
-        if self.has_slot(&client).await? {
-            // The server may still be ending the stream that used it.
-            let sql = "SELECT pg_drop_replication_slot($1) FROM pg_replication_slots \
-                       WHERE slot_name = $1 AND database = current_database() AND active_pid IS NULL \
-                         AND EXISTS (SELECT 1 FROM cellway.agent WHERE generation = $2)";
-            if client.execute(sql, &[&self.slot, &to_db(self.by.get())]).await? == 0 {
-                return Err(Fault::new("DATABASE_FAILED", "the slot is still in use and is dropped later"));
-            }
-        }
-        client.execute("DELETE FROM cellway.made WHERE kind = 'slot' AND name = $1", &[&self.slot]).await?;
-        Ok(())
     }
 
     async fn session(&self, stop: &CancellationToken) -> Result<(), Fault> {
@@ -359,7 +334,6 @@ impl Replication {
         // read.
         tokio::select! {
             ended = self.read(client, stop) => ended,
-            () = self.measure() => Ok(()),
             () = self.throttle.watch(&self.database) => Ok(()),
         }
     }
@@ -385,61 +359,6 @@ impl Replication {
             }
         }
     }
-
-    /// Measures the log that is kept, for ever.
-    async fn measure(&self) {
-        let mut excess = Excess::default();
-        loop {
-            tokio::time::sleep(MEASURE_EVERY).await;
-            if let Err(fault) = self.keep_within_budget(&mut excess).await {
-                tracing::debug!(%fault, "the log that is kept could not be measured");
-            }
-        }
-    }
-
-    /// Gives up the slowest move before the log fills the source's disk; where none lags, such as behind a transaction that
-    /// is never ended, all of them.
-    async fn keep_within_budget(&self, excess: &mut Excess) -> Result<(), Fault> {
-        let client = self.database.client().await?;
-        let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status \
-                   FROM pg_replication_slots WHERE slot_name = $1";
-        let Some(row) = client.query_opt(sql, &[&self.slot]).await? else { return Ok(()) };
-        let (kept, status) = (row.get::<_, Option<i64>>(0).unwrap_or_default(), row.get::<_, Option<String>>(1));
-        let lost = status.as_deref() == Some("lost");
-        if !lost && kept.cast_unsigned() <= self.database.options.wal_bytes_max {
-            *excess = Excess::default();
-            return Ok(());
-        }
-        let reason = format!("{kept} bytes of the database's log are kept for this slot: more than allowed");
-        let refusal = Refusal::new("CAPTURE_OVERFLOW", reason);
-        let (now, grace) = (Instant::now(), Duration::from_secs(self.database.options.wal_grace_seconds.into()));
-        let since = *excess.since.get_or_insert(now);
-        let freed = |given_up: Option<Instant>| given_up.is_none_or(|at| now - at >= grace);
-        if lost {
-            tracing::warn!(slot = %self.slot, kept, "the slot has lost its log; every move is given up");
-            self.captures().fail_all(&refusal);
-        } else if !freed(excess.given_up) {
-            return Ok(());
-        } else if self.captures().fail_slowest(&refusal) {
-            tracing::warn!(slot = %self.slot, kept, "too much log is kept; the slowest move is given up");
-        } else if now - since >= grace {
-            tracing::warn!(slot = %self.slot, kept, "too much log is kept, and by no move; every move is given up");
-            self.captures().fail_all(&refusal);
-        } else {
-            return Ok(());
-        }
-        excess.given_up = Some(now);
-        self.arrived.send_modify(|arrived| *arrived += 1);
-        Ok(())
-    }
-}
-
-/// More log is kept than may be.
-#[derive(Debug, Clone, Copy, Default)]
-struct Excess {
-    since: Option<Instant>,
-    /// When a move was last given up for it.
-    given_up: Option<Instant>,
 }
 
 #[cfg(test)]

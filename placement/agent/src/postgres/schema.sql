@@ -113,9 +113,21 @@ CREATE TABLE IF NOT EXISTS cellway.tail_changes (
     PRIMARY KEY (tenant, seq)
 );
 
+-- How many transactions of writers that no gate has let in holds of a move have ended.
+CREATE TABLE IF NOT EXISTS cellway.ended_writers (
+    tenant text PRIMARY KEY,
+    move_id bigint NOT NULL,
+    ended bigint NOT NULL
+);
+
 CREATE OR REPLACE FUNCTION cellway.lock_key(who text) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$ SELECT pg_catalog.hashtextextended(who, 7234017283807667300) $$;
+
+-- Of those who have the lock without a gate.
+CREATE OR REPLACE FUNCTION cellway.outside_key(who text) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT pg_catalog.hashtextextended(who, 8031170693411369057) $$;
 
 -- The lock first, the grant in a LATER statement: in one statement the snapshot is older than the wait for the lock,
 -- and the old grant is read. At REPEATABLE READ and above the snapshot is the transaction's, so the row is locked:
@@ -141,6 +153,10 @@ BEGIN
         NULL;
     ELSE
         PERFORM cellway.judge(who, as_uid, at_epoch, known);
+    END IF;
+    -- Whoever names no epoch has come through no gate: a hold that may end such writers knows them by this.
+    IF as_uid IS NULL THEN
+        PERFORM pg_advisory_xact_lock_shared(cellway.outside_key(who));
     END IF;
     -- Assigned, not performed: an expression is a fifth of the price of a query.
     said := set_config('cellway.tenant', who, true);

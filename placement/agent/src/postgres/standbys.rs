@@ -17,6 +17,8 @@ use super::records::{from_db, to_db};
 use crate::refusal::Refusal;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long they are waited for before a log is let go of, or an owner is told that it may be. Less than the silence that an owner bears.
+const HAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Standbys by streaming replication: not the readers of logical slots, not backups.
 const STANDBYS: &str = "
@@ -64,6 +66,15 @@ pub(crate) async fn confirm(database: &Database, end: Seq, deadline: Instant) ->
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Returns when whatever the database has by now is on its standbys, where they are waited for.
+pub(crate) async fn have_all(database: &Database) -> Result<(), Refusal> {
+    if database.options.standbys_confirm == 0 {
+        return Ok(());
+    }
+    let end = log_end(&**database.client().await?).await?;
+    confirm(database, end, Instant::now() + HAVE_MAX).await
 }
 
 /// What preflight notes of standbys to which a failover could lose what was answered.

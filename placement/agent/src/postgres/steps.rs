@@ -77,7 +77,7 @@ impl Work<'_> {
             Step::EngageSync(sync) => self.engage_sync(sync.engaged).await,
             Step::SyncStatus(asked) => self.sync_status(asked.oldest_write).await,
             Step::PrepareReverse(_) => self.prepare_reverse().await,
-            Step::HoldWrites(hold) => self.hold_writes(hold.budget_ms).await,
+            Step::HoldWrites(hold) => self.hold_writes(&hold).await,
             Step::ReleaseHold(_) => self.release_hold().await,
             Step::AwaitApplied(applied) => self.await_applied(Seq(applied.seq), applied.timeout_ms).await,
             Step::DigestAt(digest) => self.digest_at(Seq(digest.seq), digest.timeout_ms).await,
@@ -98,7 +98,7 @@ impl Work<'_> {
             Step::Examine(_) => Box::pin(self.examine()).await,
             Step::CompareSample(sample) => Box::pin(self.compare_sample(sample.seed)).await,
             Step::Recopy(recopy) => Box::pin(self.recopy(Seq(recopy.at_seq))).await,
-            Step::LookAtCopy(_) => self.look_at_copy().await,
+            Step::LookAtCopy(look) => self.look_at_copy(look.knows_ungated).await,
             Step::OwnByForce(_) => Box::pin(self.own_by_force()).await,
             Step::PutAside(put) => Box::pin(self.put_aside(put)).await,
         }
@@ -214,7 +214,7 @@ impl Work<'_> {
     /// What the database has now.
     fn took(&self, next: Control, number: u64, keep: Keep) {
         let puts_aside = !matches!(keep, Keep::Gone) && self.tenant.lock().puts_aside();
-        if next.capture.is_none() && next.reverse.is_none() && !puts_aside {
+        if !next.needs_log() && !puts_aside {
             self.cell.replication.unwant(&self.tenant.id);
         }
         if !next.is_under_way() && !puts_aside {
@@ -246,5 +246,5 @@ const fn done() -> Answer {
 }
 
 const fn position(seq: Seq) -> Answer {
-    Answer::Position(wire::Position { seq: seq.get() })
+    Answer::Position(wire::Position { seq: seq.get(), ended_writers: 0 })
 }

@@ -111,15 +111,23 @@ pub(super) async fn page(
                   FROM (SELECT seq, change FROM cellway.tail_changes
                          WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3) c) d
          WHERE sent < $4 ORDER BY seq";
-    let unreadable =
-        |error: prost::DecodeError| Refusal::internal(format!("what was put aside is damaged: {error}"));
     let name = tenant.as_str();
     let rows = client.query(READ, &[&name, &to_db(after.get()), &PAGE, &PAGE_BYTES]).await?;
     let changes = rows.iter().map(|row| wire::TableTransaction::decode(row.get::<_, &[u8]>(0)));
     let changes = changes.collect::<Result<_, _>>().map_err(unreadable)?;
-    let tables = client.query_opt("SELECT tables FROM cellway.tails WHERE tenant = $1", &[&name]).await?;
+    Ok((changes, tables(client, tenant).await?))
+}
+
+/// What the numbers in its changes mean.
+pub(super) async fn tables(client: &Client, tenant: &TenantId) -> Result<wire::TailTables, Refusal> {
+    let sql = "SELECT tables FROM cellway.tails WHERE tenant = $1";
+    let tables = client.query_opt(sql, &[&tenant.as_str()]).await?;
     let tables = tables.map(|row| wire::TailTables::decode(row.get::<_, &[u8]>(0))).transpose();
-    Ok((changes, tables.map_err(unreadable)?.unwrap_or_default()))
+    Ok(tables.map_err(unreadable)?.unwrap_or_default())
+}
+
+fn unreadable(error: prost::DecodeError) -> Refusal {
+    Refusal::internal(format!("what was put aside is damaged: {error}"))
 }
 
 /// With the rows beside which it was kept.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::captures::RowKey;
 use super::feed::Feed;
 use super::follower::Ask;
+use super::leaping::Leapt;
 use super::records::{Copied, Known};
 use super::seal::Seal;
 use crate::board::{Board, Posted};
@@ -74,6 +75,8 @@ pub(crate) struct Core {
     pub(crate) counted: (u64, u64),
     /// The last digest of all rows.
     pub(crate) digest: Digest,
+    /// Where its sequences stood before it is taken over by force.
+    pub(crate) leapt: Leapt,
 }
 
 impl Tenant {

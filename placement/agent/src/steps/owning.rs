@@ -128,6 +128,8 @@ impl Work<'_> {
             acked_seq: acked.get(),
             // The gates wait for requests, and nothing else writes here.
             oldest_write_ms: 0,
+            // Nobody writes here but by way of a gate.
+            ended_writers: 0,
         }))
     }
 

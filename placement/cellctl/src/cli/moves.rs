@@ -184,6 +184,10 @@ pub struct MoveTenant {
     /// How many holds may be missed before the move is given up
     #[arg(long, default_value_t = 10)]
     pub retries: u32,
+    /// In PostgreSQL: end transactions of writers that no gate has let in (psql, cron jobs), with their sessions, where a hold has waited
+    /// for them for half of its budget; those that gates have let in are never ended
+    #[arg(long)]
+    pub terminate_writers: bool,
     /// The most that the copy may read of the source in a second, as 500kB or 20MiB [default: as fast as it goes]
     #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
     pub bytes_per_second: u64,

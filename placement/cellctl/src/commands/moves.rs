@@ -113,5 +113,6 @@ fn options_of(asked: &MoveTenant) -> Result<MoveOptions, Failure> {
         bytes_per_second: asked.bytes_per_second,
         reason: asked.reason.clone(),
         tier: asked.tier.map(Into::into),
+        terminate_writers: asked.terminate_writers,
     })
 }

@@ -64,6 +64,9 @@ fn told(summary: &Summary) -> String {
     if let Some(rejected) = summary.stale_rejected {
         text.push_str(&format!("; {rejected} stale requests turned away"));
     }
+    if let Some(ended) = summary.ended_writers {
+        text.push_str(&format!("; {ended} transactions of writers without a gate ended"));
+    }
     text
 }
 

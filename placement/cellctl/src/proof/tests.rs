@@ -92,6 +92,7 @@ impl Paper {
                     vec![Event::ReverseReady { position: Seq(40), generation }, Event::HoldDue]
                 }
                 Phase::Hold => vec![
+                    Event::WritersEnded { count: 2 },
                     Event::Sealed { attempt, seq },
                     Event::Applied { attempt, seq, generation },
                     Event::Verified { attempt, seq, digest },
@@ -138,6 +139,7 @@ fn a_proof_says_what_a_move_stood_on_and_is_checked_without_anybody() {
     assert_eq!((summary.outcome.as_str(), summary.asked_by.as_str()), ("completed", "operator/alice"));
     assert_eq!((summary.sealed, summary.applied, summary.fenced), (Some(100), Some(100), Some(100)));
     assert_eq!((summary.rows, summary.verified, summary.stale_rejected), (Some(3), Some(30), Some(4)));
+    assert_eq!(summary.ended_writers, Some(2));
     assert_eq!((summary.epoch_before, summary.epoch_after, summary.owner_after.as_str()), (1, 2, "c2"));
     assert_eq!(summary.holds.len(), 1);
     assert!(summary.digest.as_deref().is_some_and(|digest| digest.starts_with("3:")), "{summary:?}");

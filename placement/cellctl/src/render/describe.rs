@@ -119,6 +119,7 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Sealed at", movement.sealed_seq.map(|seq| seq.to_string()).unwrap_or_default()),
         ("In sync", if movement.in_sync { "the target has everything".into() } else { String::new() }),
         ("Turned away", movement.stale_rejected.map(|count| format!("{count} stale requests")).unwrap_or_default()),
+        ("Writers ended", movement.ended_writers.map(|count| count.to_string()).unwrap_or_default()),
         ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
     ]);
     if let Some(met) = &movement.setback {

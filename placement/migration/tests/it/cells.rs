@@ -131,11 +131,13 @@ fn digest(rows: u64) -> Digest {
 fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
     let same = Some(digest(3));
     match step {
-        Step::StartCapture(_) | Step::PrepareReverse(_) => Answer::Position(Position { seq: 7 }),
-        Step::HoldWrites(_) => Answer::Position(Position { seq: LAST }),
-        Step::AwaitApplied(wanted) => Answer::Position(Position { seq: wanted.seq }),
-        Step::Fence(fence) => Answer::Position(Position { seq: fence.sealed_seq }),
-        Step::OwnByForce(_) => Answer::Position(Position { seq: LAST + 1 }),
+        Step::StartCapture(_) | Step::PrepareReverse(_) => Answer::Position(Position { seq: 7, ended_writers: 0 }),
+        Step::HoldWrites(hold) => {
+            Answer::Position(Position { seq: LAST, ended_writers: if hold.terminate_writers { 2 } else { 0 } })
+        }
+        Step::AwaitApplied(wanted) => Answer::Position(Position { seq: wanted.seq, ended_writers: 0 }),
+        Step::Fence(fence) => Answer::Position(Position { seq: fence.sealed_seq, ended_writers: 0 }),
+        Step::OwnByForce(_) => Answer::Position(Position { seq: LAST + 1, ended_writers: 0 }),
         Step::PutAside(put) => {
             Answer::Tail(Tail { changes: 2, bytes: 90, last_seq: put.after_seq + 2, whole: true })
         }
@@ -154,9 +156,15 @@ fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
         }
         Step::ScanDigest(scan) => Answer::Digest(DigestResult { seq: scan.at_seq.max(LAST), digest: same }),
         Step::DigestAt(at) => Answer::Digest(DigestResult { seq: at.seq, digest: same }),
-        Step::SyncStatus(_) => {
-            let (last_seq, acked_seq) = (LAST, LAST);
-            Answer::Sync(SyncProgress { engaged: true, last_seq, acked_seq, ..SyncProgress::default() })
+        Step::SyncStatus(asked) => {
+            let (last_seq, acked_seq, ended_writers) = (LAST, LAST, u32::from(asked.oldest_write));
+            Answer::Sync(SyncProgress {
+                engaged: true,
+                last_seq,
+                acked_seq,
+                ended_writers,
+                ..SyncProgress::default()
+            })
         }
         Step::Preflight(_) => {
             Answer::Preflight(PreflightReport { rows: 3, bytes: 300, ..PreflightReport::default() })
@@ -171,7 +179,7 @@ fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
             let (owner, copy) = (same.clone(), same);
             Answer::Examined(Examined { seq: LAST, owner, copy, ..Examined::default() })
         }
-        Step::Recopy(recopy) => Answer::Position(Position { seq: recopy.at_seq }),
+        Step::Recopy(recopy) => Answer::Position(Position { seq: recopy.at_seq, ended_writers: 0 }),
         _ => Answer::Done(Done {}),
     }
 }

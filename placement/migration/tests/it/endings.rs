@@ -141,6 +141,30 @@ async fn a_hold_that_a_cell_refuses_is_tried_again() {
 }
 
 #[tokio::test]
+async fn writers_that_a_hold_has_ended_are_counted_also_where_it_was_missed() {
+    for terminate_writers in [true, false] {
+        let (cells, paper, leader) = started().await;
+        cells.refuse("HoldWrites", "NOT_QUIESCED");
+        let options = MoveOptions {
+            sync_steady_ms: 5,
+            soak_ms: 5,
+            retain_ms: 5,
+            retries: 20,
+            terminate_writers,
+            ..MoveOptions::default()
+        };
+        paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+        paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+        leader.stop().await;
+        let ended = paper.ended().unwrap();
+        assert_eq!((ended.end, ended.movement.retries_left), (End::Completed, 19));
+        assert_eq!(ended.movement.ended_writers, if terminate_writers { 2 } else { 0 });
+        // Told of the hold that was missed, and of the one that was not.
+        assert_eq!(paper.has_said("ended-writers=1"), terminate_writers);
+    }
+}
+
+#[tokio::test]
 async fn a_fence_that_is_refused_is_settled_by_a_higher_epoch() {
     let (cells, paper, leader) = started().await;
     cells.refuse("Fence", "NOT_SEALED");

@@ -126,6 +126,11 @@ impl Paper {
         self.inner.lock().unwrap().fleet.ended_moves_before(None).next().map(|ended| MoveRecord::clone(ended))
     }
 
+    /// Whether the audit trail has these words.
+    pub(crate) fn has_said(&self, words: &str) -> bool {
+        self.inner.lock().unwrap().fleet.audit().after(0).any(|entry| entry.detail.contains(words))
+    }
+
     pub(crate) fn start_move(&self) {
         let options =
             MoveOptions { sync_steady_ms: 5, soak_ms: 5, retain_ms: 5, retries: 20, ..MoveOptions::default() };

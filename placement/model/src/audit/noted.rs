@@ -371,4 +371,7 @@ fn evidence(detail: &mut String, movement: &crate::Move) {
         }
         Phase::Preflight | Phase::Backfill | Phase::CatchUp | Phase::Verify | Phase::Hold | Phase::Cleanup => {}
     }
+    if movement.ended_writers > 0 {
+        let _ = write!(detail, " ended-writers={}", movement.ended_writers);
+    }
 }

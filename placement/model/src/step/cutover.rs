@@ -225,6 +225,11 @@ fn committed(
             require_phase(Rule::CountedPhase, movement, event, &[Phase::Soak])?;
             movement.stale_rejected = Some(*stale_rejected);
         }
+        Event::WritersEnded { count } => {
+            require_phase(Rule::WritersEndedPhase, movement, event, &[Phase::Hold])?;
+            // An owner that was put back may have forgotten some.
+            movement.ended_writers = movement.ended_writers.max(*count);
+        }
         Event::SoakPassed => return soak_passed(record, movement, event, stamp),
         _ => unreachable!("`step` sends only the events of a cutover here"),
     }

@@ -43,6 +43,9 @@ pub fn holder(record: &TenantRecord, lineage: Lineage) -> Result<Holder<'_>, Rej
     require(Rule::HolderCleanup, movement.phase != Phase::Cleanup, || {
         nothing("what the move has copied is being taken away")
     })?;
+    require(Rule::HolderDiffers, !differs(movement), || {
+        nothing("the copy that the move makes was found to differ from its owner, and not to be alike since")
+    })?;
     let cell = match (movement.leg, movement.phase) {
         (_, Phase::Preflight | Phase::Prepare | Phase::Backfill | Phase::Cleanup)
         | (
@@ -63,6 +66,13 @@ pub fn holder(record: &TenantRecord, lineage: Lineage) -> Result<Holder<'_>, Rej
         ) => &movement.source,
     };
     Ok(Holder { cell, in_sync: in_sync(movement, lineage) })
+}
+
+/// The cell itself knows it only as long as its agent runs. Behind COMMIT the other cell is the one whose rows were right.
+fn differs(movement: &Move) -> bool {
+    let is_copied = movement.leg == Leg::Forward
+        && matches!(movement.phase, Phase::CatchUp | Phase::Verify | Phase::Sync | Phase::Hold);
+    is_copied && !movement.differences.is_empty() && movement.acks.verified_full.is_none()
 }
 
 /// Sync is left only by a committed degradation, and a hold or a fence does not leave it. In a history that was restored from

@@ -164,6 +164,7 @@ fn what_is_said_out_of_its_phase_is_refused_also_where_it_says_nothing_new() {
     assert_eq!(out_of(Phase::Sync, Event::SyncDisengaged), "WRONG_PHASE");
     assert_eq!(out_of(Phase::Sync, Event::MappingDelivered), "WRONG_PHASE");
     assert_eq!(out_of(Phase::Sync, Event::Counted { stale_rejected: 1 }), "WRONG_PHASE");
+    assert_eq!(out_of(Phase::Sync, Event::WritersEnded { count: 1 }), "WRONG_PHASE");
     let taken = Event::TakenOver { seq: Seq(1), generation: Generation(0) };
     assert_eq!(out_of(Phase::Soak, taken), "WRONG_PHASE");
 }
@@ -226,6 +227,48 @@ fn a_tenant_that_does_not_live_is_neither_moved_nor_taken_over_and_a_dead_cell_g
     assert_eq!(world.refused(move_to("t", "b", MoveOptions::default())).code(), "CELL_DEAD");
     world.ok(Command::SetCellState { cell: cell("b"), state: CellState::Cordoned });
     assert_eq!(world.refused(new_tenant("v", Some("b"))).code(), "CELL_CORDONED");
+}
+
+#[test]
+fn a_copy_that_was_found_to_differ_takes_nothing_over_before_it_was_found_to_be_alike() {
+    let forced = |target: &str| {
+        let copy = CopySight {
+            generation: Generation(0),
+            complete: true,
+            applied: Seq(90),
+            heard: Seq(90),
+            ungated: false,
+        };
+        let order = TakeoverOrder {
+            target: cell(target),
+            evidence: "the rack has no power".into(),
+            accept_data_loss: true,
+            stopped: Generation(0),
+            copy,
+        };
+        Command::TakeOver { tenant: tenant("t"), order }
+    };
+    let differed = |phase: Phase| {
+        let mut world = World::new();
+        world.moving(phase, MoveOptions::default());
+        let digest = |rows| Digest { rows, sum: 1 };
+        let found = Difference::of_digests(phase, Seq(30), digest(3), digest(2));
+        world.tell("t", Event::Differed(Box::new(found))).unwrap();
+        world
+    };
+    for phase in [Phase::Verify, Phase::Hold] {
+        let mut world = differed(phase);
+        while world.movement("t").acks.verified_full.is_none() {
+            // Its agent may have been started again, and know nothing of it.
+            let refused = world.refused(forced("b"));
+            let told = matches!(&refused, Rejected::NothingHeld { reason, .. } if reason.contains("differ"));
+            assert!(told, "{refused:?}");
+            world.advance();
+        }
+        world.ok(forced("b"));
+    }
+    // What was found in soak is of an old owner's rows, of which an operator is told.
+    differed(Phase::Soak).ok(forced("a"));
 }
 
 #[test]

@@ -228,6 +228,7 @@ impl AgentPool {
                 last: Seq(sync.last_seq),
                 acked: Seq(sync.acked_seq),
                 oldest_write: Duration::from_millis(sync.oldest_write_ms.into()),
+                ended_writers: sync.ended_writers,
             }),
             _ => Err(unfitting(agent, "it should be the state of sync")),
         }
@@ -255,8 +256,26 @@ impl AgentPool {
         context: &StepContext,
         budget: Duration,
     ) -> Result<Seq, StepError> {
-        let step = Step::HoldWrites(v1::HoldWrites { budget_ms: millis(budget) });
-        Ok(self.position(agent, context, step, budget + self.options.travel).await?.0)
+        Ok(self.hold_writes_of(agent, context, budget, false).await?.0)
+    }
+
+    /// The same, which ends transactions of writers that no gate has let in, if `terminate_writers` says so and they would be waited for
+    /// beyond half of the budget; and how many of them were ended in this move so far.
+    ///
+    /// # Errors
+    /// [`StepError`]
+    pub async fn hold_writes_of(
+        &self,
+        agent: &str,
+        context: &StepContext,
+        budget: Duration,
+        terminate_writers: bool,
+    ) -> Result<(Seq, u32), StepError> {
+        let step = Step::HoldWrites(v1::HoldWrites { budget_ms: millis(budget), terminate_writers });
+        match self.run(agent, context, step, budget + self.options.travel).await? {
+            (_, Answer::Position(position)) => Ok((Seq(position.seq), position.ended_writers)),
+            _ => Err(unfitting(agent, "it should be a position")),
+        }
     }
 
     /// Lets the held writes go on.

@@ -18,7 +18,7 @@ impl AgentPool {
     /// # Errors
     /// [`StepError`]; refused also where the cell cannot take a tenant over.
     pub async fn look_at_copy(&self, agent: &str, context: &StepContext) -> Result<CopySight, StepError> {
-        let step = Step::LookAtCopy(v1::LookAtCopy {});
+        let step = Step::LookAtCopy(v1::LookAtCopy { knows_ungated: true });
         match self.run(agent, context, step, self.options.step).await? {
             (generation, Answer::Copy(copy)) => Ok(CopySight {
                 generation,

@@ -104,7 +104,7 @@ fn context() -> StepContext {
 }
 
 fn position(seq: u64) -> Answer {
-    Answer::Position(wire::Position { seq })
+    Answer::Position(wire::Position { seq, ended_writers: 0 })
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_step_carries_who_asks_and_for_what() {
     let header = asked[0].header.as_ref().unwrap();
     assert_eq!((header.lineage, header.term, header.tenant.as_str(), header.uid), (1, 2, "t-1", 3));
     assert_eq!((header.move_id, header.attempt, header.epoch, header.leg()), (4, 5, 6, wire::Leg::Back));
-    assert_eq!(asked[0].step, Some(Step::HoldWrites(wire::HoldWrites { budget_ms: 70 })));
+    assert_eq!(asked[0].step, Some(Step::HoldWrites(wire::HoldWrites { budget_ms: 70, terminate_writers: false })));
 }
 
 #[tokio::test]

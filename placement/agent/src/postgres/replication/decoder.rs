@@ -51,6 +51,9 @@ struct Known {
     relation: Relation,
     catalogue: u64,
     followed: Option<Followed>,
+    /// Whose it would be, where the catalogue lacks it: only tenants' tables are published, so it had another name when the moves began, or
+    /// is gone. Of a table's partitions, which are described, too, no change ever comes.
+    stranger: Option<Whose>,
 }
 
 impl<'a> Decoder<'a> {
@@ -100,8 +103,8 @@ impl<'a> Decoder<'a> {
     fn message(&mut self, message: Message) {
         match message {
             Message::Relation(relation) => {
-                let (catalogue, followed) = self.follow(&relation);
-                self.relations.insert(relation.id, Known { relation, catalogue, followed });
+                let known = self.follow(relation);
+                self.relations.insert(known.relation.id, known);
             }
             Message::Insert { relation, new } => self.row(relation, None, Some(new), true),
             Message::Update { relation, old, new } => self.row(relation, old, Some(new), false),
@@ -130,7 +133,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A table as it is in the log must be as it was when the moves began.
-    fn follow(&self, relation: &Relation) -> (u64, Option<Followed>) {
+    fn follow(&self, relation: Relation) -> Known {
         let (number, of) = {
             let known = self.replication.catalogues();
             let of = match &known.shared {
@@ -142,7 +145,13 @@ impl<'a> Decoder<'a> {
             };
             (known.number, of)
         };
-        (number, of.and_then(|(catalogue, tenant)| self.follow_in(&catalogue, tenant, relation)))
+        let is_strange = |(catalogue, _): &&(Arc<Catalogue>, Option<TenantId>)| {
+            relation.schema == catalogue.place.schema && catalogue.place_of(&relation.name).is_none()
+        };
+        let stranger = of.as_ref().filter(is_strange);
+        let stranger = stranger.map(|(_, tenant)| tenant.clone().map_or(Whose::In(0), Whose::Of));
+        let followed = of.and_then(|(catalogue, tenant)| self.follow_in(&catalogue, tenant, &relation));
+        Known { relation, catalogue: number, followed, stranger }
     }
 
     fn follow_in(&self, catalogue: &Catalogue, tenant: Option<TenantId>, relation: &Relation) -> Option<Followed> {
@@ -176,16 +185,20 @@ impl<'a> Decoder<'a> {
     fn look_again(&mut self, relation: u32) {
         let number = self.replication.catalogues().number;
         let Some(known) = self.relations.get(&relation).filter(|known| known.catalogue != number) else { return };
-        let (catalogue, followed) = self.follow(&known.relation);
-        let relation_ = known.relation.clone();
-        self.relations.insert(relation, Known { relation: relation_, catalogue, followed });
+        let known = self.follow(known.relation.clone());
+        self.relations.insert(relation, known);
     }
 
     /// An update that leaves the key alone is logged without the old one.
     fn row(&mut self, relation: u32, old: Option<Tuple>, new: Option<Tuple>, is_insert: bool) {
         self.look_again(relation);
-        let followed = self.relations.get(&relation).and_then(|known| known.followed.as_ref());
-        let (Some(open), Some(followed)) = (&mut self.open, followed) else { return };
+        let Some(known) = self.relations.get(&relation) else { return };
+        if let Some(whose) = &known.stranger {
+            let name = &known.relation.name;
+            let reason = format!("table {name} was renamed, added or dropped while tenants were being moved");
+            return self.fail(whose, "SCHEMA_CHANGED", &reason);
+        }
+        let (Some(open), Some(followed)) = (&mut self.open, &known.followed) else { return };
         let of_row = |place: usize| new.as_ref().or(old.as_ref()).and_then(|row| wal::text(row.get(place)?));
         let whose = match &followed.whose {
             Whose::In(place) => of_row(*place),

@@ -266,6 +266,7 @@ impl Work<'_> {
 
     pub(super) async fn prepare_reverse(&self) -> Result<Answer, Refusal> {
         let _turn = self.tenant.turn.lock().await;
+        self.refresh().await?;
         transition::prepare_reverse(self.lock()?.known()?, self.context())?;
         self.cell.replication.want(&self.tenant.id);
         self.cell.replication.streaming(PATIENCE).await?;

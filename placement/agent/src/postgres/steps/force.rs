@@ -17,11 +17,13 @@ use tokio::time::Instant;
 use super::owning::PATIENCE;
 use super::{Core, Keep, Work, position};
 use crate::postgres::captures::{Captured, Standing};
+use crate::postgres::catalogue::Catalogue;
 use crate::postgres::cell::Cell;
 use crate::postgres::failover::failed_over;
+use crate::postgres::leaping::Leapt;
 use crate::postgres::records::{self, Copied, Reach, Rows, from_db};
 use crate::postgres::tenant::Tenant;
-use crate::postgres::{follower, seal, tails};
+use crate::postgres::{follower, seal, standbys, tails};
 use crate::record::{Control, Record as _, Role, TailRecord};
 use crate::refusal::Refusal;
 use crate::transition::{self, Verdict};
@@ -34,7 +36,13 @@ const LOCKED_MAX: &str = "SET LOCAL lock_timeout = '4s'";
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Work<'_> {
-    pub(super) async fn look_at_copy(&self) -> Result<Answer, Refusal> {
+    /// `knows`: whoever asks has heard that writers come who wait for nobody, and takes nothing for lossless because of a position.
+    pub(super) async fn look_at_copy(&self, knows: bool) -> Result<Answer, Refusal> {
+        if !knows {
+            let reason = "the node that asks is of a version that would take this copy for one that lacks nothing: upgrade the \
+                          control plane's nodes, the one that leads last, and run the command again";
+            return Err(Refusal::new("CONTROL_OUTDATED", reason));
+        }
         transition::look_at_copy(self.lock()?.known()?, self.context())?;
         // Written, so that what is found is durable: what is decided upon does not vanish in a crash.
         let sql = "UPDATE cellway.copies SET applied = applied WHERE tenant = $1 RETURNING applied, frontier";
@@ -66,11 +74,7 @@ impl Work<'_> {
         };
         if owned {
             // It says what it has said before, also to a later attempt: it has changes of its own by now.
-            let client = self.cell.database.client().await?;
-            let taken = tails::taken(&client, &self.tenant.id, context.move_id).await?;
-            let not_so =
-                || Refusal::new("STALE_EPOCH", format!("this cell owns, and not because of {}", context.move_id));
-            let seq = taken.ok_or_else(not_so)?;
+            let seq = self.taken().await?;
             let again =
                 |core: &mut Core| Ok((transition::own_by_force(core.known()?, &context, true)?, Keep::Same));
             self.change_in_turn(again).await?;
@@ -81,12 +85,32 @@ impl Work<'_> {
             transition::own_by_force(core.known()?, &context, core.is_complete() && is_alike(&core))?;
         }
         // What the lost owner has handed out since it was last heard of is not known.
-        self.cell.leap_sequences(&self.tenant.id).await?;
+        self.cell.leap_sequences(&self.tenant, context.move_id).await?;
         let (next, number, copied, seq) = self.forced().await.inspect_err(|_| self.tenant.lock().doubted = true)?;
         self.settle(next, number, Keep::Own(copied)).await?;
+        self.tenant.lock().leapt = Leapt::default();
         follower::ensure(self.cell, &self.tenant);
         self.let_go().await;
         Ok(position(seq))
+    }
+
+    /// Where this cell took over, as it has said before. It owns at the epoch of this takeover, and nobody comes to that otherwise: a
+    /// database that does not know where has been put back since, and of the other one's changes nothing is certain to be here.
+    async fn taken(&self) -> Result<Seq, Refusal> {
+        let (id, move_id) = (&self.tenant.id, self.context().move_id);
+        let mut client = self.cell.database.client().await?;
+        if let Some(taken) = tails::taken(&client, id, move_id).await? {
+            return Ok(taken);
+        }
+        if self.lock()?.known()?.move_id != move_id {
+            return Err(Refusal::new("STALE_EPOCH", format!("this cell owns, and not because of {move_id}")));
+        }
+        let transaction = client.transaction().await?;
+        records::expect_agent(&transaction, self.cell.incarnation).await?;
+        tails::take_in(&transaction, id, (move_id, Seq(0))).await?;
+        transaction.commit().await?;
+        self.cell.is_to_be_confirmed(&self.tenant).await?;
+        Ok(Seq(0))
     }
 
     /// In one transaction with the copy as it is then: nothing more is applied to it.
@@ -155,6 +179,8 @@ impl Work<'_> {
         self.let_go().await;
         follower::ensure(self.cell, &self.tenant);
         move_aside(self.cell, &self.tenant).await?;
+        // What is answered outlives a failover.
+        self.cell.is_to_be_confirmed(&self.tenant).await?;
         let tail = self.tenant.lock().tail.clone();
         let tail = tail.ok_or_else(|| Refusal::internal("what was put aside is gone"))?;
         Ok(Answer::Tail(told(&tail)))
@@ -243,9 +269,12 @@ pub(crate) async fn move_aside(cell: &Cell, tenant: &Tenant) -> Result<(), Refus
         cell.refresh(tenant).await?;
     }
     let under_way = || tenant.lock().tail.clone().filter(|tail| !tail.done);
-    let Some(mut tail) = under_way() else { return Ok(()) };
+    let Some(mut tail) = under_way() else { return let_go_of_log(cell, tenant).await };
     let captures = || cell.replication.captures();
-    match standing(cell, tenant).await? {
+    let standing = standing(cell, tenant).await?;
+    // Other numbers would say something else than those that are there already.
+    let is_readable = is_numbered_alike(cell, tenant).await?;
+    match standing.filter(|_| is_readable) {
         Some(standing) => {
             // The other one has said that it holds durably what it does not hold now.
             tail.whole &= standing.acked <= tail.moved;
@@ -264,11 +293,13 @@ pub(crate) async fn move_aside(cell: &Cell, tenant: &Tenant) -> Result<(), Refus
                 advanced.inspect_err(|_| tenant.lock().doubted = true)?;
                 tenant.lock().goes_on_putting_aside(&tail);
                 written = tail.clone();
-                // From here on the log is not needed for it.
+                // From here on the log is not needed for it, wherever the server fails over to.
+                standbys::have_all(&cell.database).await?;
                 captures().acknowledge(&tenant.id, last, Instant::now());
             }
-            // It may have been given up meanwhile.
+            // It may have been given up meanwhile, or a table have come that is in no log.
             tail.whole &= captures().standing(&tenant.id).is_some_and(|standing| standing.is_ok());
+            tail.whole &= has_its_tables(cell, tenant).await?;
         }
         None => tail.whole = false,
     }
@@ -279,9 +310,31 @@ pub(crate) async fn move_aside(cell: &Cell, tenant: &Tenant) -> Result<(), Refus
     advanced.inspect_err(|_| tenant.lock().doubted = true)?;
     tracing::info!(tenant = %tenant.id, changes = tail.changes, whole = tail.whole, "what this cell alone has is put aside");
     tenant.lock().goes_on_putting_aside(&tail);
-    cell.replication.unwant(&tenant.id);
-    cell.replication.forget_catalogue(&tenant.id);
+    let_go_of_log(cell, tenant).await
+}
+
+/// Everything is written down, on standbys, too, where they are waited for.
+async fn let_go_of_log(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
+    let is_done = tenant.lock().tail.as_ref().is_some_and(|tail| tail.done);
+    if is_done && cell.replication.wants(&tenant.id) {
+        standbys::have_all(&cell.database).await?;
+        cell.replication.unwant(&tenant.id);
+        cell.replication.forget_catalogue(&tenant.id);
+    }
     Ok(())
+}
+
+/// Whether the numbers in changes mean what they did when the tail was begun.
+async fn is_numbered_alike(cell: &Cell, tenant: &Tenant) -> Result<bool, Refusal> {
+    let known = tails::describe(&*cell.catalogue(&tenant.id).await?);
+    Ok(tails::tables(&**cell.database.client().await?, &tenant.id).await? == known)
+}
+
+/// Whether the tables are those that they were.
+async fn has_its_tables(cell: &Cell, tenant: &Tenant) -> Result<bool, Refusal> {
+    let known = cell.catalogue(&tenant.id).await?;
+    let now = Catalogue::read(&**cell.database.client().await?, &known.place).await?;
+    Ok(now.lines() == known.lines())
 }
 
 fn dropped() -> Refusal {

@@ -13,7 +13,7 @@ use crate::hold::Hold;
 use crate::postgres::feed::Compare;
 use crate::postgres::records::Copied;
 use crate::postgres::seal::{self, Seal};
-use crate::postgres::{digest, schemas};
+use crate::postgres::{digest, outside, schemas};
 use crate::refusal::Refusal;
 use crate::transition;
 
@@ -55,6 +55,8 @@ impl Work<'_> {
     pub(super) async fn start_capture(&self) -> Result<Answer, Refusal> {
         let context = self.context();
         let _turn = self.tenant.turn.lock().await;
+        // Before anything is wanted of the log: what is found to need none lets go of it.
+        self.refresh().await?;
         let known = |core: &super::Core| -> Result<Option<Seq>, Refusal> {
             transition::start_capture(core.known()?, context, Seq(0))?;
             let capture = core.known()?.capture.as_ref().filter(|capture| capture.move_id == context.move_id);
@@ -78,7 +80,8 @@ impl Work<'_> {
             Ok(from)
         }
         .await;
-        if begun.is_err() {
+        // Where the answer was lost the database is asked first.
+        if begun.is_err() && !self.tenant.lock().doubted {
             self.cell.replication.unwant(&self.tenant.id);
         }
         begun.map(position)
@@ -102,7 +105,8 @@ impl Work<'_> {
 
     pub(super) async fn sync_status(&self, with_writes: bool) -> Result<Answer, Refusal> {
         let engaged = transition::admit(self.lock()?.known()?, self.context(), false)?.sync;
-        let oldest = if with_writes { self.oldest_write().await } else { Duration::ZERO };
+        let (oldest, ended_writers) =
+            if with_writes { (self.oldest_write().await, self.ended_writers().await) } else { (Duration::ZERO, 0) };
         let standing = self.cell.replication.captures().standing(&self.tenant.id);
         let none = || Refusal::new("NOT_OWNER", "nothing is captured here");
         let standing = standing.ok_or_else(none)??;
@@ -117,6 +121,7 @@ impl Work<'_> {
             last_seq: standing.last.get(),
             acked_seq: standing.acked.get(),
             oldest_write_ms: u32::try_from(oldest.as_millis()).unwrap_or(u32::MAX),
+            ended_writers,
         }))
     }
 
@@ -129,14 +134,23 @@ impl Work<'_> {
         })
     }
 
-    pub(super) async fn hold_writes(&self, budget_ms: u32) -> Result<Answer, Refusal> {
+    /// Those that holds of this move have ended. Told with the next answer where the database does not answer.
+    async fn ended_writers(&self) -> u32 {
+        let asked = async {
+            let client = self.cell.database.client().await?;
+            outside::ended(&client, &self.tenant.id, self.context().move_id).await
+        };
+        asked.await.unwrap_or_default()
+    }
+
+    pub(super) async fn hold_writes(&self, asked: &wire::HoldWrites) -> Result<Answer, Refusal> {
         let attempt = (self.context().move_id, self.context().attempt);
         self.captures_well()?;
         let (hold, is_new) = {
             let mut core = self.lock()?;
             transition::hold_writes(core.known()?, self.context())?;
             let name = self.cell.board.next_hold();
-            let budget = Duration::from_millis(u64::from(budget_ms).max(1));
+            let budget = Duration::from_millis(u64::from(asked.budget_ms).max(1));
             let hold = core.holds.begin(attempt, name, Instant::now(), budget)?.clone();
             (hold.clone(), hold.id == name)
         };
@@ -147,14 +161,16 @@ impl Work<'_> {
         }
         let _turn = self.tenant.turn.lock().await;
         let sealed = self.lock()?.holds.standing(Instant::now()).and_then(|hold| hold.sealed);
-        match sealed {
-            Some(seq) => Ok(position(seq)),
-            None => self.seal(&hold).await.map(position),
-        }
+        let seq = match sealed {
+            Some(seq) => seq,
+            None => self.seal(&hold, asked.terminate_writers).await?,
+        };
+        let ended_writers = if asked.terminate_writers { self.ended_writers().await } else { 0 };
+        Ok(Answer::Position(wire::Position { seq: seq.get(), ended_writers }))
     }
 
     /// Gates first, so that few are left who wait in the database; then the database.
-    async fn seal(&self, hold: &Hold) -> Result<Seq, Refusal> {
+    async fn seal(&self, hold: &Hold, terminate_writers: bool) -> Result<Seq, Refusal> {
         let began = Instant::now();
         let board = &self.cell.board;
         let (quiesced, session) =
@@ -165,7 +181,8 @@ impl Work<'_> {
         let gates = began.elapsed();
         let id = &self.tenant.id;
         let left = || hold.deadline.saturating_duration_since(Instant::now());
-        let seal = Seal::take(session?, id, (hold.move_id, hold.attempt), left()).await?;
+        let seal = Seal::take(session?, id, (hold.move_id, hold.attempt), left());
+        let seal = if terminate_writers { self.ending_writers(seal, left() / 2).await? } else { seal.await? };
         let locked = began.elapsed();
         let sealed = self.sealed(hold, left()).await;
         tracing::debug!(tenant = %id, ?gates, ?locked, sealed = ?began.elapsed(), "a hold was sealed, or not");
@@ -179,6 +196,29 @@ impl Work<'_> {
             self.let_go().await;
         }
         sealed
+    }
+
+    /// Waits for the seal, and ends writers that no gate has let in if it is not there after `patience`.
+    async fn ending_writers(
+        &self,
+        seal: impl Future<Output = Result<Seal, Refusal>> + Send,
+        patience: Duration,
+    ) -> Result<Seal, Refusal> {
+        let mut seal = std::pin::pin!(seal);
+        tokio::select! {
+            sealed = &mut seal => return sealed,
+            () = tokio::time::sleep(patience) => {}
+        }
+        // The seal waits on meanwhile, and nobody comes in.
+        let (sealed, ended) = tokio::join!(seal, outside::end(self.cell, &self.tenant.id, self.context().move_id));
+        match (sealed, ended) {
+            (Err(Refusal { code: "NOT_QUIESCED", reason }), Err(refusal)) => {
+                let reason =
+                    format!("{reason}; writers that no gate has let in could not be ended: {}", refusal.reason);
+                Err(Refusal::new("NOT_QUIESCED", reason))
+            }
+            (sealed, _) => sealed,
+        }
     }
 
     /// Nobody writes now: the last change is the last for good.

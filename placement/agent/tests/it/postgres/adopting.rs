@@ -126,7 +126,7 @@ async fn a_tenant_that_has_left_a_cell_that_observes_is_refused_there() {
     ground.copy(&a, &b, &step).await;
     ground.verify(&a, &b, &step).await;
     ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
     let refused = a.session().await.batch_execute(&insert("t-1")).await.unwrap_err();
     assert_eq!(code(&refused), "NOT_OWNER");

@@ -13,6 +13,7 @@ use cell_model::{Attempt, Epoch, HeldRole, Leg};
 use tempfile::TempDir;
 
 use super::each::{home_on, own};
+use super::forced::{force, in_sync, try_put_aside};
 use super::ground::*;
 use super::layouts::{In, ONE, ONE_EACH, TABLES, fill, nothing_left};
 use super::server::Own;
@@ -102,7 +103,7 @@ impl Failing {
         self.ground.copy(a, b, &step).await;
         self.ground.verify(a, b, &step).await;
         self.ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-        self.ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+        self.ground.reverse(&b.agent, &step).await;
     }
 
     /// What the cell says that it is to the tenant.
@@ -332,4 +333,44 @@ async fn preflight_names_standbys_that_no_commit_waits_for_and_an_agent_that_not
     let listen = a.close().await;
     let forgetful = failing.ground.try_open("a", &failing.url, &listen).await.unwrap();
     assert_eq!(codes(&forgetful).await, ["NO_DATA_DIRECTORY"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_is_answered_for_and_its_log_is_let_go_of_only_when_standbys_have_it() {
+    let (mut failing, a) = Failing::waiting_for(1, In::Shared).await;
+    let b = failing.target().await;
+    let ground = &failing.ground;
+    in_sync(ground, &a, &b).await;
+    let after = force(ground, &b, 2).await;
+    write(&a, "late").await.unwrap();
+    failing.standby.stop().await;
+    let client = a.session().await;
+    let kept = async || -> i64 {
+        client.query_one("SELECT count(*) FROM pg_replication_slots WHERE active", &[]).await.unwrap().get(0)
+    };
+    for _ in 0..2 {
+        assert_eq!(refused(try_put_aside(ground, &a, &b, 2, after).await), "STANDBY_BEHIND");
+        // Time enough for the reader to end.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(kept().await, 1, "what the standby lacks is in the log still");
+    }
+    failing.standby.start_again().await;
+    let told = async || {
+        loop {
+            if let Ok(tail) = try_put_aside(&failing.ground, &a, &b, 2, after).await {
+                return tail;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let tail = tokio::time::timeout(PATIENCE, told()).await.expect("the standby is there again");
+    assert_eq!((tail.changes, tail.whole), (1, true));
+    until_true(&client, "SELECT NOT EXISTS (SELECT 1 FROM cellway.made)").await;
+    failing.fails_over().await;
+    let there =
+        "SELECT (SELECT count(*) FROM cellway.tail_changes) = 1 AND (SELECT count(*) FROM cellway.tails) = 1";
+    assert!(
+        session(&a.url).await.query_one(there, &[]).await.unwrap().get::<_, bool>(0),
+        "what was answered is there"
+    );
 }

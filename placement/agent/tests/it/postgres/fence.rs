@@ -14,7 +14,7 @@ async fn ready(ground: &Ground) -> (Cell, Cell) {
     ground.copy(&a, &b, &step).await;
     ground.verify(&a, &b, &step).await;
     ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     (a, b)
 }
 
@@ -111,7 +111,7 @@ async fn what_psql_writes_directly_is_fenced_too_and_served_by_the_owner_only() 
     ground.copy(&a, &b, &step).await;
     assert_eq!(code(&account(&at_b, "rogue").await.unwrap_err()), "IMPORTING");
     ground.verify(&a, &b, &step).await;
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
     for write in [
         "INSERT INTO accounts (tenant_id, name) VALUES ('t-1', 'late')",

@@ -16,7 +16,7 @@ fn ended(epoch: u64) -> StepContext {
 }
 
 /// b has a whole copy, and a answers only what b holds.
-async fn in_sync(ground: &Ground, a: &Cell, b: &Cell) {
+pub(super) async fn in_sync(ground: &Ground, a: &Cell, b: &Cell) {
     let step = context(1, 1);
     ground.copy(a, b, &step).await;
     ground.verify(a, b, &step).await;
@@ -36,12 +36,12 @@ async fn arrived(ground: &Ground, b: &Cell, step: &StepContext, count: usize) {
 }
 
 /// A row of somebody who comes with psql.
-async fn write(door: &Door, own: bool, name: &str) -> Result<u64, tokio_postgres::Error> {
+pub(super) async fn write(door: &Door, own: bool, name: &str) -> Result<u64, tokio_postgres::Error> {
     let (whose, of) = if own { ("", "") } else { ("tenant_id, ", "'t-1', ") };
     door.open().await.execute(&format!("INSERT INTO accounts ({whose}name) VALUES ({of}'{name}')"), &[]).await
 }
 
-async fn again(ground: &Ground, layout: In, name: &str, (url, listen): (&str, &str)) -> Cell {
+pub(super) async fn again(ground: &Ground, layout: In, name: &str, (url, listen): (&str, &str)) -> Cell {
     let change = own(url);
     ground
         .open_with(name, url, listen, |database| match layout {
@@ -53,18 +53,24 @@ async fn again(ground: &Ground, layout: In, name: &str, (url, listen): (&str, &s
         .unwrap()
 }
 
-async fn force(ground: &Ground, cell: &Cell, epoch: u64) -> Seq {
+pub(super) async fn force(ground: &Ground, cell: &Cell, epoch: u64) -> Seq {
     let forced = ground.pool.own_by_force(&cell.agent, &context(epoch, 2)).await;
     forced.unwrap().0
 }
 
-async fn try_put_aside(ground: &Ground, old: &Cell, new: &Cell, epoch: u64, after: Seq) -> Result<Tail, StepError> {
+pub(super) async fn try_put_aside(
+    ground: &Ground,
+    old: &Cell,
+    new: &Cell,
+    epoch: u64,
+    after: Seq,
+) -> Result<Tail, StepError> {
     let mapping = ground.mapping(new, epoch);
     ground.pool.put_aside(&old.agent, &ended(epoch), &mapping, Epoch(epoch - 1), after).await
 }
 
 /// As the coordinator does: once more until it is done.
-async fn put_aside(ground: &Ground, old: &Cell, new: &Cell, epoch: u64, after: Seq) -> Tail {
+pub(super) async fn put_aside(ground: &Ground, old: &Cell, new: &Cell, epoch: u64, after: Seq) -> Tail {
     let told = async {
         loop {
             match try_put_aside(ground, old, new, epoch, after).await {
@@ -94,7 +100,7 @@ async fn tail_of(ground: &Ground, cell: &Cell) -> (Vec<wire::TableMutation>, Vec
 }
 
 /// The accounts in a tail, by name.
-async fn accounts_in_tail(ground: &Ground, cell: &Cell) -> Vec<String> {
+pub(super) async fn accounts_in_tail(ground: &Ground, cell: &Cell) -> Vec<String> {
     let (rows, tables) = tail_of(ground, cell).await;
     let of = |mutation: &wire::TableMutation| {
         let table = &tables[mutation.table as usize];
@@ -248,7 +254,7 @@ async fn a_new_owner_that_is_lost_leaves_a_tail_of_many_pages_and_the_old_one_go
     let ground = Ground::new();
     let (a, b) = pair(&ground, In::Own, In::Shared).await;
     in_sync(&ground, &a, &b).await;
-    ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+    ground.reverse(&b.agent, &context(1, 1)).await;
     ground.cut_over(&a, &b, 1, 1, Leg::Forward).await;
     let step = context(2, 50);
     write(&b.door(), b.own, "shared").await.unwrap();
@@ -280,7 +286,7 @@ async fn a_source_that_is_fenced_takes_back_and_the_target_keeps_what_it_has_don
         let ground = Ground::new();
         let (a, b) = pair(&ground, In::Shared, In::Shared).await;
         in_sync(&ground, &a, &b).await;
-        ground.pool.prepare_reverse(&b.agent, &context(1, 1)).await.unwrap();
+        ground.reverse(&b.agent, &context(1, 1)).await;
         let (fenced, sealed) = ground.fence(&a, &b, &context(1, 1)).await;
         let attempt = fenced.attempt.0;
         if is_activated {

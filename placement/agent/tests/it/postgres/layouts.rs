@@ -197,7 +197,7 @@ async fn called_off_in_each_phase(from: In, to: In) {
         if ["sync", "hold", "fence"].contains(&phase) {
             ground.verify(&a, &b, &step).await;
             ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-            ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+            ground.reverse(&b.agent, &step).await;
         }
         let mut after = step.clone();
         if phase == "hold" {

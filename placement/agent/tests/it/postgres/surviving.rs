@@ -47,7 +47,7 @@ async fn a_source_agent_that_is_killed_goes_on_where_it_was() {
     ground.verify(&a, &b, &step).await;
     assert_eq!(b.rows().await, a.rows().await);
     ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     ground.cut_over(&a, &b, 1, 1, cell_model::Leg::Forward).await;
 }
 
@@ -88,7 +88,7 @@ async fn a_slot_that_a_copied_database_has_written_down_is_left_to_the_database_
     let listen = b.close().await;
     let b = ground.try_open("b", &url, &listen).await.unwrap();
     ground.copy(&a, &b, &step).await;
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     let its_own = "SELECT count(*) = 1 FROM pg_replication_slots WHERE database = current_database()";
     until_true(&at_b, its_own).await;
     until_true(&at_a, its_own).await;
@@ -216,7 +216,7 @@ async fn a_fenced_cell_stays_fenced_when_its_agent_is_started_again() {
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
     ground.verify(&a, &b, &step).await;
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     let (step, sealed) = ground.fence(&a, &b, &step).await;
     let url = a.url.clone();
     let listen = a.kill();

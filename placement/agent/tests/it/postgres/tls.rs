@@ -72,7 +72,7 @@ async fn a_tenant_moves_between_databases_that_take_certificates_only_and_nothin
     account(&client, "later").await.unwrap();
     ground.verify(&a, &b, &step).await;
     ground.pool.engage_sync(&a.agent, &step, true).await.unwrap();
-    ground.pool.prepare_reverse(&b.agent, &step).await.unwrap();
+    ground.reverse(&b.agent, &step).await;
     let agents = "FROM pg_stat_activity LEFT JOIN pg_stat_ssl USING (pid) WHERE application_name LIKE 'cellway%'";
     let plain = format!("SELECT count(*) {agents} AND (ssl IS NOT TRUE OR client_dn <> '/CN=postgres')");
     assert_eq!(client.query_one(&plain, &[]).await.unwrap().get::<_, i64>(0), 0);
