@@ -34,7 +34,7 @@ pub(crate) struct Flow {
     pub(crate) live: Arc<ArcSwap<Live>>,
     cells: HashMap<CellId, Arc<CellFlow>, RandomState>,
     /// Limits that a process before this one has found out: where cells begin.
-    learnt: std::collections::HashMap<CellId, u32>,
+    learnt: std::collections::BTreeMap<CellId, u32>,
 }
 
 /// How often tenants of whom nothing is worth keeping are forgotten.
@@ -46,7 +46,7 @@ impl Flow {
         live: Live,
         clock: Clock,
         metered: bool,
-        learnt: std::collections::HashMap<CellId, u32>,
+        learnt: std::collections::BTreeMap<CellId, u32>,
     ) -> Arc<Self> {
         let live = Arc::new(ArcSwap::from_pointee(live));
         Arc::new(Self { clock, tenants: Tenants::new(metered), live, cells: HashMap::default(), learnt })

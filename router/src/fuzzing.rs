@@ -88,7 +88,7 @@ pub fn identify(bytes: &[u8]) {
     if check(&parts, fields, usize::MAX).is_err() {
         return;
     }
-    let found = crate::identify::identify(&RULES, None, None, &mut parts).now_or_never();
+    let found = crate::identify::identify(&RULES, None, &Proven::Nobody, &mut parts).now_or_never();
     let Ok(tenant) = found.expect("nothing is waited for without tokens") else { return };
     let in_host = host.starts_with(&format!("{tenant}."));
     let in_path = path.strip_prefix("/t/").is_some_and(|rest| rest.split('/').next() == Some(tenant.as_str()));

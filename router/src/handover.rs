@@ -14,7 +14,7 @@
 //! With the addresses goes what the old process has found out of how many requests each cell may have at once: the new one would begin
 //! with few, and refuse what the old one had let in.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -73,7 +73,7 @@ pub(crate) struct Inherited {
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) admin: TcpListener,
     /// How many requests each cell may have at once, as the other process has found out.
-    pub(crate) limits: HashMap<CellId, u32>,
+    pub(crate) limits: BTreeMap<CellId, u32>,
     /// To say that this process serves.
     pub(crate) old: Old,
 }
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn of_more_limits_than_there_is_room_for_the_highest_go() {
         let (listen, admin) = (any(), any());
-        let cell = |n: u32| (CellId::new(&format!("a-cell-with-a-long-name-{n:05}")).unwrap(), 10_000 - n);
+        let cell = |n: u32| (CellId::new(format!("a-cell-with-a-long-name-{n:05}")).unwrap(), 10_000 - n);
         let head = Head { version: VERSION, listen, admin, listeners: 1, limits: (0..5_000).map(cell).collect() };
         let bytes = head.encode().unwrap();
         assert!(bytes.len() <= HEAD_BYTES_MAX);

@@ -452,7 +452,7 @@ mod tests {
             Live::new(&Options::default()),
             directory.instances.clock(),
             false,
-            std::collections::HashMap::default(),
+            std::collections::BTreeMap::default(),
         );
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));

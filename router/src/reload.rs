@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn reload() -> Reload {
-        let flow = Flow::new(Live::new(&usable()), Clock::start(), false, std::collections::HashMap::default());
+        let flow = Flow::new(Live::new(&usable()), Clock::start(), false, std::collections::BTreeMap::default());
         Reload::new(usable(), flow, Counter::default(), Counter::default())
     }
 

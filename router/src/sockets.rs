@@ -1,6 +1,6 @@
 //! What a router listens at: sockets of its own, those of the process that runs, or ports of a network that is passed in.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 
 use cell_client::net::{Fabric, Listener};
@@ -18,7 +18,7 @@ pub(crate) struct Sockets {
     /// The process that they come from, and that still serves.
     old: Option<Old>,
     /// How many requests each cell may have at once, as that process has found out.
-    pub(crate) limits: HashMap<CellId, u32>,
+    pub(crate) limits: BTreeMap<CellId, u32>,
 }
 
 /// A listener that belongs to no runtime yet.
@@ -67,7 +67,7 @@ impl Sockets {
 
     fn kernel(listeners: Vec<TcpListener>, admin: TcpListener, old: Option<Old>) -> Self {
         let listeners = listeners.into_iter().map(Socket::Kernel).collect();
-        Self { listeners, admin: Socket::Kernel(admin), old, limits: HashMap::new() }
+        Self { listeners, admin: Socket::Kernel(admin), old, limits: BTreeMap::new() }
     }
 
     /// Ports of another network: one thread serves them.
@@ -77,7 +77,7 @@ impl Sockets {
             Ok::<_, Error>(Socket::Given(Listener::Given(port)))
         };
         let (listeners, admin) = (vec![listen(options.listen)?], listen(options.admin_listen)?);
-        Ok(Self { listeners, admin, old: None, limits: HashMap::new() })
+        Ok(Self { listeners, admin, old: None, limits: BTreeMap::new() })
     }
 
     pub(crate) fn addresses(&self, options: &Options) -> Result<Addresses, Error> {

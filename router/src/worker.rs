@@ -185,33 +185,50 @@ async fn serve(seed: Seed) {
         let Some(connection) = kept(&sharing, came) else { continue };
         take(&front, connection, place, &phase, sharing.count(), &seed.connections);
     }
-    // From here on the other threads keep what they accept. What they have handed on already is answered; and so is what waits in the
-    // kernel's queue, where no other process has it.
-    sharing.handed.close();
-    let mut queued = if *phase.borrow() == Phase::HandedOver { 0 } else { QUEUED_MAX };
-    loop {
-        let came = match sharing.handed.recv().await {
-            Some(handed) => Arrived::FromOther(handed),
-            None if queued == 0 => break,
-            None => {
-                queued -= 1;
-                let Some(came) = accept(&listener).now_or_never() else { break };
-                came
-            }
-        };
-        let place = tokio::select! {
-            _ = phase.wait_for(|phase| *phase == Phase::Cut) => break,
-            place = next_place(&places, &full) => place,
-        };
-        let Some(connection) = kept(&sharing, came) else { continue };
-        take(&front, connection, place, &phase, sharing.count(), &seed.connections);
-    }
+    let rest =
+        Rest { front: &front, sharing: &mut sharing, places: &places, full: &full, connections: &seed.connections };
+    rest.take(&listener, &mut phase).await;
     drop(listener);
     let cut = phase.wait_for(|phase| *phase == Phase::Cut);
     let all = u32::try_from(most).unwrap_or(u32::MAX);
     tokio::select! {
         _ = cut => {}
         _ = places.acquire_many(all) => {}
+    }
+}
+
+/// What has come to a thread by the time that it accepts no more.
+struct Rest<'t> {
+    front: &'t Rc<Front>,
+    sharing: &'t mut Sharing,
+    places: &'t Arc<Semaphore>,
+    full: &'t Full,
+    connections: &'t Arc<AtomicUsize>,
+}
+
+impl Rest<'_> {
+    /// From here on the other threads keep what they accept. What they have handed on already is answered; and so is what waits
+    /// in the kernel's queue, where no other process has it.
+    async fn take(self, listener: &Listener, phase: &mut watch::Receiver<Phase>) {
+        self.sharing.handed.close();
+        let mut queued = if *phase.borrow() == Phase::HandedOver { 0 } else { QUEUED_MAX };
+        loop {
+            let came = match self.sharing.handed.recv().await {
+                Some(handed) => Arrived::FromOther(handed),
+                None if queued == 0 => return,
+                None => {
+                    queued -= 1;
+                    let Some(came) = accept(listener).now_or_never() else { return };
+                    came
+                }
+            };
+            let place = tokio::select! {
+                _ = phase.wait_for(|phase| *phase == Phase::Cut) => return,
+                place = next_place(self.places, self.full) => place,
+            };
+            let Some(connection) = kept(self.sharing, came) else { continue };
+            take(self.front, connection, place, phase, self.sharing.count(), self.connections);
+        }
     }
 }
 
