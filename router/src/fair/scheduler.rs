@@ -163,7 +163,11 @@ impl Scheduler {
             }
         }
         let part = self.part_of_one();
-        self.spare.saw(word / IN, part);
+        if self.spare.has_sunk() && word / IN <= part {
+            // Under the lock: a limit of before would say that all is well.
+            let _queue = self.lock();
+            self.spare.saw(self.in_flight(), self.part_of_one());
+        }
         if guest.places.take(guest.epoch, part) {
             self.meter.saw(word / IN + 1);
             Some(self.permit(guest.places, guest.epoch, false))
@@ -291,14 +295,16 @@ impl Scheduler {
     }
 
     fn set_limit(&self, limit: u32) {
+        if self.limit.load(Ordering::Relaxed) == limit {
+            return;
+        }
+        // Under the lock, also where nobody is seen to wait: who is about to sees what has changed, and all of it.
+        let mut queue = self.lock();
         let before = self.limit.swap(limit, Ordering::AcqRel);
         if limit < before && self.in_flight() > self.part_of_one() {
             self.spare.sink();
         }
-        if limit != before {
-            // Under the lock, also where nobody is seen to wait: who is about to will see what has changed.
-            self.hand_over(&mut self.lock());
-        }
+        self.hand_over(&mut queue);
     }
 
     /// The cell has answered after so long.

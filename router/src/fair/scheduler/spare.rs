@@ -24,7 +24,11 @@ impl Spare {
         self.sunk.store(1, Ordering::Release);
     }
 
-    /// So many are in, and one tenant may have this many of them: nobody has more where there are fewer.
+    pub(super) fn has_sunk(&self) -> bool {
+        self.sunk.load(Ordering::Relaxed) != 0
+    }
+
+    /// Under the lock, as [`Spare::sink`]: so many are in, and one tenant may have this many of them: nobody has more where there are fewer.
     pub(super) fn saw(&self, in_flight: u64, part_of_one: u64) {
         if self.sunk.load(Ordering::Relaxed) != 0 && in_flight <= part_of_one {
             self.sunk.store(0, Ordering::Release);
