@@ -166,7 +166,8 @@ impl Scheduler {
         if self.spare.has_sunk() && word / IN <= part {
             // Under the lock: a limit of before would say that all is well.
             let _queue = self.lock();
-            self.spare.saw(self.in_flight(), self.part_of_one());
+            // Without the one that is being taken.
+            self.spare.saw(self.in_flight().saturating_sub(1), self.part_of_one());
         }
         if guest.places.take(guest.epoch, part) {
             self.meter.saw(word / IN + 1);
