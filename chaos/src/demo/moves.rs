@@ -143,7 +143,7 @@ impl Driver {
         let mut last = None;
         while Instant::now() < deadline && !self.stop.is_cancelled() {
             // The control plane may be without a leader for a moment: that is part of the demo.
-            if let Ok(movement) = self.control.get_move(id).await {
+            if let Ok(movement) = self.look(id, focus).await {
                 let phase =
                     wire::Phase::try_from(movement.phase).ok().and_then(|phase| Phase::try_from(phase).ok());
                 if told != phase {
@@ -170,6 +170,18 @@ impl Driver {
         }
         self.tell_end(id, last.as_ref());
         last
+    }
+
+    /// How far it is. While no answer comes, a hold may begin and be over unseen: somebody presses on until one does.
+    async fn look(&self, id: MoveId, focus: &Running) -> Result<wire::Move, ClientError> {
+        let mut asked = std::pin::pin!(self.control.get_move(id));
+        match tokio::time::timeout(POLL, &mut asked).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                focus.press(true);
+                asked.await
+            }
+        }
     }
 
     async fn twist(&self, id: MoveId, twist: Twist, trouble: &mut Vec<String>) {
