@@ -1,8 +1,8 @@
 //! Mappings, cells, digests and limits.
 
 use cell_model::{
-    Capacity, CellKind, CellRecord, CellTraits, Databases, Digest, Epoch, Generation, Limits, Lineage, Mapping, Rev,
-    Revision, Uid,
+    Capacity, CellKind, CellRecord, CellTraits, Databases, Digest, Epoch, Generation, Limits, Lineage, Mapping,
+    Rev, Revision, Uid,
 };
 
 use crate::enums::Number;

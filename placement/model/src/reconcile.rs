@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::step::turn_to_cleanup;
 use crate::{
-    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, Move, MoveId, MoveRecord, Phase, Rev, Stamp,
-    TenantId, TenantRecord, Tier, TierChange, Uid,
+    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, Move, MoveId, MoveRecord, Phase, Rev,
+    Stamp, TenantId, TenantRecord, Tier, TierChange, Uid,
 };
 
 /// What a cell is to a tenant, as far as it is durable.

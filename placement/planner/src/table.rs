@@ -18,8 +18,19 @@ use crate::fleet::{Fleet, FleetBuilder};
 use crate::problem::{FleetError, Place, ProblemCode, Problems};
 use tracked::Tracked;
 
-const CELL_COLUMNS: [&str; 11] =
-    ["id", "state", "kind", "region", "residency", "domain", "cpu", "connections", "storage", "reserve", "databases"];
+const CELL_COLUMNS: [&str; 11] = [
+    "id",
+    "state",
+    "kind",
+    "region",
+    "residency",
+    "domain",
+    "cpu",
+    "connections",
+    "storage",
+    "reserve",
+    "databases",
+];
 const TENANT_COLUMNS: [&str; 17] = [
     "id",
     "tier",
@@ -150,7 +161,8 @@ impl Line<'_> {
 const STATES: [(&str, CellState); 3] =
     [("active", CellState::Active), ("cordoned", CellState::Cordoned), ("dead", CellState::Dead)];
 const KINDS: [(&str, CellKind); 2] = [("pooled", CellKind::Pooled), ("dedicated", CellKind::Dedicated)];
-const DATABASES: [(&str, Option<Databases>); 2] = [("shared", Some(Databases::Shared)), ("own", Some(Databases::Own))];
+const DATABASES: [(&str, Option<Databases>); 2] =
+    [("shared", Some(Databases::Shared)), ("own", Some(Databases::Own))];
 const TIERS: [(&str, Tier); 4] =
     [("bronze", Tier::Bronze), ("silver", Tier::Silver), ("gold", Tier::Gold), ("platinum", Tier::Platinum)];
 

@@ -111,7 +111,8 @@ impl Applying {
             ..MoveOptions::default()
         };
         let (steps, ..) = work.way(apply.undo);
-        let pending = |step: &Step| Line { step: step.clone(), standing: Standing::Pending { record: Revision(0) } };
+        let pending =
+            |step: &Step| Line { step: step.clone(), standing: Standing::Pending { record: Revision(0) } };
         let lines: Vec<Line> = steps.iter().map(pending).collect();
         let attempts = vec![0; lines.len()];
         let (moves, unsure) = (BTreeMap::new(), BTreeSet::new());
@@ -233,7 +234,8 @@ impl Applying {
     async fn until_end(&mut self, bar: &ProgressBar) -> Result<End, Failure> {
         let waves = self.lines.iter().map(|line| line.step.wave).max().unwrap_or_default();
         for wave in 1..=waves {
-            let of_wave: Vec<usize> = (0..self.lines.len()).filter(|&at| self.lines[at].step.wave == wave).collect();
+            let of_wave: Vec<usize> =
+                (0..self.lines.len()).filter(|&at| self.lines[at].step.wave == wave).collect();
             let mut stopped = None;
             loop {
                 for &index in &of_wave {
@@ -306,7 +308,8 @@ impl Applying {
             }
             Err(ClientError::Rejected { code, message, .. }) => {
                 let why = format!("tenant {} was refused: {message} ({code})", step.tenant);
-                self.lines[index].standing = Standing::Failed { id: format!("no {}", self.work.noun), why: why.clone() };
+                self.lines[index].standing =
+                    Standing::Failed { id: format!("no {}", self.work.noun), why: why.clone() };
                 Ok(Some(why))
             }
             Err(error) => Err(error.into()),
@@ -402,7 +405,8 @@ impl Applying {
         };
         let id = self.moves.get(&index).map_or_else(|| "-".to_owned(), ToString::to_string);
         let Step { wave, tenant, source, target, tiers, .. } = &line.step;
-        let first = tiers.map_or_else(|| wave.to_string(), |of| format!("{} → {}", of.from.as_str(), of.to.as_str()));
+        let first =
+            tiers.map_or_else(|| wave.to_string(), |of| format!("{} → {}", of.from.as_str(), of.to.as_str()));
         vec![first, tenant.to_string(), source.to_string(), target.to_string(), status, id]
     }
 

@@ -71,10 +71,10 @@ impl Proposals {
             Some(Item { cell: fleet.cell_id(home).clone(), of, assumed: false, command: None })
         };
         let items: Vec<Item> = proposed.into_iter().filter_map(item).collect();
-        let golden = items.iter().filter(|item| item.of.to == Tier::Gold).filter_map(|item| item.of.cost.target.as_ref());
-        let is_unsaid = |cell: &&CellId| {
-            fleet.find_cell(cell.as_str()).is_some_and(|cell| fleet.databases(cell).is_none())
-        };
+        let golden =
+            items.iter().filter(|item| item.of.to == Tier::Gold).filter_map(|item| item.of.cost.target.as_ref());
+        let is_unsaid =
+            |cell: &&CellId| fleet.find_cell(cell.as_str()).is_some_and(|cell| fleet.databases(cell).is_none());
         Self {
             api_version: API_VERSION.into(),
             kind: Self::KIND.into(),
@@ -164,8 +164,7 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
         }
     }
     let due = only(&watch, &asked.tenants);
-    let proposed =
-        console::while_waiting("looking for cells", || due.proposals(&layout, Some(&ring), &tiers));
+    let proposed = console::while_waiting("looking for cells", || due.proposals(&layout, Some(&ring), &tiers));
     if let Some(path) = &asked.watch {
         write(path, &watch)?;
     }
@@ -288,7 +287,10 @@ pub(super) fn databases_unsaid(proposals: &Proposals) -> Option<String> {
     } else {
         "say it in the fleet, as `databases` of the cell".to_owned()
     };
-    Some(format!("not known: of {} nobody has said whether each tenant has a database of its own there, as gold has; {say}", named(cells)))
+    Some(format!(
+        "not known: of {} nobody has said whether each tenant has a database of its own there, as gold has; {say}",
+        named(cells)
+    ))
 }
 
 /// Some cells, by name.

@@ -109,7 +109,8 @@ fn proposals_of_a_live_fleet_say_their_command_and_on_what_they_stand() {
 fn proposals_are_applied_and_taken_back() {
     let fleet = Fleet::start("3");
     fleet.settled();
-    let cell_of = |name: &str| fleet.json(&format!("get tenants {name}"))["items"][0]["cell"].as_str().unwrap().to_owned();
+    let cell_of =
+        |name: &str| fleet.json(&format!("get tenants {name}"))["items"][0]["cell"].as_str().unwrap().to_owned();
     let (small, large) = (cell_of("acme"), cell_of("globex"));
     let own = ["cell-1", "cell-2", "cell-3"].into_iter().find(|&cell| cell != small && cell != large).unwrap();
     // A quarter of its cell asks for one of its own, an eighth for a database.
@@ -125,7 +126,12 @@ fn proposals_are_applied_and_taken_back() {
         assert_eq!(said.code, 0, "{said:?}");
         std::fs::write(&file, &said.out).unwrap();
         let list: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-        list["items"].as_array().unwrap().iter().map(|of| of["tenant"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|of| of["tenant"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let apply = format!("apply -f {} --soak 300ms", file.display());
     let refused = |words: &str, code: &str| {

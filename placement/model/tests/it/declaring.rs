@@ -1,8 +1,8 @@
 //! What is declared of cells, and who may be on them because of that.
 
 use cell_model::{
-    Capacity, CellKind, CellTraits, Command, Databases, Declaration, Event, FleetView, MoveId, MoveIntent, MoveOptions,
-    NewTenant, Outcome, Phase, Tier,
+    Capacity, CellKind, CellTraits, Command, Databases, Declaration, Event, FleetView, MoveId, MoveIntent,
+    MoveOptions, NewTenant, Outcome, Phase, Tier,
 };
 
 use crate::world::{World, cell, move_to, new_tenant, tenant};
@@ -202,7 +202,10 @@ fn a_gold_tenant_comes_to_no_cell_whose_tenants_share_databases() {
     let told = world.fleet.audit().last().unwrap().detail.clone();
     assert_eq!(told, "databases=shared");
     let refused = world.refused(gold("g", Some("a")));
-    assert!(refused.code() == "TIER_MISMATCH" && refused.to_string().contains("databases that they share"), "{refused}");
+    assert!(
+        refused.code() == "TIER_MISMATCH" && refused.to_string().contains("databases that they share"),
+        "{refused}"
+    );
     assert!(refused.hint().contains("--tenant-database"), "{}", refused.hint());
     assert_eq!(world.refused(move_to("early", "b", MoveOptions::default())).code(), "TIER_MISMATCH");
     // Of c nobody has said anything, and then that each tenant has its own.
@@ -214,7 +217,10 @@ fn a_gold_tenant_comes_to_no_cell_whose_tenants_share_databases() {
     // Who pays for less may be anywhere, and is not gold where it shares.
     world.ok(new_tenant("u", Some("c")));
     let refused = world.refused(Command::SetTier { tenant: tenant("t"), tier: Tier::Gold });
-    assert!(refused.code() == "TIER_NEEDS_MOVE" && refused.to_string().contains("databases that they share"), "{refused}");
+    assert!(
+        refused.code() == "TIER_NEEDS_MOVE" && refused.to_string().contains("databases that they share"),
+        "{refused}"
+    );
     assert!(refused.hint().contains("`cellctl move tenant t --to CELL --tier gold`"), "{}", refused.hint());
     world.ok(Command::SetTier { tenant: tenant("t"), tier: Tier::Silver });
     world.ok(move_to("t", "c", MoveOptions { tier: Some(Tier::Gold), ..MoveOptions::default() }));

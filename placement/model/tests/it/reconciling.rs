@@ -468,10 +468,7 @@ fn a_rollback_after_a_restore_brings_back_the_tier_that_came_with_the_cutover() 
     // COMMIT was decided after the backup: its mapping was handed out, or its owner serves and the other is not told.
     let handed_out = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &known, 1, Redirect) };
     let serves = Held { captures: true, ..held("b", &known, 2, Owner) };
-    for said in [
-        vec![handed_out, held("b", &known, 1, Importing)],
-        vec![held("a", &known, 1, Fenced), serves],
-    ] {
+    for said in [vec![handed_out, held("b", &known, 1, Importing)], vec![held("a", &known, 1, Fenced), serves]] {
         let mut world = restored(&backup);
         adopt(&mut world, said.clone());
         assert_eq!(adopt(&mut world, said.clone()), Verdict::Confirmed, "{said:?}");

@@ -130,7 +130,8 @@ fn gold_gets_a_database_of_its_own_where_it_is_known_who_gives_one() {
     let mut cells = vec![cell("c-1", 100.0), cell("c-2", 100.0)];
     cells[0].databases = Some(Databases::Shared);
     let gold = |entry: TenantEntry| TenantEntry { tier: Tier::Gold, ..entry };
-    let tenants = vec![gold(on("c-1", tenant("before", 1.0))), gold(tenant("new", 1.0)), on("c-2", tenant("load", 50.0))];
+    let tenants =
+        vec![gold(on("c-1", tenant("before", 1.0))), gold(tenant("new", 1.0)), on("c-2", tenant("load", 50.0))];
     let fleet = fleet(cells, tenants);
     let new = decide(&fleet, "new");
     assert_eq!((new.chosen.unwrap().as_str(), new.refused[0].code), ("c-2", RefusalCode::TierMismatch));

@@ -2,8 +2,8 @@
 
 use cell_model::{CellState, Revision, Tier};
 use cell_planner::{
-    Amounts, CellEntry, CellKind, Databases, Demand, Fleet, FleetDocument, HomeRing, Hourly, Layout, Policy, ResourceDemand,
-    RingOptions, TenantEntry, place,
+    Amounts, CellEntry, CellKind, Databases, Demand, Fleet, FleetDocument, HomeRing, Hourly, Layout, Policy,
+    ResourceDemand, RingOptions, TenantEntry, place,
 };
 
 /// SplitMix64: small, and the same everywhere.

@@ -75,7 +75,8 @@ pub(super) fn standing(step: &Step, record: &wire::Tenant, ended: Option<&wire::
     if record.life != "live" {
         return Standing::Elsewhere { why: format!("tenant {tenant} is {}", record.life) };
     }
-    let tier = wire::Tier::try_from(mapping.tier).ok().and_then(|tier| Tier::try_from(tier).ok()).unwrap_or_default();
+    let tier =
+        wire::Tier::try_from(mapping.tier).ok().and_then(|tier| Tier::try_from(tier).ok()).unwrap_or_default();
     let is = |cell: &CellId, wanted: Option<Tier>| owner == cell.as_str() && wanted.is_none_or(|of| of == tier);
     match ended {
         Some(ended) if ended.end != "completed" => {
@@ -168,7 +169,11 @@ mod tests {
         assert_eq!(unfit(&Line { step: step(), standing: Standing::Done }, &[]), None, "it is there already");
         let platinum = Tiers { from: Tier::Bronze, to: Tier::Platinum };
         let promoted = waiting(Step { tiers: Some(platinum), ..step() });
-        assert!(unfit(&promoted, &[cell("c2", CellState::Active)]).unwrap().contains("platinum on cell c2, where nobody is"));
+        assert!(
+            unfit(&promoted, &[cell("c2", CellState::Active)])
+                .unwrap()
+                .contains("platinum on cell c2, where nobody is")
+        );
         let gold = Tiers { to: Tier::Gold, ..platinum };
         let stays = waiting(Step { tiers: Some(gold), target: step().source, ..step() });
         assert_eq!(unfit(&stays, &[cell("c1", CellState::Cordoned)]), None, "it is there already");

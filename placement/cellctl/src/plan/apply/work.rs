@@ -129,11 +129,7 @@ impl Work {
 
     /// The way that is gone: its steps, with what they are asked for, and whether each of them is feasible.
     pub(super) fn way(&self, is_undo: bool) -> (&[Step], &Tickets, bool) {
-        if is_undo {
-            (&self.back.0, &self.back_tickets, self.back.1)
-        } else {
-            (&self.steps, &self.tickets, true)
-        }
+        if is_undo { (&self.back.0, &self.back_tickets, self.back.1) } else { (&self.steps, &self.tickets, true) }
     }
 }
 
@@ -146,7 +142,10 @@ fn steps(waves: &[Wave], why: &str) -> Vec<Step> {
         tiers: None,
         reason: short(&format!("{why}: {}", crate::plan::text::reason(&planned.reason))),
     };
-    (1..).zip(waves).flat_map(|(number, wave)| wave.moves.iter().map(move |planned| step(number, planned))).collect()
+    (1..)
+        .zip(waves)
+        .flat_map(|(number, wave)| wave.moves.iter().map(move |planned| step(number, planned)))
+        .collect()
 }
 
 /// As much of it as a record takes.
@@ -185,7 +184,15 @@ mod tests {
             .flat_map(|&undo| work.way(undo).0)
             .map(|step| {
                 let Tiers { from, to } = step.tiers.unwrap();
-                format!("{} {} {}→{} {}→{}", step.wave, step.tenant, step.source, step.target, from.as_str(), to.as_str())
+                format!(
+                    "{} {} {}→{} {}→{}",
+                    step.wave,
+                    step.tenant,
+                    step.source,
+                    step.target,
+                    from.as_str(),
+                    to.as_str()
+                )
             })
             .collect();
         let forwards = ["1 more c1→own bronze→platinum", "1 mid c1→c1 bronze→gold"];
