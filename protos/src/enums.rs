@@ -46,6 +46,7 @@ macro_rules! table {
 table!(Tier { Bronze, Silver, Gold, Platinum });
 table!(CellState { Active, Cordoned, Dead });
 table!(CellKind { Pooled, Dedicated });
+table!(Databases { Shared, Own });
 table!(MappingState { Provisioning, Active, Migrating, Cutover, Final, Deleted });
 table!(Hold { None, Writes, All });
 table!(Phase {

@@ -1,8 +1,8 @@
 //! Mappings, cells, digests and limits.
 
 use cell_model::{
-    Capacity, CellKind, CellRecord, CellTraits, Digest, Epoch, Generation, Limits, Lineage, Mapping, Rev, Revision,
-    Uid,
+    Capacity, CellKind, CellRecord, CellTraits, Databases, Digest, Epoch, Generation, Limits, Lineage, Mapping,
+    Rev, Revision, Uid,
 };
 
 use crate::enums::Number;
@@ -65,6 +65,11 @@ pub(crate) fn thousandths(reserve: u32) -> Result<u16, Malformed> {
         .map_err(|_| Malformed::new("reserve", format!("{reserve} thousandths are not below 1,000")))
 }
 
+/// 0 where nobody said.
+pub(crate) fn databases(said: Option<Databases>) -> i32 {
+    said.map_or(0, |said| v1::Databases::from(said).into())
+}
+
 impl TryFrom<&v1::Cell> for CellTraits {
     type Error = Malformed;
     fn try_from(wire: &v1::Cell) -> Result<Self, Malformed> {
@@ -73,6 +78,7 @@ impl TryFrom<&v1::Cell> for CellTraits {
             domain: wire.domain.clone(),
             capacity: wire.capacity.map(Into::into).unwrap_or_default(),
             reserve: thousandths(wire.reserve)?,
+            databases: Databases::of_number_or_none("databases", wire.databases)?,
         })
     }
 }
@@ -93,6 +99,7 @@ impl From<&CellRecord> for v1::Cell {
             // Most cells of most fleets declare none, and every router is told of each of them.
             capacity: (cell.traits.capacity != Capacity::default()).then(|| cell.traits.capacity.into()),
             reserve: cell.traits.reserve.into(),
+            databases: databases(cell.traits.databases),
         }
     }
 }
@@ -192,12 +199,14 @@ mod tests {
             kind in select(vec![CellKind::Pooled, CellKind::Dedicated]),
             amounts in prop::array::uniform3(0_u64..3),
             reserve in 0_u16..1_000,
+            databases in select(vec![None, Some(Databases::Shared), Some(Databases::Own)]),
             generation in any::<u64>(),
             revision in any::<u64>(),
         ) -> CellRecord {
             let [agent, region, residency, domain] = texts;
             let [cpu, connections, storage] = amounts;
-            let traits = CellTraits { kind, domain, capacity: Capacity { cpu, connections, storage }, reserve };
+            let capacity = Capacity { cpu, connections, storage };
+            let traits = CellTraits { kind, domain, capacity, reserve, databases };
             CellRecord {
                 id, state, gates, agent, region, residency, traits,
                 generation: Generation(generation), revision: Revision(revision),

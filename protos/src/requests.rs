@@ -1,13 +1,13 @@
 //! What is asked for, as commands of the model, and the options that go along with every write.
 
 use cell_model::{
-    CellId, CellKind, CellTraits, Command, Declaration, Generation, MoveIntent, MoveOptions, NewCell, NewTenant,
-    RequestId, Revision, TenantId, Tier,
+    CellId, CellKind, CellTraits, Command, Databases, Declaration, Generation, MoveIntent, MoveOptions, NewCell,
+    NewTenant, RequestId, Revision, TenantId, Tier,
 };
 
 use crate::enums::Number;
 use crate::malformed::{cell_id, cell_id_or_none, move_id, tenant_id};
-use crate::records::thousandths;
+use crate::records::{databases, thousandths};
 use crate::{Malformed, v1};
 
 const ENDPOINTS_MAX: usize = 256;
@@ -99,6 +99,7 @@ impl From<NewCell> for v1::Cell {
             domain: traits.domain,
             capacity: Some(traits.capacity.into()),
             reserve: traits.reserve.into(),
+            databases: databases(traits.databases),
             id: cell.id.into(),
             gates: cell.gates,
             agent: cell.agent,
@@ -136,6 +137,7 @@ impl TryFrom<v1::DeclareCellRequest> for Command {
             reserve: wire.reserve.map(thousandths).transpose()?,
             region: named("region", wire.region)?,
             residency: named("residency", wire.residency)?,
+            databases: Databases::of_number_or_none("databases", wire.databases)?,
         };
         // Who is there alone, the leader finds out.
         Ok(Self::DeclareCell { cell: cell_id("cell", &wire.cell)?, declaration, only: None })
@@ -146,7 +148,7 @@ impl v1::DeclareCellRequest {
     /// What is declared of a cell.
     #[must_use]
     pub fn new(cell: &CellId, declaration: Declaration) -> Self {
-        let Declaration { kind, domain, capacity, reserve, region, residency } = declaration;
+        let Declaration { kind, domain, capacity, reserve, region, residency, databases: said } = declaration;
         Self {
             cell: cell.to_string(),
             kind: kind.map(|kind| v1::CellKind::from(kind).into()),
@@ -155,6 +157,7 @@ impl v1::DeclareCellRequest {
             reserve: reserve.map(Into::into),
             region,
             residency,
+            databases: databases(said),
             options: None,
         }
     }
@@ -332,6 +335,7 @@ mod tests {
             reserve: Some(100),
             region: Some(String::new()),
             residency: Some("eu".into()),
+            databases: Some(Databases::Own),
         };
         let cell = CellId::new("c1").unwrap();
         for declaration in [declared, Declaration::default()] {
@@ -343,6 +347,7 @@ mod tests {
             Command::try_from(v1::DeclareCellRequest { cell: "c1".into(), ..wire }).unwrap_err().field
         };
         assert_eq!(wrong(v1::DeclareCellRequest { kind: Some(9), ..Default::default() }), "kind");
+        assert_eq!(wrong(v1::DeclareCellRequest { databases: 9, ..Default::default() }), "databases");
         assert_eq!(wrong(v1::DeclareCellRequest { reserve: Some(65_536), ..Default::default() }), "reserve");
         assert_eq!(wrong(v1::DeclareCellRequest { domain: Some("r 1".into()), ..Default::default() }), "domain");
     }

@@ -4,7 +4,7 @@
 use cell_agent::{AgentError, DatabaseOptions, Found, Inspection, inspect_database};
 use cell_client::wire;
 use cell_control::Authority;
-use cell_model::{CellKind, CellRecord, NewCell};
+use cell_model::{CellKind, CellRecord, CellTraits, Databases, NewCell};
 use cell_trust::{Principal, Role};
 
 use crate::cli::Enroll;
@@ -15,6 +15,7 @@ use crate::pages::all;
 use crate::view::CellView;
 
 pub(crate) async fn run(control: Control, asked: Enroll) -> Result<Exit, Failure> {
+    let databases = databases(&asked)?;
     let cells = all(|options| control.client.list_cells(options)).await?;
     let known = known(&cells, &asked)?;
     if let Some(url) = &asked.database {
@@ -40,7 +41,8 @@ pub(crate) async fn run(control: Control, asked: Enroll) -> Result<Exit, Failure
         Some(cell) => cell,
         None => {
             let Enroll { name, agent, gates, region, residency, traits, .. } = asked.clone();
-            let new = NewCell { id: name, gates, agent, region, residency, traits: traits.into() };
+            let traits = CellTraits { databases, ..traits.into() };
+            let new = NewCell { id: name, gates, agent, region, residency, traits };
             control.client.create_cell(new, control.write()).await?
         }
     };
@@ -63,6 +65,9 @@ fn known(cells: &[CellRecord], asked: &Enroll) -> Result<Option<CellRecord>, Fai
         said.domain.as_ref().is_some_and(|domain| *domain != traits.domain),
         said.capacity.is_some_and(|amounts| amounts.over(traits.capacity) != traits.capacity),
         said.reserve.is_some_and(|reserve| reserve != traits.reserve),
+        said.databases.is_some_and(|databases| Some(databases.into()) != traits.databases),
+        // Of what was enrolled before it was asked for, nobody has said it.
+        laid_out(asked).is_some_and(|databases| traits.databases.is_some_and(|known| known != databases)),
     ];
     if cell.region == asked.region && cell.residency == asked.residency && !differs.contains(&true) {
         return Ok(Some(cell.clone()));
@@ -77,6 +82,26 @@ fn known(cells: &[CellRecord], asked: &Enroll) -> Result<Option<CellRecord>, Fai
     let hint =
         format!("choose another name, or say the same as then; `cellctl cell declare {}` changes it", cell.id);
     Err(Failure::new("CELL_EXISTS", message, hint))
+}
+
+/// How its tenants' data is kept apart, by how the database is laid out. A store of Cellway's own says nothing.
+fn laid_out(asked: &Enroll) -> Option<Databases> {
+    asked.database.as_ref()?;
+    Some(if asked.tenant_database.is_some() { Databases::Own } else { Databases::Shared })
+}
+
+/// The same, or as it is said; both must say the same.
+fn databases(asked: &Enroll) -> Result<Option<Databases>, Failure> {
+    let (said, laid_out) = (asked.traits.databases.map(Databases::from), laid_out(asked));
+    match (said, laid_out) {
+        (Some(said), Some(laid_out)) if said != laid_out => {
+            let (said, laid_out) = (said.as_str(), laid_out.as_str());
+            let message = format!("--databases {said} is said of a database that is laid out as {laid_out}");
+            let hint = "leave --databases out; --tenant-database NAME gives each tenant a database of its own";
+            Err(Failure::usage(message, hint))
+        }
+        _ => Ok(said.or(laid_out)),
+    }
 }
 
 async fn look_at(url: &str, asked: &Enroll) -> Result<(), Failure> {
@@ -193,6 +218,29 @@ mod tests {
         assert!(known(&cells, &asked("c1 --agent h:1 --kind pooled --reserve 0")).unwrap().is_some());
         let other = known(&cells, &asked("c1 --agent h:1 --capacity cpu=4")).unwrap_err();
         assert!(other.code == "CELL_EXISTS" && other.to_string().contains("cellctl cell declare c1"), "{other}");
+    }
+
+    #[test]
+    fn whether_tenants_share_a_database_is_told_by_its_layout() {
+        let url = "--database postgres://h/d";
+        let of = |line: &str| databases(&asked(&format!("c1 --agent h:1 {line}")));
+        assert_eq!(of("").unwrap(), None);
+        assert_eq!(of("--databases own").unwrap(), Some(Databases::Own), "another store");
+        assert_eq!(of(url).unwrap(), Some(Databases::Shared));
+        assert_eq!(of(&format!("{url} --tenant-schema t_{{id}}")).unwrap(), Some(Databases::Shared));
+        assert_eq!(of(&format!("{url} --tenant-database t_{{id}}")).unwrap(), Some(Databases::Own));
+        let wrong = of(&format!("{url} --databases own")).unwrap_err();
+        assert!(wrong.exit == Exit::Usage && wrong.hint.contains("--tenant-database"), "{wrong}");
+
+        let again = |databases, line: &str| {
+            let mut known_cell = cell("c1", "h:1", "");
+            known_cell.traits.databases = databases;
+            known(&[known_cell], &asked(&format!("c1 --agent h:1 {line}"))).map(|found| found.is_some())
+        };
+        assert_eq!(again(None, url), Ok(true), "enrolled by an earlier version");
+        assert_eq!(again(Some(Databases::Shared), url), Ok(true));
+        assert_eq!(again(Some(Databases::Own), url).unwrap_err().code, "CELL_EXISTS");
+        assert_eq!(again(None, "--databases own").unwrap_err().code, "CELL_EXISTS");
     }
 
     #[test]

@@ -87,11 +87,11 @@ fn policy(judge: &JudgeArgs) -> Result<Policy, Failure> {
     let Some(path) = &judge.policy else { return Ok(Policy::default()) };
     let wrong = |error: serde_json::Error| {
         let hint = "correct it there; docs/placement.md shows one, and what is left out is as usual";
-        Failure::new("POLICY_INVALID", format!("{} is no policy: {error}", path.display()), hint)
+        Failure::option("POLICY_INVALID", format!("{} is no policy: {error}", path.display()), hint)
     };
     let policy: Policy = serde_json::from_str(&source::text_of(path)?).map_err(wrong)?;
     policy.check().map_err(|invalid| {
-        Failure::new("POLICY_INVALID", format!("{}: {invalid}", path.display()), "correct that number there")
+        Failure::option("POLICY_INVALID", format!("{}: {invalid}", path.display()), "correct that number there")
     })?;
     Ok(policy)
 }

@@ -120,6 +120,8 @@ pub struct CellView {
     pub capacity: Option<CapacityView>,
     /// Share of that which is not planned with.
     pub reserve: f64,
+    /// shared, own; nothing where nobody said.
+    pub databases: Option<String>,
     /// Incarnation of its agent.
     pub generation: u64,
     /// Revision of the record.
@@ -330,6 +332,8 @@ impl From<wire::Cell> for CellView {
             domain: cell.domain,
             capacity: cell.capacity.and_then(CapacityView::of),
             reserve: units(cell.reserve.into()),
+            databases: (cell.databases != 0)
+                .then(|| word("DATABASES_", cell.databases, |of: wire::Databases| of.as_str_name())),
             generation: cell.generation,
             revision: cell.revision,
         }

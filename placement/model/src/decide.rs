@@ -441,7 +441,8 @@ fn check_commit(fleet: &dyn FleetView, record: &TenantRecord, movement: &Move) -
     match movement.leg {
         Leg::Forward => {
             check_taking(Rule::CommitTaking, to)?;
-            // Of a pooled cell it was looked at when the move was asked for, and neither tier nor kind changes meanwhile.
+            // Of a pooled cell it was looked at when the move was asked for, and neither tier nor kind changes meanwhile. What is declared
+            // of its databases since then is a plan's to put right, not a gap in the service.
             if to.traits.kind == CellKind::Dedicated {
                 let tier = movement.tier_on(&to.id).unwrap_or(record.tier);
                 Kinds::Count.check_tier(fleet, &record.id, tier, to)?;

@@ -43,7 +43,7 @@ pub use command::{
     Sight, Suggestion, TakeoverOrder,
 };
 pub use decide::{copies_under_way, decide};
-pub use declared::{Capacity, CellKind, CellTraits, Declaration};
+pub use declared::{Capacity, CellKind, CellTraits, Databases, Declaration, is_for};
 pub use difference::{Difference, Differing, DifferingRow};
 pub use effects::{Effect, pending_effects};
 pub use event::Event;

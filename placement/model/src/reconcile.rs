@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::step::turn_to_cleanup;
 use crate::{
-    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, MoveId, MoveRecord, Phase, Rev, Stamp,
-    TenantId, TenantRecord, Tier, Uid,
+    Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, Move, MoveId, MoveRecord, Phase, Rev,
+    Stamp, TenantId, TenantRecord, Tier, TierChange, Uid,
 };
 
 /// What a cell is to a tenant, as far as it is durable.
@@ -166,6 +166,9 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
             // Cells know no tier, and the record's own move does where it changes with the owner.
             let own = case.record_of_uid().and_then(|before| before.movement.as_ref());
             next.tier = own.and_then(|movement| movement.tier_on(&next.owner)).unwrap_or(next.tier);
+            if let (Some(own), Some(movement)) = (own, next.movement.as_deref_mut()) {
+                bring_tiers(own, movement);
+            }
             let why = why.or(left);
             let same = case.record_of_uid().is_some_and(|before| *before == *next) && ended.is_none();
             match why {
@@ -180,11 +183,20 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
     }
 }
 
+/// A cutover that is carried out anew is between the cells of the record's own move: a rollback of it brings the tier back, too.
+fn bring_tiers(own: &Move, movement: &mut Move) {
+    if movement.tiers.is_none()
+        && let (Some(source), Some(target)) = (own.tier_on(&movement.source), own.tier_on(&movement.target))
+    {
+        movement.tiers = (source != target).then_some(TierChange { source, target });
+    }
+}
+
 /// Whether a move that had cut over by the time of the backup has been brought to its end since. As long as it soaks its new
 /// owner keeps every change for the old one, from before it owns. When that is over, the cells take no step of the move any
 /// more, whatever its attempt.
 fn has_ended_since(record: &TenantRecord, owner: &Held) -> bool {
-    let soaking = |movement: &crate::Move| {
+    let soaking = |movement: &Move| {
         movement.leg == Leg::Forward
             && matches!(movement.phase, Phase::Activate | Phase::Soak)
             // An owner by force captures for nobody.

@@ -183,7 +183,7 @@ rules! {
     CellReserve "cell/reserve" "a reserve that leaves nothing";
     CellLabel "cell/label" "too long a name of a region, a legal zone or a failure domain";
     DeclareInUse "declare/in-use" "another kind or legal zone of a cell with tenants";
-    TierKind "tier/kind" "platinum on a pooled cell, and others on a dedicated one";
+    TierKind "tier/kind" "platinum on a pooled cell, others on a dedicated one, gold where tenants share a database";
     TierAlone "tier/alone" "a second tenant of a dedicated cell";
     ReportGeneration "report/generation" "the report of an agent that was replaced";
     CreateTenantWhy "create-tenant/why" "too long a reason";

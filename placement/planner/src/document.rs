@@ -3,7 +3,7 @@
 //! The same entries come from tables (see `table.rs`) and go one by one into [`FleetBuilder`](crate::FleetBuilder), so
 //! that a fleet of a million tenants needs no document of a million entries.
 
-pub use cell_model::CellKind;
+pub use cell_model::{CellKind, Databases};
 use cell_model::{CellState, Revision, Tier, UnixMillis};
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,9 @@ pub struct CellEntry {
     pub capacity: Amounts,
     /// Share of the capacity that is not to be planned with. The rest is the cell's budget.
     pub reserve: f64,
+    /// How its tenants' data is kept apart: gold wants a database of its own. Nothing where nobody said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub databases: Option<Databases>,
 }
 
 /// A tenant of a fleet document. Texts are empty where nobody said.

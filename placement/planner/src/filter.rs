@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cell_model::{CellState, Tier};
+use cell_model::CellState;
 use serde::{Deserialize, Serialize};
 
 use crate::demand::Profile;
@@ -24,7 +24,7 @@ pub enum RefusalCode {
     RegionMismatch,
     /// The tenant is pinned to another cell.
     PinnedElsewhere,
-    /// Platinum wants a dedicated cell, and nobody else may have one.
+    /// Platinum wants a dedicated cell, and nobody else may have one; gold wants a database of its own.
     TierMismatch,
     /// The cell takes no new tenants.
     CellCordoned,
@@ -117,7 +117,7 @@ impl<'a> Wish<'a> {
         let tenant = self.tenant;
         of.state == CellState::Active
             && of.kind == CellKind::Pooled
-            && tenant.tier != Tier::Platinum
+            && of.is_for(tenant.tier)
             && !wants_other(tenant.residency(), of.residency)
             && !wants_other(tenant.region(), of.region)
             && tenant.pin().is_none()
@@ -145,7 +145,7 @@ impl<'a> Wish<'a> {
             RefusalCode::CellDead => of.state == CellState::Dead,
             RefusalCode::RegionMismatch => wants_other(tenant.region(), of.region),
             RefusalCode::PinnedElsewhere => tenant.pin().is_some_and(|pin| pin != cell),
-            RefusalCode::TierMismatch => (tenant.tier == Tier::Platinum) != (of.kind == CellKind::Dedicated),
+            RefusalCode::TierMismatch => !of.is_for(tenant.tier),
             RefusalCode::CellCordoned => of.state == CellState::Cordoned && !self.is_home(cell),
             RefusalCode::CellDraining => self.draining.get(cell.index()).copied().unwrap_or(false),
             RefusalCode::CellOccupied => {

@@ -17,7 +17,9 @@ use names::{Arena, Names};
 pub(crate) use standing::{Standing, Steep, Totals};
 
 use crate::demand::{Demands, Profile};
-use crate::document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+use crate::document::{
+    Amounts, CellEntry, CellKind, Databases, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
+};
 use crate::load::Budget;
 use crate::resource::{ByDim, DIMS, HOURS, RESOURCES, Resource, SCALE};
 
@@ -86,6 +88,14 @@ pub(crate) struct Cell {
     pub(crate) budget: Arc<Budget>,
     capacity: Amounts,
     reserve: f64,
+    databases: Option<Databases>,
+}
+
+impl Cell {
+    /// Whether a tier belongs here.
+    pub(crate) const fn is_for(&self, tier: Tier) -> bool {
+        cell_model::is_for(tier, self.kind, self.databases)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -194,6 +204,12 @@ impl Fleet {
     /// All tenants, in the order of their source.
     pub fn tenants(&self) -> impl ExactSizeIterator<Item = TenantIx> + use<> {
         (0..self.tenants.len()).map(TenantIx::new)
+    }
+
+    /// How a cell keeps its tenants' data apart, where somebody has said it.
+    #[must_use]
+    pub fn databases(&self, cell: CellIx) -> Option<Databases> {
+        self.cell(cell).databases
     }
 
     /// The cell of that name.
@@ -322,6 +338,7 @@ impl Fleet {
             domain: self.domains.get(cell.domain).into(),
             capacity: cell.capacity,
             reserve: cell.reserve,
+            databases: cell.databases,
         }
     }
 

@@ -39,7 +39,9 @@ pub use capacity::{
     Breach, CapacityError, CapacityReport, CapacityRequest, Growth, GrowthRule, Loss, LossReport, NewHome, Survive,
     ZoneCapacity, ZoneUse, capacity, losses,
 };
-pub use document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+pub use document::{
+    Amounts, CellEntry, CellKind, Databases, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
+};
 pub use explain::{Candidate, Counterfactual, Decision, Margin, PlaceError, RefusedCells, place};
 pub use filter::{RefusalCode, never};
 pub use fleet::{CellIx, Fleet, FleetBuilder, TenantIx};

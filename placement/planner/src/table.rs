@@ -11,13 +11,26 @@ use csv::{Reader, ReaderBuilder, StringRecord, Writer};
 
 mod tracked;
 
-use crate::document::{Amounts, CellEntry, CellKind, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+use crate::document::{
+    Amounts, CellEntry, CellKind, Databases, Demand, FleetDocument, Hourly, ResourceDemand, TenantEntry,
+};
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::problem::{FleetError, Place, ProblemCode, Problems};
 use tracked::Tracked;
 
-const CELL_COLUMNS: [&str; 10] =
-    ["id", "state", "kind", "region", "residency", "domain", "cpu", "connections", "storage", "reserve"];
+const CELL_COLUMNS: [&str; 11] = [
+    "id",
+    "state",
+    "kind",
+    "region",
+    "residency",
+    "domain",
+    "cpu",
+    "connections",
+    "storage",
+    "reserve",
+    "databases",
+];
 const TENANT_COLUMNS: [&str; 17] = [
     "id",
     "tier",
@@ -148,6 +161,8 @@ impl Line<'_> {
 const STATES: [(&str, CellState); 3] =
     [("active", CellState::Active), ("cordoned", CellState::Cordoned), ("dead", CellState::Dead)];
 const KINDS: [(&str, CellKind); 2] = [("pooled", CellKind::Pooled), ("dedicated", CellKind::Dedicated)];
+const DATABASES: [(&str, Option<Databases>); 2] =
+    [("shared", Some(Databases::Shared)), ("own", Some(Databases::Own))];
 const TIERS: [(&str, Tier); 4] =
     [("bronze", Tier::Bronze), ("silver", Tier::Silver), ("gold", Tier::Gold), ("platinum", Tier::Platinum)];
 
@@ -169,6 +184,7 @@ fn cell_entry(line: &mut Line<'_>) -> CellEntry {
             storage: line.parsed("storage", "a number of gigabytes"),
         },
         reserve: line.parsed("reserve", "a share, such as 0.1"),
+        databases: line.one_of("databases", &DATABASES),
     }
 }
 
@@ -300,6 +316,7 @@ fn cell_fields(cell: &CellEntry) -> Vec<String> {
         cell.capacity.connections.to_string(),
         cell.capacity.storage.to_string(),
         cell.reserve.to_string(),
+        name_of(&DATABASES, &cell.databases),
     ]
 }
 

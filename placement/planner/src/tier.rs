@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | bronze | a pooled cell | – |
 //! | silver | a pooled cell, stricter limits | spikes: demand that deviates by more than `spike_ratio` of its mean |
-//! | gold | a database of its own | its share of its cell |
+//! | gold | a database of its own, on a cell that gives each tenant one | its share of its cell |
 //! | platinum | a cell of its own | its share of its cell |
 //!
 //! Each proposal comes with its cost: where it would go, what is copied, and what a dedicated cell leaves idle.
@@ -254,7 +254,8 @@ impl TierWatch {
         Ok(())
     }
 
-    /// What to propose today, promotions first, the largest share first.
+    /// What to propose today, promotions first, the largest share first. Each one reckons with those before it, and whoever would move
+    /// counts on both cells: all of them can be carried out together. Who is being moved is proposed nothing until that is over.
     #[must_use]
     pub fn proposals(&self, layout: &Layout<'_>, ring: Option<&HomeRing>, policy: &TierPolicy) -> Vec<Proposal> {
         let fleet = layout.fleet();
@@ -262,30 +263,46 @@ impl TierWatch {
             let days = if streak.tier > streak.from { policy.promote_days } else { policy.demote_days };
             streak.days >= days
         });
-        let mut proposals: Vec<Proposal> = due
+        let mut due: Vec<Due> = due
             .filter_map(|(id, streak)| {
                 let tenant = fleet.find_tenant(id.as_str())?;
                 let home = layout.home(tenant)?;
-                let same = fleet.tenant(tenant).tier == streak.from;
-                same.then(|| propose(layout, ring, tenant, home, *streak))
+                let of = fleet.tenant(tenant);
+                let stands = of.tier == streak.from && of.elsewhere().is_none();
+                stands.then(|| Due { tenant, home, streak: *streak, signal: Signal::of(layout, tenant, home) })
             })
             .collect();
-        proposals.sort_by(|a, b| {
-            let promotes = |of: &Proposal| of.to > of.from;
-            let by_share = b.signal.share.total_cmp(&a.signal.share);
-            promotes(b).cmp(&promotes(a)).then(by_share).then(a.tenant.cmp(&b.tenant))
+        if due.is_empty() {
+            return Vec::new();
+        }
+        // They come in the order of their names, and stay in it where nothing else decides.
+        due.sort_by(|a, b| {
+            let promotes = |of: &Due| of.streak.tier > of.streak.from;
+            promotes(b).cmp(&promotes(a)).then(b.signal.share.total_cmp(&a.signal.share))
         });
-        proposals
+        let mut planned = layout.clone();
+        let beside_the_rest = |due: &Due| {
+            let (proposal, target) = propose(&planned, ring, due);
+            if let Some(target) = target.filter(|target| *target != due.home) {
+                planned.begin_move(due.tenant, target);
+            }
+            proposal
+        };
+        due.iter().map(beside_the_rest).collect()
     }
 }
 
-fn propose(
-    layout: &Layout<'_>,
-    ring: Option<&HomeRing>,
+/// Somebody who has asked for another tier for long enough.
+struct Due {
     tenant: TenantIx,
     home: CellIx,
     streak: Streak,
-) -> Proposal {
+    signal: Signal,
+}
+
+/// The proposal, and the cell that the tenant would be on.
+fn propose(layout: &Layout<'_>, ring: Option<&HomeRing>, due: &Due) -> (Proposal, Option<CellIx>) {
+    let Due { tenant, home, streak, signal } = *due;
     let fleet = layout.fleet();
     let then = fleet.tenant(tenant).with_tier(streak.tier);
     let question = Question::new(layout, tenant, &[]).of(&then);
@@ -293,7 +310,6 @@ fn propose(
     let target = assessment.best().map(|(score, _)| score.cell);
     let moves = target.is_some_and(|target| target != home);
     let bytes = if moves { fleet.bytes_of(tenant) } else { 0 };
-    let signal = Signal::of(layout, tenant, home);
     let idle = target.filter(|_| streak.tier == Tier::Platinum).map(|cell| idle(layout, tenant, cell));
     let cost = TierCost {
         target: target.map(|cell| fleet.cell_id(cell).clone()),
@@ -303,7 +319,7 @@ fn propose(
         idle,
     };
     let id = fleet.tenant_id(tenant);
-    Proposal {
+    let proposal = Proposal {
         sentence: sentence(&id, &streak, &signal, &cost),
         tenant: id,
         parent: fleet.revision(),
@@ -313,7 +329,8 @@ fn propose(
         signal,
         cost,
         decision: Box::new(explain(&question, &assessment)),
-    }
+    };
+    (proposal, target)
 }
 
 /// What of a cell one tenant leaves unused, at its largest hours.

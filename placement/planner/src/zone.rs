@@ -33,18 +33,20 @@ pub(crate) struct Zones {
 struct Kin {
     region: Label,
     residency: Label,
-    dedicated: bool,
+    /// The lowest tier that may be on the same cells.
+    tier: Tier,
 }
 
 impl Kin {
     fn of(tenant: &Tenant) -> Self {
-        Self { region: tenant.region(), residency: tenant.residency(), dedicated: tenant.tier == Tier::Platinum }
+        let tier = if tenant.tier == Tier::Silver { Tier::Bronze } else { tenant.tier };
+        Self { region: tenant.region(), residency: tenant.residency(), tier }
     }
 
     fn may_be_on(&self, cell: &Cell) -> bool {
         (self.region == NONE || self.region == cell.region)
             && (self.residency == NONE || self.residency == cell.residency)
-            && self.dedicated == (cell.kind == CellKind::Dedicated)
+            && cell.is_for(self.tier)
     }
 }
 

@@ -134,7 +134,14 @@ fn of_cell(entry: &Entry, ground: &Ground, mut find: impl FnMut(&'static str, St
         find("RESIDENCY_VIOLATED", reason);
     }
     let kind = cell.traits.kind;
-    if (entry.tier == Tier::Platinum) != (kind == CellKind::Dedicated) {
+    if entry.tier == Tier::Gold && kind == CellKind::Pooled && !cell.traits.is_for(entry.tier) {
+        let reason = format!(
+            "tenant {} is gold, and cell {} keeps its tenants in databases that they share: adopt it as silver, and move it with \
+             --tier gold to a cell that gives each tenant one of its own",
+            entry.tenant, cell.id
+        );
+        find("TIER_MISMATCH", reason);
+    } else if !cell.traits.is_for(entry.tier) {
         let other = if kind == CellKind::Dedicated { CellKind::Pooled } else { CellKind::Dedicated };
         let reason = format!(
             "tenant {} and cell {}, which is {}, do not go together: platinum alone has a cell of its own; \

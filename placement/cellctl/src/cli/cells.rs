@@ -21,10 +21,11 @@ pub struct Declare {
 
 impl From<Declare> for Declaration {
     fn from(asked: Declare) -> Self {
-        let Traits { kind, domain, reserve, capacity: _ } = asked.traits;
+        let Traits { kind, domain, reserve, databases, capacity: _ } = asked.traits;
         let (region, residency) = (asked.region, asked.residency);
         // The capacity stands on what was declared before.
-        Self { kind: kind.map(Into::into), domain, capacity: None, reserve, region, residency }
+        let databases = databases.map(Into::into);
+        Self { kind: kind.map(Into::into), domain, capacity: None, reserve, region, residency, databases }
     }
 }
 
@@ -44,6 +45,28 @@ pub struct Traits {
     /// Share of it that is not planned with, as 10%
     #[arg(long, value_parser = reserve, value_name = "SHARE")]
     pub reserve: Option<u16>,
+    /// Whether each tenant has a database of its own there, as gold is sold, or several share one [a new cell: as enroll is told of
+    /// its database, otherwise not known]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub databases: Option<Databases>,
+}
+
+/// As [`cell_model::Databases`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Databases {
+    /// Several tenants lie in one: nobody is gold there
+    Shared,
+    /// Each tenant has one of its own
+    Own,
+}
+
+impl From<Databases> for cell_model::Databases {
+    fn from(databases: Databases) -> Self {
+        match databases {
+            Databases::Shared => Self::Shared,
+            Databases::Own => Self::Own,
+        }
+    }
 }
 
 impl From<Traits> for CellTraits {
@@ -54,6 +77,7 @@ impl From<Traits> for CellTraits {
             domain: asked.domain.unwrap_or(default.domain),
             capacity: asked.capacity.unwrap_or_default().over(default.capacity),
             reserve: asked.reserve.unwrap_or(default.reserve),
+            databases: asked.databases.map(Into::into),
         }
     }
 }

@@ -201,6 +201,9 @@ pub struct RingArgs {
 /// `plan tiers`.
 #[derive(Debug, Clone, Args)]
 pub struct Tiers {
+    /// Propose for these tenants only; without a name for all
+    #[arg(value_name = "TENANT")]
+    pub tenants: Vec<TenantId>,
     /// Where it is remembered from day to day who has asked for another tier: run it once a day with the same file
     #[arg(long, value_name = "FILE")]
     pub watch: Option<PathBuf>,
@@ -357,10 +360,11 @@ pub enum Explain {
 /// `apply`.
 #[derive(Debug, Clone, Args)]
 pub struct Apply {
-    /// A plan that `cellctl plan … -o json` has written; '-' reads it from standard input
+    /// A plan that `cellctl plan rebalance|repair|drain -o json` has written, or proposals of `cellctl plan tiers -o json`; '-' reads it
+    /// from standard input
     #[arg(long, short, value_name = "FILE")]
     pub file: PathBuf,
-    /// Take back what an earlier run has moved: the plan's own way back, wave by wave
+    /// Take back what an earlier run has done: the plan's own way back, wave by wave
     #[arg(long)]
     pub undo: bool,
     /// How long each new owner serves before its move is final and the next wave may begin

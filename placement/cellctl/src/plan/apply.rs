@@ -1,4 +1,4 @@
-//! `apply`: a plan becomes moves, wave by wave.
+//! `apply`: a plan becomes moves, wave by wave; proposals of tiers become tiers, and moves where a tier wants another cell.
 //!
 //! ```text
 //! each tenant:  pending ──► running ──► done
@@ -12,6 +12,7 @@
 //! (`ticket.rs`), as the audit trail tells. `--undo` goes the plan's way back, where such moves were made.
 
 mod line;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,13 +20,12 @@ use std::time::Duration;
 
 use cell_client::{ClientError, ListOptions, WriteOptions, trailer, wire};
 use cell_model::{AuditEntry, MoveId, MoveOptions, Revision, TenantId};
-use cell_planner::{PlannedMove, Wave};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use line::{Line, Standing, standing, tenant_of, unfit};
+use line::{Line, Standing, standing, unfit};
+use work::{Step, Work};
 
-use super::document::PlanDocument;
 use super::ticket::Tickets;
 use super::{live, plural, source};
 use crate::cli::{Apply, Output};
@@ -48,14 +48,14 @@ struct Run<'a> {
 
 pub(crate) async fn run(control: Control, apply: Apply) -> Result<Exit, Failure> {
     let name = apply.file.display().to_string();
-    let document = PlanDocument::from_json(&source::text_of(&apply.file)?, &name)?;
-    if document.plan.moves == 0 {
-        console::note(&format!("{name} has no moves: {}", document.plan.why));
-        return Ok(Exit::Done);
+    let work = Work::read(&source::text_of(&apply.file)?, &name)?;
+    work.left_out.iter().for_each(|who| console::note(&format!("left out: {who}")));
+    if work.steps.is_empty() {
+        return nothing(&work, &name);
     }
-    let mut applying = Applying::new(control, document, &apply)?;
+    let mut applying = Applying::new(control, work, &apply)?;
     applying.begin().await?;
-    let bar = console::progress(applying.lines.len() as u64, "moves done");
+    let bar = console::progress(applying.lines.len() as u64, "done");
     let ended = tokio::select! {
         ended = applying.until_end(&bar) => ended.map(Some),
         _ = tokio::signal::ctrl_c() => Ok(None),
@@ -64,6 +64,18 @@ pub(crate) async fn run(control: Control, apply: Apply) -> Result<Exit, Failure>
     let ended = ended?;
     applying.print();
     applying.close(ended.as_ref(), &apply.file)
+}
+
+/// There is no step: nothing was to be done, or nothing of it can be.
+fn nothing(work: &Work, name: &str) -> Result<Exit, Failure> {
+    if work.left_out.is_empty() {
+        console::note(&format!("{name} has no {}s: {}", work.noun, work.why));
+        return Ok(Exit::Done);
+    }
+    let message = format!("nothing of {name} can be carried out: no cell admits anybody of it as proposed");
+    let hint = "enroll or declare a cell that does (`cellctl cell enroll`, `cellctl cell declare`), then propose anew: \
+                `cellctl plan tiers -o json`";
+    Err(Failure::new("NO_CELL_ADMITS", message, hint))
 }
 
 /// How the whole of it has ended.
@@ -77,10 +89,8 @@ enum End {
 
 struct Applying {
     control: Control,
-    document: PlanDocument,
+    work: Work,
     is_undo: bool,
-    /// Of the moves that are made here.
-    tickets: Tickets,
     options: MoveOptions,
     lines: Vec<Line>,
     /// How often each was asked for.
@@ -92,7 +102,7 @@ struct Applying {
 }
 
 impl Applying {
-    fn new(control: Control, document: PlanDocument, apply: &Apply) -> Result<Self, Failure> {
+    fn new(control: Control, work: Work, apply: &Apply) -> Result<Self, Failure> {
         let too_long = |name: &str| Failure::usage(format!("{name} is too long"), "say a shorter time");
         let options = MoveOptions {
             soak_ms: u32::try_from(apply.soak.as_millis()).map_err(|_| too_long("--soak"))?,
@@ -100,42 +110,35 @@ impl Applying {
             retain_ms: u64::try_from(apply.retain.as_millis()).map_err(|_| too_long("--retain"))?,
             ..MoveOptions::default()
         };
-        let line = |wave: usize, planned: &PlannedMove| Line {
-            wave,
-            tenant: planned.tenant.to_string(),
-            source: planned.source.to_string(),
-            target: planned.target.to_string(),
-            standing: Standing::Pending { record: Revision(0) },
-        };
-        let waves = (1..).zip(waves_of(&document, apply.undo));
-        let lines: Vec<Line> =
-            waves.flat_map(|(number, wave)| wave.moves.iter().map(move |planned| line(number, planned))).collect();
-        let tickets = if apply.undo { Tickets::of_undo(&document) } else { Tickets::of(&document) };
+        let (steps, ..) = work.way(apply.undo);
+        let pending =
+            |step: &Step| Line { step: step.clone(), standing: Standing::Pending { record: Revision(0) } };
+        let lines: Vec<Line> = steps.iter().map(pending).collect();
         let attempts = vec![0; lines.len()];
         let (moves, unsure) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { control, document, is_undo: apply.undo, tickets, options, lines, attempts, moves, unsure })
+        Ok(Self { control, work, is_undo: apply.undo, options, lines, attempts, moves, unsure })
     }
 
     /// Reads where everything stands, and refuses a plan whose fleet has moved on.
     async fn begin(&mut self) -> Result<(), Failure> {
         let again = "make the plan anew: `cellctl plan … -o json`";
         let here = live::cluster(&self.control).await?;
-        let made_of = &self.document.plan.cluster;
+        let made_of = &self.work.cluster;
         if *made_of != here {
             let made_of = if made_of.is_empty() { "no control plane" } else { made_of.as_str() };
-            let origin = &self.document.origin;
+            let origin = &self.work.origin;
             let message = format!("the plan was made of {made_of} ({origin}), this is control plane {here}");
             return Err(Failure::new("PLAN_OTHER_CLUSTER", message, again));
         }
         let confirmed = self.control.client.confirm_revision(1, None).await?;
-        let bar = console::progress(self.lines.len() as u64, "moves looked at");
+        let bar = console::progress(self.lines.len() as u64, "looked at");
         for index in 0..self.lines.len() {
             self.look(index).await?;
             bar.inc(1);
         }
         drop(bar);
         self.look_at_targets().await?;
-        let parent = self.document.plan.parent;
+        let parent = self.work.parent;
         let elsewhere = self.lines.iter().find_map(|line| match &line.standing {
             Standing::Elsewhere { why } => Some(why.clone()),
             _ => None,
@@ -150,7 +153,7 @@ impl Applying {
         if confirmed.revision == parent {
             return Ok(());
         }
-        let begun = self.begun(parent, &self.tickets).await?;
+        let begun = self.begun(parent).await?;
         if begun == 0 {
             let message =
                 format!("the plan was made at revision {parent}, the fleet is at revision {}", confirmed.revision);
@@ -162,13 +165,14 @@ impl Applying {
 
     /// Only what this plan has moved is taken back.
     async fn begin_undo(&self, parent: Revision) -> Result<(), Failure> {
-        let begun = self.begun(parent, &Tickets::of(&self.document)).await?;
+        let begun = self.begun(parent).await?;
         if begun == 0 {
-            let message = "no move of this plan was made, as far back as the audit trail goes";
+            let noun = self.work.noun;
+            let message = format!("no {noun} of this plan was carried out, as far back as the audit trail goes");
             let hint = "`cellctl get moves --all` shows what was moved; make a plan of its own for the way back";
             return Err(Failure::new("PLAN_NOT_APPLIED", message, hint));
         }
-        if !self.document.plan.undo.feasible {
+        if !self.work.way(true).2 {
             console::note("note: the way back leads to what was wrong when the plan was made");
         }
         console::note(&format!("{begun} of {} were made: taking them back", self.count()));
@@ -185,33 +189,39 @@ impl Applying {
     }
 
     fn count(&self) -> String {
-        plural(self.lines.len(), "move")
+        plural(self.lines.len(), self.work.noun)
     }
 
-    /// How many moves of the plan were asked for with these tickets.
-    async fn begun(&self, parent: Revision, tickets: &Tickets) -> Result<usize, Failure> {
+    /// How many steps of the way forwards were asked for by an earlier run.
+    async fn begun(&self, parent: Revision) -> Result<usize, Failure> {
+        let (steps, tickets, _) = self.work.way(false);
         let mut begun = 0;
-        for line in &self.lines {
-            let filter = line.tenant.clone();
-            let options = ListOptions { filter, include_ended: true, page_size: 50, ..ListOptions::default() };
-            let moves = self.control.client.list_moves(options).await?.items;
+        for step in steps {
             // Most tenants have not been moved since: the trail is not read for them.
-            let since = |of: &wire::Move| of.id.parse::<MoveId>().is_ok_and(|id| id.0 > parent.get());
-            if moves.iter().any(since) && self.was_asked(&tenant_of(line)?, tickets).await? {
+            let may_have = !step.is_move() || self.has_moved_since(&step.tenant, parent).await?;
+            if may_have && self.was_asked(&step.tenant, tickets).await? {
                 begun += 1;
             }
         }
         Ok(begun)
     }
 
-    /// Whether the audit trail has a move of that tenant that was asked for with these tickets and begun.
+    async fn has_moved_since(&self, tenant: &TenantId, parent: Revision) -> Result<bool, Failure> {
+        let filter = tenant.to_string();
+        let options = ListOptions { filter, include_ended: true, page_size: 50, ..ListOptions::default() };
+        let moves = self.control.client.list_moves(options).await?.items;
+        let since = |of: &wire::Move| of.id.parse::<MoveId>().is_ok_and(|id| id.0 > parent.get());
+        Ok(moves.iter().any(since))
+    }
+
+    /// Whether the audit trail has something of that tenant that was asked for with these tickets and done.
     async fn was_asked(&self, tenant: &TenantId, tickets: &Tickets) -> Result<bool, Failure> {
         let mut after = 0;
         loop {
             let page = self.control.client.list_audit(after, Some(tenant)).await?;
             let is_ours = |of: &AuditEntry| {
                 let ours = of.request_id.is_some_and(|id| tickets.is_ours(tenant, id));
-                of.action == "move-tenant" && of.outcome == "done" && ours
+                matches!(of.action.as_str(), "move-tenant" | "set-tier") && of.outcome == "done" && ours
             };
             if page.entries.iter().any(is_ours) {
                 return Ok(true);
@@ -222,9 +232,10 @@ impl Applying {
     }
 
     async fn until_end(&mut self, bar: &ProgressBar) -> Result<End, Failure> {
-        let waves = waves_of(&self.document, self.is_undo).len();
+        let waves = self.lines.iter().map(|line| line.step.wave).max().unwrap_or_default();
         for wave in 1..=waves {
-            let of_wave: Vec<usize> = (0..self.lines.len()).filter(|&at| self.lines[at].wave == wave).collect();
+            let of_wave: Vec<usize> =
+                (0..self.lines.len()).filter(|&at| self.lines[at].step.wave == wave).collect();
             let mut stopped = None;
             loop {
                 for &index in &of_wave {
@@ -265,17 +276,16 @@ impl Applying {
         let line = &self.lines[index];
         match &line.standing {
             Standing::Pending { record } if !stopping => self.start(index, *record).await,
-            Standing::Failed { id, why } => Ok(Some(format!("{id} of tenant {} {why}", line.tenant))),
+            Standing::Failed { id, why } => Ok(Some(format!("{id} of tenant {} {why}", line.step.tenant))),
             Standing::Elsewhere { why } => Ok(Some(why.clone())),
             Standing::Pending { .. } | Standing::Running { .. } | Standing::Done => Ok(None),
         }
     }
 
     async fn start(&mut self, index: usize, record: Revision) -> Result<Option<String>, Failure> {
-        let line = &self.lines[index];
-        let planned = waves_of(&self.document, self.is_undo).iter().flat_map(|wave| &wave.moves).nth(index);
-        let Some(planned) = planned else { return Ok(None) };
-        let request_id = self.tickets.request(&planned.tenant, record, self.attempts[index]);
+        let step = self.lines[index].step.clone();
+        let (_, tickets, _) = self.work.way(self.is_undo);
+        let request_id = tickets.request(&step.tenant, record, self.attempts[index]);
         self.attempts[index] += 1;
         // Refused if anybody has touched the tenant since it was looked at.
         let write = WriteOptions {
@@ -283,17 +293,8 @@ impl Applying {
             expected_revision: Some(record),
             ..WriteOptions::default()
         };
-        let options = MoveOptions { reason: self.reason(planned), ..self.options.clone() };
-        match self.control.client.move_tenant(&planned.tenant, &planned.target, options, write).await {
-            Ok((id, _)) => {
-                console::note(&format!(
-                    "wave {}: {id} {} {} → {}",
-                    line.wave, line.tenant, line.source, line.target
-                ));
-                self.moves.insert(index, id);
-                self.lines[index].standing = Standing::Running { id: id.to_string(), phase: "asked for".into() };
-                Ok(None)
-            }
+        match self.ask(index, &step, write).await {
+            Ok(()) => Ok(None),
             // Looking again tells what has become of it.
             Err(ClientError::Unknown { .. } | ClientError::Unavailable { .. }) => {
                 self.unsure.insert(index);
@@ -306,21 +307,34 @@ impl Applying {
                 Ok(None)
             }
             Err(ClientError::Rejected { code, message, .. }) => {
-                let why = format!("tenant {} was refused: {message} ({code})", line.tenant);
-                self.lines[index].standing = Standing::Failed { id: "no move".into(), why: why.clone() };
+                let why = format!("tenant {} was refused: {message} ({code})", step.tenant);
+                self.lines[index].standing =
+                    Standing::Failed { id: format!("no {}", self.work.noun), why: why.clone() };
                 Ok(Some(why))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// What the move's record and the audit trail keep of why it is made.
-    fn reason(&self, planned: &PlannedMove) -> String {
-        let of = if self.is_undo { "plan taken back" } else { "plan" };
-        let mut reason = format!("{of}: {}", super::text::reason(&planned.reason));
-        let end = (0..=MoveOptions::REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
-        reason.truncate(end.unwrap_or_default());
-        reason
+    /// Asks for a move, or for another tier where the tenant is.
+    async fn ask(&mut self, index: usize, step: &Step, write: WriteOptions) -> Result<(), ClientError> {
+        let Step { wave, tenant, source, target, tiers, reason } = step;
+        match tiers {
+            Some(tiers) if !step.is_move() => {
+                self.control.client.set_tier(tenant, tiers.to, write).await?;
+                console::note(&format!("{tenant} on {source}: {} → {}", tiers.from.as_str(), tiers.to.as_str()));
+                self.lines[index].standing = Standing::Done;
+            }
+            _ => {
+                let tier = tiers.map(|tiers| tiers.to);
+                let options = MoveOptions { reason: reason.clone(), tier, ..self.options.clone() };
+                let (id, _) = self.control.client.move_tenant(tenant, target, options, write).await?;
+                console::note(&format!("wave {wave}: {id} {tenant} {source} → {target}"));
+                self.moves.insert(index, id);
+                self.lines[index].standing = Standing::Running { id: id.to_string(), phase: "asked for".into() };
+            }
+        }
+        Ok(())
     }
 
     /// Reads where one move stands.
@@ -329,8 +343,7 @@ impl Applying {
         if matches!(line.standing, Standing::Failed { .. }) {
             return Ok(());
         }
-        let name = tenant_of(line)?;
-        let record = match self.control.client.get_tenant(&name).await {
+        let record = match self.control.client.get_tenant(&line.step.tenant).await {
             Ok(record) => record,
             Err(ClientError::Rejected { message, .. }) => {
                 self.lines[index].standing = Standing::Elsewhere { why: message };
@@ -342,7 +355,7 @@ impl Applying {
             (Some(id), None) => Some(self.control.client.get_move(*id).await?),
             _ => None,
         };
-        let standing = standing(line, &record, ended.as_ref());
+        let standing = standing(&line.step, &record, ended.as_ref());
         if let Standing::Running { id, .. } = &standing
             && let Ok(id) = id.parse::<MoveId>()
         {
@@ -359,7 +372,7 @@ impl Applying {
 
     fn under_way(&self, wave: usize, waves: usize) -> String {
         let running = self.lines.iter().filter_map(|line| match &line.standing {
-            Standing::Running { phase, .. } => Some(format!("{} {phase}", line.tenant)),
+            Standing::Running { phase, .. } => Some(format!("{} {phase}", line.step.tenant)),
             _ => None,
         });
         format!("wave {wave} of {waves} · {}", running.collect::<Vec<_>>().join(", "))
@@ -367,14 +380,18 @@ impl Applying {
 
     fn print(&self) {
         let run = Run { api_version: API_VERSION, kind: "PlanRun", items: &self.lines };
-        let columns = ["WAVE", "TENANT", "FROM", "TO", "STATUS", "MOVE"];
+        let columns = if self.lines.iter().any(|line| line.step.tiers.is_some()) {
+            ["TIER", "TENANT", "FROM", "TO", "STATUS", "MOVE"]
+        } else {
+            ["WAVE", "TENANT", "FROM", "TO", "STATUS", "MOVE"]
+        };
         console::data(&match self.control.global.output {
             Output::Table | Output::Html => {
                 let rows = (0..self.lines.len()).map(|index| self.row(index));
                 table(&columns, rows, !self.control.global.no_headers)
             }
             Output::Json => super::to_json(&run),
-            Output::Name => self.lines.iter().map(|line| format!("tenant/{}\n", line.tenant)).collect(),
+            Output::Name => self.lines.iter().map(|line| format!("tenant/{}\n", line.step.tenant)).collect(),
         });
     }
 
@@ -387,7 +404,10 @@ impl Applying {
             Standing::Failed { why, .. } | Standing::Elsewhere { why } => format!("failed: {why}"),
         };
         let id = self.moves.get(&index).map_or_else(|| "-".to_owned(), ToString::to_string);
-        vec![line.wave.to_string(), line.tenant.clone(), line.source.clone(), line.target.clone(), status, id]
+        let Step { wave, tenant, source, target, tiers, .. } = &line.step;
+        let first =
+            tiers.map_or_else(|| wave.to_string(), |of| format!("{} → {}", of.from.as_str(), of.to.as_str()));
+        vec![first, tenant.to_string(), source.to_string(), target.to_string(), status, id]
     }
 
     fn close(&self, end: Option<&End>, file: &Path) -> Result<Exit, Failure> {
@@ -411,9 +431,4 @@ impl Applying {
             }
         }
     }
-}
-
-/// The waves that are run.
-fn waves_of(document: &PlanDocument, is_undo: bool) -> &[Wave] {
-    if is_undo { &document.plan.undo.waves } else { &document.plan.waves }
 }

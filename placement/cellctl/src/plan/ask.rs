@@ -120,7 +120,7 @@ pub(super) fn refused(error: &PlanError) -> Failure {
             Failure::option(error.code(), error.to_string(), "name cells: `cellctl plan drain CELL`")
         }
         PlanError::CellUnknown { .. } => Failure::new(error.code(), error.to_string(), CELLS),
-        PlanError::Policy(_) => Failure::new(error.code(), error.to_string(), "correct the file of --policy"),
+        PlanError::Policy(_) => Failure::option(error.code(), error.to_string(), "correct the file of --policy"),
     }
 }
 

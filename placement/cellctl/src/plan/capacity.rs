@@ -118,7 +118,7 @@ fn refused(error: &CapacityError) -> Failure {
             other("name a region of the cells: `cellctl plan export` lists them")
         }
         CapacityError::LossUnknown { .. } => other("`cellctl plan export` lists what there is"),
-        CapacityError::Policy(_) => other("correct the file of --policy"),
+        CapacityError::Policy(_) => option("correct the file of --policy"),
     }
 }
 

@@ -30,6 +30,11 @@ struct Head {
     kind: String,
 }
 
+/// The kind of document that a text says it is; nothing where it says none, or is no document at all.
+pub(super) fn kind_of(text: &str) -> String {
+    serde_json::from_str::<Head>(text).unwrap_or_default().kind
+}
+
 impl PlanDocument {
     pub(super) fn new(plan: Plan, loaded: &Loaded) -> Self {
         Self::of(plan, loaded.origin.clone())
@@ -53,10 +58,10 @@ impl PlanDocument {
             Failure::new("PLAN_SYNTAX", message, "write it anew with `cellctl plan … -o json`")
         };
         // Of another kind nothing else is looked at: what is missing there would be no help.
-        let head: Head = serde_json::from_str(text).unwrap_or_default();
-        if !head.kind.is_empty() && head.kind != KIND {
-            let message = format!("{name} is no plan of moves: its kind is {:?}, not {KIND:?}", head.kind);
-            let hint = "give what `cellctl plan rebalance|repair|drain -o json` has written";
+        let kind = kind_of(text);
+        if !kind.is_empty() && kind != KIND {
+            let message = format!("{name} is no plan of moves: its kind is {kind:?}, not {KIND:?}");
+            let hint = "give what `cellctl plan rebalance|repair|drain|tiers -o json` has written";
             return Err(Failure::new("PLAN_SYNTAX", message, hint));
         }
         let document: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;

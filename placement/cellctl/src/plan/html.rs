@@ -345,6 +345,8 @@ pub(super) fn tiers(proposals: &Proposals) -> String {
     let told = "Share of its cell that a tenant takes by itself, where that is most.";
     let assumed = tiers::assumed(proposals).map(|told| sentence_of(&told));
     let told = assumed.map_or_else(|| told.to_owned(), |assumed| format!("{told} {assumed}."));
+    let unsaid = tiers::databases_unsaid(proposals).map(|told| sentence_of(&told));
+    let told = unsaid.map_or_else(|| told.clone(), |unsaid| format!("{told} {unsaid}."));
     if !proposals.items.is_empty() {
         let changes: Vec<Change> = proposals
             .items

@@ -114,7 +114,9 @@ fn nowhere(first: &Decision, count: usize) -> Failure {
     );
     let hint = match first.counterfactuals.first() {
         Some(nearest) => nearest.sentence.clone(),
-        None => "add a cell that it may be on: region, residency, kind and state are what refuses it".into(),
+        None => {
+            "add a cell that it may be on: region, residency, kind, databases and state are what refuses it".into()
+        }
     };
     Failure::new("NO_CELL_ADMITS", message, hint)
 }

@@ -11,8 +11,6 @@
 use cell_model::{RequestId, Revision, TenantId};
 use sha2::{Digest, Sha256};
 
-use super::document::PlanDocument;
-
 /// Names for the moves of one plan, forwards or back.
 #[derive(Debug, Clone)]
 pub(super) struct Tickets {
@@ -20,18 +18,18 @@ pub(super) struct Tickets {
 }
 
 impl Tickets {
-    /// Forwards.
-    pub(super) fn of(document: &PlanDocument) -> Self {
-        Self::with(document, "apply")
+    /// Forwards, of what was read and is written as JSON.
+    pub(super) fn of(paper: &str) -> Self {
+        Self::with(paper, "apply")
     }
 
     /// Back.
-    pub(super) fn of_undo(document: &PlanDocument) -> Self {
-        Self::with(document, "undo")
+    pub(super) fn of_undo(paper: &str) -> Self {
+        Self::with(paper, "undo")
     }
 
-    fn with(document: &PlanDocument, way: &str) -> Self {
-        let mut plan = Sha256::new_with_prefix(Sha256::digest(document.to_json()));
+    fn with(paper: &str, way: &str) -> Self {
+        let mut plan = Sha256::new_with_prefix(Sha256::digest(paper));
         plan.update(way);
         plan.update([0]);
         Self { plan }
@@ -60,28 +58,16 @@ impl Tickets {
 mod tests {
     use super::*;
 
-    fn document(origin: &str) -> PlanDocument {
-        let text = r#"{"cells":[{"id":"c1","capacity":{"cpu":1,"connections":1,"storage":1}}]}"#;
-        let fleet = cell_planner::FleetDocument::from_json(text).unwrap().build().unwrap();
-        let request = cell_planner::Request {
-            goal: cell_planner::Goal::Repair,
-            bounds: cell_planner::Bounds::default(),
-            now: cell_model::UnixMillis(1),
-        };
-        let plan = cell_planner::plan(&fleet, cell_planner::Policy::default(), None, &request).unwrap();
-        PlanDocument::of(plan, origin.to_owned())
-    }
-
     #[test]
     fn a_request_is_known_by_its_plan_its_way_and_its_tenant() {
         let [acme, hooli] = ["acme", "hooli"].map(|name| TenantId::new(name).unwrap());
-        let (plan, other) = (document("a"), document("b"));
-        let ours = Tickets::of(&plan);
+        let (plan, other) = ("a", "b");
+        let ours = Tickets::of(plan);
         let ids: Vec<RequestId> =
             [(1, 0), (1, 1), (2, 0)].map(|(record, attempt)| ours.request(&acme, Revision(record), attempt)).into();
-        assert!(ids.iter().all(|id| ours.is_ours(&acme, *id) && Tickets::of(&plan).is_ours(&acme, *id)));
+        assert!(ids.iter().all(|id| ours.is_ours(&acme, *id) && Tickets::of(plan).is_ours(&acme, *id)));
         assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "each attempt has a name of its own");
-        for stranger in [Tickets::of_undo(&plan), Tickets::of(&other), Tickets::of_undo(&other)] {
+        for stranger in [Tickets::of_undo(plan), Tickets::of(other), Tickets::of_undo(other)] {
             assert!(!stranger.is_ours(&acme, ids[0]));
         }
         assert!(!ours.is_ours(&hooli, ids[0]) && !ours.is_ours(&acme, RequestId(7)));

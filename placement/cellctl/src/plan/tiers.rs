@@ -1,17 +1,19 @@
-//! `plan tiers`: who has outgrown its tier, and who no longer needs it, with what another one would cost.
+//! `plan tiers`: who has outgrown its tier, and who no longer needs it, with what another one would cost. As JSON the list is what
+//! `apply` carries out.
 //!
 //! A proposal wants days in a row. With `--watch` they are counted in a file, one for each day on which the command is
 //! run; without it, today's demand is taken to have been so for `--days`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-use cell_model::{CellId, Revision};
-use cell_planner::{Layout, PolicyInvalid, Proposal, TierPolicy, TierWatch};
-use serde::Serialize;
+use cell_model::{CellId, Revision, TenantId, Tier};
+use cell_planner::{Fleet, Layout, PolicyInvalid, Proposal, TierPolicy, TierWatch};
+use serde::{Deserialize, Serialize};
 
 use super::text::{percent, seconds, size};
-use super::{Loaded, ask, html, load, plural, policy, ring, source};
+use super::{Loaded, ask, html, load, place, plural, policy, ring, source};
 use crate::cli::{Global, Output, Tiers};
 use crate::console;
 use crate::failure::{Exit, Failure};
@@ -19,12 +21,15 @@ use crate::render::table;
 use crate::view::API_VERSION;
 
 /// Proposals, and what they were judged by.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Proposals {
-    api_version: &'static str,
-    kind: &'static str,
+    api_version: String,
+    kind: String,
     pub(super) origin: String,
+    /// The control plane that they were made of; nothing of a file that names none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) cluster: String,
     pub(super) parent: Revision,
     pub(super) policy: TierPolicy,
     /// Tenants that ask for another tier, and have not asked for long enough yet.
@@ -33,42 +38,115 @@ pub(super) struct Proposals {
     #[serde(skip)]
     is_live: bool,
     /// Cells whose capacity nobody has declared: a share of one is a share of what is assumed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) assumed: Vec<CellId>,
+    /// Cells on which somebody would be gold, and of which nobody has said whether each tenant has a database of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) databases_unsaid: Vec<CellId>,
     pub(super) items: Vec<Item>,
 }
 
 /// A proposal, and how it is carried out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Item {
+    /// The cell that the tenant is on.
+    pub(super) cell: CellId,
     #[serde(flatten)]
     pub(super) of: Proposal,
     /// The share stands on a capacity that is assumed.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) assumed: bool,
     /// The command; nothing of a fleet in a file, and where no cell admits the tenant so.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) command: Option<String>,
 }
 
-impl Item {
-    fn new(of: Proposal, home: Option<&CellId>, loaded: &Loaded) -> Self {
-        let (tenant, tier) = (&of.tenant, of.to.as_str());
-        let command = of.cost.target.as_ref().filter(|_| loaded.is_live).map(|cell| {
-            if of.cost.moves {
-                format!("cellctl move tenant {tenant} --to {cell} --tier {tier}")
-            } else {
-                format!("cellctl tenant set {tenant} --tier {tier}")
-            }
-        });
-        let assumed = home.is_some_and(|home| loaded.assumed.contains(home));
-        Self { assumed, command, of }
+impl Proposals {
+    /// As the document says what it is.
+    pub(super) const KIND: &'static str = "TierProposalList";
+
+    pub(super) fn of(fleet: &Fleet, origin: String, policy: TierPolicy, proposed: Vec<Proposal>) -> Self {
+        let item = |of: Proposal| {
+            let home = fleet.find_tenant(of.tenant.as_str()).and_then(|tenant| fleet.home(tenant))?;
+            Some(Item { cell: fleet.cell_id(home).clone(), of, assumed: false, command: None })
+        };
+        let items: Vec<Item> = proposed.into_iter().filter_map(item).collect();
+        let golden =
+            items.iter().filter(|item| item.of.to == Tier::Gold).filter_map(|item| item.of.cost.target.as_ref());
+        let is_unsaid =
+            |cell: &&CellId| fleet.find_cell(cell.as_str()).is_some_and(|cell| fleet.databases(cell).is_none());
+        Self {
+            api_version: API_VERSION.into(),
+            kind: Self::KIND.into(),
+            origin,
+            cluster: fleet.cluster().into(),
+            parent: fleet.revision(),
+            policy,
+            waiting: 0,
+            is_live: false,
+            assumed: Vec::new(),
+            databases_unsaid: ask::unique(golden.filter(is_unsaid).cloned().collect()),
+            items,
+        }
     }
+
+    /// Reads what was written as JSON.
+    ///
+    /// # Errors
+    /// It is something else, or contradicts itself.
+    pub(super) fn from_json(text: &str, name: &str) -> Result<Self, Failure> {
+        let wrong = |reason: String| {
+            let message = format!("{name} is no list of proposals: {reason}");
+            Failure::new("PLAN_SYNTAX", message, "write it anew with `cellctl plan tiers -o json`")
+        };
+        let list: Self = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if list.api_version != API_VERSION {
+            let version = &list.api_version;
+            return Err(wrong(format!("its version is {version:?}, this program reads {API_VERSION:?}")));
+        }
+        let mut known = BTreeSet::new();
+        for Item { of, .. } in &list.items {
+            if of.from == of.to {
+                let tier = of.to.as_str();
+                return Err(wrong(format!("tenant {} is proposed {tier}, the tier that it has", of.tenant)));
+            }
+            if !known.insert(&of.tenant) {
+                return Err(wrong(format!("tenant {} is proposed another tier twice", of.tenant)));
+            }
+        }
+        Ok(list)
+    }
+
+    /// Each with the command that carries it out, and with what its share stands on.
+    fn live(mut self, assumed: Vec<CellId>) -> Self {
+        for item in &mut self.items {
+            item.command = command(&item.of);
+            item.assumed = assumed.contains(&item.cell);
+        }
+        Self { is_live: true, assumed, ..self }
+    }
+}
+
+fn command(of: &Proposal) -> Option<String> {
+    let (tenant, tier) = (&of.tenant, of.to.as_str());
+    let target = of.cost.target.as_ref()?;
+    Some(if of.cost.moves {
+        format!("cellctl move tenant {tenant} --to {target} --tier {tier}")
+    } else {
+        format!("cellctl tenant set {tenant} --tier {tier}")
+    })
+}
+
+/// What is remembered of those who are asked about: of all where nobody is named.
+fn only(watch: &TierWatch, named: &[TenantId]) -> TierWatch {
+    let asked = watch.streaks.iter().filter(|(id, _)| named.is_empty() || named.contains(id));
+    TierWatch { day: watch.day, streaks: asked.map(|(id, streak)| (id.clone(), *streak)).collect() }
 }
 
 pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
     asked.unbounded.check("plan tiers")?;
     let loaded = load(global, &asked.of)?;
+    asked.tenants.iter().try_for_each(|tenant| place::find(&loaded, tenant).map(drop))?;
     let (tiers, ring) = (tier_policy(asked.tier_policy.as_deref())?, ring(&loaded.fleet, &asked.judge)?);
     let layout = Layout::new(&loaded.fleet, policy(&asked.judge)?);
     let mut watch = asked.watch.as_deref().map_or_else(|| Ok(TierWatch::default()), read)?;
@@ -85,29 +163,14 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
             bar.inc(1);
         }
     }
-    let looking = || watch.proposals(&layout, Some(&ring), &tiers);
-    let items = console::while_waiting("looking for cells", looking);
-    let items: Vec<Item> = items
-        .into_iter()
-        .map(|of| {
-            let home = loaded.fleet.find_tenant(of.tenant.as_str()).and_then(|tenant| layout.home(tenant));
-            Item::new(of, home.map(|home| layout.cell_id(home)), &loaded)
-        })
-        .collect();
+    let due = only(&watch, &asked.tenants);
+    let proposed = console::while_waiting("looking for cells", || due.proposals(&layout, Some(&ring), &tiers));
     if let Some(path) = &asked.watch {
         write(path, &watch)?;
     }
-    let proposals = Proposals {
-        api_version: API_VERSION,
-        kind: "TierProposalList",
-        parent: loaded.fleet.revision(),
-        origin: loaded.origin,
-        policy: tiers,
-        waiting: watch.streaks.len() - items.len(),
-        is_live: loaded.is_live,
-        assumed: loaded.assumed,
-        items,
-    };
+    let waiting = due.streaks.len() - proposed.len();
+    let proposals = Proposals { waiting, ..Proposals::of(&loaded.fleet, loaded.origin, tiers, proposed) };
+    let proposals = if loaded.is_live { proposals.live(loaded.assumed) } else { proposals };
     console::data(&match global.output {
         Output::Table => text(&proposals, !global.no_headers),
         Output::Json => super::to_json(&proposals),
@@ -119,7 +182,7 @@ pub(super) fn run(global: &Global, asked: &Tiers) -> Result<Exit, Failure> {
 
 fn refused(reason: &str) -> Failure {
     let hint = "correct the file of --tier-policy; docs/placement.md shows one, and what is left out is as usual";
-    Failure::new("POLICY_INVALID", reason, hint)
+    Failure::option("POLICY_INVALID", reason, hint)
 }
 
 fn tier_policy(path: Option<&Path>) -> Result<TierPolicy, Failure> {
@@ -159,6 +222,9 @@ fn text(proposals: &Proposals, headers: bool) -> String {
     if let Some(told) = assumed(proposals) {
         text.push_str(&format!("  {told}\n"));
     }
+    if let Some(told) = databases_unsaid(proposals) {
+        text.push_str(&format!("  {told}\n"));
+    }
     if proposals.items.is_empty() {
         return text;
     }
@@ -186,7 +252,8 @@ fn commands(proposals: &Proposals) -> usize {
 /// What to do with proposals.
 pub(super) fn next(proposals: &Proposals) -> &'static str {
     if commands(proposals) > 0 {
-        "a tier is what a tenant has paid for: agree it there, then run the command of that tenant"
+        "a tier is what a tenant has paid for: agree it there, then run the command of that tenant; or all of them: \
+         `cellctl plan tiers -o json > tiers.json` (with the names of those who agree), `cellctl apply -f tiers.json`"
     } else if proposals.is_live {
         "no cell admits any of them so: declare an empty one, or enroll one (`cellctl cell enroll NAME --agent HOST:PORT --kind dedicated`), \
          and ask again"
@@ -198,25 +265,43 @@ pub(super) fn next(proposals: &Proposals) -> &'static str {
 /// On what shares stand of which nobody has said anything, if there are such.
 pub(super) fn assumed(proposals: &Proposals) -> Option<String> {
     let cells = &proposals.assumed;
-    let first: Vec<&str> = cells.iter().take(ASSUMED_SHOWN).map(CellId::as_str).collect();
-    let more = if cells.len() > first.len() { " …" } else { "" };
     let shares = proposals.items.iter().filter(|item| item.assumed).count();
     let stand = match shares {
         0 => "no proposal stands on it".to_owned(),
         1 => "1 proposal stands on it, and says little".to_owned(),
         shares => format!("{shares} proposals stand on it, and say little"),
     };
-    let of = if cells.len() == 1 { "cell" } else { "cells" };
-    let first = format!("{}{more}", first.join(", "));
     let command = format!("cellctl cell declare {} --capacity connections=…,storage=…", cells.first()?);
     Some(format!(
-        "assumed: of {of} {first} nobody has declared the capacity, and room for four times the mean of all cells \
-         is taken; {stand}: `{command}`"
+        "assumed: of {} nobody has declared the capacity, and room for four times the mean of all cells is taken; {stand}: `{command}`",
+        named(cells)
     ))
 }
 
+/// That it is not known whether gold is there what it is sold as, if so.
+pub(super) fn databases_unsaid(proposals: &Proposals) -> Option<String> {
+    let cells = &proposals.databases_unsaid;
+    let first = cells.first()?;
+    let say = if proposals.is_live {
+        format!("`cellctl cell declare {first} --databases own|shared`")
+    } else {
+        "say it in the fleet, as `databases` of the cell".to_owned()
+    };
+    Some(format!(
+        "not known: of {} nobody has said whether each tenant has a database of its own there, as gold has; {say}",
+        named(cells)
+    ))
+}
+
+/// Some cells, by name.
+fn named(cells: &[CellId]) -> String {
+    let first: Vec<&str> = cells.iter().take(CELLS_NAMED).map(CellId::as_str).collect();
+    let more = if cells.len() > first.len() { " …" } else { "" };
+    format!("{} {}{more}", if cells.len() == 1 { "cell" } else { "cells" }, first.join(", "))
+}
+
 /// Cells that are named.
-const ASSUMED_SHOWN: usize = 5;
+const CELLS_NAMED: usize = 5;
 
 /// All of it in a sentence.
 pub(super) fn heading(proposals: &Proposals) -> String {
@@ -226,8 +311,9 @@ pub(super) fn heading(proposals: &Proposals) -> String {
     let waiting = match waiting {
         0 => String::new(),
         count => format!(
-            "; {} not asked for long enough",
-            if *count == 1 { "1 more has".into() } else { format!("{count} more have") }
+            "; {} not asked for long enough, or {} being moved",
+            if *count == 1 { "1 more has".into() } else { format!("{count} more have") },
+            if *count == 1 { "is" } else { "are" }
         ),
     };
     format!(

@@ -69,10 +69,20 @@ pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
         ("Kind", cell.cell_kind.clone()),
         ("Domain", cell.domain.clone()),
         ("Capacity", capacity(cell)),
+        ("Databases", databases(cell.databases.as_deref()).into()),
         ("Generation", cell.generation.to_string()),
         ("Revision", cell.revision.to_string()),
         ("Tenants", tenants.to_string()),
     ])
+}
+
+/// What it means for who is there.
+fn databases(said: Option<&str>) -> &'static str {
+    match said {
+        Some("own") => "own: each tenant has one of its own",
+        Some("shared") => "shared by several tenants: nobody is gold here",
+        _ => "",
+    }
 }
 
 fn capacity(cell: &CellView) -> String {

@@ -114,6 +114,19 @@ fn exit_codes_tell_a_script_what_is_to_be_done() {
     let nobody = cellctl("plan rebalance");
     assert!(nobody.code == 64 && nobody.err.contains("--fleet FILE"), "{nobody:?}");
     assert_eq!(cellctl("plan rebalance --fleet /nowhere/fleet.json").code, 64);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.json");
+    for (text, command) in [
+        (r#"{"high_water": 0.1}"#, "plan rebalance --policy"),
+        (r#"{"high_watre": 0.1}"#, "plan capacity --policy"),
+        (r#"{"risk": 99}"#, "simulate --policy"),
+        (r#"{"gold": {"enter": 0.1, "leave": 0.2}}"#, "plan tiers --tier-policy"),
+        ("{", "explain tenant acme --policy"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let said = cellctl(&format!("{command} {} --fleet {}", file.display(), example()));
+        assert!(said.code == 64 && said.err.contains("POLICY_INVALID"), "{command}: {said:?}");
+    }
     assert_eq!(cellctl("get tenants -o html --insecure-plaintext --endpoints 127.0.0.1:1").code, 64);
 }
 
@@ -439,6 +452,10 @@ fn another_tier_is_proposed_with_its_cost_once_it_has_been_asked_for_on_enough_d
     let page = on(document, "plan tiers -o html").out;
     assert!(page.contains("<td>big</td>") && page.contains("moves to own"), "{page}");
     assert_eq!(on(document, "plan tiers --days 0").code, 64);
+    let named = json(&on(document, "plan tiers small idle -o json"));
+    assert_eq!((named["items"].as_array().unwrap().len(), &named["items"][0]["tenant"]), (1, &"idle".into()));
+    let nobody = on(document, "plan tiers nobody");
+    assert!(nobody.code == 1 && nobody.err.contains("TENANT_UNKNOWN"), "{nobody:?}");
 }
 
 #[test]

@@ -104,3 +104,76 @@ fn proposals_of_a_live_fleet_say_their_command_and_on_what_they_stand() {
     assert_eq!(said.code, 0, "{command}: {said:?}");
     assert_eq!(fleet.run("plan rebalance --cooldown 24h").code, 0);
 }
+
+#[test]
+fn proposals_are_applied_and_taken_back() {
+    let fleet = Fleet::start("3");
+    fleet.settled();
+    let cell_of =
+        |name: &str| fleet.json(&format!("get tenants {name}"))["items"][0]["cell"].as_str().unwrap().to_owned();
+    let (small, large) = (cell_of("acme"), cell_of("globex"));
+    let own = ["cell-1", "cell-2", "cell-3"].into_iter().find(|&cell| cell != small && cell != large).unwrap();
+    // A quarter of its cell asks for one of its own, an eighth for a database.
+    for (cell, more) in [(small.as_str(), "connections=4"), (&large, "connections=8"), (own, "connections=8")] {
+        let kind = if cell == own { "--kind dedicated" } else { "--databases own" };
+        let declared = fleet.run(&format!("cell declare {cell} --capacity {more},storage=100 {kind}"));
+        assert_eq!(declared.code, 0, "{declared:?}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tiers.json");
+    let propose = |words: &str| {
+        let said = fleet.run(&format!("plan tiers {words} -o json"));
+        assert_eq!(said.code, 0, "{said:?}");
+        std::fs::write(&file, &said.out).unwrap();
+        let list: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|of| of["tenant"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let apply = format!("apply -f {} --soak 300ms", file.display());
+    let refused = |words: &str, code: &str| {
+        let said = fleet.run(words);
+        assert!(said.code == 1 && said.err.contains(code), "{words}: {said:?}");
+    };
+    assert_eq!(propose("--fleet ../../docs/placement/fleet.json").len(), 9);
+    refused(&apply, "(PLAN_OTHER_CLUSTER)");
+    assert_eq!(fleet.run("plan tiers nobody").code, 1);
+    assert_eq!(propose("globex"), ["globex"]);
+    let touched = fleet.run(&format!("cell declare {large} --domain r1"));
+    assert_eq!(touched.code, 0, "{touched:?}");
+    refused(&apply, "(PLAN_PARENT_MOVED)");
+    assert_eq!(propose(""), ["acme", "globex"]);
+    refused(&format!("{apply} --undo"), "(PLAN_NOT_APPLIED)");
+
+    let applied = fleet.run(&apply);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    assert_eq!(applied.out.matches(" done ").count(), 2, "{applied:?}");
+    assert!(applied.out.contains("bronze → platinum") && applied.out.contains("bronze → gold"), "{applied:?}");
+    let stands = |name: &str| {
+        let of = fleet.json(&format!("get tenants {name}"))["items"][0].clone();
+        (of["cell"].as_str().unwrap().to_owned(), of["tier"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(stands("acme"), (own.to_owned(), "platinum".to_owned()));
+    assert_eq!(stands("globex"), (large.clone(), "gold".to_owned()));
+    let trail = fleet.run("audit show --tenant acme").out;
+    assert!(trail.contains("reason=\"tier: acme has outgrown bronze"), "{trail}");
+    let again = fleet.run(&format!("{apply} -o json"));
+    assert!(again.code == 0 && again.err.contains("2 of 2 proposals were begun by an earlier run"), "{again:?}");
+    let lines: serde_json::Value = serde_json::from_str(&again.out).unwrap();
+    assert_eq!(lines["items"][1]["tiers"], serde_json::json!({"from": "bronze", "to": "gold"}), "{lines}");
+
+    let back = fleet.run(&format!("{apply} --undo"));
+    assert!(back.code == 0 && back.err.contains("2 of 2 proposals were made: taking them back"), "{back:?}");
+    assert_eq!(stands("acme"), (small, "bronze".to_owned()));
+    assert_eq!(stands("globex"), (large.clone(), "bronze".to_owned()));
+
+    // Where tenants share a database nobody becomes gold.
+    assert_eq!(fleet.run(&format!("cell declare {large} --databases shared")).code, 0);
+    refused("tenant set globex --tier gold", "(TIER_NEEDS_MOVE)");
+    refused(&format!("create tenant rich --tier gold --cell {large}"), "(TIER_MISMATCH)");
+    let described = fleet.run(&format!("describe cell {large}")).out;
+    assert!(described.contains("shared by several tenants: nobody is gold here"), "{described}");
+}

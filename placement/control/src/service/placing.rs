@@ -96,6 +96,7 @@ fn document(fleet: &Fleet, new: &NewTenant, copies: &BTreeMap<&CellId, u64>) -> 
             domain: traits.domain.clone(),
             capacity,
             reserve,
+            databases: traits.databases,
         }
     });
     let stand_in = |at: usize, cell: &CellRecord, count: u64| TenantEntry {

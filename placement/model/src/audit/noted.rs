@@ -195,13 +195,13 @@ fn retiered(tier: Tier, before: Option<&TenantRecord>) -> String {
 
 /// A new cell's traits as the declaration that they are.
 fn whole(traits: &CellTraits) -> Declaration {
-    let CellTraits { kind, domain, capacity, reserve } = traits.clone();
+    let CellTraits { kind, domain, capacity, reserve, databases } = traits.clone();
     let (kind, capacity, reserve) = (Some(kind), Some(capacity), Some(reserve));
-    Declaration { kind, domain: Some(domain), capacity, reserve, ..Declaration::default() }
+    Declaration { kind, domain: Some(domain), capacity, reserve, databases, ..Declaration::default() }
 }
 
 fn declared(declaration: &Declaration) -> String {
-    let Declaration { kind, domain, capacity, reserve, region, residency } = declaration;
+    let Declaration { kind, domain, capacity, reserve, region, residency, databases } = declaration;
     let mut detail = String::new();
     let mut tell = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -219,6 +219,7 @@ fn declared(declaration: &Declaration) -> String {
     tell("reserve", reserve.map(|thousandths| format!("{thousandths}m")));
     tell("region", region.clone());
     tell("residency", residency.clone());
+    tell("databases", databases.map(|databases| databases.as_str().into()));
     detail
 }
 

@@ -108,12 +108,13 @@ pub(super) fn declare(
 ) -> Result<Vec<Change>, Rejected> {
     let before = known_cell(fleet, cell)?;
     let mut record = before.clone();
-    let Declaration { kind, domain, capacity, reserve, region, residency } = declaration.clone();
+    let Declaration { kind, domain, capacity, reserve, region, residency, databases } = declaration.clone();
     let traits = &mut record.traits;
     traits.kind = kind.unwrap_or(traits.kind);
     traits.domain = domain.unwrap_or_else(|| std::mem::take(&mut traits.domain));
     traits.capacity = capacity.unwrap_or(traits.capacity);
     traits.reserve = reserve.unwrap_or(traits.reserve);
+    traits.databases = databases.or(traits.databases);
     record.region = region.unwrap_or(record.region);
     record.residency = residency.unwrap_or(record.residency);
     check_traits(&record.traits)?;
@@ -173,7 +174,7 @@ impl Kinds {
         if envelope.layout < 5 { Self::Unknown } else { Self::Count }
     }
 
-    /// Platinum has a cell of its own, and nobody else comes to such a cell.
+    /// Platinum has a cell of its own, nobody else comes to such a cell, and gold has a database of its own.
     pub(super) fn check_tier(
         self,
         fleet: &dyn FleetView,
@@ -185,7 +186,7 @@ impl Kinds {
             return Ok(());
         }
         let kind = cell.traits.kind;
-        require(Rule::TierKind, is_for(tier, kind), || Rejected::TierMismatch {
+        require(Rule::TierKind, cell.traits.is_for(tier), || Rejected::TierMismatch {
             tenant: tenant.clone(),
             tier,
             cell: cell.id.clone(),
@@ -197,11 +198,6 @@ impl Kinds {
             cell: cell.id.clone(),
         })
     }
-}
-
-/// Whether a tier belongs on cells of that kind.
-pub(super) fn is_for(tier: Tier, kind: CellKind) -> bool {
-    (tier == Tier::Platinum) == (kind == CellKind::Dedicated)
 }
 
 /// Tenants on cells that do not own them: by cell, how many a move under way takes there, or has brought from there while the

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::cells::is_for;
 use super::{check_still, known, known_cell};
 use crate::rule::require;
 use crate::{Change, FleetView, Life, Rejected, Rule, Stamp, TenantId, Tier};
@@ -25,7 +24,7 @@ pub(super) fn set(
     check_still(Rule::SetTierMoving, before)?;
     let cell = known_cell(fleet, &before.owner)?;
     let kind = cell.traits.kind;
-    require(Rule::SetTierKind, is_for(tier, kind), || Rejected::TierNeedsMove {
+    require(Rule::SetTierKind, cell.traits.is_for(tier), || Rejected::TierNeedsMove {
         tenant: tenant.clone(),
         tier,
         cell: cell.id.clone(),

@@ -1,8 +1,8 @@
 //! What is declared of cells, and who may be on them because of that.
 
 use cell_model::{
-    Capacity, CellKind, CellTraits, Command, Declaration, Event, FleetView, MoveId, MoveIntent, MoveOptions,
-    NewTenant, Outcome, Phase, Tier,
+    Capacity, CellKind, CellTraits, Command, Databases, Declaration, Event, FleetView, MoveId, MoveIntent,
+    MoveOptions, NewTenant, Outcome, Phase, Tier,
 };
 
 use crate::world::{World, cell, move_to, new_tenant, tenant};
@@ -39,7 +39,7 @@ fn what_is_named_is_declared_and_the_rest_stays() {
     world.ok(declare("a", whole.clone()));
     world.ok(declare("a", Declaration { reserve: Some(200), ..Declaration::default() }));
     let record = world.fleet.cell(&cell("a")).unwrap();
-    let traits = CellTraits { kind: CellKind::Pooled, domain: "rack-1".into(), capacity, reserve: 200 };
+    let traits = CellTraits { domain: "rack-1".into(), capacity, reserve: 200, ..CellTraits::default() };
     assert_eq!((&record.traits, record.region.as_str()), (&traits, "eu-1"));
     assert_eq!(
         world.ok(declare("a", Declaration { reserve: Some(200), ..Declaration::default() })),
@@ -184,4 +184,52 @@ fn who_is_on_its_way_takes_room_on_both_cells() {
     }
     world.ok(new_tenant("x", None));
     assert_eq!(world.record("x").owner, cell("a"));
+}
+
+#[test]
+fn a_gold_tenant_comes_to_no_cell_whose_tenants_share_databases() {
+    let mut world = World::new();
+    let say = |databases| Declaration { databases: Some(databases), ..Declaration::default() };
+    let gold = |name: &str, on: Option<&str>| {
+        let (id, cell) = (tenant(name), on.map(cell));
+        Command::CreateTenant(NewTenant { id, cell, tier: Tier::Gold, residency: String::new() })
+    };
+    world.ok(gold("early", Some("a")));
+    world.tell("early", Event::Granted).unwrap();
+    for name in ["a", "b"] {
+        world.ok(declare(name, say(Databases::Shared)));
+    }
+    let told = world.fleet.audit().last().unwrap().detail.clone();
+    assert_eq!(told, "databases=shared");
+    let refused = world.refused(gold("g", Some("a")));
+    assert!(
+        refused.code() == "TIER_MISMATCH" && refused.to_string().contains("databases that they share"),
+        "{refused}"
+    );
+    assert!(refused.hint().contains("--tenant-database"), "{}", refused.hint());
+    assert_eq!(world.refused(move_to("early", "b", MoveOptions::default())).code(), "TIER_MISMATCH");
+    // Of c nobody has said anything, and then that each tenant has its own.
+    world.ok(gold("g", None));
+    assert_eq!(world.record("g").owner, cell("c"));
+    world.ok(declare("c", say(Databases::Own)));
+    world.ok(gold("h", None));
+    assert_eq!(world.record("h").owner, cell("c"));
+    // Who pays for less may be anywhere, and is not gold where it shares.
+    world.ok(new_tenant("u", Some("c")));
+    let refused = world.refused(Command::SetTier { tenant: tenant("t"), tier: Tier::Gold });
+    assert!(
+        refused.code() == "TIER_NEEDS_MOVE" && refused.to_string().contains("databases that they share"),
+        "{refused}"
+    );
+    assert!(refused.hint().contains("`cellctl move tenant t --to CELL --tier gold`"), "{}", refused.hint());
+    world.ok(Command::SetTier { tenant: tenant("t"), tier: Tier::Silver });
+    world.ok(move_to("t", "c", MoveOptions { tier: Some(Tier::Gold), ..MoveOptions::default() }));
+    while world.record("t").movement.is_some() {
+        world.advance();
+    }
+    assert_eq!((world.record("t").owner, world.record("t").tier), (cell("c"), Tier::Gold));
+    world.ok(declare("c", say(Databases::Shared)));
+    let none = world.refused(gold("i", None));
+    assert!(none.to_string().ends_with(": 3 refused by TIER_MISMATCH"), "{none}");
+    assert!(none.hint().contains("--tenant-database"), "{}", none.hint());
 }

@@ -453,3 +453,37 @@ fn a_tier_that_came_with_a_cutover_after_the_backup_is_adopted_with_the_owner() 
     let adopted = world.record("t");
     assert_eq!((adopted.owner, adopted.tier), (cell("b"), Tier::Platinum));
 }
+
+#[test]
+fn a_rollback_after_a_restore_brings_back_the_tier_that_came_with_the_cutover() {
+    use cell_model::{CellKind, Declaration, MoveIntent, Tier};
+
+    use HeldRole::{Fenced, Importing, Owner, Redirect};
+
+    let mut backup = World::new();
+    let declaration = Declaration { kind: Some(CellKind::Dedicated), ..Declaration::default() };
+    backup.ok(Command::DeclareCell { cell: cell("b"), declaration, only: None });
+    backup.moving(Phase::Hold, MoveOptions { tier: Some(Tier::Platinum), ..MoveOptions::default() });
+    let known = backup.record("t");
+    // COMMIT was decided after the backup: its mapping was handed out, or its owner serves and the other is not told.
+    let handed_out = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &known, 1, Redirect) };
+    let serves = Held { captures: true, ..held("b", &known, 2, Owner) };
+    for said in [vec![handed_out, held("b", &known, 1, Importing)], vec![held("a", &known, 1, Fenced), serves]] {
+        let mut world = restored(&backup);
+        adopt(&mut world, said.clone());
+        assert_eq!(adopt(&mut world, said.clone()), Verdict::Confirmed, "{said:?}");
+        reconcile(&mut world);
+        let adopted = world.record("t");
+        assert_eq!((&adopted.owner, adopted.tier), (&cell("b"), Tier::Platinum), "{said:?}");
+        while world.phase("t") != Phase::Soak {
+            world.advance();
+        }
+        let id = world.movement("t").id;
+        world.steer(id, MoveIntent::Rollback).unwrap();
+        while world.record("t").movement.is_some() {
+            world.advance();
+        }
+        let back = world.record("t");
+        assert_eq!((&back.owner, back.tier), (&cell("a"), Tier::Bronze), "{said:?}");
+    }
+}

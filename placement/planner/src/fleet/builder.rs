@@ -108,6 +108,7 @@ impl FleetBuilder {
             budget: Arc::new(Budget::new(by_dim(budget))),
             capacity: entry.capacity,
             reserve: entry.reserve,
+            databases: entry.databases,
         })
     }
 
@@ -254,8 +255,12 @@ impl FleetBuilder {
             if residency != NONE && residency != cell.residency {
                 against.push("another residency");
             }
-            if (tenant.tier == Tier::Platinum) != (cell.kind == CellKind::Dedicated) {
-                against.push("a kind that its tier may not use");
+            if !cell.is_for(tenant.tier) {
+                against.push(if (tenant.tier == Tier::Platinum) == (cell.kind == CellKind::Dedicated) {
+                    "databases that tenants share"
+                } else {
+                    "a kind that its tier may not use"
+                });
             }
             if cell.state == CellState::Dead {
                 against.push("the state dead");

@@ -1,7 +1,10 @@
 //! One decision: who is refused and why, who is best and by what, and what would change the answer.
 
-use cell_model::{CellState, Tier};
-use cell_planner::{CellKind, Decision, Fleet, Hourly, Layout, PlaceError, Policy, RefusalCode, place};
+use cell_model::{CellState, Tier, UnixMillis};
+use cell_planner::{
+    Bounds, CellKind, Databases, Decision, Fleet, Goal, Hourly, Layout, PlaceError, Policy, RefusalCode, Request,
+    TenantEntry, place,
+};
 use proptest::prelude::*;
 
 use crate::world::{Shape, cell, fleet, on, placed, random, ring, tenant};
@@ -120,6 +123,24 @@ fn platinum_gets_a_cell_of_its_own_and_nobody_else_does() {
     assert_eq!(decide(&fleet, "small").chosen.unwrap().as_str(), "pooled");
     let codes: Vec<_> = decide(&fleet, "second").refused.iter().map(|of| of.code).collect();
     assert_eq!(codes, [RefusalCode::TierMismatch, RefusalCode::CellOccupied]);
+}
+
+#[test]
+fn gold_gets_a_database_of_its_own_where_it_is_known_who_gives_one() {
+    let mut cells = vec![cell("c-1", 100.0), cell("c-2", 100.0)];
+    cells[0].databases = Some(Databases::Shared);
+    let gold = |entry: TenantEntry| TenantEntry { tier: Tier::Gold, ..entry };
+    let tenants =
+        vec![gold(on("c-1", tenant("before", 1.0))), gold(tenant("new", 1.0)), on("c-2", tenant("load", 50.0))];
+    let fleet = fleet(cells, tenants);
+    let new = decide(&fleet, "new");
+    assert_eq!((new.chosen.unwrap().as_str(), new.refused[0].code), ("c-2", RefusalCode::TierMismatch));
+    assert_eq!(decide(&fleet, "before").chosen.unwrap().as_str(), "c-2", "it is not to stay where it shares");
+    // Who is where it may not be is what a repair is for.
+    let request = Request { goal: Goal::Repair, bounds: Bounds::default(), now: UnixMillis(1) };
+    let plan = cell_planner::plan(&fleet, Policy::default(), None, &request).unwrap();
+    let moves: Vec<_> = plan.waves.iter().flat_map(|wave| &wave.moves).collect();
+    assert_eq!((moves[0].tenant.as_str(), moves[0].target.as_str(), moves.len()), ("before", "c-2", 1));
 }
 
 #[test]

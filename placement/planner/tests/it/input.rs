@@ -148,6 +148,12 @@ fn constraints_that_cannot_hold_together_are_contradictions() {
     });
     assert_eq!(told, "tenant a is pinned to cell c-2, which has another residency");
     let told = contradiction(&|fleet| {
+        fleet.tenants[0].tier = cell_model::Tier::Gold;
+        fleet.tenants[0].pin = "c-1".into();
+        fleet.cells[0].databases = Some(cell_planner::Databases::Shared);
+    });
+    assert_eq!(told, "tenant a is pinned to cell c-1, which has databases that tenants share");
+    let told = contradiction(&|fleet| {
         for tenant in &mut fleet.tenants {
             tenant.group = "g".into();
             tenant.pin = "c-1".into();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cell_model::{CellState, Tier};
-use cell_planner::{CellEntry, CellKind, Fleet, FleetDocument, Hourly, PlannedMove, TenantEntry, Wave};
+use cell_planner::{CellEntry, CellKind, Databases, Fleet, FleetDocument, Hourly, PlannedMove, TenantEntry, Wave};
 
 use crate::world::Dice;
 
@@ -100,6 +100,8 @@ impl Checker {
         assert!(!self.draining.contains(&target.id), "into a draining cell: {planned:?}");
         assert_eq!(tenant.tier == Tier::Platinum, target.kind == CellKind::Dedicated, "kind: {planned:?}");
         let there = self.on.entry(target.id.clone()).or_default();
+        let shares = tenant.tier == Tier::Gold && target.databases == Some(Databases::Shared);
+        assert!(!shares, "a gold tenant has a database of its own: {planned:?}");
         if target.kind == CellKind::Dedicated {
             assert!(there.is_empty(), "a dedicated cell has one tenant: {planned:?}");
         }

@@ -1,7 +1,9 @@
 //! Tiers: proposals after enough days in a row, with their cost, and none for a tenant that wavers.
 
 use cell_model::Tier;
-use cell_planner::{CellKind, Fleet, Hourly, Layout, Policy, Proposal, Threshold, TierPolicy, TierWatch};
+use cell_planner::{
+    CellKind, Databases, Fleet, Hourly, Layout, Policy, Proposal, Threshold, TierPolicy, TierWatch,
+};
 
 use crate::world::{cell, fleet, on, tenant};
 
@@ -53,6 +55,66 @@ fn what_every_day_of_the_streak_asked_for_is_proposed() {
     let proposals = watched(&[12.0, 40.0, 40.0], Tier::Bronze);
     assert_eq!(proposals[0].to, Tier::Gold);
     assert!(!proposals[0].cost.moves, "a database of its own, on the cell where it is");
+}
+
+/// What is proposed of a fleet that stays as it is for three days.
+fn of_three_days(fleet: &Fleet) -> Vec<Proposal> {
+    let layout = Layout::new(fleet, Policy::default());
+    let mut watch = TierWatch::default();
+    for _ in 0..3 {
+        watch.observe(&layout, &tiers()).unwrap();
+    }
+    watch.proposals(&layout, None, &tiers())
+}
+
+fn targets(proposals: &[Proposal]) -> Vec<(&str, Tier, Option<&str>)> {
+    let listed = proposals.iter();
+    listed.map(|of| (of.tenant.as_str(), of.to, of.cost.target.as_ref().map(cell_model::CellId::as_str))).collect()
+}
+
+#[test]
+fn proposals_can_be_carried_out_together() {
+    let mut cells = vec![cell("c-1", 100.0), cell("own", 80.0)];
+    cells[1].kind = CellKind::Dedicated;
+    let large = |id: &str, cpu: f64| on("c-1", tenant(id, cpu));
+    let of = |tenants| of_three_days(&fleet(cells.clone(), tenants));
+    let both = of(vec![large("less", 30.0), large("more", 31.0)]);
+    let expected = [("more", Tier::Platinum, Some("own")), ("less", Tier::Platinum, None)];
+    assert_eq!(targets(&both), expected, "one cell is for one tenant");
+    // Nobody is taken there before the other has left.
+    let mut left = on("own", tenant("small", 1.0));
+    left.tier = Tier::Platinum;
+    let fleet = fleet(cells.clone(), vec![large("more", 31.0), left]);
+    let layout = Layout::new(&fleet, Policy::default());
+    let mut watch = TierWatch::default();
+    for _ in 0..5 {
+        watch.observe(&layout, &tiers()).unwrap();
+    }
+    let expected = [("more", Tier::Platinum, None), ("small", Tier::Bronze, Some("c-1"))];
+    assert_eq!(targets(&watch.proposals(&layout, None, &tiers())), expected);
+}
+
+#[test]
+fn gold_is_proposed_where_there_is_a_database_of_its_own() {
+    let mut cells = vec![cell("c-1", 100.0), cell("c-2", 100.0)];
+    let gold = |cells: &[cell_planner::CellEntry]| {
+        let proposals = of_three_days(&fleet(cells.to_vec(), vec![on("c-1", tenant("one", 12.0))]));
+        targets(&proposals)[0].2.map(str::to_owned)
+    };
+    assert_eq!(gold(&cells).as_deref(), Some("c-1"), "nobody has said that tenants share there");
+    cells[0].databases = Some(Databases::Shared);
+    assert_eq!(gold(&cells).as_deref(), Some("c-2"));
+    cells[1].databases = Some(Databases::Own);
+    assert_eq!(gold(&cells).as_deref(), Some("c-2"));
+    cells[1].databases = Some(Databases::Shared);
+    assert_eq!(gold(&cells), None);
+}
+
+#[test]
+fn who_is_being_moved_is_proposed_nothing() {
+    let mut moving = on("c-1", tenant("one", 30.0));
+    moving.moving_to = "c-2".into();
+    assert_eq!(of_three_days(&fleet(vec![cell("c-1", 100.0), cell("c-2", 100.0)], vec![moving])), []);
 }
 
 #[test]

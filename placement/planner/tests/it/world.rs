@@ -2,8 +2,8 @@
 
 use cell_model::{CellState, Revision, Tier};
 use cell_planner::{
-    Amounts, CellEntry, CellKind, Demand, Fleet, FleetDocument, HomeRing, Hourly, Layout, Policy, ResourceDemand,
-    RingOptions, TenantEntry, place,
+    Amounts, CellEntry, CellKind, Databases, Demand, Fleet, FleetDocument, HomeRing, Hourly, Layout, Policy,
+    ResourceDemand, RingOptions, TenantEntry, place,
 };
 
 /// SplitMix64: small, and the same everywhere.
@@ -95,6 +95,7 @@ fn random_cell(dice: &mut Dice, index: usize) -> CellEntry {
         domain: format!("rack-{}", dice.below(4)),
         capacity: Amounts { cpu: 100.0, connections: 1_000.0, storage: 1_000.0 },
         reserve: if dice.chance(0.2) { 0.1 } else { 0.0 },
+        databases: [None, None, None, Some(Databases::Shared), Some(Databases::Own)][index % 5],
     }
 }
 
@@ -127,6 +128,8 @@ fn random_tenant(dice: &mut Dice, index: usize, mean: f64, cells: &[CellEntry], 
     }
     if dice.chance(0.03) {
         entry.tier = Tier::Platinum;
+    } else if index % 11 == 0 {
+        entry.tier = Tier::Gold;
     }
     if shape.careless && dice.chance(0.95) {
         entry.cell.clone_from(&cells[dice.below(cells.len())].id);

@@ -1,6 +1,6 @@
 //! What is read of a live fleet.
 
-use cell_model::{Capacity, CellKind, CellState, Generation};
+use cell_model::{Capacity, CellKind, CellState, Databases, Generation};
 
 use super::*;
 
@@ -80,8 +80,13 @@ fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
     let mut picture = picture();
     let whole = Capacity { cpu: 16_000, connections: 400_000, storage: 800_000 };
     let domain = || "rack-1".to_owned();
-    picture.cells[0].traits =
-        CellTraits { kind: CellKind::Dedicated, domain: domain(), capacity: whole, reserve: 100 };
+    picture.cells[0].traits = CellTraits {
+        kind: CellKind::Dedicated,
+        domain: domain(),
+        capacity: whole,
+        reserve: 100,
+        databases: Some(Databases::Own),
+    };
     let part = Capacity { connections: 10_000, ..Capacity::default() };
     picture.cells[1].traits = CellTraits { capacity: part, reserve: 500, ..CellTraits::default() };
     let mut notes = Vec::new();
@@ -96,6 +101,7 @@ fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
         domain: domain(),
         capacity: Amounts { cpu: 16.0, connections: 400.0, storage: 800.0 },
         reserve: 0.1,
+        databases: Some(Databases::Own),
         ..CellEntry::default()
     };
     assert_eq!(*declared, expected);
