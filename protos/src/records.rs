@@ -73,6 +73,7 @@ impl TryFrom<&v1::Cell> for CellTraits {
             domain: wire.domain.clone(),
             capacity: wire.capacity.map(Into::into).unwrap_or_default(),
             reserve: thousandths(wire.reserve)?,
+            ungated: wire.ungated,
         })
     }
 }
@@ -93,6 +94,7 @@ impl From<&CellRecord> for v1::Cell {
             // Most cells of most fleets declare none, and every router is told of each of them.
             capacity: (cell.traits.capacity != Capacity::default()).then(|| cell.traits.capacity.into()),
             reserve: cell.traits.reserve.into(),
+            ungated: cell.traits.ungated,
         }
     }
 }
@@ -192,12 +194,14 @@ mod tests {
             kind in select(vec![CellKind::Pooled, CellKind::Dedicated]),
             amounts in prop::array::uniform3(0_u64..3),
             reserve in 0_u16..1_000,
+            ungated in any::<bool>(),
             generation in any::<u64>(),
             revision in any::<u64>(),
         ) -> CellRecord {
             let [agent, region, residency, domain] = texts;
             let [cpu, connections, storage] = amounts;
-            let traits = CellTraits { kind, domain, capacity: Capacity { cpu, connections, storage }, reserve };
+            let capacity = Capacity { cpu, connections, storage };
+            let traits = CellTraits { kind, domain, capacity, reserve, ungated };
             CellRecord {
                 id, state, gates, agent, region, residency, traits,
                 generation: Generation(generation), revision: Revision(revision),

@@ -99,6 +99,7 @@ impl From<NewCell> for v1::Cell {
             domain: traits.domain,
             capacity: Some(traits.capacity.into()),
             reserve: traits.reserve.into(),
+            ungated: traits.ungated,
             id: cell.id.into(),
             gates: cell.gates,
             agent: cell.agent,
@@ -128,6 +129,8 @@ impl TryFrom<v1::SetCellStateRequest> for Command {
 impl TryFrom<v1::DeclareCellRequest> for Command {
     type Error = Malformed;
     fn try_from(wire: v1::DeclareCellRequest) -> Result<Self, Malformed> {
+        let instances = wire.instances.map(|instances| instances.addresses);
+        instances.iter().try_for_each(|instances| endpoints("instances", instances))?;
         let named = |field, text: Option<String>| text.map(|text| label(field, text)).transpose();
         let declaration = Declaration {
             kind: wire.kind.map(|kind| CellKind::of_number("kind", kind)).transpose()?,
@@ -136,6 +139,8 @@ impl TryFrom<v1::DeclareCellRequest> for Command {
             reserve: wire.reserve.map(thousandths).transpose()?,
             region: named("region", wire.region)?,
             residency: named("residency", wire.residency)?,
+            ungated: wire.ungated,
+            instances,
         };
         // Who is there alone, the leader finds out.
         Ok(Self::DeclareCell { cell: cell_id("cell", &wire.cell)?, declaration, only: None })
@@ -146,7 +151,7 @@ impl v1::DeclareCellRequest {
     /// What is declared of a cell.
     #[must_use]
     pub fn new(cell: &CellId, declaration: Declaration) -> Self {
-        let Declaration { kind, domain, capacity, reserve, region, residency } = declaration;
+        let Declaration { kind, domain, capacity, reserve, region, residency, ungated, instances } = declaration;
         Self {
             cell: cell.to_string(),
             kind: kind.map(|kind| v1::CellKind::from(kind).into()),
@@ -156,6 +161,8 @@ impl v1::DeclareCellRequest {
             region,
             residency,
             options: None,
+            ungated,
+            instances: instances.map(|addresses| v1::Addresses { addresses }),
         }
     }
 }
@@ -332,6 +339,8 @@ mod tests {
             reserve: Some(100),
             region: Some(String::new()),
             residency: Some("eu".into()),
+            ungated: Some(true),
+            instances: Some(vec!["10.0.0.7:8080".into()]),
         };
         let cell = CellId::new("c1").unwrap();
         for declaration in [declared, Declaration::default()] {
@@ -345,6 +354,8 @@ mod tests {
         assert_eq!(wrong(v1::DeclareCellRequest { kind: Some(9), ..Default::default() }), "kind");
         assert_eq!(wrong(v1::DeclareCellRequest { reserve: Some(65_536), ..Default::default() }), "reserve");
         assert_eq!(wrong(v1::DeclareCellRequest { domain: Some("r 1".into()), ..Default::default() }), "domain");
+        let instances = Some(v1::Addresses { addresses: vec!["nowhere".into()] });
+        assert_eq!(wrong(v1::DeclareCellRequest { instances, ..Default::default() }), "instances");
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub struct CellTraits {
     pub capacity: Capacity,
     /// Thousandths of the capacity that are not planned with; below 1,000.
     pub reserve: u16,
+    /// Nobody stands before its application: routers reach it at [`crate::CellRecord::gates`], which are declared, too. Its fence
+    /// is its database, and what routers hold back.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub ungated: bool,
 }
 
 impl CellTraits {
@@ -82,6 +86,12 @@ pub struct Declaration {
     pub region: Option<String>,
     /// Legal zone of its data.
     pub residency: Option<String>,
+    /// Whether nobody stands before its application.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub ungated: Option<bool>,
+    /// `host:port` of each instance of it, where that is so.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub instances: Option<Vec<String>>,
 }
 
 #[cfg(test)]

@@ -67,6 +67,9 @@ fn told(summary: &Summary) -> String {
     if let Some(ended) = summary.ended_writers {
         text.push_str(&format!("; {ended} transactions of writers without a gate ended"));
     }
+    if let (Some(held), Some(fenced)) = (summary.routers_held, summary.routers_fenced) {
+        text.push_str(&format!("; its owner had no gate: {held} routers held back, {fenced} had no lease"));
+    }
     text
 }
 

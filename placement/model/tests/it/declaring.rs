@@ -39,7 +39,8 @@ fn what_is_named_is_declared_and_the_rest_stays() {
     world.ok(declare("a", whole.clone()));
     world.ok(declare("a", Declaration { reserve: Some(200), ..Declaration::default() }));
     let record = world.fleet.cell(&cell("a")).unwrap();
-    let traits = CellTraits { kind: CellKind::Pooled, domain: "rack-1".into(), capacity, reserve: 200 };
+    let domain = "rack-1".into();
+    let traits = CellTraits { kind: CellKind::Pooled, domain, capacity, reserve: 200, ungated: false };
     assert_eq!((&record.traits, record.region.as_str()), (&traits, "eu-1"));
     assert_eq!(
         world.ok(declare("a", Declaration { reserve: Some(200), ..Declaration::default() })),

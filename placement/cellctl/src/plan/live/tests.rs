@@ -81,7 +81,7 @@ fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
     let whole = Capacity { cpu: 16_000, connections: 400_000, storage: 800_000 };
     let domain = || "rack-1".to_owned();
     picture.cells[0].traits =
-        CellTraits { kind: CellKind::Dedicated, domain: domain(), capacity: whole, reserve: 100 };
+        CellTraits { kind: CellKind::Dedicated, domain: domain(), capacity: whole, reserve: 100, ungated: false };
     let part = Capacity { connections: 10_000, ..Capacity::default() };
     picture.cells[1].traits = CellTraits { capacity: part, reserve: 500, ..CellTraits::default() };
     let mut notes = Vec::new();
