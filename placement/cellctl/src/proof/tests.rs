@@ -1,8 +1,8 @@
 //! Proofs of moves on paper, whole and tampered with.
 
 use cell_model::{
-    CellId, CellTraits, ClusterId, Command, Difference, Differing, DifferingRow, Digest, Envelope, Event, Fleet,
-    FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
+    CellId, CellTraits, ClusterId, Command, Declaration, Difference, Differing, DifferingRow, Digest, Envelope, Event,
+    Fleet, FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
 };
 use cell_trust::{Checkpoint, SigningKey};
 
