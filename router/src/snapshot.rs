@@ -114,8 +114,7 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
     let beside = with_suffix(path, "tmp");
     let mut file = BufWriter::new(File::create(&beside)?);
     file.write_all(&MAGIC)?;
-    let ungated: Vec<&CellId> =
-        cells.values().filter(|cell| cell.traits.ungated).map(|cell| &cell.id).collect();
+    let ungated: Vec<&CellId> = cells.values().filter(|cell| cell.traits.ungated).map(|cell| &cell.id).collect();
     let version = if ungated.is_empty() { VERSION } else { VERSION_UNGATED };
     file.write_all(&version.to_le_bytes())?;
     let head = Head {

@@ -281,6 +281,7 @@ fn agent_options(options: &Options) -> AgentOptions {
     agent.insecure_plaintext = options.insecure_plaintext;
     agent.trusted_keys.clone_from(&options.trusted_keys);
     agent.hooks.clone_from(&options.hooks);
+    agent.metrics.clone_from(&options.metrics_listen);
     if let Some(limits) = &options.agent_limits {
         agent.limits.clone_from(limits);
     }

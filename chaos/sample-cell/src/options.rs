@@ -83,6 +83,10 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
     pub agent_listen: String,
+    /// host:port at which Prometheus finds what the agent counts, in plain text.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(default)]
+    pub metrics_listen: Option<String>,
     /// host:port at which the coordinator and other agents reach the agent, if it is another one.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(default)]
@@ -242,6 +246,7 @@ impl Options {
             schema: None,
             tenant_column: None,
             agent_listen: any_port(),
+            metrics_listen: None,
             agent_address: None,
             gate_listen: Vec::new(),
             gate_address: Vec::new(),

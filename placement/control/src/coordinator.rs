@@ -156,11 +156,16 @@ impl ControlPlane for StoreControlPlane {
 const NAMED_MAX: usize = 5;
 
 /// How all were found; or a sentence on those that may still send writes of the tenant.
-fn stood(tenant: &TenantId, at: (Lineage, Revision), complete: bool, known: &[Known]) -> Result<RoutersStood, String> {
+fn stood(
+    tenant: &TenantId,
+    at: (Lineage, Revision),
+    complete: bool,
+    known: &[Known],
+) -> Result<RoutersStood, String> {
     let sights: Vec<HoldSight> = known.iter().map(|router| router.holds_back(tenant, at)).collect();
     let count = |of: &dyn Fn(&HoldSight) -> bool| u32::try_from(sights.iter().filter(|sight| of(sight)).count());
-    let [seen, fenced] = [HoldSight::Back, HoldSight::Fenced]
-        .map(|wanted| count(&|sight| *sight == wanted).unwrap_or(u32::MAX));
+    let [seen, fenced] =
+        [HoldSight::Back, HoldSight::Fenced].map(|wanted| count(&|sight| *sight == wanted).unwrap_or(u32::MAX));
     if complete {
         return Ok(RoutersStood { seen, fenced });
     }

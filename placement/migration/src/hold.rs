@@ -36,7 +36,8 @@ impl<P: ControlPlane> Run<'_, P> {
         let budget = Duration::from_millis(u64::from(budget_ms));
         let deadline = Instant::now() + budget;
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
-        let held = tokio::time::timeout_at(deadline, self.held(&context, (&from, &to), attempt, (budget, deadline))).await;
+        let held =
+            tokio::time::timeout_at(deadline, self.held(&context, (&from, &to), attempt, (budget, deadline))).await;
         let missed = match held {
             Ok(Ok(held)) => {
                 let Held { sealed: seq, generation, digest, ended_writers, routers } = held;

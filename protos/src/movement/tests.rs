@@ -1,6 +1,7 @@
 use cell_model::{
     Acks, Attempt, CellId, Difference, Differing, DifferingRow, Digest, Epoch, Intent, Leg, Lineage, MappingState,
-    MoveId, Phase, Rev, Revision, RoutersAck, SealedAck, Seq, TenantId, Tier, Uid, Ungated, UnixMillis, VerifiedAck,
+    MoveId, Phase, Rev, Revision, RoutersAck, SealedAck, Seq, TenantId, Tier, Uid, Ungated, UnixMillis,
+    VerifiedAck,
 };
 
 use super::*;

@@ -58,8 +58,10 @@ async fn a_write_on_its_way_is_told_until_it_is_answered_and_no_other_is_sent_me
     until("both wait", || fleet.router.held_requests() == 2).await;
     go_on.notify_one();
     assert_eq!(first.await.unwrap().status, StatusCode::OK);
-    until("the router says that nothing is on its way", || seen().is_some_and(|told| told.on_their_way.tenants.is_empty()))
-        .await;
+    until("the router says that nothing is on its way", || {
+        seen().is_some_and(|told| told.on_their_way.tenants.is_empty())
+    })
+    .await;
     assert_eq!(application.seen().len(), 1, "nobody is sent to a cell that refuses nobody");
     control.set_tenant("t-1", "a", 2, |_| {});
     for answer in [second.await.unwrap(), read.await.unwrap()] {

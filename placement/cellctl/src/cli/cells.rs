@@ -172,7 +172,8 @@ mod tests {
         assert_eq!((back.ungated, back.instances), (Some(false), None));
         assert_eq!(declared("--reserve 10%").unwrap().ungated, None, "what is not said stays");
         assert!(declared("--gated --without-gate").is_err() && declared("--gated --gate a:1").is_err());
-        let joins = |line: &str| Cli::try_parse_from(line.split_whitespace()).map(drop).map_err(|error| error.to_string());
+        let joins =
+            |line: &str| Cli::try_parse_from(line.split_whitespace()).map(drop).map_err(|error| error.to_string());
         for line in ["cellctl create cell c1 --agent h:1", "cellctl cell enroll c1 --agent h:1"] {
             assert!(joins(&format!("{line} --without-gate")).unwrap_err().contains("--gate <HOST:PORT>"));
             assert_eq!(joins(&format!("{line} --without-gate --gate h:2")), Ok(()));

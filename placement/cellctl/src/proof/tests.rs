@@ -1,8 +1,9 @@
 //! Proofs of moves on paper, whole and tampered with.
 
 use cell_model::{
-    CellId, CellTraits, ClusterId, Command, Declaration, Difference, Differing, DifferingRow, Digest, Envelope, Event,
-    Fleet, FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
+    CellId, CellTraits, ClusterId, Command, Declaration, Difference, Differing, DifferingRow, Digest, Envelope,
+    Event, Fleet, FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId,
+    Tier, Weight,
 };
 use cell_trust::{Checkpoint, SigningKey};
 
@@ -161,7 +162,11 @@ fn a_proof_says_on_which_routers_a_move_stood_whose_owner_had_no_gate() {
     proof.verify(&TrustedKeys::new([key.public()])).unwrap();
     assert_eq!((proof.summary.routers_held, proof.summary.routers_fenced), (Some(3), Some(1)));
     let asked = proof.trail.entries.iter().find(|entry| entry.action.as_str() == "move-tenant").unwrap();
-    assert!(asked.detail.contains("without-gate=c1") && !asked.detail.contains("without-gate=c2"), "{}", asked.detail);
+    assert!(
+        asked.detail.contains("without-gate=c1") && !asked.detail.contains("without-gate=c2"),
+        "{}",
+        asked.detail
+    );
 }
 
 #[test]

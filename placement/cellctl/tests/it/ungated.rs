@@ -151,7 +151,8 @@ impl Fleet {
         let ends = stop.clone();
         tasks.spawn(async move { service.run(ends).await.unwrap() });
         initialize_with(&address, InitializeOptions::default()).await.unwrap();
-        let control = ControlClient::new(address.clone(), ClientOptions { deadline: WITHIN, ..ClientOptions::default() });
+        let control =
+            ControlClient::new(address.clone(), ClientOptions { deadline: WITHIN, ..ClientOptions::default() });
         let applications = [Application::start(&mut tasks).await, Application::start(&mut tasks).await];
         for (name, application) in ["a", "b"].into_iter().zip(&applications) {
             let agent = any_port().to_string();
@@ -319,15 +320,24 @@ async fn a_tenant_of_an_application_that_nobody_changes_moves_and_moves_back_and
     };
     eventually("writers are under way", enough(20)).await;
 
-    let told = fleet.control.preview_move(&TenantId::new(TENANT).unwrap(), &id("b"), &MoveOptions::default()).await.unwrap();
+    let told = fleet
+        .control
+        .preview_move(&TenantId::new(TENANT).unwrap(), &id("b"), &MoveOptions::default())
+        .await
+        .unwrap();
     assert!(told.findings.is_empty(), "{:?}", told.findings);
-    let notes: Vec<_> = told.notes.iter().filter(|note| note.code == "WITHOUT_GATE").map(|note| &*note.cell).collect();
+    let notes: Vec<_> =
+        told.notes.iter().filter(|note| note.code == "WITHOUT_GATE").map(|note| &*note.cell).collect();
     assert_eq!(notes, ["a", "b"]);
 
     // There, and back by a move of its own, and there, and back by a rollback.
     for (target, owner) in [("b", 1), ("a", 0)] {
         let ended = fleet.until(fleet.move_to(target, 100).await, |told| !told.end.is_empty()).await;
-        assert_eq!((ended.end.as_str(), ended.source_ungated, ended.target_ungated), ("completed", true, true), "{ended:#?}");
+        assert_eq!(
+            (ended.end.as_str(), ended.source_ungated, ended.target_ungated),
+            ("completed", true, true),
+            "{ended:#?}"
+        );
         let held = ended.routers_held.unwrap();
         assert_eq!((held.seen, held.fenced), (2, 0));
         eventually("writers go on", enough(20)).await;
@@ -359,7 +369,8 @@ async fn a_tenant_of_an_application_that_nobody_changes_moves_and_moves_back_and
 async fn who_writes_past_the_routers_is_fenced_by_the_database_of_a_cell_without_a_gate() {
     let fleet = Fleet::start().await;
     let direct = server::session(&fleet.applications[0].url).await;
-    let write = |note: &'static str| direct.execute("INSERT INTO notes (owner, id) VALUES ($1, $2)", &[&TENANT, &note]);
+    let write =
+        |note: &'static str| direct.execute("INSERT INTO notes (owner, id) VALUES ($1, $2)", &[&TENANT, &note]);
     write("before").await.unwrap();
     let ended = fleet.until(fleet.move_to("b", 100).await, |told| !told.end.is_empty()).await;
     assert_eq!(ended.end, "completed", "{ended:#?}");

@@ -9,7 +9,7 @@ use cell_client::wire::step_response::Result as Answer;
 use cell_client::wire::{
     AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, Examined, ExaminedRow,
     FollowRequest, FollowResponse, GateMessage, ImportProgress, Position, PreflightReport, ReadTailRequest,
-    ReadTailResponse, RowDiffers, StepRefused, Storage, StepRequest, StepResponse, SyncProgress, Tail,
+    ReadTailResponse, RowDiffers, StepRefused, StepRequest, StepResponse, Storage, SyncProgress, Tail,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, RoutersStood, Setbacks, Wake};
 use cell_model::{
-    CellId, CellRecord, CellTraits, Change, ClusterId, Command, Declaration, Envelope, Event, Fleet, FleetView, Hold,
-    Life, Lineage, MoveOptions, MoveRecord, NewCell, NewTenant, Reply, Revision, TenantId, TenantRecord, Term, Tier,
-    UnixMillis,
+    CellId, CellRecord, CellTraits, Change, ClusterId, Command, Declaration, Envelope, Event, Fleet, FleetView,
+    Hold, Life, Lineage, MoveOptions, MoveRecord, NewCell, NewTenant, Reply, Revision, TenantId, TenantRecord,
+    Term, Tier, UnixMillis,
 };
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use tokio::sync::{mpsc, watch};

@@ -121,7 +121,10 @@ pub(super) fn declare(
     traits.ungated = ungated.unwrap_or(traits.ungated);
     if let Some(instances) = instances {
         require(Rule::DeclareInstances, traits.ungated, || {
-            invalid("gates", "the agent of a cell with gates says where they are: only of a cell without they are declared")
+            invalid(
+                "gates",
+                "the agent of a cell with gates says where they are: only of a cell without they are declared",
+            )
         })?;
         check_endpoints(&instances, &record.agent)?;
         record.gates = instances;

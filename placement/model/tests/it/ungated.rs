@@ -1,6 +1,8 @@
 //! Cells without a gate: routers hold back what gates would, a hold waits for them, and so does the new owner.
 
-use cell_model::{Command, Declaration, End, Event, FleetView, Generation, Hold, MoveIntent, MoveOptions, Phase, UnixMillis};
+use cell_model::{
+    Command, Declaration, End, Event, FleetView, Generation, Hold, MoveIntent, MoveOptions, Phase, UnixMillis,
+};
 
 use crate::world::{SEALED, World, cell, move_to};
 
@@ -54,7 +56,9 @@ fn an_owner_without_a_gate_is_sealed_only_once_routers_hold_back_for_this_hold()
     }
     assert_eq!(world.ended(id).end, End::Completed);
     let mut said = world.fleet.audit().after(0).map(|entry| entry.detail.as_str());
-    assert!(said.any(|detail| detail.contains("event=Commit") && detail.contains("routers-held=2 routers-fenced=0")));
+    assert!(
+        said.any(|detail| detail.contains("event=Commit") && detail.contains("routers-held=2 routers-fenced=0"))
+    );
 }
 
 #[test]
@@ -95,7 +99,10 @@ fn a_move_stands_on_the_gates_that_there_were_when_it_was_asked_for() {
     world.ok(move_to("t", "b", MoveOptions::default()));
     for name in ["a", "b"] {
         let refused = world.refused(without_gate(name));
-        assert!(refused.code() == "CELL_IN_USE" && refused.to_string().contains("under way: its gate"), "{refused}");
+        assert!(
+            refused.code() == "CELL_IN_USE" && refused.to_string().contains("under way: its gate"),
+            "{refused}"
+        );
         assert!(refused.hint().contains("cellctl get moves"), "{}", refused.hint());
     }
     world.ok(without_gate("c"));
