@@ -81,7 +81,7 @@ impl Metrics {
             };
             let told = Arc::clone(&self.told);
             tokio::spawn(async move {
-                let service = service_fn(|request| {
+                let service = service_fn(|request: Request<hyper::body::Incoming>| {
                     let answer = told.answer(&request);
                     async move { Ok::<_, Infallible>(answer) }
                 });

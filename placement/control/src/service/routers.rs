@@ -50,7 +50,7 @@ fn holds(holds_back: bool, all_sending: bool, sending: &[String]) -> Result<Hold
     if all_sending || sending.len() > SENDING_MAX {
         return Ok(Holds::Unknown);
     }
-    let tenants = sending.iter().map(|tenant| TenantId::new(tenant)).collect::<Result<_, _>>();
+    let tenants = sending.iter().map(TenantId::new).collect::<Result<_, _>>();
     let tenants = tenants.map_err(|invalid| malformed(&Malformed::new("router.sending", invalid.to_string())))?;
     Ok(Holds::AllBut(tenants))
 }
