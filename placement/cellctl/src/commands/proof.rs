@@ -59,7 +59,8 @@ fn told(summary: &Summary) -> String {
         text.push_str(&format!("; the copy differed: {found}"));
     }
     if let Some(held) = summary.holds.last() {
-        text.push_str(&format!("; writes waited {} ms, reads {} ms", held.writes_ms, held.reads_ms));
+        let reads = if summary.routers_held.is_some() { held.writes_ms } else { held.reads_ms };
+        text.push_str(&format!("; writes waited {} ms, reads {reads} ms", held.writes_ms));
     }
     if let Some(rejected) = summary.stale_rejected {
         text.push_str(&format!("; {rejected} stale requests turned away"));

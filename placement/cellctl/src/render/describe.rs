@@ -150,7 +150,12 @@ pub fn describe_move(movement: &MoveView) -> String {
         line(&mut text, "Differed", &format!("{}{mended}", found.told()));
     }
     for held in &movement.holds {
-        let reads = if held.reads_ms > 0 { format!(", reads {} ms", held.reads_ms) } else { String::new() };
+        let reads = match held.reads_ms {
+            // Where no gate is they wait from the beginning on.
+            _ if movement.routers_held.is_some() => ", reads as long".to_owned(),
+            0 => String::new(),
+            ms => format!(", reads {ms} ms"),
+        };
         let (attempt, writes, end) = (held.attempt, held.writes_ms, held.end.as_str());
         line(&mut text, "Held", &format!("attempt {attempt}: writes {writes} ms{reads}, {end}"));
     }
