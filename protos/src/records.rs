@@ -79,6 +79,7 @@ impl TryFrom<&v1::Cell> for CellTraits {
             capacity: wire.capacity.map(Into::into).unwrap_or_default(),
             reserve: thousandths(wire.reserve)?,
             databases: Databases::of_number_or_none("databases", wire.databases)?,
+            ungated: wire.ungated,
         })
     }
 }
@@ -100,6 +101,7 @@ impl From<&CellRecord> for v1::Cell {
             capacity: (cell.traits.capacity != Capacity::default()).then(|| cell.traits.capacity.into()),
             reserve: cell.traits.reserve.into(),
             databases: databases(cell.traits.databases),
+            ungated: cell.traits.ungated,
         }
     }
 }
@@ -200,13 +202,14 @@ mod tests {
             amounts in prop::array::uniform3(0_u64..3),
             reserve in 0_u16..1_000,
             databases in select(vec![None, Some(Databases::Shared), Some(Databases::Own)]),
+            ungated in any::<bool>(),
             generation in any::<u64>(),
             revision in any::<u64>(),
         ) -> CellRecord {
             let [agent, region, residency, domain] = texts;
             let [cpu, connections, storage] = amounts;
             let capacity = Capacity { cpu, connections, storage };
-            let traits = CellTraits { kind, domain, capacity, reserve, databases };
+            let traits = CellTraits { kind, domain, capacity, reserve, databases, ungated };
             CellRecord {
                 id, state, gates, agent, region, residency, traits,
                 generation: Generation(generation), revision: Revision(revision),

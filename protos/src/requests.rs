@@ -100,6 +100,7 @@ impl From<NewCell> for v1::Cell {
             capacity: Some(traits.capacity.into()),
             reserve: traits.reserve.into(),
             databases: databases(traits.databases),
+            ungated: traits.ungated,
             id: cell.id.into(),
             gates: cell.gates,
             agent: cell.agent,
@@ -129,6 +130,8 @@ impl TryFrom<v1::SetCellStateRequest> for Command {
 impl TryFrom<v1::DeclareCellRequest> for Command {
     type Error = Malformed;
     fn try_from(wire: v1::DeclareCellRequest) -> Result<Self, Malformed> {
+        let instances = wire.instances.map(|instances| instances.addresses);
+        instances.iter().try_for_each(|instances| endpoints("instances", instances))?;
         let named = |field, text: Option<String>| text.map(|text| label(field, text)).transpose();
         let declaration = Declaration {
             kind: wire.kind.map(|kind| CellKind::of_number("kind", kind)).transpose()?,
@@ -138,6 +141,8 @@ impl TryFrom<v1::DeclareCellRequest> for Command {
             region: named("region", wire.region)?,
             residency: named("residency", wire.residency)?,
             databases: Databases::of_number_or_none("databases", wire.databases)?,
+            ungated: wire.ungated,
+            instances,
         };
         // Who is there alone, the leader finds out.
         Ok(Self::DeclareCell { cell: cell_id("cell", &wire.cell)?, declaration, only: None })
@@ -148,7 +153,17 @@ impl v1::DeclareCellRequest {
     /// What is declared of a cell.
     #[must_use]
     pub fn new(cell: &CellId, declaration: Declaration) -> Self {
-        let Declaration { kind, domain, capacity, reserve, region, residency, databases: said } = declaration;
+        let Declaration {
+            kind,
+            domain,
+            capacity,
+            reserve,
+            region,
+            residency,
+            databases: said,
+            ungated,
+            instances,
+        } = declaration;
         Self {
             cell: cell.to_string(),
             kind: kind.map(|kind| v1::CellKind::from(kind).into()),
@@ -159,6 +174,8 @@ impl v1::DeclareCellRequest {
             residency,
             databases: databases(said),
             options: None,
+            ungated,
+            instances: instances.map(|addresses| v1::Addresses { addresses }),
         }
     }
 }
@@ -336,6 +353,8 @@ mod tests {
             region: Some(String::new()),
             residency: Some("eu".into()),
             databases: Some(Databases::Own),
+            ungated: Some(true),
+            instances: Some(vec!["10.0.0.7:8080".into()]),
         };
         let cell = CellId::new("c1").unwrap();
         for declaration in [declared, Declaration::default()] {
@@ -350,6 +369,8 @@ mod tests {
         assert_eq!(wrong(v1::DeclareCellRequest { databases: 9, ..Default::default() }), "databases");
         assert_eq!(wrong(v1::DeclareCellRequest { reserve: Some(65_536), ..Default::default() }), "reserve");
         assert_eq!(wrong(v1::DeclareCellRequest { domain: Some("r 1".into()), ..Default::default() }), "domain");
+        let instances = Some(v1::Addresses { addresses: vec!["nowhere".into()] });
+        assert_eq!(wrong(v1::DeclareCellRequest { instances, ..Default::default() }), "instances");
     }
 
     #[test]

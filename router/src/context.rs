@@ -36,6 +36,7 @@ use crate::streams::Streams;
 use crate::strict::{Field, Fields, Said};
 use crate::table::Entry;
 use crate::token::Verifier;
+use crate::ungated::Sending;
 use crate::upgrade::Upgrade;
 use crate::worker::Phase;
 
@@ -130,6 +131,8 @@ pub(crate) struct RequestCtx {
     pub(crate) instance: Option<Arc<str>>,
     /// It has a span.
     pub(crate) trace: Option<Box<Trace>>,
+    /// It is a write on its way to a cell without a gate.
+    pub(crate) sending: Option<Box<Sending>>,
 }
 
 impl RequestCtx {
@@ -177,6 +180,7 @@ impl RequestCtx {
             cell_limit: 0,
             instance: None,
             trace,
+            sending: None,
         }
     }
 

@@ -100,6 +100,9 @@ impl ControlPlane for Control {
             staleness_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             certificate_not_after_unix_s: self.link.certificate_not_after_unix_s(),
+            sending: held.on_their_way.tenants.iter().map(ToString::to_string).collect(),
+            all_sending: held.on_their_way.more,
+            holds_back: true,
         };
         Box::pin(async move {
             let confirmed =

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cell_model::{CellId, CellRecord, ClusterId, Lineage, Revision, TenantId};
+use cell_model::{CellId, CellRecord, ClusterId, Hold, Lineage, Revision, TenantId};
 use cell_trust::RoutedMapping;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use crate::instance::Instances;
 use crate::instance::set::InstanceSet;
 use crate::moment::Clock;
 use crate::table::{ConcurrentTable, Draft, Each, Endpoints, Entry, Table};
+use crate::ungated::Ungated;
 use crate::waiting::Waiters;
 
 /// All cells, by name.
@@ -59,6 +60,9 @@ pub(crate) struct Directory {
     /// WebSockets that are to be told when their tenant moves.
     pub(crate) tunnels: Waiters,
     pub(crate) freshness: Freshness,
+    pub(crate) ungated: Ungated,
+    /// The control plane waits to hear that something is held here.
+    is_awaited: AtomicBool,
     fresh_bound: Duration,
     /// The last lease, in milliseconds.
     lease_ms: AtomicU64,
@@ -81,6 +85,8 @@ impl Directory {
             waiters,
             tunnels,
             freshness: Freshness::new(),
+            ungated: Ungated::default(),
+            is_awaited: AtomicBool::new(false),
             fresh_bound,
             lease_ms: AtomicU64::new(u64::MAX),
         }
@@ -165,8 +171,10 @@ impl Directory {
     /// One tenant has changed. Whether that was news.
     pub(crate) fn install(&self, entry: Arc<Entry>) -> bool {
         let tenant = entry.mapping.tenant.clone();
+        let is_awaited = entry.mapping.hold == Hold::All && self.ungated.has(&entry.mapping.owner);
         let news = self.table.install(entry);
         if news {
+            self.is_awaited.fetch_or(is_awaited, Ordering::AcqRel);
             self.changes.fetch_add(1, Ordering::Relaxed);
             self.waiters.wake(&tenant);
             self.tunnels.wake(&tenant);
@@ -186,7 +194,9 @@ impl Directory {
             }
             cells
         });
-        self.report(&self.cells.load());
+        let cells = self.cells.load();
+        self.ungated.set(&cells);
+        self.report(&cells);
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.wake_all();
     }
@@ -198,8 +208,11 @@ impl Directory {
 
     /// Everything that the control plane, or the file, had at a revision.
     pub(crate) fn replace(&self, draft: Draft, cells: Vec<CellRecord>, at: Cursor) {
+        let cells: Cells = cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell))).collect();
+        // Before the tenants that go by it.
+        self.ungated.set(&cells);
         self.table.replace(draft, at.revision);
-        self.cells.store(Arc::new(cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell))).collect()));
+        self.cells.store(Arc::new(cells));
         self.report(&self.cells.load());
         self.lineage.store(at.lineage.get(), Ordering::Release);
         self.applied.store(at.revision.get(), Ordering::Release);
@@ -220,6 +233,9 @@ impl Directory {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }
         self.freshness.applied(revision);
+        if self.is_awaited.swap(false, Ordering::AcqRel) {
+            self.freshness.want();
+        }
     }
 
     /// A ping sent at `asked_at` was answered. An answer of another lineage says nothing of this table.
@@ -235,11 +251,15 @@ impl Directory {
     /// What the control plane is told that this table holds.
     pub(crate) fn held(&self, now: Instant) -> Held {
         let held = self.loaded() && self.attached.load(Ordering::Acquire);
+        // First what the table has, and then what is on its way: see `ungated`.
         let cursor = self.cursor().filter(|_| held);
+        let is_held = |tenant: &TenantId| self.find(tenant).is_some_and(|entry| entry.mapping.hold != Hold::None);
+        let on_their_way = self.ungated.on_their_way(is_held);
         Held {
             lineage: cursor.map(|cursor| cursor.lineage).unwrap_or_default(),
             revision: cursor.map(|cursor| cursor.revision).unwrap_or_default(),
             staleness: self.freshness.staleness(now),
+            on_their_way,
         }
     }
 
@@ -263,6 +283,7 @@ impl Directory {
         self.applied.store(0, Ordering::Release);
         self.table.clear();
         self.cells.store(Arc::default());
+        self.ungated.set(&Cells::default());
         self.reported.store(Arc::default());
         self.wake_all();
     }

@@ -103,7 +103,9 @@ async fn once(
     ctx.attempts += 1;
     ctx.instance = Some(Arc::clone(lease.address()));
     // A stream of HTTP/2 that is refused takes nothing else along: its body needs not to be kept back.
-    let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete();
+    // Where no gate is, nobody refuses on the head alone, and an application may know nothing of `100 Continue`.
+    let ungated = worker.directory.ungated.has(&entry.mapping.owner);
+    let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete() && !ungated;
     let wanted = kept_back.then(Arc::<Wanted>::default);
     let request = stamped(worker, ctx, entry, outgoing, wire, wanted.as_ref());
     let answer = {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::directory::{Cursor, Directory, OtherCluster};
 use crate::metrics::Metrics;
 use crate::table::Draft;
+use crate::ungated::OnTheirWay;
 
 /// The control plane, as far as a router needs it.
 pub trait ControlPlane: Send + Sync + 'static {
@@ -26,7 +27,7 @@ pub trait ControlPlane: Send + Sync + 'static {
 }
 
 /// What a router's table holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// Incarnation of the control plane's history.
     pub lineage: Lineage,
@@ -34,6 +35,8 @@ pub struct Held {
     pub revision: Revision,
     /// How old it may be, if anybody has ever confirmed it.
     pub staleness: Option<Duration>,
+    /// Writes on their way to cells without a gate.
+    pub on_their_way: OnTheirWay,
 }
 
 /// Everything up to `revision` was committed.

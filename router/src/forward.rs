@@ -22,6 +22,7 @@ use crate::refusal::{Code, Refusal};
 use crate::resolve::{deleted, full, resolve};
 use crate::schedule;
 use crate::table::Entry;
+use crate::ungated::may_go;
 
 /// How many redirects of gates one request follows.
 const REDIRECTS_MAX: u32 = 4;
@@ -67,8 +68,13 @@ async fn until_answered(
             }
         }
         let mut leave = schedule::enter(worker, ctx, &entry).await?;
+        if !may_go(worker, ctx, &entry) {
+            // While it waited for its turn, or for its client.
+            continue;
+        }
         let timed = outgoing.upload.is_complete();
         let outcome = attempt(worker, ctx, &entry, outgoing, &mut leave).await;
+        ctx.sending = ctx.sending.take().filter(|_| matches!(outcome, Attempt::Answered(_)));
         let permit = leave.tell(worker, ctx, &outcome, timed);
         match outcome {
             Attempt::Answered(response) => return Ok(response.map(|body| body.keeping(permit, &worker.rooms))),

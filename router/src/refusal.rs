@@ -33,6 +33,8 @@ pub enum Code {
     TenantDeleted,
     /// The tenant is between two cells, and the time to wait is over or too many wait already.
     TenantMoving,
+    /// The tenant's cell has no gate, and nobody says whether the tenant is still there.
+    TableStale,
     /// No instance of the tenant's cell takes connections.
     CellUnreachable,
     /// The tenant's cell has refused the request until the deadline; it has not run.
@@ -69,7 +71,7 @@ pub enum Code {
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::TenantMissing,
         Self::TenantAmbiguous,
         Self::TenantInvalid,
@@ -81,6 +83,7 @@ impl Code {
         Self::TenantUnknownYet,
         Self::TenantDeleted,
         Self::TenantMoving,
+        Self::TableStale,
         Self::CellUnreachable,
         Self::CellRefused,
         Self::CellFailed,
@@ -114,6 +117,7 @@ impl Code {
             Self::TenantUnknownYet => "TENANT_UNKNOWN_YET",
             Self::TenantDeleted => "TENANT_DELETED",
             Self::TenantMoving => "TENANT_MOVING",
+            Self::TableStale => "TABLE_STALE",
             Self::CellUnreachable => "CELL_UNREACHABLE",
             Self::CellRefused => "CELL_REFUSED",
             Self::CellFailed => "CELL_FAILED",
@@ -150,6 +154,7 @@ impl Code {
             Self::TenantDeleted => StatusCode::GONE,
             Self::TenantUnknownYet
             | Self::TenantMoving
+            | Self::TableStale
             | Self::CellUnreachable
             | Self::CellRefused
             | Self::TokenKeysUnavailable
@@ -210,6 +215,9 @@ impl Code {
             Self::TenantUnknownYet => "try again: the router cannot reach the control plane and may not know yet",
             Self::TenantDeleted => "the tenant is gone for good; `cellctl create tenant` makes a new, empty one",
             Self::TenantMoving => "try again: the request has not run",
+            Self::TableStale => {
+                "try again: the request has not run; `cellctl get routers` shows what the router has heard of the control plane"
+            }
             Self::CellUnreachable => "try again: the request has not run; `cellctl get cells` shows the cell",
             Self::CellRefused => "try again: the request has not run",
             Self::CellFailed => {

@@ -7,6 +7,8 @@
 //! | placed, not granted yet | wait here | go there |
 //! | deleted | 410 | 410 |
 //! | nothing | 404, once the table is known to be as of this request | 503, never 404 |
+//!
+//! Of an owner without a gate nobody but this router decides: [`crate::ungated`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +20,11 @@ use crate::context::{RequestCtx, Worker};
 use crate::policy;
 use crate::refusal::{Code, Refusal};
 use crate::table::Entry;
+use crate::ungated::{Verdict, stale, verdict};
 use crate::waiting::Full;
 
+/// A table that is fresh up to a moment is not any more after it.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
 /// How long an unknown tenant's request waits to be sure that it is unknown.
 const ASSURANCE_MAX: Duration = Duration::from_millis(500);
 
@@ -41,7 +46,7 @@ pub(crate) async fn resolve(
         ctx.entry = Some(Arc::clone(&entry));
         policy::admit(worker, ctx, &entry)?;
     }
-    if must_wait(&entry.mapping, ctx.is_write) && worker.directory.is_fresh(Instant::now()) {
+    if verdict(&worker.directory, &entry, ctx.is_write, Instant::now()) != Verdict::Go {
         let began = Instant::now();
         let held = Box::pin(hold(worker, ctx, tenant)).await;
         ctx.held += began.elapsed();
@@ -82,7 +87,7 @@ async fn hold(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Ar
     let waiting = directory.waiters.enter(tenant).map_err(|limit| full(limit, tenant))?;
     let began = Instant::now();
     let outcome = loop {
-        let changed = waiting.changed();
+        let (changed, confirmed) = (waiting.changed(), directory.freshness.confirmed());
         let Some(entry) = directory.find(tenant) else {
             break Err(Refusal::new(Code::TenantUnknown, format!("there is no tenant {tenant} any more")));
         };
@@ -90,8 +95,12 @@ async fn hold(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Ar
         if entry.mapping.state == MappingState::Deleted {
             break Err(deleted(tenant));
         }
-        if !must_wait(&entry.mapping, ctx.is_write) || !directory.is_fresh(now) {
+        let verdict = verdict(directory, &entry, ctx.is_write, now);
+        if verdict == Verdict::Go {
             break Ok(entry);
+        }
+        if now >= ctx.deadline && verdict == Verdict::Stale {
+            break Err(stale(&entry));
         }
         if now >= ctx.deadline {
             let waited = now.duration_since(ctx.began);
@@ -99,10 +108,12 @@ async fn hold(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Ar
                 format!("tenant {tenant} is moving, and the request has waited for {} ms", waited.as_millis());
             break Err(Refusal::new(Code::TenantMoving, detail));
         }
-        let look_again =
-            directory.fresh_until().unwrap_or(now).max(now + Duration::from_millis(1)).min(ctx.deadline);
+        // Until then the table may say that it waits; by an owner without a gate it does so all the same.
+        let fresh_until = directory.fresh_until().filter(|until| *until >= now);
+        let look_again = fresh_until.map_or(ctx.deadline, |until| (until + LOOK_AFTER).min(ctx.deadline));
         tokio::select! {
             () = changed => {}
+            () = confirmed, if verdict == Verdict::Stale => {}
             () = tokio::time::sleep_until(look_again) => {}
         }
     };

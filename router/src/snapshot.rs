@@ -5,7 +5,8 @@
 //!                          head    at most 1,000 entries each, one of none, their number, the end of the file
 //! ```
 //! Entries are written as they are met in the table, which goes on changing: how many they were is known at their end. In
-//! version 1 the head said it, and neither a block of none nor a number came; both versions are read.
+//! version 1 the head said it, and neither a block of none nor a number came. Version 3 has, behind the number, a block with the
+//! cells that have no gate; it is written where there are such. All three are read.
 //! Written beside, synced, renamed over the old one, and the directory synced: a crash leaves the old file or the new
 //! one. A file that cannot be understood is set aside as `<name>.corrupt`, never believed and never deleted.
 
@@ -25,6 +26,8 @@ use crate::table::{Draft, Entry};
 
 const MAGIC: [u8; 8] = *b"CELLRTBL";
 const VERSION: u32 = 2;
+/// The version with cells that have no gate.
+const VERSION_UNGATED: u32 = 3;
 /// The version whose head says how many entries follow.
 const VERSION_COUNTED: u32 = 1;
 const ENTRIES_PER_BLOCK: usize = 1_000;
@@ -111,7 +114,9 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
     let beside = with_suffix(path, "tmp");
     let mut file = BufWriter::new(File::create(&beside)?);
     file.write_all(&MAGIC)?;
-    file.write_all(&VERSION.to_le_bytes())?;
+    let ungated: Vec<&CellId> = cells.values().filter(|cell| cell.traits.ungated).map(|cell| &cell.id).collect();
+    let version = if ungated.is_empty() { VERSION } else { VERSION_UNGATED };
+    file.write_all(&version.to_le_bytes())?;
     let head = Head {
         cluster,
         lineage: at.lineage,
@@ -128,6 +133,9 @@ pub(crate) fn write(path: &Path, directory: &Directory, now: SystemTime) -> io::
     })?;
     write_block(&mut file, &Vec::<StoredRef<'_>>::new())?;
     write_block(&mut file, &count)?;
+    if !ungated.is_empty() {
+        write_block(&mut file, &ungated)?;
+    }
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -148,8 +156,9 @@ pub(crate) fn load(path: &Path, directory: &Directory, now: SystemTime) -> Resul
         return Err(SnapshotError::Corrupt("it does not begin as a table does".into()));
     }
     let version = read_u32(&mut file)?;
-    if ![VERSION, VERSION_COUNTED].contains(&version) {
-        return Err(SnapshotError::Corrupt(format!("it has version {version}, and this router reads {VERSION}")));
+    if ![VERSION, VERSION_UNGATED, VERSION_COUNTED].contains(&version) {
+        let reason = format!("it has version {version}, and this router reads up to {VERSION_UNGATED}");
+        return Err(SnapshotError::Corrupt(reason));
     }
     let head: Head = read_block(&mut file)?;
     let (mut draft, mut read) = (Draft::default(), 0);
@@ -167,12 +176,18 @@ pub(crate) fn load(path: &Path, directory: &Directory, now: SystemTime) -> Resul
         directory.add(&mut draft, &entries.collect::<Result<Vec<_>, _>>()?);
     }
     let written = if counted { head.tenants } else { read_block(&mut file)? };
+    let ungated: Vec<CellId> = if version == VERSION_UNGATED { read_block(&mut file)? } else { Vec::new() };
     if read != written || file.read(&mut [0])? != 0 {
         return Err(SnapshotError::Corrupt("it does not end where its table does".into()));
     }
     let at = Cursor { lineage: head.lineage, revision: head.revision };
     let tenants = draft.count();
-    directory.replace(draft, head.cells.into_iter().map(CellRecord::from).collect(), at);
+    let cells = head.cells.into_iter().map(|stored| {
+        let mut cell = CellRecord::from(stored);
+        cell.traits.ungated = ungated.contains(&cell.id);
+        cell
+    });
+    directory.replace(draft, cells.collect(), at);
     let age = Duration::from_millis(millis(now).saturating_sub(head.written_at_ms));
     Ok(Some(Loaded { tenants, at, age }))
 }

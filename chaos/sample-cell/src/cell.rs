@@ -134,6 +134,10 @@ impl Cell {
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
             Some(_) if options.keys.is_some() => Err(Error::KeysOfDatabase),
+            Some(url) if options.without_gate => {
+                let agent = Agent::connect(agent_options(&options), database_options(&options, &url)).await?;
+                Ok(Self::alone(agent, shutdown))
+            }
             Some(url) => {
                 let layout = match (&options.tenant_database, &options.tenant_schema) {
                     (Some(_), _) => tables::Layout::DatabaseEach,
@@ -141,20 +145,7 @@ impl Cell {
                     (None, None) => tables::Layout::Shared,
                 };
                 tables::make(&url, layout, &options.template_database).await?;
-                let mut database = DatabaseOptions {
-                    observe: options.observe,
-                    tenant_schema: options.tenant_schema.clone(),
-                    tenant_database: options.tenant_database.clone(),
-                    template_database: options.template_database.clone(),
-                    data_directory: options.database_directory.clone(),
-                    disk_bytes_max: options.database_bytes_max,
-                    standbys_confirm: options.standbys_confirm,
-                    ..DatabaseOptions::new(&url)
-                };
-                if let Some(millis) = options.source_latency_ms_max {
-                    database.source_latency_ms_max = millis;
-                }
-                let agent = Agent::connect(agent_options(&options), database).await?;
+                let agent = Agent::connect(agent_options(&options), database_options(&options, &url)).await?;
                 tables::tell_apart(&url, layout).await?;
                 let application = TableDocuments::new(agent.data(), &url, layout)?;
                 Self::start_on(&options, agent, application, None, shutdown).await
@@ -177,6 +168,13 @@ impl Cell {
         Self::start_on(&options, agent, application, Some(host), shutdown).await
     }
 
+    /// The agent, and nothing before an application that is somewhere else.
+    fn alone<D: Send + Sync + 'static>(agent: Agent<D>, shutdown: CancellationToken) -> Self {
+        let (address, agent_stop) = (agent.address(), CancellationToken::new());
+        let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
+        Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown }
+    }
+
     async fn start_on<D: Clone + Send + Sync + 'static, A: Application + Clone>(
         options: &Options,
         agent: Agent<D>,
@@ -186,9 +184,7 @@ impl Cell {
     ) -> Result<Self, Error> {
         let address = agent.address();
         let mappings: Arc<dyn MappingSource> = Arc::new(agent.mappings());
-        let agent_stop = CancellationToken::new();
-        let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
-        let mut cell = Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown };
+        let mut cell = Self::alone(agent, shutdown);
         for (index, listen) in options.gates().into_iter().enumerate() {
             let instance = format!("{}-{}", options.cell, index + 1);
             let mut gate_options = gate_options(options, address, &instance, listen);
@@ -285,6 +281,7 @@ fn agent_options(options: &Options) -> AgentOptions {
     agent.insecure_plaintext = options.insecure_plaintext;
     agent.trusted_keys.clone_from(&options.trusted_keys);
     agent.hooks.clone_from(&options.hooks);
+    agent.metrics.clone_from(&options.metrics_listen);
     if let Some(limits) = &options.agent_limits {
         agent.limits.clone_from(limits);
     }
@@ -293,6 +290,29 @@ fn agent_options(options: &Options) -> AgentOptions {
         agent.planted = options.plant.map(crate::options::Plant::in_agent);
     }
     agent
+}
+
+fn database_options(options: &Options, url: &str) -> DatabaseOptions {
+    let mut database = DatabaseOptions {
+        observe: options.observe,
+        tenant_schema: options.tenant_schema.clone(),
+        tenant_database: options.tenant_database.clone(),
+        template_database: options.template_database.clone(),
+        data_directory: options.database_directory.clone(),
+        disk_bytes_max: options.database_bytes_max,
+        standbys_confirm: options.standbys_confirm,
+        ..DatabaseOptions::new(url)
+    };
+    if let Some(millis) = options.source_latency_ms_max {
+        database.source_latency_ms_max = millis;
+    }
+    if let Some(schema) = &options.schema {
+        database.schema.clone_from(schema);
+    }
+    if let Some(column) = &options.tenant_column {
+        database.tenant_column.clone_from(column);
+    }
+    database
 }
 
 fn gate_options(options: &Options, agent: SocketAddr, instance: &str, listen: String) -> GateOptions {

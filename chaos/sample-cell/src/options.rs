@@ -66,10 +66,27 @@ pub struct Options {
     #[arg(long, value_name = "N", requires = "database", default_value_t = 0)]
     #[serde(default)]
     pub standbys_confirm: u32,
+    /// The agent alone, beside an application that is somewhere else and stays as it is: nobody stands before it. The cell has been
+    /// made known so (`cellctl cell enroll --without-gate`).
+    #[arg(long, requires = "database", conflicts_with_all = ["gate_listen", "gate_address", "keys"])]
+    #[serde(default)]
+    pub without_gate: bool,
+    /// The schema with that application's tables, where tenants share them.
+    #[arg(long, value_name = "NAME", requires = "without_gate", conflicts_with_all = ["tenant_schema", "tenant_database"])]
+    #[serde(default)]
+    pub schema: Option<String>,
+    /// The column of them that says whose a row is.
+    #[arg(long, value_name = "NAME", requires = "without_gate", conflicts_with_all = ["tenant_schema", "tenant_database"])]
+    #[serde(default)]
+    pub tenant_column: Option<String>,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     #[serde(default = "any_port")]
     pub agent_listen: String,
+    /// host:port at which Prometheus finds what the agent counts, in plain text.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(default)]
+    pub metrics_listen: Option<String>,
     /// host:port at which the coordinator and other agents reach the agent, if it is another one.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(default)]
@@ -225,7 +242,11 @@ impl Options {
             database_directory: None,
             database_bytes_max: 0,
             standbys_confirm: 0,
+            without_gate: false,
+            schema: None,
+            tenant_column: None,
             agent_listen: any_port(),
+            metrics_listen: None,
             agent_address: None,
             gate_listen: Vec::new(),
             gate_address: Vec::new(),

@@ -4,7 +4,7 @@ use cell_client::wire;
 use cell_model::invariants::{CellSight, Role};
 use cell_model::{
     Acks, Attempt, CellId, Digest, Epoch, Intent, Leg, Life, Lineage, Move, MoveId, Phase, Rev, Revision,
-    SealedAck, Seq, TenantId, TenantRecord, Term, Tier, Uid, UnixMillis,
+    SealedAck, Seq, TenantId, TenantRecord, Term, Tier, Uid, Ungated, UnixMillis,
 };
 
 /// What a cell says of a tenant.
@@ -70,6 +70,7 @@ fn movement(told: &wire::Move) -> Option<Move> {
         differences: Vec::new(),
         terminate_writers: told.terminate_writers,
         ended_writers: told.ended_writers,
+        ungated: Ungated { source: told.source_ungated, target: told.target_ungated },
         ending: None,
         history: Vec::new(),
     })

@@ -20,6 +20,7 @@ use crate::engine::{Engine, SledEngine};
 use crate::error::AgentError;
 use crate::grpc::Service;
 use crate::hooks::Hooks;
+use crate::metrics::Metrics;
 use crate::newest::NewestMappings;
 use crate::options::AgentOptions;
 use crate::postgres::{Cell, DatabaseOptions, Databases, TenantDatabase};
@@ -52,6 +53,7 @@ pub struct Agent<D = TenantData> {
     control: Option<ControlClient>,
     newest: NewestMappings,
     hooks: Arc<Hooks>,
+    metrics: Option<Metrics>,
     /// The control plane says whose signatures are believed.
     names_keys: bool,
 }
@@ -147,6 +149,13 @@ impl<D: Clone> Agent<D> {
         let listener = link.listen(&options.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         link.may_listen(address.ip())?;
+        let metrics = match &options.metrics {
+            Some(at) => {
+                let refused = |source| AgentError::Listen { address: at.clone(), source };
+                Some(Metrics::listen(at, &link, Arc::clone(&driver)).await.map_err(refused)?)
+            }
+            None => None,
+        };
         let server = link.server().map_err(AgentError::Tls)?;
         // An owner that sends changes and hears no acknowledgement: the path may have lost one direction.
         let server = server.http2_keepalive_interval(Some(HEARD_EVERY)).http2_keepalive_timeout(Some(HEARD_WITHIN));
@@ -154,7 +163,7 @@ impl<D: Clone> Agent<D> {
         let calls = ClientOptions::over(link);
         let control = (!options.control.is_empty()).then(|| ControlClient::new(options.control, calls));
         let newest = NewestMappings::new(Arc::clone(&driver), control.clone());
-        Ok(Self { driver, data, server, listener, address, advertise, control, newest, hooks, names_keys })
+        Ok(Self { driver, data, server, listener, address, advertise, control, newest, hooks, metrics, names_keys })
     }
 
     /// The tenants' rows, for the application.
@@ -167,6 +176,12 @@ impl<D: Clone> Agent<D> {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its metrics are.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().and_then(|metrics| metrics.address().ok())
     }
 
     /// Its incarnation.
@@ -187,7 +202,7 @@ impl<D: Clone> Agent<D> {
     /// [`AgentError::Engine`] where the store could not be synced: the process must end, because what was not
     /// acknowledged may be lost. [`AgentError::Serve`] where the server failed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { driver, server, listener, advertise, control, hooks, names_keys, .. } = self;
+        let Self { driver, server, listener, advertise, control, hooks, metrics, names_keys, .. } = self;
         let around = driver.surroundings();
         tracing::info!(cell = %around.here, generation = %around.generation, agent = %advertise, "agent serving");
         let durable_stop = CancellationToken::new();
@@ -203,6 +218,10 @@ impl<D: Clone> Agent<D> {
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
+        if let Some(metrics) = metrics {
+            let stop = stop.clone();
+            around.tasks.spawn(async move { stop.run_until_cancelled(metrics.serve()).await });
+        }
         if let Some(control) = control {
             let (reported, heard) = watch::channel(false);
             let confirming = confirm(Arc::clone(&driver), control.clone(), heard);

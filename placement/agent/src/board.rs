@@ -145,6 +145,11 @@ impl Board {
         self.lock().grants.get(tenant).map(|posted| posted.role)
     }
 
+    /// What this cell is to each tenant.
+    pub(crate) fn roles(&self) -> Vec<wire::Role> {
+        self.lock().grants.values().map(|posted| posted.role).collect()
+    }
+
     /// Every grant there is.
     pub(crate) fn grants(&self) -> Vec<wire::TenantGrant> {
         let now = Instant::now();

@@ -16,6 +16,7 @@ use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
 use cell_trust::{SignedMapping, TrustedKeys};
 use futures::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +62,8 @@ pub(crate) struct Surroundings {
     pub(crate) tasks: TaskTracker,
     /// this.
     pub(crate) stop: CancellationToken,
+    /// Transactions of writers that no gate has let in which holds have ended, since the agent was started.
+    pub(crate) ended_writers: Counter,
 }
 
 /// See the module.

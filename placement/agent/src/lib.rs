@@ -17,6 +17,7 @@
 //! * `follow` copies: chunks at exact labels and whole transactions in order, so that the copy equals its source at
 //!   `applied` as far as its frontier goes, at every moment and after every crash.
 //! * `confirm` asks, when an owner starts that may have been taken over meanwhile.
+//! * `metrics` says to Prometheus what nobody else counts.
 //! * `hooks` tell what lives beside the tenants' rows – files, search, queues – what becomes of a tenant.
 //! * `scan` verifies with code of its own, `durable` commits in groups, [`engine`] is the store.
 
@@ -36,6 +37,7 @@ mod grpc;
 mod hold;
 mod hooks;
 mod keys;
+mod metrics;
 mod newest;
 mod options;
 mod pem;

@@ -87,6 +87,9 @@ pub struct AgentOptions {
     /// Who is told what becomes of a tenant that moves.
     #[serde(default)]
     pub hooks: Option<HooksOptions>,
+    /// `host:port` at which Prometheus finds what the agent counts, in plain text; absent: nowhere.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -110,6 +113,7 @@ impl AgentOptions {
             insecure_plaintext: false,
             trusted_keys: Vec::new(),
             hooks: None,
+            metrics: None,
             limits: Limits::default(),
             #[cfg(feature = "planted")]
             planted: None,

@@ -67,6 +67,7 @@ impl Tenants {
                 link,
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
+                ended_writers: Counter::default(),
             },
             limits,
             #[cfg(feature = "planted")]

@@ -217,8 +217,8 @@ pub enum Create {
         /// Its agent
         #[arg(long, value_name = "HOST:PORT")]
         agent: String,
-        /// Its gates; they are learnt from the agent where none is given
-        #[arg(long = "gate", value_name = "HOST:PORT")]
+        /// Its gates; they are learnt from the agent where none is given. With --without-gate: its application
+        #[arg(long = "gate", value_name = "HOST:PORT", required_if_eq("without_gate", "true"))]
         gates: Vec<String>,
         /// Where it stands
         #[arg(long, default_value = "")]

@@ -68,6 +68,8 @@ fn known(cells: &[CellRecord], asked: &Enroll) -> Result<Option<CellRecord>, Fai
         said.databases.is_some_and(|databases| Some(databases.into()) != traits.databases),
         // Of what was enrolled before it was asked for, nobody has said it.
         laid_out(asked).is_some_and(|databases| traits.databases.is_some_and(|known| known != databases)),
+        said.without_gate && !traits.ungated,
+        said.without_gate && asked.gates != cell.gates,
     ];
     if cell.region == asked.region && cell.residency == asked.residency && !differs.contains(&true) {
         return Ok(Some(cell.clone()));
@@ -159,12 +161,18 @@ fn judged(looked: &Inspection, asked: &Enroll) -> Result<(), Failure> {
 
 /// How the cell is started, as the sample application is; another one says the same in its own way.
 fn next(control: &Control, asked: &Enroll) -> String {
-    let mut line = format!("next: start its agent and gates: sample-cell serve --cell {}", asked.name);
+    let mut line = match asked.traits.without_gate {
+        false => format!("next: start its agent and gates: sample-cell serve --cell {}", asked.name),
+        true => format!("next: start its agent: sample-cell serve --without-gate --cell {}", asked.name),
+    };
     line.push_str(match asked.database {
         // It has a password in it.
         Some(_) => " --database URL",
         None => " --data-dir DIR",
     });
+    if asked.traits.without_gate && asked.tenant_schema.is_none() && asked.tenant_database.is_none() {
+        line.push_str(&format!(" --schema {} --tenant-column {}", asked.schema, asked.tenant_column));
+    }
     if let Some(name) = &asked.tenant_schema {
         line.push_str(&format!(" --tenant-schema '{name}'"));
     }
@@ -218,6 +226,15 @@ mod tests {
         assert!(known(&cells, &asked("c1 --agent h:1 --kind pooled --reserve 0")).unwrap().is_some());
         let other = known(&cells, &asked("c1 --agent h:1 --capacity cpu=4")).unwrap_err();
         assert!(other.code == "CELL_EXISTS" && other.to_string().contains("cellctl cell declare c1"), "{other}");
+        let mut ungated = cell("c4", "h:4", "");
+        (ungated.traits.ungated, ungated.gates) = (true, vec!["h:5".into()]);
+        let code = |cell: &CellRecord, line: &str| {
+            let known = known(std::slice::from_ref(cell), &asked(line)).map(|known| known.is_some());
+            known.map_err(|refused| refused.code)
+        };
+        assert_eq!(code(&ungated, "c4 --agent h:4 --without-gate --gate h:5"), Ok(true));
+        assert_eq!(code(&ungated, "c4 --agent h:4 --without-gate --gate h:6").unwrap_err(), "CELL_EXISTS");
+        assert_eq!(code(&cells[0], "c1 --agent h:1 --without-gate --gate h:5").unwrap_err(), "CELL_EXISTS");
     }
 
     #[test]

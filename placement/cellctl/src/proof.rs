@@ -68,6 +68,11 @@ pub(crate) struct Summary {
     /// Transactions of writers that no gate had let in, which holds have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ended_writers: Option<u64>,
+    /// Where the owner had no gate, of the last hold: routers that held the tenant's writes back, and those whose lease had run out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) routers_held: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) routers_fenced: Option<u64>,
     /// In what the copy was found to differ, as the trail has it. All but a last one that ended the move was copied anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) differences: Vec<String>,
@@ -288,6 +293,8 @@ impl Summary {
             holds: Vec::new(),
             stale_rejected: None,
             ended_writers: None,
+            routers_held: None,
+            routers_fenced: None,
             differences: Vec::new(),
             routers: Vec::new(),
             steps: Vec::new(),
@@ -334,6 +341,8 @@ impl Summary {
             (&mut self.verified, "verified"),
             (&mut self.stale_rejected, "stale-rejected"),
             (&mut self.ended_writers, "ended-writers"),
+            (&mut self.routers_held, "routers-held"),
+            (&mut self.routers_fenced, "routers-fenced"),
         ] {
             *field = number(&words, name).or(*field);
         }

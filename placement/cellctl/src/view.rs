@@ -4,6 +4,7 @@
 
 mod ahead;
 mod audit;
+mod cell;
 mod difference;
 mod quarantine;
 mod router;
@@ -18,9 +19,10 @@ use serde::Serialize;
 pub use ahead::{EstimateView, FindingView, LimitsView, PreviewView};
 pub use audit::AuditView;
 pub(crate) use audit::hash_of;
+pub use cell::{CapacityView, CellView};
 pub use difference::{DifferenceView, DifferingRowView};
 pub use quarantine::{QuarantineView, TakenView, TakeoverView};
-pub use router::RouterView;
+pub use router::{RouterView, RoutersHeldView};
 pub use setback::SetbackView;
 pub use tier::TierChangeView;
 pub use watched::WatchedView;
@@ -96,71 +98,6 @@ pub struct RetainedView {
     pub quarantine: Option<QuarantineView>,
 }
 
-/// A cell.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CellView {
-    /// Its name.
-    pub cell: String,
-    /// active, cordoned, dead.
-    pub state: String,
-    /// Its agent.
-    pub agent: String,
-    /// Its gates.
-    pub gates: Vec<String>,
-    /// Where it stands.
-    pub region: String,
-    /// Legal zone.
-    pub residency: String,
-    /// pooled, dedicated.
-    pub cell_kind: String,
-    /// What fails together with it.
-    pub domain: String,
-    /// What it was declared to have.
-    pub capacity: Option<CapacityView>,
-    /// Share of that which is not planned with.
-    pub reserve: f64,
-    /// shared, own; nothing where nobody said.
-    pub databases: Option<String>,
-    /// Incarnation of its agent.
-    pub generation: u64,
-    /// Revision of the record.
-    pub revision: u64,
-}
-
-/// What a cell has; nothing where nobody said.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CapacityView {
-    /// Cores.
-    pub cpu: Option<f64>,
-    /// Connections to its database.
-    pub connections: Option<f64>,
-    /// Gigabytes.
-    pub storage: Option<f64>,
-}
-
-impl CapacityView {
-    fn of(wire: wire::Capacity) -> Option<Self> {
-        let [cpu, connections, storage] =
-            [wire.cpu, wire.connections, wire.storage].map(|of| some_number(of).map(units));
-        (wire != wire::Capacity::default()).then_some(Self { cpu, connections, storage })
-    }
-
-    /// As `cell declare` takes it.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let named = [("cpu", self.cpu), ("connections", self.connections), ("storage", self.storage)];
-        let said = named.iter().filter_map(|(name, amount)| amount.map(|amount| format!("{name}={amount}")));
-        said.collect::<Vec<_>>().join(",")
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "the model bounds it far below")]
-fn units(thousandths: u64) -> f64 {
-    thousandths as f64 / 1e3
-}
-
 /// A move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -221,6 +158,12 @@ pub struct MoveView {
     pub stale_rejected: Option<u64>,
     /// Transactions of writers that no gate has let in which holds have ended, where they may.
     pub ended_writers: Option<u32>,
+    /// Cells of it that have no gate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ungated: Vec<String>,
+    /// How the last hold of an owner without a gate found the routers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routers_held: Option<RoutersHeldView>,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
     /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
@@ -315,31 +258,6 @@ impl From<wire::Tenant> for TenantView {
     }
 }
 
-impl From<wire::Cell> for CellView {
-    fn from(cell: wire::Cell) -> Self {
-        Self {
-            state: word("CELL_STATE_", cell.state, |state: wire::CellState| state.as_str_name()),
-            cell: cell.id,
-            agent: cell.agent,
-            gates: cell.gates,
-            region: cell.region,
-            residency: cell.residency,
-            cell_kind: if cell.kind == 0 {
-                "pooled".into()
-            } else {
-                word("CELL_KIND_", cell.kind, |kind: wire::CellKind| kind.as_str_name())
-            },
-            domain: cell.domain,
-            capacity: cell.capacity.and_then(CapacityView::of),
-            reserve: units(cell.reserve.into()),
-            databases: (cell.databases != 0)
-                .then(|| word("DATABASES_", cell.databases, |of: wire::Databases| of.as_str_name())),
-            generation: cell.generation,
-            revision: cell.revision,
-        }
-    }
-}
-
 impl From<wire::Move> for MoveView {
     fn from(movement: wire::Move) -> Self {
         let stamp = |stamp: wire::PhaseStamp| StampView {
@@ -348,6 +266,8 @@ impl From<wire::Move> for MoveView {
             at_unix_ms: stamp.at_unix_ms,
             revision: stamp.revision,
         };
+        let cells = [(movement.source_ungated, &movement.source), (movement.target_ungated, &movement.target)];
+        let ungated = cells.into_iter().filter(|(ungated, _)| *ungated).map(|(_, cell)| cell.clone()).collect();
         Self {
             status: status_of(&movement),
             leg: word("LEG_", movement.leg, |leg: wire::Leg| leg.as_str_name()),
@@ -376,6 +296,8 @@ impl From<wire::Move> for MoveView {
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
             ended_writers: movement.terminate_writers.then_some(movement.ended_writers),
+            ungated,
+            routers_held: movement.routers_held.map(RoutersHeldView::from),
             in_sync: movement.in_sync,
             setback: movement.setback.map(SetbackView::from),
             takeover: movement.takeover.map(TakenView::from),
@@ -433,31 +355,6 @@ impl View for TenantView {
 
     fn name(&self) -> String {
         format!("tenant/{}", self.tenant)
-    }
-}
-
-impl View for CellView {
-    const KIND: &'static str = "Cell";
-    const COLUMNS: &'static [&'static str] =
-        &["CELL", "STATE", "KIND", "AGENT", "GATES", "REGION", "RESIDENCY", "DOMAIN", "CAPACITY", "GENERATION"];
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.cell.clone(),
-            self.state.clone(),
-            self.cell_kind.clone(),
-            dash(&self.agent),
-            dash(&self.gates.join(",")),
-            dash(&self.region),
-            dash(&self.residency),
-            dash(&self.domain),
-            self.capacity.map_or_else(|| "-".into(), |capacity| capacity.text()),
-            self.generation.to_string(),
-        ]
-    }
-
-    fn name(&self) -> String {
-        format!("cell/{}", self.cell)
     }
 }
 

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use cell_client::{AgentOptions, AgentPool, Link};
-use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Wake};
-use cell_model::{CellId, CellRecord, Change, Envelope, FleetView, Reply, TenantId, TenantRecord, UnixMillis};
+use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, RoutersStood, Wake};
+use cell_model::{
+    CellId, CellRecord, Change, Envelope, FleetView, Lineage, Reply, Revision, TenantId, TenantRecord, UnixMillis,
+};
 use cell_store::{Feed, ReadError, Store, SubmitError};
 use cell_trust::SignedMapping;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::Signer;
+use crate::routers::{HoldSight, Known};
 use crate::service::{Ground, now};
 use crate::signer::routed;
+use crate::{Routers, Signer};
 
 /// Changed records that may wait for the coordinator before it is told to look at everything instead.
 const WAKES_MAX: usize = 4_096;
@@ -29,6 +33,7 @@ pub(crate) async fn run(ground: Ground, shutdown: CancellationToken) {
         store: store.clone(),
         signer: ground.signer,
         link: ground.link,
+        routers: ground.routers,
         leadership: leadership.clone(),
     });
     let coordinator = Coordinator::new(Options::default(), control, AgentPool::new(agents), ground.setbacks);
@@ -80,6 +85,7 @@ struct StoreControlPlane {
     store: Store,
     signer: Signer,
     link: Link,
+    routers: Routers,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -113,6 +119,18 @@ impl ControlPlane for StoreControlPlane {
         self.store.view(|fleet| fleet.unsettled().map(|record| record.id.clone()).collect())
     }
 
+    async fn routers_hold_back(
+        &self,
+        tenant: &TenantId,
+        revision: Revision,
+        deadline: Instant,
+    ) -> Result<RoutersStood, String> {
+        let since = self.store.leadership().borrow().since;
+        let at = (self.store.view(FleetView::lineage), revision);
+        let (complete, known) = self.routers.await_held_back(tenant, at, since, deadline).await;
+        stood(tenant, at, complete, &known)
+    }
+
     fn sign(&self, record: &TenantRecord) -> SignedMapping {
         let (cluster, owner) = self.store.view(|fleet| (fleet.head().cluster, fleet.shared_cell(&record.owner)));
         self.signer.sign(&routed(cluster, record, owner.as_deref()))
@@ -132,6 +150,44 @@ impl ControlPlane for StoreControlPlane {
     fn now(&self) -> UnixMillis {
         now(&self.link)
     }
+}
+
+/// Routers that are named where a hold was missed because of them.
+const NAMED_MAX: usize = 5;
+
+/// How all were found; or a sentence on those that may still send writes of the tenant.
+fn stood(
+    tenant: &TenantId,
+    at: (Lineage, Revision),
+    complete: bool,
+    known: &[Known],
+) -> Result<RoutersStood, String> {
+    let sights: Vec<HoldSight> = known.iter().map(|router| router.holds_back(tenant, at)).collect();
+    let count = |of: &dyn Fn(&HoldSight) -> bool| u32::try_from(sights.iter().filter(|sight| of(sight)).count());
+    let [seen, fenced] =
+        [HoldSight::Back, HoldSight::Fenced].map(|wanted| count(&|sight| *sight == wanted).unwrap_or(u32::MAX));
+    if complete {
+        return Ok(RoutersStood { seen, fenced });
+    }
+    let waited = known.iter().zip(&sights).filter_map(|(router, sight)| {
+        let name = &router.report.name;
+        match sight {
+            HoldSight::Back | HoldSight::Fenced => None,
+            HoldSight::Behind => Some(format!("{name} has not said that it has seen the hold")),
+            HoldSight::Sending => Some(format!("{name} has writes of it on their way")),
+            HoldSight::Unable => Some(format!("{name} is of a version that holds nothing back: upgrade it")),
+        }
+    });
+    let mut told: Vec<String> = waited.collect();
+    let more = told.len().saturating_sub(NAMED_MAX);
+    told.truncate(NAMED_MAX);
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    if told.is_empty() {
+        told.push("a new leader has to wait out what the one before may have let routers do".into());
+    }
+    Err(format!("the owner has no gate, and routers may send it writes: {}", told.join("; ")))
 }
 
 fn not_proposed(error: &SubmitError) -> ProposeError {

@@ -36,5 +36,5 @@ pub use error::Error;
 pub use liveness::Liveness;
 pub use node::{Handle, Parts, Service, run};
 pub use options::Options;
-pub use routers::{Known, Report, Routers};
+pub use routers::{HoldSight, Holds, Known, Report, Routers};
 pub use signer::Signer;

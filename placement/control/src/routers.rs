@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cell_model::{Lineage, Revision, Sight};
+use cell_model::{Lineage, Revision, Sight, TenantId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -35,6 +35,40 @@ pub struct Report {
     pub version: String,
     /// When its certificate runs out, in seconds since 1970; 0 where it has none, or does not say.
     pub certificate_not_after_s: u64,
+    /// What it holds back of tenants whose cells have no gate.
+    pub holds: Holds,
+}
+
+/// What a router says of writes of tenants that are held, in cells without a gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holds {
+    /// It knows of no such cells.
+    Nothing,
+    /// It has writes on their way of these tenants and of no others.
+    AllBut(Vec<TenantId>),
+    /// It has writes on their way of more tenants than it can name.
+    Unknown,
+}
+
+/// How a router stands to a tenant that is held, in a cell without a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldSight {
+    /// It has seen the hold, and none of the tenant's writes is on its way.
+    Back,
+    /// Its lease has run out: it sends no writes by itself.
+    Fenced,
+    /// It has not said that it has seen the hold.
+    Behind,
+    /// It has seen the hold, and writes that it sent before are on their way.
+    Sending,
+    /// It knows of no such cells.
+    Unable,
+}
+
+impl HoldSight {
+    const fn is_done(self) -> bool {
+        matches!(self, Self::Back | Self::Fenced)
+    }
 }
 
 /// What is known of one router.
@@ -58,6 +92,19 @@ impl Known {
             Sight::Fenced
         } else {
             Sight::Waiting
+        }
+    }
+
+    /// How it stands to a tenant that is held since a revision.
+    #[must_use]
+    pub fn holds_back(&self, tenant: &TenantId, (lineage, revision): (Lineage, Revision)) -> HoldSight {
+        match (self.sight(lineage, revision), &self.report.holds) {
+            // Of one that knows of no such cells a lease says nothing: it sends writes without one.
+            (_, Holds::Nothing) => HoldSight::Unable,
+            (_, _) if self.lease.is_zero() => HoldSight::Fenced,
+            (Sight::Seen, Holds::AllBut(sending)) if !sending.contains(tenant) => HoldSight::Back,
+            (Sight::Seen, _) => HoldSight::Sending,
+            (Sight::Waiting | Sight::Fenced, _) => HoldSight::Behind,
         }
     }
 }
@@ -159,21 +206,46 @@ impl Routers {
         leading_since: Instant,
         deadline: Instant,
     ) -> (bool, Vec<Known>) {
+        let is_done = |router: &Known| router.sight(lineage, revision) != Sight::Waiting;
+        self.wait(is_done, leading_since, deadline).await
+    }
+
+    /// Waits until no router sends writes any more of a tenant that is held since a revision, in a cell without a gate, or until
+    /// the deadline. The rest as [`Self::await_seen`].
+    pub async fn await_held_back(
+        &self,
+        tenant: &TenantId,
+        at: (Lineage, Revision),
+        leading_since: Instant,
+        deadline: Instant,
+    ) -> (bool, Vec<Known>) {
+        let is_done = |router: &Known| router.holds_back(tenant, at).is_done();
+        self.wait(is_done, leading_since, deadline).await
+    }
+
+    async fn wait(
+        &self,
+        is_done: impl Fn(&Known) -> bool,
+        leading_since: Instant,
+        deadline: Instant,
+    ) -> (bool, Vec<Known>) {
         let mut reports = self.0.reports.subscribe();
         loop {
             reports.mark_unchanged();
             let now = Instant::now();
             let known = self.known();
             let waited_out = self.waited_out(leading_since);
-            let is_waiting = |router: &&Known| router.sight(lineage, revision) == Sight::Waiting;
-            let first_lease_ends = known.iter().filter(is_waiting).map(|router| now + router.lease).min();
-            if first_lease_ends.is_none() && now >= waited_out {
+            let leases: Vec<Duration> =
+                known.iter().filter(|router| !is_done(router)).map(|router| router.lease).collect();
+            if leases.is_empty() && now >= waited_out {
                 return (true, known);
             }
             if now >= deadline {
                 return (false, known);
             }
-            let wake = first_lease_ends.unwrap_or(waited_out).min(deadline).max(now + Duration::from_millis(1));
+            let first_lease_ends = leases.iter().filter(|lease| !lease.is_zero()).min().map(|lease| now + *lease);
+            let until = if leases.is_empty() { waited_out } else { deadline };
+            let wake = first_lease_ends.unwrap_or(until).min(deadline).max(now + Duration::from_millis(1));
             tokio::select! {
                 _ = reports.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
@@ -195,7 +267,13 @@ mod tests {
             staleness: None,
             version: String::new(),
             certificate_not_after_s: 0,
+            holds: Holds::AllBut(Vec::new()),
         }
+    }
+
+    fn sending(name: &str, revision: u64, tenants: &[&str]) -> Report {
+        let tenants = tenants.iter().map(|tenant| TenantId::new(*tenant).unwrap()).collect();
+        Report { holds: Holds::AllBut(tenants), ..report(name, revision) }
     }
 
     fn long_ago() -> Instant {
@@ -262,5 +340,40 @@ mod tests {
         }
         assert_eq!(routers.report(report("one-more", 1), Instant::now()), None);
         assert!(routers.report(report("r7", 2), Instant::now()).is_some(), "a known one goes on");
+    }
+
+    async fn held_back(routers: &Routers, patience: Duration) -> (bool, Vec<HoldSight>) {
+        let tenant = TenantId::new("t").unwrap();
+        let deadline = Instant::now() + patience;
+        let (complete, known) = routers.await_held_back(&tenant, AT, long_ago(), deadline).await;
+        (complete, known.iter().map(|router| router.holds_back(&tenant, AT)).collect())
+    }
+
+    #[tokio::test]
+    async fn a_hold_waits_for_routers_that_are_behind_or_have_writes_of_the_tenant_on_their_way() {
+        use HoldSight::{Back, Behind, Sending};
+        let routers = Routers::default();
+        routers.report(sending("r1", 7, &["u"]), Instant::now());
+        routers.report(sending("r2", 6, &[]), Instant::now());
+        routers.report(sending("r3", 8, &["u", "t"]), Instant::now());
+        routers.report(Report { holds: Holds::Unknown, ..report("r4", 8) }, Instant::now());
+        let soon = Duration::from_millis(20);
+        assert_eq!(held_back(&routers, soon).await, (false, vec![Back, Behind, Sending, Sending]));
+        for name in ["r2", "r3", "r4"] {
+            routers.report(report(name, 9), Instant::now());
+        }
+        assert_eq!(held_back(&routers, Duration::ZERO).await, (true, vec![Back; 4]));
+    }
+
+    #[tokio::test]
+    async fn a_silent_router_holds_back_when_its_lease_has_run_out_and_one_of_an_older_version_never_does() {
+        let routers = Routers::default();
+        let long_silent = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+        // Also where it was sending then: it may be so still, and its writes are the database's to refuse.
+        routers.report(sending("r1", 6, &["t"]), long_silent);
+        assert_eq!(held_back(&routers, Duration::ZERO).await, (true, vec![HoldSight::Fenced]));
+        routers.report(Report { holds: Holds::Nothing, ..report("r2", 9) }, long_silent);
+        let (complete, sights) = held_back(&routers, Duration::from_millis(20)).await;
+        assert_eq!((complete, sights[1]), (false, HoldSight::Unable));
     }
 }

@@ -2,9 +2,12 @@
 
 use std::future::Future;
 
-use cell_model::{CellId, CellRecord, Envelope, Lineage, Reply, TenantId, TenantRecord, Term, UnixMillis};
+use cell_model::{
+    CellId, CellRecord, Envelope, Lineage, Reply, Revision, TenantId, TenantRecord, Term, UnixMillis,
+};
 use cell_trust::SignedMapping;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// This node's part in the cluster, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,15 @@ pub enum ProposeError {
     },
 }
 
+/// How the routers were found once none of them sends writes of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoutersStood {
+    /// They had seen that it is held, and had no write of it on its way.
+    pub seen: u32,
+    /// They were silent until their lease had run out: they send no writes by themselves.
+    pub fenced: u32,
+}
+
 /// The store of this node.
 pub trait ControlPlane: Send + Sync + 'static {
     /// Runs commands in this order, if possible in one entry of the log.
@@ -59,6 +71,15 @@ pub trait ControlPlane: Send + Sync + 'static {
 
     /// Every tenant for which something is to be done.
     fn unsettled(&self) -> Vec<TenantId>;
+
+    /// Returns once no router sends writes of a tenant any more that is held since `revision`, or has any on their way; at the
+    /// deadline with a sentence on those that may. Only on the leader: nobody else hears of routers.
+    fn routers_hold_back(
+        &self,
+        tenant: &TenantId,
+        revision: Revision,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<RoutersStood, String>> + Send;
 
     /// The record's mapping under this node's signature.
     fn sign(&self, record: &TenantRecord) -> SignedMapping;

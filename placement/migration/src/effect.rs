@@ -150,7 +150,12 @@ impl<P: ControlPlane> Run<'_, P> {
                     let Finding { code, reason } = report.findings.swap_remove(0);
                     return Ok(Looked::Found { code, reason });
                 }
-                Ok(Ok(report)) => return Ok(Looked::Passed(report)),
+                Ok(Ok(report)) => {
+                    return Ok(match self.without_fence(cell, &report) {
+                        Some(Finding { code, reason }) => Looked::Found { code, reason },
+                        None => Looked::Passed(report),
+                    });
+                }
                 // It says nothing of the cell: another node leads, and looks for itself.
                 Ok(Err(setback @ Setback::Step(StepError::Refused { .. }))) if setback.is_of_an_old_leader() => {
                     return Err(setback);

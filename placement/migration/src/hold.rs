@@ -19,6 +19,8 @@ struct Held {
     digest: Digest,
     /// Transactions that were ended for it, or for an earlier one.
     ended_writers: u32,
+    /// That routers hold back, where the owner has no gate.
+    routers: Option<Event>,
 }
 
 /// Why a hold was missed.
@@ -34,15 +36,16 @@ impl<P: ControlPlane> Run<'_, P> {
         let budget = Duration::from_millis(u64::from(budget_ms));
         let deadline = Instant::now() + budget;
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
-        let held = tokio::time::timeout_at(deadline, self.held(&context, &from, &to, budget, deadline)).await;
+        let held =
+            tokio::time::timeout_at(deadline, self.held(&context, (&from, &to), attempt, (budget, deadline))).await;
         let missed = match held {
             Ok(Ok(held)) => {
-                let Held { sealed: seq, generation, digest, ended_writers } = held;
+                let Held { sealed: seq, generation, digest, ended_writers, routers } = held;
                 if self.stops_here() {
                     // Before it is told: once the record says that the hold is over, this task is, too.
                     self.let_go(&from, &context).await;
                 }
-                let mut events: Vec<Event> = self.writers_ended(ended_writers).into_iter().collect();
+                let mut events: Vec<Event> = routers.into_iter().chain(self.writers_ended(ended_writers)).collect();
                 events.extend([
                     Event::Sealed { attempt, seq },
                     Event::Applied { attempt, seq, generation },
@@ -101,14 +104,17 @@ impl<P: ControlPlane> Run<'_, P> {
     async fn held(
         &self,
         context: &StepContext,
-        from: &str,
-        to: &str,
-        budget: Duration,
-        deadline: Instant,
+        (from, to): (&str, &str),
+        attempt: Attempt,
+        (budget, deadline): (Duration, Instant),
     ) -> Result<Held, Missed> {
         let agents = &self.of.agents;
         let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
         let began = Instant::now();
+        // First, so that nobody whom they have let pass comes to an owner that lets nobody wait.
+        let routers = self.routers_hold_back(attempt, deadline).await.map_err(Missed::Reason)?;
+        // A hold lapses by itself where it would end here.
+        let budget = if routers.is_some() { deadline.saturating_duration_since(Instant::now()) } else { budget };
         let terminates = self.terminates_writers();
         let held = agents.hold_writes_of(from, context, budget, terminates).await;
         let (sealed, ended_writers) = held.map_err(|error| missed("hold", error))?;
@@ -130,7 +136,7 @@ impl<P: ControlPlane> Run<'_, P> {
             return Err(Missed::Differs(Difference::of_digests(Phase::Hold, sealed, ours, theirs)));
         }
         tracing::debug!(tenant = %self.record.id, ?quiesced, took = ?began.elapsed(), "writes held, copies equal");
-        Ok(Held { sealed, generation, digest: ours, ended_writers })
+        Ok(Held { sealed, generation, digest: ours, ended_writers, routers })
     }
 
     pub(crate) async fn fence(&self, attempt: Attempt, sealed: Seq) -> Result<(), Setback> {

@@ -17,6 +17,7 @@
 //! * `gaining` says whether a copy comes closer to its source;
 //! * `mending` has rows copied anew in which a copy differs;
 //! * `soaking` compares some rows while a move soaks;
+//! * `routers` waits for routers where the owner has no gate;
 //! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
 
@@ -27,12 +28,13 @@ mod gaining;
 mod hold;
 mod lines;
 mod mending;
+mod routers;
 mod setbacks;
 mod soaking;
 mod steps;
 mod takeover;
 mod telling;
 
-pub use control_plane::{ControlPlane, Leadership, ProposeError, Wake};
+pub use control_plane::{ControlPlane, Leadership, ProposeError, RoutersStood, Wake};
 pub use coordinator::{Coordinator, Options};
 pub use setbacks::{LastSetback, Setbacks};

@@ -15,7 +15,7 @@ use crate::step::{Stepped, steer, step, throttle};
 use crate::{
     Acks, Attempt, CellId, CellKind, CellRecord, CellState, Change, Command, Envelope, Epoch, Event, FleetView,
     Generation, Held, Intent, Leg, Life, Limits, Move, MoveId, MoveOptions, NewCell, NewTenant, Phase, PhaseStamp,
-    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, TierChange, Uid,
+    Rejected, Rev, Revision, Rule, Stamp, StoreNote, Suggestion, TenantId, TenantRecord, TierChange, Uid, Ungated,
     UnixMillis, Verdict, judge,
 };
 
@@ -332,6 +332,8 @@ fn move_tenant(
     let mut record = before.clone();
     let mut movement = new_move(&before.owner, &cell.id, options, stamp);
     movement.tiers = tiers.map(|target| TierChange { source: before.tier, target });
+    movement.ungated =
+        Ungated { source: known_cell(fleet, &before.owner)?.traits.ungated, target: cell.traits.ungated };
     record.movement = Some(Box::new(movement));
     record.rev = record.rev.next();
     record.revision = stamp.revision;
@@ -369,6 +371,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         differences: Vec::new(),
         terminate_writers: options.terminate_writers,
         ended_writers: 0,
+        ungated: Ungated::default(),
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

@@ -76,6 +76,10 @@ pub struct CellTraits {
     pub reserve: u16,
     /// How its tenants' data is kept apart; nothing where nobody said.
     pub databases: Option<Databases>,
+    /// Nobody stands before its application: routers reach it at [`crate::CellRecord::gates`], which are declared, too. Its fence
+    /// is its database, and what routers hold back.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub ungated: bool,
 }
 
 impl CellTraits {
@@ -127,6 +131,12 @@ pub struct Declaration {
     pub residency: Option<String>,
     /// How its tenants' data is kept apart.
     pub databases: Option<Databases>,
+    /// Whether nobody stands before its application.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub ungated: Option<bool>,
+    /// `host:port` of each instance of it, where that is so.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub instances: Option<Vec<String>>,
 }
 
 #[cfg(test)]

@@ -212,6 +212,15 @@ pub enum Event {
         /// So many in this move by now.
         count: u32,
     },
+    /// Where the owner has no gate: no router has a write of the tenant on its way, nor sends one before it has seen the hold's end.
+    RoutersHeld {
+        /// Of this hold.
+        attempt: Attempt,
+        /// Routers that have seen the hold and have let their writes finish.
+        seen: u32,
+        /// Routers whose lease has run out.
+        fenced: u32,
+    },
 }
 
 impl Event {
@@ -259,6 +268,7 @@ impl Event {
             Self::Counted { .. } => "Counted",
             Self::Differed(_) => "Differed",
             Self::WritersEnded { .. } => "WritersEnded",
+            Self::RoutersHeld { .. } => "RoutersHeld",
         }
     }
 }

@@ -35,6 +35,7 @@ mod shelves;
 mod step;
 mod store_note;
 mod timing;
+mod ungated;
 
 pub use answers::{Answered, Asked};
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
@@ -67,3 +68,4 @@ pub use shelves::Trail;
 pub use step::{Holder, Stepped, holder, step};
 pub use store_note::{StoreAction, StoreNote};
 pub use timing::{Estimate, HeldFor, HoldEnd, holds};
+pub use ungated::{RoutersAck, Ungated};

@@ -119,8 +119,12 @@ impl TenantRecord {
                     | Phase::Unfence => MappingState::Migrating,
                 };
                 let hold = match movement.phase {
+                    // Where no gate is, nobody but the routers keeps reads from an owner that is none any more.
+                    Phase::Hold if movement.leaves_ungated() => Hold::All,
                     Phase::Hold => Hold::Writes,
                     Phase::Fenced | Phase::Unfence => Hold::All,
+                    // And nobody but they waits until the new owner may serve.
+                    Phase::Activate if movement.enters_ungated() => Hold::All,
                     Phase::Preflight
                     | Phase::Prepare
                     | Phase::Backfill

@@ -19,8 +19,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, CellId, Difference, Digest, Epoch, Generation, Lineage, MoveId, Revision, Seq, TenantId, Tier,
-    TierChange, Uid, UnixMillis,
+    Attempt, CellId, Difference, Digest, Epoch, Generation, Lineage, MoveId, Revision, RoutersAck, Seq, TenantId,
+    Tier, TierChange, Uid, Ungated, UnixMillis,
 };
 
 /// Which way the tenant goes.
@@ -276,6 +276,9 @@ pub struct Acks {
     pub import_dropped: bool,
     /// In Cleanup: the captured side has nothing left.
     pub capture_stopped: bool,
+    /// Of the current hold: see [`RoutersAck`].
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub routers: Option<RoutersAck>,
 }
 
 /// What a tenant weighs, as its cell has counted it.
@@ -379,6 +382,9 @@ pub struct Move {
     /// How many were.
     #[serde(deserialize_with = "crate::layout::since_5")]
     pub ended_writers: u32,
+    /// Cells of it without a gate: there routers hold back what gates would.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub ungated: Ungated,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

@@ -87,7 +87,10 @@ rules! {
     HoldMissedPhase "hold-missed/phase" "a missed hold outside Hold";
     HoldMissedAttempt "hold-missed/attempt" "a missed hold of another attempt";
     HeldPhase "held/phase" "an acknowledgement of a hold outside Hold";
+    RoutersHeldPhase "routers-held/phase" "a word on what routers hold back outside Hold";
+    RoutersHeldAttempt "routers-held/attempt" "the same of another attempt";
     SealedAttempt "sealed/attempt" "a seal of another attempt";
+    SealedRouters "sealed/routers" "a seal of an owner without a gate while routers may send it writes";
     SealAttempt "seal/attempt" "whatever stands on the seal of another attempt";
     AppliedAttempt "applied/attempt" "a copy that holds S* of another attempt";
     AppliedSeq "applied/seq" "a copy that holds another change than S*";
@@ -183,6 +186,8 @@ rules! {
     CellReserve "cell/reserve" "a reserve that leaves nothing";
     CellLabel "cell/label" "too long a name of a region, a legal zone or a failure domain";
     DeclareInUse "declare/in-use" "another kind or legal zone of a cell with tenants";
+    DeclareGate "declare/gate" "a gate that comes or goes while a move begins or ends there";
+    DeclareInstances "declare/instances" "addresses of a cell that reports its gates itself";
     TierKind "tier/kind" "platinum on a pooled cell, others on a dedicated one, gold where tenants share a database";
     TierAlone "tier/alone" "a second tenant of a dedicated cell";
     ReportGeneration "report/generation" "the report of an agent that was replaced";

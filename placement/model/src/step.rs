@@ -75,6 +75,7 @@ pub fn step(record: &TenantRecord, event: &Event, stamp: Stamp) -> Result<Steppe
         | Event::Applied { .. }
         | Event::Verified { .. }
         | Event::WritersEnded { .. }
+        | Event::RoutersHeld { .. }
         | Event::HoldMissed { .. }
         | Event::Fenced { .. }
         | Event::Commit { .. }
@@ -218,6 +219,7 @@ pub(crate) fn forget_hold(movement: &mut Move) {
     acks.applied = None;
     acks.verified = None;
     acks.fenced = None;
+    acks.routers = None;
 }
 
 /// A hold that did not lead to a COMMIT: back to where the copy is kept up to date, or give up.

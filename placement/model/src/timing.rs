@@ -40,7 +40,8 @@ pub struct HeldFor {
     pub attempt: Attempt,
     /// For how long writes have waited, in milliseconds.
     pub writes_ms: u64,
-    /// For how long reads have, too: from the fence on. 0 where it was let go of before.
+    /// For how long reads have, too: from the fence on. 0 where it was let go of before. Of an owner without a gate they wait as
+    /// long as writes, which the stamps do not tell.
     pub reads_ms: u64,
     /// How it has ended.
     pub end: HoldEnd,

@@ -1,6 +1,7 @@
 use cell_model::{
     Acks, Attempt, CellId, Difference, Differing, DifferingRow, Digest, Epoch, Intent, Leg, Lineage, MappingState,
-    MoveId, Phase, Rev, Revision, SealedAck, Seq, TenantId, Tier, Uid, UnixMillis, VerifiedAck,
+    MoveId, Phase, Rev, Revision, RoutersAck, SealedAck, Seq, TenantId, Tier, Uid, Ungated, UnixMillis,
+    VerifiedAck,
 };
 
 use super::*;
@@ -35,6 +36,7 @@ fn movement() -> Move {
         acks: Acks {
             sealed: Some(SealedAck { attempt: Attempt(3), seq: Seq(12) }),
             verified: Some(VerifiedAck { attempt: Attempt(3), seq: Seq(12), digest: Digest { rows: 5, sum: 255 } }),
+            routers: Some(RoutersAck { attempt: Attempt(3), seen: 4, fenced: 1 }),
             ..Acks::default()
         },
         fenced_epoch: None,
@@ -45,6 +47,7 @@ fn movement() -> Move {
         differences: vec![difference()],
         terminate_writers: true,
         ended_writers: 2,
+        ungated: Ungated { source: true, target: false },
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,
@@ -101,6 +104,8 @@ fn a_tenant_shows_its_mapping_its_move_and_its_copies() {
     let tiers = movement.tiers.unwrap();
     assert_eq!((tiers.source(), tiers.target()), (v1::Tier::Bronze, v1::Tier::Platinum));
     assert!(!movement.has_ended());
+    assert_eq!((movement.source_ungated, movement.target_ungated), (true, false));
+    assert_eq!(movement.routers_held, Some(v1::RoutersHeld { seen: 4, fenced: 1 }));
     let found = &movement.differences[0];
     assert_eq!((found.phase(), found.seq, found.changed, found.more), (v1::Phase::Verify, 11, 1, false));
     assert_eq!((found.owner.clone(), found.copy.clone()), (format!("5:{:032x}", 255), format!("5:{:032x}", 254)));

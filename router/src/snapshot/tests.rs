@@ -104,6 +104,27 @@ fn a_table_of_the_first_version_is_read() {
     assert_eq!(sorted(&after), sorted(&before));
 }
 
+#[test]
+fn cells_without_a_gate_are_remembered_and_a_file_that_has_none_is_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    let before = filled(20);
+    write(&path, &before, SystemTime::now()).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap()[8..12], VERSION.to_le_bytes(), "a router of before reads it");
+    let mut ungated = cell("c-1");
+    ungated.traits.ungated = true;
+    before.install_cells(vec![ungated.clone()]);
+    write(&path, &before, SystemTime::now()).unwrap();
+    let after = empty();
+    load(&path, &after, SystemTime::now()).unwrap().unwrap();
+    assert_eq!((sorted(&after), after.cells()), (sorted(&before), before.cells()));
+    let has = |name: &str| after.ungated.has(&CellId::new(name).unwrap());
+    assert_eq!([has("c-0"), has("c-1")], [false, true]);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    assert!(matches!(load(&path, &empty(), SystemTime::now()), Err(SnapshotError::Corrupt(_))));
+}
+
 /// The bytes of a head as routers have written them since version 1: an upgrade with the control plane dead reads its table.
 #[test]
 fn what_is_declared_of_a_cell_changes_nothing_in_the_file() {

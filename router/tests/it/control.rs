@@ -30,6 +30,8 @@ struct State {
     cells: BTreeMap<CellId, CellRecord>,
     watchers: Vec<mpsc::UnboundedSender<WatchEvent>>,
     cut_off: bool,
+    /// What the router has said last of what it holds.
+    told: Option<Held>,
     watched_after: Vec<Option<Revision>>,
 }
 
@@ -50,6 +52,17 @@ impl FakeControl {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// From now on a cell has no gate.
+    pub(crate) fn without_gate(&self, cell: &str) {
+        let mut state = self.state();
+        state.revision += 1;
+        let revision = Revision(state.revision);
+        let record = state.cells.get_mut(&CellId::new(cell).unwrap()).unwrap();
+        (record.traits.ungated, record.revision) = (true, revision);
+        let item = WatchItem::Cell(record.clone());
+        state.publish(item);
     }
 
     /// Where the instances of a cell are.
@@ -118,6 +131,16 @@ impl FakeControl {
         self.state().cut_off = true;
     }
 
+    /// Everybody hears from it again.
+    pub(crate) fn heal(&self) {
+        self.state().cut_off = false;
+    }
+
+    /// What the router has said last of what it holds.
+    pub(crate) fn told(&self) -> Option<Held> {
+        self.state().told.clone()
+    }
+
     fn routed(&self, state: &State, mapping: &Mapping) -> RoutedMapping {
         let gates = state.cells.get(&mapping.owner).map(|cell| cell.gates.clone()).unwrap_or_default();
         RoutedMapping {
@@ -180,8 +203,9 @@ impl ControlPlane for FakeControl {
             .boxed()
     }
 
-    fn confirm(&self, _nonce: u64, _held: Held) -> BoxFuture<'static, Result<Confirmed, String>> {
-        let state = self.state();
+    fn confirm(&self, _nonce: u64, held: Held) -> BoxFuture<'static, Result<Confirmed, String>> {
+        let mut state = self.state();
+        state.told = Some(held);
         let answer = if state.cut_off {
             Err("cut off".to_owned())
         } else {

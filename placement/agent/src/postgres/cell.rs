@@ -132,6 +132,7 @@ impl Cell {
             link,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            ended_writers: Counter::default(),
         });
         let (tasks, stop) = (around.tasks.clone(), around.stop.clone());
         let leader = Arc::new(Leader::new(begun.agent.clone()));

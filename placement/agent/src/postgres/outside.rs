@@ -46,7 +46,8 @@ pub(crate) async fn end(cell: &Cell, tenant: &TenantId, move_id: MoveId) -> Resu
         };
         match ended.await {
             Ok(true) => {
-                tracing::warn!(%tenant, %who, "a transaction that no gate has let in was ended, as a hold waited for it")
+                cell.ended_writers.inc();
+                tracing::warn!(%tenant, %who, "a transaction that no gate has let in was ended, as a hold waited for it");
             }
             Ok(false) => {}
             Err(fault) => {

@@ -12,6 +12,7 @@ mod full;
 mod ground;
 mod identity;
 mod layouts;
+mod leaping;
 mod leaving;
 mod matrix;
 mod mending;

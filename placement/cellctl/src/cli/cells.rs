@@ -17,15 +17,33 @@ pub struct Declare {
     /// Legal zone of its data; another than before only of an empty cell
     #[arg(long)]
     pub residency: Option<String>,
+    /// Gates stand before its application by now: take back --without-gate
+    #[arg(long, conflicts_with_all = ["without_gate", "instances"])]
+    pub gated: bool,
+    /// Of a cell without a gate: each instance of its application, all of them
+    #[arg(long = "gate", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub instances: Vec<String>,
 }
 
 impl From<Declare> for Declaration {
     fn from(asked: Declare) -> Self {
-        let Traits { kind, domain, reserve, databases, capacity: _ } = asked.traits;
+        let Traits { kind, domain, reserve, databases, capacity: _, without_gate } = asked.traits;
         let (region, residency) = (asked.region, asked.residency);
+        let ungated = (without_gate || asked.gated).then_some(without_gate);
+        let instances = Some(asked.instances).filter(|instances| !instances.is_empty());
         // The capacity stands on what was declared before.
         let databases = databases.map(Into::into);
-        Self { kind: kind.map(Into::into), domain, capacity: None, reserve, region, residency, databases }
+        Self {
+            kind: kind.map(Into::into),
+            domain,
+            capacity: None,
+            reserve,
+            region,
+            residency,
+            databases,
+            ungated,
+            instances,
+        }
     }
 }
 
@@ -49,6 +67,10 @@ pub struct Traits {
     /// its database, otherwise not known]
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub databases: Option<Databases>,
+    /// Nobody stands before its application, which is at each --gate: moves are fenced by its database alone, and routers hold back
+    /// what gates would (docs/adopt.md)
+    #[arg(long)]
+    pub without_gate: bool,
 }
 
 /// As [`cell_model::Databases`].
@@ -78,6 +100,7 @@ impl From<Traits> for CellTraits {
             capacity: asked.capacity.unwrap_or_default().over(default.capacity),
             reserve: asked.reserve.unwrap_or(default.reserve),
             databases: asked.databases.map(Into::into),
+            ungated: asked.without_gate,
         }
     }
 }
@@ -163,7 +186,34 @@ fn reserve(text: &str) -> Result<u16, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command, OfCells};
+
+    #[test]
+    fn a_gate_is_declared_away_with_where_the_application_is_and_back() {
+        let declared = |line: &str| {
+            let cli = Cli::try_parse_from(format!("cellctl cell declare c1 {line}").split_whitespace());
+            cli.map(|cli| match cli.command {
+                Command::Cell(OfCells::Declare(asked)) => Declaration::from(asked),
+                _ => panic!("another command"),
+            })
+        };
+        let without = declared("--without-gate --gate a:1 --gate b:2").unwrap();
+        assert_eq!((without.ungated, without.instances), (Some(true), Some(vec!["a:1".into(), "b:2".into()])));
+        let back = declared("--gated").unwrap();
+        assert_eq!((back.ungated, back.instances), (Some(false), None));
+        assert_eq!(declared("--reserve 10%").unwrap().ungated, None, "what is not said stays");
+        assert!(declared("--gated --without-gate").is_err() && declared("--gated --gate a:1").is_err());
+        let joins =
+            |line: &str| Cli::try_parse_from(line.split_whitespace()).map(drop).map_err(|error| error.to_string());
+        for line in ["cellctl create cell c1 --agent h:1", "cellctl cell enroll c1 --agent h:1"] {
+            assert!(joins(&format!("{line} --without-gate")).unwrap_err().contains("--gate <HOST:PORT>"));
+            assert_eq!(joins(&format!("{line} --without-gate --gate h:2")), Ok(()));
+            assert_eq!(joins(line), Ok(()));
+        }
+    }
 
     #[test]
     fn amounts_are_read_by_name_and_some_may_be_left_out() {

@@ -59,13 +59,17 @@ fn told(summary: &Summary) -> String {
         text.push_str(&format!("; the copy differed: {found}"));
     }
     if let Some(held) = summary.holds.last() {
-        text.push_str(&format!("; writes waited {} ms, reads {} ms", held.writes_ms, held.reads_ms));
+        let reads = if summary.routers_held.is_some() { held.writes_ms } else { held.reads_ms };
+        text.push_str(&format!("; writes waited {} ms, reads {reads} ms", held.writes_ms));
     }
     if let Some(rejected) = summary.stale_rejected {
         text.push_str(&format!("; {rejected} stale requests turned away"));
     }
     if let Some(ended) = summary.ended_writers {
         text.push_str(&format!("; {ended} transactions of writers without a gate ended"));
+    }
+    if let (Some(held), Some(fenced)) = (summary.routers_held, summary.routers_fenced) {
+        text.push_str(&format!("; its owner had no gate: {held} routers held back, {fenced} had no lease"));
     }
     text
 }

@@ -70,7 +70,7 @@ pub(super) async fn declare(control: Control, asked: Declare) -> Result<Exit, Fa
         write.expected_revision = write.expected_revision.or(Some(known.revision));
     }
     if declaration == Declaration::default() {
-        let hint = "name one of --kind, --capacity, --reserve, --domain, --databases, --region and --residency";
+        let hint = "name one of --kind, --capacity, --reserve, --domain, --databases, --region, --residency, --without-gate, --gated and --gate";
         return Err(Failure::usage("nothing is declared", hint));
     }
     let cell = control.client.declare_cell(&name, declaration, write).await?;

@@ -192,7 +192,7 @@ fn tier_on(tenant: &wire::Tenant, cell: &str) -> Option<i32> {
 impl Picture {
     /// What was declared of it, and `room` of what nobody has said how much there is.
     fn cell_entry(cell: &CellRecord, room: Amounts) -> CellEntry {
-        let CellTraits { kind, domain, capacity, reserve, databases } = &cell.traits;
+        let CellTraits { kind, domain, capacity, reserve, databases, ungated: _ } = &cell.traits;
         let reserve = f64::from(*reserve) / 1e3;
         let said = |thousandths: u64, room: f64| match thousandths {
             0 => (room / (1.0 - reserve)).ceil(),

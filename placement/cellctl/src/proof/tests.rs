@@ -1,8 +1,9 @@
 //! Proofs of moves on paper, whole and tampered with.
 
 use cell_model::{
-    CellId, CellTraits, ClusterId, Command, Difference, Differing, DifferingRow, Digest, Envelope, Event, Fleet,
-    FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId, Tier, Weight,
+    CellId, CellTraits, ClusterId, Command, Declaration, Difference, Differing, DifferingRow, Digest, Envelope,
+    Event, Fleet, FleetView, Generation, Lineage, Move, MoveOptions, NewCell, NewTenant, Seq, SyncMode, TenantId,
+    Tier, Weight,
 };
 use cell_trust::{Checkpoint, SigningKey};
 
@@ -91,12 +92,16 @@ impl Paper {
                     self.now += 10_000;
                     vec![Event::ReverseReady { position: Seq(40), generation }, Event::HoldDue]
                 }
-                Phase::Hold => vec![
-                    Event::WritersEnded { count: 2 },
-                    Event::Sealed { attempt, seq },
-                    Event::Applied { attempt, seq, generation },
-                    Event::Verified { attempt, seq, digest },
-                ],
+                Phase::Hold => {
+                    let routers = Event::RoutersHeld { attempt, seen: 3, fenced: 1 };
+                    let held = [
+                        Event::WritersEnded { count: 2 },
+                        Event::Sealed { attempt, seq },
+                        Event::Applied { attempt, seq, generation },
+                        Event::Verified { attempt, seq, digest },
+                    ];
+                    movement.leaves_ungated().then_some(routers).into_iter().chain(held).collect()
+                }
                 Phase::Fenced => vec![Event::Fenced { attempt, seq }, Event::Commit { attempt }],
                 Phase::Activate => vec![Event::Activated { generation }, Event::MappingDelivered],
                 Phase::Soak if movement.intent == cell_model::Intent::Rollback => {
@@ -139,12 +144,29 @@ fn a_proof_says_what_a_move_stood_on_and_is_checked_without_anybody() {
     assert_eq!((summary.outcome.as_str(), summary.asked_by.as_str()), ("completed", "operator/alice"));
     assert_eq!((summary.sealed, summary.applied, summary.fenced), (Some(100), Some(100), Some(100)));
     assert_eq!((summary.rows, summary.verified, summary.stale_rejected), (Some(3), Some(30), Some(4)));
-    assert_eq!(summary.ended_writers, Some(2));
+    assert_eq!((summary.ended_writers, summary.routers_held), (Some(2), None));
     assert_eq!((summary.epoch_before, summary.epoch_after, summary.owner_after.as_str()), (1, 2, "c2"));
     assert_eq!(summary.holds.len(), 1);
     assert!(summary.digest.as_deref().is_some_and(|digest| digest.starts_with("3:")), "{summary:?}");
     let stranger = TrustedKeys::new([SigningKey::generate().public()]);
     assert_eq!(read.verify(&stranger).unwrap_err().code(), "AUDIT_BROKEN");
+}
+
+#[test]
+fn a_proof_says_on_which_routers_a_move_stood_whose_owner_had_no_gate() {
+    let (key, mut paper) = (SigningKey::generate(), Paper::new());
+    let declaration = Declaration { ungated: Some(true), ..Declaration::default() };
+    paper.ok(Command::DeclareCell { cell: CellId::new("c1").unwrap(), declaration, only: None });
+    let id = paper.moved(MoveOptions::default());
+    let proof = Proof::from_lines(&Proof::of(paper.trail(&key), id).unwrap().to_lines()).unwrap();
+    proof.verify(&TrustedKeys::new([key.public()])).unwrap();
+    assert_eq!((proof.summary.routers_held, proof.summary.routers_fenced), (Some(3), Some(1)));
+    let asked = proof.trail.entries.iter().find(|entry| entry.action.as_str() == "move-tenant").unwrap();
+    assert!(
+        asked.detail.contains("without-gate=c1") && !asked.detail.contains("without-gate=c2"),
+        "{}",
+        asked.detail
+    );
 }
 
 #[test]

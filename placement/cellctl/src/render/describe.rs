@@ -63,7 +63,8 @@ pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
         ("Cell", cell.cell.clone()),
         ("State", cell.state.clone()),
         ("Agent", cell.agent.clone()),
-        ("Gates", cell.gates.join(", ")),
+        (if cell.ungated { "Application" } else { "Gates" }, cell.gates.join(", ")),
+        ("Without gate", if cell.ungated { WITHOUT_GATE.into() } else { String::new() }),
         ("Region", cell.region.clone()),
         ("Residency", cell.residency.clone()),
         ("Kind", cell.cell_kind.clone()),
@@ -75,6 +76,9 @@ pub fn describe_cell(cell: &CellView, tenants: usize) -> String {
         ("Tenants", tenants.to_string()),
     ])
 }
+
+/// What stands in for a gate.
+const WITHOUT_GATE: &str = "its database fences, routers hold back";
 
 /// What it means for who is there.
 fn databases(said: Option<&str>) -> &'static str {
@@ -129,6 +133,7 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Sealed at", movement.sealed_seq.map(|seq| seq.to_string()).unwrap_or_default()),
         ("In sync", if movement.in_sync { "the target has everything".into() } else { String::new() }),
         ("Turned away", movement.stale_rejected.map(|count| format!("{count} stale requests")).unwrap_or_default()),
+        ("Without gate", without_gate(movement)),
         ("Writers ended", movement.ended_writers.map(|count| count.to_string()).unwrap_or_default()),
         ("Ended", movement.ended_unix_ms.map(time).unwrap_or_default()),
     ]);
@@ -155,7 +160,12 @@ pub fn describe_move(movement: &MoveView) -> String {
         line(&mut text, "Differed", &format!("{}{mended}", found.told()));
     }
     for held in &movement.holds {
-        let reads = if held.reads_ms > 0 { format!(", reads {} ms", held.reads_ms) } else { String::new() };
+        let reads = match held.reads_ms {
+            // Where no gate is they wait from the beginning on.
+            _ if movement.routers_held.is_some() => ", reads as long".to_owned(),
+            0 => String::new(),
+            ms => format!(", reads {ms} ms"),
+        };
         let (attempt, writes, end) = (held.attempt, held.writes_ms, held.end.as_str());
         line(&mut text, "Held", &format!("attempt {attempt}: writes {writes} ms{reads}, {end}"));
     }
@@ -170,6 +180,17 @@ pub fn describe_move(movement: &MoveView) -> String {
         text.push_str(&table(&["", "PHASE", "ATTEMPT", "ENTERED", "TOOK", "REVISION"], rows, true));
     }
     text
+}
+
+/// On which fence it stands, where that is no gate.
+fn without_gate(movement: &MoveView) -> String {
+    if movement.ungated.is_empty() {
+        return String::new();
+    }
+    let held = movement.routers_held.map_or_else(String::new, |held| {
+        format!("; routers: {} held back, {} had no lease", held.seen, held.fenced)
+    });
+    format!("{}: {WITHOUT_GATE}{held}", movement.ungated.join(" and "))
 }
 
 fn weight(movement: &MoveView) -> String {

@@ -111,6 +111,24 @@ fn what_is_declared_of_a_cell_is_shown() {
 }
 
 #[test]
+fn a_cell_without_a_gate_and_a_move_from_one_say_on_which_fence_they_stand() {
+    let ungated = CellView::from(wire::Cell { ungated: true, gates: vec!["h:1".into()], ..wire::Cell::default() });
+    let described = describe_cell(&ungated, 1);
+    assert!(described.contains("Application:   h:1\n"), "{described}");
+    assert!(described.contains("Without gate:  its database fences, routers hold back\n"), "{described}");
+    let document = |cell: CellView| list(&[cell], Output::Json, true).contains("\"ungated\"");
+    assert!(document(ungated) && !document(cell("c1")));
+    let held = wire::RoutersHeld { seen: 3, fenced: 1 };
+    let of = |source_ungated, routers_held| {
+        describe_move(&MoveView::from(wire::Move { source_ungated, routers_held, ..movement() }))
+    };
+    let described = of(true, Some(held));
+    let line = "Without gate:  c1: its database fences, routers hold back; routers: 3 held back, 1 had no lease\n";
+    assert!(described.contains(line), "{described}");
+    assert!(!of(false, None).contains("Without gate"));
+}
+
+#[test]
 fn names_only() {
     assert_eq!(list(&[MoveView::from(movement())], Output::Name, true), "move/m-42\n");
     assert_eq!(list::<CellView>(&[], Output::Name, true), "");

@@ -88,6 +88,23 @@ impl View for RouterView {
     }
 }
 
+/// How a hold of an owner without a gate found the routers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutersHeldView {
+    /// They had seen it, and had no write of the tenant on its way.
+    pub seen: u32,
+    /// Their lease had run out.
+    pub fenced: u32,
+}
+
+impl From<wire::RoutersHeld> for RoutersHeldView {
+    fn from(held: wire::RoutersHeld) -> Self {
+        let wire::RoutersHeld { seen, fenced } = held;
+        Self { seen, fenced }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

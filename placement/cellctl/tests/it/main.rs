@@ -23,4 +23,6 @@ mod restoring;
 mod server;
 mod takeover;
 mod tiers;
+#[cfg(not(feature = "planted"))]
+mod ungated;
 mod verifying;

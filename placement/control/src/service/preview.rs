@@ -52,7 +52,14 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         (Ok(source), Ok(target)) => source.apart_from(target),
         _ => None,
     };
+    let fenceless = |cell: &CellId, looked: &Result<PreflightReport, StepError>| {
+        let ungated = ground.view(|fleet| fleet.cell(cell).is_some_and(|cell| cell.traits.ungated));
+        let found = looked.as_ref().ok().filter(|_| ungated)?.without_fence(cell)?;
+        Some(v1::PreviewFinding { cell: cell.to_string(), code: found.code, reason: found.reason })
+    };
+    let fenceless = [fenceless(&record.owner, &ours), fenceless(&wanted.target, &theirs)];
     let (ours, mut theirs) = (told(&record.owner, ours), told(&wanted.target, theirs));
+    theirs.0.extend(fenceless.into_iter().flatten());
     theirs.0.extend(unlike.map(|Finding { code, reason }| {
         let cell = wanted.target.to_string();
         v1::PreviewFinding { cell, code, reason }
@@ -88,25 +95,52 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
     Ok(answer)
 }
 
-/// Cells without a gate are not moved to and from as others are: said plainly, for whoever declares addresses of something else.
+/// Cells without a gate are not moved to and from as others are: said plainly, whether they were declared to be such cells or
+/// their gates have not come.
 fn without_gate(cell: &CellRecord, as_target: bool) -> Option<v1::PreviewFinding> {
-    if !cell.gates.is_empty() {
-        return None;
-    }
-    let id = &cell.id;
-    let reason = if as_target {
-        format!(
-            "no gate of cell {id} is known: nobody would serve the tenant there. Start its application with a gate that is connected to \
-             the agent"
-        )
-    } else {
-        format!(
-            "no gate of cell {id} is known: nobody lets writes wait during the hold, and nobody sends requests on after the cutover. Where \
-             its tenants are in PostgreSQL the database fences whoever writes (he waits for its lock, and then meets SQLSTATE CW003 or \
-             CW005), and not who only reads"
-        )
+    let (id, none) = (&cell.id, cell.gates.is_empty());
+    let (code, reason) = match (cell.traits.ungated, as_target) {
+        (false, _) if !none => return None,
+        (false, true) => (
+            "NO_GATE",
+            format!(
+                "no gate of cell {id} is known: nobody would serve the tenant there. Start its application with a gate that is connected \
+                 to the agent"
+            ),
+        ),
+        (false, false) => (
+            "NO_GATE",
+            format!(
+                "no gate of cell {id} is known: nobody lets writes wait during the hold, and nobody sends requests on after the cutover. \
+                 Where its tenants are in PostgreSQL the database fences whoever writes (he waits for its lock, and then meets SQLSTATE \
+                 CW003 or CW005), and not who only reads. If it is to have none: `cellctl cell declare {id} --without-gate --gate HOST:PORT`"
+            ),
+        ),
+        (true, _) if none => (
+            "NO_GATE",
+            format!(
+                "cell {id} has no gate, and nobody has declared where its application is: routers reach nobody there. `cellctl cell \
+                 declare {id} --gate HOST:PORT`"
+            ),
+        ),
+        (true, true) => (
+            "WITHOUT_GATE",
+            format!(
+                "cell {id} has no gate: routers let all requests of the tenant wait until it owns. From then on only its database refuses \
+                 who comes past the routers, or through one that is cut off"
+            ),
+        ),
+        (true, false) => (
+            "WITHOUT_GATE",
+            format!(
+                "cell {id} has no gate: the move stands on its database, which fences whoever writes. The hold waits until each router has \
+                 said that it holds back, or was silent for a second, and lets reads wait, too. Not covered: who writes past the routers \
+                 meets the fence as an error (SQLSTATE CW003, CW005) and is not sent on; who reads past them, or through a router that is \
+                 cut off (for up to 15 minutes), sees the old copy"
+            ),
+        ),
     };
-    Some(v1::PreviewFinding { cell: id.to_string(), code: "NO_GATE".into(), reason })
+    Some(v1::PreviewFinding { cell: id.to_string(), code: code.into(), reason })
 }
 
 /// The tenant's record, if the store would take the command.
@@ -173,5 +207,17 @@ mod tests {
         assert!(without_gate(&cell, true).unwrap().reason.contains("nobody would serve"));
         cell.gates = vec!["10.0.0.7:7001".into()];
         assert_eq!((without_gate(&cell, false), without_gate(&cell, true)), (None, None));
+        cell.traits.ungated = true;
+        let told = |cell: &CellRecord, as_target| {
+            let note = without_gate(cell, as_target).unwrap();
+            (note.code, note.reason)
+        };
+        let (code, reason) = told(&cell, false);
+        assert!(code == "WITHOUT_GATE" && reason.contains("Not covered: who writes past the routers"), "{reason}");
+        let (code, reason) = told(&cell, true);
+        assert!(code == "WITHOUT_GATE" && reason.contains("wait until it owns"), "{reason}");
+        cell.gates.clear();
+        let (code, reason) = told(&cell, true);
+        assert!(code == "NO_GATE" && reason.contains("cellctl cell declare c1 --gate HOST:PORT"), "{reason}");
     }
 }

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use super::Ground;
 use crate::refusal::{malformed, refusal, rejected};
-use crate::routers::{Known, Report};
+use crate::routers::{Holds, Known, Report};
 
 const NAME_BYTES_MAX: usize = 63;
 const AWAIT_DEFAULT: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ fn report(wire: v1::RouterReport) -> Result<Report, Status> {
     if wire.name.is_empty() {
         return Err(malformed(&Malformed::new("router.name", "it is missing")));
     }
+    let holds = holds(wire.holds_back, wire.all_sending, &wire.sending)?;
     Ok(Report {
         name: wire.name,
         instance: wire.instance,
@@ -35,7 +36,23 @@ fn report(wire: v1::RouterReport) -> Result<Report, Status> {
         staleness: wire.staleness_ms.map(Duration::from_millis),
         version: wire.version,
         certificate_not_after_s: wire.certificate_not_after_unix_s,
+        holds,
     })
+}
+
+/// Tenants that a router may name as sending.
+const SENDING_MAX: usize = 1_024;
+
+fn holds(holds_back: bool, all_sending: bool, sending: &[String]) -> Result<Holds, Status> {
+    if !holds_back {
+        return Ok(Holds::Nothing);
+    }
+    if all_sending || sending.len() > SENDING_MAX {
+        return Ok(Holds::Unknown);
+    }
+    let tenants = sending.iter().map(TenantId::new).collect::<Result<_, _>>();
+    let tenants = tenants.map_err(|invalid| malformed(&Malformed::new("router.sending", invalid.to_string())))?;
+    Ok(Holds::AllBut(tenants))
 }
 
 /// A ping: the confirmed revision, and a lease where a router asks.

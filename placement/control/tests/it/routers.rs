@@ -16,7 +16,8 @@ fn report(name: &str, lineage: Lineage, revision: Revision) -> RouterReport {
         revision: revision.get(),
         staleness_ms: Some(12),
         version: "0.1.0".into(),
-        certificate_not_after_unix_s: 0,
+        holds_back: true,
+        ..RouterReport::default()
     }
 }
 

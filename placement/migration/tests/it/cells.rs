@@ -9,7 +9,7 @@ use cell_client::wire::step_response::Result as Answer;
 use cell_client::wire::{
     AgentMessage, DescribeRequest, DescribeResponse, Digest, DigestResult, Done, Examined, ExaminedRow,
     FollowRequest, FollowResponse, GateMessage, ImportProgress, Position, PreflightReport, ReadTailRequest,
-    ReadTailResponse, RowDiffers, StepRefused, StepRequest, StepResponse, SyncProgress, Tail,
+    ReadTailResponse, RowDiffers, StepRefused, StepRequest, StepResponse, Storage, SyncProgress, Tail,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -35,6 +35,8 @@ struct Story {
     differs: Option<(String, usize)>,
     /// Copies apply changes without coming closer: by now so many.
     in_vain: Option<u64>,
+    /// They keep their tenants in PostgreSQL.
+    postgres: bool,
     highest_term: u64,
     generation: u64,
 }
@@ -96,6 +98,11 @@ impl Cells {
     /// Copies apply what comes, and come no closer to their source.
     pub(crate) fn apply_in_vain(&self) {
         self.story.lock().unwrap().in_vain = Some(0);
+    }
+
+    /// Both keep their tenants in PostgreSQL.
+    pub(crate) fn on_postgres(&self) {
+        self.story.lock().unwrap().postgres = true;
     }
 
     pub(crate) async fn struck(&self) {
@@ -229,6 +236,7 @@ impl AgentService for Agent {
                 story.highest_term = header.term;
                 story.steps.push((self.name, name.clone(), header.term));
                 let usual = answer_to(&step, story.in_vain.as_mut());
+                let postgres = story.postgres;
                 // In soak it is the old owner that follows.
                 let is_asked = self.name == "b" || name == "CompareSample";
                 let left = story.differs.as_mut().filter(|(step, left)| *step == name && *left > 0 && is_asked);
@@ -236,6 +244,9 @@ impl AgentService for Agent {
                     (Some((_, left)), Answer::Digest(same)) => {
                         *left -= 1;
                         Answer::Digest(DigestResult { digest: Some(digest(2)), ..same })
+                    }
+                    (_, Answer::Preflight(report)) if postgres => {
+                        Answer::Preflight(PreflightReport { storage: Some(Storage::Postgres.into()), ..report })
                     }
                     (Some((_, left)), Answer::Examined(same)) => {
                         *left -= 1;

@@ -8,4 +8,5 @@ mod edges;
 mod endings;
 mod mending;
 mod paper;
+mod routers;
 mod takeover;

@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, Setbacks, Wake};
+use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, RoutersStood, Setbacks, Wake};
 use cell_model::{
-    CellId, CellRecord, CellTraits, Change, ClusterId, Command, Envelope, Event, Fleet, FleetView, Life, Lineage,
-    MoveOptions, MoveRecord, NewCell, NewTenant, Reply, TenantId, TenantRecord, Term, Tier, UnixMillis,
+    CellId, CellRecord, CellTraits, Change, ClusterId, Command, Declaration, Envelope, Event, Fleet, FleetView,
+    Hold, Life, Lineage, MoveOptions, MoveRecord, NewCell, NewTenant, Reply, Revision, TenantId, TenantRecord,
+    Term, Tier, UnixMillis,
 };
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cells::Cells;
@@ -23,6 +25,8 @@ struct Inner {
     term: Term,
     /// How far the leaders' wall clock is ahead.
     clock_ahead_ms: u64,
+    /// So many holds find a router that may still send writes.
+    routers_behind: u32,
 }
 
 #[derive(Clone)]
@@ -56,6 +60,7 @@ impl Paper {
             history: Vec::new(),
             term: Term(0),
             clock_ahead_ms: 0,
+            routers_behind: 0,
         };
         let paper = Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -83,6 +88,16 @@ impl Paper {
 
     pub(crate) fn set_clock_ahead(&self, ahead: Duration) {
         self.inner.lock().unwrap().clock_ahead_ms = u64::try_from(ahead.as_millis()).unwrap();
+    }
+
+    /// The cell has no gate.
+    pub(crate) fn without_gate(&self, name: &str) {
+        let declaration = Declaration { ungated: Some(true), ..Declaration::default() };
+        self.ok(Command::DeclareCell { cell: cell(name), declaration, only: None });
+    }
+
+    pub(crate) fn keep_routers_behind(&self, holds: u32) {
+        self.inner.lock().unwrap().routers_behind = holds;
     }
 
     pub(crate) fn ok(&self, command: Command) -> Reply {
@@ -230,6 +245,24 @@ impl ControlPlane for Seat {
 
     fn unsettled(&self) -> Vec<TenantId> {
         self.paper.inner.lock().unwrap().fleet.unsettled().map(|record| record.id.clone()).collect()
+    }
+
+    async fn routers_hold_back(
+        &self,
+        tenant: &TenantId,
+        revision: Revision,
+        _deadline: Instant,
+    ) -> Result<RoutersStood, String> {
+        let mut inner = self.paper.inner.lock().unwrap();
+        let record = inner.fleet.tenant(tenant).expect("who is held is there");
+        assert_eq!((record.mapping().hold, record.revision), (Hold::All, revision), "the hold that is to be seen");
+        match inner.routers_behind.checked_sub(1) {
+            None => Ok(RoutersStood { seen: 3, fenced: 1 }),
+            Some(left) => {
+                inner.routers_behind = left;
+                Err("routers may send it writes".into())
+            }
+        }
     }
 
     fn sign(&self, record: &TenantRecord) -> SignedMapping {

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use crate::{
     AuditHash, AuditTrail, Capacity, CellTraits, Change, Command, Crowd, Declaration, Envelope, MoveIntent,
-    NewCell, NewTenant, Phase, Sight, StoreNote, Suggestion, TenantRecord, Tier,
+    NewCell, NewTenant, Phase, RoutersAck, Sight, StoreNote, Suggestion, TenantRecord, Tier,
 };
 
 /// A command as the trail tells of it.
@@ -149,6 +149,11 @@ fn asked(target: &crate::CellId, options: &crate::MoveOptions, after: Option<&Te
     let mut detail = format!("target={target}");
     if let Some(movement) = after.and_then(|record| record.movement.as_ref()) {
         let _ = write!(detail, " move={} source={}", movement.id, movement.source);
+        for (ungated, cell) in [(movement.ungated.source, &movement.source), (movement.ungated.target, target)] {
+            if ungated {
+                let _ = write!(detail, " without-gate={cell}");
+            }
+        }
     }
     if let Some(tier) = options.tier {
         let _ = write!(detail, " tier={}", tier.as_str());
@@ -195,13 +200,15 @@ fn retiered(tier: Tier, before: Option<&TenantRecord>) -> String {
 
 /// A new cell's traits as the declaration that they are.
 fn whole(traits: &CellTraits) -> Declaration {
-    let CellTraits { kind, domain, capacity, reserve, databases } = traits.clone();
+    let CellTraits { kind, domain, capacity, reserve, databases, ungated } = traits.clone();
     let (kind, capacity, reserve) = (Some(kind), Some(capacity), Some(reserve));
-    Declaration { kind, domain: Some(domain), capacity, reserve, databases, ..Declaration::default() }
+    // Cells have gates: only that one has none is told.
+    let ungated = ungated.then_some(true);
+    Declaration { kind, domain: Some(domain), capacity, reserve, databases, ungated, ..Declaration::default() }
 }
 
 fn declared(declaration: &Declaration) -> String {
-    let Declaration { kind, domain, capacity, reserve, region, residency, databases } = declaration;
+    let Declaration { kind, domain, capacity, reserve, region, residency, databases, ungated, instances } = declaration;
     let mut detail = String::new();
     let mut tell = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -220,6 +227,8 @@ fn declared(declaration: &Declaration) -> String {
     tell("region", region.clone());
     tell("residency", residency.clone());
     tell("databases", databases.map(|databases| databases.as_str().into()));
+    tell("without-gate", ungated.map(|ungated| ungated.to_string()));
+    tell("gates", instances.as_ref().map(|instances| instances.join(",")));
     detail
 }
 
@@ -363,6 +372,9 @@ fn evidence(detail: &mut String, movement: &crate::Move) {
             }
             if let Some(verified) = acks.verified {
                 let _ = write!(detail, " digest={}", verified.digest);
+            }
+            if let Some(RoutersAck { seen, fenced, .. }) = acks.routers {
+                let _ = write!(detail, " routers-held={seen} routers-fenced={fenced}");
             }
         }
         Phase::Soak => {

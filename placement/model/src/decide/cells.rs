@@ -71,7 +71,10 @@ pub(super) fn report(
     })?;
     change(fleet, cell, stamp, |record| {
         record.generation = generation;
-        record.gates = gates.to_vec();
+        // Where nobody stands before the application, an operator says where it is.
+        if !record.traits.ungated {
+            record.gates = gates.to_vec();
+        }
         record.agent = agent.to_owned();
     })
 }
@@ -108,13 +111,28 @@ pub(super) fn declare(
 ) -> Result<Vec<Change>, Rejected> {
     let before = known_cell(fleet, cell)?;
     let mut record = before.clone();
-    let Declaration { kind, domain, capacity, reserve, region, residency, databases } = declaration.clone();
+    let Declaration { kind, domain, capacity, reserve, region, residency, databases, ungated, instances } =
+        declaration.clone();
     let traits = &mut record.traits;
     traits.kind = kind.unwrap_or(traits.kind);
     traits.domain = domain.unwrap_or_else(|| std::mem::take(&mut traits.domain));
     traits.capacity = capacity.unwrap_or(traits.capacity);
     traits.reserve = reserve.unwrap_or(traits.reserve);
     traits.databases = databases.or(traits.databases);
+    traits.ungated = ungated.unwrap_or(traits.ungated);
+    if let Some(instances) = instances {
+        require(Rule::DeclareInstances, traits.ungated, || {
+            invalid(
+                "gates",
+                "the agent of a cell with gates says where they are: only of a cell without they are declared",
+            )
+        })?;
+        check_endpoints(&instances, &record.agent)?;
+        record.gates = instances;
+    } else if before.traits.ungated && !traits.ungated {
+        // They are no gates: the agent will say which there are.
+        record.gates = Vec::new();
+    }
     record.region = region.unwrap_or(record.region);
     record.residency = residency.unwrap_or(record.residency);
     check_traits(&record.traits)?;
@@ -130,6 +148,15 @@ pub(super) fn declare(
     if record.traits.kind != before.traits.kind {
         let only = only.filter(|_| record.traits.kind == CellKind::Dedicated);
         check_empty(fleet, before, "kind", only)?;
+    }
+    // A move stands on the fences that its cells had when it was asked for.
+    if record.traits.ungated != before.traits.ungated {
+        let is_left_alone = !is_moved_to_or_from(fleet, cell, None);
+        require(Rule::DeclareGate, is_left_alone, || Rejected::CellInUse {
+            cell: cell.clone(),
+            tenants: 0,
+            what: "gate".into(),
+        })?;
     }
     record.revision = stamp.revision;
     Ok(vec![Change::Cell(Arc::new(record))])

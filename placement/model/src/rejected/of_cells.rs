@@ -58,6 +58,9 @@ impl Rejected {
 
     pub(super) fn hint_of_kind(&self) -> String {
         match self {
+            Self::CellInUse { what, .. } if what == "gate" => {
+                "`cellctl get moves` lists them; declare it when they have ended".into()
+            }
             Self::CellInUse { cell, .. } => {
                 format!("`cellctl plan drain {cell}` plans where its tenants go; declare it when they have gone")
             }

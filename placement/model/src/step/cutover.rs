@@ -2,8 +2,8 @@
 
 use super::{Turn, back_from_hold, enter, forget_hold, require, require_attempt, require_phase};
 use crate::{
-    AppliedAck, Attempt, End, Event, FencedAck, Intent, Leg, Move, Phase, Rejected, Retained, Rule, SealedAck,
-    Stamp, SyncMode, TenantRecord, UnixMillis, VerifiedAck,
+    AppliedAck, Attempt, End, Event, FencedAck, Intent, Leg, Move, Phase, Rejected, Retained, RoutersAck, Rule,
+    SealedAck, Stamp, SyncMode, TenantRecord, UnixMillis, VerifiedAck,
 };
 
 pub(super) fn take(
@@ -19,6 +19,11 @@ pub(super) fn take(
             require_attempt(Rule::HoldMissedAttempt, movement, *attempt)?;
             movement.not_before = *not_before;
             back_from_hold(movement, stamp, reason);
+        }
+        Event::RoutersHeld { attempt, seen, fenced } => {
+            require_phase(Rule::RoutersHeldPhase, movement, event, &[Phase::Hold])?;
+            require_attempt(Rule::RoutersHeldAttempt, movement, *attempt)?;
+            movement.acks.routers = Some(RoutersAck { attempt: *attempt, seen: *seen, fenced: *fenced });
         }
         Event::Sealed { .. } | Event::Applied { .. } | Event::Verified { .. } => held(movement, event, stamp)?,
         Event::Fenced { attempt, seq } => {
@@ -88,6 +93,10 @@ fn held(movement: &mut Move, event: &Event, stamp: Stamp) -> Result<(), Rejected
     match *event {
         Event::Sealed { attempt, seq } => {
             require_attempt(Rule::SealedAttempt, movement, attempt)?;
+            let held = movement.acks.routers.is_some_and(|routers| routers.attempt == attempt);
+            require(Rule::SealedRouters, held || !movement.leaves_ungated(), || Rejected::MissingAck {
+                ack: "RoutersHeld".into(),
+            })?;
             if let Some(sealed) = movement.acks.sealed {
                 if seq != sealed.seq {
                     // The seal that is known is gone, with its agent or because it lapsed, and writes have come since. To

@@ -13,4 +13,5 @@ mod rules;
 mod stopping;
 mod takeover;
 mod tiers;
+mod ungated;
 mod world;

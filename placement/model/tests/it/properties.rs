@@ -17,7 +17,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let at = (0_u64..50_000).prop_map(UnixMillis);
     let place = prop_oneof![Just(cell("a")), Just(cell("b")), Just(cell("c"))];
     let digest = Digest { rows: 1, sum: 1 };
-    (0_usize..37, attempt, seq, generation, at, place).prop_map(
+    (0_usize..38, attempt, seq, generation, at, place).prop_map(
         move |(kind, attempt, seq, generation, at, cell)| {
             let reason = String::from("any");
             let code = String::from("ANY");
@@ -58,6 +58,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                 33 => Event::Differed(Box::new(Difference::of_digests(Phase::Hold, seq, digest, digest))),
                 34 => Event::Differed(Box::new(Difference::of_digests(Phase::Soak, seq, digest, digest))),
                 35 => Event::WritersEnded { count: u32::try_from(seq.get()).unwrap_or_default() },
+                36 => Event::RoutersHeld { attempt, seen: 1, fenced: 0 },
                 _ => Event::Reclaimed { cell },
             }
         },

@@ -134,6 +134,13 @@ impl World {
         id
     }
 
+    /// Brings the move from where it is to where `phase` is entered.
+    pub(crate) fn moving_on(&mut self, phase: Phase) {
+        while self.phase("t") != phase {
+            self.advance();
+        }
+    }
+
     /// Does what the coordinator would do next, with cells that always succeed.
     pub(crate) fn advance(&mut self) {
         for event in self.next_events() {
@@ -162,11 +169,15 @@ impl World {
                 self.now = self.now.max(movement.not_before.0) + u64::from(movement.sync_steady_ms);
                 vec![Event::ReverseReady { position: Seq(40), generation }, Event::HoldDue]
             }
-            Phase::Hold => vec![
-                Event::Sealed { attempt, seq },
-                Event::Applied { attempt, seq, generation },
-                Event::Verified { attempt, seq, digest: Digest { rows: 3, sum: 11 } },
-            ],
+            Phase::Hold => {
+                let routers = Event::RoutersHeld { attempt, seen: 2, fenced: 0 };
+                let held = [
+                    Event::Sealed { attempt, seq },
+                    Event::Applied { attempt, seq, generation },
+                    Event::Verified { attempt, seq, digest: Digest { rows: 3, sum: 11 } },
+                ];
+                movement.leaves_ungated().then_some(routers).into_iter().chain(held).collect()
+            }
             Phase::Fenced => vec![Event::Fenced { attempt, seq }, Event::Commit { attempt }],
             Phase::Activate => vec![Event::Activated { generation }, Event::MappingDelivered],
             Phase::Soak if movement.intent == cell_model::Intent::Rollback => {

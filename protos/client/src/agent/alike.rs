@@ -1,5 +1,6 @@
 //! Whether what two cells have said of themselves goes together.
 
+use cell_model::CellId;
 use cell_protos::v1::Storage;
 
 use super::{Finding, PreflightReport};
@@ -25,6 +26,19 @@ fn told(bytes: u64) -> String {
 }
 
 impl PreflightReport {
+    /// What is in the way of a move because nobody stands before the application of the cell that has said this: its fence is
+    /// its database, so it has to have one.
+    #[must_use]
+    pub fn without_fence(&self, cell: &CellId) -> Option<Finding> {
+        if self.storage == Some(Storage::Postgres) {
+            return None;
+        }
+        let reason = format!(
+            "cell {cell} has no gate, and no database that would refuse who writes past a fence: put a gate before its application and              say so (`cellctl cell declare {cell} --gated`), or keep its tenants in PostgreSQL"
+        );
+        Some(Finding { code: "NO_FENCE".into(), reason })
+    }
+
     /// What is in the way of a move from a cell that has said this to one that has said `target`, although of each alone
     /// nothing is.
     #[must_use]
@@ -105,6 +119,18 @@ mod tests {
         assert!(postgres.unlike(&embedded).unwrap().reason.contains("the target in its own store"));
         assert_eq!(embedded.unlike(&embedded), None);
         assert_eq!(postgres.unlike(&of(Storage::Postgres, &["a: y"])).unwrap().code, "SCHEMA_DIFFERS");
+    }
+
+    #[test]
+    fn a_cell_without_a_gate_has_to_have_a_database_that_fences() {
+        let cell = CellId::new("c1").unwrap();
+        let of = |storage| PreflightReport { storage, ..PreflightReport::default() }.without_fence(&cell);
+        assert_eq!(of(Some(Storage::Postgres)), None);
+        for storage in [Some(Storage::Embedded), None] {
+            let found = of(storage).unwrap();
+            assert_eq!(found.code, "NO_FENCE");
+            assert!(found.reason.contains("cellctl cell declare c1 --gated"), "{}", found.reason);
+        }
     }
 
     #[test]

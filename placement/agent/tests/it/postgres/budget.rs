@@ -45,6 +45,34 @@ async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_th
     }
 }
 
+/// Nobody can read the slot, so no change arrives and nothing of the log is let go of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_has_its_budget_also_while_it_cannot_be_read() {
+    let ground = Ground::new();
+    let own = Own::start("").await;
+    let url = own.database().await;
+    session(&url).await.batch_execute(TABLES).await.unwrap();
+    let small = |database: &mut DatabaseOptions| {
+        database.wal_bytes_max = 64 * MIB;
+        database.wal_grace_seconds = 1;
+    };
+    let a = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let b = ground.open("b").await;
+    let step = context(1, 1);
+    ground.copy(&a, &b, &step).await;
+    own.restart_with([("postgresql.auto.conf", "max_wal_senders = 0\n".to_owned())]).await;
+    let client = session(&url).await;
+    let fill =
+        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 80)";
+    client.execute(fill, &[]).await.unwrap();
+    // Everything that it was kept for is given up, and so it goes, and no other is made for nobody.
+    until_true(&client, "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE restart_lsn < pg_current_wal_lsn() - 67108864)")
+        .await;
+    let failure = ground.failure(&b, &step).await;
+    assert!(failure.starts_with("CAPTURE_OVERFLOW"), "{failure}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_keeps_to_its_rate_and_goes_on_at_full_speed_when_that_is_lifted() {
     let ground = Ground::new();

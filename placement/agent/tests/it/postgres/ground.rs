@@ -1,6 +1,7 @@
 //! Two cells, each on a database of its own, and the steps that a coordinator would send.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) const CRAWL: u64 = 1_000;
 pub(crate) struct Cell {
     pub(crate) id: CellId,
     pub(crate) agent: String,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) url: String,
     pub(crate) data: TenantDatabase,
     /// Its tenants have schemas, or databases, of their own.
@@ -101,6 +103,7 @@ impl Ground {
         limits.write_confirm_ms = self.inner.write_confirm_ms.unwrap_or(limits.write_confirm_ms);
         limits.captured_bytes_max = self.inner.captured_bytes_max.unwrap_or(limits.captured_bytes_max);
         options.control.clone_from(&self.inner.control);
+        options.metrics = Some("127.0.0.1:0".into());
         let mut database = DatabaseOptions::new(url);
         database.chunk_bytes = 512 * 1024;
         // How long a commit takes here says something of the machine, and nothing of what is tested.
@@ -118,10 +121,11 @@ impl Ground {
                 return Err(error);
             }
         };
-        let (data, address) = (agent.data(), agent.address().to_string());
+        let (data, address, metrics) = (agent.data(), agent.address().to_string(), agent.metrics_address());
         let stop = CancellationToken::new();
         let service = Some(runtime.spawn(agent.run(stop.clone())));
-        Ok(Cell { id, agent: address, url: url.into(), data, own, rows, stop, service, runtime: Some(runtime) })
+        let runtime = Some(runtime);
+        Ok(Cell { id, agent: address, metrics, url: url.into(), data, own, rows, stop, service, runtime })
     }
 
     /// A cell on a new database with the tables.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cell_client::{StepContext, StepError};
 use cell_model::Attempt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::ground::*;
 use super::moving::forth;
@@ -23,6 +24,16 @@ async fn held(ground: &Ground, cell: &Cell, first: u32) -> (u32, u32) {
         }
     }
     panic!("no hold came about")
+}
+
+/// What the agent says to Prometheus.
+async fn scraped(cell: &Cell, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(cell.metrics.unwrap()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: cell\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    said
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,6 +71,11 @@ async fn a_hold_ends_writers_that_no_gate_has_let_in_only_where_that_was_asked_f
     request.batch_execute("COMMIT").await.unwrap();
     let (number, ended) = held(&ground, &a, 4).await;
     assert_eq!((ended, told(number).await), (2, 2), "they are counted once");
+    let said = scraped(&a, "/metrics").await;
+    assert!(said.contains("\ncell_agent_ended_writers_total 2\n"), "{said}");
+    assert!(said.contains("\ncell_agent_tenants{role=\"holding\"} 1\n"), "{said}");
+    assert!(scraped(&b, "/metrics").await.contains("\ncell_agent_ended_writers_total 0\n"));
+    assert!(scraped(&a, "/").await.starts_with("HTTP/1.1 404"));
     let names = a.contents("accounts").await;
     let has = |name: &str| names.iter().any(|row| row.contains(name));
     assert!(has("of a request") && !has("by hand") && !has("of a job"), "{names:?}");

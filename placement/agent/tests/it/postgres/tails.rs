@@ -1,7 +1,7 @@
 //! What is put aside of a cell that was taken over: where something may be missing it says so, and what it waits for keeps no log beyond
 //! the budget.
 
-use cell_agent::Committed;
+use cell_agent::{Committed, DatabaseOptions};
 use cell_client::wire;
 use cell_client::wire::agent_service_client::AgentServiceClient;
 use cell_client::wire::step_request::Step;
@@ -12,6 +12,7 @@ use tonic::transport::Endpoint;
 use super::forced::*;
 use super::ground::*;
 use super::layouts::{In, pair};
+use super::server::Own;
 
 /// Taken over by b in Sync, behind this change.
 async fn taken_over(ground: &Ground) -> (Cell, Cell, Seq) {
@@ -110,6 +111,43 @@ async fn a_tail_that_waits_is_given_up_with_its_log_and_is_a_part_also_after_a_r
         assert!(!tail.whole, "{tail:?}");
         assert_eq!(a.contents("accounts").await.len(), 450, "the rows of the old copy are kept");
     }
+}
+
+/// The same where it is the log that has grown too long, of which little was captured.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_tail_that_waits_has_the_budget_of_a_moves() {
+    const MIB: u64 = 1 << 20;
+    let ground = Ground::new();
+    let server = Own::start("").await;
+    let url = server.database().await;
+    session(&url).await.batch_execute(TABLES).await.unwrap();
+    let small = |database: &mut DatabaseOptions| {
+        database.wal_bytes_max = 64 * MIB;
+        database.wal_grace_seconds = 1;
+    };
+    let a = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
+    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let b = ground.open("b").await;
+    in_sync(&ground, &a, &b).await;
+    let after = force(&ground, &b, 2).await;
+    let open = a.session().await;
+    enter(&open, 1).await.unwrap();
+    write(&a.door(), false, "late").await.unwrap();
+    assert_eq!(refused(try_put_aside(&ground, &a, &b, 2, after).await), "BUSY");
+    let client = a.session().await;
+    let fill =
+        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 80)";
+    client.execute(fill, &[]).await.unwrap();
+    let let_go = "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots \
+                   WHERE database = current_database() AND confirmed_flush_lsn < pg_current_wal_lsn() - 67108864)";
+    until_true(&client, let_go).await;
+    open.batch_execute("COMMIT").await.unwrap();
+    let tail = put_aside(&ground, &a, &b, 2, after).await;
+    assert!(!tail.whole, "{tail:?}");
+    assert!(
+        a.contents("accounts").await.iter().any(|row| row.contains("late")),
+        "the rows of the old copy are kept"
+    );
 }
 
 /// A failover of the new owner's server, or a restore: it owns, and does not know any more where it took over.

@@ -86,6 +86,7 @@ fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
         capacity: whole,
         reserve: 100,
         databases: Some(Databases::Own),
+        ungated: false,
     };
     let part = Capacity { connections: 10_000, ..Capacity::default() };
     picture.cells[1].traits = CellTraits { capacity: part, reserve: 500, ..CellTraits::default() };
