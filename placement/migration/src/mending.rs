@@ -2,7 +2,7 @@
 //! Then everything is compared again.
 
 use cell_client::StepError;
-use cell_model::{Difference, Digest, Event, Move, Phase, Seq};
+use cell_model::{Event, Move, Seq};
 
 use crate::ControlPlane;
 use crate::steps::{Run, Setback};
@@ -13,14 +13,13 @@ const TRIES: u32 = 6;
 const NEVER: [&str; 3] = ["REPAIR_UNSUPPORTED", "INVALID", "INVALID_ARGUMENT"];
 
 impl<P: ControlPlane> Run<'_, P> {
-    /// The full comparison at `seq` has found a difference. Evidence first: what is mended was written down before.
-    pub(crate) async fn mend(&self, seq: Seq, ours: Digest, theirs: Digest) -> Result<(), Setback> {
+    /// The full comparison has found this. Evidence first: what is mended was written down before.
+    pub(crate) async fn mend(&self, known: String) -> Result<(), Setback> {
         let (context, to) = (self.context(), self.to()?);
         let found = match self.insist("examine", || self.of.agents.examine(&to, &context)).await {
             Ok(found) => found,
             Err(Setback::Step(StepError::Refused { code, reason })) if NEVER.contains(&code.as_str()) => {
-                let found = Difference::of_digests(Phase::Verify, seq, ours, theirs);
-                let reason = format!("{found}; which rows was not found out: {code}: {reason}");
+                let reason = format!("{known}; which rows was not found out: {code}: {reason}");
                 return self.happened(Event::Mismatched { reason }).await;
             }
             Err(setback) => return Err(setback),

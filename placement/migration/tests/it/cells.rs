@@ -78,7 +78,7 @@ impl Cells {
         self.story.lock().unwrap().strike = Some(strike);
     }
 
-    /// Refuses the next step of this name with a code.
+    /// Refuses the next step of this name with a code; of one cell where that is named before it, as in `b ScanDigest`.
     pub(crate) fn refuse(&self, step: &str, code: &str) {
         self.story.lock().unwrap().refuse = Some((step.into(), code.into()));
     }
@@ -219,7 +219,8 @@ impl AgentService for Agent {
         }
         let (generation, result) = {
             let mut story = self.cells.story.lock().unwrap();
-            let refuse = story.refuse.take_if(|(refused, _)| *refused == name);
+            let at_this = format!("{} {name}", self.name);
+            let refuse = story.refuse.take_if(|(refused, _)| *refused == name || *refused == at_this);
             let refuse = refuse.or_else(|| story.refused.clone().filter(|(refused, _)| *refused == name));
             let result = if header.term < story.highest_term {
                 Answer::Refused(StepRefused { code: "STALE_TERM".into(), reason: "an older leader".into() })
