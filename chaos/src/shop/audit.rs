@@ -25,7 +25,7 @@ pub fn audit(deeds: &[Deed], books: &BTreeMap<Arc<str>, Books>, findings: &mut F
     let nothing = Books::default();
     for (tenant, asked) in &tenants {
         let books = books.get(*tenant).unwrap_or(&nothing);
-        let mut audit = Audit { tenant, asked, books, findings };
+        let mut audit = Audit { tenant, asked, books, findings: &mut *findings };
         audit.numbers();
         audit.orders_made();
         audit.orders_found();

@@ -100,7 +100,7 @@ pub async fn read(routers: &[String], tenants: &[Arc<str>]) -> Result<BTreeMap<A
             tenant: tenant.clone(),
         };
         let books = reader.books().await.map_err(|error| format!("the books of tenant {tenant}: {error}"))?;
-        Ok((tenant, books))
+        Ok::<_, String>((tenant, books))
     });
     read.buffer_unordered(AT_ONCE).try_collect().await
 }

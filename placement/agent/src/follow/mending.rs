@@ -115,7 +115,7 @@ impl Mending {
     }
 }
 
-pub(crate) fn lost() -> Refusal {
+fn lost() -> Refusal {
     Refusal::new("BUSY", "the change stream was lost: it is tried again")
 }
 

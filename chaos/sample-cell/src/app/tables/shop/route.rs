@@ -52,17 +52,16 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
     let segments: Vec<&str> = path.strip_prefix(super::PATH).unwrap_or_default().split('/').collect();
     let reads = *method == Method::GET || *method == Method::HEAD;
     let posts = *method == Method::POST;
-    let listed = |of: fn(Page) -> Look, making| match *method {
-        _ if reads => Ok(Some(Route::Look(of(page(query)?)))),
-        _ if posts => Ok(making),
-        _ => Ok(None),
+    let listed = |of: fn(Page) -> Look, making: Making| -> Result<Option<Route>, Problem> {
+        if reads {
+            return Ok(Some(Route::Look(of(page(query)?))));
+        }
+        Ok(posts.then_some(Route::Make(making)))
     };
     let (found, allowed) = match segments.as_slice() {
-        ["customers"] => {
-            (listed(Look::Customers, Some(Route::Make(Making::Customer)))?, "GET, HEAD, POST, OPTIONS")
-        }
-        ["products"] => (listed(Look::Products, Some(Route::Make(Making::Product)))?, "GET, HEAD, POST, OPTIONS"),
-        ["orders"] => (listed(Look::Orders, Some(Route::Make(Making::Order)))?, "GET, HEAD, POST, OPTIONS"),
+        ["customers"] => (listed(Look::Customers, Making::Customer)?, "GET, HEAD, POST, OPTIONS"),
+        ["products"] => (listed(Look::Products, Making::Product)?, "GET, HEAD, POST, OPTIONS"),
+        ["orders"] => (listed(Look::Orders, Making::Order)?, "GET, HEAD, POST, OPTIONS"),
         ["orders", id] => {
             let id = number(id)?;
             let route = match *method {
