@@ -79,7 +79,8 @@ impl Street {
 
     /// What is wrong with the books of all.
     fn audited(&self) -> Vec<(FaultKind, String, String)> {
-        let books = self.fleet.runtime.block_on(books::read(&[self.router.clone()], &self.names)).unwrap();
+        let books =
+            self.fleet.runtime.block_on(books::read(std::slice::from_ref(&self.router), &self.names)).unwrap();
         assert!(books.values().all(|books| !books.orders.is_empty()), "each shop has orders");
         let mut findings = Findings::default();
         audit::audit(&self.shops.ledger().deeds(), &books, &mut findings);
