@@ -119,6 +119,7 @@ fn of_move(movement: &Move) -> v1::Move {
         differences: movement.differences.iter().map(v1::Difference::from).collect(),
         terminate_writers: movement.terminate_writers,
         ended_writers: movement.ended_writers,
+        exact: movement.exact,
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,

@@ -217,6 +217,7 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             reason: wire.reason,
             tier: Tier::of_number_or_none("tier", wire.tier)?,
             terminate_writers: wire.terminate_writers,
+            exact: wire.exact,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -242,6 +243,7 @@ impl v1::MoveTenantRequest {
             reason: options.reason.clone(),
             tier: options.tier.map_or(v1::Tier::Unspecified, v1::Tier::from).into(),
             terminate_writers: options.terminate_writers,
+            exact: options.exact,
         }
     }
 }
@@ -317,6 +319,7 @@ mod tests {
             reason: "its cell is hot".into(),
             tier: Some(Tier::Platinum),
             terminate_writers: true,
+            exact: true,
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);

@@ -70,6 +70,7 @@ fn movement(told: &wire::Move) -> Option<Move> {
         differences: Vec::new(),
         terminate_writers: told.terminate_writers,
         ended_writers: told.ended_writers,
+        exact: told.exact,
         ending: None,
         history: Vec::new(),
     })

@@ -76,7 +76,7 @@ impl Work<'_> {
             Step::LookAtCopy(_) => self.look_at_copy().await,
             Step::OwnByForce(_) => self.own_by_force().await,
             Step::PutAside(put) => self.put_aside(put).await,
-            Step::Examine(_) => self.examine().await,
+            Step::Examine(examine) => self.examine(examine.every_row).await,
             Step::Recopy(recopy) => self.recopy(Seq(recopy.at_seq)).await,
             Step::CompareSample(_) => self.compare_sample().await,
         }

@@ -219,6 +219,8 @@ pub struct MoveView {
     pub stale_rejected: Option<u64>,
     /// Transactions of writers that no gate has let in which holds have ended, where they may.
     pub ended_writers: Option<u32>,
+    /// Every row of the copy was to be compared with its original, one by one.
+    pub exact: bool,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
     /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
@@ -372,6 +374,7 @@ impl From<wire::Move> for MoveView {
             bytes: movement.weight.map(|weight| weight.bytes),
             stale_rejected: movement.stale_rejected,
             ended_writers: movement.terminate_writers.then_some(movement.ended_writers),
+            exact: movement.exact,
             in_sync: movement.in_sync,
             setback: movement.setback.map(SetbackView::from),
             takeover: movement.takeover.map(TakenView::from),

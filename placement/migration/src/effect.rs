@@ -287,6 +287,7 @@ impl<P: ControlPlane> Run<'_, P> {
             };
         let scanned = self.insist("scan target", || self.of.agents.scan_digest(&to, &context, Some(seq))).await;
         match scanned {
+            Ok((_, theirs)) if theirs == ours && self.movement()?.exact => self.compare_rows(seq, ours).await,
             Ok((_, theirs)) if theirs == ours => self.happened(Event::FullyVerified { seq, digest: ours }).await,
             Ok((_, theirs)) => {
                 self.mend(Difference::of_digests(Phase::Verify, seq, ours, theirs).to_string()).await

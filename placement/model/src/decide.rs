@@ -369,6 +369,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         differences: Vec::new(),
         terminate_writers: options.terminate_writers,
         ended_writers: 0,
+        exact: options.exact,
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

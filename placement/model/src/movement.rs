@@ -379,6 +379,9 @@ pub struct Move {
     /// How many were.
     #[serde(deserialize_with = "crate::layout::since_5")]
     pub ended_writers: u32,
+    /// In Verify every row of the copy is compared with its original, one by one.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub exact: bool,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

@@ -45,6 +45,7 @@ fn movement() -> Move {
         differences: vec![difference()],
         terminate_writers: true,
         ended_writers: 2,
+        exact: true,
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,

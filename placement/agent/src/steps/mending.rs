@@ -81,14 +81,15 @@ impl Found {
             extra,
             changed,
             more: false,
+            every_row: false,
             rows: self.keys.iter().take(Difference::ROWS_MAX).map(row).collect(),
         }
     }
 }
 
 impl Work<'_> {
-    /// Compares every row. Pages are of different moments, and each of one: what both cells add up to differs by what was found.
-    pub(super) async fn examine(&self) -> Result<Answer, Refusal> {
+    /// Compares every row, whether or not that is asked for. Pages are of different moments, and each of one: what both cells add up to differs by what was found.
+    pub(super) async fn examine(&self, every_row: bool) -> Result<Answer, Refusal> {
         let (mut found, mut after) = (Found::default(), Vec::new());
         loop {
             let mut page = self.page(&after).await?;
@@ -101,7 +102,7 @@ impl Work<'_> {
         }
         let told = found.told();
         self.lock()?.mending.found = (found.seq, found.keys.into_iter().map(|(key, _)| key).collect());
-        Ok(Answer::Examined(told))
+        Ok(Answer::Examined(wire::Examined { every_row, ..told }))
     }
 
     /// Compares one page: the next time the one behind it, and after the last the first again.

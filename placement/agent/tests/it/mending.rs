@@ -197,6 +197,18 @@ async fn rows_are_taken_anew_only_where_they_were_found_to_differ() {
     assert_eq!(ours, theirs);
 }
 
+/// As `move tenant --exact` asks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_is_compared_with_its_original_where_that_is_asked_for() {
+    let copied = Copied::start().await;
+    let (pool, step) = (&copied.ground.pool, context(1, 1));
+    let found = pool.compare_rows(&copied.b.agent, &step).await.unwrap();
+    assert_eq!((found.count(), found.owner.rows), (0, ROWS as u64), "{found}");
+    copied.spoil_three();
+    let found = pool.compare_rows(&copied.b.agent, &step).await.unwrap();
+    assert_eq!((found.missing, found.extra, found.changed), (1, 1, 1), "{found}");
+}
+
 /// As the old owner's copy is looked at in soak: one page after the other, and then from the beginning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn samples_come_round_to_every_row() {

@@ -169,6 +169,10 @@ fn answer_to(step: &Step, in_vain: Option<&mut u64>) -> Answer {
         Step::Preflight(_) => {
             Answer::Preflight(PreflightReport { rows: 3, bytes: 300, ..PreflightReport::default() })
         }
+        Step::Examine(examine) if examine.every_row => {
+            let (owner, copy) = (same.clone(), same);
+            Answer::Examined(Examined { seq: LAST, owner, copy, every_row: true, ..Examined::default() })
+        }
         Step::Examine(_) => {
             let (table, key) = ("orders".into(), "(7)".into());
             let rows = vec![ExaminedRow { table, key, differs: RowDiffers::Missing.into() }];
