@@ -44,12 +44,14 @@ pub enum FaultKind {
     Leaked,
     /// Never written, or surely refused, and there.
     Phantom,
+    /// A part of a transaction is there, and another part is not.
+    Torn,
 }
 
 impl FaultKind {
     /// All.
-    pub const ALL: [Self; 6] =
-        [Self::Lost, Self::Duplicated, Self::Reordered, Self::Resurrected, Self::Leaked, Self::Phantom];
+    pub const ALL: [Self; 7] =
+        [Self::Lost, Self::Duplicated, Self::Reordered, Self::Resurrected, Self::Leaked, Self::Phantom, Self::Torn];
 
     /// Which promises of `docs/invariants.md` it breaks.
     #[must_use]
@@ -60,7 +62,7 @@ impl FaultKind {
             Self::Reordered => &["I14"],
             Self::Resurrected => &["I8"],
             Self::Leaked => &["I16"],
-            Self::Phantom => &["I7"],
+            Self::Phantom | Self::Torn => &["I7"],
         }
     }
 
@@ -74,6 +76,7 @@ impl FaultKind {
             Self::Resurrected => "resurrected",
             Self::Leaked => "leaked",
             Self::Phantom => "phantom",
+            Self::Torn => "torn",
         }
     }
 }
@@ -155,7 +158,7 @@ impl Findings {
         self.counts.values().sum()
     }
 
-    fn add(&mut self, kind: FaultKind, tenant: &Arc<str>, object: &str, writes: u64, detail: String) {
+    pub(crate) fn add(&mut self, kind: FaultKind, tenant: &Arc<str>, object: &str, writes: u64, detail: String) {
         *self.counts.entry(kind).or_default() += writes;
         if self.faults.len() < Self::FAULTS_MAX {
             self.faults.push(Fault { kind, tenant: tenant.to_string(), object: object.to_owned(), detail, writes });

@@ -5,12 +5,15 @@
 //!       ► read everything back, through the routers and at the owners ► check ► report
 //! ```
 //!
+//! Where it is told to, each tenant also has a shop ([`crate::shop`]), whose books are audited with the rest.
+//!
 //! [`plan`] decides everything that the seed decides, [`moves`] drives one move, [`crate::observe`] reads what is there at
 //! the end; the judging is done by [`crate::check`] and [`crate::exercise`], which know nothing of all this.
 
 mod moves;
 pub mod plan;
 mod stage;
+mod trade;
 
 pub use stage::run;
 
@@ -53,6 +56,8 @@ pub struct DemoOptions {
     pub tenant_schema: Option<String>,
     /// What a tenant's own database is called in every cell but the first, behind `c2_`, `c3_`, …: names are the whole server's.
     pub tenant_database: Option<String>,
+    /// Whether the cells keep a shop for each tenant, in which tills trade meanwhile.
+    pub shop: bool,
 }
 
 impl DemoOptions {
@@ -84,6 +89,7 @@ impl Default for DemoOptions {
             databases: Vec::new(),
             tenant_schema: None,
             tenant_database: None,
+            shop: false,
         }
     }
 }

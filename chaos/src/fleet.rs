@@ -57,6 +57,8 @@ pub struct FleetOptions {
     pub tenant_schema: Option<String>,
     /// What a tenant's own database is called in every cell but the first, behind `c2_`, `c3_`, …: names are the whole server's.
     pub tenant_database: Option<String>,
+    /// Whether cells keep a shop for each tenant; only in databases.
+    pub shop: bool,
     /// Where cells find a key for each tenant; none: they ask for none.
     pub keys: Option<PathBuf>,
     /// How the processes are wired together.
@@ -240,6 +242,7 @@ impl Fleet {
             });
             if let Some(database) = self.options.databases.get(number - 1) {
                 options["database"] = Value::from(database.as_str());
+                options["shop"] = Value::from(self.options.shop);
                 if let Some(schema) = self.options.tenant_schema.as_ref().filter(|_| number > 1) {
                     options["tenant-schema"] = Value::from(schema.as_str());
                 }

@@ -168,6 +168,14 @@ impl Running {
         self.pressing.store(on, Ordering::Relaxed);
     }
 
+    /// One more client, which ends soon after its token is cancelled.
+    pub(crate) fn join<F>(&mut self, client: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(client(self.stop.clone()));
+    }
+
     /// Lets each client finish its request and waits for it.
     pub async fn stop(mut self) {
         self.stop.cancel();

@@ -12,6 +12,7 @@ use crate::check::{FaultKind, Findings};
 use crate::exercise::{Exercise, Spread};
 use crate::gauge::Gauges;
 use crate::history::Op;
+use crate::shop::Counts;
 
 /// One move as the report tells of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -106,6 +107,16 @@ impl Failed {
         };
         Self { count: failed().count() as u64, first: failed().take(Self::FIRST_MAX).map(text).collect() }
     }
+
+    /// Those of another load, too.
+    pub fn add(&mut self, others: impl Iterator<Item = String>) {
+        for other in others {
+            self.count += 1;
+            if self.first.len() < Self::FIRST_MAX {
+                self.first.push(other);
+            }
+        }
+    }
 }
 
 /// Memory of one process.
@@ -115,6 +126,19 @@ pub struct ProcessReport {
     pub rss_mib: f64,
     /// At the most.
     pub peak_mib: f64,
+}
+
+/// What was done in shops, where there were any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShopReport {
+    /// How much.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Orders that were acknowledged while their tenant moved.
+    pub orders_while_moving: u64,
+    /// Moves in which there was none.
+    #[serde(skip)]
+    pub untouched: Vec<String>,
 }
 
 /// Pass or fail.
@@ -140,6 +164,8 @@ pub struct Observed {
     pub processes: BTreeMap<String, ProcessReport>,
     /// What the machine itself cost meanwhile.
     pub machine: Option<Gauges>,
+    /// What was done in shops.
+    pub shop: Option<ShopReport>,
 }
 
 /// The report of one run.
@@ -180,6 +206,8 @@ pub struct Report {
     pub leaked_values: u64,
     /// Never written, and there.
     pub phantom_values: u64,
+    /// Of whose parts some are there and others are not.
+    pub torn_transactions: u64,
     /// Requests that ended in a 5xx, a broken connection or no answer.
     pub failed_requests: u64,
     /// The first of them.
@@ -214,6 +242,8 @@ pub struct Report {
     pub faults: Vec<crate::check::Fault>,
     /// Each move.
     pub move_details: Vec<MoveReport>,
+    /// What was done in shops; null where there were none.
+    pub shop: Option<ShopReport>,
     /// Memory by process.
     pub processes: BTreeMap<String, ProcessReport>,
     /// What the machine itself cost meanwhile; null where that could not be measured.
@@ -261,6 +291,7 @@ impl Report {
             let wanted = evidence.writes_per_second_wanted;
             not_exercised.push(format!("{writes_per_second:.0} writes a second, and {wanted} were promised"));
         }
+        not_exercised.extend(observed.shop.iter().flat_map(|shop| shop.untouched.iter().cloned()));
         let spread = |fault: bool, of: fn(&Exercise) -> &Vec<u64>| {
             let chosen = moves.iter().filter(|one| one.fault == fault);
             Spread::of_micros(chosen.flat_map(|one| of(&one.exercise).iter().copied()).collect())
@@ -283,6 +314,7 @@ impl Report {
             resurrected_deletes: findings.count(FaultKind::Resurrected),
             leaked_values: findings.count(FaultKind::Leaked),
             phantom_values: findings.count(FaultKind::Phantom),
+            torn_transactions: findings.count(FaultKind::Torn),
             failed_requests: evidence.failed.count,
             failed_request_details: evidence.failed.first,
             served_early: moves.iter().map(|one| one.served_early).sum(),
@@ -300,6 +332,7 @@ impl Report {
             verify_mismatch_details: observed.mismatches,
             faults: findings.faults,
             move_details: moves,
+            shop: observed.shop,
             processes: observed.processes,
             machine: observed.machine,
         };
@@ -316,6 +349,7 @@ impl Report {
             (self.resurrected_deletes, "deleted documents are there again"),
             (self.leaked_values, "values are with another tenant"),
             (self.phantom_values, "values are there that nobody wrote"),
+            (self.torn_transactions, "transactions are there in part"),
             (self.served_early as u64, "requests were served by a cell before it owned"),
             (self.failed_requests, "requests failed"),
             (self.verify_mismatches as u64, "copies differ"),
@@ -347,6 +381,16 @@ impl Report {
             ),
         );
         line("reads", format!("{}", self.reads));
+        if let Some(ShopReport { counts, orders_while_moving, .. }) = &self.shop {
+            let (orders, back) = (counts.orders, counts.taken_back);
+            line(
+                "shop",
+                format!(
+                    "{orders} orders, {orders_while_moving} in a move · {back} taken back · {} torn",
+                    self.torn_transactions
+                ),
+            );
+        }
         line("failed requests", format!("{}", self.failed_requests));
         line(
             "moves",

@@ -122,6 +122,7 @@ fn of_move(movement: &Move) -> v1::Move {
         source_ungated: movement.ungated.source,
         target_ungated: movement.ungated.target,
         routers_held: acks.routers.map(|held| v1::RoutersHeld { seen: held.seen, fenced: held.fenced }),
+        exact: movement.exact,
         hold_max_ms: movement.hold_max_ms,
         sync_steady_ms: movement.sync_steady_ms,
         soak_ms: movement.soak_ms,

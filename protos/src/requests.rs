@@ -237,6 +237,7 @@ impl TryFrom<v1::MoveTenantRequest> for Command {
             reason: wire.reason,
             tier: Tier::of_number_or_none("tier", wire.tier)?,
             terminate_writers: wire.terminate_writers,
+            exact: wire.exact,
         };
         let tenant = tenant_id("tenant", &wire.tenant)?;
         Ok(Self::MoveTenant { tenant, target: cell_id("target", &wire.target)?, options })
@@ -262,6 +263,7 @@ impl v1::MoveTenantRequest {
             reason: options.reason.clone(),
             tier: options.tier.map_or(v1::Tier::Unspecified, v1::Tier::from).into(),
             terminate_writers: options.terminate_writers,
+            exact: options.exact,
         }
     }
 }
@@ -337,6 +339,7 @@ mod tests {
             reason: "its cell is hot".into(),
             tier: Some(Tier::Platinum),
             terminate_writers: true,
+            exact: true,
         };
         let (tenant, target) = (TenantId::new("t").unwrap(), CellId::new("c").unwrap());
         let wire = v1::MoveTenantRequest::new(&tenant, &target, &options);

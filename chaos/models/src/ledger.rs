@@ -244,6 +244,7 @@ impl Ledger {
             reason: String::new(),
             tier: None,
             terminate_writers: false,
+            exact: false,
         };
         let tenant = self.record.id.clone();
         let mut next = self.clone();

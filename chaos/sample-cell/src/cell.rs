@@ -34,6 +34,9 @@ pub enum Error {
     /// Rows of a database are not sealed.
     #[error("a cell that keeps its data in a database seals no documents: it takes no keys")]
     KeysOfDatabase,
+    /// The shop is made of tables.
+    #[error("a cell that keeps its data itself has no shop: that is made of a database's tables")]
+    ShopOfEmbedded,
     /// The agent's task has ended in a panic.
     #[error("the cell's agent has ended in a panic: {reason}")]
     Panic {
@@ -53,7 +56,7 @@ impl Error {
             },
             Self::Tables(error) => error.code(),
             Self::Gate { source, .. } => source.code(),
-            Self::KeysOfDatabase => "INVALID_OPTION",
+            Self::KeysOfDatabase | Self::ShopOfEmbedded => "INVALID_OPTION",
             Self::Panic { .. } => "PANIC",
         }
     }
@@ -128,6 +131,7 @@ impl Cell {
     /// [`Error`] where the directory cannot be opened or an address cannot be listened on; nothing is left running.
     pub async fn start(options: Options, shutdown: CancellationToken) -> Result<Self, Error> {
         match options.database.clone() {
+            None if options.shop => Err(Error::ShopOfEmbedded),
             None => {
                 let agent = Agent::open(agent_options(&options)).await?;
                 let application = documents(&options, &agent);
@@ -144,10 +148,10 @@ impl Cell {
                     (None, Some(_)) => tables::Layout::SchemaEach,
                     (None, None) => tables::Layout::Shared,
                 };
-                tables::make(&url, layout, &options.template_database).await?;
+                tables::make(&url, layout, &options.template_database, options.shop).await?;
                 let agent = Agent::connect(agent_options(&options), database_options(&options, &url)).await?;
-                tables::tell_apart(&url, layout).await?;
-                let application = TableDocuments::new(agent.data(), &url, layout)?;
+                tables::tell_apart(&url, layout, options.shop).await?;
+                let application = TableDocuments::new(agent.data(), &url, layout, options.shop)?;
                 Self::start_on(&options, agent, application, None, shutdown).await
             }
         }

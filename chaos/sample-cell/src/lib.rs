@@ -10,7 +10,8 @@
 //! * where nobody knows, it says so: 504 `OUTCOME_UNKNOWN`.
 //!
 //! With a database's address it does the same on PostgreSQL, in tables that all tenants share, told apart by row-level
-//! security; `cellway.enter` at the beginning of each transaction is all that is added.
+//! security; `cellway.enter` at the beginning of each transaction is all that is added. There it also keeps a shop for each
+//! tenant, where it is told to.
 //!
 //! [`Cell`] puts an agent, some instances of the application ([`Documents`]) and their gates into one process.
 

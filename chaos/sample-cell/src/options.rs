@@ -37,6 +37,11 @@ pub struct Options {
     #[arg(long, value_name = "NAME", requires = "tenant_database", default_value = TEMPLATE_DATABASE)]
     #[serde(default = "template_database")]
     pub template_database: String,
+    /// Keep a shop for each tenant, too, under /shop/: tables tied by foreign keys and numbered by sequences. In every cell that its
+    /// tenants move to, and, where tenants have tables of their own, from the cell's first day on.
+    #[arg(long, requires = "database")]
+    #[serde(default)]
+    pub shop: bool,
     /// Directory with a file TENANT.key, of 32 bytes, for each tenant whose key is enabled: its documents are sealed under it, and
     /// without it nothing of the tenant is served. Of a cell that keeps its data itself, from its first day on.
     #[arg(long, value_name = "DIR", conflicts_with = "database")]
@@ -236,6 +241,7 @@ impl Options {
             tenant_schema: None,
             tenant_database: None,
             template_database: template_database(),
+            shop: false,
             keys: None,
             observe: false,
             source_latency_ms_max: None,

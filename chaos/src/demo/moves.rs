@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{MovePlan, Twist};
+use super::trade::Trade;
 use super::{Progress, STALE_REDIRECTS, Tell};
 use crate::exercise::Entered;
 use crate::fleet::{Fleet, FleetError};
@@ -53,6 +54,7 @@ pub(super) struct Driver {
     pub(super) control: cell_client::ControlClient,
     pub(super) cells: Arc<[CellId]>,
     pub(super) load: Load,
+    pub(super) trade: Trade,
     pub(super) tell: Tell,
     pub(super) stop: CancellationToken,
     pub(super) ended: Arc<std::sync::atomic::AtomicUsize>,
@@ -66,6 +68,7 @@ impl Driver {
         let began = Instant::now();
         let name = self.names[planned.tenant].clone();
         let focus = self.load.focus(&name, WRITERS, READERS, GAP);
+        let tills = self.trade.at(&name);
         tokio::time::sleep(LEAD).await;
         let mut trouble = Vec::new();
         let redirects = if planned.twist == Twist::CutRouter { Some(self.cut_router().await) } else { None };
@@ -89,6 +92,7 @@ impl Driver {
         // Some time with the outcome, before the tenant is left alone.
         tokio::time::sleep(LEAD).await;
         focus.stop().await;
+        tills.stop().await;
         if let Some(before) = redirects {
             trouble.extend(self.heal_router(before).await);
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::moves::{Driven, Driver};
 use super::plan::Plan;
+use super::trade::Trade;
 use super::{DemoOptions, Progress, STALE_REDIRECTS, Tell};
 use crate::check::check;
 use crate::clock::RunClock;
@@ -53,6 +54,12 @@ pub enum DemoError {
         /// How long was waited.
         waited: Duration,
     },
+    /// There is no shop for somebody.
+    #[error("{reason}")]
+    Shop {
+        /// Whose, and why not.
+        reason: String,
+    },
     /// Somebody has asked to stop.
     #[error("the demo was stopped")]
     Stopped,
@@ -81,6 +88,7 @@ pub async fn run(options: DemoOptions, tell: Tell, stop: CancellationToken) -> R
         databases: options.databases.clone(),
         tenant_schema: options.tenant_schema.clone(),
         tenant_database: options.tenant_database.clone(),
+        shop: options.shop,
         keys: None,
         net: Net::Loopback,
         run: String::new(),
@@ -115,8 +123,15 @@ async fn on_fleet(
     tell(Progress::Stage(format!("making {} tenants", plan.tenants.len())));
     make_tenants(&control, plan, &cells, stop).await?;
     let names: Arc<[Arc<str>]> = plan.tenants.iter().map(|tenant| Arc::from(tenant.name.as_str())).collect();
-    let load = Load::new(load_options(options, routers), RunClock::start(), Recorder::default());
+    let load = Load::new(load_options(options, routers.clone()), RunClock::start(), Recorder::default());
+    let trade = if options.shop {
+        tell(Progress::Stage("opening a shop for each tenant".into()));
+        Trade::open(&load, &names).await.map_err(|reason| DemoError::Shop { reason })?
+    } else {
+        Trade::none()
+    };
     let background = load.background(&names);
+    let tills = trade.everywhere(&names);
     let reporting = report_load(&load, tell.clone());
 
     let driver = Driver {
@@ -125,6 +140,7 @@ async fn on_fleet(
         control: control.clone(),
         cells,
         load: load.clone(),
+        trade: trade.clone(),
         tell: tell.clone(),
         stop: stop.clone(),
         ended: Arc::new(AtomicUsize::new(0)),
@@ -138,6 +154,7 @@ async fn on_fleet(
     let driven = drive_all(&driver, plan, options.moves_at_once).await;
     herald.abort();
     background.stop().await;
+    tills.stop().await;
     let load_seconds = load.clock().elapsed().as_secs_f64();
     reporting.abort();
 
@@ -156,6 +173,11 @@ async fn on_fleet(
     observe_fleet(fleet, &mut observed).await;
     tell(Progress::Stage("comparing it with what clients were told".into()));
     let ops = load.recorder().snapshot();
+    let (mut findings, mut failed) = (check(&ops, &end.tenants), Failed::of(&ops));
+    match trade.close(&routers, &names, &driven, &mut findings, &mut failed).await {
+        Ok(shop) => observed.shop = shop,
+        Err(error) => observed.trouble.push(format!("the shops could not be audited: {error}")),
+    }
     observed.mismatches.extend(end.mismatches);
     observed.trouble.extend(driven.iter().flat_map(|driven| driven.trouble.iter().cloned()));
     let moves: Vec<MoveReport> = reports(&driven, plan, &ops, &mut observed);
@@ -166,8 +188,8 @@ async fn on_fleet(
         load_seconds,
         tenants: names.len(),
         writes_per_second_wanted: options.writes_per_second,
-        findings: check(&ops, &end.tenants),
-        failed: Failed::of(&ops),
+        findings,
+        failed,
         request_ms: Latencies::of(ops.iter().filter(|op| !driven.iter().any(|one| one.prober == Some(op.session)))),
         moves,
         observed,

@@ -332,6 +332,7 @@ fn fleet_options(
         databases: databases.urls(),
         tenant_schema: None,
         tenant_database: None,
+        shop: false,
         keys: keys_directory(drill, options),
         net: options.net,
         run: options.run.clone(),

@@ -129,6 +129,19 @@ impl Session {
         self.run(asked, Action::Get { key: key.clone() }).await
     }
 
+    /// Sends what is about no document, and notes nothing.
+    pub(crate) async fn ask(
+        &mut self,
+        tenant: &Arc<str>,
+        method: Method,
+        path: String,
+        body: Vec<u8>,
+        idempotency_key: Option<&str>,
+    ) -> Result<Response<Bytes>, CallError> {
+        let (request, router) = self.prepare(Asked { tenant, method, path, body, idempotency_key });
+        self.connections[router].call(request).await
+    }
+
     async fn run(&mut self, asked: Asked<'_>, action: Action) -> bool {
         let tenant = asked.tenant.clone();
         let (request, router) = self.prepare(asked);

@@ -62,13 +62,21 @@ type Spoilt = (&'static str, fn(&mut Evidence));
 
 #[test]
 fn every_promise_that_was_not_kept_fails_the_run() {
-    let spoil: [Spoilt; 9] = [
+    let spoil: [Spoilt; 11] = [
         ("before it owned", |evidence| evidence.moves[0].served_early = 1),
         ("requests failed", |evidence| evidence.failed.count = 1),
         ("copies differ", |evidence| evidence.observed.mismatches.push("t-1".into())),
         ("a process fell", |evidence| evidence.observed.trouble.push("a process fell".into())),
         ("were not exercised", |evidence| evidence.writes_per_second_wanted = 500),
         ("were not exercised", |evidence| evidence.moves[0].not_exercised = Some("no write".into())),
+        ("were not exercised", |evidence| {
+            let untouched = vec!["no order was made".to_owned()];
+            let counts = Counts::default();
+            evidence.observed.shop = Some(ShopReport { counts, orders_while_moving: 0, untouched });
+        }),
+        ("transactions are there in part", |evidence| {
+            evidence.findings.add(FaultKind::Torn, &"t-1".into(), "order 1", 1, "it has no lines".into());
+        }),
         ("is aborted", |evidence| evidence.moves[0].end = "aborted".into()),
         ("is unfinished", |evidence| evidence.moves[0].end = "unfinished".into()),
         ("writes are lost", |evidence| {

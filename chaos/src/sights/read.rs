@@ -71,6 +71,7 @@ fn movement(told: &wire::Move) -> Option<Move> {
         terminate_writers: told.terminate_writers,
         ended_writers: told.ended_writers,
         ungated: Ungated { source: told.source_ungated, target: told.target_ungated },
+        exact: told.exact,
         ending: None,
         history: Vec::new(),
     })

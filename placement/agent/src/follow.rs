@@ -15,6 +15,7 @@
 
 mod apply;
 mod follower;
+mod mending;
 mod owner;
 mod pace;
 mod start;
@@ -31,6 +32,7 @@ use crate::record::Follow;
 use crate::refusal::Refusal;
 
 pub(crate) use follower::ensure;
+pub(crate) use mending::{Mending, PAGE_ROWS, Page, Told, key_to_wire};
 pub(crate) use owner::serve;
 pub(crate) use pace::Pace;
 pub(crate) use start::started;

@@ -4,6 +4,7 @@
 mod copying;
 mod ending;
 mod force;
+mod mending;
 mod owning;
 
 pub(crate) use ending::empty;
@@ -75,11 +76,9 @@ impl Work<'_> {
             Step::LookAtCopy(_) => self.look_at_copy().await,
             Step::OwnByForce(_) => self.own_by_force().await,
             Step::PutAside(put) => self.put_aside(put).await,
-            // What is kept change by change says at which change it went wrong, and nothing of where.
-            Step::Examine(_) | Step::Recopy(_) | Step::CompareSample(_) => Err(Refusal::new(
-                "REPAIR_UNSUPPORTED",
-                "a cell with a store of its own does not find out which rows of a copy differ",
-            )),
+            Step::Examine(examine) => self.examine(examine.every_row).await,
+            Step::Recopy(recopy) => self.recopy(Seq(recopy.at_seq)).await,
+            Step::CompareSample(_) => self.compare_sample().await,
         }
     }
 

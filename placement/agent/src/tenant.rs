@@ -15,7 +15,7 @@ use crate::board::{Board, Posted};
 use crate::digest::RowHash;
 use crate::durable::{Durable, Ticket};
 use crate::engine::Batch;
-use crate::follow::Progress;
+use crate::follow::{Mending, Progress};
 use crate::hold::Holds;
 use crate::keys::{self, TenantKeys};
 use crate::recent::Recent;
@@ -83,6 +83,8 @@ pub(crate) struct Core {
     pub(crate) recent: Recent,
     pub(crate) scan: Option<Scan>,
     pub(crate) progress: Progress,
+    /// Of a copy that differs.
+    pub(crate) mending: Mending,
     /// What was put aside since this cell was taken over.
     pub(crate) tail: Option<TailRecord>,
     /// This process has started in the middle of a move, and nobody has said yet who owns: see [`crate::confirm`].
@@ -112,6 +114,7 @@ impl Core {
             recent,
             scan: None,
             progress: Progress::default(),
+            mending: Mending::default(),
             tail: None,
             unconfirmed: false,
         }

@@ -37,6 +37,7 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         databases: said.databases.clone(),
         tenant_schema: said.tenant_schema.clone(),
         tenant_database: said.tenant_database.clone(),
+        shop: said.shop,
         ..DemoOptions::default()
     };
     let stop = CancellationToken::new();

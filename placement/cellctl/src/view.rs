@@ -164,6 +164,8 @@ pub struct MoveView {
     /// How the last hold of an owner without a gate found the routers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routers_held: Option<RoutersHeldView>,
+    /// Every row of the copy was to be compared with its original, one by one.
+    pub exact: bool,
     /// For how long writes and reads have waited, hold by hold.
     pub holds: Vec<HeldFor>,
     /// In Sync: the target has had everything, so that the owner can be taken over without a loss.
@@ -298,6 +300,7 @@ impl From<wire::Move> for MoveView {
             ended_writers: movement.terminate_writers.then_some(movement.ended_writers),
             ungated,
             routers_held: movement.routers_held.map(RoutersHeldView::from),
+            exact: movement.exact,
             in_sync: movement.in_sync,
             setback: movement.setback.map(SetbackView::from),
             takeover: movement.takeover.map(TakenView::from),

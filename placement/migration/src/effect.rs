@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cell_client::{Finding, ImportProgress, PreflightReport, StepError};
-use cell_model::{CellId, Effect, Event, Leg, MoveId, TenantRecord, UnixMillis, Weight};
+use cell_model::{CellId, Difference, Effect, Event, Leg, MoveId, Phase, TenantRecord, UnixMillis, Weight};
 use tokio::time::Instant;
 
 use crate::coordinator::Tenure;
@@ -281,13 +281,24 @@ impl<P: ControlPlane> Run<'_, P> {
     /// Every row of both, read again. The source is not paused: its digest is of where its scan ended.
     async fn verify_full(&self) -> Result<(), Setback> {
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
-        let (seq, ours) = self.insist("scan source", || self.of.agents.scan_digest(&from, &context, None)).await?;
+        let (seq, ours) =
+            match self.insist("scan source", || self.of.agents.scan_digest(&from, &context, None)).await {
+                Ok(scanned) => scanned,
+                // The damage is in what would be copied: nothing mends it here.
+                Err(Setback::Step(StepError::Refused { code, reason })) if code == "MISMATCH" => {
+                    return self.happened(Event::Mismatched { reason: format!("the source: {reason}") }).await;
+                }
+                Err(setback) => return Err(setback),
+            };
         let scanned = self.insist("scan target", || self.of.agents.scan_digest(&to, &context, Some(seq))).await;
         match scanned {
+            Ok((_, theirs)) if theirs == ours && self.movement()?.exact => self.compare_rows(seq, ours).await,
             Ok((_, theirs)) if theirs == ours => self.happened(Event::FullyVerified { seq, digest: ours }).await,
-            Ok((_, theirs)) => self.mend(seq, ours, theirs).await,
+            Ok((_, theirs)) => {
+                self.mend(Difference::of_digests(Phase::Verify, seq, ours, theirs).to_string()).await
+            }
             Err(Setback::Step(StepError::Refused { code, reason })) if code == "MISMATCH" => {
-                self.happened(Event::Mismatched { reason }).await
+                self.mend(reason).await
             }
             Err(setback) => Err(setback),
         }

@@ -91,6 +91,9 @@ pub struct MoveOptions {
     /// End transactions of writers that no gate has let in, where a hold would wait for them beyond half of its budget.
     #[serde(deserialize_with = "since_5")]
     pub terminate_writers: bool,
+    /// In Verify, compare every row of the copy with its original, one by one, and not only what all of them add up to.
+    #[serde(deserialize_with = "since_5")]
+    pub exact: bool,
 }
 
 impl MoveOptions {
@@ -116,6 +119,7 @@ impl Default for MoveOptions {
             reason: String::new(),
             tier: None,
             terminate_writers: false,
+            exact: false,
         }
     }
 }

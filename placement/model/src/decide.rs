@@ -372,6 +372,7 @@ pub(crate) fn new_move(source: &CellId, target: &CellId, options: &MoveOptions, 
         terminate_writers: options.terminate_writers,
         ended_writers: 0,
         ungated: Ungated::default(),
+        exact: options.exact,
         ending: None,
         history: vec![PhaseStamp { phase: Phase::Preflight, attempt, at: stamp.at, revision: stamp.revision }],
     }

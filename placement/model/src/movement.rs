@@ -385,6 +385,9 @@ pub struct Move {
     /// Cells of it without a gate: there routers hold back what gates would.
     #[serde(deserialize_with = "crate::layout::since_5")]
     pub ungated: Ungated,
+    /// In Verify every row of the copy is compared with its original, one by one.
+    #[serde(deserialize_with = "crate::layout::since_5")]
+    pub exact: bool,
     /// Why it will end as it will, once it has turned to Cleanup.
     pub ending: Option<End>,
     /// Phases entered, the newest last; the oldest are dropped beyond [`Move::HISTORY_MAX`].

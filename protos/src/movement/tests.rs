@@ -48,6 +48,7 @@ fn movement() -> Move {
         terminate_writers: true,
         ended_writers: 2,
         ungated: Ungated { source: true, target: false },
+        exact: true,
         ending: None,
         history: vec![PhaseStamp {
             phase: Phase::Hold,

@@ -7,10 +7,13 @@
 //! ```
 //! Whose rows a transaction sees is set for the transaction alone, so nothing of a tenant stays on a pooled connection.
 
+mod making;
+mod shop;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cell_agent::{AddressInvalid, Committed, DatabaseAddress, Fault, TenantDatabase};
+use cell_agent::{Committed, TenantDatabase};
 use cell_gate::{Application, RequestBody, RequestStamp, ResponseBody};
 use cell_model::TenantId;
 use http::request::Parts;
@@ -29,107 +32,13 @@ use super::statements::{self, Statements};
 use super::write::{Executed, Operation, unknown_document};
 use super::{options, read_body};
 use crate::problem::Problem;
+use shop::Trade;
+
+pub use making::TablesError;
+pub(crate) use making::{Layout, make, tell_apart};
 
 /// A transaction that has lost to another one is begun again so many times.
 const TRIES: u32 = 5;
-
-/// Why the application cannot use the database.
-#[derive(Debug, thiserror::Error)]
-pub enum TablesError {
-    /// The address makes no sense.
-    #[error(transparent)]
-    Address(#[from] AddressInvalid),
-    /// The tables could not be made.
-    #[error("the application's tables cannot be made")]
-    Tables(#[source] Fault),
-    /// No connections can be had.
-    #[error("the application has no connections to the database: {0}")]
-    Pool(String),
-}
-
-impl TablesError {
-    /// Stable code.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Address(invalid) => invalid.code(),
-            Self::Tables(fault) if fault.code == "DATABASE_TLS" => fault.code,
-            Self::Tables(_) | Self::Pool(_) => "TABLES_FAILED",
-        }
-    }
-}
-
-/// Where the tenants' rows are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
-    Shared,
-    SchemaEach,
-    DatabaseEach,
-}
-
-/// Makes the tables, or those that tenants' own are made as, before the agent looks for them.
-pub(crate) async fn make(url: &str, layout: Layout, template_database: &str) -> Result<(), TablesError> {
-    match layout {
-        Layout::Shared => run(url, None, concat!(include_str!("role.sql"), include_str!("tables.sql"))).await,
-        Layout::SchemaEach => run(url, None, TEMPLATE).await,
-        Layout::DatabaseEach => {
-            make_database(url, template_database).await?;
-            run(url, Some(template_database), &TEMPLATE.replace(TEMPLATE_SCHEMA, "public")).await
-        }
-    }
-}
-
-const TEMPLATE: &str = concat!(include_str!("role.sql"), include_str!("template.sql"));
-const TEMPLATE_SCHEMA: &str = "cellway_template";
-
-/// The database that tenants' own are copies of, if it is not there.
-async fn make_database(url: &str, name: &str) -> Result<(), TablesError> {
-    let (config, tls) = DatabaseAddress::parse(url)?.into_parts();
-    let (client, connection) = config.connect(tls).await.map_err(tables)?;
-    let driver = tokio::spawn(connection);
-    let made = async {
-        if client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&name]).await?.is_some() {
-            return Ok(());
-        }
-        let quoted = name.replace('"', "\"\"");
-        match client.batch_execute(&format!("CREATE DATABASE \"{quoted}\"")).await {
-            // Another instance has come first.
-            Err(error) if error.code().is_some_and(|code| matches!(code.code(), "42P04" | "23505")) => Ok(()),
-            made => made,
-        }
-    };
-    let made = made.await.map_err(tables);
-    drop(client);
-    let _ended = driver.await;
-    made
-}
-
-/// Tells the tenants' rows apart, once the agent has put there what the policies ask.
-pub(crate) async fn tell_apart(url: &str, layout: Layout) -> Result<(), TablesError> {
-    match layout {
-        Layout::Shared => run(url, None, include_str!("policies.sql")).await,
-        Layout::SchemaEach | Layout::DatabaseEach => Ok(()),
-    }
-}
-
-fn tables(error: tokio_postgres::Error) -> TablesError {
-    TablesError::Tables(error.into())
-}
-
-async fn run(url: &str, name: Option<&str>, sql: &str) -> Result<(), TablesError> {
-    let (mut config, tls) = DatabaseAddress::parse(url)?.into_parts();
-    if let Some(name) = name {
-        config.dbname(name);
-    }
-    let (client, connection) = config.connect(tls).await.map_err(tables)?;
-    let driver = tokio::spawn(connection);
-    // Two instances may come at once.
-    let alone = format!("BEGIN; SELECT pg_advisory_xact_lock(7305437174); {sql} COMMIT");
-    let made = client.batch_execute(&alone).await.map_err(tables);
-    drop(client);
-    let _ended = driver.await;
-    made
-}
 
 /// See the module.
 #[derive(Clone)]
@@ -138,16 +47,30 @@ pub(crate) struct TableDocuments {
     pools: Arc<Pools>,
     retention: Retention,
     say: &'static Statements,
+    shop: bool,
+}
+
+/// What a transaction that writes does.
+#[derive(Debug)]
+enum Deed {
+    Document(Operation),
+    Trade(Trade),
+}
+
+impl From<Operation> for Deed {
+    fn from(operation: Operation) -> Self {
+        Self::Document(operation)
+    }
 }
 
 impl TableDocuments {
-    pub(crate) fn new(data: TenantDatabase, url: &str, layout: Layout) -> Result<Self, TablesError> {
+    pub(crate) fn new(data: TenantDatabase, url: &str, layout: Layout, shop: bool) -> Result<Self, TablesError> {
         let pools = Pools::new(data.clone(), url, layout)?;
         let say = match layout {
             Layout::Shared => &statements::SHARED,
             Layout::SchemaEach | Layout::DatabaseEach => &statements::OWN,
         };
-        Ok(Self { data, pools, retention: Retention::default(), say })
+        Ok(Self { data, pools, retention: Retention::default(), say, shop })
     }
 
     async fn answer(&self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Problem> {
@@ -156,6 +79,9 @@ impl TableDocuments {
             let hint = "put the application behind a gate";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "STAMP_ABSENT", "no gate has checked the request", hint)
         })?;
+        if self.shop && parts.uri.path().starts_with(shop::PATH) {
+            return self.shop(&parts, stamp, body).await;
+        }
         match route::route(&parts.method, parts.uri.path(), parts.uri.query())? {
             Route::List(page) => self.list(stamp, &page).await,
             Route::Read(id) => self.read(stamp, &id).await,
@@ -182,13 +108,14 @@ impl TableDocuments {
         parts: &Parts,
         stamp: &RequestStamp,
         body: &[u8],
-        operation: Operation,
+        deed: impl Into<Deed>,
     ) -> Result<Response<ResponseBody>, Problem> {
+        let deed = deed.into();
         let named = Named::from_request(&parts.headers, &parts.method, parts.uri.path(), body)?;
         let mut tries = TRIES;
         let executed = loop {
             tries -= 1;
-            match self.execute(stamp, named.as_ref(), &operation).await {
+            match self.execute(stamp, named.as_ref(), &deed).await {
                 Ok(executed) => break executed,
                 Err(Failed::Again(_)) if tries > 0 => {}
                 Err(Failed::Again(problem) | Failed::Problem(problem)) => return Err(problem),
@@ -200,12 +127,7 @@ impl TableDocuments {
         }
     }
 
-    async fn execute(
-        &self,
-        stamp: &RequestStamp,
-        named: Option<&Named>,
-        operation: &Operation,
-    ) -> Result<Executed, Failed> {
+    async fn execute(&self, stamp: &RequestStamp, named: Option<&Named>, deed: &Deed) -> Result<Executed, Failed> {
         let mut lent = self.client(&stamp.tenant).await?;
         let transaction = lent.client.transaction().await?;
         let (uid, epoch) = (stamp.uid.get().cast_signed(), stamp.epoch.get().cast_signed());
@@ -217,9 +139,19 @@ impl TableDocuments {
         {
             return Ok(Executed { answer, again: true });
         }
-        let version = work.next_version().await?;
-        let answer = work.apply(operation, version).await?;
+        let (answer, version) = match deed {
+            Deed::Document(operation) => {
+                let version = work.next_version().await?;
+                (work.apply(operation, version).await?, Some(version))
+            }
+            Deed::Trade(trade) => (work.trade(trade).await?, None),
+        };
         if let Some(named) = named {
+            // Whoever has a version is alone from then on: those who trade take it last.
+            let version = match version {
+                Some(version) => version,
+                None => work.next_version().await?,
+            };
             work.remember(named, version, &answer, self.retention).await?;
         }
         // Without the server's answer nobody knows.
@@ -356,6 +288,8 @@ impl From<tokio_postgres::Error> for Failed {
                 Self::Problem(Problem::refused(code))
             }
             "40001" | "40P01" => Self::Again(failed(&error)),
+            // Under the same Idempotency-Key somebody was first: his answer is kept by now.
+            "23505" if said.table() == Some("answers") => Self::Again(failed(&error)),
             // The statement's time was up: its transaction is undone.
             "57014" => Self::Problem(Problem::busy("DATABASE_SLOW", said.message())),
             _ => Self::Problem(failed(&error)),

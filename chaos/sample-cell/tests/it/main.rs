@@ -7,6 +7,8 @@ mod moving;
 #[cfg(feature = "planted")]
 mod planted;
 mod serving;
+#[cfg(not(feature = "planted"))]
+mod shop;
 mod starting;
 #[cfg(not(feature = "planted"))]
 mod tables;

@@ -49,6 +49,16 @@ async fn a_data_directory_that_is_in_use_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_without_a_database_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = options(directory.path());
+    options.shop = true;
+    let error = refused(options).await;
+    assert_eq!(error.code(), "INVALID_OPTION");
+    assert!(error.to_string().contains("shop"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trusted_key_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut options = options(directory.path());

@@ -7,11 +7,11 @@ use super::*;
 
 #[path = "../../../../placement/agent/tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
-mod server;
+pub(crate) mod server;
 
 /// Where the tenants of a cell are.
 #[derive(Clone, Copy)]
-enum In {
+pub(crate) enum In {
     Shared,
     Own,
     Each,
@@ -23,6 +23,10 @@ async fn cell(name: &str, layout: In, key: Option<&SigningKey>) -> (Running, Str
 }
 
 async fn cell_on(url: &str, name: &str, layout: In, key: Option<&SigningKey>) -> Running {
+    Running::start(options_on(url, name, layout, key)).await
+}
+
+pub(crate) fn options_on(url: &str, name: &str, layout: In, key: Option<&SigningKey>) -> Options {
     let mut options = Options::new(CellId::new(name).unwrap(), "");
     options.insecure_plaintext = true;
     options.database = Some(url.to_owned());
@@ -37,7 +41,7 @@ async fn cell_on(url: &str, name: &str, layout: In, key: Option<&SigningKey>) ->
             options.template_database = format!("{home}-template");
         }
     }
-    Running::start(options).await
+    options
 }
 
 async fn start(layout: In) -> (Running, String) {

@@ -3,6 +3,7 @@
 use cell_model::{MoveId, Seq};
 use cell_protos::v1 as wire;
 
+use super::mending;
 use crate::capture::digest_from_wire;
 use crate::durable::Ticket;
 use crate::engine::Batch;
@@ -21,7 +22,7 @@ pub(super) struct Held {
 /// The copy is no longer wanted, or this task is not the one that makes it.
 pub(super) const NOT_WANTED: &str = "NOT_IMPORTING";
 
-fn copying(core: &Core, move_id: MoveId) -> Result<Position, Refusal> {
+pub(super) fn copying(core: &Core, move_id: MoveId) -> Result<Position, Refusal> {
     let control = core.known()?;
     let wanted = control.follow.as_ref().is_some_and(|follow| follow.move_id == move_id)
         && matches!(control.role, Role::Importing | Role::Redirect);
@@ -29,7 +30,7 @@ fn copying(core: &Core, move_id: MoveId) -> Result<Position, Refusal> {
     position.ok_or_else(|| Refusal::new(NOT_WANTED, format!("nothing is copied for {move_id}")))
 }
 
-fn broken(reason: impl Into<String>) -> Refusal {
+pub(super) fn broken(reason: impl Into<String>) -> Refusal {
     Refusal::new("STREAM_BROKEN", reason)
 }
 
@@ -43,6 +44,8 @@ pub(super) fn changes(
 ) -> Result<Held, Refusal> {
     let mut core = tenant.lock();
     copying(&core, move_id)?;
+    let may_differ = mending::may_differ(&core);
+    let mut differs = None;
     let mut staging = core.staging(&tenants.durable)?;
     let (mut digests, mut bytes) = (Vec::new(), 0);
     for transaction in transactions {
@@ -77,13 +80,19 @@ pub(super) fn changes(
         let counted = staging.position.digest;
         if staging.position.frontier == Frontier::End && told != counted {
             let reason = format!("after change {seq} the source adds up to {told}, the copy to {counted}");
-            return Err(Refusal::new("DIGEST_MISMATCH", reason));
+            if !may_differ {
+                return Err(Refusal::new("DIGEST_MISMATCH", reason));
+            }
+            differs = Some(reason);
         }
         staging.position.seq = seq;
         digests.push((seq, counted));
     }
     let (position, rows) = staging.finish();
     let seq = position.seq;
+    if let Some(reason) = differs {
+        core.mending.apart(&tenant.id, &reason);
+    }
     if !digests.is_empty() {
         core.commit(&tenant.id, &tenants.durable, Batch::default(), &rows, None, Some(Some(position)))?;
     }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::apply::{self, Held, NOT_WANTED};
+use super::mending::{self, Mending, Told};
 use super::owner::CODE_TRAILER;
 use crate::record::{Follow, Frontier};
 use crate::refusal::Refusal;
@@ -58,6 +59,7 @@ pub(crate) fn ensure(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>) {
     core.progress.task = None;
     let Some(follow) = wanted else { return };
     core.progress = super::Progress::default();
+    core.mending = Mending::default();
     let stop = tenants.stop.child_token();
     core.progress.task = Some((follow.clone(), stop.clone()));
     drop(core);
@@ -72,7 +74,9 @@ async fn run(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) {
     let mut pause = PAUSE_MIN;
     loop {
         let before = tenant.lock().last_seq();
-        match session(tenants, tenant, follow).await {
+        let ended = session(tenants, tenant, follow).await;
+        tenant.lock().mending.lose();
+        match ended {
             Ended::NotWanted => return,
             Ended::Failed(refusal) => {
                 tracing::warn!(tenant = %tenant.id, source = %follow.cell, move_id = %follow.move_id, %refusal, "the copy cannot go on");
@@ -119,6 +123,7 @@ async fn session(tenants: &Arc<Tenants>, tenant: &Arc<Tenant>, follow: &Follow) 
         Ok(Err(status)) => return lost(&status),
         Err(_) => return Ended::Lost("the owner does not answer".into()),
     };
+    tenant.lock().mending.requests = Some(requests.clone());
     let (held, durable) = watch::channel(Held::default());
     tokio::select! {
         ended = receive(tenants, tenant, follow.move_id, incoming, &requests, &held) => ended,
@@ -195,6 +200,19 @@ async fn receive(
             }
             Some(Response::Heartbeat(heartbeat)) => {
                 apply::heartbeat(tenant, Seq(heartbeat.last_seq));
+                continue;
+            }
+            Some(Response::Cut(cut)) => {
+                tenant.lock().mending.cut = Some(Seq(cut.seq));
+                continue;
+            }
+            Some(Response::Rows(rows)) => match mending::page(tenants, tenant, move_id, rows) {
+                Ok(()) => continue,
+                Err(refusal) => Err(refusal),
+            },
+            Some(Response::Recopied(rows)) => mending::recopied(tenants, tenant, move_id, rows),
+            Some(Response::NotExamined(not)) => {
+                tenant.lock().mending.tell(Told::Not(not.reason));
                 continue;
             }
             // What a cell with tables would send; it refuses the start of this stream already.

@@ -1,5 +1,7 @@
 //! The owner's side of the change stream.
 
+mod mending;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::record::Role;
 use crate::refusal::Refusal;
 use crate::tenant::{Core, Tenant};
 use crate::tenants::Tenants;
+use mending::Wanted;
 
 /// Trailer with the stable code of a refused stream.
 pub(super) const CODE_TRAILER: &str = cell_client::trailer::CODE;
@@ -109,7 +112,7 @@ fn open(
 
 impl Feed {
     async fn run(mut self, mut incoming: Streaming<wire::FollowRequest>) {
-        let (chunks, mut wanted) = mpsc::channel(QUEUE);
+        let (wants, mut wanted) = mpsc::channel(QUEUE);
         let (tenants, tenant) = (Arc::clone(&self.tenants), Arc::clone(&self.tenant));
         let (uid, move_id) = (self.uid, self.move_id);
         let listen = async move {
@@ -126,21 +129,13 @@ impl Feed {
                         }
                         tenant.notify();
                     }
-                    Some(Request::NextChunk(next)) => {
-                        if chunks.try_send(next.after_key.to_vec()).is_err() {
+                    Some(request) => {
+                        let want = Wanted::read(request);
+                        if want.is_none_or(|want| wants.try_send(want).is_err()) {
                             return;
                         }
                     }
-                    Some(
-                        Request::Start(_)
-                        | Request::Buckets(_)
-                        | Request::Rows(_)
-                        | Request::Recopy(_)
-                        | Request::Sample(_),
-                    )
-                    | None => {
-                        return;
-                    }
+                    None => return,
                 }
             }
         };
@@ -156,7 +151,7 @@ impl Feed {
     }
 
     /// Sends what there is, for ever. The answer is why it cannot.
-    async fn feed(&mut self, wanted: &mut mpsc::Receiver<Vec<u8>>) -> Refusal {
+    async fn feed(&mut self, wanted: &mut mpsc::Receiver<Wanted>) -> Refusal {
         loop {
             let mut changed = self.tenant.subscribe();
             let mut next = wanted.try_recv().ok();
@@ -168,7 +163,7 @@ impl Feed {
                 }
                 tokio::select! {
                     _ = changed.changed() => {}
-                    after = wanted.recv() => next = after,
+                    want = wanted.recv() => next = want,
                     () = tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)) => {
                         let last_seq = self.tenant.lock().last_seq().get();
                         if self.send(Response::Heartbeat(wire::Heartbeat { last_seq })).await.is_err() {
@@ -177,9 +172,13 @@ impl Feed {
                     }
                 }
             }
-            if let Some(after) = next
-                && let Err(refusal) = self.send_chunk(&after).await
-            {
+            let sent = match next {
+                Some(Wanted::Chunk(after)) => self.send_chunk(&after).await,
+                Some(Wanted::Page { after, rows }) => self.send_page(&after, rows).await,
+                Some(Wanted::Rows(keys)) => self.send_rows(&keys).await,
+                None => Ok(()),
+            };
+            if let Err(refusal) = sent {
                 return refusal;
             }
         }

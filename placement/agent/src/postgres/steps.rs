@@ -95,7 +95,7 @@ impl Work<'_> {
             Step::Retire(_) => self.retire().await,
             Step::Reclaim(reclaim) => self.reclaim(Epoch(reclaim.fenced_epoch)).await,
             // In boxes: what they wait for is large, and they are few.
-            Step::Examine(_) => Box::pin(self.examine()).await,
+            Step::Examine(examine) => Box::pin(self.examine(examine.every_row)).await,
             Step::CompareSample(sample) => Box::pin(self.compare_sample(sample.seed)).await,
             Step::Recopy(recopy) => Box::pin(self.recopy(Seq(recopy.at_seq))).await,
             Step::LookAtCopy(look) => self.look_at_copy(look.knows_ungated).await,

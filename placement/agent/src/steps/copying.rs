@@ -50,7 +50,7 @@ impl Work<'_> {
     }
 
     /// The copying side of this move; refused where nothing is copied, or where the copy has failed.
-    fn copy_of<'c>(&self, core: &'c Core) -> Result<&'c Position, Refusal> {
+    pub(super) fn copy_of<'c>(&self, core: &'c Core) -> Result<&'c Position, Refusal> {
         transition::admit(core.known()?, self.context(), false)?;
         let follows = core.known()?.follow.as_ref().is_some_and(|follow| follow.move_id == self.context().move_id);
         core.position().filter(|_| follows).ok_or_else(|| {

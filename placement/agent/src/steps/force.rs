@@ -149,7 +149,10 @@ impl Work<'_> {
 /// Every row is there, up to the last change. That the copy follows no further says nothing against it; a digest that differs
 /// does.
 fn is_whole(core: &Core) -> bool {
-    core.is_complete() && core.progress.failure.as_ref().is_none_or(|failure| failure.code != "DIGEST_MISMATCH")
+    let failure = core.progress.failure.as_ref();
+    core.is_complete()
+        && !core.mending.is_apart()
+        && failure.is_none_or(|failure| failure.code != "DIGEST_MISMATCH")
 }
 
 const fn told(tail: &TailRecord) -> wire::Tail {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cell_agent::engine::Engine;
 use cell_agent::{Agent, AgentOptions, RowError, TenantData, Transaction, WriteError};
+use cell_client::net::Host;
 use cell_client::{AgentPool, StepContext, StepError};
 use cell_gate::RequestStamp;
 use cell_model::{
@@ -60,8 +62,18 @@ impl Ground {
 
     /// Opens a cell; `listen` as it was before where it is opened again.
     pub(crate) async fn open_at(&self, name: &str, listen: &str) -> Cell {
+        Self::run(Agent::open(self.options(name, listen)).await.unwrap(), name)
+    }
+
+    /// Opens a cell on a store that the test can reach into.
+    pub(crate) async fn open_on(&self, name: &str, engine: Arc<dyn Engine>) -> Cell {
+        let options = self.options(name, "127.0.0.1:0");
+        Self::run(Agent::open_within(options, engine, Host::default()).await.unwrap(), name)
+    }
+
+    fn options(&self, name: &str, listen: &str) -> AgentOptions {
         let id = CellId::new(name).unwrap();
-        let mut options = AgentOptions::new(id.clone(), self.directory.path().join(name), listen);
+        let mut options = AgentOptions::new(id, self.directory.path().join(name), listen);
         options.insecure_plaintext = true;
         options.trusted_keys = vec![self.key.public().to_string()];
         options.limits.write_wait_ms = 4_000;
@@ -73,11 +85,14 @@ impl Ground {
         {
             options.planted = self.planted;
         }
-        let agent = Agent::open(options).await.unwrap();
+        options
+    }
+
+    fn run(agent: Agent, name: &str) -> Cell {
         let (data, address) = (agent.data(), agent.address().to_string());
         let stop = CancellationToken::new();
         let service = tokio::spawn(agent.run(stop.clone()));
-        Cell { id, agent: address, data, stop, service }
+        Cell { id: CellId::new(name).unwrap(), agent: address, data, stop, service }
     }
 
     pub(crate) async fn open(&self, name: &str) -> Cell {

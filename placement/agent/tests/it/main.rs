@@ -7,6 +7,7 @@ mod cells;
 mod copying;
 mod deciding;
 mod hooking;
+mod mending;
 mod moving;
 #[cfg(feature = "planted")]
 mod planted;

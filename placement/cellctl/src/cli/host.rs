@@ -61,6 +61,10 @@ pub struct Demo {
     /// first; those of an earlier run have to be dropped before
     #[arg(long, value_name = "NAME", requires = "databases", conflicts_with = "tenant_schema")]
     pub tenant_database: Option<String>,
+    /// Let the cells keep a shop for each tenant, too, in tables tied by foreign keys and numbered by sequences; tills trade in all of
+    /// them while tenants move, and in the end their books are audited
+    #[arg(long, requires = "databases")]
+    pub shop: bool,
     /// Plant a fault that the checker must find
     #[cfg(feature = "planted")]
     #[arg(long, value_enum)]

@@ -188,6 +188,10 @@ pub struct MoveTenant {
     /// for them for half of its budget; those that gates have let in are never ended
     #[arg(long)]
     pub terminate_writers: bool,
+    /// Before writes are touched, compare every row of the copy with its original, one by one, and not only what all of them add up to:
+    /// both cells read all rows once more, and keys and hashes go from one to the other. --dry-run says how much that is
+    #[arg(long)]
+    pub exact: bool,
     /// The most that the copy may read of the source in a second, as 500kB or 20MiB [default: as fast as it goes]
     #[arg(long, value_parser = byte_rate, default_value = "0", hide_default_value = true, value_name = "BYTES")]
     pub bytes_per_second: u64,

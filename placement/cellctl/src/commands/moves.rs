@@ -114,5 +114,6 @@ fn options_of(asked: &MoveTenant) -> Result<MoveOptions, Failure> {
         reason: asked.reason.clone(),
         tier: asked.tier.map(Into::into),
         terminate_writers: asked.terminate_writers,
+        exact: asked.exact,
     })
 }

@@ -124,6 +124,7 @@ pub fn describe_move(movement: &MoveView) -> String {
         ("Attempt", movement.attempt.to_string()),
         ("Epoch", movement.epoch.to_string()),
         ("Hold budget", duration(u64::from(movement.hold_max_ms))),
+        ("Compares", if movement.exact { "every row, one by one".into() } else { String::new() }),
         ("Throttle", movement.bytes_per_second.map(|most| format!("{}/s", bytes(most))).unwrap_or_default()),
         ("Weight", weight(movement)),
         ("Soak", duration(u64::from(movement.soak_ms))),

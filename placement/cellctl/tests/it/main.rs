@@ -21,6 +21,8 @@ mod restoring;
 #[path = "../../../agent/tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
 mod server;
+#[cfg(not(feature = "planted"))]
+mod shop;
 mod takeover;
 mod tiers;
 #[cfg(not(feature = "planted"))]

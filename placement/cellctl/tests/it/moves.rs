@@ -192,6 +192,23 @@ fn a_move_stops_where_it_is_told_to_and_goes_on_from_there() {
 }
 
 #[test]
+fn a_move_that_compares_every_row_says_before_what_that_takes() {
+    let fleet = Fleet::start(None);
+    let looked = fleet.control.run("move tenant acme --to c2 --exact --dry-run");
+    assert_eq!(looked.code, 0, "{looked:?}");
+    assert!(looked.out.contains("EXACT_COST") && looked.out.contains("once more"), "{looked:?}");
+    let looked = fleet.control.run("move tenant acme --to c2 --dry-run");
+    assert!(!looked.out.contains("EXACT_COST"), "{looked:?}");
+    let moved =
+        fleet.control.run("move tenant acme --to c2 --exact --watch --steady 10ms --soak 100ms --retain 0s");
+    assert_eq!(moved.code, 0, "{moved:?}");
+    let listed = fleet.control.run("move list --all --no-headers").out;
+    let id = listed.split_whitespace().next().unwrap();
+    let described = fleet.control.run(&format!("move describe {id}")).out;
+    assert!(described.contains("every row, one by one"), "{described}");
+}
+
+#[test]
 fn limits_of_moves_are_shown_and_changed_one_by_one() {
     let fleet = Fleet::start(None);
     let shown = |words: &str| -> serde_json::Value {

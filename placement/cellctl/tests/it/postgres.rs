@@ -16,11 +16,24 @@ fn a_fleet_on_postgresql_loses_nothing_while_tenants_move() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("report.json");
     let small = "--tenants 12 --moves 4 --big 2 --writes-per-second 30";
-    let said = cellctl(&format!("demo --seed 5 {small} --report {} {}", file.display(), databases.join(" ")));
+    let said =
+        cellctl(&format!("demo --seed 5 {small} --shop --report {} {}", file.display(), databases.join(" ")));
     let report = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}: {said:?}"));
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!((said.code, report["verdict"].as_str()), (0, Some("pass")), "{}\n{report:#}", said.err);
-    for counted in ["lost_writes", "duplicated_writes", "reordered_writes", "failed_requests", "served_early"] {
+    for counted in [
+        "lost_writes",
+        "duplicated_writes",
+        "reordered_writes",
+        "resurrected_deletes",
+        "phantom_values",
+        "torn_transactions",
+        "failed_requests",
+        "served_early",
+    ] {
         assert_eq!(report[counted], 0, "{counted}");
+    }
+    for counted in ["orders", "orders_while_moving", "taken_back", "deliveries", "looks"] {
+        assert!(report["shop"][counted].as_u64().unwrap() > 0, "{counted}: {report:#}");
     }
 }

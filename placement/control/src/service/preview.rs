@@ -15,6 +15,9 @@ use tonic::Status;
 use super::Ground;
 use crate::refusal::rejected;
 
+/// What a row takes on the wire, beside its key, where rows are compared one by one.
+const EXACT_ROW_BYTES: u64 = 24;
+
 /// What is to be looked at.
 pub(super) struct Wanted {
     pub(super) tenant: TenantId,
@@ -83,6 +86,9 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         let at_most = wanted.options.bytes_per_second;
         let estimate = ground
             .view(|fleet| Estimate::from_moves(fleet.ended_moves_before(None).map(Arc::as_ref), weight, at_most));
+        if wanted.options.exact {
+            answer.notes.push(exact_cost(&record.owner, weight));
+        }
         answer.weight = Some(v1::Weight { rows: weight.rows, bytes: weight.bytes });
         answer.estimate = Some(estimate.map(|known| estimate_to_wire(known, &wanted.options)).unwrap_or_default());
     }
@@ -93,6 +99,18 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         answer.notes.extend(report.into_iter().flat_map(|report| report.notes));
     }
     Ok(answer)
+}
+
+/// What it takes to compare row by row, for whoever has asked for that.
+fn exact_cost(source: &CellId, weight: Weight) -> v1::PreviewFinding {
+    let Weight { rows, bytes } = weight;
+    let sent = rows.saturating_mul(EXACT_ROW_BYTES);
+    let reason = format!(
+        "--exact: once the copy is complete both cells read all {rows} rows ({bytes} bytes) once more, page by page, and {sent} bytes \
+         or a little more go from one to the other for their hashes, with the keys besides. Writers go on, no hold is longer for it, and --until verify \
+         stops behind it"
+    );
+    v1::PreviewFinding { cell: source.to_string(), code: "EXACT_COST".into(), reason }
 }
 
 /// Cells without a gate are not moved to and from as others are: said plainly, whether they were declared to be such cells or
@@ -187,6 +205,15 @@ fn estimate_to_wire(estimate: Estimate, options: &MoveOptions) -> v1::MoveEstima
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_it_takes_to_compare_row_by_row_is_told_in_rows_and_bytes() {
+        let note = exact_cost(&CellId::new("c1").unwrap(), Weight { rows: 1_000, bytes: 90_000 });
+        assert_eq!((note.cell.as_str(), note.code.as_str()), ("c1", "EXACT_COST"));
+        for said in ["1000 rows", "90000 bytes", "24000 bytes"] {
+            assert!(note.reason.contains(said), "{}", note.reason);
+        }
+    }
 
     #[test]
     fn a_cell_without_a_gate_is_told_with_what_that_means_on_its_side() {

@@ -77,6 +77,59 @@ async fn a_cell_that_cannot_find_out_which_rows_differ_ends_the_move() {
     assert_eq!(count(&cells, "b Recopy"), 0);
 }
 
+/// A move in which this cell finds once that its rows do not add up to what it has counted.
+async fn moved_past_damage_at(cell: &str) -> (Cells, MoveRecord) {
+    let (cells, paper, leader) = started().await;
+    cells.refuse(&format!("{cell} ScanDigest"), "MISMATCH");
+    paper.start_move();
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    (cells, ended)
+}
+
+#[tokio::test]
+async fn a_copy_whose_own_rows_do_not_add_up_is_mended_and_a_source_is_not() {
+    let (cells, ended) = moved_past_damage_at("b").await;
+    assert_eq!((ended.end, ended.movement.differences.len()), (End::Completed, 1));
+    assert_eq!((count(&cells, "b Examine"), count(&cells, "b Recopy")), (1, 1));
+
+    let (cells, ended) = moved_past_damage_at("a").await;
+    let End::Aborted { code, reason } = &ended.end else { panic!("{:?}", ended.end) };
+    assert_eq!(code, "DIGEST_MISMATCH");
+    assert!(reason.starts_with("the source: "), "{reason}");
+    assert_eq!(count(&cells, "b Examine"), 0);
+}
+
+/// A move that is to compare every row, or not.
+async fn moved_comparing(exact: bool, prepare: impl FnOnce(&Cells)) -> (Cells, MoveRecord) {
+    let (cells, paper, leader) = started().await;
+    prepare(&cells);
+    let options = MoveOptions { sync_steady_ms: 5, soak_ms: 5, exact, ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let ended = paper.ended().unwrap();
+    (cells, ended)
+}
+
+#[tokio::test]
+async fn every_row_is_compared_where_that_was_asked_for_though_all_add_up_to_the_same() {
+    let (cells, ended) = moved_comparing(true, |cells| cells.differ("Examine", 1)).await;
+    assert_eq!((ended.end, ended.movement.differences.len()), (End::Completed, 1));
+    assert_eq!(ended.movement.differences[0].changed, 1);
+    assert_eq!((count(&cells, "b Examine"), count(&cells, "b Recopy")), (2, 1), "found, mended, found to be alike");
+    let (cells, ended) = moved_comparing(false, |_| {}).await;
+    assert_eq!((ended.end, count(&cells, "b Examine")), (End::Completed, 0));
+}
+
+#[tokio::test]
+async fn a_cell_that_cannot_compare_every_row_ends_a_move_that_asks_for_it() {
+    let (_, ended) = moved_comparing(true, |cells| cells.refuse("Examine", "REPAIR_UNSUPPORTED")).await;
+    let End::Aborted { code, .. } = &ended.end else { panic!("{:?}", ended.end) };
+    assert_eq!(code, "EXACT_UNSUPPORTED");
+}
+
 #[tokio::test]
 async fn rows_that_cannot_be_copied_now_are_tried_again() {
     let (cells, paper, leader) = started().await;

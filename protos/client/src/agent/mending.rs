@@ -12,6 +12,8 @@ use crate::StepError;
 
 /// All rows are read up to twice, and some of them once more.
 const SCANS: u32 = 3;
+/// One by one takes longer, for the pages of it.
+const SCANS_ROW_BY_ROW: u32 = 30;
 
 fn row(row: v1::ExaminedRow) -> Option<DifferingRow> {
     let differing = match row.differs() {
@@ -43,8 +45,26 @@ impl AgentPool {
     /// # Errors
     /// [`StepError`]; refused also where the cell's storage cannot be narrowed down.
     pub async fn examine(&self, agent: &str, context: &StepContext) -> Result<Difference, StepError> {
-        let step = Step::Examine(v1::Examine {});
-        self.examined(agent, context, (step, Phase::Verify), self.options.scan * SCANS).await
+        let step = Step::Examine(v1::Examine { every_row: false });
+        Ok(self.examined(agent, context, (step, Phase::Verify), self.options.scan * SCANS).await?.0)
+    }
+
+    /// The copying cell compares every row of its copy with the owner's, one by one, and remembers those that differ.
+    ///
+    /// # Errors
+    /// [`StepError`]; refused also, with `EXACT_UNSUPPORTED`, where it does less than that.
+    pub async fn compare_rows(&self, agent: &str, context: &StepContext) -> Result<Difference, StepError> {
+        let step = Step::Examine(v1::Examine { every_row: true });
+        let patience = self.options.scan * SCANS_ROW_BY_ROW;
+        match self.examined(agent, context, (step, Phase::Verify), patience).await? {
+            (found, true) => Ok(found),
+            (_, false) => Err(StepError::Refused {
+                code: "EXACT_UNSUPPORTED".into(),
+                reason: format!(
+                    "the agent at {agent} compares sums of rows, and not each: it is of an earlier version"
+                ),
+            }),
+        }
     }
 
     /// The cell that follows in soak compares some rows of its copy with the owner's: other ones with another `seed`.
@@ -58,19 +78,21 @@ impl AgentPool {
         seed: u64,
     ) -> Result<Difference, StepError> {
         let step = Step::CompareSample(v1::CompareSample { seed });
-        self.examined(agent, context, (step, Phase::Soak), self.options.scan).await
+        Ok(self.examined(agent, context, (step, Phase::Soak), self.options.scan).await?.0)
     }
 
+    /// And whether every row was compared.
     async fn examined(
         &self,
         agent: &str,
         context: &StepContext,
         (step, phase): (Step, Phase),
         patience: Duration,
-    ) -> Result<Difference, StepError> {
+    ) -> Result<(Difference, bool), StepError> {
         match self.run(agent, context, step, patience).await? {
             (_, Answer::Examined(examined)) => {
-                let found = difference(phase, examined);
+                let every_row = examined.every_row;
+                let found = difference(phase, examined).map(|found| (found, every_row));
                 found.ok_or_else(|| unfitting(agent, "a digest or a row of it cannot be read"))
             }
             _ => Err(unfitting(agent, "it should be what differs")),

@@ -108,7 +108,7 @@ impl Stream {
         let catalogue = self.cell.catalogue(tenant).await?;
         let (keys, rows) = backfill::read_keys(&snapshot, &catalogue, (tenant, &feed.form), keys).await?;
         let keys = keys.into_iter().map(|(table, key)| wire::TableKey { table, key }).collect();
-        Ok(wire::RecopiedRows { seq: feed.cursor.get(), keys, rows })
+        Ok(wire::RecopiedRows { seq: feed.cursor.get(), keys, rows, ..wire::RecopiedRows::default() })
     }
 
     /// The mark at the cut, and the rows there: few, so the stream waits for them.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cell_model::{Digest, Seq};
+use cell_model::{Difference, Digest, Seq};
 use cell_protos::v1 as wire;
 use cell_protos::v1::follow_request::Request;
 use cell_protos::v1::step_response::Result as Answer;
@@ -11,14 +11,19 @@ use tokio::sync::mpsc;
 use super::{Work, position};
 use crate::capture::{digest_from_wire, digest_to_wire};
 use crate::postgres::captures::RowKey;
+use crate::postgres::catalogue::Catalogue;
 use crate::postgres::follower::{Ask, Told};
-use crate::postgres::narrow::{self, Listed, Stretch, Sums};
+use crate::postgres::narrow::{self, Listed, Narrowed, Stretch, Sums};
 use crate::refusal::Refusal;
 
 /// All rows are read once, and those of some buckets once more.
 const EXAMINE_MAX: Duration = Duration::from_secs(300);
 const RECOPY_MAX: Duration = Duration::from_secs(100);
 const SAMPLE_MAX: Duration = Duration::from_secs(30);
+/// Each row with its original, page by page.
+const EVERY_ROW_MAX: Duration = Duration::from_secs(3_000);
+/// Rows of one of these pages.
+const PAGE_ROWS: u32 = 1_000;
 /// Rows of one sample.
 const SAMPLE_ROWS: u32 = 200;
 
@@ -44,6 +49,18 @@ async fn next(told: &mut mpsc::Receiver<Told>) -> Result<Told, Refusal> {
         Some(told) => Ok(told),
         None => Err(lost()),
     }
+}
+
+/// Some rows of a table, as both cells have them at a cut.
+struct Compared {
+    seq: Seq,
+    owner: Digest,
+    copy: Digest,
+    found: Narrowed,
+    /// The copy has more rows there than were looked at.
+    more: bool,
+    /// Up to this key; none where that was the table's end.
+    until: Option<Vec<String>>,
 }
 
 impl Work<'_> {
@@ -73,8 +90,11 @@ impl Work<'_> {
         done.ok_or_else(lost)?.map_err(|_| late())?
     }
 
-    pub(super) async fn examine(&self) -> Result<Answer, Refusal> {
+    pub(super) async fn examine(&self, every_row: bool) -> Result<Answer, Refusal> {
         let asks = self.asks()?;
+        if every_row {
+            return self.mending(EVERY_ROW_MAX, self.every_row_examined(&asks)).await.map(Answer::Examined);
+        }
         self.mending(EXAMINE_MAX, self.examined(&asks)).await.map(Answer::Examined)
     }
 
@@ -102,7 +122,7 @@ impl Work<'_> {
         let (missing, extra, changed) = (found.missing, found.extra, found.changed);
         self.tenant.lock().differing = (seq, found.keys.into_iter().map(|(key, _)| key).collect());
         let (owner, copy) = (Some(digest_to_wire(theirs)), Some(digest_to_wire(ours)));
-        Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more, rows })
+        Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more, rows, every_row: false })
     }
 
     /// Compares some rows, in soak: of those, the copy follows what the owner has done, and is looked at as readers would.
@@ -120,24 +140,80 @@ impl Work<'_> {
         let client = self.cell.database.client().await?;
         let after = narrow::some_key(&client, &catalogue, of.0, (table, seed)).await?;
         drop(client);
-        let wanted = wire::SampleWanted { table: place, after_key: after.clone(), rows: SAMPLE_ROWS };
+        let Compared { seq, owner, copy, found, .. } =
+            self.stretch_compared(asks, &catalogue, (place, after), SAMPLE_ROWS).await?;
+        let (owner, copy) = (Some(digest_to_wire(owner)), Some(digest_to_wire(copy)));
+        let (missing, extra, changed) = (found.missing, found.extra, found.changed);
+        let rows = found.told(&catalogue);
+        Ok(wire::Examined {
+            seq: seq.get(),
+            owner,
+            copy,
+            missing,
+            extra,
+            changed,
+            rows,
+            ..wire::Examined::default()
+        })
+    }
+
+    /// Each row of every table with its original: page by page, each at a cut of its own, while changes are applied. What both cells
+    /// add up to differs by what was found, whatever writers do between two pages.
+    async fn every_row_examined(&self, asks: &mpsc::Sender<Ask>) -> Result<wire::Examined, Refusal> {
+        let catalogue = self.cell.catalogue(&self.tenant.id).await?;
+        let (mut owner, mut copy) = (Digest::default(), Digest::default());
+        let mut told = wire::Examined { every_row: true, ..wire::Examined::default() };
+        let mut keys: Vec<RowKey> = Vec::new();
+        for place in 0..u32::try_from(catalogue.tables.len()).unwrap_or(u32::MAX) {
+            let mut after = Some(Vec::new());
+            while let Some(behind) = after.take() {
+                let page = self.stretch_compared(asks, &catalogue, (place, behind), PAGE_ROWS).await?;
+                (owner, copy) = (sum(owner, page.owner), sum(copy, page.copy));
+                told.seq = page.seq.get();
+                told.missing += page.found.missing;
+                told.extra += page.found.extra;
+                told.changed += page.found.changed;
+                told.more |= page.more;
+                told.rows.extend(page.found.told(&catalogue));
+                told.rows.truncate(Difference::ROWS_MAX);
+                let room = narrow::KEYS_MAX.saturating_sub(keys.len());
+                keys.extend(page.found.keys.into_iter().map(|(key, _)| key).take(room));
+                after = page.until;
+            }
+        }
+        self.tenant.lock().differing = (Seq(told.seq), keys);
+        (told.owner, told.copy) = (Some(digest_to_wire(owner)), Some(digest_to_wire(copy)));
+        Ok(told)
+    }
+
+    /// Some rows of a table behind a key, at a cut.
+    async fn stretch_compared(
+        &self,
+        asks: &mpsc::Sender<Ask>,
+        catalogue: &Catalogue,
+        (place, after): (u32, Vec<String>),
+        rows: u32,
+    ) -> Result<Compared, Refusal> {
+        let of = (&self.tenant.id, self.context().uid);
+        let wanted = wire::SampleWanted { table: place, after_key: after.clone(), rows };
         let mut told = ask(asks, Request::Sample(wanted)).await?;
         let Told::Cut(seq, snapshot) = next(&mut told).await? else { return Err(odd()) };
-        let Told::Rows(rows) = next(&mut told).await? else { return Err(odd()) };
-        let (theirs, ended) = (listed_of(rows.rows)?, rows.done);
+        let Told::Rows(listed) = next(&mut told).await? else { return Err(odd()) };
+        let (theirs, ended) = (listed_of(listed.rows)?, listed.done);
         let until = if ended { None } else { theirs.last().map(|((_, key), _)| key.clone()) };
-        // What only the copy has would be as much again at the most, or more than a sample.
-        let stretch = Stretch { table: place, after, until, rows: SAMPLE_ROWS * 2 };
-        let ours = narrow::list_stretch(&snapshot, &catalogue, of, &stretch).await?;
+        // What only the copy has would be as much again at the most, or more than is looked at now.
+        let most = rows.saturating_mul(2);
+        let stretch = Stretch { table: place, after, until: until.clone(), rows: most };
+        let ours = narrow::list_stretch(&snapshot, catalogue, of, &stretch).await?;
         let sum = |listed: &[Listed]| Digest {
             rows: listed.len() as u64,
             sum: listed.iter().fold(0, |sum, (_, hash)| hash.wrapping_add(sum)),
         };
-        let (owner, copy) = (Some(digest_to_wire(sum(&theirs))), Some(digest_to_wire(sum(&ours))));
-        let found = narrow::narrowed(ours, theirs);
-        let (missing, extra, changed) = (found.missing, found.extra, found.changed);
-        let rows = found.told(&catalogue);
-        Ok(wire::Examined { seq: seq.get(), owner, copy, missing, extra, changed, more: false, rows })
+        let (owner, copy) = (sum(&theirs), sum(&ours));
+        let more = ours.len() >= usize::try_from(most).unwrap_or(usize::MAX);
+        // A table without a key has one row.
+        let until = until.filter(|key| !key.is_empty());
+        Ok(Compared { seq, owner, copy, found: narrow::narrowed(ours, theirs), more, until })
     }
 
     pub(super) async fn recopy(&self, at: Seq) -> Result<Answer, Refusal> {
@@ -168,12 +244,12 @@ async fn recopied(asks: &mpsc::Sender<Ask>, keys: Vec<RowKey>) -> Result<Seq, Re
     }
 }
 
+const fn sum(all: Digest, one: Digest) -> Digest {
+    Digest { rows: all.rows.wrapping_add(one.rows), sum: all.sum.wrapping_add(one.sum) }
+}
+
 fn total(sums: &Sums) -> Digest {
-    let add = |all: Digest, one: &Digest| Digest {
-        rows: all.rows.wrapping_add(one.rows),
-        sum: all.sum.wrapping_add(one.sum),
-    };
-    sums.values().fold(Digest::default(), add)
+    sums.values().copied().fold(Digest::default(), sum)
 }
 
 fn sums_of(buckets: wire::Buckets) -> Result<Sums, Refusal> {

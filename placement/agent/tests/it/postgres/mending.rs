@@ -98,6 +98,35 @@ async fn rows_that_are_missing_extra_or_changed_are_named_and_mended() {
     a.close().await;
 }
 
+/// As `move tenant --exact` asks for: one by one, over more than a page of them, while writers go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_is_compared_with_its_original_where_that_is_asked_for() {
+    let ground = Ground::new();
+    let (a, b, step) = copied(&ground, 2_500).await;
+    let updates =
+        |turn| format!("UPDATE accounts SET name = 'u{turn}' WHERE tenant_id = 't-1' AND id = 2000 + {turn} % 100");
+    let writers = Writers::start(&a, 2, updates).await;
+    let compare = async || when_it_may(async || ground.pool.compare_rows(&b.agent, &context(1, 1)).await).await;
+    let found = compare().await;
+    assert_eq!((found.count(), found.owner.rows, found.owner == found.copy), (0, 2_500, true), "{found}");
+    damage(
+        &b,
+        "DELETE FROM accounts WHERE id = 7; UPDATE accounts SET ratio = 1 WHERE id = 1500;
+         INSERT INTO accounts (tenant_id, id, name) OVERRIDING SYSTEM VALUE VALUES ('t-1', 9000, 'secret')",
+    )
+    .await;
+    let found = compare().await;
+    assert_eq!((found.missing, found.extra, found.changed, found.more), (1, 1, 1, false), "{found}");
+    assert_eq!(told(&found), ["accounts(7) missing", "accounts(1500) changed", "accounts(9000) extra"]);
+    ground.recopy(&b, found.seq).await;
+    assert_eq!(compare().await.count(), 0);
+    writers.stop().await;
+    ground.verify(&a, &b, &step).await;
+    assert_eq!(b.rows().await, a.rows().await);
+    b.close().await;
+    a.close().await;
+}
+
 /// The rows that are copied anew are also those that are written: a change is in what is read, or comes behind it, and never both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_mended_while_they_are_written() {
