@@ -7,7 +7,7 @@ use super::*;
 
 #[path = "../../../../placement/agent/tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the agent's own tests use more of it")]
-mod server;
+pub(crate) mod server;
 
 /// Where the tenants of a cell are.
 #[derive(Clone, Copy)]
