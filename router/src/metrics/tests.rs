@@ -95,7 +95,7 @@ fn every_metric_that_a_page_names_is_one() {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
                 for rest in text.split("cell_router_").skip(1) {
-                    let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+                    let end = rest.find(|c: char| !is_part(c)).unwrap_or(rest.len());
                     let name = format!("cell_router_{}", &rest[..end]);
                     // The prefix alone, before dots, stands for all of them.
                     if end > 0 && !names.contains(&name) {

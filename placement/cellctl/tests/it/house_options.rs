@@ -168,7 +168,7 @@ fn every_default_of_the_router_is_as_its_page_says() {
     let page = part("Router");
     for (option, Row { default, .. }) in &page {
         let holds =
-            if needed.contains_key(option) { "needed" } else { defaults.get(option).map_or("–", |is| is) };
+            if needed.contains_key(option) { "needed" } else { defaults.get(option).map_or("–", String::as_str) };
         assert_eq!(default, holds, "docs/options.md, router, default of {option}");
     }
     assert!(needed.keys().all(|option| page.contains_key(option)), "{needed:?}");
@@ -213,7 +213,7 @@ fn every_option_of_the_gate_is_on_its_page_with_its_default() {
 }
 
 /// Options of a command line, against one part of the page.
-fn assert_as_typed(title: &str, command: clap::Command) {
+fn assert_as_typed(title: &str, command: &clap::Command) {
     let page = part(title);
     let typed: BTreeMap<String, &clap::Arg> =
         command.get_arguments().filter_map(|arg| Some((format!("--{}", arg.get_long()?), arg))).collect();
@@ -237,8 +237,8 @@ fn assert_as_typed(title: &str, command: clap::Command) {
 
 #[test]
 fn every_option_of_a_cell_and_of_a_control_node_is_on_its_page_with_its_default() {
-    assert_as_typed("Cell", sample_cell::Options::augment_args(clap::Command::new("serve")));
-    assert_as_typed("Control node", cell_control::Options::augment_args(clap::Command::new("serve")));
+    assert_as_typed("Cell", &sample_cell::Options::augment_args(clap::Command::new("serve")));
+    assert_as_typed("Control node", &cell_control::Options::augment_args(clap::Command::new("serve")));
 }
 
 #[test]
