@@ -437,43 +437,4 @@ impl Collector for FlowCollector {
 }
 
 #[cfg(test)]
-mod tests {
-    use cell_model::TenantId;
-
-    use super::*;
-    use crate::live::Live;
-    use crate::options::Options;
-    use crate::waiting::Waiters;
-
-    #[test]
-    fn a_hundred_thousand_active_tenants_add_no_series() {
-        let directory = Arc::new(Directory::new(Waiters::new(1, 1), Waiters::new(1, 1), Duration::from_secs(1)));
-        let flow = Flow::new(
-            Live::new(&Options::default()),
-            directory.instances.clock(),
-            false,
-            std::collections::BTreeMap::default(),
-        );
-        let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry, directory, Arc::clone(&flow));
-        let worker = Rc::new(metrics.worker(0));
-        let series = |registry: &Registry| {
-            let mut text = String::new();
-            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
-            text.lines().filter(|line| !line.starts_with('#')).count()
-        };
-        let before = series(&registry);
-        for n in 0..100_000_u32 {
-            let tenant = TenantId::new(format!("t-{n}")).unwrap();
-            flow.tenants.of(&tenant, cell_model::Uid(1)).count();
-            let tier = [None, Some(Tier::Bronze), Some(Tier::Gold)][n as usize % 3];
-            let mut open = worker.open(Instant::now());
-            open.set_tier(tier);
-            worker.count_answer(http::StatusCode::OK, tier);
-            worker.count_refusal(Code::ALL[n as usize % Code::ALL.len()], tier);
-        }
-        assert_eq!(flow.tenants.count(), 100_000);
-        assert_eq!(series(&registry), before);
-        assert!(before < 500, "{before} series for one thread");
-    }
-}
+mod tests;

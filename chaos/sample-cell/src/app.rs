@@ -14,6 +14,7 @@
 mod answer;
 mod condition;
 mod documents;
+mod elsewhere;
 mod idempotency;
 mod keys;
 mod pools;
@@ -40,6 +41,7 @@ use keys::{Keys, Seal};
 use route::Route;
 use write::Operation;
 
+pub(crate) use elsewhere::Elsewhere;
 pub(crate) use tables::TableDocuments;
 pub use tables::TablesError;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use cell_agent::engine::{Engine, EngineError};
 use cell_agent::{Agent, AgentError, AgentOptions, DatabaseOptions};
 use cell_client::net::Host;
-use cell_gate::{Application, Gate, GateError, GateHandle, GateOptions, MappingSource};
+use cell_gate::{Application, Gate, GateError, GateHandle, GateOptions, MappingSource, Relay};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Documents, TableDocuments, TablesError, tables};
+use crate::app::{Documents, Elsewhere, TableDocuments, TablesError, tables};
 use crate::options::Options;
 
 /// Why a cell does not start, or has stopped.
@@ -37,6 +37,12 @@ pub enum Error {
     /// The shop is made of tables.
     #[error("a cell that keeps its data itself has no shop: that is made of a database's tables")]
     ShopOfEmbedded,
+    /// An application of somebody's own cannot be passed anything.
+    #[error("option --application: {reason}")]
+    Application {
+        /// Why.
+        reason: String,
+    },
     /// The agent's task has ended in a panic.
     #[error("the cell's agent has ended in a panic: {reason}")]
     Panic {
@@ -56,7 +62,7 @@ impl Error {
             },
             Self::Tables(error) => error.code(),
             Self::Gate { source, .. } => source.code(),
-            Self::KeysOfDatabase | Self::ShopOfEmbedded => "INVALID_OPTION",
+            Self::KeysOfDatabase | Self::ShopOfEmbedded | Self::Application { .. } => "INVALID_OPTION",
             Self::Panic { .. } => "PANIC",
         }
     }
@@ -132,10 +138,15 @@ impl Cell {
     pub async fn start(options: Options, shutdown: CancellationToken) -> Result<Self, Error> {
         match options.database.clone() {
             None if options.shop => Err(Error::ShopOfEmbedded),
+            None if !options.application.is_empty() => {
+                let reason =
+                    "only a cell on a --database has data that an application in a process of its own can use";
+                Err(Error::Application { reason: reason.into() })
+            }
             None => {
                 let agent = Agent::open(agent_options(&options)).await?;
                 let application = documents(&options, &agent);
-                Self::start_on(&options, agent, application, None, shutdown).await
+                Self::start_on(&options, agent, |_| application.clone(), None, shutdown).await
             }
             Some(_) if options.keys.is_some() => Err(Error::KeysOfDatabase),
             Some(url) if options.without_gate => {
@@ -143,16 +154,25 @@ impl Cell {
                 Ok(Self::alone(agent, shutdown))
             }
             Some(url) => {
+                let relays = relays(&options)?;
                 let layout = match (&options.tenant_database, &options.tenant_schema) {
                     (Some(_), _) => tables::Layout::DatabaseEach,
                     (None, Some(_)) => tables::Layout::SchemaEach,
                     (None, None) => tables::Layout::Shared,
                 };
-                tables::make(&url, layout, &options.template_database, options.shop).await?;
+                if relays.is_empty() {
+                    tables::make(&url, layout, &options.template_database, options.shop).await?;
+                }
                 let agent = Agent::connect(agent_options(&options), database_options(&options, &url)).await?;
+                let data = agent.data();
+                if !relays.is_empty() {
+                    // One for all gates, or one for each.
+                    let of_gate = |index: usize| Elsewhere::new(relays[index % relays.len()].clone(), data.clone());
+                    return Self::start_on(&options, agent, of_gate, None, shutdown).await;
+                }
                 tables::tell_apart(&url, layout, options.shop).await?;
-                let application = TableDocuments::new(agent.data(), &url, layout, options.shop)?;
-                Self::start_on(&options, agent, application, None, shutdown).await
+                let application = TableDocuments::new(data, &url, layout, options.shop)?;
+                Self::start_on(&options, agent, |_| application.clone(), None, shutdown).await
             }
         }
     }
@@ -169,7 +189,7 @@ impl Cell {
     ) -> Result<Self, Error> {
         let agent = Agent::open_within(agent_options(&options), engine, host.clone()).await?;
         let application = documents(&options, &agent).naming(host.random().clone());
-        Self::start_on(&options, agent, application, Some(host), shutdown).await
+        Self::start_on(&options, agent, |_| application.clone(), Some(host), shutdown).await
     }
 
     /// The agent, and nothing before an application that is somewhere else.
@@ -179,10 +199,10 @@ impl Cell {
         Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown }
     }
 
-    async fn start_on<D: Clone + Send + Sync + 'static, A: Application + Clone>(
+    async fn start_on<D: Clone + Send + Sync + 'static, A: Application>(
         options: &Options,
         agent: Agent<D>,
-        application: A,
+        of_gate: impl Fn(usize) -> A,
         host: Option<Host>,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
@@ -193,7 +213,7 @@ impl Cell {
             let instance = format!("{}-{}", options.cell, index + 1);
             let mut gate_options = gate_options(options, address, &instance, listen);
             gate_options.address = options.gate_address.get(index).cloned();
-            let (application, stop) = (application.clone(), cell.shutdown.child_token());
+            let (application, stop) = (of_gate(index), cell.shutdown.child_token());
             let mappings = Arc::clone(&mappings);
             let started = match &host {
                 None => Gate::start(gate_options, mappings, application, stop).await,
@@ -265,6 +285,18 @@ pub async fn run(
     cell.stopped().await
 }
 
+/// The applications that requests are passed on to; none where the cell brings its own.
+fn relays(options: &Options) -> Result<Vec<Relay>, Error> {
+    let (applications, gates) = (options.application.len(), options.gates().len());
+    if applications > 1 && applications != gates {
+        let reason =
+            format!("{applications} applications for {gates} gates: give one for all of them, or one for each");
+        return Err(Error::Application { reason });
+    }
+    let relay = |address: &String| Relay::to(address).map_err(|no| Error::Application { reason: no.to_string() });
+    options.application.iter().map(relay).collect()
+}
+
 fn documents(options: &Options, agent: &Agent) -> Documents {
     let documents = Documents::new(agent.data());
     match &options.keys {
@@ -325,6 +357,7 @@ fn gate_options(options: &Options, agent: SocketAddr, instance: &str, listen: St
     let mut gate = GateOptions::new(reach.to_string(), instance, listen);
     gate.identity.clone_from(&options.identity);
     gate.http.body_bytes = options.body_bytes_max;
+    gate.http.application_ms = options.application_ms;
     gate.context_keys.clone_from(&options.context_keys);
     gate.tls.clone_from(&options.gate_tls);
     #[cfg(feature = "planted")]

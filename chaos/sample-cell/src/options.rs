@@ -23,6 +23,11 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "CELL_DATABASE_URL", hide_env_values = true)]
     #[serde(default)]
     pub database: Option<String>,
+    /// http://host:port of an application of one's own on that database: the gates pass requests on to it, and the tables are its own.
+    /// Give it once for all gates, or once for each.
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "database")]
+    #[serde(default)]
+    pub application: Vec<String>,
     /// Give each tenant a schema of its own, called so, with {id} in the tenant's place: tenant_{id}. Without it, tenants
     /// share tables.
     #[arg(long, value_name = "NAME", requires = "database")]
@@ -128,13 +133,18 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     #[serde(default = "body_bytes_max")]
     pub body_bytes_max: u64,
+    /// How long the application may take for its answer, in milliseconds, since the last piece of the request.
+    #[arg(long, value_name = "MS", default_value_t = APPLICATION_MS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(default = "application_ms")]
+    pub application_ms: u64,
     /// Public key of a router whose signed context the gates believe, in hex; give it once for each. Without one, none is
     /// asked for.
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     #[serde(default)]
     pub context_keys: Vec<String>,
-    /// TLS between routers and gates. Only in a file of options.
-    #[arg(skip)]
+    /// TLS between routers and gates: a directory with the gates' certificate (tls.crt) and key (tls.key), and whose certificates routers
+    /// have (ca.crt). An identity of the cell does.
+    #[arg(long, value_name = "DIR", value_parser = gate_tls_in)]
     #[serde(default)]
     pub gate_tls: Option<cell_gate::GateTls>,
     /// A file, in JSON, that says who is told what becomes of a tenant that moves (docs/hooks.md).
@@ -172,6 +182,25 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
 const fn body_bytes_max() -> u64 {
     BODY_BYTES_MAX
+}
+
+const APPLICATION_MS: u64 = 30_000;
+
+const fn application_ms() -> u64 {
+    APPLICATION_MS
+}
+
+/// By the names that certificate managers use. What is in the files is read when the gates start.
+fn gate_tls_in(directory: &str) -> Result<cell_gate::GateTls, String> {
+    let within = |name: &str| {
+        let file = PathBuf::from(directory).join(name);
+        if file.is_file() { Ok(file) } else { Err(format!("there is no file {}", file.display())) }
+    };
+    Ok(cell_gate::GateTls {
+        certificate_file: within("tls.crt")?,
+        key_file: within("tls.key")?,
+        router_ca_file: within("ca.crt")?,
+    })
 }
 
 fn hooks_in(file: &str) -> Result<cell_agent::HooksOptions, String> {
@@ -238,6 +267,7 @@ impl Options {
             cell,
             data_dir: Some(data_dir.into()),
             database: None,
+            application: Vec::new(),
             tenant_schema: None,
             tenant_database: None,
             template_database: template_database(),
@@ -262,6 +292,7 @@ impl Options {
             insecure_plaintext: false,
             trusted_keys: Vec::new(),
             body_bytes_max: BODY_BYTES_MAX,
+            application_ms: APPLICATION_MS,
             context_keys: Vec::new(),
             gate_tls: None,
             hooks: None,

@@ -166,12 +166,8 @@ pub enum Command {
     /// Look after the store: members, disks, snapshots, backups
     #[command(subcommand)]
     Store(crate::store::Store),
-    /// Make the key that the control plane signs mappings with
-    Keygen {
-        /// Where to write the private key; it is readable by its owner only
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
+    /// Make the key that the control plane signs mappings with, or a router contexts; or print the public half of one
+    Keygen(cell_control::key_file::Keygen),
     /// Run a whole fleet in this process, to try things out
     Dev(Dev),
     /// Run a fleet of processes, move tenants under load, and check every answer

@@ -93,7 +93,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Ca(command) => ca::run(command),
         Command::Store(command) if store::is_local(&command) => on_runtime(store::run_local(command)),
         Command::Store(command) => ask(&global, |control| store::run(control, command)),
-        Command::Keygen { out } => keygen::run(&out),
+        Command::Keygen(asked) => keygen::run(&asked),
         Command::Dev(options) => on_runtime(dev::run(options)),
         Command::Demo(options) => on_runtime(demo::run(options)),
         Command::Drill(command) => on_runtime(drill::run(global.output, command)),

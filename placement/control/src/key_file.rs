@@ -77,11 +77,49 @@ impl KeyFileError {
             ),
             Self::Invalid { path, .. } => format!("{} should hold 64 hexadecimal digits", path.display()),
             Self::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
-            Self::Exists { .. } => "use the key that is there, or name another file".into(),
+            Self::Exists { path } => format!(
+                "use the key that is there (`keygen --show {}` prints its public half), or name another file",
+                path.display()
+            ),
             Self::Unwritable { path, .. } => {
                 format!("check that the directory of {} may be written", path.display())
             }
         }
+    }
+}
+
+/// What `keygen` is asked for.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Keygen {
+    /// Where to write the new secret key, readable by its owner only; a file that is there is never overwritten
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Make nothing, and print the public half of the key in this file; of a router's `context.key-file`, too
+    #[arg(long, value_name = "FILE")]
+    show: Option<PathBuf>,
+}
+
+impl Keygen {
+    /// The public half of the key that has been made, or was there.
+    ///
+    /// # Errors
+    /// As [`generate`] and [`read`].
+    ///
+    /// # Panics
+    /// Where neither was asked for, which no command line can.
+    pub fn run(&self) -> Result<PublicKey, KeyFileError> {
+        if let Some(out) = &self.out {
+            return generate(out);
+        }
+        let show = self.show.as_deref().expect("the command line has one of the two");
+        read(show).map(|key| key.public())
+    }
+
+    /// Whether a key is made.
+    #[must_use]
+    pub const fn makes(&self) -> bool {
+        self.out.is_some()
     }
 }
 

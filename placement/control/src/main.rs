@@ -1,7 +1,6 @@
 //! The binary `cell-control`: one node of the control plane, and the making of its key.
 
 use std::io::{IsTerminal as _, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cell_control::{Error, Options, key_file};
@@ -34,12 +33,8 @@ enum LogFormat {
 enum Command {
     /// Runs a node until SIGTERM or ctrl-c. A new cluster is made of running nodes by `cellctl cluster init`.
     Serve(Options),
-    /// Makes the key with which the nodes of one cluster sign mappings, and prints its public half.
-    Keygen {
-        /// The file to make; it is never overwritten.
-        #[arg(long)]
-        out: PathBuf,
-    },
+    /// Makes the key with which the nodes of one cluster sign mappings, or looks at one, and prints its public half.
+    Keygen(key_file::Keygen),
 }
 
 fn main() -> ExitCode {
@@ -47,7 +42,7 @@ fn main() -> ExitCode {
     start_logs(cli.log_format);
     let done = match cli.command {
         Command::Serve(options) => serve(options),
-        Command::Keygen { out } => key_file::generate(&out).map_err(Error::from).and_then(|public| {
+        Command::Keygen(asked) => asked.run().map_err(Error::from).and_then(|public| {
             writeln!(std::io::stdout(), "{public}").map_err(|source| {
                 key_file::KeyFileError::Unwritable { path: "standard output".into(), source }.into()
             })

@@ -96,6 +96,7 @@ fn explain(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         Code::NoLease => "the gate has lost its agent",
         Code::TooManyWaiting => "too many requests are waiting for a change of the tenant's owner",
         Code::ShuttingDown => "the gate is shutting down",
+        Code::ApplicationDown => "the application behind this gate takes no connections",
         Code::Stale => "the router believes an older epoch, and the newest mapping cannot be had now",
     };
     (StatusCode::SERVICE_UNAVAILABLE, detail, again)

@@ -26,6 +26,11 @@ pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 pub trait Application: Send + Sync + 'static {
     /// Answers one request.
     fn call(&self, request: Request<RequestBody>) -> impl Future<Output = Response<ResponseBody>> + Send;
+
+    /// Whether it takes requests, for the gate's `/readyz`.
+    fn is_ready(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
+    }
 }
 
 /// An application leaves this in its response's extensions where its data layer refused the request because of the

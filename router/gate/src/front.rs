@@ -82,7 +82,7 @@ impl<A: Application> Front<A> {
     }
 
     async fn let_in(&self, parts: &Parts) -> Result<Admitted, Box<Response<ResponseBody>>> {
-        if let Some(response) = self.probe(parts) {
+        if let Some(response) = self.probe(parts).await {
             return Err(Box::new(response));
         }
         let stamp =
@@ -107,14 +107,19 @@ impl<A: Application> Front<A> {
     }
 
     /// `/livez` and `/readyz`, which no router asks for: its requests carry a stamp.
-    fn probe(&self, parts: &Parts) -> Option<Response<ResponseBody>> {
+    async fn probe(&self, parts: &Parts) -> Option<Response<ResponseBody>> {
         if parts.headers.contains_key(&wire::TENANT) || parts.method != Method::GET {
             return None;
         }
         let (status, text) = match parts.uri.path() {
             "/livez" => (StatusCode::OK, "ok\n"),
-            "/readyz" if self.gatekeeper.is_open() => (StatusCode::OK, "ok\n"),
-            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not attached to the agent, or closing\n"),
+            "/readyz" if !self.gatekeeper.is_open() => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not attached to the agent, or closing\n")
+            }
+            "/readyz" if !self.application.is_ready().await => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the application takes no connections\n")
+            }
+            "/readyz" => (StatusCode::OK, "ok\n"),
             _ => return None,
         };
         let mut response = Response::new(full(text));

@@ -17,6 +17,7 @@
 //!   that was let in before it has finished.
 //! * Where the gate is told whom to believe, the router's signed context has to say the same as its stamp.
 //! * A request that asks for another protocol counts as a write for as long as that protocol is spoken ([`Upgrade`]).
+//! * An application is a part of the gate's program, or a process of its own ([`Relay`]).
 //! * Without a live lease from the agent nothing is let in: a gate that is cut off may have missed a fence.
 
 mod admission;
@@ -33,6 +34,7 @@ mod newest;
 mod options;
 mod outbox;
 mod patience;
+mod relay;
 mod slot;
 mod stamp;
 mod table;
@@ -49,6 +51,7 @@ pub use decision::{Grant, Otherwise, Role, Verdict, decide};
 pub use gate::{Gate, GateCounts, GateError, GateHandle};
 pub use newest::{MappingSource, NoMappings, Redirect};
 pub use options::{GateOptions, HttpLimits};
+pub use relay::{NoSuchApplication, Relay};
 pub use stamp::{RequestStamp, StampError, StampValues};
 pub use tls::GateTls;
 pub use tunnel::{Tunnel, Upgrade, UpgradeError};

@@ -58,6 +58,8 @@ pub enum Code {
     TooManyWaiting,
     /// The gate is shutting down.
     ShuttingDown,
+    /// The application is another process, and takes no connections.
+    ApplicationDown,
     /// The router is stale; the newest mapping comes with the answer.
     Stale,
     /// The tenant is deleted.
@@ -74,7 +76,7 @@ pub enum Code {
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotYet,
         Self::Hold,
         Self::Fenced,
@@ -83,6 +85,7 @@ impl Code {
         Self::NoLease,
         Self::TooManyWaiting,
         Self::ShuttingDown,
+        Self::ApplicationDown,
         Self::Stale,
         Self::TenantDeleted,
         Self::StampMissing,
@@ -103,6 +106,7 @@ impl Code {
             Self::NoLease => "NO_LEASE",
             Self::TooManyWaiting => "TOO_MANY_WAITING",
             Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::ApplicationDown => "APPLICATION_DOWN",
             Self::Stale => "STALE",
             Self::TenantDeleted => "TENANT_DELETED",
             Self::StampMissing => "STAMP_MISSING",

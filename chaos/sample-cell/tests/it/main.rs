@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cutover;
+#[cfg(not(feature = "planted"))]
+mod elsewhere;
 mod moving;
 #[cfg(feature = "planted")]
 mod planted;

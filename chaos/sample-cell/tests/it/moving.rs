@@ -9,20 +9,20 @@ use cell_trust::{RoutedMapping, SignedMapping, SigningKey, TrustedKeys};
 use super::*;
 
 /// A router that believes what it is told under a signature, and sends again only what was surely not executed.
-struct Following {
+pub(crate) struct Following {
     trusted: TrustedKeys,
     router: Router,
     gate: SocketAddr,
     epoch: u64,
-    redirected: usize,
+    pub(crate) redirected: usize,
 }
 
 impl Following {
-    async fn from(gate: SocketAddr, trusted: TrustedKeys) -> Self {
+    pub(crate) async fn from(gate: SocketAddr, trusted: TrustedKeys) -> Self {
         Self { trusted, router: Router::to(gate, "t", 1).await, gate, epoch: 1, redirected: 0 }
     }
 
-    async fn ask(&mut self, method: Method, uri: &str, body: &str, key: Option<&str>) -> Answer {
+    pub(crate) async fn ask(&mut self, method: Method, uri: &str, body: &str, key: Option<&str>) -> Answer {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let answer = self.router.ask_under(method.clone(), uri, body.to_owned(), key).await;
@@ -69,7 +69,7 @@ async fn start(name: &str, directory: &Path, key: &SigningKey) -> Running {
 }
 
 /// Everything before the hold.
-async fn copy(source: &Running, target: &Running, source_cell: &CellId) {
+pub(crate) async fn copy(source: &Running, target: &Running, source_cell: &CellId) {
     let context = context("t", 1, Some(1));
     source.steps.start_capture(&source.agent, &context).await.unwrap();
     target.steps.prepare_import(&target.agent, &context, source_cell, &source.agent).await.unwrap();
@@ -99,7 +99,7 @@ async fn fence(source: &Running, target: &Running, held: &StepContext) -> Result
 }
 
 /// Hold, fence, activation, and the news of it to the old owner.
-async fn cut_over(source: &Running, target: &Running, key: &SigningKey) {
+pub(crate) async fn cut_over(source: &Running, target: &Running, key: &SigningKey) {
     let mut attempt = 1;
     while let Err(missed) = fence(source, target, &context("t", 1, Some(attempt))).await {
         assert!(attempt < 20, "{missed}");

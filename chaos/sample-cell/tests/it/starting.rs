@@ -65,3 +65,27 @@ async fn a_trusted_key_that_is_none_is_refused() {
     options.trusted_keys = vec!["not hex".into()];
     assert_eq!(refused(options).await.code(), "INVALID_OPTION");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_nothing_can_be_passed_to_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let on = |database: Option<&str>, applications: &[&str]| Options {
+        database: database.map(str::to_owned),
+        application: applications.iter().map(ToString::to_string).collect(),
+        ..options(directory.path())
+    };
+    // Nobody is asked at that address before the options are in order.
+    let nowhere = Some("postgres://127.0.0.1:1/none");
+    for (options, wrong) in [
+        (on(None, &["http://127.0.0.1:3000"]), "--database"),
+        (on(nowhere, &["127.0.0.1:3000"]), "\"127.0.0.1:3000\" is not http://host:port"),
+        (on(nowhere, &["http://h:1", "http://h:2", "http://h:3"]), "3 applications for 2 gates"),
+    ] {
+        let error = refused(options).await;
+        assert_eq!(error.code(), "INVALID_OPTION");
+        assert!(
+            error.to_string().starts_with("option --application: ") && error.to_string().contains(wrong),
+            "{error}"
+        );
+    }
+}

@@ -74,7 +74,7 @@ pub enum Move {
     VerifyProof {
         /// A file of `move proof`
         file: PathBuf,
-        /// Public keys of the control plane, as `cellctl keygen` has printed them
+        /// Public keys of the control plane, as `cellctl keygen` prints them
         #[arg(long, value_delimiter = ',', value_name = "KEY")]
         trusted_keys: Vec<String>,
     },

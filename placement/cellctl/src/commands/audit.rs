@@ -29,7 +29,7 @@ pub(super) fn run(global: Global, command: Audit) -> Result<Exit, Failure> {
 pub(super) fn keys(texts: &[String]) -> Result<TrustedKeys, Failure> {
     let key = |text: &String| {
         text.parse::<PublicKey>().map_err(|error| {
-            Failure::usage(format!("--trusted-keys: {error}"), "`cellctl keygen` prints it when the key is made")
+            Failure::usage(format!("--trusted-keys: {error}"), "`cellctl keygen --show FILE` prints it")
         })
     };
     texts.iter().map(key).collect()

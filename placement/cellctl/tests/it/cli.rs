@@ -172,7 +172,31 @@ fn a_key_is_made_once_and_only_its_public_half_is_printed() {
     let made = cellctl(&format!("keygen --out {}", file.display()));
     assert_eq!((made.code, made.out.trim().len()), (0, 64), "{made:?}");
     assert!(!std::fs::read_to_string(&file).unwrap().contains(made.out.trim()));
-    refused(&cellctl(&format!("keygen --out {}", file.display())), 1, "SIGNING_KEY_EXISTS");
+    let again = cellctl(&format!("keygen --out {}", file.display()));
+    refused(&again, 1, "SIGNING_KEY_EXISTS");
+    assert!(again.err.contains(&format!("keygen --show {}", file.display())), "{again:?}");
+}
+
+#[test]
+fn the_public_half_of_a_key_that_is_there_is_printed_and_the_file_is_left_as_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("router.context-key");
+    let show = format!("keygen --show {}", file.display());
+    refused(&cellctl(&show), 1, "SIGNING_KEY_UNREADABLE");
+    // As `openssl rand -hex 32` writes one.
+    let secret = format!("{}\n", "07".repeat(32));
+    std::fs::write(&file, &secret).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    refused(&cellctl(&show), 1, "SIGNING_KEY_EXPOSED");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let shown = cellctl(&show);
+    let public = cell_trust::SigningKey::from_bytes(&[7; 32]).public();
+    assert_eq!((shown.code, shown.out.as_str()), (0, format!("{public}\n").as_str()), "{shown:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), secret);
+    refused(&cellctl("keygen"), 64, "--show");
+    refused(&cellctl(&format!("{show} --out {}", directory.path().join("other").display())), 64, "--show");
+    assert!(!directory.path().join("other").exists());
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod care;
 mod cli;
 mod demo;
 mod drill;
+mod house_options;
 mod moves;
 #[cfg(not(feature = "planted"))]
 mod orphans;

@@ -95,13 +95,16 @@ fn program() -> std::process::Command {
 }
 
 #[test]
-fn keygen_prints_the_public_key_and_overwrites_nothing() {
+fn keygen_prints_the_public_key_of_a_new_and_of_an_old_file_and_overwrites_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("key");
     let made = program().arg("keygen").arg("--out").arg(&file).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     let printed: cell_trust::PublicKey = String::from_utf8(made.stdout).unwrap().trim().parse().unwrap();
     assert_eq!(key_file::read(&file).unwrap().public(), printed);
+
+    let shown = program().arg("keygen").arg("--show").arg(&file).output().unwrap();
+    assert_eq!(String::from_utf8(shown.stdout).unwrap(), format!("{printed}\n"), "{:?}", shown.status);
 
     let again = program().arg("keygen").arg("--out").arg(&file).output().unwrap();
     assert_eq!(again.status.code(), Some(1));

@@ -247,6 +247,19 @@ fn every_promise_is_on_the_page_of_invariants() {
     }
 }
 
+/// A test beside the router's metrics holds the page of metrics against them.
+#[test]
+fn metrics_are_registered_where_their_page_is_held_against_them() {
+    for (file, text) in sources_of_programs() {
+        let registers = text.contains("prometheus_client") && text.contains(".register(");
+        assert!(
+            !registers || file == "router/src/metrics.rs",
+            "{file} registers metrics: describe them in docs/metrics.md, hold them against it as router/src/metrics/tests.rs does, \
+             and name the file here"
+        );
+    }
+}
+
 /// Which page of `docs/errors` describes the codes of which folder. The first that fits counts.
 const PAGES: [(&str, &str); 15] = [
     ("protos/client/src/identity.rs", "security.md"),
