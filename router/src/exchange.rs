@@ -27,7 +27,7 @@ use crate::pool::{Ask, Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
 use crate::room::STALL;
 use crate::schedule::Leave;
-use crate::strict::Said;
+use crate::strict::{Rule, Said};
 use crate::table::Entry;
 
 /// A request as it goes to cells: the head without a stamp, and the body.
@@ -349,6 +349,7 @@ fn refusal_of(worker: &Worker, ctx: &RequestCtx, fault: UploadFault) -> Refusal 
     }
     match fault {
         UploadFault::TooLarge => too_large(worker.upload.body_bytes_max),
+        UploadFault::TrailersTooLarge => Rule::TrailersTooLarge.refusal(),
         UploadFault::Broken | UploadFault::Superseded => {
             Refusal::new(Code::BodyTimeout, "the client's body has broken off")
         }

@@ -35,7 +35,7 @@ use crate::patience::Patient;
 use crate::pipeline;
 use crate::resting;
 use crate::seldom::Seldom;
-use crate::strict::{HeadLimits, Said, StrictLimits, StrictStream};
+use crate::strict::{Said, StrictLimits, StrictStream};
 use crate::tls::{Accepted, TlsFront};
 use crate::worker::Phase;
 
@@ -50,6 +50,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// the protocol on them: more than that ends the connection (rapid reset, MadeYouReset).
 const PENDING_RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 100;
+/// How many times the limit a head may have that is read all the same, so that its refusal has a code and a line in the log.
+const HEAD_READ_FACTOR: usize = 4;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait before looking again whether the rest of a preface has come.
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
@@ -83,6 +85,12 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for SameThread {
             future.await;
         });
     }
+}
+
+/// What h2 takes of a head, and by which it bounds the number of CONTINUATION frames. A larger one it answers itself, with a
+/// bare 431, and four times this with the end of the connection; up to here a head is read and refused as any other.
+fn header_list_bytes(header_bytes_max: usize) -> u32 {
+    u32::try_from(header_bytes_max.saturating_mul(HEAD_READ_FACTOR)).unwrap_or(u32::MAX)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +213,7 @@ impl Front {
     {
         let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
         let strict = StrictLimits {
-            head: HeadLimits { bytes_max: limits.header_bytes_max, headers_max: limits.headers_max },
+            head: limits.head(),
             head_time: timeouts.header,
         };
         let said: Arc<Said> = conn.said.clone().unwrap_or_default();
@@ -299,8 +307,7 @@ impl Front {
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_max)
-            // Together with it h2 bounds the number of CONTINUATION frames.
-            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            .max_header_list_size(header_list_bytes(limits.header_bytes_max))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 /// The kernel takes 253 at once.
-const SOCKETS_MAX: usize = 250;
+pub(crate) const SOCKETS_MAX: usize = 250;
 /// One message of a local socket holds it.
 const HEAD_BYTES_MAX: usize = 16 * 1_024;
 const READY: &[u8] = b"ready\n";

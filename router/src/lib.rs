@@ -90,4 +90,5 @@ pub use options::{
 pub use refusal::{Code, Refusal};
 pub use reload::Difference;
 pub use router::{Addresses, Handle, Router, run};
+pub use signing::KeyFault;
 pub use tls::TlsError;

@@ -27,7 +27,18 @@ pub(crate) fn listen_alone(address: SocketAddr) -> Result<TcpListener, Error> {
     open(address, false).map_err(|source| Error::Listen { address, source })
 }
 
+/// Whether an address is to be had.
+pub(crate) fn is_free(address: SocketAddr) -> io::Result<()> {
+    bound(address, false).map(drop)
+}
+
 fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = bound(address, shared)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
@@ -35,8 +46,7 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -57,5 +67,6 @@ mod tests {
         let error = listen_shared(held[0].local_addr().unwrap(), 2).unwrap_err();
         assert_eq!(error.code(), "PORT_IN_USE");
         assert_eq!(listen_alone(held[0].local_addr().unwrap()).unwrap_err().code(), "PORT_IN_USE");
+        assert!(is_free(held[0].local_addr().unwrap()).is_err());
     }
 }

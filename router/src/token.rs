@@ -30,7 +30,7 @@ use crate::options::TokenOptions;
 use crate::refusal::{Code, Refusal};
 
 use keys::Key;
-pub(crate) use keys::{Fetcher, Keys, check};
+pub(crate) use keys::{Fetcher, Keys, check, check_origin};
 
 /// Longer ones are not looked at.
 const TOKEN_BYTES_MAX: usize = 8 << 10;

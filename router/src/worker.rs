@@ -149,7 +149,7 @@ async fn serve(seed: Seed) {
             replay_bytes_max: seed.options.limits.replay_bytes_max,
             rate_min: seed.options.limits.body_rate_min,
         },
-        headers_max: seed.options.limits.headers_max,
+        head: seed.options.limits.head(),
         metrics: Rc::new(seed.metrics.worker(seed.index)),
         dice: Dice::new(seed.random.next()),
         alarms: Alarms::default(),
