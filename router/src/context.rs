@@ -63,6 +63,8 @@ pub(crate) struct Worker {
     pub(crate) streams: Streams,
     /// Of what gates do not take.
     pub(crate) gate_refusals: Warnings,
+    /// Of what is between this router and gates.
+    pub(crate) causes: Warnings,
 }
 
 impl Worker {

@@ -75,6 +75,7 @@ mod table;
 mod tls;
 mod token;
 mod tunnel;
+mod unreached;
 mod upgrade;
 mod usage;
 mod waiting;

@@ -156,6 +156,7 @@ async fn serve(seed: Seed) {
         rooms: Rooms::new(),
         streams: Streams::default(),
         gate_refusals: Warnings::default(),
+        causes: Warnings::default(),
     });
     let front = Rc::new(Front {
         worker: Rc::clone(&worker),

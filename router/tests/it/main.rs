@@ -30,4 +30,5 @@ mod secure;
 mod slow;
 mod streams;
 mod telling;
+mod untrusted;
 mod websocket;
