@@ -61,6 +61,8 @@ const HYPER_HEADERS: usize = 100;
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// After how long without a request an HTTP/1 connection rests.
 const REST_AFTER: Duration = Duration::from_secs(1);
+/// How long who has just come may take to say what it wants, once the router closes what is idle: it has come in time.
+const LAST_WORD_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long saying goodbye to a client may take that has asked nothing.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -138,7 +140,7 @@ impl Front {
         let peer = came.peer;
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.worker.live().timeouts.handshake, tls.accept(stream)) => accepted,
-            () = until_closing(phase.clone()) => return Ok(()),
+            () = until_too_late(phase.clone()) => return Ok(()),
         };
         let came = Came { secure: true, ..came };
         let Accepted { mut stream, http2, certified } = match accepted {
@@ -158,7 +160,7 @@ impl Front {
         let speaks = async { matches!(tokio::time::timeout(header, stream.fill_buf()).await, Ok(Ok([_, ..]))) };
         let speaks = tokio::select! {
             speaks = speaks => speaks,
-            () = until_closing(phase.clone()) => return Ok(()),
+            () = until_too_late(phase.clone()) => return Ok(()),
         };
         if !speaks {
             tracing::debug!(%peer, "a client said nothing after its TLS handshake");
@@ -182,7 +184,7 @@ impl Front {
         let peer = came.peer;
         let first = tokio::select! {
             first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&mut stream)) => first,
-            () = until_closing(phase.clone()) => return Ok(()),
+            () = until_too_late(phase.clone()) => return Ok(()),
         };
         match first {
             Ok(Ok(Spoken::Http2)) => {
@@ -323,8 +325,11 @@ impl Front {
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let mut now = *phase.borrow();
         let mut ending: Option<Instant> = None;
+        let came = Instant::now();
         loop {
-            if now >= Phase::Quiescing || ending.is_some() {
+            // Who has just come would be sent away before it could ask.
+            let is_new = !conn.activity.has_begun() && came.elapsed() < LAST_WORD_TIME_MAX;
+            if (now >= Phase::Quiescing && !is_new) || ending.is_some() {
                 connection.as_mut().graceful_shutdown();
             }
             let aside = Seldom::new(Box::pin(aside(&mut phase, WATCH_INTERVAL)));
@@ -402,6 +407,13 @@ async fn abused(conn: &Conn) {
         if conn.activity.is_abused() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
+}
+
+/// Done once who has not said what it wants has had its time to, with a router that closes what is idle.
+async fn until_too_late(mut phase: watch::Receiver<Phase>) {
+    until_closing(phase.clone()).await;
+    // An error means that nobody is left who could close it: then it is closed.
+    let _cut = tokio::time::timeout(LAST_WORD_TIME_MAX, phase.wait_for(|phase| *phase == Phase::Cut)).await;
 }
 
 async fn until_closing(mut phase: watch::Receiver<Phase>) {

@@ -75,6 +75,101 @@ async fn wait_until_refused(address: std::net::SocketAddr) {
     }
 }
 
+/// What became of a client that has connected, asked once and read to the end.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    Answered,
+    /// It was not let in.
+    Refused,
+    /// It was let in, and has no whole answer.
+    Broken(String),
+}
+
+async fn ask_once(address: std::net::SocketAddr) -> Asked {
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Asked::Refused,
+        Err(error) => return Asked::Broken(format!("connecting: {error}")),
+    };
+    let head = b"GET / HTTP/1.1\r\nhost: t-1.example.com\r\n\r\n";
+    if let Err(error) = tokio::io::AsyncWriteExt::write_all(&mut stream, head).await {
+        return Asked::Broken(format!("asking: {error}"));
+    }
+    let mut answer = Vec::new();
+    let mut piece = [0; 1_024];
+    // Before it is told to quiesce the router keeps the connection.
+    while !answer.ends_with(b"done") {
+        match tokio::io::AsyncReadExt::read(&mut stream, &mut piece).await {
+            Ok(0) => return Asked::Broken(format!("ended: {:?}", String::from_utf8_lossy(&answer))),
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+            Err(error) => return Asked::Broken(format!("reading: {error}")),
+        }
+    }
+    Asked::Answered
+}
+
+/// Until its socket is closed a router that stops answers whoever gets in, and from then on it refuses: nobody is let in and
+/// then cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_while_the_router_stops_are_answered_or_refused_and_never_reset() {
+    let (_gate, _let_go, fleet) = patient(|options| {
+        // Nobody else of this machine listens there, so that what is refused stays refused.
+        options.listen = "127.0.0.77:0".parse().unwrap();
+        options.timeouts.quiesce_min = Duration::from_millis(200);
+        options.timeouts.quiesce_max = Duration::from_secs(20);
+    })
+    .await;
+    let address = fleet.address();
+    let answered = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let clients: Vec<_> = (0..24)
+        .map(|_| {
+            let answered = Arc::clone(&answered);
+            tokio::spawn(async move {
+                loop {
+                    match ask_once(address).await {
+                        Asked::Answered => answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+                        other => return other,
+                    };
+                }
+            })
+        })
+        .collect();
+    until("the clients are served", || answered.load(std::sync::atomic::Ordering::Relaxed) > 100).await;
+    fleet.shutdown.cancel();
+    until_not_ready(&fleet).await;
+    let before = answered.load(std::sync::atomic::Ordering::Relaxed);
+    until("they are served while it stops", || answered.load(std::sync::atomic::Ordering::Relaxed) > before).await;
+    for client in clients {
+        assert_eq!(client.await.unwrap(), Asked::Refused);
+    }
+    tokio::time::timeout(Duration::from_secs(10), fleet.running).await.unwrap().unwrap().unwrap();
+}
+
+/// Over HTTP/2, too, who has just come is heard before it is sent away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_2_that_comes_while_the_router_stops_is_answered_once() {
+    let (_gate, _let_go, fleet) = patient(|options| {
+        options.timeouts.quiesce_min = Duration::from_secs(2);
+        options.timeouts.quiesce_max = Duration::from_secs(20);
+    })
+    .await;
+    fleet.shutdown.cancel();
+    until_not_ready(&fleet).await;
+    for _ in 0..20 {
+        let stream = TcpStream::connect(fleet.address()).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        let driving = tokio::spawn(connection);
+        // Its settings, and whatever comes with them, are there before it asks.
+        client = client.ready().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let asked = http::Request::get("http://t-1.example.com/").body(()).unwrap();
+        let (answer, _) = client.send_request(asked, true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+        driving.abort();
+    }
+    fleet.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_does_not_keep_a_router_from_stopping() {
     let (_gate, _let_go, fleet) = patient(|_| {}).await;
