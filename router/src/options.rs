@@ -298,6 +298,9 @@ impl Options {
     /// [`Error::Certificate`], [`Error::ContextKey`], [`Error::Usage`] and [`Error::Spans`], naming the file.
     pub fn check(&self) -> Result<(), Error> {
         self.checked()?;
+        for worry in ground::check(self).map_err(|error| self.located(error))? {
+            tracing::warn!("{worry}");
+        }
         self.usage.as_ref().map_or(Ok(()), |usage| usage.collectors().map(drop)).map_err(|e| self.located(e))?;
         if let Some(spans) = &self.spans {
             crate::observe::spans::check(spans).map_err(|reason| Error::Spans { reason })?;
@@ -327,7 +330,7 @@ impl Options {
 
     /// What the options mean, where nothing is wrong with them or with where the router is to write.
     pub(crate) fn checked(&self) -> Result<Checked, Error> {
-        let meaning = self.meaning().and_then(|checked| ground::check(self).map(|()| checked));
+        let meaning = self.meaning().and_then(|checked| ground::check(self).map(|_worries| checked));
         meaning.map_err(|error| self.located(error))
     }
 

@@ -222,10 +222,10 @@ impl Rest<'_> {
         loop {
             let came = match self.sharing.handed.recv().await {
                 Some(handed) => Arrived::FromOther(handed),
-                None => match queued.next(listener).await {
-                    Some(came) => came,
-                    None => return,
-                },
+                None => {
+                    let Some(came) = queued.next(listener).await else { return };
+                    came
+                }
             };
             let place = tokio::select! {
                 _ = phase.wait_for(|phase| *phase == Phase::Cut) => return,

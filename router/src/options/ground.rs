@@ -21,8 +21,10 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Of what its head takes.
 const HEAD_BYTES_MAX: u64 = 4 << 10;
 
-/// Where the router writes: each is there, or can be made, as what it has to be.
-pub(super) fn check(options: &Options) -> Result<(), Error> {
+/// Where the router writes: each is there, or can be made, as what it has to be. Answers what is wrong now and is the disk's
+/// fault, not the options': the router serves all the same.
+pub(super) fn check(options: &Options) -> Result<Vec<String>, Error> {
+    let mut worries = Vec::new();
     if let Some(path) = &options.handover_socket {
         socket(path).map_err(|rule| invalid("handover-socket", rule))?;
     }
@@ -30,19 +32,18 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
     for (option, path) in files {
         let Some(path) = path else { continue };
         if let Err(error) = file(path) {
-            let path = path.display();
+            let said = format!("cannot write {}: {error}", path.display());
             if is_of_the_options(&error) {
-                return Err(invalid(option, format!("cannot write {path}: {error}")));
+                return Err(invalid(option, said));
             }
-            // The disk's, not the options': the router serves all the same.
-            tracing::warn!(option, %path, %error, "this file cannot be written now");
+            worries.push(format!("{option}: {said}"));
         }
     }
     if let Some(usage) = &options.usage {
         directory(&usage.directory)
             .map_err(|source| Error::Usage { path: usage.directory.clone(), source })?;
     }
-    Ok(())
+    Ok(worries)
 }
 
 fn invalid(option: &str, rule: String) -> Error {
@@ -195,7 +196,7 @@ mod tests {
             usage: usage(&nowhere.join("and/deeper")),
             ..Options::default()
         };
-        check(&options).unwrap();
+        assert_eq!(check(&options).unwrap(), [""; 0]);
         assert!(!nowhere.exists(), "a check makes nothing");
     }
 
