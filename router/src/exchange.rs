@@ -144,7 +144,8 @@ async fn once(
                 unreached.add(address, &ConnectError::Tls(refused));
                 return Attempt::Unreachable(unreached.refusal(cell));
             }
-            let cause = format!("{address}: {}", error.error());
+            let not_http = if error.error().is_parse() { " (it may want TLS: `upstream.tls`)" } else { "" };
+            let cause = format!("{address}: {}{not_http}", error.error());
             if error.take_message().is_some() {
                 let detail = format!("an instance of cell {cell} has closed its connection");
                 return Attempt::NotTaken(Refusal::new(Code::CellUnreachable, detail).because(cause));

@@ -130,6 +130,7 @@ impl Router {
         );
         let reload = Arc::new(reload);
         let admin = Arc::new(Admin {
+            listen: addresses.listen,
             directory: Arc::clone(&directory),
             registry: Arc::new(registry),
             flow: Arc::clone(&flow),

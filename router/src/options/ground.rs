@@ -11,11 +11,15 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 
 use super::Options;
+use crate::admin::LISTEN_HEADER;
 use crate::fair::fleet;
 use crate::{Error, listen};
 
 /// A local socket's path has 107 bytes, of which the process that listens needs some for a name of its own at first.
 const SOCKET_PATH_BYTES_MAX: usize = 96;
+/// What one needs in a directory to make something there, and to list it as well.
+const MAKE: Access = Access::WRITE_OK.union(Access::EXEC_OK);
+const ALL: Access = MAKE.union(Access::READ_OK);
 /// How long a router that runs takes to say so.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Of what its head takes.
@@ -75,7 +79,7 @@ fn socket(path: &Path) -> Result<(), String> {
 fn file(path: &Path) -> io::Result<()> {
     match std::fs::metadata(path) {
         Ok(there) if there.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")),
-        Ok(_) => Ok(access(path, Access::WRITE_OK)?),
+        Ok(_) => access(path, Access::WRITE_OK).map_err(Into::into),
         Err(error) if error.kind() == io::ErrorKind::NotFound => folder(path),
         Err(error) => Err(error),
     }
@@ -94,7 +98,7 @@ fn folder(path: &Path) -> io::Result<()> {
     if !std::fs::metadata(folder).map_err(said)?.is_dir() {
         return Err(said(io::ErrorKind::NotADirectory.into()));
     }
-    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| said(error.into()))
+    access(folder, MAKE).map_err(|error| said(error.into()))
 }
 
 /// A directory that is there, or can be made with those that it is in.
@@ -103,8 +107,8 @@ fn directory(path: &Path) -> io::Result<()> {
         let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
         match std::fs::metadata(at) {
             Ok(there) if !there.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
-            Ok(_) if at == path => return Ok(access(at, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?),
-            Ok(_) => return Ok(access(at, Access::WRITE_OK | Access::EXEC_OK)?),
+            Ok(_) if at == path => return access(at, ALL).map_err(Into::into),
+            Ok(_) => return access(at, MAKE).map_err(Into::into),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -115,23 +119,23 @@ fn directory(path: &Path) -> io::Result<()> {
 /// Whether a start would get the ports. Where a router runs here already, it has them: that is said, and is right before a
 /// reload.
 pub(super) fn ports(options: &Options) -> Result<(), Error> {
-    for (option, address) in [("listen", options.listen), ("admin-listen", options.admin_listen)] {
-        match listen::is_free(address) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_a_router(options.admin_listen) => {
-                tracing::warn!(
-                    option, %address,
-                    "a router runs here already and has this address: it can reload these options; another process gets the address with handover-socket alone"
-                );
-            }
-            Err(source) => return Err(Error::Listen { address, source }),
+    let (listen, admin) = (options.listen, options.admin_listen);
+    for (option, address) in [("listen", listen), ("admin-listen", admin)] {
+        let Err(source) = listen::is_free(address) else { continue };
+        let runs = || source.kind() == io::ErrorKind::AddrInUse && is_of_a_router(address, admin);
+        if !runs() {
+            return Err(Error::Listen { address, source });
         }
+        tracing::warn!(
+            option, %address,
+            "a router runs here already and has this address: it can reload these options; another process gets the address with handover-socket alone"
+        );
     }
     Ok(())
 }
 
-/// Whether whoever answers operators there is a router.
-fn is_a_router(admin: SocketAddr) -> bool {
+/// Whether it is a router that answers operators there, and the address is its own.
+fn is_of_a_router(address: SocketAddr, admin: SocketAddr) -> bool {
     let ask = || -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&reachable(admin), ANSWER_TIME_MAX)?;
         stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
@@ -142,13 +146,20 @@ fn is_a_router(admin: SocketAddr) -> bool {
         Ok(answer)
     };
     let answer = ask().unwrap_or_default();
-    let body = answer.windows(4).position(|end| end == b"\r\n\r\n").map(|end| &answer[end + 4..]);
-    answer.starts_with(b"HTTP/1.1 200 ") && body.is_some_and(fleet::is_report)
+    let Some(end) = answer.windows(4).position(|end| end == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&answer[..end]);
+    if !head.starts_with("HTTP/1.1 200 ") || !fleet::is_report(&answer[end + 4..]) {
+        return false;
+    }
+    // A router of before does not say it.
+    let told: Option<SocketAddr> =
+        head.lines().find_map(|line| line.strip_prefix(LISTEN_HEADER)?.strip_prefix(": ")?.parse().ok());
+    address == admin || told.is_none_or(|listen| listen.port() == address.port())
 }
 
 /// Where one connects to whoever listens there.
 fn reachable(address: SocketAddr) -> SocketAddr {
-    let here = match address.ip() {
+    let here: IpAddr = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,

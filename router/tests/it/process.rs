@@ -97,7 +97,7 @@ fn what_a_start_would_refuse_or_what_cannot_work_does_not_pass_a_check() {
         breaks(&mut options);
         std::fs::write(&path, toml::to_string(&options).unwrap()).unwrap();
         for check in [&["--check"][..], &[]] {
-            let output = cell_router(&[&["--config", path.to_str().unwrap(), "--log", "off"], check].concat());
+            let output = cell_router(&[&["--config", path.to_str().unwrap(), "--log", "off"][..], check].concat());
             assert_eq!(output.status.code(), Some(1), "{text} {check:?}");
             let error = error_of(&output);
             assert!(error.contains(&format!("]: {text}")) && error.contains("hint: "), "{text} {check:?}: {error}");
@@ -126,7 +126,8 @@ async fn a_check_beside_the_router_that_runs_passes_and_says_so_and_beside_anoth
     assert!(error_of(&beside).contains("a router runs here already"), "{}", error_of(&beside));
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let other = held.local_addr().unwrap().to_string();
-    for (listen, admin) in [(other.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", other.as_str())] {
+    let cases = [(&*other, "127.0.0.1:0"), ("127.0.0.1:0", &*other), (&*other, &*admin)];
+    for (listen, admin) in cases {
         let error = error_of(&check(listen, admin));
         assert!(error.contains("error[PORT_IN_USE]") && error.contains(&other), "{error}");
     }
