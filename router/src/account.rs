@@ -83,7 +83,13 @@ pub(crate) fn close(
                 && worker.causes.is_due(Instant::now())
             {
                 let (request_id, code) = (ctx.request_id(), refusal.code.as_str());
-                tracing::warn!(request_id, code, detail = refusal.detail, cause, "a request has failed on its way to a cell");
+                tracing::warn!(
+                    request_id,
+                    code,
+                    detail = refusal.detail,
+                    cause,
+                    "a request has failed on its way to a cell"
+                );
             }
             let mut response =
                 if ctx.is_grpc { refusal.into_grpc() } else { refusal.into_response(ctx.request_id()) };

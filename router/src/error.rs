@@ -131,7 +131,9 @@ impl Error {
                  `insecure-plaintext = true` only for trying things out on one machine"
             }
             Self::Certificate { .. } => "correct the file that is named; certificates and keys are PEM",
-            Self::ContextKey { fault: KeyFault::Unreadable { .. } } => "check path and rights of `context.key-file`",
+            Self::ContextKey { fault: KeyFault::Unreadable { .. } } => {
+                "check path and rights of `context.key-file`"
+            }
             Self::ContextKey { fault: KeyFault::Exposed(_) } => {
                 "the key is a secret: let its owner alone read it (`chmod 600`), and replace it where somebody has"
             }

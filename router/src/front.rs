@@ -214,10 +214,7 @@ impl Front {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
-        let strict = StrictLimits {
-            head: limits.head(),
-            head_time: timeouts.header,
-        };
+        let strict = StrictLimits { head: limits.head(), head_time: timeouts.header };
         let said: Arc<Said> = conn.said.clone().unwrap_or_default();
         let mut stream = StrictStream::new(Patient::new(stream, timeouts.write_idle), strict, said);
         loop {

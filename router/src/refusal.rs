@@ -417,7 +417,8 @@ mod tests {
 
     #[test]
     fn where_trying_again_does_not_help_nobody_is_told_when() {
-        let response = Refusal::new(Code::CellRefused, "a key is missing").hinting("give it one").into_response("r");
+        let response =
+            Refusal::new(Code::CellRefused, "a key is missing").hinting("give it one").into_response("r");
         assert!(!response.headers().contains_key(RETRY_AFTER));
         let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(problem["hint"], "give it one");

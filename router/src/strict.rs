@@ -322,7 +322,11 @@ mod tests {
         let value = |bytes: usize| "y".repeat(bytes);
         assert_eq!(verdict(v2, "https://a/", &[("x", value(8_192 - 200).as_str())]), Ok(()));
         assert_eq!(verdict(v2, "https://a/", &[("x", value(8_192 - 199).as_str())]), Err(Code::HeaderTooLarge));
-        assert_eq!(verdict(Version::HTTP_11, "/", &[("host", "a"), ("x", value(9_000).as_str())]), Ok(()), "read before");
+        assert_eq!(
+            verdict(Version::HTTP_11, "/", &[("host", "a"), ("x", value(9_000).as_str())]),
+            Ok(()),
+            "read before"
+        );
     }
 
     #[test]

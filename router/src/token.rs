@@ -157,9 +157,8 @@ impl Verifier {
     }
 
     async fn verify(&self, token: &str) -> Result<Verified, Refusal> {
-        let header = decode_header(token).map_err(|_| {
-            invalid("its header is not JSON in base64url, or names an algorithm that nobody knows")
-        })?;
+        let header = decode_header(token)
+            .map_err(|_| invalid("its header is not JSON in base64url, or names an algorithm that nobody knows"))?;
         if !self.rules.algorithms.contains(&header.alg) {
             return Err(invalid(format!("algorithm {:?} is not accepted here", header.alg)));
         }
@@ -222,7 +221,9 @@ fn why(kind: &ErrorKind) -> String {
     match kind {
         ErrorKind::ExpiredSignature => "it has expired (claim \"exp\")".into(),
         ErrorKind::ImmatureSignature => "it is not valid yet (claim \"nbf\")".into(),
-        ErrorKind::InvalidIssuer => "it is of another issuer than the one that is believed here (claim \"iss\")".into(),
+        ErrorKind::InvalidIssuer => {
+            "it is of another issuer than the one that is believed here (claim \"iss\")".into()
+        }
         ErrorKind::InvalidAudience => "it is for another audience (claim \"aud\")".into(),
         ErrorKind::MissingRequiredClaim(claim) => format!("it has no claim {claim:?}"),
         ErrorKind::InvalidClaimFormat(claim) => format!("its claim {claim:?} cannot be read"),

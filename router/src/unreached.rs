@@ -44,8 +44,10 @@ impl Unreached {
         let codes = self.codes.into_iter().collect::<Vec<_>>().join(", ");
         // Where some take no connections at all, it may pass by itself.
         let code = if self.without_tls == tried { Code::CellUntrusted } else { Code::CellUnreachable };
-        let detail =
-            format!("with {} of {tried} instances of cell {cell} that were tried there is no TLS: {codes}", self.without_tls);
+        let detail = format!(
+            "with {} of {tried} instances of cell {cell} that were tried there is no TLS: {codes}",
+            self.without_tls
+        );
         Refusal::new(code, detail).because(cause)
     }
 }

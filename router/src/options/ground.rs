@@ -44,8 +44,7 @@ pub(super) fn check(options: &Options) -> Result<Vec<String>, Error> {
         }
     }
     if let Some(usage) = &options.usage {
-        directory(&usage.directory)
-            .map_err(|source| Error::Usage { path: usage.directory.clone(), source })?;
+        directory(&usage.directory).map_err(|source| Error::Usage { path: usage.directory.clone(), source })?;
     }
     Ok(worries)
 }
@@ -225,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_port_that_somebody_else_has_is_refused() {
-        let (held, any) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (held, any) =
+            (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), SocketAddr::from(([127, 0, 0, 1], 0)));
         let taken = held.local_addr().unwrap();
         ports(&Options { listen: any, admin_listen: any, ..Options::default() }).unwrap();
         let error = ports(&Options { listen: taken, admin_listen: any, ..Options::default() }).unwrap_err();

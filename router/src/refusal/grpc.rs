@@ -103,7 +103,8 @@ mod tests {
             let headers = answer.headers();
             assert_eq!(headers["grpc-retry-pushback-ms"], "300000");
             let details = STANDARD_NO_PAD.decode(headers["grpc-status-details-bin"].as_bytes()).unwrap();
-            let mut expected = vec![0x08, u8::try_from(code.grpc_status()).unwrap(), 0x12, 1, b'x', 0x1a, 49, 0x0a, 40];
+            let mut expected =
+                vec![0x08, u8::try_from(code.grpc_status()).unwrap(), 0x12, 1, b'x', 0x1a, 49, 0x0a, 40];
             expected.extend_from_slice(b"type.googleapis.com/google.rpc.RetryInfo");
             // retry_delay of 300 seconds: 300 is 0xac 0x02.
             expected.extend_from_slice(&[0x12, 5, 0x0a, 3, 0x08, 0xac, 0x02]);

@@ -30,9 +30,10 @@ impl GateTls {
             Some(E::AlertReceived(AlertDescription::ProtocolVersion) | E::PeerIncompatible(_)) => {
                 Self::new("GATE_TLS_FAILED", "it does not speak TLS 1.3")
             }
-            Some(E::InvalidMessage(_)) => {
-                Self::new("GATE_NOT_TLS", "what it says is not TLS: give it a certificate, or take `upstream.tls` away")
-            }
+            Some(E::InvalidMessage(_)) => Self::new(
+                "GATE_NOT_TLS",
+                "what it says is not TLS: give it a certificate, or take `upstream.tls` away",
+            ),
             Some(other) => Self::new("GATE_TLS_FAILED", other.to_string()),
             None if has_closed(error) => Self::new(
                 "GATE_NOT_TLS",
@@ -82,7 +83,9 @@ impl GateTls {
             AlertDescription::CertificateRequired => {
                 "it wants a certificate of this router: give one as `upstream.tls.certificate`".to_owned()
             }
-            other => format!("it does not accept this router's certificate, `upstream.tls.certificate` ({other:?})"),
+            other => {
+                format!("it does not accept this router's certificate, `upstream.tls.certificate` ({other:?})")
+            }
         };
         Self::new("ROUTER_CERTIFICATE_REFUSED", reason)
     }

@@ -44,7 +44,12 @@ async fn what_is_wrong_with_a_gate_s_certificate_is_named_and_its_address_is_for
     for (instance, options, code, text) in [
         (&tls, elsewhere, "GATE_CERTIFICATE_UNTRUSTED", file.as_str()),
         (&expired, upstream("gate.internal"), "GATE_CERTIFICATE_NOT_VALID", "expired at 2021-01-01T00:00:00Z"),
-        (&tls, upstream("other.internal"), "GATE_CERTIFICATE_NAME", "for gate.internal, and not for other.internal"),
+        (
+            &tls,
+            upstream("other.internal"),
+            "GATE_CERTIFICATE_NAME",
+            "for gate.internal, and not for other.internal",
+        ),
         (&gate.address, upstream("gate.internal"), "GATE_NOT_TLS", "TLS"),
     ] {
         let (answer, told) = ask(instance, options, true).await;
@@ -63,9 +68,10 @@ async fn a_gate_that_does_not_take_the_router_s_certificate_has_not_run_the_requ
     let gate = FakeGate::echo("a").await;
     let files = authority.sign("gate", &["gate.internal"]);
     let front = crate::tls_gate::start(&gate.address, &files, &authority.path("ca.pem")).await;
-    for (certificate, text) in
-        [(None, "it wants a certificate of this router"), (Some(other.sign("router", &["router"])), "does not accept")]
-    {
+    for (certificate, text) in [
+        (None, "it wants a certificate of this router"),
+        (Some(other.sign("router", &["router"])), "does not accept"),
+    ] {
         let ca_file = authority.path("ca.pem");
         let options = UpstreamTlsOptions { ca_file, certificate, server_name: Some("gate.internal".into()) };
         let (answer, told) = ask(&front, options, true).await;

@@ -81,7 +81,11 @@ fn the_longest_queue_makes_room_for_a_shorter_one_and_only_for_a_shorter_one() {
         assert_eq!(queue.push(&2, PLAIN, n, Patience::Bounded).ok().unwrap().displaced, None);
     }
     for (n, gone) in [(22, 7), (23, 6), (24, 5)] {
-        assert_eq!(queue.push(&2, PLAIN, n, Patience::Bounded).ok().unwrap().displaced, Some(gone), "the last of the longest");
+        assert_eq!(
+            queue.push(&2, PLAIN, n, Patience::Bounded).ok().unwrap().displaced,
+            Some(gone),
+            "the last of the longest"
+        );
     }
     assert_eq!(queue.push(&2, PLAIN, 25, Patience::Bounded).err(), Some(NoPlace::All(10)), "both wait with five");
     assert_eq!(queue.push(&3, PLAIN, 30, Patience::Bounded).ok().unwrap().displaced, Some(24));
