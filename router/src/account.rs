@@ -78,7 +78,19 @@ pub(crate) fn close(
                 tenant = ctx.tenant.as_ref().map(tracing::field::display), code = refusal.code.as_str(),
                 detail = refusal.detail, "request refused"
             );
-            let said = (refusal.code, refusal.detail.clone());
+            let said = (refusal.code, refusal.in_full());
+            if let Some(cause) = refusal.cause.as_deref()
+                && worker.causes.is_due(Instant::now())
+            {
+                let (request_id, code) = (ctx.request_id(), refusal.code.as_str());
+                tracing::warn!(
+                    request_id,
+                    code,
+                    detail = refusal.detail,
+                    cause,
+                    "a request has failed on its way to a cell"
+                );
+            }
             let mut response =
                 if ctx.is_grpc { refusal.into_grpc() } else { refusal.into_response(ctx.request_id()) };
             response.headers_mut().insert(&headers::REQUEST_ID, ctx.request_id.clone());

@@ -1,7 +1,7 @@
 //! The router's own small server, for operators and for whoever asks whether it is alive.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,8 +38,13 @@ pub(crate) struct Usage {
     pub(crate) collectors: Collectors,
 }
 
+/// Where clients connect, beside what other routers ask for.
+pub(crate) const LISTEN_HEADER: &str = "cell-router-listen";
+
 /// What the server tells.
 pub(crate) struct Admin {
+    /// Where clients connect.
+    pub(crate) listen: SocketAddr,
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) flow: Arc<Flow>,
@@ -98,7 +103,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             "/debug/cells" => answer(StatusCode::OK, "application/json", self.cells().to_string()),
             "/debug/top" => answer(StatusCode::OK, "application/json", self.top().to_string()),
-            fleet::PATH => answer(StatusCode::OK, "application/json", fleet::report(&self.flow)),
+            fleet::PATH => self.demand(),
             path => match (path.strip_prefix("/debug/tenant/"), path.strip_prefix("/debug/request/")) {
                 (Some(tenant), _) => self.tenant(tenant),
                 (_, Some(request_id)) => self.request(request_id),
@@ -161,6 +166,15 @@ impl Admin {
                 "no table yet: neither the control plane nor the file has given one\n",
             )
         }
+    }
+
+    /// For the other routers, and for whoever wants to know which router this is.
+    fn demand(&self) -> Response<Full<Bytes>> {
+        let mut response = answer(StatusCode::OK, "application/json", fleet::report(&self.flow));
+        if let Ok(listen) = HeaderValue::try_from(self.listen.to_string()) {
+            response.headers_mut().insert(LISTEN_HEADER, listen);
+        }
+        response
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

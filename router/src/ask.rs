@@ -21,7 +21,7 @@ pub(crate) async fn get(
     match tls {
         None => exchange(stream, address, path, bytes_max).await,
         Some(tls) => {
-            let stream = tls.connect(stream, address, false).await.map_err(|error| format!("TLS: {error}"))?;
+            let stream = tls.connect(stream, address, false).await.map_err(|error| error.to_string())?;
             exchange(stream, address, path, bytes_max).await
         }
     }

@@ -25,6 +25,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::fair::tenants::Active;
+use crate::strict;
 
 /// What a body may be.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,9 @@ pub(crate) enum UploadFault {
     /// It is larger than it may be.
     #[error("the body is larger than the limit")]
     TooLarge,
+    /// Its trailers are larger, or more, than they may be.
+    #[error("the trailers are larger than the limit")]
+    TrailersTooLarge,
     /// The client has gone or has sent something that is no body.
     #[error("the client's body has broken off")]
     Broken,
@@ -363,6 +367,11 @@ impl<B> Shared<B> {
                 self.kept.push(data.clone());
             }
         } else if let Some(trailers) = frame.trailers_ref() {
+            // Over HTTP/1 they were counted as bytes.
+            if !strict::are_few(trailers) {
+                self.fault = Some(UploadFault::TrailersTooLarge);
+                return Some(Err(UploadFault::TrailersTooLarge));
+            }
             self.trailers = Some(trailers.clone());
             self.ended = true;
         }

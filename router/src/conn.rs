@@ -130,6 +130,11 @@ impl Activity {
         (self.in_flight.get() == 0).then(|| self.last.get())
     }
 
+    /// Whether the client has asked for anything yet.
+    pub(crate) fn has_begun(&self) -> bool {
+        [&self.in_flight, &self.answered, &self.cancelled].iter().any(|count| count.get() > 0)
+    }
+
     /// Whether most of what the client asks for it takes back before it is answered: that costs us and not him.
     pub(crate) fn is_abused(&self) -> bool {
         self.cancelled.get() > CANCELLED_FREE && self.cancelled.get() > self.answered.get()

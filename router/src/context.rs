@@ -33,7 +33,7 @@ use crate::pool::Pool;
 use crate::room::Rooms;
 use crate::signing::Contexts;
 use crate::streams::Streams;
-use crate::strict::{Field, Fields, Said};
+use crate::strict::{Field, Fields, HeadLimits, Said};
 use crate::table::Entry;
 use crate::token::Verifier;
 use crate::ungated::Sending;
@@ -55,8 +55,8 @@ pub(crate) struct Worker {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) trusted: TrustedKeys,
     pub(crate) upload: UploadLimits,
-    /// Fields of a request, at the most.
-    pub(crate) headers_max: usize,
+    /// How much of a head there may be.
+    pub(crate) head: HeadLimits,
     pub(crate) metrics: Rc<WorkerMetrics>,
     pub(crate) dice: Dice,
     pub(crate) alarms: Alarms,
@@ -64,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) streams: Streams,
     /// Of what gates do not take.
     pub(crate) gate_refusals: Warnings,
+    /// Of what is between this router and gates.
+    pub(crate) causes: Warnings,
 }
 
 impl Worker {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::signing::KeyFault;
 use crate::tls::TlsError;
 
 /// Why a router does not start, or stops by itself. One variant for each thing that failed.
@@ -43,10 +44,10 @@ pub enum Error {
         source: TlsError,
     },
     /// The key for signed contexts cannot be used.
-    #[error("context: {reason}")]
+    #[error("context.key-file: {fault}")]
     ContextKey {
         /// Which, and why.
-        reason: String,
+        fault: KeyFault,
     },
     /// The file with the issuer's keys cannot be used.
     #[error("tenant.token.jwks {}: {reason}", path.display())]
@@ -130,7 +131,13 @@ impl Error {
                  `insecure-plaintext = true` only for trying things out on one machine"
             }
             Self::Certificate { .. } => "correct the file that is named; certificates and keys are PEM",
-            Self::ContextKey { .. } => {
+            Self::ContextKey { fault: KeyFault::Unreadable { .. } } => {
+                "check path and rights of `context.key-file`"
+            }
+            Self::ContextKey { fault: KeyFault::Exposed(_) } => {
+                "the key is a secret: let its owner alone read it (`chmod 600`), and replace it where somebody has"
+            }
+            Self::ContextKey { fault: KeyFault::NoKey { .. } } => {
                 "write 64 hexadecimal digits into the file, as `openssl rand -hex 32` prints them"
             }
             Self::KeySet { .. } => {

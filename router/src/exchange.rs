@@ -23,12 +23,14 @@ use crate::body::{Upload, UploadFault, Wanted};
 use crate::context::{RequestCtx, Worker};
 use crate::headers;
 use crate::options::UpstreamProtocol;
-use crate::pool::{Ask, Lease, Sent, Wire};
+use crate::pool::{Ask, ConnectError, Lease, Sent, Wire};
 use crate::refusal::{Code, Refusal};
 use crate::room::STALL;
 use crate::schedule::Leave;
-use crate::strict::Said;
+use crate::strict::{Rule, Said};
 use crate::table::Entry;
+use crate::tls::GateTls;
+use crate::unreached::{self, Unreached};
 
 /// A request as it goes to cells: the head without a stamp, and the body.
 pub(crate) struct Outgoing {
@@ -42,14 +44,14 @@ pub(crate) enum Attempt {
     Answered(Response<Download>),
     /// It has not run: the gate knows of a newer owner, and may have said which.
     Stale(Option<SignedMapping>),
-    /// It has not run: the gate could not let it in.
+    /// It has not run: the gate could not let it in, and has said why by this code.
     NotExecuted(String),
     /// It has not run: the gate says that the tenant is deleted.
     Deleted,
     /// It has not run: no instance took a connection.
-    Unreachable(String),
+    Unreachable(Refusal),
     /// It has not run: the instance closed the connection before it took the request.
-    NotTaken(String),
+    NotTaken(Refusal),
     /// It may have run: the connection broke.
     Broken(Refusal),
     /// It may have run: the connection broke while the body was on its way, for which the cell may have had reason.
@@ -98,7 +100,7 @@ async fn once(
     let wire = wire_of(worker, ctx);
     let mut lease = match connect(worker, ctx, entry, wire, began, looks).await {
         Ok(lease) => lease,
-        Err(reason) => return Attempt::Unreachable(reason),
+        Err(unreached) => return Attempt::Unreachable(unreached),
     };
     ctx.attempts += 1;
     ctx.instance = Some(Arc::clone(lease.address()));
@@ -137,12 +139,22 @@ async fn once(
             if let Some(fault) = outgoing.upload.fault() {
                 return Attempt::Over(refusal_of(worker, ctx, fault));
             }
-            let reason = format!("{} of cell {}: {}", lease.address(), entry.mapping.owner, error.error());
+            let (address, cell) = (lease.address(), &entry.mapping.owner);
+            if let Some(refused) = GateTls::refused(error.error()) {
+                worker.metrics.connect_failures.inc();
+                let mut tried = Unreached::default();
+                tried.add(address, &ConnectError::Tls(refused));
+                return Attempt::Unreachable(tried.refusal(cell));
+            }
+            let not_http = if error.error().is_parse() { " (it may want TLS: `upstream.tls`)" } else { "" };
+            let cause = format!("{address}: {}{not_http}", unreached::in_full(error.error()));
             if error.take_message().is_some() {
-                return Attempt::NotTaken(reason);
+                let detail = format!("an instance of cell {cell} has closed its connection");
+                return Attempt::NotTaken(Refusal::new(Code::CellUnreachable, detail).because(cause));
             }
             worker.metrics.broken.inc();
-            let refusal = Refusal::new(Code::CellFailed, format!("the connection to {reason}"));
+            let detail = format!("the connection to an instance of cell {cell} has broken");
+            let refusal = Refusal::new(Code::CellFailed, detail).because(cause);
             if outgoing.upload.is_complete() {
                 failed(worker, &lease);
                 Attempt::Broken(refusal)
@@ -172,16 +184,17 @@ async fn connect(
     wire: Wire,
     began: Instant,
     looks: bool,
-) -> Result<Lease, String> {
+) -> Result<Lease, Refusal> {
     let (newest, other) = worker.directory.gates(entry);
+    let cell = &entry.mapping.owner;
     if newest.instances().is_empty() {
-        return Err(format!("cell {} has not said where its instances are", entry.mapping.owner));
+        return Err(Unreached::default().refusal(cell));
     }
     let (clock, options) = (worker.flow.clock, worker.live().instances);
     // A last connection is tried even where the time for waiting is over.
     let until = ctx.deadline.max(began + ctx.live.timeouts.connect);
     let mut ask = Ask { now: began, looks, until };
-    let (mut tried, mut reasons) = (Vec::new(), Vec::new());
+    let (mut tried, mut unreached) = (Vec::new(), Unreached::default());
     for set in std::iter::once(&newest).chain(&other) {
         while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.at(ask.now), options) {
             let occupied = instance.occupy();
@@ -193,13 +206,13 @@ async fn connect(
                     if error.is_of_instance() && instance.unreachable(clock.at(ask.now), options) {
                         worker.metrics.ejections.inc();
                     }
-                    reasons.push(format!("{}: {error}", instance.address()));
+                    unreached.add(instance.address(), &error);
                     tried.push(Arc::clone(instance));
                 }
             }
         }
     }
-    Err(format!("no instance of cell {} takes connections ({})", entry.mapping.owner, reasons.join("; ")))
+    Err(unreached.refusal(cell))
 }
 
 /// The protocol that a request takes to its cell.
@@ -351,6 +364,7 @@ fn refusal_of(worker: &Worker, ctx: &RequestCtx, fault: UploadFault) -> Refusal 
     }
     match fault {
         UploadFault::TooLarge => too_large(worker.upload.body_bytes_max),
+        UploadFault::TrailersTooLarge => Rule::TrailersTooLarge.refusal(),
         UploadFault::Broken | UploadFault::Superseded => {
             Refusal::new(Code::BodyTimeout, "the client's body has broken off")
         }
@@ -405,7 +419,8 @@ async fn sort(
                 tracing::warn!(%cell, %status, code, hint, "a gate does not take what this router sends it");
             }
             let detail = format!("a gate of cell {cell} refused the request with {status} {code}: {hint}");
-            Attempt::Over(Refusal::new(Code::CellRefused, detail))
+            // It would refuse it again.
+            Attempt::Over(Refusal::new(Code::CellRefused, detail).hinting(hint))
         }
     }
 }

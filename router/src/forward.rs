@@ -87,15 +87,16 @@ async fn until_answered(
                 {
                     return Err(refusal);
                 }
-                *unclear = Some(refusal);
+                *unclear = Some(refusal.clone());
                 repeats += 1;
+                // An instance that has broken off many at once must not get them back at once.
+                Box::pin(wait_for_change(worker, ctx, &entry, &mut pause, refusal)).await?;
             }
             Attempt::Deleted if !has_changed(worker, &entry) => return Err(deleted(tenant)),
             Attempt::Deleted => {}
             // Nobody has had any work with it: trying again needs no budget.
             Attempt::NotTaken(_) if rounds < ROUNDS_MAX => rounds += 1,
-            Attempt::Unreachable(reason) | Attempt::NotTaken(reason) => {
-                let unreachable = Refusal::new(Code::CellUnreachable, reason);
+            Attempt::Unreachable(unreachable) | Attempt::NotTaken(unreachable) => {
                 if !has_changed(worker, &entry) && (rounds == ROUNDS_MAX || !may_retry(worker, ctx, &entry)) {
                     return Err(unreachable);
                 }

@@ -35,7 +35,7 @@ use crate::patience::Patient;
 use crate::pipeline;
 use crate::resting;
 use crate::seldom::Seldom;
-use crate::strict::{HeadLimits, Said, StrictLimits, StrictStream};
+use crate::strict::{Said, StrictLimits, StrictStream};
 use crate::tls::{Accepted, TlsFront};
 use crate::worker::Phase;
 
@@ -50,6 +50,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// the protocol on them: more than that ends the connection (rapid reset, MadeYouReset).
 const PENDING_RESETS_MAX: usize = 20;
 const LOCAL_RESETS_MAX: usize = 100;
+/// How many times the limit a head may have that is read all the same, so that its refusal has a code and a line in the log.
+const HEAD_READ_FACTOR: usize = 4;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait before looking again whether the rest of a preface has come.
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
@@ -59,6 +61,8 @@ const HYPER_HEADERS: usize = 100;
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// After how long without a request an HTTP/1 connection rests.
 const REST_AFTER: Duration = Duration::from_secs(1);
+/// How long who has just come may take to say what it wants, once the router closes what is idle: it has come in time.
+const LAST_WORD_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long saying goodbye to a client may take that has asked nothing.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -83,6 +87,12 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for SameThread {
             future.await;
         });
     }
+}
+
+/// What h2 takes of a head, and by which it bounds the number of CONTINUATION frames. A larger one it answers itself, with a
+/// bare 431, and four times this with the end of the connection; up to here a head is read and refused as any other.
+fn header_list_bytes(header_bytes_max: usize) -> u32 {
+    u32::try_from(header_bytes_max.saturating_mul(HEAD_READ_FACTOR)).unwrap_or(u32::MAX)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +140,7 @@ impl Front {
         let peer = came.peer;
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.worker.live().timeouts.handshake, tls.accept(stream)) => accepted,
-            () = until_closing(phase.clone()) => return Ok(()),
+            () = until_too_late(phase.clone()) => return Ok(()),
         };
         let came = Came { secure: true, ..came };
         let Accepted { mut stream, http2, certified } = match accepted {
@@ -150,7 +160,7 @@ impl Front {
         let speaks = async { matches!(tokio::time::timeout(header, stream.fill_buf()).await, Ok(Ok([_, ..]))) };
         let speaks = tokio::select! {
             speaks = speaks => speaks,
-            () = until_closing(phase.clone()) => return Ok(()),
+            () = until_too_late(phase.clone()) => return Ok(()),
         };
         if !speaks {
             tracing::debug!(%peer, "a client said nothing after its TLS handshake");
@@ -174,7 +184,7 @@ impl Front {
         let peer = came.peer;
         let first = tokio::select! {
             first = tokio::time::timeout(self.worker.live().timeouts.header, sniff(&mut stream)) => first,
-            () = until_closing(phase.clone()) => return Ok(()),
+            () = until_too_late(phase.clone()) => return Ok(()),
         };
         match first {
             Ok(Ok(Spoken::Http2)) => {
@@ -204,10 +214,7 @@ impl Front {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (limits, timeouts) = (&self.options.limits, self.worker.live().timeouts.clone());
-        let strict = StrictLimits {
-            head: HeadLimits { bytes_max: limits.header_bytes_max, headers_max: limits.headers_max },
-            head_time: timeouts.header,
-        };
+        let strict = StrictLimits { head: limits.head(), head_time: timeouts.header };
         let said: Arc<Said> = conn.said.clone().unwrap_or_default();
         let mut stream = StrictStream::new(Patient::new(stream, timeouts.write_idle), strict, said);
         loop {
@@ -299,8 +306,7 @@ impl Front {
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_max)
-            // Together with it h2 bounds the number of CONTINUATION frames.
-            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            .max_header_list_size(header_list_bytes(limits.header_bytes_max))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -316,8 +322,11 @@ impl Front {
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let mut now = *phase.borrow();
         let mut ending: Option<Instant> = None;
+        let came = Instant::now();
         loop {
-            if now >= Phase::Quiescing || ending.is_some() {
+            // Who has just come would be sent away before it could ask.
+            let is_new = !conn.activity.has_begun() && came.elapsed() < LAST_WORD_TIME_MAX;
+            if (now >= Phase::Quiescing && !is_new) || ending.is_some() {
                 connection.as_mut().graceful_shutdown();
             }
             let aside = Seldom::new(Box::pin(aside(&mut phase, WATCH_INTERVAL)));
@@ -395,6 +404,13 @@ async fn abused(conn: &Conn) {
         if conn.activity.is_abused() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
+}
+
+/// Done once who has not said what it wants has had its time to, with a router that closes what is idle.
+async fn until_too_late(mut phase: watch::Receiver<Phase>) {
+    until_closing(phase.clone()).await;
+    // An error means that nobody is left who could close it: then it is closed.
+    let _cut = tokio::time::timeout(LAST_WORD_TIME_MAX, phase.wait_for(|phase| *phase == Phase::Cut)).await;
 }
 
 async fn until_closing(mut phase: watch::Receiver<Phase>) {

@@ -30,7 +30,7 @@ use crate::directory::Directory;
 use crate::headers;
 use crate::identify::{Domains, IdentityRules, Proven, TENANT_HEADER, host_of};
 use crate::options::{IdentityOptions, Source};
-use crate::strict::{Fields, check};
+use crate::strict::{Fields, HeadLimits, check};
 use crate::waiting::Waiters;
 
 pub use crate::strict::fuzzing::strict;
@@ -85,7 +85,8 @@ pub fn identify(bytes: &[u8]) {
     let fields = Fields::of(&parts.headers);
     let (host, path) = (host_of(&parts).unwrap_or_default().to_ascii_lowercase(), parts.uri.path().to_owned());
     let header = parts.headers.get(&TENANT_HEADER).cloned();
-    if check(&parts, fields, usize::MAX).is_err() {
+    let limits = HeadLimits { bytes_max: usize::MAX, headers_max: usize::MAX };
+    if check(&parts, fields, limits).is_err() {
         return;
     }
     let found = crate::identify::identify(&RULES, None, &Proven::Nobody, &mut parts).now_or_never();

@@ -22,6 +22,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cell_model::CellId;
@@ -32,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 /// The kernel takes 253 at once.
-const SOCKETS_MAX: usize = 250;
+pub(crate) const SOCKETS_MAX: usize = 250;
 /// One message of a local socket holds it.
 const HEAD_BYTES_MAX: usize = 16 * 1_024;
 const READY: &[u8] = b"ready\n";
@@ -133,6 +135,8 @@ pub(crate) struct Giver {
     head: Head,
     sockets: Vec<TcpListener>,
     limits: Limits,
+    /// Another process has them, too.
+    lent: Arc<AtomicBool>,
 }
 
 /// What says the limits of now.
@@ -161,7 +165,12 @@ impl Giver {
         std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&beside, path)?;
         let head = Head { version: VERSION, listen, admin, listeners: sockets.len() - 1, limits: Vec::new() };
-        Ok(Self { path: path.to_owned(), listener, head, sockets, limits })
+        Ok(Self { path: path.to_owned(), listener, head, sockets, limits, lent: Arc::default() })
+    }
+
+    /// Whether another process has the sockets, too, whoever serves: what is done to them is done to its own.
+    pub(crate) fn lent(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lent)
     }
 
     /// Done when another process serves with these sockets.
@@ -171,6 +180,7 @@ impl Giver {
                 Ok((stream, _)) => match self.give(stream).await {
                     Ok(()) => return,
                     Err(error) => {
+                        self.lent.store(false, Ordering::Release);
                         tracing::warn!(%error, "another process asked for the sockets and does not serve: this one goes on")
                     }
                 },
@@ -196,6 +206,7 @@ impl Giver {
         let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         let mut stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
+        self.lent.store(true, Ordering::Release);
         let exchange = tokio::task::spawn_blocking(move || {
             stream.set_write_timeout(Some(EXCHANGE_TIME_MAX))?;
             send(&stream, &head, &sockets)?;

@@ -76,6 +76,7 @@ mod tls;
 mod token;
 mod tunnel;
 mod ungated;
+mod unreached;
 mod upgrade;
 mod usage;
 mod waiting;
@@ -91,5 +92,6 @@ pub use options::{
 pub use refusal::{Code, Refusal};
 pub use reload::Difference;
 pub use router::{Addresses, Handle, Router, run};
+pub use signing::KeyFault;
 pub use tls::TlsError;
 pub use ungated::OnTheirWay;

@@ -3,7 +3,9 @@
 mod duration;
 mod edge;
 mod flow;
+mod ground;
 mod place;
+mod rules;
 mod telemetry;
 
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::identify::{Domains, IdentityRules};
+use crate::strict::HeadLimits;
 use crate::token::TokenRules;
 
 pub use edge::{
@@ -214,6 +217,12 @@ impl Default for Options {
     }
 }
 
+impl Limits {
+    pub(crate) fn head(&self) -> HeadLimits {
+        HeadLimits { bytes_max: self.header_bytes_max, headers_max: self.headers_max }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -281,24 +290,35 @@ impl Options {
         Ok(Self { file: Some(OptionsFile::new(path, text)), ..read })
     }
 
-    /// Checks everything that can be checked without starting, the certificates and keys that are named included.
+    /// Checks everything that a start or a reload would refuse, but the ports: the certificates and keys that are named, and
+    /// where the router writes.
     ///
     /// # Errors
     /// [`Error::InvalidOption`], naming the option, the rule that it breaks, and file and line where they were read from one;
-    /// [`Error::Certificate`] and [`Error::ContextKey`], naming the file.
+    /// [`Error::Certificate`], [`Error::ContextKey`], [`Error::Usage`] and [`Error::Spans`], naming the file.
     pub fn check(&self) -> Result<(), Error> {
         self.checked()?;
+        for worry in ground::check(self).map_err(|error| self.located(error))? {
+            tracing::warn!("{worry}");
+        }
         self.usage.as_ref().map_or(Ok(()), |usage| usage.collectors().map(drop)).map_err(|e| self.located(e))?;
+        if let Some(spans) = &self.spans {
+            crate::observe::spans::check(spans).map_err(|reason| Error::Spans { reason })?;
+        }
+        if let Some(token) = &self.tenant.token {
+            crate::token::check_origin(token)?;
+        }
         crate::router::Edge::load(self).map(drop)
     }
 
-    /// What [`Options::check`] checks, who the router is to the control plane, and the files that it can start without or
-    /// with whatever is in them.
+    /// What [`Options::check`] checks, whether the ports are free, who the router is to the control plane, and the files that it
+    /// can start without or with whatever is in them. What is odd and refused by nobody is logged.
     ///
     /// # Errors
-    /// As [`Options::check`]; [`Error::Identity`] and [`Error::KeySet`], naming the file and where in it.
+    /// As [`Options::check`]; [`Error::Listen`]; [`Error::Identity`] and [`Error::KeySet`], naming the file and where in it.
     pub fn check_all(&self) -> Result<(), Error> {
         self.check()?;
+        ground::ports(self)?;
         let link = Link::open(self.identity.as_deref(), self.insecure_plaintext)?;
         link.identity().map_or(Ok(()), |identity| identity.require(Role::Router))?;
         let worries = crate::tls::worries::all(self.tls.as_ref(), self.upstream.tls.as_ref());
@@ -308,8 +328,10 @@ impl Options {
         self.tenant.token.as_ref().map_or(Ok(()), crate::token::check)
     }
 
+    /// What the options mean, where nothing is wrong with them or with where the router is to write.
     pub(crate) fn checked(&self) -> Result<Checked, Error> {
-        self.meaning().map_err(|error| self.located(error))
+        let meaning = self.meaning().and_then(|checked| ground::check(self).map(|_worries| checked));
+        meaning.map_err(|error| self.located(error))
     }
 
     fn meaning(&self) -> Result<Checked, Error> {
@@ -333,9 +355,8 @@ impl Options {
             .collect::<Result<_, _>>()?;
         let domains = Domains::new(&self.domains)
             .map_err(|domain| invalid("domains", format!("{domain:?} is not a domain")))?;
-        self.check_limits()?;
-        let broken =
-            self.fairness.broken().or_else(|| self.containment.broken()).or_else(|| self.instances.broken());
+        let broken = rules::broken(self).or_else(|| self.fairness.broken()).or_else(|| self.containment.broken());
+        let broken = broken.or_else(|| self.instances.broken());
         let broken = broken.or_else(|| telemetry::broken(self.usage.as_ref(), self.spans.as_ref()));
         if let Some((option, rule)) = broken {
             return Err(Error::InvalidOption { option, rule });
@@ -356,56 +377,10 @@ impl Options {
         Ok(Checked { trusted: TrustedKeys::new(keys), identity, tokens })
     }
 
-    fn check_limits(&self) -> Result<(), Error> {
-        let limits = &self.limits;
-        let at_least = [
-            ("limits.header-bytes-max", limits.header_bytes_max, 8_192),
-            ("limits.headers-max", limits.headers_max, 1),
-            ("limits.connections-max", limits.connections_max, 1),
-            ("limits.streams-max", limits.streams_max as usize, 1),
-            ("limits.connections-per-instance-max", limits.connections_per_instance_max, 1),
-        ];
-        for (option, value, least) in at_least {
-            if value < least {
-                return Err(Error::InvalidOption {
-                    option: option.into(),
-                    rule: format!("must be at least {least}"),
-                });
-            }
-        }
-        let timeouts = &self.timeouts;
-        let positive = [
-            ("timeouts.connect", timeouts.connect),
-            ("timeouts.answer", timeouts.answer),
-            ("timeouts.body-idle", timeouts.body_idle),
-            ("timeouts.handshake", timeouts.handshake),
-            ("timeouts.header", timeouts.header),
-            ("timeouts.idle", timeouts.idle),
-            ("timeouts.write-idle", timeouts.write_idle),
-            ("timeouts.tunnel-idle", timeouts.tunnel_idle),
-            ("timeouts.fresh", timeouts.fresh),
-            ("timeouts.confirm-interval", timeouts.confirm_interval),
-            ("timeouts.snapshot-interval", timeouts.snapshot_interval),
-        ];
-        for (option, value) in positive {
-            if value.is_zero() {
-                return Err(Error::InvalidOption {
-                    option: option.into(),
-                    rule: "must be more than nothing".into(),
-                });
-            }
-        }
-        if timeouts.quiesce_max < timeouts.quiesce_min {
-            let rule = "must not be less than timeouts.quiesce-min".into();
-            return Err(Error::InvalidOption { option: "timeouts.quiesce-max".into(), rule });
-        }
-        Ok(())
-    }
-
     /// Threads that serve requests.
     pub(crate) fn worker_count(&self) -> usize {
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(rules::THREADS_MAX),
             threads => threads,
         }
     }
@@ -480,8 +455,9 @@ mod tests {
     #[test]
     fn a_certificate_is_not_required_of_clients_that_are_never_asked_for_one() {
         let mut options = usable();
-        let tls = "certificates = []\nclient-certificate-required = true";
-        options.tls = Some(toml::from_str(tls).unwrap());
+        let files = "{ certificate-file = \"a\", key-file = \"b\" }";
+        let tls = format!("certificates = [{files}]\nclient-certificate-required = true");
+        options.tls = Some(toml::from_str(&tls).unwrap());
         let error = options.check().unwrap_err().to_string();
         assert!(
             error.starts_with("option tls.client-ca-file: is needed where tls.client-certificate-required"),

@@ -45,7 +45,7 @@ async fn route(
     }
     let (mut parts, body) = request.into_parts();
     let pending = upgrade::prepare(worker, ctx, &mut parts)?;
-    strict::check(&parts, ctx.fields, worker.headers_max)?;
+    strict::check(&parts, ctx.fields, worker.head)?;
     let (rules, verifier) = (&worker.identity, worker.verifier.as_ref());
     let tenant = identify::identify(rules, verifier, &ctx.conn.certified, &mut parts).await?;
     ctx.tenant = Some(tenant.clone());

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use self::alone::Alone;
 use self::shared::{Opening, Shared};
 use crate::body::UploadBody;
-use crate::tls::TlsBack;
+use crate::tls::{GateTls, TlsBack};
 
 pub(crate) use self::lease::Lease;
 
@@ -67,8 +67,8 @@ pub(crate) enum ConnectError {
     Refused(std::io::Error),
     #[error("{0}")]
     Handshake(hyper::Error),
-    #[error("TLS: {0}")]
-    Tls(std::io::Error),
+    #[error("{0}")]
+    Tls(GateTls),
 }
 
 impl ConnectError {

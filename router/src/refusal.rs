@@ -1,12 +1,16 @@
 //! What a client is told when the router itself answers: RFC 9457 problem details with a stable code, a sentence, and
 //! what to do next.
 
+mod grpc;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
+
+pub(crate) use grpc::grpc_trailers;
 
 /// Every code that the router answers with. Each has a page under `docs/errors`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +41,8 @@ pub enum Code {
     TableStale,
     /// No instance of the tenant's cell takes connections.
     CellUnreachable,
+    /// With no instance of the tenant's cell TLS comes about.
+    CellUntrusted,
     /// The tenant's cell has refused the request until the deadline; it has not run.
     CellRefused,
     /// The connection broke after the request was sent: it may or may not have run.
@@ -85,6 +91,7 @@ impl Code {
         Self::TenantMoving,
         Self::TableStale,
         Self::CellUnreachable,
+        Self::CellUntrusted,
         Self::CellRefused,
         Self::CellFailed,
         Self::CellTimeout,
@@ -119,6 +126,7 @@ impl Code {
             Self::TenantMoving => "TENANT_MOVING",
             Self::TableStale => "TABLE_STALE",
             Self::CellUnreachable => "CELL_UNREACHABLE",
+            Self::CellUntrusted => "CELL_UNTRUSTED",
             Self::CellRefused => "CELL_REFUSED",
             Self::CellFailed => "CELL_FAILED",
             Self::CellTimeout => "CELL_TIMEOUT",
@@ -156,6 +164,7 @@ impl Code {
             | Self::TenantMoving
             | Self::TableStale
             | Self::CellUnreachable
+            | Self::CellUntrusted
             | Self::CellRefused
             | Self::TokenKeysUnavailable
             | Self::TunnelsFull
@@ -219,6 +228,9 @@ impl Code {
                 "try again: the request has not run; `cellctl get routers` shows what the router has heard of the control plane"
             }
             Self::CellUnreachable => "try again: the request has not run; `cellctl get cells` shows the cell",
+            Self::CellUntrusted => {
+                "the request has not run: an operator finds in the router's log, by the request's id, which gate it is and what is wrong"
+            }
             Self::CellRefused => "try again: the request has not run",
             Self::CellFailed => {
                 "it may or may not have run: read before you write again, or send an `Idempotency-Key` from the start"
@@ -270,7 +282,14 @@ pub struct Refusal {
     pub detail: String,
     /// When to try again, where that is known better than from the code.
     pub retry_after: Option<Duration>,
+    /// What the client may do next, where that is known better than from the code: then trying again does not help.
+    pub hint: Option<Box<str>>,
+    /// What is behind it and only for operators: addresses, and errors of the machine.
+    pub cause: Option<Box<str>>,
 }
+
+/// Of the sentence, in a header.
+const CHALLENGE_CHARS_MAX: usize = 300;
 
 #[derive(Serialize)]
 struct Problem<'a> {
@@ -285,7 +304,7 @@ struct Problem<'a> {
 impl Refusal {
     /// A refusal with its sentence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None }
+        Self { code, detail: detail.into(), retry_after: None, hint: None, cause: None }
     }
 
     /// With the time after which it may be tried again.
@@ -294,24 +313,45 @@ impl Refusal {
         Self { retry_after: Some(retry_after), ..self }
     }
 
-    /// The answer to a gRPC client: a status without a message (the answer has only trailers, and these in its head).
-    pub(crate) fn into_grpc(self) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::new());
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(self.code.grpc_status()));
-        // Percent-encoded (gRPC over HTTP/2, Status-Message); whatever is left over is a header value.
-        if let Ok(message) = HeaderValue::from_str(&percent_encoded(&self.detail)) {
-            headers.insert("grpc-message", message);
+    /// With what may be done next, where trying again does not help.
+    #[must_use]
+    pub fn hinting(self, hint: &str) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// With what operators are told beside the sentence.
+    #[must_use]
+    pub fn because(self, cause: impl Into<Box<str>>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+
+    /// The sentence as operators are told it.
+    pub(crate) fn in_full(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}: {cause}", self.detail),
+            None => self.detail.clone(),
         }
-        headers.insert("cellway-code", HeaderValue::from_static(self.code.as_str()));
-        if let Ok(hint) = HeaderValue::from_str(self.code.hint()) {
-            headers.insert("cellway-hint", hint);
+    }
+
+    /// What a 401 asks for (RFC 6750, 3): who has shown no token is told of no error.
+    fn challenge(&self) -> HeaderValue {
+        if self.code != Code::TokenInvalid {
+            return HeaderValue::from_static("Bearer");
         }
-        if let Some(after) = self.retry_after.or(self.code.retry_after()) {
-            headers.insert("grpc-retry-pushback-ms", HeaderValue::from(after.as_secs() * 1_000));
-        }
-        response
+        // What may not stand in a quoted text there.
+        let plain = |c: char| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\') { c } else { '\'' };
+        let detail: String = self.detail.chars().take(CHALLENGE_CHARS_MAX).map(plain).collect();
+        let text = format!("Bearer error=\"invalid_token\", error_description=\"{detail}\"");
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\""))
+    }
+
+    fn next_step(&self) -> &str {
+        self.hint.as_deref().unwrap_or(self.code.hint())
+    }
+
+    /// When to try again, where that helps.
+    fn again_after(&self) -> Option<Duration> {
+        if self.hint.is_some() { None } else { self.retry_after.or(self.code.retry_after()) }
     }
 
     /// The answer to the client; `request_id` is its `instance`.
@@ -322,7 +362,7 @@ impl Refusal {
             status: status.as_u16(),
             code: self.code.as_str(),
             detail: &self.detail,
-            hint: self.code.hint(),
+            hint: self.next_step(),
             instance: request_id,
         };
         let body = serde_json::to_vec(&problem).expect("a struct of strings and a number is JSON");
@@ -332,36 +372,13 @@ impl Refusal {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(WWW_AUTHENTICATE, self.challenge());
         }
-        if let Some(after) = self.retry_after.or(self.code.retry_after()) {
+        if let Some(after) = self.again_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         response
     }
-}
-
-/// The end of a stream of gRPC that was begun well.
-pub(crate) fn grpc_trailers(status: u16, code: &'static str, message: &str) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from(status));
-    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
-        trailers.insert("grpc-message", message);
-    }
-    trailers.insert("cellway-code", HeaderValue::from_static(code));
-    trailers
-}
-
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if (0x20..0x7f).contains(&byte) && byte != b'%' {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]
@@ -380,6 +397,39 @@ mod tests {
             assert_eq!(problem["instance"], "r-1");
             assert!(!problem["hint"].as_str().unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn a_token_that_is_not_accepted_is_challenged_with_the_error_of_rfc_6750_and_none_that_is_missing() {
+        let challenge = |code, detail: &str| {
+            let response = Refusal::new(code, detail).into_response("r");
+            response.headers()[WWW_AUTHENTICATE].to_str().unwrap().to_owned()
+        };
+        assert_eq!(challenge(Code::TokenMissing, "x"), "Bearer");
+        assert_eq!(
+            challenge(Code::TokenInvalid, "no claim \"exp\"\\\u{e9}\n"),
+            "Bearer error=\"invalid_token\", error_description=\"no claim 'exp''''\""
+        );
+    }
+
+    #[test]
+    fn what_is_for_operators_is_in_no_answer() {
+        let refusal = Refusal::new(Code::CellUnreachable, "nobody is there").because("10.1.2.3:80: refused");
+        assert_eq!(refusal.in_full(), "nobody is there: 10.1.2.3:80: refused");
+        let answers = [refusal.clone().into_response("r"), refusal.into_grpc()];
+        for answer in answers {
+            let said = format!("{:?} {}", answer.headers(), String::from_utf8_lossy(answer.body()));
+            assert!(said.contains("nobody") && !said.contains("10.1.2.3"), "{said}");
+        }
+    }
+
+    #[test]
+    fn where_trying_again_does_not_help_nobody_is_told_when() {
+        let response =
+            Refusal::new(Code::CellRefused, "a key is missing").hinting("give it one").into_response("r");
+        assert!(!response.headers().contains_key(RETRY_AFTER));
+        let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(problem["hint"], "give it one");
     }
 
     #[test]

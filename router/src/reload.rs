@@ -197,7 +197,13 @@ mod tests {
         let error = reload.take(Ok(next)).unwrap_err();
         assert!(error.to_string().contains("fairness.cell-concurrency-min"), "{error}");
         assert_eq!(reload.flow.live.load().schedule.wait_max, Duration::from_secs(1));
-        assert_eq!((reload.taken.get(), reload.refused.get()), (0, 1));
+        let mut next = usable();
+        next.fairness.queue_wait = Duration::from_millis(90);
+        next.access_log = Some("/nowhere/at/all".into());
+        let error = reload.take(Ok(next)).unwrap_err();
+        assert!(error.to_string().contains("access-log"), "{error}");
+        assert_eq!(reload.flow.live.load().schedule.wait_max, Duration::from_secs(1));
+        assert_eq!((reload.taken.get(), reload.refused.get()), (0, 2));
     }
 
     #[test]

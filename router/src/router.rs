@@ -130,6 +130,7 @@ impl Router {
         );
         let reload = Arc::new(reload);
         let admin = Arc::new(Admin {
+            listen: addresses.listen,
             directory: Arc::clone(&directory),
             registry: Arc::new(registry),
             flow: Arc::clone(&flow),
@@ -182,6 +183,7 @@ impl Router {
         let (requests_over, over) = oneshot::channel::<()>();
         let metering = self.meter().map(|meter| tokio::spawn(meter.run(async move { drop(over.await) })));
         let giver = self.giver()?;
+        let lent = giver.as_ref().map(Giver::lent).unwrap_or_default();
         let (listeners, admin, old) = self.sockets.into_parts();
         if old.is_some() {
             until_it_can_serve(&self.directory).await;
@@ -209,6 +211,7 @@ impl Router {
                 spans: spans.clone(),
                 metrics: self.metrics.clone(),
                 phase: seen.clone(),
+                lent: Arc::clone(&lent),
             };
             worker::start(seed, alive.clone()).map_err(|source| Error::StartWorker { source })?;
         }

@@ -3,7 +3,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,30 @@ use crate::options::ContextOptions;
 /// Contexts that one thread keeps. Beyond that it begins anew: signing costs little against forgetting nothing.
 const KEPT_MAX: usize = 50_000;
 
+/// Why there is no key to sign with.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFault {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others than its owner may read it.
+    #[error("{0}")]
+    Exposed(String),
+    /// It holds something else.
+    #[error("{}, line 1: {reason}", path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
 /// The router's key.
 pub(crate) struct Signer {
     key: SigningKey,
@@ -25,11 +50,8 @@ pub(crate) struct Signer {
 
 impl Signer {
     /// Reads the key. What is wrong with it names the file.
-    pub(crate) fn load(options: &ContextOptions) -> Result<Arc<Self>, String> {
+    pub(crate) fn load(options: &ContextOptions) -> Result<Arc<Self>, KeyFault> {
         let key = read_key(&options.key_file)?;
-        if options.validity < Duration::from_secs(2) {
-            return Err("context.validity must be at least 2 s".into());
-        }
         Ok(Arc::new(Self { key, validity: options.validity }))
     }
 
@@ -46,12 +68,12 @@ impl Signer {
     }
 }
 
-fn read_key(path: &Path) -> Result<SigningKey, String> {
-    let shown = path.display();
-    let unreadable = |error| format!("cannot read {shown}: {error}");
-    crate::private::check(path).map_err(unreadable)??;
+fn read_key(path: &Path) -> Result<SigningKey, KeyFault> {
+    let unreadable = |source| KeyFault::Unreadable { path: path.to_owned(), source };
+    crate::private::check(path).map_err(unreadable)?.map_err(KeyFault::Exposed)?;
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    text.trim().parse().map_err(|error| format!("{shown}, line 1: {error}"))
+    let key = text.trim().parse::<SigningKey>();
+    key.map_err(|error| KeyFault::NoKey { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// A thread's contexts.
@@ -145,11 +167,19 @@ mod tests {
     fn a_key_that_is_none_names_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        assert!(read_key(&path).err().unwrap().contains("cannot read"));
+        let said = |path| {
+            let error = crate::Error::ContextKey { fault: read_key(path).err().unwrap() };
+            assert_eq!(error.code(), "CONTEXT_KEY_INVALID");
+            (error.to_string(), error.hint())
+        };
+        let (text, hint) = said(&path);
+        assert!(text.contains("cannot read") && hint.contains("path and rights"), "{text}: {hint}");
         write(&path, "xyz", 0o600);
-        assert!(read_key(&path).err().unwrap().contains("line 1"));
-        write(&path, &"ab".repeat(32), 0o640);
-        assert!(read_key(&path).err().unwrap().contains("may be read by others"));
+        let (text, hint) = said(&path);
+        assert!(text.contains("line 1") && hint.contains("64 hexadecimal digits"), "{text}: {hint}");
+        write(&path, &"ab".repeat(32), 0o644);
+        let (text, hint) = said(&path);
+        assert!(text.contains("(mode 644)") && hint.contains("chmod 600"), "{text}: {hint}");
         write(&path, &format!("{}\n", "ab".repeat(32)), 0o600);
         assert_eq!(read_key(&path).unwrap().to_bytes(), [0xab; 32]);
     }

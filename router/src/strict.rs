@@ -15,7 +15,7 @@ mod stream;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::identify::authority_of;
 use crate::refusal::{Code, Refusal};
@@ -56,7 +56,7 @@ static SINGLE: [(Field, HeaderName); 5] = [
 ];
 
 /// Whether the message can be understood in one way only.
-pub(crate) fn check(parts: &Parts, fields: Fields, headers_max: usize) -> Result<(), Refusal> {
+pub(crate) fn check(parts: &Parts, fields: Fields, limits: HeadLimits) -> Result<(), Refusal> {
     // TRACE would give back what others have added on the way.
     if (parts.method == Method::CONNECT && parts.extensions.get::<hyper::ext::Protocol>().is_none())
         || parts.method == Method::TRACE
@@ -65,8 +65,11 @@ pub(crate) fn check(parts: &Parts, fields: Fields, headers_max: usize) -> Result
     }
     // Over HTTP/1 they were counted, and the target was looked at, as bytes.
     if parts.version == Version::HTTP_2 {
-        if parts.headers.len() > headers_max {
+        if parts.headers.len() > limits.headers_max {
             return Err(Rule::TooManyHeaders.refusal());
+        }
+        if list_bytes(parts) > limits.bytes_max {
+            return Err(Rule::HeadTooLarge.refusal());
         }
         check_target(parts)?;
     }
@@ -78,6 +81,27 @@ pub(crate) fn check(parts: &Parts, fields: Fields, headers_max: usize) -> Result
     check_framing(parts, fields)?;
     check_fields(parts, fields)?;
     if fields.has(Field::Connection) { check_connection(parts) } else { Ok(()) }
+}
+
+/// Whether trailers are as few as they may be, of either version.
+pub(crate) fn are_few(trailers: &HeaderMap) -> bool {
+    let bytes: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    trailers.len() <= usize::from(chunks::TRAILERS_MAX) && bytes <= chunks::TRAILER_BYTES_MAX
+}
+
+/// How long a head is, as HTTP/2 counts it (RFC 9113, 6.5.2): 32 bytes for each field beside its name and value.
+fn list_bytes(parts: &Parts) -> usize {
+    const EACH: usize = 32;
+    let uri = &parts.uri;
+    let target = [
+        (":method", parts.method.as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (":authority", uri.authority().map_or("", |authority| authority.as_str())),
+        (":path", uri.path_and_query().map_or("", |target| target.as_str())),
+    ];
+    let target = target.iter().map(|(name, value)| name.len() + value.len() + EACH);
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH);
+    target.chain(fields).sum()
 }
 
 fn check_target(parts: &Parts) -> Result<(), Refusal> {
@@ -219,13 +243,15 @@ mod tests {
 
     use super::*;
 
+    const LIMITS: HeadLimits = HeadLimits { bytes_max: 8_192, headers_max: 100 };
+
     fn verdict(version: Version, uri: &str, headers: &[(&str, &str)]) -> Result<(), Code> {
         let mut request = Request::builder().version(version).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        check(&parts, Fields::of(&parts.headers), 100).map_err(|refusal| refusal.code)
+        check(&parts, Fields::of(&parts.headers), LIMITS).map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -292,11 +318,20 @@ mod tests {
         assert_eq!(verdict(v2, "ftp://a/", &[]), Err(Code::MessageAmbiguous));
         assert_eq!(verdict(v2, "https://a/", &[("x", "1"); 100]), Ok(()));
         assert_eq!(verdict(v2, "https://a/", &[("x", "1"); 101]), Err(Code::HeaderTooLarge));
+        // 42 + 44 + 43 + 38 for method, scheme, authority and path, and 33 beside the value.
+        let value = |bytes: usize| "y".repeat(bytes);
+        assert_eq!(verdict(v2, "https://a/", &[("x", value(8_192 - 200).as_str())]), Ok(()));
+        assert_eq!(verdict(v2, "https://a/", &[("x", value(8_192 - 199).as_str())]), Err(Code::HeaderTooLarge));
+        assert_eq!(
+            verdict(Version::HTTP_11, "/", &[("host", "a"), ("x", value(9_000).as_str())]),
+            Ok(()),
+            "read before"
+        );
     }
 
     #[test]
     fn a_tunnel_is_not_forwarded() {
         let (parts, ()) = Request::connect("a:443").header("host", "a:443").body(()).unwrap().into_parts();
-        assert_eq!(check(&parts, Fields::of(&parts.headers), 100).unwrap_err().code, Code::MethodUnsupported);
+        assert_eq!(check(&parts, Fields::of(&parts.headers), LIMITS).unwrap_err().code, Code::MethodUnsupported);
     }
 }

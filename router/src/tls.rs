@@ -5,11 +5,12 @@
 //! names file and line.
 
 mod files;
+mod gate;
 mod names;
 pub(crate) mod worries;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::options::{CertificateFiles, TlsOptions, UpstreamTlsOptions};
 
 pub use files::TlsError;
+pub(crate) use gate::GateTls;
 use names::Certificates;
 
 const HTTP2: &[u8] = b"h2";
@@ -132,6 +134,8 @@ struct Connectors {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    /// By what gates are judged, for whoever is told that one has not passed.
+    ca_file: PathBuf,
 }
 
 impl TlsBack {
@@ -150,25 +154,27 @@ impl TlsBack {
         stream: Connection,
         address: &str,
         http2: bool,
-    ) -> io::Result<client::TlsStream<Connection>> {
+    ) -> Result<client::TlsStream<Connection>, GateTls> {
         let connectors = self.0.load_full();
         let name = match &connectors.server_name {
             Some(name) => name.clone(),
             None => host_name(address)?,
         };
         let config = if http2 { &connectors.http2 } else { &connectors.http1 };
-        let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
+        let connected = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+        let stream = connected.map_err(|error| GateTls::of(&error, &connectors.ca_file))?;
         if http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            return Err(io::Error::other("the gate does not speak HTTP/2 over TLS"));
+            return Err(GateTls::other("it does not speak HTTP/2 over TLS (ALPN)"));
         }
         Ok(stream)
     }
 }
 
-fn host_name(address: &str) -> io::Result<ServerName<'static>> {
+fn host_name(address: &str) -> Result<ServerName<'static>, GateTls> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| GateTls::other(format!("its address names no host that a certificate could be for: {host:?}")))
 }
 
 fn connectors(options: &UpstreamTlsOptions) -> Result<Connectors, TlsError> {
@@ -183,7 +189,8 @@ fn connectors(options: &UpstreamTlsOptions) -> Result<Connectors, TlsError> {
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok::<_, TlsError>(Arc::new(config))
     };
-    Ok(Connectors { http1: with_alpn(HTTP1)?, http2: with_alpn(HTTP2)?, server_name })
+    let (http1, http2) = (with_alpn(HTTP1)?, with_alpn(HTTP2)?);
+    Ok(Connectors { http1, http2, server_name, ca_file: options.ca_file.clone() })
 }
 
 /// For those who connect: whom they trust, and who they are.

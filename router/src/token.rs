@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cell_model::TenantId;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ use crate::options::TokenOptions;
 use crate::refusal::{Code, Refusal};
 
 use keys::Key;
-pub(crate) use keys::{Fetcher, Keys, check};
+pub(crate) use keys::{Fetcher, Keys, check, check_origin};
 
 /// Longer ones are not looked at.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -156,8 +157,8 @@ impl Verifier {
     }
 
     async fn verify(&self, token: &str) -> Result<Verified, Refusal> {
-        let header =
-            decode_header(token).map_err(|error| invalid(format!("its header cannot be read: {error}")))?;
+        let header = decode_header(token)
+            .map_err(|_| invalid("its header is not JSON in base64url, or names an algorithm that nobody knows"))?;
         if !self.rules.algorithms.contains(&header.alg) {
             return Err(invalid(format!("algorithm {:?} is not accepted here", header.alg)));
         }
@@ -172,7 +173,7 @@ impl Verifier {
         let mut validation = self.rules.validation.clone();
         validation.algorithms = vec![header.alg];
         let claims = decode::<serde_json::Map<String, serde_json::Value>>(token, key.decoding(), &validation)
-            .map_err(|error| invalid(error.to_string()))?
+            .map_err(|error| invalid(why(error.kind())))?
             .claims;
         let name = claims
             .get(&self.rules.claim)
@@ -213,6 +214,26 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(invalid(format!("it is longer than {TOKEN_BYTES_MAX} bytes")));
     }
     Ok(Some(token))
+}
+
+/// What is wrong with a token, for whoever has sent it.
+fn why(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::ExpiredSignature => "it has expired (claim \"exp\")".into(),
+        ErrorKind::ImmatureSignature => "it is not valid yet (claim \"nbf\")".into(),
+        ErrorKind::InvalidIssuer => {
+            "it is of another issuer than the one that is believed here (claim \"iss\")".into()
+        }
+        ErrorKind::InvalidAudience => "it is for another audience (claim \"aud\")".into(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("it has no claim {claim:?}"),
+        ErrorKind::InvalidClaimFormat(claim) => format!("its claim {claim:?} cannot be read"),
+        ErrorKind::InvalidSignature => "its signature is not by the key that it names".into(),
+        ErrorKind::InvalidToken => "it is not three parts with dots between them".into(),
+        ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) => {
+            "its claims are not JSON in base64url".into()
+        }
+        _ => "it cannot be verified".into(),
+    }
 }
 
 fn invalid(reason: impl std::fmt::Display) -> Refusal {

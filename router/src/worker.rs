@@ -14,7 +14,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cell_client::Random;
@@ -33,6 +33,7 @@ use crate::exchange::Warnings;
 use crate::flow::Flow;
 use crate::front::Front;
 use crate::identify::IdentityRules;
+use crate::listen;
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::observe::log::Log;
 use crate::observe::recent::Ring;
@@ -58,8 +59,11 @@ pub(crate) enum Phase {
     Cut,
 }
 
-/// Most connections that a thread takes out of the kernel's queue once it accepts no more: under load it would never be empty.
+/// Most connections that a thread takes out of the kernel's queue once it accepts no more, where newcomers cannot be kept out of
+/// it: under load it would never be empty.
 const QUEUED_MAX: u32 = 128;
+/// Where they are kept out: how long the last step of a handshake takes that has begun.
+const HALF_OPEN_TIME: Duration = Duration::from_millis(100);
 
 /// What a thread is made of. The rest it makes itself.
 pub(crate) struct Seed {
@@ -84,6 +88,8 @@ pub(crate) struct Seed {
     pub(crate) spans: Option<Spans>,
     pub(crate) metrics: Metrics,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Another process has the listening sockets, too.
+    pub(crate) lent: Arc<AtomicBool>,
 }
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -149,13 +155,14 @@ async fn serve(seed: Seed) {
             replay_bytes_max: seed.options.limits.replay_bytes_max,
             rate_min: seed.options.limits.body_rate_min,
         },
-        headers_max: seed.options.limits.headers_max,
+        head: seed.options.limits.head(),
         metrics: Rc::new(seed.metrics.worker(seed.index)),
         dice: Dice::new(seed.random.next()),
         alarms: Alarms::default(),
         rooms: Rooms::new(),
         streams: Streams::default(),
         gate_refusals: Warnings::default(),
+        causes: Warnings::default(),
     });
     let front = Rc::new(Front {
         worker: Rc::clone(&worker),
@@ -187,7 +194,8 @@ async fn serve(seed: Seed) {
     }
     let rest =
         Rest { front: &front, sharing: &mut sharing, places: &places, full: &full, connections: &seed.connections };
-    rest.take(&listener, &mut phase).await;
+    let queued = Queued::of(&listener, *phase.borrow(), &seed.lent);
+    rest.take(&listener, queued, &mut phase).await;
     drop(listener);
     let cut = phase.wait_for(|phase| *phase == Phase::Cut);
     let all = u32::try_from(most).unwrap_or(u32::MAX);
@@ -209,16 +217,13 @@ struct Rest<'t> {
 impl Rest<'_> {
     /// From here on the other threads keep what they accept. What they have handed on already is answered; and so is what waits
     /// in the kernel's queue, where no other process has it.
-    async fn take(self, listener: &Listener, phase: &mut watch::Receiver<Phase>) {
+    async fn take(self, listener: &Listener, mut queued: Queued, phase: &mut watch::Receiver<Phase>) {
         self.sharing.handed.close();
-        let mut queued = if *phase.borrow() == Phase::HandedOver { 0 } else { QUEUED_MAX };
         loop {
             let came = match self.sharing.handed.recv().await {
                 Some(handed) => Arrived::FromOther(handed),
-                None if queued == 0 => return,
                 None => {
-                    queued -= 1;
-                    let Some(came) = accept(listener).now_or_never() else { return };
+                    let Some(came) = queued.next(listener).await else { return };
                     came
                 }
             };
@@ -228,6 +233,47 @@ impl Rest<'_> {
             };
             let Some(connection) = kept(self.sharing, came) else { continue };
             take(self.front, connection, place, phase, self.sharing.count(), self.connections);
+        }
+    }
+}
+
+/// What waits in the kernel's queue when a thread accepts no more.
+enum Queued {
+    /// Another process accepts it.
+    None,
+    /// So many of it: more and more may come.
+    Some(u32),
+    /// All of it, and whoever is in the middle of a handshake until then: nobody new comes.
+    All(Instant),
+}
+
+impl Queued {
+    fn of(listener: &Listener, phase: Phase, lent: &AtomicBool) -> Self {
+        let Listener::Kernel(kernel) = listener else { return Self::Some(QUEUED_MAX) };
+        if phase == Phase::HandedOver {
+            return Self::None;
+        }
+        // What another process has is not to be spoilt for it.
+        if lent.load(Ordering::Acquire) {
+            return Self::Some(QUEUED_MAX);
+        }
+        match listen::keep_newcomers_out(kernel) {
+            Ok(()) => Self::All(Instant::now() + HALF_OPEN_TIME),
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not keep newcomers out of the queue of a socket that is closed");
+                Self::Some(QUEUED_MAX)
+            }
+        }
+    }
+
+    async fn next(&mut self, listener: &Listener) -> Option<Arrived> {
+        match self {
+            Self::None | Self::Some(0) => None,
+            Self::Some(left) => {
+                *left -= 1;
+                accept(listener).now_or_never()
+            }
+            Self::All(until) => tokio::time::timeout_at(*until, accept(listener)).await.ok(),
         }
     }
 }

@@ -62,7 +62,11 @@ pub(crate) fn routers(global: &Global, said: &[String]) -> Result<Vec<String>, F
                 a router calls admin-listen";
     let routers = if said.is_empty() { of_context(global)?.routers } else { said.to_vec() };
     if routers.is_empty() {
-        return Err(Failure::usage("no router is known to ask", hint));
+        let hint = format!(
+            "{hint}. No command but `cellctl dev`, which writes a context of its own, sets it: add the line to \
+             [contexts.NAME] in ~/.config/cellctl/config.toml, or in the file that --config names"
+        );
+        return Err(Failure::usage("no router is known to ask: the context has no `routers`", hint));
     }
     match routers.iter().find(|router| !is_host_port(router)) {
         Some(bad) => Err(Failure::usage(format!("{bad:?} is not host:port"), hint)),
@@ -122,6 +126,18 @@ mod tests {
 
     use super::*;
     use crate::cli::Output;
+
+    #[test]
+    fn who_knows_no_router_is_told_where_to_write_one_and_what_writes_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, TWO).unwrap();
+        let error = routers(&Global { config: Some(file), ..global() }, &[]).unwrap_err();
+        let said = format!("{error:?}");
+        for named in ["has no `routers`", "--router", "[contexts.NAME]", "--config", "cellctl dev"] {
+            assert!(said.contains(named), "{named}: {said}");
+        }
+    }
 
     fn global() -> Global {
         Global {

@@ -63,6 +63,20 @@ async fn trailers_pass_in_every_attempt() {
 }
 
 #[tokio::test]
+async fn trailers_beyond_their_limit_end_in_a_fault() {
+    let (mut many, mut large) = (HeaderMap::new(), HeaderMap::new());
+    for _ in 0..33 {
+        many.append("x", "1".parse().unwrap());
+    }
+    large.insert("x", "y".repeat(8_192).parse().unwrap());
+    for trailers in [many, large] {
+        let limits = UploadLimits { body_bytes_max: 10, replay_bytes_max: 10, rate_min: 0 };
+        let upload = Upload::new(Pieces([Frame::trailers(trailers)].into()), limits, Instant::now());
+        assert_eq!(all_of(upload.attempt(None)).await.unwrap_err(), UploadFault::TrailersTooLarge);
+    }
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_ends_in_a_fault() {
     let upload = upload(&[60, 60], 100, 1_000);
     assert_eq!(all_of(upload.attempt(None)).await.unwrap_err(), UploadFault::TooLarge);

@@ -99,6 +99,8 @@ pub(crate) struct Adaptive {
     baseline: Option<f64>,
     /// A probe has measured it.
     is_proven: bool,
+    /// Less was tried, or there was no less to try.
+    is_found_out: bool,
     phase: Phase,
     windows_since_probe: u32,
     /// In the last window the limit was used up, and was what it is.
@@ -117,6 +119,7 @@ impl Adaptive {
             highest: limit,
             baseline: None,
             is_proven: false,
+            is_found_out: false,
             phase: Phase::Rising,
             windows_since_probe: PROBE_INTERVAL,
             was_used_up: false,
@@ -153,6 +156,12 @@ impl Adaptive {
             Phase::Rising => WINDOW_BRIEF.max(longer),
             Phase::Steady | Phase::Probing(_) => WINDOW.max(longer),
         }
+    }
+
+    /// Whether it is not known yet what the cell can do: nothing has shown that it has too much, or no probe has told that from
+    /// work that takes longer. Where there is nothing to find out it is known.
+    pub(crate) fn is_finding_out(&self) -> bool {
+        self.range.min < self.range.max && (!self.is_found_out || self.phase == Phase::Rising)
     }
 
     /// What an answer takes while nothing waits in the cell.
@@ -228,6 +237,7 @@ impl Adaptive {
             } else {
                 // There is no less to try: what waits at the least limit does not count.
                 self.learn(mean, true);
+                self.is_found_out = true;
             }
         }
     }
@@ -242,7 +252,7 @@ impl Adaptive {
         let mean = window.mean.as_secs_f64().max(1e-9);
         let have_waited = mean <= before.mean * WAITED;
         let baseline = self.learn(mean, !have_waited);
-        self.is_proven = true;
+        (self.is_proven, self.is_found_out) = (true, true);
         if have_waited {
             // At half of it some may still have waited.
             self.windows_since_probe = PROBE_INTERVAL - PROBE_PAUSE;

@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
 /// Most tenants of one report: those that ask most.
 const REPORTED_MAX: usize = 10_000;
-const REPORT_BYTES_MAX: usize = 1 << 20;
+pub(crate) const REPORT_BYTES_MAX: usize = 1 << 20;
 /// For so long the last report of a router that is not heard stands for it.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(2);
 /// By this part of the whole demand, and at least one request a second, each router's demand is raised.
@@ -48,6 +48,11 @@ pub(crate) fn part(own: f64, heard: &[f64], silent: usize) -> u32 {
     let raise = (total * RAISED).max(1.0);
     let part = (own + raise) / (total + hearing * raise) * (hearing / routers);
     (part * f64::from(WHOLE)) as u32
+}
+
+/// Whether that is what a router tells others.
+pub(crate) fn is_report(body: &[u8]) -> bool {
+    serde_json::from_slice::<Report>(body).is_ok()
 }
 
 /// What this router sees, for the others.

@@ -1,7 +1,7 @@
 //! What is seen of a cell, window by window, and the limit that follows from it. It counts beside the way into the cell and
 //! decides nothing there, so that it may be read a moment late.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub(super) struct Meter {
     /// How long the window has to last.
     lasts_nanos: AtomicU64,
     mean_nanos: AtomicU64,
+    finding_out: AtomicBool,
     adaptive: Mutex<Adaptive>,
 }
 
@@ -37,6 +38,7 @@ impl Meter {
             began_nanos: AtomicU64::new(now.0),
             lasts_nanos: AtomicU64::new(nanos(adaptive.window())),
             mean_nanos: AtomicU64::new(0),
+            finding_out: AtomicBool::new(adaptive.is_finding_out()),
             adaptive: Mutex::new(adaptive),
         }
     }
@@ -64,6 +66,11 @@ impl Meter {
     /// What an answer has taken lately.
     pub(super) fn mean(&self) -> Duration {
         Duration::from_nanos(self.mean_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is not known yet what the cell can do.
+    pub(super) fn is_finding_out(&self) -> bool {
+        self.finding_out.load(Ordering::Relaxed)
     }
 
     /// The new limit, where a window has ended; one thread alone ends it.
@@ -94,12 +101,14 @@ impl Meter {
             crowded: self.crowded.swap(0, Ordering::Relaxed),
         });
         self.lasts_nanos.store(nanos(adaptive.window()), Ordering::Relaxed);
+        self.finding_out.store(adaptive.is_finding_out(), Ordering::Relaxed);
         Some(adaptive.limit())
     }
 
     pub(super) fn set_range(&self, range: LimitRange) -> u32 {
         let mut adaptive = self.adaptive.lock().unwrap_or_else(PoisonError::into_inner);
         adaptive.set_range(range);
+        self.finding_out.store(adaptive.is_finding_out(), Ordering::Relaxed);
         adaptive.limit()
     }
 

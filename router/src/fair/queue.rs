@@ -6,7 +6,7 @@
 //! else wants goes to whoever does.
 //!
 //! Bounded per flow and in all. Where all places are taken the longest queue gives up its last one to a shorter, so that
-//! a tenant cannot keep others out by filling the room.
+//! a tenant cannot keep others out by filling the room; that alone bounds it while [`Patience::Ample`].
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
@@ -31,6 +31,15 @@ pub(crate) struct Share {
     pub(crate) cost: f32,
     /// At least 1.
     pub(crate) weight: u32,
+}
+
+/// Whether the bound of each flow counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Only that of all flows together.
+    Ample,
+    /// Both.
+    Bounded,
 }
 
 /// No place is left.
@@ -105,9 +114,15 @@ impl<K: Clone + Eq + Hash + Ord, T> FairQueue<K, T> {
     }
 
     /// A place behind the others of the same flow.
-    pub(crate) fn push(&mut self, key: &K, share: Share, item: T) -> Result<Pushed<T>, NoPlace> {
+    pub(crate) fn push(
+        &mut self,
+        key: &K,
+        share: Share,
+        item: T,
+        patience: Patience,
+    ) -> Result<Pushed<T>, NoPlace> {
         let length = self.flows.get(key).map_or(0, |flow| flow.waiting.len());
-        if length >= self.limits.per_flow_max {
+        if length >= self.limits.per_flow_max && patience == Patience::Bounded {
             return Err(NoPlace::Flow(self.limits.per_flow_max));
         }
         let mut displaced = None;

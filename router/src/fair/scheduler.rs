@@ -24,7 +24,7 @@ use self::spare::Spare;
 use super::adaptive::{Adaptive, LimitRange};
 use super::meter::Meter;
 use super::places::Places;
-use super::queue::{FairQueue, NoPlace, QueueLimits, Share, Ticket};
+use super::queue::{FairQueue, NoPlace, Patience, QueueLimits, Share, Ticket};
 use crate::atomics::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
 use crate::moment::{Moment, nanos};
 
@@ -216,7 +216,10 @@ impl Scheduler {
         // From here on whoever leaves the cell sees that somebody waits, and waits for this lock.
         self.word.fetch_add(WAITING, Ordering::AcqRel);
         let (sender, turn) = oneshot::channel();
-        match queue.push(tenant, share, Turn { sender, places: Arc::clone(places), epoch }) {
+        // What a cell can do is not known yet: whoever comes first is not refused for that, and waits for a turn as long as
+        // anybody. How many the cell gets is bounded all the same.
+        let patience = if self.meter.is_finding_out() { Patience::Ample } else { Patience::Bounded };
+        match queue.push(tenant, share, Turn { sender, places: Arc::clone(places), epoch }, patience) {
             Ok(pushed) => {
                 if let Some(displaced) = pushed.displaced {
                     self.word.fetch_sub(WAITING, Ordering::AcqRel);

@@ -65,8 +65,9 @@ impl Spans {
         let (sender, spans) = mpsc::channel(WAITING_MAX);
         #[expect(clippy::cast_possible_truncation, reason = "a part of 2^32, checked to be between 0 and 1")]
         let chances = (options.sample_percent / 100.0 * 4_294_967_296.0) as u64;
-        let exporter =
-            Exporter { channel: channel(options)?, router: router.to_owned(), spans, left_out: left_out.clone() };
+        // The connection is made when it is first needed. Within a runtime.
+        let channel = endpoint(options)?.connect_lazy();
+        let exporter = Exporter { channel, router: router.to_owned(), spans, left_out: left_out.clone() };
         Ok((Self { chances, follow_clients: options.follow_clients, sender, left_out }, exporter))
     }
 
@@ -151,19 +152,22 @@ fn digits<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// The connection to the collector, which is made when it is first needed. Within a runtime.
-fn channel(options: &SpanOptions) -> Result<Channel, String> {
+/// Whether spans can be sent as the options say.
+pub(crate) fn check(options: &SpanOptions) -> Result<(), String> {
+    endpoint(options).map(drop)
+}
+
+fn endpoint(options: &SpanOptions) -> Result<Endpoint, String> {
     let endpoint = Endpoint::from_shared(options.endpoint.clone()).map_err(|error| error.to_string())?;
     let endpoint = endpoint.connect_timeout(EXPORT_TIME_MAX).timeout(EXPORT_TIME_MAX);
-    let endpoint = match &options.ca_file {
-        None => endpoint,
+    match &options.ca_file {
+        None => Ok(endpoint),
         Some(path) => {
             let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
-            endpoint.tls_config(tls).map_err(|error| format!("{}: {error}", path.display()))?
+            endpoint.tls_config(tls).map_err(|error| format!("{}: {error}", path.display()))
         }
-    };
-    Ok(endpoint.connect_lazy())
+    }
 }
 
 /// Sends spans.

@@ -357,7 +357,7 @@ impl Instances {
     }
 }
 
-fn rule(option: &str, rule: &str) -> Option<(String, String)> {
+pub(super) fn rule(option: &str, rule: &str) -> Option<(String, String)> {
     Some((option.to_owned(), rule.to_owned()))
 }
 

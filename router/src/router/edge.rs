@@ -23,7 +23,7 @@ pub(crate) struct Edge {
 impl Edge {
     pub(crate) fn load(options: &Options) -> Result<Self, Error> {
         let certificate = |source| Error::Certificate { source };
-        let key = |reason| Error::ContextKey { reason };
+        let key = |fault| Error::ContextKey { fault };
         let edge = Self {
             tls: options.tls.as_ref().map(TlsFront::load).transpose().map_err(certificate)?,
             upstream_tls: options.upstream.tls.as_ref().map(TlsBack::load).transpose().map_err(certificate)?,

@@ -4,8 +4,8 @@
 use super::head::{Framing, field, is_token};
 use super::rule::Rule;
 
-const TRAILER_BYTES_MAX: usize = 8_192;
-const TRAILERS_MAX: u8 = 32;
+pub(super) const TRAILER_BYTES_MAX: usize = 8_192;
+pub(super) const TRAILERS_MAX: u8 = 32;
 
 /// What has been seen of a body.
 #[derive(Debug)]

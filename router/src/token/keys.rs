@@ -144,6 +144,12 @@ impl Keys {
     }
 }
 
+/// Whether there is a place to fetch keys from, as far as the options and the files that they name say.
+pub(crate) fn check_origin(options: &TokenOptions) -> Result<(), Error> {
+    let origin = Origin::new(&options.jwks, options.jwks_ca_file.as_ref());
+    origin.map(drop).map_err(|source| Error::Certificate { source })
+}
+
 /// Reads the issuer's keys once, where they come from a file: for somebody who wants to know whether it is in order.
 pub(crate) fn check(options: &TokenOptions) -> Result<(), Error> {
     let origin = Origin::new(&options.jwks, options.jwks_ca_file.as_ref());

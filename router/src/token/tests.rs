@@ -73,6 +73,34 @@ async fn verdict(verifier: &Verifier, token: &str) -> Result<String, Code> {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_token_is_said_in_words_and_not_in_names_of_a_library() {
+    let issuer = Issuer::new("k");
+    let (verifier, _keys) = verifier(&issuer);
+    let signed = |change: fn(&mut serde_json::Value)| issuer.sign("k", change);
+    let good = signed(|_| {});
+    let (head, signature) = (good.split('.').next().unwrap(), good.rsplit('.').next().unwrap());
+    for (token, text) in [
+        (signed(|c| c["exp"] = (now() - 10).into()), "it has expired (claim \"exp\")"),
+        (signed(|c| c["nbf"] = (now() + 100).into()), "not valid yet"),
+        (signed(|c| c["iss"] = "https://other".into()), "of another issuer"),
+        (signed(|c| c["aud"] = "other".into()), "for another audience"),
+        (signed(|c| drop(c.as_object_mut().unwrap().remove("exp"))), "it has no claim \"exp\""),
+        (Issuer::new("k").sign("k", |_| {}), "its signature is not by the key"),
+        (format!("{head}.e30.{signature}"), "its signature is not by the key"),
+        ("a.b.c".into(), "its header is not JSON"),
+        ("nothing".into(), "its header is not JSON"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        let said = verifier.tenant_of(&headers).await.unwrap_err().detail;
+        assert!(said.starts_with("the token is not accepted: ") && said.contains(text), "{text}: {said}");
+        for name in ["Invalid", "Signature", "Error", "column", "symbol"] {
+            assert!(!said.contains(name), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_claim_has_to_be_right() {
     let issuer = Issuer::new("k");
     let (verifier, _keys) = verifier(&issuer);

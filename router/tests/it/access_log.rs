@@ -149,8 +149,13 @@ async fn what_clients_write_takes_only_so_much_of_a_line() {
     send_h2(logged.fleet.address(), odd.body(http_body_util::Empty::new()).unwrap()).await;
     let line = &logged.lines(2).await[1];
     assert_eq!(line["method"].as_str().unwrap(), "M".repeat(32), "{line}");
+    let large = http::Request::get("http://t-1.example.com/docs").header("x-large", "x".repeat(40_000));
+    send_h2(logged.fleet.address(), large.body(http_body_util::Empty::new()).unwrap()).await;
+    let line = &logged.lines(3).await[2];
+    let said = (&line["status"], &line["code"], &line["path"], &line["protocol"]);
+    assert_eq!(said, (&431.into(), &"HEADER_TOO_LARGE".into(), &"/docs".into(), &"HTTP/2.0".into()), "{line}");
     let detail = format!("GET / HTTP/1.1\r\nhost: {}.example.com\r\n\r\n", "T".repeat(4_000));
     raw(logged.fleet.address(), detail.as_bytes(), "\r\n\r\n").await;
-    assert!(logged.lines(3).await[2]["detail"].as_str().unwrap_or_default().len() < 600);
+    assert!(logged.lines(4).await[3]["detail"].as_str().unwrap_or_default().len() < 600);
     tokio::time::timeout(Duration::from_secs(10), logged.fleet.stop()).await.unwrap();
 }

@@ -111,9 +111,8 @@ async fn a_cell_that_takes_no_connections_is_left_alone_for_a_while_and_found_ag
     fleet.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_tried_again_stays_within_its_budget() {
-    // Takes every request and breaks the connection.
+/// A cell that takes every request and breaks the connection, and how many it has taken.
+async fn breaking() -> (Arc<FakeControl>, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let taken = Arc::new(AtomicUsize::new(0));
@@ -131,6 +130,26 @@ async fn what_is_tried_again_stays_within_its_budget() {
     let control = FakeControl::new(1);
     control.set_cell("a", &[address]);
     control.set_tenant("t-1", "a", 1, |_| {});
+    (control, taken)
+}
+
+/// Of many that break off at once, none comes back at once: each pauses for a while by lot, or not at all where there is no time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_broken_off_is_sent_again_after_a_pause_and_not_where_there_is_no_time_for_one() {
+    for (hold, times) in [(Duration::from_secs(5), 3), (Duration::from_millis(1), 1)] {
+        let (control, taken) = breaking().await;
+        let fleet = Fleet::start(control, |options| options.timeouts.hold = hold).await;
+        let answer = get(fleet.address(), "t-1", "/").await;
+        assert_eq!(answer.code(), "CELL_FAILED");
+        assert!(!answer.body.contains("127.0.0.1"), "{}", answer.body);
+        assert_eq!(taken.load(Ordering::SeqCst), times, "{hold:?}");
+        fleet.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tried_again_stays_within_its_budget() {
+    let (control, taken) = breaking().await;
     let fleet = Fleet::start(control, |options| {
         options.containment.breaker_failures_min = 0;
         options.containment.retry_floor_per_second = 0;
@@ -146,6 +165,26 @@ async fn what_is_tried_again_stays_within_its_budget() {
         "{sent} for 50 requests that may be repeated: three to begin with, and a tenth"
     );
     assert!(fleet.metric("cell_router_retries_denied_total", "").await > 40.0);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gate_does_not_take_comes_with_the_gate_s_own_hint_and_without_a_time_to_try_again() {
+    let gate = FakeGate::start(|_, _| async {
+        let hint = "give the router a key: `context.key-file`";
+        let mut response = text(StatusCode::FORBIDDEN, &format!("{{\"hint\":\"{hint}\"}}"));
+        cell_gate::wire::mark_not_executed(response.headers_mut(), cell_gate::wire::Code::ContextMissing);
+        response
+    })
+    .await;
+    let control = FakeControl::of_two_tenants(&gate.address);
+    let fleet = Fleet::start(control, |_| {}).await;
+    let answer = get(fleet.address(), "t-1", "/").await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "CELL_REFUSED"));
+    let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(problem["hint"], "give the router a key: `context.key-file`");
+    assert!(problem["detail"].as_str().unwrap().contains("CONTEXT_MISSING"), "{problem}");
+    assert!(!answer.headers.contains_key("retry-after"), "{answer:?}");
     fleet.stop().await;
 }
 

@@ -138,6 +138,29 @@ async fn who_waits_too_long_or_behind_too_many_is_refused_and_has_not_run() {
     fleet.stop().await;
 }
 
+/// A router that has just started knows nothing of its cells: a crowd waits for that, and is not turned away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_at_a_router_that_has_just_started_is_served_and_nobody_refused() {
+    let gate = FakeGate::echo("a").await;
+    let fleet = Fleet::start(FakeControl::of_two_tenants(&gate.address), |options| {
+        // How fast this machine is now is not the question.
+        options.fairness.queue_wait = Duration::from_secs(30);
+        options.timeouts.hold = Duration::from_secs(30);
+    })
+    .await;
+    let address = fleet.address();
+    let crowd = (0..200).map(|n| {
+        let tenant = if n % 20 == 19 { "t-2" } else { "t-1" };
+        tokio::spawn(async move { get(address, tenant, "/").await })
+    });
+    for answer in futures::future::join_all(crowd.collect::<Vec<_>>()).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    }
+    assert!(fleet.metric("cell_router_requests_total", "outcome=\"CELL_BUSY\"").await < 0.5);
+    fleet.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_leaves_the_queue() {
     let (gate, let_go, fleet) = patient(|options| places(options, 1)).await;

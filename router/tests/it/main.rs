@@ -31,4 +31,5 @@ mod slow;
 mod streams;
 mod telling;
 mod ungated;
+mod untrusted;
 mod websocket;

@@ -65,6 +65,74 @@ fn options_can_be_checked_without_starting() {
     assert!(error_of(&bad).contains("line 1"), "{}", error_of(&bad));
 }
 
+/// What cannot work does not pass a check, and a start and a reload refuse the same.
+#[test]
+fn what_a_start_would_refuse_or_what_cannot_work_does_not_pass_a_check() {
+    let (control, dir) = (FakeControl::new(1), tempfile::tempdir().unwrap());
+    let path = dir.path().join("router.toml");
+    let nowhere = dir.path().join("nowhere/file");
+    let plain = dir.path().join("plain");
+    std::fs::write(&plain, "a file").unwrap();
+    let usage: cell_router::UsageOptions = toml::from_str(&format!("directory = {plain:?}")).unwrap();
+    type Breaks<'a> = Box<dyn Fn(&mut cell_router::Options) + 'a>;
+    let broken: [(&str, Breaks<'_>); 8] = [
+        ("option handover-socket: ", Box::new(|o| o.handover_socket = Some(nowhere.clone()))),
+        ("option snapshot-file: ", Box::new(|o| o.snapshot_file = Some(nowhere.clone()))),
+        ("option access-log: ", Box::new(|o| o.access_log = Some(nowhere.clone()))),
+        ("usage.directory ", Box::new(|o| o.usage = Some(usage.clone()))),
+        ("option threads: must be at most ", Box::new(|o| o.threads = 100_000)),
+        ("option limits.tunnels-max: must be at least 1", Box::new(|o| o.limits.tunnels_max = 0)),
+        ("option timeouts.pool-idle: must be more", Box::new(|o| o.timeouts.pool_idle = Duration::ZERO)),
+        (
+            "option admin-listen: ",
+            Box::new(|o| {
+                o.admin_listen = ([127, 0, 0, 1], 9).into();
+                o.listen = o.admin_listen;
+            }),
+        ),
+    ];
+    for (text, breaks) in &broken {
+        let mut options = fleet::options(&control);
+        options.insecure_plaintext = true;
+        breaks(&mut options);
+        std::fs::write(&path, toml::to_string(&options).unwrap()).unwrap();
+        for check in [&["--check"][..], &[]] {
+            let output = cell_router(&[&["--config", path.to_str().unwrap(), "--log", "off"][..], check].concat());
+            assert_eq!(output.status.code(), Some(1), "{text} {check:?}");
+            let error = error_of(&output);
+            assert!(error.contains(&format!("]: {text}")) && error.contains("hint: "), "{text} {check:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_beside_the_router_that_runs_passes_and_says_so_and_beside_another_process_it_does_not() {
+    let (control, dir) = (FakeControl::new(1), tempfile::tempdir().unwrap());
+    let path = dir.path().join("router.toml");
+    let mut options = fleet::options(&control);
+    options.control = vec!["127.0.0.1:1".into()];
+    std::fs::write(&path, toml::to_string(&options).unwrap()).unwrap();
+    let router = Running::start(&path);
+    let line = router.until("routing");
+    let said = |name: &str| line.split_once(name).unwrap().1.split_whitespace().next().unwrap().to_owned();
+    let (listen, admin) = (said("listen="), said("admin="));
+    let check = |listen: &str, admin: &str| {
+        let ports = ["--listen", listen, "--admin-listen", admin];
+        let rest = ["--config", path.to_str().unwrap(), "--insecure-plaintext", "--check"];
+        cell_router(&[&ports[..], &rest[..]].concat())
+    };
+    let beside = check(&listen, &admin);
+    assert!(beside.status.success(), "{}", error_of(&beside));
+    assert!(error_of(&beside).contains("a router runs here already"), "{}", error_of(&beside));
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = held.local_addr().unwrap().to_string();
+    let cases = [(&*other, "127.0.0.1:0"), ("127.0.0.1:0", &*other), (&*other, &*admin)];
+    for (listen, admin) in cases {
+        let error = error_of(&check(listen, admin));
+        assert!(error.contains("error[PORT_IN_USE]") && error.contains(&other), "{error}");
+    }
+}
+
 #[test]
 fn a_port_in_use_is_named_with_what_to_do() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

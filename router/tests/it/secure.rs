@@ -25,13 +25,13 @@ use crate::fleet::Fleet;
 use crate::gate::FakeGate;
 
 /// An authority, with files for what it signs.
-struct Authority {
+pub(crate) struct Authority {
     dir: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -40,18 +40,24 @@ impl Authority {
         Self { dir, issuer }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A certificate for names; what looks like a URI becomes one.
-    fn sign(&self, file: &str, names: &[&str]) -> CertificateFiles {
+    pub(crate) fn sign(&self, file: &str, names: &[&str]) -> CertificateFiles {
+        self.sign_until(file, names, 4_000)
+    }
+
+    /// As [`Self::sign`], good until the first day of a year.
+    pub(crate) fn sign_until(&self, file: &str, names: &[&str], year: i32) -> CertificateFiles {
         let dns =
             names.iter().filter(|name| !name.contains("://")).map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let mut params = CertificateParams::new(dns).unwrap();
         for uri in names.iter().filter(|name| name.contains("://")) {
             params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
         }
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = CertificateFiles {

@@ -140,6 +140,10 @@ impl Simulation {
         }
     }
 
+    pub(super) fn is_finding_out(&self) -> bool {
+        self.meter.is_finding_out()
+    }
+
     /// A while of it.
     pub(super) fn run(&mut self, lasting: Duration) -> Seen {
         let mut seen = Seen { lasted: lasting, ..Seen::default() };

@@ -144,6 +144,21 @@ fn a_probe_in_which_nothing_is_answered_ends() {
     assert!(adaptive.limit() >= 12, "{adaptive:?}");
 }
 
+#[test]
+fn what_a_cell_can_do_is_found_out_by_a_probe_or_where_there_is_no_less_to_try() {
+    for (range, demand) in [(RANGE, 2.0), (LimitRange { initial: 5, min: 5, ..RANGE }, 4.0)] {
+        let mut adaptive = Adaptive::new(range);
+        assert!(adaptive.is_finding_out());
+        let mut cell = Simulation::new(range, 4, Work::Even(ms(20)), Demand::Even(demand * 200.0));
+        assert!(cell.is_finding_out());
+        cell.run(seconds(5));
+        assert!(!cell.is_finding_out(), "{range:?}");
+        adaptive.observe(Window { answers: 20, mean: ms(20), in_flight_peak: 3, ..Window::default() });
+        assert!(adaptive.is_finding_out(), "with little to do nothing is found out");
+    }
+    assert!(!Adaptive::new(LimitRange { initial: 7, min: 7, max: 7, ..RANGE }).is_finding_out(), "it was said");
+}
+
 proptest! {
     #[test]
     fn whatever_is_seen_the_limit_stays_within_its_bounds(

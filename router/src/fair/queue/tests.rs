@@ -19,10 +19,10 @@ fn served(queue: &mut FairQueue<u32, u32>, count: usize) -> BTreeMap<u32, usize>
 fn who_asks_for_little_is_served_next_however_much_another_has_piled_up() {
     let mut queue = FairQueue::new(ROOM);
     for _ in 0..100 {
-        queue.push(&1, PLAIN, "much").unwrap();
+        queue.push(&1, PLAIN, "much", Patience::Bounded).unwrap();
     }
     assert_eq!(queue.pop(), Some("much"));
-    queue.push(&2, PLAIN, "little").unwrap();
+    queue.push(&2, PLAIN, "little", Patience::Bounded).unwrap();
     let turn = (1..).find(|_| queue.pop() == Some("little")).unwrap();
     assert!(turn <= 2, "{turn}");
 }
@@ -32,7 +32,7 @@ fn weights_share_the_turns() {
     let mut queue = FairQueue::new(ROOM);
     for (flow, weight) in [(1, 1), (2, 2), (4, 4)] {
         for _ in 0..100 {
-            queue.push(&flow, Share { weight, ..PLAIN }, flow).unwrap();
+            queue.push(&flow, Share { weight, ..PLAIN }, flow, Patience::Bounded).unwrap();
         }
     }
     assert_eq!(served(&mut queue, 70), BTreeMap::from([(1, 10), (2, 20), (4, 40)]));
@@ -43,7 +43,7 @@ fn what_costs_more_gets_fewer_turns() {
     let mut queue = FairQueue::new(ROOM);
     for (flow, cost) in [(1, 1.0), (3, 3.0)] {
         for _ in 0..100 {
-            queue.push(&flow, Share { cost, ..PLAIN }, flow).unwrap();
+            queue.push(&flow, Share { cost, ..PLAIN }, flow, Patience::Bounded).unwrap();
         }
     }
     assert_eq!(served(&mut queue, 40), BTreeMap::from([(1, 30), (3, 10)]));
@@ -53,16 +53,16 @@ fn what_costs_more_gets_fewer_turns() {
 fn leaving_between_requests_does_not_earn_a_turn() {
     let mut queue = FairQueue::new(ROOM);
     for _ in 0..100 {
-        queue.push(&1, PLAIN, 1).unwrap();
+        queue.push(&1, PLAIN, 1, Patience::Bounded).unwrap();
     }
     // The other one has never more than one request waiting, each of four times the cost.
     let mut turns = BTreeMap::<u32, usize>::new();
-    queue.push(&2, Share { cost: 4.0, weight: 1 }, 2).unwrap();
+    queue.push(&2, Share { cost: 4.0, weight: 1 }, 2, Patience::Bounded).unwrap();
     for _ in 0..50 {
         let flow = queue.pop().unwrap();
         *turns.entry(flow).or_default() += 1;
         if flow == 2 {
-            queue.push(&2, Share { cost: 4.0, weight: 1 }, 2).unwrap();
+            queue.push(&2, Share { cost: 4.0, weight: 1 }, 2, Patience::Bounded).unwrap();
         }
     }
     assert_eq!(turns, BTreeMap::from([(1, 40), (2, 10)]));
@@ -72,24 +72,30 @@ fn leaving_between_requests_does_not_earn_a_turn() {
 fn the_longest_queue_makes_room_for_a_shorter_one_and_only_for_a_shorter_one() {
     let mut queue = FairQueue::new(QueueLimits { per_flow_max: 8, total_max: 10 });
     for n in 0..8 {
-        queue.push(&1, PLAIN, n).unwrap();
+        queue.push(&1, PLAIN, n, Patience::Bounded).unwrap();
     }
-    assert_eq!(queue.push(&1, PLAIN, 8).err(), Some(NoPlace::Flow(8)));
+    assert_eq!(queue.push(&1, PLAIN, 8, Patience::Bounded).err(), Some(NoPlace::Flow(8)));
+    let beyond = queue.push(&1, PLAIN, 8, Patience::Ample).unwrap().ticket;
+    assert_eq!(queue.remove(&1, beyond), Some(8), "there is room in all");
     for n in 20..22 {
-        assert_eq!(queue.push(&2, PLAIN, n).ok().unwrap().displaced, None);
+        assert_eq!(queue.push(&2, PLAIN, n, Patience::Bounded).ok().unwrap().displaced, None);
     }
     for (n, gone) in [(22, 7), (23, 6), (24, 5)] {
-        assert_eq!(queue.push(&2, PLAIN, n).ok().unwrap().displaced, Some(gone), "the last of the longest");
+        assert_eq!(
+            queue.push(&2, PLAIN, n, Patience::Bounded).ok().unwrap().displaced,
+            Some(gone),
+            "the last of the longest"
+        );
     }
-    assert_eq!(queue.push(&2, PLAIN, 25).err(), Some(NoPlace::All(10)), "both wait with five");
-    assert_eq!(queue.push(&3, PLAIN, 30).ok().unwrap().displaced, Some(24));
+    assert_eq!(queue.push(&2, PLAIN, 25, Patience::Bounded).err(), Some(NoPlace::All(10)), "both wait with five");
+    assert_eq!(queue.push(&3, PLAIN, 30, Patience::Bounded).ok().unwrap().displaced, Some(24));
     assert_eq!(queue.len(), 10);
 }
 
 #[test]
 fn who_leaves_is_not_served_and_nobody_loses_a_turn() {
     let mut queue = FairQueue::new(ROOM);
-    let tickets: Vec<_> = (0..4).map(|n| queue.push(&1, PLAIN, n).unwrap().ticket).collect();
+    let tickets: Vec<_> = (0..4).map(|n| queue.push(&1, PLAIN, n, Patience::Bounded).unwrap().ticket).collect();
     assert_eq!(queue.remove(&1, tickets[0]), Some(0));
     assert_eq!(queue.remove(&1, tickets[2]), Some(2));
     assert_eq!(queue.remove(&1, tickets[2]), None);
@@ -123,7 +129,7 @@ proptest! {
             match op {
                 Op::Push(flow, cost) => {
                     let share = Share { cost: f32::from(cost), weight: 1 };
-                    if let Ok(pushed) = queue.push(&flow, share, (flow, next)) {
+                    if let Ok(pushed) = queue.push(&flow, share, (flow, next), Patience::Bounded) {
                         if let Some(gone) = pushed.displaced {
                             let at = model.iter().position(|held| *held == gone).unwrap();
                             model.remove(at);

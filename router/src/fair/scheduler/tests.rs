@@ -159,6 +159,70 @@ async fn a_quiet_tenant_is_served_quickly_beside_one_that_asks_for_twice_what_th
     assert_eq!((scheduler.in_flight(), scheduler.waiting()), (0, 0));
 }
 
+/// Two hundred of one tenant at once, at a router that knows nothing of the cell yet: as many as the cell is given at first go
+/// in, and the rest waits for its turn.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_at_a_cold_start_is_served_and_not_refused_while_nobody_knows_what_the_cell_can_do() {
+    let clock = Clock::start();
+    let range = LimitRange { initial: 16, min: 2, max: 4_096, slack: Duration::from_millis(3) };
+    let wait_max = Duration::from_secs(1);
+    let scheduler = Scheduler::new(ScheduleOptions { range, wait_max, ..options(0) }, clock.now());
+    let a = tenant("a");
+    let most = Arc::new(AtomicUsize::new(0));
+    let crowd = (0..200).map(|_| {
+        let (scheduler, a, most) = (Arc::clone(&scheduler), a.clone(), Arc::clone(&most));
+        tokio::spawn(async move {
+            let permit = scheduler.enter(a.guest(), PLAIN, far()).await?;
+            most.fetch_max(usize::try_from(scheduler.in_flight()).unwrap(), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            scheduler.answered(Duration::from_millis(5), clock.now());
+            drop(permit);
+            Ok::<_, Turned>(())
+        })
+    });
+    let answers: Vec<_> = futures::future::join_all(crowd.collect::<Vec<_>>()).await;
+    let refused = answers.into_iter().filter_map(|answer| answer.unwrap().err()).collect::<Vec<_>>();
+    assert_eq!(refused, []);
+    assert!(most.load(Ordering::Relaxed) <= 64, "the cell did not get all of them at once");
+}
+
+/// Once it is known what the cell can do, a tenant has as many waiting as it may.
+#[tokio::test(start_paused = true)]
+async fn a_cell_whose_limit_is_known_keeps_its_queues_short() {
+    let clock = Clock::start();
+    let range = LimitRange { initial: 16, min: 2, max: 4_096, slack: Duration::from_millis(3) };
+    let scheduler = Scheduler::new(ScheduleOptions { range, ..options(0) }, clock.now());
+    let (a, origin) = (tenant("a"), Arc::new(Semaphore::new(10)));
+    let refused = Arc::new(AtomicUsize::new(0));
+    let mut longest = 0;
+    for ms in 0..5_000_u64 {
+        let (scheduler_of, a, origin) = (Arc::clone(&scheduler), a.clone(), Arc::clone(&origin));
+        let refused = Arc::clone(&refused);
+        tokio::spawn(async move {
+            match scheduler_of.enter(a.guest(), PLAIN, far()).await {
+                Ok(permit) => {
+                    let sent = Instant::now();
+                    let place = origin.acquire().await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    drop(place);
+                    scheduler_of.answered(sent.elapsed(), clock.now());
+                    drop(permit);
+                }
+                Err(Turned::FlowFull(64)) => {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(_) => {}
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        if ms > 2_000 {
+            longest = longest.max(scheduler.waiting());
+        }
+    }
+    assert!(longest <= 64, "{longest} have waited");
+    assert!(refused.load(Ordering::Relaxed) > 1_000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_tenant_never_gets_the_last_places_and_others_do_at_once() {
     let scheduler = Scheduler::new(options(16), Moment(0));
