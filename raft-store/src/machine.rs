@@ -79,6 +79,11 @@ impl MachineShared {
         self.applied().head.applied
     }
 
+    /// Where the members look for a node.
+    pub(crate) fn address_of(&self, node_id: u64) -> Option<String> {
+        self.applied().head.membership.membership.nodes.get(&node_id).cloned()
+    }
+
     /// Nodes that have left.
     pub(crate) fn removed(&self) -> Vec<u64> {
         self.applied().head.removed.clone()

@@ -102,6 +102,7 @@ impl Store {
         if let Some(cluster) = identity.cluster() {
             machine.begin(cluster);
         }
+        tell_if_elsewhere(&machine, identity.node_id(), &options.advertise);
         if log.check_against(machine.last_applied(), noted).map_err(failed)? {
             machine.cover().await.map_err(failed)?;
             tracing::info!("the log ends before what was applied, and counts as purged up to there");
@@ -420,6 +421,14 @@ impl Store {
             tracing::warn!(%error, "the state could not be synced: it is applied again from the log");
         }
         self.inner.node.machine.hub.close();
+    }
+}
+
+/// A node that is not found by the others takes part in nothing, and is silent to them.
+fn tell_if_elsewhere(machine: &MachineShared, node_id: u64, said: &str) {
+    if let Some(known) = machine.address_of(node_id).filter(|known| known != said) {
+        let code = "MEMBER_ELSEWHERE";
+        tracing::error!(code, known, said, "the members look for this node at another address than it says");
     }
 }
 

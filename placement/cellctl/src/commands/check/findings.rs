@@ -50,6 +50,7 @@ pub(super) fn few(names: &[String]) -> String {
 /// Every finding, by category.
 pub(super) fn of(survey: &Survey) -> Vec<FindingView> {
     let mut found = quorum(&survey.nodes);
+    found.push(super::members::of(&survey.nodes));
     found.extend(disk(&survey.nodes));
     found.push(clock(&survey.nodes));
     found.extend(lag(survey));
