@@ -121,9 +121,14 @@ impl Peer {
         RPCError::Unreachable(Unreachable::from_string(format!("{}: {reason}", self.address)))
     }
 
-    pub(crate) fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
+    /// A message with nothing in it yet, to this node and to no other that may be found at its address.
+    pub(crate) fn envelope(&self) -> Rpc<RaftMessage> {
         let cluster = self.identity.cluster().ok_or_else(|| self.unreachable("this node has no cluster yet"))?;
-        Ok(RaftMessage { cluster_id: cluster.0, payload: codec::seal(payload).into() })
+        Ok(RaftMessage { cluster_id: cluster.0, node_id: self.target, ..RaftMessage::default() })
+    }
+
+    pub(crate) fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
+        Ok(RaftMessage { payload: codec::seal(payload).into(), ..self.envelope()? })
     }
 
     pub(crate) fn client(&self) -> Rpc<RaftServiceClient<Channel>> {
@@ -178,8 +183,8 @@ impl Peer {
         if have.bytes > 0 {
             tracing::info!(target = self.target, from = have.bytes, bytes = name.bytes, "snapshot resumed");
         }
-        let cluster_id = self.identity.cluster().unwrap_or_default().0;
-        let (parts, fed) = transfer::send(snapshot.snapshot.clone(), cluster_id, vote.into(), name, have.bytes);
+        let envelope = self.envelope()?;
+        let (parts, fed) = transfer::send(snapshot.snapshot.clone(), envelope, vote.into(), name, have.bytes);
         let call = client.install_snapshot(ReceiverStream::new(parts));
         let (fed, answer) = tokio::join!(fed, self.answer(RPCTypes::InstallSnapshot, deadline, call));
         fed.map_err(failed)?;

@@ -1,9 +1,14 @@
 //! Members come and go while commands run; what would lose the quorum is refused.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cell_model::Revision;
-use cell_store::{Bounds, MemberChange, MemberProgress, MembershipError};
+use cell_store::{Bounds, Member, MemberChange, MemberProgress, MembershipError, Timers};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
 
 use crate::fixture::{CLUSTER, Cluster, Node, create_cell, eventually};
 
@@ -136,4 +141,40 @@ async fn the_leader_moves_to_the_node_that_is_named_and_a_rolling_restart_fails_
     }
     let fleets = cluster.agree_on(Revision(30)).await;
     assert!(fleets.iter().all(|fleet| *fleet == fleets[0]));
+}
+
+/// Two members are one node: the other one's address leads there, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_found_at_the_address_of_another_member_does_not_count_for_both() {
+    let quick = Duration::from_millis(50);
+    let timers = Timers {
+        heartbeat: quick / 4,
+        election_min: quick,
+        election_max: quick * 2,
+        read_lease: quick,
+        ..Timers::default()
+    };
+    let node = Node::start(Bounds::default(), timers).await;
+    let store = node.store().clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alias = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&asked);
+    let counted = InterceptedService::new(store.raft_service(), move |request| {
+        counting.fetch_add(1, Ordering::Relaxed);
+        Ok(request)
+    });
+    let server = tonic::transport::Server::builder().add_service(counted);
+    let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+
+    let node_id = store.claim(CLUSTER).await.unwrap();
+    let itself = Member { node_id, address: node.address.to_string(), voter: true };
+    let other = Member { node_id: node_id ^ 1, address: alias.to_string(), voter: true };
+    store.initialize(CLUSTER, vec![itself, other]).await.unwrap();
+    eventually("it stands for election, again and again", async || (asked.load(Ordering::Relaxed) >= 6).then_some(()))
+        .await;
+    assert!(store.read_index().await.is_err(), "it has elected itself with two votes");
+    let leadership = store.leadership().borrow().clone();
+    assert!(!leadership.is_leader && leadership.leader.is_none(), "{leadership:?}");
+    serving.abort();
 }
