@@ -6,6 +6,7 @@
 //!
 //! The fleet in memory is what is read and served; the last snapshot and [`Mirror`] are what a restart reads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,9 +80,9 @@ impl MachineShared {
         self.applied().head.applied
     }
 
-    /// Where the members look for a node.
-    pub(crate) fn address_of(&self, node_id: u64) -> Option<String> {
-        self.applied().head.membership.membership.nodes.get(&node_id).cloned()
+    /// Where the members look for each other.
+    pub(crate) fn addresses(&self) -> BTreeMap<u64, String> {
+        self.applied().head.membership.membership.nodes.clone()
     }
 
     /// Nodes that have left.

@@ -102,7 +102,7 @@ impl Store {
         if let Some(cluster) = identity.cluster() {
             machine.begin(cluster);
         }
-        tell_if_elsewhere(&machine, identity.node_id(), &options.advertise);
+        check_address(&machine, identity.node_id(), &options)?;
         if log.check_against(machine.last_applied(), noted).map_err(failed)? {
             machine.cover().await.map_err(failed)?;
             tracing::info!("the log ends before what was applied, and counts as purged up to there");
@@ -424,11 +424,19 @@ impl Store {
     }
 }
 
-/// A node that is not found by the others takes part in nothing, and is silent to them.
-fn tell_if_elsewhere(machine: &MachineShared, node_id: u64, said: &str) {
-    if let Some(known) = machine.address_of(node_id).filter(|known| known != said) {
-        let code = "MEMBER_ELSEWHERE";
-        tracing::error!(code, known, said, "the members look for this node at another address than it says");
+/// A node that the others do not find takes part in nothing. And it may be a copy of one that runs, with the same id: two
+/// of them could vote twice. Where it is the only member nobody looks for it.
+fn check_address(machine: &MachineShared, node_id: u64, options: &StoreOptions) -> Result<(), OpenError> {
+    let (mut members, said) = (machine.addresses(), options.advertise.clone());
+    let is_alone = members.len() == 1;
+    match members.remove(&node_id).filter(|known| *known != said) {
+        None => Ok(()),
+        Some(known) if is_alone => {
+            let code = "MEMBER_ELSEWHERE";
+            tracing::error!(code, known, said, "nodes that join will look for this one at another address than it says");
+            Ok(())
+        }
+        Some(known) => Err(OpenError::Elsewhere { path: options.data_dir.clone(), known, said }),
     }
 }
 

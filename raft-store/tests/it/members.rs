@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cell_model::Revision;
-use cell_store::{Bounds, Member, MemberChange, MemberProgress, MembershipError, Timers};
+use cell_store::{Bounds, Member, MemberChange, MemberProgress, MembershipError, OpenError, Store, StoreOptions, Timers};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
@@ -141,6 +141,26 @@ async fn the_leader_moves_to_the_node_that_is_named_and_a_rolling_restart_fails_
     }
     let fleets = cluster.agree_on(Revision(30)).await;
     assert!(fleets.iter().all(|fleet| *fleet == fleets[0]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_not_started_where_the_members_do_not_look_for_it() {
+    let mut cluster = Cluster::start(3, Bounds::default()).await;
+    let made = cluster.submit(1, create_cell(1)).await;
+    cluster.agree_on(made.revision).await;
+    cluster.nodes[2].stop().await;
+    let options = cluster.nodes[2].options();
+    let moved = StoreOptions { advertise: "127.0.0.1:1".into(), ..options.clone() };
+    let opened = eventually("the directory is free", async || match Store::open(moved.clone()).await {
+        Err(OpenError::Locked { .. }) => None,
+        opened => Some(opened),
+    });
+    let refused = opened.await.expect_err("the others call it elsewhere");
+    assert_eq!(refused.code(), "MEMBER_ELSEWHERE");
+    assert!(refused.hint().contains(&options.advertise), "{}", refused.hint());
+    cluster.nodes[2].restart().await;
+    let made = cluster.submit(2, create_cell(2)).await;
+    cluster.agree_on(made.revision).await;
 }
 
 /// Two members are one node: the other one's address leads there, too.
