@@ -30,7 +30,7 @@ use crate::level::Said;
 use crate::log::Written;
 use crate::network::{APPEND_DEADLINE, Peer, Rpc};
 use crate::service::{Node, RaftEndpoint, fatal, read};
-use crate::wire::{WireAppend, WireLogId, WireMatched};
+use crate::wire::{WireAppend, WireLogId, WireMatched, WireVote};
 
 #[cfg(test)]
 mod tests;
@@ -123,6 +123,8 @@ struct Sending<'p, S> {
     input: S,
     /// To that node, with nothing in it.
     envelope: RaftMessage,
+    /// The leader's.
+    vote: WireVote,
     /// None when there will be no more requests.
     messages: Option<Sender<RaftMessage>>,
     in_flight: InFlight,
@@ -141,7 +143,8 @@ where
     let envelope = peer.envelope()?;
     let (messages, queue) = mpsc::channel(QUEUED_MAX);
     let (in_flight, pace) = (InFlight::default(), Pace::new(peer.written.clone()));
-    let mut sending = Sending { peer, input, envelope, messages: Some(messages.clone()), in_flight, pace };
+    let (vote, to) = ((&first.vote).into(), Some(messages.clone()));
+    let mut sending = Sending { peer, input, envelope, vote, messages: to, in_flight, pace };
     sending.put(messages.try_reserve().expect("it is new and has room"), &first);
     drop((first, messages));
     let begun = tokio::time::timeout(APPEND_DEADLINE, client.append_stream(ReceiverStream::new(queue))).await;
@@ -201,6 +204,7 @@ impl<S: Stream<Item = Append> + Unpin> Sending<'_, S> {
             match answer {
                 Ok(Ok(Some(answer))) => {
                     let matched = self.peer.read(&answer)?;
+                    self.peer.notice(self.vote, &matched);
                     if self.in_flight.answered(&matched) {
                         return Ok(Some(matched));
                     }
