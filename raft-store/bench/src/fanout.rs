@@ -4,7 +4,7 @@
 //! answer comes after the commit, so the time since the command was sent, which is before it, is told, too.
 //!
 //! Routers are on machines of their own, and here they share one with the nodes. So what they take of it is kept small and
-//! told apart: they live on one thread, and do not verify (`cold` does).
+//! told apart: they live on one thread, do not verify (`cold` does), and read of a frame up to where it goes and how much is in it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -81,6 +81,15 @@ struct Seen {
     watcher_cpu_us: f64,
     /// How much of all processors the nodes and the watchers took.
     busy: f64,
+}
+
+/// What is read of [`v1::WatchItems`] here. Items stay the bytes that they are.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Counted {
+    #[prost(uint64, tag = "1")]
+    revision: u64,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    items: Vec<bytes::Bytes>,
 }
 
 /// One watcher's frames: up to which revision, with how many mappings, and when.
@@ -268,7 +277,7 @@ async fn watch(mut stream: Streaming<v1::WatchResponse>, end: CancellationToken)
         };
         match next {
             Ok(Some(v1::WatchResponse { frame: Some(Frame::Changes(sealed)) })) => {
-                let Ok(changes) = v1::WatchItems::decode(sealed.items) else { return seen };
+                let Ok(changes) = Counted::decode(sealed.items) else { return seen };
                 seen.push((changes.revision, changes.items.len() as u64, Instant::now()));
             }
             Ok(Some(_)) => {}
@@ -312,6 +321,16 @@ async fn write(address: &str, rate: u32, lasting: Duration, keys: &Keys) -> anyh
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_counted_as_it_is_made() {
+        let item = |mapping: &'static [u8]| v1::WatchItem {
+            item: Some(v1::watch_item::Item::Mapping(mapping.into())),
+        };
+        let frame = v1::WatchItems { revision: 1 << 40, items: vec![item(b"one"), item(b""), item(b"three")] };
+        let counted = Counted::decode(frame.encode_to_vec().as_slice()).unwrap();
+        assert_eq!((counted.revision, counted.items.len()), (frame.revision, 3));
+    }
 
     #[test]
     fn each_measure_of_rounds_has_its_own_median_and_what_was_lost_in_one_was_lost() {
