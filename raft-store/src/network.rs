@@ -146,8 +146,11 @@ impl Peer {
             WireMatched::Conflict(at) => {
                 if let Some(acknowledged) = self.acknowledged.lost(self.target, vote, *at) {
                     tracing::error!(
-                        code = "MEMBER_WENT_BACK", member = format!("{:016x}", self.target), address = self.address,
-                        acknowledged = acknowledged.index, lacks = at.index,
+                        code = "MEMBER_WENT_BACK",
+                        member = format!("{:016x}", self.target),
+                        address = self.address,
+                        acknowledged = acknowledged.index,
+                        lacks = at.index,
                         "a member has lost entries that it had on its disk: it gets them again, but may have lost votes, too"
                     );
                 }

@@ -433,7 +433,12 @@ fn check_address(machine: &MachineShared, node_id: u64, options: &StoreOptions) 
         None => Ok(()),
         Some(known) if is_alone => {
             let code = "MEMBER_ELSEWHERE";
-            tracing::error!(code, known, said, "nodes that join will look for this one at another address than it says");
+            tracing::error!(
+                code,
+                known,
+                said,
+                "nodes that join will look for this one at another address than it says"
+            );
             Ok(())
         }
         Some(known) => Err(OpenError::Elsewhere { path: options.data_dir.clone(), known, said }),

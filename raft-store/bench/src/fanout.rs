@@ -324,9 +324,8 @@ mod tests {
 
     #[test]
     fn a_frame_is_counted_as_it_is_made() {
-        let item = |mapping: &'static [u8]| v1::WatchItem {
-            item: Some(v1::watch_item::Item::Mapping(mapping.into())),
-        };
+        let item =
+            |mapping: &'static [u8]| v1::WatchItem { item: Some(v1::watch_item::Item::Mapping(mapping.into())) };
         let frame = v1::WatchItems { revision: 1 << 40, items: vec![item(b"one"), item(b""), item(b"three")] };
         let counted = Counted::decode(frame.encode_to_vec().as_slice()).unwrap();
         assert_eq!((counted.revision, counted.items.len()), (frame.revision, 3));

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cell_model::Revision;
-use cell_store::{Bounds, Member, MemberChange, MemberProgress, MembershipError, OpenError, Store, StoreOptions, Timers};
+use cell_store::{
+    Bounds, Member, MemberChange, MemberProgress, MembershipError, OpenError, Store, StoreOptions, Timers,
+};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
@@ -191,8 +193,10 @@ async fn a_node_that_is_found_at_the_address_of_another_member_does_not_count_fo
     let itself = Member { node_id, address: node.address.to_string(), voter: true };
     let other = Member { node_id: node_id ^ 1, address: alias.to_string(), voter: true };
     store.initialize(CLUSTER, vec![itself, other]).await.unwrap();
-    eventually("it stands for election, again and again", async || (asked.load(Ordering::Relaxed) >= 6).then_some(()))
-        .await;
+    eventually("it stands for election, again and again", async || {
+        (asked.load(Ordering::Relaxed) >= 6).then_some(())
+    })
+    .await;
     assert!(store.read_index().await.is_err(), "it has elected itself with two votes");
     let leadership = store.leadership().borrow().clone();
     assert!(!leadership.is_leader && leadership.leader.is_none(), "{leadership:?}");

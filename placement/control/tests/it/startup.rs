@@ -184,6 +184,8 @@ async fn a_node_that_is_started_at_another_address_than_the_members_know_says_so
     let first = serving(dir.path());
     let known = first.address.clone();
     cell_client::cluster::initialize(std::slice::from_ref(&known)).await.unwrap();
+    let client = cell_client::ControlClient::new(vec![known.clone()], cell_client::ClientOptions::default());
+    crate::nodes::create_cell(&client, "c1").await;
     assert!(!first.said.contains("MEMBER_ELSEWHERE"), "{}", first.said);
     first.end();
     // So that it does not get the same port again.

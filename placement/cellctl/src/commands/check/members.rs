@@ -77,7 +77,10 @@ mod tests {
         assert_eq!(told(&nodes), (Mark::Holds, "3 members, each where they look for it".into()));
         nodes[1] = node(2, "elsewhere:1", &all);
         let (mark, message) = told(&nodes);
-        assert_eq!((mark, message.as_str()), (Mark::Warns, "elsewhere:1 says that it is at elsewhere:1, and the members call n2:1"));
+        assert_eq!(
+            (mark, message.as_str()),
+            (Mark::Warns, "elsewhere:1 says that it is at elsewhere:1, and the members call n2:1")
+        );
         // It was removed, and still holds what it knew of the members then; one waits to be added.
         nodes[1] = node(2, "n2:1", &all);
         nodes[0] = node(1, "n1:1", &[1, 3]);
