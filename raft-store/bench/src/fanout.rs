@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 use crate::cell::Cell;
 use crate::ground::Ground;
 use crate::load::Keys;
-use crate::nodes::{Kind, NodeOptions, Nodes, connect, processor_time};
+use crate::nodes::{Kind, NodeOptions, Nodes, Threads, connect, processor_time};
 use crate::{cold, number, say};
 
 /// How long after the last command a watcher may see it.
@@ -59,6 +59,8 @@ pub(crate) struct Fanout {
     /// Rounds with so many routers each; of every measure its median is told
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 /// What the watchers saw.
@@ -144,7 +146,7 @@ impl Seen {
 
 pub(crate) async fn run(fanout: &Fanout, ground: &Ground, figures: &mut Figures) -> anyhow::Result<()> {
     let directory = ground.directory()?;
-    let options = NodeOptions { control: Some(ground.control()?), ..NodeOptions::default() };
+    let options = NodeOptions { extra: fanout.threads.words().collect(), control: Some(ground.control()?) };
     let nodes = Nodes::start(Kind::Control, directory.path(), 3, options).await?;
     let address = nodes.addresses[nodes.leader().await?].clone();
     let cell = Cell::make(&address).await?;
@@ -347,7 +349,8 @@ mod tests {
             busy: 0.5,
         };
         let missed = |rounds: &[Seen]| {
-            let how = Fanout { watchers: vec![WATCHERS], rate: RATE, seconds: 1, rounds: 3 };
+            let how =
+                Fanout { watchers: vec![WATCHERS], rate: RATE, seconds: 1, rounds: 3, threads: Threads::default() };
             let mut figures = Figures::default();
             Seen::medians(rounds).tell(WATCHERS, &how, &mut figures);
             figures.hold().map_or_else(|missed| missed.missed.len(), |()| 0)
