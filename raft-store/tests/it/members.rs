@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 
-use crate::fixture::{CLUSTER, Cluster, Node, create_cell, eventually};
+use crate::fixture::{CLUSTER, Cluster, Node, create_cell, envelope, eventually};
 
 /// Starts a node, has it claimed and added. Answers its node id.
 async fn join(cluster: &mut Cluster, bounds: Bounds) -> u64 {
@@ -163,6 +163,31 @@ async fn a_node_is_not_started_where_the_members_do_not_look_for_it() {
     cluster.nodes[2].restart().await;
     let made = cluster.submit(2, create_cell(2)).await;
     cluster.agree_on(made.revision).await;
+}
+
+/// What an operator does who has lost a data directory and starts the node again as it was: it is claimed before the leader
+/// refuses to add it, and from then on belongs to the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_node_at_the_address_of_a_lost_member_does_not_count_for_it() {
+    let timers = Timers { submit: Duration::from_secs(1), ..Timers::default() };
+    let mut cluster = Cluster::start_with(3, Bounds::default(), timers).await;
+    let made = cluster.submit(1, create_cell(1)).await;
+    cluster.agree_on(made.revision).await;
+    let leader = cluster.leader().await;
+    let (lost, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.nodes[lost].crash().await;
+    let data_dir = cluster.nodes[lost].options().data_dir;
+    eventually("the directory is free", async || std::fs::remove_dir_all(&data_dir).ok()).await;
+    cluster.nodes[lost].restart().await;
+    let node_id = cluster.nodes[lost].store().claim(CLUSTER).await.unwrap();
+    let add = MemberChange::Add { node_id, address: cluster.nodes[lost].address.to_string() };
+    let refused = change(&cluster, &add).await;
+    assert!(matches!(refused, Err(MembershipError::AddressTaken { .. })), "{refused:?}");
+    cluster.nodes[other].crash().await;
+    let submitted = cluster.nodes[leader].store().submit(envelope(create_cell(2))).await;
+    assert!(submitted.is_err(), "one of three has it, and it was acknowledged: {submitted:?}");
+    cluster.nodes[other].restart().await;
+    assert!(cluster.submit(3, create_cell(3)).await.result.is_ok());
 }
 
 /// Two members are one node: the other one's address leads there, too.
