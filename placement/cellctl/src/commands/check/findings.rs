@@ -111,6 +111,11 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
             "look again in a few seconds",
         ),
     };
+    if answering.is_empty() {
+        let untold = ["one-cluster", "one-version", "reconciled"]
+            .map(|check| unknown(Category::Quorum, check, "no node answers"));
+        return [reachable, leader].into_iter().chain(untold).collect();
+    }
     let clusters: BTreeSet<(u64, u64)> =
         answering.iter().map(|(_, status)| (status.cluster_id, status.lineage)).collect();
     let versions: BTreeSet<&str> = answering.iter().map(|(_, status)| status.version.as_str()).collect();
