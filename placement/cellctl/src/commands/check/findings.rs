@@ -183,7 +183,7 @@ fn disk(nodes: &[Node]) -> Vec<FindingView> {
 
 fn room(nodes: &[Node]) -> Vec<FindingView> {
     let new = |mark, message| {
-        let hint = "make room where the node keeps its data: a full disk stops it";
+        let hint = "make room where the node keeps its data: below its reserve it takes no commands";
         FindingView::new(Category::Disk, "room", mark, message, hint)
     };
     let finding = |(node, status): (&Node, &wire::StatusResponse)| {
