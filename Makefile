@@ -5,7 +5,7 @@ SEED ?= 1
 ROUNDS ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings fuzz lint edge drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router ordeal-store upgrade guards models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge control drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router ordeal-store upgrade guards models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -54,6 +54,10 @@ sim:
 edge:
 	CARGO="$(CARGO)" router/bench/led
 
+## control: nodes of the control plane and cellctl as they are meant to run, optimised over all crates (slow to build), into target/edge
+control:
+	$(CARGO) build --profile edge --locked --package cell-control --package cellctl
+
 ## lint: format and clippy, warnings denied
 lint:
 	$(CARGO) fmt --all --check
@@ -78,8 +82,8 @@ bench-move:
 ## million mappings, also signed; a gigabyte on disk; 200 kills and 200 power cuts (as root). BENCH_STORE=--quick is a look
 bench-store:
 	.ci/install etcd=etcd-server
-	$(CARGO) build --release --locked --package cell-store-bench --package cell-control
-	target/release/bench-store all $(BENCH_STORE) --out target/bench/store.json
+	$(CARGO) build --profile edge --locked --package cell-store-bench --package cell-control
+	target/edge/bench-store all $(BENCH_STORE) --out target/bench/store.json
 
 ## bench-parts: parts of the store one by one (criterion): codec, apply, append and sync, signing, snapshots. CELLWAY_BENCH_DIR says on
 ## which disk; BENCH_PARTS=codec is those of that name

@@ -153,17 +153,8 @@ impl v1::DeclareCellRequest {
     /// What is declared of a cell.
     #[must_use]
     pub fn new(cell: &CellId, declaration: Declaration) -> Self {
-        let Declaration {
-            kind,
-            domain,
-            capacity,
-            reserve,
-            region,
-            residency,
-            databases: said,
-            ungated,
-            instances,
-        } = declaration;
+        let Declaration { kind, domain, capacity, reserve, region, residency, databases: said, ungated, instances } =
+            declaration;
         Self {
             cell: cell.to_string(),
             kind: kind.map(|kind| v1::CellKind::from(kind).into()),

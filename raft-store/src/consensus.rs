@@ -106,6 +106,9 @@ pub(crate) fn config(options: &StoreOptions) -> Result<openraft::Config, OpenErr
         purge_batch_size: 64,
         replication_lag_threshold: options.bounds.log_kept.max(1),
         enable_pre_vote: Some(true),
+        // A member that lacks what it had acknowledged gets it again at once, rather than when another node leads: until it has it,
+        // there are fewer copies than were promised. See `acknowledged`.
+        allow_log_reversion: Some(true),
         // Only when no promise of before the start can hold any more: see `promise`.
         enable_elect: false,
         backoff: "50ms 100ms 200ms ...400ms".into(),

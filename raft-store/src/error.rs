@@ -71,6 +71,16 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The members look for this node at another address than it says.
+    #[error("the node of data directory {} is known to the members as {known}, and not as {said}", path.display())]
+    Elsewhere {
+        /// Which.
+        path: PathBuf,
+        /// Where they look for it.
+        known: String,
+        /// Where it says that it is.
+        said: String,
+    },
     /// Raft did not start.
     #[error("raft did not start: {reason}")]
     Raft {
@@ -94,6 +104,7 @@ impl OpenError {
             Self::Storage { source: EngineError::Corrupt { .. }, .. } => "STORE_CORRUPT",
             Self::Storage { .. } => "STORE_UNREADABLE",
             Self::Copy { .. } => "NO_COPY",
+            Self::Elsewhere { .. } => "MEMBER_ELSEWHERE",
             Self::Raft { .. } => "STORE_RAFT_FAILED",
         }
     }
@@ -127,6 +138,10 @@ impl OpenError {
                  itself stays as it is, whatever is found"
                     .into()
             }
+            Self::Elsewhere { known, .. } => format!(
+                "start it with --advertise {known}, if it is not running elsewhere; at another address it joins as a new \
+                 node: give it an empty data directory, and `cellctl store members replace` the old one by it"
+            ),
             Self::Raft { .. } => "the log of this process says more".into(),
         }
     }

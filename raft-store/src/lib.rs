@@ -16,6 +16,7 @@
 //! A write is acknowledged when a majority has it on disk and the leader has applied it. A read after
 //! [`Store::read_index`] sees every write acknowledged before.
 
+mod acknowledged;
 mod asked;
 mod backup;
 mod codec;

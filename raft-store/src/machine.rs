@@ -6,6 +6,7 @@
 //!
 //! The fleet in memory is what is read and served; the last snapshot and [`Mirror`] are what a restart reads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -77,6 +78,11 @@ impl MachineShared {
     /// What was applied last.
     pub(crate) fn last_applied(&self) -> Option<WireLogId> {
         self.applied().head.applied
+    }
+
+    /// Where the members look for each other.
+    pub(crate) fn addresses(&self) -> BTreeMap<u64, String> {
+        self.applied().head.membership.membership.nodes.clone()
     }
 
     /// Nodes that have left.

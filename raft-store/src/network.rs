@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::acknowledged::Acknowledged;
 use crate::codec;
 use crate::consensus::{LogId, Snapshot, TypeConfig, Vote};
 use crate::error::EngineError;
@@ -30,8 +31,8 @@ use crate::pipeline;
 use crate::snapshot::SnapshotData;
 use crate::transfer;
 use crate::wire::{
-    WireAppend, WireAppended, WireLogId, WireSnapshotHave, WireSnapshotReply, WireTransfer, WireTransferReply,
-    WireVoteReply, WireVoteRequest,
+    WireAppend, WireAppended, WireLogId, WireMatched, WireSnapshotHave, WireSnapshotReply, WireTransfer,
+    WireTransferReply, WireVote, WireVoteReply, WireVoteRequest,
 };
 
 /// The largest message: [`crate::consensus`] bounds the entries in it.
@@ -65,11 +66,12 @@ pub(crate) struct Network {
     /// Calls to one address share a connection.
     channels: Arc<Mutex<BTreeMap<String, Channel>>>,
     written: Written,
+    acknowledged: Acknowledged,
 }
 
 impl Network {
     pub(crate) fn new(identity: Arc<Identity>, dialer: Dialer, written: Written) -> Self {
-        Self { identity, dialer, channels: Arc::default(), written }
+        Self { identity, dialer, channels: Arc::default(), written, acknowledged: Acknowledged::default() }
     }
 
     fn peer(&self, target: u64, node: &BasicNode, channel: Result<Channel, String>) -> Peer {
@@ -79,7 +81,8 @@ impl Network {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
         let (identity, written) = (Arc::clone(&self.identity), self.written.clone());
-        Peer { identity, target, address: node.addr.clone(), client, written }
+        let acknowledged = self.acknowledged.clone();
+        Peer { identity, target, address: node.addr.clone(), client, written, acknowledged }
     }
 }
 
@@ -112,6 +115,7 @@ pub(crate) struct Peer {
     client: Result<RaftServiceClient<Channel>, String>,
     /// How far the log of this node goes.
     pub(crate) written: Written,
+    acknowledged: Acknowledged,
 }
 
 pub(crate) type Rpc<T> = Result<T, RPCError<TypeConfig>>;
@@ -121,13 +125,38 @@ impl Peer {
         RPCError::Unreachable(Unreachable::from_string(format!("{}: {reason}", self.address)))
     }
 
-    pub(crate) fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
+    /// A message with nothing in it yet, to this node and to no other that may be found at its address.
+    pub(crate) fn envelope(&self) -> Rpc<RaftMessage> {
         let cluster = self.identity.cluster().ok_or_else(|| self.unreachable("this node has no cluster yet"))?;
-        Ok(RaftMessage { cluster_id: cluster.0, payload: codec::seal(payload).into() })
+        Ok(RaftMessage { cluster_id: cluster.0, node_id: self.target, ..RaftMessage::default() })
+    }
+
+    pub(crate) fn message(&self, payload: &impl Serialize) -> Rpc<RaftMessage> {
+        Ok(RaftMessage { payload: codec::seal(payload).into(), ..self.envelope()? })
     }
 
     pub(crate) fn client(&self) -> Rpc<RaftServiceClient<Channel>> {
         self.client.clone().map_err(|reason| self.unreachable(&reason))
+    }
+
+    /// Notes what it has, and says so where it has lost something of that.
+    pub(crate) fn notice(&self, vote: WireVote, answer: &WireMatched) {
+        match answer {
+            WireMatched::UpTo(Some(up_to)) => self.acknowledged.note(self.target, vote, *up_to),
+            WireMatched::Conflict(at) => {
+                if let Some(acknowledged) = self.acknowledged.lost(self.target, vote, *at) {
+                    tracing::error!(
+                        code = "MEMBER_WENT_BACK",
+                        member = format!("{:016x}", self.target),
+                        address = self.address,
+                        acknowledged = acknowledged.index,
+                        lacks = at.index,
+                        "a member has lost entries that it had on its disk: it gets them again, but may have lost votes, too"
+                    );
+                }
+            }
+            WireMatched::UpTo(None) | WireMatched::HigherVote(_) => {}
+        }
     }
 
     /// Waits for an answer within a deadline, and reads it.
@@ -178,8 +207,8 @@ impl Peer {
         if have.bytes > 0 {
             tracing::info!(target = self.target, from = have.bytes, bytes = name.bytes, "snapshot resumed");
         }
-        let cluster_id = self.identity.cluster().unwrap_or_default().0;
-        let (parts, fed) = transfer::send(snapshot.snapshot.clone(), cluster_id, vote.into(), name, have.bytes);
+        let envelope = self.envelope()?;
+        let (parts, fed) = transfer::send(snapshot.snapshot.clone(), envelope, vote.into(), name, have.bytes);
         let call = client.install_snapshot(ReceiverStream::new(parts));
         let (fed, answer) = tokio::join!(fed, self.answer(RPCTypes::InstallSnapshot, deadline, call));
         fed.map_err(failed)?;
@@ -203,7 +232,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         Ok(match answer {
             WireAppended::Success => AppendEntriesResponse::Success,
             WireAppended::Partial(last) => AppendEntriesResponse::PartialSuccess(last.map(LogId::from)),
-            WireAppended::Conflict => AppendEntriesResponse::Conflict,
+            WireAppended::Conflict => {
+                let lacked = rpc.prev_log_id.as_ref().map(WireLogId::from);
+                lacked.iter().for_each(|at| self.notice((&rpc.vote).into(), &WireMatched::Conflict(*at)));
+                AppendEntriesResponse::Conflict
+            }
             WireAppended::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
         })
     }

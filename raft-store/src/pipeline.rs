@@ -30,7 +30,7 @@ use crate::level::Said;
 use crate::log::Written;
 use crate::network::{APPEND_DEADLINE, Peer, Rpc};
 use crate::service::{Node, RaftEndpoint, fatal, read};
-use crate::wire::{WireAppend, WireLogId, WireMatched};
+use crate::wire::{WireAppend, WireLogId, WireMatched, WireVote};
 
 #[cfg(test)]
 mod tests;
@@ -121,7 +121,10 @@ impl Pace {
 struct Sending<'p, S> {
     peer: &'p Peer,
     input: S,
-    cluster_id: u64,
+    /// To that node, with nothing in it.
+    envelope: RaftMessage,
+    /// The leader's.
+    vote: WireVote,
     /// None when there will be no more requests.
     messages: Option<Sender<RaftMessage>>,
     in_flight: InFlight,
@@ -137,10 +140,11 @@ where
     // openraft waits before it gives the first request to a follower that has failed: nobody is called before that.
     let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
     // It names the cluster, which does not change any more.
-    let cluster_id = peer.message(&())?.cluster_id;
+    let envelope = peer.envelope()?;
     let (messages, queue) = mpsc::channel(QUEUED_MAX);
     let (in_flight, pace) = (InFlight::default(), Pace::new(peer.written.clone()));
-    let mut sending = Sending { peer, input, cluster_id, messages: Some(messages.clone()), in_flight, pace };
+    let (vote, to) = ((&first.vote).into(), Some(messages.clone()));
+    let mut sending = Sending { peer, input, envelope, vote, messages: to, in_flight, pace };
     sending.put(messages.try_reserve().expect("it is new and has room"), &first);
     drop((first, messages));
     let begun = tokio::time::timeout(APPEND_DEADLINE, client.append_stream(ReceiverStream::new(queue))).await;
@@ -176,7 +180,7 @@ impl<S: Stream<Item = Append> + Unpin> Sending<'_, S> {
     fn put(&mut self, room: Permit<'_, RaftMessage>, request: &Append) {
         let append = WireAppend::from(request);
         self.pace.sent(self.in_flight.push(&append));
-        room.send(RaftMessage { cluster_id: self.cluster_id, payload: codec::seal(&append).into() });
+        room.send(RaftMessage { payload: codec::seal(&append).into(), ..self.envelope.clone() });
     }
 
     /// The next answer that openraft may see; none at the end. Requests are sent meanwhile.
@@ -200,6 +204,7 @@ impl<S: Stream<Item = Append> + Unpin> Sending<'_, S> {
             match answer {
                 Ok(Ok(Some(answer))) => {
                     let matched = self.peer.read(&answer)?;
+                    self.peer.notice(self.vote, &matched);
                     if self.in_flight.answered(&matched) {
                         return Ok(Some(matched));
                     }
@@ -257,7 +262,7 @@ pub(crate) fn receive(
             level.heard(said, machine.pace.applied_index());
         }
         let payload = codec::seal_as(layout.load(Ordering::Relaxed), &matched);
-        Ok(RaftMessage { cluster_id, payload: payload.into() })
+        Ok(RaftMessage { cluster_id, payload: payload.into(), ..RaftMessage::default() })
     });
     let last = stream::once(async move { last_word.lock().unwrap_or_else(PoisonError::into_inner).take() });
     answers

@@ -4,8 +4,8 @@
 //! submit ─► queue (bounded) ─► gather what is there ─► at most n entries on their way ─► answers
 //! ```
 //!
-//! Nobody lingers: a command that comes alone goes alone. While entries are on their way the queue fills, and the
-//! next entry takes it all.
+//! Nobody lingers: a command that comes alone goes alone. While an entry is on its way the queue fills, and the next one takes it
+//! all.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -64,11 +64,17 @@ impl RaftEndpoint {
         Self { node }
     }
 
-    /// The node, if it lives and the message is of its cluster.
+    /// The node, if it lives and the message is of its cluster and to it. Where the addresses of two members lead here, an answer
+    /// to what is meant for the other one would count as that one's: its vote, or a copy on its disk.
     pub(crate) fn admit(&self, message: &RaftMessage) -> Result<Arc<Node>, Status> {
         let node = self.node.upgrade().ok_or_else(stopped)?;
+        let (meant, node_id) = (message.node_id, node.identity.node_id());
         match node.identity.cluster() {
-            Some(own) if own.0 == message.cluster_id => Ok(node),
+            // A program of before does not say to whom.
+            Some(own) if own.0 == message.cluster_id && (meant == node_id || meant == 0) => Ok(node),
+            Some(own) if own.0 == message.cluster_id => Err(Status::failed_precondition(format!(
+                "WRONG_NODE: this is node {node_id:016x}, and the message is to {meant:016x}"
+            ))),
             Some(own) => Err(Status::failed_precondition(format!(
                 "WRONG_CLUSTER: this node belongs to cluster {own}, and the message to {:016x}",
                 message.cluster_id
@@ -91,7 +97,8 @@ pub(crate) fn read<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Stat
 /// (No answer is laid out in another way there.)
 pub(crate) fn reply(node: &Node, layout: u8, payload: &impl Serialize) -> Response<RaftMessage> {
     let cluster_id = node.identity.cluster().unwrap_or_default().0;
-    Response::new(RaftMessage { cluster_id, payload: codec::seal_as(layout, payload).into() })
+    let payload = codec::seal_as(layout, payload).into();
+    Response::new(RaftMessage { cluster_id, payload, ..RaftMessage::default() })
 }
 
 pub(crate) fn fatal(error: &Fatal<TypeConfig>) -> Status {

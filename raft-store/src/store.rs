@@ -102,6 +102,7 @@ impl Store {
         if let Some(cluster) = identity.cluster() {
             machine.begin(cluster);
         }
+        check_address(&machine, identity.node_id(), &options)?;
         if log.check_against(machine.last_applied(), noted).map_err(failed)? {
             machine.cover().await.map_err(failed)?;
             tracing::info!("the log ends before what was applied, and counts as purged up to there");
@@ -420,6 +421,27 @@ impl Store {
             tracing::warn!(%error, "the state could not be synced: it is applied again from the log");
         }
         self.inner.node.machine.hub.close();
+    }
+}
+
+/// A node that the others do not find takes part in nothing. And it may be a copy of one that runs, with the same id: two
+/// of them could vote twice. Where it is the only member nobody looks for it.
+fn check_address(machine: &MachineShared, node_id: u64, options: &StoreOptions) -> Result<(), OpenError> {
+    let (mut members, said) = (machine.addresses(), options.advertise.clone());
+    let is_alone = members.len() == 1;
+    match members.remove(&node_id).filter(|known| *known != said) {
+        None => Ok(()),
+        Some(known) if is_alone => {
+            let code = "MEMBER_ELSEWHERE";
+            tracing::error!(
+                code,
+                known,
+                said,
+                "nodes that join will look for this one at another address than it says"
+            );
+            Ok(())
+        }
+        Some(known) => Err(OpenError::Elsewhere { path: options.data_dir.clone(), known, said }),
     }
 }
 

@@ -47,37 +47,39 @@ pub(crate) async fn name(data: &SnapshotData, meta: WireSnapshotMeta) -> Result<
     .await
 }
 
-/// A snapshot on its way out. The stream ends early where nobody reads it any more.
+/// A snapshot on its way out, in messages like `envelope`. The stream ends early where nobody reads it any more.
 pub(crate) fn send(
     data: SnapshotData,
-    cluster_id: u64,
+    envelope: RaftMessage,
     vote: WireVote,
     name: WireSnapshotName,
     from: u64,
 ) -> (mpsc::Receiver<RaftMessage>, impl Future<Output = Result<(), EngineError>>) {
     let (parts, stream) = mpsc::channel(CHUNKS_AHEAD);
-    (stream, feed(data, cluster_id, vote, name, from, parts))
+    (stream, feed(data, envelope, vote, name, from, parts))
 }
 
 async fn feed(
     data: SnapshotData,
-    cluster_id: u64,
+    envelope: RaftMessage,
     vote: WireVote,
     name: WireSnapshotName,
     from: u64,
     parts: mpsc::Sender<RaftMessage>,
 ) -> Result<(), EngineError> {
     let blocks = data.blocks();
-    let message = move |part: &WireSnapshotPart| RaftMessage { cluster_id, payload: codec::seal(part).into() };
+    let message =
+        move |part: &WireSnapshotPart| RaftMessage { payload: codec::seal(part).into(), ..envelope.clone() };
     let digest = name.digest;
     let mut reader = data.reader_from(from);
     let mut next = message(&WireSnapshotPart::Resume { vote, name, from });
     while parts.send(next).await.is_ok() {
+        let seal = message.clone();
         let read = move || {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
             (&mut reader).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(reading)?;
             // Sealed here, too: a megabyte of it takes milliseconds, and this is fed on Raft's thread.
-            let chunk = (!chunk.is_empty()).then(|| message(&WireSnapshotPart::Chunk(chunk)));
+            let chunk = (!chunk.is_empty()).then(|| seal(&WireSnapshotPart::Chunk(chunk)));
             Ok((reader, chunk))
         };
         let (rest, chunk) = offload(blocks, "reading a snapshot", read).await?;

@@ -216,7 +216,10 @@ fn renamed(error: OpenError, copy: &Path, path: &Path) -> OpenError {
         OpenError::Locked { path } => OpenError::Locked { path: there(path) },
         OpenError::Format { path, found, expected } => OpenError::Format { path: there(path), found, expected },
         OpenError::Storage { path, source } => OpenError::Storage { path: there(path), source },
-        other @ (OpenError::InvalidOption { .. } | OpenError::Copy { .. } | OpenError::Raft { .. }) => other,
+        other @ (OpenError::InvalidOption { .. }
+        | OpenError::Copy { .. }
+        | OpenError::Elsewhere { .. }
+        | OpenError::Raft { .. }) => other,
     }
 }
 

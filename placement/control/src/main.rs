@@ -32,7 +32,14 @@ enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     /// Runs a node until SIGTERM or ctrl-c. A new cluster is made of running nodes by `cellctl cluster init`.
-    Serve(Options),
+    Serve {
+        #[command(flatten)]
+        options: Options,
+        /// Threads that serve clients, watchers and other nodes, beside the one that is Raft's. Without it one for each two cores, two to
+        /// four.
+        #[arg(long, env = "CELL_THREADS", value_parser = clap::value_parser!(u8).range(1..=64))]
+        threads: Option<u8>,
+    },
     /// Makes the key with which the nodes of one cluster sign mappings, or looks at one, and prints its public half.
     Keygen(key_file::Keygen),
 }
@@ -41,7 +48,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.log_format);
     let done = match cli.command {
-        Command::Serve(options) => serve(options),
+        Command::Serve { options, threads } => serve(options, threads),
         Command::Keygen(asked) => asked.run().map_err(Error::from).and_then(|public| {
             writeln!(std::io::stdout(), "{public}").map_err(|source| {
                 key_file::KeyFileError::Unwritable { path: "standard output".into(), source }.into()
@@ -69,9 +76,9 @@ fn start_logs(format: LogFormat) {
     }
 }
 
-fn serve(options: Options) -> Result<(), Error> {
+fn serve(options: Options, threads: Option<u8>) -> Result<(), Error> {
     let refuse = |source: std::io::Error| Error::Option { option: "runtime", reason: source.to_string() };
-    let threads = cell_store::worker_threads();
+    let threads = threads.map_or_else(cell_store::worker_threads, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let runtime = runtime.map_err(refuse)?;
     runtime.block_on(async {

@@ -272,8 +272,18 @@ impl Nodes {
         seen.sort_by_key(|node| node.status.node_id);
         if let Some([one, two]) = seen.array_windows::<2>().find(|[a, b]| a.status.node_id == b.status.node_id) {
             return Err(InitializeError::Endpoints(format!(
-                "{} and {} are the same node",
+                "{} and {} are the same node: two names of one, or one has a copy of the other's data directory",
                 one.endpoint, two.endpoint
+            )));
+        }
+        let mut by_address: Vec<&Seen> = seen.iter().collect();
+        by_address.sort_by_key(|node| node.address());
+        if let Some([one, two]) = by_address.array_windows::<2>().find(|[a, b]| a.address() == b.address()) {
+            return Err(InitializeError::Endpoints(format!(
+                "{} and {} both say that they are reached at {}: each needs an --advertise of its own",
+                one.endpoint,
+                two.endpoint,
+                one.address()
             )));
         }
         Ok(seen)

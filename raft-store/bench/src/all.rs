@@ -49,7 +49,7 @@ impl Part {
     const fn quick(self) -> &'static [&'static str] {
         match self {
             Self::Compare => &["--rounds", "1", "--seconds", "1"],
-            Self::Fanout => &["--watchers", "100", "--seconds", "3"],
+            Self::Fanout => &["--watchers", "100", "--seconds", "3", "--rounds", "1"],
             Self::Gaps => &["--rounds", "1"],
             // Enough for a gap of 100,000 events.
             Self::Million => &["--mappings", "110000"],

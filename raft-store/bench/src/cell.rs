@@ -13,8 +13,8 @@ use cell_protos::v1::control_service_client::ControlServiceClient;
 use cell_protos::v1::step_request::Step;
 use futures::{FutureExt, Stream};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::nodes::connect;
@@ -43,9 +43,11 @@ impl Cell {
         };
         let (granted, end) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let agent = AgentServiceServer::new(Agent(Arc::clone(&granted)));
-        let serving = tonic::transport::Server::builder().tcp_nodelay(true).add_service(agent);
+        let serving = tonic::transport::Server::builder().add_service(agent);
+        // As the agents of real cells: an answer does not wait for the acknowledgement of the one before.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let ended = end.clone().cancelled_owned();
-        tokio::spawn(serving.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended).map(drop));
+        tokio::spawn(serving.serve_with_incoming_shutdown(incoming, ended).map(drop));
         let request = v1::CreateCellRequest { cell: Some(cell), options: None };
         ControlServiceClient::new(connect(control)?).create_cell(request).await?;
         Ok(Self { granted, _end: end.drop_guard() })

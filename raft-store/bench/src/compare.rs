@@ -9,7 +9,7 @@ use cell_store::engine::LogKind;
 
 use crate::ground::Ground;
 use crate::load::{self, Keys, Round, Work};
-use crate::nodes::{Kind, NodeOptions, Nodes};
+use crate::nodes::{Kind, NodeOptions, Nodes, Threads};
 use crate::watching::{self, Fanout};
 use crate::{number, say};
 
@@ -32,6 +32,8 @@ pub(crate) struct Compare {
     /// What keeps our log: segments or sled
     #[arg(long, default_value_t)]
     log: LogKind,
+    #[command(flatten)]
+    threads: Threads,
     /// Only our store: what a profile needs
     #[arg(long)]
     alone: bool,
@@ -131,8 +133,8 @@ impl Sides {
     async fn start(directory: &Path, how: &Compare, has_peer: bool) -> anyhow::Result<Self> {
         let mut sides = Vec::new();
         for kind in [Kind::Cellway, Kind::Etcd].into_iter().take(if has_peer { 2 } else { 1 }) {
-            let options =
-                NodeOptions { extra: vec!["--log".into(), how.log.to_string()], ..NodeOptions::default() };
+            let extra = ["--log".to_owned(), how.log.to_string()].into_iter().chain(how.threads.words()).collect();
+            let options = NodeOptions { extra, ..NodeOptions::default() };
             let nodes = Nodes::start(kind, &directory.join(format!("{kind:?}")), 3, options).await?;
             let leader = nodes.leader().await?;
             if kind == Kind::Cellway {

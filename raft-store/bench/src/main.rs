@@ -106,7 +106,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let Cli { command, ground } = Cli::parse();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Command::Node(node) = command {
-        let runtime = runtime.worker_threads(cell_store::worker_threads()).enable_all().build()?;
+        let runtime = runtime.worker_threads(node.threads()).enable_all().build()?;
         return runtime.block_on(node::run(node)).map(|()| ExitCode::SUCCESS);
     }
     let mut figures = Figures::default();

@@ -46,6 +46,15 @@ pub(crate) struct Node {
     /// A snapshot after so many entries
     #[arg(long)]
     snapshot_after: Option<u64>,
+    /// Threads beside Raft's
+    #[arg(long)]
+    threads: Option<u8>,
+}
+
+impl Node {
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.map_or_else(cell_store::worker_threads, usize::from)
+    }
 }
 
 pub(crate) async fn run(node: Node) -> anyhow::Result<()> {

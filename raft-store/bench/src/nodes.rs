@@ -39,6 +39,21 @@ pub(crate) struct NodeOptions {
     pub control: Option<PathBuf>,
 }
 
+/// How many threads each of our nodes has beside Raft's: by the cores of the machine, unless that is what is to be measured.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Threads {
+    /// Threads of each of our nodes beside Raft's; without it as many as it takes by itself
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: Option<u8>,
+}
+
+impl Threads {
+    /// What a node is told.
+    pub(crate) fn words(self) -> impl Iterator<Item = String> {
+        self.threads.into_iter().flat_map(|threads| ["--threads".to_owned(), threads.to_string()])
+    }
+}
+
 /// Processes and their directories. They end with it.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -127,6 +142,7 @@ impl Nodes {
                 let mut command = Command::new(program.context("it has a program")?);
                 command.arg("serve").arg("--insecure-plaintext").arg("--data-dir").arg(self.data_dir(node));
                 command.args(["--listen", &self.addresses[node], "--signing-key-file"]).arg(self.key());
+                command.args(&self.options.extra);
                 command
             }
             Kind::Etcd => self.etcd(node),

@@ -39,7 +39,9 @@ impl RaftService for Follower {
             }
         });
         let answers = ReceiverStream::new(self.answers.lock().unwrap().take().expect("one stream"));
-        let sealed = |matched| Ok(RaftMessage { cluster_id: 7, payload: codec::seal(&matched).into() });
+        let sealed = |matched| {
+            Ok(RaftMessage { cluster_id: 7, payload: codec::seal(&matched).into(), ..RaftMessage::default() })
+        };
         Ok(Response::new(answers.map(sealed).boxed()))
     }
 

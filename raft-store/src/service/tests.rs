@@ -64,7 +64,7 @@ async fn open() -> (Store, RaftEndpoint) {
 }
 
 fn message(payload: Vec<u8>) -> Request<RaftMessage> {
-    Request::new(RaftMessage { cluster_id: CLUSTER.0, payload: payload.into() })
+    Request::new(RaftMessage { cluster_id: CLUSTER.0, payload: payload.into(), ..RaftMessage::default() })
 }
 
 #[tokio::test(flavor = "multi_thread")]

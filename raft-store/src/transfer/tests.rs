@@ -53,12 +53,16 @@ async fn source() -> (Store, SnapshotData, WireSnapshotName, WireVote) {
     (store, data, name, vote)
 }
 
+fn envelope() -> RaftMessage {
+    RaftMessage { cluster_id: CLUSTER.0, ..RaftMessage::default() }
+}
+
 fn message(part: &WireSnapshotPart) -> RaftMessage {
-    RaftMessage { cluster_id: CLUSTER.0, payload: codec::seal(part).into() }
+    RaftMessage { payload: codec::seal(part).into(), ..envelope() }
 }
 
 async fn have(client: &mut RaftServiceClient<Channel>, name: &WireSnapshotName) -> u64 {
-    let asked = RaftMessage { cluster_id: CLUSTER.0, payload: codec::seal(name).into() };
+    let asked = RaftMessage { payload: codec::seal(name).into(), ..envelope() };
     let answer = client.snapshot_progress(asked).await.unwrap().into_inner();
     codec::open::<WireSnapshotHave>(&answer.payload, || "an answer".into()).unwrap().bytes
 }
@@ -84,7 +88,7 @@ async fn a_stream_that_breaks_is_resumed_where_it_was() {
     assert_eq!(have(&mut client, &name).await, 300);
     assert_eq!(target.view(|fleet| fleet.records().count()), 0);
 
-    let (stream, fed) = send(data, CLUSTER.0, vote, name.clone(), 300);
+    let (stream, fed) = send(data, envelope(), vote, name.clone(), 300);
     let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
     let (fed, answer) = tokio::join!(fed, client.install_snapshot(stream));
     fed.unwrap();

@@ -154,6 +154,33 @@ async fn refused_flips(options: &StoreOptions, name: &str, expected: &Fleet) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_put_back_to_an_older_copy_gets_everything_again_and_the_leader_goes_on() {
+    let mut cluster = Cluster::start(3, Bounds::default()).await;
+    let made = cluster.submit(1, create_cell(1)).await;
+    cluster.agree_on(made.revision).await;
+    let leader = cluster.leader().await;
+    let back = (leader + 1) % 3;
+    let (data_dir, older) = (cluster.nodes[back].options().data_dir, tempfile::tempdir().unwrap());
+    cluster.nodes[back].stop().await;
+    copy_directory(&data_dir, older.path());
+    cluster.nodes[back].restart().await;
+    let mut last = made.revision;
+    for number in 2..=20 {
+        last = cluster.submit(number, create_cell(number)).await.revision;
+    }
+    cluster.agree_on(last).await;
+    let term = cluster.nodes[leader].store().status().term;
+    cluster.nodes[back].stop().await;
+    eventually("the directory is free", async || std::fs::remove_dir_all(&data_dir).ok()).await;
+    copy_directory(older.path(), &data_dir);
+    cluster.nodes[back].restart().await;
+    let made = cluster.submit(21, create_cell(21)).await;
+    cluster.agree_on(made.revision).await;
+    let status = cluster.nodes[leader].store().status();
+    assert_eq!((status.is_leader, status.term), (true, term), "it has led all the time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_flipped_anywhere_in_the_files_are_never_served() {
     let bounds = Bounds { snapshot_after: 20, log_kept: 5, ..Bounds::default() };
     let mut cluster = Cluster::start(1, bounds).await;

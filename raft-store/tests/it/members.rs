@@ -1,11 +1,18 @@
 //! Members come and go while commands run; what would lose the quorum is refused.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cell_model::Revision;
-use cell_store::{Bounds, MemberChange, MemberProgress, MembershipError};
+use cell_store::{
+    Bounds, Member, MemberChange, MemberProgress, MembershipError, OpenError, Store, StoreOptions, Timers,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
 
-use crate::fixture::{CLUSTER, Cluster, Node, create_cell, eventually};
+use crate::fixture::{CLUSTER, Cluster, Node, create_cell, envelope, eventually};
 
 /// Starts a node, has it claimed and added. Answers its node id.
 async fn join(cluster: &mut Cluster, bounds: Bounds) -> u64 {
@@ -136,4 +143,87 @@ async fn the_leader_moves_to_the_node_that_is_named_and_a_rolling_restart_fails_
     }
     let fleets = cluster.agree_on(Revision(30)).await;
     assert!(fleets.iter().all(|fleet| *fleet == fleets[0]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_not_started_where_the_members_do_not_look_for_it() {
+    let mut cluster = Cluster::start(3, Bounds::default()).await;
+    let made = cluster.submit(1, create_cell(1)).await;
+    cluster.agree_on(made.revision).await;
+    cluster.nodes[2].stop().await;
+    let options = cluster.nodes[2].options();
+    let moved = StoreOptions { advertise: "127.0.0.1:1".into(), ..options.clone() };
+    let opened = eventually("the directory is free", async || match Store::open(moved.clone()).await {
+        Err(OpenError::Locked { .. }) => None,
+        opened => Some(opened),
+    });
+    let refused = opened.await.expect_err("the others call it elsewhere");
+    assert_eq!(refused.code(), "MEMBER_ELSEWHERE");
+    assert!(refused.hint().contains(&options.advertise), "{}", refused.hint());
+    cluster.nodes[2].restart().await;
+    let made = cluster.submit(2, create_cell(2)).await;
+    cluster.agree_on(made.revision).await;
+}
+
+/// What an operator does who has lost a data directory and starts the node again as it was: it is claimed before the leader
+/// refuses to add it, and from then on belongs to the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_node_at_the_address_of_a_lost_member_does_not_count_for_it() {
+    let timers = Timers { submit: Duration::from_secs(1), ..Timers::default() };
+    let mut cluster = Cluster::start_with(3, Bounds::default(), timers).await;
+    let made = cluster.submit(1, create_cell(1)).await;
+    cluster.agree_on(made.revision).await;
+    let leader = cluster.leader().await;
+    let (lost, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.nodes[lost].crash().await;
+    let data_dir = cluster.nodes[lost].options().data_dir;
+    eventually("the directory is free", async || std::fs::remove_dir_all(&data_dir).ok()).await;
+    cluster.nodes[lost].restart().await;
+    let node_id = cluster.nodes[lost].store().claim(CLUSTER).await.unwrap();
+    let add = MemberChange::Add { node_id, address: cluster.nodes[lost].address.to_string() };
+    let refused = change(&cluster, &add).await;
+    assert!(matches!(refused, Err(MembershipError::AddressTaken { .. })), "{refused:?}");
+    cluster.nodes[other].crash().await;
+    let submitted = cluster.nodes[leader].store().submit(envelope(create_cell(2))).await;
+    assert!(submitted.is_err(), "one of three has it, and it was acknowledged: {submitted:?}");
+    cluster.nodes[other].restart().await;
+    assert!(cluster.submit(3, create_cell(3)).await.result.is_ok());
+}
+
+/// Two members are one node: the other one's address leads there, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_found_at_the_address_of_another_member_does_not_count_for_both() {
+    let quick = Duration::from_millis(50);
+    let timers = Timers {
+        heartbeat: quick / 4,
+        election_min: quick,
+        election_max: quick * 2,
+        read_lease: quick,
+        ..Timers::default()
+    };
+    let node = Node::start(Bounds::default(), timers).await;
+    let store = node.store().clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alias = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&asked);
+    let counted = InterceptedService::new(store.raft_service(), move |request| {
+        counting.fetch_add(1, Ordering::Relaxed);
+        Ok(request)
+    });
+    let server = tonic::transport::Server::builder().add_service(counted);
+    let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+
+    let node_id = store.claim(CLUSTER).await.unwrap();
+    let itself = Member { node_id, address: node.address.to_string(), voter: true };
+    let other = Member { node_id: node_id ^ 1, address: alias.to_string(), voter: true };
+    store.initialize(CLUSTER, vec![itself, other]).await.unwrap();
+    eventually("it stands for election, again and again", async || {
+        (asked.load(Ordering::Relaxed) >= 6).then_some(())
+    })
+    .await;
+    assert!(store.read_index().await.is_err(), "it has elected itself with two votes");
+    let leadership = store.leadership().borrow().clone();
+    assert!(!leadership.is_leader && leadership.leader.is_none(), "{leadership:?}");
+    serving.abort();
 }

@@ -131,10 +131,29 @@ async fn a_message_of_another_cluster_or_without_sense_is_refused() {
     let cluster = Cluster::start(1, Bounds::default()).await;
     let address = format!("http://{}", cluster.nodes[0].address);
     let mut client = RaftServiceClient::connect(address).await.unwrap();
-    let message = |cluster_id: u64, payload: &'static [u8]| RaftMessage { cluster_id, payload: payload.into() };
+    let message = |cluster_id: u64, payload: &'static [u8]| RaftMessage {
+        cluster_id,
+        payload: payload.into(),
+        ..RaftMessage::default()
+    };
     let refused = client.append(message(1, b"")).await.expect_err("another cluster");
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().starts_with("WRONG_CLUSTER"), "{refused}");
+    let stranger = RaftMessage { node_id: cluster.nodes[0].store().node_id() ^ 1, ..message(CLUSTER.0, b"") };
+    let stream = tokio_stream::iter([stranger.clone()]);
+    let streamed = client.append_stream(stream).await.unwrap().into_inner().message().await;
+    for refused in [
+        client.append(stranger.clone()).await.map(drop),
+        client.vote(stranger.clone()).await.map(drop),
+        client.transfer_leader(stranger.clone()).await.map(drop),
+        client.snapshot_progress(stranger.clone()).await.map(drop),
+        client.install_snapshot(tokio_stream::iter([stranger.clone()])).await.map(drop),
+        streamed.map(drop),
+    ] {
+        let refused = refused.expect_err("it is to another node");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert!(refused.message().starts_with("WRONG_NODE"), "{refused}");
+    }
     for payload in [&b""[..], b"\x01", b"\x01\0\0\0\0", b"\xff\xff\xff\xff\xff\xff\xff"] {
         for refused in [
             client.append(message(CLUSTER.0, payload)).await,

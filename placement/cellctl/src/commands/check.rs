@@ -7,6 +7,7 @@
 
 mod findings;
 mod kept;
+mod members;
 mod survey;
 
 use std::time::Duration;

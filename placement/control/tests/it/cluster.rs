@@ -70,6 +70,20 @@ async fn the_same_node_named_twice_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_say_the_same_address_are_refused_before_any_of_them_is_claimed() {
+    let mut nodes = Nodes::start(2).await;
+    for node in &mut nodes.nodes {
+        node.stop().await;
+        node.options_mut().advertise = Some("node.example:7401".into());
+        node.start().await;
+    }
+    let refused = cluster::initialize(&nodes.endpoints()).await.unwrap_err();
+    assert_eq!(refused.code(), "CLUSTER_ENDPOINTS");
+    assert!(refused.to_string().contains("both say that they are reached at node.example:7401"), "{refused}");
+    assert!(nodes.nodes.iter().all(|node| node.handle().store().cluster().is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn before_there_is_a_cluster_a_client_is_told_so() {
     let nodes = Nodes::start(1).await;
     let options = cell_client::ClientOptions {

@@ -177,7 +177,8 @@ async fn raft_is_for_control_nodes_of_the_same_cluster() {
         let channel = house.link(principal).endpoint(&house.endpoint, Server::Control).unwrap().connect_lazy();
         RaftServiceClient::new(channel).append(message).await.unwrap_err()
     };
-    let message = || wire::RaftMessage { cluster_id: 1, payload: vec![1, 2, 3].into() };
+    let message =
+        || wire::RaftMessage { cluster_id: 1, payload: vec![1, 2, 3].into(), ..wire::RaftMessage::default() };
     assert_eq!(call("admin/root", message()).await.code(), Code::PermissionDenied);
     let other = call("control/node-2", message()).await;
     assert!(matches!(other.code(), Code::FailedPrecondition | Code::InvalidArgument), "{other:?}");

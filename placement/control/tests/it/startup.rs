@@ -137,25 +137,66 @@ fn a_process_that_is_told_to_end_ends_in_order() {
     assert!(rest.contains("node stopping"), "{rest}");
 }
 
-/// A node as a process of its own, its log as far as its start, and where it listens.
+/// A node as a process of its own.
 #[cfg(target_os = "linux")]
-fn serving(dir: &std::path::Path) -> (std::process::Child, impl std::io::BufRead + Send + use<>, String) {
+struct Serving {
+    process: std::process::Child,
+    /// What it says from now on,
+    log: std::io::BufReader<std::process::ChildStderr>,
+    /// and what it has said until it had started.
+    said: String,
+    address: String,
+}
+
+#[cfg(target_os = "linux")]
+fn serving(dir: &std::path::Path) -> Serving {
     use std::io::{BufRead, BufReader};
     let key = dir.join("key");
-    key_file::generate(&key).unwrap();
+    if !key.exists() {
+        key_file::generate(&key).unwrap();
+    }
     let mut serve = program();
     serve.arg("serve").arg("--data-dir").arg(dir.join("data")).arg("--signing-key-file").arg(&key);
     serve.args(["--insecure-plaintext", "--listen", "127.0.0.1:0"]).env("CELL_LOG", "info").env("NO_COLOR", "1");
     let mut process = serve.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(process.stderr.take().unwrap());
-    let mut line = String::new();
+    let (mut said, mut line) = (String::new(), String::new());
     while !line.contains("node started") {
         line.clear();
         assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it started");
+        said.push_str(&line);
     }
     let port = line.split("127.0.0.1:").nth(1).unwrap();
     let port: String = port.chars().take_while(char::is_ascii_digit).collect();
-    (process, log, format!("127.0.0.1:{port}"))
+    Serving { process, log, said, address: format!("127.0.0.1:{port}") }
+}
+
+#[cfg(target_os = "linux")]
+impl Serving {
+    fn end(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success(), "{}", self.said);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_started_at_another_address_than_the_members_know_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = serving(dir.path());
+    let known = first.address.clone();
+    cell_client::cluster::initialize(std::slice::from_ref(&known)).await.unwrap();
+    let client = cell_client::ControlClient::new(vec![known.clone()], cell_client::ClientOptions::default());
+    crate::nodes::create_cell(&client, "c1").await;
+    assert!(!first.said.contains("MEMBER_ELSEWHERE"), "{}", first.said);
+    first.end();
+    // So that it does not get the same port again.
+    let _taken = std::net::TcpListener::bind(&known).unwrap();
+    let second = serving(dir.path());
+    let told = second.said.lines().find(|line| line.contains("MEMBER_ELSEWHERE"));
+    assert!(told.is_some_and(|line| line.contains(&known) && line.contains(&second.address)), "{}", second.said);
+    second.end();
 }
 
 #[cfg(target_os = "linux")]
@@ -170,7 +211,7 @@ async fn a_sync_that_fails_ends_the_process_with_its_code_and_no_panic() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (mut process, mut log, address) = serving(dir.path());
+    let Serving { mut process, mut log, address, .. } = serving(dir.path());
     let reading = std::thread::spawn(move || {
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();

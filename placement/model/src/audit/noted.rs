@@ -208,7 +208,8 @@ fn whole(traits: &CellTraits) -> Declaration {
 }
 
 fn declared(declaration: &Declaration) -> String {
-    let Declaration { kind, domain, capacity, reserve, region, residency, databases, ungated, instances } = declaration;
+    let Declaration { kind, domain, capacity, reserve, region, residency, databases, ungated, instances } =
+        declaration;
     let mut detail = String::new();
     let mut tell = |name: &str, value: Option<String>| {
         if let Some(value) = value {

@@ -50,6 +50,7 @@ pub(super) fn few(names: &[String]) -> String {
 /// Every finding, by category.
 pub(super) fn of(survey: &Survey) -> Vec<FindingView> {
     let mut found = quorum(&survey.nodes);
+    found.push(super::members::of(&survey.nodes));
     found.extend(disk(&survey.nodes));
     found.push(clock(&survey.nodes));
     found.extend(lag(survey));
@@ -110,6 +111,11 @@ fn quorum(nodes: &[Node]) -> Vec<FindingView> {
             "look again in a few seconds",
         ),
     };
+    if answering.is_empty() {
+        let untold = ["one-cluster", "one-version", "reconciled"]
+            .map(|check| unknown(Category::Quorum, check, "no node answers"));
+        return [reachable, leader].into_iter().chain(untold).collect();
+    }
     let clusters: BTreeSet<(u64, u64)> =
         answering.iter().map(|(_, status)| (status.cluster_id, status.lineage)).collect();
     let versions: BTreeSet<&str> = answering.iter().map(|(_, status)| status.version.as_str()).collect();
@@ -177,7 +183,7 @@ fn disk(nodes: &[Node]) -> Vec<FindingView> {
 
 fn room(nodes: &[Node]) -> Vec<FindingView> {
     let new = |mark, message| {
-        let hint = "make room where the node keeps its data: a full disk stops it";
+        let hint = "make room where the node keeps its data: below its reserve it takes no commands";
         FindingView::new(Category::Disk, "room", mark, message, hint)
     };
     let finding = |(node, status): (&Node, &wire::StatusResponse)| {

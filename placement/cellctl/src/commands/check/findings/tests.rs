@@ -42,6 +42,14 @@ fn a_leader_without_a_majority_does_not_count_as_one() {
 }
 
 #[test]
+fn where_nobody_answers_nothing_is_said_to_hold() {
+    let silent = Node { status: Err("no connection".into()), ..node("n1:1", 1, true) };
+    let found = quorum(&[silent]);
+    assert_eq!(found.len(), 5);
+    assert!(found.iter().all(|finding| finding.mark == Mark::Fails), "{found:?}");
+}
+
+#[test]
 fn members_that_nobody_named_are_asked_and_nobody_twice() {
     assert_eq!(unasked(&[node("n1:1", 1, true)]), ["n2:1", "n3:1"]);
     // By another address than the one that it gives.
