@@ -302,6 +302,7 @@ const NO_CODES: &[&str] = &[
     "GLIBC_TUNABLES",
     "CELL_ADVERTISE",
     "CELL_CLUSTER",
+    "CELL_THREADS",
     "CELL_DATA_DIR",
     "CELL_READ_BY_MAJORITY",
     "CELL_IDENTITY",
