@@ -77,7 +77,7 @@ pub enum Code {
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::TenantMissing,
         Self::TenantAmbiguous,
         Self::TenantInvalid,
