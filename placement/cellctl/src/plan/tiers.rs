@@ -13,7 +13,7 @@ use cell_planner::{Fleet, Layout, PolicyInvalid, Proposal, TierPolicy, TierWatch
 use serde::{Deserialize, Serialize};
 
 use super::text::{percent, seconds, size};
-use super::{Loaded, ask, html, load, place, plural, policy, ring, source};
+use super::{ask, html, load, place, plural, policy, ring, source};
 use crate::cli::{Global, Output, Tiers};
 use crate::console;
 use crate::failure::{Exit, Failure};
