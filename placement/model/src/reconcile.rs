@@ -163,6 +163,9 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
         Standing::Verdict(verdict) => verdict,
         Standing::Next { mut next, ended, why } => {
             let left = case.with_leftovers(&mut next);
+            // A cutover that is carried out anew is of the same move: that one has not ended, or nobody could steer it.
+            let goes_on = next.movement.as_ref().map(|movement| movement.id);
+            let ended = ended.filter(|ended| Some(ended.movement.id) != goes_on);
             // Cells know no tier, and the record's own move does where it changes with the owner.
             let own = case.record_of_uid().and_then(|before| before.movement.as_ref());
             next.tier = own.and_then(|movement| movement.tier_on(&next.owner)).unwrap_or(next.tier);

@@ -122,7 +122,7 @@ fn proposals_are_applied_and_taken_back() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tiers.json");
     let propose = |words: &str| {
-        let said = fleet.run(&format!("plan tiers {words} -o json"));
+        let said = fleet.run(&format!("plan tiers{words} -o json"));
         assert_eq!(said.code, 0, "{said:?}");
         std::fs::write(&file, &said.out).unwrap();
         let list: serde_json::Value = serde_json::from_str(&said.out).unwrap();
@@ -138,10 +138,10 @@ fn proposals_are_applied_and_taken_back() {
         let said = fleet.run(words);
         assert!(said.code == 1 && said.err.contains(code), "{words}: {said:?}");
     };
-    assert_eq!(propose("--fleet ../../docs/placement/fleet.json").len(), 9);
+    assert_eq!(propose(" --fleet ../../docs/placement/fleet.json").len(), 9);
     refused(&apply, "(PLAN_OTHER_CLUSTER)");
     assert_eq!(fleet.run("plan tiers nobody").code, 1);
-    assert_eq!(propose("globex"), ["globex"]);
+    assert_eq!(propose(" globex"), ["globex"]);
     let touched = fleet.run(&format!("cell declare {large} --domain r1"));
     assert_eq!(touched.code, 0, "{touched:?}");
     refused(&apply, "(PLAN_PARENT_MOVED)");
