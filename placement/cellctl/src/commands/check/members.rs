@@ -15,16 +15,13 @@ fn members(statuses: &[(&Node, &wire::StatusResponse)]) -> Option<(u64, Vec<wire
 
 /// Nodes that nobody calls, or not where they say that they are. Other clusters' nodes are found elsewhere.
 pub(super) fn of(nodes: &[Node]) -> FindingView {
-    const START_IT_SO: &str = "start it with --advertise as the members know it, or with an empty directory and add it: \
-                               `cellctl store members` lists them";
-    let new = |warns, message, hint| {
+    let new = |warns, message| {
+        let hint = "start it with --advertise as the members know it, or with an empty directory and add it: \
+                    `cellctl store members` lists them";
         FindingView::new(Category::Quorum, "members-agree", mark(false, warns), message, hint)
     };
     let statuses: Vec<_> = nodes.iter().filter_map(|node| Some((node, node.status.as_ref().ok()?))).collect();
-    let Some((cluster, members)) = members(&statuses) else {
-        let hint = "mend what is above first; `cellctl cluster init` makes a cluster of new nodes";
-        return new(true, "no node knows any members".into(), hint);
-    };
+    let Some((cluster, members)) = members(&statuses) else { return new(true, "no node knows any members".into()) };
     let doubt = |(node, status): &(&Node, &wire::StatusResponse)| {
         let (endpoint, advertised) = (&node.endpoint, &status.advertise);
         match members.iter().find(|member| member.node_id == status.node_id) {
@@ -37,8 +34,8 @@ pub(super) fn of(nodes: &[Node]) -> FindingView {
     };
     let doubts: Vec<String> = statuses.iter().filter_map(doubt).collect();
     match doubts.as_slice() {
-        [] => new(false, format!("{} members, each where they look for it", members.len()), START_IT_SO),
-        doubts => new(true, few(doubts), START_IT_SO),
+        [] => new(false, format!("{} members, each where they look for it", members.len())),
+        doubts => new(true, few(doubts)),
     }
 }
 
