@@ -30,7 +30,7 @@ use crate::schedule::Leave;
 use crate::strict::{Rule, Said};
 use crate::table::Entry;
 use crate::tls::GateTls;
-use crate::unreached::Unreached;
+use crate::unreached::{self, Unreached};
 
 /// A request as it goes to cells: the head without a stamp, and the body.
 pub(crate) struct Outgoing {
@@ -140,12 +140,12 @@ async fn once(
             let (address, cell) = (lease.address(), &entry.mapping.owner);
             if let Some(refused) = GateTls::refused(error.error()) {
                 worker.metrics.connect_failures.inc();
-                let mut unreached = Unreached::default();
-                unreached.add(address, &ConnectError::Tls(refused));
-                return Attempt::Unreachable(unreached.refusal(cell));
+                let mut tried = Unreached::default();
+                tried.add(address, &ConnectError::Tls(refused));
+                return Attempt::Unreachable(tried.refusal(cell));
             }
             let not_http = if error.error().is_parse() { " (it may want TLS: `upstream.tls`)" } else { "" };
-            let cause = format!("{address}: {}{not_http}", error.error());
+            let cause = format!("{address}: {}{not_http}", unreached::in_full(error.error()));
             if error.take_message().is_some() {
                 let detail = format!("an instance of cell {cell} has closed its connection");
                 return Attempt::NotTaken(Refusal::new(Code::CellUnreachable, detail).because(cause));

@@ -8,6 +8,19 @@ use cell_model::CellId;
 use crate::pool::ConnectError;
 use crate::refusal::{Code, Refusal};
 
+/// An error with what is behind it.
+pub(crate) fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(at) = cause {
+        let said = at.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = at.source();
+    }
+    text
+}
+
 /// What has kept a request from the instances of a cell.
 #[derive(Default)]
 pub(crate) struct Unreached {

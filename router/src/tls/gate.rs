@@ -127,6 +127,8 @@ fn is_of_our_certificate(alert: AlertDescription) -> bool {
             | A::CertificateUnknown
             | A::UnknownCA
             | A::AccessDenied
+            // A signature of it does not fit, as under another authority of the same name.
+            | A::DecryptError
     )
 }
 

@@ -64,15 +64,20 @@ async fn what_is_wrong_with_a_gate_s_certificate_is_named_and_its_address_is_for
 /// With TLS 1.3 the gate's refusal comes after the handshake, where a request was sent already. No gate has read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_does_not_take_the_router_s_certificate_has_not_run_the_request() {
-    let authority = Authority::new();
+    let (authority, other) = (Authority::new(), Authority::new());
     let gate = FakeGate::echo("a").await;
     let files = authority.sign("gate", &["gate.internal"]);
     let front = crate::tls_gate::start(&gate.address, &files, &authority.path("ca.pem")).await;
-    let ca_file = authority.path("ca.pem");
-    let options = UpstreamTlsOptions { ca_file, certificate: None, server_name: Some("gate.internal".into()) };
-    let (answer, told) = ask(&front, options, true).await;
-    assert_eq!(answer.code(), "CELL_UNTRUSTED", "{told}");
-    assert!(told.contains("ROUTER_CERTIFICATE_REFUSED") && told.contains("it wants a certificate"), "{told}");
+    for (certificate, text) in [
+        (None, "it wants a certificate of this router"),
+        (Some(other.sign("router", &["router"])), "does not accept"),
+    ] {
+        let ca_file = authority.path("ca.pem");
+        let options = UpstreamTlsOptions { ca_file, certificate, server_name: Some("gate.internal".into()) };
+        let (answer, told) = ask(&front, options, true).await;
+        assert_eq!(answer.code(), "CELL_UNTRUSTED", "{told}");
+        assert!(told.contains("ROUTER_CERTIFICATE_REFUSED") && told.contains(text), "{told}");
+    }
     assert!(gate.seen().is_empty());
 }
 
