@@ -169,7 +169,7 @@ impl Cell {
     }
 
     /// The agent, and nothing before an application that is somewhere else.
-    fn alone<D: Send + Sync + 'static>(agent: Agent<D>, shutdown: CancellationToken) -> Self {
+    fn alone<D: Clone + Send + Sync + 'static>(agent: Agent<D>, shutdown: CancellationToken) -> Self {
         let (address, agent_stop) = (agent.address(), CancellationToken::new());
         let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
         Self { agent: address, gates: Vec::new(), agent_task, agent_stop, shutdown }

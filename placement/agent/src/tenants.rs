@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use cell_client::Link;
 use cell_model::{CellId, Generation, Lineage, TenantId, Term};
 use cell_trust::TrustedKeys;
+use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

@@ -12,6 +12,7 @@ use cell_protos::v1::step_request::Step;
 use cell_protos::v1::step_response::Result as Answer;
 use cell_trust::TrustedKeys;
 use futures::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;

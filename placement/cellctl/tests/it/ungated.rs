@@ -369,9 +369,8 @@ async fn a_tenant_of_an_application_that_nobody_changes_moves_and_moves_back_and
 async fn who_writes_past_the_routers_is_fenced_by_the_database_of_a_cell_without_a_gate() {
     let fleet = Fleet::start().await;
     let direct = server::session(&fleet.applications[0].url).await;
-    let write = async |note: &str| {
-        direct.execute("INSERT INTO notes (owner, id) VALUES ($1, $2)", &[&TENANT, &note]).await
-    };
+    let write =
+        async |note: &str| direct.execute("INSERT INTO notes (owner, id) VALUES ($1, $2)", &[&TENANT, &note]).await;
     write("before").await.unwrap();
     let ended = fleet.until(fleet.move_to("b", 100).await, |told| !told.end.is_empty()).await;
     assert_eq!(ended.end, "completed", "{ended:#?}");
