@@ -126,7 +126,8 @@ async fn on_fleet(
     let load = Load::new(load_options(options, routers.clone()), RunClock::start(), Recorder::default());
     let trade = if options.shop {
         tell(Progress::Stage("opening a shop for each tenant".into()));
-        Trade::open(&load, &names).await.map_err(|reason| DemoError::Shop { reason })?
+        let opened = Trade::open(&load, &names, options.writes_per_second).await;
+        opened.map_err(|reason| DemoError::Shop { reason })?
     } else {
         Trade::none()
     };

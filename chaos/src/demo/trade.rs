@@ -12,37 +12,46 @@ use crate::shop::{Counts, Deed, Told, What, audit, books};
 
 /// Tills that go from shop to shop,
 const TILLS: u32 = 6;
-const GAP: Duration = Duration::from_millis(60);
 /// and those in the shop of a tenant that moves.
 const TILLS_OF_ONE: u32 = 2;
-const GAP_OF_ONE: Duration = Duration::from_millis(20);
+/// What the tills that go round do, beside so many writes of documents.
+const WRITES_FOR_A_TURN: u32 = 4;
+/// Between two turns of a till: it has some turns in each move,
+const GAP_MAX: Duration = Duration::from_secs(1);
+const GAP_OF_ONE_MAX: Duration = Duration::from_millis(200);
+/// and leaves the machine to others.
+const GAP_MIN: Duration = Duration::from_millis(20);
 
 /// The shops, if there are any. Clones are of the same ones.
 #[derive(Clone)]
 pub(super) struct Trade {
     shops: Option<Shops>,
+    gap: Duration,
 }
 
 impl Trade {
     /// None.
     pub(super) const fn none() -> Self {
-        Self { shops: None }
+        Self { shops: None, gap: GAP_MAX }
     }
 
-    /// One for each of these tenants.
-    pub(super) async fn open(load: &Load, names: &[Arc<str>]) -> Result<Self, String> {
-        Ok(Self { shops: Some(Shops::open(load, names).await?) })
+    /// One for each of these tenants, in which less goes on where fewer documents are written.
+    pub(super) async fn open(load: &Load, names: &[Arc<str>], writes_per_second: u32) -> Result<Self, String> {
+        let gap = Duration::from_secs(1) * TILLS * WRITES_FOR_A_TURN / writes_per_second.max(1);
+        let shops = Some(Shops::open(load, names).await?);
+        Ok(Self { shops, gap: gap.clamp(GAP_MIN, GAP_MAX) })
     }
 
     /// Tills that go from shop to shop.
     pub(super) fn everywhere(&self, names: &Arc<[Arc<str>]>) -> Running {
-        self.shops.as_ref().map_or_else(Running::none, |shops| shops.trade(names, TILLS, GAP))
+        self.shops.as_ref().map_or_else(Running::none, |shops| shops.trade(names, TILLS, self.gap))
     }
 
     /// Tills in the shop of one.
     pub(super) fn at(&self, name: &Arc<str>) -> Running {
         let only: Arc<[Arc<str>]> = Arc::new([name.clone()]);
-        self.shops.as_ref().map_or_else(Running::none, |shops| shops.trade(&only, TILLS_OF_ONE, GAP_OF_ONE))
+        let gap = (self.gap / 4).clamp(GAP_MIN, GAP_OF_ONE_MAX);
+        self.shops.as_ref().map_or_else(Running::none, |shops| shops.trade(&only, TILLS_OF_ONE, gap))
     }
 
     /// Audits all books, once nobody trades any more. Nothing where there are no shops.

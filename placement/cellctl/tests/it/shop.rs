@@ -140,8 +140,10 @@ fn shops_that_move_from_layout_to_layout_and_back_under_their_tills_add_up() {
         street.more_orders(20);
         for (tenant, to) in [("acme", "c2"), ("beta", "c2"), ("acme", "c1")] {
             let before = street.shops.ledger().orders();
-            let words =
-                format!("move tenant {tenant} --to {to} --watch --steady 10ms --soak 300ms --retain 0s --exact");
+            let words = format!(
+                "move tenant {tenant} --to {to} --watch --steady 10ms --soak 300ms --retain 0s --exact \
+                 --max-hold 2s --retries 100"
+            );
             let moved = street.fleet.control.run(&words);
             assert_eq!(moved.code, 0, "{moved:?}");
             assert!(street.shops.ledger().orders() > before, "nobody ordered while {tenant} moved");
