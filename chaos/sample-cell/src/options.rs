@@ -25,7 +25,7 @@ pub struct Options {
     pub database: Option<String>,
     /// http://host:port of an application of one's own on that database: the gates pass requests on to it, and the tables are its own.
     /// Give it once for all gates, or once for each.
-    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "database")]
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "database", conflicts_with_all = ["without_gate", "shop"])]
     #[serde(default)]
     pub application: Vec<String>,
     /// Give each tenant a schema of its own, called so, with {id} in the tenant's place: tenant_{id}. Without it, tenants

@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -98,15 +99,7 @@ impl Metrics {
 
 impl Told {
     fn new(driver: Arc<dyn Driver>) -> Self {
-        let mut registry = Registry::with_prefix("cell_agent");
-        let (gates, tenants) = (Gauge::default(), Family::<RoleLabel, Gauge>::default());
-        registry.register("gates", "Gates that are connected to the agent now", gates.clone());
-        registry.register("tenants", "Tenants by what this cell is to them", tenants.clone());
-        registry.register(
-            "ended_writers",
-            "Transactions of writers that no gate has let in which holds have ended, since the agent was started",
-            driver.surroundings().ended_writers.clone(),
-        );
+        let (registry, gates, tenants) = registered(driver.surroundings().ended_writers.clone());
         Self { driver, registry, gates, tenants }
     }
 
@@ -139,6 +132,19 @@ impl Told {
     }
 }
 
+fn registered(ended_writers: Counter) -> (Registry, Gauge, Family<RoleLabel, Gauge>) {
+    let mut registry = Registry::with_prefix("cell_agent");
+    let (gates, tenants) = (Gauge::default(), Family::<RoleLabel, Gauge>::default());
+    registry.register("gates", "Gates that are connected to the agent now", gates.clone());
+    registry.register("tenants", "Tenants by what this cell is to them", tenants.clone());
+    registry.register(
+        "ended_writers",
+        "Transactions of writers that no gate has let in which holds have ended, since the agent was started",
+        ended_writers,
+    );
+    (registry, gates, tenants)
+}
+
 fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     typed(status, "text/plain; charset=utf-8", text.to_owned())
 }
@@ -150,4 +156,40 @@ fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Full<
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_is_on_the_page_of_metrics_and_every_one_there_is_registered() {
+        let (registry, _gates, tenants) = registered(Counter::default());
+        for (_, role) in ROLES {
+            tenants.get_or_create(&RoleLabel { role });
+        }
+        let mut scrape = String::new();
+        encode(&mut scrape, &registry).unwrap();
+        let kinds = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let registered: BTreeSet<(String, &str)> = kinds
+            .map(|(name, kind)| {
+                let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+                let labelled = scrape.contains(&format!("\n{name}{{role="));
+                (if labelled { format!("{name}{{role}}") } else { name }, kind)
+            })
+            .collect();
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| `cell_agent_"));
+        let described: BTreeSet<(String, &str)> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+                assert!(cells.len() == 5 && !cells[3].is_empty(), "not | metric | kind | what it says |: {row}");
+                (cells[1].trim_matches('`').to_owned(), cells[2])
+            })
+            .collect();
+        assert_eq!(registered, described, "docs/metrics.md, Cells: one row for each");
+    }
 }
