@@ -25,7 +25,7 @@ pub struct Options {
     pub database: Option<String>,
     /// http://host:port of an application of one's own on that database: the gates pass requests on to it, and the tables are its own.
     /// Give it once for all gates, or once for each.
-    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "database", conflicts_with_all = ["without_gate", "shop"])]
+    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "database", group = "foreign", conflicts_with = "shop")]
     #[serde(default)]
     pub application: Vec<String>,
     /// Give each tenant a schema of its own, called so, with {id} in the tenant's place: tenant_{id}. Without it, tenants
@@ -78,15 +78,15 @@ pub struct Options {
     pub standbys_confirm: u32,
     /// The agent alone, beside an application that is somewhere else and stays as it is: nobody stands before it. The cell has been
     /// made known so (`cellctl cell enroll --without-gate`).
-    #[arg(long, requires = "database", conflicts_with_all = ["gate_listen", "gate_address", "keys"])]
+    #[arg(long, requires = "database", group = "foreign", conflicts_with_all = ["gate_listen", "gate_address", "keys", "shop"])]
     #[serde(default)]
     pub without_gate: bool,
     /// The schema with that application's tables, where tenants share them.
-    #[arg(long, value_name = "NAME", requires = "without_gate", conflicts_with_all = ["tenant_schema", "tenant_database"])]
+    #[arg(long, value_name = "NAME", requires = "foreign", conflicts_with_all = ["tenant_schema", "tenant_database"])]
     #[serde(default)]
     pub schema: Option<String>,
     /// The column of them that says whose a row is.
-    #[arg(long, value_name = "NAME", requires = "without_gate", conflicts_with_all = ["tenant_schema", "tenant_database"])]
+    #[arg(long, value_name = "NAME", requires = "foreign", conflicts_with_all = ["tenant_schema", "tenant_database"])]
     #[serde(default)]
     pub tenant_column: Option<String>,
     /// host:port of the agent's gRPC service; port 0 lets the system choose.

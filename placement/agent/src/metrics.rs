@@ -168,7 +168,7 @@ mod tests {
     fn every_metric_is_on_the_page_of_metrics_and_every_one_there_is_registered() {
         let (registry, _gates, tenants) = registered(Counter::default());
         for (_, role) in ROLES {
-            tenants.get_or_create(&RoleLabel { role });
+            tenants.get_or_create(&RoleLabel { role }).set(0);
         }
         let mut scrape = String::new();
         encode(&mut scrape, &registry).unwrap();
