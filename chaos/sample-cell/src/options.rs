@@ -25,7 +25,14 @@ pub struct Options {
     pub database: Option<String>,
     /// http://host:port of an application of one's own on that database: the gates pass requests on to it, and the tables are its own.
     /// Give it once for all gates, or once for each.
-    #[arg(long, value_name = "URL", value_delimiter = ',', requires = "database", group = "foreign", conflicts_with = "shop")]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        requires = "database",
+        group = "foreign",
+        conflicts_with = "shop"
+    )]
     #[serde(default)]
     pub application: Vec<String>,
     /// Give each tenant a schema of its own, called so, with {id} in the tenant's place: tenant_{id}. Without it, tenants

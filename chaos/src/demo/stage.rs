@@ -124,13 +124,7 @@ async fn on_fleet(
     make_tenants(&control, plan, &cells, stop).await?;
     let names: Arc<[Arc<str>]> = plan.tenants.iter().map(|tenant| Arc::from(tenant.name.as_str())).collect();
     let load = Load::new(load_options(options, routers.clone()), RunClock::start(), Recorder::default());
-    let trade = if options.shop {
-        tell(Progress::Stage("opening a shop for each tenant".into()));
-        let opened = Trade::open(&load, &names, options.writes_per_second).await;
-        opened.map_err(|reason| DemoError::Shop { reason })?
-    } else {
-        Trade::none()
-    };
+    let trade = open_shops(options, &load, &names, tell).await?;
     let background = load.background(&names);
     let tills = trade.everywhere(&names);
     let reporting = report_load(&load, tell.clone());
@@ -195,6 +189,19 @@ async fn on_fleet(
         moves,
         observed,
     }))
+}
+
+async fn open_shops(
+    options: &DemoOptions,
+    load: &Load,
+    names: &Arc<[Arc<str>]>,
+    tell: &Tell,
+) -> Result<Trade, DemoError> {
+    if !options.shop {
+        return Ok(Trade::none());
+    }
+    tell(Progress::Stage("opening a shop for each tenant".into()));
+    Trade::open(load, names, options.writes_per_second).await.map_err(|reason| DemoError::Shop { reason })
 }
 
 /// Under the background load and before the first move: neither shall be taken for the other.

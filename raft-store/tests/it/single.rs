@@ -176,9 +176,10 @@ async fn a_node_in_memory_goes_on_where_it_was() {
     let node_id = store.claim(CLUSTER).await.unwrap();
     let member = Member { node_id, address: "127.0.0.1:1".into(), voter: true };
     store.initialize(CLUSTER, vec![member]).await.unwrap();
-    eventually("it leads", async || store.read_index().await.ok()).await;
     let limits = Limits { moves_total: 2, ..Limits::default() };
-    assert_eq!(store.submit(envelope(Command::SetLimits(limits))).await.unwrap().revision, Revision(1));
+    let set = async || store.submit(envelope(Command::SetLimits(limits))).await.ok();
+    let reply = eventually("it knows that it leads", set).await;
+    assert_eq!(reply.revision, Revision(1));
     store.stop().await;
     assert!(matches!(store.submit(envelope(create_cell(1))).await, Err(SubmitError::Stopped)));
     drop(store);

@@ -128,7 +128,7 @@ fn random_tenant(dice: &mut Dice, index: usize, mean: f64, cells: &[CellEntry], 
     }
     if dice.chance(0.03) {
         entry.tier = Tier::Platinum;
-    } else if index % 11 == 0 {
+    } else if index.is_multiple_of(11) {
         entry.tier = Tier::Gold;
     }
     if shape.careless && dice.chance(0.95) {

@@ -1,5 +1,7 @@
 //! Sequences in a takeover by force that does not come about at the first try.
 
+use std::time::Duration;
+
 use super::forced::*;
 use super::ground::*;
 use super::layouts::{In, pair};
@@ -29,6 +31,13 @@ async fn a_takeover_that_is_tried_again_leaps_its_sequences_once() {
     let leapt = last().await;
     assert!(leapt > before + 900, "{before} {leapt}");
     in_the_way.batch_execute("ROLLBACK").await.unwrap();
-    force(&ground, &b, 2).await;
+    // As the coordinator does it: whoever had the lost connection may have to find out first.
+    let again = async {
+        while let Err(error) = ground.pool.own_by_force(&b.agent, &context(2, 2)).await {
+            assert!(error.to_string().contains("DATABASE_UNREACHABLE"), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again).await.expect("a connection is made anew");
     assert_eq!(last().await, leapt, "numbers are not endless");
 }
