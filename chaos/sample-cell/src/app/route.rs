@@ -89,14 +89,20 @@ pub(crate) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             return Err(Problem::new(StatusCode::NOT_FOUND, "PATH_UNKNOWN", "there is nothing at this path", hint));
         }
     };
-    match found {
-        Some(route) => Ok(route),
-        None if *method == Method::OPTIONS => Ok(Route::Options(allowed)),
-        None => {
-            let detail = format!("{method} is not possible here");
-            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, allowed))
-        }
+    found.map_or_else(|| no_such_method(method, allowed, Route::Options), Ok)
+}
+
+/// What a path answers to a method that it does not have: OPTIONS asks which it has.
+pub(crate) fn no_such_method<R>(
+    method: &Method,
+    allowed: &'static str,
+    options: impl FnOnce(&'static str) -> R,
+) -> Result<R, Problem> {
+    if *method == Method::OPTIONS {
+        return Ok(options(allowed));
     }
+    let detail = format!("{method} is not possible here");
+    Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, allowed))
 }
 
 fn page(query: Option<&str>) -> Result<Page, Problem> {

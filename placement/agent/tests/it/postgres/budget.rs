@@ -9,18 +9,31 @@ use super::server::Own;
 
 const MIB: u64 = 1024 * 1024;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_the_disk() {
-    let ground = Ground::new();
-    let own = Own::start("").await;
+/// The tenant's owner, on a server that may keep 64 MiB of its log for a copy.
+pub(super) async fn with_little_log(ground: &Ground, own: &Own) -> Cell {
     let url = own.database().await;
     session(&url).await.batch_execute(TABLES).await.unwrap();
     let small = |database: &mut DatabaseOptions| {
         database.wal_bytes_max = 64 * MIB;
         database.wal_grace_seconds = 1;
     };
-    let a = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let cell = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
+    ground.pool.grant(&cell.agent, &outside(1)).await.unwrap();
+    cell
+}
+
+/// With more than that, of which nothing is a tenant's.
+pub(super) async fn fill_log(client: &tokio_postgres::Client) {
+    let fill =
+        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 80)";
+    client.execute(fill, &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_the_disk() {
+    let ground = Ground::new();
+    let own = Own::start("").await;
+    let a = with_little_log(&ground, &own).await;
     let b = ground.open("b").await;
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
@@ -28,9 +41,7 @@ async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_th
     let forgotten = a.session().await;
     forgotten.batch_execute("CREATE TABLE other (n int); BEGIN; INSERT INTO other VALUES (1)").await.unwrap();
     let client = a.session().await;
-    let fill =
-        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 80)";
-    client.execute(fill, &[]).await.unwrap();
+    fill_log(&client).await;
     let failure = ground.failure(&b, &step).await;
     assert!(
         failure.starts_with("CAPTURE_OVERFLOW") && failure.contains("bytes of the database's log"),
@@ -50,22 +61,13 @@ async fn a_transaction_that_is_never_ended_ends_the_move_before_the_log_fills_th
 async fn the_log_has_its_budget_also_while_it_cannot_be_read() {
     let ground = Ground::new();
     let own = Own::start("").await;
-    let url = own.database().await;
-    session(&url).await.batch_execute(TABLES).await.unwrap();
-    let small = |database: &mut DatabaseOptions| {
-        database.wal_bytes_max = 64 * MIB;
-        database.wal_grace_seconds = 1;
-    };
-    let a = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let a = with_little_log(&ground, &own).await;
     let b = ground.open("b").await;
     let step = context(1, 1);
     ground.copy(&a, &b, &step).await;
     own.restart_with([("postgresql.auto.conf", "max_wal_senders = 0\n".to_owned())]).await;
-    let client = session(&url).await;
-    let fill =
-        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 80)";
-    client.execute(fill, &[]).await.unwrap();
+    let client = session(&a.url).await;
+    fill_log(&client).await;
     // Everything that it was kept for is given up, and so it goes, and no other is made for nobody.
     until_true(&client, "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE restart_lsn < pg_current_wal_lsn() - 67108864)")
         .await;

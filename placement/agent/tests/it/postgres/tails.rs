@@ -1,7 +1,7 @@
 //! What is put aside of a cell that was taken over: where something may be missing it says so, and what it waits for keeps no log beyond
 //! the budget.
 
-use cell_agent::{Committed, DatabaseOptions};
+use cell_agent::Committed;
 use cell_client::wire;
 use cell_client::wire::agent_service_client::AgentServiceClient;
 use cell_client::wire::step_request::Step;
@@ -9,6 +9,7 @@ use cell_client::wire::step_response::Result as Answer;
 use cell_model::{Seq, Tail};
 use tonic::transport::Endpoint;
 
+use super::budget::{fill_log, with_little_log};
 use super::forced::*;
 use super::ground::*;
 use super::layouts::{In, pair};
@@ -116,17 +117,9 @@ async fn a_tail_that_waits_is_given_up_with_its_log_and_is_a_part_also_after_a_r
 /// The same where it is the log that has grown too long, of which little was captured.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_of_a_tail_that_waits_has_the_budget_of_a_moves() {
-    const MIB: u64 = 1 << 20;
     let ground = Ground::new();
     let server = Own::start("").await;
-    let url = server.database().await;
-    session(&url).await.batch_execute(TABLES).await.unwrap();
-    let small = |database: &mut DatabaseOptions| {
-        database.wal_bytes_max = 64 * MIB;
-        database.wal_grace_seconds = 1;
-    };
-    let a = ground.open_with("a", &url, "127.0.0.1:0", small).await.unwrap();
-    ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
+    let a = with_little_log(&ground, &server).await;
     let b = ground.open("b").await;
     in_sync(&ground, &a, &b).await;
     let after = force(&ground, &b, 2).await;
@@ -135,9 +128,7 @@ async fn the_log_of_a_tail_that_waits_has_the_budget_of_a_moves() {
     write(&a.door(), false, "late").await.unwrap();
     assert_eq!(refused(try_put_aside(&ground, &a, &b, 2, after).await), "BUSY");
     let client = a.session().await;
-    let fill =
-        "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1024 * 1024)) FROM generate_series(1, 80)";
-    client.execute(fill, &[]).await.unwrap();
+    fill_log(&client).await;
     let let_go = "SELECT NOT EXISTS (SELECT 1 FROM pg_replication_slots \
                    WHERE database = current_database() AND confirmed_flush_lsn < pg_current_wal_lsn() - 67108864)";
     until_true(&client, let_go).await;

@@ -2,6 +2,7 @@
 
 use http::{Method, StatusCode};
 
+use crate::app::route::no_such_method;
 use crate::problem::Problem;
 
 const LIMIT_MAX: i64 = 200;
@@ -81,14 +82,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             return Err(Problem::new(StatusCode::NOT_FOUND, "PATH_UNKNOWN", "there is nothing at this path", hint));
         }
     };
-    match found {
-        Some(route) => Ok(route),
-        None if *method == Method::OPTIONS => Ok(Route::Options(allowed)),
-        None => {
-            let detail = format!("{method} is not possible here");
-            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail, allowed))
-        }
-    }
+    found.map_or_else(|| no_such_method(method, allowed, Route::Options), Ok)
 }
 
 fn number(text: &str) -> Result<i64, Problem> {
