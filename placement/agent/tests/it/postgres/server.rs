@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cell_pg_server::{Options, Server};
 use tokio_postgres::NoTls;
@@ -71,7 +71,9 @@ pub(crate) async fn database() -> String {
 }
 
 async fn database_on(port: u16, role: &str) -> String {
-    let name = format!("d{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
+    // A machine may give a process the id of one that has ended in the same run.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let name = format!("d{}_{}_{now}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
     let client = session(&format!("postgres://{role}@127.0.0.1:{port}/postgres")).await;
     drop_slots_of_the_dead(&client).await;
     client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
