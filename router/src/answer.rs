@@ -4,10 +4,12 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::conn::Busy;
 use crate::fair::scheduler::Permit;
@@ -23,6 +25,10 @@ pub(crate) struct Download {
     body: Incoming,
     lease: Option<Lease>,
     room: Option<Room>,
+    /// How long its cell may let it stand still, where it has said how long it is.
+    patience: Option<Duration>,
+    /// Since when nothing has come. There is a timer only while somebody waits.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// What an answer keeps of its cell until its end.
@@ -35,20 +41,27 @@ enum Room {
 
 /// Up to here an answer is in buffers once its head is here, so that its cell has nothing left to do.
 const BUFFERED_BYTES: u64 = 64 << 10;
+/// Whoever is polled so much later than its timer had gone off was not being read from.
+const LATE_MAX: Duration = Duration::from_secs(1);
 
 impl Download {
     pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut download = Self { body, lease: Some(lease), room: None };
+        let mut download = Self { lease: Some(lease), ..Self::bare(body) };
         download.settle();
         download
+    }
+
+    fn bare(body: Incoming) -> Self {
+        Self { body, lease: None, room: None, patience: None, stalled: None }
     }
 
     /// Keeps its room in the cell for as long as the cell has something to do for it. An answer without a length may be a
     /// stream that is open for hours, and what it takes of the cell is not seen from here: it goes on without, if its tenant
     /// has not too many of those.
     #[must_use]
-    pub(crate) fn keeping(mut self, permit: Option<Permit>, rooms: &Rc<Rooms>) -> Self {
+    pub(crate) fn keeping(mut self, permit: Option<Permit>, rooms: &Rc<Rooms>, patience: Duration) -> Self {
         let left = self.body.size_hint().exact();
+        self.patience = left.map(|_| patience);
         if let Some(mut permit) =
             permit.filter(|_| self.lease.is_some() && left.is_none_or(|left| left > BUFFERED_BYTES))
         {
@@ -64,12 +77,27 @@ impl Download {
     /// The head of an answer after which the connection speaks another protocol.
     pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
         lease.upgraded();
-        Self { body, lease: None, room: None }
+        Self::bare(body)
     }
 
     /// Whether more of it comes, and nobody knows how much.
     pub(crate) fn has_no_end_in_sight(&self) -> bool {
         self.lease.is_some() && self.body.size_hint().exact().is_none()
+    }
+
+    /// Whether nothing has come for too long, asked where nothing comes now.
+    fn is_given_up(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(patience) = self.patience else { return false };
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if stalled.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if stalled.deadline().elapsed() < LATE_MAX {
+            return true;
+        }
+        // Nobody has looked meanwhile, as the client took nothing: what the cell has sent since is read only now.
+        stalled.as_mut().reset(Instant::now() + LATE_MAX);
+        stalled.as_mut().poll(cx).is_ready()
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -85,20 +113,28 @@ impl Download {
 
 impl Body for Download {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let this = &mut *self;
         if let Some(Room::Inside(kept)) = &this.room {
             kept.awaits_cell();
         }
-        let frame = ready!(match &mut this.lease {
+        let polled = match &mut this.lease {
             Some(lease) => lease.poll_body(&mut this.body, cx),
             None => Pin::new(&mut this.body).poll_frame(cx),
-        });
+        };
+        let Poll::Ready(frame) = polled else {
+            if !this.is_given_up(cx) {
+                return Poll::Pending;
+            }
+            drop((this.lease.take(), this.room.take()));
+            return Poll::Ready(Some(Err(AnswerError::Stalled)));
+        };
+        this.stalled = None;
         match &frame {
             Some(Ok(_)) => {
                 if let Some(Room::Inside(kept)) = &this.room {
@@ -113,7 +149,7 @@ impl Body for Download {
                 }
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| Ok(frame?)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -131,6 +167,9 @@ pub(crate) enum AnswerError {
     /// The cell's has broken off.
     #[error(transparent)]
     Cell(#[from] hyper::Error),
+    /// The cell has sent nothing more of it for `timeouts.answer-idle`.
+    #[error("the cell has stopped in the middle of its answer")]
+    Stalled,
     /// It would go on in a cell that its tenant has left.
     #[error("the answer's tenant has moved")]
     Moved,
@@ -180,10 +219,7 @@ impl AnswerBody {
         }
         match &mut self.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Cell(download) => {
-                let frame = ready!(Pin::new(download).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| Ok(frame?)))
-            }
+            Content::Cell(download) => Pin::new(download).poll_frame(cx),
         }
     }
 
@@ -207,7 +243,7 @@ impl Body for AnswerBody {
         let frame = match ready!(this.poll_content(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                this.note(Ended::Broken);
+                this.note(if matches!(error, AnswerError::Stalled) { Ended::Stalled } else { Ended::Broken });
                 return Poll::Ready(Some(Err(error)));
             }
             None => {

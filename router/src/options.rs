@@ -140,6 +140,9 @@ pub struct Timeouts {
     /// How long a cell may take to begin its answer, counted from the last piece of the request that it took.
     #[serde(with = "duration")]
     pub answer: Duration,
+    /// How long a cell may pause within an answer whose length it has told.
+    #[serde(with = "duration")]
+    pub answer_idle: Duration,
     /// How long a client may pause within a body.
     #[serde(with = "duration")]
     pub body_idle: Duration,
@@ -250,6 +253,7 @@ impl Default for Timeouts {
             hold: Duration::from_secs(5),
             connect: Duration::from_secs(1),
             answer: Duration::from_secs(30),
+            answer_idle: Duration::from_secs(60),
             body_idle: Duration::from_secs(30),
             handshake: Duration::from_secs(5),
             header: Duration::from_secs(10),

@@ -68,6 +68,8 @@ pub(crate) enum Ended {
     Whole,
     /// The cell's has broken off.
     Broken,
+    /// The cell has sent nothing more of it for too long.
+    Stalled,
     /// It would have gone on in a cell that its tenant has left.
     Moved,
 }
@@ -90,6 +92,7 @@ impl Drop for Line {
         let whole = self.record.method == Method::HEAD && self.record.status != CLIENT_LEFT;
         let ended = match self.ended {
             Some(Ended::Broken) => "cell_broke_off",
+            Some(Ended::Stalled) => "cell_stalled",
             Some(Ended::Moved) => "moved",
             Some(Ended::Whole) => "whole",
             None if whole => "whole",

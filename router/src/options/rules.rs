@@ -82,6 +82,7 @@ fn times(options: &Options) -> Option<(String, String)> {
         ("timeouts.hold", times.hold, More),
         ("timeouts.connect", times.connect, More),
         ("timeouts.answer", times.answer, More),
+        ("timeouts.answer-idle", times.answer_idle, More),
         ("timeouts.body-idle", times.body_idle, More),
         ("timeouts.handshake", times.handshake, More),
         ("timeouts.header", times.header, More),

@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::client::{get, read_until, send, send_h2};
+use crate::client::{get, raw, read_until, send, send_h2};
 use crate::control::FakeControl;
 use crate::fleet::{Fleet, until};
 use crate::gate::{FakeGate, full, text};
@@ -166,6 +166,73 @@ async fn a_cell_that_answers_before_it_has_read_is_heard_and_nobody_is_blamed() 
     }
     assert!(fleet.metric("cell_router_instance_ejections_total", "").await < 0.5);
     assert!(fleet.metric("cell_router_breaker_openings_total", "").await < 0.5);
+    fleet.stop().await;
+}
+
+/// A cell that says how long its answer is, sends the half of it, goes on after `pause`, and stays.
+async fn half_and_half(pause: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let head = read_until(&mut stream, "\r\n\r\n").await;
+                let length =
+                    if head.contains("/stream") { "transfer-encoding: chunked" } else { "content-length: 8" };
+                let half = if head.contains("/stream") { "4\r\nhalf\r\n" } else { "half" };
+                stream.write_all(format!("HTTP/1.1 200 OK\r\n{length}\r\n\r\n{half}").as_bytes()).await.unwrap();
+                tokio::time::sleep(pause).await;
+                let rest = if head.contains("/stream") { "4\r\nhalf\r\n0\r\n\r\n" } else { "half" };
+                // The router may have left.
+                let _ = stream.write_all(rest.as_bytes()).await;
+                let _left = read_until(&mut stream, "never").await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_that_stops_within_an_answer_is_given_up_and_one_that_streams_may_rest() {
+    let control = FakeControl::of_two_tenants(&half_and_half(Duration::from_secs(2)).await);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access");
+    let fleet = Fleet::start(control, |options| {
+        options.timeouts.answer_idle = Duration::from_millis(300);
+        options.access_log = Some(path);
+    })
+    .await;
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: t-1.example.com\r\n\r\n");
+    let answer = raw(fleet.address(), ask("/whole").as_bytes(), "never").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nhalf"), "{answer}");
+    let answer = raw(fleet.address(), ask("/stream").as_bytes(), "\r\n0\r\n\r\n").await;
+    assert_eq!(answer.matches("half").count(), 2, "{answer}");
+    let read = || std::fs::read_to_string(folder.path().join("access")).unwrap_or_default();
+    until("the lines are written", || read().lines().count() == 2).await;
+    let ended: Vec<_> = read()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["ended"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ended, ["cell_stalled", "whole"]);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_late_is_not_taken_for_a_cell_that_stops() {
+    // More than sockets keep for whoever does not read.
+    const LENGTH: usize = 32 << 20;
+    let gate = FakeGate::start(|_, _| async { http::Response::new(full(vec![b'x'; LENGTH])) }).await;
+    let fleet = Fleet::start(FakeControl::of_two_tenants(&gate.address), |options| {
+        options.timeouts.answer_idle = Duration::from_millis(100);
+    })
+    .await;
+    let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: t-1.example.com\r\nconnection: close\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.len() > LENGTH && answer.ends_with(b"xxx"), "{} bytes", answer.len());
     fleet.stop().await;
 }
 
