@@ -66,6 +66,8 @@ pub(crate) struct Directory {
     fresh_bound: Duration,
     /// The last lease, in milliseconds.
     lease_ms: AtomicU64,
+    /// There was one: the control plane knows of this router, and waits for it.
+    has_lease: AtomicBool,
 }
 
 impl Directory {
@@ -89,6 +91,7 @@ impl Directory {
             is_awaited: AtomicBool::new(false),
             fresh_bound,
             lease_ms: AtomicU64::new(u64::MAX),
+            has_lease: AtomicBool::new(false),
         }
     }
 
@@ -214,12 +217,16 @@ impl Directory {
         self.table.replace(draft, at.revision);
         self.cells.store(Arc::new(cells));
         self.report(&self.cells.load());
+        // How far another history went is not told as how far this one does.
+        self.applied.store(0, Ordering::Release);
         self.lineage.store(at.lineage.get(), Ordering::Release);
         self.applied.store(at.revision.get(), Ordering::Release);
         self.loaded.store(true, Ordering::Release);
         self.changes.fetch_add(1, Ordering::Relaxed);
         self.freshness.applied(at.revision);
         self.wake_all();
+        // Somebody may wait to hear that something is held here.
+        self.freshness.want();
     }
 
     fn wake_all(&self) {
@@ -244,6 +251,7 @@ impl Directory {
         if ours && confirmed.lineage.get() == self.lineage.load(Ordering::Acquire) {
             let lease = confirmed.lease.unwrap_or(self.fresh_bound).as_millis();
             self.lease_ms.store(u64::try_from(lease).unwrap_or(u64::MAX), Ordering::Release);
+            self.has_lease.store(confirmed.lease.is_some(), Ordering::Release);
             self.freshness.answered(asked_at, confirmed.revision, self.applied());
         }
     }
@@ -267,6 +275,11 @@ impl Directory {
     /// counts a router whose lease has run out as one that takes its table for stale.
     fn fresh_for(&self) -> Duration {
         self.fresh_bound.min(Duration::from_millis(self.lease_ms.load(Ordering::Acquire)))
+    }
+
+    /// Whether a hold waits for this router: the control plane has granted a lease with its last word.
+    pub(crate) fn has_lease(&self) -> bool {
+        self.has_lease.load(Ordering::Acquire)
     }
 
     /// From now on the control plane's word on how far it is counts.

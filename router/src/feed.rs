@@ -9,6 +9,7 @@ use cell_model::{CellRecord, ClusterId, Lineage, Revision};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::directory::{Cursor, Directory, OtherCluster};
@@ -65,7 +66,7 @@ pub(crate) async fn follow(directory: Arc<Directory>, control: Arc<dyn ControlPl
         let mut events = control.watch(after);
         let mut snapshot = Snapshot::default();
         while let Some(event) = events.next().await {
-            if let Err(other) = take(&directory, &metrics, &mut snapshot, event) {
+            if let Err(other) = take(&directory, &metrics.watch_disconnects, &mut snapshot, event) {
                 give_up(&directory, other);
                 break;
             }
@@ -107,7 +108,7 @@ struct Snapshot {
 
 fn take(
     directory: &Directory,
-    metrics: &Metrics,
+    disconnects: &Counter,
     snapshot: &mut Snapshot,
     event: WatchEvent,
 ) -> Result<(), OtherCluster> {
@@ -130,24 +131,26 @@ fn take(
             directory.replace(draft, cells, Cursor { lineage, revision });
         }
         WatchEvent::Changes { revision, items } => {
-            let mut cells = Vec::new();
+            let (mut cells, mut entries) = (Vec::new(), Vec::new());
             for item in items {
                 match item {
-                    WatchItem::Mapping(routed) => {
-                        directory.install(directory.entry(routed)?);
-                    }
+                    WatchItem::Mapping(routed) => entries.push(directory.entry(routed)?),
                     WatchItem::Cell(cell) => cells.push(cell),
                     WatchItem::MoveEnded(_) | WatchItem::Limits(_) => {}
                 }
             }
+            // Before the tenants that go by them: a hold is kept otherwise where no gate is.
             if !cells.is_empty() {
                 directory.install_cells(cells);
+            }
+            for entry in entries {
+                directory.install(entry);
             }
             directory.advance(revision);
         }
         WatchEvent::Progress { revision } => directory.advance(revision),
         WatchEvent::Disconnected { reason } => {
-            metrics.watch_disconnects.inc();
+            disconnects.inc();
             tracing::warn!(reason, "the watch has broken off");
         }
     }
@@ -186,6 +189,61 @@ pub(crate) async fn confirm(
         tokio::select! {
             () = directory.freshness.wanted(), if answered => {}
             () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_model::{CellId, CellState, CellTraits, Generation, Hold, Mapping};
+    use cell_trust::RoutedMapping;
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::tunnel::tests::mapping;
+    use crate::waiting::Waiters;
+
+    fn directory() -> Directory {
+        Directory::new(Waiters::new(10, 10), Waiters::new(10, 10), Duration::from_secs(1))
+    }
+
+    /// A tenant that is held, in front of the word that its cell has no gate.
+    fn held() -> Vec<WatchItem> {
+        let mapping = Mapping { hold: Hold::All, ..mapping() };
+        let cell = CellRecord {
+            id: CellId::new("a").unwrap(),
+            state: CellState::Active,
+            gates: Vec::new(),
+            agent: String::new(),
+            region: String::new(),
+            residency: String::new(),
+            traits: CellTraits { ungated: true, ..CellTraits::default() },
+            generation: Generation(0),
+            revision: Revision(3),
+        };
+        let routed =
+            RoutedMapping { cluster: ClusterId(1), mapping, owner_gates: Vec::new(), owner_agent: String::new() };
+        vec![WatchItem::Mapping(routed), WatchItem::Cell(cell)]
+    }
+
+    fn take_all(directory: &Directory, events: Vec<WatchEvent>) {
+        let mut snapshot = Snapshot::default();
+        for event in events {
+            assert_eq!(take(directory, &Counter::default(), &mut snapshot, event), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_hold_that_comes_together_with_the_word_that_its_cell_has_no_gate_is_told_of_at_once() {
+        let snapshot = vec![
+            WatchEvent::Reset,
+            WatchEvent::Snapshot(held()),
+            WatchEvent::SnapshotEnd { revision: Revision(40), lineage: Lineage(1) },
+        ];
+        for events in [vec![WatchEvent::Changes { revision: Revision(40), items: held() }], snapshot] {
+            let directory = directory();
+            take_all(&directory, events);
+            assert!(directory.freshness.wanted().now_or_never().is_some(), "the control plane waits to hear of it");
         }
     }
 }

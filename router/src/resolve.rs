@@ -100,7 +100,7 @@ async fn hold(worker: &Worker, ctx: &RequestCtx, tenant: &TenantId) -> Result<Ar
             break Ok(entry);
         }
         if now >= ctx.deadline && verdict == Verdict::Stale {
-            break Err(stale(&entry));
+            break Err(stale(directory, &entry, now));
         }
         if now >= ctx.deadline {
             let waited = now.duration_since(ctx.began);

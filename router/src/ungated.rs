@@ -152,7 +152,9 @@ pub(crate) fn verdict(directory: &Directory, entry: &Entry, is_write: bool, now:
     if !ungated && !must_wait(&entry.mapping, is_write) {
         return Verdict::Go;
     }
-    let age = Age { fresh: directory.is_fresh(now), staleness: directory.freshness.staleness(now) };
+    // No hold waits for a router without a lease, however fresh its table is.
+    let fresh = directory.is_fresh(now) && (!ungated || directory.has_lease());
+    let age = Age { fresh, staleness: directory.freshness.staleness(now) };
     judge(&entry.mapping, ungated, is_write, age)
 }
 
@@ -179,11 +181,14 @@ pub(crate) fn may_go(worker: &Worker, ctx: &mut RequestCtx, entry: &Entry) -> bo
 }
 
 /// Nobody confirms the table, and without that a write may come to a cell that is not the tenant's any more.
-pub(crate) fn stale(entry: &Entry) -> Refusal {
+pub(crate) fn stale(directory: &Directory, entry: &Entry, now: Instant) -> Refusal {
     let Mapping { tenant, owner, .. } = &entry.mapping;
-    let detail = format!(
-        "cell {owner} of tenant {tenant} has no gate, and this router has not heard from the control plane lately: the tenant may have moved"
-    );
+    let why = if directory.is_fresh(now) && !directory.has_lease() {
+        "the control plane grants this router no lease: it knows as many as it can count"
+    } else {
+        "this router has not heard from the control plane lately"
+    };
+    let detail = format!("cell {owner} of tenant {tenant} has no gate, and {why}: the tenant may have moved");
     Refusal::new(Code::TableStale, detail)
 }
 

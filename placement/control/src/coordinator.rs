@@ -119,6 +119,11 @@ impl ControlPlane for StoreControlPlane {
         self.store.view(|fleet| fleet.unsettled().map(|record| record.id.clone()).collect())
     }
 
+    fn routers_at_hand(&self) -> bool {
+        let since = self.store.leadership().borrow().since;
+        self.routers.at_hand(since)
+    }
+
     async fn routers_hold_back(
         &self,
         tenant: &TenantId,

@@ -143,6 +143,8 @@ impl Routers {
     pub const LEASE: Duration = Duration::from_secs(1);
     /// Clocks run apart by less than 1 in 200 over a lease; and a little for rounding.
     const MARGIN: Duration = Duration::from_millis(25);
+    /// Routers ping several times in a lease: one that has not for so long may have gone.
+    const HEARD_WITHIN: Duration = Duration::from_millis(500);
     /// Routers that are remembered; one more gets no lease.
     pub const ROUTERS_MAX: usize = 4_096;
     /// A router that was silent for so long is forgotten.
@@ -196,6 +198,15 @@ impl Routers {
         forgotten.map_or(leading_since, |forgotten| forgotten.max(leading_since)) + Self::LEASE + Self::MARGIN
     }
 
+    /// Whether each router either has been heard of lately or has no lease any more, and holds back when it is told to.
+    /// `leading_since`: as in [`Self::await_seen`].
+    #[must_use]
+    pub fn at_hand(&self, leading_since: Instant) -> bool {
+        let comes = |router: &Known| router.lease.is_zero() || router.silence <= Self::HEARD_WITHIN;
+        Instant::now() >= self.waited_out(leading_since)
+            && self.known().iter().all(|router| router.report.holds != Holds::Nothing && comes(router))
+    }
+
     /// Waits until every router has seen `revision` or is fenced, or until the deadline. `leading_since`: when this node
     /// began to lead; until a lease later a router may be served by a lease of the leader before.
     ///
@@ -245,7 +256,8 @@ impl Routers {
             }
             let first_lease_ends = leases.iter().filter(|lease| !lease.is_zero()).min().map(|lease| now + *lease);
             let until = if leases.is_empty() { waited_out } else { deadline };
-            let wake = first_lease_ends.unwrap_or(until).min(deadline).max(now + Duration::from_millis(1));
+            // Never behind the deadline: whoever has set it hears here for whom was waited.
+            let wake = first_lease_ends.unwrap_or(until).max(now + Duration::from_millis(1)).min(deadline);
             tokio::select! {
                 _ = reports.changed() => {}
                 () = tokio::time::sleep_until(wake) => {}
@@ -375,5 +387,22 @@ mod tests {
         routers.report(Report { holds: Holds::Nothing, ..report("r2", 9) }, long_silent);
         let (complete, sights) = held_back(&routers, Duration::from_millis(20)).await;
         assert_eq!((complete, sights[1]), (false, HoldSight::Unable));
+    }
+
+    #[tokio::test]
+    async fn a_hold_is_not_begun_while_a_router_has_just_gone_or_a_leader_knows_too_little() {
+        let routers = Routers::default();
+        assert!(routers.at_hand(long_ago()) && !routers.at_hand(Instant::now()));
+        let ago = |ms| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
+        routers.report(report("r1", 1), ago(100));
+        assert!(routers.at_hand(long_ago()));
+        routers.report(report("r2", 1), ago(700));
+        assert!(!routers.at_hand(long_ago()), "it may hold a lease still");
+        routers.report(report("r2", 1), ago(2_000));
+        assert!(routers.at_hand(long_ago()), "it has none any more");
+        routers.report(Report { holds: Holds::Nothing, ..report("r3", 9) }, ago(0));
+        assert!(!routers.at_hand(long_ago()), "a hold would wait for it in vain");
+        routers.forget();
+        assert!(!routers.at_hand(long_ago()), "somebody may hold a lease that is not known any more");
     }
 }

@@ -72,6 +72,10 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Every tenant for which something is to be done.
     fn unsettled(&self) -> Vec<TenantId>;
 
+    /// Whether a hold of an owner without a gate that is begun now would find each router: none has fallen silent and may hold a lease
+    /// still, and none holds nothing back.
+    fn routers_at_hand(&self) -> bool;
+
     /// Returns once no router sends writes of a tenant any more that is held since `revision`, or has any on their way; at the
     /// deadline with a sentence on those that may. Only on the leader: nobody else hears of routers.
     fn routers_hold_back(

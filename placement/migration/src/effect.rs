@@ -369,7 +369,9 @@ impl<P: ControlPlane> Run<'_, P> {
         loop {
             let import = self.insist("import status", || self.of.agents.import_status(&to, &context)).await?;
             let close = Duration::from_millis(import.lag_ms) * 2 <= budget;
-            let due = import.backfilled && (Instant::now() >= patient_until || (close && is_quiet(budget).await?));
+            let is_moment = close && self.routers_at_hand();
+            let due =
+                import.backfilled && (Instant::now() >= patient_until || (is_moment && is_quiet(budget).await?));
             if due {
                 return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
             }
@@ -392,9 +394,11 @@ impl<P: ControlPlane> Run<'_, P> {
         self.until(at, self.of.options.hold_backoff * 16).await;
         let context = self.context();
         let agent = self.agent(&self.movement()?.source)?;
+        let patient_until = Instant::now() + self.of.options.quiet_patience;
         loop {
             let import = self.insist("follower status", || self.of.agents.import_status(&agent, &context)).await?;
-            if self.is_close_behind(&import) {
+            let is_moment = self.routers_at_hand() || Instant::now() >= patient_until;
+            if is_moment && self.is_close_behind(&import) {
                 return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
             }
             tokio::time::sleep(self.of.options.poll).await;

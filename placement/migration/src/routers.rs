@@ -28,6 +28,14 @@ impl<P: ControlPlane> Run<'_, P> {
         Ok(Some(Event::RoutersHeld { attempt, seen, fenced }))
     }
 
+    /// Whether it is a moment for a hold, as far as that waits for routers: all requests would wait as long as it does.
+    pub(crate) fn routers_at_hand(&self) -> bool {
+        let ungated = self.record.movement.as_ref().is_some_and(|movement| {
+            if self.record.owner == movement.source { movement.ungated.source } else { movement.ungated.target }
+        });
+        !ungated || self.of.control.routers_at_hand()
+    }
+
     /// What is in the way of a move because nobody stands before a cell's application.
     pub(crate) fn without_fence(&self, cell: &CellId, report: &PreflightReport) -> Option<Finding> {
         let movement = self.record.movement.as_ref()?;

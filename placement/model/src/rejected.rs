@@ -179,6 +179,9 @@ pub enum Rejected {
 }
 
 impl Rejected {
+    /// What an operator asks for, and not the coordinator tells.
+    pub(crate) const THROTTLE: &str = "Throttle";
+
     /// Stable code, with a row in `docs/errors`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -308,6 +311,9 @@ impl Rejected {
             | Self::NotReached { .. } => self.hint_of_takeover(),
             Self::InvalidOption { .. } => "correct the option and run the command again".into(),
             Self::StaleRevision { .. } => "read the record again and decide anew".into(),
+            Self::WrongPhase { event, .. } if event == Self::THROTTLE => {
+                "nothing: a copy that is complete reads no more of its source than is written there".into()
+            }
             Self::StaleUid { .. }
             | Self::StaleMove { .. }
             | Self::StaleAttempt { .. }
@@ -396,6 +402,9 @@ impl std::fmt::Display for Rejected {
             Self::StaleAttempt { expected, actual } => write!(f, "attempt {actual} is running, not {expected}"),
             Self::StaleGeneration { cell, expected, actual } => {
                 write!(f, "the agent of {cell} is at generation {actual}, not {expected}")
+            }
+            Self::WrongPhase { event, phase: Some(phase) } if event == Self::THROTTLE => {
+                write!(f, "the copy is complete: the move is in phase {phase}, where nothing goes slower or faster")
             }
             Self::WrongPhase { event, phase: Some(phase) } => write!(f, "{event} has no place in phase {phase}"),
             Self::WrongPhase { event, phase: None } => write!(f, "{event} has no place outside a move"),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use cell_client::{WatchEvent, WatchItem};
 use cell_model::{
@@ -30,6 +31,8 @@ struct State {
     cells: BTreeMap<CellId, CellRecord>,
     watchers: Vec<mpsc::UnboundedSender<WatchEvent>>,
     cut_off: bool,
+    /// No router is counted any more.
+    counts_nobody: bool,
     /// What the router has said last of what it holds.
     told: Option<Held>,
     watched_after: Vec<Option<Revision>>,
@@ -136,6 +139,11 @@ impl FakeControl {
         self.state().cut_off = false;
     }
 
+    /// From now on no router is granted a lease, as where there are too many.
+    pub(crate) fn count_nobody(&self) {
+        self.state().counts_nobody = true;
+    }
+
     /// What the router has said last of what it holds.
     pub(crate) fn told(&self) -> Option<Held> {
         self.state().told.clone()
@@ -209,7 +217,9 @@ impl ControlPlane for FakeControl {
         let answer = if state.cut_off {
             Err("cut off".to_owned())
         } else {
-            Ok(Confirmed { lineage: LINEAGE, revision: Revision(state.revision), lease: None })
+            // As long as its own options have it.
+            let lease = (!state.counts_nobody).then_some(Duration::from_secs(3_600));
+            Ok(Confirmed { lineage: LINEAGE, revision: Revision(state.revision), lease })
         };
         Box::pin(async move { answer })
     }

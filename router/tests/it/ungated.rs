@@ -93,6 +93,24 @@ async fn a_write_waits_for_a_fresh_table_and_a_read_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_router_without_a_lease_sends_no_write_however_fresh_its_table_is() {
+    let application = FakeGate::echo("a").await;
+    let control = ungated(&application);
+    control.count_nobody();
+    let fleet = Fleet::start(control, |options| {
+        options.timeouts.fresh = Duration::from_secs(60);
+        options.timeouts.hold = Duration::from_millis(300);
+    })
+    .await;
+    let refused = post(fleet.address(), "t-1", "/", "w").await;
+    assert_eq!((refused.status, refused.code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "TABLE_STALE"));
+    assert!(refused.body.contains("no lease"), "{}", refused.body);
+    assert_eq!(get(fleet.address(), "t-1", "/").await.status, StatusCode::OK);
+    assert_eq!(application.seen().len(), 1, "no write, one read");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_kept_though_nobody_confirms_it_any_more() {
     let application = FakeGate::echo("a").await;
     let fleet = Fleet::start(ungated(&application), |options| {

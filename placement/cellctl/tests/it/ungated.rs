@@ -12,7 +12,7 @@ use cell_control::{Service, key_file};
 use cell_model::{CellId, CellTraits, MoveId, MoveIntent, MoveOptions, NewCell, NewTenant, TenantId, Tier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +119,9 @@ struct Fleet {
     control: ControlClient,
     applications: [Application; 2],
     routers: [SocketAddr; 2],
+    /// The same again, if one goes away.
+    options: [cell_router::Options; 2],
+    running: [Option<(CancellationToken, JoinHandle<()>)>; 2],
     stop: CancellationToken,
     tasks: JoinSet<()>,
     _directory: tempfile::TempDir,
@@ -176,21 +179,17 @@ impl Fleet {
             tasks.spawn(async move { sample_cell::run(options, ends, |_| {}).await.unwrap() });
         }
         let routers = [any_port(), any_port()];
-        for (number, listen) in routers.into_iter().enumerate() {
-            let options = cell_router::Options {
-                name: format!("router-{number}"),
-                listen,
-                admin_listen: any_port(),
-                control: address.clone(),
-                insecure_plaintext: true,
-                domains: vec!["cells.test".into()],
-                trusted_keys: vec![public.clone()],
-                threads: 1,
-                ..cell_router::Options::default()
-            };
-            let ends = stop.clone();
-            tasks.spawn(async move { cell_router::run(options, ends).await.unwrap() });
-        }
+        let options = [0, 1].map(|number| cell_router::Options {
+            name: format!("router-{number}"),
+            listen: routers[number],
+            admin_listen: any_port(),
+            control: address.clone(),
+            insecure_plaintext: true,
+            domains: vec!["cells.test".into()],
+            trusted_keys: vec![public.clone()],
+            threads: 1,
+            ..cell_router::Options::default()
+        });
         let tenant = NewTenant {
             id: TenantId::new(TENANT).unwrap(),
             cell: Some(id("a")),
@@ -198,14 +197,31 @@ impl Fleet {
             residency: String::new(),
         };
         control.create_tenant(tenant, WriteOptions::default()).await.unwrap();
-        let fleet = Self { control, applications, routers, stop, tasks, _directory: directory };
-        for router in routers {
-            eventually("the router serves the tenant", || async {
-                request(router, "GET / HTTP/1.1").await.is_some_and(|(line, _)| line.contains(" 200"))
-            })
-            .await;
+        let running = [None, None];
+        let mut fleet =
+            Self { control, applications, routers, options, running, stop, tasks, _directory: directory };
+        for number in 0..routers.len() {
+            fleet.start_router(number).await;
         }
         fleet
+    }
+
+    async fn start_router(&mut self, number: usize) {
+        let (options, stop) = (self.options[number].clone(), self.stop.child_token());
+        let ends = stop.clone();
+        let task = tokio::spawn(async move { cell_router::run(options, ends).await.unwrap() });
+        self.running[number] = Some((stop, task));
+        let router = self.routers[number];
+        eventually("the router serves the tenant", || async {
+            request(router, "GET / HTTP/1.1").await.is_some_and(|(line, _)| line.contains(" 200"))
+        })
+        .await;
+    }
+
+    async fn stop_router(&mut self, number: usize) {
+        let (stop, task) = self.running[number].take().unwrap();
+        stop.cancel();
+        task.await.unwrap();
     }
 
     async fn move_to(&self, target: &str, soak_ms: u32) -> MoveId {
@@ -239,6 +255,9 @@ impl Fleet {
 
     async fn stop(mut self) {
         self.stop.cancel();
+        for (_, task) in self.running.iter_mut().filter_map(Option::take) {
+            task.await.unwrap();
+        }
         // The applications do not end by themselves.
         self.tasks.shutdown().await;
     }
@@ -361,6 +380,36 @@ async fn a_tenant_of_an_application_that_nobody_changes_moves_and_moves_back_and
     noted.sort_unstable();
     kept.sort_unstable();
     assert_eq!(kept, noted, "every note that was acknowledged, and no other");
+    fleet.stop().await;
+}
+
+/// How many held back, and how many had no lease, when a tenant moved to `target`.
+async fn held_back(fleet: &Fleet, target: &str) -> (u32, u32) {
+    let ended = fleet.until(fleet.move_to(target, 100).await, |told| !told.end.is_empty()).await;
+    assert_eq!(ended.end, "completed", "{ended:#?}");
+    let held = ended.routers_held.unwrap();
+    (held.seen, held.fenced)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_outwaits_the_lease_of_a_router_that_has_gone_and_hears_the_one_that_comes_in_its_place() {
+    let mut fleet = Fleet::start().await;
+    let seen = Arc::new(Seen::default());
+    let mut writers = JoinSet::new();
+    for client in 0..2 {
+        writers.spawn(Arc::clone(&seen).write(fleet.routers[0], client));
+    }
+    // It may hold a lease still, and its word of what it sends is the last that was heard.
+    fleet.stop_router(1).await;
+    assert_eq!(held_back(&fleet, "b").await, (1, 1));
+    fleet.start_router(1).await;
+    let (line, _) = request(fleet.routers[1], "POST /by-the-new-one HTTP/1.1").await.unwrap();
+    assert!(line.contains(" 200"), "{line}");
+    assert_eq!(held_back(&fleet, "a").await, (2, 1), "that which has gone is remembered");
+    seen.stopped.store(true, Ordering::SeqCst);
+    let noted = writers.join_all().await.into_iter().flatten().count();
+    assert_eq!(*seen.failed.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(fleet.notes(0).await, i64::try_from(noted).unwrap() + 1);
     fleet.stop().await;
 }
 

@@ -27,6 +27,8 @@ struct Inner {
     clock_ahead_ms: u64,
     /// So many holds find a router that may still send writes.
     routers_behind: u32,
+    /// So many looks before a hold find one that has just gone.
+    routers_gone: u32,
 }
 
 #[derive(Clone)]
@@ -61,6 +63,7 @@ impl Paper {
             term: Term(0),
             clock_ahead_ms: 0,
             routers_behind: 0,
+            routers_gone: 0,
         };
         let paper = Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -98,6 +101,15 @@ impl Paper {
 
     pub(crate) fn keep_routers_behind(&self, holds: u32) {
         self.inner.lock().unwrap().routers_behind = holds;
+    }
+
+    /// The next looks before a hold find a router that has just gone.
+    pub(crate) fn let_a_router_go(&self, looks: u32) {
+        self.inner.lock().unwrap().routers_gone = looks;
+    }
+
+    pub(crate) fn looks_left(&self) -> u32 {
+        self.inner.lock().unwrap().routers_gone
     }
 
     pub(crate) fn ok(&self, command: Command) -> Reply {
@@ -245,6 +257,13 @@ impl ControlPlane for Seat {
 
     fn unsettled(&self) -> Vec<TenantId> {
         self.paper.inner.lock().unwrap().fleet.unsettled().map(|record| record.id.clone()).collect()
+    }
+
+    fn routers_at_hand(&self) -> bool {
+        let mut inner = self.paper.inner.lock().unwrap();
+        let left = inner.routers_gone.checked_sub(1);
+        inner.routers_gone = left.unwrap_or(0);
+        left.is_none()
     }
 
     async fn routers_hold_back(

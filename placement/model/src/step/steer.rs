@@ -36,7 +36,7 @@ pub(crate) fn steer(record: &TenantRecord, wanted: MoveIntent, stamp: Stamp) -> 
 /// [`Rejected`] where nothing is copied any more.
 pub(crate) fn throttle(record: &TenantRecord, bytes_per_second: u64, stamp: Stamp) -> Result<Stepped, Rejected> {
     let mut next = record.clone();
-    let wrong = |phase| Rejected::WrongPhase { event: "Throttle".into(), phase };
+    let wrong = |phase| Rejected::WrongPhase { event: Rejected::THROTTLE.into(), phase };
     let movement = next.movement.as_mut().ok_or_else(|| wrong(None))?;
     let copying = matches!(movement.phase, Phase::Preflight | Phase::Prepare | Phase::Backfill);
     require(Rule::ThrottlePhase, copying, || wrong(Some(movement.phase)))?;

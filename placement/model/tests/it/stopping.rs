@@ -126,7 +126,10 @@ fn a_copy_goes_as_fast_as_it_was_last_told_to_while_there_is_something_to_copy()
     let told = world.fleet.audit().last().unwrap();
     assert_eq!((told.action.as_str(), told.outcome.as_str()), ("throttle-move", "INVALID_OPTION"));
     world.advance();
-    assert!(matches!(world.refused(throttle(8_192)), Rejected::WrongPhase { .. }));
+    let refused = world.refused(throttle(8_192));
+    assert_eq!(refused.code(), "WRONG_PHASE");
+    assert!(refused.to_string().contains("the copy is complete"), "{refused}");
+    assert!(refused.hint().starts_with("nothing"), "the coordinator has no part in it: {}", refused.hint());
 }
 
 #[test]

@@ -34,7 +34,8 @@ impl PreflightReport {
             return None;
         }
         let reason = format!(
-            "cell {cell} has no gate, and no database that would refuse who writes past a fence: put a gate before its application and              say so (`cellctl cell declare {cell} --gated`), or keep its tenants in PostgreSQL"
+            "cell {cell} has no gate, and no database that would refuse who writes past a fence: put a gate before its application and \
+             say so (`cellctl cell declare {cell} --gated`), or keep its tenants in PostgreSQL"
         );
         Some(Finding { code: "NO_FENCE".into(), reason })
     }
