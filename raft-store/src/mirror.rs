@@ -103,6 +103,7 @@ pub(crate) fn head_of(fleet: &Fleet, before: &WireHead) -> WireHead {
         revision: head.revision,
         limits: head.limits,
         limits_revision: head.limits_revision,
+        aging: head.aging,
         forgotten: head.forgotten,
         ..before.clone()
     }
@@ -192,6 +193,7 @@ impl Mirror {
             limits_revision: head.limits_revision,
             unreconciled: false,
             answered: found.answers.values().cloned().map(WireAnswer::into_answered).collect(),
+            aging: head.aging,
             forgotten: head.forgotten,
         });
         let last = found.answers.last_key_value();

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cell_model::layout::since_5;
-use cell_model::{Answered, Asked, ClusterId, Limits, Lineage, Reply, RequestId, Revision, UnixMillis};
+use cell_model::{
+    Aging, Answered, Asked, ClusterId, Forgotten, Limits, Lineage, Reply, RequestId, Revision, UnixMillis,
+};
 use openraft::raft::StreamAppendError;
 use openraft::vote::RaftLeaderId;
 use openraft::{BasicNode, EntryPayload, Membership};
@@ -163,9 +165,12 @@ pub(crate) struct WireHead {
     pub membership: WireStored,
     #[serde(deserialize_with = "since_5")]
     pub limits_revision: Revision,
-    /// When the newest answer was given that is not remembered any more.
+    /// By what answers grow old.
     #[serde(deserialize_with = "since_5")]
-    pub forgotten: Option<UnixMillis>,
+    pub aging: Aging,
+    /// The newest answer that is not remembered any more.
+    #[serde(deserialize_with = "since_5")]
+    pub forgotten: Option<Forgotten>,
     /// Nodes that have left, the newest last.
     #[serde(deserialize_with = "since_5")]
     pub removed: Vec<u64>,
@@ -193,18 +198,20 @@ pub(crate) struct WireAnswer {
     pub at: UnixMillis,
     #[serde(deserialize_with = "since_5")]
     pub asked: Option<Asked>,
+    #[serde(deserialize_with = "since_5")]
+    pub passed_ms: u64,
     pub reply: Reply,
 }
 
 impl WireAnswer {
     pub(crate) fn of(ordinal: u64, answered: &Answered) -> Self {
-        let Answered { id, at, asked, reply } = answered.clone();
-        Self { ordinal, id, at, asked, reply }
+        let Answered { id, at, asked, passed_ms, reply } = answered.clone();
+        Self { ordinal, id, at, asked, passed_ms, reply }
     }
 
     pub(crate) fn into_answered(self) -> Answered {
-        let Self { ordinal: _, id, at, asked, reply } = self;
-        Answered { id, at, asked, reply }
+        let Self { ordinal: _, id, at, asked, passed_ms, reply } = self;
+        Answered { id, at, asked, passed_ms, reply }
     }
 }
 

@@ -16,6 +16,26 @@ const CONNECT_DEADLINE: Duration = Duration::from_millis(400);
 const ATTEMPT_DEADLINE: Duration = Duration::from_millis(1_500);
 /// How long an operation is tried, in milliseconds: a client that gives up early leaves an unknown outcome behind.
 const PATIENCE_MS: (u64, u64) = (100, 4_000);
+/// In so many of a hundred operations the clock of whoever proposes it is put somewhere else,
+const CLOCK_JUMPS: u64 = 3;
+/// by up to so many milliseconds ahead of where it was at first, or back from there.
+const CLOCK_OFF_MS: u64 = 24 * 3_600_000;
+
+/// The wall clock of the leader that a client's commands are stamped by. No two agree.
+#[derive(Debug)]
+struct Clock {
+    chance: Chance,
+    ahead_ms: u64,
+}
+
+impl Clock {
+    fn read(&mut self, now: Duration) -> UnixMillis {
+        if self.chance.percent(CLOCK_JUMPS) {
+            self.ahead_ms = self.chance.between(0, 2 * CLOCK_OFF_MS);
+        }
+        UnixMillis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(self.ahead_ms))
+    }
+}
 
 /// One client.
 #[derive(Debug)]
@@ -24,6 +44,7 @@ pub(crate) struct Client {
     stage: SharedStage,
     flaw: Option<Flaw>,
     chance: Chance,
+    clock: Clock,
     workload: Workload,
     node: usize,
     connection: Option<Connection>,
@@ -37,6 +58,7 @@ impl Client {
             stage,
             flaw,
             chance: Chance::of(seed, &format!("client {number}")),
+            clock: Clock { chance: Chance::of(seed, &format!("clock {number}")), ahead_ms: CLOCK_OFF_MS },
             workload: Workload::new(Chance::of(seed, &format!("workload {number}"))),
             node: number % NODES.len(),
             connection: None,
@@ -73,7 +95,7 @@ impl Client {
     /// Does one operation and records it. Answers whether it was answered.
     async fn operate(&mut self, command: Option<Command>) -> bool {
         let begun = now();
-        let at = UnixMillis(u64::try_from(begun.as_millis()).unwrap_or(u64::MAX));
+        let at = self.clock.read(begun);
         let mut envelope =
             command.map(|command| Envelope { request_id: Some(self.next_request()), ..Envelope::new(at, command) });
         let patience = Duration::from_millis(self.chance.between(PATIENCE_MS.0, PATIENCE_MS.1));

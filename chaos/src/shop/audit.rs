@@ -1,10 +1,11 @@
 //! What is wrong with a shop's books, by what its tills were told.
 //!
 //! * **orders**: each that was acknowledged is there, whole, under its number, unless it was taken back; none is there twice, none that
-//!   nobody made, none of another tenant; a look at one shows it as it was made;
+//!   nobody made, none of another tenant; a look at one shows it as it was made, and as it is in the end; sent again it is the same one;
 //! * **numbers**: no order and no line was ever given a number that another one has, or had;
 //! * **stock**: of each product, what is on hand and what was ordered is what was delivered, and that is what tills have delivered;
-//! * **sums**: an order costs what its lines add up to, a customer owes what his orders add up to.
+//! * **customers**: as many as were made; each has the orders that name him, and owes what they add up to;
+//! * **sums**: an order costs what its lines add up to.
 //!
 //! What has an unknown outcome may have happened or not, but never in part.
 
@@ -43,10 +44,12 @@ struct Asked<'a> {
     /// Whether that was acknowledged; those that were refused are not in it.
     taken_back: BTreeMap<i64, bool>,
     customers: BTreeSet<i64>,
+    /// Customers and products that may be there under a number that nobody was told.
+    perhaps: (usize, usize),
     /// How many of each there were at first.
     products: BTreeMap<i64, i64>,
-    /// How many of each came surely, and perhaps.
-    delivered: BTreeMap<i64, (i64, i64)>,
+    /// How many of each came surely, and each delivery that perhaps came.
+    delivered: BTreeMap<i64, (i64, Vec<i64>)>,
     looks: Vec<(i64, Option<&'a Order>)>,
 }
 
@@ -63,14 +66,16 @@ impl<'a> Asked<'a> {
             (What::Customer, Told::Made { id, .. }) => {
                 self.customers.insert(*id);
             }
+            (What::Customer, Told::Unknown { .. }) => self.perhaps.0 += 1,
             (What::Product { amount }, Told::Made { id, .. }) => {
                 self.products.insert(*id, *amount);
             }
+            (What::Product { .. }, Told::Unknown { .. }) => self.perhaps.1 += 1,
             (What::Delivery { product, amount }, Told::Done) => {
                 self.delivered.entry(*product).or_default().0 += amount;
             }
             (What::Delivery { product, amount }, Told::Unknown { .. }) => {
-                self.delivered.entry(*product).or_default().1 += amount;
+                self.delivered.entry(*product).or_default().1.push(*amount);
             }
             (What::Look { order }, Told::Shown(shown)) => self.looks.push((*order, shown.as_ref())),
             _ => {}
@@ -101,10 +106,14 @@ impl Audit<'_, '_> {
 
     /// Of all that were ever told, and of those that are there.
     fn numbers(&mut self) {
-        let (mut orders, mut lines) = (BTreeMap::new(), BTreeMap::new());
+        let (mut orders, mut lines, mut by_reference) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut twice = Vec::new();
         for (deed, id, its_lines) in self.asked.made() {
             let What::Order { reference, .. } = &deed.what else { continue };
+            let first = *by_reference.entry(&**reference).or_insert(id);
+            if first != id {
+                twice.push((format!("order {id}"), format!("{reference} was made under the number {first}, too")));
+            }
             let given = std::iter::once(("order", *orders.entry(id).or_insert(&**reference), id));
             let of_lines =
                 its_lines.iter().map(|line| ("line", *lines.entry(*line).or_insert(&**reference), *line));
@@ -113,8 +122,17 @@ impl Audit<'_, '_> {
                 (format!("{what} {number}"), format!("its number was given to {first} and to {reference}"))
             }));
         }
+        // What nobody knows the outcome of may have got a number, too.
         let mut there = BTreeMap::new();
         for order in &self.books.orders {
+            let given = std::iter::once(("order", orders.get(&order.id), order.id));
+            let of_lines = order.lines.iter().map(|line| ("line", lines.get(&line.id), line.id));
+            for (what, first, number) in given.chain(of_lines) {
+                if let Some(first) = first.filter(|first| **first != order.reference) {
+                    let detail = format!("its number was given to {first}, and {} has it", order.reference);
+                    twice.push((format!("{what} {number}"), detail));
+                }
+            }
             for line in &order.lines {
                 if let Some(other) = there.insert(line.id, order.id) {
                     let detail = format!("orders {other} and {} have a line of this number", order.id);
@@ -175,10 +193,11 @@ impl Audit<'_, '_> {
         }
     }
 
-    /// A till looks at its own order while it is there, so that it is shown as it was made.
+    /// A till looks at its own order while it is there, so that it is shown as it was made. It does not change.
     fn looks(&mut self) {
         let asked = self.asked;
         let made: BTreeMap<i64, &Deed> = asked.made().map(|(deed, id, _)| (id, deed)).collect();
+        let there: BTreeMap<i64, &Order> = self.books.orders.iter().map(|order| (order.id, order)).collect();
         for (id, shown) in &asked.looks {
             let object = format!("order {id}");
             match (shown, made.get(id)) {
@@ -186,8 +205,12 @@ impl Audit<'_, '_> {
                     self.add(FaultKind::Lost, &object, "it was made, and a look at it found nothing".into())
                 }
                 (Some(order), Some(deed)) => {
+                    let now = there.get(id).filter(|now| now.reference == order.reference);
                     if let Some(wrong) = differs(order, deed) {
                         self.add(FaultKind::Torn, &object, format!("a look at it: {wrong}"));
+                    } else if let Some(now) = now.filter(|now| **now != *order && differs(now, deed).is_none()) {
+                        let detail = format!("a look at it has shown {order:?}, and now it is {now:?}");
+                        self.add(FaultKind::Torn, &object, detail);
                     }
                 }
                 (Some(_), None) => {}
@@ -201,6 +224,7 @@ impl Audit<'_, '_> {
             *in_orders.entry(line.product).or_default() += line.amount;
         }
         let (asked, books) = (self.asked, self.books);
+        let mut strangers = asked.perhaps.1;
         let mut missing: BTreeSet<i64> = asked.products.keys().copied().collect();
         for product in &books.products {
             let object = format!("product {}", product.id);
@@ -221,18 +245,24 @@ impl Audit<'_, '_> {
                 None => self.add(FaultKind::Torn, &object, "what is on hand of it is not there".into()),
             }
             let Some(at_first) = asked.products.get(&product.id) else {
-                self.add(FaultKind::Phantom, &object, "nobody has made it".into());
+                if strangers == 0 {
+                    self.add(FaultKind::Phantom, &object, "nobody has made it".into());
+                }
+                strangers = strangers.saturating_sub(1);
                 continue;
             };
-            let (surely, perhaps) = asked.delivered.get(&product.id).copied().unwrap_or_default();
-            let least = at_first + surely;
+            let (surely, perhaps) = asked.delivered.get(&product.id).cloned().unwrap_or_default();
+            let (least, most) = (at_first + surely, at_first + surely + perhaps.iter().sum::<i64>());
             if delivered < least {
                 let detail = format!("{least} were delivered, and the books say {delivered}");
                 self.add(FaultKind::Lost, &object, detail);
-            } else if delivered > least + perhaps {
-                let detail =
-                    format!("{} were delivered at the most, and the books say {delivered}", least + perhaps);
+            } else if delivered > most {
+                let detail = format!("{most} were delivered at the most, and the books say {delivered}");
                 self.add(FaultKind::Duplicated, &object, detail);
+            } else if !is_sum_of_some(&perhaps, delivered - least) {
+                let detail =
+                    format!("{least} and some of {perhaps:?} were delivered, and the books say {delivered}");
+                self.add(FaultKind::Torn, &object, detail);
             }
         }
         for id in missing {
@@ -242,20 +272,45 @@ impl Audit<'_, '_> {
 
     fn customers(&mut self) {
         let books = self.books;
+        let mut of_orders: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        for order in &books.orders {
+            let (count, owes) = of_orders.entry(order.customer.unwrap_or_default()).or_default();
+            (*count, *owes) = (*count + 1, *owes + order.total_cents);
+        }
+        let mut strangers = self.asked.perhaps.0;
         let mut missing = self.asked.customers.clone();
         for customer in &books.customers {
-            missing.remove(&customer.id);
+            let object = format!("customer {}", customer.id);
+            if !missing.remove(&customer.id) {
+                if strangers == 0 {
+                    self.add(FaultKind::Phantom, &object, "nobody has made him".into());
+                }
+                strangers = strangers.saturating_sub(1);
+            }
             let own = (customer.orders, customer.owes_cents);
             let added_up = (customer.orders_counted, customer.owes_summed_cents);
+            let shown = of_orders.get(&customer.id).copied().unwrap_or_default();
             if own != added_up {
                 let detail = format!("orders and what is owed: {own:?} in his own row, {added_up:?} added up");
-                self.add(FaultKind::Torn, &format!("customer {}", customer.id), detail);
+                self.add(FaultKind::Torn, &object, detail);
+            } else if own != shown {
+                let detail = format!("orders and what is owed: {own:?}, and orders that name him {shown:?}");
+                self.add(FaultKind::Torn, &object, detail);
             }
         }
         for id in missing {
             self.add(FaultKind::Lost, &format!("customer {id}"), "it was made, and it is not there".into());
         }
     }
+}
+
+/// Whether some of these, each once, add up to that.
+fn is_sum_of_some(amounts: &[i64], sum: i64) -> bool {
+    let mut sums = BTreeSet::from([0]);
+    for amount in amounts {
+        sums.extend(sums.iter().map(|sum| sum + amount).collect::<Vec<_>>());
+    }
+    sums.contains(&sum)
 }
 
 /// How an order differs from what was asked for, and answered.

@@ -1,6 +1,6 @@
 //! The command line of Cellway, and the place where all crates come together.
 //!
-//! `cli` is what may be typed; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
+//! `cli` is what may be typed, [`usage`] says what else would; `commands` talks to the control plane; [`view`] and [`render`] make text of records and
 //! are pure; `store` looks after the control plane's own store; `follow` shows a move while it runs; `plan` decides where
 //! tenants belong and carries plans out; `adopt`, `enroll` and `ids` bring what exists under Cellway; `dev` hosts a whole fleet in this process, `demo` runs one of many
 //! processes and judges it, `drill` breaks one on purpose; `host` runs one server. Data goes to standard output, everything else to standard error.
@@ -24,6 +24,7 @@ mod plan;
 mod proof;
 pub mod render;
 mod store;
+pub mod usage;
 pub mod view;
 
 pub use cli::{Cli, Output};

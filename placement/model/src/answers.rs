@@ -27,8 +27,48 @@ pub struct Answered {
     /// What was asked; none where the proposer did not say.
     #[serde(deserialize_with = "since_5")]
     pub asked: Option<Asked>,
+    /// How much had passed by then, by [`FleetHead::aging`].
+    #[serde(deserialize_with = "since_5")]
+    pub passed_ms: u64,
     /// What came of it.
     pub reply: Reply,
+}
+
+/// Time as answers grow old by it. It passes with the clocks of proposers from answer to answer, but by a second at the most: a clock
+/// that jumps ahead makes nothing old. Where there is an answer each second or more it is as fast as the clock, otherwise slower.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aging {
+    /// The proposers' clock that it follows.
+    pub seen: UnixMillis,
+    /// How much has passed, in milliseconds.
+    pub passed_ms: u64,
+}
+
+impl Aging {
+    /// By so much it passes at the most from one answer to the next.
+    const STEP_MAX_MS: u64 = 1_000;
+    /// A stamp may be older than the one before, as commands wait in queues between the two. One that is so much older is of a
+    /// clock that was put back, or of another node's.
+    const LATE_MAX_MS: u64 = 60_000;
+
+    const fn pass(&mut self, at: UnixMillis) {
+        if let Some(ahead) = at.0.checked_sub(self.seen.0) {
+            let step = if ahead < Self::STEP_MAX_MS { ahead } else { Self::STEP_MAX_MS };
+            self.passed_ms = self.passed_ms.saturating_add(step);
+            self.seen = at;
+        } else if self.seen.0 - at.0 > Self::LATE_MAX_MS {
+            self.seen = at;
+        }
+    }
+}
+
+/// The newest answer that is not remembered any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// How much had passed when it was given.
+    pub passed_ms: u64,
+    /// When that was, by the proposer's clock.
+    pub at: UnixMillis,
 }
 
 /// Where in the trail of answers each one is. It follows from the trail, so it makes no two fleets differ.
@@ -53,7 +93,7 @@ impl Answers {
     pub(crate) const KEPT_MS: u64 = 15 * 60 * 1_000;
     /// but not more of them than this: enough for ten minutes of 333 writes a second.
     pub(crate) const MAX: usize = 200_000;
-    /// So many of the newest are kept however old they are: a clock that jumps makes no retry run twice.
+    /// So many of the newest are kept however old they are.
     pub(crate) const MIN: usize = 1_000;
 
     pub(crate) fn of(head: &FleetHead) -> Self {
@@ -73,24 +113,37 @@ impl Answers {
             let differs = known.asked.zip(envelope.asked).is_some_and(|(before, now)| before != now);
             return Some(if differs { Err(Rejected::RequestIdReused { id }) } else { Ok(known.reply.clone()) });
         }
-        let forgotten = head.forgotten?;
-        let may_have_run = envelope.first_tried.is_some_and(|tried| tried <= forgotten);
-        may_have_run.then_some(Err(Rejected::RequestTooOld { id, forgotten }))
+        let (forgotten, tried) = (head.forgotten?, envelope.first_tried?);
+        // Both are of one clock. It may be younger than what it is to count back.
+        let ago = if tried.0 == 0 { u64::MAX } else { envelope.at.0.saturating_sub(tried.0) };
+        let may_have_run = head.aging.passed_ms.saturating_sub(ago) <= forgotten.passed_ms;
+        may_have_run.then_some(Err(Rejected::RequestTooOld { id, forgotten: forgotten.at }))
     }
 
-    /// What was forgotten for a command of an earlier layout is not noted: the versions of then did not either.
-    pub(crate) fn remember(&mut self, head: &mut FleetHead, answered: Answered, layout: u8) {
+    /// For a command of an earlier layout answers grow old by the wall clock, and what is forgotten is not noted: that is what the
+    /// versions of then did.
+    pub(crate) fn remember(&mut self, head: &mut FleetHead, mut answered: Answered, layout: u8) {
         let now = answered.at;
+        if layout >= 5 {
+            head.aging.pass(now);
+        }
+        answered.passed_ms = head.aging.passed_ms;
         let place = self.gone + head.answered.len() as u64;
         self.places.insert(answered.id, place);
         head.answered.push_back(answered);
         while let Some(oldest) = head.answered.front() {
-            let expired = oldest.at.0.saturating_add(Self::KEPT_MS) < now.0 && head.answered.len() > Self::MIN;
+            let is_old = if layout >= 5 {
+                oldest.passed_ms.saturating_add(Self::KEPT_MS) < head.aging.passed_ms
+            } else {
+                oldest.at.0.saturating_add(Self::KEPT_MS) < now.0
+            };
+            let expired = is_old && head.answered.len() > Self::MIN;
             if !expired && head.answered.len() <= Self::MAX {
                 break;
             }
             if layout >= 5 {
-                head.forgotten = head.forgotten.max(Some(oldest.at));
+                let Answered { passed_ms, at, .. } = *oldest;
+                head.forgotten = head.forgotten.max(Some(Forgotten { passed_ms, at }));
             }
             self.places.remove(&oldest.id);
             head.answered.pop_front();

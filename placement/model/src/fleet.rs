@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::answers::Answers;
 use crate::shelves::{Keyed, Shelves, Trail};
 use crate::{
-    Answered, AuditEntry, AuditTrail, BrokenChain, CellId, CellRecord, Change, ClusterId, Command, Envelope,
-    Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId, Revision, TenantId, TenantRecord, UnixMillis, decide,
+    Aging, Answered, AuditEntry, AuditTrail, BrokenChain, CellId, CellRecord, Change, ClusterId, Command, Envelope,
+    Forgotten, Lineage, MoveId, MoveRecord, Outcome, Reply, RequestId, Revision, TenantId, TenantRecord,
+    UnixMillis, decide,
 };
 
 /// How many moves may be under way.
@@ -83,8 +84,10 @@ pub struct FleetHead {
     pub limits_revision: Revision,
     /// Answers to requests with an id, the oldest first.
     pub answered: Trail<Answered>,
-    /// When the newest answer was given that is not remembered any more.
-    pub forgotten: Option<UnixMillis>,
+    /// By what they grow old.
+    pub aging: Aging,
+    /// The newest one that is not remembered any more.
+    pub forgotten: Option<Forgotten>,
 }
 
 impl Keyed for TenantRecord {
@@ -243,7 +246,8 @@ impl Fleet {
         };
         self.audit.note(self.head.cluster, envelope, before.as_ref(), &changes, &reply);
         if let Some(id) = envelope.request_id {
-            let answered = Answered { id, at: envelope.at, asked: envelope.asked, reply: reply.clone() };
+            let Envelope { at, asked, .. } = *envelope;
+            let answered = Answered { id, at, asked, passed_ms: 0, reply: reply.clone() };
             self.answers.remember(&mut self.head, answered, envelope.layout);
         }
         (reply, changes)

@@ -37,7 +37,7 @@ mod store_note;
 mod timing;
 mod ungated;
 
-pub use answers::{Answered, Asked};
+pub use answers::{Aging, Answered, Asked, Forgotten};
 pub use audit::{AuditEntry, AuditHash, AuditTrail, BrokenChain, verify_chain};
 pub use command::{
     Change, Command, CopySight, Crowd, Envelope, MoveIntent, MoveOptions, NewCell, NewTenant, Outcome, Reply,

@@ -15,14 +15,16 @@
 //! where the cells show that COMMIT was decided. Steps of it carry a higher attempt than any before the restore.
 
 mod leftovers;
+mod terms;
 mod unowned;
 
 use serde::{Deserialize, Serialize};
 
+use crate::layout::since_5;
 use crate::step::turn_to_cleanup;
 use crate::{
     Attempt, CellId, End, Epoch, FleetView, Intent, Leg, Life, Lineage, Move, MoveId, MoveRecord, Phase, Rev,
-    Stamp, TenantId, TenantRecord, Tier, TierChange, Uid,
+    Stamp, TenantId, TenantRecord, Tier, Uid,
 };
 
 /// What a cell is to a tenant, as far as it is durable.
@@ -77,6 +79,9 @@ pub struct Held {
     pub captures: bool,
     /// To whom it sends on, and the epoch of that one's grant.
     pub sends_to: Option<(CellId, Epoch)>,
+    /// The tier that the tenant got with that grant, by the mapping that it hands out.
+    #[serde(deserialize_with = "since_5")]
+    pub sends_as: Option<Tier>,
 }
 
 /// Why a record is written anew.
@@ -166,12 +171,8 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
             // A cutover that is carried out anew is of the same move: that one has not ended, or nobody could steer it.
             let goes_on = next.movement.as_ref().map(|movement| movement.id);
             let ended = ended.filter(|ended| Some(ended.movement.id) != goes_on);
-            // Cells know no tier, and the record's own move does where it changes with the owner.
-            let own = case.record_of_uid().and_then(|before| before.movement.as_ref());
-            next.tier = own.and_then(|movement| movement.tier_on(&next.owner)).unwrap_or(next.tier);
-            if let (Some(own), Some(movement)) = (own, next.movement.as_deref_mut()) {
-                bring_tiers(own, movement);
-            }
+            case.with_tier(&mut next);
+            case.with_residency(&mut next);
             let why = why.or(left);
             let same = case.record_of_uid().is_some_and(|before| *before == *next) && ended.is_none();
             match why {
@@ -183,15 +184,6 @@ pub fn judge(fleet: &dyn FleetView, tenant: &TenantId, held: &[Held], stamp: Sta
                 _ => Verdict::Confirmed,
             }
         }
-    }
-}
-
-/// A cutover that is carried out anew is between the cells of the record's own move: a rollback of it brings the tier back, too.
-fn bring_tiers(own: &Move, movement: &mut Move) {
-    if movement.tiers.is_none()
-        && let (Some(source), Some(target)) = (own.tier_on(&movement.source), own.tier_on(&movement.target))
-    {
-        movement.tiers = (source != target).then_some(TierChange { source, target });
     }
 }
 

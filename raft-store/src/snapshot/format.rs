@@ -102,6 +102,7 @@ pub(crate) fn read(input: &mut impl Read) -> Result<Contents, EngineError> {
         limits_revision: head.limits_revision,
         unreconciled: false,
         answered: Trail::default(),
+        aging: head.aging,
         forgotten: head.forgotten,
     };
     let (mut records, mut trail) = (Vec::new(), Vec::new());

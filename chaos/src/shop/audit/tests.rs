@@ -63,10 +63,17 @@ fn judged(deeds: &[Deed], books: Books) -> Vec<(FaultKind, String)> {
     findings.faults.into_iter().map(|fault| (fault.kind, fault.object)).collect()
 }
 
-/// What is found once the books were changed so.
+/// What is found once the books were changed so. Where nothing is said of the customer, he has the orders that are there.
 fn found(change: impl FnOnce(&mut Books)) -> Vec<(FaultKind, String)> {
     let (deeds, mut books) = shop();
+    let before = books.customers.clone();
     change(&mut books);
+    if books.customers == before {
+        let orders = i64::try_from(books.orders.len()).unwrap();
+        let owes = books.orders.iter().map(|order| order.total_cents).sum();
+        let of_him = Customer { id: 1, orders, orders_counted: orders, owes_cents: owes, owes_summed_cents: owes };
+        books.customers = vec![of_him];
+    }
     judged(&deeds, books)
 }
 
@@ -89,6 +96,8 @@ fn books_in_order_are_clean_whether_or_not_the_unknown_has_happened() {
         books.products[0].ordered = 3;
         books.products[1].delivered = 115;
         books.products[1].on_hand = Some(111);
+        books.customers[0] =
+            Customer { id: 1, orders: 3, orders_counted: 3, owes_cents: 70, owes_summed_cents: 70 };
     });
     assert_eq!(happened, []);
 }
@@ -194,6 +203,7 @@ fn deliveries_are_all_there_and_none_came_twice() {
     };
     assert_eq!(delivered(109), [is(FaultKind::Lost, "product 2")]);
     assert_eq!(delivered(110), []);
+    assert_eq!(delivered(113), [is(FaultKind::Torn, "product 2")], "a part of one delivery");
     assert_eq!(delivered(115), []);
     assert_eq!(delivered(116), [is(FaultKind::Duplicated, "product 2")]);
 }
@@ -204,4 +214,49 @@ fn a_look_that_finds_nothing_or_half_of_it_shows() {
     assert_eq!(look(None), [is(FaultKind::Lost, "order 1")]);
     assert_eq!(look(Some(order(1, "acme/1", vec![line(1, 1, 2)]))), [is(FaultKind::Torn, "order 1")]);
     assert_eq!(look(Some(order(1, "acme/1", Vec::new()))), [is(FaultKind::Torn, "order 1")]);
+}
+
+#[test]
+fn an_order_that_was_sent_again_and_made_again_shows_also_where_one_of_the_two_was_taken_back() {
+    let twice = told(|deeds| {
+        deeds.push(ordered("acme/3", &[(2, 3)], made(7, &[8])));
+        deeds.push(deed(What::TakeBack { order: 7 }, Told::Done));
+    });
+    assert!(twice.contains(&is(FaultKind::Duplicated, "order 7")), "{twice:?}");
+}
+
+#[test]
+fn a_number_of_one_that_is_gone_is_not_given_to_one_of_which_nobody_was_told() {
+    let reused = found(|books| books.orders.insert(1, order(2, "acme/4", vec![line(3, 1, 1)])));
+    for object in ["order 2", "line 3"] {
+        assert!(reused.contains(&is(FaultKind::Duplicated, object)), "{object}: {reused:?}");
+    }
+}
+
+#[test]
+fn an_order_that_has_other_prices_than_when_it_was_looked_at_shows() {
+    let dearer = found(|books| {
+        books.orders[1].lines[0].price_cents = 20;
+        books.orders[1].total_cents = 60;
+    });
+    assert_eq!(dearer, [is(FaultKind::Torn, "order 3")]);
+}
+
+#[test]
+fn customers_are_those_that_were_made_and_have_the_orders_that_name_them() {
+    let stranger = |books: &mut Books| {
+        let nobody = Customer { id: 2, orders: 0, orders_counted: 0, owes_cents: 0, owes_summed_cents: 0 };
+        books.customers.push(nobody);
+    };
+    assert_eq!(found(stranger), [is(FaultKind::Phantom, "customer 2")]);
+    let (mut deeds, mut books) = shop();
+    deeds.push(deed(What::Customer, unknown()));
+    stranger(&mut books);
+    assert_eq!(judged(&deeds, books), [], "he may have been made");
+    let others = found(|books| {
+        let (orders, owes) = (3, 61);
+        books.customers[0] =
+            Customer { id: 1, orders, orders_counted: orders, owes_cents: owes, owes_summed_cents: owes };
+    });
+    assert_eq!(others, [is(FaultKind::Torn, "customer 1")]);
 }

@@ -22,6 +22,7 @@ use cell_client::{ClientError, ListOptions, WriteOptions, trailer, wire};
 use cell_model::{AuditEntry, MoveId, MoveOptions, Revision, TenantId};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use line::{Line, Standing, standing, unfit};
 use work::{Step, Work};
@@ -37,6 +38,10 @@ use crate::render::table;
 use crate::view::API_VERSION;
 
 const POLL: Duration = Duration::from_millis(200);
+/// Moves of ours that have been asked for and have not ended: the queue is for everybody, and each refusal is an entry of the audit trail.
+const UNDER_WAY_MAX: usize = 64;
+/// After a refusal for want of room nothing is asked for this long.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -99,6 +104,8 @@ struct Applying {
     moves: BTreeMap<usize, MoveId>,
     /// Moves that were asked for without an answer, and not looked at since.
     unsure: BTreeSet<usize>,
+    /// There was no room for another move.
+    no_room_until: Option<Instant>,
 }
 
 impl Applying {
@@ -115,8 +122,8 @@ impl Applying {
             |step: &Step| Line { step: step.clone(), standing: Standing::Pending { record: Revision(0) } };
         let lines: Vec<Line> = steps.iter().map(pending).collect();
         let attempts = vec![0; lines.len()];
-        let (moves, unsure) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { control, work, is_undo: apply.undo, options, lines, attempts, moves, unsure })
+        let (moves, unsure, no_room_until) = (BTreeMap::new(), BTreeSet::new(), None);
+        Ok(Self { control, work, is_undo: apply.undo, options, lines, attempts, moves, unsure, no_room_until })
     }
 
     /// Reads where everything stands, and refuses a plan whose fleet has moved on.
@@ -275,11 +282,19 @@ impl Applying {
         }
         let line = &self.lines[index];
         match &line.standing {
-            Standing::Pending { record } if !stopping => self.start(index, *record).await,
+            Standing::Pending { record } if !stopping && self.may_ask(&line.step) => {
+                self.start(index, *record).await
+            }
             Standing::Failed { id, why } => Ok(Some(format!("{id} of tenant {} {why}", line.step.tenant))),
             Standing::Elsewhere { why } => Ok(Some(why.clone())),
             Standing::Pending { .. } | Standing::Running { .. } | Standing::Done => Ok(None),
         }
+    }
+
+    fn may_ask(&self, step: &Step) -> bool {
+        let has_room = self.no_room_until.is_none_or(|until| Instant::now() >= until);
+        let under_way = || self.in_standing(|of| matches!(of, Standing::Running { .. }));
+        has_room && (!step.is_move() || under_way() < UNDER_WAY_MAX)
     }
 
     async fn start(&mut self, index: usize, record: Revision) -> Result<Option<String>, Failure> {
@@ -300,10 +315,12 @@ impl Applying {
                 self.unsure.insert(index);
                 Ok(None)
             }
-            // With room on the disk again it goes on.
+            Err(ClientError::Rejected { code, .. }) if code == "STALE_REVISION" => Ok(None),
+            // When moves have ended, or with room on the disk again, it goes on.
             Err(ClientError::Rejected { code, .. })
-                if matches!(code.as_str(), "MOVE_LIMIT" | "STALE_REVISION" | trailer::DISK_FULL) =>
+                if matches!(code.as_str(), "MOVE_LIMIT" | trailer::DISK_FULL) =>
             {
+                self.no_room_until = Some(Instant::now() + NO_ROOM_PAUSE);
                 Ok(None)
             }
             Err(ClientError::Rejected { code, message, .. }) => {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cell_client::wire;
 use cell_client::wire::change_members_request::Change;
+use cell_client::{ClientError, wire};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -131,7 +131,7 @@ pub(super) async fn change(control: &Control, change: Members) -> Result<Exit, F
 }
 
 async fn add(control: &Control, endpoint: &str, promote: bool) -> Result<Exit, Failure> {
-    let (node_id, address) = control.client.claim_node(endpoint).await?;
+    let (node_id, address) = control.client.claim_node(endpoint).await.map_err(|error| silent(endpoint, error))?;
     let add = Change::Add(wire::AddMember { node_id, address });
     let mut members = control.client.change_members(add).await?;
     let votes = members.iter().any(|member| member.node_id == node_id && member.voter);
@@ -146,6 +146,19 @@ async fn add(control: &Control, endpoint: &str, promote: bool) -> Result<Exit, F
     }
     print(control, members);
     Ok(Exit::Done)
+}
+
+/// It is the node that is to join that does not answer, not the control plane.
+fn silent(endpoint: &str, error: ClientError) -> Failure {
+    match error {
+        ClientError::Unavailable { reason } if reason.starts_with(endpoint) => {
+            let message = format!("the node that is to join does not answer: {reason}");
+            let hint =
+                "start it (`cell-control serve`, with an empty data directory), then run the same command again";
+            Failure { exit: Exit::Unavailable, ..Failure::new("NODE_UNREACHABLE", message, hint) }
+        }
+        error => error.into(),
+    }
 }
 
 async fn promote_when_ready(control: &Control, node_id: u64) -> Result<Vec<wire::StoreMember>, Failure> {

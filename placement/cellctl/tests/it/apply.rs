@@ -277,3 +277,22 @@ fn a_request_is_explained_by_the_router_that_carried_it() {
     let silent = fleet.run(&format!("explain request {id} --router 127.0.0.1:1"));
     assert!(silent.code == 75 && silent.err.contains("ROUTERS_SILENT"), "{silent:?}");
 }
+
+#[test]
+fn moves_for_which_there_is_no_room_are_asked_for_again_now_and_then() {
+    let fleet = Fleet::start("2");
+    for name in ["initech", "hooli", "stark"] {
+        assert_eq!(fleet.run(&format!("create tenant {name} --cell cell-1")).code, 0);
+    }
+    assert_eq!(fleet.run("move limits --queued 1").code, 0);
+    assert_eq!(fleet.run("cordon cell cell-1").code, 0);
+    fleet.settled();
+    let plan = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(plan.path(), fleet.run("plan drain cell-1 -o json").out).unwrap();
+    let applied = fleet.run(&format!("apply -f {} --soak 10ms -o json", plan.path().display()));
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let moved = applied.out.matches("\"status\": \"done\"").count();
+    assert!(moved >= 3, "{applied:?}");
+    let refused = fleet.run("audit show --last 1000 --no-headers").out.matches("MOVE_LIMIT").count();
+    assert!((1..=2 * moved).contains(&refused), "{refused} refusals of {moved} moves");
+}

@@ -259,15 +259,17 @@ fn a_command_whose_answer_is_forgotten_is_not_run_again_and_its_end_stays_unknow
     assert_eq!(control.run(&words).code, 0);
     assert_eq!(control.run(&words).code, 0, "it is remembered");
     assert_eq!(control.run("uncordon cell c1").code, 0);
-    // An hour goes by, and as many requests as are remembered for longer than that.
+    // A quarter of an hour goes by, with a request each second, and as many more as are remembered for longer than that.
     let store = control.handle.as_ref().unwrap().store();
-    let requests = (1..=Fleet::ANSWERS_MIN as u128).map(|number| {
+    let seconds = Fleet::ANSWERS_MIN as u64 + Fleet::ANSWERS_KEPT_MS / 1_000 + 1;
+    let requests = (1..=seconds).map(|number| {
         let command = Command::SetLimits(Limits::default());
-        let envelope = Envelope::new(UnixMillis(now + 3_600_000), command);
-        store.submit(Envelope { request_id: Some(RequestId(number << 64)), ..envelope })
+        let envelope = Envelope::new(UnixMillis(now + number * 1_000), command);
+        store.submit(Envelope { request_id: Some(RequestId(u128::from(number) << 64)), ..envelope })
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(futures::future::try_join_all(requests)).unwrap();
+    let words = format!("cordon cell c1 --request-id 000000000000000000000000000000ff@{}", now - seconds * 1_000);
     refused(&control.run(&words), 5, "REQUEST_TOO_OLD");
     assert!(control.run(&words).err.contains("next: look whether it ran (`cellctl audit show`"));
     assert_eq!(json(&control.run("describe cell c1 -o json"))["state"], "active");
@@ -278,6 +280,9 @@ fn members_are_listed_without_a_leader_too_and_that_is_said() {
     let directory = tempfile::tempdir().unwrap();
     let mut first = ControlPlane::start(directory.path());
     assert_eq!(first.run("cluster init").code, 0);
+    let silent = first.run("store members add 127.0.0.1:1 --timeout 300ms");
+    refused(&silent, 75, "NODE_UNREACHABLE");
+    assert!(silent.err.contains("next: start it (`cell-control serve`"), "{silent:?}");
     let mut second = ControlPlane::start_at(directory.path(), "second", "127.0.0.1:0");
     let added = first.run(&format!("store members add {} --promote -o json", second.address));
     assert_eq!(json(&added)["items"].as_array().unwrap().len(), 2, "{added:?}");

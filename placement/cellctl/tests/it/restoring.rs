@@ -53,7 +53,7 @@ fn a_backup_that_is_older_than_a_cutover_is_reconciled_with_what_the_cells_hold(
     assert_eq!(said.code, 0, "{said:?}");
     assert!(fleet.control.run("store reconcile --yes").err.contains("nothing to reconcile"));
 
-    let moved = fleet.control.run("move tenant acme --to c2 --watch --steady 10ms --soak 100ms");
+    let moved = fleet.control.run("move tenant acme --to c2 --tier silver --watch --steady 10ms --soak 100ms");
     assert_eq!(moved.code, 0, "{moved:?}");
     let half = fleet.control.run("move tenant half --to c2 --until sync --steady 10ms -o name");
     let half = half.out.trim().trim_start_matches("move/").to_owned();
@@ -83,6 +83,7 @@ fn a_backup_that_is_older_than_a_cutover_is_reconciled_with_what_the_cells_hold(
     assert!(fleet.control.run("store reconcile").err.contains("nothing to reconcile"));
     let acme = fleet.describe("tenant acme");
     assert_eq!((&acme["cell"], &acme["epoch"]), (&"c2".into(), &2.into()));
+    assert_eq!(acme["tier"], "silver", "the old cell hands out the mapping with which it moved");
     assert_eq!((life_of(&fleet, "comes"), life_of(&fleet, "stays")), ("live".into(), "live".into()));
     fleet.until("the deletion is done once more", |fleet| life_of(fleet, "leaves") != "deleting");
     // What the half-done move has left is taken away, and both may be moved, one back to where it has left a copy.

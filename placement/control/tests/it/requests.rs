@@ -15,17 +15,19 @@ fn now() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap())
 }
 
-/// Answers are forgotten that are older than a quarter of an hour, but for the newest thousand.
-async fn an_hour_goes_by(store: &Store) {
-    let later = UnixMillis(now().get() + 3_600_000);
-    let requests = (1..=Fleet::ANSWERS_MIN as u128).map(|number| {
-        let envelope = Envelope::new(later, Command::SetLimits(Limits::default()));
-        let envelope = Envelope { request_id: Some(RequestId(1_000_000 + number)), ..envelope };
-        let store = store.clone();
-        tokio::spawn(async move { store.submit(envelope).await })
+const HOUR_MS: u64 = 3_600_000;
+
+/// Requests whose leader's clock is an hour ahead, each so long after the one before.
+async fn requests(store: &Store, count: u64, gap_ms: u64) {
+    let begun = now().get() + HOUR_MS;
+    let requests = (1..=count).map(|number| {
+        let at = UnixMillis(begun + number * gap_ms);
+        let request_id = Some(RequestId(u128::from(gap_ms * 1_000_000 + number)));
+        let envelope = Envelope::new(at, Command::SetLimits(Limits::default()));
+        store.submit(Envelope { request_id, ..envelope })
     });
-    for request in requests.collect::<Vec<_>>() {
-        request.await.unwrap().expect("it runs").result.expect("limits are set");
+    for reply in futures::future::join_all(requests).await {
+        reply.expect("it runs").result.expect("limits are set");
     }
 }
 
@@ -57,7 +59,18 @@ async fn a_retry_that_says_its_age_does_not_run_twice_when_its_answer_is_forgott
     // Somebody has done something else since, which a second run would undo.
     client.set_cell_state(&cell_id("c1"), CellState::Active, WriteOptions::default()).await.unwrap();
     let leader = nodes.leader().await;
-    an_hour_goes_by(nodes.nodes[leader].handle().store()).await;
+    let store = nodes.nodes[leader].handle().store().clone();
+    // A clock that jumps makes nothing old, however much is done by it.
+    requests(&store, Fleet::ANSWERS_MIN as u64 + 1, 0).await;
+    for tried in [None, tried] {
+        let answered = cordon(named(tried)).await.expect("it is remembered");
+        assert_eq!(answered.state, CellState::Active, "it has not run again");
+    }
+    // A quarter of an hour does, where there are a thousand that are younger.
+    let seconds = Fleet::ANSWERS_MIN as u64 + Fleet::ANSWERS_KEPT_MS / 1_000 + 1;
+    requests(&store, seconds, 1_000).await;
+    drop(store);
+    let tried = Some(UnixMillis(now().get() - seconds * 1_000));
 
     let too_old = |refused: cell_client::ClientError| {
         assert_eq!(refused.code(), "REQUEST_TOO_OLD", "{refused}");

@@ -130,11 +130,22 @@ fn a_retry_with_the_same_id_runs_once_and_hears_the_first_answer() {
     let late = 24 * 3_600_000;
     fleet.apply(&envelope(late, 3));
     assert_eq!(fleet.apply(&envelope(late, 1)).0, first);
+    // however much comes behind it,
+    let most = u64::try_from(Fleet::ANSWERS_MIN).unwrap();
+    (4..4 + most).for_each(|id| drop(fleet.apply(&envelope(late, id.into()))));
+    assert_eq!(fleet.apply(&envelope(late, 1)).0, first);
+    assert_eq!(fleet.head().forgotten, None);
     // but what is old is forgotten when there is enough that is younger.
-    let most = u128::try_from(Fleet::ANSWERS_MIN).unwrap();
-    (4..4 + most).for_each(|id| drop(fleet.apply(&envelope(late, id))));
+    let seconds = Fleet::ANSWERS_KEPT_MS / 1_000 + 1;
+    (0..seconds).for_each(|second| {
+        drop(fleet.apply(&envelope(late + second * 1_000, (4 + most + second).into())));
+    });
     assert!(!fleet.head().answered.iter().any(|answered| answered.id == RequestId(1)));
-    assert_eq!(fleet.head().forgotten, Some(UnixMillis(0)), "that is how far back nothing is known any more");
+    let forgotten = fleet.head().forgotten.expect("that is how far back nothing is known any more");
+    assert!(
+        forgotten.at <= UnixMillis(late) && forgotten.passed_ms < fleet.head().aging.passed_ms,
+        "{forgotten:?}"
+    );
 }
 
 #[test]
@@ -174,16 +185,16 @@ fn a_retry_whose_answer_may_be_forgotten_is_not_run_again() {
         fleet.apply(&named(id, 1_000 + id as u64 / 10_000));
     }
     assert_eq!(fleet.head().answered.len(), Fleet::ANSWERS_MAX);
-    assert_eq!(fleet.head().forgotten, Some(UnixMillis(1_000)));
-    let retry = |id: usize, tried: u64| Envelope { first_tried: Some(UnixMillis(tried)), ..named(id, 60_000) };
+    assert_eq!(fleet.head().forgotten.map(|forgotten| forgotten.at), Some(UnixMillis(1_000)));
+    let retry = |id: usize, tried: u64| Envelope { first_tried: Some(UnixMillis(tried)), ..named(id, 1_030) };
     let refused = fleet.apply(&retry(3, 999)).0.result.unwrap_err();
     assert_eq!(refused.code(), "REQUEST_TOO_OLD");
     assert!(refused.hint().contains("look whether it ran"), "{}", refused.hint());
     // One that was tried since has not run where nothing is remembered of it; one that is remembered is answered.
-    assert!(fleet.apply(&retry(Fleet::ANSWERS_MAX + 50, 1_001)).0.result.is_ok());
+    assert!(fleet.apply(&retry(Fleet::ANSWERS_MAX + 50, 1_021)).0.result.is_ok());
     assert!(fleet.apply(&retry(Fleet::ANSWERS_MAX + 5, 999)).0.result.is_ok());
     // What is tried for the first time has not run before.
-    assert!(fleet.apply(&named(3, 60_000)).0.result.is_ok());
+    assert!(fleet.apply(&named(3, 1_030)).0.result.is_ok());
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod lifecycle;
 mod properties;
 mod reconciling;
 mod refusals;
+mod retiered;
+mod retries;
 mod rules;
 mod stopping;
 mod takeover;

@@ -8,7 +8,7 @@ use cell_model::{
 use crate::world::{World, cell, move_to, new_cell, new_tenant, tenant};
 
 /// The control plane as a restore of `backup` makes it.
-fn restored(backup: &World) -> World {
+pub(crate) fn restored(backup: &World) -> World {
     let old = backup.fleet.head();
     let head = FleetHead {
         lineage: Lineage(old.lineage.0 + 1),
@@ -21,7 +21,7 @@ fn restored(backup: &World) -> World {
     World { fleet, now: backup.now + 60_000 }
 }
 
-fn held(name: &str, record: &TenantRecord, epoch: u64, role: HeldRole) -> Held {
+pub(crate) fn held(name: &str, record: &TenantRecord, epoch: u64, role: HeldRole) -> Held {
     let move_id = record.movement.as_ref().map_or(MoveId(0), |movement| movement.id);
     Held {
         cell: cell(name),
@@ -32,12 +32,13 @@ fn held(name: &str, record: &TenantRecord, epoch: u64, role: HeldRole) -> Held {
         has_copy: true,
         captures: false,
         sends_to: None,
+        sends_as: None,
     }
 }
 
 /// What cells hold when a move from a to b has reached `phase`, which `truth` has just entered: before the steps of that
 /// phase, or with all of them done.
-fn cells_in(truth: &TenantRecord, phase: Phase, is_done: bool) -> Vec<Held> {
+pub(crate) fn cells_in(truth: &TenantRecord, phase: Phase, is_done: bool) -> Vec<Held> {
     use HeldRole::{Fenced, Importing, Owner, Redirect};
     let owner = |captures| Held { captures, ..held("a", truth, 1, Owner) };
     let importing = held("b", truth, 1, Importing);
@@ -52,7 +53,7 @@ fn cells_in(truth: &TenantRecord, phase: Phase, is_done: bool) -> Vec<Held> {
     }
 }
 
-fn adopt(world: &mut World, held: Vec<Held>) -> Verdict {
+pub(crate) fn adopt(world: &mut World, held: Vec<Held>) -> Verdict {
     let stamp =
         cell_model::Stamp { at: cell_model::UnixMillis(world.now), revision: world.fleet.head().revision.next() };
     let verdict = judge(&world.fleet, &tenant("t"), &held, stamp);
@@ -60,7 +61,7 @@ fn adopt(world: &mut World, held: Vec<Held>) -> Verdict {
     verdict
 }
 
-fn reconcile(world: &mut World) {
+pub(crate) fn reconcile(world: &mut World) {
     let heard = ["a", "b", "c"].map(cell).to_vec();
     world.ok(Command::Reconciled { heard, without: Vec::new() });
 }
@@ -433,57 +434,5 @@ fn what_is_left_of_a_tenant_that_was_made_and_deleted_since_the_backup_is_delete
             world.tell("new", Event::Revoked { cell: held.cell }).unwrap();
         }
         assert_eq!(world.record("new").life, Life::Deleted);
-    }
-}
-
-#[test]
-fn a_tier_that_came_with_a_cutover_after_the_backup_is_adopted_with_the_owner() {
-    use cell_model::{CellKind, Declaration, Tier};
-
-    let mut truth = World::new();
-    let declaration = Declaration { kind: Some(CellKind::Dedicated), ..Declaration::default() };
-    truth.ok(Command::DeclareCell { cell: cell("b"), declaration, only: None });
-    truth.moving(Phase::Sync, MoveOptions { tier: Some(Tier::Platinum), ..MoveOptions::default() });
-    let mut world = restored(&truth);
-    while truth.phase("t") != Phase::Soak {
-        truth.advance();
-    }
-    let known = truth.record("t");
-    adopt(&mut world, cells_in(&known, Phase::Soak, false));
-    let adopted = world.record("t");
-    assert_eq!((adopted.owner, adopted.tier), (cell("b"), Tier::Platinum));
-}
-
-#[test]
-fn a_rollback_after_a_restore_brings_back_the_tier_that_came_with_the_cutover() {
-    use cell_model::{CellKind, Declaration, MoveIntent, Tier};
-
-    use HeldRole::{Fenced, Importing, Owner, Redirect};
-
-    let mut backup = World::new();
-    let declaration = Declaration { kind: Some(CellKind::Dedicated), ..Declaration::default() };
-    backup.ok(Command::DeclareCell { cell: cell("b"), declaration, only: None });
-    backup.moving(Phase::Hold, MoveOptions { tier: Some(Tier::Platinum), ..MoveOptions::default() });
-    let known = backup.record("t");
-    // COMMIT was decided after the backup: its mapping was handed out, or its owner serves and the other is not told.
-    let handed_out = Held { sends_to: Some((cell("b"), Epoch(2))), ..held("a", &known, 1, Redirect) };
-    let serves = Held { captures: true, ..held("b", &known, 2, Owner) };
-    for said in [vec![handed_out, held("b", &known, 1, Importing)], vec![held("a", &known, 1, Fenced), serves]] {
-        let mut world = restored(&backup);
-        adopt(&mut world, said.clone());
-        assert_eq!(adopt(&mut world, said.clone()), Verdict::Confirmed, "{said:?}");
-        reconcile(&mut world);
-        let adopted = world.record("t");
-        assert_eq!((&adopted.owner, adopted.tier), (&cell("b"), Tier::Platinum), "{said:?}");
-        while world.phase("t") != Phase::Soak {
-            world.advance();
-        }
-        let id = world.movement("t").id;
-        world.steer(id, MoveIntent::Rollback).unwrap();
-        while world.record("t").movement.is_some() {
-            world.advance();
-        }
-        let back = world.record("t");
-        assert_eq!((&back.owner, back.tier), (&cell("a"), Tier::Bronze), "{said:?}");
     }
 }

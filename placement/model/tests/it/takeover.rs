@@ -336,6 +336,7 @@ fn a_takeover_that_is_in_the_backup_goes_on_after_the_restore_and_the_old_owner_
         has_copy: true,
         captures,
         sends_to: None,
+        sends_as: None,
     };
     let stamp = Stamp { at: UnixMillis(1), revision: Revision(99) };
     // It has been promoted since, and captures for nobody; the other one has not been told.
@@ -390,6 +391,7 @@ fn after_a_restore_an_owner_that_the_record_knows_as_taken_over_contradicts_nobo
         has_copy: true,
         captures: name == "a",
         sends_to: None,
+        sends_as: None,
     };
     let stamp = Stamp { at: UnixMillis(1), revision: Revision(99) };
     let judged = |held: &[Held]| judge(&world.fleet, &tenant("t"), held, stamp);

@@ -35,13 +35,14 @@ fn held(cell: &CellId, grant: v1::TenantGrant, storage: Option<v1::TenantStorage
     };
     let storage = storage.unwrap_or_default();
     // The agent has verified it before it kept it, with the keys of then.
-    let sends_to = match grant.mapping.map(|mapping| signed_from_wire(mapping).decode()) {
+    let sent = match grant.mapping.map(|mapping| signed_from_wire(mapping).decode()) {
         Some(Ok(routed)) if routed.mapping.uid == Uid(grant.uid) => {
-            Some((routed.mapping.owner, routed.mapping.epoch))
+            Some(((routed.mapping.owner, routed.mapping.epoch), routed.mapping.tier))
         }
         Some(Err(error)) => return Err(Malformed::new("mapping", error.to_string())),
         Some(Ok(_)) | None => None,
     };
+    let (sends_to, sends_as) = sent.unzip();
     Ok(Held {
         cell: cell.clone(),
         uid: Uid(grant.uid),
@@ -51,5 +52,6 @@ fn held(cell: &CellId, grant: v1::TenantGrant, storage: Option<v1::TenantStorage
         has_copy: storage.has_copy,
         captures: storage.captures,
         sends_to,
+        sends_as,
     })
 }

@@ -236,7 +236,11 @@ fn lag(survey: &Survey) -> Vec<FindingView> {
         .map(|(node, status)| format!("{} by {} entries", node.endpoint, newest - status.applied_index))
         .collect();
     let message = if behind.is_empty() { "no node lags".into() } else { format!("behind: {}", behind.join(", ")) };
-    let nodes = new("nodes-follow", mark(false, !behind.is_empty()), message, "is its disk or its network slow?");
+    let nodes = if answering.is_empty() {
+        unknown(Category::Lag, "nodes-follow", "no node answers")
+    } else {
+        new("nodes-follow", mark(false, !behind.is_empty()), message, "is its disk or its network slow?")
+    };
     let routers = match &survey.routers {
         Err(reason) => unknown(Category::Lag, "routers-fresh", reason),
         Ok(known) => {

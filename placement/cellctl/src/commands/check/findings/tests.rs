@@ -47,6 +47,13 @@ fn where_nobody_answers_nothing_is_said_to_hold() {
     let found = quorum(&[silent]);
     assert_eq!(found.len(), 5);
     assert!(found.iter().all(|finding| finding.mark == Mark::Fails), "{found:?}");
+    let survey = Survey {
+        nodes: vec![Node { status: Err("no connection".into()), ..node("n1:1", 1, true) }],
+        ..surveyed(&[], &[])
+    };
+    assert_eq!(mark_of(&lag(&survey), "nodes-follow"), Mark::Fails);
+    let survey = Survey { nodes: vec![node("n1:1", 1, true)], ..surveyed(&[], &[]) };
+    assert_eq!(mark_of(&lag(&survey), "nodes-follow"), Mark::Holds);
 }
 
 #[test]
