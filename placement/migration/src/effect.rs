@@ -133,6 +133,9 @@ impl<P: ControlPlane> Run<'_, P> {
         {
             return self.happened(Event::PreflightFailed { code, reason }).await;
         }
+        if let Some(Finding { code, reason }) = self.still_out_of_reach(self.of.options.preflight_patience).await? {
+            return self.happened(Event::PreflightFailed { code, reason }).await;
+        }
         let weight = passed.first().map(|report| Weight { rows: report.rows, bytes: report.bytes });
         let weight = weight.unwrap_or_default();
         accepted(self.propose(vec![Event::Weighed(weight), Event::PreflightPassed]).await?)
@@ -369,7 +372,8 @@ impl<P: ControlPlane> Run<'_, P> {
         loop {
             let import = self.insist("import status", || self.of.agents.import_status(&to, &context)).await?;
             let close = Duration::from_millis(import.lag_ms) * 2 <= budget;
-            let is_moment = close && self.routers_at_hand();
+            self.reached_in_the_end(patient_until)?;
+            let is_moment = close && self.out_of_reach()?.is_none() && self.routers_at_hand();
             let due =
                 import.backfilled && (Instant::now() >= patient_until || (is_moment && is_quiet(budget).await?));
             if due {
@@ -397,8 +401,9 @@ impl<P: ControlPlane> Run<'_, P> {
         let patient_until = Instant::now() + self.of.options.quiet_patience;
         loop {
             let import = self.insist("follower status", || self.of.agents.import_status(&agent, &context)).await?;
+            self.reached_in_the_end(patient_until)?;
             let is_moment = self.routers_at_hand() || Instant::now() >= patient_until;
-            if is_moment && self.is_close_behind(&import) {
+            if is_moment && self.out_of_reach()?.is_none() && self.is_close_behind(&import) {
                 return accepted(self.propose_due(vec![Event::HoldDue], at).await?);
             }
             tokio::time::sleep(self.of.options.poll).await;

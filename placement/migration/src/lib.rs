@@ -18,6 +18,7 @@
 //! * `mending` has rows copied anew in which a copy differs;
 //! * `soaking` compares some rows while a move soaks;
 //! * `routers` waits for routers where the owner has no gate;
+//! * `reach` keeps a tenant from where no router would reach it;
 //! * `takeover` promotes by force, and tells the old owner when it is back;
 //! * [`ControlPlane`] is the store as the coordinator sees it.
 
@@ -28,6 +29,7 @@ mod gaining;
 mod hold;
 mod lines;
 mod mending;
+mod reach;
 mod routers;
 mod setbacks;
 mod soaking;
@@ -37,4 +39,5 @@ mod telling;
 
 pub use control_plane::{ControlPlane, Leadership, ProposeError, RoutersStood, Wake};
 pub use coordinator::{Coordinator, Options};
+pub use reach::out_of_reach;
 pub use setbacks::{LastSetback, Setbacks};

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use cell_client::{AgentOptions, AgentPool, Finding, PreflightReport, StepContext, StepError};
+use cell_migration::out_of_reach;
 use cell_model::{
     Attempt, CellId, CellRecord, Command, Envelope, Estimate, FleetView, MoveOptions, Rejected, Stamp, TenantId,
     TenantRecord, UnixMillis, Weight, decide,
@@ -78,8 +79,17 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
         let cell = wanted.target.to_string();
         answer.notes.push(v1::PreviewFinding { cell, code: "COPY_RETAINED".into(), reason });
     }
-    for (cell, as_target) in [(&record.owner, false), (&wanted.target, true)] {
-        answer.notes.extend(ground.view(|fleet| fleet.cell(cell).and_then(|cell| without_gate(cell, as_target))));
+    let cells = ground.view(|fleet| (fleet.cell(&record.owner).cloned(), fleet.cell(&wanted.target).cloned()));
+    if let (Some(source), Some(target)) = &cells {
+        let told = |found: Finding| v1::PreviewFinding {
+            cell: target.id.to_string(),
+            code: found.code,
+            reason: found.reason,
+        };
+        let unreached = out_of_reach(source, target).map(told);
+        let of_target = if unreached.is_none() { without_gate(target, true) } else { None };
+        theirs.0.extend(unreached);
+        answer.notes.extend(without_gate(source, false).into_iter().chain(of_target));
     }
     if let Some(report) = &ours.1 {
         let weight = Weight { rows: report.rows, bytes: report.bytes };

@@ -8,5 +8,6 @@ mod edges;
 mod endings;
 mod mending;
 mod paper;
+mod reach;
 mod routers;
 mod takeover;

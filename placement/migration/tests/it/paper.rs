@@ -93,6 +93,18 @@ impl Paper {
         self.inner.lock().unwrap().clock_ahead_ms = u64::try_from(ahead.as_millis()).unwrap();
     }
 
+    /// What the agent of the cell says of its gates.
+    pub(crate) fn gates_of(&self, name: &str, gates: &[&str]) {
+        let known = self.inner.lock().unwrap().fleet.cell(&cell(name)).expect("it is there").clone();
+        self.ok(Command::ReportCell {
+            cell: known.id,
+            generation: known.generation,
+            gates: gates.iter().map(ToString::to_string).collect(),
+            agent: known.agent,
+            partial: false,
+        });
+    }
+
     /// The cell has no gate.
     pub(crate) fn without_gate(&self, name: &str) {
         let declaration = Declaration { ungated: Some(true), ..Declaration::default() };
