@@ -47,7 +47,7 @@ pub(crate) async fn run(control: Control, asked: Enroll) -> Result<Exit, Failure
         }
     };
     control.print_list(&[CellView::from(wire::Cell::from(&cell))]);
-    console::note(&next(&control, &asked));
+    console::note(&next(&control.target.endpoints.join(","), &asked));
     Ok(Exit::Done)
 }
 
@@ -160,16 +160,22 @@ fn judged(looked: &Inspection, asked: &Enroll) -> Result<(), Failure> {
 }
 
 /// How the cell is started, as the sample application is; another one says the same in its own way.
-fn next(control: &Control, asked: &Enroll) -> String {
+fn next(endpoints: &str, asked: &Enroll) -> String {
     let mut line = match asked.traits.without_gate {
         false => format!("next: start its agent and gates: sample-cell serve --cell {}", asked.name),
-        true => format!("next: start its agent: sample-cell serve --without-gate --cell {}", asked.name),
+        // Nothing is adopted there.
+        true if asked.tenant_database.is_some() => {
+            format!("next: start its agent: sample-cell serve --without-gate --cell {}", asked.name)
+        }
+        // Its application is at work already.
+        true => format!(
+            "next: start its agent, and once its tenants are adopted without --observe: sample-cell serve --without-gate --observe --cell {}",
+            asked.name
+        ),
     };
-    line.push_str(match asked.database {
-        // It has a password in it.
-        Some(_) => " --database URL",
-        None => " --data-dir DIR",
-    });
+    // The address has a password in it. Without a gate a database is the fence, also where it was not looked at from here.
+    let in_database = asked.database.is_some() || asked.traits.without_gate;
+    line.push_str(if in_database { " --database URL" } else { " --data-dir DIR" });
     if asked.traits.without_gate && asked.tenant_schema.is_none() && asked.tenant_database.is_none() {
         line.push_str(&format!(" --schema {} --tenant-column {}", asked.schema, asked.tenant_column));
     }
@@ -180,7 +186,7 @@ fn next(control: &Control, asked: &Enroll) -> String {
         let template = &asked.template_database;
         line.push_str(&format!(" --tenant-database '{name}' --template-database '{template}'"));
     }
-    line.push_str(&format!(" --agent-listen {} --control {}", asked.agent, control.target.endpoints.join(",")));
+    line.push_str(&format!(" --agent-listen {} --control {endpoints}", asked.agent));
     match &asked.out {
         Some(out) => line.push_str(&format!(" --identity {}", out.display())),
         None => line.push_str(" --identity DIR"),
@@ -235,6 +241,26 @@ mod tests {
         assert_eq!(code(&ungated, "c4 --agent h:4 --without-gate --gate h:5"), Ok(true));
         assert_eq!(code(&ungated, "c4 --agent h:4 --without-gate --gate h:6").unwrap_err(), "CELL_EXISTS");
         assert_eq!(code(&cells[0], "c1 --agent h:1 --without-gate --gate h:5").unwrap_err(), "CELL_EXISTS");
+    }
+
+    #[test]
+    fn an_agent_without_gates_has_a_database_and_begins_by_turning_nobody_away() {
+        let ungated = "c1 --agent h:1 --without-gate --gate h:5";
+        let line = next("n:1", &asked(&format!("{ungated} --database url --tenant-column owner")));
+        for said in [" --without-gate --observe ", " --database URL ", " --tenant-column owner "] {
+            assert!(line.contains(said), "{line}");
+        }
+        let line = next("n:1", &asked(ungated));
+        assert!(
+            line.contains(" --database URL ") && !line.contains("--data-dir"),
+            "not looked at from here: {line}"
+        );
+        assert!(line.contains("once its tenants are adopted without --observe"), "{line}");
+        let line =
+            next("n:1", &asked("c1 --agent h:1 --without-gate --gate h:5 --database url --tenant-database t_{id}"));
+        assert!(line.contains(" --tenant-database ") && !line.contains("--observe"), "{line}");
+        let line = next("n:1", &asked("c1 --agent h:1"));
+        assert!(line.contains(" --data-dir DIR --agent-listen h:1 --control n:1"), "{line}");
     }
 
     #[test]

@@ -248,7 +248,9 @@ fn rounded(seconds: u64) -> String {
 fn held(movement: &MoveView) -> String {
     let last = movement.holds.iter().rev().find(|held| held.end != HoldEnd::LetGo);
     last.map_or_else(String::new, |held| {
-        format!("; writes waited {} ms, reads {} ms", held.writes_ms, held.reads_ms)
+        // Where no gate is they wait from the beginning on.
+        let reads = if movement.routers_held.is_some() { held.writes_ms } else { held.reads_ms };
+        format!("; writes waited {} ms, reads {reads} ms", held.writes_ms)
     })
 }
 

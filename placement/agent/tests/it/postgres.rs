@@ -34,5 +34,6 @@ mod tails;
 mod telling;
 mod throttling;
 mod tls;
+mod unheard;
 mod wire;
 mod writers;
