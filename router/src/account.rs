@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use crate::answer::{AnswerBody, Download};
@@ -63,6 +63,8 @@ pub(crate) fn close(
         Ok(mut response) => {
             worker.metrics.count_answer(response.status(), tier);
             headers::to_client(response.status(), response.headers_mut(), &ctx.request_id);
+            // The router's own, and not the cell's, which may be HTTP/1.0 (RFC 9110, 2.5).
+            *response.version_mut() = Version::HTTP_11;
             let ongoing = match response.body().has_no_end_in_sight() {
                 true => Ongoing::new(worker, &ctx, response.headers()),
                 false => None,

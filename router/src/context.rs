@@ -8,7 +8,6 @@ use std::time::Duration;
 use cell_gate::wire;
 use cell_model::TenantId;
 use cell_trust::TrustedKeys;
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -146,7 +145,7 @@ impl RequestCtx {
         let upgrade = Upgrade::asked_for(request, fields);
         // What a WebSocket will carry may be writes.
         let is_write = wire::is_write(request.method()) || upgrade.is_some();
-        let is_grpc = fields.has(Field::ContentType) && is_grpc(request.headers());
+        let is_grpc = fields.has(Field::ContentType) && wire::is_grpc(request.headers());
         let begin = |spans: &Spans| spans.begin(request.headers(), request.uri().path(), &worker.dice);
         let trace = worker.spans.as_ref().and_then(begin).map(Box::new);
         let takes_interim = request.version() == Version::HTTP_11 && upgrade.is_none();
@@ -189,12 +188,6 @@ impl RequestCtx {
     pub(crate) fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
-}
-
-/// `application/grpc`, with or without what its messages are written in.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let after = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    after.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// `grpc-timeout: 250m`.
@@ -295,7 +288,7 @@ mod tests {
             ("application/grpc-web", false),
             ("application/json", false),
         ] {
-            assert_eq!(is_grpc(&with("content-type", value)), grpc, "{value}");
+            assert_eq!(wire::is_grpc(&with("content-type", value)), grpc, "{value}");
         }
         for (value, timeout) in [
             ("250m", Some(Duration::from_millis(250))),

@@ -29,7 +29,6 @@ use crate::room::STALL;
 use crate::schedule::Leave;
 use crate::strict::{Rule, Said};
 use crate::table::Entry;
-use crate::tls::GateTls;
 use crate::unreached::{self, Unreached};
 
 /// A request as it goes to cells: the head without a stamp, and the body.
@@ -140,7 +139,7 @@ async fn once(
                 return Attempt::Over(refusal_of(worker, ctx, fault));
             }
             let (address, cell) = (lease.address(), &entry.mapping.owner);
-            if let Some(refused) = GateTls::refused(error.error()) {
+            if let Some(refused) = lease.refused() {
                 worker.metrics.connect_failures.inc();
                 let mut tried = Unreached::default();
                 tried.add(address, &ConnectError::Tls(refused));

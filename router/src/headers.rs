@@ -1,7 +1,7 @@
 //! What of a message's head belongs to one connection, and what to the other side (RFC 9110, 7.6).
 
 use cell_gate::wire;
-use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 
@@ -111,6 +111,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Turns a gate's head into the one that goes to the client.
 pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, request_id: &HeaderValue) {
     let fields = Fields::of(headers);
+    if fields.has(Field::TransferEncoding) {
+        // The other was gone by (RFC 9112, 6.3): as it stands it would cut the body off.
+        headers.remove(CONTENT_LENGTH);
+    }
     if status != StatusCode::SWITCHING_PROTOCOLS {
         strip(headers, fields);
     } else if fields.has(Field::Reserved) {
@@ -122,7 +126,7 @@ pub(crate) fn to_client(status: StatusCode, headers: &mut HeaderMap, request_id:
 /// Turns the head of a cell's interim answer into the one that goes to the client.
 pub(crate) fn of_interim(headers: &mut HeaderMap) {
     strip(headers, Fields::of(headers));
-    headers.remove(http::header::CONTENT_LENGTH);
+    headers.remove(CONTENT_LENGTH);
 }
 
 /// The client's name for the request, where it has given one that can stand in logs.

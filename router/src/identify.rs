@@ -56,7 +56,12 @@ impl IdentityRules {
             return Err(("tenant.order", "at least one source is needed".into()));
         }
         if let Some(twice) = order.iter().enumerate().find(|(at, source)| order[..*at].contains(source)) {
-            return Err(("tenant.order", format!("{:?} is listed twice", twice.1)));
+            return Err(("tenant.order", format!("{} is listed twice", format!("{:?}", twice.1).to_lowercase())));
+        }
+        if *order == [Source::Host] && domains.0.is_empty() {
+            let rule =
+                "at least one is needed where tenant.order lists host alone: without it no request names a tenant";
+            return Err(("domains", rule.into()));
         }
         if order.contains(&Source::Token) != options.token.is_some() {
             return Err(("tenant.token", "is needed where tenant.order lists token, and only there".into()));

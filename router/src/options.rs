@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use cell_client::Link;
 use cell_trust::{PublicKey, Role, TrustedKeys};
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -365,6 +366,10 @@ impl Options {
         if let Some((option, rule)) = broken {
             return Err(Error::InvalidOption { option, rule });
         }
+        let name = self.upstream.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+        if let Some(name) = name.filter(|name| ServerName::try_from(name.as_str()).is_err()) {
+            return Err(invalid("upstream.tls.server-name", format!("{name:?} is not a host name or an address")));
+        }
         let broken = |(option, rule): (&str, String)| invalid(option, rule);
         let authority = self.tls.as_ref().and_then(|tls| tls.client_ca_file.as_ref());
         if authority.is_none() && self.tls.as_ref().is_some_and(|tls| tls.client_certificate_required) {
@@ -438,12 +443,18 @@ mod tests {
     fn each_broken_rule_names_its_option() {
         usable().check().unwrap();
         type Breaks = fn(&mut Options);
-        let broken: [(&str, Breaks); 8] = [
+        let broken: [(&str, Breaks); 11] = [
             ("name", |o| o.name.clear()),
             ("control", |o| o.control.clear()),
             ("control", |o| o.control = vec!["no-port".into()]),
             ("trusted-keys", |o| o.trusted_keys = vec!["xyz".into()]),
             ("domains", |o| o.domains = vec!["not a domain".into()]),
+            ("domains", |o| o.tenant.order = vec![Source::Host]),
+            ("containment.retry-percent", |o| o.containment.retry_percent = 101),
+            ("upstream.tls.server-name", |o| {
+                let tls = "ca-file = \"ca.pem\"\nserver-name = \"bad name!\"";
+                o.upstream.tls = Some(toml::from_str(tls).unwrap());
+            }),
             ("tls.client-ca-file", |o| o.tenant.order = vec![Source::Certificate, Source::Host]),
             ("limits.header-bytes-max", |o| o.limits.header_bytes_max = 10),
             ("timeouts.quiesce-max", |o| o.timeouts.quiesce_max = Duration::ZERO),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use cell_client::net::{Connection as Stream, Network};
 use hyper::body::Incoming;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -28,6 +29,11 @@ pub(crate) use self::lease::Lease;
 
 /// What a client's body is on its way to a cell.
 pub(crate) type Sent = UploadBody<Incoming>;
+
+/// How soon a machine is missed that has gone without a word: half of an answer, or a tunnel, would be waited for for ever.
+const ALIVE_AFTER: Duration = Duration::from_secs(10);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const ALIVE_TRIES: u32 = 3;
 
 /// How many and how long.
 #[derive(Debug, Clone, Copy)]
@@ -254,7 +260,17 @@ async fn dial(network: &Network, address: &Arc<str>) -> Result<Stream, ConnectEr
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %address, "cannot set TCP_NODELAY");
     }
+    if let Stream::Kernel(socket) = &stream
+        && let Err(error) = SockRef::from(socket).set_tcp_keepalive(&asking())
+    {
+        tracing::debug!(%error, %address, "cannot ask whether the other side of a connection is still there");
+    }
     Ok(stream)
+}
+
+/// How often a silent machine is asked whether it is still there.
+fn asking() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(ALIVE_AFTER).with_interval(ALIVE_INTERVAL).with_retries(ALIVE_TRIES)
 }
 
 /// One open connection to an instance, until it is dropped.
@@ -263,5 +279,21 @@ struct Counted(Rc<Cell<usize>>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_gate_that_says_nothing_is_asked_whether_its_machine_is_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Arc::from(listener.local_addr().unwrap().to_string());
+        let Stream::Kernel(socket) = dial(&Network::Kernel, &address).await.unwrap() else { unreachable!() };
+        let socket = SockRef::from(&socket);
+        assert!(socket.keepalive().unwrap());
+        let asked = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!(asked, (ALIVE_AFTER, ALIVE_INTERVAL));
     }
 }

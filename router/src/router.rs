@@ -188,10 +188,11 @@ impl Router {
         if old.is_some() {
             until_it_can_serve(&self.directory).await;
         }
-        let threads = Sharing::among(listeners.len()).into_iter().zip(listeners);
-        for (index, (sharing, listener)) in (0..).zip(threads) {
+        let threads = listeners.len();
+        for (index, (sharing, listener)) in (0..).zip(Sharing::among(threads).into_iter().zip(listeners)) {
             let seed = Seed {
                 index,
+                threads,
                 listener,
                 network: self.host.network().clone(),
                 random: self.host.random().clone(),

@@ -10,6 +10,8 @@
 //!  │  └── silent for too long ── close frames, 1001 ──┐
 //!  └───── the mapping has changed ── close frames, 1012 ──► Closing ── both have ended, or time is up ──► Closed
 //! ```
+//! A gate does not wait for that: it cuts what a hold must not wait for, mostly before this router has heard of the hold. So a cell
+//! that goes without a close frame is spoken for: its client gets one with 1012, within the same time.
 
 mod frames;
 
@@ -51,6 +53,8 @@ pub(crate) async fn run(worker: Rc<Worker>, entry: std::sync::Arc<Entry>, client
     let _open = Open(&worker);
     let (ending, end) = watch::channel(None);
     let last = std::cell::Cell::new(Instant::now());
+    let spread = worker.dice.share_of(worker.live().timeouts.tunnel_close_spread);
+    let parting = Parting { client_left: std::cell::Cell::new(false), spread };
     let (client_reads, client_writes) = tokio::io::split(TokioIo::new(client));
     let (cell_reads, cell_writes) = tokio::io::split(TokioIo::new(cell));
     let up = Direction { from: client_reads, to: cell_writes, masked: true };
@@ -64,16 +68,17 @@ pub(crate) async fn run(worker: Rc<Worker>, entry: std::sync::Arc<Entry>, client
         last.set(Instant::now());
         active.used.answered(bytes);
     };
-    let mut carried =
-        std::pin::pin!(async { tokio::join!(up.carry(end.clone(), went_up), down.carry(end.clone(), went_down)) });
+    let mut carried = std::pin::pin!(async {
+        tokio::join!(up.carry(end.clone(), &parting, went_up), down.carry(end.clone(), &parting, went_down))
+    });
     let why = tokio::select! {
         _ = &mut carried => return,
         () = has_moved(&worker, &entry.mapping) => {
+            worker.metrics.tunnels_quiesced.inc();
             tokio::select! {
                 _ = &mut carried => return,
-                () = tokio::time::sleep(worker.dice.share_of(worker.live().timeouts.tunnel_close_spread)) => {}
+                () = tokio::time::sleep(spread) => {}
             }
-            worker.metrics.tunnels_quiesced.inc();
             SERVICE_RESTART
         }
         () = is_silent(&last, worker.live().timeouts.tunnel_idle) => GOING_AWAY,
@@ -122,6 +127,25 @@ async fn is_silent(last: &std::cell::Cell<Instant>, limit: Duration) {
 
 type Io = TokioIo<Upgraded>;
 
+/// What both ways know of the end of the other.
+struct Parting {
+    /// The client has sent a close frame, or nothing more comes of it.
+    client_left: std::cell::Cell<bool>,
+    /// How long a client is not told yet, so that they do not all come back at once.
+    spread: Duration,
+}
+
+/// Why a direction carries no more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It was told to, with this code.
+    Told(u16),
+    /// Nothing more comes.
+    Source,
+    /// Nothing more is taken.
+    Sink,
+}
+
 /// One way of a tunnel.
 struct Direction {
     from: ReadHalf<Io>,
@@ -133,22 +157,22 @@ struct Direction {
 impl Direction {
     /// Carries bytes until there are no more, or until the border of a frame after `end` has been told; `carries` is told
     /// how many.
-    async fn carry(mut self, mut end: watch::Receiver<Option<u16>>, carries: impl Fn(usize)) {
+    async fn carry(mut self, mut end: watch::Receiver<Option<u16>>, parting: &Parting, carries: impl Fn(usize)) {
         let mut piece = vec![0; PIECE_BYTES];
         let mut border = Border::default();
         let ended = loop {
             let told = *end.borrow_and_update();
-            if told.is_some() && border.is_here() {
-                break told;
+            if let Some(code) = told.filter(|_| border.is_here()) {
+                break Ended::Told(code);
             }
             let read = tokio::select! {
                 read = self.from.read(&mut piece) => read,
                 changed = end.changed(), if told.is_none() => match changed {
                     Ok(()) => continue,
-                    Err(_) => break None,
+                    Err(_) => break Ended::Source,
                 },
             };
-            let Ok(length @ 1..) = read else { break None };
+            let Ok(length @ 1..) = read else { break Ended::Source };
             carries(length);
             // Told meanwhile: nothing is carried beyond the next border.
             let length = if end.borrow().is_some() {
@@ -156,19 +180,43 @@ impl Direction {
             } else {
                 border.pass(&piece[..length])
             };
+            if self.masked && border.has_closed() {
+                parting.client_left.set(true);
+            }
             if self.to.write_all(&piece[..length]).await.is_err() || self.to.flush().await.is_err() {
-                break None;
+                break Ended::Sink;
             }
         };
-        if let Some(code) = ended {
+        if self.masked && ended == Ended::Source {
+            parting.client_left.set(true);
+        }
+        let code = match ended {
+            Ended::Told(code) => Some(code),
+            Ended::Source if !self.masked && border.is_here() && !border.has_closed() => {
+                unsaid(&mut end, parting).await
+            }
+            Ended::Source | Ended::Sink => None,
+        };
+        if let Some(code) = code {
             let farewell = close_frame(code, self.masked);
             if self.to.write_all(&farewell).await.is_ok() && self.to.flush().await.is_ok() {
                 drain(&mut self.from, &mut piece).await;
             }
+        } else if self.masked && ended == Ended::Sink {
+            // The cell has gone. What its client still sends goes nowhere, and is read: left unread, it would reset the
+            // connection, and what is said to the client with it.
+            let _ended = tokio::time::timeout(parting.spread + FAREWELL, drain(&mut self.from, &mut piece)).await;
         }
         // Tells the other side that nothing more comes; it may be gone already.
         let _gone = Pin::new(&mut self.to).shutdown().await;
     }
+}
+
+/// What is said to a client whose cell has gone without a word.
+async fn unsaid(end: &mut watch::Receiver<Option<u16>>, parting: &Parting) -> Option<u16> {
+    let told = tokio::time::timeout(parting.spread, end.wait_for(Option::is_some)).await;
+    let code = told.ok().and_then(Result::ok).and_then(|told| *told).unwrap_or(SERVICE_RESTART);
+    (!parting.client_left.get()).then_some(code)
 }
 
 /// Reads what a side still says, so that it gets to read what was said to it.

@@ -68,6 +68,8 @@ const HALF_OPEN_TIME: Duration = Duration::from_millis(100);
 /// What a thread is made of. The rest it makes itself.
 pub(crate) struct Seed {
     pub(crate) index: u32,
+    /// How many there are: those of the process before, if these are its sockets, where it had more.
+    pub(crate) threads: usize,
     pub(crate) listener: Socket,
     pub(crate) network: Network,
     pub(crate) random: Random,
@@ -133,8 +135,7 @@ async fn serve(seed: Seed) {
         Err(error) => return tracing::error!(%error, "cannot use the listener of a thread"),
     };
     let mut phase = seed.phase;
-    let threads = seed.options.worker_count();
-    let most = seed.options.limits.connections_max.div_ceil(threads).min(Semaphore::MAX_PERMITS);
+    let most = seed.options.limits.connections_max.div_ceil(seed.threads).min(Semaphore::MAX_PERMITS);
     let places = Arc::new(Semaphore::new(most));
     let quiescing = Rc::new(Cell::new(false));
     let worker = Rc::new(Worker {

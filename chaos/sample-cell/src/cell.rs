@@ -293,7 +293,10 @@ fn relays(options: &Options) -> Result<Vec<Relay>, Error> {
             format!("{applications} applications for {gates} gates: give one for all of them, or one for each");
         return Err(Error::Application { reason });
     }
-    let relay = |address: &String| Relay::to(address).map_err(|no| Error::Application { reason: no.to_string() });
+    let relay = |address: &String| {
+        let relay = Relay::to(address).map_err(|no| Error::Application { reason: no.to_string() })?;
+        Ok(relay.with_requests_max(options.application_requests_max))
+    };
     options.application.iter().map(relay).collect()
 }
 

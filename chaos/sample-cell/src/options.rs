@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cell_gate::Relay;
 use cell_model::CellId;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,11 @@ pub struct Options {
     #[arg(long, value_name = "MS", default_value_t = APPLICATION_MS, value_parser = clap::value_parser!(u64).range(1..))]
     #[serde(default = "application_ms")]
     pub application_ms: u64,
+    /// Requests that each --application has at once, streams and WebSockets among them; half as many of one tenant.
+    #[arg(long, value_name = "COUNT", default_value_t = Relay::REQUESTS_MAX, requires = "application",
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    #[serde(default = "application_requests_max")]
+    pub application_requests_max: usize,
     /// Public key of a router whose signed context the gates believe, in hex; give it once for each. Without one, none is
     /// asked for.
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
@@ -195,6 +201,10 @@ const APPLICATION_MS: u64 = 30_000;
 
 const fn application_ms() -> u64 {
     APPLICATION_MS
+}
+
+const fn application_requests_max() -> usize {
+    Relay::REQUESTS_MAX
 }
 
 /// By the names that certificate managers use. What is in the files is read when the gates start.
@@ -300,6 +310,7 @@ impl Options {
             trusted_keys: Vec::new(),
             body_bytes_max: BODY_BYTES_MAX,
             application_ms: APPLICATION_MS,
+            application_requests_max: Relay::REQUESTS_MAX,
             context_keys: Vec::new(),
             gate_tls: None,
             hooks: None,

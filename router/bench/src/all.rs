@@ -55,7 +55,10 @@ impl Part {
                 let changes = if quick { 100 } else { 500 };
                 Visible { extent, tenants: MANY_TENANTS, changes }.measure(figures).await
             }
-            Self::Idle => Idle { connections: if quick { 2_000 } else { 8_000 } }.measure(ground, figures).await,
+            Self::Idle => {
+                let (connections, beside) = if quick { (2_000, 2_000) } else { (50_000, 8_000) };
+                Idle { connections, beside }.measure(ground, figures)
+            }
             Self::Size if quick => Size { extent, tenants: vec![MANY_TENANTS] }.measure(ground, figures),
             Self::Size => {
                 let extent = Extent { rounds: 3, ..extent };

@@ -23,7 +23,7 @@ pub(crate) struct Ground {
     /// The least proxy of Pingora [default: target/peers/least-pingora, where `make bench-router` builds it]
     #[arg(long, global = true, env = "CELLWAY_PINGORA", value_name = "PROGRAM")]
     pingora: Option<PathBuf>,
-    /// The router's program: what `compare`, `fair`, `instructions` and `train` start [default: a router of this build, within this program]
+    /// The router's program: what `compare`, `fair`, `idle`, `instructions` and `train` start [default: a router of this build, within this program]
     #[arg(long, global = true, env = "CELLWAY_ROUTER", value_name = "PROGRAM")]
     router: Option<PathBuf>,
 }

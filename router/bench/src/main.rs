@@ -2,7 +2,7 @@
 //!
 //! * `origin` answers at once, or so many at a time and slowly;
 //! * `fleet` is a router of this build with a control plane of its own: so many tenants, so many changes a second;
-//! * `load` asks at a fixed rate, whatever the answers do (open loop), and says how long they took;
+//! * `load` asks at a fixed rate, whatever the answers do (open loop), and says how long they took; `hold` keeps connections open;
 //! * `compare` runs proxies by turns and reports CPU for each request; `fair` is the scenario of two tenants; `visible`
 //!   measures how long a change takes to be seen by requests; `idle` what a connection costs that says nothing; `size`
 //!   what a tenant costs; `instructions` counts, where the others measure;
@@ -17,6 +17,7 @@ mod compare;
 mod fair;
 mod fleet;
 mod ground;
+mod hold;
 mod idle;
 mod instructions;
 mod load;
@@ -56,6 +57,8 @@ enum Command {
     Fleet(fleet::Fleet),
     /// Asks at a fixed rate and prints what came of it
     Load(load::Load),
+    /// Opens connections, asks once on each, and holds them
+    Hold(hold::Hold),
     /// Everything, one after the other
     All(all::All),
     /// CPU for each request, requests a second and times of all proxies that are here, by turns
@@ -86,6 +89,7 @@ async fn run(command: Command, ground: &Ground) -> anyhow::Result<ExitCode> {
     let (part, outcome) = match command {
         Command::Origin(origin) => return origin.serve().await.map(|()| ExitCode::SUCCESS),
         Command::Fleet(fleet) => return fleet.serve().await.map(|()| ExitCode::SUCCESS),
+        Command::Hold(hold) => return hold.run().await.map(|()| ExitCode::SUCCESS),
         Command::Train(train) => return train.run(ground).await.map(|()| ExitCode::SUCCESS),
         Command::Load(load) => {
             println!("{}", serde_json::to_string_pretty(&load.run().await?)?);
@@ -98,7 +102,7 @@ async fn run(command: Command, ground: &Ground) -> anyhow::Result<ExitCode> {
         Command::Compare(compare) => ("compare", compare.measure(ground, &mut figures)),
         Command::Fair(fair) => ("fair", fair.measure(ground, &mut figures)),
         Command::Visible(visible) => ("visible", visible.measure(&mut figures).await),
-        Command::Idle(idle) => ("idle", idle.measure(ground, &mut figures).await),
+        Command::Idle(idle) => ("idle", idle.measure(ground, &mut figures)),
         Command::Instructions(counted) => ("instructions", counted.measure(ground, &mut figures).await),
         Command::Size(size) => ("size", size.measure(ground, &mut figures)),
     };

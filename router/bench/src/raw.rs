@@ -45,11 +45,6 @@ impl Raw {
             }
         }
     }
-
-    /// The socket, and room for nothing.
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
-    }
 }
 
 /// Where the body of an answer begins, and how long it is. None: its head is not here yet.

@@ -9,6 +9,13 @@ use crate::stamp::StampError;
 use crate::wire;
 use crate::wire::Code;
 
+/// What a problem document says, for those who read none.
+#[derive(Clone)]
+struct Said {
+    code: String,
+    detail: String,
+}
+
 /// A problem document.
 pub(crate) fn problem(status: StatusCode, code: &str, detail: &str, hint: &str) -> Response<ResponseBody> {
     let document = serde_json::json!({
@@ -23,7 +30,33 @@ pub(crate) fn problem(status: StatusCode, code: &str, detail: &str, hint: &str) 
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.extensions_mut().insert(Said { code: code.to_owned(), detail: detail.to_owned() });
     response
+}
+
+/// The answer as a client of gRPC is given it. One that says 502 or 504 may have run, and its library takes both for leave to send
+/// it again (UNAVAILABLE): it is told 2 UNKNOWN.
+pub(crate) fn to_grpc(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let may_have_run = matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+    if !may_have_run || wire::is_not_executed(response.headers()) || wire::is_grpc(response.headers()) {
+        return response;
+    }
+    let unknown = || Said {
+        code: "OUTCOME_UNKNOWN".into(),
+        detail: format!("the application answered {}", response.status()),
+    };
+    let said = response.extensions().get::<Said>().cloned().unwrap_or_else(unknown);
+    let headers = response.headers_mut();
+    headers.clear();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static("2"));
+    for (name, text) in [("grpc-message", &said.detail), ("cellway-code", &said.code)] {
+        if let Ok(text) = HeaderValue::try_from(text) {
+            headers.insert(name, text);
+        }
+    }
+    *response.status_mut() = StatusCode::OK;
+    response.map(|_| full(""))
 }
 
 /// The answer to a request that was not let in.
@@ -97,6 +130,7 @@ fn explain(refusal: &Refusal) -> (StatusCode, &'static str, &'static str) {
         Code::TooManyWaiting => "too many requests are waiting for a change of the tenant's owner",
         Code::ShuttingDown => "the gate is shutting down",
         Code::ApplicationDown => "the application behind this gate takes no connections",
+        Code::ApplicationBusy => "the application behind this gate has as many requests as it may",
         Code::Stale => "the router believes an older epoch, and the newest mapping cannot be had now",
     };
     (StatusCode::SERVICE_UNAVAILABLE, detail, again)

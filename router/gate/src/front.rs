@@ -61,7 +61,7 @@ impl<A: Application> Front<A> {
             Ok(admitted) => admitted,
             Err(response) => return Served { response: *response, unread: Some(Left { body, begun: false }) },
         };
-        let is_write = wire::is_write(&parts.method);
+        let (is_write, is_grpc) = (wire::is_write(&parts.method), wire::is_grpc(&parts.headers));
         parts.extensions.insert(stamp.clone());
         if let Some(context) = context {
             parts.extensions.insert(context);
@@ -69,7 +69,7 @@ impl<A: Application> Front<A> {
         if tunnel::asks(&parts) {
             return Served { response: self.run_upgrade(parts, stamp, admission).await, unread: None };
         }
-        let most = usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX);
+        let most = if is_grpc { usize::MAX } else { usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX) };
         let (unread, patience) = (Unread::new(), Patience::new(self.application_deadline));
         let request =
             Request::from_parts(parts, Limited::new(patience.listen(unread.lend(body)), most).boxed_unsync());
@@ -78,6 +78,7 @@ impl<A: Application> Front<A> {
         } else {
             self.run_read(request, stamp, admission, &patience).await
         };
+        let response = if is_grpc { answer::to_grpc(response) } else { response };
         Served { response, unread: unread.take() }
     }
 
@@ -94,7 +95,10 @@ impl<A: Application> Front<A> {
                 Some(contexts.check(&parts.headers, &stamp).map_err(refused)?)
             }
         };
-        if announced_length(&parts.headers).is_some_and(|length| length > self.body_bytes_max) {
+        // A stream of messages has no length.
+        if !wire::is_grpc(&parts.headers)
+            && announced_length(&parts.headers).is_some_and(|length| length > self.body_bytes_max)
+        {
             return Err(Box::new(answer::too_large(self.body_bytes_max)));
         }
         match self.gatekeeper.admit(&stamp, wire::is_write(&parts.method) || tunnel::asks(parts)).await {

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,11 @@ const HTTP2_STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How soon a router's machine is missed that has gone without a word: a tunnel or a stream on which nothing is said would keep its
+/// connection for ever.
+const ALIVE_AFTER: Duration = Duration::from_secs(30);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const ALIVE_TRIES: u32 = 3;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until `shutdown`, and lets every connection finish what it has begun.
@@ -88,6 +94,9 @@ async fn receive<A: Application>(
     }
     // A small answer is not to wait for the acknowledgement of the one before; the connection works without, too.
     let _ = stream.set_nodelay(true);
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(%error, "cannot ask whether the other side of a connection is still there");
+    }
     let Some(tls) = tls else { return converse(stream, front, limits, shutdown).await };
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)) => accepted,
@@ -98,6 +107,12 @@ async fn receive<A: Application>(
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake has failed"),
         Err(_) => tracing::debug!("a TLS handshake was not finished in time"),
     }
+}
+
+fn keep_alive(stream: &Connection) -> std::io::Result<()> {
+    let Connection::Kernel(stream) = stream else { return Ok(()) };
+    let asking = TcpKeepalive::new().with_time(ALIVE_AFTER).with_interval(ALIVE_INTERVAL).with_retries(ALIVE_TRIES);
+    SockRef::from(stream).set_tcp_keepalive(&asking)
 }
 
 async fn converse<A: Application, S>(
@@ -166,4 +181,27 @@ async fn linger(mut body: Incoming) {
     };
     // Whatever is left after that time is cut off.
     let _ = tokio::time::timeout(LINGER, reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_is_said_is_asked_whether_the_other_side_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let accepted = Connection::Kernel(accepted);
+        keep_alive(&accepted).unwrap();
+        let Connection::Kernel(socket) = &accepted else { unreachable!() };
+        let socket = SockRef::from(socket);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+            (ALIVE_AFTER, ALIVE_INTERVAL)
+        );
+    }
 }

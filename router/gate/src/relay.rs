@@ -5,14 +5,17 @@
 //! gate ◄── its own answer ────────────────────────────────────── application
 //! gate ◄── cell-not-executed: 1, cell-code: FENCED ───────────── its data layer has refused: the gate answers instead
 //! ```
-//! HTTP/1.1, and HTTP/2 with prior knowledge for gRPC. Bodies stream in both directions, with their trailers. A write counts as running
-//! until the head of its answer is there, so it has to be committed by then.
+//! HTTP/1.1, and HTTP/2 with prior knowledge for gRPC. Bodies stream in both directions, with their trailers; interim answers end
+//! here. A write counts as running until the head of its answer is there, so it has to be committed by then. A request has its place
+//! ([`room`]) until the last byte of its answer, and one that becomes a tunnel until that ends.
+
+mod room;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
@@ -24,8 +27,10 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
+use self::room::{NoRoom, Place, Room};
 use crate::answer;
 use crate::application::{Application, NotExecuted, RequestBody, ResponseBody, full};
+use crate::stamp::RequestStamp;
 use crate::tunnel::Upgrade;
 use crate::wire;
 use crate::wire::Code;
@@ -37,6 +42,11 @@ const IDLE_MAX: usize = 128;
 /// How soon a machine is missed that has gone without a word.
 const ALIVE: Duration = Duration::from_secs(10);
 const ALIVE_TRIES: u32 = 2;
+/// Of an answer's head, and of what is read ahead of its body.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Small beside the connection's, so that one client that does not read stops none of the others.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -56,11 +66,15 @@ pub struct Relay {
     application: Authority,
     http1: Client<HttpConnector, RequestBody>,
     http2: Client<HttpConnector, RequestBody>,
+    room: Room,
     /// It has taken no connection the last time, and that has been said.
     is_down: Arc<AtomicBool>,
 }
 
 impl Relay {
+    /// How many requests an application has at once, unless [`Relay::with_requests_max`] says it.
+    pub const REQUESTS_MAX: usize = 4_096;
+
     /// To the application at `http://host:port`. Nothing is asked of it yet.
     ///
     /// # Errors
@@ -74,7 +88,30 @@ impl Relay {
             authority.port_u16().is_some_and(|port| port != 0) && !authority.as_str().contains('@')
         });
         let application = application.ok_or_else(|| NoSuchApplication { address: address.to_owned() })?;
-        Ok(Self { application, http1: client(false), http2: client(true), is_down: Arc::default() })
+        let (http1, http2) = (client(false), client(true));
+        Ok(Self { application, http1, http2, room: Room::new(Self::REQUESTS_MAX), is_down: Arc::default() })
+    }
+
+    /// With so many requests at once, tunnels and streams among them, and half as many of one tenant. What comes beyond has not run
+    /// (`APPLICATION_BUSY`), and routers send it again.
+    #[must_use]
+    pub fn with_requests_max(self, most: usize) -> Self {
+        Self { room: Room::new(most), ..self }
+    }
+
+    /// A place for a request, or what is answered where there is none.
+    fn place(&self, request: &Request<RequestBody>) -> Result<Place, Box<Response<ResponseBody>>> {
+        let Some(stamp) = request.extensions().get::<RequestStamp>() else {
+            // No gate lets it in like this: whoever calls has to say whose it is.
+            return Err(Box::new(not_executed(Code::StampMissing)));
+        };
+        self.room.enter(&stamp.tenant).map_err(|NoRoom { most, is_news }| {
+            if is_news {
+                let (application, tenant) = (&self.application, &stamp.tenant);
+                tracing::warn!(%application, %tenant, most, "the application has as many requests as it may: further ones are not passed on");
+            }
+            Box::new(not_executed(Code::ApplicationBusy))
+        })
     }
 
     /// The request as it goes to the application.
@@ -120,7 +157,11 @@ impl Relay {
             return answer::problem(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", detail, "send less at once");
         }
         tracing::warn!(application = %self.application, error = %chain(error), "the application has not answered");
-        let detail = "the connection to the application broke before it had answered";
+        let detail = if cannot_be_read(error) {
+            "what the application answered is not HTTP, or its head is longer than 64 KiB or has more than 100 fields"
+        } else {
+            "the connection to the application broke before it had answered"
+        };
         if is_write {
             return answer::unknown_outcome(true, detail);
         }
@@ -130,10 +171,14 @@ impl Relay {
 
 impl Application for Relay {
     async fn call(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
+        let place = match self.place(&request) {
+            Ok(place) => place,
+            Err(refusal) => return *refusal,
+        };
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<Upgrade>();
         let is_write = wire::is_write(&parts.method) || upgrade.is_some();
-        let is_grpc = is_grpc(&parts.headers);
+        let is_grpc = upgrade.is_none() && wire::is_grpc(&parts.headers);
         let client = if is_grpc { &self.http2 } else { &self.http1 };
         let answered = client.request(self.addressed(parts, body, upgrade.is_some(), is_grpc)).await;
         match answered {
@@ -141,7 +186,7 @@ impl Application for Relay {
                 if self.is_down.swap(false, Ordering::Relaxed) {
                     tracing::info!(application = %self.application, "the application takes connections again");
                 }
-                passed_back(response, upgrade)
+                passed_back(response, upgrade, place)
             }
             Err(error) => self.failed(&error, is_write),
         }
@@ -165,23 +210,27 @@ fn client(is_http2: bool) -> Client<HttpConnector, RequestBody> {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_MAX)
+        .http1_max_buf_size(READ_BUFFER_BYTES)
         .http2_only(is_http2)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(ALIVE)
         .build(connector)
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Takes out what belongs to one connection (RFC 9110, 7.6.1).
+/// Takes out what belongs to one connection (RFC 9110, 7.6.1). Whose the request is does not, whatever `Connection` says.
 fn strip(headers: &mut HeaderMap, upgrades: bool) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It was read by the other (RFC 9112, 6.3), and would say something else of the body than is sent.
+        headers.remove(CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split(','))
         .filter_map(|option| option.trim().parse().ok())
+        .filter(|name: &HeaderName| !name.as_str().starts_with(wire::RESERVED_PREFIX))
         .collect();
     for name in named.iter().chain([&CONNECTION, &KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE]) {
         if !(upgrades && name == UPGRADE) {
@@ -194,7 +243,9 @@ fn strip(headers: &mut HeaderMap, upgrades: bool) {
 }
 
 /// The application's answer as the gate gives it.
-fn passed_back(mut response: Response<Incoming>, upgrade: Option<Upgrade>) -> Response<ResponseBody> {
+fn passed_back(mut response: Response<Incoming>, upgrade: Option<Upgrade>, place: Place) -> Response<ResponseBody> {
+    // Ours, and not the application's, which may be HTTP/1.0 (RFC 9110, 2.5).
+    *response.version_mut() = Version::HTTP_11;
     if wire::is_not_executed(response.headers()) {
         let code = response.headers().get(&wire::CODE).and_then(|code| code.to_str().ok()?.parse().ok());
         // A newer data layer may know codes that this gate does not; none of them has executed anything.
@@ -203,7 +254,11 @@ fn passed_back(mut response: Response<Incoming>, upgrade: Option<Upgrade>) -> Re
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     match upgrade.filter(|_| switches) {
         Some(upgrade) => {
-            tokio::spawn(join(hyper::upgrade::on(&mut response), upgrade));
+            let joined = join(hyper::upgrade::on(&mut response), upgrade);
+            tokio::spawn(async move {
+                joined.await;
+                drop(place);
+            });
             strip(response.headers_mut(), true);
             response.map(|_| full(""))
         }
@@ -213,7 +268,11 @@ fn passed_back(mut response: Response<Incoming>, upgrade: Option<Upgrade>) -> Re
         }
         None => {
             strip(response.headers_mut(), false);
-            response.map(|body| body.map_err(Into::into).boxed_unsync())
+            let kept = move |frame| {
+                let _place = &place;
+                frame
+            };
+            response.map(|body| body.map_frame(kept).map_err(Into::into).boxed_unsync())
         }
     }
 }
@@ -245,27 +304,22 @@ async fn join(application: OnUpgrade, upgrade: Upgrade) {
     }
 }
 
+/// What is behind an error, the nearest first.
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+}
+
 fn is_too_long(error: &Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        if next.is::<LengthLimitError>() {
-            return true;
-        }
-        cause = next.source();
-    }
-    false
+    causes(error).any(<dyn std::error::Error>::is::<LengthLimitError>)
+}
+
+fn cannot_be_read(error: &Error) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse)
 }
 
 /// The sentence with its causes.
 fn chain(error: &Error) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        sentence.push_str(": ");
-        sentence.push_str(&next.to_string());
-        cause = next.source();
-    }
-    sentence
+    causes(error).fold(error.to_string(), |sentence, cause| format!("{sentence}: {cause}"))
 }
 
 #[cfg(test)]
@@ -314,6 +368,11 @@ mod tests {
         let mut names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cell-tenant", "te"]);
+        let mut contradicts = headers();
+        contradicts.insert("content-length", HeaderValue::from_static("7"));
+        contradicts.insert("connection", HeaderValue::from_static("cell-tenant"));
+        strip(&mut contradicts, false);
+        assert!(!contradicts.contains_key("content-length") && contradicts.contains_key("cell-tenant"));
         let mut upgraded = headers();
         strip(&mut upgraded, true);
         assert_eq!(

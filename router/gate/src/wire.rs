@@ -13,6 +13,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 /// Whose request it is.
@@ -60,6 +61,8 @@ pub enum Code {
     ShuttingDown,
     /// The application is another process, and takes no connections.
     ApplicationDown,
+    /// The application is another process, and has as many requests as it may.
+    ApplicationBusy,
     /// The router is stale; the newest mapping comes with the answer.
     Stale,
     /// The tenant is deleted.
@@ -76,7 +79,7 @@ pub enum Code {
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NotYet,
         Self::Hold,
         Self::Fenced,
@@ -86,6 +89,7 @@ impl Code {
         Self::TooManyWaiting,
         Self::ShuttingDown,
         Self::ApplicationDown,
+        Self::ApplicationBusy,
         Self::Stale,
         Self::TenantDeleted,
         Self::StampMissing,
@@ -107,6 +111,7 @@ impl Code {
             Self::TooManyWaiting => "TOO_MANY_WAITING",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::ApplicationDown => "APPLICATION_DOWN",
+            Self::ApplicationBusy => "APPLICATION_BUSY",
             Self::Stale => "STALE",
             Self::TenantDeleted => "TENANT_DELETED",
             Self::StampMissing => "STAMP_MISSING",
@@ -140,6 +145,13 @@ impl FromStr for Code {
 #[must_use]
 pub fn is_write(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether a message is of gRPC: `application/grpc`, with or without what its messages are written in.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let after = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    after.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Whether an answer says that the application has surely not run.

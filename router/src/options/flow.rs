@@ -317,8 +317,12 @@ impl Containment {
         if !(1..=31).contains(&self.breaker_probes) {
             return rule("containment.breaker-probes", "must be from 1 to 31");
         }
-        if self.breaker_failures_percent > 100 || self.retry_percent > 100 {
-            return rule("containment.breaker-failures-percent, containment.retry-percent", "must be at most 100");
+        let percents = [
+            ("containment.breaker-failures-percent", self.breaker_failures_percent),
+            ("containment.retry-percent", self.retry_percent),
+        ];
+        if let Some((option, _)) = percents.into_iter().find(|(_, percent)| *percent > 100) {
+            return rule(option, "must be at most 100");
         }
         if self.breaker_window < Duration::from_millis(100) || self.breaker_open < Duration::from_millis(1) {
             return rule("containment.breaker-window", "must be at least 100ms, and breaker-open at least 1ms");

@@ -28,8 +28,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::hearing::Hearing;
+use super::hearing::{Hearing, Refused};
 use super::{ConnectError, Counted, Sent};
+use crate::tls::GateTls;
 
 /// What hyper may buffer of an answer, and the size of the pieces of a body.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -40,6 +41,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(super) struct Alone {
     sender: http1::SendRequest<Sent>,
     driver: Driver,
+    refused: Refused,
 }
 
 /// Who polls the connection.
@@ -152,9 +154,10 @@ impl Alone {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (stream, refused) = Hearing::new(stream);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
-            .handshake(TokioIo::new(Hearing::new(stream)))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Handshake)?;
         let here = Here::new(async move {
@@ -163,7 +166,12 @@ impl Alone {
                 tracing::debug!(%error, "a connection to a cell has broken");
             }
         });
-        Ok(Self { sender, driver: Driver::Here(here) })
+        Ok(Self { sender, driver: Driver::Here(here), refused })
+    }
+
+    /// The gate does not take this router's certificate.
+    pub(super) fn refused(&self) -> Option<GateTls> {
+        self.refused.said()
     }
 
     /// Whether it can take a request. While it is idle nobody else notices that the other side has closed it.

@@ -1,22 +1,40 @@
 //! A connection on which an answer is still heard when nothing more can be sent: a cell that has refused a body, and closes,
-//! has said why, and that must not be lost in the error of the next write.
+//! has said why, and that must not be lost in the error of the next write. And neither that a gate does not take this router's
+//! certificate: with TLS 1.3 that is heard of after the handshake, and over HTTP/2 the library makes a text of it.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tls::GateTls;
 
 /// After a write has found the other side gone, the rest goes nowhere, and reading says how it ends: with an answer, or at
 /// once.
 pub(super) struct Hearing<S> {
     inner: S,
     gone: bool,
+    /// The gate has said something, so that it may have read something, too.
+    has_spoken: bool,
+    refused: Refused,
+}
+
+/// That the gate does not take this router's certificate, once it has said so. Until then it has not read anything.
+#[derive(Clone, Default)]
+pub(super) struct Refused(Arc<OnceLock<GateTls>>);
+
+impl Refused {
+    pub(super) fn said(&self) -> Option<GateTls> {
+        self.0.get().cloned()
+    }
 }
 
 impl<S> Hearing<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, gone: false }
+    pub(super) fn new(inner: S) -> (Self, Refused) {
+        let refused = Refused::default();
+        (Self { inner, gone: false, has_spoken: false, refused: refused.clone() }, refused)
     }
 
     /// `all`: what would have been written.
@@ -34,7 +52,18 @@ impl<S> Hearing<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Hearing<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, into);
+        match &read {
+            Poll::Ready(Ok(())) => self.has_spoken |= into.filled().len() > before,
+            Poll::Ready(Err(error)) if !self.has_spoken => {
+                if let Some(refused) = GateTls::refused(error) {
+                    self.refused.0.get_or_init(|| refused);
+                }
+            }
+            _ => {}
+        }
+        read
     }
 }
 

@@ -15,6 +15,7 @@ use super::alone::{Alone, Settled};
 use super::shared::Shared;
 use super::{Pool, Sent};
 use crate::instance::{Instance, Occupied};
+use crate::tls::GateTls;
 
 /// A connection in use by one request. Dropped before [`Lease::done`], the request is taken back: an HTTP/1.1 connection
 /// is closed with whatever was on it, an HTTP/2 stream is reset by what hyper drops with it.
@@ -79,6 +80,14 @@ impl Lease {
         match &mut self.leased {
             Leased::Alone(connection) => connection.send(request).await,
             Leased::Shared(connection) => connection.0.send(request).await,
+        }
+    }
+
+    /// The gate does not take this router's certificate, and has read nothing of the request.
+    pub(crate) fn refused(&self) -> Option<GateTls> {
+        match &self.leased {
+            Leased::Alone(connection) => connection.refused(),
+            Leased::Shared(connection) => connection.0.refused(),
         }
     }
 

@@ -13,8 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::hearing::{Hearing, Refused};
 use super::{ConnectError, Counted, Pool, Sent};
 use crate::front::SameThread;
+use crate::tls::GateTls;
 
 /// Requests at once on one HTTP/2 connection; the next one is opened for more.
 const STREAMS_MAX: usize = 100;
@@ -30,6 +32,7 @@ pub(super) struct Shared {
     task: AbortHandle,
     streams: Cell<usize>,
     used: Cell<Instant>,
+    refused: Refused,
 }
 
 impl Shared {
@@ -37,6 +40,7 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (stream, refused) = Hearing::new(stream);
         let (sender, connection) = http2::Builder::new(SameThread)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -53,7 +57,12 @@ impl Shared {
             }
         });
         let (streams, used) = (Cell::new(0), Cell::new(Instant::now()));
-        Ok(Rc::new(Self { sender, task: task.abort_handle(), streams, used }))
+        Ok(Rc::new(Self { sender, task: task.abort_handle(), streams, used, refused }))
+    }
+
+    /// The gate does not take this router's certificate.
+    pub(super) fn refused(&self) -> Option<GateTls> {
+        self.refused.said()
     }
 
     pub(super) fn has_room(&self) -> bool {

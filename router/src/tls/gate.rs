@@ -90,19 +90,15 @@ impl GateTls {
         Self::new("ROUTER_CERTIFICATE_REFUSED", reason)
     }
 
-    /// Whether a request has failed because its gate does not take this router's certificate. With TLS 1.3 that is heard of
-    /// after the handshake; the gate has not read anything.
-    pub(crate) fn refused(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        let mut cause = Some(error);
-        while let Some(at) = cause {
-            if let Some(rustls::Error::AlertReceived(alert)) = at.downcast_ref().and_then(tls_error)
-                && is_of_our_certificate(*alert)
-            {
-                return Some(Self::ours_refused(*alert));
+    /// Whether reading has failed because the gate does not take this router's certificate. With TLS 1.3 that is heard of after
+    /// the handshake.
+    pub(crate) fn refused(error: &io::Error) -> Option<Self> {
+        match tls_error(error) {
+            Some(rustls::Error::AlertReceived(alert)) if is_of_our_certificate(*alert) => {
+                Some(Self::ours_refused(*alert))
             }
-            cause = at.source();
+            _ => None,
         }
-        None
     }
 }
 

@@ -7,12 +7,22 @@ pub(super) struct Border {
     have: usize,
     /// Bytes of the payload that are to come.
     payload: u64,
+    /// A close frame has begun.
+    closed: bool,
 }
+
+/// A close frame's kind, in the lower half of a head's first byte.
+const CLOSE: u8 = 0x8;
 
 impl Border {
     /// Whether no frame has been begun.
     pub(super) fn is_here(&self) -> bool {
         self.have == 0 && self.payload == 0
+    }
+
+    /// Whether a close frame has passed, or has begun to.
+    pub(super) fn has_closed(&self) -> bool {
+        self.closed
     }
 
     /// Takes all of `bytes`; how many that are.
@@ -44,6 +54,7 @@ impl Border {
         self.have += 1;
         if self.have >= 2 && self.have == self.head_length() {
             self.payload = self.payload_length();
+            self.closed |= self.head[0] & 0x0f == CLOSE;
             self.have = 0;
         }
         1
@@ -114,6 +125,15 @@ mod tests {
                 assert!(border.is_here(), "{payload} {masked}");
             }
         }
+    }
+
+    #[test]
+    fn a_close_frame_is_seen_and_its_kind_in_a_payload_is_none() {
+        let mut border = Border::default();
+        border.pass(&[0x82, 0x02, 0x88, 0x88]);
+        assert!(!border.has_closed());
+        border.pass(&close_frame(1000, false));
+        assert!(border.has_closed());
     }
 
     proptest! {

@@ -93,12 +93,22 @@ impl FakeGate {
                 let _ended = tokio::io::copy(&mut read, &mut write).await;
                 let _gone = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
             });
-            let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
-            let headers = response.headers_mut();
-            headers.insert("connection", HeaderValue::from_static("upgrade"));
-            headers.insert("upgrade", HeaderValue::from_static("websocket"));
-            headers.insert("sec-websocket-accept", HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-            response
+            agreed()
+        })
+        .await
+    }
+
+    /// Agrees to every WebSocket, and cuts it after the first piece: as a gate does where a tenant's writes are held.
+    pub(crate) async fn cut_websocket() -> Self {
+        Self::start(move |mut request, _| async move {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut upgraded = TokioIo::new(upgrade.await.unwrap());
+                let mut piece = [0; 1_024];
+                let length = tokio::io::AsyncReadExt::read(&mut upgraded, &mut piece).await.unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut upgraded, &piece[..length]).await.unwrap();
+            });
+            agreed()
         })
         .await
     }
@@ -112,6 +122,16 @@ impl Drop for FakeGate {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+/// To the WebSocket of `websocket::ASK`.
+fn agreed() -> Response<Body> {
+    let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = response.headers_mut();
+    headers.insert("connection", HeaderValue::from_static("upgrade"));
+    headers.insert("upgrade", HeaderValue::from_static("websocket"));
+    headers.insert("sec-websocket-accept", HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    response
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {

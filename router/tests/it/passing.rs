@@ -311,3 +311,25 @@ async fn early_hints_come_before_the_answer_and_only_to_who_can_understand_them(
     assert_eq!((over_h2.status, over_h2.body.as_str()), (StatusCode::OK, "done"));
     fleet.stop().await;
 }
+
+/// An answer's version is the router's own; and of two lengths the one that was read by is passed on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cell_says_of_its_connection_is_not_said_of_the_client_s() {
+    const OLD: &str = "HTTP/1.0 200 OK\r\ncontent-length: 4\r\n\r\ndone";
+    const BOTH: &str =
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n4\r\ndone\r\n0\r\n\r\n";
+    let control = FakeControl::new(1);
+    control.set_cell("a", &[spelling_gate(&[OLD]).await]);
+    control.set_cell("b", &[spelling_gate(&[BOTH]).await]);
+    control.set_tenant("t-1", "a", 3, |_| {});
+    control.set_tenant("t-2", "b", 3, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    for tenant in ["t-1", "t-2"] {
+        let ask = format!("GET / HTTP/1.1\r\nhost: {tenant}.example.com\r\n\r\n");
+        let answer = client::raw(fleet.address(), ask.as_bytes(), "done").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(!answer.to_ascii_lowercase().contains("connection:"), "the client's goes on: {answer}");
+        assert!(!answer.contains("content-length: 2"), "{answer}");
+    }
+    fleet.stop().await;
+}

@@ -1,6 +1,6 @@
 //! Gates with which TLS does not come about: the client is told what is wrong and not where, and the operator all of it.
 
-use cell_router::UpstreamTlsOptions;
+use cell_router::{UpstreamProtocol, UpstreamTlsOptions};
 use http::StatusCode;
 
 use crate::client::{Answer, get, post};
@@ -10,13 +10,16 @@ use crate::gate::FakeGate;
 use crate::secure::Authority;
 
 /// What a client is answered whose cell has this one instance, and what the router remembers of it.
-async fn ask(instance: &str, upstream: UpstreamTlsOptions, writes: bool) -> (Answer, String) {
+async fn ask(instance: &str, upstream: UpstreamTlsOptions, protocol: UpstreamProtocol) -> (Answer, String) {
     let control = FakeControl::new(1);
     control.set_cell("a", &[instance.to_owned()]);
     control.set_tenant("t-1", "a", 1, |_| {});
-    let fleet = Fleet::start(control, |options| options.upstream.tls = Some(upstream)).await;
-    let address = fleet.address();
-    let answer = if writes { post(address, "t-1", "/", "x").await } else { get(address, "t-1", "/").await };
+    let fleet = Fleet::start(control, |options| {
+        options.upstream.tls = Some(upstream);
+        options.upstream.protocol = protocol;
+    })
+    .await;
+    let answer = post(fleet.address(), "t-1", "/", "x").await;
     let id = answer.headers["x-request-id"].to_str().unwrap();
     let record: serde_json::Value =
         serde_json::from_str(&fleet.admin(&format!("/debug/request/{id}")).await.body).unwrap();
@@ -52,7 +55,7 @@ async fn what_is_wrong_with_a_gate_s_certificate_is_named_and_its_address_is_for
         ),
         (&gate.address, upstream("gate.internal"), "GATE_NOT_TLS", "TLS"),
     ] {
-        let (answer, told) = ask(instance, options, true).await;
+        let (answer, told) = ask(instance, options, UpstreamProtocol::Auto).await;
         let said = (answer.status, answer.code());
         assert_eq!(said, (StatusCode::SERVICE_UNAVAILABLE, "CELL_UNTRUSTED".into()), "{code}: {told}");
         assert!(answer.body.contains(code) && !answer.body.contains("127.0.0.1"), "{}", answer.body);
@@ -68,15 +71,17 @@ async fn a_gate_that_does_not_take_the_router_s_certificate_has_not_run_the_requ
     let gate = FakeGate::echo("a").await;
     let files = authority.sign("gate", &["gate.internal"]);
     let front = crate::tls_gate::start(&gate.address, &files, &authority.path("ca.pem")).await;
-    for (certificate, text) in [
-        (None, "it wants a certificate of this router"),
-        (Some(other.sign("router", &["router"])), "does not accept"),
-    ] {
-        let ca_file = authority.path("ca.pem");
-        let options = UpstreamTlsOptions { ca_file, certificate, server_name: Some("gate.internal".into()) };
-        let (answer, told) = ask(&front, options, true).await;
-        assert_eq!(answer.code(), "CELL_UNTRUSTED", "{told}");
-        assert!(told.contains("ROUTER_CERTIFICATE_REFUSED") && told.contains(text), "{told}");
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        for (certificate, text) in [
+            (None, "it wants a certificate of this router"),
+            (Some(other.sign("router", &["router"])), "does not accept"),
+        ] {
+            let ca_file = authority.path("ca.pem");
+            let options = UpstreamTlsOptions { ca_file, certificate, server_name: Some("gate.internal".into()) };
+            let (answer, told) = ask(&front, options, protocol).await;
+            assert_eq!(answer.code(), "CELL_UNTRUSTED", "{protocol:?}: {told}");
+            assert!(told.contains("ROUTER_CERTIFICATE_REFUSED") && told.contains(text), "{protocol:?}: {told}");
+        }
     }
     assert!(gate.seen().is_empty());
 }

@@ -101,6 +101,30 @@ async fn a_tenant_that_moves_has_its_websockets_closed_between_two_frames() {
     fleet.stop().await;
 }
 
+/// A gate does not wait for the router's farewell: what a hold must not wait for it cuts. The client is told all the same, also one
+/// that goes on sending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_that_goes_without_a_word_is_spoken_for() {
+    let gate = FakeGate::cut_websocket().await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 1, |_| {});
+    let fleet = Fleet::start(control, |_| {}).await;
+    let mut stream = open(&fleet).await;
+    echoed(&mut stream, &frame(b"hello")).await;
+    let (mut read, mut write) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        while write.write_all(&frame(b"and more")).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), read.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4], "close, 1012");
+    sending.abort();
+    fleet.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn websockets_end_with_the_router_and_other_tenants_keep_theirs() {
     let (_gate, fleet) = fleet(|_| {}).await;

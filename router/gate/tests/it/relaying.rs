@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cell_gate::{BoxError, Gate, GateOptions, NoMappings, Relay, ResponseBody, full};
 use cell_protos::v1::Role;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
@@ -25,25 +26,31 @@ use crate::{FakeAgent, code, eventually, send, stamped};
 struct App {
     address: SocketAddr,
     running: JoinHandle<()>,
+    /// Requests that it will never answer.
+    hanging: Arc<AtomicUsize>,
 }
 
 impl App {
     async fn at(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let hanging = Arc::<AtomicUsize>::default();
+        let hang = Arc::clone(&hanging);
         let running = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                let hang = Arc::clone(&hang);
                 connections.spawn(async move {
+                    let answer = service_fn(move |request| answer(request, Arc::clone(&hang)));
                     let builder = auto::Builder::new(TokioExecutor::new());
-                    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service_fn(answer));
+                    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer);
                     // A connection that breaks on purpose is what some of the tests are about.
                     let _ended = served.await;
                 });
             }
         });
-        Self { address, running }
+        Self { address, running, hanging }
     }
 
     async fn end(self) {
@@ -53,10 +60,18 @@ impl App {
 }
 
 /// Gives back what it got, and tells what it saw of the head.
-async fn answer(mut request: Request<Incoming>) -> Result<Response<ResponseBody>, BoxError> {
+async fn answer(
+    mut request: Request<Incoming>,
+    hanging: Arc<AtomicUsize>,
+) -> Result<Response<ResponseBody>, BoxError> {
     let seen = format!("{} {} {:?}", request.method(), request.uri().path_and_query().unwrap(), request.version());
     let fields = request.headers().clone();
     let mut response = match request.uri().path() {
+        // Until its connection ends.
+        "/hang" => {
+            hanging.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().await
+        }
         "/fenced" => {
             let mut response = Response::new(full("refused"));
             *response.status_mut() = StatusCode::CONFLICT;
@@ -110,12 +125,15 @@ struct Relayed {
 
 impl Relayed {
     async fn to(application: SocketAddr) -> Self {
+        Self::by(Relay::to(&format!("http://{application}")).unwrap()).await
+    }
+
+    async fn by(relay: Relay) -> Self {
         let agent = FakeAgent::start(Duration::from_secs(3)).await;
         let shutdown = CancellationToken::new();
         let mut options = GateOptions::new(agent.address.to_string(), "g1", "127.0.0.1:0");
         options.wait.wait_ms = 50;
         options.http.body_bytes = 2_048;
-        let relay = Relay::to(&format!("http://{application}")).unwrap();
         let gate = Gate::start(options, Arc::new(NoMappings), relay, shutdown.clone()).await.unwrap();
         let handle = gate.handle();
         eventually("the gate is attached", || handle.is_open()).await;
@@ -241,26 +259,59 @@ async fn a_body_that_turns_out_too_long_is_the_clients_fault() {
     app.end().await;
 }
 
-#[tokio::test]
-async fn grpc_goes_over_http2_with_its_trailers() {
-    let app = App::at("127.0.0.1:0").await;
-    let cell = Relayed::to(app.address).await;
-    let mut request = stamped(Method::POST, "/shop.Orders/Watch", "t", 1, "");
+/// A call of gRPC, as a router sends it.
+async fn call(cell: &Relayed, path: &str, body: impl Into<Bytes>) -> Response<Incoming> {
+    let mut request = stamped(Method::POST, path, "t", 1, body);
     request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
-    *request.uri_mut() = "http://shop.example/shop.Orders/Watch".parse().unwrap();
+    *request.uri_mut() = format!("http://shop.example{path}").parse().unwrap();
     request.headers_mut().remove("host");
     let stream = TcpStream::connect(cell.gate.address()).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let answered = sender.send_request(request).await.unwrap();
+    sender.send_request(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn grpc_goes_over_http2_with_its_trailers_however_long_it_becomes() {
+    let app = App::at("127.0.0.1:0").await;
+    let cell = Relayed::to(app.address).await;
+    let answered = call(&cell, "/shop.Orders/Watch", "").await;
     assert_eq!(answered.headers()["x-seen"], "POST /shop.Orders/Watch HTTP/2.0");
     let body = answered.into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
     assert_eq!(body.to_bytes(), "message");
+    let long = call(&cell, "/shop.Orders/Chat", vec![b'x'; 10_000]).await;
+    assert_eq!(text(long).await.len(), 10_000, "more than a body may have: messages of a stream are no body");
     cell.end().await;
     app.end().await;
+}
+
+/// Clients of gRPC send again by themselves what was answered 502, 503 or 504.
+#[tokio::test]
+async fn a_call_that_may_have_run_is_answered_as_unknown() {
+    let app = App::at("127.0.0.1:0").await;
+    let cell = Relayed::to(app.address).await;
+    let broken = call(&cell, "/break", "x").await;
+    let headers = broken.headers();
+    assert_eq!((broken.status(), &headers["grpc-status"]), (StatusCode::OK, &"2".parse().unwrap()));
+    assert_eq!(
+        (&headers["content-type"], &headers["cellway-code"]),
+        (&"application/grpc".parse().unwrap(), &"OUTCOME_UNKNOWN".parse().unwrap())
+    );
+    assert!(!headers["grpc-message"].is_empty() && text(broken).await.is_empty());
+    app.end().await;
+    let mut refused = call(&cell, "/break", "x").await;
+    if code(&refused).is_empty() {
+        refused = call(&cell, "/break", "x").await;
+    }
+    assert_eq!(
+        (refused.status(), code(&refused)),
+        (StatusCode::SERVICE_UNAVAILABLE, "APPLICATION_DOWN"),
+        "for the router"
+    );
+    cell.end().await;
 }
 
 #[tokio::test]
@@ -290,4 +341,67 @@ async fn a_tunnel_goes_on_to_the_application_and_a_hold_cuts_it() {
     assert_eq!(cell.gate.handle().counts().writes, 0);
     cell.end().await;
     app.end().await;
+}
+
+/// A write goes on when its client has left: what hangs must not become more and more, nor keep others out.
+#[tokio::test]
+async fn an_application_that_does_not_answer_is_not_given_more_and_more() {
+    let app = App::at("127.0.0.1:0").await;
+    let cell = Relayed::by(Relay::to(&format!("http://{}", app.address)).unwrap().with_requests_max(4)).await;
+    cell.agent.grant("u", (1, 1), Role::Owner);
+    eventually("the other grant has come", || cell.gate.handle().counts().tenants == 2).await;
+    for hung in 1..=2 {
+        let mut client = crate::connect(cell.gate.address()).await;
+        let asking = tokio::spawn(client.send_request(stamped(Method::POST, "/hang", "t", 1, "x")));
+        eventually("the application has it", || app.hanging.load(Ordering::SeqCst) == hung).await;
+        asking.abort();
+    }
+    let refused = cell.ask(Method::POST, "/a", "").await;
+    assert_eq!((refused.status(), code(&refused)), (StatusCode::SERVICE_UNAVAILABLE, "APPLICATION_BUSY"));
+    assert_eq!(refused.headers()["cell-not-executed"], "1");
+    let other = send(cell.gate.address(), stamped(Method::POST, "/a", "u", 1, "hello")).await;
+    assert_eq!((other.status(), text(other).await.as_str()), (StatusCode::OK, "hello"), "another tenant has room");
+    let handle = cell.gate.handle();
+    assert_eq!(handle.counts().writes, 2, "nobody waits for them, and they may still run");
+    app.end().await;
+    eventually("what hung has ended with the application", || handle.counts().writes == 0).await;
+    // A connection that rests may take the first of them along.
+    let mut again = cell.ask(Method::POST, "/a", "").await;
+    if code(&again).is_empty() {
+        again = cell.ask(Method::POST, "/a", "").await;
+    }
+    assert_eq!(code(&again), "APPLICATION_DOWN", "there is room again");
+    cell.end().await;
+}
+
+/// Python's `http.server` for one: it speaks HTTP/1.0 unless it is told otherwise.
+#[tokio::test]
+async fn an_application_of_an_older_http_is_answered_for_in_the_gate_s_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cell = Relayed::to(listener.local_addr().unwrap()).await;
+    let app = tokio::spawn(async move {
+        for answer in [
+            "HTTP/1.0 200 OK\r\n\r\nwhole",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nwhole\r\n0\r\n\r\n",
+            "220 mail.example ESMTP\r\n\r\n",
+        ] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut read).await.unwrap() > 0);
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    for _ in 0..2 {
+        let answered = cell.ask(Method::GET, "/", "").await;
+        assert_eq!((answered.status(), answered.version()), (StatusCode::OK, Version::HTTP_11));
+        let headers = answered.headers().clone();
+        assert!(!headers.contains_key("connection") && !headers.contains_key("content-length"), "{headers:?}");
+        assert_eq!(text(answered).await, "whole");
+    }
+    let unread = text(cell.ask(Method::GET, "/", "").await).await;
+    assert!(unread.contains("APPLICATION_FAILED") && unread.contains("is not HTTP"), "{unread}");
+    app.await.unwrap();
+    cell.end().await;
 }
