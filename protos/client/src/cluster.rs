@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::channel::{Channels, told, trailer_of};
+use crate::channel::{Channels, MAY_WANT_TLS, NO_TLS, WANTS_TLS, told, trailer_of};
 use crate::{Link, Random, Server, trailer};
 
 /// How patient [`initialize_with`] is.
@@ -112,9 +112,15 @@ impl InitializeError {
 
     /// What the operator may do next.
     #[must_use]
-    pub const fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
             Self::Endpoints(_) => "name each node once, as host:port",
+            Self::Unreachable { reason, .. } if reason.contains(WANTS_TLS) || reason.contains(MAY_WANT_TLS) => {
+                "start the node; and where it has an identity leave out --insecure-plaintext, and say who you are with --identity"
+            }
+            Self::Unreachable { reason, .. } if reason.contains(NO_TLS) => {
+                "give the node an identity; for trying things out on one machine say --insecure-plaintext"
+            }
             Self::Unreachable { .. } => "start the node, then run the same command again",
             Self::OtherCluster { .. } => "give a node that is to join another cluster an empty data directory",
             Self::OtherMembers { .. } => "nothing needs to be made; `cellctl cluster status` shows the cluster",
@@ -249,7 +255,7 @@ impl Nodes {
         match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) if !trailer_of(&status, trailer::CODE).is_empty() => Err(refused(endpoint, &status)),
-            Ok(Err(status)) => Err(unreachable(told(&status))),
+            Ok(Err(status)) => Err(unreachable(self.channels.told(&status))),
             Err(_) => Err(unreachable(format!("nothing was heard for {:?}", self.attempt))),
         }
     }

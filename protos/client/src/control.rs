@@ -238,7 +238,7 @@ impl ControlClient {
                     return Ok(response.into_inner());
                 }
                 Ok(Err(status)) => {
-                    if let Some(error) = progress.failed(&node, &status) {
+                    if let Some(error) = progress.failed(&node, &status, &self.channels) {
                         return Err(error);
                     }
                     self.nodes.learn(&node, &status);
@@ -270,7 +270,7 @@ impl Progress {
     }
 
     /// Takes a failed attempt into account; an error where no other attempt would end better.
-    fn failed(&mut self, node: &str, status: &Status) -> Option<ClientError> {
+    fn failed(&mut self, node: &str, status: &Status, channels: &Channels) -> Option<ClientError> {
         let code = trailer_of(status, trailer::CODE);
         let hint = trailer_of(status, trailer::HINT);
         let message = status.message().to_owned();
@@ -301,11 +301,12 @@ impl Progress {
             _ if tls_refused(status) => Some(ClientError::Rejected {
                 code: "TLS_REFUSED".into(),
                 message: format!("{node}: {}", told(status)),
-                hint: "both sides need certificates of one authority, or both none: look at --identity".into(),
+                hint: "both sides need certificates of one authority, or both none: look at --identity and --insecure-plaintext"
+                    .into(),
             }),
             _ => {
                 self.may_have_run |= !surely_not_sent(status);
-                self.last = format!("{node}: {}", told(status));
+                self.last = format!("{node}: {}", channels.told(status));
                 None
             }
         }
@@ -375,6 +376,10 @@ impl Nodes {
 mod tests {
     use super::*;
 
+    fn channels() -> Channels {
+        Channels::new(Link::Plaintext, Server::Control, Duration::from_secs(1))
+    }
+
     fn refused(code: Code, said: &str) -> Status {
         let mut status = Status::new(code, "125 MiB are free");
         status.metadata_mut().insert(trailer::CODE, said.parse().unwrap());
@@ -385,13 +390,13 @@ mod tests {
     fn a_full_disk_is_told_at_once_unless_an_earlier_attempt_may_have_run() {
         let progress = |again| Progress::of(Kind::Write { id: RequestId(7), again, tried_ago: None });
         let full = refused(Code::ResourceExhausted, trailer::DISK_FULL);
-        let error = progress(false).failed("n1", &full).expect("it is told");
+        let error = progress(false).failed("n1", &full, &channels()).expect("it is told");
         assert_eq!((error.code(), error.to_string().as_str()), (trailer::DISK_FULL, "n1: 125 MiB are free"));
         let mut unsure = progress(true);
-        assert_eq!(unsure.failed("n1", &full), None);
+        assert_eq!(unsure.failed("n1", &full, &channels()), None);
         assert_eq!(unsure.give_up(None).code(), trailer::OUTCOME_UNKNOWN);
         let busy = refused(Code::ResourceExhausted, "STORE_BUSY");
-        assert_eq!(progress(false).failed("n1", &busy), None, "that passes by itself");
+        assert_eq!(progress(false).failed("n1", &busy, &channels()), None, "that passes by itself");
     }
 
     #[test]
@@ -416,7 +421,7 @@ mod tests {
         for code in [Code::Unavailable, Code::FailedPrecondition] {
             let said = if code == Code::Unavailable { "NO_QUORUM" } else { trailer::NOT_LEADER };
             let mut progress = Progress::of(Kind::Write { id, again: false, tried_ago: None });
-            assert_eq!(progress.failed("n1", &refused(code, said)), None);
+            assert_eq!(progress.failed("n1", &refused(code, said), &channels()), None);
             assert!(matches!(progress.give_up(None), ClientError::Unavailable { .. }), "{said}");
         }
     }
