@@ -20,6 +20,8 @@ pub use stage::run;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cell_model::MoveOptions;
+
 /// What routers call the answers that told them of a newer owner.
 const STALE_REDIRECTS: &str = "cell_router_stale_redirects";
 
@@ -34,6 +36,10 @@ pub struct DemoOptions {
     pub moves: u32,
     /// How many of them at once; those with a fault run alone.
     pub moves_at_once: usize,
+    /// The longest that writes may wait in one hold, in milliseconds.
+    pub hold_max_ms: u32,
+    /// Whether a leader is killed under one move, and a router cut off under another one.
+    pub faults: bool,
     /// How many cells.
     pub cells: usize,
     /// Application instances, each behind a gate, of a cell.
@@ -61,6 +67,10 @@ pub struct DemoOptions {
 }
 
 impl DemoOptions {
+    /// One with the leader killed, one with a router cut off, one that is brought back, and the big one.
+    pub const MOVES_MIN: u32 = 4;
+    /// The same without the two that are faults.
+    pub const MOVES_MIN_CALM: u32 = 2;
     /// Size of each document of the big tenant.
     pub const BIG_DOC_BYTES: u64 = 50_000;
 
@@ -78,6 +88,8 @@ impl Default for DemoOptions {
             tenants: 200,
             moves: 20,
             moves_at_once: 2,
+            hold_max_ms: MoveOptions::default().hold_max_ms,
+            faults: true,
             cells: 3,
             gates_per_cell: 2,
             routers: 2,

@@ -57,6 +57,7 @@ pub(super) struct Driver {
     pub(super) trade: Trade,
     pub(super) tell: Tell,
     pub(super) stop: CancellationToken,
+    pub(super) hold_max_ms: u32,
     pub(super) ended: Arc<std::sync::atomic::AtomicUsize>,
     pub(super) in_all: usize,
 }
@@ -110,6 +111,7 @@ impl Driver {
     async fn start(&self, planned: &MovePlan) -> Result<(MoveId, wire::Tenant), ClientError> {
         let tenant = TenantId::new(&*self.names[planned.tenant]).expect("planned names are labels");
         let how = MoveOptions {
+            hold_max_ms: self.hold_max_ms,
             sync_steady_ms: 400,
             soak_ms: if planned.twist == Twist::RollBack { 20_000 } else { 1_200 },
             retain_ms: 1_000,

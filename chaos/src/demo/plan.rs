@@ -105,7 +105,9 @@ impl Plan {
     #[must_use]
     pub fn new(options: &DemoOptions) -> Self {
         let mut choices = Choices::new(options.seed).part(0);
-        let moves = usize::try_from(options.moves).unwrap_or(usize::MAX).clamp(4, 10_000);
+        let count = |moves: u32| usize::try_from(moves).unwrap_or(usize::MAX);
+        let least = if options.faults { DemoOptions::MOVES_MIN } else { DemoOptions::MOVES_MIN_CALM };
+        let moves = count(options.moves.clamp(least, 10_000));
         let movers = (moves / 2).max(3);
         let tenants_count = usize::try_from(options.tenants).unwrap_or(usize::MAX).max(movers + 1);
         let mut tenants = tenants(&mut choices, tenants_count, movers, options);
@@ -125,7 +127,7 @@ impl Plan {
         let phase = [Phase::Backfill, Phase::CatchUp, Phase::Sync, Phase::Sync, Phase::Hold][choices.index(5)];
         let [killed, cut] = [order[0], order[1]];
         // Of all: one with the leader killed, one with a router cut off, one brought back, the big one, others plain.
-        let plain = moves - 4;
+        let plain = moves - count(least);
         for (number, &tenant) in order.iter().cycle().take(plain + 1).enumerate() {
             let twist = if number == 0 { Twist::RollBack } else { Twist::Plain };
             let planned = next(tenant, twist, &mut choices);
@@ -134,8 +136,9 @@ impl Plan {
                 None => lanes.push(vec![planned]),
             }
         }
-        let alone =
-            vec![next(killed, Twist::KillLeader(phase), &mut choices), next(cut, Twist::CutRouter, &mut choices)];
+        let faults = [(killed, Twist::KillLeader(phase)), (cut, Twist::CutRouter)];
+        let faults = faults.into_iter().filter(|_| options.faults);
+        let alone = faults.map(|(tenant, twist)| next(tenant, twist, &mut choices)).collect();
         // Names say nothing of sizes or moves.
         rename(&mut choices, &mut tenants);
         Self { tenants, lanes, alone }
@@ -215,6 +218,15 @@ mod tests {
             // The one that is called off comes on top.
             assert_eq!(plan.moves().count(), options.moves as usize + 1);
             assert!(plan.alone.iter().all(|planned| planned.twist.is_fault()));
+        }
+    }
+
+    #[test]
+    fn a_demo_without_faults_has_all_the_rest_and_may_be_small() {
+        for seed in 0..50 {
+            let options = DemoOptions { seed, moves: 2, faults: false, ..DemoOptions::default() };
+            let twists: Vec<Twist> = Plan::new(&options).moves().map(|planned| planned.twist).collect();
+            assert_eq!(twists, [Twist::Cancel, Twist::Plain, Twist::RollBack]);
         }
     }
 

@@ -138,6 +138,7 @@ async fn on_fleet(
         trade: trade.clone(),
         tell: tell.clone(),
         stop: stop.clone(),
+        hold_max_ms: options.hold_max_ms,
         ended: Arc::new(AtomicUsize::new(0)),
         in_all: plan.moves().count(),
     };

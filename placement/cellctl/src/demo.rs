@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use cell_chaos::demo::{DemoOptions, Progress, Tell, run as run_demo};
 use cell_chaos::report::{Report, Verdict};
+use cell_model::MoveOptions;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,11 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
     if std::env::var_os("CELLCTL_LOG").is_some() {
         log_to_stderr();
     }
+    let moves_min = if said.without_faults { DemoOptions::MOVES_MIN_CALM } else { DemoOptions::MOVES_MIN };
+    if said.moves < moves_min {
+        let message = format!("{} moves are too few: each of those that a demo promises is one", said.moves);
+        return Err(Failure::usage(message, format!("give at least --moves {moves_min}, or --without-faults")));
+    }
     let temporary = tempfile::Builder::new().prefix("cellway-demo-").tempdir();
     let temporary = temporary.map_err(|error| Failure::local("TEMP_DIR", &error.into(), "set TMPDIR"))?;
     let directory = said.retain.clone().unwrap_or_else(|| temporary.path().to_owned());
@@ -29,6 +35,8 @@ pub(crate) async fn run(said: Demo) -> Result<Exit, Failure> {
         tenants: said.tenants,
         moves: said.moves,
         moves_at_once: said.moves_at_once.into(),
+        hold_max_ms: u32::try_from(said.max_hold.as_millis()).unwrap_or(MoveOptions::HOLD_CAP_MS),
+        faults: !said.without_faults,
         writes_per_second: said.writes_per_second,
         big_bytes: u64::from(said.big) * 1_000_000,
         program,

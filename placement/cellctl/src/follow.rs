@@ -392,6 +392,38 @@ mod tests {
     }
 
     #[test]
+    fn where_no_gate_is_reads_have_waited_as_long_as_writes() {
+        let of = |routers_held| {
+            let stamp = |phase: wire::Phase, at_unix_ms| wire::PhaseStamp {
+                phase: phase.into(),
+                attempt: 2,
+                at_unix_ms,
+                revision: 1,
+            };
+            let history = vec![
+                stamp(wire::Phase::Hold, 1_000),
+                stamp(wire::Phase::Fenced, 1_030),
+                stamp(wire::Phase::Activate, 1_040),
+                stamp(wire::Phase::Soak, 1_050),
+            ];
+            let phase = wire::Phase::Soak.into();
+            let moved = wire::Move {
+                routers_held,
+                history,
+                phase,
+                attempt: 2,
+                end: "completed".into(),
+                ..wire::Move::default()
+            };
+            closing(&MoveView::from(moved))
+        };
+        let gated = of(None);
+        assert!(gated.ends_with("writes waited 50 ms, reads 20 ms"), "{gated}");
+        let ungated = of(Some(wire::RoutersHeld { seen: 3, fenced: 0 }));
+        assert!(ungated.ends_with("writes waited 50 ms, reads 50 ms"), "{ungated}");
+    }
+
+    #[test]
     fn a_move_that_was_told_to_stop_is_left_when_it_has() {
         let verify = Some(wire::Phase::Verify);
         assert!(is_paused_at(&movement(wire::Phase::Verify, wire::Intent::Pause, verify, "")));

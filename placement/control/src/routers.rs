@@ -202,9 +202,13 @@ impl Routers {
     /// `leading_since`: as in [`Self::await_seen`].
     #[must_use]
     pub fn at_hand(&self, leading_since: Instant) -> bool {
-        let comes = |router: &Known| router.lease.is_zero() || router.silence <= Self::HEARD_WITHIN;
-        Instant::now() >= self.waited_out(leading_since)
-            && self.known().iter().all(|router| router.report.holds != Holds::Nothing && comes(router))
+        let now = Instant::now();
+        let silence = |router: &Heard| now.duration_since(router.at);
+        let comes = |router: &Heard| router.lease_ends <= now || silence(router) <= Self::HEARD_WITHIN;
+        let heard = self.heard();
+        let mut known = heard.values().filter(|router| silence(router) < Self::FORGOTTEN_AFTER);
+        now >= self.waited_out(leading_since)
+            && known.all(|router| router.report.holds != Holds::Nothing && comes(router))
     }
 
     /// Waits until every router has seen `revision` or is fenced, or until the deadline. `leading_since`: when this node

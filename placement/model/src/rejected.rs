@@ -178,6 +178,19 @@ pub enum Rejected {
     },
 }
 
+/// What is left to do for whoever throttles a copy that is complete.
+const COMPLETE: &str = "nothing: a copy that is complete reads no more of its source than is written there";
+
+fn tell_of_phase(f: &mut std::fmt::Formatter<'_>, event: &str, phase: Option<Phase>) -> std::fmt::Result {
+    match phase {
+        Some(phase) if event == Rejected::THROTTLE => {
+            write!(f, "the copy is complete: the move is in phase {phase}, where nothing goes slower or faster")
+        }
+        Some(phase) => write!(f, "{event} has no place in phase {phase}"),
+        None => write!(f, "{event} has no place outside a move"),
+    }
+}
+
 impl Rejected {
     /// What an operator asks for, and not the coordinator tells.
     pub(crate) const THROTTLE: &str = "Throttle";
@@ -311,9 +324,7 @@ impl Rejected {
             | Self::NotReached { .. } => self.hint_of_takeover(),
             Self::InvalidOption { .. } => "correct the option and run the command again".into(),
             Self::StaleRevision { .. } => "read the record again and decide anew".into(),
-            Self::WrongPhase { event, .. } if event == Self::THROTTLE => {
-                "nothing: a copy that is complete reads no more of its source than is written there".into()
-            }
+            Self::WrongPhase { event, .. } if event == Self::THROTTLE => COMPLETE.into(),
             Self::StaleUid { .. }
             | Self::StaleMove { .. }
             | Self::StaleAttempt { .. }
@@ -403,11 +414,7 @@ impl std::fmt::Display for Rejected {
             Self::StaleGeneration { cell, expected, actual } => {
                 write!(f, "the agent of {cell} is at generation {actual}, not {expected}")
             }
-            Self::WrongPhase { event, phase: Some(phase) } if event == Self::THROTTLE => {
-                write!(f, "the copy is complete: the move is in phase {phase}, where nothing goes slower or faster")
-            }
-            Self::WrongPhase { event, phase: Some(phase) } => write!(f, "{event} has no place in phase {phase}"),
-            Self::WrongPhase { event, phase: None } => write!(f, "{event} has no place outside a move"),
+            Self::WrongPhase { event, phase } => tell_of_phase(f, event, *phase),
             Self::NotDue { event } => write!(f, "{event} is not due"),
             Self::MissingAck { ack } => write!(f, "the acknowledgement {ack} is missing"),
             Self::AckMismatch { ack, detail } => write!(f, "the acknowledgement {ack} does not fit: {detail}"),

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use cell_model::MoveOptions;
 use clap::{Args, Subcommand};
 
 /// `dev`.
@@ -35,12 +37,18 @@ pub struct Demo {
     /// How many tenants
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(12..=5_000))]
     pub tenants: u32,
-    /// How many moves, not counting the one that is cancelled
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=500))]
+    /// How many moves, not counting the one that is cancelled; at least 4, and 2 without faults
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=500))]
     pub moves: u32,
+    /// Kill no leader under a move, and cut off no router under another one
+    #[arg(long)]
+    pub without_faults: bool,
     /// How many of them at once; those with a fault run alone
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8), value_name = "COUNT")]
     pub moves_at_once: u8,
+    /// The longest that writes may wait in one hold, up to 2s; more on a machine that has much else to do
+    #[arg(long, default_value = "500ms", value_parser = max_hold, value_name = "DURATION")]
+    pub max_hold: Duration,
     /// Writes per second that there must be at least
     #[arg(long, default_value_t = 500, value_name = "RATE")]
     pub writes_per_second: u32,
@@ -109,4 +117,26 @@ pub struct RunOptions {
     /// End when standard input ends
     #[arg(long)]
     pub exit_with_parent: bool,
+}
+
+/// From a millisecond to the cap of every hold.
+fn max_hold(text: &str) -> Result<Duration, String> {
+    let hold = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let cap = Duration::from_millis(MoveOptions::HOLD_CAP_MS.into());
+    let fits = (Duration::from_millis(1)..=cap).contains(&hold);
+    if fits { Ok(hold) } else { Err(format!("a hold takes from 1ms to {}", humantime::format_duration(cap))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_takes_no_longer_than_the_cap_and_takes_some_time() {
+        assert_eq!(max_hold("2s"), Ok(Duration::from_secs(2)));
+        for wrong in ["0ms", "2001ms", "soon"] {
+            assert!(max_hold(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(max_hold("3s").unwrap_err(), "a hold takes from 1ms to 2s");
+    }
 }
