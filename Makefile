@@ -5,7 +5,7 @@ SEED ?= 1
 ROUNDS ?= 1
 REPORT ?= target/demo-report.json
 
-.PHONY: demo test test-clients interleavings fuzz lint edge control drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router ordeal-store upgrade guards models prefixes
+.PHONY: demo test test-clients interleavings fuzz lint edge control drills planted sim bench-demo bench-move bench-store bench-parts bench-placement bench-router instructions ordeal-store upgrade guards models prefixes
 
 ## demo: build, start a whole fleet on this machine, move tenants live under load, print a verdict
 demo:
@@ -115,7 +115,15 @@ bench-router:
 	$(CARGO) build --profile edge --locked --package cell-router-bench
 	target/edge/bench-router all $(BENCH_ROUTER) --router target/edge/cell-router --out target/bench/router.json
 
-## prefixes: ten million states of random plans, each with a second opinion
+### instructions: those that a bare request takes in the router, as valgrind counts them on however busy a machine; more than INSTRUCTIONS is
+## an error. Whoever lowers or raises it says why in docs/router-figures.md
+INSTRUCTIONS ?= 46500
+instructions:
+	.ci/install valgrind
+	$(CARGO) build --release --locked --package cell-router-bench
+	target/release/bench-router instructions --at-most $(INSTRUCTIONS) --out target/bench/instructions.json
+
+# prefixes: ten million states of random plans, each with a second opinion
 prefixes:
 	$(CARGO) nextest run --release --locked --package cell-planner --run-ignored only -E 'test(many)'
 
