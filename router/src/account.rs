@@ -70,8 +70,10 @@ pub(crate) fn close(
                 false => None,
             };
             let line = record(worker, &mut ctx, response.status(), None);
+            let answer_idle = ctx.live.timeouts.answer_idle;
             let on_its_way = ctx.admitted.map(|admitted| admitted.on_its_way);
-            response.map(|body| AnswerBody::cell(body, open, busy, line).going_on(on_its_way, ongoing))
+            let body = |body| AnswerBody::cell(body, answer_idle, (open, busy), line);
+            response.map(|download| body(download).going_on(on_its_way, ongoing))
         }
         Err(refusal) => {
             worker.metrics.count_refusal(refusal.code, tier);

@@ -25,10 +25,6 @@ pub(crate) struct Download {
     body: Incoming,
     lease: Option<Lease>,
     room: Option<Room>,
-    /// How long its cell may let it stand still, where it has said how long it is.
-    patience: Option<Duration>,
-    /// Since when nothing has come. There is a timer only while somebody waits.
-    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// What an answer keeps of its cell until its end.
@@ -41,27 +37,20 @@ enum Room {
 
 /// Up to here an answer is in buffers once its head is here, so that its cell has nothing left to do.
 const BUFFERED_BYTES: u64 = 64 << 10;
-/// Whoever is polled so much later than its timer had gone off was not being read from.
-const LATE_MAX: Duration = Duration::from_secs(1);
 
 impl Download {
     pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut download = Self { lease: Some(lease), ..Self::bare(body) };
+        let mut download = Self { body, lease: Some(lease), room: None };
         download.settle();
         download
-    }
-
-    fn bare(body: Incoming) -> Self {
-        Self { body, lease: None, room: None, patience: None, stalled: None }
     }
 
     /// Keeps its room in the cell for as long as the cell has something to do for it. An answer without a length may be a
     /// stream that is open for hours, and what it takes of the cell is not seen from here: it goes on without, if its tenant
     /// has not too many of those.
     #[must_use]
-    pub(crate) fn keeping(mut self, permit: Option<Permit>, rooms: &Rc<Rooms>, patience: Duration) -> Self {
+    pub(crate) fn keeping(mut self, permit: Option<Permit>, rooms: &Rc<Rooms>) -> Self {
         let left = self.body.size_hint().exact();
-        self.patience = left.map(|_| patience);
         if let Some(mut permit) =
             permit.filter(|_| self.lease.is_some() && left.is_none_or(|left| left > BUFFERED_BYTES))
         {
@@ -77,27 +66,12 @@ impl Download {
     /// The head of an answer after which the connection speaks another protocol.
     pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
         lease.upgraded();
-        Self::bare(body)
+        Self { body, lease: None, room: None }
     }
 
     /// Whether more of it comes, and nobody knows how much.
     pub(crate) fn has_no_end_in_sight(&self) -> bool {
         self.lease.is_some() && self.body.size_hint().exact().is_none()
-    }
-
-    /// Whether nothing has come for too long, asked where nothing comes now.
-    fn is_given_up(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(patience) = self.patience else { return false };
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
-        if stalled.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        if stalled.deadline().elapsed() < LATE_MAX {
-            return true;
-        }
-        // Nobody has looked meanwhile, as the client took nothing: what the cell has sent since is read only now.
-        stalled.as_mut().reset(Instant::now() + LATE_MAX);
-        stalled.as_mut().poll(cx).is_ready()
     }
 
     /// Gives the connection back once nothing more comes on it.
@@ -113,28 +87,20 @@ impl Download {
 
 impl Body for Download {
     type Data = Bytes;
-    type Error = AnswerError;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         if let Some(Room::Inside(kept)) = &this.room {
             kept.awaits_cell();
         }
-        let polled = match &mut this.lease {
+        let frame = ready!(match &mut this.lease {
             Some(lease) => lease.poll_body(&mut this.body, cx),
             None => Pin::new(&mut this.body).poll_frame(cx),
-        };
-        let Poll::Ready(frame) = polled else {
-            if !this.is_given_up(cx) {
-                return Poll::Pending;
-            }
-            drop((this.lease.take(), this.room.take()));
-            return Poll::Ready(Some(Err(AnswerError::Stalled)));
-        };
-        this.stalled = None;
+        });
         match &frame {
             Some(Ok(_)) => {
                 if let Some(Room::Inside(kept)) = &this.room {
@@ -149,7 +115,7 @@ impl Body for Download {
                 }
             }
         }
-        Poll::Ready(frame.map(|frame| Ok(frame?)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -175,9 +141,36 @@ pub(crate) enum AnswerError {
     Moved,
 }
 
+/// Whoever is polled so much later than its timer had gone off was not being read from.
+const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// How long an answer may stand still. There is a timer only while one does.
+struct Patience {
+    for_so_long: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Whether nothing has come for too long, asked where nothing comes now.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.for_so_long)));
+        if stalled.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if stalled.deadline().elapsed() < LATE_MAX {
+            return true;
+        }
+        // Nobody has looked meanwhile, as the client took nothing: what the cell has sent since is read only now.
+        stalled.as_mut().reset(Instant::now() + LATE_MAX);
+        stalled.as_mut().poll(cx).is_ready()
+    }
+}
+
 /// A body for the client.
 pub(crate) struct AnswerBody {
     content: Content,
+    /// With a cell that has told how long its answer is.
+    patience: Option<Patience>,
     busy: Busy,
     _open: Open,
     on_its_way: Option<OnItsWay>,
@@ -194,11 +187,19 @@ enum Content {
 impl AnswerBody {
     pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy, line: Option<Box<Line>>) -> Self {
         let content = Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        Self { content, busy, _open: open, on_its_way: None, ongoing: None, line }
+        Self { content, patience: None, busy, _open: open, on_its_way: None, ongoing: None, line }
     }
 
-    pub(crate) fn cell(download: Download, open: Open, busy: Busy, line: Option<Box<Line>>) -> Self {
-        Self { content: Content::Cell(download), busy, _open: open, on_its_way: None, ongoing: None, line }
+    /// A cell's, which may stand still for so long.
+    pub(crate) fn cell(
+        download: Download,
+        for_so_long: Duration,
+        (open, busy): (Open, Busy),
+        line: Option<Box<Line>>,
+    ) -> Self {
+        let patience = download.size_hint().exact().map(|_| Patience { for_so_long, stalled: None });
+        let content = Content::Cell(download);
+        Self { content, patience, busy, _open: open, on_its_way: None, ongoing: None, line }
     }
 
     /// With its tenant's place, which is free once it has gone, and with what ends it where no end of it is in sight.
@@ -219,7 +220,19 @@ impl AnswerBody {
         }
         match &mut self.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Cell(download) => Pin::new(download).poll_frame(cx),
+            Content::Cell(download) => {
+                let Poll::Ready(frame) = Pin::new(download).poll_frame(cx) else {
+                    if !self.patience.as_mut().is_some_and(|patience| patience.is_over(cx)) {
+                        return Poll::Pending;
+                    }
+                    self.content = Content::Own(None);
+                    return Poll::Ready(Some(Err(AnswerError::Stalled)));
+                };
+                if let Some(patience) = &mut self.patience {
+                    patience.stalled = None;
+                }
+                Poll::Ready(frame.map(|frame| Ok(frame?)))
+            }
         }
     }
 

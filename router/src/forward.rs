@@ -77,10 +77,7 @@ async fn until_answered(
         ctx.sending = ctx.sending.take().filter(|_| matches!(outcome, Attempt::Answered(_)));
         let permit = leave.tell(worker, ctx, &outcome, timed);
         match outcome {
-            Attempt::Answered(response) => {
-                let patience = ctx.live.timeouts.answer_idle;
-                return Ok(response.map(|body| body.keeping(permit, &worker.rooms, patience)));
-            }
+            Attempt::Answered(response) => return Ok(response.map(|body| body.keeping(permit, &worker.rooms))),
             Attempt::Over(refusal) => return Err(refusal),
             Attempt::Broken(refusal) | Attempt::CutShort(refusal) => {
                 if !ctx.may_repeat

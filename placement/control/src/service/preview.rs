@@ -81,15 +81,9 @@ pub(super) async fn preview(ground: &Ground, wanted: &Wanted) -> Result<v1::Prev
     }
     let cells = ground.view(|fleet| (fleet.cell(&record.owner).cloned(), fleet.cell(&wanted.target).cloned()));
     if let (Some(source), Some(target)) = &cells {
-        let told = |found: Finding| v1::PreviewFinding {
-            cell: target.id.to_string(),
-            code: found.code,
-            reason: found.reason,
-        };
-        let unreached = out_of_reach(source, target).map(told);
-        let of_target = if unreached.is_none() { without_gate(target, true) } else { None };
+        let (unreached, notes) = gates_of(source, target);
         theirs.0.extend(unreached);
-        answer.notes.extend(without_gate(source, false).into_iter().chain(of_target));
+        answer.notes.extend(notes);
     }
     if let Some(report) = &ours.1 {
         let weight = Weight { rows: report.rows, bytes: report.bytes };
@@ -121,6 +115,17 @@ fn exact_cost(source: &CellId, weight: Weight) -> v1::PreviewFinding {
          stops behind it"
     );
     v1::PreviewFinding { cell: source.to_string(), code: "EXACT_COST".into(), reason }
+}
+
+/// What is in the way because no router would reach the tenant, and what else is to be known of who stands before the cells.
+fn gates_of(
+    source: &CellRecord,
+    target: &CellRecord,
+) -> (Option<v1::PreviewFinding>, impl Iterator<Item = v1::PreviewFinding>) {
+    let told = |Finding { code, reason }| v1::PreviewFinding { cell: target.id.to_string(), code, reason };
+    let unreached = out_of_reach(source, target).map(told);
+    let of_target = if unreached.is_none() { without_gate(target, true) } else { None };
+    (unreached, without_gate(source, false).into_iter().chain(of_target))
 }
 
 /// Cells without a gate are not moved to and from as others are: said plainly, whether they were declared to be such cells or
