@@ -5,19 +5,7 @@ use std::time::Duration;
 use cell_model::{CellState, Command, End, Life, MoveIntent, MoveOptions, Phase};
 
 use crate::cells::Cells;
-use crate::paper::{Leader, Paper, cell, tenant};
-
-async fn started() -> (Cells, Paper, Leader) {
-    let cells = Cells::start().await;
-    let paper = Paper::new(&cells);
-    let leader = paper.elect();
-    paper.until("t is live", |paper| paper.record().life == Life::Live).await;
-    (cells, paper, leader)
-}
-
-fn phase(paper: &Paper) -> Option<Phase> {
-    paper.record().movement.map(|movement| movement.phase)
-}
+use crate::paper::{Leader, Paper, cell, phase, started, tenant};
 
 #[tokio::test]
 async fn a_rollback_brings_the_tenant_home_and_drops_the_copy() {

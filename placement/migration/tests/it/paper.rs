@@ -6,8 +6,8 @@ use std::time::Duration;
 use cell_migration::{ControlPlane, Coordinator, Leadership, Options, ProposeError, RoutersStood, Setbacks, Wake};
 use cell_model::{
     CellId, CellRecord, CellTraits, Change, ClusterId, Command, Declaration, Envelope, Event, Fleet, FleetView,
-    Hold, Life, Lineage, MoveOptions, MoveRecord, NewCell, NewTenant, Reply, Revision, TenantId, TenantRecord,
-    Term, Tier, UnixMillis,
+    Hold, Life, Lineage, MoveOptions, MoveRecord, NewCell, NewTenant, Phase, Reply, Revision, TenantId,
+    TenantRecord, Term, Tier, UnixMillis,
 };
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey};
 use tokio::sync::{mpsc, watch};
@@ -51,6 +51,19 @@ pub(crate) fn tenant() -> TenantId {
 
 pub(crate) fn cell(name: &str) -> CellId {
     CellId::new(name).unwrap()
+}
+
+/// A tenant that is live on cell a, and who leads.
+pub(crate) async fn started() -> (Cells, Paper, Leader) {
+    let cells = Cells::start().await;
+    let paper = Paper::new(&cells);
+    let leader = paper.elect();
+    paper.until("t is live", |paper| paper.record().life == Life::Live).await;
+    (cells, paper, leader)
+}
+
+pub(crate) fn phase(paper: &Paper) -> Option<Phase> {
+    paper.record().movement.map(|movement| movement.phase)
 }
 
 impl Paper {

@@ -1,26 +1,19 @@
 //! A tenant that is served through gates is not moved to where there is none.
 
-use cell_model::{Command, End, Life, MoveIntent, MoveOptions, Phase};
+use cell_model::{Command, End, MoveIntent, MoveOptions, Phase};
 
 use crate::cells::Cells;
-use crate::paper::{Leader, Paper, cell, tenant};
+use crate::paper::{Leader, Paper, cell, phase, started, tenant};
 
-async fn started() -> (Cells, Paper, Leader) {
-    let cells = Cells::start().await;
-    let paper = Paper::new(&cells);
+async fn served() -> (Cells, Paper, Leader) {
+    let (cells, paper, leader) = started().await;
     paper.gates_of("a", &["10.0.0.1:7001"]);
-    let leader = paper.elect();
-    paper.until("t is live", |paper| paper.record().life == Life::Live).await;
     (cells, paper, leader)
-}
-
-fn phase(paper: &Paper) -> Option<Phase> {
-    paper.record().movement.map(|movement| movement.phase)
 }
 
 #[tokio::test]
 async fn a_move_to_a_cell_of_which_no_gate_is_known_ends_in_preflight() {
-    let (cells, paper, leader) = started().await;
+    let (cells, paper, leader) = served().await;
     paper.start_move();
     paper.until("the move has ended", |paper| paper.ended().is_some()).await;
     leader.stop().await;
@@ -31,7 +24,7 @@ async fn a_move_to_a_cell_of_which_no_gate_is_known_ends_in_preflight() {
 
 #[tokio::test]
 async fn a_gate_that_comes_a_little_later_is_waited_for() {
-    let (_cells, paper, leader) = started().await;
+    let (_cells, paper, leader) = served().await;
     paper.start_move();
     paper.until("both cells were looked at", |paper| phase(paper) == Some(Phase::Preflight)).await;
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -43,7 +36,7 @@ async fn a_gate_that_comes_a_little_later_is_waited_for() {
 
 #[tokio::test]
 async fn no_hold_is_begun_towards_a_cell_whose_gates_have_gone_in_either_direction() {
-    let (cells, paper, leader) = started().await;
+    let (cells, paper, leader) = served().await;
     paper.gates_of("b", &["10.0.0.2:7001"]);
     let options = MoveOptions { sync_steady_ms: 200, soak_ms: 60_000, ..MoveOptions::default() };
     paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
