@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use cell_model::{CellState, Command, End, Life, MoveIntent, MoveOptions, Phase};
 
-use crate::cells::Cells;
-use crate::paper::{Leader, Paper, cell, phase, started, tenant};
+use crate::paper::{Paper, cell, phase, started, tenant};
 
 #[tokio::test]
 async fn a_rollback_brings_the_tenant_home_and_drops_the_copy() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cell_model::{Command, End, Intent, Life, MoveIntent, MoveOptions, MoveRecord, Phase};
 
 use crate::cells::Cells;
-use crate::paper::{Leader, Paper, cell, started, tenant};
+use crate::paper::{Paper, cell, started, tenant};
 
 /// A move to its end, of which so many of these steps find a difference.
 async fn moved_with_differences(step: &str, times: usize) -> (Cells, Paper, MoveRecord) {
