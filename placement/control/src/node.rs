@@ -23,7 +23,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::press::Press;
-use crate::service::{ClusterEndpoint, ControlServer, Ground, Homes, Refusing, StoreEndpoint};
+use crate::service::{ClusterEndpoint, ControlServer, Ground, Homes, Refusing, StoreEndpoint, Watchers};
 use crate::{Error, Liveness, Options, Routers, Signer, coordinator, key_file, peers, witness};
 
 /// How long connections may take to end once the store has stopped.
@@ -169,6 +169,7 @@ impl Service {
             link,
             liveness,
             press: Press::new(),
+            watchers: Watchers::default(),
             routers: Routers::default(),
             homes: Homes::default(),
             setbacks: Setbacks::default(),

@@ -48,7 +48,7 @@ pub(crate) use encoded::ControlServer;
 pub(crate) use placing::Homes;
 pub(crate) use refusing::Refusing;
 pub(crate) use store::StoreEndpoint;
-pub(crate) use watch::signed;
+pub(crate) use watch::{Watchers, signed};
 
 /// What every service and the coordinator stand on.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub(crate) struct Ground {
     pub(crate) link: Link,
     /// Frames of the watch.
     pub(crate) press: Press,
+    /// Who watches.
+    pub(crate) watchers: Watchers,
     /// What each router holds.
     pub(crate) routers: Routers,
     /// Default homes of tenants.

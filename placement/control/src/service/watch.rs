@@ -10,7 +10,8 @@
 //!
 //! Who wants only some of it gets frames of its own, and progress for what is not in them.
 //!
-//! A watcher that does not take its frames is cut off with WATCHER_TOO_SLOW. Both ends are resumable by revision.
+//! A watcher that does not take its frames is cut off with WATCHER_TOO_SLOW. Both ends are resumable by revision. A node has
+//! [`WATCHERS_MAX`] at once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use cell_store::{Committed, Feed, Filter, ResetCause, Subscription, WatchClosed}
 use futures::{Stream, StreamExt};
 use prost::bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +36,8 @@ use crate::press::{ITEMS_MAX, Next, Pressed, Watching, encode, parts, press};
 use crate::refusal::{malformed, not_leader, watch_ended};
 use crate::signer::routed;
 
+/// Watchers of a node at once.
+const WATCHERS_MAX: usize = 4_096;
 /// Frames that wait for one watcher.
 const FRAMES_WAITING_MAX: usize = 16;
 /// How long a watcher may leave its frames waiting.
@@ -71,6 +74,27 @@ fn filter(wire: v1::WatchFilter) -> Result<Filter, Malformed> {
     Ok(Filter { tenant: id("filter.tenant", &wire.tenant)?, prefix: wire.prefix, cell })
 }
 
+/// Who watches this node: each has frames that wait and a task of its own, so there is a limit.
+#[derive(Debug, Clone)]
+pub(crate) struct Watchers(Arc<Semaphore>);
+
+impl Default for Watchers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(WATCHERS_MAX)))
+    }
+}
+
+impl Watchers {
+    /// A place, until it is dropped.
+    fn enter(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(&self.0).try_acquire_owned();
+        place.map_err(|_full| {
+            let message = format!("{WATCHERS_MAX} watch this node already");
+            watch_ended(Code::ResourceExhausted, "WATCHERS_FULL", &message)
+        })
+    }
+}
+
 /// Begins to watch.
 pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, Status> {
     // A node that has not joined yet would hand out an empty fleet as if it were all.
@@ -86,6 +110,7 @@ pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, 
         lineage => Lineage(lineage),
     };
     let after = resumes.then_some((lineage, Revision(wire.after_revision)));
+    let place = ground.watchers.enter()?;
     let (frames, taken) = mpsc::channel(FRAMES_WAITING_MAX);
     let (end, ended) = oneshot::channel();
     let sender = Sender {
@@ -102,6 +127,7 @@ pub(super) fn begin(ground: &Ground, wire: &v1::WatchRequest) -> Result<Frames, 
     let client = wire.client.clone();
     tokio::spawn(async move {
         let status = sender.run(subscription, progress).await;
+        drop(place);
         if let Some(status) = status {
             tracing::debug!(client, reason = status.message(), "watch ended");
             // The watcher may be gone, and then nobody asks.
@@ -325,6 +351,17 @@ fn item(ground: &Ground, include_moves: bool, change: &Change) -> Option<v1::Wat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_has_so_many_watchers_and_another_one_when_one_has_left() {
+        let watchers = Watchers::default();
+        let mut places: Vec<_> = (0..WATCHERS_MAX).map(|_| watchers.enter().expect("there is room")).collect();
+        let refused = watchers.enter().unwrap_err();
+        assert_eq!(cell_client::code_of(&refused).as_deref(), Some("WATCHERS_FULL"));
+        places.pop();
+        places.push(watchers.enter().expect("one has left"));
+        assert!(watchers.enter().is_err());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_watcher_may_leave_some_frames_waiting_for_a_while_and_then_is_let_go() {

@@ -159,12 +159,13 @@ impl Ground {
     }
 
     /// Begins the capture, as a coordinator does: a new slot waits for every transaction of the server that is open, also for those of
-    /// other tests.
+    /// other tests, and so perhaps for longer than a step is waited for.
     pub(crate) async fn capture(&self, from: &Cell, step: &StepContext) -> Seq {
         let begun = async {
             loop {
                 match self.pool.start_capture(&from.agent, step).await {
                     Ok(seq) => return seq,
+                    Err(StepError::Unknown { .. }) => {}
                     Err(error) => assert_eq!(refused::<()>(Err(error)), "BUSY"),
                 }
             }
