@@ -79,7 +79,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub no_headers: bool,
     /// Give up after this long
-    #[arg(long, global = true, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
+    #[arg(long, global = true, value_parser = timeout, default_value = "10s", value_name = "DURATION")]
     pub timeout: Duration,
     /// Name of an earlier try of the same command, as an unknown outcome printed it: it runs once
     #[arg(long, global = true, value_name = "HEX[@MS]", value_parser = earlier::earlier_try)]
@@ -90,6 +90,23 @@ pub struct Global {
     /// Read from whichever node answers, without asking a leader: it may lag behind what was acknowledged
     #[arg(long, global = true)]
     pub stale: bool,
+}
+
+/// How long somebody waits: no longer than clocks count.
+fn patience(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
+    let asked = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if asked <= LONGEST { Ok(asked) } else { Err("at most 366days".into()) }
+}
+
+/// How long something lasts that is not over when it begins.
+fn lasting(text: &str) -> Result<Duration, String> {
+    let asked = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if asked.is_zero() { Err("give more than nothing, as 10s or 90days".into()) } else { Ok(asked) }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    lasting(text).and_then(|_| patience(text))
 }
 
 /// How answers are printed.
@@ -369,6 +386,15 @@ mod tests {
         assert!(refused.contains("one of preflight"), "{refused}");
         let refused = parse("cellctl move tenant a --to b --max-hold fast").unwrap_err().to_string();
         assert!(refused.contains("--max-hold"), "{refused}");
+        for long in ["get cells --timeout", "check --wait", "adopt --from f --wait"] {
+            assert!(parse(&format!("cellctl {long} 366days")).is_ok());
+            let refused = parse(&format!("cellctl {long} 300000000000y")).unwrap_err().to_string();
+            assert!(refused.contains("at most 366days"), "{refused}");
+        }
+        for nothing in ["get cells --timeout", "ca issue admin a --ca d --out e --valid"] {
+            let refused = parse(&format!("cellctl {nothing} 0s")).unwrap_err().to_string();
+            assert!(refused.contains("more than nothing"), "{refused}");
+        }
     }
 
     #[test]

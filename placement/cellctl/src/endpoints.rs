@@ -96,7 +96,11 @@ fn of_context(global: &Global) -> Result<Context, Failure> {
         let endpoints = DEV_CONTROL_PORTS.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         return Ok(Context { endpoints, ..Context::default() });
     };
-    let known = config.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
+    let known = if config.contexts.is_empty() {
+        "no context at all: add one, or say --endpoints".to_owned()
+    } else {
+        config.contexts.keys().cloned().collect::<Vec<_>>().join(", ")
+    };
     match config.contexts.into_iter().find(|(known, _)| *known == name) {
         Some((_, context)) if !context.endpoints.is_empty() => Ok(context),
         Some(_) => {
@@ -190,6 +194,8 @@ mod tests {
     fn what_makes_no_sense_is_wrong_usage_and_says_what_would() {
         let unknown = with_config(TWO, Some("c")).unwrap_err();
         assert_eq!((unknown.exit, unknown.hint.as_str()), (Exit::Usage, "the configuration file has: a, b"));
+        let none = with_config("", Some("c")).unwrap_err();
+        assert!(none.hint.contains("no context at all") && none.hint.contains("--endpoints"), "{none}");
         assert_eq!(with_config("endpoint = 1", None).unwrap_err().exit, Exit::Usage);
         for bad in ["h", "h:", ":1", "h:99999"] {
             let refused = resolve(&Global { endpoints: vec![bad.into()], ..global() }).unwrap_err();

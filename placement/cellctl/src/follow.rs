@@ -171,7 +171,7 @@ async fn source(agents: &AgentPool, agent: &str, tenant: &str) -> Source {
 
 async fn storage(agents: &AgentPool, agent: &str, tenant: &str) -> Option<wire::TenantStorage> {
     let tenant = TenantId::new(tenant).ok()?;
-    let described: wire::DescribeResponse = agents.describe_copy(agent, &tenant).await.ok()?;
+    let described: wire::DescribeResponse = agents.describe_uncounted(agent, Some(&tenant)).await.ok()?;
     described.storage.into_iter().find(|storage| storage.tenant == tenant.as_str())
 }
 

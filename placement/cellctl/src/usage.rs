@@ -67,7 +67,9 @@ pub fn explained(error: &clap::Error) -> Option<Failure> {
 fn instead(reason: &str) -> String {
     let range = reason.split_once(" is not in ").and_then(|(_, range)| range.split_once("..="));
     match (range, reason) {
-        (Some((least, most)), _) if most.len() > 9 => format!("give a whole number, {least} or more"),
+        (Some((least, most)), _) if most.len() > 9 && reason.starts_with('-') => {
+            format!("give a whole number, {least} or more")
+        }
         (Some((least, most)), _) => format!("give a whole number from {least} to {most}"),
         (None, "invalid digit found in string" | "cannot parse integer from empty string") => {
             "give a whole number, 0 or more".into()
@@ -114,6 +116,12 @@ mod tests {
                 assert!(told.starts_with(&wanted), "{told}");
             }
         }
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_answered_with_what_it_may_be() {
+        let told = told("cellctl plan rebalance --max-moves 5000000000");
+        assert!(told.ends_with("next: give a whole number from 0 to 4294967295"), "{told}");
     }
 
     #[test]

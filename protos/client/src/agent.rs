@@ -25,6 +25,8 @@ pub use alike::tables_differ;
 
 /// Tenants of one page of what a cell holds.
 const HELD_PAGE: u32 = 1_000;
+/// What a cell says of all of its tenants at once may be so large: a few hundred bytes for each.
+const DESCRIPTION_BYTES_MAX: usize = 256 << 20;
 
 /// How patient a pool is.
 #[derive(Debug, Clone)]
@@ -190,12 +192,17 @@ impl AgentPool {
         self.described(agent, v1::DescribeRequest { tenant, ..v1::DescribeRequest::default() }).await
     }
 
-    /// How a tenant's copy goes. Nothing is counted for it, so it may be asked often.
+    /// As [`Self::describe`], but for rows and bytes, which are as they were counted last: in a database counting reads every row, so
+    /// this is what may be asked often.
     ///
     /// # Errors
     /// [`StepError`]
-    pub async fn describe_copy(&self, agent: &str, tenant: &TenantId) -> Result<v1::DescribeResponse, StepError> {
-        let tenant = tenant.to_string();
+    pub async fn describe_uncounted(
+        &self,
+        agent: &str,
+        tenant: Option<&TenantId>,
+    ) -> Result<v1::DescribeResponse, StepError> {
+        let tenant = tenant.map(ToString::to_string).unwrap_or_default();
         self.described(agent, v1::DescribeRequest { tenant, uncounted: true, ..v1::DescribeRequest::default() })
             .await
     }
@@ -244,7 +251,7 @@ impl AgentPool {
         agent: &str,
         request: v1::DescribeRequest,
     ) -> Result<v1::DescribeResponse, StepError> {
-        let mut client = self.client(agent)?;
+        let mut client = self.client(agent)?.max_decoding_message_size(DESCRIPTION_BYTES_MAX);
         let answer = tokio::time::timeout(self.options.step, client.describe(request)).await;
         let answer = answer.map_err(|_| no_answer(agent, self.options.step))?;
         Ok(answer.map_err(|status| failed(agent, &status))?.into_inner())

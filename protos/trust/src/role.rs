@@ -6,8 +6,8 @@
 //! | role | is | may |
 //! |---|---|---|
 //! | viewer | a person or a dashboard | look |
-//! | operator | a person on duty | look; make, delete and move tenants; cordon cells |
-//! | admin | a person who is responsible | all that an operator may; cells, limits, the cluster itself |
+//! | operator | a person on duty | look; make, delete and move tenants; cordon cells and declare them dead; move the leader |
+//! | admin | a person who is responsible | all that an operator may; cells, limits, the cluster itself, backups |
 //! | router | a `cell-router` | watch, confirm, ask who the cluster is |
 //! | agent | a cell: its agent and its gates | report itself, read mappings, follow another agent |
 //! | control | a control node | Raft between control nodes, steps on agents |

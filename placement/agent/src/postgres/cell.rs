@@ -403,10 +403,13 @@ impl Driver for Cell {
     ) -> BoxFuture<'a, Vec<wire::TenantStorage>> {
         Box::pin(async move {
             let asked = || tenant.map_or_else(|| self.all(), |id| self.get(id).into_iter().collect());
+            let mut not_counted = false;
             if counted && let Err(fault) = look::count(&self.database, &asked()).await {
                 tracing::debug!(%fault, "rows could not be counted: what was counted before is told");
+                not_counted = true;
             }
-            asked().iter().filter_map(|tenant| self.storage_of(tenant)).collect()
+            let told = |storage| wire::TenantStorage { not_counted, ..storage };
+            asked().iter().filter_map(|tenant| self.storage_of(tenant)).map(told).collect()
         })
     }
 

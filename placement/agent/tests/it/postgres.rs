@@ -3,6 +3,7 @@
 mod adopting;
 mod budget;
 mod copying;
+mod counting;
 mod databases;
 mod each;
 mod failover;

@@ -21,7 +21,7 @@ pub struct Adopt {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "COUNT")]
     pub at_once: u16,
     /// How long to wait until the cells serve them
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s", value_name = "DURATION")]
+    #[arg(long, value_parser = super::patience, default_value = "60s", value_name = "DURATION")]
     pub wait: Duration,
 }
 
@@ -102,7 +102,7 @@ pub struct Enroll {
     #[arg(long, value_name = "DIR", requires = "ca")]
     pub out: Option<PathBuf>,
     /// For how long the certificate is valid
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "365days", value_name = "DURATION")]
+    #[arg(long, value_parser = super::lasting, default_value = "365days", value_name = "DURATION")]
     pub valid: Duration,
     /// Say what would be done; change nothing
     #[arg(long)]

@@ -29,7 +29,7 @@ pub enum Ca {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// For how long
-        #[arg(long, value_parser = humantime::parse_duration, default_value = "365days", value_name = "DURATION")]
+        #[arg(long, value_parser = super::lasting, default_value = "365days", value_name = "DURATION")]
         valid: Duration,
     },
 }
@@ -76,7 +76,7 @@ pub struct Check {
     #[arg(long = "only", value_enum, value_delimiter = ',', value_name = "CATEGORY")]
     pub only: Vec<Category>,
     /// Look again until nothing fails, at most this long
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = super::patience, value_name = "DURATION")]
     pub wait: Option<Duration>,
 }
 

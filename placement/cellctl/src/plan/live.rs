@@ -14,11 +14,15 @@ use std::time::Duration;
 use cell_client::{AgentOptions, AgentPool, ClientError, ListOptions, Page, wire};
 use cell_model::{CellId, CellRecord, CellTraits, Revision, Tier, UnixMillis};
 use cell_planner::{Amounts, CellEntry, Demand, Fleet, FleetDocument, Hourly, ResourceDemand, TenantEntry};
+use futures::StreamExt as _;
 
 use super::plural;
+use crate::adopt::some;
 use crate::commands::Control;
 use crate::failure::Failure;
 
+/// Agents that count at once.
+const ASKED_AT_ONCE: usize = 64;
 /// Tries to read every page at one revision.
 const TRIES: usize = 20;
 const BYTES_PER_GB: f64 = 1e9;
@@ -123,25 +127,49 @@ async fn measured(
     cells: &[CellRecord],
     notes: &mut Vec<String>,
 ) -> BTreeMap<(String, String), f64> {
-    let agents = AgentPool::new(AgentOptions { link: control.target.link.clone(), ..AgentOptions::default() });
-    let mut measured = BTreeMap::new();
-    let mut silent = Vec::new();
-    for cell in cells {
-        let Ok(described) = agents.describe(&cell.agent, None).await else {
-            silent.push(cell.id.to_string());
+    let (patience, link) = (control.global.timeout, control.target.link.clone());
+    let agents = AgentPool::new(AgentOptions { step: patience, link, ..AgentOptions::default() });
+    let asked = cells.iter().map(|cell| {
+        let agents = agents.clone();
+        async move { (cell.id.to_string(), agents.describe(&cell.agent, None).await.ok()) }
+    });
+    let told: Vec<_> = futures::stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
+    sizes(told, notes)
+}
+
+/// What agents have told, by cell and tenant; none where one has not answered.
+fn sizes(
+    told: Vec<(String, Option<wire::DescribeResponse>)>,
+    notes: &mut Vec<String>,
+) -> BTreeMap<(String, String), f64> {
+    let mut sizes = BTreeMap::new();
+    let (mut silent, mut not_counted) = (Vec::new(), Vec::new());
+    for (cell, described) in told {
+        let Some(described) = described else {
+            silent.push(cell);
             continue;
         };
+        if described.storage.iter().any(|storage| storage.not_counted) {
+            not_counted.push(cell.clone());
+        }
         for storage in described.storage {
             #[expect(clippy::cast_precision_loss, reason = "megabytes are looked at")]
             let gigabytes = storage.bytes as f64 / BYTES_PER_GB;
-            measured.insert((cell.id.to_string(), storage.tenant), gigabytes);
+            sizes.insert((cell.clone(), storage.tenant), gigabytes);
         }
     }
     if !silent.is_empty() {
-        notes
-            .push(format!("the agents of {} do not answer: their tenants' storage counts as 0", silent.join(", ")));
+        let who = some(silent.iter().map(String::as_str));
+        notes.push(format!("the agents of {who} do not answer in time: their tenants' storage counts as 0"));
     }
-    measured
+    if !not_counted.is_empty() {
+        let who = some(not_counted.iter().map(String::as_str));
+        notes.push(format!(
+            "the databases of {who} are too large to be counted in a moment: their tenants' storage is as it was counted last, or 0; \
+             --profile FILE may say it"
+        ));
+    }
+    sizes
 }
 
 struct Picture {

@@ -15,6 +15,8 @@ use crate::failure::Failure;
 const FILE_MAX: u64 = 8 << 30;
 const CELLS: &str = "cells.csv";
 const TENANTS: &str = "tenants.csv";
+const NO_FLEET: &str =
+    "give a fleet that is there and that you may read, or leave it out to ask the control plane alone";
 
 /// Reads a fleet.
 ///
@@ -30,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<Fleet, Failure> {
         let message = format!("{} is one table, a fleet has two", path.display());
         return Err(Failure::usage(message, format!("give the directory that holds {CELLS} and {TENANTS}")));
     }
-    let text = text_of(path)?;
+    let text = text_of(path).map_err(|failure| Failure { hint: NO_FLEET.into(), ..failure })?;
     let built = FleetDocument::from_json(&text).and_then(|document| document.build());
     built.map_err(|error| {
         let lines = Lines::of(&text);
@@ -57,16 +59,15 @@ pub(super) fn write(path: &Path, document: &FleetDocument) -> Result<(), Failure
     put(&path.join(TENANTS), &tables.tenants)
 }
 
-fn unreadable(path: &Path, reason: &str) -> Failure {
-    let message = format!("cannot read {}: {reason}", path.display());
-    Failure::usage(message, "give a file that is there, or leave it out to ask the control plane")
+fn unreadable(path: &Path, reason: &str, hint: &str) -> Failure {
+    Failure::usage(format!("cannot read {}: {reason}", path.display()), hint)
 }
 
 /// A table, to be read as it is packed.
 fn table_of(path: &Path) -> Result<Take<File>, Failure> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    match opened.map_err(|error| unreadable(path, &error.to_string()))? {
-        (length, _) if length > FILE_MAX => Err(unreadable(path, &too_large())),
+    match opened.map_err(|error| unreadable(path, &error.to_string(), NO_FLEET))? {
+        (length, _) if length > FILE_MAX => Err(unreadable(path, &too_large(), NO_FLEET)),
         (_, file) => Ok(file.take(FILE_MAX)),
     }
 }
@@ -77,7 +78,7 @@ fn too_large() -> String {
 
 /// The text of a file; `-` is standard input.
 pub(super) fn text_of(path: &Path) -> Result<String, Failure> {
-    let unreadable = |reason: String| unreadable(path, &reason);
+    let unreadable = |reason: String| unreadable(path, &reason, "give a file that is there and that you may read");
     let mut text = String::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(FILE_MAX).read_to_string(&mut text)
@@ -88,6 +89,10 @@ pub(super) fn text_of(path: &Path) -> Result<String, Failure> {
     let length = read.map_err(|error| unreadable(error.to_string()))?;
     if length as u64 == FILE_MAX {
         return Err(unreadable(too_large()));
+    }
+    // Some editors mark a text as UTF-8 by what no reader of JSON takes.
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
     }
     Ok(text)
 }
@@ -182,6 +187,18 @@ mod tests {
         let failure = read(&file).unwrap_err();
         assert_eq!(failure.code, "ID_DUPLICATE");
         assert!(failure.message.contains("fleet.json:2: cells[1]: cell c1 is already at"), "{failure}");
+    }
+
+    #[test]
+    fn a_text_that_an_editor_has_marked_is_read_and_what_is_not_there_says_what_to_give() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("fleet.json");
+        std::fs::write(&file, "\u{feff}{\"cells\":[{\"id\":\"c1\"}]}").unwrap();
+        assert_eq!(read(&file).unwrap().cells().len(), 1);
+        let missing = directory.path().join("missing");
+        assert!(read(&missing).unwrap_err().hint.contains("the control plane"));
+        // A policy, a plan or a file of usage is nothing that a control plane could be asked for.
+        assert!(!text_of(&missing).unwrap_err().hint.contains("the control plane"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(super) async fn verify(path: &Path) -> Result<Exit, Failure> {
             Failure::new(error.code(), format!("{:#}", anyhow::Error::new(error)), hint)
         })?
     } else {
-        cell_store::verify_backup(path).map_err(|error| failure(&error))?
+        cell_store::verify_backup(path).map_err(|error| of_file(path, &error))?
     };
     console::data(&tell(&summary));
     console::note("every part has its checksum");
@@ -89,7 +89,7 @@ pub(super) async fn restore(
     }
     let lineage = lineage.map(cell_model::Lineage);
     let restored =
-        cell_store::restore(from, data_dir, advertise, lineage).await.map_err(|error| failure(&error))?;
+        cell_store::restore(from, data_dir, advertise, lineage).await.map_err(|error| of_file(from, &error))?;
     console::data(&format!(
         "cluster    {}\nlineage    {}\nrevision   {}\nnode       {:016x}\n",
         restored.cluster, restored.lineage, restored.revision, restored.node_id
@@ -100,6 +100,15 @@ pub(super) async fn restore(
         data_dir.display()
     ));
     Ok(Exit::Done)
+}
+
+/// The same, with the name of the file where it is what is wrong with the file.
+fn of_file(path: &Path, error: &cell_store::BackupError) -> Failure {
+    let failure = failure(error);
+    if !failure.code.starts_with("BACKUP_") {
+        return failure;
+    }
+    Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
 }
 
 fn failure(error: &cell_store::BackupError) -> Failure {

@@ -50,7 +50,8 @@ impl DiskView {
             apply_stall_us: disk.apply_stall_us,
             snapshot_stall_us: disk.snapshot_stall_us,
             snapshots: disk.snapshots,
-            available_bytes: Some(disk.available_bytes).filter(|bytes| *bytes > 0),
+            // Where nothing is known of the disk, it is not full either.
+            available_bytes: Some(disk.available_bytes).filter(|bytes| *bytes > 0 || disk.full),
             full: disk.full,
             filesystem: disk.filesystem,
             device: disk.device,
@@ -178,5 +179,15 @@ mod tests {
         assert_eq!(row(&disk), ("12.3 ms".into(), "-".into()));
         (disk.snapshots, disk.snapshot_stall_us) = (1, 90);
         assert_eq!(row(&disk), ("12.3 ms".into(), "0.0 ms".into()));
+    }
+
+    #[test]
+    fn a_disk_without_a_byte_is_told_from_one_of_which_nothing_is_known() {
+        let free = |full| {
+            let disk = wire::DiskStatusResponse { full, ..wire::DiskStatusResponse::default() };
+            let at = DiskView::COLUMNS.iter().position(|column| *column == "FREE").unwrap();
+            DiskView::of("127.0.0.1:1", disk).row()[at].clone()
+        };
+        assert_eq!([free(true), free(false)], ["0 MiB FULL", "?"]);
     }
 }

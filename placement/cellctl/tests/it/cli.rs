@@ -326,7 +326,9 @@ fn a_backup_is_whole_or_not_there_and_is_never_overwritten() {
     bytes[middle] ^= 1;
     let torn = directory.path().join("torn.backup");
     std::fs::write(&torn, bytes).unwrap();
-    refused(&verify(&torn), 1, "BACKUP_CORRUPT");
+    let damaged = verify(&torn);
+    refused(&damaged, 1, "BACKUP_CORRUPT");
+    assert!(damaged.err.contains("torn.backup: "), "of several, which one it is: {damaged:?}");
     for nowhere in ["nonsense", "127.0.0.1", "127.0.0.1:0"] {
         let (data, words) = (directory.path().join("restored"), "store restore --advertise");
         let said = cellctl(&format!("{words} {nowhere} --from {} --data-dir {}", out.display(), data.display()));

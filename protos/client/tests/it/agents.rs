@@ -220,3 +220,24 @@ async fn what_a_cell_holds_comes_with_its_name_also_where_it_is_nothing() {
     let nameless = what_is_held(|_| page("", false)).await.unwrap_err();
     assert!(matches!(nameless, StepError::Unknown { .. }), "{nameless:?}");
 }
+
+#[tokio::test]
+async fn a_cell_of_many_tenants_is_read_whole_and_counts_nothing_where_nothing_is_to_be_counted() {
+    let many = |request: &wire::DescribeRequest| {
+        let storage = |number: usize| wire::TenantStorage {
+            tenant: format!("{}-{number:060}", if request.uncounted { "n" } else { "c" }),
+            ..wire::TenantStorage::default()
+        };
+        wire::DescribeResponse { storage: (0..100_000).map(storage).collect(), ..wire::DescribeResponse::default() }
+    };
+    let (address, _) = serve(|_| Ok(position(1)), many).await;
+    let pool = AgentPool::new(AgentOptions::default());
+    let first = |told: Result<wire::DescribeResponse, StepError>| {
+        let told = told.unwrap().storage;
+        assert_eq!(told.len(), 100_000);
+        told[0].tenant.chars().next()
+    };
+    // Beyond the four MiB that a gRPC client takes unless it is told otherwise.
+    assert_eq!(first(pool.describe(&address, None).await), Some('c'));
+    assert_eq!(first(pool.describe_uncounted(&address, None).await), Some('n'));
+}

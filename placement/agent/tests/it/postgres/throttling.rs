@@ -8,7 +8,7 @@ use cell_protos::v1::TenantStorage;
 const RATE: u64 = 2_000_000;
 
 async fn storage(ground: &Ground, cell: &Cell) -> TenantStorage {
-    let described = ground.pool.describe_copy(&cell.agent, &tenant()).await.unwrap();
+    let described = ground.pool.describe_uncounted(&cell.agent, Some(&tenant())).await.unwrap();
     described.storage.into_iter().next().expect("the cell knows the tenant")
 }
 

@@ -1,6 +1,6 @@
 //! The judgement: from what was heard to findings. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cell_client::wire;
 use cell_model::CellState;
@@ -400,18 +400,14 @@ fn orphans(survey: &Survey) -> Vec<FindingView> {
         new("cell-alive", mark(!on_dead.is_empty(), false), message, "docs/migration.md, \"A cell is lost\"");
     // A tenant that moves is owned by one and held by another: only tenants at rest are compared.
     let at_rest = tenants.iter().filter(|tenant| tenant.r#move.is_none() && tenant.life == "live").map(mapping);
+    let heard: BTreeMap<&str, &wire::DescribeResponse> =
+        cells.iter().filter_map(|cell| Some((cell.record.id.as_str(), cell.agent.as_ref().ok()?))).collect();
+    let owners = owners(&heard);
     let mut wrong = Vec::new();
     for mapping in at_rest {
-        let owners: Vec<String> = cells
-            .iter()
-            .filter_map(|cell| Some((cell, cell.agent.as_ref().ok()?)))
-            .filter(|(_, agent)| {
-                agent.grants.iter().any(|grant| grant.tenant == mapping.tenant && grant.role() == wire::Role::Owner)
-            })
-            .map(|(cell, _)| cell.record.id.to_string())
-            .collect();
-        let heard = cells.iter().any(|cell| cell.record.id.as_str() == mapping.owner && cell.agent.is_ok());
-        if owners.iter().any(|owner| *owner != mapping.owner) || (heard && owners.is_empty()) {
+        let owners = owners.get(mapping.tenant.as_str()).map_or(&[][..], Vec::as_slice);
+        let is_heard = heard.contains_key(mapping.owner.as_str());
+        if owners.iter().any(|owner| *owner != mapping.owner) || (is_heard && owners.is_empty()) {
             wrong.push(format!("{} (store: {}, cells: {})", mapping.tenant, mapping.owner, owners.join(" ")));
         }
     }
@@ -442,6 +438,17 @@ fn orphans(survey: &Survey) -> Vec<FindingView> {
     let copies =
         new("copies-reclaimed", mark(false, !overdue.is_empty()), message, "start the cell that has the copy");
     vec![homeless, owned, copies, super::kept::of(cells)]
+}
+
+/// Which cells say of a tenant that they own it.
+fn owners<'a>(heard: &BTreeMap<&'a str, &'a wire::DescribeResponse>) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut owners: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (cell, agent) in heard {
+        for grant in agent.grants.iter().filter(|grant| grant.role() == wire::Role::Owner) {
+            owners.entry(&grant.tenant).or_default().push(*cell);
+        }
+    }
+    owners
 }
 
 fn audit(nodes: &[Node]) -> FindingView {

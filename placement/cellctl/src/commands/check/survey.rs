@@ -58,7 +58,7 @@ pub(super) async fn survey(control: &Control) -> Survey {
         let ask = records.into_iter().map(|record| {
             let agents = agents.clone();
             async move {
-                let agent = agents.describe(&record.agent, None).await.map_err(|error| error.to_string());
+                let agent = agents.describe_uncounted(&record.agent, None).await.map_err(|error| error.to_string());
                 Cell { record, agent }
             }
         });

@@ -116,6 +116,23 @@ fn what_was_declared_of_a_cell_counts_and_the_rest_is_assumed() {
 }
 
 #[test]
+fn storage_that_nobody_has_told_or_counted_is_said_to_be_unknown() {
+    let cell = |bytes, not_counted| {
+        let storage = wire::TenantStorage { tenant: "acme".into(), bytes, not_counted, ..Default::default() };
+        Some(wire::DescribeResponse { storage: vec![storage], ..Default::default() })
+    };
+    let mut notes = Vec::new();
+    let counted = cell(2_500_000_000, false);
+    let sizes_of = sizes(vec![("c1".into(), counted.clone()), ("c2".into(), counted.clone())], &mut notes);
+    assert_eq!(sizes_of.values().copied().collect::<Vec<_>>(), [2.5, 2.5]);
+    assert!(notes.is_empty(), "{notes:?}");
+    let told = vec![("c1".into(), counted), ("c2".into(), None), ("c3".into(), cell(0, true))];
+    assert_eq!(sizes(told, &mut notes).len(), 2);
+    assert!(notes[0].starts_with("the agents of c2 do not answer"), "{notes:?}");
+    assert!(notes[1].starts_with("the databases of c3 are too large") && notes.len() == 2, "{notes:?}");
+}
+
+#[test]
 fn a_tier_that_comes_with_a_move_counts_where_the_move_leads() {
     let of = |owner: &str, peer: &str, tier: wire::Tier, leg: wire::Leg| {
         let mut picture = picture();

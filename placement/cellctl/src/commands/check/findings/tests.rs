@@ -128,3 +128,40 @@ fn certificates_of_routers_and_agents_are_looked_at_and_those_that_run_out_are_n
     let told = &found[0].message;
     assert!(told.ends_with("of the agent of a (has run out), router r2 (9 days)"), "{told}");
 }
+
+#[test]
+fn a_tenant_at_rest_is_owned_by_the_cell_that_the_store_names_and_by_nobody_else() {
+    let tenant = |name: &str, owner: &str| wire::Tenant {
+        mapping: Some(wire::Mapping { tenant: name.into(), owner: owner.into(), ..wire::Mapping::default() }),
+        life: "live".into(),
+        ..wire::Tenant::default()
+    };
+    let owns = |name: &str| wire::TenantGrant {
+        tenant: name.into(),
+        role: wire::Role::Owner.into(),
+        ..wire::TenantGrant::default()
+    };
+    let found = |says: [Option<&[&str]>; 2]| {
+        let mut survey = surveyed(&[], &[("a", 0), ("b", 0)]);
+        for (cell, says) in survey.cells.as_mut().unwrap().iter_mut().zip(says) {
+            match says {
+                Some(names) => cell.agent.as_mut().unwrap().grants = names.iter().map(|name| owns(name)).collect(),
+                None => cell.agent = Err("no answer".into()),
+            }
+        }
+        survey.tenants = Ok(vec![tenant("t1", "a"), tenant("t2", "b")]);
+        let found = orphans(&survey);
+        let owned = found.into_iter().find(|finding| finding.check == "owned-once").unwrap();
+        (owned.mark, owned.message)
+    };
+    assert_eq!(found([Some(&["t1"]), Some(&["t2"])]).0, Mark::Holds);
+    assert_eq!(found([None, Some(&["t2"])]).0, Mark::Holds, "of a cell that does not answer nothing is known");
+    for (says, told) in [
+        ([Some(&["t1"][..]), Some(&["t1", "t2"][..])], "t1 (store: a, cells: a b)"),
+        ([Some(&[]), Some(&["t2"])], "t1 (store: a, cells: )"),
+        ([None, Some(&["t1", "t2"])], "t1 (store: a, cells: b)"),
+    ] {
+        let (mark, message) = found(says);
+        assert!(mark == Mark::Fails && message.ends_with(told), "{message}");
+    }
+}
