@@ -63,6 +63,33 @@ struct Gate {
     lease_ends: Instant,
     /// Holds that it has quiesced for. Each for itself: a later one may be another tenant's.
     quiesced: BTreeSet<u64>,
+    /// What holds waited for there when it last said so, by their names; and when that was.
+    unquiesced: (BTreeMap<u64, wire::UnquiescedHold>, Instant),
+}
+
+impl Gate {
+    /// Its name, and what a hold waits for there.
+    fn told(&self, hold_id: u64) -> String {
+        let (waits, said) = &self.unquiesced;
+        let instance = &self.instance;
+        let waits = waits.get(&hold_id).map(|waits| told(waits, said.elapsed()));
+        match (waits, &self.outbox) {
+            (Some(waits), Some(_)) => format!("{instance} ({waits})"),
+            (Some(waits), None) => format!("{instance} (it has gone; before, {waits})"),
+            (None, Some(_)) => instance.clone(),
+            (None, None) => format!("{instance} (it has gone, and its lease lasts still)"),
+        }
+    }
+}
+
+/// What a hold waits for at a gate, for people.
+fn told(waits: &wire::UnquiescedHold, since: Duration) -> String {
+    let wire::UnquiescedHold { writes, oldest_ms, request_id, .. } = waits;
+    let age = Duration::from_millis(u64::from(*oldest_ms)) + since;
+    let which = if *writes == 1 { "a write under way for" } else { "writes under way, the oldest for" };
+    let count = if *writes == 1 { String::new() } else { format!("{writes} ") };
+    let request = if request_id.is_empty() { String::new() } else { format!(": request {request_id}") };
+    format!("{count}{which} {} ms{request}", age.as_millis())
 }
 
 #[derive(Default)]
@@ -172,6 +199,7 @@ impl Board {
             outbox: Some(outbox),
             lease_ends: now,
             quiesced: BTreeSet::new(),
+            unquiesced: (BTreeMap::new(), now),
         };
         state.gates.insert(connection, gate);
         drop(state);
@@ -189,6 +217,17 @@ impl Board {
         let Some(outbox) = &gate.outbox else { return };
         if outbox.try_send(wire::AgentMessage { message: Some(pong) }).is_ok() {
             gate.lease_ends = ends;
+        }
+    }
+
+    /// What holds wait for at a gate. Once it says nothing any more, they have ended: what it has said last is the reason.
+    pub(crate) fn waits(&self, connection: u64, unquiesced: Vec<wire::UnquiescedHold>) {
+        if unquiesced.is_empty() {
+            return;
+        }
+        if let Some(gate) = self.lock().gates.get_mut(&connection) {
+            let holds = unquiesced.into_iter().take(HOLDS_MAX).map(|waits| (waits.hold_id, waits));
+            gate.unquiesced = (holds.collect(), Instant::now());
         }
     }
 
@@ -226,15 +265,15 @@ impl Board {
         addresses
     }
 
-    /// Instances that may still be running writes that they let in before hold `hold_id`, and when the last lease of
-    /// those that are gone ends.
+    /// Instances that may still be running writes that they let in before hold `hold_id`, with what they have said of these, and
+    /// when the last lease of those that are gone ends.
     fn waiting_for(&self, hold_id: u64) -> (Vec<String>, Option<Instant>) {
         let mut state = self.lock();
         let now = Instant::now();
         state.gates.retain(|_, gate| gate.outbox.is_some() || now < gate.lease_ends);
         let open: Vec<&Gate> = state.gates.values().filter(|gate| !gate.quiesced.contains(&hold_id)).collect();
         let ghosts = open.iter().filter(|gate| gate.outbox.is_none()).map(|gate| gate.lease_ends).max();
-        (open.iter().map(|gate| gate.instance.clone()).collect(), ghosts)
+        (open.iter().map(|gate| gate.told(hold_id)).collect(), ghosts)
     }
 
     /// Returns when no gate runs a write that it let in before the hold; at the deadline, with those that may.
@@ -292,6 +331,35 @@ mod tests {
         assert_eq!(board.await_quiesced(slow, soon()).await, Err(vec!["one".to_owned()]), "its writes still run");
         board.quiesced(one, slow);
         assert_eq!(board.await_quiesced(slow, soon()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_that_is_missed_says_what_each_gate_waits_for() {
+        let board = Board::new(Duration::from_secs(1));
+        let [one, two, three] = ["one", "two", "three"].map(|instance| board.attach(hello(instance)));
+        let hold = board.next_hold();
+        let waits = |hold_id, writes, request_id: &str| wire::UnquiescedHold {
+            hold_id,
+            writes,
+            oldest_ms: 7_000,
+            request_id: request_id.into(),
+        };
+        board.waits(one.0, vec![waits(hold, 1, "r-1"), waits(hold + 1, 9, "r-9")]);
+        board.waits(two.0, vec![waits(hold, 3, "")]);
+        tokio::time::advance(Duration::from_millis(200)).await;
+        // Nothing any more: the hold is over there.
+        board.waits(one.0, Vec::new());
+        board.ping(three.0, 1);
+        board.detach(three.0);
+        let said = board.await_quiesced(hold, Instant::now() + Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(
+            said,
+            [
+                "one (a write under way for 7300 ms: request r-1)",
+                "two (3 writes under way, the oldest for 7300 ms)",
+                "three (it has gone, and its lease lasts still)",
+            ]
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,6 +81,7 @@ impl AgentService for Service {
                         Some(Message::Ping(ping)) => {
                             board.ping(connection, ping.nonce);
                             board.count_stale(&ping.stale);
+                            board.waits(connection, ping.unquiesced);
                         }
                         Some(Message::Quiesced(quiesced)) => board.quiesced(connection, quiesced.hold_id),
                         Some(Message::Hello(_)) | None => return,

@@ -23,9 +23,15 @@ struct Held {
     routers: Option<Event>,
 }
 
+/// A cell whose time is up a moment later than ours says then what it has waited for. By that time it was told to let go, but routers
+/// were not.
+const TELLING_MAX: Duration = Duration::from_millis(100);
+
 /// Why a hold was missed.
 enum Missed {
-    /// It was late, or a cell refused.
+    /// A cell has refused, or not answered.
+    Step(&'static str, StepError),
+    /// It was late, or what was answered does not fit.
     Reason(String),
     /// The copy is not the original.
     Differs(Difference),
@@ -36,9 +42,8 @@ impl<P: ControlPlane> Run<'_, P> {
         let budget = Duration::from_millis(u64::from(budget_ms));
         let deadline = Instant::now() + budget;
         let (context, from, to) = (self.context(), self.from()?, self.to()?);
-        let held =
-            tokio::time::timeout_at(deadline, self.held(&context, (&from, &to), attempt, (budget, deadline))).await;
-        let missed = match held {
+        let mut held = std::pin::pin!(self.held(&context, (&from, &to), attempt, (budget, deadline)));
+        let missed = match tokio::time::timeout_at(deadline, held.as_mut()).await {
             Ok(Ok(held)) => {
                 let Held { sealed: seq, generation, digest, ended_writers, routers } = held;
                 if self.stops_here() {
@@ -53,12 +58,22 @@ impl<P: ControlPlane> Run<'_, P> {
                 ]);
                 return accepted(self.propose(events).await?);
             }
-            Ok(Err(missed)) => missed,
-            Err(_) => Missed::Reason(format!("not done within the budget of {budget_ms} ms")),
+            Ok(Err(missed)) => {
+                self.let_go(&from, &context).await;
+                missed
+            }
+            Err(_) => {
+                let telling = tokio::time::timeout(TELLING_MAX, held);
+                match tokio::join!(self.let_go(&from, &context), telling).1 {
+                    Ok(Err(told @ Missed::Step(..))) => told,
+                    _ => Missed::Reason(format!("not done within the budget of {budget_ms} ms")),
+                }
+            }
         };
-        self.let_go(&from, &context).await;
+        self.keep_in_mind(&missed);
         let (differs, reason) = match missed {
             Missed::Differs(found) => (Some(found.clone()), found.to_string()),
+            Missed::Step(step, error) => (None, format!("{step}: {error}")),
             Missed::Reason(reason) => (None, reason),
         };
         tracing::warn!(tenant = %self.record.id, %attempt, reason, "hold missed");
@@ -76,6 +91,18 @@ impl<P: ControlPlane> Run<'_, P> {
         let not_before = self.after_backoff(attempt);
         events.push(Event::HoldMissed { attempt, reason, not_before });
         accepted(self.propose(events).await?)
+    }
+
+    /// Why it was missed is shown where the move waits for the next one.
+    fn keep_in_mind(&self, missed: &Missed) {
+        let is_back = self.record.movement.as_ref().is_some_and(|movement| movement.leg == Leg::Back);
+        let waits_in = (Leg::Forward, if is_back { Phase::Soak } else { Phase::Sync });
+        match missed {
+            Missed::Step(step, error) => self.met_in(waits_in, step, error),
+            Missed::Reason(reason) => self.met_as(waits_in, "HOLD_MISSED", reason),
+            // The record has it.
+            Missed::Differs(_) => {}
+        }
     }
 
     fn terminates_writers(&self) -> bool {
@@ -109,7 +136,6 @@ impl<P: ControlPlane> Run<'_, P> {
         (budget, deadline): (Duration, Instant),
     ) -> Result<Held, Missed> {
         let agents = &self.of.agents;
-        let missed = |step: &str, error: StepError| Missed::Reason(format!("{step}: {error}"));
         let began = Instant::now();
         // First, so that nobody whom they have let pass comes to an owner that lets nobody wait.
         let routers = self.routers_hold_back(attempt, deadline).await.map_err(Missed::Reason)?;
@@ -117,7 +143,7 @@ impl<P: ControlPlane> Run<'_, P> {
         let budget = if routers.is_some() { deadline.saturating_duration_since(Instant::now()) } else { budget };
         let terminates = self.terminates_writers();
         let held = agents.hold_writes_of(from, context, budget, terminates).await;
-        let (sealed, ended_writers) = held.map_err(|error| missed("hold", error))?;
+        let (sealed, ended_writers) = held.map_err(|error| Missed::Step("hold", error))?;
         let quiesced = began.elapsed();
         let left = deadline.saturating_duration_since(Instant::now());
         // All at once: each answer that waited for another would be a round trip longer for the writers.
@@ -126,12 +152,12 @@ impl<P: ControlPlane> Run<'_, P> {
             agents.digest_at(from, context, sealed, left),
             agents.digest_at(to, context, sealed, left),
         );
-        let (applied, generation) = applied.map_err(|error| missed("apply", error))?;
+        let (applied, generation) = applied.map_err(|error| Missed::Step("apply", error))?;
         if applied != sealed {
             return Err(Missed::Reason(format!("sealed at {sealed}, but applied is {applied}")));
         }
-        let ours = ours.map_err(|error| missed("digest of the owner", error))?;
-        let theirs = theirs.map_err(|error| missed("digest of the follower", error))?;
+        let ours = ours.map_err(|error| Missed::Step("digest of the owner", error))?;
+        let theirs = theirs.map_err(|error| Missed::Step("digest of the follower", error))?;
         if ours != theirs {
             return Err(Missed::Differs(Difference::of_digests(Phase::Hold, sealed, ours, theirs)));
         }

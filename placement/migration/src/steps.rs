@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cell_client::{StepContext, StepError};
 use cell_model::{
-    Attempt, CellId, CellRecord, CellState, Command, Envelope, Event, Leg, Move, MoveId, Outcome, Rejected, Reply,
-    TenantRecord, UnixMillis,
+    Attempt, CellId, CellRecord, CellState, Command, Envelope, Event, Leg, Move, MoveId, Outcome, Phase, Rejected,
+    Reply, TenantRecord, UnixMillis,
 };
 
 use tokio::time::Instant;
@@ -195,17 +195,25 @@ impl<P: ControlPlane> Run<'_, P> {
     /// Keeps what is in the way of the move, for who looks at it.
     fn met(&self, step: &str, error: &StepError) {
         let Some(movement) = &self.record.movement else { return };
-        let (code, reason) = match error {
+        self.met_in((movement.leg, movement.phase), step, error);
+    }
+
+    /// The same of what is in the way of the phase that the move goes back to.
+    pub(crate) fn met_in(&self, within: (Leg, Phase), step: &str, error: &StepError) {
+        match error {
             // Another node leads: it is in nobody's way.
-            StepError::Refused { code, .. } if code == "STALE_TERM" => return,
-            StepError::Refused { code, reason } => (code.as_str(), format!("{step}: {reason}")),
+            StepError::Refused { code, .. } if code == "STALE_TERM" => {}
+            StepError::Refused { code, reason } => self.met_as(within, code, &format!("{step}: {reason}")),
             StepError::Unreachable { .. } | StepError::Unknown { .. } => {
-                ("CELL_UNREACHABLE", format!("{step}: {error}"))
+                self.met_as(within, "CELL_UNREACHABLE", &format!("{step}: {error}"));
             }
-        };
-        let (setbacks, now) = (&self.of.setbacks, self.of.control.now());
-        if setbacks.met(movement.id, (movement.leg, movement.phase), (code, &reason), now) {
-            let (tenant, id, phase) = (&self.record.id, movement.id, movement.phase.as_str());
+        }
+    }
+
+    pub(crate) fn met_as(&self, within: (Leg, Phase), code: &str, reason: &str) {
+        let Some(movement) = &self.record.movement else { return };
+        if self.of.setbacks.met(movement.id, within, (code, reason), self.of.control.now()) {
+            let (tenant, id, phase) = (&self.record.id, movement.id, within.1.as_str());
             tracing::warn!(%tenant, r#move = %id, phase, code, reason, "the move does not go on");
         }
     }

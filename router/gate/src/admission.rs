@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cell_model::TenantId;
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -69,6 +70,13 @@ impl Admission {
     /// The tenant that it is for.
     pub(crate) fn slot(&self) -> Arc<Slot> {
         Arc::clone(&self.slot)
+    }
+
+    /// What the router calls the request: said where a write is waited for.
+    pub(crate) fn is_of(&self, request_id: &HeaderValue) {
+        if let Some(write) = &self.write {
+            write.is_of(request_id);
+        }
     }
 
     /// The write has finished: nothing waits for it any more.

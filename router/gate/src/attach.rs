@@ -229,7 +229,8 @@ impl Session<'_> {
         match self.outgoing.try_reserve() {
             Ok(room) => {
                 let stale = self.gatekeeper.table.outbox().take_stale();
-                let ping = proto::GatePing { nonce: self.nonce, stale };
+                let unquiesced = self.gatekeeper.table.unquiesced();
+                let ping = proto::GatePing { nonce: self.nonce, stale, unquiesced };
                 room.send(message(proto::gate_message::Message::Ping(ping)));
                 Ok(())
             }

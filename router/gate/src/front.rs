@@ -102,7 +102,12 @@ impl<A: Application> Front<A> {
             return Err(Box::new(answer::too_large(self.body_bytes_max)));
         }
         match self.gatekeeper.admit(&stamp, wire::is_write(&parts.method) || tunnel::asks(parts)).await {
-            Ok(admission) => Ok(Admitted { stamp, context, admission }),
+            Ok(admission) => {
+                if let Some(request_id) = parts.headers.get(&wire::REQUEST_ID) {
+                    admission.is_of(request_id);
+                }
+                Ok(Admitted { stamp, context, admission })
+            }
             Err(refusal) => {
                 tracing::debug!(tenant = %stamp.tenant, epoch = %stamp.epoch, code = %refusal.code(), "refused");
                 Err(Box::new(answer::refused(&refusal)))

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cell_model::{Epoch, Uid};
+use http::HeaderValue;
+use slab::Slab;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::time::Instant;
 
 use crate::decision::{Grant, Role};
 use crate::newest;
@@ -30,11 +33,31 @@ struct State {
     grant: Option<Grant>,
     /// Rises with each change of the grant.
     version: u64,
-    writes: u64,
-    /// The hold that waits for `writes` to reach zero.
+    writes: Slab<Write>,
+    /// The hold that waits until there are no `writes`.
     quiescing: Option<u64>,
     /// Taken out of the table: whoever still has it looks the tenant up again.
     retired: bool,
+}
+
+/// A write that is under way.
+#[derive(Debug)]
+struct Write {
+    since: Instant,
+    /// What the router calls the request.
+    request_id: Option<HeaderValue>,
+}
+
+/// What a hold waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unquiesced {
+    pub hold_id: u64,
+    /// Writes that are under way.
+    pub writes: usize,
+    /// When the oldest of them was let in,
+    pub since: Instant,
+    /// and what the router calls it.
+    pub request_id: Option<HeaderValue>,
 }
 
 /// What [`Slot::look`] found.
@@ -84,8 +107,8 @@ impl Slot {
         }
         let (value, counts_as_write) = judge(state.grant.as_ref());
         let write = counts_as_write.then(|| {
-            state.writes += 1;
-            WriteGuard { slot: Arc::clone(self) }
+            let key = state.writes.insert(Write { since: Instant::now(), request_id: None });
+            WriteGuard { slot: Arc::clone(self), key }
         });
         let granted = state.grant.as_ref().map(|grant| (grant.uid, grant.epoch));
         Look::Seen { value, version: state.version, granted, write }
@@ -102,7 +125,7 @@ impl Slot {
             }
             state.version += 1;
             state.quiescing = match grant.as_ref().map(|grant| &grant.role) {
-                Some(Role::Holding { hold_id }) if state.writes == 0 => {
+                Some(Role::Holding { hold_id }) if state.writes.is_empty() => {
                     self.outbox.quiesced(*hold_id);
                     None
                 }
@@ -123,7 +146,7 @@ impl Slot {
     /// Marks the slot as left where nothing holds on to it. `remove` runs under the lock.
     pub(crate) fn retire_if_idle(&self, remove: impl FnOnce()) {
         let mut state = self.lock();
-        let idle = state.grant.is_none() && state.writes == 0 && self.waiting.load(Ordering::Acquire) == 0;
+        let idle = state.grant.is_none() && state.writes.is_empty() && self.waiting.load(Ordering::Acquire) == 0;
         if idle && !state.retired {
             state.retired = true;
             remove();
@@ -145,7 +168,17 @@ impl Slot {
     /// The number of admitted writes that have not finished.
     #[must_use]
     pub(crate) fn writes(&self) -> u64 {
-        self.lock().writes
+        self.lock().writes.len() as u64
+    }
+
+    /// What a hold of the tenant waits for, if one does.
+    #[must_use]
+    pub(crate) fn unquiesced(&self) -> Option<Unquiesced> {
+        let state = self.lock();
+        let hold_id = state.quiescing?;
+        let (_, oldest) = state.writes.iter().min_by_key(|(_, write)| write.since)?;
+        let request_id = oldest.request_id.clone();
+        Some(Unquiesced { hold_id, writes: state.writes.len(), since: oldest.since, request_id })
     }
 
     /// Takes a place among the waiting requests, if there are fewer than `most`.
@@ -162,13 +195,23 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct WriteGuard {
     slot: Arc<Slot>,
+    key: usize,
+}
+
+impl WriteGuard {
+    /// What the router calls the request, for whoever asks what a hold waits for.
+    pub(crate) fn is_of(&self, request_id: &HeaderValue) {
+        if let Some(write) = self.slot.lock().writes.get_mut(self.key) {
+            write.request_id = Some(request_id.clone());
+        }
+    }
 }
 
 impl Drop for WriteGuard {
     fn drop(&mut self) {
         let mut state = self.slot.lock();
-        state.writes -= 1;
-        if state.writes == 0
+        state.writes.remove(self.key);
+        if state.writes.is_empty()
             && let Some(hold_id) = state.quiescing.take()
         {
             self.slot.outbox.quiesced(hold_id);

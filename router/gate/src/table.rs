@@ -6,10 +6,34 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cell_model::TenantId;
+use cell_protos::v1 as proto;
+use http::HeaderValue;
 
-use crate::decision::Grant;
+use crate::decision::{Grant, Role};
 use crate::outbox::Outbox;
-use crate::slot::Slot;
+use crate::slot::{Slot, Unquiesced};
+
+/// Holds of which the agent is told at once what they wait for.
+const UNQUIESCED_MAX: usize = 1_024;
+/// Letters of a request's id that are told.
+const REQUEST_ID_MAX: usize = 128;
+
+/// A request's id as it is told: nothing where it has none that could be read.
+fn named(request_id: Option<&HeaderValue>) -> String {
+    let text = request_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    text.chars().take(REQUEST_ID_MAX).collect()
+}
+
+impl Unquiesced {
+    fn to_wire(&self) -> proto::UnquiescedHold {
+        proto::UnquiescedHold {
+            hold_id: self.hold_id,
+            writes: u32::try_from(self.writes).unwrap_or(u32::MAX),
+            oldest_ms: u32::try_from(self.since.elapsed().as_millis()).unwrap_or(u32::MAX),
+            request_id: named(self.request_id.as_ref()),
+        }
+    }
+}
 
 /// The grants of one cell, as one gate knows them.
 #[derive(Debug, Default)]
@@ -18,6 +42,8 @@ pub(crate) struct GrantTable {
     outbox: Arc<Outbox>,
     /// Tenants whose grant is gone while writes were still running: looked at again by [`Self::sweep`].
     leaving: Mutex<BTreeSet<TenantId>>,
+    /// Tenants with a hold that had to wait for writes: those that it waits for still are told of by [`Self::unquiesced`].
+    holding: Mutex<BTreeSet<TenantId>>,
 }
 
 impl GrantTable {
@@ -47,7 +73,15 @@ impl GrantTable {
     /// Installs one grant, or its absence.
     pub(crate) fn install(&self, tenant: &TenantId, grant: Option<Grant>) {
         let gone = grant.is_none();
+        let holds = grant.as_ref().and_then(|grant| match grant.role {
+            Role::Holding { hold_id } => Some(hold_id),
+            _ => None,
+        });
+        self.note_missed(tenant, holds);
         while !self.slot(tenant).install(grant.clone()) {}
+        if holds.is_some() {
+            self.holding.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+        }
         if gone {
             self.release(tenant);
         }
@@ -79,6 +113,33 @@ impl GrantTable {
         });
         if slots.contains_key(tenant) {
             self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+        }
+    }
+
+    /// What holds wait for at this moment, for the agent.
+    #[must_use]
+    pub(crate) fn unquiesced(&self) -> Vec<proto::UnquiescedHold> {
+        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = Vec::new();
+        holding.retain(|tenant| {
+            let found = self.get(tenant).and_then(|slot| slot.unquiesced());
+            if let Some(found) = &found
+                && told.len() < UNQUIESCED_MAX
+            {
+                told.push(found.to_wire());
+            }
+            found.is_some()
+        });
+        told
+    }
+
+    /// A hold that has not quiesced is over: whoever looks for the reason finds it here.
+    fn note_missed(&self, tenant: &TenantId, holds: Option<u64>) {
+        let waited = self.get(tenant).and_then(|slot| slot.unquiesced());
+        if let Some(waited) = waited.filter(|waited| holds != Some(waited.hold_id)) {
+            let Unquiesced { hold_id, writes, since, request_id } = waited;
+            let (oldest_ms, request_id) = (since.elapsed().as_millis(), named(request_id.as_ref()));
+            tracing::warn!(%tenant, hold_id, writes, oldest_ms, request_id, "a hold has ended while writes were under way");
         }
     }
 
@@ -124,7 +185,6 @@ mod tests {
     use cell_model::{Epoch, Uid};
 
     use super::*;
-    use crate::decision::Role;
     use crate::slot::Look;
 
     fn tenant(name: &str) -> TenantId {
@@ -160,6 +220,36 @@ mod tests {
         assert!(table.outbox().take().is_empty(), "one write is still running");
         drop(first);
         assert_eq!(table.outbox().take(), [9]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_hold_waits_for_is_told_by_its_oldest_write_for_as_long_as_it_waits() {
+        let table = GrantTable::default();
+        let t = tenant("t");
+        table.install(&t, Some(grant(Role::Owner)));
+        let mut writes = Vec::new();
+        for id in ["r-1", "r-2", "r-3"] {
+            let write = admit_write(&table, &t);
+            write.is_of(&HeaderValue::from_static(id));
+            writes.push(write);
+            tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        }
+        assert_eq!(table.unquiesced(), [], "nobody waits for them");
+        table.install(&t, Some(grant(Role::Holding { hold_id: 9 })));
+        let told = |writes, oldest_ms, request_id: &str| proto::UnquiescedHold {
+            hold_id: 9,
+            writes,
+            oldest_ms,
+            request_id: request_id.into(),
+        };
+        assert_eq!(table.unquiesced(), [told(3, 3_000, "r-1")]);
+        drop(writes.remove(0));
+        assert_eq!(table.unquiesced(), [told(2, 2_000, "r-2")]);
+        table.install(&t, Some(grant(Role::Owner)));
+        assert_eq!(table.unquiesced(), [], "the hold is over");
+        table.install(&t, Some(grant(Role::Holding { hold_id: 10 })));
+        drop(writes);
+        assert_eq!((table.unquiesced(), table.outbox().take()), (vec![], vec![10]));
     }
 
     #[test]

@@ -35,12 +35,13 @@ const HELD: &str = "
 
 /// The holders, for the sentence that says who is waited for.
 const HOLDERS: &str = "
-SELECT string_agg(CASE WHEN l.pid IS NULL
+SELECT count(*), string_agg(CASE WHEN l.pid IS NULL
            THEN format('prepared transaction %s (%s, open for %s ms), which waits for COMMIT PREPARED %L or ROLLBACK PREPARED %L',
                        p.gid, p.owner, (extract(epoch FROM clock_timestamp() - p.prepared) * 1000)::bigint, p.gid, p.gid)
            ELSE format('%s (%s, pid %s, open for %s ms)', coalesce(nullif(a.application_name, ''), '?'),
                        coalesce(a.usename::text, '?'), l.pid,
-                       (extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint) END, '; ')";
+                       (extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint) END, '; '
+           ORDER BY coalesce(a.xact_start, p.prepared))";
 
 /// Age of the oldest transaction that a seal taken now would wait for; zero where there is none, or where the agent's role
 /// may not see when it began.
@@ -54,8 +55,13 @@ pub(crate) async fn oldest_write(client: &Client, tenant: &TenantId) -> Result<D
 /// Who has the lock, but for the session that asks.
 async fn holders(client: &Client, tenant: &str) -> Result<String, Fault> {
     let sql = format!("{HOLDERS} {HELD} AND l.pid IS DISTINCT FROM pg_backend_pid()");
-    let holders: Option<String> = client.query_one(&sql, &[&tenant]).await?.get(0);
-    Ok(holders.unwrap_or_else(|| "they have ended meanwhile".into()))
+    let row = client.query_one(&sql, &[&tenant]).await?;
+    let (count, holders): (i64, Option<String>) = (row.get(0), row.get(1));
+    Ok(match holders {
+        None => "they have ended meanwhile".into(),
+        Some(holders) if count == 1 => holders,
+        Some(holders) => format!("{count}, the oldest first: {holders}"),
+    })
 }
 
 impl Seal {

@@ -7,7 +7,7 @@ use cell_model::{Epoch, Lineage, Term, Uid};
 
 use crate::cells::*;
 
-async fn ready(ground: &Ground) -> (Cell, Cell) {
+pub(crate) async fn ready(ground: &Ground) -> (Cell, Cell) {
     let (a, b) = (ground.open("a").await, ground.open("b").await);
     ground.pool.grant(&a.agent, &outside(1)).await.unwrap();
     a.put(1, "k", "v").await.unwrap();

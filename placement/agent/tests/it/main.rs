@@ -6,6 +6,7 @@ mod authority;
 mod cells;
 mod copying;
 mod deciding;
+mod hanging;
 mod hooking;
 mod mending;
 mod moving;

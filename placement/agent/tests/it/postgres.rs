@@ -1,6 +1,7 @@
 //! Cells whose tenants are in PostgreSQL.
 
 mod adopting;
+mod answers;
 mod budget;
 mod copying;
 mod counting;
@@ -35,6 +36,7 @@ mod tails;
 mod telling;
 mod throttling;
 mod tls;
+mod unanswered;
 mod unheard;
 mod wire;
 mod writers;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cell_client::wire::agent_service_server::{AgentService, AgentServiceServer};
 use cell_client::wire::step_request::Step;
@@ -31,6 +32,8 @@ struct Story {
     strike: Option<Strike>,
     refuse: Option<(String, String)>,
     refused: Option<(String, String)>,
+    /// Holds are refused with a code as a cell does that waits in vain: when their time is up there.
+    waits_in_vain: Option<String>,
     /// The copy of b adds up to something else in answers to this step, so many times yet.
     differs: Option<(String, usize)>,
     /// Copies apply changes without coming closer: by now so many.
@@ -88,6 +91,11 @@ impl Cells {
     /// Refuses every step of this name with a code, until it is told otherwise.
     pub(crate) fn keep_refusing(&self, refused: Option<(&str, &str)>) {
         self.story.lock().unwrap().refused = refused.map(|(step, code)| (step.into(), code.into()));
+    }
+
+    /// Waits in every hold for something that does not come, until its time is up, and refuses it with a code.
+    pub(crate) fn wait_in_vain(&self, code: &str) {
+        self.story.lock().unwrap().waits_in_vain = Some(code.into());
     }
 
     /// The next answers of b to this step say that its copy is not the original.
@@ -227,6 +235,13 @@ impl AgentService for Agent {
         let name = name_of(&step);
         if self.strikes(&name, false) {
             return self.vanish().await;
+        }
+        let waits_in_vain = self.cells.story.lock().unwrap().waits_in_vain.clone();
+        if let (Step::HoldWrites(hold), Some(code)) = (&step, waits_in_vain) {
+            // Its time has begun when it has heard of it.
+            tokio::time::sleep(Duration::from_millis(u64::from(hold.budget_ms) + 5)).await;
+            let refused = StepRefused { code, reason: "one write".into() };
+            return Ok(Response::new(StepResponse { generation: 0, result: Some(Answer::Refused(refused)) }));
         }
         let (generation, result) = {
             let mut story = self.cells.story.lock().unwrap();

@@ -127,6 +127,31 @@ async fn a_hold_that_a_cell_refuses_is_tried_again() {
     assert!(cells.steps().iter().any(|step| step == "a ReleaseHold"));
 }
 
+/// The cell's time is up a moment after the coordinator's.
+#[tokio::test]
+async fn a_hold_that_is_missed_says_until_the_next_one_what_the_cell_has_waited_for() {
+    let (cells, paper, leader) = started().await;
+    cells.wait_in_vain("NOT_QUIESCED");
+    let options = MoveOptions { hold_max_ms: 50, retries: 1, sync_steady_ms: 300, ..MoveOptions::default() };
+    paper.ok(Command::MoveTenant { tenant: tenant(), target: cell("b"), options });
+    let seen = async {
+        loop {
+            let movement = paper.record().movement.expect("it is under way");
+            let seen = leader.setbacks.of(&movement);
+            if let Some(seen) = seen.filter(|_| movement.phase == Phase::Sync) {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(20), seen).await.expect("in time");
+    assert_eq!((seen.code.as_str(), seen.reason.as_str()), ("NOT_QUIESCED", "hold: one write"));
+    paper.until("the move has ended", |paper| paper.ended().is_some()).await;
+    leader.stop().await;
+    let End::Aborted { code, reason } = paper.ended().unwrap().end else { panic!("{:?}", paper.ended()) };
+    assert_eq!((code.as_str(), reason.as_str()), ("HOLD_RETRIES_SPENT", "hold: refused: NOT_QUIESCED: one write"));
+}
+
 #[tokio::test]
 async fn writers_that_a_hold_has_ended_are_counted_also_where_it_was_missed() {
     for terminate_writers in [true, false] {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use cell_protos::v1::agent_service_server::{AgentService, AgentServiceServer};
 use cell_protos::v1::{
     AgentMessage, DescribeRequest, DescribeResponse, FollowRequest, FollowResponse, GateMessage, GatePong, Grants,
-    ReadTailRequest, ReadTailResponse, Role, StepRequest, StepResponse, TenantGrant, agent_message, gate_message,
+    ReadTailRequest, ReadTailResponse, Role, StepRequest, StepResponse, TenantGrant, UnquiescedHold, agent_message,
+    gate_message,
 };
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -25,6 +26,7 @@ struct State {
     grants: BTreeMap<String, TenantGrant>,
     streams: Vec<Outgoing>,
     quiesced: Vec<u64>,
+    unquiesced: Vec<UnquiescedHold>,
     hellos: Vec<(String, String)>,
     farewells: usize,
     resets: usize,
@@ -103,6 +105,11 @@ impl FakeAgent {
         self.state.lock().unwrap().quiesced.clone()
     }
 
+    /// What the last ping has said.
+    pub(crate) fn unquiesced(&self) -> Vec<UnquiescedHold> {
+        self.state.lock().unwrap().unquiesced.clone()
+    }
+
     pub(crate) fn hellos(&self) -> Vec<(String, String)> {
         self.state.lock().unwrap().hellos.clone()
     }
@@ -126,6 +133,7 @@ impl FakeAgent {
                         self.state.lock().unwrap().quiesced.push(quiesced.hold_id);
                     }
                     gate_message::Message::Ping(ping) => {
+                        self.state.lock().unwrap().unquiesced.clone_from(&ping.unquiesced);
                         let lease_ms = self.lease_ms.load(Ordering::SeqCst);
                         let pong = agent_message::Message::Pong(GatePong { nonce: ping.nonce, lease_ms });
                         if !self.silent.load(Ordering::SeqCst)

@@ -178,6 +178,27 @@ async fn holds_quiesce_under_load_and_no_request_fails() {
 }
 
 #[tokio::test]
+async fn a_write_that_keeps_a_hold_waiting_is_told_of_until_it_has_finished() {
+    let cell = cell(LONG, |_| {}).await;
+    cell.agent.grant("t", (1, 1), Role::Owner);
+    let mut request = stamped(Method::POST, "/stuck", "t", 1, "x");
+    request.headers_mut().insert("cell-request-id", "r-stuck".parse().unwrap());
+    let stuck = tokio::spawn(send(cell.gate.address(), request));
+    eventually("it runs", || cell.app.running.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(cell.agent.unquiesced(), [], "nobody waits for it");
+    cell.agent.hold("t", (1, 1), 7);
+    eventually("it is told of", || !cell.agent.unquiesced().is_empty()).await;
+    let told = cell.agent.unquiesced().remove(0);
+    assert_eq!((told.hold_id, told.writes, told.request_id.as_str()), (7, 1, "r-stuck"));
+    eventually("and grows old", || cell.agent.unquiesced().iter().any(|now| now.oldest_ms > told.oldest_ms)).await;
+    assert_eq!(cell.agent.quiesced(), [0; 0]);
+    cell.app.gate.notify_one();
+    eventually("the hold is quiesced", || cell.agent.quiesced() == [7]).await;
+    eventually("and waits for nothing", || cell.agent.unquiesced().is_empty()).await;
+    assert_eq!(stuck.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_refused_client_is_not_asked_for_its_body() {
     let cell = cell(LONG, |options| options.wait.wait_ms = 50).await;
     cell.agent.grant("t", (1, 1), Role::Fenced);

@@ -25,7 +25,12 @@ const CHUNK_ROWS: u32 = 1_000;
 
 impl Work<'_> {
     pub(super) async fn revoke(&self) -> Result<Answer, Refusal> {
-        let owns = self.lock()?.control.as_ref().is_some_and(|control| control.role == Role::Owner);
+        let owns = {
+            let _turn = self.tenant.turn.lock().await;
+            // Whoever was let in by a grant of which nobody has heard has entered all the same.
+            self.refresh().await?;
+            self.lock()?.control.as_ref().is_some_and(|control| control.role == Role::Owner)
+        };
         // Transactions that have entered are done before their tenant is gone.
         let seal = if owns {
             let of = (self.context().move_id, self.context().attempt);
@@ -84,6 +89,8 @@ impl Work<'_> {
         ending: impl FnOnce(&Core, &transition::Context) -> Result<Ending, Refusal> + Send,
     ) -> Result<(), Refusal> {
         let _turn = self.tenant.turn.lock().await;
+        // What was made without anybody hearing of it is taken away, too.
+        self.refresh().await?;
         let ending = ending(&*self.lock()?, self.context())?;
         let (next, keep) = match ending {
             Ending::Gone => return Ok(()),
@@ -129,9 +136,12 @@ pub(crate) async fn empty(cell: &Cell, tenant: &Tenant) -> Result<(), Refusal> {
     let _turn = tenant.turn.lock().await;
     let Some(control) = emptying() else { return Ok(()) };
     let next = Control { emptying: false, ..control.clone() };
-    let number =
-        records::change(&mut client, cell.incarnation, &tenant.id, (Some(&control), &next), Rows::Stay).await?;
-    cell.floor.note(&tenant.id, Least { control: next.clone(), number, has_rows: false }).await?;
+    let controls = (Some(&control), &next);
+    let changed = records::change(&mut client, cell.incarnation, &tenant.id, controls, Rows::Stay).await;
+    // It may have been made: tried again, the step finds it in the database.
+    let number = changed.inspect_err(|_| tenant.lock().doubted = true)?;
+    let noted = cell.floor.note(&tenant.id, Least { control: next.clone(), number, has_rows: false }).await;
+    noted.inspect_err(|_| tenant.lock().doubted = true)?;
     {
         let mut core = tenant.lock();
         (core.control, core.number) = (Some(next), number);

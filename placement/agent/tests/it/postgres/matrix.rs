@@ -250,7 +250,7 @@ impl Move {
     }
 }
 
-async fn open(ground: &Ground, layout: In, id: &str, url: &str, listen: &str) -> Cell {
+pub(super) async fn open(ground: &Ground, layout: In, id: &str, url: &str, listen: &str) -> Cell {
     match layout {
         In::Each => ground.open_with(id, url, listen, own(url)).await,
         In::Own => return ground.reopen_own(id, url, listen).await,

@@ -18,7 +18,7 @@ struct Fate {
 }
 
 /// Where the server listens.
-fn port_of(url: &str) -> u16 {
+pub(super) fn port_of(url: &str) -> u16 {
     url.rsplit_once(':').unwrap().1.split_once('/').unwrap().0.parse().unwrap()
 }
 
