@@ -181,8 +181,8 @@ const STEERED: Bounds = Bounds {
 /// Neither cell has a gate, and what comes past the router is fenced by databases alone.
 const UNGATED: Bounds = Bounds {
     name: "ungated",
-    about: "no cell has a gate: a router is cut off, is killed, sends by an old table; holds are missed; words come late",
-    budget: Budget { silences: 1, restarts: 1, misses: 1, ..CALM },
+    about: "no cell has a gate: a router goes by an old table, is cut off, is killed; its pings and answers come late or are lost",
+    budget: Budget { silences: 1, restarts: 1, ..CALM },
     ungated: [true; 2],
     routers: 1,
     delayed: 0,
@@ -203,7 +203,7 @@ const UNGATED: Bounds = Bounds {
 const UNGATED_LEADERS: Bounds = Bounds {
     name: "ungated-leaders",
     about: "the same while the leader changes and the one before goes on",
-    budget: Budget { elections: 1, restarts: 0, misses: 0, ..UNGATED.budget },
+    budget: Budget { writes: 1, elections: 1, restarts: 0, ..UNGATED.budget },
     reaches: &[
         "a move completes",
         "a new leader waits for leases of the one before",
@@ -218,7 +218,7 @@ const UNGATED_LEADERS: Bounds = Bounds {
 const UNGATED_TARGET: Bounds = Bounds {
     name: "ungated-target",
     about: "only the target has no gate, and the operator brings the tenant back",
-    budget: Budget { rollbacks: 1, misses: 0, restarts: 0, ..UNGATED.budget },
+    budget: Budget { rollbacks: 1, restarts: 0, ..UNGATED.budget },
     ungated: [false, true],
     reaches: &[
         "a move completes",
@@ -296,6 +296,38 @@ pub const LONG: &[Bounds] = &[
         name: "return-long",
         budget: Budget { elections: 1, lapses: 1, rollbacks: 1, ..RETURN.budget },
         ..RETURN
+    },
+    Bounds {
+        name: "ungated-missed",
+        about: "no cell has a gate, holds are missed and lapse",
+        budget: Budget { misses: 1, lapses: 1, ..UNGATED.budget },
+        ..UNGATED
+    },
+    Bounds {
+        name: "ungated-late",
+        about: "only the source has no gate; the operator cancels, steps, pings and proposals come late, some a second time",
+        budget: Budget { writes: 1, cancels: 1, lapses: 1, restarts: 0, ..UNGATED.budget },
+        ungated: [true, false],
+        delayed: 1,
+        late: 1,
+        reaches: &["a move completes", "a move is cancelled", "a hold lapses between seal and fence"],
+        ..UNGATED
+    },
+    Bounds {
+        name: "ungated-two",
+        about: "no cell has a gate, and there are two routers",
+        routers: 2,
+        budget: Budget { writes: 2, silences: 2, ..UNGATED.budget },
+        ..UNGATED
+    },
+    Bounds {
+        name: "ungated-long",
+        about: "the same with a change of the leader, cells that are killed, a rollback, and words that come late",
+        budget: Budget { elections: 1, crashes: 1, rollbacks: 1, misses: 1, ..UNGATED.budget },
+        routers: 2,
+        delayed: 1,
+        late: 1,
+        ..UNGATED
     },
     Bounds { name: "takeover-late", about: "a takeover, and a step that comes late", delayed: 1, ..TAKEOVER },
     Bounds {

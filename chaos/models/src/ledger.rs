@@ -14,8 +14,8 @@ use std::sync::Arc;
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
     CellId, CellRecord, CellState, CellTraits, Change, Command, CopySight, Effect, End, Envelope, Epoch, Event,
-    Generation, Leg, Life, Lineage, Mapping, MoveId, MoveIntent, MoveOptions, NewTenant, Rejected, Rev, Revision, Stamp,
-    TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
+    Generation, Leg, Life, Lineage, Mapping, MoveId, MoveIntent, MoveOptions, NewTenant, Rejected, Rev, Revision,
+    Stamp, TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
 };
 
 pub use rogue::{Rogue, Slip};

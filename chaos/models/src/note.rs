@@ -158,6 +158,10 @@ fn seq(number: u8) -> Seq {
     Seq(number.into())
 }
 
+fn routers_held(attempt: Attempt, (seen, fenced): (u8, u8)) -> Event {
+    Event::RoutersHeld { attempt, seen: seen.into(), fenced: fenced.into() }
+}
+
 const NOW: UnixMillis = UnixMillis(0);
 
 impl Note {
@@ -168,11 +172,8 @@ impl Note {
         let one = match self.said {
             Said::Held { attempt: of, log, applied, generation: by, routers } => {
                 let (attempt, sealed) = (attempt(of), seq(log.last()));
-                let held = |(seen, fenced): (u8, u8)| {
-                    let (seen, fenced) = (seen.into(), fenced.into());
-                    Event::RoutersHeld { attempt, seen, fenced }
-                };
-                let mut events: Vec<Event> = routers.map(held).into_iter().collect();
+                let mut events: Vec<Event> =
+                    routers.map(|stood| routers_held(attempt, stood)).into_iter().collect();
                 events.extend([
                     Event::Sealed { attempt, seq: sealed },
                     Event::Applied { attempt, seq: seq(applied), generation: generation(by) },

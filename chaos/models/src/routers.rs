@@ -172,17 +172,12 @@ impl Routers {
     /// How routers stand to the tenant that is held since this change; none while a router may hold a lease that the leader does not
     /// know of, and while one may send.
     #[must_use]
-    pub fn stand(
-        &self,
-        tenant: &TenantId,
-        since: u8,
-        held: (u8, u8),
-        mutant: Option<Mutant>,
-    ) -> Option<Stood> {
+    pub fn stand(&self, tenant: &TenantId, since: u8, held: (u8, u8), mutant: Option<Mutant>) -> Option<Stood> {
         let waited_out = self.waited_out || mutant == Some(Mutant::FormerLeasesForgotten);
         let known = self.each.iter().filter_map(|router| router.heard);
         let sights: Vec<HoldSight> = known.map(|heard| heard.stands(tenant, since, mutant)).collect();
-        let count = |wanted| u8::try_from(sights.iter().filter(|sight| **sight == wanted).count()).unwrap_or(u8::MAX);
+        let count =
+            |wanted| u8::try_from(sights.iter().filter(|sight| **sight == wanted).count()).unwrap_or(u8::MAX);
         let all = waited_out && sights.iter().all(|sight| sight.is_done());
         all.then(|| Stood { held, seen: count(HoldSight::Back), fenced: count(HoldSight::Fenced) })
     }

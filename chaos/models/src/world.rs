@@ -141,7 +141,8 @@ impl World {
     /// Never: that move is in order.
     #[must_use]
     pub fn first(bounds: &Bounds, desk: &Arc<Desk>) -> Self {
-        let (ledger, _) = Ledger::new(desk, bounds.ungated).ask(Place::B, bounds.retries).expect("a first move is taken");
+        let (ledger, _) =
+            Ledger::new(desk, bounds.ungated).ask(Place::B, bounds.retries).expect("a first move is taken");
         let left = Budget { moves: bounds.budget.moves - 1, ..bounds.budget };
         Self {
             ledger: ledger.shared(),

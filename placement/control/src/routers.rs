@@ -320,7 +320,11 @@ mod tests {
         routers.report(report("r1", 6), now);
         routers.report(report("r1", 5), earlier);
         let (complete, known) = routers.await_seen(AT, long_ago(), now + Duration::from_millis(20)).await;
-        assert_eq!((complete, known[0].report.revision), (false, Revision(6)), "it holds a lease since its later ping");
+        assert_eq!(
+            (complete, known[0].report.revision),
+            (false, Revision(6)),
+            "it holds a lease since its later ping"
+        );
     }
 
     #[test]
