@@ -13,14 +13,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cell_model::{Hold, Mapping, MappingState, TenantId};
+use cell_model::{MappingState, RouterVerdict as Verdict, TenantId};
 use tokio::time::Instant;
 
 use crate::context::{RequestCtx, Worker};
 use crate::policy;
 use crate::refusal::{Code, Refusal};
 use crate::table::Entry;
-use crate::ungated::{Verdict, stale, verdict};
+use crate::ungated::{stale, verdict};
 use crate::waiting::Full;
 
 /// A table that is fresh up to a moment is not any more after it.
@@ -53,16 +53,6 @@ pub(crate) async fn resolve(
         return held;
     }
     Ok(entry)
-}
-
-/// Whether a request has to wait for the mapping to change.
-pub(crate) fn must_wait(mapping: &Mapping, is_write: bool) -> bool {
-    let held = match mapping.hold {
-        Hold::None => false,
-        Hold::Writes => is_write,
-        Hold::All => true,
-    };
-    held || mapping.state == MappingState::Provisioning
 }
 
 pub(crate) fn deleted(tenant: &TenantId) -> Refusal {

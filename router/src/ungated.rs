@@ -20,13 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cell_model::{CellId, Hold, Mapping, TenantId};
+use cell_model::{CellId, Hold, Mapping, RouterVerdict as Verdict, TableAge, TenantId};
 use tokio::time::Instant;
 
 use crate::context::{RequestCtx, Worker};
 use crate::directory::{Cells, Directory};
 use crate::refusal::{Code, Refusal};
-use crate::resolve::must_wait;
 use crate::table::Entry;
 
 /// Up to such an age a table may say where to read, though the tenant may have moved meanwhile.
@@ -115,17 +114,6 @@ impl Drop for Sending {
     }
 }
 
-/// What a request does by an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It goes to the owner.
-    Go,
-    /// It waits for the move.
-    Held,
-    /// It waits until the table is fresh.
-    Stale,
-}
-
 /// How old the table is.
 #[derive(Debug, Clone, Copy)]
 struct Age {
@@ -133,29 +121,26 @@ struct Age {
     staleness: Option<Duration>,
 }
 
-fn judge(mapping: &Mapping, ungated: bool, is_write: bool, age: Age) -> Verdict {
-    let held = must_wait(mapping, is_write);
-    match (ungated, held) {
-        (false, true) if age.fresh => Verdict::Held,
-        // The cell decides.
-        (false, _) => Verdict::Go,
-        (true, true) => Verdict::Held,
-        (true, false) if age.fresh => Verdict::Go,
-        (true, false) if !is_write && age.staleness.is_some_and(|age| age <= READS_STALE_MAX) => Verdict::Go,
-        (true, false) => Verdict::Stale,
+impl Age {
+    fn of_table(self) -> TableAge {
+        match self.staleness {
+            _ if self.fresh => TableAge::Fresh,
+            Some(age) if age <= READS_STALE_MAX => TableAge::Aging,
+            _ => TableAge::Old,
+        }
     }
 }
 
 /// What a request does by an entry now.
 pub(crate) fn verdict(directory: &Directory, entry: &Entry, is_write: bool, now: Instant) -> Verdict {
     let ungated = directory.ungated.has(&entry.mapping.owner);
-    if !ungated && !must_wait(&entry.mapping, is_write) {
+    if !ungated && !entry.mapping.must_wait(is_write) {
         return Verdict::Go;
     }
     // No hold waits for a router without a lease, however fresh its table is.
     let fresh = directory.is_fresh(now) && (!ungated || directory.has_lease());
     let age = Age { fresh, staleness: directory.freshness.staleness(now) };
-    judge(&entry.mapping, ungated, is_write, age)
+    entry.mapping.verdict(ungated, is_write, age.of_table())
 }
 
 /// Whether a request may be sent by an entry that it was resolved to a while ago. To a cell without a gate it counts as on its
@@ -203,7 +188,7 @@ mod tests {
         let of = |hold, ungated, is_write, staleness: Option<u64>| {
             let staleness = staleness.map(Duration::from_secs);
             let fresh = staleness.is_some_and(|age| age <= Duration::from_secs(1));
-            judge(&Mapping { hold, ..mapping() }, ungated, is_write, Age { fresh, staleness })
+            Mapping { hold, ..mapping() }.verdict(ungated, is_write, Age { fresh, staleness }.of_table())
         };
         for (hold, age, write, read) in [
             (Hold::None, Some(1), Go, Go),

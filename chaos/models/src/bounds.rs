@@ -42,6 +42,10 @@ pub struct Budget {
     pub pauses: u8,
     /// Proposals that a rule would refuse, where it is switched off.
     pub rogues: u8,
+    /// Routers that are cut off until their lease has run out.
+    pub silences: u8,
+    /// Routers that are killed and start again.
+    pub restarts: u8,
 }
 
 /// One model to check.
@@ -59,6 +63,10 @@ pub struct Bounds {
     pub late: usize,
     /// Holds that may be missed before the move is given up.
     pub retries: u8,
+    /// Which cells have no gate, by their places.
+    pub ungated: [bool; 2],
+    /// Routers with a table and a lease of their own, where a cell has no gate. Those of cells with gates are no state: see [`crate::World`].
+    pub routers: usize,
     /// Whether each state is also judged by a run without faults from it on: does the move end?
     pub ends: bool,
     /// What must be reachable, by name; see [`crate::model::REACHABLE`].

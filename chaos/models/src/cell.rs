@@ -260,6 +260,13 @@ impl Cell {
         serves && epoch == self.epoch && self.hold.is_none()
     }
 
+    /// Whether a write commits now that no gate has looked at, and that names no epoch: the cell's database goes by the grant alone.
+    #[must_use]
+    pub fn commits(&self, mutant: Option<Mutant>) -> bool {
+        let fenced = matches!(self.grant, Grant::Fenced { .. } | Grant::Redirect) && self.rows == Rows::Complete;
+        self.executes(self.epoch, mutant) || (fenced && mutant == Some(Mutant::DatabaseUnfenced))
+    }
+
     /// Whether `self` may still be sent changes by `source`, and has not all of them.
     #[must_use]
     pub fn can_pull(&self, source: &Self) -> bool {

@@ -19,6 +19,8 @@ const CALM: Budget = Budget {
     takeovers: 0,
     pauses: 0,
     rogues: 0,
+    silences: 0,
+    restarts: 0,
 };
 
 const CALM_BOUNDS: Bounds = Bounds {
@@ -28,6 +30,8 @@ const CALM_BOUNDS: Bounds = Bounds {
     delayed: 1,
     late: 1,
     retries: 1,
+    ungated: [false; 2],
+    routers: 0,
     ends: true,
     reaches: &["a move completes", "a write during the copy is acknowledged", "an old copy is reclaimed"],
     mutant: None,
@@ -174,6 +178,58 @@ const STEERED: Bounds = Bounds {
     ..CALM_BOUNDS
 };
 
+/// Neither cell has a gate, and what comes past the router is fenced by databases alone.
+const UNGATED: Bounds = Bounds {
+    name: "ungated",
+    about: "no cell has a gate: a router goes by an old table, is cut off, is killed; its pings and answers come late or are lost",
+    budget: Budget { silences: 1, restarts: 1, ..CALM },
+    ungated: [true; 2],
+    routers: 1,
+    delayed: 0,
+    late: 0,
+    reaches: &[
+        "a move completes",
+        "a hold waits for a router that has not seen it",
+        "a hold waits for a write that a router has sent",
+        "a hold goes on without a router whose lease has run out",
+        "a write of a router that was cut off meets the fence",
+        "writes wait until a new owner without a gate may serve",
+        "a router sends to the new owner",
+    ],
+    ..CALM_BOUNDS
+};
+
+/// The leader changes, and the one before has granted leases.
+const UNGATED_LEADERS: Bounds = Bounds {
+    name: "ungated-leaders",
+    about: "the same while the leader changes and the one before goes on",
+    budget: Budget { writes: 1, elections: 1, restarts: 0, ..UNGATED.budget },
+    reaches: &[
+        "a move completes",
+        "a new leader waits for leases of the one before",
+        "a zombie is refused",
+        "a zombie is obeyed where nobody newer has been",
+        "a router sends to the new owner",
+    ],
+    ..UNGATED
+};
+
+/// Only the target has no gate: on the way back it is the one that is left.
+const UNGATED_TARGET: Bounds = Bounds {
+    name: "ungated-target",
+    about: "only the target has no gate, and the operator brings the tenant back",
+    budget: Budget { rollbacks: 1, restarts: 0, ..UNGATED.budget },
+    ungated: [false, true],
+    reaches: &[
+        "a move completes",
+        "a move is rolled back",
+        "a way back waits for a router",
+        "a router sends to the new owner",
+        "writes wait until a new owner without a gate may serve",
+    ],
+    ..UNGATED
+};
+
 /// For `cargo test`: each kind of trouble with the least room.
 pub const SMALL: &[Bounds] = &[
     small(CALM_BOUNDS),
@@ -185,6 +241,7 @@ pub const SMALL: &[Bounds] = &[
     small(RETURN),
     small(DIFFERING),
     small(STEERED),
+    small(UNGATED),
     Bounds { late: 0, ..TAKEOVER },
     Bounds { budget: Budget { writes: 1, ..TAKEOVER_BACK.budget }, ..TAKEOVER_BACK },
 ];
@@ -223,6 +280,9 @@ pub const CI: &[Bounds] = &[
     TAKEOVER,
     TAKEOVER_LEADERS,
     TAKEOVER_BACK,
+    UNGATED,
+    UNGATED_LEADERS,
+    UNGATED_TARGET,
     LATE_DISENGAGE,
     CUTOVER_LATE,
 ];
@@ -236,6 +296,38 @@ pub const LONG: &[Bounds] = &[
         name: "return-long",
         budget: Budget { elections: 1, lapses: 1, rollbacks: 1, ..RETURN.budget },
         ..RETURN
+    },
+    Bounds {
+        name: "ungated-missed",
+        about: "no cell has a gate, holds are missed and lapse",
+        budget: Budget { misses: 1, lapses: 1, ..UNGATED.budget },
+        ..UNGATED
+    },
+    Bounds {
+        name: "ungated-late",
+        about: "only the source has no gate; the operator cancels, steps, pings and proposals come late, some a second time",
+        budget: Budget { writes: 1, cancels: 1, lapses: 1, restarts: 0, ..UNGATED.budget },
+        ungated: [true, false],
+        delayed: 1,
+        late: 1,
+        reaches: &["a move completes", "a move is cancelled", "a hold lapses between seal and fence"],
+        ..UNGATED
+    },
+    Bounds {
+        name: "ungated-two",
+        about: "no cell has a gate, and there are two routers",
+        routers: 2,
+        budget: Budget { writes: 2, silences: 2, ..UNGATED.budget },
+        ..UNGATED
+    },
+    Bounds {
+        name: "ungated-long",
+        about: "the same with a change of the leader, cells that are killed, a rollback, and words that come late",
+        budget: Budget { elections: 1, crashes: 1, rollbacks: 1, misses: 1, ..UNGATED.budget },
+        routers: 2,
+        delayed: 1,
+        late: 1,
+        ..UNGATED
     },
     Bounds { name: "takeover-late", about: "a takeover, and a step that comes late", delayed: 1, ..TAKEOVER },
     Bounds {
@@ -268,6 +360,8 @@ pub const EVERYTHING: Bounds = Bounds {
         takeovers: 1,
         pauses: 1,
         rogues: 0,
+        silences: 0,
+        restarts: 0,
     },
     delayed: 2,
     late: 2,
@@ -290,6 +384,13 @@ pub const fn that_catches(mutant: Mutant) -> Bounds {
         Mutant::TermIgnored => LEADERS,
         Mutant::FenceForgotten | Mutant::AbortKeepsEpoch => CRASHES,
         Mutant::DifferenceOverlooked => DIFFERING,
+        Mutant::FormerLeasesForgotten | Mutant::LeaseWithoutQuorum => UNGATED_LEADERS,
+        Mutant::DatabaseUnfenced
+        | Mutant::RoutersNotAwaited
+        | Mutant::LeaseNotAwaited
+        | Mutant::SendingUntold
+        | Mutant::LeaseIgnored
+        | Mutant::EnteredBeforeActivated => UNGATED,
         Mutant::AnsweredBeforeApplied | Mutant::UnknownReplayed | Mutant::ChangeAppliedTwice => SYNC,
         Mutant::TakeoverWithoutEvidence
         | Mutant::TakeoverWhileDegraded

@@ -9,6 +9,7 @@ use cell_model::{Effect, Intent, Leg, Move, Phase, Rejected, SyncMode, TenantRec
 
 use crate::cell::{Capture, Refusal, Rows};
 use crate::ledger::small;
+use crate::routers::Stood;
 use crate::{Cell, Header, Ledger, Mutant, Note, Place, Said, Seen, Step};
 
 /// A step on its way to a cell.
@@ -85,6 +86,10 @@ pub struct Coordinator<'a> {
     pub ledger: &'a Ledger,
     /// The cells, for what it learns by asking.
     pub cells: &'a [Cell; 2],
+    /// How it has found routers to stand to a hold.
+    pub stood: Option<Stood>,
+    /// It does not wait for routers, and does not say that they hold back: only where the rule that asks for it is switched off.
+    pub is_hasty: bool,
     /// The guard that is missing.
     pub mutant: Option<Mutant>,
 }
@@ -242,10 +247,12 @@ impl Coordinator<'_> {
         let propose = |said: Said| Some(Deed::Propose(note(movement, said)));
         let given = (small(movement.id.0), attempt);
         let (ours, theirs) = (self.cell(from), self.cell(to));
+        let routers = self.routers_hold_back(movement, given)?;
         let Some(hold) = ours.hold.filter(|hold| (hold.move_id, hold.attempt) == given) else {
             return Some(Deed::Call(Call { to: from, header: self.header(movement), step: Step::HoldWrites }));
         };
-        let held = Said::Held { attempt, log: ours.log, applied: hold.sealed, generation: theirs.generation };
+        let (log, applied, generation) = (ours.log, hold.sealed, theirs.generation);
+        let held = Said::Held { attempt, log, applied, generation, routers };
         if self.mutant == Some(Mutant::CommitWithoutApplied) {
             return propose(held);
         }
@@ -259,6 +266,19 @@ impl Coordinator<'_> {
             Leg::Forward if theirs.log.last() == hold.sealed => propose(Said::Differed { seen: Seen::AtTheSeal }),
             Leg::Forward | Leg::Back => propose(Said::HoldMissed { attempt }),
         }
+    }
+
+    /// What is to be told of routers, or nothing where the owner has a gate; none as long as a hold of an owner without one waits for them.
+    #[expect(clippy::option_option, reason = "to wait is something else than to have nothing to tell")]
+    fn routers_hold_back(&self, movement: &Move, given: (u8, u8)) -> Option<Option<(u8, u8)>> {
+        if !movement.leaves_ungated() || self.is_hasty {
+            return Some(None);
+        }
+        if self.mutant == Some(Mutant::RoutersNotAwaited) {
+            return Some(Some((0, 0)));
+        }
+        let stood = self.stood.filter(|stood| stood.held == given)?;
+        Some(Some((stood.seen, stood.fenced)))
     }
 
     /// COMMIT; where the store refuses it for good, ABORT.

@@ -203,7 +203,7 @@ impl Names {
     /// A tenant that lives on A.
     fn first(desk: &Arc<Desk>) -> Self {
         let mut names = Self {
-            ledger: Ledger::new(desk).shared(),
+            ledger: Ledger::new(desk, [false; 2]).shared(),
             incarnation: 0,
             holders: [Holder::owner(), Holder::default()],
             stamps: Vec::new(),

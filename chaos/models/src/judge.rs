@@ -5,13 +5,14 @@ use cell_model::invariants::{Violation, check, check_succession};
 use cell_model::{Intent, Leg, Move, Phase, Uid};
 
 use crate::cell::{Grant, Rows};
-use crate::{Ended, Log, Place, World};
+use crate::{Ended, Log, Mutant, Place, World};
 
 /// A promise's bit.
 pub type Promise = u16;
 
 /// Broken promises, a bit each. P3 is the third principle of `docs/migration.md`; ORDER is that phases follow each other as they are
-/// drawn there, and ASKED that a move does what its operator has asked for.
+/// drawn there, and ASKED that a move does what its operator has asked for. WAITS: a cell without a gate refuses no write of a router that was not cut off
+/// while it was on its way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Broken(u16);
 
@@ -37,6 +38,7 @@ promises! {
     P3 "P3" 10;
     ORDER "ORDER" 11;
     ASKED "ASKED" 12;
+    WAITS "WAITS" 13;
 }
 
 impl Broken {
@@ -76,8 +78,8 @@ impl Broken {
 }
 
 /// Judges the step from `before` to `after`.
-pub(crate) fn judge(before: &World, after: &mut World) {
-    if before.cells == after.cells && before.ledger == after.ledger {
+pub(crate) fn judge(before: &World, after: &mut World, mutant: Option<Mutant>) {
+    if before.cells == after.cells && before.ledger == after.ledger && before.routers == after.routers {
         return;
     }
     let uid = Uid(1);
@@ -94,6 +96,7 @@ pub(crate) fn judge(before: &World, after: &mut World) {
         judge_cell(after, place, &mut broken);
     }
     judge_copies(after, &mut broken);
+    after.judge_reads(mutant, &mut broken);
     judge_course(before, after, &mut broken);
     after.broken = broken;
 }

@@ -5,6 +5,7 @@
 //! are then one state.
 
 mod rogue;
+mod shown;
 mod view;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use cell_model::invariants::{Violation, check_record_succession};
 use cell_model::{
     CellId, CellRecord, CellState, CellTraits, Change, Command, CopySight, Effect, End, Envelope, Epoch, Event,
-    Generation, Leg, Life, Lineage, MoveId, MoveIntent, MoveOptions, NewTenant, Rejected, Rev, Revision, Stamp,
-    TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
+    Generation, Leg, Life, Lineage, Mapping, MoveId, MoveIntent, MoveOptions, NewTenant, Rejected, Rev, Revision,
+    Stamp, TakeoverOrder, TenantId, TenantRecord, Tier, Uid, UnixMillis, decide, pending_effects,
 };
 
 pub use rogue::{Rogue, Slip};
@@ -99,6 +100,8 @@ pub struct Ledger {
     pub moves: u8,
     /// The owner at each epoch so far, a bit each: what routers may still believe.
     pub owners: u16,
+    /// Where a cell has no gate: each mapping that routers were shown, as far as it says who owns and what waits.
+    shown: Vec<Mapping>,
     cells: [CellRecord; 2],
     fingerprint: u64,
     memory: Memory,
@@ -109,6 +112,7 @@ impl PartialEq for Ledger {
         self.fingerprint == other.fingerprint
             && self.record == other.record
             && self.cells == other.cells
+            && self.shown == other.shown
             && (self.ended, self.moves, self.owners) == (other.ended, other.moves, other.owners)
     }
 }
@@ -123,7 +127,7 @@ impl Hash for Ledger {
 
 const NOW: UnixMillis = UnixMillis(0);
 
-fn cell_record(place: Place) -> CellRecord {
+fn cell_record(place: Place, ungated: bool) -> CellRecord {
     CellRecord {
         id: place.id(),
         state: CellState::Active,
@@ -131,19 +135,19 @@ fn cell_record(place: Place) -> CellRecord {
         agent: format!("{}:1", place.id()),
         region: String::new(),
         residency: String::new(),
-        traits: CellTraits::default(),
+        traits: CellTraits { ungated, ..CellTraits::default() },
         generation: Generation(0),
         revision: Revision(0),
     }
 }
 
 impl Ledger {
-    /// A tenant that lives on A. It and whatever becomes of it is kept on the desk.
+    /// A tenant that lives on A; which cells have no gate. It and whatever becomes of it is kept on the desk.
     ///
     /// # Panics
     /// Never: the names are well-formed.
     #[must_use]
-    pub fn new(desk: &Arc<Desk>) -> Self {
+    pub fn new(desk: &Arc<Desk>, ungated: [bool; 2]) -> Self {
         let record = TenantRecord {
             id: TenantId::new("t").expect("a letter is a label"),
             uid: Uid(1),
@@ -159,9 +163,10 @@ impl Ledger {
             retained: Vec::new(),
             placed: "".into(),
         };
-        let cells = Place::ALL.map(cell_record);
+        let cells = Place::ALL.map(|place| cell_record(place, ungated[place.index()]));
         let memory = Memory::of(desk);
-        let mut ledger = Self { record, ended: None, moves: 0, owners: 0, cells, fingerprint: 0, memory };
+        let shown = Vec::new();
+        let mut ledger = Self { record, ended: None, moves: 0, owners: 0, shown, cells, fingerprint: 0, memory };
         ledger.settle();
         ledger
     }
@@ -457,10 +462,14 @@ impl Ledger {
         if Place::of(&self.record.owner) == Place::B {
             self.owners |= 1 << self.epoch();
         }
+        self.show();
         let mut hasher = DefaultHasher::new();
         (self.ended, self.moves, self.owners).hash(&mut hasher);
         for cell in &self.cells {
             (cell.generation, cell.state).hash(&mut hasher);
+        }
+        for mapping in &self.shown {
+            (mapping.epoch, &mapping.owner, mapping.hold).hash(&mut hasher);
         }
         let record = &self.record;
         (record.uid, record.epoch, &record.owner, record.life, &record.movement).hash(&mut hasher);

@@ -4,6 +4,7 @@
 //! * [`World`] is one state: the store ([`Ledger`]), two cells ([`Cell`]), the leader and a deposed one
 //!   ([`Coordinator`]), steps and proposals that come late, clients whose writes are numbered. [`Action`] is one thing
 //!   that happens.
+//! * [`Routers`] are those of cells without a gate: they hold back what a gate would.
 //! * [`judge`] says which promises a step has broken: the invariants of cell-model, and that no acknowledged write is
 //!   missing at a cell that serves, and none is there twice.
 //! * [`settling`] asks of each state whether the move ends once nothing more goes wrong.
@@ -29,6 +30,7 @@ mod log;
 pub mod model;
 mod mutant;
 mod note;
+mod routers;
 mod run;
 pub mod settling;
 mod world;
@@ -44,5 +46,6 @@ pub use log::Log;
 pub use model::CellModel;
 pub use mutant::Mutant;
 pub use note::{Note, Said, Seen};
+pub use routers::{Router, Routers, Turn};
 pub use run::{Search, Verdict, check, check_incarnations, check_incarnations_without, check_telling};
 pub use world::{Action, World, Zombie};

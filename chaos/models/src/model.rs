@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use cell_model::{Leg, Phase, SyncMode};
+use cell_model::{Hold, HoldSight, Leg, Phase, SyncMode};
 use stateright::{Model, Property};
 
 use crate::cell::{Grant, Rows};
 use crate::settling::Settled;
-use crate::{Action, Bounds, Desk, Ended, Place, World, judge, settling};
+use crate::{Action, Bounds, Desk, Ended, Place, Router, World, judge, settling};
 
 /// One configuration, ready to be checked.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ type Condition = fn(&CellModel, &World) -> bool;
 /// The name under which liveness is reported.
 pub const ENDS: &str = "every move ends once nothing more goes wrong, and leaves nothing behind";
 
-const PROMISES: [(&str, Condition); 13] = [
+const PROMISES: [(&str, Condition); 14] = [
     ("I1: one cell at most accepts writes", |_, world| !world.broken.has(judge::I1)),
     ("I2: the epoch never goes back", |_, world| !world.broken.has(judge::I2)),
     ("I3: every acknowledged write is readable at whoever serves", |_, world| !world.broken.has(judge::I3)),
@@ -90,6 +90,9 @@ const PROMISES: [(&str, Condition); 13] = [
     ("P3: in Sync nothing is answered that the target lacks", |_, world| !world.broken.has(judge::P3)),
     ("ORDER: phases follow each other as they are drawn", |_, world| !world.broken.has(judge::ORDER)),
     ("ASKED: a move does what its operator has asked for", |_, world| !world.broken.has(judge::ASKED)),
+    ("WAITS: no write of a router that is not cut off is refused where no gate is", |_, world| {
+        !world.broken.has(judge::WAITS)
+    }),
 ];
 
 fn ends(model: &CellModel, world: &World) -> bool {
@@ -100,8 +103,40 @@ fn phase_is(world: &World, wanted: Phase, leg: Leg) -> bool {
     world.ledger.record.movement.as_ref().is_some_and(|movement| (movement.phase, movement.leg) == (wanted, leg))
 }
 
+fn stands(world: &World, as_wanted: impl Fn(&Router, Option<HoldSight>) -> bool) -> bool {
+    world.stands().iter().any(|(router, sight)| as_wanted(router, *sight))
+}
+
 /// Situations that configurations name as those that they must reach.
-pub const REACHABLE: [(&str, Condition); 26] = [
+pub const REACHABLE: [(&str, Condition); 34] = [
+    ("a hold waits for a router that has not seen it", |_, world| {
+        world.awaits_routers() && stands(world, |_, sight| sight == Some(HoldSight::Behind))
+    }),
+    ("a hold waits for a write that a router has sent", |_, world| {
+        let sends = |router: &Router, sight| router.sending.is_some() && sight == Some(HoldSight::Sending);
+        world.awaits_routers() && stands(world, sends)
+    }),
+    ("a hold goes on without a router whose lease has run out", |_, world| {
+        let routers = world.ledger.record.movement.as_ref().and_then(|movement| movement.acks.routers);
+        phase_is(world, Phase::Fenced, Leg::Forward) && routers.is_some_and(|routers| routers.fenced > 0)
+    }),
+    ("a way back waits for a router", |_, world| phase_is(world, Phase::Hold, Leg::Back) && world.awaits_routers()),
+    ("a new leader waits for leases of the one before", |_, world| {
+        let former = |router: &Router, _| router.lease.is_some_and(|term| term < world.term);
+        world.awaits_routers() && world.zombie.is_some() && stands(world, former)
+    }),
+    ("a write of a router that was cut off meets the fence", |_, world| {
+        let refused = |place: Place| matches!(world.cell(place).grant, Grant::Fenced { .. } | Grant::Redirect);
+        stands(world, |router, _| router.sending.is_some_and(|sending| sending.cut && refused(sending.to)))
+    }),
+    ("writes wait until a new owner without a gate may serve", |_, world| {
+        let (newest, waits) = (world.ledger.newest_shown(), |table| world.ledger.shown(table).hold == Hold::All);
+        let waits = |router: &Router, _| router.lease.is_some() && router.table == newest && waits(newest);
+        phase_is(world, Phase::Activate, Leg::Forward) && stands(world, waits)
+    }),
+    ("a router sends to the new owner", |_, world| {
+        stands(world, |router, _| router.sending.is_some_and(|sending| sending.to == Place::B))
+    }),
     ("a copy that differs is mended", |_, world| {
         let verified = |movement: &cell_model::Move| movement.acks.verified_full.is_some();
         world.ledger.record.movement.as_ref().is_some_and(|movement| {

@@ -52,11 +52,27 @@ pub enum Mutant {
     StartsWithoutAsking,
     /// Nobody sees that a copy is not the original.
     DifferenceOverlooked,
+    /// The database of a cell without a gate takes writes although its cell is fenced.
+    DatabaseUnfenced,
+    /// An owner without a gate is sealed before routers hold back, and they are said to.
+    RoutersNotAwaited,
+    /// A router that is silent counts as one without a lease while its lease runs.
+    LeaseNotAwaited,
+    /// A new leader does not wait for the end of leases that the one before has granted.
+    FormerLeasesForgotten,
+    /// A deposed leader grants leases: it does not ask a majority whether it still leads.
+    LeaseWithoutQuorum,
+    /// A router does not say that a write of the tenant is on its way.
+    SendingUntold,
+    /// A router sends writes to a cell without a gate although its lease has run out.
+    LeaseIgnored,
+    /// Routers go to a new owner without a gate before it may serve.
+    EnteredBeforeActivated,
 }
 
 impl Mutant {
     /// All.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 29] = [
         Self::EpochUnchecked,
         Self::FenceWithoutSeal,
         Self::ServesBeforeCommit,
@@ -78,6 +94,14 @@ impl Mutant {
         Self::TailMerged,
         Self::StartsWithoutAsking,
         Self::DifferenceOverlooked,
+        Self::DatabaseUnfenced,
+        Self::RoutersNotAwaited,
+        Self::LeaseNotAwaited,
+        Self::FormerLeasesForgotten,
+        Self::LeaseWithoutQuorum,
+        Self::SendingUntold,
+        Self::LeaseIgnored,
+        Self::EnteredBeforeActivated,
     ];
 
     /// As it is named on the command line and in reports.
@@ -105,6 +129,14 @@ impl Mutant {
             Self::TailMerged => "tail-merged",
             Self::StartsWithoutAsking => "starts-without-asking",
             Self::DifferenceOverlooked => "difference-overlooked",
+            Self::DatabaseUnfenced => "database-unfenced",
+            Self::RoutersNotAwaited => "routers-not-awaited",
+            Self::LeaseNotAwaited => "lease-not-awaited",
+            Self::FormerLeasesForgotten => "former-leases-forgotten",
+            Self::LeaseWithoutQuorum => "lease-without-quorum",
+            Self::SendingUntold => "sending-untold",
+            Self::LeaseIgnored => "lease-ignored",
+            Self::EnteredBeforeActivated => "entered-before-activated",
         }
     }
 }

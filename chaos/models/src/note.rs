@@ -71,6 +71,8 @@ pub enum Said {
         log: Log,
         applied: u8,
         generation: u8,
+        /// How many have seen the hold, and how many have no lease, where the owner has no gate.
+        routers: Option<(u8, u8)>,
     },
     Sealed {
         attempt: u8,
@@ -156,6 +158,10 @@ fn seq(number: u8) -> Seq {
     Seq(number.into())
 }
 
+fn routers_held(attempt: Attempt, (seen, fenced): (u8, u8)) -> Event {
+    Event::RoutersHeld { attempt, seen: seen.into(), fenced: fenced.into() }
+}
+
 const NOW: UnixMillis = UnixMillis(0);
 
 impl Note {
@@ -164,13 +170,16 @@ impl Note {
     pub fn events(&self) -> Vec<Event> {
         let attempt = |number: u8| Attempt(number.into());
         let one = match self.said {
-            Said::Held { attempt: of, log, applied, generation: by } => {
+            Said::Held { attempt: of, log, applied, generation: by, routers } => {
                 let (attempt, sealed) = (attempt(of), seq(log.last()));
-                return vec![
+                let mut events: Vec<Event> =
+                    routers.map(|stood| routers_held(attempt, stood)).into_iter().collect();
+                events.extend([
                     Event::Sealed { attempt, seq: sealed },
                     Event::Applied { attempt, seq: seq(applied), generation: generation(by) },
                     Event::Verified { attempt, seq: sealed, digest: log.digest() },
-                ];
+                ]);
+                return events;
             }
             Said::Fenced { attempt: of, seq: at } => {
                 let attempt = attempt(of);

@@ -81,7 +81,8 @@ fn step(world: &World, bounds: &Bounds) -> Option<World> {
         movement.is_some_and(|movement| movement.intent == cell_model::Intent::Pause)
     };
     let resumes = paused(world).then_some(Action::Steer(cell_model::MoveIntent::Resume));
-    let mut actions = cells.chain(deeds).chain(drops).chain(resumes);
+    let routers = world.turns_of_a_hold().into_iter();
+    let mut actions = cells.chain(routers).chain(deeds).chain(drops).chain(resumes);
     actions.find_map(|action| world.after(bounds, action))
 }
 

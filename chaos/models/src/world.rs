@@ -9,12 +9,14 @@
 mod force;
 mod possible;
 mod rogue;
+mod routers;
 
 use std::sync::Arc;
 
-use cell_model::{MoveIntent, Phase, SyncMode};
+use cell_model::{MoveIntent, Phase, Rule, SyncMode};
 
 use crate::judge::{self, Broken};
+use crate::routers::{Routers, Stood, Turn};
 use crate::{Bounds, Budget, Call, Cell, Coordinator, Desk, Ledger, Mutant, Note, Place, Said};
 
 /// A deposed leader that does not know it.
@@ -24,6 +26,8 @@ pub struct Zombie {
     pub term: u8,
     /// What it knows of the store.
     pub ledger: Arc<Ledger>,
+    /// How it had found routers to stand.
+    pub stood: Option<Stood>,
 }
 
 /// One state.
@@ -33,6 +37,8 @@ pub struct World {
     pub ledger: Arc<Ledger>,
     /// The cells.
     pub cells: [Cell; 2],
+    /// Where a cell has no gate: routers.
+    pub routers: Option<Arc<Routers>>,
     /// The leader's term.
     pub term: u8,
     /// The leader before.
@@ -120,6 +126,8 @@ pub enum Action {
         /// Also where writes may be missing.
         accept_data_loss: bool,
     },
+    /// Something happens to a router, where a cell has no gate.
+    Router(Turn),
     /// An operator lets go of what a cell has put aside.
     Drop(Place),
     /// Somebody proposes what a rule would refuse: only where that rule is switched off.
@@ -133,11 +141,13 @@ impl World {
     /// Never: that move is in order.
     #[must_use]
     pub fn first(bounds: &Bounds, desk: &Arc<Desk>) -> Self {
-        let (ledger, _) = Ledger::new(desk).ask(Place::B, bounds.retries).expect("a first move is taken");
+        let (ledger, _) =
+            Ledger::new(desk, bounds.ungated).ask(Place::B, bounds.retries).expect("a first move is taken");
         let left = Budget { moves: bounds.budget.moves - 1, ..bounds.budget };
         Self {
             ledger: ledger.shared(),
             cells: [Cell::owner(), Cell::default()],
+            routers: (bounds.routers > 0).then(|| Arc::new(Routers::first(bounds.routers))),
             term: 1,
             zombie: None,
             delayed: [None; Bounds::SLOTS],
@@ -165,7 +175,9 @@ impl World {
     /// The leader.
     #[must_use]
     pub fn leader(&self, mutant: Option<Mutant>) -> Coordinator<'_> {
-        Coordinator { term: self.term, ledger: &self.ledger, cells: &self.cells, mutant }
+        let stood = self.routers.as_ref().and_then(|routers| routers.stood);
+        let is_hasty = self.left.rogues > 0 && self.ledger.is_without(Rule::SealedRouters);
+        Coordinator { term: self.term, ledger: &self.ledger, cells: &self.cells, stood, is_hasty, mutant }
     }
 
     /// The state after `action`; none where it changes nothing.
@@ -177,7 +189,7 @@ impl World {
             return None;
         }
         next.answer_clients(bounds.mutant);
-        judge::judge(self, &mut next);
+        judge::judge(self, &mut next, bounds.mutant);
         Some(next)
     }
 
@@ -207,13 +219,14 @@ impl World {
                 let source = *self.cell(place.other());
                 self.cells[place.index()].pull(&source, mutant);
             }
-            Action::Write { cell, write, .. } => self.write(bounds, cell, write),
+            Action::Write { cell, write, .. } => self.write(cell, write),
+            Action::Router(turn) => self.turn(bounds, turn)?,
             Action::Damage(place) => {
                 self.left.damages -= 1;
                 self.cells[place.index()].damaged = true;
             }
             Action::Lapse(place) => {
-                self.left.lapses -= 1;
+                self.left.lapses = self.left.lapses.saturating_sub(1);
                 self.cells[place.index()].end_hold();
             }
             Action::Crash(place) => {
@@ -322,10 +335,10 @@ impl World {
         }
     }
 
-    fn write(&mut self, bounds: &Bounds, place: Place, write: u8) {
+    fn write(&mut self, place: Place, write: u8) {
         let bit = 1 << write;
-        if self.executed & bit == 0 && write == bounds.budget.writes - self.left.writes {
-            self.left.writes -= 1;
+        if self.executed & bit == 0 {
+            self.left.writes = self.left.writes.saturating_sub(1);
         }
         self.executed |= bit;
         let cell = &mut self.cells[place.index()];
@@ -343,7 +356,11 @@ impl World {
     /// in it were applied before this moment.
     fn elect(&mut self) {
         self.left.elections -= 1;
-        self.zombie = Some(Zombie { term: self.term, ledger: Arc::clone(&self.ledger) });
+        let stood = self.routers.as_ref().and_then(|routers| routers.stood);
+        self.zombie = Some(Zombie { term: self.term, ledger: Arc::clone(&self.ledger), stood });
+        if let Some(routers) = &mut self.routers {
+            Arc::make_mut(routers).elect();
+        }
         self.term += 1;
         self.late = [None; Bounds::SLOTS];
     }
@@ -354,14 +371,16 @@ impl World {
             let (cell, other) = (*self.cell(place), *self.cell(place.other()));
             let follows = cell.capture.is_some_and(|capture| other.follow == Some(capture.move_id));
             let held = if follows { other.log.writes() } else { 0 };
-            let waits = cell.sync && mutant != Some(Mutant::AnsweredBeforeApplied);
+            // Where no gate is, nobody waits for the follower, and nobody was promised it.
+            let ungated = self.ledger.is_ungated(place);
+            let waits = cell.sync && !ungated && mutant != Some(Mutant::AnsweredBeforeApplied);
             let answered = if waits { cell.owed & held } else { cell.owed };
             if answered == 0 {
                 continue;
             }
             self.cells[place.index()].owed &= !answered;
             self.acked |= answered;
-            if answered & !other.log.writes() != 0 && self.promises_both(place) {
+            if answered & !other.log.writes() != 0 && !ungated && self.promises_both(place) {
                 self.broken.note(judge::P3);
             }
         }

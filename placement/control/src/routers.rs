@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cell_model::{Lineage, Revision, Sight, TenantId};
+pub use cell_model::{HoldSight, Holds};
+use cell_model::{Lineage, Revision, RouterSight, Sight, TenantId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -39,38 +40,6 @@ pub struct Report {
     pub holds: Holds,
 }
 
-/// What a router says of writes of tenants that are held, in cells without a gate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holds {
-    /// It knows of no such cells.
-    Nothing,
-    /// It has writes on their way of these tenants and of no others.
-    AllBut(Vec<TenantId>),
-    /// It has writes on their way of more tenants than it can name.
-    Unknown,
-}
-
-/// How a router stands to a tenant that is held, in a cell without a gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HoldSight {
-    /// It has seen the hold, and none of the tenant's writes is on its way.
-    Back,
-    /// Its lease has run out: it sends no writes by itself.
-    Fenced,
-    /// It has not said that it has seen the hold.
-    Behind,
-    /// It has seen the hold, and writes that it sent before are on their way.
-    Sending,
-    /// It knows of no such cells.
-    Unable,
-}
-
-impl HoldSight {
-    const fn is_done(self) -> bool {
-        matches!(self, Self::Back | Self::Fenced)
-    }
-}
-
 /// What is known of one router.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
@@ -83,29 +52,21 @@ pub struct Known {
 }
 
 impl Known {
+    const fn stands(&self) -> RouterSight<'_> {
+        let Report { lineage, revision, holds, .. } = &self.report;
+        RouterSight { table: (*lineage, *revision), leased: !self.lease.is_zero(), holds }
+    }
+
     /// How it stands to a revision.
     #[must_use]
     pub fn sight(&self, lineage: Lineage, revision: Revision) -> Sight {
-        if self.report.lineage == lineage && self.report.revision >= revision {
-            Sight::Seen
-        } else if self.lease.is_zero() {
-            Sight::Fenced
-        } else {
-            Sight::Waiting
-        }
+        self.stands().sight((lineage, revision))
     }
 
     /// How it stands to a tenant that is held since a revision.
     #[must_use]
-    pub fn holds_back(&self, tenant: &TenantId, (lineage, revision): (Lineage, Revision)) -> HoldSight {
-        match (self.sight(lineage, revision), &self.report.holds) {
-            // Of one that knows of no such cells a lease says nothing: it sends writes without one.
-            (_, Holds::Nothing) => HoldSight::Unable,
-            (_, _) if self.lease.is_zero() => HoldSight::Fenced,
-            (Sight::Seen, Holds::AllBut(sending)) if !sending.contains(tenant) => HoldSight::Back,
-            (Sight::Seen, _) => HoldSight::Sending,
-            (Sight::Waiting | Sight::Fenced, _) => HoldSight::Behind,
-        }
+    pub fn holds_back(&self, tenant: &TenantId, at: (Lineage, Revision)) -> HoldSight {
+        self.stands().holds_back(tenant, at)
     }
 }
 
@@ -165,7 +126,10 @@ impl Routers {
             }
         }
         let lease_ends = received + Self::LEASE + Self::MARGIN;
-        heard.insert(key, Heard { report, at: received, lease_ends });
+        // A ping may be answered behind one that came later, and says nothing new then: above all not that a lease ends sooner.
+        if heard.get(&key).is_none_or(|known| known.at <= received) {
+            heard.insert(key, Heard { report, at: received, lease_ends });
+        }
         drop(heard);
         self.0.reports.send_modify(|count| *count += 1);
         Some(Self::LEASE)
@@ -346,6 +310,21 @@ mod tests {
         routers.forget();
         let (complete, known) = routers.await_seen(AT, long_ago(), began + Duration::from_millis(50)).await;
         assert_eq!((complete, known.len()), (false, 0));
+    }
+
+    #[tokio::test]
+    async fn a_ping_that_is_heard_behind_a_later_one_takes_nothing_of_the_lease_back() {
+        let routers = Routers::default();
+        let now = Instant::now();
+        let earlier = now.checked_sub(Routers::LEASE + Routers::MARGIN).unwrap();
+        routers.report(report("r1", 6), now);
+        routers.report(report("r1", 5), earlier);
+        let (complete, known) = routers.await_seen(AT, long_ago(), now + Duration::from_millis(20)).await;
+        assert_eq!(
+            (complete, known[0].report.revision),
+            (false, Revision(6)),
+            "it holds a lease since its later ping"
+        );
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod movement;
 mod reconcile;
 mod record;
 mod rejected;
+mod routing;
 mod rule;
 mod shared;
 mod shelves;
@@ -61,6 +62,7 @@ pub use movement::{
 pub use reconcile::{Adoption, Held, HeldRole, OVERTAKEN, Verdict, judge};
 pub use record::{CellRecord, CellState, Life, Quarantine, Retained, Tail, TenantRecord, Tier, TierChange};
 pub use rejected::Rejected;
+pub use routing::{HoldSight, Holds, RouterSight, RouterVerdict, TableAge};
 pub use rule::Rule;
 #[cfg(feature = "planted")]
 pub use rule::planted;

@@ -133,6 +133,12 @@ impl Rogue {
 }
 
 impl Ledger {
+    /// Whether a rule is switched off in this check.
+    #[must_use]
+    pub fn is_without(&self, rule: Rule) -> bool {
+        self.memory.desk().is_some_and(|desk| desk.off.contains(&Some(rule)))
+    }
+
     /// What slips through here.
     #[must_use]
     pub fn slips(&self) -> Arc<[Slip]> {

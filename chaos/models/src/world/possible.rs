@@ -23,7 +23,8 @@ impl World {
     #[must_use]
     pub fn zombie_calls(&self, mutant: Option<Mutant>) -> Vec<Call> {
         let Some(zombie) = &self.zombie else { return Vec::new() };
-        let coordinator = Coordinator { term: zombie.term, ledger: &zombie.ledger, cells: &self.cells, mutant };
+        let (term, ledger, stood) = (zombie.term, &*zombie.ledger, zombie.stood);
+        let coordinator = Coordinator { term, ledger, cells: &self.cells, stood, is_hasty: false, mutant };
         let calls = coordinator.deeds().into_iter().filter_map(|deed| match deed {
             // It asks the quorum before it destroys anything, and gets no answer.
             Deed::Call(Call { step: Step::Reclaim(_), .. }) | Deed::Propose(_) => None,
@@ -41,6 +42,7 @@ impl World {
         self.actions_of_cells(bounds, actions);
         self.actions_of_operators(bounds, actions);
         self.actions_of_clients(bounds, actions);
+        self.actions_of_routers(bounds, actions);
         if self.left.rogues > 0 {
             self.actions_of_rogues(bounds, actions);
         }
@@ -187,17 +189,19 @@ impl World {
     }
 
     fn actions_of_clients(&self, bounds: &Bounds, actions: &mut Vec<Action>) {
-        let fresh = (self.left.writes > 0).then(|| bounds.budget.writes - self.left.writes);
+        let on_their_way = self.routers.as_ref().map_or(0, |routers| routers.on_their_way());
+        let fresh = (usize::from(self.left.writes) > on_their_way).then(|| bounds.budget.writes - self.left.writes);
         let unknown = self.executed & !self.acked;
         let replayed = (0..=Log::WRITES_MAX)
             .filter(|write| bounds.mutant == Some(Mutant::UnknownReplayed) && unknown >> write & 1 == 1);
         for write in fresh.into_iter().chain(replayed) {
             for epoch in 1..=self.ledger.epoch() {
                 let cell = self.ledger.owner_at(epoch);
-                if self.cell(cell).executes(epoch, bounds.mutant) {
+                if !self.ledger.is_ungated(cell) && self.cell(cell).executes(epoch, bounds.mutant) {
                     actions.push(Action::Write { cell, epoch, write });
                 }
             }
+            self.writes_past_routers(bounds, write, actions);
         }
     }
 }
