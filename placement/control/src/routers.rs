@@ -381,6 +381,8 @@ mod tests {
         assert!(routers.at_hand(long_ago()));
         routers.report(report("r2", 1), ago(700));
         assert!(!routers.at_hand(long_ago()), "it may hold a lease still");
+        let routers = Routers::default();
+        routers.report(report("r1", 1), ago(100));
         routers.report(report("r2", 1), ago(2_000));
         assert!(routers.at_hand(long_ago()), "it has none any more");
         routers.report(Report { holds: Holds::Nothing, ..report("r3", 9) }, ago(0));

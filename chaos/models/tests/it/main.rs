@@ -65,6 +65,11 @@ fn an_owner_that_is_taken_over_on_the_way_back_breaks_no_promise() {
     exhaust("takeover-back");
 }
 
+#[test]
+fn where_no_gate_is_a_hold_waits_for_routers_and_the_database_fences_whoever_comes_past_them() {
+    exhaust("ungated");
+}
+
 /// Nothing that is late of one incarnation touches the next one: every state, and every guard that keeps it so.
 #[test]
 fn a_name_that_is_deleted_and_created_again_is_another_tenant() {
