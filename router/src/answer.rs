@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::conn::Busy;
@@ -16,13 +15,13 @@ use crate::fair::scheduler::Permit;
 use crate::fair::tenants::OnItsWay;
 use crate::metrics::Open;
 use crate::observe::log::{Ended, Line};
-use crate::pool::Lease;
+use crate::pool::{CellBody, CellError, Lease};
 use crate::room::{Kept, Rooms};
 use crate::streams::Ongoing;
 
 /// A cell's body, and the connection that it comes on.
 pub(crate) struct Download {
-    body: Incoming,
+    body: CellBody,
     lease: Option<Lease>,
     room: Option<Room>,
 }
@@ -39,7 +38,7 @@ enum Room {
 const BUFFERED_BYTES: u64 = 64 << 10;
 
 impl Download {
-    pub(crate) fn new(body: Incoming, lease: Lease) -> Self {
+    pub(crate) fn new(body: CellBody, lease: Lease) -> Self {
         let mut download = Self { body, lease: Some(lease), room: None };
         download.settle();
         download
@@ -64,7 +63,7 @@ impl Download {
     }
 
     /// The head of an answer after which the connection speaks another protocol.
-    pub(crate) fn switched(body: Incoming, lease: Lease) -> Self {
+    pub(crate) fn switched(body: CellBody, lease: Lease) -> Self {
         lease.upgraded();
         Self { body, lease: None, room: None }
     }
@@ -87,12 +86,9 @@ impl Download {
 
 impl Body for Download {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = CellError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CellError>>> {
         let this = &mut *self;
         if let Some(Room::Inside(kept)) = &this.room {
             kept.awaits_cell();
@@ -132,7 +128,7 @@ impl Body for Download {
 pub(crate) enum AnswerError {
     /// The cell's has broken off.
     #[error(transparent)]
-    Cell(#[from] hyper::Error),
+    Cell(#[from] CellError),
     /// The cell has sent nothing more of it for `timeouts.answer-idle`.
     #[error("the cell has stopped in the middle of its answer")]
     Stalled,

@@ -180,6 +180,16 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         Ok(())
     }
 
+    /// All of it, where it is small and has come whole, and as long as was announced.
+    pub(crate) fn whole(&self) -> Option<Vec<Bytes>> {
+        let whole = |shared: &Shared<B>| {
+            let is_whole = shared.ended && !shared.forgotten && shared.fault.is_none() && shared.trailers.is_none();
+            let as_announced = shared.hint.exact() == Some(shared.kept_bytes as u64);
+            (is_whole && as_announced && shared.kept_bytes as u64 <= SMALL_BYTES).then(|| shared.kept.clone())
+        };
+        self.say(whole, Some(Vec::new()))
+    }
+
     /// The body for another attempt; the one before gets no more of it.
     pub(crate) fn attempt(&self, wanted: Option<Arc<Wanted>>) -> UploadBody<B> {
         UploadBody(self.0.as_ref().map(|upload| {

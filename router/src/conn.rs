@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use cell_gate::StampValues;
-use http::{Extensions, HeaderMap, HeaderValue};
+use http::{Extensions, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::identify::Proven;
@@ -59,6 +59,9 @@ impl Conn {
     }
 }
 
+/// Who is told the fields of a head, one by one.
+pub(crate) type Say<'s> = dyn FnMut(&HeaderName, &HeaderValue) + 's;
+
 /// A table's entry, and what stands of it in each head that goes by it.
 struct Last {
     entry: Arc<Entry>,
@@ -76,8 +79,8 @@ impl Conn {
         self.last.take();
     }
 
-    /// Puts the stamp of the entry on a head. The next request may go by the same.
-    pub(crate) fn stamp(&self, entry: &Arc<Entry>, head: &mut HeaderMap) {
+    /// Says the stamp of the entry. The next request may go by the same.
+    pub(crate) fn stamp(&self, entry: &Arc<Entry>, say: &mut Say<'_>) {
         let mut last = self.last.borrow_mut();
         let last = match &mut *last {
             Some(last) if Arc::ptr_eq(&last.entry, entry) => last,
@@ -87,7 +90,9 @@ impl Conn {
                 other.insert(Last { entry: Arc::clone(entry), stamp })
             }
         };
-        last.stamp.insert_into(head);
+        for (name, value) in last.stamp.fields() {
+            say(name, value);
+        }
     }
 }
 
@@ -247,9 +252,9 @@ mod tests {
         };
         let conn = conn();
         let (one, moved, other) = (entry("t-1", 3), entry("t-1", 4), entry("t-2", 1));
-        let mut head = HeaderMap::new();
+        let mut head = http::HeaderMap::new();
         for (entry, stamp) in [(&one, "t-1 7 3"), (&one, "t-1 7 3"), (&moved, "t-1 7 4"), (&other, "t-2 7 1")] {
-            conn.stamp(entry, &mut head);
+            conn.stamp(entry, &mut |name, value| drop(head.insert(name, value.clone())));
             let said = ["cell-tenant", "cell-uid", "cell-epoch"].map(|name| head[name].to_str().unwrap());
             assert_eq!(said.join(" "), stamp);
             assert!(conn.last_entry().is_some_and(|last| Arc::ptr_eq(&last, entry)));

@@ -20,10 +20,11 @@ use tokio::time::Instant;
 
 use crate::answer::Download;
 use crate::body::{Upload, UploadFault, Wanted};
+use crate::conn::Say;
 use crate::context::{RequestCtx, Worker};
 use crate::headers;
 use crate::options::UpstreamProtocol;
-use crate::pool::{Ask, ConnectError, Lease, Sent, Wire};
+use crate::pool::{Ask, CellBody, ConnectError, Lease, SendError, Sent, Whole, Wire};
 use crate::refusal::{Code, Refusal};
 use crate::room::STALL;
 use crate::schedule::Leave;
@@ -97,7 +98,11 @@ async fn once(
     looks: bool,
 ) -> Attempt {
     let wire = wire_of(worker, ctx);
-    let mut lease = match connect(worker, ctx, entry, wire, began, looks).await {
+    let body = outgoing.upload.whole().filter(|_| wire == Wire::Http1 && ctx.upgrade.is_none());
+    // A last connection is tried even where the time for waiting is over.
+    let (now, until) = (began, ctx.deadline.max(began + ctx.live.timeouts.connect));
+    let ask = Ask { now, looks, whole: body.is_some(), until };
+    let mut lease = match connect(worker, entry, wire, ask).await {
         Ok(lease) => lease,
         Err(unreached) => return Attempt::Unreachable(unreached),
     };
@@ -108,9 +113,10 @@ async fn once(
     let ungated = worker.directory.ungated.has(&entry.mapping.owner);
     let kept_back = wire == Wire::Http1 && !outgoing.upload.is_complete() && !ungated;
     let wanted = kept_back.then(Arc::<Wanted>::default);
-    let request = stamped(worker, ctx, entry, outgoing, wire, wanted.as_ref());
     let answer = {
-        let sending = lease.send(request);
+        let outgoing = &*outgoing;
+        let whole = body.and_then(|body| whole(worker, ctx, entry, &outgoing.parts, &body, &lease));
+        let sending = lease.send(whole, || streamed(worker, ctx, entry, outgoing, wire, wanted.as_ref()));
         match answer_in_time(worker, ctx, entry, outgoing, leave, sending).await {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -134,7 +140,7 @@ async fn once(
             }
             sort(worker, response, lease, entry, wanted).await
         }
-        Err(mut error) => {
+        Err(error) => {
             if let Some(fault) = outgoing.upload.fault() {
                 return Attempt::Over(refusal_of(worker, ctx, fault));
             }
@@ -145,9 +151,10 @@ async fn once(
                 tried.add(address, &ConnectError::Tls(refused));
                 return Attempt::Unreachable(tried.refusal(cell));
             }
-            let not_http = if error.error().is_parse() { " (it may want TLS: `upstream.tls`)" } else { "" };
-            let cause = format!("{address}: {}{not_http}", unreached::in_full(error.error()));
-            if error.take_message().is_some() {
+            let (SendError::NotTaken(why) | SendError::Broken(why)) = &error;
+            let not_http = if why.is_parse() { " (it may want TLS: `upstream.tls`)" } else { "" };
+            let cause = format!("{address}: {}{not_http}", unreached::in_full(why));
+            if let SendError::NotTaken(_) = error {
                 let detail = format!("an instance of cell {cell} has closed its connection");
                 return Attempt::NotTaken(Refusal::new(Code::CellUnreachable, detail).because(cause));
             }
@@ -176,23 +183,13 @@ fn failed(worker: &Worker, lease: &Lease) {
 }
 
 /// A connection to one of the owner's instances: the tenant's own first, those that are not well last.
-async fn connect(
-    worker: &Worker,
-    ctx: &RequestCtx,
-    entry: &Entry,
-    wire: Wire,
-    began: Instant,
-    looks: bool,
-) -> Result<Lease, Refusal> {
+async fn connect(worker: &Worker, entry: &Entry, wire: Wire, mut ask: Ask) -> Result<Lease, Refusal> {
     let (newest, other) = worker.directory.gates(entry);
     let cell = &entry.mapping.owner;
     if newest.instances().is_empty() {
         return Err(Unreached::default().refusal(cell));
     }
     let (clock, options) = (worker.flow.clock, worker.live().instances);
-    // A last connection is tried even where the time for waiting is over.
-    let until = ctx.deadline.max(began + ctx.live.timeouts.connect);
-    let mut ask = Ask { now: began, looks, until };
     let (mut tried, mut unreached) = (Vec::new(), Unreached::default());
     for set in std::iter::once(&newest).chain(&other) {
         while let Some(instance) = set.pick(&entry.mapping.tenant, &tried, clock.at(ask.now), options) {
@@ -224,22 +221,47 @@ fn wire_of(worker: &Worker, ctx: &RequestCtx) -> Wire {
     }
 }
 
-fn stamped(
+/// Says what a gate is told of the request: by whom it is asked, and for which placement of its tenant it is meant.
+fn added(worker: &Worker, ctx: &RequestCtx, entry: &Arc<Entry>, say: &mut Say<'_>) {
+    headers::added(&ctx.conn, &ctx.request_id, say);
+    ctx.conn.stamp(entry, say);
+    if let Some(contexts) = &worker.contexts {
+        say(&wire::CONTEXT, &contexts.of(&entry.mapping));
+    }
+}
+
+/// The request as it is written, where the connection takes it so.
+fn whole(
     worker: &Worker,
     ctx: &RequestCtx,
     entry: &Arc<Entry>,
-    outgoing: &mut Outgoing,
+    parts: &Parts,
+    body: &[Bytes],
+    lease: &Lease,
+) -> Option<Whole> {
+    let mut message = lease.message(&parts.method, &parts.uri)?;
+    for (name, value) in &parts.headers {
+        message.field(name, value);
+    }
+    added(worker, ctx, entry, &mut |name, value| message.field(name, value));
+    message.body(body);
+    Some(Whole { method: parts.method.clone(), message })
+}
+
+/// The request for the library, which gets a copy of it, because it gives nothing back.
+fn streamed(
+    worker: &Worker,
+    ctx: &RequestCtx,
+    entry: &Arc<Entry>,
+    outgoing: &Outgoing,
     wire: Wire,
     wanted: Option<&Arc<Wanted>>,
 ) -> Request<Sent> {
-    let mapping = &entry.mapping;
-    // What each attempt sets anew stands in the head that all of them copy, where there is room for it.
-    let head = &mut outgoing.parts.headers;
-    ctx.conn.stamp(entry, head);
-    if let Some(contexts) = &worker.contexts {
-        head.insert(&wire::CONTEXT, contexts.of(mapping));
-    }
-    let mut headers = head.clone();
+    let mut headers = outgoing.parts.headers.clone();
+    headers.reserve(wire::ADDED_FIELDS_MAX);
+    added(worker, ctx, entry, &mut |name, value| {
+        headers.append(name, value.clone());
+    });
     if wanted.is_some() {
         headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
     }
@@ -249,7 +271,7 @@ fn stamped(
     if wire == Wire::Http2 {
         *request.version_mut() = Version::HTTP_2;
         let host = headers.remove(HOST);
-        *request.uri_mut() = with_authority(&outgoing.parts.uri, host.as_ref(), mapping.tenant.as_str());
+        *request.uri_mut() = with_authority(&outgoing.parts.uri, host.as_ref(), entry.mapping.tenant.as_str());
     }
     *request.headers_mut() = headers;
     *request.extensions_mut() = match (wanted, &ctx.interim) {
@@ -284,17 +306,17 @@ fn with_authority(target: &Uri, host: Option<&HeaderValue>, tenant: &str) -> Uri
     Uri::from_parts(parts).unwrap_or_else(|_| target.clone())
 }
 
-type Sending<E> = Result<Response<Incoming>, E>;
+type Sending = Result<Response<CellBody>, SendError>;
 
 /// Waits for the head of the answer, counted from the last piece of the body that has passed.
-async fn answer_in_time<E>(
+async fn answer_in_time(
     worker: &Worker,
     ctx: &RequestCtx,
     entry: &Entry,
     outgoing: &Outgoing,
     leave: &mut Leave,
-    sending: impl Future<Output = Sending<E>>,
-) -> Result<Sending<E>, Refusal> {
+    sending: impl Future<Output = Sending>,
+) -> Result<Sending, Refusal> {
     let mut sending = std::pin::pin!(sending);
     let (began, upload) = (Instant::now(), &outgoing.upload);
     let shorter = ctx.live.timeouts.answer.min(ctx.live.timeouts.body_idle);
@@ -384,7 +406,7 @@ pub(crate) fn too_large(limit: u64) -> Refusal {
 /// An answer of the application, or one of its gate.
 async fn sort(
     worker: &Worker,
-    response: Response<Incoming>,
+    response: Response<CellBody>,
     lease: Lease,
     entry: &Entry,
     wanted: Option<Arc<Wanted>>,

@@ -5,7 +5,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFE
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 
-use crate::conn::Conn;
+use crate::conn::{Conn, Say};
 use crate::strict::{Field, Fields};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -54,12 +54,11 @@ fn strip(headers: &mut HeaderMap, fields: Fields) {
     }
 }
 
-/// Turns a client's head into the one that goes to a gate; the stamp is put on for each attempt.
+/// Turns a client's head into the one that goes to a gate, but for what is [`added`].
 ///
 /// The target becomes origin-form, and nothing that Cellway or its gates trust is taken from outside.
-pub(crate) fn to_gate(parts: &mut Parts, fields: Fields, conn: &Conn, request_id: &HeaderValue) {
+pub(crate) fn to_gate(parts: &mut Parts, fields: Fields) {
     let headers = &mut parts.headers;
-    headers.reserve(wire::ADDED_FIELDS_MAX);
     let takes_trailers = parts.version == Version::HTTP_2
         || (fields.has(Field::Te)
             && headers.get(TE).and_then(|te| te.to_str().ok()).is_some_and(|te| te.contains("trailers")));
@@ -67,11 +66,14 @@ pub(crate) fn to_gate(parts: &mut Parts, fields: Fields, conn: &Conn, request_id
     for (field, name) in [
         (Field::Te, &TE),
         (Field::Expect, &EXPECT),
+        (Field::ForwardedFor, &FORWARDED_FOR),
         (Field::ForwardedHost, &FORWARDED_HOST),
         (Field::ForwardedPort, &FORWARDED_PORT),
         (Field::ForwardedPrefix, &FORWARDED_PREFIX),
+        (Field::ForwardedProto, &FORWARDED_PROTO),
         (Field::Forwarded, &FORWARDED),
         (Field::RealIp, &REAL_IP),
+        (Field::RequestId, &REQUEST_ID),
     ] {
         if fields.has(field) {
             headers.remove(name);
@@ -85,17 +87,25 @@ pub(crate) fn to_gate(parts: &mut Parts, fields: Fields, conn: &Conn, request_id
     {
         headers.insert(HOST, host);
     }
-    headers.insert(&FORWARDED_FOR, conn.shown_peer().clone());
-    headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(if conn.secure { "https" } else { "http" }));
     if fields.repeats(Field::Cookie) {
         join_cookies(headers);
     }
-    headers.append(VIA, HeaderValue::from_static("1.1 cellway"));
-    headers.insert(&REQUEST_ID, request_id.clone());
-    headers.insert(&wire::REQUEST_ID, request_id.clone());
     let target = parts.uri.path_and_query().cloned();
     parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
+}
+
+/// Says what a gate is told of a request beside what its client has said ([`to_gate`]): fields that the head has not, but for
+/// `Via`, which becomes its last.
+pub(crate) fn added(conn: &Conn, request_id: &HeaderValue, say: &mut Say<'_>) {
+    static HTTP: HeaderValue = HeaderValue::from_static("http");
+    static HTTPS: HeaderValue = HeaderValue::from_static("https");
+    static OURS: HeaderValue = HeaderValue::from_static("1.1 cellway");
+    say(&FORWARDED_FOR, conn.shown_peer());
+    say(&FORWARDED_PROTO, if conn.secure { &HTTPS } else { &HTTP });
+    say(&VIA, &OURS);
+    say(&REQUEST_ID, request_id);
+    say(&wire::REQUEST_ID, request_id);
 }
 
 /// HTTP/2 may split one `Cookie` into several; before it becomes HTTP/1.1 it must be one again (RFC 9113, 8.2.3).
@@ -149,7 +159,11 @@ mod tests {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let came = Came { peer: std::net::IpAddr::from([10, 0, 0, 9]), secure: true, place: None };
         let fields = Fields::of(&parts.headers);
-        to_gate(&mut parts, fields, &Conn::new(came, Proven::Nobody, None), &HeaderValue::from_static("r-1"));
+        to_gate(&mut parts, fields);
+        let (conn, headers) = (Conn::new(came, Proven::Nobody, None), &mut parts.headers);
+        added(&conn, &HeaderValue::from_static("r-1"), &mut |name, value| {
+            drop(headers.append(name, value.clone()))
+        });
         parts
     }
 
@@ -187,7 +201,7 @@ mod tests {
         assert!(!parts.headers.contains_key("cell-tenant") && !parts.headers.contains_key("cell-epoch"));
         assert_eq!(parts.headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["10.0.0.9"]);
         assert_eq!(parts.headers["cell-request-id"], "r-1");
-        assert_eq!(parts.headers["x-forwarded-proto"], "https");
+        assert_eq!(parts.headers.get_all("x-forwarded-proto").iter().collect::<Vec<_>>(), ["https"]);
         assert!(!parts.headers.contains_key("forwarded") && !parts.headers.contains_key("x-forwarded-host"));
     }
 

@@ -62,7 +62,7 @@ async fn route(
     if upload.is_too_large() {
         return Err(too_large(limits.body_bytes_max));
     }
-    headers::to_gate(&mut parts, ctx.fields, &ctx.conn, &ctx.request_id);
+    headers::to_gate(&mut parts, ctx.fields);
     if let Some(trace) = &ctx.trace {
         trace.hand_on(&mut parts.headers);
     }

@@ -4,8 +4,12 @@
 //! No lock and no other thread: a connection lives and dies on the thread that serves its requests.
 
 mod alone;
+mod driven;
 mod hearing;
 mod lease;
+mod plain;
+mod replay;
+mod said;
 mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -21,11 +25,16 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::alone::Alone;
+use self::plain::{Pages, Plain};
 use self::shared::{Opening, Shared};
 use crate::body::UploadBody;
 use crate::tls::{GateTls, TlsBack};
 
 pub(crate) use self::lease::Lease;
+pub(crate) use self::plain::Whole;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::plain::read as read_plain;
+pub(crate) use self::said::{CellBody, CellError, SendError};
 
 /// What a client's body is on its way to a cell.
 pub(crate) type Sent = UploadBody<Incoming>;
@@ -58,6 +67,8 @@ pub(crate) struct Ask {
     /// Whether an idle connection is looked at before it is used. For the first time it is looked at while the request is
     /// sent; one that turns out to be closed has then not taken it.
     pub(crate) looks: bool,
+    /// Whether what is to be sent is here whole, so that the library is not needed for it.
+    pub(crate) whole: bool,
     /// When a new connection has to be there.
     pub(crate) until: Instant,
 }
@@ -94,10 +105,12 @@ pub(crate) struct Pool {
     tls: Option<TlsBack>,
     network: Network,
     hosts: RefCell<HashMap<Arc<str>, Host, Unseeded>>,
+    pages: Pages,
 }
 
 #[derive(Default)]
 struct Host {
+    /// The last that was used last.
     idle: Vec<Idle>,
     shared: Vec<Rc<Shared>>,
     /// Somebody opens a connection that many will share.
@@ -112,7 +125,7 @@ struct Idle {
 
 impl Pool {
     pub(crate) fn new(limits: PoolLimits, tls: Option<TlsBack>, network: Network) -> Rc<Self> {
-        Rc::new(Self { limits, tls, network, hosts: RefCell::default() })
+        Rc::new(Self { limits, tls, network, hosts: RefCell::default(), pages: Pages::default() })
     }
 
     /// A connection to `address`: one that is open, else a new one.
@@ -125,7 +138,7 @@ impl Pool {
         let until = ask.until;
         match wire {
             Wire::Http1 => {
-                while let Some(mut connection) = self.pop_idle(address, ask.now) {
+                while let Some(mut connection) = self.pop_idle(address, ask) {
                     if !ask.looks || connection.is_usable() {
                         return Ok(Lease::alone(self, address, connection));
                     }
@@ -193,10 +206,14 @@ impl Pool {
             .retain(|_, host| host.open.get() > 0 || host.opening.is_some() || !host.idle.is_empty());
     }
 
-    fn pop_idle(&self, address: &Arc<str>, now: Instant) -> Option<Alone> {
+    /// The one that was used last, rather of those that suit: what the library has stays with it, and is taken first for
+    /// what needs the library.
+    fn pop_idle(&self, address: &Arc<str>, ask: Ask) -> Option<Alone> {
         let mut hosts = self.hosts.borrow_mut();
-        let idle = hosts.get_mut(address)?.idle.pop()?;
-        (now.saturating_duration_since(idle.since) < self.limits.idle_max).then_some(idle.connection)
+        let idle = &mut hosts.get_mut(address)?.idle;
+        let suits = idle.iter().rposition(|idle| idle.connection.is_driven() != ask.whole);
+        let idle = idle.remove(suits.or_else(|| idle.len().checked_sub(1))?);
+        (ask.now.saturating_duration_since(idle.since) < self.limits.idle_max).then_some(idle.connection)
     }
 
     /// A connection that can serve another request.
@@ -217,14 +234,14 @@ impl Pool {
         let opened = tokio::time::timeout_at(until, async {
             let stream = dial(&self.network, address).await?;
             match &self.tls {
-                None => Alone::open(stream, counted).await,
+                None => Ok(Plain::new(stream, counted)),
                 Some(tls) => {
                     let stream = tls.connect(stream, address, false).await.map_err(ConnectError::Tls)?;
-                    Alone::open(stream, counted).await
+                    Ok(Plain::new(stream, counted))
                 }
             }
         });
-        opened.await.map_err(|_| ConnectError::Timeout)?
+        opened.await.map_err(|_| ConnectError::Timeout)?.map(Alone::Plain)
     }
 
     async fn open_shared(self: &Rc<Self>, address: &Arc<str>, until: Instant) -> Result<Rc<Shared>, ConnectError> {

@@ -65,7 +65,10 @@ impl RequestStamp {
 
     /// Writes the stamp over whatever a request carries.
     pub fn insert_into(&self, headers: &mut HeaderMap) {
-        StampValues::new(&self.tenant, self.uid, self.epoch).insert_into(headers);
+        let stamp = StampValues::new(&self.tenant, self.uid, self.epoch);
+        for (name, value) in stamp.fields() {
+            headers.insert(name, value.clone());
+        }
     }
 }
 
@@ -85,11 +88,10 @@ impl StampValues {
         Self { tenant, uid: number(uid.get()), epoch: number(epoch.get()) }
     }
 
-    /// Writes the stamp over whatever a request carries.
-    pub fn insert_into(&self, headers: &mut HeaderMap) {
-        headers.insert(&wire::TENANT, self.tenant.clone());
-        headers.insert(&wire::UID, self.uid.clone());
-        headers.insert(&wire::EPOCH, self.epoch.clone());
+    /// Its fields, of which a request has each once.
+    #[must_use]
+    pub fn fields(&self) -> [(&'static HeaderName, &HeaderValue); 3] {
+        [(&wire::TENANT, &self.tenant), (&wire::UID, &self.uid), (&wire::EPOCH, &self.epoch)]
     }
 }
 

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 
-use super::alone::{Alone, Settled};
+use super::alone::Alone;
+use super::plain::{Message, Whole};
 use super::shared::Shared;
-use super::{Pool, Sent};
+use super::{CellBody, CellError, Pool, SendError, Sent};
 use crate::instance::{Instance, Occupied};
 use crate::tls::GateTls;
 
@@ -72,14 +71,21 @@ impl Lease {
         &self.address
     }
 
-    /// Sends, and waits for the head of the answer.
+    /// The beginning of a request, where it need not be the library that writes it.
+    pub(crate) fn message(&self, method: &Method, target: &Uri) -> Option<Message> {
+        let Leased::Alone(connection) = &self.leased else { return None };
+        connection.message(&self.pool.pages, method, target)
+    }
+
+    /// Sends, and waits for the head of the answer. `whole`: the same as `request` makes, where it is here whole.
     pub(crate) async fn send(
         &mut self,
-        request: Request<Sent>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
+        whole: Option<Whole>,
+        request: impl FnOnce() -> Request<Sent>,
+    ) -> Result<Response<CellBody>, SendError> {
         match &mut self.leased {
-            Leased::Alone(connection) => connection.send(request).await,
-            Leased::Shared(connection) => connection.0.send(request).await,
+            Leased::Alone(connection) => connection.send(&self.pool.pages, whole, request).await,
+            Leased::Shared(connection) => Box::pin(connection.0.send(request())).await,
         }
     }
 
@@ -101,11 +107,11 @@ impl Lease {
     /// The next piece of the answer.
     pub(crate) fn poll_body(
         &mut self,
-        body: &mut Incoming,
+        body: &mut CellBody,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, CellError>>> {
         match &mut self.leased {
-            Leased::Alone(connection) => connection.poll_body(body, cx),
+            Leased::Alone(connection) => connection.poll_body(&self.pool.pages, body, cx),
             Leased::Shared(_) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -119,14 +125,14 @@ impl Lease {
 
     /// The answer was read to its end: the connection may serve another request.
     pub(crate) fn done(self) {
-        let Leased::Alone(connection) = self.leased else { return };
-        match connection.settled() {
-            Settled::Now(connection) => self.pool.give_back(&self.address, connection),
-            Settled::Never => {}
-            Settled::Later(connection) => {
+        let Leased::Alone(mut connection) = self.leased else { return };
+        match connection.is_settled() {
+            Some(true) => self.pool.give_back(&self.address, connection),
+            Some(false) => {}
+            None => {
                 let (pool, address) = (self.pool, self.address);
                 tokio::task::spawn_local(async move {
-                    if let Some(connection) = connection.settle().await {
+                    if connection.settle().await {
                         pool.give_back(&address, connection);
                     }
                 });

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::hearing::{Hearing, Refused};
-use super::{ConnectError, Counted, Pool, Sent};
+use super::{CellBody, ConnectError, Counted, Pool, SendError, Sent};
 use crate::front::SameThread;
 use crate::tls::GateTls;
 
@@ -90,12 +89,9 @@ impl Shared {
     }
 
     /// Sends, and waits for the head of the answer.
-    pub(super) async fn send(
-        &self,
-        request: Request<Sent>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
+    pub(super) async fn send(&self, request: Request<Sent>) -> Result<Response<CellBody>, SendError> {
         let mut sender = self.sender.clone();
-        sender.try_send_request(request).await
+        Ok(sender.try_send_request(request).await?.map(CellBody::Library))
     }
 }
 

@@ -1,0 +1,266 @@
+//! An HTTP/1.1 connection to an instance as the socket that it is, for what most requests are: one that is here whole, and
+//! an answer that says how long it is. Such a request is written as it stands, and of such an answer the head is read and
+//! the bytes are counted. Whatever else a cell says is the library's to read, from its first byte on ([`Said::Otherwise`]).
+//!
+//! Whoever waits for something on it polls it, as with one that the library has (`driven`).
+
+mod head;
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response, Uri};
+use http_body::Frame;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use super::hearing::{Hearing, Refused};
+use super::{CellError, Counted, SendError};
+use crate::tls::GateTls;
+
+pub(crate) use self::head::Message;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::head::read;
+
+/// What is spoken over: a socket, or TLS on one.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+
+/// What carries a connection.
+pub(super) type Carrier = Hearing<Box<dyn Socket>>;
+
+/// What the connections of one thread share: room to write requests in, and to read answers into.
+#[derive(Default)]
+pub(super) struct Pages {
+    out: RefCell<Vec<u8>>,
+    /// Empty, with room behind it; what was read is split off.
+    page: RefCell<BytesMut>,
+}
+
+/// Room that is made for answers at once, and below which no answer is begun.
+const PAGE_BYTES: usize = 16 << 10;
+const PAGE_REST_MIN: usize = 4 << 10;
+/// The size of the pieces of a long answer, at the most.
+const PIECE_BYTES_MAX: u64 = 64 << 10;
+/// What is kept to write requests in.
+const OUT_BYTES_MAX: usize = 64 << 10;
+
+impl Pages {
+    /// The beginning of a request.
+    pub(super) fn message(&self, method: &Method, target: &Uri) -> Message {
+        Message::new(self.out.take(), method, target)
+    }
+
+    /// What was written is not needed any more.
+    fn clear(&self, Message(mut out): Message) {
+        out.clear();
+        if out.capacity() <= OUT_BYTES_MAX {
+            self.out.replace(out);
+        }
+    }
+
+    /// Reads what has come, into room for so many bytes.
+    fn read(&self, carrier: &mut Carrier, cx: &mut Context<'_>, room: Room) -> Poll<io::Result<Bytes>> {
+        let mut page = self.page.take();
+        let (least, wanted) = match room {
+            Room::Beginning => (PAGE_REST_MIN, PAGE_BYTES),
+            Room::Piece(bytes) => (bytes, bytes),
+        };
+        if page.capacity() < least {
+            page.reserve(wanted);
+        }
+        let read = poll_read_buf(Pin::new(carrier), cx, &mut page);
+        let came = page.split().freeze();
+        self.page.replace(page);
+        Poll::Ready(ready!(read).map(|_| came))
+    }
+}
+
+/// For what something is read.
+enum Room {
+    /// The beginning of an answer.
+    Beginning,
+    /// So much of one.
+    Piece(usize),
+}
+
+/// A connection with nothing around it.
+pub(super) struct Plain {
+    pub(super) carrier: Carrier,
+    pub(super) counted: Counted,
+    pub(super) refused: Refused,
+    /// What of the request has not gone out.
+    pub(super) unsent: Vec<u8>,
+    /// Of what has gone out some may still be on this side.
+    unflushed: bool,
+    /// More has come than was announced.
+    spoilt: bool,
+}
+
+/// A request that is here whole.
+pub(crate) struct Whole {
+    pub(crate) method: Method,
+    pub(crate) message: Message,
+}
+
+/// What is still to come of an answer.
+pub(crate) struct Rest {
+    /// What came together with the head.
+    first: Bytes,
+    left: u64,
+}
+
+impl Rest {
+    /// How much of it nobody has taken.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+/// What a cell says to a request.
+pub(super) enum Said {
+    Plainly(Response<Rest>),
+    /// The library is to read it: so far it is this.
+    Otherwise(Bytes),
+}
+
+impl Plain {
+    pub(super) fn new(socket: impl Socket + 'static, counted: Counted) -> Self {
+        let (carrier, refused) = Hearing::new(Box::new(socket) as Box<dyn Socket>);
+        Self { carrier, counted, refused, unsent: Vec::new(), unflushed: false, spoilt: false }
+    }
+
+    /// The gate does not take this router's certificate.
+    pub(super) fn refused(&self) -> Option<GateTls> {
+        self.refused.said()
+    }
+
+    /// Whether it can take a request, as far as can be seen.
+    pub(super) fn is_usable(&mut self) -> bool {
+        self.is_settled() && self.is_silent(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Whether nothing is left of the request and of its answer, which was read to its end.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.spoilt && self.has_sent()
+    }
+
+    fn has_sent(&self) -> bool {
+        self.unsent.is_empty() && !self.unflushed
+    }
+
+    /// Nothing may come before a request, and not the end either.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        Pin::new(&mut self.carrier).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()
+    }
+
+    /// Sends, and waits for the head of the answer.
+    pub(super) async fn send(&mut self, pages: &Pages, request: Whole) -> Result<Said, SendError> {
+        let Whole { method, message } = request;
+        let mut message = Some(message);
+        std::future::poll_fn(|cx| {
+            if let Some(message) = message.take() {
+                // What was closed while it was idle is found here, before anything of the request has gone.
+                if !self.is_silent(cx) {
+                    return Poll::Ready(Err(SendError::NotTaken(CellError::Closed)));
+                }
+                let written = self.begin(cx, &message.0);
+                pages.clear(message);
+                written.map_err(SendError::broken)?;
+            } else if !self.has_sent() {
+                self.go_on(cx).map_err(SendError::broken)?;
+            }
+            let came = ready!(pages.read(&mut self.carrier, cx, Room::Beginning)).map_err(SendError::broken)?;
+            if came.is_empty() {
+                return Poll::Ready(Err(SendError::Broken(CellError::Closed)));
+            }
+            Poll::Ready(Ok(self.take(came, &method)))
+        })
+        .await
+    }
+
+    /// The beginning of an answer.
+    fn take(&mut self, came: Bytes, method: &Method) -> Said {
+        let Some((head, bytes, length)) = head::read(&came, method) else { return Said::Otherwise(came) };
+        let mut first = came.slice(bytes..);
+        self.count(&mut first, length);
+        Said::Plainly(head.map(|()| Rest { first, left: length }))
+    }
+
+    /// What is more than is still to come is nothing that anybody has asked for.
+    fn count(&mut self, piece: &mut Bytes, left: u64) {
+        if let Ok(left) = usize::try_from(left)
+            && piece.len() > left
+        {
+            piece.truncate(left);
+            self.spoilt = true;
+        }
+    }
+
+    /// Writes the request, in one piece where it goes out as one.
+    fn begin(&mut self, cx: &mut Context<'_>, message: &[u8]) -> io::Result<()> {
+        self.unflushed = true;
+        let mut written = 0;
+        while written < message.len()
+            && let Poll::Ready(some) = Pin::new(&mut self.carrier).poll_write(cx, &message[written..])
+        {
+            written += some_of(some)?;
+        }
+        self.unsent.extend_from_slice(&message[written..]);
+        self.go_on(cx)
+    }
+
+    /// Writes what is left of it.
+    fn go_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            let Poll::Ready(some) = Pin::new(&mut self.carrier).poll_write(cx, &self.unsent) else { return Ok(()) };
+            self.unsent.drain(..some_of(some)?);
+        }
+        if let Poll::Ready(flushed) = Pin::new(&mut self.carrier).poll_flush(cx) {
+            flushed?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// The next piece of the answer.
+    pub(super) fn poll_rest(
+        &mut self,
+        rest: &mut Rest,
+        pages: &Pages,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CellError>>> {
+        if rest.left == 0 {
+            return Poll::Ready(None);
+        }
+        if !self.has_sent() {
+            self.go_on(cx).map_err(CellError::Io)?;
+        }
+        let mut piece = std::mem::take(&mut rest.first);
+        if piece.is_empty() {
+            let room = usize::try_from(rest.left.min(PIECE_BYTES_MAX)).unwrap_or(usize::MAX);
+            piece = ready!(pages.read(&mut self.carrier, cx, Room::Piece(room))).map_err(CellError::Io)?;
+            if piece.is_empty() {
+                return Poll::Ready(Some(Err(CellError::Short(rest.left))));
+            }
+            self.count(&mut piece, rest.left);
+        }
+        rest.left -= piece.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}
+
+/// How much was written: a socket that takes nothing takes nothing more.
+fn some_of(written: io::Result<usize>) -> io::Result<usize> {
+    match written {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

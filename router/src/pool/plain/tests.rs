@@ -1,0 +1,356 @@
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use proptest::sample::select;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+use crate::body::Upload;
+use crate::pool::alone::Alone;
+use crate::pool::driven::Driven;
+use crate::pool::{CellBody, Sent};
+
+/// Longer than anything here takes that is going to happen: time stands still while something does.
+const NEVER: Duration = Duration::from_secs(60);
+
+fn connection(carried: usize) -> (Plain, DuplexStream) {
+    let (ours, theirs) = duplex(carried);
+    (Plain::new(ours, Counted(Rc::new(Cell::new(1)))), theirs)
+}
+
+async fn driven(carried: usize) -> (Alone, DuplexStream) {
+    let (plain, theirs) = connection(carried);
+    (Alone::Driven(Driven::take_over(plain, None).await.unwrap()), theirs)
+}
+
+/// A request that is asked, and what the library makes of it.
+struct Asked {
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn new(method: Method) -> Self {
+        let headers = [("host", "a.example.com"), ("x-one", "1"), ("x-one", "2")];
+        let fields = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value);
+        }
+        Self { method, target: Uri::from_static("/a?b=c"), headers }
+    }
+
+    fn whole(&self, body: &[Bytes]) -> Whole {
+        let mut message = Pages::default().message(&self.method, &self.target);
+        for (name, value) in &self.headers {
+            message.field(name, value);
+        }
+        message.body(body);
+        Whole { method: self.method.clone(), message }
+    }
+
+    fn library(&self) -> Request<Sent> {
+        let mut request = Request::new(Upload::default().attempt(None));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// All that can be told of an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Heard {
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+    end: End,
+    /// Whether another request may follow.
+    usable: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    Broken,
+    Waits,
+}
+
+/// Asks, and reads what is answered to its end. None: there was no head.
+async fn hear(mut alone: Alone, pages: &Pages, asked: &Asked) -> Option<Heard> {
+    let sending = alone.send(pages, Some(asked.whole(&[])), || asked.library());
+    let response = match tokio::time::timeout(NEVER, sending).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(SendError::Broken(_))) | Err(_) => return None,
+        Ok(Err(SendError::NotTaken(error))) => panic!("the request has gone out: {error}"),
+    };
+    let (head, mut body) = response.into_parts();
+    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    let (mut heard, mut end) = (Vec::new(), End::Whole);
+    while !http_body::Body::is_end_stream(&body) {
+        let piece = std::future::poll_fn(|cx| alone.poll_body(pages, &mut body, cx));
+        match tokio::time::timeout(NEVER, piece).await {
+            Ok(Some(Ok(frame))) => heard.extend(frame.into_data().unwrap_or_default()),
+            Ok(Some(Err(_))) => end = End::Broken,
+            Ok(None) => break,
+            Err(_) => end = End::Waits,
+        }
+        if end != End::Whole {
+            break;
+        }
+    }
+    // Some turns for whoever has to notice something.
+    for _ in 0..4 {
+        alone.is_usable();
+        tokio::task::yield_now().await;
+    }
+    let usable = end == End::Whole && alone.is_usable();
+    Some(Heard { status: head.status.as_u16(), headers, body: heard, end, usable })
+}
+
+/// Answers with these pieces, once it has been asked, and then closes or waits.
+async fn answer(mut theirs: DuplexStream, pieces: Vec<Vec<u8>>, closes: bool) {
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        let read = theirs.read_buf(&mut asked).await.unwrap();
+        assert!(read > 0, "the request has not come whole: {:?}", String::from_utf8_lossy(&asked));
+    }
+    for piece in pieces {
+        let _gone = theirs.write_all(&piece).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    if !closes {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What is heard over a connection.
+fn heard(plainly: bool, method: &Method, pieces: &[Vec<u8>], carried: usize, closes: bool) -> Option<Heard> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let (alone, theirs) = if plainly {
+            let (plain, theirs) = connection(carried);
+            (Alone::Plain(plain), theirs)
+        } else {
+            driven(carried).await
+        };
+        let answering = tokio::task::spawn_local(answer(theirs, pieces.to_vec(), closes));
+        let heard = hear(alone, &Pages::default(), &Asked::new(method.clone())).await;
+        answering.abort();
+        heard
+    })
+}
+
+fn read_text(text: &str, method: Method) -> Option<(u16, usize, u64)> {
+    let came = Bytes::copy_from_slice(text.as_bytes());
+    read(&came, &method).map(|(head, bytes, length)| (head.status().as_u16(), bytes, length))
+}
+
+#[test]
+fn what_says_its_length_is_read_here() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx: y\r\n\r\n";
+    assert_eq!(read_text(&format!("{head}hello"), Method::GET), Some((200, head.len(), 5)));
+    assert_eq!(read_text(head, Method::HEAD), Some((200, head.len(), 0)));
+    for (status, length) in [("204 No Content", 0), ("304 Not Modified", 0), ("404 Not Found", 5)] {
+        let head = head.replace("200 OK", status);
+        let read = read_text(&head, Method::GET).unwrap();
+        assert_eq!((read.0.to_string(), read.2), (status[..3].to_owned(), length));
+    }
+    assert!(
+        read_text("HTTP/1.1 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n", Method::GET).is_some()
+    );
+}
+
+#[test]
+fn everything_else_is_for_the_library() {
+    for other in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n",
+        "HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 Fine\r\ncontent-length: 5\r\n\r\n",
+        "HTTP/1.1 200\r\ncontent-length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\ncontent-length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\na b: c\r\ncontent-length: 5\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+    ] {
+        assert_eq!(read_text(other, Method::GET), None, "{other:?}");
+    }
+    let many = (0..64).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    assert_eq!(read_text(&format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n{many}\r\n"), Method::GET), None);
+}
+
+#[test]
+fn a_request_stands_as_the_library_writes_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let asked = Asked::new(Method::PUT);
+        let mut written = Vec::new();
+        for plainly in [true, false] {
+            let (mut alone, mut theirs) = if plainly {
+                let (plain, theirs) = connection(1_024);
+                (Alone::Plain(plain), theirs)
+            } else {
+                driven(1_024).await
+            };
+            let pages = Pages::default();
+            let sending = alone.send(&pages, Some(asked.whole(&[])), || asked.library());
+            let reading = async {
+                let mut came = Vec::new();
+                while !came.ends_with(b"\r\n\r\n") {
+                    theirs.read_buf(&mut came).await.unwrap();
+                }
+                came
+            };
+            tokio::select! {
+                _ = sending => panic!("nobody has answered"),
+                came = reading => written.push(String::from_utf8(came).unwrap()),
+            }
+        }
+        assert_eq!(written[0], written[1]);
+        assert_eq!(written[0], "PUT /a?b=c HTTP/1.1\r\nhost: a.example.com\r\nx-one: 1\r\nx-one: 2\r\n\r\n");
+    });
+}
+
+#[tokio::test]
+async fn a_body_that_is_here_goes_out_behind_its_head_however_little_is_taken_at_a_time() {
+    for carried in [7, 1_024] {
+        let (mut plain, mut theirs) = connection(carried);
+        let (asked, pages) = (Asked::new(Method::POST), Pages::default());
+        let body = [Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+        let cell = async {
+            let mut came = Vec::new();
+            while !came.ends_with(b"\r\n\r\nonetwo") {
+                theirs.read_buf(&mut came).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+            theirs.write_all(&answer[..carried.min(answer.len())]).await.unwrap();
+            theirs
+        };
+        let (said, _theirs) = tokio::join!(plain.send(&pages, asked.whole(&body)), cell);
+        match said.unwrap() {
+            Said::Plainly(response) => assert_eq!(response.status(), 204),
+            // A socket that carries seven bytes does not bring a head in one piece.
+            Said::Otherwise(came) => assert!(carried == 7 && !came.is_empty()),
+        }
+        assert!(plain.is_usable() || carried == 7);
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_not_taken_by_a_connection_on_which_something_has_come_before_it() {
+    let asked = Asked::new(Method::GET);
+    for stray in ["", "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"] {
+        let (mut plain, mut theirs) = connection(1_024);
+        assert!(plain.is_usable());
+        theirs.write_all(stray.as_bytes()).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let pages = Pages::default();
+        let sent = plain.send(&pages, asked.whole(&[])).await;
+        assert!(matches!(sent, Err(SendError::NotTaken(_))));
+        let mut came = Vec::new();
+        drop(plain);
+        theirs.read_to_end(&mut came).await.unwrap();
+        assert!(came.is_empty(), "nothing of it has gone out");
+    }
+}
+
+#[tokio::test]
+async fn more_than_was_announced_spoils_the_connection_and_not_the_answer() {
+    let two = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad";
+    let (plain, mut theirs) = connection(1_024);
+    let (mut alone, pages, asked) = (Alone::Plain(plain), Pages::default(), Asked::new(Method::GET));
+    let cell = async {
+        theirs.read_buf(&mut Vec::new()).await.unwrap();
+        theirs.write_all(two).await.unwrap();
+    };
+    let (sent, ()) = tokio::join!(alone.send(&pages, Some(asked.whole(&[])), || asked.library()), cell);
+    let mut body = sent.unwrap().into_body();
+    assert!(matches!(body, CellBody::Plain(_)));
+    let piece = std::future::poll_fn(|cx| alone.poll_body(&pages, &mut body, cx)).await.unwrap().unwrap();
+    assert_eq!(piece.into_data().unwrap(), "ok");
+    assert_eq!(alone.is_settled(), Some(false));
+    assert!(body.frame().await.is_none());
+}
+
+/// Status lines, fields and bodies of which answers are put together, most of them such as cells send.
+const STATUS: [&str; 9] = [
+    "200 OK",
+    "200 OK",
+    "404 Not Found",
+    "204 No Content",
+    "304 Not Modified",
+    "200 Fine",
+    "100 Continue\r\n\r\nHTTP/1.1 200 OK",
+    "103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 201 Created",
+    "599 ",
+];
+const FIELDS: [&str; 20] = [
+    "content-length: 5",
+    "content-length: 5",
+    "Content-Length:5",
+    "content-length:  5  ",
+    "content-length: 05",
+    "content-length: 0",
+    "content-length: 7",
+    "content-length: +5",
+    "content-length: 5, 5",
+    "content-length: five",
+    "transfer-encoding: chunked",
+    "transfer-encoding: gzip",
+    "connection: close",
+    "connection: keep-alive",
+    "Connection: x, y",
+    "x-a: \u{e9}t\u{e9}",
+    "X-A: ",
+    "set-cookie: a=1",
+    "set-cookie: b=2",
+    "x y: 1",
+];
+const BODIES: [&str; 6] = ["hello", "hello", "", "hel", "5\r\nhello\r\n0\r\n\r\n", "hello, and more"];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(768))]
+
+    /// The library is the measure of what is read here: it hears the same of whatever a cell says, however it comes.
+    #[test]
+    fn the_same_is_heard_with_and_without_the_library(
+        method in select(vec![Method::GET, Method::GET, Method::HEAD, Method::PUT]),
+        status in select(&STATUS[..]),
+        fields in proptest::collection::vec(select(&FIELDS[..]), 0..4),
+        body in select(&BODIES[..]),
+        cuts in proptest::collection::vec(0..100_usize, 0..3),
+        carried in select(vec![1_024, 1_024, 30]),
+        closes: bool,
+    ) {
+        let mut text = format!("HTTP/1.1 {status}\r\n").into_bytes();
+        for field in fields {
+            text.extend(format!("{field}\r\n").into_bytes());
+        }
+        text.extend(format!("\r\n{body}").into_bytes());
+        let mut pieces = vec![text];
+        for cut in cuts {
+            let last = pieces.last_mut().unwrap();
+            let rest = last.split_off(cut.min(last.len()));
+            pieces.push(rest);
+        }
+        let expected = heard(false, &method, &pieces, carried, closes);
+        prop_assert_eq!(heard(true, &method, &pieces, carried, closes), expected);
+    }
+}
