@@ -59,6 +59,9 @@ pub(crate) fn close(
     let tier = ctx.entry.as_ref().map(|entry| entry.mapping.tier);
     open.set_tier(tier);
     worker.metrics.replays.inc_by(u64::from(ctx.attempts.saturating_sub(1)));
+    // Over HTTP/1 the library takes what still comes, or closes; a call of gRPC ends with its status, whatever its client does.
+    let lingers = ctx.version == Version::HTTP_2 && !ctx.is_grpc;
+    let lingering = if lingers { ctx.upload.clone().linger() } else { None };
     match routed {
         Ok(mut response) => {
             worker.metrics.count_answer(response.status(), tier);
@@ -73,7 +76,7 @@ pub(crate) fn close(
             let answer_idle = ctx.live.timeouts.answer_idle;
             let on_its_way = ctx.admitted.map(|admitted| admitted.on_its_way);
             let body = |body| AnswerBody::cell(body, answer_idle, (open, busy), line);
-            response.map(|download| body(download).going_on(on_its_way, ongoing))
+            response.map(|download| body(download).going_on(on_its_way, ongoing).before(lingering))
         }
         Err(refusal) => {
             worker.metrics.count_refusal(refusal.code, tier);
@@ -101,7 +104,7 @@ pub(crate) fn close(
             let line = record(worker, &mut ctx, response.status(), Some(said));
             // Its place is free before the answer goes: this one does nothing more for its tenant.
             drop(ctx);
-            response.map(|bytes| AnswerBody::own(bytes, open, busy, line))
+            response.map(|bytes| AnswerBody::own(bytes, open, busy, line).before(lingering))
         }
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::body::Lingering;
 use crate::conn::Busy;
 use crate::fair::scheduler::Permit;
 use crate::fair::tenants::OnItsWay;
@@ -173,6 +174,8 @@ pub(crate) struct AnswerBody {
     ongoing: Option<Box<Ongoing>>,
     /// Its line in the access log, where there is one.
     line: Option<Box<Line>>,
+    /// Of a request that is still on its way.
+    lingering: Option<Lingering>,
 }
 
 enum Content {
@@ -183,7 +186,7 @@ enum Content {
 impl AnswerBody {
     pub(crate) fn own(bytes: Bytes, open: Open, busy: Busy, line: Option<Box<Line>>) -> Self {
         let content = Content::Own(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        Self { content, patience: None, busy, _open: open, on_its_way: None, ongoing: None, line }
+        Self { content, patience: None, busy, _open: open, on_its_way: None, ongoing: None, line, lingering: None }
     }
 
     /// A cell's, which may stand still for so long.
@@ -195,7 +198,14 @@ impl AnswerBody {
     ) -> Self {
         let patience = download.size_hint().exact().map(|_| Patience { for_so_long, stalled: None });
         let content = Content::Cell(download);
-        Self { content, patience, busy, _open: open, on_its_way: None, ongoing: None, line }
+        Self { content, patience, busy, _open: open, on_its_way: None, ongoing: None, line, lingering: None }
+    }
+
+    /// With a request that is still on its way.
+    #[must_use]
+    pub(crate) fn before(mut self, lingering: Option<Lingering>) -> Self {
+        self.lingering = lingering;
+        self
     }
 
     /// With its tenant's place, which is free once it has gone, and with what ends it where no end of it is in sight.

@@ -15,13 +15,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::fair::tenants::Active;
@@ -55,6 +56,30 @@ pub(crate) enum UploadFault {
 
 /// Up to here a body is sent in one piece with the head.
 const SMALL_BYTES: u64 = 8 << 10;
+
+/// How long, and how much of it, a body is taken after its answer has gone.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 1 << 20;
+
+/// Until it is dropped with the answer, the answer has not gone.
+pub(crate) struct Lingering(#[expect(dead_code, reason = "its end is heard")] oneshot::Sender<()>);
+
+impl<B: Body<Data = Bytes> + Unpin + 'static> Upload<B> {
+    /// Over HTTP/2 a stream whose body nobody takes is reset behind its answer, and there are clients that take the reset for
+    /// the answer (curl 7.88, while it sends): they are let finish, or see the answer, first.
+    pub(crate) fn linger(self) -> Option<Lingering> {
+        if self.is_complete() {
+            return None;
+        }
+        let (going, gone) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            // An error says the same: it is dropped.
+            let _gone = gone.await;
+            let _over = tokio::time::timeout(LINGER, self.drain(LINGER_BYTES_MAX)).await;
+        });
+        Some(Lingering(going))
+    }
+}
 
 /// One request's body, for all of its attempts. None: it has none, as most have.
 pub(crate) struct Upload<B>(Option<Rc<RefCell<Shared<B>>>>);
@@ -188,6 +213,24 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             (is_whole && as_announced && shared.kept_bytes as u64 <= SMALL_BYTES).then(|| shared.kept.clone())
         };
         self.say(whole, Some(Vec::new()))
+    }
+
+    /// Throws away what still comes of it, until it ends or has been so much. Nobody else gets any more of it.
+    async fn drain(&self, bytes_max: u64) {
+        let Some(shared) = &self.0 else { return };
+        let mut drained = 0;
+        std::future::poll_fn(|cx| {
+            let mut shared = shared.borrow_mut();
+            while !shared.ended && drained < bytes_max {
+                match ready!(Pin::new(&mut shared.body).poll_frame(cx)) {
+                    Some(Ok(frame)) => drained += frame.data_ref().map_or(0, |data| data.len() as u64),
+                    Some(Err(_)) | None => shared.ended = true,
+                }
+                shared.ended |= shared.body.is_end_stream();
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// The body for another attempt; the one before gets no more of it.

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`strict`] | all that a client sends on an HTTP/1 connection | what passes is the beginning of it, in whatever pieces it comes; another parser finds the same messages in it |
 //! | [`identify`] | a request's head | whoever it is from is named in it; nothing that cells trust is taken over from it |
+//! | [`answer`] | two bytes by which it is asked and cut, and all that a cell answers | the same is heard of it with and without the library |
 //! | [`context`] | a `cell-context` header, and what a router could sign | only what a trusted router has signed is believed |
 //! | [`redirect`] | the mapping in a gate's 421, and what the control plane could sign | only what the control plane has signed is believed, and no owner goes back to an older epoch |
 
@@ -23,13 +24,14 @@ use cell_model::{
 use cell_trust::{RoutedMapping, SignedMapping, SigningKey, TenantContext, TrustedKeys};
 use futures::FutureExt as _;
 use http::request::Parts;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Method, Request, Version};
 
 use crate::conn::{Came, Conn};
 use crate::directory::Directory;
 use crate::headers;
 use crate::identify::{Domains, IdentityRules, Proven, TENANT_HEADER, host_of};
 use crate::options::{IdentityOptions, Source};
+use crate::pool::heard;
 use crate::strict::{Fields, HeadLimits, check};
 use crate::waiting::Waiters;
 
@@ -53,6 +55,7 @@ pub fn targets() -> Vec<(&'static str, Target, Vec<Vec<u8>>)> {
     vec![
         ("strict", strict, messages),
         ("identify", identify, heads),
+        ("answer", answer, ANSWERS.iter().map(|answer| answer.to_vec()).collect()),
         ("context", context, contexts),
         ("redirect", redirect, mappings),
     ]
@@ -75,6 +78,29 @@ static RULES: LazyLock<IdentityRules> = LazyLock::new(|| {
     let options = IdentityOptions { order, ..IdentityOptions::default() };
     IdentityRules::new(&options, domains).expect("what is asked for fits together")
 });
+
+/// Behind the byte that says how it is asked, and the one that says where it is cut.
+const ANSWERS: [&[u8]; 6] = [
+    b"\0\xffHTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello",
+    b"\x01\xffHTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
+    b"\0\x20HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n",
+    b"\x04\x40HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno",
+    b"\x06\xffHTTP/1.0 200 Fine\r\n\r\nuntil the end",
+    b"\x0a\x10HTTP/1.1 204 No Content\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\n",
+];
+
+/// What a cell answers, with the library and without it.
+///
+/// # Panics
+/// Where the two do not hear the same.
+pub fn answer(bytes: &[u8]) {
+    let [how, cut, said @ ..] = bytes else { return };
+    let method = [Method::GET, Method::HEAD, Method::PUT, Method::GET][usize::from(how & 3)].clone();
+    let (closes, carried) = (how & 4 != 0, if how & 8 == 0 { 4_096 } else { 30 });
+    let (first, rest) = said.split_at(usize::from(*cut).min(said.len()));
+    let [with, without] = [false, true].map(|plainly| heard(plainly, &method, &[first, rest], carried, closes));
+    assert_eq!(with, without);
+}
 
 /// Whose request a head is, and what goes to the gate of it.
 ///
@@ -104,7 +130,7 @@ pub fn identify(bytes: &[u8]) {
     }
     let (conn, fields) = (Conn::new(came, Proven::Nobody, None), &mut parts.headers);
     headers::added(&conn, &HeaderValue::from_static("r-1"), &mut |name, value| {
-        drop(fields.append(name, value.clone()))
+        fields.append(name, value.clone());
     });
     let one = |name: &str, wanted: &str| {
         let values: Vec<_> = parts.headers.get_all(name).iter().collect();

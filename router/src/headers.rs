@@ -162,7 +162,7 @@ mod tests {
         to_gate(&mut parts, fields);
         let (conn, headers) = (Conn::new(came, Proven::Nobody, None), &mut parts.headers);
         added(&conn, &HeaderValue::from_static("r-1"), &mut |name, value| {
-            drop(headers.append(name, value.clone()))
+            headers.append(name, value.clone());
         });
         parts
     }

@@ -32,8 +32,8 @@ use crate::tls::{GateTls, TlsBack};
 
 pub(crate) use self::lease::Lease;
 pub(crate) use self::plain::Whole;
-#[cfg(feature = "fuzzing")]
-pub(crate) use self::plain::read as read_plain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::plain::heard;
 pub(crate) use self::said::{CellBody, CellError, SendError};
 
 /// What a client's body is on its way to a cell.

@@ -94,3 +94,8 @@ fn no_mutated_context_is_believed() {
 fn no_mutated_redirect_is_believed_and_none_takes_a_tenant_back() {
     holds("redirect");
 }
+
+#[test]
+fn a_mutated_answer_is_heard_as_the_library_hears_it() {
+    holds("answer");
+}

@@ -5,6 +5,8 @@
 //! Whoever waits for something on it polls it, as with one that the library has (`driven`).
 
 mod head;
+#[cfg(any(test, feature = "fuzzing"))]
+mod heard;
 
 use std::cell::RefCell;
 use std::io;
@@ -22,8 +24,10 @@ use super::{CellError, Counted, SendError};
 use crate::tls::GateTls;
 
 pub(crate) use self::head::Message;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(test)]
 pub(crate) use self::head::read;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::heard::heard;
 
 /// What is spoken over: a socket, or TLS on one.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -97,7 +101,7 @@ pub(super) struct Plain {
     pub(super) unsent: Vec<u8>,
     /// Of what has gone out some may still be on this side.
     unflushed: bool,
-    /// More has come than was announced.
+    /// Something has come that was not announced, if only the end.
     spoilt: bool,
 }
 
@@ -155,7 +159,8 @@ impl Plain {
 
     /// Nothing may come before a request, and not the end either.
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        Pin::new(&mut self.carrier).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()
+        self.spoilt |= Pin::new(&mut self.carrier).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_ready();
+        !self.spoilt
     }
 
     /// Sends, and waits for the head of the answer.

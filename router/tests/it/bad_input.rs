@@ -68,6 +68,36 @@ async fn a_body_over_the_limit_is_refused_by_its_length_and_by_its_size() {
     fleet.stop().await;
 }
 
+/// A reset behind the answer would be taken for the answer by clients that are still sending (curl 7.88).
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_who_is_refused_within_a_body_may_send_on_for_a_while() {
+    const SENT: usize = 300_000;
+    let (_gate, fleet) = fleet(|options| options.limits.body_bytes_max = 100_000).await;
+    for sends_on in [true, false] {
+        let stream = tokio::net::TcpStream::connect(fleet.address()).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        let driving = tokio::spawn(connection);
+        let head = Request::post("http://t-1.example.com/").header("content-length", SENT).body(()).unwrap();
+        let (answer, mut sending) = client.send_request(head, false).unwrap();
+        assert_eq!(answer.await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let mut left = if sends_on { SENT } else { 0 };
+        while left > 0 {
+            sending.reserve_capacity(left.min(16 << 10));
+            let room = std::future::poll_fn(|cx| sending.poll_capacity(cx)).await.unwrap().unwrap();
+            left -= room;
+            sending.send_data(vec![0; room].into(), left == 0).unwrap();
+        }
+        if !sends_on {
+            // Not for ever.
+            let reset = std::future::poll_fn(|cx| sending.poll_reset(cx));
+            let reset = tokio::time::timeout(std::time::Duration::from_secs(20), reset).await.unwrap().unwrap();
+            assert_eq!(reset, h2::Reason::NO_ERROR);
+        }
+        driving.abort();
+    }
+    fleet.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_are_too_large_or_too_many_are_431() {
     let (gate, fleet) = fleet(|options| options.limits.header_bytes_max = 8_192).await;

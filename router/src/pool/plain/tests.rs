@@ -1,151 +1,12 @@
-use std::cell::Cell;
-use std::rc::Rc;
-use std::time::Duration;
-
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use proptest::sample::select;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::heard::{Asked, connection, driven, heard};
 use super::*;
-use crate::body::Upload;
+use crate::pool::CellBody;
 use crate::pool::alone::Alone;
-use crate::pool::driven::Driven;
-use crate::pool::{CellBody, Sent};
-
-/// Longer than anything here takes that is going to happen: time stands still while something does.
-const NEVER: Duration = Duration::from_secs(60);
-
-fn connection(carried: usize) -> (Plain, DuplexStream) {
-    let (ours, theirs) = duplex(carried);
-    (Plain::new(ours, Counted(Rc::new(Cell::new(1)))), theirs)
-}
-
-async fn driven(carried: usize) -> (Alone, DuplexStream) {
-    let (plain, theirs) = connection(carried);
-    (Alone::Driven(Driven::take_over(plain, None).await.unwrap()), theirs)
-}
-
-/// A request that is asked, and what the library makes of it.
-struct Asked {
-    method: Method,
-    target: Uri,
-    headers: HeaderMap,
-}
-
-impl Asked {
-    fn new(method: Method) -> Self {
-        let headers = [("host", "a.example.com"), ("x-one", "1"), ("x-one", "2")];
-        let fields = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(name, value);
-        }
-        Self { method, target: Uri::from_static("/a?b=c"), headers }
-    }
-
-    fn whole(&self, body: &[Bytes]) -> Whole {
-        let mut message = Pages::default().message(&self.method, &self.target);
-        for (name, value) in &self.headers {
-            message.field(name, value);
-        }
-        message.body(body);
-        Whole { method: self.method.clone(), message }
-    }
-
-    fn library(&self) -> Request<Sent> {
-        let mut request = Request::new(Upload::default().attempt(None));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
-}
-
-/// All that can be told of an answer.
-#[derive(Debug, PartialEq, Eq)]
-struct Heard {
-    status: u16,
-    headers: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
-    end: End,
-    /// Whether another request may follow.
-    usable: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Whole,
-    Broken,
-    Waits,
-}
-
-/// Asks, and reads what is answered to its end. None: there was no head.
-async fn hear(mut alone: Alone, pages: &Pages, asked: &Asked) -> Option<Heard> {
-    let sending = alone.send(pages, Some(asked.whole(&[])), || asked.library());
-    let response = match tokio::time::timeout(NEVER, sending).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(SendError::Broken(_))) | Err(_) => return None,
-        Ok(Err(SendError::NotTaken(error))) => panic!("the request has gone out: {error}"),
-    };
-    let (head, mut body) = response.into_parts();
-    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
-    let (mut heard, mut end) = (Vec::new(), End::Whole);
-    while !http_body::Body::is_end_stream(&body) {
-        let piece = std::future::poll_fn(|cx| alone.poll_body(pages, &mut body, cx));
-        match tokio::time::timeout(NEVER, piece).await {
-            Ok(Some(Ok(frame))) => heard.extend(frame.into_data().unwrap_or_default()),
-            Ok(Some(Err(_))) => end = End::Broken,
-            Ok(None) => break,
-            Err(_) => end = End::Waits,
-        }
-        if end != End::Whole {
-            break;
-        }
-    }
-    // Some turns for whoever has to notice something.
-    for _ in 0..4 {
-        alone.is_usable();
-        tokio::task::yield_now().await;
-    }
-    let usable = end == End::Whole && alone.is_usable();
-    Some(Heard { status: head.status.as_u16(), headers, body: heard, end, usable })
-}
-
-/// Answers with these pieces, once it has been asked, and then closes or waits.
-async fn answer(mut theirs: DuplexStream, pieces: Vec<Vec<u8>>, closes: bool) {
-    let mut asked = Vec::new();
-    while !asked.ends_with(b"\r\n\r\n") {
-        let read = theirs.read_buf(&mut asked).await.unwrap();
-        assert!(read > 0, "the request has not come whole: {:?}", String::from_utf8_lossy(&asked));
-    }
-    for piece in pieces {
-        let _gone = theirs.write_all(&piece).await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    if !closes {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// What is heard over a connection.
-fn heard(plainly: bool, method: &Method, pieces: &[Vec<u8>], carried: usize, closes: bool) -> Option<Heard> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        let (alone, theirs) = if plainly {
-            let (plain, theirs) = connection(carried);
-            (Alone::Plain(plain), theirs)
-        } else {
-            driven(carried).await
-        };
-        let answering = tokio::task::spawn_local(answer(theirs, pieces.to_vec(), closes));
-        let heard = hear(alone, &Pages::default(), &Asked::new(method.clone())).await;
-        answering.abort();
-        heard
-    })
-}
 
 fn read_text(text: &str, method: Method) -> Option<(u16, usize, u64)> {
     let came = Bytes::copy_from_slice(text.as_bytes());
@@ -344,11 +205,11 @@ proptest! {
             text.extend(format!("{field}\r\n").into_bytes());
         }
         text.extend(format!("\r\n{body}").into_bytes());
-        let mut pieces = vec![text];
+        let mut pieces = vec![&text[..]];
         for cut in cuts {
-            let last = pieces.last_mut().unwrap();
-            let rest = last.split_off(cut.min(last.len()));
-            pieces.push(rest);
+            let last = pieces.pop().unwrap();
+            let (piece, rest) = last.split_at(cut.min(last.len()));
+            pieces.extend([piece, rest]);
         }
         let expected = heard(false, &method, &pieces, carried, closes);
         prop_assert_eq!(heard(true, &method, &pieces, carried, closes), expected);
