@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cell_model::{CellId, MoveId, TenantId};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod adopt;
@@ -64,13 +65,13 @@ pub struct Global {
     #[arg(long, global = true, env = "CELLCTL_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
     /// Who you are: directory with ca.crt, tls.crt and tls.key of role viewer, operator or admin
-    #[arg(long, global = true, env = "CELLCTL_IDENTITY", value_name = "DIR")]
+    #[arg(long, global = true, env = "CELLCTL_IDENTITY", value_name = "DIR", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub identity: Option<PathBuf>,
     /// Call without certificates, for trying things out on one machine
     #[arg(long, global = true)]
     pub insecure_plaintext: bool,
     /// The configuration file [default: ~/.config/cellctl/config.toml]
-    #[arg(long, global = true, env = "CELLCTL_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "CELLCTL_CONFIG", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub config: Option<PathBuf>,
     /// How to print what there is
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]

@@ -45,7 +45,8 @@ pub(crate) fn resolve(global: &Global) -> Result<Target, Failure> {
         ));
     }
     let plaintext = global.insecure_plaintext;
-    let identity = global.identity.clone().or(context.identity).filter(|_| !plaintext);
+    let identity = global.identity.clone().filter(|directory| !directory.as_os_str().is_empty());
+    let identity = identity.or(context.identity).filter(|_| !plaintext);
     let link = Link::open(identity.as_deref(), plaintext || context.insecure_plaintext).map_err(|error| {
         let (code, hint) = (error.code(), error.hint());
         Failure { exit: Exit::Usage, ..Failure::new(code, format!("{:#}", anyhow::Error::from(error)), hint) }
@@ -84,7 +85,8 @@ pub(crate) struct Target {
 }
 
 fn of_context(global: &Global) -> Result<Context, Failure> {
-    let named = global.config.clone();
+    // A variable that is set to nothing is not set.
+    let named = global.config.clone().filter(|file| !file.as_os_str().is_empty());
     let file = named
         .clone()
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config/cellctl/config.toml")));

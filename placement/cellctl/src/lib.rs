@@ -15,6 +15,7 @@ mod dev;
 mod drill;
 mod endpoints;
 mod enroll;
+mod exports;
 mod failure;
 mod follow;
 mod host;

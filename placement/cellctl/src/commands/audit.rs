@@ -10,6 +10,7 @@ use super::{Control, ask, client_options};
 use crate::audit_chain::{Doubt, Trail};
 use crate::cli::{Audit, Global};
 use crate::console;
+use crate::exports;
 use crate::failure::{Exit, Failure};
 use crate::view::AuditView;
 
@@ -172,11 +173,7 @@ async fn export(control: Control, out: Option<PathBuf>, after: u64) -> Result<Ex
     match out {
         None => console::data(&lines),
         Some(out) => {
-            let written = std::fs::write(&out, lines);
-            written.map_err(|error| {
-                let message = format!("cannot write {}: {error}", out.display());
-                Failure::new("EXPORT_UNWRITABLE", message, "choose another --out")
-            })?;
+            exports::keep(&out, &lines)?;
             let next = trail.end.number;
             console::note(&format!(
                 "{} entries up to {next}; `cellctl audit export --after {next}` continues it",

@@ -7,6 +7,7 @@ use cell_trust::TrustedKeys;
 
 use super::{Control, audit};
 use crate::console;
+use crate::exports;
 use crate::failure::{Exit, Failure};
 use crate::proof::{Proof, Summary, Unproven};
 
@@ -20,10 +21,7 @@ pub(super) async fn write(control: Control, id: MoveId, out: Option<PathBuf>) ->
     match out {
         None => console::data(&proof.to_lines()),
         Some(out) => {
-            std::fs::write(&out, proof.to_lines()).map_err(|error| {
-                let message = format!("cannot write {}: {error}", out.display());
-                Failure::new("EXPORT_UNWRITABLE", message, "choose another --out")
-            })?;
+            exports::keep(&out, &proof.to_lines())?;
             console::note(&told(&proof.summary));
             console::note(&format!("`cellctl move verify-proof {} --trusted-keys KEY` checks it", out.display()));
         }

@@ -12,6 +12,7 @@ use super::Control;
 use super::write::is_confirmed;
 use crate::cli::OfQuarantine;
 use crate::console;
+use crate::exports;
 use crate::failure::{Exit, Failure};
 use crate::pages::all;
 use crate::view::{QuarantineView, TenantView};
@@ -171,10 +172,7 @@ fn write(text: &str, out: Option<PathBuf>, changes: u64) -> Result<(), Failure> 
         console::data(text);
         return Ok(());
     };
-    std::fs::write(&out, text).map_err(|error| {
-        let message = format!("cannot write {}: {error}", out.display());
-        Failure::new("EXPORT_UNWRITABLE", message, "choose another --out")
-    })?;
+    exports::keep(&out, text)?;
     console::note(&format!("{changes} changes in {}", out.display()));
     Ok(())
 }

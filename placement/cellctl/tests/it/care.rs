@@ -55,6 +55,8 @@ fn an_export_proves_itself_and_what_was_done_to_it_is_found() {
     assert_eq!(control.run("create tenant acme").code, 1);
     let file = directory.path().join("trail.jsonl");
     done(&control.run(&format!("audit export --out {}", file.display())));
+    let again = control.run(&format!("audit export --out {} --after 1", file.display()));
+    assert!(again.code == 1 && again.err.contains("EXPORT_EXISTS"), "{again:?}");
     done(&control.run("delete tenant globex --yes"));
     let verified = control.run(&format!("audit verify --against {}", file.display()));
     done(&verified);

@@ -38,6 +38,15 @@ fn run(command: &mut Command) -> Said {
 }
 
 #[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cellctl"));
+    command.args(["cluster", "status", "--endpoints", "127.0.0.1:9", "--timeout", "100ms", "--insecure-plaintext"]);
+    let said = command.env("CELLCTL_CONFIG", "").env("CELLCTL_IDENTITY", "").output().unwrap();
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(said.contains("127.0.0.1:9"), "the nodes were asked for: {said}");
+}
+
+#[test]
 fn a_fleet_on_a_port_in_use_says_so() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let said = cellctl(&format!("dev --cells 1 --listen {}", taken.local_addr().unwrap()));
