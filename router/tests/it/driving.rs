@@ -119,3 +119,50 @@ async fn a_cell_that_closes_its_connections_while_they_are_idle_breaks_no_reques
     );
     fleet.stop().await;
 }
+
+/// hyper does not read while a request is under way: what comes meanwhile is read for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_come_before_the_answer_to_another_are_answered_after_it() {
+    let let_go = Arc::new(tokio::sync::Semaphore::new(0));
+    let waiting = Arc::clone(&let_go);
+    let gate = FakeGate::start(move |request, _| {
+        let waiting = Arc::clone(&waiting);
+        async move {
+            let path = request.uri().path().to_owned();
+            waiting.acquire().await.unwrap().forget();
+            let length = request.into_body().collect().await.unwrap().to_bytes().len();
+            crate::gate::text(StatusCode::OK, &format!("{path} {length}."))
+        }
+    })
+    .await;
+    let control = FakeControl::new(1);
+    control.set_cell("a", std::slice::from_ref(&gate.address));
+    control.set_tenant("t-1", "a", 3, |_| {});
+    let fleet = Fleet::start(control, |options| options.threads = 1).await;
+    let mut stream = TcpStream::connect(fleet.address()).await.unwrap();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: t-1.example.com\r\n");
+    let long = format!(
+        "POST /c HTTP/1.1\r\nhost: t-1.example.com\r\ncontent-length: 20000\r\nx: {}\r\n\r\n",
+        "y".repeat(3_000)
+    );
+    stream.write_all(format!("{}\r\n", get("/a")).as_bytes()).await.unwrap();
+    until("the first is under way", || gate.seen().len() == 1).await;
+    // One that is whole, one with a head that is longer than what is read at once, and the beginning of one.
+    stream.write_all(format!("{}\r\n{long}", get("/b")).as_bytes()).await.unwrap();
+    stream.write_all(&[b'z'; 20_000]).await.unwrap();
+    stream.write_all(get("/d").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(gate.seen().len(), 1, "one after the other");
+    let_go.add_permits(3);
+    let mut came = String::new();
+    for wanted in ["/a 0.", "/b 0.", "/c 20000."] {
+        if !came.contains(wanted) {
+            came += &client::read_until(&mut stream, wanted).await;
+        }
+        assert!(came.contains(wanted), "{came}");
+    }
+    stream.write_all(b"\r\n").await.unwrap();
+    let_go.add_permits(1);
+    assert!(client::read_until(&mut stream, "/d 0.").await.contains("/d 0."));
+    fleet.stop().await;
+}
