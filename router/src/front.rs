@@ -14,7 +14,6 @@ use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use cell_client::net::Connection;
@@ -247,8 +246,6 @@ impl Front {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // Whether a client has gone is looked at here: hyper would take 8 KiB to look, for each request.
-            .half_close(true)
             // A head that is coming in is timed by the strict reader, and no head at all by whoever lets the connection rest.
             .header_read_timeout(None)
             .max_header_size(limits.header_bytes_max)
@@ -263,29 +260,8 @@ impl Front {
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(lent), service).with_upgrades());
         loop {
             let aside = Seldom::new(Box::pin(aside(phase, rest_after)));
-            let serving = std::future::poll_fn(|cx| {
-                let ended = connection.as_mut().poll(cx);
-                if ended.is_ready() {
-                    return ended.map(Some);
-                }
-                if conn.activity.idle_since().is_none() {
-                    return match lender.look(|stream| stream.is_gone(cx)) {
-                        Some(true) => Poll::Ready(None),
-                        Some(false) | None => Poll::Pending,
-                    };
-                }
-                if lender.look(StrictStream::take_unheard) == Some(true) {
-                    // What came while hyper did not read woke nobody on its behalf.
-                    cx.waker().wake_by_ref();
-                }
-                Poll::Pending
-            });
-            match future::select(serving, aside).await {
-                Either::Left((Some(ended), _)) => return ended.map(|()| None),
-                Either::Left((None, _)) => {
-                    tracing::debug!(peer = %conn.peer, "a client has left before it was answered");
-                    return Ok(None);
-                }
+            match future::select(connection.as_mut(), aside).await {
+                Either::Left((ended, _)) => return ended.map(|()| None),
                 Either::Right((Aside::Phase(Phase::Serving | Phase::Quiescing | Phase::HandedOver), _)) => {}
                 Either::Right((Aside::Phase(Phase::Closing), _)) => connection.as_mut().graceful_shutdown(),
                 Either::Right((Aside::Phase(Phase::Cut), _)) => return Ok(None),

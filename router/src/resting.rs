@@ -37,11 +37,6 @@ pub(crate) fn lend<S>(stream: S) -> (Lent<S>, Lender<S>) {
 }
 
 impl<S> Lender<S> {
-    /// Looks at the stream, where it was not taken back.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut S) -> T) -> Option<T> {
-        lock(&self.0).stream.as_mut().map(look)
-    }
-
     /// The stream, where everything that was written has gone, and `rests` says that nothing is under way. From then on
     /// whoever has it on loan gets errors.
     pub(crate) fn take_back(&self, rests: impl FnOnce(&S) -> bool) -> Option<S> {

@@ -64,7 +64,6 @@ pub(crate) struct StrictStream<S> {
     /// When the head that is coming in has to be there.
     head_until: Option<Pin<Box<Sleep>>>,
     lingering: Option<Lingering>,
-    unheard: bool,
     said: Arc<Said>,
 }
 
@@ -76,17 +75,7 @@ struct Lingering {
 impl<S> StrictStream<S> {
     pub(crate) fn new(inner: S, limits: StrictLimits, said: Arc<Said>) -> Self {
         let state = State::Head(HeadScanner::default());
-        Self {
-            inner,
-            limits,
-            state,
-            held: Vec::new(),
-            cleared: 0,
-            head_until: None,
-            lingering: None,
-            unheard: false,
-            said,
-        }
+        Self { inner, limits, state, held: Vec::new(), cleared: 0, head_until: None, lingering: None, said }
     }
 
     /// Whether nothing of a message is here: all that came was passed on, and the next byte begins a head.
@@ -223,27 +212,6 @@ impl<S: AsyncRead + Unpin> StrictStream<S> {
             Poll::Ready(Ok(!into.filled().is_empty()))
         })
         .await
-    }
-
-    /// Whether the client has gone, asked while a request of it that has come whole is under way. What else comes is kept for
-    /// whoever reads next, who may not know of it ([`Self::take_unheard`]).
-    pub(crate) fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
-        let may_look = self.held.is_empty() && matches!(self.state, State::Head(_) | State::Deciding);
-        if !may_look || self.lingering.is_some() {
-            return false;
-        }
-        let mut piece = [0; FIRST_BYTES_MAX];
-        let mut into = ReadBuf::new(&mut piece);
-        let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, &mut into) else { return false };
-        self.held.extend_from_slice(into.filled());
-        self.scan_held();
-        self.unheard = true;
-        read.is_err() || into.filled().is_empty()
-    }
-
-    /// Whether something has come since the last time that only [`Self::is_gone`] knows of.
-    pub(crate) fn take_unheard(&mut self) -> bool {
-        std::mem::take(&mut self.unheard)
     }
 
     /// Whether the time for the head that is coming in is over.

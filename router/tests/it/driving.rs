@@ -120,7 +120,7 @@ async fn a_cell_that_closes_its_connections_while_they_are_idle_breaks_no_reques
     fleet.stop().await;
 }
 
-/// hyper does not read while a request is under way: what comes meanwhile is read for it.
+/// What comes while a request is under way waits, whoever reads it, and is lost to nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_come_before_the_answer_to_another_are_answered_after_it() {
     let let_go = Arc::new(tokio::sync::Semaphore::new(0));
