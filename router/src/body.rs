@@ -59,7 +59,7 @@ const SMALL_BYTES: u64 = 8 << 10;
 
 /// How long, and how much of it, a body is taken after its answer has gone.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: u64 = 1 << 20;
+const LINGER_BYTES_MAX: u64 = 16 << 20;
 
 /// Until it is dropped with the answer, the answer has not gone.
 pub(crate) struct Lingering(#[expect(dead_code, reason = "its end is heard")] oneshot::Sender<()>);
