@@ -148,6 +148,39 @@ async fn curl_gets_the_same_answer_over_every_version() {
     fleet.stop().await;
 }
 
+/// curl 7.88 takes a reset behind an answer for the answer, while it sends.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs curl: make test-clients"]
+async fn curl_hears_that_its_upload_is_too_large_while_it_sends() {
+    let (_gate, fleet) = before_an_echo().await;
+    let url = format!("http://{}/", fleet.address());
+    let body = tempfile::NamedTempFile::new().unwrap();
+    body.as_file().set_len(1 << 30).unwrap();
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let (url, file) = (url.clone(), body.path().display().to_string());
+        let output = blocking(move || {
+            let mut curl = Command::new("curl");
+            curl.args([
+                "-sS",
+                "-m",
+                "20",
+                "-H",
+                "Host: t-1.example.com",
+                "-w",
+                "%{http_code}",
+                version,
+                "-T",
+                &file,
+            ]);
+            curl.arg(url).output().unwrap()
+        })
+        .await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("BODY_TOO_LARGE") && text.ends_with("413"), "{version}: {text} {output:?}");
+    }
+    fleet.stop().await;
+}
+
 /// A router before an application that answers at once.
 async fn before_an_echo() -> (FakeGate, Fleet) {
     let gate = FakeGate::echo("a").await;
