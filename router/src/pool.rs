@@ -241,7 +241,7 @@ impl Pool {
                 }
             }
         });
-        opened.await.map_err(|_| ConnectError::Timeout)?.map(Alone::Plain)
+        opened.await.map_err(|_| ConnectError::Timeout)?.map(|plain| Alone::Plain(Box::new(plain)))
     }
 
     async fn open_shared(self: &Rc<Self>, address: &Arc<str>, until: Instant) -> Result<Rc<Shared>, ConnectError> {

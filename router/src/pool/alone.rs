@@ -12,10 +12,10 @@ use super::plain::{Message, Pages, Plain, Said, Whole};
 use super::{CellBody, CellError, SendError, Sent};
 use crate::tls::GateTls;
 
-/// An HTTP/1.1 connection.
+/// An HTTP/1.1 connection. Boxed once, because it is handed from stage to stage with each answer.
 pub(super) enum Alone {
-    Plain(Plain),
-    Driven(Driven),
+    Plain(Box<Plain>),
+    Driven(Box<Driven>),
     /// It could not be given to the library.
     Over,
 }
@@ -75,8 +75,8 @@ impl Alone {
         if let Self::Plain(_) = self
             && let Self::Plain(plain) = std::mem::replace(self, Self::Over)
         {
-            let driven = Driven::take_over(plain, answer).await;
-            *self = Self::Driven(driven.map_err(|error| SendError::Broken(CellError::Library(error)))?);
+            let driven = Driven::take_over(*plain, answer).await;
+            *self = Self::Driven(Box::new(driven.map_err(|error| SendError::Broken(CellError::Library(error)))?));
         }
         let Self::Driven(driven) = self else { return Err(SendError::NotTaken(CellError::Closed)) };
         Ok(driven.send(request).await?.map(CellBody::Library))

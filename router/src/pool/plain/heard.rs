@@ -32,7 +32,7 @@ pub(super) fn connection(carried: usize) -> (Plain, DuplexStream) {
 pub(super) async fn driven(carried: usize) -> (Alone, DuplexStream) {
     let (plain, theirs) = connection(carried);
     let driven = Driven::take_over(plain, None).await;
-    (Alone::Driven(driven.expect("there is nothing that can fail yet")), theirs)
+    (Alone::Driven(Box::new(driven.expect("there is nothing that can fail yet"))), theirs)
 }
 
 /// A request.
@@ -147,7 +147,7 @@ pub(crate) fn heard(plainly: bool, method: &Method, pieces: &[&[u8]], carried: u
     let (asked, heard) = (Asked::new(method.clone()), RefCell::default());
     let (alone, theirs) = if plainly {
         let (plain, theirs) = connection(carried);
-        (Alone::Plain(plain), theirs)
+        (Alone::Plain(Box::new(plain)), theirs)
     } else {
         driven(carried).now_or_never().expect("nothing is waited for")
     };

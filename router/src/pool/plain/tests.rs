@@ -66,7 +66,7 @@ fn a_request_stands_as_the_library_writes_it() {
         for plainly in [true, false] {
             let (mut alone, mut theirs) = if plainly {
                 let (plain, theirs) = connection(1_024);
-                (Alone::Plain(plain), theirs)
+                (Alone::Plain(Box::new(plain)), theirs)
             } else {
                 driven(1_024).await
             };
@@ -136,7 +136,7 @@ async fn a_request_is_not_taken_by_a_connection_on_which_something_has_come_befo
 async fn more_than_was_announced_spoils_the_connection_and_not_the_answer() {
     let two = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad";
     let (plain, mut theirs) = connection(1_024);
-    let (mut alone, pages, asked) = (Alone::Plain(plain), Pages::default(), Asked::new(Method::GET));
+    let (mut alone, pages, asked) = (Alone::Plain(Box::new(plain)), Pages::default(), Asked::new(Method::GET));
     let cell = async {
         theirs.read_buf(&mut Vec::new()).await.unwrap();
         theirs.write_all(two).await.unwrap();
