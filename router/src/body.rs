@@ -75,6 +75,8 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Upload<B> {
         tokio::task::spawn_local(async move {
             // An error says the same: it is dropped.
             let _gone = gone.await;
+            // A cell may read on after it has answered.
+            self.unsent().await;
             let _over = tokio::time::timeout(LINGER, self.drain(LINGER_BYTES_MAX)).await;
         });
         Some(Lingering(going))
@@ -135,6 +137,9 @@ struct Shared<B> {
     awaited: Duration,
     /// Who sends it, while the client is awaited.
     sender: Option<Waker>,
+    /// Attempts that may still take of it, and who waits until there is none.
+    attempts: usize,
+    last_gone: Option<Waker>,
     /// Whose bytes they are.
     metered: Option<Arc<Active>>,
 }
@@ -161,6 +166,8 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
             awaited_since: None,
             awaited: Duration::ZERO,
             sender: None,
+            attempts: 0,
+            last_gone: None,
             metered: None,
         }))))
     }
@@ -215,16 +222,39 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         self.say(whole, Some(Vec::new()))
     }
 
-    /// Throws away what still comes of it, until it ends or has been so much. Nobody else gets any more of it.
+    /// Done once nobody sends it any more.
+    async fn unsent(&self) {
+        let Some(shared) = &self.0 else { return };
+        std::future::poll_fn(|cx| {
+            let mut shared = shared.borrow_mut();
+            if shared.attempts == 0 {
+                return Poll::Ready(());
+            }
+            shared.last_gone = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Throws away what still comes of it, until it ends or has been so much. Nobody else may take of it any more.
     async fn drain(&self, bytes_max: u64) {
         let Some(shared) = &self.0 else { return };
         let mut drained = 0;
         std::future::poll_fn(|cx| {
             let mut shared = shared.borrow_mut();
-            while !shared.ended && drained < bytes_max {
-                match ready!(Pin::new(&mut shared.body).poll_frame(cx)) {
-                    Some(Ok(frame)) => drained += frame.data_ref().map_or(0, |data| data.len() as u64),
-                    Some(Err(_)) | None => shared.ended = true,
+            (shared.kept, shared.forgotten) = (Vec::new(), true);
+            while !shared.ended && shared.fault != Some(UploadFault::Broken) && drained < bytes_max {
+                let Some(frame) = ready!(Pin::new(&mut shared.body).poll_frame(cx)) else {
+                    shared.ended = true;
+                    break;
+                };
+                match frame {
+                    Ok(frame) => {
+                        let bytes = frame.data_ref().map_or(0, Bytes::len);
+                        drained += bytes as u64;
+                        shared.count(bytes);
+                    }
+                    Err(_) => shared.fault = Some(UploadFault::Broken),
                 }
                 shared.ended |= shared.body.is_end_stream();
             }
@@ -238,6 +268,7 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         UploadBody(self.0.as_ref().map(|upload| {
             let mut shared = upload.borrow_mut();
             shared.attempt += 1;
+            shared.attempts += 1;
             let attempt = shared.attempt;
             Sending { shared: Rc::clone(upload), attempt, sent: 0, trailers_sent: false, wanted }
         }))
@@ -381,7 +412,26 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     }
 }
 
+impl<B> Drop for Sending<B> {
+    fn drop(&mut self) {
+        let mut shared = self.shared.borrow_mut();
+        shared.attempts -= 1;
+        if shared.attempts == 0
+            && let Some(waiting) = shared.last_gone.take()
+        {
+            waiting.wake();
+        }
+    }
+}
+
 impl<B> Shared<B> {
+    fn count(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+        if let Some(active) = &self.metered {
+            active.used.received(bytes);
+        }
+    }
+
     /// Counts and keeps what has come.
     fn take(
         &mut self,
@@ -403,10 +453,7 @@ impl<B> Shared<B> {
             }
         };
         if let Some(data) = frame.data_ref() {
-            self.received += data.len() as u64;
-            if let Some(active) = &self.metered {
-                active.used.received(data.len());
-            }
+            self.count(data.len());
             if self.received > self.limits.body_bytes_max {
                 self.fault = Some(UploadFault::TooLarge);
                 return Some(Err(UploadFault::TooLarge));

@@ -6,9 +6,18 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
-/// Writes a file that was not there.
+/// Writes a file that was not there, whole or not at all; or into what is no file, as a pipe.
 pub(crate) fn keep(out: &Path, text: &str) -> Result<(), Failure> {
-    let written = File::create_new(out).and_then(|mut file| file.write_all(text.as_bytes()));
+    let is_none = std::fs::metadata(out).is_ok_and(|found| !found.is_file());
+    let opened = if is_none { File::options().write(true).open(out) } else { File::create_new(out) };
+    let written = opened.and_then(|mut file| {
+        file.write_all(text.as_bytes()).inspect_err(|_| {
+            if !is_none {
+                // What is there is not worth keeping, and would be in the way of another try.
+                let _gone = std::fs::remove_file(out);
+            }
+        })
+    });
     written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
             let message =

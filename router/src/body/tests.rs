@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
+use futures::FutureExt as _;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 
@@ -46,6 +47,20 @@ async fn another_attempt_sends_what_was_kept_and_then_the_rest() {
     assert_eq!(first.frame().await.unwrap().unwrap_err(), UploadFault::Superseded);
     assert_eq!(all_of(second).await.unwrap(), content(&sizes));
     assert_eq!(all_of(upload.attempt(None)).await.unwrap(), content(&sizes));
+}
+
+#[tokio::test]
+async fn a_body_is_thrown_away_only_once_nobody_sends_it() {
+    let upload = upload(&[10, 20, 30, 40], 1_000, 100);
+    let mut sending = upload.attempt(None);
+    sending.frame().await.unwrap().unwrap();
+    assert!(upload.unsent().now_or_never().is_none(), "a cell may read on after it has answered");
+    drop(sending);
+    upload.unsent().await;
+    upload.drain(30).await;
+    assert!(upload.received() == 60 && !upload.is_complete(), "so much of it, counted");
+    upload.drain(1_000).await;
+    assert!(upload.received() == 100 && upload.is_complete() && upload.fault().is_none());
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ impl Alone {
         answer: Option<Bytes>,
         request: Request<Sent>,
     ) -> Result<Response<CellBody>, SendError> {
+        let has_gone = answer.is_some();
         if let Self::Plain(_) = self
             && let Self::Plain(plain) = std::mem::replace(self, Self::Over)
         {
@@ -79,7 +80,14 @@ impl Alone {
             *self = Self::Driven(Box::new(driven.map_err(|error| SendError::Broken(CellError::Library(error)))?));
         }
         let Self::Driven(driven) = self else { return Err(SendError::NotTaken(CellError::Closed)) };
-        Ok(driven.send(request).await?.map(CellBody::Library))
+        match driven.send(request).await {
+            Ok(response) => Ok(response.map(CellBody::Library)),
+            Err(error) => Err(match SendError::from(error) {
+                // Whatever the library says: it was written before.
+                SendError::NotTaken(error) if has_gone => SendError::Broken(error),
+                other => other,
+            }),
+        }
     }
 
     /// The next piece of the answer's body.

@@ -10,7 +10,7 @@ mod heard;
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -41,15 +41,16 @@ pub(super) type Carrier = Hearing<Box<dyn Socket>>;
 #[derive(Default)]
 pub(super) struct Pages {
     out: RefCell<Vec<u8>>,
-    /// Empty, with room behind it; what was read is split off.
+    /// Empty, with room behind it; what was read is copied, or split off.
     page: RefCell<BytesMut>,
 }
 
-/// Room that is made for answers at once, and below which no answer is begun.
+/// Room into which an answer is read, at the least where there is so much of it.
 const PAGE_BYTES: usize = 16 << 10;
-const PAGE_REST_MIN: usize = 4 << 10;
 /// The size of the pieces of a long answer, at the most.
 const PIECE_BYTES_MAX: u64 = 64 << 10;
+/// Up to here what was read is copied: a client that is slow to take it must not keep a page.
+const COPIED_MAX: usize = 4 << 10;
 /// What is kept to write requests in.
 const OUT_BYTES_MAX: usize = 64 << 10;
 
@@ -67,29 +68,24 @@ impl Pages {
         }
     }
 
-    /// Reads what has come, into room for so many bytes.
-    fn read(&self, carrier: &mut Carrier, cx: &mut Context<'_>, room: Room) -> Poll<io::Result<Bytes>> {
+    /// Reads what has come, of so many bytes that may.
+    fn read(&self, carrier: &mut Carrier, cx: &mut Context<'_>, bytes: u64) -> Poll<io::Result<Bytes>> {
+        let wanted = usize::try_from(bytes.min(PIECE_BYTES_MAX)).unwrap_or(PAGE_BYTES);
         let mut page = self.page.take();
-        let (least, wanted) = match room {
-            Room::Beginning => (PAGE_REST_MIN, PAGE_BYTES),
-            Room::Piece(bytes) => (bytes, bytes),
-        };
-        if page.capacity() < least {
+        if page.capacity() < wanted.min(PAGE_BYTES) {
             page.reserve(wanted);
         }
         let read = poll_read_buf(Pin::new(carrier), cx, &mut page);
-        let came = page.split().freeze();
+        let came = if page.len() <= COPIED_MAX {
+            let came = Bytes::copy_from_slice(&page);
+            page.clear();
+            came
+        } else {
+            page.split().freeze()
+        };
         self.page.replace(page);
         Poll::Ready(ready!(read).map(|_| came))
     }
-}
-
-/// For what something is read.
-enum Room {
-    /// The beginning of an answer.
-    Beginning,
-    /// So much of one.
-    Piece(usize),
 }
 
 /// A connection with nothing around it.
@@ -157,9 +153,11 @@ impl Plain {
         self.unsent.is_empty() && !self.unflushed
     }
 
-    /// Nothing may come before a request, and not the end either.
+    /// Nothing may come before a request, and not the end either. Looked at however much this task has done already.
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        self.spoilt |= Pin::new(&mut self.carrier).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_ready();
+        let carrier = &mut self.carrier;
+        let look = std::future::poll_fn(|cx| Pin::new(&mut *carrier).poll_read(cx, &mut ReadBuf::new(&mut [0])));
+        self.spoilt |= pin!(tokio::task::unconstrained(look)).poll(cx).is_ready();
         !self.spoilt
     }
 
@@ -168,18 +166,21 @@ impl Plain {
         let Whole { method, message } = request;
         let mut message = Some(message);
         std::future::poll_fn(|cx| {
-            if let Some(message) = message.take() {
+            if let Some(ready) = message.take() {
                 // What was closed while it was idle is found here, before anything of the request has gone.
                 if !self.is_silent(cx) {
                     return Poll::Ready(Err(SendError::NotTaken(CellError::Closed)));
                 }
-                let written = self.begin(cx, &message.0);
-                pages.clear(message);
+                let Poll::Ready(written) = self.begin(cx, &ready.0) else {
+                    message = Some(ready);
+                    return Poll::Pending;
+                };
+                pages.clear(ready);
                 written.map_err(SendError::broken)?;
             } else if !self.has_sent() {
                 self.go_on(cx).map_err(SendError::broken)?;
             }
-            let came = ready!(pages.read(&mut self.carrier, cx, Room::Beginning)).map_err(SendError::broken)?;
+            let came = ready!(pages.read(&mut self.carrier, cx, PAGE_BYTES as u64)).map_err(SendError::broken)?;
             if came.is_empty() {
                 return Poll::Ready(Err(SendError::Broken(CellError::Closed)));
             }
@@ -206,17 +207,17 @@ impl Plain {
         }
     }
 
-    /// Writes the request, in one piece where it goes out as one.
-    fn begin(&mut self, cx: &mut Context<'_>, message: &[u8]) -> io::Result<()> {
-        self.unflushed = true;
-        let mut written = 0;
+    /// Writes the request, in one piece where it goes out as one. Pending: nothing of it has gone.
+    fn begin(&mut self, cx: &mut Context<'_>, message: &[u8]) -> Poll<io::Result<()>> {
+        let mut written = some_of(ready!(Pin::new(&mut self.carrier).poll_write(cx, message)))?;
         while written < message.len()
             && let Poll::Ready(some) = Pin::new(&mut self.carrier).poll_write(cx, &message[written..])
         {
             written += some_of(some)?;
         }
+        self.unflushed = true;
         self.unsent.extend_from_slice(&message[written..]);
-        self.go_on(cx)
+        Poll::Ready(self.go_on(cx))
     }
 
     /// Writes what is left of it.
@@ -247,8 +248,7 @@ impl Plain {
         }
         let mut piece = std::mem::take(&mut rest.first);
         if piece.is_empty() {
-            let room = usize::try_from(rest.left.min(PIECE_BYTES_MAX)).unwrap_or(usize::MAX);
-            piece = ready!(pages.read(&mut self.carrier, cx, Room::Piece(room))).map_err(CellError::Io)?;
+            piece = ready!(pages.read(&mut self.carrier, cx, rest.left)).map_err(CellError::Io)?;
             if piece.is_empty() {
                 return Poll::Ready(Some(Err(CellError::Short(rest.left))));
             }

@@ -1,5 +1,7 @@
 //! A connection that the library takes over in the middle of an exchange: the request has gone out, and the answer has begun.
-//! The library writes the same request, which goes nowhere, and then reads from the answer's first byte on.
+//! The library writes the same request, which goes nowhere, and then reads from the answer's first byte on. It writes all of it
+//! before it reads, because nothing that it writes waits for anything; and nothing of its next request goes out before what is
+//! left of this one.
 
 use std::io;
 use std::pin::Pin;
@@ -47,6 +49,20 @@ impl<S> Replay<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Replay<S> {
+    /// What has not gone out goes before everything else.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let some = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.unsent))?;
+            if some == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.drain(..some);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.came {
@@ -70,7 +86,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.repeats() { Poll::Ready(Ok(bytes.len())) } else { Pin::new(&mut self.inner).poll_write(cx, bytes) }
+        if self.repeats() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_unsent(cx))?;
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -81,6 +101,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
         if self.repeats() {
             return Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()));
         }
+        ready!(self.poll_unsent(cx))?;
         Pin::new(&mut self.inner).poll_write_vectored(cx, pieces)
     }
 
@@ -90,14 +111,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        while !this.unsent.is_empty() {
-            let some = ready!(Pin::new(&mut this.inner).poll_write(cx, &this.unsent))?;
-            if some == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            this.unsent.drain(..some);
-        }
-        Pin::new(&mut this.inner).poll_flush(cx)
+        let flushed = match this.poll_unsent(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut this.inner).poll_flush(cx),
+            other => other,
+        };
+        // The library must have written the whole request before it reads of the answer: else it would write the rest in earnest.
+        // It flushes whenever it is polled, so that what is left is not forgotten.
+        if flushed.is_pending() && !matches!(this.came, Came::Read) { Poll::Ready(Ok(())) } else { flushed }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

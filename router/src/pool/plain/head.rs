@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 
+use super::COPIED_MAX;
+
 /// Fields of an answer that is read here.
 const FIELDS_MAX: usize = 48;
 /// Room for what is added to an answer on its way.
@@ -74,7 +76,12 @@ pub(crate) fn read(came: &Bytes, method: &Method) -> Option<(Response<()>, usize
         {
             return None;
         }
-        let value = HeaderValue::from_maybe_shared(came.slice_ref(field.value)).ok()?;
+        // A field may be kept for long (the table of HPACK): it must not keep a page.
+        let value = match came.len() {
+            ..=COPIED_MAX => HeaderValue::from_maybe_shared(came.slice_ref(field.value)),
+            _ => HeaderValue::from_maybe_shared(Bytes::copy_from_slice(field.value)),
+        };
+        let value = value.ok()?;
         headers.append(name, value);
     }
     let has_none = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -85,8 +92,9 @@ pub(crate) fn read(came: &Bytes, method: &Method) -> Option<(Response<()>, usize
     Some((head, bytes, length))
 }
 
-/// Digits alone (RFC 9110, 8.6), and no more of them than a length has.
+/// Digits alone (RFC 9110, 8.6), and fewer of them than would not fit.
 fn length_of(value: &[u8]) -> Option<u64> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    const DIGITS_MAX: usize = 19;
+    let digits = (1..=DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }

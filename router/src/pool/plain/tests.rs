@@ -150,6 +150,52 @@ async fn more_than_was_announced_spoils_the_connection_and_not_the_answer() {
     assert!(body.frame().await.is_none());
 }
 
+/// The library takes over in the middle of a request that has not gone out: the rest of it goes before the next one.
+#[tokio::test]
+async fn nothing_overtakes_what_is_left_of_a_request_that_was_answered_early() {
+    let (plain, mut theirs) = connection(30);
+    let (mut alone, pages) = (Alone::Plain(Box::new(plain)), Pages::default());
+    let (first, second) = (Asked::new(Method::GET), Asked::new(Method::PUT));
+    let wanted = [first.whole(&[]).message.0, second.whole(&[]).message.0].concat();
+    let (read_on, told) = tokio::sync::oneshot::channel();
+    let length = wanted.len();
+    let cell = tokio::spawn(async move {
+        let mut came = vec![0; 10];
+        theirs.read_exact(&mut came).await.unwrap();
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").await.unwrap();
+        told.await.unwrap();
+        while came.len() < length {
+            theirs.read_buf(&mut came).await.unwrap();
+        }
+        theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        came
+    });
+    let answer = alone.send(&pages, Some(first.whole(&[])), || first.library()).await.unwrap();
+    let mut body = answer.into_body();
+    while std::future::poll_fn(|cx| alone.poll_body(&pages, &mut body, cx)).await.is_some() {}
+    read_on.send(()).unwrap();
+    let answer = alone.send(&pages, None, || second.library()).await.unwrap();
+    assert_eq!(answer.status(), 204);
+    assert_eq!(String::from_utf8(cell.await.unwrap()).unwrap(), String::from_utf8(wanted).unwrap());
+}
+
+/// A task that has used up what it may do at once still finds out that a connection is closed.
+#[tokio::test]
+async fn a_closed_connection_takes_no_request_from_a_task_that_has_done_much() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ours = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (theirs, _) = listener.accept().await.unwrap();
+    drop(theirs);
+    ours.readable().await.unwrap();
+    let mut plain = Plain::new(ours, Counted(std::rc::Rc::new(std::cell::Cell::new(1))));
+    while tokio::task::coop::has_budget_remaining() {
+        tokio::task::coop::consume_budget().await;
+    }
+    let (pages, asked) = (Pages::default(), Asked::new(Method::POST));
+    let sent = plain.send(&pages, asked.whole(&[])).await;
+    assert!(matches!(sent, Err(SendError::NotTaken(_))));
+}
+
 /// Status lines, fields and bodies of which answers are put together, most of them such as cells send.
 const STATUS: [&str; 9] = [
     "200 OK",
