@@ -80,7 +80,8 @@ static RULES: LazyLock<IdentityRules> = LazyLock::new(|| {
 });
 
 /// Behind the byte that says how it is asked, and the one that says where it is cut.
-const ANSWERS: [&[u8]; 6] = [
+const ANSWERS: [&[u8]; 7] = [
+    b"\0\xffHTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
     b"\0\xffHTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello",
     b"\x01\xffHTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
     b"\0\x20HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n",

@@ -192,6 +192,7 @@ async fn a_closed_connection_takes_no_request_from_a_task_that_has_done_much() {
         tokio::task::coop::consume_budget().await;
     }
     let (pages, asked) = (Pages::default(), Asked::new(Method::POST));
+    assert!(!plain.is_usable(), "by whoever looks first");
     let sent = plain.send(&pages, asked.whole(&[])).await;
     assert!(matches!(sent, Err(SendError::NotTaken(_))));
 }
