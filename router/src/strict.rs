@@ -8,7 +8,6 @@
 mod chunks;
 mod fields;
 mod head;
-mod interim;
 mod rule;
 mod said;
 mod stream;

@@ -186,7 +186,7 @@ async fn start(
     for tenant in TENANTS {
         make_tenant(&client, tenant).await?;
     }
-    serves(layout).await
+    serves(layout, servers).await
 }
 
 /// Who whoever types commands beside the fleet is.
@@ -256,15 +256,21 @@ async fn make_tenant(client: &ControlClient, name: &str) -> Result<()> {
     }
 }
 
-/// Waits until the router is ready.
-async fn serves(layout: &Layout) -> Result<()> {
+/// Waits until the router is ready, or a server has failed.
+async fn serves(layout: &Layout, servers: &mut Servers) -> Result<()> {
     let began = Instant::now();
     let admin = layout.router_admin.to_string();
     loop {
         match fetch(&admin, "/readyz").await {
             Ok(_) => return Ok(()),
             Err(error) if began.elapsed() > READY_WITHIN => bail!("the router is not ready: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => {
+                if let Some(ended) = servers.try_join_next() {
+                    ended??;
+                    bail!("a server has ended before the router was ready");
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 }

@@ -141,6 +141,9 @@ pub struct ZoneCapacity {
     pub shape: Amounts,
     /// What asks for them: the resource and hour.
     pub because: Option<Dim>,
+    /// What is short, and not had by cells of that shape: another shape is needed.
+    #[serde(default)]
+    pub lacking: Option<Dim>,
     /// All of it in a sentence.
     pub sentence: String,
 }

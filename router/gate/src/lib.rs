@@ -17,6 +17,7 @@
 //!   that was let in before it has finished.
 //! * Where the gate is told whom to believe, the router's signed context has to say the same as its stamp.
 //! * A request that asks for another protocol counts as a write for as long as that protocol is spoken ([`Upgrade`]).
+//! * What an application says before its answer (103) goes on to a router that asks over HTTP/1.1 ([`EarlyAnswers`]).
 //! * An application is a part of the gate's program, or a process of its own ([`Relay`]).
 //! * Without a live lease from the agent nothing is let in: a gate that is cut off may have missed a fence.
 
@@ -28,6 +29,7 @@ mod context;
 mod decision;
 mod front;
 mod gate;
+mod interim;
 mod lease;
 mod listener;
 mod newest;
@@ -49,6 +51,7 @@ pub use application::{Application, BoxError, NotExecuted, RequestBody, ResponseB
 pub use decision::Planted;
 pub use decision::{Grant, Otherwise, Role, Verdict, decide};
 pub use gate::{Gate, GateCounts, GateError, GateHandle};
+pub use interim::{EarlyAnswers, Interim};
 pub use newest::{MappingSource, NoMappings, Redirect};
 pub use options::{GateOptions, HttpLimits};
 pub use relay::{NoSuchApplication, Relay};

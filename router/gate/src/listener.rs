@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::application::Application;
 use crate::front::Front;
+use crate::interim::{Interim, Passing};
 use crate::options::HttpLimits;
 use crate::tls::Tls;
 use crate::unread::Left;
@@ -140,7 +141,9 @@ async fn converse<A: Application, S>(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(20));
-    let service = service_fn(move |request| answer(Arc::clone(&front), request));
+    let interim = Arc::<Interim>::default();
+    let stream = Passing::new(stream, Arc::clone(&interim));
+    let service = service_fn(move |request| answer(Arc::clone(&front), Arc::clone(&interim), request));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -157,11 +160,18 @@ async fn converse<A: Application, S>(
 
 async fn answer<A: Application>(
     front: Arc<Front<A>>,
-    request: Request<Incoming>,
+    interim: Arc<Interim>,
+    mut request: Request<Incoming>,
 ) -> Result<http::Response<crate::application::ResponseBody>, Infallible> {
     let is_http1 = request.version() < http::Version::HTTP_2;
     let waits = request.headers().contains_key(EXPECT);
+    if request.version() == http::Version::HTTP_11 {
+        request.extensions_mut().insert(interim.of_request());
+    }
     let served = front.serve(request).await;
+    if is_http1 {
+        interim.answered().await;
+    }
     // Who waits to be asked for a body, and was not, sends none.
     if let Some(Left { body, .. }) = served.unread.filter(|left| is_http1 && (left.begun || !waits)) {
         tokio::spawn(linger(body));

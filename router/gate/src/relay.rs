@@ -5,8 +5,8 @@
 //! gate ◄── its own answer ────────────────────────────────────── application
 //! gate ◄── cell-not-executed: 1, cell-code: FENCED ───────────── its data layer has refused: the gate answers instead
 //! ```
-//! HTTP/1.1, and HTTP/2 with prior knowledge for gRPC. Bodies stream in both directions, with their trailers; interim answers end
-//! here. A write counts as running until the head of its answer is there, so it has to be committed by then. A request has its place
+//! HTTP/1.1, and HTTP/2 with prior knowledge for gRPC. Bodies stream in both directions, with their trailers; interim answers
+//! go before the answer. A write counts as running until the head of its answer is there, so it has to be committed by then. A request has its place
 //! ([`room`]) until the last byte of its answer, and one that becomes a tunnel until that ends.
 
 mod room;
@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use self::room::{NoRoom, Place, Room};
 use crate::answer;
 use crate::application::{Application, NotExecuted, RequestBody, ResponseBody, full};
+use crate::interim::EarlyAnswers;
 use crate::stamp::RequestStamp;
 use crate::tunnel::Upgrade;
 use crate::wire;
@@ -180,7 +181,14 @@ impl Application for Relay {
         let is_write = wire::is_write(&parts.method) || upgrade.is_some();
         let is_grpc = upgrade.is_none() && wire::is_grpc(&parts.headers);
         let client = if is_grpc { &self.http2 } else { &self.http1 };
-        let answered = client.request(self.addressed(parts, body, upgrade.is_some(), is_grpc)).await;
+        let early = parts.extensions.remove::<EarlyAnswers>().filter(|_| upgrade.is_none());
+        let mut request = self.addressed(parts, body, upgrade.is_some(), is_grpc);
+        if let Some(early) = early {
+            hyper::ext::on_informational(&mut request, move |said| {
+                early.send(said.status(), said.headers().clone());
+            });
+        }
+        let answered = client.request(request).await;
         match answered {
             Ok(response) => {
                 if self.is_down.swap(false, Ordering::Relaxed) {
@@ -219,7 +227,7 @@ fn client(is_http2: bool) -> Client<HttpConnector, RequestBody> {
 }
 
 /// Takes out what belongs to one connection (RFC 9110, 7.6.1). Whose the request is does not, whatever `Connection` says.
-fn strip(headers: &mut HeaderMap, upgrades: bool) {
+pub(crate) fn strip(headers: &mut HeaderMap, upgrades: bool) {
     if headers.contains_key(TRANSFER_ENCODING) {
         // It was read by the other (RFC 9112, 6.3), and would say something else of the body than is sent.
         headers.remove(CONTENT_LENGTH);

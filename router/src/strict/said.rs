@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 
+use cell_gate::Interim;
 use futures::task::AtomicWaker;
 
-use super::interim::Interim;
 use super::rule::Rule;
 
 /// What follows a request that asked for an upgrade.

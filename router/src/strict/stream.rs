@@ -307,16 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // Nothing that hyper has written is left: whatever comes before its next answer goes now.
-        while this.said.interim.waits(cx)
-            && let Some(text) = this.said.interim.next()
-        {
-            let sent = ready!(Pin::new(&mut this.inner).poll_write(cx, &text))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            this.said.interim.sent(sent);
-        }
+        ready!(this.said.interim.poll_pass(&mut this.inner, cx))?;
         Pin::new(&mut this.inner).poll_flush(cx)
     }
 

@@ -181,7 +181,11 @@ pub(super) fn zone_row(zone: &ZoneCapacity) -> Vec<String> {
         tightest.map_or_else(|| "-".into(), |of| percent(of.share_at_horizon)),
         days(zone.cell_breach.as_ref().map(|breach| breach.days)),
         days(zone.zone_breach.as_ref().map(|breach| breach.days)),
-        if zone.cells_to_add == 0 { "none".into() } else { plural(zone.cells_to_add as usize, "cell") },
+        match (zone.cells_to_add, &zone.lacking) {
+            (0, Some(_)) => "of another shape".into(),
+            (0, None) => "none".into(),
+            (count, _) => plural(count as usize, "cell"),
+        },
     ]
 }
 

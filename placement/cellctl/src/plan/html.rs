@@ -407,7 +407,8 @@ pub(super) fn ring(preview: &Preview) -> String {
 /// How long there is room.
 pub(super) fn capacity(report: &CapacityReport, origin: &str) -> String {
     let to_add: u32 = report.zones.iter().map(|zone| zone.cells_to_add).sum();
-    let badge = if to_add == 0 { ("there is room", "good") } else { ("cells are missing", "warn") };
+    let lacks = report.zones.iter().any(|zone| zone.lacking.is_some());
+    let badge = if to_add == 0 && !lacks { ("there is room", "good") } else { ("cells are missing", "warn") };
     let days = plural(report.request.horizon_days as usize, "day");
     let under = format!("{origin} at revision {}, {days} ahead.", report.parent);
     let mut page = Page::new("Capacity", badge, &under);

@@ -1,6 +1,7 @@
 //! Looks at a fleet on days ahead, zone by zone.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use cell_model::CellState;
 
@@ -37,6 +38,15 @@ fn grown(fleet: &Fleet, growth: &Growth, days: u32) -> Fleet {
         profile.mean.iter_mut().chain(&mut profile.deviation).for_each(|value| *value *= factor);
     });
     later
+}
+
+/// Cells to add.
+struct Missing {
+    cells: u32,
+    /// The dimension that asks for them.
+    because: Option<usize>,
+    /// One that is short, and of which they have nothing.
+    lacking: Option<usize>,
 }
 
 /// How one zone stands on one day.
@@ -166,7 +176,7 @@ impl<'a> Ahead<'a> {
                 share_at_horizon: rounded(later.share(dim)),
             }
         };
-        let (cells_to_add, shape, because) = self.missing(zone, &later, request);
+        let (shape, Missing { cells: cells_to_add, because, lacking }) = self.missing(zone, &later, request);
         let layout_cells = &self.zones.all[zone];
         let mut told = ZoneCapacity {
             zone: layout_cells.name.clone(),
@@ -180,6 +190,7 @@ impl<'a> Ahead<'a> {
             cells_to_add,
             shape,
             because: because.map(Dim::at),
+            lacking: lacking.map(Dim::at),
             sentence: String::new(),
         };
         told.sentence = sentence(&told, request);
@@ -195,8 +206,8 @@ impl<'a> Ahead<'a> {
         homes.filter(|&cell| self.zones.of(cell) == zone).count()
     }
 
-    /// Cells to add at the horizon, their shape, and the dimension that asks for them.
-    fn missing(&self, zone: usize, later: &Standing, request: &CapacityRequest) -> (u32, Amounts, Option<usize>) {
+    /// Cells to add at the horizon, and their shape.
+    fn missing(&self, zone: usize, later: &Standing, request: &CapacityRequest) -> (Amounts, Missing) {
         let cells = &self.zones.all[zone].cells;
         let largest = cells.iter().copied().max_by(|&a, &b| {
             let cpu = |cell: CellIx| self.fleet.capacity(cell).cpu;
@@ -207,6 +218,8 @@ impl<'a> Ahead<'a> {
         let usable = 1.0 - self.fleet.reserve(like);
         let lost = self.largest_loss(cells, request.survive);
         let (mut most, mut largest) = ((0u32, None), 0.0);
+        // More than what rounding leaves.
+        let (mut lacking, mut least) = (None, 1e-6);
         for dim in 0..DIMS {
             let each = shape.of(Dim::at(dim).resource) * SCALE * usable;
             // Above the high water a cell is hot: the zone is to stay below it with the largest part lost.
@@ -216,13 +229,15 @@ impl<'a> Ahead<'a> {
                 if whole_cells(cells) > 0 && cells > largest {
                     (most, largest) = ((whole_cells(cells), Some(dim)), cells);
                 }
+            } else if wanted > least {
+                (lacking, least) = (Some(dim), wanted);
             }
         }
         let (count, because) = cells_for(self.fleet, self.policy, &self.stranded[zone], shape, usable);
         if count > most.0 {
             most = (count, because);
         }
-        (most.0, shape, most.1)
+        (shape, Missing { cells: most.0, because: most.1, lacking })
     }
 
     /// By dimension: what the largest part that may be lost offers.
@@ -275,7 +290,8 @@ fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
         Some(Breach { days, peak, .. }) => format!("all of them together do {} ({})", when(*days), peak.at),
     };
     let cells = |count| if count == 1 { "1 cell".to_owned() } else { format!("{count} cells") };
-    let third = match (of.cells_to_add, of.because, request.survive) {
+    let mut third = match (of.cells_to_add, of.because, request.survive) {
+        (0, ..) | (_, None, _) if of.lacking.is_some() => "cells of this shape do not help".to_owned(),
         (0, ..) | (_, None, _) => "no cell is to be added".to_owned(),
         (count, Some(dim), Survive::Nothing) => format!("add {} for {dim}", cells(count)),
         (count, Some(dim), Survive::Cell) => format!("add {} for {dim}, with the largest cell lost", cells(count)),
@@ -283,6 +299,9 @@ fn sentence(of: &ZoneCapacity, request: &CapacityRequest) -> String {
             format!("add {} for {dim}, with the largest failure domain lost", cells(count))
         }
     };
+    if let Some(dim) = of.lacking {
+        let _written = write!(third, ": {dim} is short, and they have none");
+    }
     let fourth = match (of.waiting, of.stranded) {
         (0, _) => String::new(),
         (1, 0) => "; 1 tenant waits for a cell, and some admit it".to_owned(),

@@ -2,8 +2,8 @@
 
 use cell_model::{CellId, Tier};
 use cell_planner::{
-    CapacityError, CapacityReport, CapacityRequest, CellKind, Fleet, Growth, GrowthRule, Loss, Policy, RefusalCode,
-    Survive, capacity,
+    Amounts, CapacityError, CapacityReport, CapacityRequest, CellKind, Fleet, Growth, GrowthRule, Loss, Policy,
+    RefusalCode, Survive, capacity,
 };
 use proptest::prelude::*;
 
@@ -61,6 +61,17 @@ fn with_the_cells_that_are_asked_for_the_high_water_holds() {
     let cells = (1..=count + 1).map(|index| cell(&format!("c-{index}"), 100.0)).collect();
     let enough = fleet(cells, tenants);
     assert_eq!(ask(&enough, &request).zones[0].cells_to_add, 0);
+}
+
+#[test]
+fn cells_that_have_nothing_of_what_is_short_are_not_asked_for() {
+    let shape = Amounts { cpu: 0.0, connections: 1_000.0, storage: 10_000.0 };
+    let request = CapacityRequest { horizon_days: 30, shape: Some(shape), ..growing(1.0) };
+    let zone = &ask(&two_cells_of_sixty(), &request).zones[0];
+    assert_eq!((zone.cells_to_add, zone.lacking.map(|dim| dim.to_string())), (0, Some("cpu at 00:00".to_owned())));
+    let told = "cells of this shape do not help: cpu at 00:00 is short, and they have none";
+    assert!(zone.sentence.contains(told), "{}", zone.sentence);
+    assert_eq!(ask(&two_cells_of_sixty(), &growing(0.0)).zones[0].lacking, None);
 }
 
 #[test]

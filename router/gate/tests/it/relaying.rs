@@ -192,6 +192,42 @@ async fn a_request_goes_on_to_the_application_and_its_answer_comes_back() {
 }
 
 #[tokio::test]
+async fn what_the_application_says_before_its_answer_comes_before_it() {
+    const HINT: &[u8] =
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\ncell-made-up: 1\r\nkeep-alive: timeout=5\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let application = listener.local_addr().unwrap();
+    let (go_on, goes_on) = tokio::sync::oneshot::channel::<()>();
+    let app = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1_024];
+        assert!(stream.read(&mut head).await.unwrap() > 0);
+        stream.write_all(HINT).await.unwrap();
+        goes_on.await.unwrap();
+        stream.write_all(HINT).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+        stream
+    });
+    let cell = Relayed::to(application).await;
+    let (heard, mut hints) = tokio::sync::mpsc::unbounded_channel();
+    let mut request = stamped(Method::POST, "/page", "t", 1, "");
+    hyper::ext::on_informational(&mut request, move |said| {
+        heard.send((said.status(), said.headers().clone())).unwrap();
+    });
+    let address = cell.gate.address();
+    let answered = tokio::spawn(async move { send(address, request).await });
+    let (status, hint) = hints.recv().await.unwrap();
+    assert_eq!((status, &hint["link"], hint.len()), (StatusCode::EARLY_HINTS, &"</a.css>".parse().unwrap(), 1));
+    go_on.send(()).unwrap();
+    let answered = answered.await.unwrap();
+    assert_eq!(answered.status(), StatusCode::OK);
+    assert_eq!(text(answered).await, "done");
+    assert_eq!(hints.recv().await.unwrap().0, StatusCode::EARLY_HINTS);
+    app.await.unwrap();
+    cell.end().await;
+}
+
+#[tokio::test]
 async fn what_the_data_layer_behind_it_has_refused_the_gate_answers() {
     let app = App::at("127.0.0.1:0").await;
     let cell = Relayed::to(app.address).await;
