@@ -2,7 +2,7 @@
 
 use cell_model::{CellId, Tier};
 use cell_planner::{
-    Amounts, CapacityError, CapacityReport, CapacityRequest, CellKind, Fleet, Growth, GrowthRule, Loss, Policy,
+    CapacityError, CapacityReport, CapacityRequest, CellKind, Fleet, Growth, GrowthRule, Hourly, Loss, Policy,
     RefusalCode, Survive, capacity,
 };
 use proptest::prelude::*;
@@ -65,12 +65,15 @@ fn with_the_cells_that_are_asked_for_the_high_water_holds() {
 
 #[test]
 fn cells_that_have_nothing_of_what_is_short_are_not_asked_for() {
-    let shape = Amounts { cpu: 0.0, connections: 1_000.0, storage: 10_000.0 };
-    let request = CapacityRequest { horizon_days: 30, shape: Some(shape), ..growing(1.0) };
-    let zone = &ask(&two_cells_of_sixty(), &request).zones[0];
-    assert_eq!((zone.cells_to_add, zone.lacking.map(|dim| dim.to_string())), (0, Some("cpu at 00:00".to_owned())));
-    let told = "cells of this shape do not help: cpu at 00:00 is short, and they have none";
-    assert!(zone.sentence.contains(told), "{}", zone.sentence);
+    let mut cells = vec![cell("c-1", 100.0), cell("c-2", 50.0)];
+    // A cell to add is like the largest, and that one takes no connections.
+    (cells[0].capacity.connections, cells[1].capacity.connections) = (0.0, 10.0);
+    let mut wants = on("c-2", tenant("a", 1.0));
+    wants.demand.connections.mean = Hourly::Flat(60.0);
+    let zone = &ask(&fleet(cells, vec![wants]), &growing(0.0)).zones[0];
+    assert_eq!(zone.lacking.map(|dim| dim.to_string()), Some("connections at 00:00".to_owned()));
+    let told = "cells of this shape do not help: connections at 00:00 is short, and they have none";
+    assert!(zone.cells_to_add == 0 && zone.sentence.contains(told), "{}", zone.sentence);
     assert_eq!(ask(&two_cells_of_sixty(), &growing(0.0)).zones[0].lacking, None);
 }
 
