@@ -73,8 +73,10 @@ async fn host(said: &Dev, shutdown: CancellationToken) -> Result<()> {
     let layout = layout(said, &directory)?;
     let mut servers = JoinSet::new();
     let started = tokio::select! {
-        started = start(&layout, &directory, &shutdown, &mut servers) => started,
+        // Who is told to end has not failed because of it.
+        biased;
         () = shutdown.cancelled() => Ok(()),
+        started = start(&layout, &directory, &shutdown, &mut servers) => started,
     };
     if started.is_ok() && !shutdown.is_cancelled() {
         welcome(&layout, said, &directory);

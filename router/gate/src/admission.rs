@@ -85,6 +85,26 @@ impl Admission {
     }
 }
 
+/// What a request was let in under.
+#[derive(Clone)]
+pub(crate) struct Standing {
+    gatekeeper: Arc<Gatekeeper>,
+    slot: Arc<Slot>,
+    version: u64,
+}
+
+impl Standing {
+    pub(crate) fn of(gatekeeper: &Arc<Gatekeeper>, admission: &Admission) -> Self {
+        let (gatekeeper, slot) = (Arc::clone(gatekeeper), Arc::clone(&admission.slot));
+        Self { gatekeeper, slot, version: admission.version }
+    }
+
+    /// Whether nothing has changed since.
+    pub(crate) fn holds(&self) -> bool {
+        self.gatekeeper.stands(&self.slot, self.version)
+    }
+}
+
 /// How often what has happened, since the start of the gate.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -206,7 +226,7 @@ impl Gatekeeper {
     /// # Errors
     /// The code under which it would be refused now.
     pub(crate) fn confirm_read(&self, stamp: &RequestStamp, admission: &Admission) -> Result<(), Code> {
-        if self.lease.is_live() && admission.slot.is_at(admission.version) {
+        if self.stands(&admission.slot, admission.version) {
             return Ok(());
         }
         let verdict = match admission.slot.look(|grant| (self.judge(grant, stamp, false), false)) {
@@ -220,6 +240,10 @@ impl Gatekeeper {
             Verdict::Redirect(_) => Err(Code::Stale),
             Verdict::AskNewest(Otherwise::Wait(code) | Otherwise::Refuse(code)) => Err(code),
         }
+    }
+
+    fn stands(&self, slot: &Slot, version: u64) -> bool {
+        self.lease.is_live() && slot.is_at(version)
     }
 
     /// Done once a write under this stamp would not be let in any more.

@@ -14,10 +14,11 @@ use http_body::Body;
 use http_body_util::{BodyExt as _, Limited};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Gatekeeper, Refusal};
+use crate::admission::{Admission, Gatekeeper, Refusal, Standing};
 use crate::answer;
 use crate::application::{Application, BoxError, NotExecuted, RequestBody, ResponseBody, full};
 use crate::context::Contexts;
+use crate::interim::EarlyAnswers;
 use crate::patience::Patience;
 use crate::stamp::RequestStamp;
 use crate::tunnel;
@@ -62,6 +63,9 @@ impl<A: Application> Front<A> {
             Err(response) => return Served { response: *response, unread: Some(Left { body, begun: false }) },
         };
         let (is_write, is_grpc) = (wire::is_write(&parts.method), wire::is_grpc(&parts.headers));
+        if let Some(early) = parts.extensions.get_mut::<EarlyAnswers>().filter(|_| !is_write) {
+            early.while_it_stands(Standing::of(&self.gatekeeper, &admission));
+        }
         parts.extensions.insert(stamp.clone());
         if let Some(context) = context {
             parts.extensions.insert(context);

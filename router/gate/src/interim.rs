@@ -3,6 +3,7 @@
 //! hyper sends none, so they go past it, straight into the socket. That is sound at one moment alone: when everything that
 //! hyper has written is flushed and the answer that they come before has not begun. The first holds whenever hyper flushes the
 //! stream below it with nothing left of its own; the second because the service gives hyper the answer only once none waits.
+//! What hyper says meanwhile (100) goes behind one that has gone out in part.
 //!
 //! ```text
 //! 103 ─► push ─► queue (bounded) ─ hyper flushes, idle ─► poll_pass, socket ─► gone ─► the answer may follow
@@ -12,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -20,6 +21,8 @@ use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::admission::Standing;
 
 /// Interim answers that wait at once, and bytes of one. What is more is left out, as a client that cannot take them would.
 const WAITING_MAX: usize = 8;
@@ -29,6 +32,8 @@ const BYTES_MAX: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub struct Interim {
     count: AtomicUsize,
+    /// The first one has gone out in part.
+    begun: AtomicBool,
     waiting: Mutex<Waiting>,
     /// Whoever flushes the connection, and whoever waits for that.
     connection: AtomicWaker,
@@ -68,6 +73,7 @@ impl Interim {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = waiting.texts.front_mut() else { return };
         let _gone = first.split_to(bytes.min(first.len()));
+        self.begun.store(!first.is_empty(), Ordering::Release);
         if first.is_empty() {
             waiting.texts.pop_front();
         }
@@ -84,15 +90,31 @@ impl Interim {
     /// Those of `io`.
     pub fn poll_pass<S: AsyncWrite + Unpin>(&self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.connection.register(cx.waker());
-        while self.count.load(Ordering::Acquire) > 0
-            && let Some(text) = self.next()
-        {
-            let sent = ready!(Pin::new(&mut *io).poll_write(cx, &text))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent(sent);
+        while self.count.load(Ordering::Acquire) > 0 {
+            ready!(self.poll_some(io, cx))?;
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Finishes one that has gone out in part. To be called before anything else is written.
+    ///
+    /// # Errors
+    /// Those of `io`.
+    pub fn poll_finish<S: AsyncWrite + Unpin>(&self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.begun.load(Ordering::Acquire) {
+            ready!(self.poll_some(io, cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Some bytes of the first one.
+    fn poll_some<S: AsyncWrite + Unpin>(&self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(text) = self.next() else { return Poll::Ready(Ok(())) };
+        let sent = ready!(Pin::new(io).poll_write(cx, &text))?;
+        if sent == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.sent(sent);
         Poll::Ready(Ok(()))
     }
 
@@ -111,7 +133,7 @@ impl Interim {
     /// Those that belong to the request that is being answered.
     pub(crate) fn of_request(self: &Arc<Self>) -> EarlyAnswers {
         let request = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).answered;
-        EarlyAnswers { connection: Arc::clone(self), request }
+        EarlyAnswers { connection: Arc::clone(self), request, under: None }
     }
 
     /// The request has its answer: whatever comes for it from now on is left out, and what has come is gone.
@@ -123,20 +145,27 @@ impl Interim {
 
 /// Left in the extensions of a request that has come over HTTP/1.1: takes interim answers to its client, before the answer. Where
 /// there is none the client cannot be told, or not by hyper (HTTP/2).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EarlyAnswers {
     connection: Arc<Interim>,
     request: u64,
+    under: Option<Standing>,
 }
 
 impl EarlyAnswers {
+    /// Of a read: they say what a former owner has read where the admission does not stand any more.
+    pub(crate) fn while_it_stands(&mut self, under: Standing) {
+        self.under = Some(under);
+    }
+
     /// Sends one, 103 mostly; what is no interim answer (or 100, which the gate says itself, or 101), longer than 16 KiB, beyond
-    /// eight that wait, or late is left out. Fields that belong to one connection, and those that begin with `cell-`, do not pass.
+    /// eight that wait, late, or of a read of a tenant that is not the cell's any more is left out. Fields that belong to one connection, and those that begin with `cell-`, do not pass.
     pub fn send(&self, status: StatusCode, mut headers: HeaderMap) {
         crate::relay::strip(&mut headers, false);
         headers.remove(http::header::CONTENT_LENGTH);
         crate::wire::strip_reserved(&mut headers);
-        self.connection.push_if(status, &headers, |waiting| waiting.answered == self.request);
+        let stands = self.under.as_ref().is_none_or(Standing::holds);
+        self.connection.push_if(status, &headers, |waiting| stands && waiting.answered == self.request);
     }
 }
 
@@ -160,7 +189,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Passing<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Passing<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let this = &mut *self;
+        ready!(this.interim.poll_finish(&mut this.inner, cx))?;
+        Pin::new(&mut this.inner).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -168,7 +199,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Passing<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, pieces)
+        let this = &mut *self;
+        ready!(this.interim.poll_finish(&mut this.inner, cx))?;
+        Pin::new(&mut this.inner).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -208,6 +241,7 @@ fn written(status: StatusCode, headers: &HeaderMap) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -245,5 +279,20 @@ mod tests {
         assert!(interim.next().is_none());
         interim.of_request().send(StatusCode::EARLY_HINTS, hints);
         assert!(interim.next().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_has_gone_out_in_part_is_finished_before_anything_else() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let interim = Arc::<Interim>::default();
+        let mut passing = Passing::new(near, Arc::clone(&interim));
+        interim.push(StatusCode::EARLY_HINTS, &HeaderMap::new());
+        let flushed = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut passing).poll_flush(cx))).await;
+        assert!(flushed.is_pending());
+        let writing = tokio::spawn(async move { passing.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await });
+        let mut came = String::new();
+        far.read_to_string(&mut came).await.unwrap();
+        writing.await.unwrap().unwrap();
+        assert_eq!(came, "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
     }
 }

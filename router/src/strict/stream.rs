@@ -290,7 +290,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let this = &mut *self;
+        ready!(this.said.interim.poll_finish(&mut this.inner, cx))?;
+        Pin::new(&mut this.inner).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -298,7 +300,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictStream<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, pieces)
+        let this = &mut *self;
+        ready!(this.said.interim.poll_finish(&mut this.inner, cx))?;
+        Pin::new(&mut this.inner).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -110,6 +110,8 @@ pub(super) struct Ahead<'a> {
     waiting: Waiting,
     /// By zone: those of them that no cell admits today.
     stranded: Vec<Vec<TenantIx>>,
+    /// By cell: whether it gives room. Demand changes nothing about that.
+    gives_room: Vec<bool>,
     seen: BTreeMap<u32, Vec<Standing>>,
 }
 
@@ -117,7 +119,9 @@ impl<'a> Ahead<'a> {
     pub(super) fn new(fleet: &'a Fleet, policy: Policy, growth: &'a Growth, zones: &'a Zones) -> Self {
         let waiting = Waiting::of(fleet, zones);
         let stranded = waiting.without_a_cell(fleet, policy);
-        Self { fleet, policy, growth, zones, waiting, stranded, seen: BTreeMap::new() }
+        let layout = Layout::new(fleet, policy);
+        let gives_room = fleet.cells().map(|cell| gives_room(&layout, cell)).collect();
+        Self { fleet, policy, growth, zones, waiting, stranded, gives_room, seen: BTreeMap::new() }
     }
 
     /// Tenants without a cell that no zone has a place for.
@@ -243,7 +247,7 @@ impl<'a> Ahead<'a> {
     /// By dimension: what the largest part that may be lost offers.
     fn largest_loss(&self, cells: &[CellIx], survive: Survive) -> ByDim {
         let mut parts: BTreeMap<(u32, usize), ByDim> = BTreeMap::new();
-        for &cell in cells.iter().filter(|&&cell| self.is_open(cell)) {
+        for &cell in cells.iter().filter(|cell| self.gives_room[cell.index()]) {
             let of = self.fleet.cell(cell);
             let part = match survive {
                 Survive::Nothing => continue,

@@ -1,6 +1,6 @@
 //! Capacity: days that are left, cells that are missing, losses in thought.
 
-use cell_model::{CellId, Tier};
+use cell_model::{CellId, CellState, Tier};
 use cell_planner::{
     CapacityError, CapacityReport, CapacityRequest, CellKind, Fleet, Growth, GrowthRule, Hourly, Loss, Policy,
     RefusalCode, Survive, capacity,
@@ -75,6 +75,19 @@ fn cells_that_have_nothing_of_what_is_short_are_not_asked_for() {
     let told = "cells of this shape do not help: connections at 00:00 is short, and they have none";
     assert!(zone.cells_to_add == 0 && zone.sentence.contains(told), "{}", zone.sentence);
     assert_eq!(ask(&two_cells_of_sixty(), &growing(0.0)).zones[0].lacking, None);
+}
+
+#[test]
+fn a_cell_that_gives_no_room_is_no_loss() {
+    let request = CapacityRequest { survive: Survive::Cell, ..growing(0.0) };
+    let mut empty = cell("c-2", 50.0);
+    empty.state = CellState::Cordoned;
+    let mut only = cell("c-1", 100.0);
+    only.capacity.connections = 0.0;
+    let mut idle = on("c-1", tenant("a", 1.0));
+    idle.demand.connections.mean = Hourly::Flat(0.0);
+    let zone = &ask(&fleet(vec![only, empty], vec![idle]), &request).zones[0];
+    assert_eq!((zone.cells_to_add, zone.lacking), (1, None), "for the one cell that is left: {}", zone.sentence);
 }
 
 #[test]
