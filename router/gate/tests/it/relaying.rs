@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -191,39 +192,78 @@ async fn a_request_goes_on_to_the_application_and_its_answer_comes_back() {
     app.end().await;
 }
 
-#[tokio::test]
-async fn what_the_application_says_before_its_answer_comes_before_it() {
-    const HINT: &[u8] =
-        b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\ncell-made-up: 1\r\nkeep-alive: timeout=5\r\n\r\n";
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let application = listener.local_addr().unwrap();
-    let (go_on, goes_on) = tokio::sync::oneshot::channel::<()>();
-    let app = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = [0; 1_024];
-        assert!(stream.read(&mut head).await.unwrap() > 0);
-        stream.write_all(HINT).await.unwrap();
-        goes_on.await.unwrap();
-        stream.write_all(HINT).await.unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
-        stream
-    });
-    let cell = Relayed::to(application).await;
-    let (heard, mut hints) = tokio::sync::mpsc::unbounded_channel();
-    let mut request = stamped(Method::POST, "/page", "t", 1, "");
+/// An application that takes one request, says something before its answer, waits until it may go on, says it again, and answers.
+struct Hinting {
+    address: SocketAddr,
+    go_on: oneshot::Sender<()>,
+    running: JoinHandle<TcpStream>,
+}
+
+impl Hinting {
+    async fn start() -> Self {
+        const HINT: &[u8] =
+            b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\ncell-made-up: 1\r\nkeep-alive: timeout=5\r\n\r\n";
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (go_on, goes_on) = oneshot::channel();
+        let running = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1_024];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            stream.write_all(HINT).await.unwrap();
+            goes_on.await.unwrap();
+            stream.write_all(HINT).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+            stream
+        });
+        Self { address, go_on, running }
+    }
+}
+
+type Hints = mpsc::UnboundedReceiver<(StatusCode, HeaderMap)>;
+
+/// Asks, and hears what comes before the answer.
+fn ask_for_hints(cell: &Relayed, method: Method) -> (Hints, JoinHandle<Response<Incoming>>) {
+    let (heard, hints) = mpsc::unbounded_channel();
+    let mut request = stamped(method, "/page", "t", 1, "");
     hyper::ext::on_informational(&mut request, move |said| {
         heard.send((said.status(), said.headers().clone())).unwrap();
     });
     let address = cell.gate.address();
-    let answered = tokio::spawn(async move { send(address, request).await });
+    (hints, tokio::spawn(async move { send(address, request).await }))
+}
+
+#[tokio::test]
+async fn what_the_application_says_before_its_answer_comes_before_it() {
+    let app = Hinting::start().await;
+    let cell = Relayed::to(app.address).await;
+    let (mut hints, answered) = ask_for_hints(&cell, Method::POST);
     let (status, hint) = hints.recv().await.unwrap();
     assert_eq!((status, &hint["link"], hint.len()), (StatusCode::EARLY_HINTS, &"</a.css>".parse().unwrap(), 1));
-    go_on.send(()).unwrap();
+    app.go_on.send(()).unwrap();
     let answered = answered.await.unwrap();
     assert_eq!(answered.status(), StatusCode::OK);
     assert_eq!(text(answered).await, "done");
     assert_eq!(hints.recv().await.unwrap().0, StatusCode::EARLY_HINTS);
-    app.await.unwrap();
+    app.running.await.unwrap();
+    cell.end().await;
+}
+
+#[tokio::test]
+async fn what_a_read_says_once_its_tenant_is_fenced_is_left_out() {
+    let app = Hinting::start().await;
+    let cell = Relayed::to(app.address).await;
+    let (mut hints, answered) = ask_for_hints(&cell, Method::GET);
+    assert_eq!(hints.recv().await.unwrap().0, StatusCode::EARLY_HINTS);
+    cell.agent.grant("t", (1, 1), Role::Fenced);
+    cell.agent.grant("u", (1, 1), Role::Owner);
+    let handle = cell.gate.handle();
+    eventually("both have come", || handle.counts().tenants == 2).await;
+    app.go_on.send(()).unwrap();
+    let answered = answered.await.unwrap();
+    assert_eq!((answered.status(), code(&answered)), (StatusCode::SERVICE_UNAVAILABLE, "FENCED"));
+    assert!(hints.recv().await.is_none(), "it may be what a former owner has read");
+    app.running.await.unwrap();
     cell.end().await;
 }
 
