@@ -153,13 +153,14 @@ pub struct EarlyAnswers {
 }
 
 impl EarlyAnswers {
-    /// Of a read: they say what a former owner has read where the admission does not stand any more.
+    /// They are a read's, and may tell what a former owner has read: none goes out once what it was let in under has changed.
     pub(crate) fn while_it_stands(&mut self, under: Standing) {
         self.under = Some(under);
     }
 
-    /// Sends one, 103 mostly; what is no interim answer (or 100, which the gate says itself, or 101), longer than 16 KiB, beyond
-    /// eight that wait, late, or of a read of a tenant that is not the cell's any more is left out. Fields that belong to one connection, and those that begin with `cell-`, do not pass.
+    /// Sends one, 103 mostly. Left out is what is no interim answer (or 100, which the gate says itself, or 101), longer than 16 KiB,
+    /// beyond eight that wait, late, or of a read of a tenant that is not the cell's any more. Fields that belong to one connection,
+    /// and those that begin with `cell-`, do not pass.
     pub fn send(&self, status: StatusCode, mut headers: HeaderMap) {
         crate::relay::strip(&mut headers, false);
         headers.remove(http::header::CONTENT_LENGTH);

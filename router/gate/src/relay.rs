@@ -5,9 +5,9 @@
 //! gate ◄── its own answer ────────────────────────────────────── application
 //! gate ◄── cell-not-executed: 1, cell-code: FENCED ───────────── its data layer has refused: the gate answers instead
 //! ```
-//! HTTP/1.1, and HTTP/2 with prior knowledge for gRPC. Bodies stream in both directions, with their trailers; interim answers
-//! go before the answer. A write counts as running until the head of its answer is there, so it has to be committed by then. A request has its place
-//! ([`room`]) until the last byte of its answer, and one that becomes a tunnel until that ends.
+//! HTTP/1.1, and HTTP/2 with prior knowledge for gRPC. Bodies stream in both directions, with their trailers; interim answers go
+//! before the answer. A write counts as running until the head of its answer is there, so it has to be committed by then. A request
+//! has its place ([`room`]) until the last byte of its answer, and one that becomes a tunnel until that ends.
 
 mod room;
 

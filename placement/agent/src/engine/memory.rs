@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::{Applied, Batch, Engine, EngineError, Entry};
@@ -10,6 +11,14 @@ use super::{Applied, Batch, Engine, EngineError, Entry};
 #[derive(Debug, Default)]
 pub struct MemoryEngine {
     entries: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+    syncs: AtomicU64,
+}
+
+impl MemoryEngine {
+    /// How often it was asked to sync.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::SeqCst)
+    }
 }
 
 impl Engine for MemoryEngine {
@@ -42,6 +51,7 @@ impl Engine for MemoryEngine {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 }

@@ -1,10 +1,9 @@
 //! A planted fault does what it says, so that a checker has something to catch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cell_agent::Planted;
-use cell_agent::engine::{Applied, Batch, Engine, EngineError, Entry, MemoryEngine};
+use cell_agent::engine::MemoryEngine;
 
 use crate::cells::*;
 
@@ -101,37 +100,14 @@ async fn a_cell_that_ignores_the_term_obeys_who_led_before() {
     ground.pool.engage_sync(&a.agent, &former, false).await.unwrap();
 }
 
-/// Counts its syncs.
-#[derive(Default)]
-struct Counting(MemoryEngine, AtomicU64);
-
-impl Engine for Counting {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.0.get(key)
-    }
-
-    fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Entry>, EngineError> {
-        self.0.scan(from, until, limit)
-    }
-
-    fn apply(&self, batch: &Batch) -> Result<Applied, EngineError> {
-        self.0.apply(batch)
-    }
-
-    fn sync(&self) -> Result<(), EngineError> {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        self.0.sync()
-    }
-}
-
 #[tokio::test]
 async fn a_write_that_is_not_flushed_is_acknowledged_without_a_sync() {
     for (planted, flushes) in [(Planted::UnflushedWrite, false), (Planted::LostWrite, true)] {
-        let (mut ground, engine) = (Ground::new(), Arc::<Counting>::default());
+        let (mut ground, engine) = (Ground::new(), Arc::<MemoryEngine>::default());
         ground.planted = Some(planted);
         let cell = ground.open_on("a", engine.clone()).await;
         ground.pool.grant(&cell.agent, &outside(1)).await.unwrap();
         cell.put(1, "k", "v").await.unwrap();
-        assert_eq!(engine.1.load(Ordering::SeqCst) > 0, flushes, "{planted:?}");
+        assert_eq!(engine.syncs() > 0, flushes, "{planted:?}");
     }
 }
